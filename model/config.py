@@ -1,0 +1,88 @@
+"""The network's configuration: what a checkpoint's card says about its architecture."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Splitting = Literal["deep", "shallow"]
+Attention = Literal["spatial", "temporal", "spatial-temporal"]
+Fusion = Literal["add", "concat"]
+
+#: Stages of conv, batch norm, neuron and halving max-pool in each kind of patch splitting.
+STAGES: dict[Splitting, int] = {"deep": 4, "shallow": 2}
+
+
+class StreamConfig(BaseModel):
+    """One input stream (`audio`, `visual`, …).
+
+    `channels` C and `size` (H, W) are those of its input tensor [T, B, C, H, W]; `splitting`
+    is how it becomes tokens: `deep` has one token for 16 x 16 pixels, `shallow` for 4 x 4.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    channels: int = Field(ge=1, le=64)
+    size: tuple[int, int]
+    splitting: Splitting = "deep"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if any(not 4 <= side <= 1024 for side in self.size):
+            raise ValueError(f"size {self.size}: each side must be 4 to 1024 pixels")
+        return self
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the token grid; each max-pool halves a side, rounding up."""
+        height, width = self.size
+        for _ in range(STAGES[self.splitting]):
+            height, width = (height + 1) // 2, (width + 1) // 2
+        return height, width
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens N."""
+        rows, columns = self.grid
+        return rows * columns
+
+
+class Config(BaseModel):
+    """S-CMRL as published, for any number of named streams.
+
+    One stream is the published single-stream network (self-attention, `depth` blocks). Two or
+    more are fused: `attention` chooses the cross-modal attention (None: no cross-modal
+    residual), `alignment` adds the semantic-alignment transform, `alpha` weighs the residual
+    (paper, section 3.3). The order of `streams` is the order of concatenation.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    streams: dict[str, StreamConfig]
+    classes: int = Field(ge=2)
+    embed_dim: int = Field(default=256, ge=8)
+    heads: int = Field(default=16, ge=1)
+    mlp_ratio: float = Field(default=4.0, gt=0)
+    attention: Attention | None = "spatial-temporal"
+    alignment: bool = True
+    alpha: float = 1.5
+    fusion: Fusion = "add"
+    depth: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.streams:
+            raise ValueError("streams: at least one is needed")
+        if self.embed_dim % self.heads:
+            raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of heads {self.heads}")
+        if self.embed_dim % 8:
+            raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of 8")
+        counts = {name: stream.tokens for name, stream in self.streams.items()}
+        pairs_tokens = self.attention in ("temporal", "spatial-temporal")
+        if pairs_tokens and len(self.streams) > 1 and len(set(counts.values())) > 1:
+            raise ValueError(
+                f"{self.attention} attention pairs tokens one to one, so every stream needs "
+                f"the same number of them; these have {counts}"
+            )
+        return self

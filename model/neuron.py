@@ -1,0 +1,94 @@
+"""The leaky integrate-and-fire neuron: the one place where a spike is made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from spikingjelly.activation_based import functional, neuron, surrogate
+from torch import Tensor
+
+#: Membrane time constant of every published neuron, in time steps.
+TAU = 2.0
+#: Steepness of the sigmoid that stands in for the spike's derivative.
+SURROGATE_ALPHA = 4.0
+
+
+class LIF(neuron.LIFNode):  # type: ignore[misc]  # spikingjelly is untyped
+    """spikingjelly's LIF over whole sequences, with the gradient of the published training.
+
+    With x[t] the input current, v[t] the membrane potential and v[0] = 0 (paper, section 3.1):
+
+        h[t] = v[t-1] + (x[t] - v[t-1]) / tau
+        s[t] = 1 if h[t] >= threshold else 0
+        v[t] = h[t] (1 - s[t])
+
+    Backwards, s[t] depends on x[t] alone: membrane potential and reset are detached from one
+    step to the next, so ds/dx = surrogate'(h - threshold) / tau.
+
+    Every call starts at rest and keeps nothing, so one instance serves several threads.
+    The threshold is a buffer, because each published checkpoint carries its own.
+    """
+
+    threshold: Tensor
+
+    def __init__(self, threshold: float = 1.0) -> None:
+        super().__init__(
+            tau=TAU,
+            decay_input=True,
+            v_threshold=threshold,
+            v_reset=0.0,
+            surrogate_function=surrogate.Sigmoid(alpha=SURROGATE_ALPHA),
+            detach_reset=True,
+            step_mode="m",
+        )
+        self.register_buffer("threshold", torch.tensor(threshold))
+
+    def multi_step_forward(self, x_seq: Tensor) -> Tensor:
+        """Spikes (0 or 1) for input currents, both [T, ...]."""
+        if torch.is_grad_enabled() and x_seq.requires_grad:
+            spikes: Tensor = _Truncated.apply(x_seq, self)
+            return spikes
+        return self.fire(x_seq)[0]
+
+    def fire(self, x_seq: Tensor, trace: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Spikes [T, ...] and, with `trace`, the membrane potential after each step."""
+        spikes, _, membrane = functional.lif_multi_step(
+            x_seq,
+            torch.zeros_like(x_seq[0]),
+            self.tau,
+            self.decay_input,
+            self.v_threshold,
+            self.v_reset,
+            self.surrogate_function,
+            self.detach_reset,
+            trace,
+        )
+        return spikes, membrane
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self.v_threshold = float(self.threshold)
+
+
+class _Truncated(torch.autograd.Function):
+    """`LIF.fire` whose gradient stops at the membrane potential of the step before."""
+
+    @staticmethod
+    def forward(ctx: Any, x_seq: Tensor, lif: LIF) -> Tensor:
+        spikes, membrane = lif.fire(x_seq, trace=True)
+        assert membrane is not None
+        ctx.save_for_backward(x_seq, membrane)
+        ctx.lif = lif
+        return spikes
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        x_seq, membrane = ctx.saved_tensors
+        before = torch.cat([torch.zeros_like(membrane[:1]), membrane[:-1]])
+        charged = before.lerp_(x_seq, 1.0 / ctx.lif.tau)  # h[t]
+        spiking = ctx.lif.surrogate_function
+        grad = spiking.backward(grads[0], charged.sub_(ctx.lif.v_threshold), spiking.alpha)
+        return grad.div_(ctx.lif.tau), None
