@@ -1,0 +1,251 @@
+"""Checkpoints: our format (safetensors and a card), and the import of published ones."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from model.config import Config
+from model.network import SCMRL
+from model.published import PublishedError, published_tensors
+from model.specs import Spec
+
+WEIGHTS = "model.safetensors"
+CARD = "card.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used: `file`, the `field` or tensor in it, and what is wrong."""
+
+    def __init__(self, file: Path | str, field: str, problem: str) -> None:
+        super().__init__(": ".join(part for part in (str(file), field, problem) if part))
+        self.file = str(file)
+        self.field = field
+        self.problem = problem
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(_Part):
+    """Data that a checkpoint was trained on."""
+
+    name: str
+    what: str
+    licence: str
+    url: str | None = None
+
+
+class Training(_Part):
+    """How a checkpoint came to be."""
+
+    command: str
+    seed: int
+    epochs: int = Field(ge=0)
+    notes: dict[str, str] = {}
+
+
+class Measurement(_Part):
+    """A measured figure with its 95 % interval (`low`, `high`) over `n` clips."""
+
+    what: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    conditions: str
+
+
+class Card(_Part):
+    """All that a checkpoint says about itself.
+
+    `streams` holds the preprocessing of each stream of `config`, `labels` one name a class in
+    the order of the logits, `steps` the number of time steps T unless a call asks for another.
+    `missing_streams`: clips without one of the streams are answered. `sha256` is that of the
+    weights' file, filled in by `save`.
+    """
+
+    name: str = Field(min_length=1)
+    version: str = Field(min_length=1)
+    description: str
+    streams: dict[str, Spec]
+    encoding: Literal["direct", "rate", "latency"]
+    steps: int = Field(ge=1, le=64)
+    labels: tuple[str, ...]
+    config: Config
+    missing_streams: bool
+    data: tuple[Source, ...] = ()
+    training: Training | None = None
+    accuracy: tuple[Measurement, ...] = ()
+    notes: tuple[str, ...] = ()
+    sha256: str = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self.labels) != self.config.classes:
+            counts = f"{len(self.labels)} of them for {self.config.classes} classes"
+            raise ValueError(f"labels: {counts}")
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels: one is there twice")
+        ours, theirs = sorted(self.streams), sorted(self.config.streams)
+        if ours != theirs:
+            raise ValueError(f"streams: {ours} where config.streams has {theirs}")
+        for name, spec in self.streams.items():
+            stream = self.config.streams[name]
+            given = (3 if spec.kind == "frames" else 1, *spec.size)
+            needed = (stream.channels, *stream.size)
+            if given != needed:
+                raise ValueError(
+                    f"streams.{name}: its preprocessing gives {given} (channels, height, width) "
+                    f"where config.streams.{name} needs {needed}"
+                )
+        return self
+
+
+def load(path: Path | str) -> tuple[SCMRL, Card]:
+    """The network of a checkpoint's folder, in eval mode on the CPU, and its card.
+
+    No code that the folder carries is run. Raises CheckpointError naming file and field.
+    """
+    folder = Path(path)
+    card = read_card(folder)
+    weights = folder / WEIGHTS
+    data = _read(weights)
+    found = hashlib.sha256(data).hexdigest()
+    if found != card.sha256:
+        raise CheckpointError(
+            folder / CARD, "sha256", f"{card.sha256 or 'none'} where that of {WEIGHTS} is {found}"
+        )
+    try:
+        tensors = load_tensors(data)
+    except SafetensorError as exc:
+        raise CheckpointError(weights, "", f"not a safetensors file: {exc}") from exc
+    return _built(card.config, tensors, weights), card
+
+
+def read_card(folder: Path | str) -> Card:
+    """The card of a checkpoint's folder, without its weights. Raises CheckpointError."""
+    file = Path(folder) / CARD
+    try:
+        return Card.model_validate_json(_read(file))
+    except ValidationError as exc:
+        first, *others = exc.errors()
+        field = ".".join(map(str, first["loc"]))
+        problem = first["msg"].removeprefix("Value error, ")
+        more = f" (and {len(others)} more)" if others else ""
+        raise CheckpointError(file, field, problem + more) from exc
+
+
+def save(path: Path | str, network: SCMRL, card: Card) -> Card:
+    """Write a checkpoint's folder, and return the card with the weights' SHA-256 filled in.
+
+    Each file is written beside its place and renamed into it: a kill leaves the old file or the
+    new one. The same weights give the same bytes. Raises CheckpointError where the card is of
+    another network, OSError where the folder cannot be written.
+    """
+    folder = Path(path)
+    if card.config != network.config:
+        raise CheckpointError(folder / CARD, "config", "is not that of the network")
+    tensors = {name: x.detach().cpu().contiguous() for name, x in network.state_dict().items()}
+    data = save_tensors(tensors)
+    card = card.model_copy(update={"sha256": hashlib.sha256(data).hexdigest()})
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / WEIGHTS, data)
+    _write(folder / CARD, (card.model_dump_json(indent=2) + "\n").encode())
+    return card
+
+
+def import_published(state_dict: Mapping[str, Tensor], config: Config) -> SCMRL:
+    """The network of a published checkpoint's weights, in eval mode on the CPU.
+
+    Raises CheckpointError naming the entry that is missing, unknown or of another shape.
+    """
+    return _imported(state_dict, config, "state_dict")
+
+
+def import_published_file(path: Path | str, config: Config) -> SCMRL:
+    """The network of a published `.pth.tar`. No code that the file carries is run.
+
+    Raises CheckpointError naming the file and the entry.
+    """
+    file = Path(path)
+    try:
+        # Their files hold the command line as an argparse.Namespace, which is plain data.
+        with torch.serialization.safe_globals([Namespace]):
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as exc:
+        raise CheckpointError(file, "", exc.strerror or str(exc)) from exc
+    except Exception as exc:  # the unpickler raises nearly anything for damaged bytes
+        raise CheckpointError(file, "", f"refused: {exc}") from exc
+    state_dict = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(state_dict, dict):
+        raise CheckpointError(file, "state_dict", "is missing")
+    return _imported(state_dict, config, file)
+
+
+def _imported(state_dict: Mapping[str, Tensor], config: Config, file: Path | str) -> SCMRL:
+    try:
+        tensors = published_tensors(state_dict, _empty(config))
+    except PublishedError as exc:
+        raise CheckpointError(file, exc.entry, exc.problem) from exc
+    return _built(config, tensors, file)
+
+
+def _empty(config: Config) -> SCMRL:
+    """The network without memory behind its weights: shapes and names only."""
+    with torch.device("meta"):
+        return SCMRL(config)
+
+
+def _built(config: Config, tensors: Mapping[str, Tensor], file: Path | str) -> SCMRL:
+    """The network with these weights, each checked for its name, shape, type and values."""
+    network = _empty(config)
+    expected = network.state_dict()
+    for name in tensors.keys() - expected.keys():
+        raise CheckpointError(file, name, "no such tensor in a network of this config")
+    for name, wanted in expected.items():
+        if name not in tensors:
+            raise CheckpointError(file, name, "is missing")
+        found = tensors[name]
+        if found.shape != wanted.shape or found.dtype != wanted.dtype:
+            raise CheckpointError(
+                file,
+                name,
+                f"{_described(found)} where the config makes it {_described(wanted)}",
+            )
+        if not found.isfinite().all():
+            raise CheckpointError(file, name, "holds values that are not finite")
+    network.load_state_dict(dict(tensors), assign=True)
+    return network.eval()
+
+
+def _described(x: Tensor) -> str:
+    return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as exc:
+        raise CheckpointError(file, "", exc.strerror or str(exc)) from exc
+
+
+def _write(file: Path, data: bytes) -> None:
+    beside = file.with_name(f".{file.name}.new")
+    with beside.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    beside.replace(file)
