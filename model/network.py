@@ -198,7 +198,8 @@ def _share(maps: list[Tensor | None], grid: tuple[int, int]) -> Tensor | None:
     if total is None:
         return None
     total = total / total.sum(1, keepdim=True).clamp_min(torch.finfo(total.dtype).tiny)
-    return total.unflatten(1, grid)
+    shares: Tensor = total.unflatten(1, grid)
+    return shares
 
 
 def _mean(maps: list[Tensor | None]) -> Tensor | None:

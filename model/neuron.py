@@ -47,7 +47,7 @@ class LIF(neuron.LIFNode):  # type: ignore[misc]  # spikingjelly is untyped
     def multi_step_forward(self, x_seq: Tensor) -> Tensor:
         """Spikes (0 or 1) for input currents, both [T, ...]."""
         if torch.is_grad_enabled() and x_seq.requires_grad:
-            spikes: Tensor = _Truncated.apply(x_seq, self)
+            spikes: Tensor = _Truncated.apply(x_seq, self)  # type: ignore[no-untyped-call]
             return spikes
         return self.fire(x_seq)[0]
 

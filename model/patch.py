@@ -53,4 +53,5 @@ class PatchSplitting(nn.Module):
         steps = x.shape[0]
         for stage in self.stages:
             x = self.pool(stage(x).flatten(0, 1)).unflatten(0, (steps, -1))
-        return (x + self.position(x)).flatten(3)
+        tokens: Tensor = x + self.position(x)
+        return tokens.flatten(3)
