@@ -90,7 +90,7 @@ def our_names(config: Config) -> dict[str, str]:
             "block.0.mlp": "blocks.0.mlp.contract",
             **_attention_names("block.0.attn", "blocks.0.attention"),
         }
-    names = {}
+    names: dict[str, str] = {}
     for i, (target, source) in enumerate((("audio", "visual"), ("visual", "audio"))):
         residual = f"residual.{target}.{source}"
         names |= {

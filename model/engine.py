@@ -1,0 +1,128 @@
+"""The network on one device, for one caller after the other."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from model.network import SCMRL, Output, StreamAttention
+
+#: What `Engine.run` can be asked to explain beside its logits.
+EXPLAINS = frozenset({"attention"})
+
+
+class Engine:
+    """Runs a network on one device; any number of threads may call it.
+
+    The network is moved there and put in eval mode: it is the engine's from then on. `device`
+    is "auto" (CUDA where there is one), "cpu" or "cuda". Raises RuntimeError where the device is
+    not there.
+    """
+
+    def __init__(self, network: SCMRL, device: str = "auto") -> None:
+        self._device = _device(device)
+        self._network = network.to(self._device).eval()
+        # One run at a time: each takes all cores (or the GPU) anyway, and two at once would
+        # hold twice the memory.
+        self._lock = threading.Lock()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self._device
+
+    def run(
+        self,
+        inputs: Mapping[str, Tensor],
+        steps: int | None = None,
+        explain: Collection[str] = (),
+    ) -> Output:
+        """The network's output, on the CPU, for `inputs` [T or 1, B, C, H, W] by stream.
+
+        A stream of one step is repeated for `steps` time steps, by default as many as the
+        longest stream has. `explain` may hold "attention". Raises ValueError, naming the
+        stream, for inputs that are not the network's.
+        """
+        unknown = set(explain) - EXPLAINS
+        if unknown:
+            raise ValueError(f"explain {sorted(unknown)}: can be {sorted(EXPLAINS)}")
+        steps = self._steps(inputs, steps)
+        with self._lock, torch.inference_mode(), _exact(self._device):
+            # Moved before they are repeated: a repetition is a view and takes no memory.
+            moved = {name: x.to(self._device, torch.float32) for name, x in inputs.items()}
+            held = {name: x.expand(steps, *x.shape[1:]) for name, x in moved.items()}
+            return _on_cpu(self._network(held, attention="attention" in explain))
+
+    def warm(self, steps: int, batch_sizes: Iterable[int]) -> None:
+        """Run once for each batch size, so that no caller waits for what the first run sets up."""
+        streams = self._network.config.streams
+        for batch in batch_sizes:
+            inputs = {
+                name: torch.zeros(1, batch, stream.channels, *stream.size)
+                for name, stream in streams.items()
+            }
+            self.run(inputs, steps, explain=EXPLAINS)
+
+    def _steps(self, inputs: Mapping[str, Tensor], steps: int | None) -> int:
+        """The number of time steps, once all inputs have been checked."""
+        streams = self._network.config.streams
+        if not inputs:
+            raise ValueError(f"no inputs: one or more of {sorted(streams)} are needed")
+        longest = max(len(x) for x in inputs.values())
+        steps = longest if steps is None else steps
+        if steps < 1:
+            raise ValueError(f"steps {steps}: at least one is needed")
+        batch = next(iter(inputs.values())).shape[1:2]
+        for name, x in inputs.items():
+            if name not in streams:
+                raise ValueError(f"{name}: no such stream, there are {sorted(streams)}")
+            frame = (streams[name].channels, *streams[name].size)
+            if x.dim() != 5 or x.shape[2:] != frame:
+                raise ValueError(f"{name}: {list(x.shape)}, but [T, B, C, H, W] ends in {frame}")
+            if len(x) not in (1, steps):
+                raise ValueError(f"{name}: {len(x)} time steps, but 1 or {steps} are needed")
+            if x.shape[1:2] != batch:
+                raise ValueError(f"{name}: {x.shape[1]} samples, but another has {batch[0]}")
+        return steps
+
+
+def _device(name: str) -> torch.device:
+    there = torch.cuda.is_available()
+    if name == "auto":
+        return torch.device("cuda" if there else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not there:
+        raise RuntimeError(f"device {name}: this machine (or this build of torch) has no CUDA")
+    return device
+
+
+def _exact(device: torch.device) -> AbstractContextManager[None]:
+    """Keep cuDNN's convolutions in float32: TF32 moves spikes that are near their threshold."""
+    if device.type != "cuda":
+        return nullcontext()
+    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    return flags
+
+
+def _on_cpu(output: Output) -> Output:
+    attention = output.attention
+    return replace(
+        output,
+        logits=output.logits.cpu(),
+        residuals={name: x.cpu() for name, x in output.residuals.items()},
+        stream_logits={name: x.cpu() for name, x in output.stream_logits.items()},
+        attention=attention and {name: _map_on_cpu(maps) for name, maps in attention.items()},
+    )
+
+
+def _map_on_cpu(maps: StreamAttention) -> StreamAttention:
+    spatial, temporal = maps.spatial, maps.temporal
+    return StreamAttention(
+        spatial=None if spatial is None else spatial.cpu(),
+        temporal=None if temporal is None else temporal.cpu(),
+    )

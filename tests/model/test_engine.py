@@ -1,0 +1,163 @@
+"""One network, one device, many callers."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.config import Config, StreamConfig
+from model.engine import Engine
+from model.network import SCMRL, Output
+from tests.model.networks import lively, noise
+
+STEPS = 4
+CONFIG = Config(
+    streams={
+        "audio": StreamConfig(channels=1, size=(32, 48)),
+        "visual": StreamConfig(channels=3, size=(32, 48)),
+    },
+    classes=10,
+    embed_dim=32,
+    heads=8,
+)
+
+
+@pytest.fixture(scope="module")
+def network() -> SCMRL:
+    return lively(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def engine(network: SCMRL) -> Engine:
+    return Engine(network, "cpu")
+
+
+def clips(count: int, *, steps: int = 1, seed: int = 0) -> dict[str, Tensor]:
+    return noise(CONFIG, steps=steps, batch=count, seed=seed)
+
+
+def alone(inputs: dict[str, Tensor], index: int) -> dict[str, Tensor]:
+    return {name: x[:, index : index + 1] for name, x in inputs.items()}
+
+
+def test_a_run_is_the_network_itself(engine: Engine, network: SCMRL) -> None:
+    inputs = clips(3)
+    output = engine.run(inputs, STEPS, explain=("attention",))
+    with torch.no_grad():
+        held = {name: x.repeat(STEPS, 1, 1, 1, 1) for name, x in inputs.items()}
+        expected = network(held, attention=True)
+    torch.testing.assert_close(output.logits, expected.logits, rtol=1e-5, atol=1e-5)
+    assert output.residuals["audio"].shape == (STEPS, 3, 32)
+    assert output.residuals["audio"].any()
+    assert output.attention is not None
+    assert expected.attention is not None
+    for name, maps in expected.attention.items():
+        torch.testing.assert_close(output.attention[name].spatial, maps.spatial)
+        torch.testing.assert_close(output.attention[name].temporal, maps.temporal)
+
+
+def test_maps_come_only_where_they_are_asked_for(engine: Engine) -> None:
+    assert engine.run(clips(1), STEPS).attention is None
+
+
+def test_steps_default_to_the_longest_stream(engine: Engine) -> None:
+    inputs = clips(2) | {"visual": clips(2, steps=3)["visual"]}
+    assert engine.run(inputs).residuals["audio"].shape[0] == 3
+    assert torch.equal(engine.run(inputs).logits, engine.run(inputs, 3).logits)
+
+
+def test_steps_are_any_number(engine: Engine) -> None:
+    answers = [engine.run(clips(1), steps).logits for steps in (1, 2, 5, 64)]
+    assert all(x.isfinite().all() for x in answers)
+    assert not torch.equal(answers[0], answers[1])
+
+
+@pytest.mark.parametrize("batch", [2, 3, 8, 17])
+def test_a_clip_has_one_answer_alone_and_in_any_batch(engine: Engine, batch: int) -> None:
+    inputs = clips(batch, steps=STEPS, seed=batch)
+    together = engine.run(inputs, STEPS).logits.softmax(1)
+    for index in range(batch):
+        single = engine.run(alone(inputs, index), STEPS).logits.softmax(1)
+        assert (together[index] - single[0]).abs().max() <= 1e-5
+
+
+def test_threads_get_the_answers_of_one_alone(engine: Engine) -> None:
+    inputs = clips(24, seed=5)
+    expected = [engine.run(alone(inputs, i), STEPS).logits for i in range(24)]
+
+    def run(index: int) -> Output:
+        return engine.run(alone(inputs, index % 24), STEPS)
+
+    with ThreadPoolExecutor(8) as pool:
+        outputs = list(pool.map(run, range(96)))
+    assert all(torch.equal(o.logits, expected[i % 24]) for i, o in enumerate(outputs))
+
+
+def test_a_missing_stream_is_survived(engine: Engine) -> None:
+    output = engine.run({"audio": clips(2)["audio"]}, STEPS)
+    assert set(output.stream_logits) == {"audio"}
+    assert output.residuals == {}
+
+
+def test_gradients_are_off_and_training_mode_is_left(network: SCMRL) -> None:
+    engine = Engine(network.train(), "cpu")
+    before = {name: x.clone() for name, x in network.state_dict().items()}
+    assert not engine.run(clips(2), STEPS).logits.requires_grad
+    after = network.state_dict()
+    assert all(torch.equal(x, after[name]) for name, x in before.items())
+
+
+def test_warm_runs_every_batch_size(network: SCMRL) -> None:
+    engine = Engine(network, "cpu")
+    seen = []
+    hook = network.patch["visual"].register_forward_hook(
+        lambda _, given, gave: seen.append(tuple(gave.shape[:2]))
+    )
+    engine.warm(STEPS, (1, 2, 4))
+    hook.remove()
+    assert seen == [(STEPS, 1), (STEPS, 2), (STEPS, 4)]
+
+
+@pytest.mark.parametrize(
+    ("change", "steps", "told"),
+    [
+        ({"touch": torch.zeros(1, 2, 1, 32, 48)}, STEPS, "touch: no such stream"),
+        ({"audio": torch.zeros(1, 2, 1, 32, 32)}, STEPS, r"audio: .* ends in \(1, 32, 48\)"),
+        ({"audio": torch.zeros(2, 1, 32, 48)}, STEPS, "audio: "),
+        ({"audio": torch.zeros(2, 2, 1, 32, 48)}, STEPS, "audio: 2 time steps, but 1 or 4"),
+        ({"visual": torch.zeros(1, 3, 3, 32, 48)}, STEPS, "visual: 3 samples, but another has 2"),
+        ({}, 0, "steps 0"),
+    ],
+)
+def test_inputs_that_are_not_the_networks_are_refused(
+    engine: Engine, change: dict[str, Tensor], steps: int, told: str
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        engine.run(clips(2) | change, steps)
+
+
+def test_nothing_to_run_and_unknown_explanations_are_refused(engine: Engine) -> None:
+    with pytest.raises(ValueError, match="no inputs"):
+        engine.run({}, STEPS)
+    with pytest.raises(ValueError, match="colour"):
+        engine.run(clips(1), STEPS, explain=("colour",))
+
+
+def test_a_device_that_is_not_there_is_refused(network: SCMRL) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("CUDA is there")
+    assert Engine(network).device.type == "cpu"
+    with pytest.raises(RuntimeError, match="no CUDA"):
+        Engine(network, "cuda")
+
+
+@pytest.mark.cuda
+def test_cuda_agrees_with_the_cpu(engine: Engine) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    fast = Engine(lively(CONFIG), "cuda")
+    expected = engine.run(clips(4), STEPS).logits.softmax(1)
+    assert (fast.run(clips(4), STEPS).logits.softmax(1) - expected).abs().max() <= 1e-4
