@@ -1,0 +1,225 @@
+"""avdigits: a digit seen (MNIST's handwriting) while it is heard (Free Spoken Digit Dataset)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from model.data.picture import Scene, draw_scene
+from model.data.sound import record
+from model.media import Pictures, Sound
+from model.preprocess import FrameSpec, SpectrogramSpec, frames, spectrogram
+
+Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+Rng = np.random.Generator
+
+LABELS = tuple(str(digit) for digit in range(10))
+#: Sample rate of the recordings, Hz.
+RATE = 8000
+#: The speaker, and the share of each digit's pictures (the last), that training never sees.
+HELD_OUT_SPEAKER = "george"
+HELD_OUT_PICTURES = 0.1
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Pictures [n, 28, 28] (ink bright) and words (mono at RATE), each by its digit."""
+
+    pictures: tuple[Bytes, ...]
+    words: tuple[tuple[Floats, ...], ...]
+
+
+class DataError(ValueError):
+    """The folder does not hold avdigits; names the file."""
+
+
+def load(folder: Path) -> tuple[Digits, Digits]:
+    """What training may see, and what it never does (`HELD_OUT_SPEAKER`, `HELD_OUT_PICTURES`).
+
+    Raises DataError where a file is missing.
+    """
+    handwriting = folder / "handwriting.npz"
+    if not handwriting.exists():
+        raise DataError(f"{handwriting}: not found; see the README for where the data comes from")
+    with np.load(handwriting) as file:
+        images, labels = file["images"], file["labels"]
+    pictures = [images[labels == digit] for digit in range(10)]
+    spoken = _words(folder / "speech")
+    others = sorted(set(spoken) - {HELD_OUT_SPEAKER})
+    if HELD_OUT_SPEAKER not in spoken or not others:
+        raise DataError(f"{folder / 'speech'}: no speaker {HELD_OUT_SPEAKER} beside another")
+    train = tuple(
+        tuple(word for speaker in others for word in spoken[speaker][digit]) for digit in range(10)
+    )
+    kept = [len(of) - round(HELD_OUT_PICTURES * len(of)) for of in pictures]
+    first = tuple(of[:n] for of, n in zip(pictures, kept, strict=True))
+    last = tuple(of[n:] for of, n in zip(pictures, kept, strict=True))
+    return Digits(first, train), Digits(last, tuple(spoken[HELD_OUT_SPEAKER]))
+
+
+def _words(folder: Path) -> dict[str, list[tuple[Floats, ...]]]:
+    """Speaker to digit to takes, from D_SPEAKER_I.wav."""
+    found: dict[str, list[list[Floats]]] = {}
+    for path in sorted(folder.glob("*_*_*.wav")):
+        digit, speaker, _ = path.stem.split("_")
+        samples, rate = soundfile.read(path, dtype="float32")
+        if rate != RATE:
+            raise DataError(f"{path}: {rate} Hz instead of {RATE}")
+        found.setdefault(speaker, [[] for _ in range(10)])[int(digit)].append(samples)
+    return {speaker: [tuple(takes) for takes in digits] for speaker, digits in found.items()}
+
+
+def halves(digits: Digits) -> tuple[Digits, Digits]:
+    """Every other picture and take, and the rest: one half to choose by, one to report."""
+    first, second = (
+        Digits(
+            tuple(of[start::2] for of in digits.pictures),
+            tuple(of[start::2] for of in digits.words),
+        )
+        for start in (0, 1)
+    )
+    return first, second
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a batch is to have: which streams, how many time steps, and how hard (0 to 1)."""
+
+    streams: tuple[str, ...] = ("audio", "visual")
+    steps: int = 4
+    hardness: float = 1.0
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Where training clips come from.
+
+    Clip i depends on the seed and i alone. `synthetic` words by digit are mixed into the real
+    ones. `plain` leaves out what is meant for training alone: stretched spectrograms
+    and heavy noise.
+    """
+
+    digits: Digits
+    audio: SpectrogramSpec
+    visual: FrameSpec
+    seed: int
+    synthetic: tuple[tuple[Floats, ...], ...] = ()
+    plain: bool = False
+
+    def clip(self, index: int, plan: Plan) -> tuple[dict[str, Floats], int]:
+        """Prepared tensors [T or 1, C, H, W] of the plan's streams, and the label."""
+        rng = np.random.default_rng([self.seed, index])
+        label = int(rng.integers(10))
+        seeds = rng.integers(0, 2**31, 2)
+        clip = {}
+        if "audio" in plan.streams:
+            clip["audio"] = self._spectrogram(label, np.random.default_rng(seeds[0]))
+        if "visual" in plan.streams:
+            clip["visual"] = self._frames(label, np.random.default_rng(seeds[1]), plan)
+        return clip, label
+
+    def _spectrogram(self, label: int, rng: Rng) -> Floats:
+        takes = self.digits.words[label]
+        if self.synthetic and rng.random() < 0.4:
+            takes = self.synthetic[label]
+        snr_db = float(rng.uniform(10, 40)) if self.plain else None
+        made = record(takes[int(rng.integers(len(takes)))], RATE, rng, snr_db=snr_db)
+        heard = spectrogram(Sound(made.samples[None], RATE), self.audio).tensor
+        return heard if self.plain else augmented(heard, rng)
+
+    def _frames(self, label: int, rng: Rng, plan: Plan) -> Floats:
+        images = self.digits.pictures[label]
+        digit = images[int(rng.integers(len(images)))]
+        shots = _filmed(draw_scene(digit, rng, hardness=plan.hardness), rng, plan.steps)
+        seen = frames(Pictures(tuple(shots), tuple(range(len(shots)))), self.visual, plan.steps)
+        grain = 0.1 if self.plain else plan.hardness * _grain_level(rng)
+        return _grainy(seen.tensor, plan.steps, grain, rng)
+
+
+class Batches(Dataset[tuple[dict[str, Tensor], Tensor]]):
+    """Batch i, by stream [T, B, C, H, W] with a still spectrogram expanded, and labels [B]."""
+
+    def __init__(self, scenes: Scenes, size: int, plan: Callable[[int], Plan]) -> None:
+        self.scenes = scenes
+        self.size = size
+        self.plan = plan
+
+    def __getitem__(self, index: int) -> tuple[dict[str, Tensor], Tensor]:
+        plan = self.plan(index)
+        first = index * self.size
+        clips = [self.scenes.clip(i, plan) for i in range(first, first + self.size)]
+        inputs = {
+            name: torch.from_numpy(np.stack([clip[name] for clip, _ in clips], axis=1))
+            for name in plan.streams
+        }
+        return inputs, torch.tensor([label for _, label in clips])
+
+
+def _filmed(scene: Scene, rng: Rng, steps: int) -> list[Bytes]:
+    """One frame of a still scene; `steps` where the digit moves or is still being written."""
+    kind = rng.random()
+    if kind < 0.75:
+        return [scene.frame()]
+    if kind < 0.88:
+        drift = rng.uniform(-0.04, 0.04, 2) * scene.paper.shape[0]
+        return [scene.frame(shift=(float(drift[0] * i), float(drift[1] * i))) for i in range(steps)]
+    written = np.minimum(np.arange(steps) * rng.uniform(1, 3) / steps + rng.uniform(0, 1), 1)
+    return [scene.frame(shown=float(share)) for share in written]
+
+
+def _grain_level(rng: Rng) -> float:
+    """Deviation of the noise in normalised units: none, little, or as strong as the picture."""
+    kind = rng.random()
+    return 0.0 if kind < 0.4 else float(rng.uniform(0, 0.4 if kind < 0.76 else 1.6))
+
+
+def _grainy(tensor: Floats, steps: int, sigma: float, rng: Rng) -> Floats:
+    """[T or 1, 3, H, W] to [T, 3, H, W] with noise of deviation `sigma` (normalised units),
+    another on every frame; none on the padding."""
+    tensor = np.repeat(tensor, steps, 0) if len(tensor) == 1 else tensor
+    if not sigma:
+        return tensor
+    content = np.any(tensor != 0, axis=(0, 1))  # [H, W]
+    rows, columns = np.flatnonzero(content.any(1)), np.flatnonzero(content.any(0))
+    part = np.s_[:, :, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    pool, count = _grain(), tensor[part].size
+    first = int(rng.integers(len(pool) - count))
+    tensor[part] += pool[first : first + count].reshape(tensor[part].shape) * np.float32(sigma)
+    return np.clip(tensor, -2, 2, out=tensor)
+
+
+@lru_cache(maxsize=1)
+def _grain() -> Floats:
+    """Normal noise to cut from: drawing it anew for every clip took a fifth of the time."""
+    return np.random.default_rng(0).standard_normal(1 << 21, np.float32)
+
+
+def augmented(heard: Floats, rng: Rng) -> Floats:
+    """A spectrogram [1, 1, bands, columns] with its bands stretched (another vocal tract), moved
+    by a few columns, and bands or columns blanked."""
+    bands, columns = heard.shape[2:]
+    plane = heard[0, 0]
+    if rng.random() < 0.6:
+        stretch, shift = rng.uniform(0.9, 1.1), rng.uniform(-2.5, 2.5)
+        at = np.arange(bands) * stretch + shift
+        low = np.clip(np.floor(at).astype(int), 0, bands - 2)
+        part = np.clip(at - low, 0, 1).astype(np.float32)[:, None]
+        plane = plane[low] * (1 - part) + plane[low + 1] * part
+    plane = np.roll(plane, int(rng.integers(-12, 13)), axis=1)
+    if rng.random() < 0.3:
+        first = int(rng.integers(0, bands - 8))
+        plane[first : first + int(rng.integers(1, 9))] = plane.min()
+    if rng.random() < 0.3:
+        first = int(rng.integers(0, columns - 14))
+        plane[:, first : first + int(rng.integers(1, 15))] = plane.min()
+    return np.ascontiguousarray(plane, np.float32)[None, None]

@@ -1,0 +1,185 @@
+"""Scenes to train on: a handwritten digit somewhere in a colour frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+Rng = np.random.Generator
+
+#: Width over height, and how often.
+SHAPES = ((4 / 3, 0.4), (16 / 9, 0.25), (1.0, 0.1), (3 / 4, 0.12), (9 / 16, 0.13))
+#: Height of the digit's ink over the frame's.
+HEIGHTS = (0.22, 0.92)
+#: Least difference in luma between ink and paper, of 255.
+CONTRAST = 60
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """`paper` uint8 RGB [h, w, 3], the `ink` colour [3], how much of it covers each pixel
+    (`cover` [h, w], 0 to 1), and the digit's `box` (left, top, right, bottom) in pixels."""
+
+    paper: Bytes
+    ink: Floats
+    cover: Floats
+    box: tuple[float, float, float, float]
+
+    def frame(self, shown: float = 1.0, shift: tuple[float, float] = (0.0, 0.0)) -> Bytes:
+        """The frame, uint8 RGB [h, w, 3], with the upper `shown` of the digit written so far
+        and the digit moved by `shift` (x, y) pixels."""
+        cover = self.cover
+        if shown < 1:
+            cover = cover.copy()
+            cover[round(self.box[1] + shown * (self.box[3] - self.box[1])) :] = 0
+        if shift != (0.0, 0.0):
+            move = np.array([[1, 0, shift[0]], [0, 1, shift[1]]], np.float32)
+            cover = np.asarray(cv2.warpAffine(cover, move, cover.shape[::-1]), np.float32)
+        share = cover[:, :, None]
+        return np.asarray(self.paper * (1 - share) + self.ink * share, np.uint8)
+
+
+def draw_scene(
+    digit: Bytes,
+    rng: Rng,
+    short_side: tuple[int, int] = (96, 160),
+    heights: tuple[float, float] = HEIGHTS,
+    hardness: float = 1.0,
+) -> Scene:
+    """A random scene around one picture of a digit.
+
+    `digit` [H, W] is bright ink on black. `short_side` bounds the frame's shorter side in
+    pixels, `heights` the digit's height over the frame's. `hardness` 0 gives large digits,
+    upright, in strong contrast on plain paper; 1 all there is.
+    """
+    height, width = _size(rng, short_side)
+    least = max(heights[0], 0.65 * heights[1] * (1 - hardness))
+    cover, box = _place(digit, rng, height, width, (least, heights[1]), hardness)
+    ink, paper_colour = _colours(rng, CONTRAST + 70 * (1 - hardness))
+    paper = _paper(rng, height, width, paper_colour, ink)
+    if rng.random() < 0.6 * hardness:
+        paper = _clutter(rng, paper, box, paper_colour, ink)
+    return Scene(np.clip(paper, 0, 255).astype(np.uint8), ink, cover, box)
+
+
+def _size(rng: Rng, short_side: tuple[int, int]) -> tuple[int, int]:
+    shapes, odds = zip(*SHAPES, strict=True)
+    shape = shapes[int(rng.choice(len(shapes), p=odds))]
+    short = int(rng.integers(short_side[0], short_side[1] + 1)) // 2 * 2
+    long = round(short * max(shape, 1 / shape)) // 2 * 2
+    return (short, long) if shape >= 1 else (long, short)
+
+
+def _place(
+    digit: Bytes,
+    rng: Rng,
+    height: int,
+    width: int,
+    heights: tuple[float, float],
+    hardness: float,
+) -> tuple[Floats, tuple[float, float, float, float]]:
+    """The digit tilted, slanted, scaled and moved into the frame; and the box of its ink."""
+    ys, xs = np.nonzero(digit > 50)
+    points = np.stack([xs, ys]).astype(np.float32)
+    tilt = np.radians(rng.uniform(-18, 18) * hardness)
+    slant = rng.uniform(-0.2, 0.2) * hardness
+    turn = np.array([[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]])
+    linear = turn @ np.array([[rng.uniform(0.85, 1.2), slant], [0, 1]])
+    moved = linear @ points
+    low, high = moved.min(1) - 0.5, moved.max(1) + 0.5
+    wide, tall = high - low
+    scale = rng.uniform(*heights) * height / tall
+    scale = min(scale, 0.95 * width / wide, 0.95 * height / tall)
+    wide, tall = wide * scale, tall * scale
+    left, top = rng.uniform(0, width - wide), rng.uniform(0, height - tall)
+    offset = np.array([left, top]) - scale * low
+    matrix = np.hstack([scale * linear, offset[:, None]]).astype(np.float32)
+    how = cv2.INTER_CUBIC if rng.random() < 0.4 else cv2.INTER_LINEAR
+    cover = cv2.warpAffine(digit, matrix, (width, height), flags=how)
+    cover = np.asarray(cover, np.float32) / 255
+    if rng.random() < 0.5:  # a pen's hard edge instead of the soft one of an enlarged picture
+        cover = (cover - 0.5) * rng.uniform(1.2, 4) + rng.uniform(0.4, 0.65)
+    if rng.random() < 0.3:
+        cover = cv2.GaussianBlur(cover, (0, 0), rng.uniform(0.3, 1.0) * height / 120)
+    return np.clip(cover, 0, 1), (left, top, left + wide, top + tall)
+
+
+def _colours(rng: Rng, contrast: float) -> tuple[Floats, Floats]:
+    """Ink and paper, RGB 0 to 255, apart enough to be read."""
+    if rng.random() < 0.15:  # black and white
+        dark, light = rng.uniform(0, 40), rng.uniform(200, 255)
+        ink, paper = np.full(3, dark, np.float32), np.full(3, light, np.float32)
+        return (ink, paper) if rng.random() < 0.5 else (paper, ink)
+    while True:
+        ink, paper = rng.uniform(0, 255, (2, 3)).astype(np.float32)
+        if abs(float((ink - paper) @ _LUMA)) >= contrast:
+            return ink, paper
+
+
+def _paper(rng: Rng, height: int, width: int, colour: Floats, ink: Floats) -> Floats:
+    """Flat, shaded or blotchy paper; its shades keep away from the ink's."""
+    paper = np.empty((height, width, 3), np.float32)
+    paper[:] = colour
+    kind = rng.random()
+    if kind < 0.3:
+        return paper
+    room = 0.3 * abs(float((ink - colour) @ _LUMA))
+    if kind < 0.6:
+        across, down = rng.uniform(-1, 1, 2)
+        ys, xs = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)[None, :]
+        ramp = (across * xs + down * ys) * rng.uniform(0.2, 1) * room
+        return np.asarray(paper + ramp[:, :, None], np.float32)
+    cells = rng.integers(2, 9, 2)
+    channels = 3 if rng.random() < 0.5 else 1
+    blotches = rng.uniform(-1, 1, (*cells, channels)).astype(np.float32)
+    shades = cv2.resize(blotches, (width, height), interpolation=cv2.INTER_LINEAR)
+    strength = np.float32(rng.uniform(0.2, 1) * room)
+    return paper + shades.reshape(height, width, channels) * strength
+
+
+def _clutter(
+    rng: Rng, paper: Floats, box: tuple[float, float, float, float], colour: Floats, ink: Floats
+) -> Floats:
+    """Lines, rings, boxes and spots, most of them beside the digit."""
+    height, width = paper.shape[:2]
+    for _ in range(int(rng.integers(1, 8))):
+        x, y = rng.uniform(0, width), rng.uniform(0, height)
+        reach = rng.uniform(0.02, 0.2) * min(height, width)
+        beside = (x + reach < box[0] or x - reach > box[2]
+                  or y + reach < box[1] or y - reach > box[3])  # fmt: skip
+        full = beside or rng.random() < 0.1
+        if rng.random() < 0.5:
+            shade = colour + (ink - colour) * np.float32(rng.uniform(0.2, 1.0 if full else 0.35))
+        else:
+            amount = np.float32(1 if full else 0.25)
+            shade = colour + (rng.uniform(0, 255, 3).astype(np.float32) - colour) * amount
+        _mark(rng, paper, (x, y), reach, tuple(float(c) for c in shade))
+    return paper
+
+
+def _mark(
+    rng: Rng, paper: Floats, at: tuple[float, float], reach: float, shade: tuple[float, ...]
+) -> None:
+    x, y = round(at[0]), round(at[1])
+    angle = rng.uniform(0, np.pi)
+    dx, dy = round(reach * np.cos(angle)), round(reach * np.sin(angle))
+    thick = max(1, round(rng.uniform(0.005, 0.03) * min(paper.shape[:2])))
+    kind = int(rng.integers(5))
+    if kind == 0:
+        cv2.line(paper, (x - dx, y - dy), (x + dx, y + dy), shade, thick, cv2.LINE_AA)
+    elif kind == 1:
+        cv2.circle(paper, (x, y), max(1, round(reach)), shade, thick, cv2.LINE_AA)
+    elif kind == 2:
+        cv2.circle(paper, (x, y), max(1, round(reach / 2)), shade, -1, cv2.LINE_AA)
+    elif kind == 3:
+        filled = -1 if rng.random() < 0.5 else thick
+        cv2.rectangle(paper, (x - abs(dx), y - abs(dy)), (x + abs(dx), y + abs(dy)), shade, filled)
+    else:
+        corners = np.array([x, y]) + rng.uniform(-reach, reach, (3, 2))
+        cv2.polylines(paper, [corners.astype(np.int32)], False, shade, thick, cv2.LINE_AA)

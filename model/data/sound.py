@@ -1,0 +1,87 @@
+"""Recordings to train on: a spoken digit somewhere in a noisy clip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+from scipy.fft import irfft, next_fast_len, rfft
+
+Floats = NDArray[np.float32]
+Rng = np.random.Generator
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Mono `samples` [n] in [-1, 1] at `rate` Hz; the word from `begin` to `end` in seconds."""
+
+    samples: Floats
+    rate: int
+    begin: float
+    end: float
+
+
+def record(
+    word: Floats,
+    rate: int,
+    rng: Rng,
+    seconds: tuple[float, float] = (0.7, 3.2),
+    speed: float = 0.25,
+    snr_db: float | None = None,
+) -> Recording:
+    """A random recording of one spoken word.
+
+    `word` [n] is mono at `rate` Hz. `seconds` bounds the clip's length, exp(±`speed`) the
+    factor on tempo and pitch. `snr_db` fixes the level of white noise; else noise of a random
+    colour and level is added to two clips in three.
+    """
+    factor = float(np.exp(rng.uniform(-speed, speed)))
+    word = np.asarray(soxr.resample(word, rate * factor, rate, quality="MQ"), np.float32)
+    word = _coloured(word, rng)
+    length = max(round(rng.uniform(*seconds) * rate), len(word) + rate // 20)
+    start = int(rng.integers(0, length - len(word) + 1))
+    samples = np.zeros(length, np.float32)
+    samples[start : start + len(word)] = word
+    power = float(np.mean(word**2)) + 1e-12
+    if snr_db is not None:
+        samples += noise(length, 0.0, rng) * np.float32(np.sqrt(power * 10 ** (-snr_db / 10)))
+    elif rng.random() < 0.67:
+        level = np.sqrt(power * 10 ** (-rng.uniform(-3, 35) / 10))
+        samples += noise(length, rng.choice([0.0, 0.0, 0.5, 1.0]), rng) * np.float32(level)
+    peak = float(np.abs(samples).max()) + 1e-9
+    gain = 10 ** rng.uniform(-1.6, 0.0)
+    if rng.random() < 0.05:  # an overdriven microphone
+        gain = rng.uniform(1.2, 3)
+    samples = np.clip(samples * np.float32(gain / peak), -1, 1)
+    return Recording(samples, rate, start / rate, (start + len(word)) / rate)
+
+
+def noise(length: int, slope: float, rng: Rng) -> Floats:
+    """Noise [length] of unit power whose amplitude falls with frequency^slope (0: white)."""
+    white = rng.standard_normal(length, np.float32)
+    if slope == 0:
+        return white
+    fast = next_fast_len(length, real=True)
+    spectrum = rfft(white, fast)
+    spectrum *= np.maximum(np.arange(len(spectrum)), len(spectrum) / 100) ** -slope
+    shaped = irfft(spectrum, fast)[:length]
+    return np.asarray(shaped / (shaped.std() + 1e-12), np.float32)
+
+
+def _coloured(word: Floats, rng: Rng) -> Floats:
+    """The word through a random microphone (smooth equaliser, ±10 dB) and perhaps a room."""
+    tail = 1200 if rng.random() < 0.3 else 0
+    length = len(word) + tail
+    fast = next_fast_len(length, real=True)
+    spectrum = rfft(word, fast)
+    knots = rng.uniform(-10, 10, 6) * rng.uniform(0, 1)
+    at = np.linspace(0, 5, len(spectrum)) ** 0.7 * 5**0.3
+    spectrum = spectrum * 10 ** (np.interp(at, np.arange(6), knots) / 20)
+    if tail:
+        decay = np.exp(-np.arange(tail) / rng.uniform(60, 400))
+        room = rng.standard_normal(tail) * decay * rng.uniform(0.02, 0.2)
+        room[0] = 1
+        spectrum = spectrum * rfft(room, fast)
+    return np.asarray(irfft(spectrum, fast)[:length], np.float32)

@@ -1,0 +1,407 @@
+"""Training: `scmrl train avdigits` (paper, section 4.1, with a schedule for two cores)."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
+
+from model import checkpoint
+from model.alignment import alignment_loss
+from model.checkpoint import Card, Source, Training
+from model.config import Config, StreamConfig
+from model.data import avdigits, voices
+from model.data.avdigits import Batches, Digits, Plan, Scenes
+from model.network import SCMRL
+from model.preprocess import PROFILES, FrameSpec, SpectrogramSpec
+
+#: Which streams a batch has, and how often: one missing stream is to be survived.
+MODES: dict[tuple[str, ...], float] = {
+    ("audio", "visual"): 0.4,
+    ("visual",): 0.38,
+    ("audio",): 0.22,
+}
+#: Share of the training after which all arithmetic is float32.
+FLOAT32_FROM = 0.85
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How to train on avdigits.
+
+    `clips` a epoch are drawn anew from an endless set. `learning_rate` is for `batch` clips a
+    step and falls by a cosine to a hundredth after `warmup` epochs. `temperature` is that of the
+    alignment loss, `smoothing` that of the labels. `steps` is T as served; shorter sequences
+    are mixed in, most of them early. `ramp` is the share of the training over which scenes grow
+    from easy to hard. `synthetic_takes` of each digit are said by espeak-ng and mixed into the real
+    ones; 0 for none. `development_clips` of the held-out speaker and pictures measure each epoch.
+    """
+
+    data: Path
+    out: Path = Path("runs/avdigits")
+    epochs: int = 40
+    clips: int = 10_000
+    batch: int = 50
+    embed_dim: int = 64
+    steps: int = 4
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-2
+    warmup: float = 1.0
+    ramp: float = 0.35
+    smoothing: float = 0.1
+    temperature: float = 0.07
+    synthetic_takes: int = 300
+    development_clips: int = 400
+    seed: int = 0
+    resume: bool = False
+    workers: int = 1
+    command: str = "scmrl train avdigits"
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """Means over one epoch; accuracies (0 to 1) on the held-out development clips."""
+
+    epoch: int
+    learning_rate: float
+    loss: float
+    alignment: float
+    fused: float
+    audio: float
+    visual: float
+
+    @property
+    def score(self) -> float:
+        """What the best epoch is chosen by."""
+        return (self.fused + self.audio + self.visual) / 3
+
+
+def configuration(embed_dim: int) -> Config:
+    """The avdigits network: two streams of 36 tokens each."""
+    audio, visual = _specs()
+    return Config(
+        streams={
+            "audio": StreamConfig(channels=1, size=audio.size),
+            "visual": StreamConfig(channels=3, size=visual.size),
+        },
+        classes=10,
+        embed_dim=embed_dim,
+    )
+
+
+def train(options: TrainOptions) -> Path:
+    """Train, and return the folder of the best checkpoint (`out`/best).
+
+    Writes after each epoch: `out`/last.pt (to resume from), `out`/best, `out`/metrics.csv and
+    TensorBoard's events. Ctrl-C ends after the current batch with what was best so far.
+    Raises avdigits.DataError where the data is not there, FileExistsError where `out` holds
+    another run and `resume` was not asked for.
+    """
+    run = _Run(options)
+    run.restore()
+    console = Console()
+    try:
+        for epoch in range(run.epoch, options.epochs):
+            metrics = run.train_epoch(epoch, console)
+            run.save(metrics)
+            console.print(_line(metrics))
+    except KeyboardInterrupt:
+        console.print("interrupted; the best epoch so far is kept")
+    finally:
+        run.writer.close()
+    if not (options.out / "best" / "card.json").exists():
+        raise KeyboardInterrupt("interrupted before the first epoch ended: nothing to keep")
+    return options.out / "best"
+
+
+class _Run:
+    """The state of one training: network, optimiser, epoch and best score so far."""
+
+    def __init__(self, options: TrainOptions) -> None:
+        torch.manual_seed(options.seed)
+        torch.set_num_threads(os.cpu_count() or 1)
+        cv2.setNumThreads(1)  # before the loader forks: in a fork this call never returns
+        self.options = options
+        self.config = configuration(options.embed_dim)
+        self.network = SCMRL(self.config)
+        self.optimizer = _optimizer(self.network, options)
+        self.epoch = 0
+        self.best = -1.0
+        self.steps_an_epoch = options.clips // options.batch
+        scenes, held_out = _scenes(options)
+        self.batches = Batches(scenes, options.batch, self._plan)
+        self.development = _development(held_out, options)
+        self.last = options.out / "last.pt"
+        if self.last.exists() and not options.resume:
+            raise FileExistsError(f"{options.out} holds a run: --resume it or choose another --out")
+        options.out.mkdir(parents=True, exist_ok=True)
+        self.writer: Any = None
+
+    def restore(self) -> None:
+        """Go on where the last finished epoch ended; a fresh run begins at 0."""
+        if self.last.exists():
+            state = torch.load(self.last, weights_only=True)
+            self.network.load_state_dict(state["network"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.epoch, self.best = state["epoch"], state["best"]
+        self.writer = SummaryWriter(str(self.options.out), purge_step=self.epoch)
+
+    def train_epoch(self, epoch: int, console: Console) -> EpochMetrics:
+        self.network.train()
+        totals = np.zeros(2)
+        rate = 0.0
+        first = epoch * self.steps_an_epoch
+        loader = self._loader(first)
+        with _progress(console) as progress:
+            task = progress.add_task(f"epoch {epoch + 1}/{self.options.epochs}", total=len(loader))
+            for step, (inputs, labels) in enumerate(loader, first):
+                rate = self._set_rate(step)
+                totals += self._step(step, inputs, labels)
+                progress.advance(task)
+        loss, alignment = totals / self.steps_an_epoch
+        fused, heard, seen = (
+            self._accuracy(streams) for streams in (("audio", "visual"), ("audio",), ("visual",))
+        )
+        return EpochMetrics(epoch + 1, rate, loss, alignment, fused, heard, seen)
+
+    def _step(self, step: int, inputs: dict[str, Tensor], labels: Tensor) -> tuple[float, float]:
+        steps = self._plan(step).steps
+        inputs = {name: x.expand(steps, -1, -1, -1, -1) for name, x in inputs.items()}
+        # bfloat16 is half again as fast; the last part, in float32, makes up for its rounding.
+        coarse = self._done(step) < FLOAT32_FROM
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=coarse):
+            output = self.network(inputs)
+        residuals = {name: x.float() for name, x in output.residuals.items()}
+        alignment = alignment_loss(residuals, labels, self.options.temperature)
+        smoothing = self.options.smoothing
+        logits = output.logits.float()
+        loss = cross_entropy(logits, labels, label_smoothing=smoothing) + alignment
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+        self.optimizer.step()
+        return float(loss.detach()), float(alignment.detach())
+
+    def _plan(self, step: int) -> Plan:
+        """The streams, time steps and hardness of one batch.
+
+        Short sequences cost less and teach the early layers as much, so they come first.
+        """
+        rng = np.random.default_rng([self.options.seed, step, 1])
+        streams = list(MODES)[int(rng.choice(len(MODES), p=list(MODES.values())))]
+        done, longest = self._done(step), self.options.steps
+        lengths: tuple[int, ...]
+        if done < 0.55:
+            lengths = (2, 2, 3)
+        elif done < FLOAT32_FROM:
+            lengths = (1, 2, 3, longest)
+        else:
+            lengths = (2, longest, longest, longest)
+        steps = min(int(rng.choice(lengths)), longest)
+        return Plan(streams, steps, min(1.0, done / self.options.ramp))
+
+    def _done(self, step: int) -> float:
+        """Share of the whole training that lies behind."""
+        return step / (self.options.epochs * self.steps_an_epoch)
+
+    def _set_rate(self, step: int) -> float:
+        options = self.options
+        warm = options.warmup * self.steps_an_epoch
+        total = options.epochs * self.steps_an_epoch
+        if step < warm:
+            share = (step + 1) / warm
+        else:
+            share = 0.01 + 0.495 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+        for group in self.optimizer.param_groups:
+            group["lr"] = options.learning_rate * share
+        return options.learning_rate * share
+
+    def _loader(self, first: int) -> DataLoader[tuple[dict[str, Tensor], Tensor]]:
+        return DataLoader(
+            self.batches,
+            batch_size=None,
+            sampler=range(first, first + self.steps_an_epoch),
+            num_workers=self.options.workers,
+            prefetch_factor=4 if self.options.workers else None,
+        )
+
+    @torch.inference_mode()
+    def _accuracy(self, streams: tuple[str, ...]) -> float:
+        self.network.eval()
+        right, count = 0, 0
+        for inputs, labels in self.development:
+            taken = {
+                name: inputs[name].expand(self.options.steps, -1, -1, -1, -1) for name in streams
+            }
+            right += int((self.network(taken).logits.argmax(1) == labels).sum())
+            count += len(labels)
+        return right / count
+
+    def save(self, metrics: EpochMetrics) -> None:
+        """Write the epoch: metrics, the best checkpoint, and the state to resume from, last."""
+        out = self.options.out
+        self.epoch = metrics.epoch
+        for name, value in asdict(metrics).items():
+            self.writer.add_scalar(name, value, metrics.epoch)
+        _append(out / "metrics.csv", metrics)
+        if metrics.score > self.best:
+            self.best = metrics.score
+            checkpoint.save(out / "best", self.network, card(self.options, metrics.epoch))
+        state = {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "epoch": self.epoch,
+            "best": self.best,
+        }
+        part = self.last.with_suffix(".part")
+        torch.save(state, part)
+        part.replace(self.last)
+
+
+def card(options: TrainOptions, epochs: int) -> Card:
+    """The card of a checkpoint trained on avdigits; `scmrl evaluate` adds what it measures."""
+    audio, visual = _specs()
+    return Card(
+        name="avdigits",
+        version="1.0.0",
+        description="A handwritten digit, seen while it is heard in English.",
+        streams={"audio": audio, "visual": visual},
+        encoding="direct",
+        steps=options.steps,
+        labels=avdigits.LABELS,
+        config=configuration(options.embed_dim),
+        missing_streams=True,
+        data=_sources(options),
+        training=Training(
+            command=options.command,
+            seed=options.seed,
+            epochs=epochs,
+            notes={
+                "clips_an_epoch": str(options.clips),
+                "batch": str(options.batch),
+                "optimizer": f"AdamW, learning rate {options.learning_rate}, cosine, "
+                f"{options.warmup:g} epochs of warm-up, weight decay {options.weight_decay}",
+                "loss": f"cross-entropy (label smoothing {options.smoothing}) + "
+                f"semantic alignment (temperature {options.temperature})",
+                "held_out": f"speaker {avdigits.HELD_OUT_SPEAKER}, the last "
+                f"{avdigits.HELD_OUT_PICTURES:.0%} of the pictures of each digit",
+            },
+        ),
+        accuracy=(),
+        notes=(),
+        sha256="",
+    )
+
+
+def _sources(options: TrainOptions) -> tuple[Source, ...]:
+    sources = (
+        Source(
+            name="MNIST",
+            what="handwritten digits, 18,000 pictures of its training set "
+            "(Y. LeCun, C. Cortes, C. J. C. Burges)",
+            licence="CC BY-SA 3.0",
+        ),
+        Source(
+            name="Free Spoken Digit Dataset",
+            what="spoken digits: speakers jackson, lucas and nicolas, 50 takes a digit each",
+            licence="CC BY-SA 4.0",
+        ),
+    )
+    if not options.synthetic_takes:
+        return sources
+    synthetic = Source(
+        name="espeak-ng voices",
+        what=f"synthetic speech made by this project, {options.synthetic_takes} takes a digit",
+        licence="MIT, as this project",
+    )
+    return (*sources, synthetic)
+
+
+def _specs() -> tuple[SpectrogramSpec, FrameSpec]:
+    audio, visual = PROFILES["avdigits"]["audio"], PROFILES["avdigits"]["visual"]
+    assert isinstance(audio, SpectrogramSpec)
+    assert isinstance(visual, FrameSpec)
+    return audio, visual
+
+
+def _scenes(options: TrainOptions) -> tuple[Scenes, Digits]:
+    """Scenes to train on, and the digits that are held out."""
+    seen, held_out = avdigits.load(options.data)
+    synthetic: list[list[Any]] = [[] for _ in range(10)]
+    if options.synthetic_takes and voices.available():
+        cache = options.out.parent / f"voices-{options.synthetic_takes}.npz"
+        takes = voices.speakers(options.synthetic_takes, avdigits.RATE, cache)
+        for digit, samples in takes:
+            synthetic[digit].append(samples)
+    elif options.synthetic_takes:
+        Console(stderr=True).print("espeak-ng is not installed: real voices alone are trained on")
+    spoken = tuple(tuple(takes) for takes in synthetic) if synthetic[0] else ()
+    return Scenes(seen, *_specs(), seed=options.seed, synthetic=spoken), held_out
+
+
+def _development(held_out: Digits, options: TrainOptions) -> list[tuple[dict[str, Tensor], Tensor]]:
+    """Fixed batches of the first half of what is held out; `scmrl evaluate` takes the other."""
+    half = avdigits.halves(held_out)[0]
+    scenes = Scenes(half, *_specs(), seed=1, plain=True)
+    size = min(50, options.development_clips)
+    batches = Batches(scenes, size, lambda _: Plan(steps=options.steps))
+    return [batches[i] for i in range(options.development_clips // size)]
+
+
+def _optimizer(network: SCMRL, options: TrainOptions) -> torch.optim.Optimizer:
+    """AdamW; biases and batch norms are not decayed."""
+    parameters = list(network.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": options.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=options.learning_rate)
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+def _append(path: Path, metrics: EpochMetrics) -> None:
+    """Add the epoch's row, replacing whatever a killed run wrote from this epoch on."""
+    row = {name: f"{value:.6g}" for name, value in asdict(metrics).items()}
+    kept = [r for r in _rows(path) if int(r["epoch"]) < metrics.epoch]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(row))
+        writer.writeheader()
+        writer.writerows([*kept, row])
+
+
+def _rows(path: Path) -> Iterator[dict[str, str]]:
+    if not path.exists():
+        return
+    with path.open(newline="") as file:
+        yield from csv.DictReader(file)
+
+
+def _line(m: EpochMetrics) -> str:
+    return (
+        f"epoch {m.epoch:3d}  loss {m.loss:.3f}  alignment {m.alignment:.3f}  held-out accuracy: "
+        f"both {m.fused:.1%}, picture {m.visual:.1%}, sound {m.audio:.1%}"
+    )

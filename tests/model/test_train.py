@@ -1,0 +1,126 @@
+"""Training is repeatable, survives a kill, and ends cleanly."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from model import checkpoint
+from model.data.avdigits import DataError
+from model.train import TrainOptions, train
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def options(avdigits_folder: Path, tmp_path: Path) -> TrainOptions:
+    return TrainOptions(
+        data=avdigits_folder, out=tmp_path / "run", epochs=2, clips=24, batch=8, embed_dim=16,
+        steps=2, synthetic_takes=0, development_clips=10, workers=0,
+    )  # fmt: skip
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(run / "last.pt", weights_only=True)["network"]
+    return state
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    path = run / "metrics.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def assert_same(first: Path, second: Path) -> None:
+    theirs = weights(second)
+    for name, tensor in weights(first).items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+def test_a_run_leaves_metrics_and_a_checkpoint_that_loads(options: TrainOptions) -> None:
+    best = train(options)
+    network, card = checkpoint.load(best)
+    assert card.labels == tuple("0123456789")
+    assert card.training is not None
+    assert card.training.seed == options.seed
+    assert {source.licence for source in card.data} >= {"CC BY-SA 3.0", "CC BY-SA 4.0"}
+    assert network.config.embed_dim == 16
+    assert [row["epoch"] for row in rows(options.out)] == ["1", "2"]
+    assert list(options.out.glob("events.out.tfevents*"))
+
+
+def test_the_seed_decides_the_weights(options: TrainOptions, tmp_path: Path) -> None:
+    short = replace(options, epochs=1)
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        train(replace(short, out=tmp_path / name, seed=seed))
+    assert_same(tmp_path / "a", tmp_path / "b")
+    other = weights(tmp_path / "c")
+    assert any(not torch.equal(x, other[name]) for name, x in weights(tmp_path / "a").items())
+
+
+def test_the_loader_process_changes_nothing(options: TrainOptions, tmp_path: Path) -> None:
+    short = replace(options, epochs=1)
+    train(replace(short, out=tmp_path / "a"))
+    train(replace(short, out=tmp_path / "b", workers=1))
+    assert_same(tmp_path / "a", tmp_path / "b")
+
+
+RUN = """
+from dataclasses import replace
+from pathlib import Path
+import sys
+from model.train import TrainOptions, train
+train(TrainOptions(data=Path(sys.argv[1]), out=Path(sys.argv[2]), epochs=3, clips=24, batch=8,
+    embed_dim=16, steps=2, synthetic_takes=0, development_clips=10, workers=0))
+"""
+
+
+def stopped_after_one_epoch(options: TrainOptions, how: signal.Signals) -> int:
+    """Start a run of three epochs in a process of its own and stop it after the first."""
+    command = [sys.executable, "-c", RUN, str(options.data), str(options.out)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (options.out / "last.pt").exists() and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.kill(process.pid, how)
+    return process.wait(60)
+
+
+def test_a_killed_run_resumes_to_the_same_weights(options: TrainOptions, tmp_path: Path) -> None:
+    options = replace(options, epochs=3)
+    assert stopped_after_one_epoch(options, signal.SIGKILL) == -signal.SIGKILL
+    assert len(rows(options.out)) < 3
+    train(replace(options, resume=True))
+    whole = replace(options, out=tmp_path / "whole")
+    train(whole)
+    assert_same(options.out, whole.out)
+    assert rows(options.out) == rows(whole.out)
+
+
+def test_ctrl_c_ends_cleanly_with_the_best_so_far(options: TrainOptions) -> None:
+    assert stopped_after_one_epoch(options, signal.SIGINT) == 0
+    network, _ = checkpoint.load(options.out / "best")
+    assert network.config.classes == 10
+
+
+def test_a_second_run_does_not_overwrite_the_first(options: TrainOptions) -> None:
+    train(replace(options, epochs=1))
+    with pytest.raises(FileExistsError, match="--resume"):
+        train(options)
+
+
+def test_missing_data_is_named(options: TrainOptions, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"handwriting\.npz"):
+        train(replace(options, data=tmp_path))
