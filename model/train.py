@@ -53,15 +53,15 @@ class TrainOptions:
 
     data: Path
     out: Path = Path("runs/avdigits")
-    epochs: int = 40
+    epochs: int = 26
     clips: int = 10_000
     batch: int = 50
     embed_dim: int = 64
     steps: int = 4
-    learning_rate: float = 3e-3
+    learning_rate: float = 4e-3
     weight_decay: float = 1e-2
-    warmup: float = 1.0
-    ramp: float = 0.35
+    warmup: float = 0.5
+    ramp: float = 0.4
     smoothing: float = 0.1
     temperature: float = 0.07
     synthetic_takes: int = 300
