@@ -11,7 +11,7 @@ from torch.nn.functional import log_softmax
 
 
 def pair_loss(rows: Tensor, columns: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """Alignment loss of two streams (paper, section 3.4).
+    """Alignment loss of two streams (the paper's L_sao).
 
     `rows` and `columns` are residuals [T, B, C], `labels` [B]. With f their means over T and
     S = f_rows f_columns^T / temperature, not normalised:

@@ -1,4 +1,4 @@
-"""Cross-modal complementary spatiotemporal spiking attention, CCSSA (paper, section 3.3)."""
+"""Cross-modal complementary spatiotemporal spiking attention: the paper's CCSSA."""
 
 from __future__ import annotations
 

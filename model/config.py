@@ -54,7 +54,7 @@ class Config(BaseModel):
     One stream is the published single-stream network (self-attention, `depth` blocks). Two or
     more are fused: `attention` chooses the cross-modal attention (None: no cross-modal
     residual), `alignment` adds the semantic-alignment transform, `alpha` weighs the residual
-    (paper, section 3.3). The order of `streams` is the order of concatenation.
+    (the paper's alpha). The order of `streams` is the order of concatenation.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,4 +1,4 @@
-"""S-CMRL on one page: patches, cross-modal residuals, MLP, head (paper, section 3)."""
+"""S-CMRL on one page: patches, cross-modal residuals, MLP, head: the paper's method."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ SURROGATE_ALPHA = 4.0
 class LIF(neuron.LIFNode):  # type: ignore[misc]  # spikingjelly is untyped
     """spikingjelly's LIF over whole sequences, with the gradient of the published training.
 
-    With x[t] the input current, v[t] the membrane potential and v[0] = 0 (paper, section 3.1):
+    With x[t] the input current, v[t] the membrane potential and v[0] = 0 (the paper's LIF):
 
         h[t] = v[t-1] + (x[t] - v[t-1]) / tau
         s[t] = 1 if h[t] >= threshold else 0

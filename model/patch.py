@@ -1,4 +1,4 @@
-"""Spiking patch splitting: pictures to tokens (paper, section 3.2)."""
+"""Spiking patch splitting: pictures to tokens."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from model.resampling import bilinear, bilinear_part, sinc_resampled, soxr_resam
 from model.specs import PROFILES, FrameSpec, Spec, SpectrogramSpec
 
 if TYPE_CHECKING:
-    from model.media import Pictures, Sound
+    from model.clip import Pictures, Sound
 
 __all__ = [
     "PROFILES",
@@ -84,7 +84,8 @@ def spectrogram(sound: Sound, spec: SpectrogramSpec) -> Prepared:
     column_edges = (first + np.arange(columns + 1) - 0.5) * spec.hop / spec.sample_rate
     height, width = spec.size
     if spec.resize == "antialias":
-        values = bilinear(rows, height) @ values @ bilinear(columns, width).T
+        resized = bilinear(rows, height) @ values @ bilinear(columns, width).T
+        values = np.asarray(resized, np.float32)
         row_edges = _stretched(row_edges, height)
         column_edges = _stretched(column_edges, width)
     tensor = ((values - spec.mean) / spec.std).astype(np.float32, copy=False)
@@ -132,7 +133,7 @@ def _power(samples: Floats, spec: SpectrogramSpec) -> Floats:
     columns = 1 + len(samples) // spec.hop
     pieces = np.lib.stride_tricks.sliding_window_view(padded, spec.n_fft)[:: spec.hop][:columns]
     spectrum = np.fft.rfft(pieces * _hann(spec.n_fft), axis=1)
-    power: Floats = (spectrum.real**2 + spectrum.imag**2).T
+    power: Floats = np.asarray(spectrum.real**2 + spectrum.imag**2, np.float32).T
     if spec.mel_bands is None:
         return power
     weights = _mel_weights(

@@ -1,4 +1,4 @@
-"""Training: `scmrl train avdigits` (paper, section 4.1, with a schedule for two cores)."""
+"""Training: `scmrl train avdigits` (the paper's losses, a schedule for two cores)."""
 
 from __future__ import annotations
 
