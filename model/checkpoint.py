@@ -7,7 +7,7 @@ import os
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -17,6 +17,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from model.config import Config
+from model.encoding import Encoding
 from model.network import SCMRL
 from model.published import PublishedError, published_tensors
 from model.specs import Spec
@@ -81,7 +82,7 @@ class Card(_Part):
     version: str = Field(min_length=1)
     description: str
     streams: dict[str, Spec]
-    encoding: Literal["direct", "rate", "latency"]
+    encoding: Encoding
     steps: int = Field(ge=1, le=64)
     labels: tuple[str, ...]
     config: Config
@@ -130,7 +131,7 @@ def load(path: Path | str) -> tuple[SCMRL, Card]:
         )
     try:
         tensors = load_tensors(data)
-    except SafetensorError as exc:
+    except (SafetensorError, KeyError, TypeError) as exc:  # types and sizes that torch has not
         raise CheckpointError(weights, "", f"not a safetensors file: {exc}") from exc
     return _built(card.config, tensors, weights), card
 
@@ -151,8 +152,8 @@ def read_card(folder: Path | str) -> Card:
 def save(path: Path | str, network: SCMRL, card: Card) -> Card:
     """Write a checkpoint's folder, and return the card with the weights' SHA-256 filled in.
 
-    Each file is written beside its place and renamed into it: a kill leaves the old file or the
-    new one. The same weights give the same bytes. Raises CheckpointError where the card is of
+    Both files are written beside their places, then renamed into them: a kill leaves each old or
+    new and never half of it, and between the two renames `load` refuses them for their SHA-256. The same weights give the same bytes. Raises CheckpointError where the card is of
     another network, OSError where the folder cannot be written.
     """
     folder = Path(path)
@@ -162,8 +163,10 @@ def save(path: Path | str, network: SCMRL, card: Card) -> Card:
     data = save_tensors(tensors)
     card = card.model_copy(update={"sha256": hashlib.sha256(data).hexdigest()})
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / WEIGHTS, data)
-    _write(folder / CARD, (card.model_dump_json(indent=2) + "\n").encode())
+    contents = {WEIGHTS: data, CARD: (card.model_dump_json(indent=2) + "\n").encode()}
+    written = {name: _write_beside(folder / name, content) for name, content in contents.items()}
+    for name, beside in written.items():
+        beside.replace(folder / name)
     return card
 
 
@@ -188,7 +191,10 @@ def import_published_file(path: Path | str, config: Config) -> SCMRL:
     except OSError as exc:
         raise CheckpointError(file, "", exc.strerror or str(exc)) from exc
     except Exception as exc:  # the unpickler raises nearly anything for damaged bytes
-        raise CheckpointError(file, "", f"refused: {exc}") from exc
+        # Its own message advises to run the file's code after all.
+        raise CheckpointError(
+            file, "", "refused: damaged, or holds more than tensors and plain data"
+        ) from exc
     state_dict = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state_dict, dict):
         raise CheckpointError(file, "state_dict", "is missing")
@@ -242,10 +248,11 @@ def _read(file: Path) -> bytes:
         raise CheckpointError(file, "", exc.strerror or str(exc)) from exc
 
 
-def _write(file: Path, data: bytes) -> None:
+def _write_beside(file: Path, data: bytes) -> Path:
+    """Write and sync a file next to `file`, and return it."""
     beside = file.with_name(f".{file.name}.new")
     with beside.open("wb") as stream:
         stream.write(data)
         stream.flush()
         os.fsync(stream.fileno())
-    beside.replace(file)
+    return beside
