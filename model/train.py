@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
-from model import checkpoint
+from model import allocator, checkpoint
 from model.alignment import alignment_loss
 from model.checkpoint import Card, Source, Training
 from model.config import Config, StreamConfig
@@ -68,7 +68,7 @@ class TrainOptions:
     development_clips: int = 400
     seed: int = 0
     resume: bool = False
-    workers: int = 1
+    workers: int = 0
     command: str = "scmrl train avdigits"
 
 
@@ -132,6 +132,7 @@ class _Run:
     """The state of one training: network, optimiser, epoch and best score so far."""
 
     def __init__(self, options: TrainOptions) -> None:
+        allocator.keep_memory()
         torch.manual_seed(options.seed)
         torch.set_num_threads(os.cpu_count() or 1)
         cv2.setNumThreads(1)  # before the loader forks: in a fork this call never returns
