@@ -114,6 +114,7 @@ def _on_cpu(output: Output) -> Output:
     return replace(
         output,
         logits=output.logits.cpu(),
+        bias=output.bias.cpu(),
         residuals={name: x.cpu() for name, x in output.residuals.items()},
         stream_logits={name: x.cpu() for name, x in output.stream_logits.items()},
         attention=attention and {name: _map_on_cpu(maps) for name, maps in attention.items()},

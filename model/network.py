@@ -31,13 +31,14 @@ class StreamAttention:
 class Output:
     """What a forward pass gives.
 
-    `logits` [B, classes]. `residuals`: each stream's cross-modal residual, mean over tokens,
-    [T, B, C] (the features of the alignment loss). `stream_logits`: each stream's exact share
-    of the logits [B, classes]; their sum plus the head's bias is `logits`. `attention` by the
-    stream that the map is drawn on; None where it was not asked for.
+    `logits` [B, classes]; `bias` [classes], the head's. `residuals`: each stream's cross-modal
+    residual, mean over tokens, [T, B, C] (the features of the alignment loss). `stream_logits`:
+    each stream's exact share of the logits [B, classes]; their sum plus the bias is `logits`.
+    `attention` by the stream that the map is drawn on; None where it was not asked for.
     """
 
     logits: Tensor
+    bias: Tensor
     residuals: dict[str, Tensor] = field(default_factory=dict)
     stream_logits: dict[str, Tensor] = field(default_factory=dict)
     attention: dict[str, StreamAttention] | None = None
@@ -133,6 +134,7 @@ class SCMRL(nn.Module):
         stream_logits = self._head({name: x.mean((0, 3)) for name, x in tokens.items()})
         return Output(
             logits=torch.stack(list(stream_logits.values())).sum(0) + self.head.bias,
+            bias=self.head.bias,
             residuals=residuals,
             stream_logits=stream_logits,
             attention=self._attention(looked) if attention else None,
