@@ -152,9 +152,10 @@ def read_card(folder: Path | str) -> Card:
 def save(path: Path | str, network: SCMRL, card: Card) -> Card:
     """Write a checkpoint's folder, and return the card with the weights' SHA-256 filled in.
 
-    Both files are written beside their places, then renamed into them: a kill leaves each old or
-    new and never half of it, and between the two renames `load` refuses them for their SHA-256. The same weights give the same bytes. Raises CheckpointError where the card is of
-    another network, OSError where the folder cannot be written.
+    Both files are written beside their places, then renamed into them: a kill leaves each of
+    them old or new, never half of it, and between the two renames `load` refuses the folder for
+    its SHA-256. The same weights give the same bytes. Raises CheckpointError where the card is
+    of another network, OSError where the folder cannot be written.
     """
     folder = Path(path)
     if card.config != network.config:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch.nn import ModuleDict
 
 Splitting = Literal["deep", "shallow"]
 Attention = Literal["spatial", "temporal", "spatial-temporal"]
@@ -12,6 +14,8 @@ Fusion = Literal["add", "concat"]
 
 #: Stages of conv, batch norm, neuron and halving max-pool in each kind of patch splitting.
 STAGES: dict[Splitting, int] = {"deep": 4, "shallow": 2}
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class StreamConfig(BaseModel):
@@ -63,10 +67,10 @@ class Config(BaseModel):
     classes: int = Field(ge=2)
     embed_dim: int = Field(default=256, ge=8)
     heads: int = Field(default=16, ge=1)
-    mlp_ratio: float = Field(default=4.0, gt=0)
+    mlp_ratio: float = Field(default=4.0, gt=0, allow_inf_nan=False)
     attention: Attention | None = "spatial-temporal"
     alignment: bool = True
-    alpha: float = 1.5
+    alpha: float = Field(default=1.5, allow_inf_nan=False)
     fusion: Fusion = "add"
     depth: int = Field(default=1, ge=1)
 
@@ -74,10 +78,16 @@ class Config(BaseModel):
     def _check(self) -> Self:
         if not self.streams:
             raise ValueError("streams: at least one is needed")
+        for name in self.streams:
+            # Torch keeps a stream's modules by its name, which cannot be one of its own.
+            if not _NAME.fullmatch(name) or hasattr(ModuleDict(), name):
+                raise ValueError(f"streams: {name!r} cannot name a stream")
         if self.embed_dim % self.heads:
             raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of heads {self.heads}")
         if self.embed_dim % 8:
             raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of 8")
+        if int(self.embed_dim * self.mlp_ratio) < 1:
+            raise ValueError(f"mlp_ratio {self.mlp_ratio}: the MLP would have no hidden channel")
         counts = {name: stream.tokens for name, stream in self.streams.items()}
         pairs_tokens = self.attention in ("temporal", "spatial-temporal")
         if pairs_tokens and len(self.streams) > 1 and len(set(counts.values())) > 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
+import torch
 from torch import Tensor
 
 from model.config import STAGES, Config
@@ -47,11 +48,18 @@ def published_tensors(state_dict: Mapping[str, Tensor], network: SCMRL) -> dict[
         found = theirs.pop(entry)
         if not isinstance(found, Tensor):
             raise PublishedError(entry, f"is no tensor but {type(found).__name__}")
+        if not _is_plain(found):
+            raise PublishedError(entry, "is no dense tensor of real numbers")
         tensors[name] = found.detach().to("cpu", wanted.dtype, copy=True)
     for entry in theirs:
         if not _takes_no_part(entry, network.config):
             raise PublishedError(entry, "is not part of a published network of this config")
     return tensors
+
+
+def _is_plain(x: Tensor) -> bool:
+    odd = x.is_meta or x.is_nested or x.is_quantized or x.is_complex()
+    return x.layout is torch.strided and not odd
 
 
 def _takes_no_part(entry: str, config: Config) -> bool:
