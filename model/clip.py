@@ -28,6 +28,10 @@ class TooLarge(MediaError):
     """Longer, larger or more than the limits allow (HTTP 413)."""
 
 
+#: A clip may exceed its longest duration by this much: encoders pad the last block of sound.
+SLACK_S = 0.25
+
+
 @dataclass(frozen=True)
 class Limits:
     """What one file may cost. All are checked against what is decoded, never trusted to headers.

@@ -15,6 +15,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from model import container, picture
+from model.audio import check_sound
 from model.clip import (
     Clip,
     Limits,
@@ -161,11 +162,11 @@ def _sound_file(data: bytes, limits: Limits) -> Sound | None:
     try:
         with soundfile.SoundFile(_File(data)) as file:
             rate = file.samplerate
-            container.check_sound(rate, file.channels, 0, limits)
+            check_sound(rate, file.channels, 0, limits)
             while (piece := file.read(_BLOCK, dtype="float32", always_2d=True)).shape[0]:
                 pieces.append(piece)
                 length += piece.shape[0]
-                container.check_sound(rate, file.channels, length, limits)
+                check_sound(rate, file.channels, length, limits)
     except soundfile.SoundFileError:
         pass  # not a sound file, or damaged: what came before the damage counts
     if not length:

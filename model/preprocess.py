@@ -334,7 +334,7 @@ def levelled(distance: Floats) -> Floats:
     """
     rank = distance.size - 1 - int(_INK * distance.size)
     level = max(float(np.partition(distance.ravel(), rank)[rank]), _FAINTEST)
-    return np.minimum(distance / np.float32(level), np.float32(1))
+    return np.asarray(np.minimum(distance / np.float32(level), 1), np.float32)
 
 
 def _resized(picture: Bytes, tall: int, wide: int, spec: FrameSpec) -> Bytes | Floats:

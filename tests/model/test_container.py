@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model import container
+from model import video
 from model.media import (
     Limits,
     MediaError,
@@ -153,7 +153,7 @@ def test_only_the_groups_that_hold_a_wanted_frame_are_decoded(
 ) -> None:
     data = clip("matroska", frames=[numbered(n % 28) for n in range(200)], group=10)
     decoded, converted = [], []
-    decode, convert = container._decoded, container._rgb
+    decode, convert = video.decoded, video._rgb
 
     def counted_decode(stream: Any, packet: Any) -> list[Any]:
         decoded.append(packet)
@@ -163,8 +163,8 @@ def test_only_the_groups_that_hold_a_wanted_frame_are_decoded(
         converted.append(frame)
         return convert(frame, *args)
 
-    monkeypatch.setattr(container, "_decoded", counted_decode)
-    monkeypatch.setattr(container, "_rgb", counted_convert)
+    monkeypatch.setattr(video, "decoded", counted_decode)
+    monkeypatch.setattr(video, "_rgb", counted_convert)
     assert numbers_of(data, 2) == [50 % 28, 150 % 28]
     assert len(converted) == 2
     assert len(decoded) <= 40  # two groups of 10, and what reordering holds back
