@@ -58,7 +58,7 @@ class TrainOptions:
     batch: int = 50
     embed_dim: int = 64
     steps: int = 4
-    learning_rate: float = 4e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     warmup: float = 0.5
     ramp: float = 0.4
