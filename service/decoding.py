@@ -79,17 +79,8 @@ def decode(files: Media, card: Card, steps: int, limits: media.Limits) -> Decode
     _require(found, kinds, card)
     read = time.perf_counter()
 
-    prepared: dict[str, Prepared] = {}
-    streams: dict[str, StreamInfo] = {}
-    for name, spec in card.streams.items():
-        if spec.kind == "spectrogram" and found.sound is not None:
-            prepared[name] = preprocess.spectrogram(found.sound, spec)
-            streams[name] = _sound_info(found.sound)
-        elif spec.kind == "frames" and found.pictures is not None:
-            prepared[name] = preprocess.frames(found.pictures, spec, steps)
-            streams[name] = _pictures_info(found.pictures)
-        else:
-            streams[name] = StreamInfo(used=False, reason=found.missing[spec.kind][1])
+    prepared = preprocess.prepare(card.streams, found.sound, found.pictures, steps)
+    streams = {name: _info(found, spec.kind) for name, spec in card.streams.items()}
     inputs = {name: _encoded(stream, card, steps) for name, stream in prepared.items()}
     return Decoded(prepared, inputs, streams, read - started, time.perf_counter() - read)
 
@@ -213,14 +204,17 @@ def _encoded(prepared: Prepared, card: Card, steps: int) -> Tensor:
     return encode(tensor, steps, card.encoding)
 
 
-def _sound_info(sound: Sound) -> StreamInfo:
-    duration = round(sound.duration_s, 3)
-    return StreamInfo(used=True, duration_s=duration, sample_rate=sound.sample_rate)
-
-
-def _pictures_info(pictures: Pictures) -> StreamInfo:
-    height, width = pictures.frames[0].shape[:2]
-    return StreamInfo(used=True, frames=len(pictures.frames), width=width, height=height)
+def _info(found: _Found, kind: str) -> StreamInfo:
+    """What was found for a stream of this kind."""
+    if kind in found.missing:
+        return StreamInfo(used=False, reason=found.missing[kind][1])
+    if kind == "spectrogram":
+        assert found.sound is not None
+        duration = round(found.sound.duration_s, 3)
+        return StreamInfo(used=True, duration_s=duration, sample_rate=found.sound.sample_rate)
+    assert found.pictures is not None
+    height, width = found.pictures.frames[0].shape[:2]
+    return StreamInfo(used=True, frames=len(found.pictures.frames), width=width, height=height)
 
 
 @contextmanager
