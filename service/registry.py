@@ -61,6 +61,19 @@ def load(folder: Path, settings: Settings) -> Model:
     return Model(folder.name, card, engine, batcher)
 
 
+def _warm(model: Model, max_batch: int) -> None:
+    """Do once, for nobody, what the first clip would wait for: preprocessing and inference."""
+    import numpy as np
+
+    from model.media import Pictures, Sound
+    from model.preprocess import prepare
+
+    silence = Sound(np.zeros((1, 22_050), np.float32), 44_100)
+    blank = Pictures((np.zeros((240, 320, 3), np.uint8),), (0.0,))
+    prepare(model.card.streams, silence, blank, model.card.steps)
+    model.engine.warm(model.card.steps, sorted({1, max_batch}))
+
+
 class Registry:
     """Checkpoints by name.
 
@@ -167,7 +180,7 @@ class Registry:
     def _load(self, name: str) -> None:
         started = time.monotonic()
         model = load(self._settings.models / name, self._settings)
-        model.engine.warm(model.card.steps, sorted({1, self._settings.max_batch}))
+        _warm(model, self._settings.max_batch)
         model.batcher.start()
         self._ready[name] = model
         if self._stopping.is_set():  # `stop` may have come too early to see it
