@@ -36,7 +36,7 @@ MODES: dict[tuple[str, ...], float] = {
     ("audio",): 0.3,
 }
 #: Share of the training after which all arithmetic is float32.
-FLOAT32_FROM = 0.85
+FLOAT32_FROM = 0.9
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class TrainOptions:
 
     data: Path
     out: Path = Path("runs/avdigits")
-    epochs: int = 20
+    epochs: int = 28
     clips: int = 10_000
     batch: int = 50
     embed_dim: int = 64
     steps: int = 4
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     weight_decay: float = 1e-2
     warmup: float = 0.5
     ramp: float = 0.4

@@ -223,7 +223,7 @@ def augmented(heard: Floats, rng: Rng) -> Floats:
     bands, columns = heard.shape[2:]
     plane = heard[0, 0]
     if rng.random() < 0.6:
-        stretch, shift = rng.uniform(0.9, 1.1), rng.uniform(-2.5, 2.5)
+        stretch, shift = rng.uniform(0.86, 1.16), rng.uniform(-3, 3)
         at = np.arange(bands) * stretch + shift
         low = np.clip(np.floor(at).astype(int), 0, bands - 2)
         part = np.clip(at - low, 0, 1).astype(np.float32)[:, None]

@@ -42,12 +42,12 @@ def train_avdigits(
     out: Annotated[
         Path, typer.Option(help="Folder for checkpoints, metrics.csv and TensorBoard's events.")
     ] = Path("runs/avdigits"),
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs, of --clips clips each.")] = 20,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs, of --clips clips each.")] = 28,
     clips: Annotated[int, typer.Option(min=1, help="Clips an epoch, each drawn anew.")] = 10_000,
     batch: Annotated[int, typer.Option(min=2, help="Clips a step.")] = 50,
     channels: Annotated[int, typer.Option(min=16, help="Channels C of the tokens.")] = 64,
     steps: Annotated[int, typer.Option(min=1, max=64, help="Time steps T as served.")] = 4,
-    learning_rate: Annotated[float, typer.Option(min=0, help="Greatest learning rate.")] = 2e-3,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Greatest learning rate.")] = 3e-3,
     synthetic_takes: Annotated[
         int, typer.Option(min=0, help="Takes of each digit said by espeak-ng; 0: none.")
     ] = 300,
