@@ -243,7 +243,11 @@ class FusedNetwork:
         batch = inputs[names[0]].shape[1]
         jobs = [(sample, name) for sample in range(batch) for name in names]
         tokens = dict(
-            zip(jobs, self._map(lambda job: self._tokens(inputs, steps, *job), jobs), strict=True)
+            zip(
+                jobs,
+                self._map(lambda job: self.tokens(job[1], inputs[job[1]][:, job[0]], steps), jobs),
+                strict=True,
+            )
         )
         targets = self._map(
             lambda job: self._target(job[1], {n: tokens[job[0], n] for n in names}, attention),
@@ -263,9 +267,9 @@ class FusedNetwork:
 
         return list(self._pool.map(inferred, jobs))
 
-    def _tokens(self, inputs: Mapping[str, Tensor], steps: int, sample: int, name: str) -> Tensor:
-        """One stream of one sample, [T, N, D]."""
-        return self._patch[name](inputs[name][:, sample], steps)
+    def tokens(self, name: str, frames: Tensor, steps: int) -> Tensor:
+        """One stream of one sample, [T or 1, C, H, W], as tokens [T, N, D]."""
+        return self._patch[name](frames, steps)
 
     def _target(self, name: str, tokens: Mapping[str, Tensor], maps: bool) -> Target:
         """What becomes of one stream's tokens, given all of the sample's [T, N, D]."""
