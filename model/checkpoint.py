@@ -105,7 +105,7 @@ class Card(_Part):
             raise ValueError(f"streams: {ours} where config.streams has {theirs}")
         for name, spec in self.streams.items():
             stream = self.config.streams[name]
-            given = (3 if spec.kind == "frames" else 1, *spec.size)
+            given = (spec.channels, *spec.size)
             needed = (stream.channels, *stream.size)
             if given != needed:
                 raise ValueError(

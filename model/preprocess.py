@@ -34,6 +34,12 @@ __all__ = [
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
+#: What is louder (full scale is 1) is clipped whatever follows, and could overflow a float32 sum.
+_LOUDEST = 1e6
+#: Share of a picture that sets the level of its ink (the smallest digits cover about as much),
+#: and the faintest ink, of 255, that is brought up to full strength.
+_INK = 0.003
+_FAINTEST = 12.0
 #: Columns over which power is averaged before its percentile is taken as the noise floor, and
 #: how far (ln magnitude) a cell must rise above that floor to count as speech.
 _FLOOR_COLUMNS = 5
@@ -95,7 +101,7 @@ def spectrogram(sound: Sound, spec: SpectrogramSpec) -> Prepared:
 
 
 def frames(pictures: Pictures, spec: FrameSpec, steps: int) -> Prepared:
-    """The pictures as a normalised tensor [T or 1, 3, H, W], as `spec` says.
+    """The pictures as a normalised tensor [T or 1, C, H, W], as `spec` says.
 
     "spread" takes the pictures at the centres of `steps` equal parts of the sequence; where
     that is one picture only, T is 1. Edges are in pixels of the middle picture taken.
@@ -117,6 +123,8 @@ def _mono(sound: Sound, spec: SpectrogramSpec) -> Floats:
     if spec.level == "peak":
         peak = float(np.abs(mixed).max())
         mixed = mixed / peak if peak > 0 else mixed
+    else:
+        mixed = np.clip(mixed, -_LOUDEST, _LOUDEST)
     samples: Floats = mixed.astype(np.float32)
     if sound.sample_rate != spec.sample_rate:
         change = sinc_resampled if spec.resampler == "sinc" else soxr_resampled
@@ -270,7 +278,7 @@ def _taken(count: int, spec: FrameSpec, steps: int) -> list[int]:
 
 
 def _frame(picture: Bytes, spec: FrameSpec) -> Floats:
-    """One picture [h, w, 3] as [3, H, W], normalised."""
+    """One picture [h, w, 3] as [C, H, W], normalised."""
     values = _cropped(picture, spec) if spec.fit == "crop" else _padded(picture, spec)
     return np.ascontiguousarray(values.transpose(2, 0, 1))
 
@@ -301,9 +309,32 @@ def _padded(picture: Bytes, spec: FrameSpec) -> Floats:
     """The whole picture, fitted and centred, 0 around it."""
     tall, wide, top, left = _fitted(picture, spec)
     small = _resized(picture, tall, wide, spec)
-    values = np.zeros((*spec.size, 3), np.float32)
-    values[top : top + tall, left : left + wide] = _normalised(small, spec)
+    values = np.zeros((*spec.size, spec.channels), np.float32)
+    if spec.ground == "median":
+        shown = levelled(_above_paper(small))[:, :, None]
+    else:
+        shown = _normalised(small, spec)
+    values[top : top + tall, left : left + wide] = shown
     return values
+
+
+def _above_paper(picture: Bytes | Floats) -> Floats:
+    """How far each pixel [h, w] of a picture is from the paper, which is the median colour."""
+    flat = picture.reshape(-1, 3)
+    middle = len(flat) // 2
+    paper = np.partition(flat, middle, axis=0)[middle].astype(np.float32)
+    return np.asarray(np.abs(picture - paper).max(axis=2), np.float32)
+
+
+def levelled(distance: Floats) -> Floats:
+    """Distances from the paper [h, w], of 255, over that of the strongest ink, at most 1.
+
+    The strongest _INK of the pixels set the level, so that a single speck does not. A picture of
+    nothing but paper stays 0.
+    """
+    rank = distance.size - 1 - int(_INK * distance.size)
+    level = max(float(np.partition(distance.ravel(), rank)[rank]), _FAINTEST)
+    return np.asarray(np.minimum(distance / np.float32(level), 1), np.float32)
 
 
 def _resized(picture: Bytes, tall: int, wide: int, spec: FrameSpec) -> Bytes | Floats:

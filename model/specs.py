@@ -72,6 +72,11 @@ class SpectrogramSpec(BaseModel):
         return self
 
     @property
+    def channels(self) -> int:
+        """Channels C of the tensor."""
+        return 1
+
+    @property
     def top_frequency(self) -> float:
         """Highest frequency in Hz."""
         return self.sample_rate / 2 if self.fmax is None else self.fmax
@@ -90,11 +95,14 @@ class SpectrogramSpec(BaseModel):
 
 
 class FrameSpec(BaseModel):
-    """How pictures become a tensor [T or 1, 3, H, W], RGB, (value / 255 - `mean`) / `std`.
+    """How pictures become a tensor [T or 1, C, H, W]: RGB, (value / 255 - `mean`) / `std`.
 
     - `fit` "pad": the whole frame is fitted into `size` = (H, W), centred, and padded with 0
       (which is `mean`'s colour); nothing is cropped. "crop": the shorter side becomes
       `resize_shorter` pixels and the centre is cut out, as published.
+    - `ground` "median": the paper is a picture's median colour, and one channel is kept: how far
+      each pixel is from it, levelled so that the strongest ink is 1. Dark on light, light on
+      dark, faint and coloured ink then look alike, as a sound's gain does not matter either.
     - `resize`: "antialias" is Pillow's and torchvision's bilinear; "area" (OpenCV) averages the
       pixels that fall into one when shrinking, is bilinear when enlarging, and is much faster.
     - `frames`: "spread": a picture for each step; "middle": one, repeated by the encoding.
@@ -105,12 +113,13 @@ class FrameSpec(BaseModel):
     kind: Literal["frames"] = "frames"
     fit: Literal["pad", "crop"]
     resize_shorter: int | None = Field(default=None, ge=4, le=4096)
+    ground: Literal["none", "median"] = "none"
     resize: Literal["antialias", "area"] = "antialias"
     size: Size
-    mean: tuple[float, float, float]
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[
         Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]
-    ]
+    ] = (1.0, 1.0, 1.0)
     frames: Literal["spread", "middle"]
 
     @model_validator(mode="after")
@@ -121,7 +130,17 @@ class FrameSpec(BaseModel):
             raise ValueError(f"resize_shorter {self.resize_shorter}: less than size {self.size}")
         if self.fit == "crop" and self.resize == "area":
             raise ValueError("resize 'area' belongs to fit 'pad'")
+        if self.ground == "median":
+            if self.fit == "crop":
+                raise ValueError("ground 'median' belongs to fit 'pad'")
+            if any(self.mean) or any(value != 1 for value in self.std):
+                raise ValueError("ground 'median' has a level of its own: leave out mean and std")
         return self
+
+    @property
+    def channels(self) -> int:
+        """Channels C of the tensor."""
+        return 1 if self.ground == "median" else 3
 
 
 Spec = Annotated[SpectrogramSpec | FrameSpec, Field(discriminator="kind")]
@@ -161,10 +180,9 @@ PROFILES: dict[str, dict[str, SpectrogramSpec | FrameSpec]] = {
         ),
         "visual": FrameSpec(
             fit="pad",
+            ground="median",
             resize="area",
             size=(96, 96),
-            mean=(0.5, 0.5, 0.5),
-            std=(0.25, 0.25, 0.25),
             frames="spread",
         ),
     },

@@ -32,8 +32,8 @@ from model.preprocess import PROFILES, FrameSpec, SpectrogramSpec
 #: Which streams a batch has, and how often: one missing stream is to be survived.
 MODES: dict[tuple[str, ...], float] = {
     ("audio", "visual"): 0.4,
-    ("visual",): 0.38,
-    ("audio",): 0.22,
+    ("visual",): 0.3,
+    ("audio",): 0.3,
 }
 #: Share of the training after which all arithmetic is float32.
 FLOAT32_FROM = 0.85
@@ -53,7 +53,7 @@ class TrainOptions:
 
     data: Path
     out: Path = Path("runs/avdigits")
-    epochs: int = 26
+    epochs: int = 20
     clips: int = 10_000
     batch: int = 50
     embed_dim: int = 64
@@ -95,8 +95,8 @@ def configuration(embed_dim: int) -> Config:
     audio, visual = _specs()
     return Config(
         streams={
-            "audio": StreamConfig(channels=1, size=audio.size),
-            "visual": StreamConfig(channels=3, size=visual.size),
+            "audio": StreamConfig(channels=audio.channels, size=audio.size),
+            "visual": StreamConfig(channels=visual.channels, size=visual.size),
         },
         classes=10,
         embed_dim=embed_dim,

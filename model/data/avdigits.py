@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from model.data.picture import Scene, draw_scene
 from model.data.sound import record
 from model.media import Pictures, Sound
-from model.preprocess import FrameSpec, SpectrogramSpec, frames, spectrogram
+from model.preprocess import FrameSpec, SpectrogramSpec, frames, levelled, spectrogram
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -142,7 +142,7 @@ class Scenes:
         digit = images[int(rng.integers(len(images)))]
         shots = _filmed(draw_scene(digit, rng, hardness=plan.hardness), rng, plan.steps)
         seen = frames(Pictures(tuple(shots), tuple(range(len(shots)))), self.visual, plan.steps)
-        grain = 0.1 if self.plain else plan.hardness * _grain_level(rng)
+        grain = 0.04 if self.plain else plan.hardness * _grain_level(rng)
         return _grainy(seen.tensor, plan.steps, grain, rng)
 
 
@@ -178,24 +178,30 @@ def _filmed(scene: Scene, rng: Rng, steps: int) -> list[Bytes]:
 
 
 def _grain_level(rng: Rng) -> float:
-    """Deviation of the noise in normalised units: none, little, or as strong as the picture."""
+    """Deviation of the noise over the ink's strength: none, little, or much."""
     kind = rng.random()
-    return 0.0 if kind < 0.4 else float(rng.uniform(0, 0.4 if kind < 0.76 else 1.6))
+    return 0.0 if kind < 0.4 else float(rng.uniform(0, 0.1 if kind < 0.8 else 0.35))
 
 
 def _grainy(tensor: Floats, steps: int, sigma: float, rng: Rng) -> Floats:
-    """[T or 1, 3, H, W] to [T, 3, H, W] with noise of deviation `sigma` (normalised units),
-    another on every frame; none on the padding."""
+    """[T or 1, 1, H, W] to [T, 1, H, W] with noise of deviation `sigma` (the ink is 1), another on
+    every frame; none on the padding. As in a picture, the noise of three colours competes with
+    the ink for the greatest distance from the paper, which is levelled anew."""
     tensor = np.repeat(tensor, steps, 0) if len(tensor) == 1 else tensor
     if not sigma:
         return tensor
     content = np.any(tensor != 0, axis=(0, 1))  # [H, W]
     rows, columns = np.flatnonzero(content.any(1)), np.flatnonzero(content.any(0))
     part = np.s_[:, :, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    pool, count = _grain(), tensor[part].size
+    ink = tensor[part]
+    pool, count = _grain(), 3 * ink.size
     first = int(rng.integers(len(pool) - count))
-    tensor[part] += pool[first : first + count].reshape(tensor[part].shape) * np.float32(sigma)
-    return np.clip(tensor, -2, 2, out=tensor)
+    noise = pool[first : first + count].reshape(3, *ink.shape) * np.float32(sigma)
+    noise[0] += ink
+    distance = 255 * np.abs(noise).max(axis=0)
+    for frame, noisy in zip(tensor[part], distance, strict=True):
+        frame[0] = levelled(noisy[0])
+    return tensor
 
 
 @lru_cache(maxsize=1)

@@ -89,7 +89,7 @@ def test_a_batch_has_what_its_plan_says_and_is_repeatable(avdigits_folder: Path)
         assert tuple(inputs) == plan.streams
         assert len(labels) == 6
         if "visual" in inputs:
-            assert inputs["visual"].shape == (plan.steps, 6, 3, *visual.size)
+            assert inputs["visual"].shape == (plan.steps, 6, visual.channels, *visual.size)
         again, _ = batches[index]
         assert all(inputs[name].equal(again[name]) for name in inputs)
 

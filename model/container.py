@@ -1,0 +1,124 @@
+"""Sound and frames out of containers (mp4, mov, webm, mkv, avi, flv, …), by PyAV, in memory.
+
+One pass over the packets decodes the sound and notes when each frame is shown. Only then is it
+known how long the clip is, whatever its header says, and which frames are wanted; the video
+decoder is given the groups of pictures that hold one, and nothing else is converted to RGB.
+That is decoding in order where a clip is short and seeking where it is long, without an index.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any, Literal, NoReturn
+
+import av
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Disposition, Stream
+
+from model.audio import Samples
+from model.clip import Clip, Limits, TooLarge, UnknownFormat, Unusable
+from model.video import Timeline, spread
+
+#: What may be opened. Left out on purpose: playlists (they name other files and addresses),
+#: pictures (OpenCV reads those), raw streams and everything that no clip comes in.
+_FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,mpegts,mpeg,ogg,asf,gif,"
+    "mp3,wav,w64,aiff,flac,aac,ac3,eac3,amr,amrnb,amrwb,caf,au,tta"
+)
+#: Bytes by which a damaged file is still known for one of these: (offset, bytes).
+_SIGNATURES: tuple[tuple[int, bytes], ...] = (
+    *((4, box) for box in (b"ftyp", b"moov", b"mdat", b"moof", b"wide", b"free")),
+    *((0, head) for head in (b"\x1a\x45\xdf\xa3", b"RIFF", b"RF64", b"FLV\x01", b"OggS", b"ID3")),
+    *((0, head) for head in (b"fLaC", b"GIF8", b"FORM", b"caff", b"#!AMR", b"\x00\x00\x01\xba")),
+    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"),
+)
+
+#: More packets than any honest clip of a minute has; each costs memory.
+_MAX_PACKETS = 200_000
+Kind = Literal["audio", "video"]
+_NOUNS: dict[Kind, str] = {"audio": "sound", "video": "picture"}
+
+
+def read_container(
+    data: bytes, frames: int, *, sound: bool, pictures: bool, limits: Limits, accepted: str
+) -> Clip:
+    """`frames` pictures, evenly spread by time, and the sound, as far as they are asked for.
+
+    Raises UnknownFormat (naming what is `accepted`), Unusable (known, but it cannot be opened)
+    and TooLarge.
+    """
+    with _opened(data, accepted) as container:
+        audio, no_sound = _chosen(container, "audio") if sound else (None, None)
+        video, no_picture = _chosen(container, "video") if pictures else (None, None)
+        samples, timeline = Samples(limits), Timeline(limits)
+        for packet in _packets(container, [s for s in (audio, video) if s is not None]):
+            if audio is not None and packet.stream_index == audio.index:
+                samples.add(packet)
+            else:
+                timeline.add(packet)
+        heard = seen = None
+        if audio is not None:
+            heard, no_sound = samples.sound()
+        if video is not None:
+            seen, no_picture = spread(video, timeline, frames, limits)
+        return Clip(heard, seen, no_sound, no_picture)
+
+
+def _opened(data: bytes, accepted: str) -> InputContainer:
+    try:
+        return av.open(
+            io.BytesIO(data),
+            "r",
+            metadata_errors="ignore",
+            options={"format_whitelist": _FORMATS},
+            io_open=_refused,
+        )
+    except MemoryError:
+        raise
+    except Exception as error:  # FFmpeg's errors, and builtin ones on some damage
+        if any(data[at : at + len(mark)] == mark for at, mark in _SIGNATURES):
+            raise Unusable("the file is damaged or cut short: it cannot be opened") from error
+        raise UnknownFormat(
+            f"this is not a kind of file that is read here, whatever its name; send {accepted}"
+        ) from error
+
+
+def _refused(*_: Any, **__: Any) -> NoReturn:
+    """A container may name further files; none is opened."""
+    raise PermissionError("a clip may not refer to other files")
+
+
+def _chosen(container: InputContainer, kind: Kind) -> tuple[Stream | None, str | None]:
+    """The stream to read, the default one if several are there; or None and why."""
+    noun = _NOUNS[kind]
+    streams = [stream for stream in container.streams if stream.type == kind]
+    if not streams:
+        return None, f"there is no {noun} in it"
+    streams = [stream for stream in streams if stream.codec_context is not None]
+    if not streams:
+        return None, f"its {noun} is in a codec that is not read here"
+    streams = [s for s in streams if not s.disposition & Disposition.attached_pic]
+    if not streams:
+        return None, "its only picture is cover art"
+    return max(streams, key=lambda stream: bool(stream.disposition & Disposition.default)), None
+
+
+def _packets(container: InputContainer, streams: list[Stream]) -> Iterator[Packet[Any]]:
+    """The streams' packets, up to the end or to where the file is damaged."""
+    if not streams:
+        return
+    packets = container.demux(streams)
+    for _ in range(_MAX_PACKETS):
+        try:
+            packet = next(packets, None)
+        except MemoryError:
+            raise
+        except Exception:  # what came before the damage counts
+            return
+        if packet is None:
+            return
+        if packet.size:
+            yield packet
+    raise TooLarge(f"the file has more than {_MAX_PACKETS} packets")

@@ -1,0 +1,229 @@
+"""Picture files to RGB, by OpenCV: only kinds that are known, and never larger than allowed.
+
+A header is read before a decoder sees the file, because a few kilobytes can claim gigabytes of
+pixels, and because OpenCV would try every decoder that it has on anything. Of a damaged JPEG
+OpenCV makes up what is missing and tells nobody, so FFmpeg has to read a JPEG without a fault.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+from model.clip import Limits, TooLarge, UnknownFormat, Unusable
+
+# Read once, when cv2 is loaded: a second wall behind the check of the header below, and no
+# lines on stderr about damaged files, which their senders are told of.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(Limits.max_pixels))
+os.environ.setdefault("OPENCV_LOG_LEVEL", "FATAL")
+
+import av
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Kind = Literal["PNG", "JPEG", "WebP", "GIF", "BMP", "TIFF"]
+Bytes = NDArray[np.uint8]
+
+ACCEPTED = "JPEG, PNG, WebP, BMP, GIF or TIFF"
+
+
+def kind_of(data: bytes) -> Kind | None:
+    """Which kind of picture the first bytes say this is."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "WebP"
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return "GIF"
+    if data.startswith(b"BM") and data[6:10] == bytes(4):
+        return "BMP"
+    if data.startswith((b"II*\x00", b"MM\x00*")):
+        return "TIFF"
+    return None
+
+
+def decoded(data: bytes, limits: Limits) -> Bytes:
+    """The picture, uint8 RGB [h, w, 3], turned upright as its EXIF orientation says.
+
+    What is transparent shows white, or black where the picture itself is light. Raises
+    UnknownFormat, TooLarge (before any pixel is decoded) and Unusable (damaged).
+    """
+    kind = kind_of(data)
+    if kind is None:
+        raise UnknownFormat(f"this is not a kind of picture that is read here; send {ACCEPTED}")
+    width, height = _size(data, kind)
+    if width * height > limits.max_pixels:
+        raise TooLarge(
+            f"the picture is {width} x {height} pixels; at most {limits.max_pixels} are accepted"
+        )
+    picture = None if kind == "JPEG" and _is_damaged_jpeg(data, limits) else _pixels(data, kind)
+    if picture is None or not picture.size:
+        raise Unusable(f"this {kind} picture is damaged or cut short: it cannot be decoded")
+    return _rgb(picture)
+
+
+def shrunk(picture: Bytes, pixels: int) -> Bytes:
+    """The picture with at most `pixels` pixels."""
+    height, width = picture.shape[:2]
+    if height * width <= pixels:
+        return picture
+    scale = (pixels / (height * width)) ** 0.5
+    size = max(1, int(width * scale)), max(1, int(height * scale))
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _size(data: bytes, kind: Kind) -> tuple[int, int]:
+    """Width and height as the header has them."""
+    readers = {"PNG": _png, "JPEG": _jpeg, "WebP": _webp, "GIF": _gif, "BMP": _bmp, "TIFF": _tiff}
+    width, height = readers[kind](data)
+    if width < 1 or height < 1:
+        raise Unusable(f"this {kind} picture is damaged or cut short")
+    return width, height
+
+
+def _little(data: bytes, at: int, length: int) -> int:
+    return int.from_bytes(data[at : at + length], "little")
+
+
+def _big(data: bytes, at: int, length: int) -> int:
+    return int.from_bytes(data[at : at + length], "big")
+
+
+def _png(data: bytes) -> tuple[int, int]:
+    """The header's size; (0, 0) where a chunk is longer than the file: OpenCV would allocate it."""
+    at, name = 8, b""
+    while at < len(data) and name != b"IEND":
+        name = data[at + 4 : at + 8]
+        at += 12 + _big(data, at, 4)
+    if name != b"IEND" or at > len(data):
+        return 0, 0
+    return _big(data, 16, 4), _big(data, 20, 4)
+
+
+def _gif(data: bytes) -> tuple[int, int]:
+    return _little(data, 6, 2), _little(data, 8, 2)
+
+
+def _bmp(data: bytes) -> tuple[int, int]:
+    if _little(data, 14, 4) == 12:
+        return _little(data, 18, 2), _little(data, 20, 2)
+    height = int.from_bytes(data[22:26], "little", signed=True)  # negative: top row first
+    return _little(data, 18, 4), abs(height)
+
+
+def _webp(data: bytes) -> tuple[int, int]:
+    chunk = data[12:16]
+    if chunk == b"VP8X":
+        return _little(data, 24, 3) + 1, _little(data, 27, 3) + 1
+    if chunk == b"VP8L":
+        bits = _little(data, 21, 4)
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return _little(data, 26, 2) & 0x3FFF, _little(data, 28, 2) & 0x3FFF
+
+
+def _jpeg(data: bytes) -> tuple[int, int]:
+    """The first start-of-frame segment's size; (0, 0) where there is none."""
+    at = 2
+    while at + 9 <= len(data):
+        if data[at] != 0xFF:
+            at += 1
+            continue
+        marker = data[at + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return _big(data, at + 7, 2), _big(data, at + 5, 2)
+        alone = marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD9
+        at += (1 if marker == 0xFF else 2) if alone else 2 + max(2, _big(data, at + 2, 2))
+    return 0, 0
+
+
+def _tiff(data: bytes) -> tuple[int, int]:
+    """The first directory's size, or its tiles' where they are larger: both are allocated."""
+    width, height, tile_width, tile_height = _tags(data, 256, 257, 322, 323)
+    return max(width, tile_width), max(height, tile_height)
+
+
+def _tags(data: bytes, *wanted: int) -> list[int]:
+    """Values of these tags in the first directory of a TIFF or of Exif; 0 where there is none."""
+    number = _little if data.startswith(b"II") else _big
+    first = number(data, 4, 4)
+    found = dict.fromkeys(wanted, 0)
+    for entry in range(min(number(data, first, 2), 4096)):
+        at = first + 2 + 12 * entry
+        tag = number(data, at, 2)
+        if tag in found:
+            found[tag] = number(data, at + 8, 2 if number(data, at + 2, 2) == 3 else 4)
+    return list(found.values())
+
+
+def _is_damaged_jpeg(data: bytes, limits: Limits) -> bool:
+    decoder = av.CodecContext.create("mjpeg", "r")
+    decoder.thread_count = 1
+    decoder.options = {"err_detect": "explode", "max_pixels": str(limits.max_pixels)}
+    try:
+        decoder.decode(av.Packet(data))
+    except av.error.InvalidDataError:
+        return True
+    except av.error.FFmpegError:  # a kind of JPEG that FFmpeg does not know, such as CMYK
+        return False
+    return False
+
+
+def _pixels(data: bytes, kind: Kind) -> NDArray[np.generic] | None:
+    """What OpenCV makes of the file, upright: grey, BGR or BGRA; None where it is damaged."""
+    encoded = np.frombuffer(data, np.uint8)
+    try:
+        if not _may_be_transparent(data, kind):
+            return cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+        # OpenCV turns no picture that keeps its alpha.
+        picture, kinds, metadata = cv2.imdecodeWithMetadata(encoded, flags=cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None
+    if picture is None or cv2.IMAGE_METADATA_EXIF not in kinds:
+        return picture
+    exif = bytes(metadata[list(kinds).index(cv2.IMAGE_METADATA_EXIF)]).removeprefix(b"Exif\0\0")
+    return _turned(picture, _tags(exif, 274)[0])
+
+
+def _turned(picture: NDArray[np.generic], orientation: int) -> NDArray[np.generic]:
+    """The picture [h, w, …] upright, by Exif's orientation: 5 to 8 lie on their side."""
+    if 5 <= orientation <= 8:
+        picture = picture.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        picture = picture[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        picture = picture[::-1]
+    return np.ascontiguousarray(picture)
+
+
+def _may_be_transparent(data: bytes, kind: Kind) -> bool:
+    if kind == "PNG":
+        return data[25:26] in (b"\x04", b"\x06") or b"tRNS" in data[: max(0, data.find(b"IDAT"))]
+    if kind == "WebP":
+        return (data[12:16] == b"VP8X" and bool(data[20] & 0x10)) or data[12:16] == b"VP8L"
+    return kind == "GIF"
+
+
+def _rgb(picture: NDArray[np.generic]) -> Bytes:
+    """Grey, BGR or BGRA of 8 or 16 bits as RGB of 8."""
+    if picture.dtype == np.uint16:
+        picture = picture >> 8  # type: ignore[operator]
+    values = np.asarray(picture, np.uint8)
+    if values.ndim == 2 or values.shape[2] == 1:
+        return np.asarray(cv2.cvtColor(values, cv2.COLOR_GRAY2RGB), np.uint8)
+    if values.shape[2] == 3:
+        return np.asarray(cv2.cvtColor(values, cv2.COLOR_BGR2RGB), np.uint8)
+    return _on_paper(np.asarray(cv2.cvtColor(values, cv2.COLOR_BGRA2RGB), np.uint8), values[..., 3])
+
+
+def _on_paper(ink: Bytes, alpha: Bytes) -> Bytes:
+    """The picture over white; over black where what is drawn is light, or it would vanish."""
+    if alpha.min() == 255:
+        return ink
+    opacity = alpha[..., None].astype(np.float32) / 255
+    shown = float(opacity.sum())
+    light = shown > 0 and float((ink * opacity).sum()) > 127.5 * 3 * shown
+    paper = 0.0 if light else 255.0
+    return np.asarray(np.rint(ink * opacity + paper * (1 - opacity)), np.uint8)

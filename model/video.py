@@ -1,0 +1,219 @@
+"""The pictures of a container: which frames are wanted, and only those as RGB, upright."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from typing import Any, NamedTuple
+
+import numpy as np
+from av.packet import Packet
+from av.sidedata.sidedata import Type
+from av.stream import Stream
+from av.video.frame import VideoFrame
+from numpy.typing import NDArray
+
+from model.clip import SLACK_S, Limits, Pictures, TooLarge
+from model.packets import decoded
+
+#: Two times this close are the same: containers round them.
+_SAME_S = 1e-4
+#: Pixels more oblong than this are damage, not a format.
+_MAX_ASPECT = 4.0
+
+
+class _Shown(NamedTuple):
+    """A packet of video, when its frame is shown (s), and whether decoding can start at it."""
+
+    packet: Packet[Any]
+    time: float
+    key: bool
+
+
+class Timeline:
+    """The video's packets in decoding order, and when each frame is shown."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self.packets: list[_Shown] = []
+        self._first = float("inf")
+        self._last = 0.0
+
+    def add(self, packet: Packet[Any]) -> None:
+        """Note a packet; raises TooLarge once they span more than the limit."""
+        time = self._time(packet)
+        self.packets.append(_Shown(packet, time, packet.is_keyframe))
+        if packet.is_discard:  # decoded, but cut away by the container
+            return
+        self._first = min(self._first, time)
+        self._last = max(self._last, time)
+        if self._last - self._first > self._limits.max_duration_s + SLACK_S:
+            raise TooLarge(f"its pictures last longer than {self._limits.max_duration_s:g} s")
+
+    def _time(self, packet: Packet[Any]) -> float:
+        decoded = packet.pts is None or _is_shown_in_order(packet.stream)
+        stamp = packet.dts if decoded else packet.pts
+        if stamp is not None and packet.time_base:
+            return float(stamp * packet.time_base)
+        if not self.packets:
+            return 0.0
+        return self.packets[-1].time + 1 / float(packet.stream.average_rate or 25)
+
+    def wanted(self, frames: int) -> tuple[float, list[float]]:
+        """When the first frame is shown, and the frames shown at the centres of equal parts."""
+        times = sorted({p.time for p in self.packets if not p.packet.is_discard})
+        if not times:
+            return 0.0, []
+        span = times[-1] - times[0] + self._last_duration(times)
+        centres = [times[0] + (part + 0.5) / frames * span for part in range(frames)]
+        shown = [max(0, bisect_right(times, at + _SAME_S) - 1) for at in centres]
+        return times[0], [times[index] for index in shown]
+
+    def _last_duration(self, times: list[float]) -> float:
+        """How long the last frame is shown: as its packet says, or like most others."""
+        usual = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+        said = next((p.packet for p in self.packets if p.time == times[-1]), None)
+        if said is None or not said.duration or not said.time_base:
+            return usual
+        limit = self._limits.max_duration_s
+        return min(float(said.duration * said.time_base), max(usual, limit - times[-1] + times[0]))
+
+
+class _Decoder:
+    """Frames by the time at which they are shown, asked for in rising order."""
+
+    def __init__(self, stream: Stream, packets: list[_Shown]) -> None:
+        self._stream = stream
+        self._packets = packets
+        self._keys = [index for index, packet in enumerate(packets) if packet.key]
+        self._next = 0
+        self._given = 0  # frames since the first packet, were all of them decoded
+        self._held: deque[tuple[VideoFrame, float | None]] = deque()
+        self._drained = False
+
+    def at(self, time: float) -> VideoFrame | None:
+        """The frame shown at `time`; where it is damaged, the one before or else after it."""
+        start = self._start(time)
+        if start > self._next:
+            self._jump(start)
+        before = None
+        while decoded := self._frame():
+            frame, shown = decoded
+            if shown is None or shown < time - _SAME_S:
+                before = frame
+                continue
+            if shown <= time + _SAME_S or before is None:
+                return frame
+            self._held.appendleft(decoded)
+            break
+        return before
+
+    def _start(self, time: float) -> int:
+        """The last packet to begin decoding at."""
+        return max((i for i in self._keys if self._packets[i].time <= time + _SAME_S), default=0)
+
+    def _jump(self, start: int) -> None:
+        self._stream.codec_context.flush_buffers()
+        self._held.clear()
+        self._next = self._given = start
+        self._drained = False
+
+    def _frame(self) -> tuple[VideoFrame, float | None] | None:
+        while not self._held:
+            if self._next < len(self._packets):
+                self._hold(decoded(self._stream, self._packets[self._next].packet))
+                self._next += 1
+            elif not self._drained:
+                self._drained = True
+                self._hold(decoded(self._stream, None))
+            else:
+                return None
+        return self._held.popleft()
+
+    def _hold(self, frames: list[VideoFrame]) -> None:
+        for frame in frames:
+            self._held.append((frame, self._time(frame)))
+            self._given += 1
+
+    def _time(self, frame: VideoFrame) -> float | None:
+        if _is_shown_in_order(self._stream):
+            return self._packets[min(self._given, len(self._packets) - 1)].time
+        stamp = frame.dts if frame.pts is None else frame.pts
+        unit = frame.time_base or self._stream.time_base  # drained frames come without one
+        return None if stamp is None or unit is None else float(stamp * unit)
+
+
+def _is_shown_in_order(stream: Stream) -> bool:
+    """AVI knows when packets are decoded only; what FFmpeg guesses is wrong with B-frames."""
+    return stream.container.format.name == "avi"
+
+
+def spread(
+    stream: Stream, timeline: Timeline, frames: int, limits: Limits
+) -> tuple[Pictures | None, str | None]:
+    """`frames` pictures at the centres of equal parts of the timeline; or None and why."""
+    context: Any = stream.codec_context
+    _check_size(context.width, context.height, limits)
+    context.thread_count = 1  # as many jobs run as there are cores
+    context.options = {"max_pixels": str(limits.max_pixels)}
+    first, wanted = timeline.wanted(frames)
+    decoder = _Decoder(stream, timeline.packets)
+    largest = limits.max_total_pixels // max(1, len(set(wanted)))
+    found: dict[float, NDArray[np.uint8]] = {}
+    for time in sorted(set(wanted)):
+        frame = decoder.at(time)
+        if frame is not None:
+            _check_size(frame.width, frame.height, limits)
+            found[time] = _upright(frame, _rgb(frame, _aspect(stream), largest))
+    if not found:
+        return None, f"its picture ({context.name}) is damaged: nothing of it could be decoded"
+    nearest = [min(found, key=lambda have: abs(have - time)) for time in wanted]
+    return Pictures(
+        tuple(found[time] for time in nearest), tuple(time - first for time in nearest)
+    ), None
+
+
+def _check_size(width: int, height: int, limits: Limits) -> None:
+    if width * height > limits.max_pixels:
+        raise TooLarge(
+            f"its pictures are {width} x {height} pixels; at most {limits.max_pixels} are accepted"
+        )
+
+
+def _aspect(stream: Stream) -> float:
+    """Width of a pixel over its height."""
+    aspect = float(getattr(stream, "sample_aspect_ratio", None) or 1)
+    return aspect if 1 / _MAX_ASPECT <= aspect <= _MAX_ASPECT else 1.0
+
+
+def _rgb(frame: VideoFrame, aspect: float, largest: int) -> NDArray[np.uint8]:
+    """The frame as RGB [h, w, 3] with square pixels, at most `largest` of them."""
+    width, height = frame.width * aspect, float(frame.height)
+    shrink = min(1.0, (largest / (width * height)) ** 0.5)
+    picture = frame.to_ndarray(
+        format="rgb24",
+        width=max(1, int(width * shrink)),
+        height=max(1, int(height * shrink)),
+        interpolation="AREA",
+        threads=1,
+    )
+    return np.asarray(picture, np.uint8)
+
+
+def _upright(frame: VideoFrame, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The picture turned and mirrored as the frame's display matrix says.
+
+    A pixel (x, y) is shown at (a x + c y, b x + d y); only quarter turns and mirrors are done.
+    """
+    sides: Any = frame.side_data  # PyAV's annotations know no key but str
+    matrix = sides.get(Type.DISPLAYMATRIX)
+    if matrix is None:
+        return picture
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32, 5).tolist()
+    if abs(b) > abs(a):
+        right, down, picture = c, b, picture.transpose(1, 0, 2)
+    else:
+        right, down = a, d
+    picture = picture[:, ::-1] if right < 0 else picture
+    picture = picture[::-1] if down < 0 else picture
+    return np.ascontiguousarray(picture)

@@ -1,0 +1,133 @@
+"""Media files made in memory: clips whose frames tell their number, and sounds."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from fractions import Fraction
+
+import av
+import numpy as np
+import soundfile
+from av.audio.stream import AudioStream
+from av.container import OutputContainer
+from av.packet import Packet
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+SIZE = (48, 64)  # height, width of a made clip's frames
+_MS = Fraction(1, 1000)
+_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1", 16: "hexadecagonal"}
+
+
+def numbered(number: int) -> Bytes:
+    """A plain frame, its grey as many eights above 16 as its number, up to 28."""
+    return np.full((*SIZE, 3), 16 + 8 * number, np.uint8)
+
+
+def number_of(picture: Bytes) -> int:
+    """Which `numbered` frame this is, however lossy its way was."""
+    return round((float(picture.mean()) - 16) / 8)
+
+
+def quadrants(height: int = 48, width: int = 64) -> Bytes:
+    """Red, green over blue, white: no turn and no mirror image of it looks the same."""
+    picture = np.zeros((height, width, 3), np.uint8)
+    picture[: height // 2, : width // 2] = 255, 0, 0
+    picture[: height // 2, width // 2 :] = 0, 255, 0
+    picture[height // 2 :, : width // 2] = 0, 0, 255
+    picture[height // 2 :, width // 2 :] = 255
+    return picture
+
+
+def tone(seconds: float, rate: int, channels: int = 1) -> Floats:
+    """A sine for each channel [channels, n], an octave apart, at half of full scale."""
+    time = np.arange(round(seconds * rate)) / rate
+    pitch = 220 * 2.0 ** np.arange(channels)[:, None]
+    return (0.5 * np.sin(2 * np.pi * pitch * time)).astype(np.float32)
+
+
+def clip(
+    container: str = "mp4",
+    codec: str = "libx264",
+    frames: Sequence[Bytes] | None = None,
+    times_ms: Sequence[int] | None = None,
+    *,
+    group: int = 12,
+    aspect: Fraction | None = None,
+    sound: Floats | None = None,
+    sound_codec: str = "aac",
+    sound_rate: int = 48_000,
+    muxer: dict[str, str] | None = None,
+) -> bytes:
+    """A clip; its frames are by default 10 numbered ones, 10 a second, a key frame each `group`."""
+    frames = [numbered(n) for n in range(10)] if frames is None else frames
+    times_ms = range(0, 100 * len(frames), 100) if times_ms is None else times_ms
+    file = io.BytesIO()
+    with av.open(file, "w", format=container, options=muxer or {}) as output:
+        video = audio = None  # both are added before the first packet starts the file
+        if frames:
+            video = _video(output, codec, frames[0], group, aspect)
+        if sound is not None:
+            layout = _LAYOUTS[len(sound)]
+            audio = output.add_stream(sound_codec, rate=sound_rate, layout=layout)
+        if video is not None:
+            output.mux(_shot(video, frames, times_ms))
+        if audio is not None and sound is not None:
+            output.mux(_recorded(audio, sound, sound_rate))
+    return file.getvalue()
+
+
+def _video(
+    output: OutputContainer, codec: str, frame: Bytes, group: int, aspect: Fraction | None
+) -> VideoStream:
+    video: VideoStream = output.add_stream(codec, rate=10)
+    video.height, video.width = frame.shape[:2]
+    video.pix_fmt = "rgb8" if codec == "gif" else "yuv420p"
+    video.gop_size = group
+    video.codec_context.thread_count = 1
+    if aspect:
+        video.sample_aspect_ratio = aspect
+    if codec not in ("mpeg4", "flv", "gif"):  # those know one frame rate only
+        video.codec_context.time_base = _MS
+    return video
+
+
+def _shot(video: VideoStream, frames: Sequence[Bytes], times_ms: Sequence[int]) -> list[Packet]:
+    packets = []
+    for picture, time in zip(frames, times_ms, strict=True):
+        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        frame.time_base = _MS
+        frame.pts = time
+        packets += video.encode(frame)
+    return packets + video.encode(None)
+
+
+def _recorded(audio: AudioStream, samples: Floats, rate: int) -> list[Packet]:
+    packets = []
+    for start in range(0, samples.shape[1], 960):
+        block = samples[:, start : start + 960].T.reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(block, format="flt", layout=audio.layout.name)
+        frame.sample_rate = rate
+        frame.time_base = Fraction(1, rate)
+        frame.pts = start
+        packets += audio.encode(frame)
+    return packets + audio.encode(None)
+
+
+def turned(mp4: bytes, matrix: tuple[int, int, int, int]) -> bytes:
+    """The mp4 with a, b, c, d as its display matrix: (x, y) is shown at (a x + c y, b x + d y)."""
+    at = mp4.index(b"tkhd") + 4 + 40  # version 0: the matrix is 40 bytes into the box
+    a, b, c, d = (value << 16 for value in matrix)
+    values = np.array([a, b, 0, c, d, 0, 0, 0, 1 << 30], ">i4").tobytes()
+    return mp4[:at] + values + mp4[at + len(values) :]
+
+
+def sound_file(samples: Floats, rate: int, kind: str = "WAV", subtype: str | None = None) -> bytes:
+    """A sound file of samples [channels, n]."""
+    file = io.BytesIO()
+    soundfile.write(file, samples.T, rate, format=kind, subtype=subtype)
+    return file.getvalue()
