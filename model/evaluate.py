@@ -23,7 +23,7 @@ from model.engine import Engine
 from model.faithful import Faithfulness, faithfulness
 from model.media import Clip, Pictures, Sound, read_clip
 from model.network import Output
-from model.preprocess import FrameSpec, Prepared, SpectrogramSpec, frames, spectrogram
+from model.preprocess import Prepared, prepare
 
 BOTH = ("audio", "visual")
 #: Levels of white noise that are measured, dB.
@@ -85,13 +85,7 @@ class Judge:
 
     def prepare(self, clip: Clip, steps: int) -> dict[str, Prepared]:
         """Each stream that the clip has, as the card says."""
-        prepared = {}
-        for name, spec in self.card.streams.items():
-            if isinstance(spec, SpectrogramSpec) and clip.sound is not None:
-                prepared[name] = spectrogram(clip.sound, spec)
-            if isinstance(spec, FrameSpec) and clip.pictures is not None:
-                prepared[name] = frames(clip.pictures, spec, steps)
-        return prepared
+        return prepare(self.card.streams, clip.sound, clip.pictures, steps)
 
     def tensors(self, prepared: Sequence[dict[str, Prepared]], steps: int) -> dict[str, Tensor]:
         """A batch [T, B, C, H, W] of clips that have the same streams."""

@@ -2,11 +2,12 @@
 
 A sound becomes a log-magnitude spectrogram and pictures become normalised frames, each as a
 spec (model/specs.py, part of a checkpoint's card) says. Training and serving both call these
-two functions.
+functions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ __all__ = [
     "Spec",
     "SpectrogramSpec",
     "frames",
+    "prepare",
     "spectrogram",
 ]
 
@@ -63,6 +65,19 @@ class Prepared:
     row_edges: NDArray[np.float64]
     column_edges: NDArray[np.float64]
     canvas: Bytes
+
+
+def prepare(
+    specs: Mapping[str, Spec], sound: Sound | None, pictures: Pictures | None, steps: int
+) -> dict[str, Prepared]:
+    """Each stream that is there, as its spec says, for `steps` time steps."""
+    prepared: dict[str, Prepared] = {}
+    for name, spec in specs.items():
+        if spec.kind == "spectrogram" and sound is not None:
+            prepared[name] = spectrogram(sound, spec)
+        if spec.kind == "frames" and pictures is not None:
+            prepared[name] = frames(pictures, spec, steps)
+    return prepared
 
 
 def spectrogram(sound: Sound, spec: SpectrogramSpec) -> Prepared:

@@ -58,7 +58,7 @@ class TrainOptions:
     batch: int = 50
     embed_dim: int = 64
     steps: int = 4
-    learning_rate: float = 4e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     warmup: float = 0.5
     ramp: float = 0.4
@@ -132,6 +132,11 @@ class _Run:
     """The state of one training: network, optimiser, epoch and best score so far."""
 
     def __init__(self, options: TrainOptions) -> None:
+        self.last = options.out / "last.pt"
+        if self.last.exists() and not options.resume:
+            raise FileExistsError(f"{options.out} holds a run: --resume it or choose another --out")
+        if options.batch > options.clips:
+            raise avdigits.DataError(f"batch {options.batch} is more than clips {options.clips}")
         allocator.keep_memory()
         torch.manual_seed(options.seed)
         torch.set_num_threads(os.cpu_count() or 1)
@@ -146,9 +151,6 @@ class _Run:
         scenes, held_out = _scenes(options)
         self.batches = Batches(scenes, options.batch, self._plan)
         self.development = _development(held_out, options)
-        self.last = options.out / "last.pt"
-        if self.last.exists() and not options.resume:
-            raise FileExistsError(f"{options.out} holds a run: --resume it or choose another --out")
         options.out.mkdir(parents=True, exist_ok=True)
         self.writer: Any = None
 

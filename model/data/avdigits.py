@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import soundfile
@@ -46,13 +47,16 @@ class DataError(ValueError):
 def load(folder: Path) -> tuple[Digits, Digits]:
     """What training may see, and what it never does (`HELD_OUT_SPEAKER`, `HELD_OUT_PICTURES`).
 
-    Raises DataError where a file is missing.
+    Raises DataError where a file is missing or damaged.
     """
     handwriting = folder / "handwriting.npz"
     if not handwriting.exists():
         raise DataError(f"{handwriting}: not found; see the README for where the data comes from")
-    with np.load(handwriting) as file:
-        images, labels = file["images"], file["labels"]
+    try:
+        with np.load(handwriting) as file:
+            images, labels = file["images"], file["labels"]
+    except (OSError, ValueError, KeyError, BadZipFile) as exc:
+        raise DataError(f"{handwriting}: cannot be read: {exc}") from exc
     pictures = [images[labels == digit] for digit in range(10)]
     spoken = _words(folder / "speech")
     others = sorted(set(spoken) - {HELD_OUT_SPEAKER})
@@ -72,7 +76,10 @@ def _words(folder: Path) -> dict[str, list[tuple[Floats, ...]]]:
     found: dict[str, list[list[Floats]]] = {}
     for path in sorted(folder.glob("*_*_*.wav")):
         digit, speaker, _ = path.stem.split("_")
-        samples, rate = soundfile.read(path, dtype="float32")
+        try:
+            samples, rate = soundfile.read(path, dtype="float32")
+        except soundfile.SoundFileError as exc:
+            raise DataError(f"{path}: cannot be read: {exc}") from exc
         if rate != RATE:
             raise DataError(f"{path}: {rate} Hz instead of {RATE}")
         found.setdefault(speaker, [[] for _ in range(10)])[int(digit)].append(samples)

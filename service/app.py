@@ -1,0 +1,155 @@
+"""The web application: routes, errors, limits, and checkpoints loaded behind its back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from importlib.resources import files
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from starlette.responses import HTMLResponse, RedirectResponse
+from starlette.staticfiles import StaticFiles
+
+from service import errors
+from service.access import AccessLog
+from service.body_limit import BodyLimit
+from service.decoding import Decoder
+from service.registry import Registry, StartupError
+from service.routes import classify, health, models
+from service.routes.responses import SCHEMA_NAME
+from service.schemas import ErrorBody
+from service.settings import Settings
+from service.state import State
+
+log = logging.getLogger("scmrl.app")
+
+VERSION = "0.1.0"
+
+DESCRIPTION = """
+A clip in; class probabilities, each stream's exact contribution and attention maps out, from a
+spiking network that sees and hears (S-CMRL).
+
+With a clip of the clone:
+
+```bash
+curl -F clip=@tests/data/clips/digit-7.webm http://127.0.0.1:8000/v1/classify
+curl -F clip=@tests/data/clips/digit-7.webm -F top_k=3 -F steps=8 -F attention=none \\
+     http://127.0.0.1:8000/v1/classify
+```
+
+```python
+import httpx
+
+with open("tests/data/clips/digit-7.webm", "rb") as clip:
+    answer = httpx.post("http://127.0.0.1:8000/v1/classify", files={"clip": clip}).json()
+print(answer["prediction"])
+```
+
+Every error is a problem document (`application/problem+json`) whose `id` is in the log.
+"""
+
+
+def create_app(
+    settings: Settings | None = None,
+    *,
+    on_ready: Callable[[], None] = lambda: None,
+    on_failure: Callable[[StartupError], None] = lambda error: None,
+) -> FastAPI:
+    """The application. `on_ready` is called when the default checkpoint can answer,
+    `on_failure` when it never will: whoever runs the app must then end it.
+    """
+    settings = settings or Settings()
+    state = State(settings, Registry(settings), Decoder(settings.decode_workers))
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        loading = asyncio.create_task(_load(state.registry, on_ready, on_failure))
+        try:
+            yield
+        finally:
+            state.registry.stop()
+            loading.cancel()  # its thread goes on until it sees that the registry has stopped
+            with suppress(asyncio.CancelledError):
+                await loading
+            state.decoder.stop()
+
+    app = FastAPI(
+        title="scmrl",
+        summary="Spiking audio-visual classification",
+        description=DESCRIPTION,
+        version=VERSION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.scmrl = state
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(AccessLog)  # added last: outermost
+    errors.install(app)
+    for router in (classify.router, models.router, health.router):
+        app.include_router(router)
+    _add_docs(app)
+    return app
+
+
+async def _load(
+    registry: Registry,
+    on_ready: Callable[[], None],
+    on_failure: Callable[[StartupError], None],
+) -> None:
+    """Load in a thread: uvicorn does not listen before the lifespan's start-up returns."""
+    try:
+        await asyncio.to_thread(registry.load_default)
+    except StartupError as exc:
+        log.critical("%s", exc)
+        on_failure(exc)
+        return
+    on_ready()
+    await asyncio.to_thread(registry.load_others)
+
+
+def _add_docs(app: FastAPI) -> None:
+    """Swagger UI from files of our own, since a service may stand where there is no CDN."""
+    static = StaticFiles(directory=str(files("fastapi_offline") / "static"))
+    app.mount("/docs/static", static, name="docs-static")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url="openapi.json",
+            title="scmrl",
+            swagger_js_url="docs/static/swagger-ui-bundle.js",
+            swagger_css_url="docs/static/swagger-ui.css",
+            swagger_favicon_url="docs/static/favicon.png",
+            swagger_ui_parameters={"tryItOutEnabled": True, "defaultModelsExpandDepth": 0},
+        )
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> RedirectResponse:
+        return RedirectResponse("docs")
+
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = describe()
+        body = ErrorBody.model_json_schema(ref_template="#/components/schemas/{model}")
+        schema["components"]["schemas"].setdefault(SCHEMA_NAME, body)
+        _leave_out_fastapis_error(schema)
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _leave_out_fastapis_error(schema: dict[str, Any]) -> None:
+    """FastAPI describes a 422 of its own wherever a path has a parameter; none is ever sent."""
+    for name in ("HTTPValidationError", "ValidationError"):
+        schema["components"]["schemas"].pop(name, None)
+    for path in schema["paths"].values():
+        for operation in path.values():
+            refusal = operation["responses"].get("422", {})
+            if "application/json" in refusal.get("content", {}):
+                del operation["responses"]["422"]

@@ -1,0 +1,268 @@
+"""Requests that are queued together run together: an asyncio front, one worker thread behind.
+
+A request takes a place first, decodes its upload, then queues. The worker takes the oldest
+request and every other of the same key, up to the largest batch. It waits only for requests
+that hold a place and are still being decoded, and only for `max_wait_s`; a lone request never
+waits. A cancelled request leaves the queue at once, and where a batch fails each of its
+requests is run again alone, so that only the one to blame gets the error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from service.errors import Error, Problem
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from model.engine import Engine
+    from model.network import Output, StreamAttention
+
+log = logging.getLogger("scmrl.batching")
+
+#: Share of the newest measurement in the running mean of the time one request takes.
+_NEWEST = 0.2
+
+
+@dataclass(frozen=True)
+class Key:
+    """What must be equal for requests to run together.
+
+    `shapes`: stream name and shape [T or 1, C, H, W] of each input.
+    """
+
+    steps: int
+    explain: frozenset[str]
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """One request's share of a batch: `output` with B = 1, times in seconds."""
+
+    output: Output
+    batch_size: int
+    queue_s: float
+    inference_s: float
+
+
+@dataclass(eq=False)
+class _Job:
+    key: Key
+    inputs: Mapping[str, Tensor]
+    future: asyncio.Future[Ran]
+    queued_at: float = field(default_factory=time.monotonic)
+
+
+class Place:
+    """One accepted request's place, from before its decoding to its answer."""
+
+    def __init__(self, batcher: Batcher) -> None:
+        self._batcher = batcher
+        self.queued = False
+
+    async def run(
+        self, inputs: Mapping[str, Tensor], steps: int, explain: Collection[str] = ()
+    ) -> Ran:
+        """Queue for `steps` time steps on inputs [T or 1, C, H, W] by stream, and wait.
+
+        Raises what the engine raised for this request, Problem NOT_READY where the worker has
+        stopped. When cancelled, the request leaves the queue before inference.
+        """
+        shapes = tuple(sorted((name, tuple(x.shape)) for name, x in inputs.items()))
+        key = Key(steps, frozenset(explain), shapes)
+        job = _Job(key, inputs, asyncio.get_running_loop().create_future())
+        self.queued = True
+        self._batcher.enqueue(job)
+        try:
+            return await job.future
+        except asyncio.CancelledError:
+            self._batcher.withdraw(job)
+            raise
+
+
+class Batcher:
+    """The queue in front of one engine.
+
+    `max_batch` requests run together at most, `max_wait_s` is the longest wait for company,
+    `places` the most requests accepted at a time (decoding, queued or running).
+    """
+
+    def __init__(self, engine: Engine, *, max_batch: int, max_wait_s: float, places: int) -> None:
+        self._engine = engine
+        self._max_batch = max_batch
+        self._max_wait_s = max_wait_s
+        self._places = places
+        self._queue: deque[_Job] = deque()
+        self._changed = threading.Condition()
+        self._taken = 0  # places
+        self._coming = 0  # places whose request is not queued yet
+        self._request_s = 0.0  # running mean of the engine's time for one request
+        self._stopped = False
+        self._thread = threading.Thread(target=self._work, name="scmrl-engine", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the worker after the batch it is running; what is still queued is refused."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def taken(self) -> int:
+        """Places that are taken now."""
+        return self._taken
+
+    def check_room(self) -> None:
+        """Raise Problem FULL where no place is free: before an upload is read for nothing."""
+        if self._taken >= self._places:
+            raise Problem(
+                Error.FULL,
+                f"All {self._places} places are taken; please try again later.",
+                retry_after_s=self._taken * self._request_s,
+            )
+
+    @contextmanager
+    def place(self) -> Iterator[Place]:
+        """A place for one request, free again when the block ends. Raises Problem FULL."""
+        with self._changed:
+            self.check_room()
+            self._taken += 1
+            self._coming += 1
+        place = Place(self)
+        try:
+            yield place
+        finally:
+            with self._changed:
+                self._taken -= 1
+                if not place.queued:
+                    self._coming -= 1
+                    self._changed.notify()
+
+    def enqueue(self, job: _Job) -> None:
+        with self._changed:
+            self._coming -= 1
+            if not self.alive or self._stopped:
+                raise _stopped()
+            self._queue.append(job)
+            self._changed.notify()
+
+    def withdraw(self, job: _Job) -> None:
+        """Take a job out of the queue; one that is running is left to run for nobody."""
+        with self._changed, suppress(ValueError):
+            self._queue.remove(job)
+
+    def _work(self) -> None:
+        batch: list[_Job] = []
+        try:
+            while batch := self._take():
+                self._run(batch)
+        finally:
+            with self._changed:
+                self._stopped = True
+                left, self._queue = list(self._queue), deque()
+            for job in (*batch, *left):  # of a batch, those that have no answer yet
+                _deliver(job, _stopped())
+
+    def _take(self) -> list[_Job]:
+        """Wait for the next batch and take it; empty when stopped."""
+        with self._changed:
+            while not self._stopped:
+                if not self._queue:
+                    self._changed.wait()
+                    continue
+                oldest = self._queue[0]
+                batch = [job for job in self._queue if job.key == oldest.key][: self._max_batch]
+                patience = oldest.queued_at + self._max_wait_s - time.monotonic()
+                if len(batch) < self._max_batch and self._coming and patience > 0:
+                    self._changed.wait(patience)
+                    continue
+                for job in batch:
+                    self._queue.remove(job)
+                return batch
+        return []
+
+    def _run(self, batch: list[_Job]) -> None:
+        started = time.monotonic()
+        try:
+            output = self._infer(batch)
+            shares = [_one(output, index) for index in range(len(batch))]
+        except Exception as exc:
+            if len(batch) == 1:
+                _deliver(batch[0], exc)
+                return
+            log.warning("a batch of %d failed, each is run alone: %r", len(batch), exc)
+            for job in batch:
+                self._run([job])
+            return
+        seconds = time.monotonic() - started
+        per_request = seconds / len(batch)
+        self._request_s += (per_request - self._request_s) * (_NEWEST if self._request_s else 1)
+        for job, share in zip(batch, shares, strict=True):
+            _deliver(job, Ran(share, len(batch), started - job.queued_at, seconds))
+
+    def _infer(self, batch: list[_Job]) -> Output:
+        import torch
+
+        key = batch[0].key
+        inputs = {
+            name: torch.stack([job.inputs[name] for job in batch], dim=1) for name, _ in key.shapes
+        }
+        return self._engine.run(inputs, steps=key.steps, explain=key.explain)
+
+
+def _one(output: Output, index: int) -> Output:
+    """Sample `index` of a batch's output, as an output with B = 1."""
+    here = slice(index, index + 1)
+    attention = output.attention
+    return replace(
+        output,
+        logits=output.logits[here],
+        residuals={name: x[:, here] for name, x in output.residuals.items()},
+        stream_logits={name: x[here] for name, x in output.stream_logits.items()},
+        attention=attention and {name: _one_map(maps, here) for name, maps in attention.items()},
+    )
+
+
+def _one_map(maps: StreamAttention, here: slice) -> StreamAttention:
+    return replace(
+        maps,
+        spatial=None if maps.spatial is None else maps.spatial[here],
+        temporal=None if maps.temporal is None else maps.temporal[here],
+    )
+
+
+def _deliver(job: _Job, result: Ran | Exception) -> None:
+    """Hand a result to the request's event loop, which may have lost interest or closed."""
+
+    def settle() -> None:
+        if job.future.done():
+            return
+        if isinstance(result, Exception):
+            job.future.set_exception(result)
+        else:
+            job.future.set_result(result)
+
+    with suppress(RuntimeError):  # the loop is closed: nobody waits
+        job.future.get_loop().call_soon_threadsafe(settle)
+
+
+def _stopped() -> Problem:
+    return Problem(Error.NOT_READY, "The checkpoint is not being served.", retry_after_s=5)

@@ -1,0 +1,35 @@
+"""The command line: `scmrl serve`, `classify`, `models`, `train` and `evaluate`.
+
+What is heavy (torch, OpenCV, the web framework) is imported by the commands that need it, so
+that `scmrl --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from service.commands import classify, models, serve, train
+
+app = typer.Typer(
+    name="scmrl",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_show_locals=False,
+    help="S-CMRL: a spiking network that sees and hears. Classify clips, serve them over HTTP, "
+    "train and measure.",
+    epilog="Start with `scmrl serve`, or `scmrl classify CLIP`. Each command has its own --help.",
+)
+
+serve.register(app)
+classify.register(app)
+models.register(app)
+train.register(app)
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

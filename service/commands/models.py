@@ -1,0 +1,64 @@
+"""`scmrl models`: the checkpoints of a folder, and whether they are whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from service.settings import WEIGHTS
+
+if TYPE_CHECKING:
+    from model.checkpoint import Card
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("models")(models)
+
+
+def models(
+    folder: Annotated[
+        Path, typer.Option("--models", help="Folder of checkpoints.", envvar="SCMRL_MODELS")
+    ] = WEIGHTS,
+    as_json: Annotated[bool, typer.Option("--json", help="One card a line instead.")] = False,
+) -> None:
+    """List the checkpoints of a folder, and check that their weights are whole.
+
+    Exit code 1 where one is damaged.
+    """
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from model import checkpoint
+    from service.registry import CARD
+
+    table = Table(title=f"Checkpoints in {escape(str(folder))}", title_justify="left")
+    for heading in ("name", "version", "streams", "labels", "T", "accuracy"):
+        table.add_column(heading)
+    damaged = 0
+    folders = sorted(path.parent for path in folder.glob(f"*/{CARD}"))
+    for path in folders:
+        try:
+            _, card = checkpoint.load(path)
+        except checkpoint.CheckpointError as exc:
+            typer.echo(f"{path.name}: {exc}", err=True)
+            damaged += 1
+            continue
+        if as_json:
+            typer.echo(card.model_dump_json())
+        else:
+            table.add_row(*map(escape, _row(path.name, card)))
+    if not folders:
+        typer.echo(f"there are no checkpoints in {folder}", err=True)
+    elif not as_json:
+        Console().print(table)
+    raise typer.Exit(1 if damaged or not folders else 0)
+
+
+def _row(name: str, card: Card) -> tuple[str, ...]:
+    accuracy = "\n".join(f"{m.what}: {100 * m.value:.1f} %" for m in card.accuracy)
+    labels = f"{len(card.labels)}: {', '.join(card.labels)}"
+    return name, card.version, ", ".join(card.streams), labels, str(card.steps), accuracy or "-"

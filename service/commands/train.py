@@ -1,0 +1,146 @@
+"""`scmrl train` and `scmrl evaluate`: thin calls into model.train and model.evaluate."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from model.train import TrainOptions
+
+#: What a shell gives a command that Ctrl-C ended.
+INTERRUPTED = 130
+_NEEDED = "the training's libraries are not installed: pip install -e '.[train]'"
+
+trainings = typer.Typer(no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.add_typer(trainings, name="train", help="Train a checkpoint.")
+    app.command("evaluate")(evaluate)
+
+
+Data = Annotated[
+    Path, typer.Option(help="Folder of handwriting.npz and speech/.", show_default=False)
+]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.", envvar="SCMRL_DEVICE")]
+
+
+@trainings.callback()
+def train() -> None:
+    """Train a checkpoint on a data set that is named."""
+
+
+@trainings.command("avdigits")
+def train_avdigits(
+    data: Data,
+    out: Annotated[
+        Path, typer.Option(help="Folder for checkpoints, metrics.csv and TensorBoard's events.")
+    ] = Path("runs/avdigits"),
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs, of --clips clips each.")] = 20,
+    clips: Annotated[int, typer.Option(min=1, help="Clips an epoch, each drawn anew.")] = 10_000,
+    batch: Annotated[int, typer.Option(min=2, help="Clips a step.")] = 50,
+    channels: Annotated[int, typer.Option(min=16, help="Channels C of the tokens.")] = 64,
+    steps: Annotated[int, typer.Option(min=1, max=64, help="Time steps T as served.")] = 4,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Greatest learning rate.")] = 2e-3,
+    synthetic_takes: Annotated[
+        int, typer.Option(min=0, help="Takes of each digit said by espeak-ng; 0: none.")
+    ] = 300,
+    development_clips: Annotated[
+        int, typer.Option(min=10, help="Held-out clips that measure each epoch.")
+    ] = 400,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same weights.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a run ended.")] = False,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that draw clips; 0: none, best on two cores.")
+    ] = 0,
+) -> None:
+    """A digit that is seen while it is heard: real handwriting and real speech.
+
+    Each epoch prints its accuracy on a speaker and pictures that are held out, and writes OUT/best,
+    OUT/metrics.csv and TensorBoard's events. Ctrl-C ends cleanly with the best so far.
+    """
+    options = _train_options(
+        data=data, out=out, epochs=epochs, clips=clips, batch=batch, embed_dim=channels,
+        steps=steps, learning_rate=learning_rate, synthetic_takes=synthetic_takes,
+        development_clips=development_clips, seed=seed, resume=resume, workers=workers,
+        command=_command(),
+    )  # fmt: skip
+    from pydantic import ValidationError
+
+    from model.data.avdigits import DataError
+    from model.train import train as run
+
+    try:
+        best = run(options)
+    except ValidationError as exc:
+        _end(exc.errors()[0]["msg"].removeprefix("Value error, "), 1)
+    except (DataError, OSError) as exc:
+        _end(str(exc), 1)
+    except KeyboardInterrupt as exc:
+        _end(str(exc), INTERRUPTED)
+    typer.echo(f"the best checkpoint is in {best}; scmrl evaluate {best} --data {data}")
+
+
+def evaluate(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A checkpoint's folder.", metavar="CHECKPOINT")
+    ],
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder for the figures.")] = Path("runs/figures"),
+    clips: Annotated[int, typer.Option(min=10, help="Clips that measure accuracy.")] = 1000,
+    curve_clips: Annotated[int, typer.Option(min=1, help="Clips a point of each curve.")] = 300,
+    attention_clips: Annotated[int, typer.Option(min=1, help="Clips that measure maps.")] = 300,
+    seed: Annotated[int, typer.Option(help="Decides the clips.")] = 7,
+    device: Device = "auto",
+    write_card: Annotated[
+        bool, typer.Option("--write-card", help="Write the figures into the checkpoint's card.")
+    ] = False,
+) -> None:
+    """Measure a checkpoint on a speaker and pictures that training never saw.
+
+    Prints accuracies with 95 % intervals (both streams, each alone, under noise, over T) and
+    whether the attention maps point at the digit; draws the confusion matrix and the curves.
+    """
+    from rich.console import Console
+
+    from model.checkpoint import CheckpointError
+    from model.data.avdigits import DataError
+
+    try:
+        from model.evaluate import EvaluateOptions
+        from model.evaluate import evaluate as run
+    except ModuleNotFoundError as exc:
+        _end(f"{_NEEDED} ({exc.name})", 1)
+    options = EvaluateOptions(
+        checkpoint=checkpoint, data=data, out=out, clips=clips, curve_clips=curve_clips,
+        attention_clips=attention_clips, seed=seed, device=device, write_card=write_card,
+    )  # fmt: skip
+    try:
+        run(options, Console())
+    except (CheckpointError, DataError, OSError, RuntimeError) as exc:
+        _end(str(exc), 1)
+    typer.echo(f"figures are in {out}")
+
+
+def _train_options(**given: object) -> TrainOptions:
+    try:
+        from model.train import TrainOptions
+    except ModuleNotFoundError as exc:
+        _end(f"{_NEEDED} ({exc.name})", 1)
+    return TrainOptions(**given)  # type: ignore[arg-type]
+
+
+def _command() -> str:
+    """The command as it was typed, for the card."""
+    return shlex.join(["scmrl", *sys.argv[1:]])
+
+
+def _end(message: str, code: int) -> NoReturn:
+    typer.echo(f"scmrl: {message}", err=True)
+    raise typer.Exit(code)

@@ -1,0 +1,228 @@
+"""One request's files to the streams that a checkpoint takes, in threads of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from model import media, preprocess
+from model.media import MediaError, Pictures, Sound
+from model.picture import shrunk
+from model.preprocess import Prepared
+from service.errors import Error, Problem
+from service.form import Media
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from model.checkpoint import Card
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class StreamInfo:
+    """What was found for one stream. Unused ones have the reason, used ones what they are of.
+
+    Sound: `duration_s`, `sample_rate` in Hz. Pictures: number of `frames` used, and the first
+    one's `width` and `height` in pixels.
+    """
+
+    used: bool
+    reason: str | None = None
+    duration_s: float | None = None
+    sample_rate: int | None = None
+    frames: int | None = None
+    width: int | None = None
+    height: int | None = None
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A request ready for the network.
+
+    `prepared` and `inputs` [T or 1, C, H, W] by stream, for the streams that are there;
+    `streams` tells of every stream of the checkpoint. Times in seconds.
+    """
+
+    prepared: dict[str, Prepared]
+    inputs: dict[str, Tensor]
+    streams: dict[str, StreamInfo]
+    decode_s: float
+    preprocess_s: float
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Sound and pictures of one request; where there is none, why, and the field to blame."""
+
+    sound: Sound | None = None
+    pictures: Pictures | None = None
+    missing: dict[str, tuple[str, str]] = field(default_factory=dict)  # kind -> field, reason
+
+
+def decode(files: Media, card: Card, steps: int, limits: media.Limits) -> Decoded:
+    """Decode, preprocess and encode `files` as `card` says, for `steps` time steps.
+
+    Raises Problem: UNKNOWN_FORMAT, UNUSABLE, TOO_LARGE or INVALID_FIELD, naming the field.
+    """
+    kinds: set[str] = {spec.kind for spec in card.streams.values()}
+    _refuse_unused(files, kinds, card)
+
+    started = time.perf_counter()
+    found = _read(files, kinds, _frames_needed(card, steps), limits)
+    _require(found, kinds, card)
+    read = time.perf_counter()
+
+    prepared = preprocess.prepare(card.streams, found.sound, found.pictures, steps)
+    streams = {name: _info(found, spec.kind) for name, spec in card.streams.items()}
+    inputs = {name: _encoded(stream, card, steps) for name, stream in prepared.items()}
+    return Decoded(prepared, inputs, streams, read - started, time.perf_counter() - read)
+
+
+class Decoder:
+    """Threads that decode: at most `workers` at a time, the rest waits in order."""
+
+    def __init__(self, workers: int) -> None:
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="scmrl-decode")
+
+    async def run(self, work: Callable[[], _T]) -> _T:
+        """Run `work` in a thread. Cancelled while it waits for one, it is never run."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    def stop(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _refuse_unused(files: Media, kinds: set[str], card: Card) -> None:
+    """A file that this checkpoint has no stream for is a mistake worth telling."""
+    unused = [
+        name
+        for name, data, kind in (
+            ("audio", files.audio, "spectrogram"),
+            ("video", files.video, "frames"),
+            ("frames", files.frames, "frames"),
+        )
+        if data and kind not in kinds
+    ]
+    if unused:
+        takes = ", ".join(card.streams)
+        detail = f"The checkpoint {card.name} does not take `{unused[0]}`; its streams: {takes}."
+        raise Problem(Error.INVALID_FIELD, detail, field=unused[0])
+
+
+def _frames_needed(card: Card, steps: int) -> int:
+    """How many pictures to take from a video: one for each step where they are spread."""
+    spread = any(s.kind == "frames" and s.frames == "spread" for s in card.streams.values())
+    return steps if spread else 1
+
+
+def _read(files: Media, kinds: set[str], frames: int, limits: media.Limits) -> _Found:
+    if files.clip is not None:
+        return _read_clip(files.clip, kinds, frames, limits)
+
+    missing: dict[str, tuple[str, str]] = {}
+    sound, pictures = None, None
+    if files.audio is not None:
+        with _blaming("audio"):
+            sound = media.read_sound(files.audio, limits=limits)
+    else:
+        missing["spectrogram"] = ("audio", "no `audio` was sent")
+
+    if files.video is not None:
+        with _blaming("video"):
+            video = media.read_clip(files.video, frames, sound=False, limits=limits)
+        if video.pictures is None:
+            raise Problem(Error.UNUSABLE, f"`video`: {video.pictures_problem}", field="video")
+        pictures = video.pictures
+    elif files.frames:
+        pictures = _read_frames(files.frames, frames, limits)
+    else:
+        missing["frames"] = ("video", "no `video` and no `frames` were sent")
+    return _Found(sound, pictures, missing)
+
+
+def _read_clip(data: bytes, kinds: set[str], frames: int, limits: media.Limits) -> _Found:
+    with _blaming("clip"):
+        clip = media.read_clip(
+            data,
+            frames,
+            sound="spectrogram" in kinds,
+            pictures="frames" in kinds,
+            limits=limits,
+        )
+    missing = {}
+    if clip.sound is None:
+        missing["spectrogram"] = ("clip", clip.sound_problem or "the clip has no sound")
+    if clip.pictures is None:
+        missing["frames"] = ("clip", clip.pictures_problem or "the clip has no pictures")
+    return _Found(clip.sound, clip.pictures, missing)
+
+
+def _read_frames(datas: tuple[bytes, ...], frames: int, limits: media.Limits) -> Pictures:
+    """Read every picture, so that a bad one is told of, and keep those that are needed."""
+    count = len(datas)
+    needed = {min(count - 1, int((i + 0.5) * count / frames)) for i in range(frames)}
+    largest = limits.max_total_pixels // len(needed)
+    kept = {}
+    for index, data in enumerate(datas):
+        with _blaming("frames", f"picture {index + 1} of {count}: "):
+            picture = media.read_picture(data, limits=limits)
+        if index in needed:
+            kept[index] = shrunk(picture, largest)
+    return Pictures(tuple(kept.values()), tuple(float(index) for index in kept))
+
+
+def _require(found: _Found, kinds: set[str], card: Card) -> None:
+    """Raise where the checkpoint cannot do without what is missing."""
+    missing = {kind: why for kind, why in found.missing.items() if kind in kinds}
+    if not missing:
+        return
+    blamed, reasons = next(iter(missing.values()))[0], "; ".join(why for _, why in missing.values())
+    if len(missing) == len(kinds):
+        raise Problem(Error.UNUSABLE, f"There is nothing to classify: {reasons}.", field=blamed)
+    if not card.missing_streams:
+        streams = " and ".join(card.streams)
+        detail = f"The checkpoint {card.name} needs {streams}, and {reasons}."
+        raise Problem(Error.UNUSABLE, detail, field=blamed)
+
+
+def _encoded(prepared: Prepared, card: Card, steps: int) -> Tensor:
+    """The stream's tensor, encoded; direct encoding of one picture stays [1, C, H, W]."""
+    import torch
+
+    from model.encoding import encode
+
+    tensor = torch.from_numpy(prepared.tensor)
+    if card.encoding == "direct":
+        return tensor
+    return encode(tensor, steps, card.encoding)
+
+
+def _info(found: _Found, kind: str) -> StreamInfo:
+    """What was found for a stream of this kind."""
+    if kind in found.missing:
+        return StreamInfo(used=False, reason=found.missing[kind][1])
+    if kind == "spectrogram":
+        assert found.sound is not None
+        duration = round(found.sound.duration_s, 3)
+        return StreamInfo(used=True, duration_s=duration, sample_rate=found.sound.sample_rate)
+    assert found.pictures is not None
+    height, width = found.pictures.frames[0].shape[:2]
+    return StreamInfo(used=True, frames=len(found.pictures.frames), width=width, height=height)
+
+
+@contextmanager
+def _blaming(name: str, prefix: str = "") -> Iterator[None]:
+    """Turn what is wrong with a file into the problem that names its field."""
+    try:
+        yield
+    except MediaError as exc:
+        errors = {media.UnknownFormat: Error.UNKNOWN_FORMAT, media.TooLarge: Error.TOO_LARGE}
+        error = errors.get(type(exc), Error.UNUSABLE)
+        raise Problem(error, f"`{name}`: {prefix}{exc.detail}", field=name) from exc

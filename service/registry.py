@@ -1,0 +1,209 @@
+"""The checkpoints that are served: found as folders, loaded and warmed in the background."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from service import cores
+from service.batching import Batcher
+from service.errors import Error, Problem
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from model.checkpoint import Card
+    from model.engine import Engine
+
+log = logging.getLogger("scmrl.registry")
+
+CARD = "card.json"
+
+
+class StartupError(Exception):
+    """The service cannot start; the message says why, for the operator."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint on its device, warmed, with the queue in front of it.
+
+    `name` is its folder's, which is what requests call it by.
+    """
+
+    name: str
+    card: Card
+    engine: Engine
+    batcher: Batcher
+
+
+def load(folder: Path, settings: Settings) -> Model:
+    """Load, verify and warm one checkpoint, without starting its queue.
+
+    Raises model.checkpoint.CheckpointError naming file and field, RuntimeError where the device
+    is not there.
+    """
+    from model import checkpoint
+    from model.engine import Engine
+
+    network, card = checkpoint.load(folder)
+    engine = Engine(network, device=settings.device)
+    batcher = Batcher(
+        engine,
+        max_batch=settings.max_batch,
+        max_wait_s=settings.max_batch_wait_ms / 1000,
+        places=settings.queue_length,
+    )
+    return Model(folder.name, card, engine, batcher)
+
+
+def _warm(model: Model, max_batch: int) -> None:
+    """Do once, for nobody, what the first clip would wait for: preprocessing and inference."""
+    import numpy as np
+
+    from model.media import Pictures, Sound
+    from model.preprocess import prepare
+
+    silence = Sound(np.zeros((1, 22_050), np.float32), 44_100)
+    blank = Pictures((np.zeros((240, 320, 3), np.uint8),), (0.0,))
+    prepare(model.card.streams, silence, blank, model.card.steps)
+    model.engine.warm(model.card.steps, sorted({1, max_batch}))
+
+
+class Registry:
+    """Checkpoints by name.
+
+    Filled by `load_default` and `load_others` in a thread, read by the event loop.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._ready: dict[str, Model] = {}
+        self._failed: set[str] = set()
+        self._found: list[str] = []
+        self._stopping = threading.Event()
+
+    @property
+    def default_name(self) -> str:
+        return self._settings.default_model
+
+    @property
+    def names(self) -> list[str]:
+        """Every checkpoint that was found, the default one first."""
+        return list(self._found or [self.default_name])
+
+    @property
+    def ready(self) -> Mapping[str, Model]:
+        return self._ready
+
+    def status(self, name: str) -> Literal["loading", "ready", "failed"]:
+        if name in self._ready:
+            return "ready"
+        return "failed" if name in self._failed else "loading"
+
+    def get(self, name: str) -> Model:
+        """The checkpoint of this name. Raises Problem UNKNOWN_MODEL, NOT_READY, MODEL_FAILED."""
+        if name in self._ready:
+            return self._ready[name]
+        if name in self._failed:
+            raise Problem(
+                Error.MODEL_FAILED, f"The checkpoint {name} cannot be served; the log says why."
+            )
+        if name in self.names:
+            detail = f"The checkpoint {name} is being loaded."
+            raise Problem(Error.NOT_READY, detail, retry_after_s=1)
+        known = ", ".join(self.names)
+        raise Problem(
+            Error.UNKNOWN_MODEL, f"There is no checkpoint {name[:100]!r}; there are: {known}."
+        )
+
+    def why_not_ready(self) -> str | None:
+        """The reason for /readyz to say no; None when the default checkpoint can answer."""
+        model = self._ready.get(self.default_name)
+        if model is None:
+            failed = self.default_name in self._failed
+            what = "cannot be served; the log says why" if failed else "is being loaded"
+            return f"The default checkpoint {self.default_name} {what}."
+        if not model.batcher.alive:
+            return f"The worker of the default checkpoint {self.default_name} has stopped."
+        return None
+
+    def load_default(self) -> None:
+        """Find the folders that hold a card, then load the default one and start its queue.
+
+        Raises StartupError where it cannot be served.
+        """
+        name = self.default_name
+        try:
+            self._found = self._find()
+            cores.set_threads(self._settings.threads)
+            self._load(name)
+        except Exception as exc:
+            self._failed.add(name)
+            if isinstance(exc, StartupError):
+                raise
+            raise StartupError(f"cannot serve the checkpoint {name}: {exc}") from exc
+
+    def load_others(self) -> None:
+        """Load the others; one that cannot be served is logged and left out.
+
+        Each checkpoint changes over to its fused path, as far as the settings want that, once it
+        is served: the first requests do not wait for a compiler.
+        """
+        self._fuse(self.default_name)
+        for name in self.names[1:]:
+            if self._stopping.is_set():
+                return
+            try:
+                self._load(name)
+            except Exception as exc:
+                self._failed.add(name)
+                log.error("cannot serve the checkpoint %s: %s", name, exc)
+            else:
+                self._fuse(name)
+
+    def _fuse(self, name: str) -> None:
+        if self._settings.compile != "auto" or self._stopping.is_set():
+            return
+        started = time.monotonic()
+        if self._ready[name].engine.fuse():
+            seconds = time.monotonic() - started
+            log.info("checkpoint %s runs on its fused path after %.1f s", name, seconds)
+
+    def stop(self) -> None:
+        self._stopping.set()
+        for model in list(self._ready.values()):
+            model.batcher.stop()
+
+    def _find(self) -> list[str]:
+        folder, default = self._settings.models, self.default_name
+        if not folder.is_dir():
+            raise StartupError(f"models: {folder} is not a folder (SCMRL_MODELS, --models)")
+        found = sorted(path.parent.name for path in folder.glob(f"*/{CARD}"))
+        if default not in found:
+            there = f"there are: {', '.join(found)}" if found else "there are none"
+            raise StartupError(
+                f"default_model: {folder / default / CARD} does not exist; {there} "
+                "(SCMRL_DEFAULT_MODEL, --default-model)"
+            )
+        return [default, *(name for name in found if name != default)]
+
+    def _load(self, name: str) -> None:
+        started = time.monotonic()
+        model = load(self._settings.models / name, self._settings)
+        if self._settings.compile == "on" and not model.engine.fuse():
+            raise StartupError("compile is on, but there is no fused path (SCMRL_COMPILE)")
+        _warm(model, self._settings.max_batch)
+        model.batcher.start()
+        self._ready[name] = model
+        if self._stopping.is_set():  # `stop` may have come too early to see it
+            model.batcher.stop()
+        seconds = time.monotonic() - started
+        log.info(
+            "checkpoint %s %s is ready on %s after %.1f s",
+            name, model.card.version, model.engine.device, seconds,
+        )  # fmt: skip

@@ -1,0 +1,130 @@
+"""A clip in; class probabilities, contributions and attention maps out."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from model.media import Limits
+from service import answer
+from service.decoding import decode
+from service.errors import Error
+from service.form import ATTENTION_DETAILS, FIELDS, FILES, VALUES, Media, Options, interpret
+from service.patience import while_wanted
+from service.registry import Model
+from service.routes.responses import problems
+from service.schemas import Classification
+from service.settings import Settings
+from service.state import State, state_of
+from service.uploads import UploadLimits, read_form
+
+router = APIRouter(prefix="/v1", tags=["classify"])
+
+_ERRORS = problems(
+    Error.UNREADABLE_FORM,
+    Error.UNKNOWN_MODEL,
+    Error.TOO_LARGE,
+    Error.UNKNOWN_FORMAT,
+    Error.UNUSABLE,
+    Error.INVALID_FIELD,
+    Error.NOT_READY,
+    Error.FULL,
+    Error.DEADLINE,
+)
+
+
+def _form_schema() -> dict[str, Any]:
+    """The form as OpenAPI tells of it: the body is read while it streams, not by FastAPI."""
+    binary = {"type": "string", "format": "binary"}
+    files: dict[str, Any] = {name: {**binary, "description": what} for name, what in FILES.items()}
+    files["frames"] = {"type": "array", "items": binary, "description": FILES["frames"]}
+    values: dict[str, dict[str, Any]] = {
+        "steps": {"type": "integer", "minimum": 1, "maximum": 64},
+        "top_k": {"type": "integer", "minimum": 1},
+        "attention": {"type": "string", "enum": list(ATTENTION_DETAILS), "default": "grid"},
+    }
+    for name, what in VALUES.items():
+        values[name]["description"] = what
+    schema = {"type": "object", "properties": files | values, "additionalProperties": False}
+    return {
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
+    }
+
+
+_ROUTE: dict[str, Any] = {
+    "response_model": Classification,
+    "response_model_exclude_none": True,
+    "responses": _ERRORS,
+    "openapi_extra": _form_schema(),
+}
+
+
+@router.post("/classify", summary="Classify a clip with the default checkpoint", **_ROUTE)
+async def classify(request: Request) -> Response:
+    """Send `clip`, or `video` and `audio`, or `frames` (repeated) and `audio`."""
+    return await _classify(request, state_of(request).settings.default_model)
+
+
+@router.post("/models/{name}/classify", summary="Classify a clip with this checkpoint", **_ROUTE)
+async def classify_with(request: Request, name: str) -> Response:
+    """The same form and the same answer as POST /v1/classify."""
+    return await _classify(request, name)
+
+
+async def _classify(request: Request, name: str) -> Response:
+    state = state_of(request)
+    settings = state.settings
+    model = state.registry.get(name)
+    model.batcher.check_room()
+    form = await read_form(
+        request.headers.get("content-type"),
+        request.stream(),
+        FIELDS.keys(),
+        UploadLimits(settings.max_file_bytes, settings.max_parts),
+    )
+    files, options = interpret(form, max_steps=settings.max_steps, max_frames=settings.max_frames)
+    work = _answer(request, state, model, files, options)
+    result = await while_wanted(request, work, settings.request_deadline_s)
+    body = result.model_dump_json(exclude_none=True)
+    return Response(body, media_type="application/json")
+
+
+async def _answer(
+    request: Request, state: State, model: Model, files: Media, options: Options
+) -> Classification:
+    """Take a place, decode, run with whoever else is there, and explain."""
+    started = time.perf_counter()
+    steps = options.steps or model.card.steps
+    with model.batcher.place() as place:
+        decoding = partial(decode, files, model.card, steps, media_limits(state.settings))
+        decoded = await state.decoder.run(decoding)
+        ran = await place.run(decoded.inputs, steps, answer.asked(options))
+        parts = answer.Parts(model.name, model.card, options, decoded, ran, steps)
+        explained = await state.decoder.run(partial(answer.explained, parts))
+    result = answer.build(
+        parts, explained, request_id=request.state.id, total_s=time.perf_counter() - started
+    )
+    timing = result.timing_ms
+    request.state.notes.update(
+        model=model.name,
+        steps=steps,
+        streams="+".join(decoded.inputs),
+        batch=ran.batch_size,
+        decode_ms=timing.decode,
+        queue_ms=timing.queue,
+        inference_ms=timing.inference,
+    )
+    return result
+
+
+def media_limits(settings: Settings) -> Limits:
+    """The decoder's limits, of those that are settings."""
+    return Limits(
+        max_duration_s=settings.max_duration_s,
+        max_pixels=settings.max_pixels,
+        max_frames=max(settings.max_frames, settings.max_steps),  # a picture for each step
+    )

@@ -1,0 +1,29 @@
+"""Whether the process lives, and whether it can answer."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+
+from service.errors import Error, Problem
+from service.routes.responses import problems
+from service.schemas import Health
+from service.state import state_of
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz", summary="The process is alive")
+async def healthz() -> Health:
+    """Yes from the first moment, whatever the checkpoints do."""
+    return Health(status="alive")
+
+
+@router.get(
+    "/readyz", summary="The default checkpoint can answer", responses=problems(Error.NOT_READY)
+)
+async def readyz(request: Request) -> Health:
+    """Yes once the default checkpoint is loaded and warmed on its device; else 503 and why."""
+    reason = state_of(request).registry.why_not_ready()
+    if reason is not None:
+        raise Problem(Error.NOT_READY, reason, retry_after_s=1)
+    return Health(status="ready")

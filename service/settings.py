@@ -1,0 +1,67 @@
+"""What an operator can set: environment variables SCMRL_NAME, or flags of `scmrl serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+#: The checkpoints of this clone.
+WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
+
+MIB = 1024 * 1024
+
+
+def _setting(default: Any, what: str, unit: str = "", **bounds: Any) -> Any:
+    """A field with its unit beside its description, so that tables can be made from it."""
+    return Field(default, description=what, json_schema_extra={"unit": unit}, **bounds)
+
+
+class Settings(BaseSettings):
+    """Every setting has a name, a unit, a default and a description; none is required."""
+
+    model_config = SettingsConfigDict(env_prefix="SCMRL_", frozen=True, extra="forbid")
+
+    models: Path = _setting(WEIGHTS, "Folder of checkpoints, one folder NAME each")
+    default_model: str = _setting("avdigits", "Checkpoint that answers POST /v1/classify")
+    compile: Literal["auto", "off", "on"] = _setting(
+        "auto",
+        "Fused kernels for CPUs: auto compiles them behind the running service and changes over "
+        "when they agree with the plain network; on waits for them; off does without",
+    )
+    device: Literal["auto", "cpu", "cuda"] = _setting(
+        "auto", "Where networks run; auto takes CUDA where there is one"
+    )
+    host: str = _setting("127.0.0.1", "Address to listen on")
+    port: int = _setting(8000, "Port to listen on; 0 takes a free one", ge=0, le=65535)
+    log_level: Literal["debug", "info", "warning", "error"] = _setting(
+        "info", "Least severe messages that are logged"
+    )
+
+    max_body_bytes: int = _setting(128 * MIB, "Largest request body", "bytes", ge=1024)
+    max_file_bytes: int = _setting(64 * MIB, "Largest single file", "bytes", ge=1024)
+    max_parts: int = _setting(300, "Most parts in one form", "parts", ge=1)
+    max_frames: int = _setting(256, "Most pictures in `frames`", "pictures", ge=1)
+    max_duration_s: float = _setting(60.0, "Longest clip or sound", "s", gt=0)
+    max_pixels: int = _setting(33_177_600, "Largest picture, width x height", "px", ge=1)
+    max_steps: int = _setting(64, "Most time steps T that may be asked for", "steps", ge=1)
+
+    max_batch: int = _setting(8, "Most requests that run together", "requests", ge=1, le=1024)
+    max_batch_wait_ms: float = _setting(
+        2.0, "Longest wait for requests that are still being decoded; alone: none", "ms", ge=0
+    )
+    queue_length: int = _setting(
+        128, "Most accepted requests of one checkpoint at a time; more get 503", "requests", ge=1
+    )
+    request_deadline_s: float = _setting(
+        30.0, "Longest time from the upload's end to the answer; then 504", "s", gt=0
+    )
+    shutdown_grace_s: float = _setting(
+        30.0, "Time that accepted requests have to finish when the service stops", "s", ge=0
+    )
+    decode_workers: int = _setting(2, "Uploads that are decoded at a time", "workers", ge=1)
+    threads: int = _setting(
+        0, "CPU threads of one network; 0 takes what the machine's quota allows", "threads", ge=0
+    )

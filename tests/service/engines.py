@@ -1,0 +1,104 @@
+"""Engines that do what a test of batching needs: wait, fail, and tell what ran."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.network import Output, StreamAttention
+from service.batching import Batcher, Ran
+
+STREAM = "audio"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One call: the numbers that were asked about together, and how."""
+
+    numbers: tuple[int, ...]
+    steps: int | None
+    explain: frozenset[str]
+
+
+class NumberEngine:
+    """Answers each sample's number, as its logit and in its maps.
+
+    A run waits until `go` is set, then does `before(numbers)`, which may raise.
+    """
+
+    def __init__(self, before: Callable[[tuple[int, ...]], None] = lambda numbers: None) -> None:
+        self.go = threading.Event()
+        self.go.set()
+        self.entered = threading.Semaphore(0)
+        self.runs: list[Run] = []
+        self._before = before
+
+    def run(
+        self, inputs: Mapping[str, Tensor], steps: int | None = None, explain: Collection[str] = ()
+    ) -> Output:
+        x = inputs[STREAM]  # [T or 1, B, C, H, W]
+        values = x[0, :, 0, 0, 0]
+        numbers = tuple(int(value) for value in values)
+        self.runs.append(Run(numbers, steps, frozenset(explain)))
+        self.entered.release()
+        assert self.go.wait(30)
+        self._before(numbers)
+        maps = StreamAttention(spatial=values.reshape(-1, 1, 1), temporal=None)
+        return Output(
+            logits=values.reshape(-1, 1),
+            bias=torch.zeros(1),
+            residuals={STREAM: values.reshape(1, -1, 1)},
+            stream_logits={STREAM: values.reshape(-1, 1)},
+            attention={STREAM: maps} if explain else None,
+        )
+
+
+def inputs(number: int, size: int = 1) -> dict[str, Tensor]:
+    """What asks for `number`, [1, 1, size, size]."""
+    return {STREAM: torch.full((1, 1, size, size), float(number))}
+
+
+@contextmanager
+def started(engine: NumberEngine, **limits: Any) -> Iterator[Batcher]:
+    """A batcher in front of the engine, with its worker running."""
+    chosen = {"max_batch": 4, "max_wait_s": 0.0, "places": 1000} | limits
+    made = Batcher(engine, **chosen)  # type: ignore[arg-type]
+    made.start()
+    try:
+        yield made
+    finally:
+        engine.go.set()
+        made.stop()
+
+
+async def ask(
+    batcher: Batcher, number: int, *, steps: int = 4, size: int = 1, explain: Collection[str] = ()
+) -> Ran:
+    """Take a place and ask for `number`."""
+    with batcher.place() as place:
+        return await place.run(inputs(number, size), steps, explain)
+
+
+def answered(ran: Ran) -> int:
+    """The number that came back."""
+    return int(ran.output.logits.item())
+
+
+async def until_entered(engine: NumberEngine) -> None:
+    """Wait until the engine has begun one more run."""
+    assert await asyncio.to_thread(engine.entered.acquire, timeout=30)
+
+
+async def behind(engine: NumberEngine, batcher: Batcher) -> asyncio.Task[Ran]:
+    """Hold the engine in a run of number 0, so that what is asked next queues."""
+    engine.go.clear()
+    blocker = asyncio.create_task(ask(batcher, 0))
+    await until_entered(engine)
+    return blocker

@@ -1,0 +1,60 @@
+"""The service on a port of its own, in a thread of the test's process."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+
+from service.app import create_app
+from service.settings import Settings
+
+#: Longest wait for what must happen soon.
+_WITHIN_S = 120.0
+
+
+@contextmanager
+def listening(app: FastAPI) -> Iterator[httpx.Client]:
+    """A client of the app behind uvicorn; the checkpoints may still be loading."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    try:
+        with httpx.Client(base_url=address, timeout=60) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@contextmanager
+def running(weights: Path, **settings: Any) -> Iterator[httpx.Client]:
+    """A client of a service whose checkpoints have all been loaded, or could not be."""
+    with listening(create_app(Settings(models=weights, **settings))) as client:
+        wait_until(lambda: client.get("/readyz").status_code == 200)
+        wait_until(lambda: "loading" not in statuses(client).values())
+        yield client
+
+
+def statuses(client: httpx.Client) -> dict[str, str]:
+    """Checkpoint to loading, ready or failed, the default one first."""
+    models = client.get("/v1/models").json()["models"]
+    return {model["name"]: model["status"] for model in models}
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    """Look until it has, for a while."""
+    end = time.monotonic() + _WITHIN_S
+    while not happened():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)

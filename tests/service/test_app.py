@@ -1,0 +1,258 @@
+"""The service as a whole, over HTTP: its state, its description, and its limits in time."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+
+from model import checkpoint
+from service import registry
+from service.app import create_app
+from service.registry import Model
+from service.settings import Settings
+from tests.service import checkpoints
+from tests.service.server import listening, running, statuses, wait_until
+from tests.service.test_refusals import logged, problem
+
+CLASSIFY = "/v1/classify"
+
+
+class Held:
+    """Loading that waits until it is let go."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.go = threading.Event()
+        self.loaded: list[Path] = []
+        self._load = registry.load
+        monkeypatch.setattr(registry, "load", self.load)
+
+    def load(self, folder: Path, settings: Settings) -> Model:
+        self.go.wait(60)
+        self.loaded.append(folder)
+        return self._load(folder, settings)
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
+    held = Held(monkeypatch)
+    yield held
+    held.go.set()
+
+
+def test_it_is_alive_while_a_checkpoint_loads_and_ready_when_it_has(
+    held: Held, weights: Path, clip: bytes
+) -> None:
+    with listening(create_app(Settings(models=weights))) as client:
+        assert client.get("/healthz").json() == {"status": "alive"}
+        wait_until(lambda: list(statuses(client)) == ["avdigits", "strict"])
+        assert set(statuses(client).values()) == {"loading"}
+        for response in (
+            client.get("/readyz"),
+            client.get("/v1/models/avdigits"),
+            client.post(CLASSIFY, files={"clip": clip}),
+        ):
+            assert response.status_code == 503
+            assert "is being loaded" in problem(response)["detail"]
+            assert int(response.headers["Retry-After"]) >= 1
+        held.go.set()
+        wait_until(lambda: client.get("/readyz").status_code == 200)
+        assert client.get("/readyz").json() == {"status": "ready"}
+        assert client.post(CLASSIFY, files={"clip": clip}).status_code == 200
+        wait_until(lambda: set(statuses(client).values()) == {"ready"})
+
+
+def test_it_can_be_stopped_while_it_loads(held: Held, weights: Path) -> None:
+    ready: list[bool] = []
+    before = engines()
+    app = create_app(Settings(models=weights), on_ready=lambda: ready.append(True))
+    with listening(app) as client:
+        wait_until(lambda: len(statuses(client)) == 2)
+        threading.Timer(0.3, held.go.set).start()
+    assert len(held.loaded) == 1, "what was not begun was begun after the stop"
+    wait_until(lambda: engines() <= before)
+    assert not ready, "it said that it was ready when it had been stopped"
+
+
+def engines() -> set[threading.Thread]:
+    """The threads in which networks run, of all services in this process."""
+    return {thread for thread in threading.enumerate() if thread.name == "scmrl-engine"}
+
+
+def test_models_lists_every_checkpoint_with_what_it_takes(service: httpx.Client) -> None:
+    default, strict = service.get("/v1/models").json()["models"]
+    assert default.pop("path") in ("plain", "fused")
+    assert default == {
+        "name": "avdigits",
+        "default": True,
+        "status": "ready",
+        "version": "0.0.1",
+        "description": "Random weights, for tests.",
+        "streams": ["audio", "visual"],
+        "labels": list(checkpoints.LABELS),
+        "steps": checkpoints.STEPS,
+        "missing_streams": True,
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+    }
+    assert (strict["name"], strict["default"], strict["missing_streams"]) == (
+        "strict",
+        False,
+        False,
+    )
+
+
+def test_it_changes_over_to_the_fused_path_with_the_same_answers(
+    weights: Path, clip: bytes
+) -> None:
+    """The random network's probabilities are far from 0 and 1: they would show a difference."""
+    answers = []
+    for settings, path in (({"compile": "off"}, "plain"), ({"compile": "on"}, "fused")):
+        with running(weights, device="cpu", **settings) as client:
+            paths = {model["path"] for model in client.get("/v1/models").json()["models"]}
+            assert paths == {path}
+            answer = client.post(CLASSIFY, files={"clip": clip}).json()
+            answers.append([entry["probability"] for entry in answer["probabilities"]])
+    assert answers[0] == pytest.approx(answers[1], abs=1e-4)
+    with running(weights, device="cpu") as client:
+        wait_until(
+            lambda: {m["path"] for m in client.get("/v1/models").json()["models"]} == {"fused"}
+        )
+
+
+def test_a_models_card_is_its_file(service: httpx.Client, weights: Path) -> None:
+    card = service.get("/v1/models/strict").json()
+    assert card == checkpoint.read_card(weights / "strict").model_dump(mode="json")
+    assert re.fullmatch("[0-9a-f]{64}", card["sha256"])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/models/nobody", 404),
+        ("GET", "/v1/models/../secrets", 404),
+        ("GET", "/nowhere", 404),
+        ("GET", "/docs/static/nothing.js", 404),
+        ("GET", CLASSIFY, 405),
+        ("DELETE", "/v1/models", 405),
+    ],
+)
+def test_what_is_not_there_is_a_problem_document(
+    service: httpx.Client, method: str, path: str, status: int
+) -> None:
+    response = service.request(method, path)
+    assert response.status_code == status
+    problem(response)
+
+
+def test_the_docs_need_nothing_from_elsewhere(service: httpx.Client) -> None:
+    page = service.get("/docs")
+    assert page.headers["Content-Type"].startswith("text/html")
+    assert not re.findall(r"(?:https?:)?//[\w.-]+\.\w+", page.text)
+    names = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(names) >= 3
+    for name in names:
+        assert service.get(str(httpx.URL("/docs").join(name))).status_code == 200
+    assert service.get("/", follow_redirects=True).url.path == "/docs"
+
+
+def test_the_description_is_whole(service: httpx.Client) -> None:
+    described = service.get("/openapi.json").json()
+    assert described["openapi"].startswith("3.")
+    assert {"title", "version"} <= set(described["info"])
+    for reference in references(described):
+        found: Any = described
+        for key in reference.removeprefix("#/").split("/"):
+            found = found[key]
+    for path in (CLASSIFY, "/v1/models/{name}/classify"):
+        operation = described["paths"][path]["post"]
+        form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
+        assert set(form["properties"]) == {
+            "clip", "video", "audio", "frames", "steps", "top_k", "attention",
+        }  # fmt: skip
+        assert {"200", "400", "404", "413", "415", "422", "503", "504"} == set(
+            operation["responses"]
+        )
+    for operations in described["paths"].values():
+        for operation in operations.values():
+            for status, answer in operation["responses"].items():
+                if int(status) >= 400:
+                    assert list(answer["content"]) == ["application/problem+json"]
+
+
+def references(part: Any) -> Iterator[str]:
+    """Every $ref in a description."""
+    if isinstance(part, dict):
+        if isinstance(part.get("$ref"), str):
+            yield part["$ref"]
+        part = list(part.values())
+    if isinstance(part, list):
+        for inner in part:
+            yield from references(inner)
+
+
+def test_an_answer_has_the_fields_that_the_description_shows(
+    service: httpx.Client, clip: bytes
+) -> None:
+    shown = service.get("/openapi.json").json()["components"]["schemas"]["Classification"]
+    answer = service.post(CLASSIFY, files={"clip": clip}).json()
+    assert set(answer) == set(shown["properties"])
+    assert set(answer) == set(shown["examples"][0])
+
+
+def test_a_full_service_says_so_at_once_and_has_room_again(weights: Path, clip: bytes) -> None:
+    app = create_app(Settings(models=weights, queue_length=1))
+    with listening(app) as client:
+        wait_until(lambda: client.get("/readyz").status_code == 200)
+        model = app.state.scmrl.registry.get("avdigits")
+        with model.batcher.place():
+            refused = client.post(CLASSIFY, files={"clip": clip})
+            assert client.get("/readyz").status_code == 200
+        assert refused.status_code == 503
+        assert problem(refused)["type"] == "urn:scmrl:error:full"
+        assert int(refused.headers["Retry-After"]) >= 1
+        assert client.post(CLASSIFY, files={"clip": clip}).status_code == 200
+
+
+def test_an_answer_that_is_late_is_504(weights: Path, clip: bytes) -> None:
+    with running(weights, request_deadline_s=0.001) as client:
+        response = client.post(CLASSIFY, files={"clip": clip})
+    assert response.status_code == 504
+    assert "0.001 s" in problem(response)["detail"]
+
+
+def test_a_client_that_has_gone_leaves_its_place(
+    weights: Path, clip: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "scmrl")
+    app = create_app(Settings(models=weights, queue_length=1))
+    with listening(app) as client:
+        wait_until(lambda: client.get("/readyz").status_code == 200)
+        with pytest.raises(httpx.ReadTimeout):
+            client.post(
+                CLASSIFY,
+                files={"clip": clip},
+                data={"steps": "64"},  # takes long
+                headers={"X-Request-ID": "impatient"},
+                timeout=httpx.Timeout(10, read=0.05),
+            )
+        assert " 499 " in logged(caplog, "id=impatient")
+        assert app.state.scmrl.registry.get("avdigits").batcher.taken == 0
+        assert client.post(CLASSIFY, files={"clip": clip}).status_code == 200
+
+
+def test_a_worker_that_has_died_is_told_of_by_readyz(weights: Path, clip: bytes) -> None:
+    app = create_app(Settings(models=weights))
+    with listening(app) as client:
+        wait_until(lambda: client.get("/readyz").status_code == 200)
+        app.state.scmrl.registry.get("avdigits").batcher.stop()
+        response = client.get("/readyz")
+        assert response.status_code == 503
+        assert "worker" in problem(response)["detail"]
+        assert client.get("/healthz").status_code == 200
+        assert client.post(CLASSIFY, files={"clip": clip}).status_code == 503

@@ -1,0 +1,174 @@
+"""`scmrl serve` in a process of its own: what an operator and a supervisor see of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import ROOT
+from tests.service.server import wait_until
+from tests.service.test_registry import damage
+
+WITHIN_S = 120
+
+
+class Serve:
+    """The command, running; `shown` and `logged` are what it has printed so far."""
+
+    def __init__(self, *arguments: object, **settings: str) -> None:
+        command = [sys.executable, "-m", "service.cli", "serve", *map(str, arguments)]
+        environment = os.environ | {"COLUMNS": "200"} | settings
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True,
+        )  # fmt: skip
+        self._printed: dict[str, list[str]] = {"stdout": [], "stderr": []}
+        self._readers = [
+            threading.Thread(target=self._read, args=(name,)) for name in self._printed
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def _read(self, name: str) -> None:
+        for line in getattr(self.process, name):
+            self._printed[name].append(line)
+
+    @property
+    def shown(self) -> str:
+        return "".join(self._printed["stdout"])
+
+    @property
+    def logged(self) -> str:
+        return "".join(self._printed["stderr"])
+
+    def address(self) -> str:
+        """Where it says that it is, once it is ready."""
+        wait_until(lambda: "curl" in self.shown or self.process.poll() is not None)
+        found = re.search(r"scmrl is ready on (\S+)", self.shown)
+        assert found, self.logged
+        return found[1]
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(how)
+        return self.code()
+
+    def code(self) -> int:
+        """Its exit code, when it has ended."""
+        code = self.process.wait(WITHIN_S)
+        for reader in self._readers:
+            reader.join()
+        return code
+
+
+@pytest.fixture
+def serve() -> Iterator[type[Serve]]:
+    """Starts services; none outlives its test."""
+    started: list[Serve] = []
+
+    class Kept(Serve):
+        def __init__(self, *arguments: object, **settings: str) -> None:
+            super().__init__(*arguments, **settings)
+            started.append(self)
+
+    yield Kept
+    for one in started:
+        if one.process.poll() is None:
+            one.process.kill()
+        one.code()
+
+
+def test_it_says_where_it_is_with_a_line_that_works_and_ends_when_told(
+    serve: type[Serve], weights: Path
+) -> None:
+    service = serve("--models", weights, "--port", 0)
+    address = service.address()
+    assert httpx.get(f"{address}/readyz").status_code == 200
+    (line,) = [x.strip() for x in service.shown.splitlines() if x.strip().startswith("curl")]
+    assert line == f"curl -F clip=@tests/data/clips/digit-7.webm {address}/v1/classify"
+    if shutil.which("curl"):
+        asked = subprocess.run(
+            [*shlex.split(line), "--noproxy", "*"], cwd=ROOT, capture_output=True, check=True
+        )
+        assert b'"prediction"' in asked.stdout
+    assert service.stop() == 0
+    assert "Traceback" not in service.logged
+
+
+def test_what_was_asked_before_it_was_told_to_end_is_answered(
+    serve: type[Serve], weights: Path, clip: bytes
+) -> None:
+    service = serve(SCMRL_MODELS=str(weights), SCMRL_PORT="0")
+    url = httpx.URL(service.address())
+    asked = httpx.Request("POST", url.join("/v1/classify"), files={"clip": clip})
+    headers = [f"{name}: {value}" for name, value in asked.headers.items()]
+    head = "\r\n".join(["POST /v1/classify HTTP/1.1", *headers, "Expect: 100-continue", "", ""])
+    at = (str(url.host), url.port or 80)
+    with socket.create_connection(at, timeout=WITHIN_S) as caller:
+        caller.sendall(head.encode())
+        assert b"100 Continue" in caller.recv(1000), "the request is in"
+        service.process.send_signal(signal.SIGINT)
+        wait_until(lambda: refuses(at))
+        caller.sendall(asked.read())
+        answer = caller.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b'"prediction"' in answer
+    assert service.code() == 0
+
+
+def refuses(address: tuple[str, int]) -> bool:
+    """Whether nobody listens there any more."""
+    try:
+        socket.create_connection(address).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_a_damaged_checkpoint_ends_it_with_the_file_that_is_to_blame(
+    serve: type[Serve], weights: Path, tmp_path: Path
+) -> None:
+    copied = shutil.copytree(weights, tmp_path / "weights")
+    damage(copied / "avdigits")
+    service = serve("--models", copied, "--port", 0)
+    assert service.code() == 1
+    last = service.logged.splitlines()[-1]
+    assert last.startswith("scmrl serve: ")
+    assert str(copied / "avdigits" / "card.json") in last
+    assert "sha256" in last
+    assert "Traceback" not in service.logged
+    assert not service.shown
+
+
+def test_settings_that_make_no_sense_are_named_by_flag_and_variable(serve: type[Serve]) -> None:
+    service = serve("--queue-length", 0, SCMRL_MAX_BATCH="many")
+    assert service.code() == 2
+    told = service.logged
+    assert "--queue-length (SCMRL_QUEUE_LENGTH)" in told
+    assert "--max-batch (SCMRL_MAX_BATCH)" in told
+    assert "Traceback" not in told
+    assert serve("--device", "abacus").code() == 2
+    assert serve("--prot", 80).code() == 2
+
+
+def test_a_port_that_is_taken_is_told_of_before_anything_is_loaded(
+    serve: type[Serve], weights: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        service = serve("--models", weights, "--port", port)
+        assert service.code() == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in service.logged
+    assert "--port" in service.logged
+    assert "Traceback" not in service.logged
