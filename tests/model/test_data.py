@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model.media import read_clip
 
 from model.data import avdigits
 from model.data.avdigits import Batches, Plan, Scenes
 from model.data.clips import labelled_clips
 from model.data.picture import draw_scene
 from model.data.sound import record
+from model.media import read_clip
 from model.preprocess import PROFILES
 
 DIGIT = np.zeros((28, 28), np.uint8)
