@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from model.network import SCMRL, Output, StreamAttention
+
+log = logging.getLogger("scmrl.engine")
+
+#: How a network is computed: layer by layer as published, or fused (model/fused.py).
+Path = Literal["plain", "fused"]
+
+#: A path: inputs [T or 1, B, C, H, W] by stream, T, and whether maps are wanted.
+Compute = Callable[[Mapping[str, Tensor], int, bool], Output]
+
+#: A faster path must give the plain one's probabilities to within this, or it is not taken.
+TOLERANCE = 1e-4
 
 #: What `Engine.run` can be asked to explain beside its logits.
 EXPLAINS = frozenset({"attention"})
@@ -30,6 +43,13 @@ class Engine:
         # One run at a time: each takes all cores (or the GPU) anyway, and two at once would
         # hold twice the memory.
         self._lock = threading.Lock()
+        self._compute: Compute = self._plain
+        self._path: Path = "plain"
+
+    @property
+    def path(self) -> Path:
+        """How it is computed now."""
+        return self._path
 
     @property
     def device(self) -> torch.device:
@@ -53,10 +73,50 @@ class Engine:
             raise ValueError(f"explain {sorted(unknown)}: can be {sorted(EXPLAINS)}")
         steps = self._steps(inputs, steps)
         with self._lock, torch.inference_mode(), _exact(self._device):
-            # Moved before they are repeated: a repetition is a view and takes no memory.
             moved = {name: x.to(self._device, torch.float32) for name, x in inputs.items()}
-            held = {name: x.expand(steps, *x.shape[1:]) for name, x in moved.items()}
-            return _on_cpu(self._network(held, attention="attention" in explain))
+            return _on_cpu(self._compute(moved, steps, "attention" in explain))
+
+    def fuse(self) -> bool:
+        """Change over to the fused path between two runs; False where it cannot be taken.
+
+        It is for CPUs, and is taken only once it has given the plain path's answers. The first
+        time, its kernels are compiled, which takes some seconds, and kept on disk.
+        """
+        if self._device.type != "cpu":
+            return False
+        try:
+            from model.fused import FusedNetwork
+
+            fused = FusedNetwork(self._network, torch.get_num_threads())
+            difference = self._difference(fused)
+        except Exception:  # a compiler's errors are many, and the plain path is there
+            log.exception("the fused path cannot be compiled: not taken")
+            return False
+        if difference > TOLERANCE:
+            log.warning("the fused path's probabilities are off by %.1e: not taken", difference)
+            return False
+        with self._lock:
+            self._compute, self._path = fused, "fused"
+        return True
+
+    def _plain(self, inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
+        # Repeated as late as this: a repetition is a view and takes no memory.
+        held = {name: x.expand(steps, *x.shape[1:]) for name, x in inputs.items()}
+        output: Output = self._network(held, attention=attention)
+        return output
+
+    def _difference(self, other: Compute) -> float:
+        """Greatest difference of a probability between another path and the plain one."""
+        generator = torch.Generator().manual_seed(0)
+        inputs = {
+            name: torch.rand((2, 2, s.channels, *s.size), generator=generator)
+            for name, s in self._network.config.streams.items()
+        }
+        with torch.inference_mode():
+            ours, theirs = (
+                path(inputs, 2, True).logits.softmax(1) for path in (self._plain, other)
+            )
+        return float((ours - theirs).abs().max())
 
     def warm(self, steps: int, batch_sizes: Iterable[int]) -> None:
         """Run once for each batch size, so that no caller waits for what the first run sets up."""

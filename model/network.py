@@ -131,13 +131,26 @@ class SCMRL(nn.Module):
             tokens, residuals, looked = self._self_attend(tokens, attention)
         else:
             tokens, residuals, looked = self._cross_attend(tokens, attention)
-        stream_logits = self._head({name: x.mean((0, 3)) for name, x in tokens.items()})
+        pooled = {name: x.mean((0, 3)) for name, x in tokens.items()}
+        return self.read_out(pooled, residuals, looked if attention else None)
+
+    def read_out(
+        self,
+        features: dict[str, Tensor],
+        residuals: dict[str, Tensor],
+        looked: dict[str, list[Maps]] | None,
+    ) -> Output:
+        """The head: logits from each stream's pooled features [B, C], and what goes with them.
+
+        `looked`: the raw maps by the stream that was looked at, None where not asked for.
+        """
+        stream_logits = self._head(features)
         return Output(
             logits=torch.stack(list(stream_logits.values())).sum(0) + self.head.bias,
             bias=self.head.bias,
             residuals=residuals,
             stream_logits=stream_logits,
-            attention=self._attention(looked) if attention else None,
+            attention=None if looked is None else self._attention(looked),
         )
 
     def _self_attend(

@@ -1,4 +1,5 @@
-"""The command line: `scmrl serve`, `classify`, `models`, `train` and `evaluate`.
+"""The command line: `scmrl serve`, `classify`, `models`, `train`, `evaluate` and
+`bench`.
 
 What is heavy (torch, OpenCV, the web framework) is imported by the commands that need it, so
 that `scmrl --help` answers at once.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import typer
 
-from service.commands import classify, models, serve, train
+from service.commands import bench, classify, models, serve, train
 
 app = typer.Typer(
     name="scmrl",
@@ -24,6 +25,7 @@ serve.register(app)
 classify.register(app)
 models.register(app)
 train.register(app)
+bench.register(app)
 
 
 def main() -> None:

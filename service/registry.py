@@ -149,7 +149,12 @@ class Registry:
             raise StartupError(f"cannot serve the checkpoint {name}: {exc}") from exc
 
     def load_others(self) -> None:
-        """Load the others; one that cannot be served is logged and left out."""
+        """Load the others; one that cannot be served is logged and left out.
+
+        Each checkpoint changes over to its fused path, as far as the settings want that, once it
+        is served: the first requests do not wait for a compiler.
+        """
+        self._fuse(self.default_name)
         for name in self.names[1:]:
             if self._stopping.is_set():
                 return
@@ -158,6 +163,16 @@ class Registry:
             except Exception as exc:
                 self._failed.add(name)
                 log.error("cannot serve the checkpoint %s: %s", name, exc)
+            else:
+                self._fuse(name)
+
+    def _fuse(self, name: str) -> None:
+        if self._settings.compile != "auto" or self._stopping.is_set():
+            return
+        started = time.monotonic()
+        if self._ready[name].engine.fuse():
+            seconds = time.monotonic() - started
+            log.info("checkpoint %s runs on its fused path after %.1f s", name, seconds)
 
     def stop(self) -> None:
         self._stopping.set()
@@ -180,6 +195,8 @@ class Registry:
     def _load(self, name: str) -> None:
         started = time.monotonic()
         model = load(self._settings.models / name, self._settings)
+        if self._settings.compile == "on" and not model.engine.fuse():
+            raise StartupError("compile is on, but there is no fused path (SCMRL_COMPILE)")
         _warm(model, self._settings.max_batch)
         model.batcher.start()
         self._ready[name] = model

@@ -156,6 +156,9 @@ class ModelSummary(_Answer):
     steps: int | None = Field(None, description="Default number of time steps T.")
     missing_streams: bool | None = Field(None, description="Whether a stream may be missing.")
     device: str | None = Field(None, examples=["cpu"])
+    path: Literal["plain", "fused"] | None = Field(
+        None, description="How the network is computed: layer by layer, or by fused kernels."
+    )
 
 
 class Models(_Answer):

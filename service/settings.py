@@ -26,6 +26,11 @@ class Settings(BaseSettings):
 
     models: Path = _setting(WEIGHTS, "Folder of checkpoints, one folder NAME each")
     default_model: str = _setting("avdigits", "Checkpoint that answers POST /v1/classify")
+    compile: Literal["auto", "off", "on"] = _setting(
+        "auto",
+        "Fused kernels for CPUs: auto compiles them behind the running service and changes over "
+        "when they agree with the plain network; on waits for them; off does without",
+    )
     device: Literal["auto", "cpu", "cuda"] = _setting(
         "auto", "Where networks run; auto takes CUDA where there is one"
     )

@@ -57,4 +57,5 @@ def _summary(registry: Registry, name: str) -> ModelSummary:
         steps=card.steps,
         missing_streams=card.missing_streams,
         device=str(model.engine.device),
+        path=model.engine.path,
     )

@@ -30,9 +30,13 @@ def network() -> SCMRL:
     return lively(CONFIG)
 
 
-@pytest.fixture(scope="module")
-def engine(network: SCMRL) -> Engine:
-    return Engine(network, "cpu")
+@pytest.fixture(scope="module", params=["plain", "fused"])
+def engine(network: SCMRL, request: pytest.FixtureRequest) -> Engine:
+    engine = Engine(network, "cpu")
+    if request.param == "fused":
+        assert engine.fuse()
+    assert engine.path == request.param
+    return engine
 
 
 def clips(count: int, *, steps: int = 1, seed: int = 0) -> dict[str, Tensor]:

@@ -87,6 +87,7 @@ def engines() -> set[threading.Thread]:
 
 def test_models_lists_every_checkpoint_with_what_it_takes(service: httpx.Client) -> None:
     default, strict = service.get("/v1/models").json()["models"]
+    assert default.pop("path") in ("plain", "fused")
     assert default == {
         "name": "avdigits",
         "default": True,
@@ -104,6 +105,24 @@ def test_models_lists_every_checkpoint_with_what_it_takes(service: httpx.Client)
         False,
         False,
     )
+
+
+def test_it_changes_over_to_the_fused_path_with_the_same_answers(
+    weights: Path, clip: bytes
+) -> None:
+    """The random network's probabilities are far from 0 and 1: they would show a difference."""
+    answers = []
+    for settings, path in (({"compile": "off"}, "plain"), ({"compile": "on"}, "fused")):
+        with running(weights, device="cpu", **settings) as client:
+            paths = {model["path"] for model in client.get("/v1/models").json()["models"]}
+            assert paths == {path}
+            answer = client.post(CLASSIFY, files={"clip": clip}).json()
+            answers.append([entry["probability"] for entry in answer["probabilities"]])
+    assert answers[0] == pytest.approx(answers[1], abs=1e-4)
+    with running(weights, device="cpu") as client:
+        wait_until(
+            lambda: {m["path"] for m in client.get("/v1/models").json()["models"]} == {"fused"}
+        )
 
 
 def test_a_models_card_is_its_file(service: httpx.Client, weights: Path) -> None:

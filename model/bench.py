@@ -1,0 +1,189 @@
+"""How fast each path of the engine is against the plain network: interleaved, on equal inputs."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from model import allocator
+from model.config import Config, StreamConfig
+from model.engine import Engine, Path
+from model.fused import FusedNetwork
+from model.network import SCMRL
+
+#: Firing of a random network like that of a trained one: batch norms' scale and shift.
+_SCALE, _SHIFT = 1.5, 0.4
+#: Rounds that are not counted: the first ones fill caches.
+_WARM = 2
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network and how it is called: time steps T, and whether frames are held for all of them."""
+
+    config: Config
+    steps: int
+    held: bool
+
+
+def _published(classes: int, embed_dim: int) -> Config:
+    return Config(
+        streams={
+            "audio": StreamConfig(channels=1, size=(128, 128)),
+            "visual": StreamConfig(channels=3, size=(128, 128)),
+        },
+        classes=classes,
+        embed_dim=embed_dim,
+    )
+
+
+def _events() -> Config:
+    audio, visual = (
+        StreamConfig(channels=channels, size=(28, 28), splitting="shallow") for channels in (1, 2)
+    )
+    return Config(streams={"audio": audio, "visual": visual}, classes=10, embed_dim=64)
+
+
+CASES: dict[str, Case] = {
+    "urbansound8k_av": Case(_published(10, 64), 4, held=True),
+    "crema_d": Case(_published(6, 256), 4, held=True),
+    "events": Case(_events(), 16, held=False),
+}
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One path on one batch: median milliseconds a batch over `rounds`, samples a second, and
+    how many times as fast as the plain path."""
+
+    path: Path
+    batch: int
+    milliseconds: float
+    samples_s: float
+    ratio: float
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """The fused path against the plain one over `samples` random inputs.
+
+    `flips` of `spikes` token values differ; `classes` answers differ; `difference` is the
+    greatest of any probability.
+    """
+
+    samples: int
+    spikes: int
+    flips: int
+    classes: int
+    difference: float
+
+
+def network(case: Case, seed: int = 0) -> SCMRL:
+    """A random network whose layers fire, in eval mode.
+
+    Batch norms take their statistics from one batch of noise.
+    """
+    torch.manual_seed(seed)
+    made = SCMRL(case.config)
+    norms = [m for m in made.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
+    for norm in norms:
+        nn.init.constant_(norm.weight, _SCALE)
+        nn.init.constant_(norm.bias, _SHIFT)
+        norm.momentum = None  # the mean over the batches that are seen
+    with torch.no_grad():
+        made.train()(_repeated(inputs(case, 2, seed), case.steps))
+    return made.eval()
+
+
+def inputs(case: Case, batch: int, seed: int) -> dict[str, Tensor]:
+    """Random frames [T or 1, B, C, H, W]."""
+    generator = torch.Generator().manual_seed(seed)
+    steps = 1 if case.held else case.steps
+    return {
+        name: torch.randn((steps, batch, s.channels, *s.size), generator=generator)
+        for name, s in case.config.streams.items()
+    }
+
+
+def _repeated(frames: dict[str, Tensor], steps: int) -> dict[str, Tensor]:
+    return {name: x.expand(steps, *x.shape[1:]) for name, x in frames.items()}
+
+
+def timings(case: Case, batches: Sequence[int], seconds: float) -> Iterator[Timing]:
+    """Each path on each batch size, in turns, for about `seconds` a batch size."""
+    allocator.keep_memory()
+    plain, fused = Engine(network(case), "cpu"), Engine(network(case), "cpu")
+    if not fused.fuse():
+        raise RuntimeError("the fused path disagrees with the plain one")
+    paths: dict[Path, Engine] = {"plain": plain, "fused": fused}
+    for batch in batches:
+        frames = inputs(case, batch, seed=1)
+        took: dict[Path, list[float]] = {path: [] for path in paths}
+        end = time.perf_counter() + seconds
+        rounds = 0
+        while rounds < _WARM + 3 or time.perf_counter() < end:
+            for path, engine in paths.items():
+                started = time.perf_counter()
+                engine.run(frames, case.steps)
+                if rounds >= _WARM:
+                    took[path].append(time.perf_counter() - started)
+            rounds += 1
+        base = statistics.median(took["plain"])
+        for path, times in took.items():
+            median = statistics.median(times)
+            yield Timing(path, batch, 1000 * median, batch / median, base / median, len(times))
+
+
+def agreement(case: Case, samples: int) -> Agreement:
+    """Compare the two paths on random inputs."""
+    plain = network(case)
+    fused = FusedNetwork(plain, torch.get_num_threads())
+    spikes = flips = classes = 0
+    difference = 0.0
+    size = min(8, samples)
+    for seed in range(samples // size):
+        frames = inputs(case, size, seed=100 + seed)
+        with torch.inference_mode():
+            expected = plain(_repeated(frames, case.steps)).logits.softmax(1)
+            found = fused(frames, case.steps, False).logits.softmax(1)
+            for name, x in frames.items():
+                theirs = plain.patch[name](x.expand(case.steps, *x.shape[1:]))  # [T, B, D, N]
+                for sample in range(size):
+                    ours = fused.tokens(name, x[:, sample], case.steps)  # [T, N, D]
+                    differs = ours.transpose(1, 2) != theirs[:, sample]
+                    spikes, flips = spikes + differs.numel(), flips + int(differs.sum())
+        classes += int((expected.argmax(1) != found.argmax(1)).sum())
+        difference = max(difference, float((expected - found).abs().max()))
+    return Agreement(samples // size * size, spikes, flips, classes, difference)
+
+
+def memory(name: str, path: Path, batch: int) -> int:
+    """Greatest resident memory, in MiB, of a fresh process that runs a batch three times."""
+    command = [sys.executable, "-m", "model.bench", name, path, str(batch)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return int(done.stdout) // 1024
+
+
+def _run_alone(name: str, path: str, batch: int) -> None:
+    """What `memory` starts: prints its own greatest resident memory in KiB."""
+    allocator.keep_memory()
+    case = CASES[name]
+    engine = Engine(network(case), "cpu")
+    if path == "fused":
+        engine.fuse()
+    for _ in range(3):
+        engine.run(inputs(case, batch, seed=1), case.steps)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+if __name__ == "__main__":
+    _run_alone(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -1,0 +1,324 @@
+"""S-CMRL made fast on a CPU: the same weights and answers, with memory touched less.
+
+- Batch norm and the neuron's 1/tau are folded into the weights before a layer.
+- A neuron and the pooling after it are one pass (model/kernels.py).
+- Frames that are held for all steps (direct encoding) go through the first convolution once.
+- No matrix of attention is built: q (k^T v) is the same integers.
+- One sample is computed at a time, whatever its batch: its tensors stay in the cache, and its
+  answer has the same bits in any company.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import conv2d
+
+from model import kernels
+from model.attention import CCSSA, SCALE, Maps, Projection, SpikingAttention
+from model.network import MLP, SCMRL, CrossModalResidual, Output
+from model.patch import PatchSplitting, Stage
+
+Floats = NDArray[np.float32]
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+def _folded(
+    weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm1d | nn.BatchNorm2d, tau: float
+) -> tuple[Tensor, Tensor]:
+    """Weight [C', C, ...] and bias [C'] of a layer with its batch norm and 1/tau within.
+
+    Computed in float64, so that rounding it to float32 is the only loss.
+    """
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt() / tau
+    shift = norm.bias.double() / tau - norm.running_mean.double() * scale
+    if bias is not None:
+        shift = shift + bias.double() * scale
+    scaled = weight.double() * scale.reshape(-1, *[1] * (weight.ndim - 1))
+    return scaled.float(), shift.float()
+
+
+class FusedStage:
+    """Convolution, batch norm, neuron and, where `pooled`, max-pool: [T or 1, H, W, C]."""
+
+    def __init__(self, stage: Stage, pooled: bool) -> None:
+        weight, self.bias = _folded(stage.conv.weight, None, stage.norm, stage.lif.tau)
+        self.weight = weight.contiguous(memory_format=torch.channels_last)
+        self.threshold = np.float32(stage.lif.v_threshold)
+        self.pooled = pooled
+
+    def __call__(self, x: Tensor, steps: int) -> Tensor:
+        """[T or 1, C, H, W], channels last, to [steps, C', H', W']."""
+        current = conv2d(x, self.weight, self.bias, padding=1)
+        values = current.permute(0, 2, 3, 1).contiguous().numpy()
+        _, rows, columns, channels = values.shape
+        if self.pooled:
+            size = (steps, (rows + 1) // 2, (columns + 1) // 2, channels)
+            spikes = np.empty(size, np.float32)
+            kernels.fire_and_pool(values, self.threshold, spikes)
+        else:
+            spikes = np.empty((steps, rows, columns, channels), np.float32)
+            flat = values.reshape(len(values), -1)
+            kernels.fire(flat, self.threshold, spikes.reshape(steps, -1))
+        return torch.from_numpy(spikes).permute(0, 3, 1, 2)
+
+
+class FusedPatches:
+    """Spiking patch splitting of one sample: [T or 1, C, H, W] to tokens [T, N, D]."""
+
+    def __init__(self, patch: PatchSplitting) -> None:
+        self.stages = [FusedStage(stage, pooled=True) for stage in patch.stages]  # type: ignore[arg-type]
+        self.position = FusedStage(patch.position, pooled=False)
+
+    def __call__(self, x: Tensor, steps: int) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        for stage in self.stages:
+            x = stage(x, steps)
+        tokens = x + self.position(x, steps)
+        return tokens.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+class FusedLinear:
+    """Linear maps over channels side by side, and their neurons: [T, N, C] to spikes [T, N, C'].
+
+    `parts` are the channels of each.
+    """
+
+    def __init__(self, parts: list[tuple[Tensor, Tensor, float]]) -> None:
+        self.weight = torch.cat([weight.flatten(1) for weight, _, _ in parts]).T.contiguous()
+        self.bias = torch.cat([bias for _, bias, _ in parts])
+        self.sizes = [len(bias) for _, bias, _ in parts]
+        self.thresholds = [np.float32(threshold) for _, _, threshold in parts]
+
+    def __call__(self, x: Tensor) -> list[Tensor]:
+        steps, tokens, channels = x.shape
+        current = torch.addmm(self.bias, x.reshape(-1, channels), self.weight)
+        return [
+            _fired(part.unflatten(0, (steps, tokens)), threshold)
+            for part, threshold in zip(current.split(self.sizes, 1), self.thresholds, strict=True)
+        ]
+
+
+def _projection(layer: Projection) -> tuple[Tensor, Tensor, float]:
+    weight, bias = _folded(layer.conv.weight, layer.conv.bias, layer.norm, layer.lif.tau)
+    return weight, bias, layer.lif.v_threshold
+
+
+def _fired(current: Tensor, threshold: np.float32) -> Tensor:
+    """Spikes of currents [T, N, C]."""
+    values = current.contiguous().numpy()
+    spikes = np.empty_like(values)
+    kernels.fire(values.reshape(len(values), -1), threshold, spikes.reshape(len(values), -1))
+    return torch.from_numpy(spikes)
+
+
+@dataclass(frozen=True)
+class SampleMaps:
+    """One sample's `spatial` [N_source] and `temporal` [T, T], as model.attention.Maps."""
+
+    spatial: Tensor | None = None
+    temporal: Tensor | None = None
+
+
+class FusedAttention:
+    """Spiking attention of one sample: tokens [T, N, C] of target and source to spikes."""
+
+    def __init__(self, attention: SpikingAttention) -> None:
+        self.heads = attention.heads
+        self.over = attention.over
+        self.query = FusedLinear([_projection(attention.query)])
+        self.key_value = FusedLinear([_projection(attention.key), _projection(attention.value)])
+        self.half = 1 / attention.lif.tau
+        self.threshold = np.float32(attention.lif.v_threshold)
+        self.out = FusedLinear([_projection(attention.out)])
+
+    def __call__(self, target: Tensor, source: Tensor, maps: bool) -> tuple[Tensor, SampleMaps]:
+        (q,), (k, v) = self.query(target), self.key_value(source)
+        attended = np.empty(q.shape, np.float32)
+        attend = kernels.attend_over_tokens if self.over == "spatial" else kernels.attend_over_steps
+        attend(q.numpy(), k.numpy(), v.numpy(), self.heads, attended)
+        current = torch.from_numpy(attended).mul_(self.half)
+        (spikes,) = self.out(_fired(current, self.threshold))
+        return spikes, self._maps(q, k) if maps else SampleMaps()
+
+    def _maps(self, q: Tensor, k: Tensor) -> SampleMaps:
+        steps, tokens, _ = q.shape
+        if self.over == "temporal":
+            met = torch.einsum("tnc,snc->ts", q, k)
+            return SampleMaps(temporal=met * (SCALE / (tokens * self.heads)))
+        looked = (q.sum(1, keepdim=True) * k).sum((0, 2))
+        return SampleMaps(spatial=looked * (SCALE / (steps * tokens * self.heads)))
+
+
+class FusedResidual:
+    """What one source adds to one target: tokens [T, N, C] to the residual [T, N, C]."""
+
+    def __init__(self, residual: CrossModalResidual) -> None:
+        attention: CCSSA = residual.attention
+        self.spatial = FusedAttention(attention.spatial) if attention.spatial else None
+        self.temporal = FusedAttention(attention.temporal) if attention.temporal else None
+        self.align = None
+        if residual.align is not None and residual.lif is not None:
+            half, threshold = 1 / residual.lif.tau, residual.lif.v_threshold
+            align = residual.align
+            self.align = FusedLinear([(align.weight * half, align.bias * half, threshold)])
+
+    def __call__(self, target: Tensor, source: Tensor, maps: bool) -> tuple[Tensor, SampleMaps]:
+        gave, looked = self._attended(target, source, maps)
+        if self.align is None:
+            return gave, looked
+        (aligned,) = self.align(gave)
+        return aligned, looked
+
+    def _attended(self, target: Tensor, source: Tensor, maps: bool) -> tuple[Tensor, SampleMaps]:
+        if self.temporal is None:
+            assert self.spatial is not None
+            return self.spatial(target, source, maps)
+        across_time, over_time = self.temporal(target, source, maps)
+        if self.spatial is None:
+            return across_time, over_time
+        across_space, over_space = self.spatial(target, source, maps)
+        complement = across_space.mean(1, keepdim=True) * across_time.mean(0, keepdim=True)
+        return complement, SampleMaps(over_space.spatial, over_time.temporal)
+
+
+class FusedMLP:
+    """Two projections and the residual, tokens [T, N, C]."""
+
+    def __init__(self, mlp: MLP) -> None:
+        self.expand = FusedLinear([_projection(mlp.expand)])
+        self.contract = FusedLinear([_projection(mlp.contract)])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        (hidden,) = self.expand(x)
+        (spikes,) = self.contract(hidden)
+        return x + spikes
+
+
+@dataclass(frozen=True)
+class Target:
+    """One stream of one sample: its features [C], its residual's mean over tokens [T, C] where
+    it received any, and what was looked at, by the stream looked at."""
+
+    features: Tensor
+    residual: Tensor | None
+    looked: list[tuple[str, SampleMaps]]
+
+
+class FusedNetwork:
+    """A network whose weights are folded; calls may come from any number of threads.
+
+    `threads` samples (or streams of one) are computed at a time, each by one thread.
+    """
+
+    def __init__(self, network: SCMRL, threads: int) -> None:
+        self._network = network
+        self._patch = {n: FusedPatches(network.patch[n]) for n in network.config.streams}  # type: ignore[arg-type]
+        self._blocks = [
+            (FusedAttention(block.attention), FusedMLP(block.mlp))  # type: ignore[arg-type]
+            for block in network.blocks
+        ]
+        self._residual = {
+            target: {source: FusedResidual(pair) for source, pair in sources.items()}  # type: ignore[operator]
+            for target, sources in network.residual.items()
+        }
+        self._mlp = {name: FusedMLP(mlp) for name, mlp in network.mlp.items()}  # type: ignore[arg-type]
+        self._pool = ThreadPoolExecutor(
+            threads, "scmrl-fused", initializer=torch.set_num_threads, initargs=(1,)
+        )
+
+    def __call__(self, inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
+        """As SCMRL.forward, but frames [T or 1, B, C, H, W] are held, not repeated."""
+        names = [name for name in self._patch if name in inputs]
+        batch = inputs[names[0]].shape[1]
+        jobs = [(sample, name) for sample in range(batch) for name in names]
+        tokens = dict(
+            zip(
+                jobs,
+                self._map(lambda job: self.tokens(job[1], inputs[job[1]][:, job[0]], steps), jobs),
+                strict=True,
+            )
+        )
+        targets = self._map(
+            lambda job: self._target(job[1], {n: tokens[job[0], n] for n in names}, attention),
+            jobs,
+        )
+        by_stream = {name: targets[index :: len(names)] for index, name in enumerate(names)}
+        return self._network.read_out(
+            {name: torch.stack([t.features for t in found]) for name, found in by_stream.items()},
+            _residuals(by_stream),
+            _looked(by_stream) if attention else None,
+        )
+
+    def _map(self, work: Callable[[_In], _Out], jobs: Sequence[_In]) -> list[_Out]:
+        def inferred(job: _In) -> _Out:
+            with torch.inference_mode():  # holds for the thread that says so
+                return work(job)
+
+        return list(self._pool.map(inferred, jobs))
+
+    def tokens(self, name: str, frames: Tensor, steps: int) -> Tensor:
+        """One stream of one sample, [T or 1, C, H, W], as tokens [T, N, D]."""
+        return self._patch[name](frames, steps)
+
+    def _target(self, name: str, tokens: Mapping[str, Tensor], maps: bool) -> Target:
+        """What becomes of one stream's tokens, given all of the sample's [T, N, D]."""
+        x = tokens[name]
+        if self._blocks:
+            return self._self_attended(name, x, maps)
+        received, looked = [], []
+        for source, residual in self._residual.get(name, {}).items():
+            if source in tokens:
+                gave, seen = residual(x, tokens[source], maps)
+                received.append(gave)
+                looked.append((source, seen))
+        if not received:
+            return Target(self._mlp[name](x).mean((0, 1)), None, [])
+        total = received[0] if len(received) == 1 else torch.stack(received).sum(0)
+        x = x + self._network.config.alpha * total
+        return Target(self._mlp[name](x).mean((0, 1)), total.mean(1), looked)
+
+    def _self_attended(self, name: str, x: Tensor, maps: bool) -> Target:
+        looked = []
+        for attention, mlp in self._blocks:
+            spikes, seen = attention(x, x, maps)
+            x = mlp(x + spikes)
+            looked.append((name, seen))
+        return Target(x.mean((0, 1)), None, looked)
+
+
+def _residuals(by_stream: Mapping[str, Sequence[Target]]) -> dict[str, Tensor]:
+    """Each stream's residuals [T, B, C]."""
+    gathered = {}
+    for name, targets in by_stream.items():
+        found = [target.residual for target in targets if target.residual is not None]
+        if found:
+            gathered[name] = torch.stack(found, dim=1)
+    return gathered
+
+
+def _looked(by_stream: Mapping[str, Sequence[Target]]) -> dict[str, list[Maps]]:
+    """The maps of a whole batch, by the stream that was looked at."""
+    gathered: dict[str, list[Maps]] = {name: [] for name in by_stream}
+    for targets in by_stream.values():
+        for several in zip(*(target.looked for target in targets), strict=True):
+            source, seen = several[0][0], [maps for _, maps in several]
+            gathered[source].append(
+                Maps(_stacked([m.spatial for m in seen]), _stacked([m.temporal for m in seen]))
+            )
+    return gathered
+
+
+def _stacked(maps: Sequence[Tensor | None]) -> Tensor | None:
+    found = [x for x in maps if x is not None]
+    return torch.stack(found) if found else None

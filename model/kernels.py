@@ -1,0 +1,149 @@
+"""The network's inner loops for one sample on a CPU, compiled by numba (no C compiler is needed).
+
+Layout is channels last: a sample's currents and spikes are [T, H, W, C] or [T, N, C], so that
+the innermost loop runs over channels. Currents come halved (1/tau is folded into the weights),
+which makes the neuron h = v / 2 + x. Each kernel touches its input once: the membrane potential
+of a row stays in the first cache while the time steps go by.
+
+All arrays are float32 and C-contiguous. Compiled code is kept on disk.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+_HALF = np.float32(0.5)
+_QUARTER = np.float32(0.25)
+_ZERO = np.float32(0.0)
+_ONE = np.float32(1.0)
+
+_jit = njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")
+
+
+@_jit
+def fire(current: Floats, threshold: np.float32, spikes: Floats) -> None:
+    """Spikes [T, n] of currents [T or 1, n]; a single current is held for all steps."""
+    steps, count = spikes.shape
+    held = current.shape[0] == 1
+    block = 4096
+    v = np.empty(block, np.float32)
+    for start in range(0, count, block):
+        end = min(start + block, count)
+        v[:] = _ZERO
+        for t in range(steps):
+            x = current[0 if held else t, start:end]
+            out = spikes[t, start:end]
+            for i in range(end - start):
+                h = v[i] * _HALF + x[i]
+                fires = h >= threshold
+                out[i] = _ONE if fires else _ZERO
+                v[i] = _ZERO if fires else h
+
+
+@_jit
+def fire_and_pool(current: Floats, threshold: np.float32, pooled: Floats) -> None:
+    """Spikes of currents [T or 1, H, W, C], through max-pool 3x3 / 2: pooled [T, H', W', C].
+
+    The greatest of spikes is whether any fired, so rows of spikes are kept as bytes, three at a
+    time, and never written to memory.
+    """
+    steps, _, columns_out, channels = pooled.shape
+    held = current.shape[0] == 1
+    rows, columns = current.shape[1], current.shape[2]
+    length = columns * channels
+    v = np.empty(length, np.float32)
+    fired = np.zeros((steps, 3, length), np.uint8)
+    across = np.empty(length, np.uint8)
+    for row in range(rows):
+        v[:] = _ZERO
+        for t in range(steps):
+            x = current[0 if held else t, row].reshape(length)
+            out = fired[t, row % 3]
+            for i in range(length):
+                h = v[i] * _HALF + x[i]
+                fires = h >= threshold
+                out[i] = fires
+                v[i] = _ZERO if fires else h
+        if row % 2 == 0 and row != rows - 1:
+            continue
+        above, here, below = (row + 1) % 3, (row + 2) % 3, row % 3
+        if row % 2 == 0:  # the last row of an odd number: nothing below it
+            above, here, below = (row + 2) % 3, row % 3, row % 3
+        for t in range(steps):
+            first = fired[t, above] if row > 1 else fired[t, here]
+            second, third = fired[t, here], fired[t, below]
+            for i in range(length):
+                across[i] = first[i] | second[i] | third[i]
+            line = pooled[t, row // 2]
+            for column in range(columns_out):
+                centre = 2 * column * channels
+                for c in range(channels):
+                    line[column, c] = across[centre + c]
+                if column > 0:
+                    for c in range(channels):
+                        line[column, c] = max(
+                            line[column, c], np.float32(across[centre - channels + c])
+                        )
+                if 2 * column + 1 < columns:
+                    for c in range(channels):
+                        line[column, c] = max(
+                            line[column, c], np.float32(across[centre + channels + c])
+                        )
+
+
+@_jit
+def attend_over_tokens(q: Floats, k: Floats, v: Floats, heads: int, out: Floats) -> None:
+    """0.25 q (k^T v) at each step, [T, N, C]: the same integers as (q k^T) v, with less work."""
+    steps, tokens, channels = q.shape
+    sources = k.shape[1]
+    d = channels // heads
+    product = np.empty((d, d), np.float32)
+    for t in range(steps):
+        for head in range(heads):
+            first = head * d
+            product[:] = _ZERO
+            for n in range(sources):
+                for i in range(d):
+                    key = k[t, n, first + i]
+                    if key != _ZERO:
+                        for j in range(d):
+                            product[i, j] += v[t, n, first + j]
+            for n in range(tokens):
+                for j in range(d):
+                    out[t, n, first + j] = _ZERO
+                for i in range(d):
+                    if q[t, n, first + i] != _ZERO:
+                        for j in range(d):
+                            out[t, n, first + j] += product[i, j]
+                for j in range(d):
+                    out[t, n, first + j] *= _QUARTER
+
+
+@_jit
+def attend_over_steps(q: Floats, k: Floats, v: Floats, heads: int, out: Floats) -> None:
+    """0.25 (q k^T) v over steps at each token, [T, N, C], heads and steps mixed as published.
+
+    Entry (head, step, i) of a token goes to place (head T + step) d + i of its [T, C].
+    """
+    steps, tokens, channels = q.shape
+    d = channels // heads
+    attended = np.empty(d, np.float32)
+    for n in range(tokens):
+        for head in range(heads):
+            first = head * d
+            for t in range(steps):
+                attended[:] = _ZERO
+                for s in range(steps):
+                    weight = _ZERO
+                    for i in range(d):
+                        weight += q[t, n, first + i] * k[s, n, first + i]
+                    if weight != _ZERO:
+                        for i in range(d):
+                            attended[i] += weight * v[s, n, first + i]
+                place = (head * steps + t) * d
+                for i in range(d):
+                    out[(place + i) // channels, n, (place + i) % channels] = attended[i] * _QUARTER

@@ -1,0 +1,138 @@
+"""`scmrl bench engine`: how fast the network is here, in numbers that anyone can repeat."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+benches = typer.Typer(no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.add_typer(benches, name="bench", help="Measure speed on this machine.")
+
+
+@benches.callback()
+def bench() -> None:
+    """Measure speed on this machine."""
+
+
+@benches.command("engine")
+def engine(
+    case: Annotated[
+        list[str] | None,
+        typer.Option(help="urbansound8k_av (64 channels), crema_d (256) or events; default: all."),
+    ] = None,
+    batch: Annotated[
+        list[int] | None, typer.Option(min=1, help="Batch sizes; default: 1, 8 and 32.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0, help="Seconds for each batch size.")] = 20.0,
+    samples: Annotated[
+        int, typer.Option(min=1, help="Random samples on which the paths are compared.")
+    ] = 64,
+    memory: Annotated[
+        bool, typer.Option(help="Measure resident memory, each in a process of its own.")
+    ] = True,
+    out: Annotated[Path | None, typer.Option(help="Folder for engine.json and engine.png.")] = None,
+) -> None:
+    """The plain network against the fused path: in turns, on equal inputs and allocator settings.
+
+    Prints medians, their ratio, how many spikes and answers differ, and the greatest resident
+    memory.
+    """
+    from rich.console import Console
+
+    from model.bench import CASES
+
+    console = Console()
+    unknown = sorted(set(case or ()) - set(CASES))
+    if unknown:
+        typer.echo(f"--case {unknown[0]}: can be {', '.join(CASES)}", err=True)
+        raise typer.Exit(2)
+    batches = batch or [1, 8, 32]
+    results = [
+        _measured(name, batches, seconds, samples, memory, console) for name in case or CASES
+    ]
+    if out:
+        _write(out, results)
+        console.print(f"wrote {out / 'engine.json'} and {out / 'engine.png'}")
+
+
+def _measured(
+    name: str, batches: Sequence[int], seconds: float, samples: int, memory: bool, console: Console
+) -> dict[str, Any]:
+    """Measure one case and print its table."""
+    from rich.table import Table
+
+    from model import bench
+
+    found = bench.CASES[name]
+    config = found.config
+    table = Table(
+        title=f"{name}: {config.embed_dim} channels, T = {found.steps}", title_justify="left"
+    )
+    for heading in ("batch", "path", "ms a batch", "samples/s", "times plain", "MiB", "rounds"):
+        table.add_column(heading, justify="right")
+    rows = []
+    for timing in bench.timings(found, batches, seconds):
+        resident = bench.memory(name, timing.path, timing.batch) if memory else None
+        rows.append({**asdict(timing), "resident_mib": resident})
+        table.add_row(
+            str(timing.batch), timing.path, f"{timing.milliseconds:.1f}",
+            f"{timing.samples_s:.1f}", f"{timing.ratio:.2f}", str(resident or "-"),
+            str(timing.rounds),
+        )  # fmt: skip
+    agreement = bench.agreement(found, samples)
+    console.print(table)
+    console.print(
+        f"{agreement.flips} of {agreement.spikes} token values differ, {agreement.classes} of "
+        f"{agreement.samples} answers, probabilities by at most {agreement.difference:.1e}\n"
+    )
+    return {"case": name, "timings": rows, "agreement": asdict(agreement)}
+
+
+def _write(out: Path, results: Sequence[dict[str, Any]]) -> None:
+    import torch
+
+    out.mkdir(parents=True, exist_ok=True)
+    machine = {
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    content = {"machine": machine, "results": results}
+    (out / "engine.json").write_text(json.dumps(content, indent=2) + "\n")
+    _draw(out / "engine.png", results)
+
+
+def _draw(path: Path, results: Sequence[dict[str, Any]]) -> None:
+    """Samples a second of each path, a panel a case."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4 * len(results), 3.6), layout="constrained")
+    for axes, result in zip(
+        figure.subplots(1, len(results), squeeze=False)[0], results, strict=True
+    ):
+        timings = result["timings"]
+        batches = sorted({row["batch"] for row in timings})
+        for offset, name in ((-0.2, "plain"), (0.2, "fused")):
+            speeds = [row["samples_s"] for row in timings if row["path"] == name]
+            places = [index + offset for index in range(len(batches))]
+            bars = axes.bar(places, speeds, 0.38, label=name)
+            axes.bar_label(bars, fmt="%.0f", fontsize=8)
+        axes.set_xticks(range(len(batches)), [str(batch) for batch in batches])
+        axes.set_xlabel("batch")
+        axes.set_title(result["case"])
+    figure.axes[0].set_ylabel("samples a second")
+    figure.axes[0].legend()
+    figure.savefig(path, dpi=120)
