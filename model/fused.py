@@ -5,7 +5,7 @@
 - Frames that are held for all steps (direct encoding) go through the first convolution once.
 - No matrix of attention is built: q (k^T v) is the same integers.
 - One sample is computed at a time, whatever its batch: its tensors stay in the cache, and its
-  answer has the same bits in any company.
+  spikes are the same in any company.
 """
 
 from __future__ import annotations

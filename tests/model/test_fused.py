@@ -1,0 +1,114 @@
+"""The fused path gives the plain network's answers: published, random, alone and in company."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn.functional import max_pool2d
+
+from model import kernels
+from model.checkpoint import import_published
+from model.config import Config, StreamConfig
+from model.fused import FusedNetwork
+from model.network import SCMRL, Output
+from model.neuron import LIF
+from tests.model.make_golden import FOLDER, VARIANTS
+from tests.model.networks import lively, noise
+from tests.model.test_golden import CASES, _config, _inputs
+from tests.model.test_network import read
+
+
+def plain(network: SCMRL, inputs: dict[str, Tensor], steps: int) -> Output:
+    held = {name: x.expand(steps, *x.shape[1:]) for name, x in inputs.items()}
+    with torch.inference_mode():
+        output: Output = network(held, attention=True)
+        return output
+
+
+def assert_same(found: Output, expected: Output) -> None:
+    """Equal spikes give equal residuals and maps; the head's sums may be in another order."""
+    torch.testing.assert_close(found.logits, expected.logits, rtol=1e-4, atol=1e-5)
+    assert set(found.residuals) == set(expected.residuals)
+    for name, residual in expected.residuals.items():
+        torch.testing.assert_close(found.residuals[name], residual, rtol=0, atol=1e-6)
+    assert found.attention is not None
+    assert expected.attention is not None
+    assert set(found.attention) == set(expected.attention)
+    for name, maps in expected.attention.items():
+        torch.testing.assert_close(found.attention[name].spatial, maps.spatial)
+        torch.testing.assert_close(found.attention[name].temporal, maps.temporal)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_of_the_network_is_fused(variant: str) -> None:
+    config, content = read(FOLDER / f"{variant}.safetensors")
+    network = lively(config, seed=3)
+    steps = int(content["steps"])
+    inputs = noise(config, steps=steps, batch=3, seed=1)
+    assert_same(FusedNetwork(network, 2)(inputs, steps, True), plain(network, inputs, steps))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_published_cases_agree(shared: Path, name: str) -> None:
+    folder = shared / "golden" / name
+    config, steps = _config(folder)
+    network = import_published(load_file(folder / "state_dict.safetensors"), config)
+    inputs = _inputs(folder / "inputs.safetensors", steps)
+    found = FusedNetwork(network, 2)(inputs, steps, True)
+    golden = load_file(folder / "golden.safetensors")
+    torch.testing.assert_close(found.logits, golden["logits"], rtol=1e-4, atol=1e-4)
+    assert_same(found, plain(network, inputs, steps))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_a_still_is_held_as_a_sequence_of_itself(steps: int) -> None:
+    stream = StreamConfig(channels=2, size=(33, 18))
+    network = lively(Config(streams={"a": stream, "b": stream}, classes=4, embed_dim=16, heads=4))
+    still = noise(network.config, steps=1, batch=2)
+    fused = FusedNetwork(network, 2)
+    repeated = {name: x.repeat(steps, 1, 1, 1, 1) for name, x in still.items()}
+    assert torch.equal(fused(still, steps, False).logits, fused(repeated, steps, False).logits)
+    assert_same(fused(still, steps, True), plain(network, still, steps))
+
+
+def test_a_sample_fires_the_same_spikes_alone_and_in_company() -> None:
+    stream = StreamConfig(channels=3, size=(32, 32))
+    network = lively(Config(streams={"a": stream, "b": stream}, classes=4, embed_dim=64))
+    inputs = noise(network.config, steps=4, batch=9)
+    fused = FusedNetwork(network, 2)
+    together = fused(inputs, 4, False)
+    for sample in range(9):
+        alone = fused({n: x[:, sample : sample + 1] for n, x in inputs.items()}, 4, False)
+        torch.testing.assert_close(alone.logits[0], together.logits[sample], rtol=0, atol=1e-6)
+        for name, residual in together.residuals.items():
+            assert torch.equal(alone.residuals[name][:, 0], residual[:, sample])
+
+
+@given(
+    steps=st.integers(1, 5),
+    rows=st.integers(1, 9),
+    columns=st.integers(1, 9),
+    channels=st.integers(1, 5),
+    held=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=80, deadline=None)
+def test_neuron_and_pooling_in_one_pass_are_neuron_then_pooling(
+    steps: int, rows: int, columns: int, channels: int, held: bool, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    # Multiples of 1/4 meet the threshold exactly, where >= matters.
+    current = rng.integers(-4, 12, (1 if held else steps, rows, columns, channels)) / 4
+    pooled = np.empty((steps, (rows + 1) // 2, (columns + 1) // 2, channels), np.float32)
+    kernels.fire_and_pool((current / 2).astype(np.float32), np.float32(1), pooled)
+    x = torch.from_numpy(current.astype(np.float32)).permute(0, 3, 1, 2)
+    spikes = LIF()(x.expand(steps, -1, -1, -1))
+    expected = max_pool2d(spikes, 3, stride=2, padding=1)
+    assert np.array_equal(pooled, expected.permute(0, 2, 3, 1).numpy())
