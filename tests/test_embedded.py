@@ -1,0 +1,87 @@
+"""The embedded checkpoint, as a newcomer meets it: clips of this clone, over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from model import checkpoint
+from service.app import create_app
+from service.settings import WEIGHTS, Settings
+
+CLIPS = Path(__file__).parent / "data" / "clips"
+FOLDER = WEIGHTS / "avdigits"
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[TestClient]:
+    with TestClient(create_app(Settings(device="cpu"))) as client:
+        while client.get("/readyz").status_code != 200:
+            assert "is being loaded" in client.get("/readyz").json()["detail"]
+        yield client
+
+
+def label(client: TestClient, **files: Path) -> str:
+    """The label of the answer to these files, by field."""
+    opened = {name: (path.name, path.read_bytes()) for name, path in files.items()}
+    response = client.post("/v1/classify", files=opened, data={"attention": "none"})
+    assert response.status_code == 200, response.text
+    return str(response.json()["prediction"]["label"])
+
+
+@pytest.mark.parametrize("kind", ["mp4", "webm"])
+def test_at_least_nine_of_the_ten_clips_of_this_clone_are_right(
+    client: TestClient, kind: str
+) -> None:
+    answers = [label(client, clip=CLIPS / f"digit-{digit}.{kind}") for digit in range(10)]
+    right = sum(answer == str(digit) for digit, answer in enumerate(answers))
+    assert right >= 9, answers
+
+
+def test_each_stream_alone_is_right_more_often_than_not(client: TestClient) -> None:
+    for field in ("video", "audio"):
+        answers = [label(client, **{field: CLIPS / f"digit-{d}.mp4"}) for d in range(10)]
+        assert sum(answer == str(digit) for digit, answer in enumerate(answers)) >= 6, answers
+
+
+def test_the_map_on_the_picture_points_at_the_digit(client: TestClient) -> None:
+    """The seven of this clone stands right of the middle (tests/data/make_clips.py)."""
+    clip = CLIPS / "digit-7.webm"
+    answer = client.post("/v1/classify", files={"clip": clip.read_bytes()}).json()
+    spatial = answer["attention"]["visual"]["spatial"]
+    edges, values = spatial["column_edges"], spatial["values"]
+    middles = [(left + right) / 2 for left, right in pairwise(edges)]
+    mass = [sum(row[column] for row in values) for column in range(len(middles))]
+    right_of_middle = sum(m for x, m in zip(middles, mass, strict=True) if x > 160)
+    assert right_of_middle > 0.6
+
+
+def test_the_card_says_what_was_measured_and_on_what() -> None:
+    _, card = checkpoint.load(FOLDER)
+    measured = {m.what: m for m in card.accuracy}
+    both, picture, sound = (
+        measured[f"accuracy, {what}"] for what in ("both streams", "picture alone", "sound alone")
+    )
+    assert both.value >= 0.97
+    assert both.value > max(picture.value, sound.value)
+    for found in (both, picture, sound):
+        assert found.n == 1000
+        assert found.low is not None
+        assert found.high is not None
+        assert found.low < found.value < found.high
+    for noisy in ("sound", "picture"):
+        fused = measured[f"accuracy, both streams, noise on the {noisy}"].value
+        assert fused > measured[f"accuracy, {noisy} alone, noise on it"].value + 0.05
+    assert measured["attention: mass over share"].value > 1
+    assert all(m.conditions for m in card.accuracy)
+    assert {"CC BY-SA 3.0", "CC BY-SA 4.0"} <= {source.licence for source in card.data}
+    assert card.training is not None
+    assert card.training.command.startswith("scmrl train avdigits")
+
+
+def test_the_checkpoint_is_small() -> None:
+    assert sum(file.stat().st_size for file in FOLDER.iterdir()) < 20_000_000
