@@ -6,26 +6,24 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
+import httpx
 import pytest
-from fastapi.testclient import TestClient
 
 from model import checkpoint
-from service.app import create_app
-from service.settings import WEIGHTS, Settings
+from service.settings import WEIGHTS
+from tests.service.server import running
 
 CLIPS = Path(__file__).parent / "data" / "clips"
 FOLDER = WEIGHTS / "avdigits"
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[TestClient]:
-    with TestClient(create_app(Settings(device="cpu"))) as client:
-        while client.get("/readyz").status_code != 200:
-            assert "is being loaded" in client.get("/readyz").json()["detail"]
+def client() -> Iterator[httpx.Client]:
+    with running(WEIGHTS, device="cpu") as client:
         yield client
 
 
-def label(client: TestClient, **files: Path) -> str:
+def label(client: httpx.Client, **files: Path) -> str:
     """The label of the answer to these files, by field."""
     opened = {name: (path.name, path.read_bytes()) for name, path in files.items()}
     response = client.post("/v1/classify", files=opened, data={"attention": "none"})
@@ -35,20 +33,20 @@ def label(client: TestClient, **files: Path) -> str:
 
 @pytest.mark.parametrize("kind", ["mp4", "webm"])
 def test_at_least_nine_of_the_ten_clips_of_this_clone_are_right(
-    client: TestClient, kind: str
+    client: httpx.Client, kind: str
 ) -> None:
     answers = [label(client, clip=CLIPS / f"digit-{digit}.{kind}") for digit in range(10)]
     right = sum(answer == str(digit) for digit, answer in enumerate(answers))
     assert right >= 9, answers
 
 
-def test_each_stream_alone_is_right_more_often_than_not(client: TestClient) -> None:
+def test_each_stream_alone_is_right_more_often_than_not(client: httpx.Client) -> None:
     for field in ("video", "audio"):
         answers = [label(client, **{field: CLIPS / f"digit-{d}.mp4"}) for d in range(10)]
         assert sum(answer == str(digit) for digit, answer in enumerate(answers)) >= 6, answers
 
 
-def test_the_map_on_the_picture_points_at_the_digit(client: TestClient) -> None:
+def test_the_map_on_the_picture_points_at_the_digit(client: httpx.Client) -> None:
     """The seven of this clone stands right of the middle (tests/data/make_clips.py)."""
     clip = CLIPS / "digit-7.webm"
     answer = client.post("/v1/classify", files={"clip": clip.read_bytes()}).json()

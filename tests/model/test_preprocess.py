@@ -38,8 +38,9 @@ CROP, INK = _frame_spec("crema_d"), _frame_spec("avdigits")
 PAD = FrameSpec(
     fit="pad", resize="area", size=(96, 96), mean=(0.5,) * 3, std=(0.25,) * 3, frames="spread"
 )
-#: Ours without its ceiling, which a loud tone reaches in several rows at once.
-UNCLIPPED = OURS.model_copy(update={"clip": None})
+#: Ours without its ceiling, which a loud tone reaches in several rows at once, and deep enough for
+#: the room to be heard beside the tone: where it is not, a tone without end is its own noise floor.
+UNCLIPPED = OURS.model_copy(update={"clip": None, "range_db": 60.0})
 RATE = 16_000
 
 
