@@ -25,7 +25,6 @@ from model.media import Clip, Pictures, Sound, read_clip
 from model.network import Output
 from model.preprocess import Prepared, prepare
 
-BOTH = ("audio", "visual")
 #: Levels of white noise that are measured, dB.
 SNRS_DB = (-10, -5, 0, 5, 10, 15, 20)
 #: Time steps that are measured.
