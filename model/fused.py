@@ -60,16 +60,13 @@ class FusedStage:
     def __call__(self, x: Tensor, steps: int) -> Tensor:
         """[T or 1, C, H, W], channels last, to [steps, C', H', W']."""
         current = conv2d(x, self.weight, self.bias, padding=1)
-        values = current.permute(0, 2, 3, 1).contiguous().numpy()
+        current = current.permute(0, 2, 3, 1)  # [T or 1, H, W, C]
+        if not self.pooled:  # a held current is pooled: it comes from frames
+            return _fired(current, self.threshold).permute(0, 3, 1, 2)
+        values = current.contiguous().numpy()
         _, rows, columns, channels = values.shape
-        if self.pooled:
-            size = (steps, (rows + 1) // 2, (columns + 1) // 2, channels)
-            spikes = np.empty(size, np.float32)
-            kernels.fire_and_pool(values, self.threshold, spikes)
-        else:
-            spikes = np.empty((steps, rows, columns, channels), np.float32)
-            flat = values.reshape(len(values), -1)
-            kernels.fire(flat, self.threshold, spikes.reshape(steps, -1))
+        spikes = np.empty((steps, (rows + 1) // 2, (columns + 1) // 2, channels), np.float32)
+        kernels.fire_and_pool(values, self.threshold, spikes)
         return torch.from_numpy(spikes).permute(0, 3, 1, 2)
 
 
@@ -115,7 +112,7 @@ def _projection(layer: Projection) -> tuple[Tensor, Tensor, float]:
 
 
 def _fired(current: Tensor, threshold: np.float32) -> Tensor:
-    """Spikes of currents [T, N, C]."""
+    """Spikes of currents [T, ...]."""
     values = current.contiguous().numpy()
     spikes = np.empty_like(values)
     kernels.fire(values.reshape(len(values), -1), threshold, spikes.reshape(len(values), -1))

@@ -26,16 +26,15 @@ _jit = njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")
 
 @_jit
 def fire(current: Floats, threshold: np.float32, spikes: Floats) -> None:
-    """Spikes [T, n] of currents [T or 1, n]; a single current is held for all steps."""
+    """Spikes [T, n] of currents [T, n]."""
     steps, count = spikes.shape
-    held = current.shape[0] == 1
     block = 4096
     v = np.empty(block, np.float32)
     for start in range(0, count, block):
         end = min(start + block, count)
         v[:] = _ZERO
         for t in range(steps):
-            x = current[0 if held else t, start:end]
+            x = current[t, start:end]
             out = spikes[t, start:end]
             for i in range(end - start):
                 h = v[i] * _HALF + x[i]

@@ -31,6 +31,7 @@ __all__ = [
     "frames",
     "prepare",
     "spectrogram",
+    "spread",
 ]
 
 Floats = NDArray[np.float32]
@@ -286,10 +287,14 @@ def _coloured(values: Floats) -> Bytes:
 # --- pictures ------------------------------------------------------------------------------
 
 
+def spread(count: int, parts: int) -> list[int]:
+    """Which of `count` pictures are at the centres of `parts` equal parts of their sequence."""
+    return [(2 * part + 1) * count // (2 * parts) for part in range(parts)]
+
+
 def _taken(count: int, spec: FrameSpec, steps: int) -> list[int]:
     """Indices of the pictures that are taken, one a step, or one."""
-    parts = 1 if spec.frames == "middle" else steps
-    return [(2 * step + 1) * count // (2 * parts) for step in range(parts)]
+    return spread(count, 1 if spec.frames == "middle" else steps)
 
 
 def _frame(picture: Bytes, spec: FrameSpec) -> Floats:

@@ -167,7 +167,7 @@ def _read_clip(data: bytes, kinds: set[str], frames: int, limits: media.Limits) 
 def _read_frames(datas: tuple[bytes, ...], frames: int, limits: media.Limits) -> Pictures:
     """Read every picture, so that a bad one is told of, and keep those that are needed."""
     count = len(datas)
-    needed = {min(count - 1, int((i + 0.5) * count / frames)) for i in range(frames)}
+    needed = set(preprocess.spread(count, frames))
     largest = limits.max_total_pixels // len(needed)
     kept = {}
     for index, data in enumerate(datas):

@@ -13,6 +13,7 @@ from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
@@ -131,3 +132,13 @@ def sound_file(samples: Floats, rate: int, kind: str = "WAV", subtype: str | Non
     file = io.BytesIO()
     soundfile.write(file, samples.T, rate, format=kind, subtype=subtype)
     return file.getvalue()
+
+
+def damaged(data: st.DataObject, whole: Sequence[bytes], flips: int) -> bytes:
+    """One of these files with up to `flips` bits flipped, and cut short."""
+    broken = bytearray(data.draw(st.sampled_from(whole)))
+    for _ in range(data.draw(st.integers(0, flips))):
+        bit = data.draw(st.integers(0, 8 * len(broken) - 1))
+        broken[bit // 8] ^= 1 << bit % 8
+    del broken[data.draw(st.integers(1, len(broken))) :]
+    return bytes(broken)

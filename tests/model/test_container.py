@@ -33,6 +33,7 @@ from tests.model.made import (
     SIZE,
     Bytes,
     clip,
+    damaged,
     number_of,
     numbered,
     quadrants,
@@ -476,13 +477,9 @@ def _whole() -> tuple[bytes, ...]:
 @given(data=st.data())
 @settings(max_examples=200, deadline=None)
 def test_a_damaged_clip_is_an_answer_or_a_media_error(data: st.DataObject) -> None:
-    broken = bytearray(data.draw(st.sampled_from(_whole())))
-    for _ in range(data.draw(st.integers(0, 8))):
-        bit = data.draw(st.integers(0, 8 * len(broken) - 1))
-        broken[bit // 8] ^= 1 << bit % 8
-    del broken[data.draw(st.integers(1, len(broken))) :]
+    broken = damaged(data, _whole(), flips=8)
     try:
-        found = read_clip(bytes(broken), 3)
+        found = read_clip(broken, 3)
     except MediaError:
         return
     assert found.sound is None or np.isfinite(found.sound.samples).all()

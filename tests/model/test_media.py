@@ -24,7 +24,7 @@ from model.media import (
     read_pictures,
     read_sound,
 )
-from tests.model.made import Bytes, Floats, clip, number_of, numbered, sound_file, tone
+from tests.model.made import Bytes, Floats, clip, damaged, number_of, numbered, sound_file, tone
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -295,13 +295,9 @@ def _whole() -> tuple[bytes, ...]:
 @given(data=st.data())
 @settings(max_examples=200, deadline=None)
 def test_a_damaged_sound_is_a_sound_or_a_media_error(data: st.DataObject) -> None:
-    broken = bytearray(data.draw(st.sampled_from(_whole())))
-    for _ in range(data.draw(st.integers(0, 6))):
-        bit = data.draw(st.integers(0, 8 * len(broken) - 1))
-        broken[bit // 8] ^= 1 << bit % 8
-    del broken[data.draw(st.integers(1, len(broken))) :]
+    broken = damaged(data, _whole(), flips=6)
     try:
-        sound = read_sound(bytes(broken))
+        sound = read_sound(broken)
     except MediaError:
         return
     assert sound.samples.dtype == np.float32

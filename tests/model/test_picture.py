@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from model.media import Limits, MediaError, TooLarge, UnknownFormat, Unusable, read_picture
-from tests.model.made import Bytes, quadrants
+from tests.model.made import Bytes, damaged, quadrants
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -325,13 +325,9 @@ def test_any_bytes_are_a_picture_or_a_media_error(head: bytes, rest: bytes) -> N
 @given(data=st.data())
 @settings(max_examples=200, deadline=None)
 def test_a_damaged_picture_is_a_picture_or_a_media_error(data: st.DataObject) -> None:
-    broken = bytearray(data.draw(st.sampled_from(_whole())))
-    for _ in range(data.draw(st.integers(0, 6))):
-        bit = data.draw(st.integers(0, 8 * len(broken) - 1))
-        broken[bit // 8] ^= 1 << bit % 8
-    del broken[data.draw(st.integers(1, len(broken))) :]
+    broken = damaged(data, _whole(), flips=6)
     try:
-        picture = read_picture(bytes(broken))
+        picture = read_picture(broken)
     except MediaError:
         return
     assert picture.dtype == np.uint8
