@@ -80,11 +80,15 @@ class Timeline:
 
 
 class _Decoder:
-    """Frames by the time at which they are shown, asked for in rising order."""
+    """Frames by the time at which they are shown, asked for in rising order.
 
-    def __init__(self, stream: Stream, packets: list[_Shown]) -> None:
+    Of the frames that are not `wanted`, those that no other is made from are left out.
+    """
+
+    def __init__(self, stream: Stream, packets: list[_Shown], wanted: set[float]) -> None:
         self._stream = stream
         self._packets = packets
+        self._wanted = wanted
         self._keys = [index for index, packet in enumerate(packets) if packet.key]
         self._next = 0
         self._given = 0  # frames since the first packet, were all of them decoded
@@ -121,7 +125,7 @@ class _Decoder:
     def _frame(self) -> tuple[VideoFrame, float | None] | None:
         while not self._held:
             if self._next < len(self._packets):
-                self._hold(decoded(self._stream, self._packets[self._next].packet))
+                self._hold(self._decoded(self._packets[self._next]))
                 self._next += 1
             elif not self._drained:
                 self._drained = True
@@ -129,6 +133,13 @@ class _Decoder:
             else:
                 return None
         return self._held.popleft()
+
+    def _decoded(self, shown: _Shown) -> list[VideoFrame]:
+        # Where frames are known by their number alone, none may be left out.
+        needed = shown.time in self._wanted or _is_shown_in_order(self._stream)
+        context: Any = self._stream.codec_context
+        context.skip_frame = "DEFAULT" if needed else "NONREF"
+        return decoded(self._stream, shown.packet)
 
     def _hold(self, frames: list[VideoFrame]) -> None:
         for frame in frames:
@@ -157,7 +168,7 @@ def spread(
     context.thread_count = 1  # as many jobs run as there are cores
     context.options = {"max_pixels": str(limits.max_pixels)}
     first, wanted = timeline.wanted(frames)
-    decoder = _Decoder(stream, timeline.packets)
+    decoder = _Decoder(stream, timeline.packets, set(wanted))
     largest = limits.max_total_pixels // max(1, len(set(wanted)))
     found: dict[float, NDArray[np.uint8]] = {}
     for time in sorted(set(wanted)):
