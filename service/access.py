@@ -11,7 +11,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import Error, Problem, respond
+from service.error_responses import respond
+from service.errors import Error, Problem
 
 log = logging.getLogger("scmrl.access")
 

@@ -14,15 +14,15 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import HTMLResponse, RedirectResponse
 from starlette.staticfiles import StaticFiles
 
-from service import errors
+from service import cores, error_responses
 from service.access import AccessLog
 from service.body_limit import BodyLimit
-from service.decoding import Decoder
+from service.decoding.pool import DecodeLimits, Decoders
 from service.registry import Registry, StartupError
 from service.routes import classify, health, models
 from service.routes.responses import SCHEMA_NAME
 from service.schemas import ErrorBody
-from service.settings import Settings
+from service.settings import MIB, Settings
 from service.state import State
 
 log = logging.getLogger("scmrl.app")
@@ -63,10 +63,13 @@ def create_app(
     `on_failure` when it never will: whoever runs the app must then end it.
     """
     settings = settings or Settings()
-    state = State(settings, Registry(settings), Decoder(settings.decode_workers))
+    limits = DecodeLimits(settings.decode_timeout_s, settings.decode_memory_mib * MIB)
+    decoders = Decoders(settings.decode_workers or cores.available(), limits)
+    state = State(settings, Registry(settings), decoders)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        state.decoders.start()
         loading = asyncio.create_task(_load(state.registry, on_ready, on_failure))
         try:
             yield
@@ -75,7 +78,7 @@ def create_app(
             loading.cancel()  # its thread goes on until it sees that the registry has stopped
             with suppress(asyncio.CancelledError):
                 await loading
-            state.decoder.stop()
+            state.decoders.stop()
 
     app = FastAPI(
         title="scmrl",
@@ -89,7 +92,7 @@ def create_app(
     app.state.scmrl = state
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(AccessLog)  # added last: outermost
-    errors.install(app)
+    error_responses.install(app)
     for router in (classify.router, models.router, health.router):
         app.include_router(router)
     _add_docs(app)

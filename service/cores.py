@@ -27,7 +27,7 @@ def available(v2: Path = _CGROUP_V2, v1: Path = _CGROUP_V1) -> int:
 def set_threads(count: int) -> int:
     """Set the threads of torch and OpenCV; 0 takes the available cores. Returns torch's.
 
-    OpenCV gets one: several uploads are decoded at a time, each in its own thread.
+    OpenCV gets one: what is left for it to do is small, and decoding has processes of its own.
     """
     import cv2
     import torch

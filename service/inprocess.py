@@ -7,10 +7,10 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model.media import Limits
 from service import answer
 from service.batching import Ran
-from service.decoding import decode
+from service.decoding.files import Wanted, decode
+from service.encoding import encoded
 from service.form import Media, Options
 from service.schemas import Classification
 
@@ -35,10 +35,11 @@ class Classifier:
         """The answer to one clip. Raises Problem."""
         started = time.perf_counter()
         steps = options.steps or self.card.steps
-        decoded = decode(Media(clip=clip), self.card, steps, Limits())
+        decoded = decode(Media(clip=clip), Wanted.of(self.card, steps))
+        inputs = encoded(decoded.prepared, self.card, steps)
         ready = time.perf_counter()
         output = self.engine.run(
-            {name: x.unsqueeze(1) for name, x in decoded.inputs.items()},
+            {name: x.unsqueeze(1) for name, x in inputs.items()},
             steps=steps,
             explain=answer.asked(options),
         )

@@ -61,7 +61,13 @@ class Settings(BaseSettings):
     shutdown_grace_s: float = _setting(
         30.0, "Time that accepted requests have to finish when the service stops", "s", ge=0
     )
-    decode_workers: int = _setting(2, "Uploads that are decoded at a time", "workers", ge=1)
+    decode_workers: int = _setting(
+        0, "Processes that decode uploads, one each at a time; 0: one a core", "processes", ge=0
+    )
+    decode_timeout_s: float = _setting(10.0, "Longest time to read one request's files", "s", gt=0)
+    decode_memory_mib: int = _setting(
+        1024, "Memory that one request's files may take while they are read", "MiB", ge=64
+    )
     threads: int = _setting(
         0, "CPU threads of one network; 0 takes what the machine's quota allows", "threads", ge=0
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from service.decoding import Decoder
+from service.decoding.pool import Decoders
 from service.registry import Registry
 from service.settings import Settings
 
@@ -17,7 +17,7 @@ class State:
 
     settings: Settings
     registry: Registry
-    decoder: Decoder
+    decoders: Decoders
 
 
 def state_of(request: Request) -> State:

@@ -1,28 +1,59 @@
-"""One request's files to the streams that a checkpoint takes, in threads of their own."""
+"""One request's files to the streams that a checkpoint takes.
+
+What a decoding process runs, so nothing here imports torch.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
 
 from model import media, preprocess
-from model.media import MediaError, Pictures, Sound
+from model.media import Limits, MediaError, Pictures, Sound
 from model.picture import shrunk
 from model.preprocess import Prepared
+from model.specs import Spec
 from service.errors import Error, Problem
 from service.form import Media
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from model.checkpoint import Card
 
-_T = TypeVar("_T")
+
+class Wanted(BaseModel):
+    """What to make of the files: the streams of the checkpoint `name`, for `steps` time steps.
+
+    `missing_streams`: whether it can do without some of them. `canvas`: whether the pictures
+    that maps are drawn on are wanted as well.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    streams: dict[str, Spec]
+    missing_streams: bool
+    steps: int
+    limits: Limits = Limits()
+    canvas: bool = True
+
+    @classmethod
+    def of(
+        cls, card: Card, steps: int, limits: Limits | None = None, canvas: bool = True
+    ) -> Wanted:
+        """What a checkpoint's card asks for."""
+        return cls(
+            name=card.name,
+            streams=card.streams,
+            missing_streams=card.missing_streams,
+            steps=steps,
+            limits=limits or Limits(),
+            canvas=canvas,
+        )
 
 
 @dataclass(frozen=True)
@@ -44,14 +75,13 @@ class StreamInfo:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A request ready for the network.
+    """A request ready for the encoding.
 
-    `prepared` and `inputs` [T or 1, C, H, W] by stream, for the streams that are there;
-    `streams` tells of every stream of the checkpoint. Times in seconds.
+    `prepared` by stream, for the streams that are there; `streams` tells of every stream of the
+    checkpoint. Times in seconds.
     """
 
     prepared: dict[str, Prepared]
-    inputs: dict[str, Tensor]
     streams: dict[str, StreamInfo]
     decode_s: float
     preprocess_s: float
@@ -66,40 +96,25 @@ class _Found:
     missing: dict[str, tuple[str, str]] = field(default_factory=dict)  # kind -> field, reason
 
 
-def decode(files: Media, card: Card, steps: int, limits: media.Limits) -> Decoded:
-    """Decode, preprocess and encode `files` as `card` says, for `steps` time steps.
+def decode(files: Media, wanted: Wanted) -> Decoded:
+    """Decode and preprocess `files`.
 
     Raises Problem: UNKNOWN_FORMAT, UNUSABLE, TOO_LARGE or INVALID_FIELD, naming the field.
     """
-    kinds: set[str] = {spec.kind for spec in card.streams.values()}
-    _refuse_unused(files, kinds, card)
+    kinds: set[str] = {spec.kind for spec in wanted.streams.values()}
+    _refuse_unused(files, kinds, wanted)
 
     started = time.perf_counter()
-    found = _read(files, kinds, _frames_needed(card, steps), limits)
-    _require(found, kinds, card)
+    found = _read(files, kinds, _frames_needed(wanted), wanted.limits)
+    _require(found, kinds, wanted)
     read = time.perf_counter()
 
-    prepared = preprocess.prepare(card.streams, found.sound, found.pictures, steps)
-    streams = {name: _info(found, spec.kind) for name, spec in card.streams.items()}
-    inputs = {name: _encoded(stream, card, steps) for name, stream in prepared.items()}
-    return Decoded(prepared, inputs, streams, read - started, time.perf_counter() - read)
+    prepared = preprocess.prepare(wanted.streams, found.sound, found.pictures, wanted.steps)
+    streams = {name: _info(found, spec.kind) for name, spec in wanted.streams.items()}
+    return Decoded(prepared, streams, read - started, time.perf_counter() - read)
 
 
-class Decoder:
-    """Threads that decode: at most `workers` at a time, the rest waits in order."""
-
-    def __init__(self, workers: int) -> None:
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="scmrl-decode")
-
-    async def run(self, work: Callable[[], _T]) -> _T:
-        """Run `work` in a thread. Cancelled while it waits for one, it is never run."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
-
-    def stop(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _refuse_unused(files: Media, kinds: set[str], card: Card) -> None:
+def _refuse_unused(files: Media, kinds: set[str], wanted: Wanted) -> None:
     """A file that this checkpoint has no stream for is a mistake worth telling."""
     unused = [
         name
@@ -111,18 +126,18 @@ def _refuse_unused(files: Media, kinds: set[str], card: Card) -> None:
         if data and kind not in kinds
     ]
     if unused:
-        takes = ", ".join(card.streams)
-        detail = f"The checkpoint {card.name} does not take `{unused[0]}`; its streams: {takes}."
+        takes = ", ".join(wanted.streams)
+        detail = f"The checkpoint {wanted.name} does not take `{unused[0]}`; its streams: {takes}."
         raise Problem(Error.INVALID_FIELD, detail, field=unused[0])
 
 
-def _frames_needed(card: Card, steps: int) -> int:
+def _frames_needed(wanted: Wanted) -> int:
     """How many pictures to take from a video: one for each step where they are spread."""
-    spread = any(s.kind == "frames" and s.frames == "spread" for s in card.streams.values())
-    return steps if spread else 1
+    spread = any(s.kind == "frames" and s.frames == "spread" for s in wanted.streams.values())
+    return wanted.steps if spread else 1
 
 
-def _read(files: Media, kinds: set[str], frames: int, limits: media.Limits) -> _Found:
+def _read(files: Media, kinds: set[str], frames: int, limits: Limits) -> _Found:
     if files.clip is not None:
         return _read_clip(files.clip, kinds, frames, limits)
 
@@ -147,7 +162,7 @@ def _read(files: Media, kinds: set[str], frames: int, limits: media.Limits) -> _
     return _Found(sound, pictures, missing)
 
 
-def _read_clip(data: bytes, kinds: set[str], frames: int, limits: media.Limits) -> _Found:
+def _read_clip(data: bytes, kinds: set[str], frames: int, limits: Limits) -> _Found:
     with _blaming("clip"):
         clip = media.read_clip(
             data,
@@ -164,7 +179,7 @@ def _read_clip(data: bytes, kinds: set[str], frames: int, limits: media.Limits) 
     return _Found(clip.sound, clip.pictures, missing)
 
 
-def _read_frames(datas: tuple[bytes, ...], frames: int, limits: media.Limits) -> Pictures:
+def _read_frames(datas: tuple[bytes, ...], frames: int, limits: Limits) -> Pictures:
     """Read every picture, so that a bad one is told of, and keep those that are needed."""
     count = len(datas)
     needed = set(preprocess.spread(count, frames))
@@ -178,7 +193,7 @@ def _read_frames(datas: tuple[bytes, ...], frames: int, limits: media.Limits) ->
     return Pictures(tuple(kept.values()), tuple(float(index) for index in kept))
 
 
-def _require(found: _Found, kinds: set[str], card: Card) -> None:
+def _require(found: _Found, kinds: set[str], wanted: Wanted) -> None:
     """Raise where the checkpoint cannot do without what is missing."""
     missing = {kind: why for kind, why in found.missing.items() if kind in kinds}
     if not missing:
@@ -186,22 +201,10 @@ def _require(found: _Found, kinds: set[str], card: Card) -> None:
     blamed, reasons = next(iter(missing.values()))[0], "; ".join(why for _, why in missing.values())
     if len(missing) == len(kinds):
         raise Problem(Error.UNUSABLE, f"There is nothing to classify: {reasons}.", field=blamed)
-    if not card.missing_streams:
-        streams = " and ".join(card.streams)
-        detail = f"The checkpoint {card.name} needs {streams}, and {reasons}."
+    if not wanted.missing_streams:
+        streams = " and ".join(wanted.streams)
+        detail = f"The checkpoint {wanted.name} needs {streams}, and {reasons}."
         raise Problem(Error.UNUSABLE, detail, field=blamed)
-
-
-def _encoded(prepared: Prepared, card: Card, steps: int) -> Tensor:
-    """The stream's tensor, encoded; direct encoding of one picture stays [1, C, H, W]."""
-    import torch
-
-    from model.encoding import encode
-
-    tensor = torch.from_numpy(prepared.tensor)
-    if card.encoding == "direct":
-        return tensor
-    return encode(tensor, steps, card.encoding)
 
 
 def _info(found: _Found, kind: str) -> StreamInfo:

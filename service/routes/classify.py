@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -11,7 +11,8 @@ from starlette.responses import Response
 
 from model.media import Limits
 from service import answer
-from service.decoding import decode
+from service.decoding.files import Wanted
+from service.encoding import encoded
 from service.errors import Error
 from service.form import ATTENTION_DETAILS, FIELDS, FILES, VALUES, Media, Options, interpret
 from service.patience import while_wanted
@@ -34,6 +35,7 @@ _ERRORS = problems(
     Error.NOT_READY,
     Error.FULL,
     Error.DEADLINE,
+    Error.DECODE_TIMEOUT,
 )
 
 
@@ -100,11 +102,13 @@ async def _answer(
     started = time.perf_counter()
     steps = options.steps or model.card.steps
     with model.batcher.place() as place:
-        decoding = partial(decode, files, model.card, steps, media_limits(state.settings))
-        decoded = await state.decoder.run(decoding)
-        ran = await place.run(decoded.inputs, steps, answer.asked(options))
+        limits, canvas = media_limits(state.settings), options.attention == "overlay"
+        wanted = Wanted.of(model.card, steps, limits, canvas)
+        decoded = await state.decoders.decode(files, wanted)
+        inputs = encoded(decoded.prepared, model.card, steps)
+        ran = await place.run(inputs, steps, answer.asked(options))
         parts = answer.Parts(model.name, model.card, options, decoded, ran, steps)
-        explained = await state.decoder.run(partial(answer.explained, parts))
+        explained = await asyncio.to_thread(answer.explained, parts)
     result = answer.build(
         parts, explained, request_id=request.state.id, total_s=time.perf_counter() - started
     )
@@ -112,7 +116,7 @@ async def _answer(
     request.state.notes.update(
         model=model.name,
         steps=steps,
-        streams="+".join(decoded.inputs),
+        streams="+".join(inputs),
         batch=ran.batch_size,
         decode_ms=timing.decode,
         queue_ms=timing.queue,

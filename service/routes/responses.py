@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from service.errors import MEDIA_TYPE, Error
+from service.error_responses import MEDIA_TYPE
+from service.errors import Error
 
 #: Where `service.app` puts the schema of a problem document.
 SCHEMA_NAME = "ErrorBody"

@@ -199,12 +199,14 @@ def test_axes_are_in_the_units_of_the_source(service: httpx.Client) -> None:
     seen, heard = (answer["attention"][name]["spatial"] for name in ("visual", "audio"))
     assert (seen["rows"], seen["columns"]) == ("y", "x")
     assert (seen["row_edges"][0], seen["row_edges"][-1]) == pytest.approx((0, 320))
-    assert (seen["column_edges"][0], seen["column_edges"][-1]) == pytest.approx((-40, 280))
+    assert (seen["column_edges"][0], seen["column_edges"][-1]) == pytest.approx(
+        (-280 / 3, 1000 / 3)
+    )
     assert (heard["rows"], heard["columns"]) == ("frequency_hz", "time_s")
     low, high = heard["row_edges"][0], heard["row_edges"][-1]
     assert 60 <= low < high <= 3900
     begin, end = heard["column_edges"][0], heard["column_edges"][-1]
-    assert end - begin == pytest.approx(1.26)
+    assert end - begin == pytest.approx(1.44)
     assert begin < 2, "the window lies in a sound of 2 s"
     assert end > 0
 

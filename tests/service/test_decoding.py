@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from model.checkpoint import Card
 from model.config import Config
 from model.media import Limits
-from service.decoding import Decoded, Decoder, decode
+from service.decoding.files import Decoded, Wanted, decode
+from service.encoding import encoded
 from service.errors import Error, Problem
 from service.form import Media
 from tests.service import checkpoints
@@ -31,7 +30,11 @@ def only(stream: str) -> Card:
 
 
 def decoded(files: Media, card: Card = BOTH, limits: Limits = Limits()) -> Decoded:  # noqa: B008
-    return decode(files, card, STEPS, limits)
+    return decode(files, Wanted.of(card, STEPS, limits))
+
+
+def inputs(files: Media, card: Card = BOTH) -> dict[str, Tensor]:
+    return encoded(decoded(files, card).prepared, card, STEPS)
 
 
 def refused(files: Media, card: Card = BOTH) -> Problem:
@@ -42,11 +45,12 @@ def refused(files: Media, card: Card = BOTH) -> Problem:
 
 def test_a_clip_becomes_what_the_network_takes(clip: bytes) -> None:
     found = decoded(Media(clip=clip))
-    assert {name: tuple(x.shape) for name, x in found.inputs.items()} == {
+    tensors = encoded(found.prepared, BOTH, STEPS)
+    assert {name: tuple(x.shape) for name, x in tensors.items()} == {
         "audio": (1, SPECS["audio"].channels, *SPECS["audio"].size),
         "visual": (STEPS, SPECS["visual"].channels, *SPECS["visual"].size),
     }
-    assert all(x.dtype == torch.float32 for x in found.inputs.values())
+    assert all(x.dtype == torch.float32 for x in tensors.values())
     assert found.decode_s > 0
     assert found.preprocess_s > 0
 
@@ -54,17 +58,17 @@ def test_a_clip_becomes_what_the_network_takes(clip: bytes) -> None:
 @pytest.mark.parametrize("encoding", ["rate", "latency"])
 def test_a_card_that_asks_for_spikes_gets_them_at_every_step(clip: bytes, encoding: str) -> None:
     card = checkpoints.card(encoding=encoding)
-    found = decoded(Media(clip=clip), card)
-    for x in found.inputs.values():
+    found = inputs(Media(clip=clip), card)
+    for x in found.values():
         assert len(x) == STEPS
         assert set(x.unique().tolist()) <= {0.0, 1.0}
-    again = decoded(Media(clip=clip), card)
-    assert all(torch.equal(x, again.inputs[name]) for name, x in found.inputs.items())
+    again = inputs(Media(clip=clip), card)
+    assert all(torch.equal(x, again[name]) for name, x in found.items())
 
 
 def test_a_stream_of_a_clip_that_is_not_needed_is_not_missed(clip: bytes) -> None:
-    assert set(decoded(Media(clip=without_sound(clip)), only("visual")).inputs) == {"visual"}
-    assert set(decoded(Media(clip=wav(tone())), only("audio")).inputs) == {"audio"}
+    assert set(inputs(Media(clip=without_sound(clip)), only("visual"))) == {"visual"}
+    assert set(inputs(Media(clip=wav(tone())), only("audio"))) == {"audio"}
 
 
 def test_a_file_that_the_checkpoint_has_no_stream_for_is_refused_by_name(clip: bytes) -> None:
@@ -101,28 +105,3 @@ def test_frames_that_are_not_needed_are_read_as_well() -> None:
     problem = refused(Media(frames=tuple(frames)))
     assert (problem.error, problem.field) == (Error.UNUSABLE, "frames")
     assert "picture 2 of 40" in problem.detail
-
-
-def test_a_decoder_runs_so_many_at_a_time_and_never_what_was_cancelled() -> None:
-    go, ran = threading.Event(), []
-
-    def work(number: int) -> int:
-        ran.append(number)
-        assert go.wait(30)
-        return number
-
-    async def scenario() -> list[int]:
-        decoder = Decoder(2)
-        tasks = [asyncio.create_task(decoder.run(partial(work, n))) for n in range(4)]
-        while len(ran) < 2:
-            await asyncio.sleep(0.001)
-        tasks[2].cancel()
-        await asyncio.wait([tasks[2]])
-        assert ran == [0, 1]
-        go.set()
-        results = [await tasks[0], await tasks[1], await tasks[3]]
-        decoder.stop()
-        return results
-
-    assert asyncio.run(scenario()) == [0, 1, 3]
-    assert sorted(ran) == [0, 1, 3]

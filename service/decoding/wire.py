@@ -1,0 +1,238 @@
+"""What the service and a decoding process say to each other over a socket.
+
+A message is the length of its head, the head as JSON, and the bytes that the head tells of:
+files one way, arrays the other, straight into their memory. Nothing is pickled, and what comes
+back from a process that strangers' files were read in is validated like a stranger's.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import struct
+import time
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from model.preprocess import Prepared
+from service.decoding.files import Decoded, StreamInfo, Wanted
+from service.errors import Error, Problem
+from service.form import Media
+
+_LENGTH = struct.Struct("!I")
+#: Largest head of a message, in bytes.
+_MAX_HEAD = 4 * 1024 * 1024
+#: Most bytes of arrays that one answer may have.
+_MAX_ARRAYS = 1024 * 1024 * 1024
+
+
+class Lost(Exception):
+    """The other side has gone, or says what it may not."""
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Job(_Message):
+    """`sizes` of the files that follow, in bytes, each with the field it came in."""
+
+    wanted: Wanted
+    sizes: list[tuple[str, int]]
+
+
+class _Array(_Message):
+    dtype: Literal["float32", "float64", "uint8"]
+    shape: list[Annotated[int, Field(ge=0, le=1 << 30)]] = Field(max_length=5)
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+class _Stream(_Message):
+    rows: str
+    columns: str
+    tensor: _Array
+    row_edges: _Array
+    column_edges: _Array
+    canvas: _Array
+
+
+class _Answer(_Message):
+    kind: Literal["answer"] = "answer"
+    prepared: dict[str, _Stream]
+    streams: dict[str, StreamInfo]
+    decode_s: float
+    preprocess_s: float
+
+
+class _Refusal(_Message):
+    """A Problem: what is wrong with the files."""
+
+    kind: Literal["refusal"] = "refusal"
+    error: Literal["UNKNOWN_FORMAT", "UNUSABLE", "TOO_LARGE", "INVALID_FIELD"]
+    detail: str
+    field: str | None
+
+
+class _Failure(_Message):
+    """A fault of ours: its traceback."""
+
+    kind: Literal["failure"] = "failure"
+    traceback: str
+
+
+_REPLY: TypeAdapter[_Answer | _Refusal | _Failure] = TypeAdapter(
+    Annotated[_Answer | _Refusal | _Failure, Field(discriminator="kind")]
+)
+_PARTS = ("tensor", "row_edges", "column_edges", "canvas")
+
+
+class Deadline:
+    """A moment by which a conversation has to be over; None: it has no end."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._end = None if seconds is None else time.monotonic() + seconds
+
+    def apply(self, sock: socket.socket) -> None:
+        """Let the socket's next call last as long as there is left. Raises TimeoutError."""
+        if self._end is None:
+            return  # as sockets begin; a confined process may not even ask for it
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        sock.settimeout(left)
+
+
+def send_job(sock: socket.socket, files: Media, wanted: Wanted, deadline: Deadline) -> None:
+    """Ask for `files` to be decoded. Raises Lost and TimeoutError."""
+    named = [(name, data) for name in ("clip", "video", "audio") if (data := getattr(files, name))]
+    named += [("frames", data) for data in files.frames]
+    head = _Job(wanted=wanted, sizes=[(name, len(data)) for name, data in named])
+    _send(sock, head.model_dump_json().encode(), (data for _, data in named), deadline)
+
+
+def receive_job(sock: socket.socket) -> tuple[Media, Wanted]:
+    """The next job. Raises Lost when there will be no more."""
+    never = Deadline(None)
+    job = _Job.model_validate_json(_receive_head(sock, never))
+    found: dict[str, list[bytes]] = {}
+    for name, size in job.sizes:
+        data = bytearray(size)
+        _receive_into(sock, memoryview(data), never)
+        found.setdefault(name, []).append(bytes(data))
+    frames = tuple(found.pop("frames", ()))
+    return Media(frames=frames, **{name: datas[0] for name, datas in found.items()}), job.wanted
+
+
+def send_decoded(sock: socket.socket, decoded: Decoded, canvas: bool) -> None:
+    """Answer a job, with or without the pictures that maps are drawn on."""
+    arrays: list[NDArray[Any]] = []
+    described = {}
+    for name, prepared in decoded.prepared.items():
+        parts = {part: np.ascontiguousarray(getattr(prepared, part)) for part in _PARTS}
+        if not canvas:
+            parts["canvas"] = np.empty((0, 0, 3), np.uint8)
+        arrays += parts.values()
+        described[name] = {
+            part: {"dtype": array.dtype.name, "shape": array.shape} for part, array in parts.items()
+        } | {"rows": prepared.rows, "columns": prepared.columns}
+    head = _Answer.model_validate(
+        {
+            "prepared": described,
+            "streams": decoded.streams,
+            "decode_s": decoded.decode_s,
+            "preprocess_s": decoded.preprocess_s,
+        }
+    )
+    buffers = (array.reshape(-1).view(np.uint8).data for array in arrays)
+    _send(sock, head.model_dump_json().encode(), buffers, Deadline(None))
+
+
+def send_problem(sock: socket.socket, problem: Problem) -> None:
+    """Refuse a job."""
+    head = _Refusal.model_validate(
+        {"error": problem.error.name, "detail": problem.detail, "field": problem.field}
+    )
+    _send(sock, head.model_dump_json().encode(), (), Deadline(None))
+
+
+def send_failure(sock: socket.socket, traceback: str) -> None:
+    """Fail a job."""
+    _send(sock, _Failure(traceback=traceback).model_dump_json().encode(), (), Deadline(None))
+
+
+def receive_decoded(sock: socket.socket, deadline: Deadline) -> Decoded:
+    """The answer to a job.
+
+    Raises Problem as `files.decode` does, RuntimeError for a fault of ours, Lost and TimeoutError.
+    """
+    try:
+        reply = _REPLY.validate_json(_receive_head(sock, deadline))
+    except ValidationError as exc:
+        raise Lost(f"it answers what is no answer: {exc}") from exc
+    if isinstance(reply, _Refusal):
+        raise Problem(Error[reply.error], reply.detail, field=reply.field)
+    if isinstance(reply, _Failure):
+        raise RuntimeError(f"in a decoding process:\n{reply.traceback}")
+    total = sum(getattr(s, part).bytes for s in reply.prepared.values() for part in _PARTS)
+    if total > _MAX_ARRAYS:
+        raise Lost(f"its arrays have {total} bytes")
+    prepared = {}
+    for name, stream in reply.prepared.items():
+        arrays = {part: _receive_array(sock, getattr(stream, part), deadline) for part in _PARTS}
+        prepared[name] = Prepared(rows=stream.rows, columns=stream.columns, **arrays)
+    return Decoded(prepared, reply.streams, reply.decode_s, reply.preprocess_s)
+
+
+def _receive_array(sock: socket.socket, described: _Array, deadline: Deadline) -> NDArray[Any]:
+    array = np.empty(described.shape, described.dtype)
+    _receive_into(sock, array.reshape(-1).view(np.uint8).data, deadline)
+    return array
+
+
+def _send(
+    sock: socket.socket,
+    head: bytes,
+    rest: Iterable[Any] | Sequence[Any],
+    deadline: Deadline,
+) -> None:
+    try:
+        for part in (_LENGTH.pack(len(head)), head, *rest):
+            deadline.apply(sock)
+            sock.sendall(part)
+    except TimeoutError:
+        raise
+    except OSError as exc:
+        raise Lost(str(exc)) from exc
+
+
+def _receive_head(sock: socket.socket, deadline: Deadline) -> bytes:
+    length = bytearray(_LENGTH.size)
+    _receive_into(sock, memoryview(length), deadline)
+    (size,) = _LENGTH.unpack(length)
+    if size > _MAX_HEAD:
+        raise Lost(f"a head of {size} bytes")
+    head = bytearray(size)
+    _receive_into(sock, memoryview(head), deadline)
+    return bytes(head)
+
+
+def _receive_into(sock: socket.socket, buffer: memoryview, deadline: Deadline) -> None:
+    at = 0
+    try:
+        while at < len(buffer):
+            deadline.apply(sock)
+            count = sock.recv_into(buffer[at:])
+            if not count:
+                raise Lost("it has gone")
+            at += count
+    except TimeoutError:
+        raise
+    except OSError as exc:
+        raise Lost(str(exc)) from exc

@@ -1,0 +1,137 @@
+"""`python -m service.decoding.worker FD`: the nursery, which forks decoding processes.
+
+It imports what decoding needs once; a process forked from it starts in milliseconds and shares
+that memory. Each is confined before it reads its first file, serves one socket, and ends when
+that closes. The nursery ends, and they with it, when the service closes its end of FD.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import traceback
+from contextlib import suppress
+
+import av
+import cv2
+import numpy as np
+import soundfile
+
+from model import media, preprocess
+from service.decoding import sandbox, wire
+from service.decoding.files import decode
+from service.errors import Error, Problem
+
+#: An order to the nursery: `START` with a socket, memory in bytes and CPU seconds for each job,
+#: or `KILL` with a process id.
+ORDER = struct.Struct("!cQd")
+START, KILL = b"s", b"k"
+#: The nursery's answer to START: the process id.
+STARTED = struct.Struct("!I")
+
+#: Seconds between two looks for processes that have ended.
+_REAP_S = 5.0
+
+
+def nursery(control: socket.socket) -> None:
+    """Carry out orders until the service has gone."""
+    children: set[int] = set()
+    while True:
+        ready, _, _ = select.select([control], [], [], _REAP_S)
+        _reap(children)
+        if not ready:
+            continue
+        order, fds, _, _ = socket.recv_fds(control, ORDER.size, 1)
+        if len(order) < ORDER.size:
+            break
+        kind, number, seconds = ORDER.unpack(order)
+        if kind == KILL:
+            if number in children:  # ours and not reaped: it can be no other process
+                os.kill(number, signal.SIGKILL)
+            continue
+        pid = os.fork()
+        if not pid:
+            control.close()
+            _work(socket.socket(fileno=fds[0]), number, seconds)
+        os.close(fds[0])
+        children.add(pid)
+        control.sendall(STARTED.pack(pid))
+    for pid in children:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def _reap(children: set[int]) -> None:
+    with suppress(ChildProcessError):
+        while pid := os.waitpid(-1, os.WNOHANG)[0]:
+            children.discard(pid)
+
+
+def _work(sock: socket.socket, memory_bytes: int, cpu_s: float) -> None:
+    """Decode one job after another, then end without the nursery's clean-up."""
+    code = 1
+    try:
+        sandbox.confine(memory_bytes)
+        while True:
+            files, wanted = wire.receive_job(sock)
+            sandbox.limit_cpu(cpu_s)
+            try:
+                wire.send_decoded(sock, decode(files, wanted), wanted.canvas)
+            except Problem as problem:
+                wire.send_problem(sock, problem)
+            except MemoryError:
+                detail = "The files need more memory than there is for them."
+                wire.send_problem(sock, Problem(Error.TOO_LARGE, detail))
+            del files
+    except wire.Lost:
+        code = 0
+    except BaseException:
+        with suppress(BaseException):
+            wire.send_failure(sock, traceback.format_exc())
+    finally:
+        os._exit(code)
+
+
+def _warm() -> None:
+    """Load what is loaded at first use: a confined process can open no file."""
+    with suppress(ImportError, RuntimeError, OSError):
+        import pyseccomp  # noqa: F401
+    cv2.setNumThreads(1)
+    sound = io.BytesIO()
+    soundfile.write(sound, np.zeros(800, np.float32), 8000, format="WAV")
+    picture = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+    heard = media.read_sound(sound.getvalue())
+    seen = media.Pictures((media.read_picture(picture),), (0.0,))
+    for specs in preprocess.PROFILES.values():
+        preprocess.prepare(specs, heard, seen, 1)
+    media.read_clip(_clip(), 2)
+    with suppress(media.MediaError):
+        media.read_clip(bytes(64), 1)
+
+
+def _clip() -> bytes:
+    """A small one, with pictures and sound."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        video = container.add_stream("mpeg4", rate=5)
+        video.width, video.height = 16, 16
+        video.pix_fmt = "yuv420p"
+        audio = container.add_stream("aac", rate=8000, layout="mono")
+        for _ in range(3):
+            container.mux(video.encode(av.VideoFrame(16, 16, "yuv420p")))
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        samples.sample_rate = 8000
+        container.mux(audio.encode(samples))
+        container.mux(video.encode())
+        container.mux(audio.encode())
+    return file.getvalue()
+
+
+if __name__ == "__main__":
+    _warm()
+    nursery(socket.socket(fileno=int(sys.argv[1])))
