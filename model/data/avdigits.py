@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from model.data.picture import Scene, draw_scene
+from model.data.picture import HEIGHTS, SMALL, Scene, draw_scene
 from model.data.sound import record
 from model.media import Pictures, Sound
 from model.preprocess import FrameSpec, SpectrogramSpec, frames, levelled, spectrogram
@@ -147,7 +147,9 @@ class Scenes:
     def _frames(self, label: int, rng: Rng, plan: Plan) -> Floats:
         images = self.digits.pictures[label]
         digit = images[int(rng.integers(len(images)))]
-        shots = _filmed(draw_scene(digit, rng, hardness=plan.hardness), rng, plan.steps)
+        heights = SMALL if not self.plain and rng.random() < 0.3 * plan.hardness else HEIGHTS
+        scene = draw_scene(digit, rng, heights=heights, hardness=plan.hardness)
+        shots = _filmed(scene, rng, plan.steps)
         seen = frames(Pictures(tuple(shots), tuple(range(len(shots)))), self.visual, plan.steps)
         grain = 0.04 if self.plain else plan.hardness * _grain_level(rng)
         return _grainy(seen.tensor, plan.steps, grain, rng)
@@ -180,7 +182,8 @@ def _filmed(scene: Scene, rng: Rng, steps: int) -> list[Bytes]:
     if kind < 0.88:
         drift = rng.uniform(-0.04, 0.04, 2) * scene.paper.shape[0]
         return [scene.frame(shift=(float(drift[0] * i), float(drift[1] * i))) for i in range(steps)]
-    written = np.minimum(np.arange(steps) * rng.uniform(1, 3) / steps + rng.uniform(0, 1), 1)
+    done = np.arange(1, steps + 1) / steps
+    written = np.minimum(done * rng.uniform(1, 3) + rng.uniform(0, 0.5), 1)
     return [scene.frame(shown=float(share)) for share in written]
 
 
@@ -195,7 +198,7 @@ def _grainy(tensor: Floats, steps: int, sigma: float, rng: Rng) -> Floats:
     every frame; none on the padding. As in a picture, the noise of three colours competes with
     the ink for the greatest distance from the paper, which is levelled anew."""
     tensor = np.repeat(tensor, steps, 0) if len(tensor) == 1 else tensor
-    if not sigma:
+    if not sigma or not tensor.any():  # a blank frame has no ink to set the noise by
         return tensor
     content = np.any(tensor != 0, axis=(0, 1))  # [H, W]
     rows, columns = np.flatnonzero(content.any(1)), np.flatnonzero(content.any(0))

@@ -16,6 +16,8 @@ Rng = np.random.Generator
 SHAPES = ((4 / 3, 0.4), (16 / 9, 0.25), (1.0, 0.1), (3 / 4, 0.12), (9 / 16, 0.13))
 #: Height of the digit's ink over the frame's.
 HEIGHTS = (0.22, 0.92)
+#: The smaller ones, which are hardest to read: training sees more of them.
+SMALL = (0.22, 0.45)
 #: Least difference in luma between ink and paper, of 255.
 CONTRAST = 60
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)

@@ -17,7 +17,8 @@ from model.preprocess import PROFILES, FrameSpec, Prepared, SpectrogramSpec, fra
 from tests.model.networks import lively, noise
 
 LABELS = ("a", "b", "c")
-AUDIO, VISUAL = PROFILES["avdigits"]["audio"], PROFILES["avdigits"]["visual"]
+AUDIO = PROFILES["avdigits"]["audio"]
+VISUAL = FrameSpec(fit="pad", ground="median", resize="area", size=(96, 96), frames="spread")
 STREAMS = {
     "audio": StreamConfig(channels=1, size=AUDIO.size),
     "visual": StreamConfig(channels=VISUAL.channels, size=VISUAL.size),
@@ -31,7 +32,6 @@ def config(**more: object) -> Config:
 
 
 def frame(height: int = 240, width: int = 320) -> Prepared:
-    assert isinstance(VISUAL, FrameSpec)
     picture = np.full((height, width, 3), 128, np.uint8)
     return frames(Pictures((picture,), (0.0,)), VISUAL, 4)
 
@@ -44,7 +44,7 @@ def sound(seconds: float = 2.0) -> Prepared:
 
 
 def looked(stream: str, row: int, column: int) -> SpatialMap:
-    """A map with all of its mass in one token of a stream of avdigits."""
+    """A map with all of its mass in one token of a stream."""
     grid = torch.zeros(1, *STREAMS[stream].grid)
     grid[0, row, column] = 1
     prepared = frame() if stream == "visual" else sound()
@@ -87,10 +87,10 @@ def test_a_visual_token_is_found_in_pixels_of_the_frame() -> None:
 def test_an_audio_token_is_found_in_hertz_and_seconds() -> None:
     spatial = looked("audio", 0, 3)
     assert (spatial.rows, spatial.columns) == ("frequency_hz", "time_s")
-    assert spatial.values.shape == (4, 9)
+    assert spatial.values.shape == (4, 12)
     assert (np.diff(spatial.row_edges) > 0).all()
     assert 0 < spatial.row_edges[0] < spatial.row_edges[-1] <= 4000
-    assert np.diff(spatial.column_edges) == pytest.approx(16 * 70 / 8000)
+    assert np.diff(spatial.column_edges) == pytest.approx(16 * 60 / 8000)
 
 
 def test_the_last_token_ends_where_the_tensor_does() -> None:

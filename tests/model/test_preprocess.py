@@ -33,7 +33,7 @@ def _frame_spec(profile: str) -> FrameSpec:
 
 
 PAPER, OURS = _sound_spec("crema_d"), _sound_spec("avdigits")
-CROP, INK = _frame_spec("crema_d"), _frame_spec("avdigits")
+CROP, INK = _frame_spec("crema_d"), _frame_spec("avdigits").model_copy(update={"size": (96, 96)})
 #: The whole frame in its own colours.
 PAD = FrameSpec(
     fit="pad", resize="area", size=(96, 96), mean=(0.5,) * 3, std=(0.25,) * 3, frames="spread"
