@@ -33,8 +33,8 @@ class Engine:
     """Runs a network on one device; any number of threads may call it.
 
     The network is moved there and put in eval mode: it is the engine's from then on. `device`
-    is "auto" (CUDA where there is one), "cpu" or "cuda". Raises RuntimeError where the device is
-    not there.
+    is "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N". Raises RuntimeError where it
+    is not there.
     """
 
     def __init__(self, network: SCMRL, device: str = "auto") -> None:
@@ -149,6 +149,15 @@ class Engine:
             if x.shape[1:2] != batch:
                 raise ValueError(f"{name}: {x.shape[1]} samples, but another has {batch[0]}")
         return steps
+
+
+def devices(name: str) -> list[str]:
+    """Where a service runs a network: "auto" and "cuda" are every CUDA device that is there."""
+    if name == "auto" and not torch.cuda.is_available():
+        return ["cpu"]
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return [name]
 
 
 def _device(name: str) -> torch.device:

@@ -1,7 +1,7 @@
-"""Requests that are queued together run together: an asyncio front, one worker thread behind.
+"""Requests that are queued together run together: an asyncio front, a worker thread a device.
 
-A request takes a place first, decodes its upload, then queues. The worker takes the oldest
-request and every other of the same key, up to the largest batch. It waits only for requests
+A request takes a place first, decodes its upload, then queues. A worker that is free takes the
+oldest request and every other of the same key, up to the largest batch. It waits only for requests
 that hold a place and are still being decoded, and only for `max_wait_s`; a lone request never
 waits. A cancelled request leaves the queue at once, and where a batch fails each of its
 requests is run again alone, so that only the one to blame gets the error.
@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -91,14 +91,15 @@ class Place:
 
 
 class Batcher:
-    """The queue in front of one engine.
+    """The queue in front of one checkpoint's engines, one on each device.
 
     `max_batch` requests run together at most, `max_wait_s` is the longest wait for company,
     `places` the most requests accepted at a time (decoding, queued or running).
     """
 
-    def __init__(self, engine: Engine, *, max_batch: int, max_wait_s: float, places: int) -> None:
-        self._engine = engine
+    def __init__(
+        self, engines: Sequence[Engine], *, max_batch: int, max_wait_s: float, places: int
+    ) -> None:
         self._max_batch = max_batch
         self._max_wait_s = max_wait_s
         self._places = places
@@ -108,22 +109,30 @@ class Batcher:
         self._coming = 0  # places whose request is not queued yet
         self._request_s = 0.0  # running mean of the engine's time for one request
         self._stopped = False
-        self._thread = threading.Thread(target=self._work, name="scmrl-engine", daemon=True)
+        self._working = 0  # workers
+        self._threads = [
+            threading.Thread(target=self._work, args=[engine], name="scmrl-engine", daemon=True)
+            for engine in engines
+        ]
 
     def start(self) -> None:
-        self._thread.start()
+        self._working = len(self._threads)
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        """End the worker after the batch it is running; what is still queued is refused."""
+        """End the workers after the batches they run; what is still queued is refused."""
         with self._changed:
             self._stopped = True
-            self._changed.notify()
-        if self._thread.is_alive():
-            self._thread.join()
+            self._changed.notify_all()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join()
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive()
+        """Whether every device has its worker."""
+        return all(thread.is_alive() for thread in self._threads)
 
     @property
     def taken(self) -> int:
@@ -136,7 +145,7 @@ class Batcher:
             raise Problem(
                 Error.FULL,
                 f"All {self._places} places are taken; please try again later.",
-                retry_after_s=self._taken * self._request_s,
+                retry_after_s=self._taken * self._request_s / len(self._threads),
             )
 
     @contextmanager
@@ -154,30 +163,33 @@ class Batcher:
                 self._taken -= 1
                 if not place.queued:
                     self._coming -= 1
-                    self._changed.notify()
+                    self._changed.notify_all()
 
     def enqueue(self, job: _Job) -> None:
         with self._changed:
             self._coming -= 1
-            if not self.alive or self._stopped:
+            if not self._working or self._stopped:
                 raise _stopped()
             self._queue.append(job)
-            self._changed.notify()
+            self._changed.notify_all()
 
     def withdraw(self, job: _Job) -> None:
         """Take a job out of the queue; one that is running is left to run for nobody."""
         with self._changed, suppress(ValueError):
             self._queue.remove(job)
 
-    def _work(self) -> None:
+    def _work(self, engine: Engine) -> None:
         batch: list[_Job] = []
+        left: list[_Job] = []
         try:
             while batch := self._take():
-                self._run(batch)
+                self._run(engine, batch)
         finally:
             with self._changed:
-                self._stopped = True
-                left, self._queue = list(self._queue), deque()
+                self._working -= 1
+                if not self._working:
+                    self._stopped = True
+                    left, self._queue = list(self._queue), deque()
             for job in (*batch, *left):  # of a batch, those that have no answer yet
                 _deliver(job, _stopped())
 
@@ -199,10 +211,10 @@ class Batcher:
                 return batch
         return []
 
-    def _run(self, batch: list[_Job]) -> None:
+    def _run(self, engine: Engine, batch: list[_Job]) -> None:
         started = time.monotonic()
         try:
-            output = self._infer(batch)
+            output = _infer(engine, batch)
             shares = [_one(output, index) for index in range(len(batch))]
         except Exception as exc:
             if len(batch) == 1:
@@ -210,7 +222,7 @@ class Batcher:
                 return
             log.warning("a batch of %d failed, each is run alone: %r", len(batch), exc)
             for job in batch:
-                self._run([job])
+                self._run(engine, [job])
             return
         seconds = time.monotonic() - started
         per_request = seconds / len(batch)
@@ -218,14 +230,15 @@ class Batcher:
         for job, share in zip(batch, shares, strict=True):
             _deliver(job, Ran(share, len(batch), started - job.queued_at, seconds))
 
-    def _infer(self, batch: list[_Job]) -> Output:
-        import torch
 
-        key = batch[0].key
-        inputs = {
-            name: torch.stack([job.inputs[name] for job in batch], dim=1) for name, _ in key.shapes
-        }
-        return self._engine.run(inputs, steps=key.steps, explain=key.explain)
+def _infer(engine: Engine, batch: list[_Job]) -> Output:
+    import torch
+
+    key = batch[0].key
+    inputs = {
+        name: torch.stack([job.inputs[name] for job in batch], dim=1) for name, _ in key.shapes
+    }
+    return engine.run(inputs, steps=key.steps, explain=key.explain)
 
 
 def _one(output: Output, index: int) -> Output:

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -30,14 +31,14 @@ class StartupError(Exception):
 
 @dataclass(frozen=True)
 class Model:
-    """A checkpoint on its device, warmed, with the queue in front of it.
+    """A checkpoint on its devices, warmed, with the queue in front of them.
 
     `name` is its folder's, which is what requests call it by.
     """
 
     name: str
     card: Card
-    engine: Engine
+    engines: tuple[Engine, ...]
     batcher: Batcher
 
 
@@ -48,17 +49,17 @@ def load(folder: Path, settings: Settings) -> Model:
     is not there.
     """
     from model import checkpoint
-    from model.engine import Engine
+    from model.engine import Engine, devices
 
     network, card = checkpoint.load(folder)
-    engine = Engine(network, device=settings.device)
+    engines = tuple(Engine(deepcopy(network), name) for name in devices(settings.device))
     batcher = Batcher(
-        engine,
+        engines,
         max_batch=settings.max_batch,
         max_wait_s=settings.max_batch_wait_ms / 1000,
         places=settings.queue_length,
     )
-    return Model(folder.name, card, engine, batcher)
+    return Model(folder.name, card, engines, batcher)
 
 
 def _warm(model: Model, max_batch: int) -> None:
@@ -71,7 +72,8 @@ def _warm(model: Model, max_batch: int) -> None:
     silence = Sound(np.zeros((1, 22_050), np.float32), 44_100)
     blank = Pictures((np.zeros((240, 320, 3), np.uint8),), (0.0,))
     prepare(model.card.streams, silence, blank, model.card.steps)
-    model.engine.warm(model.card.steps, sorted({1, max_batch}))
+    for engine in model.engines:
+        engine.warm(model.card.steps, sorted({1, max_batch}))
 
 
 class Registry:
@@ -170,7 +172,7 @@ class Registry:
         if self._settings.compile != "auto" or self._stopping.is_set():
             return
         started = time.monotonic()
-        if self._ready[name].engine.fuse():
+        if all(engine.fuse() for engine in self._ready[name].engines):
             seconds = time.monotonic() - started
             log.info("checkpoint %s runs on its fused path after %.1f s", name, seconds)
 
@@ -195,7 +197,7 @@ class Registry:
     def _load(self, name: str) -> None:
         started = time.monotonic()
         model = load(self._settings.models / name, self._settings)
-        if self._settings.compile == "on" and not model.engine.fuse():
+        if self._settings.compile == "on" and not all(e.fuse() for e in model.engines):
             raise StartupError("compile is on, but there is no fused path (SCMRL_COMPILE)")
         _warm(model, self._settings.max_batch)
         model.batcher.start()
@@ -205,5 +207,5 @@ class Registry:
         seconds = time.monotonic() - started
         log.info(
             "checkpoint %s %s is ready on %s after %.1f s",
-            name, model.card.version, model.engine.device, seconds,
+            name, model.card.version, ", ".join(str(e.device) for e in model.engines), seconds,
         )  # fmt: skip

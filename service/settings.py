@@ -32,7 +32,7 @@ class Settings(BaseSettings):
         "when they agree with the plain network; on waits for them; off does without",
     )
     device: Literal["auto", "cpu", "cuda"] = _setting(
-        "auto", "Where networks run; auto takes CUDA where there is one"
+        "auto", "Where networks run; auto takes every CUDA device that there is, or else the CPU"
     )
     host: str = _setting("127.0.0.1", "Address to listen on")
     port: int = _setting(8000, "Port to listen on; 0 takes a free one", ge=0, le=65535)

@@ -56,6 +56,6 @@ def _summary(registry: Registry, name: str) -> ModelSummary:
         labels=list(card.labels),
         steps=card.steps,
         missing_streams=card.missing_streams,
-        device=str(model.engine.device),
-        path=model.engine.path,
+        device=", ".join(str(engine.device) for engine in model.engines),
+        path=model.engines[0].path,
     )

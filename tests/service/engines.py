@@ -69,7 +69,7 @@ def inputs(number: int, size: int = 1) -> dict[str, Tensor]:
 def started(engine: NumberEngine, **limits: Any) -> Iterator[Batcher]:
     """A batcher in front of the engine, with its worker running."""
     chosen = {"max_batch": 4, "max_wait_s": 0.0, "places": 1000} | limits
-    made = Batcher(engine, **chosen)  # type: ignore[arg-type]
+    made = Batcher([engine], **chosen)  # type: ignore[arg-type]
     made.start()
     try:
         yield made

@@ -165,3 +165,59 @@ def test_retry_after_is_as_long_as_the_queue_takes() -> None:
         asyncio.run(scenario(batcher))
     assert caught.value.retry_after_s is not None
     assert 0.1 <= caught.value.retry_after_s < 10, "two requests of 0.05 s or more"
+
+
+def test_several_devices_share_one_queue() -> None:
+    engines = [NumberEngine(), NumberEngine()]
+    batcher = Batcher(engines, max_batch=2, max_wait_s=0, places=100)  # type: ignore[arg-type]
+
+    async def scenario() -> list[Ran]:
+        asked = []
+        for engine in engines:  # both are held in a run, so that the rest queues
+            engine.go.clear()
+        for number in range(2):
+            asked.append(asyncio.create_task(ask(batcher, number, steps=number + 1)))
+            await asyncio.sleep(0.05)
+        assert [len(engine.runs) for engine in engines] == [1, 1]
+        asked += [asyncio.create_task(ask(batcher, number)) for number in range(2, 8)]
+        await asyncio.sleep(0)
+        engines[1].go.set()
+        answers = await asyncio.gather(*asked[2:])
+        engines[0].go.set()
+        return [*await asyncio.gather(*asked[:2]), *answers]
+
+    batcher.start()
+    try:
+        answers = asyncio.run(scenario())
+    finally:
+        batcher.stop()
+    assert [answered(ran) for ran in answers] == list(range(8))
+    assert [len(engine.runs) for engine in engines] == [1, 4], "the free device ran the rest"
+    assert not batcher.alive
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_device_that_dies_leaves_its_queue_to_the_other() -> None:
+    def die(numbers: tuple[int, ...]) -> None:
+        raise SystemExit
+
+    engines = [NumberEngine(die), NumberEngine()]
+    batcher = Batcher(engines, max_batch=1, max_wait_s=0, places=100)  # type: ignore[arg-type]
+
+    async def scenario() -> list[Ran | BaseException]:
+        asked = []
+        for number in range(6):
+            asked.append(asyncio.create_task(ask(batcher, number)))
+            await asyncio.sleep(0.02)
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    batcher.start()
+    try:
+        answers = asyncio.run(scenario())
+        assert not batcher.alive
+    finally:
+        batcher.stop()
+    lost = [found for found in answers if isinstance(found, BaseException)]
+    assert len(lost) == 1
+    assert isinstance(lost[0], Problem)
+    assert lost[0].error is Error.NOT_READY
