@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from model.config import Config
 from model.network import SCMRL, Output, StreamAttention
 
 log = logging.getLogger("scmrl.engine")
@@ -55,6 +56,11 @@ class Engine:
     def device(self) -> torch.device:
         """Where the network is."""
         return self._device
+
+    @property
+    def config(self) -> Config:
+        """The network's configuration."""
+        return self._network.config
 
     def run(
         self,

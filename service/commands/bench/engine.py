@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,23 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from service.commands.bench import report
+
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from rich.console import Console
 
-benches = typer.Typer(no_args_is_help=True)
 
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to `app`."""
-    app.add_typer(benches, name="bench", help="Measure speed on this machine.")
-
-
-@benches.callback()
-def bench() -> None:
-    """Measure speed on this machine."""
-
-
-@benches.command("engine")
 def engine(
     case: Annotated[
         list[str] | None,
@@ -64,8 +52,7 @@ def engine(
         _measured(name, batches, seconds, samples, memory, console) for name in case or CASES
     ]
     if out:
-        _write(out, results)
-        console.print(f"wrote {out / 'engine.json'} and {out / 'engine.png'}")
+        report.write(out, "engine", results, _figure(results))
 
 
 def _measured(
@@ -101,21 +88,7 @@ def _measured(
     return {"case": name, "timings": rows, "agreement": asdict(agreement)}
 
 
-def _write(out: Path, results: Sequence[dict[str, Any]]) -> None:
-    import torch
-
-    out.mkdir(parents=True, exist_ok=True)
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
-    content = {"machine": machine, "results": results}
-    (out / "engine.json").write_text(json.dumps(content, indent=2) + "\n")
-    _draw(out / "engine.png", results)
-
-
-def _draw(path: Path, results: Sequence[dict[str, Any]]) -> None:
+def _figure(results: Sequence[dict[str, Any]]) -> Figure:
     """Samples a second of each path, a panel a case."""
     from matplotlib.figure import Figure
 
@@ -135,4 +108,4 @@ def _draw(path: Path, results: Sequence[dict[str, Any]]) -> None:
         axes.set_title(result["case"])
     figure.axes[0].set_ylabel("samples a second")
     figure.axes[0].legend()
-    figure.savefig(path, dpi=120)
+    return figure

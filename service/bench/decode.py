@@ -1,0 +1,128 @@
+"""How fast clips are decoded where four frames are wanted of them."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import av
+import numpy as np
+
+from model import media
+from model.preprocess import PROFILES
+from service.bench.clips import MIX, ClipSpec, made
+from service.decoding.files import Wanted, decode
+from service.decoding.pool import DecodeLimits, Decoders
+from service.form import Media
+
+#: 10 s of 720p H.264 with a key frame a second (phones), every two, and at the start alone.
+LONG = tuple(
+    ClipSpec(f"720p mp4, 10 s, key frame each {what}", "mp4", "libx264", "aac", 720, 1280, 10,
+             group=group)
+    for what, group in (("1 s", 30), ("2 s", 60), ("8.3 s", 250))
+)  # fmt: skip
+FRAMES = 4
+
+
+@dataclass(frozen=True)
+class DecodeTiming:
+    """Median milliseconds over `rounds`, in turns, in one thread, pictures alone: to turn every
+    frame into RGB, to decode every frame, and to read those that are wanted; and whether these
+    are the same, to the bit."""
+
+    clip: str
+    kilobytes: int
+    every_rgb_ms: float
+    every_ms: float
+    wanted_ms: float
+    same: bool
+    rounds: int
+
+
+@dataclass(frozen=True)
+class ProcessTiming:
+    """Median milliseconds of a whole request's decoding and preprocessing, here and in a
+    confined process."""
+
+    clip: str
+    here_ms: float
+    confined_ms: float
+    rounds: int
+
+
+def timings(rounds: int) -> list[DecodeTiming]:
+    """Each of the long clips and of the mixed load's."""
+    return [_timing(spec, rounds) for spec in (*LONG, *(spec for spec, _ in MIX))]
+
+
+def process_timings(rounds: int) -> list[ProcessTiming]:
+    """What the wall between the service and its decoders costs."""
+    wanted = Wanted(
+        name="avdigits", streams=PROFILES["avdigits"], missing_streams=True, steps=FRAMES,
+        canvas=False,
+    )  # fmt: skip
+    decoders = Decoders(1, DecodeLimits(seconds=60, memory_bytes=1 << 30))
+    found = []
+    loop = asyncio.new_event_loop()
+    try:
+        for spec, _ in MIX:
+            files = Media(clip=made(spec))
+            here: list[float] = []
+            confined: list[float] = []
+            for _ in range(rounds + 1):
+                here.append(_seconds(partial(decode, files, wanted)))
+                task = decoders.decode(files, wanted)
+                confined.append(_seconds(partial(loop.run_until_complete, task)))
+            found.append(ProcessTiming(spec.name, _ms(here), _ms(confined), rounds))
+    finally:
+        decoders.stop()
+        loop.close()
+    return found
+
+
+def _timing(spec: ClipSpec, rounds: int) -> DecodeTiming:
+    data = made(spec)
+    times: tuple[list[float], ...] = ([], [], [])
+    for _ in range(rounds + 1):  # the first fills caches
+        for taken, work in zip(times, (_every_rgb, _every, _wanted), strict=True):
+            taken.append(_seconds(partial(work, data)))
+    shown, chosen = _every(data), media.read_clip(data, FRAMES, sound=False).pictures
+    assert chosen is not None
+    centres = [int((part + 0.5) / FRAMES * len(shown)) for part in range(FRAMES)]
+    same = all(
+        np.array_equal(shown[at].to_ndarray(format="rgb24"), ours)
+        for at, ours in zip(centres, chosen.frames, strict=True)
+    )
+    every_rgb, every, wanted = (_ms(taken) for taken in times)
+    return DecodeTiming(spec.name, len(data) // 1024, every_rgb, every, wanted, same, rounds)
+
+
+def _every_rgb(data: bytes) -> None:
+    for frame in _every(data):
+        frame.to_ndarray(format="rgb24", threads=1)  # as ours are: more are slower here
+
+
+def _every(data: bytes) -> list[av.VideoFrame]:
+    with av.open(io.BytesIO(data), "r") as container:
+        video = container.streams.video[0]
+        video.codec_context.thread_count = 1
+        return [frame for frame in container.decode([video]) if isinstance(frame, av.VideoFrame)]
+
+
+def _wanted(data: bytes) -> None:
+    media.read_clip(data, FRAMES, sound=False)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _ms(taken: list[float]) -> float:
+    return 1000 * statistics.median(taken[1:])

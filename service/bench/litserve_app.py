@@ -1,0 +1,76 @@
+"""`python -m service.bench.litserve_app PORT MAX_BATCH`: our checkpoint as LitServe serves it.
+
+The same network, decoding, preprocessing and answer; queueing, batching, processes and HTTP are
+LitServe's, as its documentation has them. BENCH_WEIGHTS is the checkpoint's folder, BENCH_PATH
+"plain" or "fused".
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import litserve
+import torch
+
+from model import checkpoint
+from model.engine import Engine
+from service import cores
+from service.decoding.files import Decoded, Wanted, decode
+from service.encoding import encoded
+from service.form import Media
+
+
+class Classifier(litserve.LitAPI):  # type: ignore[misc]  # LitServe is untyped
+    """A form with `clip` to probabilities, contributions and attention maps."""
+
+    def setup(self, device: str) -> None:
+        cores.set_threads(0)
+        network, self.card = checkpoint.load(Path(os.environ["BENCH_WEIGHTS"]))
+        self.engine = Engine(network, device=device)
+        if os.environ["BENCH_PATH"] == "fused" and not self.engine.fuse():
+            raise RuntimeError("there is no fused path")
+        self.engine.warm(self.card.steps, [1, self.max_batch_size])
+        self.wanted = Wanted.of(self.card, self.card.steps, canvas=False)
+
+    def decode_request(self, request: Any) -> Decoded:
+        return decode(Media(clip=request["clip"].file.read()), self.wanted)
+
+    def batch(self, inputs: list[Decoded]) -> dict[str, torch.Tensor]:
+        found = [encoded(one.prepared, self.card, self.card.steps) for one in inputs]
+        return {name: torch.stack([x[name] for x in found], dim=1) for name in found[0]}
+
+    def predict(self, x: dict[str, torch.Tensor]) -> Any:
+        return self.engine.run(x, steps=self.card.steps, explain=["attention"])
+
+    def unbatch(self, output: Any) -> list[dict[str, Any]]:
+        probabilities = output.logits.softmax(1)
+        answers = []
+        for index in range(len(probabilities)):
+            maps = {
+                name: {
+                    "spatial": attention.spatial[index].tolist(),
+                    "temporal": attention.temporal[index].tolist(),
+                }
+                for name, attention in output.attention.items()
+            }
+            answers.append(
+                {
+                    "probabilities": probabilities[index].tolist(),
+                    "attention": maps,
+                    "batch_size": len(probabilities),
+                }
+            )
+        return answers
+
+    def encode_response(self, output: dict[str, Any]) -> dict[str, Any]:
+        return output
+
+
+if __name__ == "__main__":
+    port, max_batch = int(sys.argv[1]), int(sys.argv[2])
+    api = Classifier(max_batch_size=max_batch, batch_timeout=0.002, api_path="/v1/classify")
+    server = litserve.LitServer(api, accelerator="auto")
+    server.run(port=port, generate_client_file=False, log_level="warning")

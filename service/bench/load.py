@@ -1,0 +1,150 @@
+"""Load on a server over HTTP, and what its clients saw."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import numpy as np
+
+from service.bench.clips import MIX, made
+
+_BOUNDARY = "scmrl-bench"
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One request: its latency (s) from the moment it was due, its status (0: no answer), and
+    the answer's own times (ms) and batch size where it has them."""
+
+    latency_s: float
+    status: int
+    timing_ms: dict[str, float] = field(default_factory=dict)
+    batch_size: int | None = None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the clients of a server saw in `seconds`: answers a second, latencies (ms) of those
+    that got one, the rest by status, batch sizes, and the share of an answer's time (0 to 1) in
+    decode, preprocess, queue and inference; the rest is waiting to be decoded, and HTTP."""
+
+    offered_s: float | None
+    answered_s: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    refused: dict[int, int]
+    batch_sizes: dict[int, int]
+    shares: dict[str, float]
+    seconds: float
+
+
+def bodies() -> list[bytes]:
+    """The mixed load's forms, each as often as it comes."""
+    forms = []
+    for spec, often in MIX:
+        head = (
+            f"--{_BOUNDARY}\r\nContent-Disposition: form-data; "
+            f'name="clip"; filename="clip.{spec.container}"\r\n\r\n'
+        )
+        form = head.encode() + made(spec) + f"\r\n--{_BOUNDARY}--\r\n".encode()
+        forms += [form] * often
+    return forms
+
+
+async def closed(url: str, forms: Sequence[bytes], clients: int, seconds: float) -> Seen:
+    """`clients` that each ask again as soon as they have an answer: the most a server does."""
+    sent: list[Sent] = []
+    rng = np.random.default_rng(0)
+    async with _session() as session:
+        end = time.perf_counter() + seconds
+
+        async def client() -> None:
+            while time.perf_counter() < end:
+                form = forms[int(rng.integers(len(forms)))]
+                sent.append(await _ask(session, url, form, time.perf_counter()))
+
+        started = time.perf_counter()
+        await asyncio.gather(*(client() for _ in range(clients)))
+        return _seen(sent, time.perf_counter() - started, None)
+
+
+async def opened(
+    url: str, forms: Sequence[bytes], rate: float, seconds: float, seed: int = 0
+) -> Seen:
+    """Requests that come at random moments, `rate` a second, whether or not those before them
+    have been answered: as people come, so that queueing shows."""
+    rng = np.random.default_rng(seed)
+    async with _session() as session:
+        asked: list[asyncio.Task[Sent]] = []
+        started = due = time.perf_counter()
+        while due < started + seconds:
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            form = forms[int(rng.integers(len(forms)))]
+            asked.append(asyncio.create_task(_ask(session, url, form, due)))
+            due += float(rng.exponential(1 / rate))
+        sent = await asyncio.gather(*asked)
+        return _seen(sent, time.perf_counter() - started, rate)
+
+
+async def beside(url: str, forms: Sequence[bytes], clients: int, seconds: float) -> list[float]:
+    """Latencies (ms) of GET /healthz, 20 a second, while `clients` post clips to `url`."""
+    health = url.rsplit("/v1/", 1)[0] + "/healthz"
+    taken: list[float] = []
+    async with _session() as session:
+        load = asyncio.create_task(closed(url, forms, clients, seconds))
+        while not load.done():
+            started = time.perf_counter()
+            async with session.get(health) as response:
+                await response.read()
+            taken.append(1000 * (time.perf_counter() - started))
+            await asyncio.sleep(0.05)
+        await load
+    return taken
+
+
+def _session() -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=120)
+    )
+
+
+async def _ask(session: aiohttp.ClientSession, url: str, form: bytes, due: float) -> Sent:
+    headers = {"Content-Type": f"multipart/form-data; boundary={_BOUNDARY}"}
+    status, answer = 0, b""
+    with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+        async with session.post(url, data=form, headers=headers) as response:
+            answer = await response.read()
+            status = response.status
+    latency = time.perf_counter() - due
+    if status != 200:
+        return Sent(latency, status)
+    found: dict[str, Any] = json.loads(answer)
+    return Sent(latency, status, found.get("timing_ms", {}), found.get("batch_size"))
+
+
+def _seen(sent: Sequence[Sent], seconds: float, rate: float | None) -> Seen:
+    answered = [one for one in sent if one.status == 200]
+    latencies = [1000 * one.latency_s for one in answered] or [float("nan")]
+    p50, p95, p99 = (float(np.percentile(latencies, q)) for q in (50, 95, 99))
+    total = sum(latencies)
+    parts = ("decode", "preprocess", "queue", "inference")
+    return Seen(
+        offered_s=rate,
+        answered_s=len(answered) / seconds,
+        p50_ms=p50,
+        p95_ms=p95,
+        p99_ms=p99,
+        refused=dict(Counter(one.status for one in sent if one.status != 200)),
+        batch_sizes=dict(sorted(Counter(o.batch_size for o in answered if o.batch_size).items())),
+        shares={p: sum(o.timing_ms.get(p, 0.0) for o in answered) / total for p in parts},
+        seconds=seconds,
+    )

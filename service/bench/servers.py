@@ -1,0 +1,76 @@
+"""Servers to load, each in a process of its own: ours, and LitServe with the same network."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_WITHIN_S = 120.0
+
+
+@contextmanager
+def scmrl(weights: Path, **settings: str) -> Iterator[str]:
+    """The address that clips are posted to, once the fused path has had time to be there."""
+    port = _free_port()
+    environment = {
+        "SCMRL_MODELS": str(weights.resolve().parent),
+        "SCMRL_DEFAULT_MODEL": weights.resolve().name,
+        "SCMRL_PORT": str(port),
+        "SCMRL_LOG_LEVEL": "warning",
+        "SCMRL_COMPILE": "on",
+    }
+    command = [sys.executable, "-m", "service.cli", "serve"]
+    with _running(command, environment | settings, f"http://127.0.0.1:{port}/readyz"):
+        yield f"http://127.0.0.1:{port}/v1/classify"
+
+
+@contextmanager
+def litserve(weights: Path, max_batch: int, path: str) -> Iterator[str]:
+    """LitServe on the checkpoint, with its network as it is ("plain") or by our engine
+    ("fused")."""
+    port = _free_port()
+    environment = {"BENCH_WEIGHTS": str(weights.resolve()), "BENCH_PATH": path}
+    command = [sys.executable, "-m", "service.bench.litserve_app", str(port), str(max_batch)]
+    with _running(command, environment, f"http://127.0.0.1:{port}/health"):
+        yield f"http://127.0.0.1:{port}/v1/classify"
+
+
+@contextmanager
+def _running(command: list[str], environment: dict[str, str], ready: str) -> Iterator[None]:
+    process = subprocess.Popen(
+        command, env=os.environ | environment, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        end = time.monotonic() + _WITHIN_S
+        while not _answers(ready):
+            if process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"{' '.join(command)} did not become ready")
+            time.sleep(0.2)
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])

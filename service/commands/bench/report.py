@@ -1,0 +1,51 @@
+"""What a benchmark leaves behind: its numbers with the machine and the day, and a picture."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from service import cores
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def write(folder: Path, name: str, results: Any, figure: Figure) -> None:
+    """NAME.json and NAME.png in the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"machine": machine(), "results": results}
+    (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
+    figure.savefig(folder / f"{name}.png", dpi=120)
+    typer.echo(f"wrote {folder / name}.json and .png")
+
+
+def machine() -> dict[str, Any]:
+    """Where and when."""
+    import torch
+
+    return {
+        "processor": _processor(),
+        "cores": cores.available(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": f"{platform.system()} {platform.release()}",
+        "load_average": round(os.getloadavg()[0], 2),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())

@@ -1,0 +1,141 @@
+"""`scmrl bench service`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from service.commands.bench import report
+from service.settings import WEIGHTS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from service.bench.load import Seen
+
+#: Arrival rates, as shares of what the server does at most.
+_SHARES = (0.3, 0.5, 0.7, 0.9, 1.2)
+#: Clients that keep a server busy, and those beside which /healthz is asked.
+_CLIENTS, _MANY = 16, 64
+#: The share at which two servers' latencies are compared.
+_COMPARED = 0.7
+
+
+def service(
+    weights: Annotated[Path, typer.Option(help="A checkpoint's folder.")] = WEIGHTS / "avdigits",
+    seconds: Annotated[float, typer.Option(min=1, help="Seconds for each load.")] = 15.0,
+    max_batch: Annotated[int, typer.Option(min=1, help="Largest batch of each server.")] = 8,
+    litserve: Annotated[
+        bool, typer.Option(help="Load LitServe as well, with the same network (scmrl[bench]).")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for service.json and service.png.")
+    ] = None,
+) -> None:
+    """The real service under a mixed load of clips, over HTTP.
+
+    First as many as it can do, then at several rates at which clips come whether or not those
+    before them were answered. Server and clients share this machine's cores.
+    """
+    from rich.console import Console
+
+    from service.bench import load, servers
+
+    console = Console()
+    forms = load.bodies()
+    results: dict[str, Any] = {}
+    with servers.scmrl(weights, SCMRL_MAX_BATCH=str(max_batch)) as url:
+        asyncio.run(load.closed(url, forms, 4, 3.0))  # caches
+        most = asyncio.run(load.closed(url, forms, _CLIENTS, seconds))
+        rates = [share * most.answered_s for share in _SHARES]
+        steady = [asyncio.run(load.opened(url, forms, rate, seconds)) for rate in rates]
+        health = asyncio.run(load.beside(url, forms, _MANY, seconds))
+    _print(console, "scmrl", [most, *steady])
+    results["scmrl"] = [asdict(seen) for seen in (most, *steady)]
+    results["healthz_ms"] = _health(console, health)
+    compared: dict[str, list[Seen]] = {"scmrl": [most]}
+    if litserve:
+        for path in ("plain", "fused"):
+            name = f"LitServe, {path} network"
+            with servers.litserve(weights, max_batch, path) as url:
+                asyncio.run(load.closed(url, forms, 4, 3.0))
+                theirs = asyncio.run(load.closed(url, forms, _CLIENTS, seconds))
+                rate = _COMPARED * theirs.answered_s
+                same = asyncio.run(load.opened(url, forms, rate, seconds))
+            with servers.scmrl(weights, SCMRL_MAX_BATCH=str(max_batch)) as url:
+                asyncio.run(load.closed(url, forms, 4, 3.0))
+                again = asyncio.run(load.closed(url, forms, _CLIENTS, seconds))
+                ours = asyncio.run(load.opened(url, forms, rate, seconds))
+            _print(console, name, [theirs, same])
+            _print(console, f"scmrl at the load of {name}", [again, ours])
+            console.print(
+                f"At saturation {again.answered_s / theirs.answered_s:.2f} times its throughput; "
+                f"at {_COMPARED:.0%} of its load p99 {ours.p99_ms:.0f} against "
+                f"{same.p99_ms:.0f} ms.\n"
+            )
+            results[name] = [asdict(seen) for seen in (theirs, same)]
+            results[f"scmrl beside {name}"] = [asdict(seen) for seen in (again, ours)]
+            compared[name] = [theirs]
+    if out:
+        report.write(out, "service", results, _figure(steady, compared))
+
+
+def _print(console: Any, title: str, loads: Sequence[Seen]) -> None:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for heading in ("offered/s", "answered/s", "p50 ms", "p95 ms", "p99 ms", "refused",
+                    "mean batch", "decode", "preprocess", "queue", "inference"):  # fmt: skip
+        table.add_column(heading, justify="right")
+    for seen in loads:
+        count = sum(seen.batch_sizes.values())
+        mean = sum(size * n for size, n in seen.batch_sizes.items()) / count if count else 0.0
+        table.add_row(
+            "most" if seen.offered_s is None else f"{seen.offered_s:.1f}",
+            f"{seen.answered_s:.1f}", f"{seen.p50_ms:.0f}", f"{seen.p95_ms:.0f}",
+            f"{seen.p99_ms:.0f}", ", ".join(f"{n} x {s}" for s, n in seen.refused.items()) or "0",
+            f"{mean:.1f}", *(f"{share:.0%}" for share in seen.shares.values()),
+        )  # fmt: skip
+    console.print(table)
+    sizes = loads[0].batch_sizes
+    if sizes:
+        most = max(sizes.values())
+        bars = (f"{size:>3} {'#' * round(40 * n / most)} {n}" for size, n in sizes.items())
+        console.print("batch sizes at most:", *bars, sep="\n")
+
+
+def _health(console: Any, taken: Sequence[float]) -> dict[str, float]:
+    import numpy as np
+
+    p50, p99 = (float(np.percentile(taken, q)) for q in (50, 99))
+    console.print(
+        f"/healthz beside {_MANY} clients that post clips: p50 {p50:.1f} ms, p99 {p99:.1f} ms "
+        f"over {len(taken)}\n"
+    )
+    return {"p50": p50, "p99": p99, "count": len(taken)}
+
+
+def _figure(steady: Sequence[Seen], compared: dict[str, list[Seen]]) -> Figure:
+    """Latency over load, and the servers' throughput beside each other."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    rates = [seen.offered_s for seen in steady]
+    for name in ("p50_ms", "p95_ms", "p99_ms"):
+        left.plot(rates, [getattr(seen, name) for seen in steady], "o-", label=name[:3])
+    left.set_xlabel("clips that come a second")
+    left.set_ylabel("ms from the moment a clip is due")
+    left.set_yscale("log")
+    left.legend()
+    names = list(compared)
+    bars = right.bar(range(len(names)), [compared[name][0].answered_s for name in names])
+    right.bar_label(bars, fmt="%.1f")
+    right.set_xticks(range(len(names)), [name.replace(", ", "\n") for name in names])
+    right.set_ylabel("clips answered a second, at most")
+    return figure
