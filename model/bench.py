@@ -143,6 +143,43 @@ def timings(case: Case, batches: Sequence[int], seconds: float) -> Iterator[Timi
             yield Timing(path, batch, 1000 * median, batch / median, base / median, len(times))
 
 
+def operations(case: Case) -> int:
+    """Multiply-accumulates of one sample's convolutions and linear maps, as published: every time
+    step and every weight counts, whether or not there is a spike.
+
+    Of frames that are held, the first convolution counts once.
+    """
+    made = network(case)
+    count = 0
+
+    def add(layer: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
+        nonlocal count
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        count += made.numel() // weight.shape[0] * weight.numel()
+
+    for layer in made.modules():
+        if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear):
+            layer.register_forward_hook(add)
+    with torch.inference_mode():
+        made(_repeated(inputs(case, 1, seed=1), case.steps))
+    return count
+
+
+def peak(rounds: int = 20) -> float:
+    """Multiply-accumulates a second that this machine reaches: a float32 product of matrices that
+    fit its caches, the best of some rounds."""
+    side = 1024
+    a, b = torch.rand(side, side), torch.rand(side, side)
+    out = torch.empty(side, side)
+    best = float("inf")
+    for _ in range(rounds):
+        started = time.perf_counter()
+        torch.mm(a, b, out=out)
+        best = min(best, time.perf_counter() - started)
+    return float(side**3 / best)
+
+
 def agreement(case: Case, samples: int) -> Agreement:
     """Compare the two paths on random inputs."""
     plain = network(case)

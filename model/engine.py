@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from model.config import Config
-from model.network import SCMRL, Output, StreamAttention
+from model.network import SCMRL, Output
+from model.outputs import joined, on_cpu
 
 log = logging.getLogger("scmrl.engine")
 
-#: How a network is computed: layer by layer as published, or fused (model/fused.py).
-Path = Literal["plain", "fused"]
+#: How a network is computed: layer by layer as published, fused on a CPU (model/fused.py), or
+#: as recorded graphs on CUDA (model/graphs.py).
+Path = Literal["plain", "fused", "graphs"]
 
-#: A path: inputs [T or 1, B, C, H, W] by stream, T, and whether maps are wanted.
+#: A path: inputs [T or 1, B, C, H, W] by stream on the CPU, T, and whether maps are wanted.
 Compute = Callable[[Mapping[str, Tensor], int, bool], Output]
 
 #: A faster path must give the plain one's probabilities to within this, or it is not taken.
@@ -46,6 +48,7 @@ class Engine:
         self._lock = threading.Lock()
         self._compute: Compute = self._plain
         self._path: Path = "plain"
+        self._most = sys.maxsize  # samples that the device has had memory for at once
 
     @property
     def path(self) -> Path:
@@ -78,36 +81,65 @@ class Engine:
         if unknown:
             raise ValueError(f"explain {sorted(unknown)}: can be {sorted(EXPLAINS)}")
         steps = self._steps(inputs, steps)
+        given = {name: x.to(torch.float32) for name, x in inputs.items()}
         with self._lock, torch.inference_mode(), _exact(self._device):
-            moved = {name: x.to(self._device, torch.float32) for name, x in inputs.items()}
-            return _on_cpu(self._compute(moved, steps, "attention" in explain))
+            return self._in_parts(given, steps, "attention" in explain)
 
     def fuse(self) -> bool:
-        """Change over to the fused path between two runs; False where it cannot be taken.
+        """Change over to the fast path between two runs; False where it cannot be taken.
 
-        It is for CPUs, and is taken only once it has given the plain path's answers. The first
-        time, its kernels are compiled, which takes some seconds, and kept on disk.
+        That is "fused" on CPUs and "graphs" on CUDA, and it is taken only once it has given the
+        plain path's answers. The first time, a CPU's kernels are compiled, which takes some
+        seconds, and kept on disk.
         """
-        if self._device.type != "cpu":
-            return False
+        path: Path = "graphs" if self._device.type == "cuda" else "fused"
         try:
-            from model.fused import FusedNetwork
-
-            fused = FusedNetwork(self._network, torch.get_num_threads())
-            difference = self._difference(fused)
+            # A recording may not be disturbed by a run; a compiler may.
+            with self._lock if path == "graphs" else nullcontext():
+                fast = _fast(self._network, path)
+                difference = self._difference(fast)
         except Exception:  # a compiler's errors are many, and the plain path is there
-            log.exception("the fused path cannot be compiled: not taken")
+            log.exception("the path %s cannot be prepared: not taken", path)
             return False
         if difference > TOLERANCE:
-            log.warning("the fused path's probabilities are off by %.1e: not taken", difference)
+            log.warning("the path %s is off by %.1e in probability: not taken", path, difference)
             return False
         with self._lock:
-            self._compute, self._path = fused, "fused"
+            self._compute, self._path = fast, path
         return True
+
+    def _in_parts(self, inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
+        """The whole batch, or as many samples at a time as the device has memory for."""
+        batch = next(iter(inputs.values())).shape[1]
+        outputs: list[Output] = []
+        done = 0
+        while done < batch:
+            count = min(self._most, batch - done)
+            part = {name: x.narrow(1, done, count) for name, x in inputs.items()}
+            output = self._attempt(part, steps, attention)
+            if output is not None:
+                outputs.append(output)
+                done += count
+                continue
+            if count == 1:
+                raise MemoryError(f"{self._device} has too little memory for one sample")
+            self._most = count // 2
+            log.warning("%s is out of memory: batches of %d", self._device, self._most)
+        return joined(outputs)
+
+    def _attempt(self, inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output | None:
+        """The output on the CPU; None where the device is out of memory."""
+        try:
+            return on_cpu(self._compute(inputs, steps, attention))
+        except torch.OutOfMemoryError:
+            pass  # what the attempt held is free once this has ended
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
 
     def _plain(self, inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
         # Repeated as late as this: a repetition is a view and takes no memory.
-        held = {name: x.expand(steps, *x.shape[1:]) for name, x in inputs.items()}
+        held = {name: x.to(self._device).expand(steps, *x.shape[1:]) for name, x in inputs.items()}
         output: Output = self._network(held, attention=attention)
         return output
 
@@ -118,9 +150,9 @@ class Engine:
             name: torch.rand((2, 2, s.channels, *s.size), generator=generator)
             for name, s in self._network.config.streams.items()
         }
-        with torch.inference_mode():
+        with torch.inference_mode(), _exact(self._device):
             ours, theirs = (
-                path(inputs, 2, True).logits.softmax(1) for path in (self._plain, other)
+                path(inputs, 2, True).logits.cpu().softmax(1) for path in (self._plain, other)
             )
         return float((ours - theirs).abs().max())
 
@@ -157,6 +189,16 @@ class Engine:
         return steps
 
 
+def _fast(network: SCMRL, path: Path) -> Compute:
+    if path == "graphs":
+        from model.graphs import GraphedNetwork
+
+        return GraphedNetwork(network)
+    from model.fused import FusedNetwork
+
+    return FusedNetwork(network, torch.get_num_threads())
+
+
 def devices(name: str) -> list[str]:
     """Where a service runs a network: "auto" and "cuda" are every CUDA device that is there."""
     if name == "auto" and not torch.cuda.is_available():
@@ -182,23 +224,3 @@ def _exact(device: torch.device) -> AbstractContextManager[None]:
         return nullcontext()
     flags: AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
     return flags
-
-
-def _on_cpu(output: Output) -> Output:
-    attention = output.attention
-    return replace(
-        output,
-        logits=output.logits.cpu(),
-        bias=output.bias.cpu(),
-        residuals={name: x.cpu() for name, x in output.residuals.items()},
-        stream_logits={name: x.cpu() for name, x in output.stream_logits.items()},
-        attention=attention and {name: _map_on_cpu(maps) for name, maps in attention.items()},
-    )
-
-
-def _map_on_cpu(maps: StreamAttention) -> StreamAttention:
-    spatial, temporal = maps.spatial, maps.temporal
-    return StreamAttention(
-        spatial=None if spatial is None else spatial.cpu(),
-        temporal=None if temporal is None else temporal.cpu(),
-    )

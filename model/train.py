@@ -28,15 +28,16 @@ from model.data import avdigits, voices
 from model.data.avdigits import Batches, Digits, Plan, Scenes
 from model.network import SCMRL
 from model.preprocess import PROFILES, FrameSpec, SpectrogramSpec
+from model.widening import widen
 
 #: Which streams a batch has, and how often: one missing stream is to be survived.
 MODES: dict[tuple[str, ...], float] = {
-    ("audio", "visual"): 0.3,
-    ("visual",): 0.42,
-    ("audio",): 0.28,
+    ("audio", "visual"): 0.2,
+    ("visual",): 0.6,
+    ("audio",): 0.2,
 }
 #: Share of the training after which all arithmetic is float32.
-FLOAT32_FROM = 0.93
+FLOAT32_FROM = 0.97
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class TrainOptions:
     alignment loss, `smoothing` that of the labels. `steps` is T as served; shorter sequences
     are mixed in, most of them early. `ramp` is the share of the training over which scenes grow
     from easy to hard. `synthetic_takes` of each digit are said by espeak-ng and mixed into the real
-    ones; 0 for none. `development_clips` of the held-out speaker and pictures measure each epoch.
+    ones; 0 for none. `begin` is a checkpoint to go on from, which may have fewer channels.
+    `development_clips` of the held-out speaker and pictures measure each epoch.
     """
 
     data: Path
@@ -68,6 +70,7 @@ class TrainOptions:
     development_clips: int = 400
     seed: int = 0
     resume: bool = False
+    begin: Path | None = None
     workers: int = 0
     command: str = "scmrl train avdigits"
 
@@ -156,6 +159,8 @@ class _Run:
 
     def restore(self) -> None:
         """Go on where the last finished epoch ended; a fresh run begins at 0."""
+        if self.options.begin and not self.last.exists():
+            widen(checkpoint.load(self.options.begin)[0], self.network, self.options.seed)
         if self.last.exists():
             state = torch.load(self.last, weights_only=True)
             self.network.load_state_dict(state["network"])
@@ -208,14 +213,15 @@ class _Run:
         streams = list(MODES)[int(rng.choice(len(MODES), p=list(MODES.values())))]
         done, longest = self._done(step), self.options.steps
         lengths: tuple[int, ...]
-        if done < 0.55:
+        if done < 0.8:
             lengths = (1, 2, 2)
         elif done < FLOAT32_FROM:
-            lengths = (1, 2, 3, longest)
+            lengths = (2, 2, longest)
         else:
             lengths = (2, longest, longest, longest)
         steps = min(int(rng.choice(lengths)), longest)
-        return Plan(streams, steps, min(1.0, done / self.options.ramp))
+        hardness = 1.0 if self.options.begin else min(1.0, done / self.options.ramp)
+        return Plan(streams, steps, hardness)
 
     def _done(self, step: int) -> float:
         """Share of the whole training that lies behind."""
@@ -302,12 +308,24 @@ def card(options: TrainOptions, epochs: int) -> Card:
                 f"semantic alignment (temperature {options.temperature})",
                 "held_out": f"speaker {avdigits.HELD_OUT_SPEAKER}, the last "
                 f"{avdigits.HELD_OUT_PICTURES:.0%} of the pictures of each digit",
-            },
+            }
+            | _begun(options.begin),
         ),
         accuracy=(),
         notes=(),
         sha256="",
     )
+
+
+def _begun(begin: Path | None) -> dict[str, str]:
+    """How the checkpoint was trained that this one goes on from."""
+    if begin is None:
+        return {}
+    before = checkpoint.read_card(begin)
+    if before.training is None:
+        return {"began_from": before.name}
+    told = f"{before.training.epochs} epochs, {before.config.embed_dim} channels"
+    return {"began_from": f"{before.training.command} ({told})"}
 
 
 def _sources(options: TrainOptions) -> tuple[Source, ...]:

@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from service.errors import Error, Problem
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from model.engine import Engine
-    from model.network import Output, StreamAttention
+    from model.network import Output
 
 log = logging.getLogger("scmrl.batching")
 
@@ -212,10 +212,12 @@ class Batcher:
         return []
 
     def _run(self, engine: Engine, batch: list[_Job]) -> None:
+        from model.outputs import sliced
+
         started = time.monotonic()
         try:
             output = _infer(engine, batch)
-            shares = [_one(output, index) for index in range(len(batch))]
+            shares = [sliced(output, index, 1) for index in range(len(batch))]
         except Exception as exc:
             if len(batch) == 1:
                 _deliver(batch[0], exc)
@@ -239,27 +241,6 @@ def _infer(engine: Engine, batch: list[_Job]) -> Output:
         name: torch.stack([job.inputs[name] for job in batch], dim=1) for name, _ in key.shapes
     }
     return engine.run(inputs, steps=key.steps, explain=key.explain)
-
-
-def _one(output: Output, index: int) -> Output:
-    """Sample `index` of a batch's output, as an output with B = 1."""
-    here = slice(index, index + 1)
-    attention = output.attention
-    return replace(
-        output,
-        logits=output.logits[here],
-        residuals={name: x[:, here] for name, x in output.residuals.items()},
-        stream_logits={name: x[here] for name, x in output.stream_logits.items()},
-        attention=attention and {name: _one_map(maps, here) for name, maps in attention.items()},
-    )
-
-
-def _one_map(maps: StreamAttention, here: slice) -> StreamAttention:
-    return replace(
-        maps,
-        spatial=None if maps.spatial is None else maps.spatial[here],
-        temporal=None if maps.temporal is None else maps.temporal[here],
-    )
 
 
 def _deliver(job: _Job, result: Ran | Exception) -> None:

@@ -18,6 +18,8 @@ SHAPES = ((4 / 3, 0.4), (16 / 9, 0.25), (1.0, 0.1), (3 / 4, 0.12), (9 / 16, 0.13
 HEIGHTS = (0.22, 0.92)
 #: The smaller ones, which are hardest to read: training sees more of them.
 SMALL = (0.22, 0.45)
+#: Length of a stroke or width of a ring of the clutter, at most, over the digit's height.
+LARGEST_STROKE = 0.5
 #: Least difference in luma between ink and paper, of 255.
 CONTRAST = 60
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -148,11 +150,17 @@ def _paper(rng: Rng, height: int, width: int, colour: Floats, ink: Floats) -> Fl
 def _clutter(
     rng: Rng, paper: Floats, box: tuple[float, float, float, float], colour: Floats, ink: Floats
 ) -> Floats:
-    """Lines, rings, boxes and spots, most of them beside the digit."""
+    """Spots and blocks of any size, strokes and rings much smaller than the digit.
+
+    A ring is a zero and a stroke a one: were they as large, nobody could say which is meant.
+    """
     height, width = paper.shape[:2]
     for _ in range(int(rng.integers(1, 8))):
         x, y = rng.uniform(0, width), rng.uniform(0, height)
+        blob = rng.random() < 0.5
         reach = rng.uniform(0.02, 0.2) * min(height, width)
+        if not blob:
+            reach = rng.uniform(0.05, LARGEST_STROKE / 2) * (box[3] - box[1])
         beside = (x + reach < box[0] or x - reach > box[2]
                   or y + reach < box[1] or y - reach > box[3])  # fmt: skip
         full = beside or rng.random() < 0.1
@@ -161,27 +169,38 @@ def _clutter(
         else:
             amount = np.float32(1 if full else 0.25)
             shade = colour + (rng.uniform(0, 255, 3).astype(np.float32) - colour) * amount
-        _mark(rng, paper, (x, y), reach, tuple(float(c) for c in shade))
+        mark = _blob if blob else _stroke
+        mark(rng, paper, (x, y), reach, tuple(float(c) for c in shade))
     return paper
 
 
-def _mark(
+def _blob(
     rng: Rng, paper: Floats, at: tuple[float, float], reach: float, shade: tuple[float, ...]
 ) -> None:
     x, y = round(at[0]), round(at[1])
+    if rng.random() < 0.5:
+        cv2.circle(paper, (x, y), max(1, round(reach / 2)), shade, -1, cv2.LINE_AA)
+        return
     angle = rng.uniform(0, np.pi)
     dx, dy = round(reach * np.cos(angle)), round(reach * np.sin(angle))
+    cv2.rectangle(paper, (x - abs(dx), y - abs(dy)), (x + abs(dx), y + abs(dy)), shade, -1)
+
+
+def _stroke(
+    rng: Rng, paper: Floats, at: tuple[float, float], reach: float, shade: tuple[float, ...]
+) -> None:
+    x, y = round(at[0]), round(at[1])
     thick = max(1, round(rng.uniform(0.005, 0.03) * min(paper.shape[:2])))
-    kind = int(rng.integers(5))
+    kind = int(rng.integers(4))
     if kind == 0:
+        angle = rng.uniform(0, np.pi)
+        dx, dy = round(reach * np.cos(angle)), round(reach * np.sin(angle))
         cv2.line(paper, (x - dx, y - dy), (x + dx, y + dy), shade, thick, cv2.LINE_AA)
     elif kind == 1:
         cv2.circle(paper, (x, y), max(1, round(reach)), shade, thick, cv2.LINE_AA)
     elif kind == 2:
-        cv2.circle(paper, (x, y), max(1, round(reach / 2)), shade, -1, cv2.LINE_AA)
-    elif kind == 3:
-        filled = -1 if rng.random() < 0.5 else thick
-        cv2.rectangle(paper, (x - abs(dx), y - abs(dy)), (x + abs(dx), y + abs(dy)), shade, filled)
+        dx, dy = round(rng.uniform(0.3, 1) * reach), round(rng.uniform(0.3, 1) * reach)
+        cv2.rectangle(paper, (x - dx, y - dy), (x + dx, y + dy), shade, thick)
     else:
         corners = np.array([x, y]) + rng.uniform(-reach, reach, (3, 2))
         cv2.polylines(paper, [corners.astype(np.int32)], False, shade, thick, cv2.LINE_AA)

@@ -42,10 +42,10 @@ def train_avdigits(
     out: Annotated[
         Path, typer.Option(help="Folder for checkpoints, metrics.csv and TensorBoard's events.")
     ] = Path("runs/avdigits"),
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs, of --clips clips each.")] = 28,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs, of --clips clips each.")] = 26,
     clips: Annotated[int, typer.Option(min=1, help="Clips an epoch, each drawn anew.")] = 10_000,
     batch: Annotated[int, typer.Option(min=2, help="Clips a step.")] = 50,
-    channels: Annotated[int, typer.Option(min=16, help="Channels C of the tokens.")] = 64,
+    channels: Annotated[int, typer.Option(min=16, help="Channels C of the tokens.")] = 128,
     steps: Annotated[int, typer.Option(min=1, max=64, help="Time steps T as served.")] = 4,
     learning_rate: Annotated[float, typer.Option(min=0, help="Greatest learning rate.")] = 3e-3,
     synthetic_takes: Annotated[
@@ -55,6 +55,10 @@ def train_avdigits(
         int, typer.Option(min=10, help="Held-out clips that measure each epoch.")
     ] = 400,
     seed: Annotated[int, typer.Option(help="The same seed gives the same weights.")] = 0,
+    begin: Annotated[
+        Path | None,
+        typer.Option("--from", help="A checkpoint to go on from; it may have fewer channels."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a run ended.")] = False,
     workers: Annotated[
         int, typer.Option(min=0, help="Processes that draw clips; 0: none, best on two cores.")
@@ -68,7 +72,8 @@ def train_avdigits(
     options = _train_options(
         data=data, out=out, epochs=epochs, clips=clips, batch=batch, embed_dim=channels,
         steps=steps, learning_rate=learning_rate, synthetic_takes=synthetic_takes,
-        development_clips=development_clips, seed=seed, resume=resume, workers=workers,
+        development_clips=development_clips, seed=seed, resume=resume, begin=begin,
+        workers=workers,
         command=_command(),
     )  # fmt: skip
     from pydantic import ValidationError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -165,3 +166,68 @@ def test_cuda_agrees_with_the_cpu(engine: Engine) -> None:
     fast = Engine(lively(CONFIG), "cuda")
     expected = engine.run(clips(4), STEPS).logits.softmax(1)
     assert (fast.run(clips(4), STEPS).logits.softmax(1) - expected).abs().max() <= 1e-4
+
+
+def short_of_memory(network: SCMRL, most: int) -> tuple[Engine, list[int]]:
+    """An engine whose device has memory for `most` samples at once, and the batches it tried."""
+    engine = Engine(network, "cpu")
+    compute, tried = engine._compute, []
+
+    def limited(inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
+        tried.append(inputs["audio"].shape[1])
+        if tried[-1] > most:
+            raise torch.OutOfMemoryError
+        return compute(inputs, steps, attention)
+
+    engine._compute = limited
+    return engine, tried
+
+
+def test_out_of_memory_is_met_by_smaller_batches_and_remembered(
+    network: SCMRL, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = Engine(network, "cpu").run(clips(7), STEPS, explain=("attention",))
+    engine, tried = short_of_memory(network, most=2)
+    output = engine.run(clips(7), STEPS, explain=("attention",))
+    assert tried == [7, 3, 1, *[1] * 6]
+    torch.testing.assert_close(output.logits, expected.logits, rtol=1e-5, atol=1e-5)
+    for name, residual in expected.residuals.items():
+        assert output.residuals[name].shape == residual.shape
+    assert output.attention is not None
+    assert expected.attention is not None
+    for name, maps in expected.attention.items():
+        torch.testing.assert_close(output.attention[name].spatial, maps.spatial)
+        torch.testing.assert_close(output.attention[name].temporal, maps.temporal)
+    assert "out of memory" in caplog.text
+    tried.clear()
+    engine.run(clips(2), STEPS)
+    assert tried == [1, 1], "it does not fail again at what failed before"
+
+
+def test_a_device_without_memory_for_one_sample_says_so(network: SCMRL) -> None:
+    engine, _ = short_of_memory(network, most=0)
+    with pytest.raises(MemoryError, match="one sample"):
+        engine.run(clips(3), STEPS)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("steps", [1, 4])
+def test_graphs_agree_with_the_plain_network_in_any_company(network: SCMRL, steps: int) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    plain, graphs = Engine(lively(CONFIG), "cuda"), Engine(lively(CONFIG), "cuda")
+    assert graphs.fuse()
+    assert graphs.path == "graphs"
+    inputs = clips(70)
+    expected = plain.run(inputs, steps, explain=("attention",))
+    for count in (1, 3, 8, 70):
+        some = {name: x[:, :count] for name, x in inputs.items()}
+        for explain in ((), ("attention",)):
+            output = graphs.run(some, steps, explain=explain)
+            difference = output.logits.softmax(1) - expected.logits[:count].softmax(1)
+            assert difference.abs().max() <= 1e-5
+    held = {name: x.expand(steps, *x.shape[1:]).contiguous() for name, x in inputs.items()}
+    again = graphs.run(held, steps)
+    assert (again.logits.softmax(1) - expected.logits.softmax(1)).abs().max() <= 1e-5
+    only = {"audio": inputs["audio"][:, :2]}
+    assert graphs.run(only, steps).logits.shape == (2, 10)

@@ -68,24 +68,38 @@ def _measured(
     table = Table(
         title=f"{name}: {config.embed_dim} channels, T = {found.steps}", title_justify="left"
     )
-    for heading in ("batch", "path", "ms a batch", "samples/s", "times plain", "MiB", "rounds"):
+    for heading in (
+        "batch", "path", "ms a batch", "samples/s", "times plain", "share of peak", "MiB", "rounds"
+    ):  # fmt: skip
         table.add_column(heading, justify="right")
+    work, peak = bench.operations(found), bench.peak()
     rows = []
     for timing in bench.timings(found, batches, seconds):
         resident = bench.memory(name, timing.path, timing.batch) if memory else None
-        rows.append({**asdict(timing), "resident_mib": resident})
+        share = timing.samples_s * work / peak
+        rows.append({**asdict(timing), "share_of_peak": share, "resident_mib": resident})
         table.add_row(
             str(timing.batch), timing.path, f"{timing.milliseconds:.1f}",
-            f"{timing.samples_s:.1f}", f"{timing.ratio:.2f}", str(resident or "-"),
+            f"{timing.samples_s:.1f}", f"{timing.ratio:.2f}", f"{share:.0%}", str(resident or "-"),
             str(timing.rounds),
         )  # fmt: skip
     agreement = bench.agreement(found, samples)
     console.print(table)
     console.print(
+        f"{work / 1e9:.2f} G multiply-accumulates a sample, as published; this machine reaches "
+        f"{peak / 1e9:.0f} G a second in a float32 matrix product"
+    )
+    console.print(
         f"{agreement.flips} of {agreement.spikes} token values differ, {agreement.classes} of "
         f"{agreement.samples} answers, probabilities by at most {agreement.difference:.1e}\n"
     )
-    return {"case": name, "timings": rows, "agreement": asdict(agreement)}
+    return {
+        "case": name,
+        "operations": work,
+        "peak": peak,
+        "timings": rows,
+        "agreement": asdict(agreement),
+    }
 
 
 def _figure(results: Sequence[dict[str, Any]]) -> Figure:
