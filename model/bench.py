@@ -121,10 +121,10 @@ def _repeated(frames: dict[str, Tensor], steps: int) -> dict[str, Tensor]:
 def timings(case: Case, batches: Sequence[int], seconds: float) -> Iterator[Timing]:
     """Each path on each batch size, in turns, for about `seconds` a batch size."""
     allocator.keep_memory()
-    plain, fused = Engine(network(case), "cpu"), Engine(network(case), "cpu")
-    if not fused.fuse():
+    plain, fused, int8 = (Engine(network(case), "cpu") for _ in range(3))
+    if not fused.fuse() or not int8.fuse("int8"):
         raise RuntimeError("the fused path disagrees with the plain one")
-    paths: dict[Path, Engine] = {"plain": plain, "fused": fused}
+    paths: dict[Path, Engine] = {"plain": plain, "fused": fused, "fused-int8": int8}
     for batch in batches:
         frames = inputs(case, batch, seed=1)
         took: dict[Path, list[float]] = {path: [] for path in paths}
@@ -180,10 +180,10 @@ def peak(rounds: int = 20) -> float:
     return float(side**3 / best)
 
 
-def agreement(case: Case, samples: int) -> Agreement:
-    """Compare the two paths on random inputs."""
+def agreement(case: Case, samples: int, *, int8: bool = False) -> Agreement:
+    """Compare a fused path to the plain one on random inputs."""
     plain = network(case)
-    fused = FusedNetwork(plain, torch.get_num_threads())
+    fused = FusedNetwork(plain, torch.get_num_threads(), int8=int8)
     spikes = flips = classes = 0
     difference = 0.0
     size = min(8, samples)
@@ -215,8 +215,8 @@ def _run_alone(name: str, path: str, batch: int) -> None:
     allocator.keep_memory()
     case = CASES[name]
     engine = Engine(network(case), "cpu")
-    if path == "fused":
-        engine.fuse()
+    if path != "plain":
+        engine.fuse("int8" if path == "fused-int8" else "float32")
     for _ in range(3):
         engine.run(inputs(case, batch, seed=1), case.steps)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -16,7 +16,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from model.config import Config
+from model.config import Config, Precision
 from model.encoding import Encoding
 from model.network import SCMRL
 from model.published import PublishedError, published_tensors
@@ -59,7 +59,8 @@ class Training(_Part):
 
 
 class Measurement(_Part):
-    """A measured figure with its 95 % interval (`low`, `high`) over `n` clips."""
+    """A measured figure with its 95 % interval (`low`, `high`) over `n` clips, and the
+    `precision` of the path that gave it."""
 
     what: str
     value: float
@@ -67,6 +68,7 @@ class Measurement(_Part):
     high: float | None = None
     n: int | None = None
     conditions: str
+    precision: Precision = "float32"
 
 
 class Card(_Part):
@@ -113,6 +115,10 @@ class Card(_Part):
                     f"where config.streams.{name} needs {needed}"
                 )
         return self
+
+    def measured_with(self, precision: Precision) -> bool:
+        """Whether its accuracy is known on a path of this precision."""
+        return any(measured.precision == precision for measured in self.accuracy)
 
 
 def load(path: Path | str) -> tuple[SCMRL, Card]:

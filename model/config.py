@@ -11,6 +11,8 @@ from torch.nn import ModuleDict
 Splitting = Literal["deep", "shallow"]
 Attention = Literal["spatial", "temporal", "spatial-temporal"]
 Fusion = Literal["add", "concat"]
+#: What weights are rounded to where spikes are multiplied by them.
+Precision = Literal["float32", "int8"]
 
 #: Stages of conv, batch norm, neuron and halving max-pool in each kind of patch splitting.
 STAGES: dict[Splitting, int] = {"deep": 4, "shallow": 2}

@@ -12,15 +12,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from model.config import Config
+from model.config import Config, Precision
 from model.network import SCMRL, Output
 from model.outputs import joined, on_cpu
 
 log = logging.getLogger("scmrl.engine")
 
-#: How a network is computed: layer by layer as published, fused on a CPU (model/fused.py), or
-#: as recorded graphs on CUDA (model/graphs.py).
-Path = Literal["plain", "fused", "graphs"]
+#: How a network is computed: layer by layer as published; fused on a CPU (model/fused.py), in
+#: float32 or with int8 weights; or as recorded graphs on CUDA (model/graphs.py).
+Path = Literal["plain", "fused", "fused-int8", "graphs"]
 
 #: A path: inputs [T or 1, B, C, H, W] by stream on the CPU, T, and whether maps are wanted.
 Compute = Callable[[Mapping[str, Tensor], int, bool], Output]
@@ -85,14 +85,18 @@ class Engine:
         with self._lock, torch.inference_mode(), _exact(self._device):
             return self._in_parts(given, steps, "attention" in explain)
 
-    def fuse(self) -> bool:
+    def fuse(self, precision: Precision = "float32") -> bool:
         """Change over to the fast path between two runs; False where it cannot be taken.
 
         That is "fused" on CPUs and "graphs" on CUDA, and it is taken only once it has given the
-        plain path's answers. The first time, a CPU's kernels are compiled, which takes some
-        seconds, and kept on disk.
+        plain path's answers. With "int8" it is "fused-int8", whose accuracy has to be measured
+        instead. The first time, a CPU's kernels are compiled, which takes some seconds, and kept
+        on disk.
         """
-        path: Path = "graphs" if self._device.type == "cuda" else "fused"
+        if precision == "int8" and self._device.type != "cpu":
+            log.warning("int8 is for CPUs: not taken on %s", self._device)
+            return False
+        path = _path(self._device, precision)
         try:
             # A recording may not be disturbed by a run; a compiler may.
             with self._lock if path == "graphs" else nullcontext():
@@ -101,7 +105,7 @@ class Engine:
         except Exception:  # a compiler's errors are many, and the plain path is there
             log.exception("the path %s cannot be prepared: not taken", path)
             return False
-        if difference > TOLERANCE:
+        if difference > TOLERANCE and precision == "float32":
             log.warning("the path %s is off by %.1e in probability: not taken", path, difference)
             return False
         with self._lock:
@@ -189,6 +193,13 @@ class Engine:
         return steps
 
 
+def _path(device: torch.device, precision: Precision) -> Path:
+    """The fast path of a device."""
+    if device.type == "cuda":
+        return "graphs"
+    return "fused-int8" if precision == "int8" else "fused"
+
+
 def _fast(network: SCMRL, path: Path) -> Compute:
     if path == "graphs":
         from model.graphs import GraphedNetwork
@@ -196,7 +207,7 @@ def _fast(network: SCMRL, path: Path) -> Compute:
         return GraphedNetwork(network)
     from model.fused import FusedNetwork
 
-    return FusedNetwork(network, torch.get_num_threads())
+    return FusedNetwork(network, torch.get_num_threads(), int8=path == "fused-int8")
 
 
 def devices(name: str) -> list[str]:

@@ -118,6 +118,7 @@ def evaluate(options: EvaluateOptions, console: Console | None = None) -> Card:
     clips = _read(labelled_clips(held_out, options.clips, options.seed), options, judge)
     steps = judge.card.steps
     measured = [*_accuracy(judge, clips, steps, options.out)]
+    measured += _int8(judge, clips, steps)
     few = clips[: options.curve_clips]
     measured += _noise(judge, few, steps, options.out)
     measured += _steps(judge, few, options.out)
@@ -173,9 +174,21 @@ def _accuracy(
     labels = np.asarray([judged.truth.label for judged in clips])
     plots.confusion(labels, fused, judge.card.labels, out / "confusion.png")
     yield _measurement("accuracy, both streams", _share(fused, clips), conditions)
-    for what, change in (("picture alone", without_sound), ("sound alone", without_pictures)):
+    for what, change in _STREAMS[1:]:
         share = _share(_predictions(judge, clips, steps, change), clips)
         yield _measurement(f"accuracy, {what}", share, conditions)
+
+
+def _int8(judge: Judge, clips: Sequence[Judged], steps: int) -> Iterator[Measurement]:
+    """Accuracy with int8 weights, where this machine can compute with them."""
+    if not judge.engine.fuse("int8"):
+        return
+    conditions = f"T = {steps}, H.264 + AAC clips, {_HELD_OUT}, int8"
+    for what, change in _STREAMS:
+        share = _share(_predictions(judge, clips, steps, change), clips)
+        measured = _measurement(f"accuracy, {what}, int8", share, conditions)
+        yield measured.model_copy(update={"precision": "int8"})
+    judge.engine.fuse()
 
 
 def _noise(judge: Judge, clips: Sequence[Judged], steps: int, out: Path) -> list[Measurement]:
@@ -250,6 +263,13 @@ def without_sound(clip: Clip, _: np.random.Generator) -> Clip:
 
 def without_pictures(clip: Clip, _: np.random.Generator) -> Clip:
     return replace(clip, pictures=None)
+
+
+_STREAMS: tuple[tuple[str, Change | None], ...] = (
+    ("both streams", None),
+    ("picture alone", without_sound),
+    ("sound alone", without_pictures),
+)
 
 
 def noisy_sound(snr_db: float) -> Change:

@@ -6,6 +6,7 @@
 - No matrix of attention is built: q (k^T v) is the same integers.
 - One sample is computed at a time, whatever its batch: its tensors stay in the cache, and its
   spikes are the same in any company.
+- With `int8`, what spikes are multiplied by is rounded to a byte (model/quantized.py).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,12 +22,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
-from model import kernels
+from model import kernels, quantized
 from model.attention import CCSSA, SCALE, Maps, Projection, SpikingAttention
 from model.network import MLP, SCMRL, CrossModalResidual, Output
 from model.patch import PatchSplitting, Stage
+from model.quantized import Map
 
 Floats = NDArray[np.float32]
+#: The type that spikes are kept in between convolutions.
+Spikes = type[np.float32] | type[np.uint8]
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
@@ -48,24 +52,40 @@ def _folded(
     return scaled.float(), shift.float()
 
 
-class FusedStage:
-    """Convolution, batch norm, neuron and, where `pooled`, max-pool: [T or 1, H, W, C]."""
+def _conv(weight: Tensor, bias: Tensor) -> Map:
+    """A 3x3 convolution [T, C, H, W], channels last, to currents."""
+    weight = weight.contiguous(memory_format=torch.channels_last)
+    return lambda x: conv2d(x, weight, bias, padding=1)
 
-    def __init__(self, stage: Stage, pooled: bool) -> None:
-        weight, self.bias = _folded(stage.conv.weight, None, stage.norm, stage.lif.tau)
-        self.weight = weight.contiguous(memory_format=torch.channels_last)
+
+def _linear(weight: Tensor, bias: Tensor) -> Map:
+    """A linear map [n, C] to currents [n, C']."""
+    transposed = weight.T.contiguous()
+    return lambda x: torch.addmm(bias, x, transposed)
+
+
+class FusedStage:
+    """Convolution, batch norm, neuron and, where `pooled`, max-pool: [T or 1, H, W, C].
+
+    It takes frames, or else spikes of the type `spikes`, in which it gives its own.
+    """
+
+    def __init__(self, stage: Stage, *, frames: bool, pooled: bool, spikes: Spikes) -> None:
+        folded = _folded(stage.conv.weight, None, stage.norm, stage.lif.tau)
+        exact = frames or spikes is np.float32
+        self.current = _conv(*folded) if exact else quantized.conv3x3(*folded)
         self.threshold = np.float32(stage.lif.v_threshold)
         self.pooled = pooled
+        self.spikes = spikes
 
     def __call__(self, x: Tensor, steps: int) -> Tensor:
         """[T or 1, C, H, W], channels last, to [steps, C', H', W']."""
-        current = conv2d(x, self.weight, self.bias, padding=1)
-        current = current.permute(0, 2, 3, 1)  # [T or 1, H, W, C]
+        current = self.current(x).permute(0, 2, 3, 1)  # [T or 1, H, W, C]
         if not self.pooled:  # a held current is pooled: it comes from frames
-            return _fired(current, self.threshold).permute(0, 3, 1, 2)
+            return _fired(current, self.threshold, self.spikes).permute(0, 3, 1, 2)
         values = current.contiguous().numpy()
         _, rows, columns, channels = values.shape
-        spikes = np.empty((steps, (rows + 1) // 2, (columns + 1) // 2, channels), np.float32)
+        spikes = np.empty((steps, (rows + 1) // 2, (columns + 1) // 2, channels), self.spikes)
         kernels.fire_and_pool(values, self.threshold, spikes)
         return torch.from_numpy(spikes).permute(0, 3, 1, 2)
 
@@ -73,35 +93,43 @@ class FusedStage:
 class FusedPatches:
     """Spiking patch splitting of one sample: [T or 1, C, H, W] to tokens [T, N, D]."""
 
-    def __init__(self, patch: PatchSplitting) -> None:
-        self.stages = [FusedStage(stage, pooled=True) for stage in patch.stages]  # type: ignore[arg-type]
-        self.position = FusedStage(patch.position, pooled=False)
+    def __init__(self, patch: PatchSplitting, spikes: Spikes) -> None:
+        self.stages = [
+            FusedStage(stage, frames=index == 0, pooled=True, spikes=spikes)  # type: ignore[arg-type]
+            for index, stage in enumerate(patch.stages)
+        ]
+        self.position = FusedStage(patch.position, frames=False, pooled=False, spikes=spikes)
 
     def __call__(self, x: Tensor, steps: int) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
         for stage in self.stages:
             x = stage(x, steps)
         tokens = x + self.position(x, steps)
-        return tokens.permute(0, 2, 3, 1).flatten(1, 2)
+        return tokens.permute(0, 2, 3, 1).flatten(1, 2).float()
 
 
 class FusedLinear:
     """Linear maps over channels side by side, and their neurons: [T, N, C] to spikes [T, N, C'].
 
-    `parts` are the channels of each.
+    `parts` are the channels of each. `integers`: whether x is small integers, as spikes are.
     """
 
-    def __init__(self, parts: list[tuple[Tensor, Tensor, float]]) -> None:
-        self.weight = torch.cat([weight.flatten(1) for weight, _, _ in parts]).T.contiguous()
-        self.bias = torch.cat([bias for _, bias, _ in parts])
+    def __init__(
+        self, parts: list[tuple[Tensor, Tensor, float]], spikes: Spikes, *, integers: bool
+    ) -> None:
+        weight = torch.cat([weight.flatten(1) for weight, _, _ in parts])
+        bias = torch.cat([bias for _, bias, _ in parts])
+        self.bytes = integers and spikes is not np.float32
+        self.current = quantized.linear(weight, bias) if self.bytes else _linear(weight, bias)
         self.sizes = [len(bias) for _, bias, _ in parts]
         self.thresholds = [np.float32(threshold) for _, _, threshold in parts]
 
     def __call__(self, x: Tensor) -> list[Tensor]:
         steps, tokens, channels = x.shape
-        current = torch.addmm(self.bias, x.reshape(-1, channels), self.weight)
+        given = x.reshape(-1, channels)
+        current = self.current(given.to(torch.uint8) if self.bytes else given)
         return [
-            _fired(part.unflatten(0, (steps, tokens)), threshold)
+            _fired(part.unflatten(0, (steps, tokens)), threshold, np.float32)
             for part, threshold in zip(current.split(self.sizes, 1), self.thresholds, strict=True)
         ]
 
@@ -111,12 +139,12 @@ def _projection(layer: Projection) -> tuple[Tensor, Tensor, float]:
     return weight, bias, layer.lif.v_threshold
 
 
-def _fired(current: Tensor, threshold: np.float32) -> Tensor:
-    """Spikes of currents [T, ...]."""
+def _fired(current: Tensor, threshold: np.float32, spikes: Spikes) -> Tensor:
+    """Spikes, of the type `spikes`, of currents [T, ...]."""
     values = current.contiguous().numpy()
-    spikes = np.empty_like(values)
-    kernels.fire(values.reshape(len(values), -1), threshold, spikes.reshape(len(values), -1))
-    return torch.from_numpy(spikes)
+    fired: NDArray[Any] = np.empty(values.shape, spikes)
+    kernels.fire(values.reshape(len(values), -1), threshold, fired.reshape(len(values), -1))
+    return torch.from_numpy(fired)
 
 
 @dataclass(frozen=True)
@@ -130,14 +158,16 @@ class SampleMaps:
 class FusedAttention:
     """Spiking attention of one sample: tokens [T, N, C] of target and source to spikes."""
 
-    def __init__(self, attention: SpikingAttention) -> None:
+    def __init__(self, attention: SpikingAttention, spikes: Spikes) -> None:
         self.heads = attention.heads
         self.over = attention.over
-        self.query = FusedLinear([_projection(attention.query)])
-        self.key_value = FusedLinear([_projection(attention.key), _projection(attention.value)])
+        self.query = FusedLinear([_projection(attention.query)], spikes, integers=True)
+        self.key_value = FusedLinear(
+            [_projection(attention.key), _projection(attention.value)], spikes, integers=True
+        )
         self.half = 1 / attention.lif.tau
         self.threshold = np.float32(attention.lif.v_threshold)
-        self.out = FusedLinear([_projection(attention.out)])
+        self.out = FusedLinear([_projection(attention.out)], spikes, integers=True)
 
     def __call__(self, target: Tensor, source: Tensor, maps: bool) -> tuple[Tensor, SampleMaps]:
         (q,), (k, v) = self.query(target), self.key_value(source)
@@ -145,7 +175,7 @@ class FusedAttention:
         attend = kernels.attend_over_tokens if self.over == "spatial" else kernels.attend_over_steps
         attend(q.numpy(), k.numpy(), v.numpy(), self.heads, attended)
         current = torch.from_numpy(attended).mul_(self.half)
-        (spikes,) = self.out(_fired(current, self.threshold))
+        (spikes,) = self.out(_fired(current, self.threshold, np.float32))
         return spikes, self._maps(q, k) if maps else SampleMaps()
 
     def _maps(self, q: Tensor, k: Tensor) -> SampleMaps:
@@ -160,15 +190,16 @@ class FusedAttention:
 class FusedResidual:
     """What one source adds to one target: tokens [T, N, C] to the residual [T, N, C]."""
 
-    def __init__(self, residual: CrossModalResidual) -> None:
+    def __init__(self, residual: CrossModalResidual, spikes: Spikes) -> None:
         attention: CCSSA = residual.attention
-        self.spatial = FusedAttention(attention.spatial) if attention.spatial else None
-        self.temporal = FusedAttention(attention.temporal) if attention.temporal else None
+        self.spatial = FusedAttention(attention.spatial, spikes) if attention.spatial else None
+        self.temporal = FusedAttention(attention.temporal, spikes) if attention.temporal else None
         self.align = None
         if residual.align is not None and residual.lif is not None:
             half, threshold = 1 / residual.lif.tau, residual.lif.v_threshold
             align = residual.align
-            self.align = FusedLinear([(align.weight * half, align.bias * half, threshold)])
+            parts = [(align.weight * half, align.bias * half, threshold)]
+            self.align = FusedLinear(parts, spikes, integers=False)
 
     def __call__(self, target: Tensor, source: Tensor, maps: bool) -> tuple[Tensor, SampleMaps]:
         gave, looked = self._attended(target, source, maps)
@@ -192,9 +223,9 @@ class FusedResidual:
 class FusedMLP:
     """Two projections and the residual, tokens [T, N, C]."""
 
-    def __init__(self, mlp: MLP) -> None:
-        self.expand = FusedLinear([_projection(mlp.expand)])
-        self.contract = FusedLinear([_projection(mlp.contract)])
+    def __init__(self, mlp: MLP, spikes: Spikes) -> None:
+        self.expand = FusedLinear([_projection(mlp.expand)], spikes, integers=False)
+        self.contract = FusedLinear([_projection(mlp.contract)], spikes, integers=True)
 
     def __call__(self, x: Tensor) -> Tensor:
         (hidden,) = self.expand(x)
@@ -215,21 +246,23 @@ class Target:
 class FusedNetwork:
     """A network whose weights are folded; calls may come from any number of threads.
 
-    `threads` samples (or streams of one) are computed at a time, each by one thread.
+    `threads` samples (or streams of one) are computed at a time, each by one thread. `int8`
+    rounds what spikes are multiplied by; it needs a CPU that oneDNN has kernels for.
     """
 
-    def __init__(self, network: SCMRL, threads: int) -> None:
+    def __init__(self, network: SCMRL, threads: int, *, int8: bool = False) -> None:
+        spikes: Spikes = np.uint8 if int8 else np.float32
         self._network = network
-        self._patch = {n: FusedPatches(network.patch[n]) for n in network.config.streams}  # type: ignore[arg-type]
+        self._patch = {n: FusedPatches(network.patch[n], spikes) for n in network.config.streams}  # type: ignore[arg-type]
         self._blocks = [
-            (FusedAttention(block.attention), FusedMLP(block.mlp))  # type: ignore[arg-type]
+            (FusedAttention(block.attention, spikes), FusedMLP(block.mlp, spikes))  # type: ignore[arg-type]
             for block in network.blocks
         ]
         self._residual = {
-            target: {source: FusedResidual(pair) for source, pair in sources.items()}  # type: ignore[operator]
+            target: {source: FusedResidual(pair, spikes) for source, pair in sources.items()}  # type: ignore[operator]
             for target, sources in network.residual.items()
         }
-        self._mlp = {name: FusedMLP(mlp) for name, mlp in network.mlp.items()}  # type: ignore[arg-type]
+        self._mlp = {name: FusedMLP(mlp, spikes) for name, mlp in network.mlp.items()}  # type: ignore[arg-type]
         self._pool = ThreadPoolExecutor(
             threads, "scmrl-fused", initializer=torch.set_num_threads, initargs=(1,)
         )

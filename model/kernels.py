@@ -5,7 +5,7 @@ the innermost loop runs over channels. Currents come halved (1/tau is folded int
 which makes the neuron h = v / 2 + x. Each kernel touches its input once: the membrane potential
 of a row stays in the first cache while the time steps go by.
 
-All arrays are float32 and C-contiguous. Compiled code is kept on disk.
+All arrays are C-contiguous and float32; spikes may be bytes as well. Compiled code is kept on disk.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from numba import njit
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+Spikes = NDArray[np.float32] | NDArray[np.uint8]
 
 _HALF = np.float32(0.5)
 _QUARTER = np.float32(0.25)
 _ZERO = np.float32(0.0)
-_ONE = np.float32(1.0)
 
 _jit = njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")
 
 
 @_jit
-def fire(current: Floats, threshold: np.float32, spikes: Floats) -> None:
+def fire(current: Floats, threshold: np.float32, spikes: Spikes) -> None:
     """Spikes [T, n] of currents [T, n]."""
     steps, count = spikes.shape
     block = 4096
@@ -39,12 +39,12 @@ def fire(current: Floats, threshold: np.float32, spikes: Floats) -> None:
             for i in range(end - start):
                 h = v[i] * _HALF + x[i]
                 fires = h >= threshold
-                out[i] = _ONE if fires else _ZERO
+                out[i] = fires
                 v[i] = _ZERO if fires else h
 
 
 @_jit
-def fire_and_pool(current: Floats, threshold: np.float32, pooled: Floats) -> None:
+def fire_and_pool(current: Floats, threshold: np.float32, pooled: Spikes) -> None:
     """Spikes of currents [T or 1, H, W, C], through max-pool 3x3 / 2: pooled [T, H', W', C].
 
     The greatest of spikes is whether any fired, so rows of spikes are kept as bytes, three at a
@@ -80,18 +80,10 @@ def fire_and_pool(current: Floats, threshold: np.float32, pooled: Floats) -> Non
             line = pooled[t, row // 2]
             for column in range(columns_out):
                 centre = 2 * column * channels
+                left = max(centre - channels, 0)
+                right = centre + channels if 2 * column + 1 < columns else centre
                 for c in range(channels):
-                    line[column, c] = across[centre + c]
-                if column > 0:
-                    for c in range(channels):
-                        line[column, c] = max(
-                            line[column, c], np.float32(across[centre - channels + c])
-                        )
-                if 2 * column + 1 < columns:
-                    for c in range(channels):
-                        line[column, c] = max(
-                            line[column, c], np.float32(across[centre + channels + c])
-                        )
+                    line[column, c] = across[left + c] | across[centre + c] | across[right + c]
 
 
 @_jit

@@ -172,9 +172,19 @@ class Registry:
         if self._settings.compile != "auto" or self._stopping.is_set():
             return
         started = time.monotonic()
-        if all(engine.fuse() for engine in self._ready[name].engines):
+        if self._fused(self._ready[name]):
             seconds = time.monotonic() - started
             log.info("checkpoint %s runs on its fused path after %.1f s", name, seconds)
+
+    def _fused(self, model: Model) -> bool:
+        precision = self._settings.precision
+        if precision != "float32" and not model.card.measured_with(precision):
+            log.warning(
+                "checkpoint %s stays in float32: its card has no accuracy with %s; measure it "
+                "with `scmrl evaluate --write-card`", model.name, precision,
+            )  # fmt: skip
+            precision = "float32"
+        return all(engine.fuse(precision) for engine in model.engines)
 
     def stop(self) -> None:
         self._stopping.set()
@@ -197,7 +207,7 @@ class Registry:
     def _load(self, name: str) -> None:
         started = time.monotonic()
         model = load(self._settings.models / name, self._settings)
-        if self._settings.compile == "on" and not all(e.fuse() for e in model.engines):
+        if self._settings.compile == "on" and not self._fused(model):
             raise StartupError("compile is on, but there is no fused path (SCMRL_COMPILE)")
         _warm(model, self._settings.max_batch)
         model.batcher.start()

@@ -31,6 +31,11 @@ class Settings(BaseSettings):
         "Fused kernels for CPUs: auto compiles them behind the running service and changes over "
         "when they agree with the plain network; on waits for them; off does without",
     )
+    precision: Literal["float32", "int8"] = _setting(
+        "float32",
+        "Weights of the fused path: int8 is faster and moves spikes near their threshold; it is "
+        "taken where a checkpoint's card has its accuracy with it",
+    )
     device: Literal["auto", "cpu", "cuda"] = _setting(
         "auto", "Where networks run; auto takes every CUDA device that there is, or else the CPU"
     )

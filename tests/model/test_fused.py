@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn.functional import max_pool2d
+from torch.nn.functional import conv2d, max_pool2d
 
-from model import kernels
+from model import kernels, quantized
 from model.checkpoint import import_published
 from model.config import Config, StreamConfig
 from model.fused import FusedNetwork
@@ -112,3 +112,41 @@ def test_neuron_and_pooling_in_one_pass_are_neuron_then_pooling(
     spikes = LIF()(x.expand(steps, -1, -1, -1))
     expected = max_pool2d(spikes, 3, stride=2, padding=1)
     assert np.array_equal(pooled, expected.permute(0, 2, 3, 1).numpy())
+
+
+def test_int8_is_the_network_with_rounded_weights() -> None:
+    """Spikes are bytes without loss and sums are exact, so that nothing else changes."""
+    generator = torch.Generator().manual_seed(0)
+    weight, bias = torch.randn(8, 4, 3, 3, generator=generator), torch.randn(8, generator=generator)
+    spikes = torch.randint(0, 3, (2, 4, 9, 7), generator=generator, dtype=torch.uint8)
+    rounded, scale, _ = quantized._rounded(weight)
+    assert rounded.abs().amax((1, 2, 3)).tolist() == [127] * 8
+    used = rounded.float() * scale.reshape(-1, 1, 1, 1)
+    assert (used - weight).abs().max() <= 0.51 * scale.max()
+    last = spikes.contiguous(memory_format=torch.channels_last)
+    found = quantized.conv3x3(weight, bias)(last)
+    expected = conv2d(spikes.float(), used, bias, padding=1)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    flat = used[:, :, 0, 0]
+    rows = spikes.reshape(-1, 4)
+    again = quantized.linear(flat, bias)(rows)
+    torch.testing.assert_close(again, rows.float() @ flat.T + bias, rtol=1e-2, atol=3e-2)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_runs_with_int8_and_alike_in_any_company(variant: str) -> None:
+    config, content = read(FOLDER / f"{variant}.safetensors")
+    network = lively(config, seed=3)
+    steps = int(content["steps"])
+    inputs = noise(config, steps=steps, batch=4, seed=1)
+    fused = FusedNetwork(network, 2, int8=True)
+    output = fused(inputs, steps, True)
+    expected = plain(network, inputs, steps)
+    assert output.logits.shape == expected.logits.shape
+    # Rounded weights move spikes, here those of a random network near its thresholds.
+    assert (output.logits - expected.logits).abs().mean() < 0.5 * expected.logits.std()
+    for index in range(4):
+        alone = {name: x[:, index : index + 1] for name, x in inputs.items()}
+        torch.testing.assert_close(
+            fused(alone, steps, False).logits[0], output.logits[index], rtol=1e-5, atol=1e-5
+        )

@@ -33,7 +33,7 @@ def engine(
     ] = True,
     out: Annotated[Path | None, typer.Option(help="Folder for engine.json and engine.png.")] = None,
 ) -> None:
-    """The plain network against the fused path: in turns, on equal inputs and allocator settings.
+    """The plain network against the fused paths: in turns, on equal inputs and allocator settings.
 
     Prints medians, their ratio, how many spikes and answers differ, and the greatest resident
     memory.
@@ -83,22 +83,28 @@ def _measured(
             f"{timing.samples_s:.1f}", f"{timing.ratio:.2f}", f"{share:.0%}", str(resident or "-"),
             str(timing.rounds),
         )  # fmt: skip
-    agreement = bench.agreement(found, samples)
+    agreements = {
+        path: bench.agreement(found, samples, int8=path == "fused-int8")
+        for path in ("fused", "fused-int8")
+    }
     console.print(table)
     console.print(
         f"{work / 1e9:.2f} G multiply-accumulates a sample, as published; this machine reaches "
         f"{peak / 1e9:.0f} G a second in a float32 matrix product"
     )
-    console.print(
-        f"{agreement.flips} of {agreement.spikes} token values differ, {agreement.classes} of "
-        f"{agreement.samples} answers, probabilities by at most {agreement.difference:.1e}\n"
-    )
+    for path, agreement in agreements.items():
+        console.print(
+            f"{path} against plain: {agreement.flips} of {agreement.spikes} token values differ, "
+            f"{agreement.classes} of {agreement.samples} answers, probabilities by at most "
+            f"{agreement.difference:.1e}"
+        )
+    console.print()
     return {
         "case": name,
         "operations": work,
         "peak": peak,
         "timings": rows,
-        "agreement": asdict(agreement),
+        "agreement": {path: asdict(agreement) for path, agreement in agreements.items()},
     }
 
 
@@ -112,10 +118,10 @@ def _figure(results: Sequence[dict[str, Any]]) -> Figure:
     ):
         timings = result["timings"]
         batches = sorted({row["batch"] for row in timings})
-        for offset, name in ((-0.2, "plain"), (0.2, "fused")):
+        for offset, name in ((-0.27, "plain"), (0, "fused"), (0.27, "fused-int8")):
             speeds = [row["samples_s"] for row in timings if row["path"] == name]
             places = [index + offset for index in range(len(batches))]
-            bars = axes.bar(places, speeds, 0.38, label=name)
+            bars = axes.bar(places, speeds, 0.26, label=name)
             axes.bar_label(bars, fmt="%.0f", fontsize=8)
         axes.set_xticks(range(len(batches)), [str(batch) for batch in batches])
         axes.set_xlabel("batch")
