@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from typing import Literal
 
 import torch
@@ -111,6 +112,13 @@ class Engine:
         with self._lock:
             self._compute, self._path = fast, path
         return True
+
+    def renewed(self) -> Engine:
+        """Another engine of this network on its device and path: for where this one hangs."""
+        other = Engine(deepcopy(self._network), str(self._device))
+        if self._path != "plain":
+            other.fuse("int8" if self._path == "fused-int8" else "float32")
+        return other
 
     def _in_parts(self, inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
         """The whole batch, or as many samples at a time as the device has memory for."""

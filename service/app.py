@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from importlib.resources import files
@@ -65,11 +66,18 @@ def create_app(
     settings = settings or Settings()
     limits = DecodeLimits(settings.decode_timeout_s, settings.decode_memory_mib * MIB)
     decoders = Decoders(settings.decode_workers or cores.available(), limits)
-    state = State(settings, Registry(settings), decoders)
+
+    def fatal(error: Exception) -> None:
+        """Nothing can be answered on this device until the process is started anew."""
+        log.critical("the device is lost: %s", error)
+        on_failure(StartupError(f"the device is lost: {error}"))
+
+    state = State(settings, Registry(settings, fatal), decoders)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         state.decoders.start()
+        threading.Thread(target=state.registry.watch, name="scmrl-watch", daemon=True).start()
         loading = asyncio.create_task(_load(state.registry, on_ready, on_failure))
         try:
             yield

@@ -4,7 +4,8 @@ A request takes a place first, decodes its upload, then queues. A worker that is
 oldest request and every other of the same key, up to the largest batch. It waits only for requests
 that hold a place and are still being decoded, and only for `max_wait_s`; a lone request never
 waits. A cancelled request leaves the queue at once, and where a batch fails each of its
-requests is run again alone, so that only the one to blame gets the error.
+requests is run again alone, so that only the one to blame gets the error. A worker that dies or
+hangs is replaced, by whoever calls `revive` now and then.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("scmrl.batching")
 
+#: Errors of torch after which a CUDA device fails at everything until its process ends.
+_FATAL = frozenset({"AcceleratorError"})
+#: Longest wait for a worker to end, in seconds.
+_JOIN_S = 30.0
 #: Share of the newest measurement in the running mean of the time one request takes.
 _NEWEST = 0.2
 
@@ -90,16 +95,44 @@ class Place:
             raise
 
 
+class _Worker:
+    """One device's thread, what it is running, and since when."""
+
+    def __init__(self, engine: Engine, work: Callable[[_Worker], None]) -> None:
+        self.engine = engine
+        self.batch: list[_Job] = []
+        self.since: float | None = None
+        self.replaced = False
+        self.thread = threading.Thread(target=work, args=[self], name="scmrl-engine", daemon=True)
+
+    def lost(self, hung_after_s: float) -> str | None:
+        """How it was lost; None where it was not."""
+        if not self.thread.is_alive():
+            return "died"
+        since = self.since
+        if since is not None and time.monotonic() - since > hung_after_s:
+            return f"has been at one batch for more than {hung_after_s:g} s"
+        return None
+
+
 class Batcher:
     """The queue in front of one checkpoint's engines, one on each device.
 
     `max_batch` requests run together at most, `max_wait_s` is the longest wait for company,
-    `places` the most requests accepted at a time (decoding, queued or running).
+    `places` the most requests accepted at a time (decoding, queued or running). `on_fatal` is
+    told of an error after which a device answers nobody any more.
     """
 
     def __init__(
-        self, engines: Sequence[Engine], *, max_batch: int, max_wait_s: float, places: int
+        self,
+        engines: Sequence[Engine],
+        *,
+        max_batch: int,
+        max_wait_s: float,
+        places: int,
+        on_fatal: Callable[[Exception], None] = lambda error: None,
     ) -> None:
+        self._on_fatal = on_fatal
         self._max_batch = max_batch
         self._max_wait_s = max_wait_s
         self._places = places
@@ -110,29 +143,61 @@ class Batcher:
         self._request_s = 0.0  # running mean of the engine's time for one request
         self._stopped = False
         self._working = 0  # workers
-        self._threads = [
-            threading.Thread(target=self._work, args=[engine], name="scmrl-engine", daemon=True)
-            for engine in engines
-        ]
+        self._devices = len(engines)
+        self._workers = [_Worker(engine, self._work) for engine in engines]
+        self.restarts = 0  # workers that were replaced
 
     def start(self) -> None:
-        self._working = len(self._threads)
-        for thread in self._threads:
-            thread.start()
+        self._working = self._devices
+        for worker in self._workers:
+            worker.thread.start()
+
+    def revive(self, hung_after_s: float) -> None:
+        """Replace workers that died, or have been at one batch for longer than `hung_after_s`.
+
+        What these were running is refused. A thread that hangs cannot be ended: it is left
+        behind, with its engine.
+        """
+        with self._changed:
+            lost = {w: why for w in self._workers if (why := w.lost(hung_after_s))}
+            if self._stopped or not lost:
+                return
+            self._workers = [worker for worker in self._workers if worker not in lost]
+            for worker in lost:
+                worker.replaced = True
+                self._working -= worker.thread.is_alive()
+        for worker, why in lost.items():
+            log.error("the worker on %s %s: it is replaced", worker.engine.device, why)
+            for job in worker.batch:
+                _deliver(job, _stopped())
+            successor = _Worker(worker.engine.renewed(), self._work)
+            with self._changed:
+                if self._stopped:
+                    return
+                self.restarts += 1
+                self._working += 1
+                self._workers.append(successor)
+                successor.thread.start()
 
     def stop(self) -> None:
         """End the workers after the batches they run; what is still queued is refused."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
-        for thread in self._threads:
-            if thread.is_alive():
-                thread.join()
+        for worker in list(self._workers):
+            if worker.thread.is_alive():
+                worker.thread.join(_JOIN_S)
 
     @property
     def alive(self) -> bool:
         """Whether every device has its worker."""
-        return all(thread.is_alive() for thread in self._threads)
+        living = sum(worker.thread.is_alive() for worker in self._workers)
+        return living == self._devices
+
+    @property
+    def engines(self) -> list[Engine]:
+        """The engine of each device."""
+        return [worker.engine for worker in self._workers]
 
     @property
     def taken(self) -> int:
@@ -145,7 +210,7 @@ class Batcher:
             raise Problem(
                 Error.FULL,
                 f"All {self._places} places are taken; please try again later.",
-                retry_after_s=self._taken * self._request_s / len(self._threads),
+                retry_after_s=self._taken * self._request_s / self._devices,
             )
 
     @contextmanager
@@ -178,25 +243,25 @@ class Batcher:
         with self._changed, suppress(ValueError):
             self._queue.remove(job)
 
-    def _work(self, engine: Engine) -> None:
-        batch: list[_Job] = []
+    def _work(self, worker: _Worker) -> None:
         left: list[_Job] = []
         try:
-            while batch := self._take():
-                self._run(engine, batch)
+            while batch := self._take(worker):
+                worker.batch, worker.since = batch, time.monotonic()
+                self._run(worker.engine, batch)
+                worker.batch, worker.since = [], None
         finally:
             with self._changed:
-                self._working -= 1
+                self._working -= not worker.replaced
                 if not self._working:
-                    self._stopped = True
                     left, self._queue = list(self._queue), deque()
-            for job in (*batch, *left):  # of a batch, those that have no answer yet
+            for job in (*worker.batch, *left):  # of a batch, those that have no answer yet
                 _deliver(job, _stopped())
 
-    def _take(self) -> list[_Job]:
+    def _take(self, worker: _Worker) -> list[_Job]:
         """Wait for the next batch and take it; empty when stopped."""
         with self._changed:
-            while not self._stopped:
+            while not self._stopped and not worker.replaced:
                 if not self._queue:
                     self._changed.wait()
                     continue
@@ -219,6 +284,8 @@ class Batcher:
             output = _infer(engine, batch)
             shares = [sliced(output, index, 1) for index in range(len(batch))]
         except Exception as exc:
+            if type(exc).__name__ in _FATAL:
+                self._on_fatal(exc)
             if len(batch) == 1:
                 _deliver(batch[0], exc)
                 return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("scmrl.registry")
 
 CARD = "card.json"
+#: Seconds between two looks at the workers.
+_WATCH_S = 1.0
 
 
 class StartupError(Exception):
@@ -38,11 +40,17 @@ class Model:
 
     name: str
     card: Card
-    engines: tuple[Engine, ...]
     batcher: Batcher
 
+    @property
+    def engines(self) -> Sequence[Engine]:
+        """The engine of each device."""
+        return self.batcher.engines
 
-def load(folder: Path, settings: Settings) -> Model:
+
+def load(
+    folder: Path, settings: Settings, on_fatal: Callable[[Exception], None] = lambda error: None
+) -> Model:
     """Load, verify and warm one checkpoint, without starting its queue.
 
     Raises model.checkpoint.CheckpointError naming file and field, RuntimeError where the device
@@ -58,8 +66,9 @@ def load(folder: Path, settings: Settings) -> Model:
         max_batch=settings.max_batch,
         max_wait_s=settings.max_batch_wait_ms / 1000,
         places=settings.queue_length,
+        on_fatal=on_fatal,
     )
-    return Model(folder.name, card, engines, batcher)
+    return Model(folder.name, card, batcher)
 
 
 def _warm(model: Model, max_batch: int) -> None:
@@ -82,8 +91,11 @@ class Registry:
     Filled by `load_default` and `load_others` in a thread, read by the event loop.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, on_fatal: Callable[[Exception], None] = lambda error: None
+    ) -> None:
         self._settings = settings
+        self._on_fatal = on_fatal
         self._ready: dict[str, Model] = {}
         self._failed: set[str] = set()
         self._found: list[str] = []
@@ -150,6 +162,15 @@ class Registry:
                 raise
             raise StartupError(f"cannot serve the checkpoint {name}: {exc}") from exc
 
+    def watch(self) -> None:
+        """Replace workers that die or hang, until the registry stops; a thread's whole work."""
+        while not self._stopping.wait(_WATCH_S):
+            for model in list(self._ready.values()):
+                try:
+                    model.batcher.revive(self._settings.engine_timeout_s)
+                except Exception:
+                    log.exception("the worker of %s could not be replaced", model.name)
+
     def load_others(self) -> None:
         """Load the others; one that cannot be served is logged and left out.
 
@@ -206,7 +227,7 @@ class Registry:
 
     def _load(self, name: str) -> None:
         started = time.monotonic()
-        model = load(self._settings.models / name, self._settings)
+        model = load(self._settings.models / name, self._settings, self._on_fatal)
         if self._settings.compile == "on" and not self._fused(model):
             raise StartupError("compile is on, but there is no fused path (SCMRL_COMPILE)")
         _warm(model, self._settings.max_batch)

@@ -63,6 +63,9 @@ class Settings(BaseSettings):
     request_deadline_s: float = _setting(
         30.0, "Longest time from the upload's end to the answer; then 504", "s", gt=0
     )
+    engine_timeout_s: float = _setting(
+        20.0, "Time after which a batch counts as hanging and its worker is replaced", "s", gt=0
+    )
     shutdown_grace_s: float = _setting(
         30.0, "Time that accepted requests have to finish when the service stops", "s", ge=0
     )

@@ -228,3 +228,58 @@ def test_a_loop_that_has_closed_does_not_end_the_worker() -> None:
         asyncio.run(leave(batcher))
         engine.go.set()
         assert answered(asyncio.run(ask(batcher, 1))) == 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_worker_that_died_is_replaced() -> None:
+    def die(numbers: tuple[int, ...]) -> None:
+        raise SystemExit
+
+    engine = NumberEngine(before=die)
+    with started(engine) as batcher:
+        with pytest.raises(Problem):
+            asyncio.run(ask(batcher, 1))
+        wait_until(lambda: not batcher.alive)
+        batcher.revive(hung_after_s=60)
+        assert batcher.alive
+        assert batcher.restarts == 1
+        assert answered(asyncio.run(ask(batcher, 2))) == 2
+        assert engine.successor.runs[0].numbers == (2,)
+
+
+def test_a_worker_that_hangs_is_replaced_and_its_batch_refused() -> None:
+    engine = NumberEngine()
+
+    async def scenario(batcher: Batcher) -> tuple[list[Ran | BaseException], Ran]:
+        hanging = await behind(engine, batcher)
+        queued = asyncio.create_task(ask(batcher, 1))
+        await asyncio.sleep(0.05)
+        batcher.revive(hung_after_s=60)
+        assert batcher.restarts == 0, "it is slow, and not lost"
+        batcher.revive(hung_after_s=0.01)
+        refused = await asyncio.gather(hanging, return_exceptions=True)
+        return refused, await queued
+
+    with started(engine) as batcher:
+        (refused,), ran = asyncio.run(scenario(batcher))
+        assert isinstance(refused, Problem)
+        assert refused.error is Error.NOT_READY
+        assert answered(ran) == 1
+        assert (batcher.alive, batcher.restarts, batcher.taken) == (True, 1, 0)
+        engine.go.set()  # the one that hung comes back, finds itself replaced and ends
+        assert answered(asyncio.run(ask(batcher, 2))) == 2
+        assert [run.numbers for run in engine.runs] == [(0,)]
+
+
+def test_an_error_that_no_run_survives_is_told() -> None:
+    class AcceleratorError(RuntimeError):
+        """What torch raises when a CUDA kernel has failed."""
+
+    def fail(numbers: tuple[int, ...]) -> None:
+        raise AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    told: list[Exception] = []
+    engine = NumberEngine(before=fail)
+    with started(engine, on_fatal=told.append) as batcher, pytest.raises(AcceleratorError):
+        asyncio.run(ask(batcher, 1))
+    assert "illegal memory access" in str(told[0])

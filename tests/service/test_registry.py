@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from model.checkpoint import Measurement
 from service.errors import Error, Problem
 from service.registry import Registry, StartupError
 from service.settings import Settings
@@ -109,3 +110,18 @@ def test_the_default_is_the_one_that_is_set_and_comes_first(weights: Path, clip:
         assert list(statuses(client)) == ["strict", "avdigits"]
         answer = client.post("/v1/classify", files={"clip": clip}).json()
         assert answer["model"]["name"] == "strict"
+
+
+def test_int8_is_taken_where_the_card_has_its_accuracy(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    measured = Measurement(what="accuracy", value=0.9, conditions="a test", precision="int8")
+    checkpoints.save(tmp_path / "avdigits", accuracy=(measured,))
+    checkpoints.save(tmp_path / "unmeasured", name="unmeasured")
+    registry = Registry(Settings(models=tmp_path, precision="int8", compile="on"))
+    registry.load_default()
+    registry.load_others()
+    registry.stop()
+    paths = {name: model.engines[0].path for name, model in registry.ready.items()}
+    assert paths == {"avdigits": "fused-int8", "unmeasured": "fused"}
+    assert "unmeasured stays in float32" in caplog.text
