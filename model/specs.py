@@ -1,6 +1,6 @@
 """How each stream of a checkpoint is preprocessed, as its card says it.
 
-`PROFILES` holds the paper's preprocessing and that of the embedded checkpoint.
+`PROFILES` holds the paper's preprocessing and that of `scmrl train avdigits`.
 """
 
 from __future__ import annotations

@@ -7,8 +7,10 @@ that closes. The nursery ends, and they with it, when the service closes its end
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
+import pkgutil
 import select
 import signal
 import socket
@@ -101,6 +103,11 @@ def _warm() -> None:
     """Load what is loaded at first use: a confined process can open no file."""
     with suppress(ImportError, RuntimeError, OSError):
         import pyseccomp  # noqa: F401
+    for module in pkgutil.walk_packages(
+        av.__path__, "av."
+    ):  # it loads some where a file needs them
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
     cv2.setNumThreads(1)
     sound = io.BytesIO()
     soundfile.write(sound, np.zeros(800, np.float32), 8000, format="WAV")

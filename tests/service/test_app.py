@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,12 @@ class Held:
         self._load = registry.load
         monkeypatch.setattr(registry, "load", self.load)
 
-    def load(self, folder: Path, settings: Settings) -> Model:
+    def load(
+        self, folder: Path, settings: Settings, on_fatal: Callable[[Exception], None]
+    ) -> Model:
         self.go.wait(60)
         self.loaded.append(folder)
-        return self._load(folder, settings)
+        return self._load(folder, settings, on_fatal)
 
 
 @pytest.fixture
