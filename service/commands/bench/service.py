@@ -46,7 +46,7 @@ def service(
 
     from service.bench import load, servers
 
-    console = Console()
+    console = Console(width=120)
     forms = load.bodies()
     results: dict[str, Any] = {}
     with servers.scmrl(weights, SCMRL_MAX_BATCH=str(max_batch)) as url:
@@ -65,6 +65,9 @@ def service(
             with servers.litserve(weights, max_batch, path) as url:
                 asyncio.run(load.closed(url, forms, 4, 3.0))
                 theirs = asyncio.run(load.closed(url, forms, _CLIENTS, seconds))
+                if not theirs.answered_s:
+                    typer.echo(f"{name} answered nothing: {theirs.refused}", err=True)
+                    raise typer.Exit(1)
                 rate = _COMPARED * theirs.answered_s
                 same = asyncio.run(load.opened(url, forms, rate, seconds))
             with servers.scmrl(weights, SCMRL_MAX_BATCH=str(max_batch)) as url:
