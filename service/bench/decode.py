@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,6 +13,7 @@ import numpy as np
 from model import media
 from model.preprocess import PROFILES
 from service.bench.clips import MIX, ClipSpec, made
+from service.bench.stopwatch import median_ms, seconds
 from service.decoding.files import Wanted, decode
 from service.decoding.pool import DecodeLimits, Decoders
 from service.form import Media
@@ -75,10 +73,10 @@ def process_timings(rounds: int) -> list[ProcessTiming]:
             here: list[float] = []
             confined: list[float] = []
             for _ in range(rounds + 1):
-                here.append(_seconds(partial(decode, files, wanted)))
+                here.append(seconds(partial(decode, files, wanted)))
                 task = decoders.decode(files, wanted)
-                confined.append(_seconds(partial(loop.run_until_complete, task)))
-            found.append(ProcessTiming(spec.name, _ms(here), _ms(confined), rounds))
+                confined.append(seconds(partial(loop.run_until_complete, task)))
+            found.append(ProcessTiming(spec.name, median_ms(here), median_ms(confined), rounds))
     finally:
         decoders.stop()
         loop.close()
@@ -90,7 +88,7 @@ def _timing(spec: ClipSpec, rounds: int) -> DecodeTiming:
     times: tuple[list[float], ...] = ([], [], [])
     for _ in range(rounds + 1):  # the first fills caches
         for taken, work in zip(times, (_every_rgb, _every, _wanted), strict=True):
-            taken.append(_seconds(partial(work, data)))
+            taken.append(seconds(partial(work, data)))
     shown, chosen = _every(data), media.read_clip(data, FRAMES, sound=False).pictures
     assert chosen is not None
     centres = [int((part + 0.5) / FRAMES * len(shown)) for part in range(FRAMES)]
@@ -98,7 +96,7 @@ def _timing(spec: ClipSpec, rounds: int) -> DecodeTiming:
         np.array_equal(shown[at].to_ndarray(format="rgb24"), ours)
         for at, ours in zip(centres, chosen.frames, strict=True)
     )
-    every_rgb, every, wanted = (_ms(taken) for taken in times)
+    every_rgb, every, wanted = (median_ms(taken) for taken in times)
     return DecodeTiming(spec.name, len(data) // 1024, every_rgb, every, wanted, same, rounds)
 
 
@@ -116,13 +114,3 @@ def _every(data: bytes) -> list[av.VideoFrame]:
 
 def _wanted(data: bytes) -> None:
     media.read_clip(data, FRAMES, sound=False)
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
-def _ms(taken: list[float]) -> float:
-    return 1000 * statistics.median(taken[1:])

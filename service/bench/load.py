@@ -60,6 +60,11 @@ def bodies() -> list[bytes]:
     return forms
 
 
+def warm(url: str, forms: Sequence[bytes]) -> None:
+    """Load a server for a moment, and forget what was seen: its caches are filled."""
+    asyncio.run(closed(url, forms, clients=4, seconds=3.0))
+
+
 async def closed(url: str, forms: Sequence[bytes], clients: int, seconds: float) -> Seen:
     """`clients` that each ask again as soon as they have an answer: the most a server does."""
     sent: list[Sent] = []

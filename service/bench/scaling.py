@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,6 +15,7 @@ from model import checkpoint
 from model.engine import Engine
 from service.bench import load, servers
 from service.bench.clips import ClipSpec, made
+from service.bench.stopwatch import median_ms, seconds
 from service.decoding.files import Wanted, decode
 from service.form import Media
 
@@ -55,8 +54,8 @@ def over_length(wanted: Wanted, rounds: int) -> Growth:
     """Milliseconds of decoding and preprocessing over the clip's length."""
     spec = ClipSpec("480p mp4", "mp4", "libx264", "aac", 480, 640, 1)
     values = []
-    for seconds in SECONDS:
-        files = Media(clip=made(replace(spec, seconds=seconds)))
+    for length in SECONDS:
+        files = Media(clip=made(replace(spec, seconds=length)))
         values.append(_median_ms(partial(decode, files, wanted), rounds))
     return _growth("second of the clip", "ms of decoding", SECONDS, values)
 
@@ -65,7 +64,7 @@ def over_clients(weights: Path, seconds: float) -> tuple[Growth, Growth]:
     """Clips a second, and their median latency (ms), over the number of clients."""
     forms = load.bodies()
     with servers.scmrl(weights) as url:
-        asyncio.run(load.closed(url, forms, 4, 2.0))
+        load.warm(url, forms)
         seen = [asyncio.run(load.closed(url, forms, clients, seconds)) for clients in CLIENTS]
     return (
         _growth("client", "clips a second", CLIENTS, [one.answered_s for one in seen]),
@@ -91,12 +90,7 @@ def _run(engine: Engine, batch: int, steps: int) -> None:
 
 
 def _median_ms(work: Callable[[], object], rounds: int) -> float:
-    taken = []
-    for _ in range(rounds + 1):
-        started = time.perf_counter()
-        work()
-        taken.append(1000 * (time.perf_counter() - started))
-    return statistics.median(taken[1:])
+    return median_ms([seconds(work) for _ in range(rounds + 1)])
 
 
 def _growth(over: str, measured: str, at: Sequence[float], values: Sequence[float]) -> Growth:

@@ -17,7 +17,7 @@ _WITHIN_S = 120.0
 
 @contextmanager
 def scmrl(weights: Path, **settings: str) -> Iterator[str]:
-    """The address that clips are posted to, once the fused path has had time to be there."""
+    """The address that clips are posted to, once it runs on its fused path."""
     port = _free_port()
     environment = {
         "SCMRL_MODELS": str(weights.resolve().parent),

@@ -50,7 +50,7 @@ def service(
     forms = load.bodies()
     results: dict[str, Any] = {}
     with servers.scmrl(weights, SCMRL_MAX_BATCH=str(max_batch)) as url:
-        asyncio.run(load.closed(url, forms, 4, 3.0))  # caches
+        load.warm(url, forms)
         most = asyncio.run(load.closed(url, forms, _CLIENTS, seconds))
         rates = [share * most.answered_s for share in _SHARES]
         steady = [asyncio.run(load.opened(url, forms, rate, seconds)) for rate in rates]
@@ -63,17 +63,13 @@ def service(
         for path in ("plain", "fused"):
             name = f"LitServe, {path} network"
             with servers.litserve(weights, max_batch, path) as url:
-                asyncio.run(load.closed(url, forms, 4, 3.0))
-                theirs = asyncio.run(load.closed(url, forms, _CLIENTS, seconds))
-                if not theirs.answered_s:
-                    typer.echo(f"{name} answered nothing: {theirs.refused}", err=True)
-                    raise typer.Exit(1)
-                rate = _COMPARED * theirs.answered_s
-                same = asyncio.run(load.opened(url, forms, rate, seconds))
+                theirs, same = _most_and_steady(url, forms, seconds)
+            if same is None:
+                typer.echo(f"{name} answered nothing: {theirs.refused}", err=True)
+                raise typer.Exit(1)
             with servers.scmrl(weights, SCMRL_MAX_BATCH=str(max_batch)) as url:
-                asyncio.run(load.closed(url, forms, 4, 3.0))
-                again = asyncio.run(load.closed(url, forms, _CLIENTS, seconds))
-                ours = asyncio.run(load.opened(url, forms, rate, seconds))
+                again, ours = _most_and_steady(url, forms, seconds, same.offered_s)
+            assert ours is not None
             _print(console, name, [theirs, same])
             _print(console, f"scmrl at the load of {name}", [again, ours])
             console.print(
@@ -86,6 +82,19 @@ def service(
             compared[name] = [theirs]
     if out:
         report.write(out, "service", results, _figure(steady, compared))
+
+
+def _most_and_steady(
+    url: str, forms: Sequence[bytes], seconds: float, rate: float | None = None
+) -> tuple[Seen, Seen | None]:
+    """The most that a server does, and what it does at `rate`, by default a share of that; None
+    where it answers nothing."""
+    from service.bench import load
+
+    load.warm(url, forms)
+    most = asyncio.run(load.closed(url, forms, _CLIENTS, seconds))
+    rate = rate or _COMPARED * most.answered_s
+    return most, asyncio.run(load.opened(url, forms, rate, seconds)) if rate else None
 
 
 def _print(console: Any, title: str, loads: Sequence[Seen]) -> None:
