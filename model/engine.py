@@ -219,12 +219,14 @@ def _fast(network: SCMRL, path: Path) -> Compute:
 
 
 def devices(name: str) -> list[str]:
-    """Where a service runs a network: "auto" and "cuda" are every CUDA device that is there."""
-    if name == "auto" and not torch.cuda.is_available():
-        return ["cpu"]
-    if name in ("auto", "cuda") and torch.cuda.is_available():
-        return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    return [name]
+    """Where a service runs a network: "auto" and "cuda" are every CUDA device that is there.
+
+    Raises RuntimeError where it is not there.
+    """
+    device = _device(name)
+    if device.type != "cuda" or device.index is not None:
+        return [str(device)]
+    return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
 
 
 def _device(name: str) -> torch.device:

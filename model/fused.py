@@ -67,16 +67,15 @@ def _linear(weight: Tensor, bias: Tensor) -> Map:
 class FusedStage:
     """Convolution, batch norm, neuron and, where `pooled`, max-pool: [T or 1, H, W, C].
 
-    It takes frames, or else spikes of the type `spikes`, in which it gives its own.
+    It takes `frames`, or else spikes; with `int8` spikes are bytes, else float32.
     """
 
-    def __init__(self, stage: Stage, *, frames: bool, pooled: bool, spikes: Spikes) -> None:
+    def __init__(self, stage: Stage, *, frames: bool, pooled: bool, int8: bool) -> None:
         folded = _folded(stage.conv.weight, None, stage.norm, stage.lif.tau)
-        exact = frames or spikes is np.float32
-        self.current = _conv(*folded) if exact else quantized.conv3x3(*folded)
+        self.current = quantized.conv3x3(*folded) if int8 and not frames else _conv(*folded)
         self.threshold = np.float32(stage.lif.v_threshold)
         self.pooled = pooled
-        self.spikes = spikes
+        self.spikes: Spikes = np.uint8 if int8 else np.float32
 
     def __call__(self, x: Tensor, steps: int) -> Tensor:
         """[T or 1, C, H, W], channels last, to [steps, C', H', W']."""
@@ -93,12 +92,12 @@ class FusedStage:
 class FusedPatches:
     """Spiking patch splitting of one sample: [T or 1, C, H, W] to tokens [T, N, D]."""
 
-    def __init__(self, patch: PatchSplitting, spikes: Spikes) -> None:
+    def __init__(self, patch: PatchSplitting, int8: bool) -> None:
         self.stages = [
-            FusedStage(stage, frames=index == 0, pooled=True, spikes=spikes)  # type: ignore[arg-type]
+            FusedStage(stage, frames=index == 0, pooled=True, int8=int8)  # type: ignore[arg-type]
             for index, stage in enumerate(patch.stages)
         ]
-        self.position = FusedStage(patch.position, frames=False, pooled=False, spikes=spikes)
+        self.position = FusedStage(patch.position, frames=False, pooled=False, int8=int8)
 
     def __call__(self, x: Tensor, steps: int) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
@@ -111,23 +110,21 @@ class FusedPatches:
 class FusedLinear:
     """Linear maps over channels side by side, and their neurons: [T, N, C] to spikes [T, N, C'].
 
-    `parts` are the channels of each. `integers`: whether x is small integers, as spikes are.
+    `parts` are the channels of each. With `int8`, x has to be small integers, as spikes are.
     """
 
-    def __init__(
-        self, parts: list[tuple[Tensor, Tensor, float]], spikes: Spikes, *, integers: bool
-    ) -> None:
+    def __init__(self, parts: list[tuple[Tensor, Tensor, float]], *, int8: bool) -> None:
         weight = torch.cat([weight.flatten(1) for weight, _, _ in parts])
         bias = torch.cat([bias for _, bias, _ in parts])
-        self.bytes = integers and spikes is not np.float32
-        self.current = quantized.linear(weight, bias) if self.bytes else _linear(weight, bias)
+        self.int8 = int8
+        self.current = quantized.linear(weight, bias) if int8 else _linear(weight, bias)
         self.sizes = [len(bias) for _, bias, _ in parts]
         self.thresholds = [np.float32(threshold) for _, _, threshold in parts]
 
     def __call__(self, x: Tensor) -> list[Tensor]:
         steps, tokens, channels = x.shape
         given = x.reshape(-1, channels)
-        current = self.current(given.to(torch.uint8) if self.bytes else given)
+        current = self.current(given.to(torch.uint8) if self.int8 else given)
         return [
             _fired(part.unflatten(0, (steps, tokens)), threshold, np.float32)
             for part, threshold in zip(current.split(self.sizes, 1), self.thresholds, strict=True)
@@ -158,16 +155,16 @@ class SampleMaps:
 class FusedAttention:
     """Spiking attention of one sample: tokens [T, N, C] of target and source to spikes."""
 
-    def __init__(self, attention: SpikingAttention, spikes: Spikes) -> None:
+    def __init__(self, attention: SpikingAttention, int8: bool) -> None:
         self.heads = attention.heads
         self.over = attention.over
-        self.query = FusedLinear([_projection(attention.query)], spikes, integers=True)
+        self.query = FusedLinear([_projection(attention.query)], int8=int8)
         self.key_value = FusedLinear(
-            [_projection(attention.key), _projection(attention.value)], spikes, integers=True
+            [_projection(attention.key), _projection(attention.value)], int8=int8
         )
         self.half = 1 / attention.lif.tau
         self.threshold = np.float32(attention.lif.v_threshold)
-        self.out = FusedLinear([_projection(attention.out)], spikes, integers=True)
+        self.out = FusedLinear([_projection(attention.out)], int8=int8)
 
     def __call__(self, target: Tensor, source: Tensor, maps: bool) -> tuple[Tensor, SampleMaps]:
         (q,), (k, v) = self.query(target), self.key_value(source)
@@ -190,16 +187,16 @@ class FusedAttention:
 class FusedResidual:
     """What one source adds to one target: tokens [T, N, C] to the residual [T, N, C]."""
 
-    def __init__(self, residual: CrossModalResidual, spikes: Spikes) -> None:
+    def __init__(self, residual: CrossModalResidual, int8: bool) -> None:
         attention: CCSSA = residual.attention
-        self.spatial = FusedAttention(attention.spatial, spikes) if attention.spatial else None
-        self.temporal = FusedAttention(attention.temporal, spikes) if attention.temporal else None
+        self.spatial = FusedAttention(attention.spatial, int8) if attention.spatial else None
+        self.temporal = FusedAttention(attention.temporal, int8) if attention.temporal else None
         self.align = None
         if residual.align is not None and residual.lif is not None:
             half, threshold = 1 / residual.lif.tau, residual.lif.v_threshold
             align = residual.align
             parts = [(align.weight * half, align.bias * half, threshold)]
-            self.align = FusedLinear(parts, spikes, integers=False)
+            self.align = FusedLinear(parts, int8=False)  # of means, which are no integers
 
     def __call__(self, target: Tensor, source: Tensor, maps: bool) -> tuple[Tensor, SampleMaps]:
         gave, looked = self._attended(target, source, maps)
@@ -223,9 +220,9 @@ class FusedResidual:
 class FusedMLP:
     """Two projections and the residual, tokens [T, N, C]."""
 
-    def __init__(self, mlp: MLP, spikes: Spikes) -> None:
-        self.expand = FusedLinear([_projection(mlp.expand)], spikes, integers=False)
-        self.contract = FusedLinear([_projection(mlp.contract)], spikes, integers=True)
+    def __init__(self, mlp: MLP, int8: bool) -> None:
+        self.expand = FusedLinear([_projection(mlp.expand)], int8=False)  # of x + alpha r
+        self.contract = FusedLinear([_projection(mlp.contract)], int8=int8)
 
     def __call__(self, x: Tensor) -> Tensor:
         (hidden,) = self.expand(x)
@@ -251,18 +248,17 @@ class FusedNetwork:
     """
 
     def __init__(self, network: SCMRL, threads: int, *, int8: bool = False) -> None:
-        spikes: Spikes = np.uint8 if int8 else np.float32
         self._network = network
-        self._patch = {n: FusedPatches(network.patch[n], spikes) for n in network.config.streams}  # type: ignore[arg-type]
+        self._patch = {n: FusedPatches(network.patch[n], int8) for n in network.config.streams}  # type: ignore[arg-type]
         self._blocks = [
-            (FusedAttention(block.attention, spikes), FusedMLP(block.mlp, spikes))  # type: ignore[arg-type]
+            (FusedAttention(block.attention, int8), FusedMLP(block.mlp, int8))  # type: ignore[arg-type]
             for block in network.blocks
         ]
         self._residual = {
-            target: {source: FusedResidual(pair, spikes) for source, pair in sources.items()}  # type: ignore[operator]
+            target: {source: FusedResidual(pair, int8) for source, pair in sources.items()}  # type: ignore[operator]
             for target, sources in network.residual.items()
         }
-        self._mlp = {name: FusedMLP(mlp, spikes) for name, mlp in network.mlp.items()}  # type: ignore[arg-type]
+        self._mlp = {name: FusedMLP(mlp, int8) for name, mlp in network.mlp.items()}  # type: ignore[arg-type]
         self._pool = ThreadPoolExecutor(
             threads, "scmrl-fused", initializer=torch.set_num_threads, initargs=(1,)
         )
