@@ -11,7 +11,7 @@ import math
 import socket
 import struct
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -123,9 +123,10 @@ def receive_job(sock: socket.socket) -> tuple[Media, Wanted]:
     job = _Job.model_validate_json(_receive_head(sock, never))
     found: dict[str, list[bytes]] = {}
     for name, size in job.sizes:
-        data = bytearray(size)
-        _receive_into(sock, memoryview(data), never)
-        found.setdefault(name, []).append(bytes(data))
+        data = sock.recv(size, socket.MSG_WAITALL)
+        if len(data) < size:
+            raise Lost("it has gone")
+        found.setdefault(name, []).append(data)
     frames = tuple(found.pop("frames", ()))
     return Media(frames=frames, **{name: datas[0] for name, datas in found.items()}), job.wanted
 
@@ -199,7 +200,7 @@ def _receive_array(sock: socket.socket, described: _Array, deadline: Deadline) -
 def _send(
     sock: socket.socket,
     head: bytes,
-    rest: Iterable[Any] | Sequence[Any],
+    rest: Iterable[Any],
     deadline: Deadline,
 ) -> None:
     try:

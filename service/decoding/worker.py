@@ -103,9 +103,8 @@ def _warm() -> None:
     """Load what is loaded at first use: a confined process can open no file."""
     with suppress(ImportError, RuntimeError, OSError):
         import pyseccomp  # noqa: F401
-    for module in pkgutil.walk_packages(
-        av.__path__, "av."
-    ):  # it loads some where a file needs them
+    # PyAV loads some of its modules when a file needs them.
+    for module in pkgutil.walk_packages(av.__path__, "av."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
     cv2.setNumThreads(1)
