@@ -32,6 +32,13 @@ def plain(network: SCMRL, inputs: dict[str, Tensor], steps: int) -> Output:
         return output
 
 
+def case(variant: str, batch: int) -> tuple[SCMRL, dict[str, Tensor], int]:
+    """A variant of the network that fires, inputs for it, and T."""
+    config, content = read(FOLDER / f"{variant}.safetensors")
+    steps = int(content["steps"])
+    return lively(config, seed=3), noise(config, steps=steps, batch=batch, seed=1), steps
+
+
 def assert_same(found: Output, expected: Output) -> None:
     """Equal spikes give equal residuals and maps; the head's sums may be in another order."""
     torch.testing.assert_close(found.logits, expected.logits, rtol=1e-4, atol=1e-5)
@@ -48,10 +55,7 @@ def assert_same(found: Output, expected: Output) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_of_the_network_is_fused(variant: str) -> None:
-    config, content = read(FOLDER / f"{variant}.safetensors")
-    network = lively(config, seed=3)
-    steps = int(content["steps"])
-    inputs = noise(config, steps=steps, batch=3, seed=1)
+    network, inputs, steps = case(variant, batch=3)
     assert_same(FusedNetwork(network, 2)(inputs, steps, True), plain(network, inputs, steps))
 
 
@@ -135,10 +139,7 @@ def test_int8_is_the_network_with_rounded_weights() -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_runs_with_int8_and_alike_in_any_company(variant: str) -> None:
-    config, content = read(FOLDER / f"{variant}.safetensors")
-    network = lively(config, seed=3)
-    steps = int(content["steps"])
-    inputs = noise(config, steps=steps, batch=4, seed=1)
+    network, inputs, steps = case(variant, batch=4)
     fused = FusedNetwork(network, 2, int8=True)
     output = fused(inputs, steps, True)
     expected = plain(network, inputs, steps)

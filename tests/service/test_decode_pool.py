@@ -24,6 +24,7 @@ from service.decoding.files import Decoded, Wanted, decode
 from service.decoding.pool import DecodeLimits, Decoders
 from service.errors import Error, Problem
 from service.form import Media
+from service.settings import MIB
 from tests.model import made
 from tests.service import checkpoints
 from tests.service.checkpoints import STEPS
@@ -32,7 +33,6 @@ from tests.service.media_files import png, tone, wav
 CARD = checkpoints.card()
 WANTED = Wanted.of(CARD, STEPS)
 GENEROUS = DecodeLimits(seconds=60, memory_bytes=1 << 30)
-MIB = 1 << 20
 
 
 @contextmanager
