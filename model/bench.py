@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from model import allocator
 from model.config import Config, StreamConfig
 from model.engine import Engine, Path
-from model.fused import FusedNetwork
 from model.network import SCMRL
 
 #: Firing of a random network like that of a trained one: batch norms' scale and shift.
@@ -70,21 +69,6 @@ class Timing:
     samples_s: float
     ratio: float
     rounds: int
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """The fused path against the plain one over `samples` random inputs.
-
-    `flips` of `spikes` token values differ; `classes` answers differ; `difference` is the
-    greatest of any probability.
-    """
-
-    samples: int
-    spikes: int
-    flips: int
-    classes: int
-    difference: float
 
 
 def network(case: Case, seed: int = 0) -> SCMRL:
@@ -178,29 +162,6 @@ def peak(rounds: int = 20) -> float:
         torch.mm(a, b, out=out)
         best = min(best, time.perf_counter() - started)
     return float(side**3 / best)
-
-
-def agreement(case: Case, samples: int, *, int8: bool = False) -> Agreement:
-    """Compare a fused path to the plain one on random inputs."""
-    plain = network(case)
-    fused = FusedNetwork(plain, torch.get_num_threads(), int8=int8)
-    spikes = flips = classes = 0
-    difference = 0.0
-    size = min(8, samples)
-    for seed in range(samples // size):
-        frames = inputs(case, size, seed=100 + seed)
-        with torch.inference_mode():
-            expected = plain(_repeated(frames, case.steps)).logits.softmax(1)
-            found = fused(frames, case.steps, False).logits.softmax(1)
-            for name, x in frames.items():
-                theirs = plain.patch[name](x.expand(case.steps, *x.shape[1:]))  # [T, B, D, N]
-                for sample in range(size):
-                    ours = fused.tokens(name, x[:, sample], case.steps)  # [T, N, D]
-                    differs = ours.transpose(1, 2) != theirs[:, sample]
-                    spikes, flips = spikes + differs.numel(), flips + int(differs.sum())
-        classes += int((expected.argmax(1) != found.argmax(1)).sum())
-        difference = max(difference, float((expected - found).abs().max()))
-    return Agreement(samples // size * size, spikes, flips, classes, difference)
 
 
 def memory(name: str, path: Path, batch: int) -> int:

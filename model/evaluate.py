@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,24 @@ def evaluate(options: EvaluateOptions, console: Console | None = None) -> Card:
         network, _ = checkpoint.load(options.checkpoint)
         card = checkpoint.save(options.checkpoint, network, card)
     return card
+
+
+def held_out_batches(
+    folder: Path, data: Path, count: int, seed: int = 7
+) -> Iterator[dict[str, Tensor]]:
+    """The inputs [T or 1, B, C, H, W] of the clips that `evaluate` measures a checkpoint on.
+
+    Raises CheckpointError and avdigits.DataError.
+    """
+    judge = Judge(folder, "cpu")
+    held_out = avdigits.halves(avdigits.load(data)[1])[1]
+    steps = judge.card.steps
+    prepared = (
+        judge.prepare(read_clip(clip.data, steps), steps)
+        for clip in track(labelled_clips(held_out, count, seed), "clips", count, transient=True)
+    )
+    while batch := list(islice(prepared, _BATCH)):
+        yield judge.tensors(batch, steps)
 
 
 @dataclass(frozen=True)

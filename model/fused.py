@@ -11,9 +11,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
+from math import gcd
 from typing import Any, TypeVar
 
 import numpy as np
@@ -31,6 +33,8 @@ from model.quantized import Map
 Floats = NDArray[np.float32]
 #: The type that spikes are kept in between convolutions.
 Spikes = type[np.float32] | type[np.uint8]
+#: Channels of a block of heads that are multiplied together.
+_BLOCK = 64
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
@@ -152,12 +156,45 @@ class SampleMaps:
     temporal: Tensor | None = None
 
 
+class AttentionOverTokens:
+    """0.25 q (k^T v) at each step, [T, N, C]: the same integers as (q k^T) v, with less work.
+
+    Heads are multiplied side by side, as many as fill a block that a matrix product is fast on;
+    what meets another head is then put to 0.
+    """
+
+    def __init__(self, heads: int, channels: int) -> None:
+        width = channels // heads
+        beside = gcd(heads, max(1, _BLOCK // width))
+        self.blocks = heads // beside
+        self.own = torch.block_diag(*[torch.full((width, width), SCALE)] * beside)
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (x.unflatten(2, (self.blocks, -1)).transpose(1, 2) for x in (q, k, v))
+        product = (k.transpose(2, 3) @ v).mul_(self.own)  # [T, blocks, channels, channels]
+        return (q @ product).transpose(1, 2).flatten(2)
+
+
+class AttentionOverSteps:
+    """0.25 (q k^T) v over the steps at each token, [T, N, C]."""
+
+    def __init__(self, heads: int, channels: int) -> None:
+        self.attend = kernels.attend_over_steps(channels // heads)
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        attended = torch.empty_like(q)
+        self.attend(q.numpy(), k.numpy(), v.numpy(), attended.numpy())
+        return attended
+
+
 class FusedAttention:
     """Spiking attention of one sample: tokens [T, N, C] of target and source to spikes."""
 
     def __init__(self, attention: SpikingAttention, int8: bool) -> None:
         self.heads = attention.heads
         self.over = attention.over
+        over = AttentionOverTokens if self.over == "spatial" else AttentionOverSteps
+        self.attend = over(self.heads, attention.query.conv.out_channels)
         self.query = FusedLinear([_projection(attention.query)], int8=int8)
         self.key_value = FusedLinear(
             [_projection(attention.key), _projection(attention.value)], int8=int8
@@ -168,10 +205,7 @@ class FusedAttention:
 
     def __call__(self, target: Tensor, source: Tensor, maps: bool) -> tuple[Tensor, SampleMaps]:
         (q,), (k, v) = self.query(target), self.key_value(source)
-        attended = np.empty(q.shape, np.float32)
-        attend = kernels.attend_over_tokens if self.over == "spatial" else kernels.attend_over_steps
-        attend(q.numpy(), k.numpy(), v.numpy(), self.heads, attended)
-        current = torch.from_numpy(attended).mul_(self.half)
+        current = self.attend(q, k, v).mul_(self.half)
         (spikes,) = self.out(_fired(current, self.threshold, np.float32))
         return spikes, self._maps(q, k) if maps else SampleMaps()
 
@@ -244,41 +278,48 @@ class FusedNetwork:
     """A network whose weights are folded; calls may come from any number of threads.
 
     `threads` samples (or streams of one) are computed at a time, each by one thread. `int8`
-    rounds what spikes are multiplied by; it needs a CPU that oneDNN has kernels for.
+    rounds what spikes are multiplied by; it needs a CPU that oneDNN has kernels for. `patch`,
+    `residual` and `mlp` stand for the network's own of that name.
     """
 
     def __init__(self, network: SCMRL, threads: int, *, int8: bool = False) -> None:
         self._network = network
-        self._patch = {n: FusedPatches(network.patch[n], int8) for n in network.config.streams}  # type: ignore[arg-type]
+        self.patch = {n: FusedPatches(network.patch[n], int8) for n in network.config.streams}  # type: ignore[arg-type]
         self._blocks = [
             (FusedAttention(block.attention, int8), FusedMLP(block.mlp, int8))  # type: ignore[arg-type]
             for block in network.blocks
         ]
-        self._residual = {
+        self.residual = {
             target: {source: FusedResidual(pair, int8) for source, pair in sources.items()}  # type: ignore[operator]
             for target, sources in network.residual.items()
         }
-        self._mlp = {name: FusedMLP(mlp, int8) for name, mlp in network.mlp.items()}  # type: ignore[arg-type]
+        self.mlp = {name: FusedMLP(mlp, int8) for name, mlp in network.mlp.items()}  # type: ignore[arg-type]
+        self._threads = threads
         self._pool = ThreadPoolExecutor(
             threads, "scmrl-fused", initializer=torch.set_num_threads, initargs=(1,)
         )
 
     def __call__(self, inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
         """As SCMRL.forward, but frames [T or 1, B, C, H, W] are held, not repeated."""
-        names = [name for name in self._patch if name in inputs]
+        names = [name for name in self.patch if name in inputs]
         batch = inputs[names[0]].shape[1]
-        jobs = [(sample, name) for sample in range(batch) for name in names]
-        tokens = dict(
-            zip(
-                jobs,
-                self._map(lambda job: self.tokens(job[1], inputs[job[1]][:, job[0]], steps), jobs),
-                strict=True,
-            )
+        # A thread that computes a whole sample finds its tensors in its cache; samples that
+        # cannot occupy all threads are shared out stream by stream.
+        shared = range(batch - batch % self._threads, batch)
+        whole = self._map(
+            lambda sample: self._sample(
+                {name: inputs[name][:, sample] for name in names}, steps, attention
+            ),
+            range(shared.start),
         )
-        targets = self._map(
+        jobs = [(sample, name) for sample in shared for name in names]
+        split = self._map(lambda job: self.tokens(job[1], inputs[job[1]][:, job[0]], steps), jobs)
+        tokens = dict(zip(jobs, split, strict=True))
+        parts = self._map(
             lambda job: self._target(job[1], {n: tokens[job[0], n] for n in names}, attention),
             jobs,
         )
+        targets = [*chain.from_iterable(whole), *parts]
         by_stream = {name: targets[index :: len(names)] for index, name in enumerate(names)}
         return self._network.read_out(
             {name: torch.stack([t.features for t in found]) for name, found in by_stream.items()},
@@ -286,16 +327,23 @@ class FusedNetwork:
             _looked(by_stream) if attention else None,
         )
 
-    def _map(self, work: Callable[[_In], _Out], jobs: Sequence[_In]) -> list[_Out]:
+    def _map(self, work: Callable[[_In], _Out], jobs: Iterable[_In]) -> Iterator[_Out]:
+        """Begin the work on each job, and give the results in their order."""
+
         def inferred(job: _In) -> _Out:
             with torch.inference_mode():  # holds for the thread that says so
                 return work(job)
 
-        return list(self._pool.map(inferred, jobs))
+        return self._pool.map(inferred, jobs)
+
+    def _sample(self, frames: Mapping[str, Tensor], steps: int, maps: bool) -> list[Target]:
+        """What becomes of each stream of one sample."""
+        tokens = {name: self.tokens(name, x, steps) for name, x in frames.items()}
+        return [self._target(name, tokens, maps) for name in frames]
 
     def tokens(self, name: str, frames: Tensor, steps: int) -> Tensor:
         """One stream of one sample, [T or 1, C, H, W], as tokens [T, N, D]."""
-        return self._patch[name](frames, steps)
+        return self.patch[name](frames, steps)
 
     def _target(self, name: str, tokens: Mapping[str, Tensor], maps: bool) -> Target:
         """What becomes of one stream's tokens, given all of the sample's [T, N, D]."""
@@ -303,16 +351,16 @@ class FusedNetwork:
         if self._blocks:
             return self._self_attended(name, x, maps)
         received, looked = [], []
-        for source, residual in self._residual.get(name, {}).items():
+        for source, residual in self.residual.get(name, {}).items():
             if source in tokens:
                 gave, seen = residual(x, tokens[source], maps)
                 received.append(gave)
                 looked.append((source, seen))
         if not received:
-            return Target(self._mlp[name](x).mean((0, 1)), None, [])
+            return Target(self.mlp[name](x).mean((0, 1)), None, [])
         total = received[0] if len(received) == 1 else torch.stack(received).sum(0)
         x = x + self._network.config.alpha * total
-        return Target(self._mlp[name](x).mean((0, 1)), total.mean(1), looked)
+        return Target(self.mlp[name](x).mean((0, 1)), total.mean(1), looked)
 
     def _self_attended(self, name: str, x: Tensor, maps: bool) -> Target:
         looked = []

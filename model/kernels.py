@@ -10,6 +10,9 @@ All arrays are C-contiguous and float32; spikes may be bytes as well. Compiled c
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -86,55 +89,37 @@ def fire_and_pool(current: Floats, threshold: np.float32, pooled: Spikes) -> Non
                     line[column, c] = across[left + c] | across[centre + c] | across[right + c]
 
 
-@_jit
-def attend_over_tokens(q: Floats, k: Floats, v: Floats, heads: int, out: Floats) -> None:
-    """0.25 q (k^T v) at each step, [T, N, C]: the same integers as (q k^T) v, with less work."""
-    steps, tokens, channels = q.shape
-    sources = k.shape[1]
-    d = channels // heads
-    product = np.empty((d, d), np.float32)
-    for t in range(steps):
-        for head in range(heads):
-            first = head * d
-            product[:] = _ZERO
-            for n in range(sources):
-                for i in range(d):
-                    key = k[t, n, first + i]
-                    if key != _ZERO:
-                        for j in range(d):
-                            product[i, j] += v[t, n, first + j]
-            for n in range(tokens):
-                for j in range(d):
-                    out[t, n, first + j] = _ZERO
-                for i in range(d):
-                    if q[t, n, first + i] != _ZERO:
-                        for j in range(d):
-                            out[t, n, first + j] += product[i, j]
-                for j in range(d):
-                    out[t, n, first + j] *= _QUARTER
+@lru_cache
+def attend_over_steps(width: int) -> Callable[[Floats, Floats, Floats, Floats], None]:
+    """The kernel for heads of `width` channels, which is a constant in its compiled loops.
 
-
-@_jit
-def attend_over_steps(q: Floats, k: Floats, v: Floats, heads: int, out: Floats) -> None:
-    """0.25 (q k^T) v over steps at each token, [T, N, C], heads and steps mixed as published.
-
-    Entry (head, step, i) of a token goes to place (head T + step) d + i of its [T, C].
+    q, k, v and the last argument, its result, are [T, N, C]: 0.25 (q k^T) v over the steps at
+    each token, heads and steps mixed as published: entry (head, step, i) of a token goes to place
+    (head T + step) width + i of its [T, C].
     """
-    steps, tokens, channels = q.shape
-    d = channels // heads
-    attended = np.empty(d, np.float32)
-    for n in range(tokens):
-        for head in range(heads):
-            first = head * d
+
+    @_jit
+    def attend(q: Floats, k: Floats, v: Floats, out: Floats) -> None:
+        steps, tokens, channels = q.shape
+        heads = channels // width
+        attended = np.empty(channels, np.float32)
+        for n in range(tokens):
             for t in range(steps):
                 attended[:] = _ZERO
                 for s in range(steps):
-                    weight = _ZERO
-                    for i in range(d):
-                        weight += q[t, n, first + i] * k[s, n, first + i]
-                    if weight != _ZERO:
-                        for i in range(d):
-                            attended[i] += weight * v[s, n, first + i]
-                place = (head * steps + t) * d
-                for i in range(d):
-                    out[(place + i) // channels, n, (place + i) % channels] = attended[i] * _QUARTER
+                    for head in range(heads):
+                        first = head * width
+                        weight = _ZERO
+                        for i in range(width):
+                            weight += q[t, n, first + i] * k[s, n, first + i]
+                        for i in range(width):
+                            attended[first + i] += weight * v[s, n, first + i]
+                for head in range(heads):
+                    place = (head * steps + t) * width
+                    for i in range(width):
+                        at = place + i
+                        out[at // channels, n, at % channels] = (
+                            attended[head * width + i] * _QUARTER
+                        )
+
+    return attend

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import math
 import os
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,10 @@ from model.network import SCMRL
 from model.preprocess import PROFILES, FrameSpec, SpectrogramSpec
 from model.widening import widen
 
-#: Which streams a batch has, and how often: one missing stream is to be survived.
-MODES: dict[tuple[str, ...], float] = {
-    ("audio", "visual"): 0.2,
-    ("visual",): 0.6,
-    ("audio",): 0.2,
-}
+#: How often a batch has both streams, or one alone: a missing stream is to be survived.
+MODES = {"both": 0.2, "visual": 0.6, "audio": 0.2}
+#: What is left of the learning rate for a stream's own weights, and the head's, that go slow.
+SLOW = 0.1
 #: Share of the training after which all arithmetic is float32.
 FLOAT32_FROM = 0.97
 
@@ -50,7 +48,9 @@ class TrainOptions:
     are mixed in, most of them early. `ramp` is the share of the training over which scenes grow
     from easy to hard. `synthetic_takes` of each digit are said by espeak-ng and mixed into the real
     ones; 0 for none. `begin` is a checkpoint to go on from, which may have fewer channels.
-    `development_clips` of the held-out speaker and pictures measure each epoch.
+    `shares` says how often batches have "both" streams, "audio" or "visual" alone; the patch
+    splitting and MLP of the streams named in `slow`, and with them the head, learn at a tenth of
+    the rate. `development_clips` of the held-out speaker and pictures measure each epoch.
     """
 
     data: Path
@@ -68,6 +68,8 @@ class TrainOptions:
     temperature: float = 0.07
     synthetic_takes: int = 300
     development_clips: int = 400
+    shares: Mapping[str, float] = field(default_factory=lambda: dict(MODES))
+    slow: tuple[str, ...] = ()
     seed: int = 0
     resume: bool = False
     begin: Path | None = None
@@ -210,7 +212,9 @@ class _Run:
         Short sequences cost less and teach the early layers as much, so they come first.
         """
         rng = np.random.default_rng([self.options.seed, step, 1])
-        streams = list(MODES)[int(rng.choice(len(MODES), p=list(MODES.values())))]
+        shares = self.options.shares
+        mode = list(shares)[int(rng.choice(len(shares), p=list(shares.values())))]
+        streams = tuple(self.config.streams) if mode == "both" else (mode,)
         done, longest = self._done(step), self.options.steps
         lengths: tuple[int, ...]
         if done < 0.8:
@@ -236,7 +240,7 @@ class _Run:
         else:
             share = 0.01 + 0.495 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
         for group in self.optimizer.param_groups:
-            group["lr"] = options.learning_rate * share
+            group["lr"] = options.learning_rate * share * group["pace"]
         return options.learning_rate * share
 
     def _loader(self, first: int) -> DataLoader[tuple[dict[str, Tensor], Tensor]]:
@@ -384,13 +388,23 @@ def _development(held_out: Digits, options: TrainOptions) -> list[tuple[dict[str
 
 
 def _optimizer(network: SCMRL, options: TrainOptions) -> torch.optim.Optimizer:
-    """AdamW; biases and batch norms are not decayed."""
-    parameters = list(network.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": options.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=options.learning_rate)
+    """AdamW; biases and batch norms are not decayed, and some streams go slow."""
+    held = tuple(f"{part}.{name}." for name in options.slow for part in ("patch", "mlp"))
+    held += ("head.",) if held else ()
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        groups.setdefault((parameter.ndim > 1, name.startswith(held)), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "weight_decay": options.weight_decay if decayed else 0.0,
+                "pace": SLOW if slow else 1.0,
+            }
+            for (decayed, slow), parameters in groups.items()
+        ],
+        lr=options.learning_rate,
+    )
 
 
 def _progress(console: Console) -> Progress:

@@ -5,8 +5,6 @@ LitServe's, as its documentation has them. BENCH_WEIGHTS is the checkpoint's fol
 "plain" or "fused".
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path
@@ -14,6 +12,8 @@ from typing import Any
 
 import litserve
 import torch
+from fastapi import Request
+from starlette.formparsers import MultiPartParser
 
 from model import checkpoint
 from model.engine import Engine
@@ -35,7 +35,9 @@ class Classifier(litserve.LitAPI):  # type: ignore[misc]  # LitServe is untyped
         self.engine.warm(self.card.steps, [1, self.max_batch_size])
         self.wanted = Wanted.of(self.card, self.card.steps, canvas=False)
 
-    def decode_request(self, request: Any) -> Decoded:
+    # LitServe looks at this annotation (an object: no postponed ones in this file) to tell that
+    # it is to parse the form, and gives its fields.
+    def decode_request(self, request: Request) -> Any:
         return decode(Media(clip=request["clip"].file.read()), self.wanted)
 
     def batch(self, inputs: list[Decoded]) -> dict[str, torch.Tensor]:
@@ -65,11 +67,13 @@ class Classifier(litserve.LitAPI):  # type: ignore[misc]  # LitServe is untyped
             )
         return answers
 
-    def encode_response(self, output: dict[str, Any]) -> dict[str, Any]:
+    def encode_response(self, output: dict[str, Any]) -> Any:
         return output
 
 
 if __name__ == "__main__":
+    # Its forms travel to its workers in memory: a file on disk cannot.
+    MultiPartParser.spool_max_size = 1 << 30
     port, max_batch = int(sys.argv[1]), int(sys.argv[2])
     api = Classifier(max_batch_size=max_batch, batch_timeout=0.002, api_path="/v1/classify")
     server = litserve.LitServer(api, accelerator="auto")

@@ -54,6 +54,13 @@ def train_avdigits(
     development_clips: Annotated[
         int, typer.Option(min=10, help="Held-out clips that measure each epoch.")
     ] = 400,
+    shares: Annotated[
+        str, typer.Option(help="How often batches have both streams, or one of them alone.")
+    ] = "both=0.2,visual=0.6,audio=0.2",
+    slow: Annotated[
+        list[str] | None,
+        typer.Option(help="A stream whose weights learn at a tenth of the rate (repeatable)."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same weights.")] = 0,
     begin: Annotated[
         Path | None,
@@ -73,7 +80,7 @@ def train_avdigits(
         data=data, out=out, epochs=epochs, clips=clips, batch=batch, embed_dim=channels,
         steps=steps, learning_rate=learning_rate, synthetic_takes=synthetic_takes,
         development_clips=development_clips, seed=seed, resume=resume, begin=begin,
-        workers=workers,
+        workers=workers, shares=_shares(shares), slow=tuple(slow or ()),
         command=_command(),
     )  # fmt: skip
     from pydantic import ValidationError
@@ -131,6 +138,19 @@ def evaluate(
     except (CheckpointError, DataError, OSError, RuntimeError) as exc:
         _end(str(exc), 1)
     typer.echo(f"figures are in {out}")
+
+
+def _shares(text: str) -> dict[str, float]:
+    """The mapping that both=0.2,visual=0.6,audio=0.2 says; ends the command where it is none."""
+    try:
+        shares = {name: float(share) for name, share in (x.split("=") for x in text.split(","))}
+    except ValueError:
+        _end(f"--shares {text}: expected as in both=0.2,visual=0.6,audio=0.2", 2)
+    known = {"both", "visual", "audio"}
+    total = sum(shares.values())
+    if not set(shares) <= known or any(x < 0 for x in shares.values()) or abs(total - 1) > 1e-6:
+        _end(f"--shares {text}: shares of {', '.join(sorted(known))} that sum to 1", 2)
+    return shares
 
 
 def _train_options(**given: object) -> TrainOptions:

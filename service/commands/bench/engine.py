@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from service.commands.bench import report
+from service.settings import WEIGHTS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Console
+
+    from model.agreement import Agreement
 
 
 def engine(
@@ -31,6 +34,13 @@ def engine(
     memory: Annotated[
         bool, typer.Option(help="Measure resident memory, each in a process of its own.")
     ] = True,
+    weights: Annotated[Path, typer.Option(help="A checkpoint's folder, for --data.")] = WEIGHTS
+    / "avdigits",
+    data: Annotated[
+        Path | None,
+        typer.Option(help="avdigits: compare the checkpoint's paths on clips of it as well."),
+    ] = None,
+    clips: Annotated[int, typer.Option(min=1, help="How many of those.")] = 1000,
     out: Annotated[Path | None, typer.Option(help="Folder for engine.json and engine.png.")] = None,
 ) -> None:
     """The plain network against the fused paths: in turns, on equal inputs and allocator settings.
@@ -51,17 +61,21 @@ def engine(
     results = [
         _measured(name, batches, seconds, samples, memory, console) for name in case or CASES
     ]
+    real = _on_clips(weights, data, clips, console) if data else None
     if out:
-        report.write(out, "engine", results, _figure(results))
+        report.write(out, "engine", {"cases": results, "clips": real}, _figure(results))
 
 
 def _measured(
     name: str, batches: Sequence[int], seconds: float, samples: int, memory: bool, console: Console
 ) -> dict[str, Any]:
     """Measure one case and print its table."""
+    import torch
     from rich.table import Table
 
     from model import bench
+    from model.agreement import agreement
+    from model.fused import FusedNetwork
 
     found = bench.CASES[name]
     config = found.config
@@ -83,8 +97,14 @@ def _measured(
             f"{timing.samples_s:.1f}", f"{timing.ratio:.2f}", f"{share:.0%}", str(resident or "-"),
             str(timing.rounds),
         )  # fmt: skip
+    plain = bench.network(found)
     agreements = {
-        path: bench.agreement(found, samples, int8=path == "fused-int8")
+        path: agreement(
+            plain,
+            FusedNetwork(plain, torch.get_num_threads(), int8=path == "fused-int8"),
+            (bench.inputs(found, 8, seed=100 + part) for part in range(-(-samples // 8))),
+            found.steps,
+        )
         for path in ("fused", "fused-int8")
     }
     console.print(table)
@@ -92,20 +112,41 @@ def _measured(
         f"{work / 1e9:.2f} G multiply-accumulates a sample, as published; this machine reaches "
         f"{peak / 1e9:.0f} G a second in a float32 matrix product"
     )
-    for path, agreement in agreements.items():
-        console.print(
-            f"{path} against plain: {agreement.flips} of {agreement.spikes} token values differ, "
-            f"{agreement.classes} of {agreement.samples} answers, probabilities by at most "
-            f"{agreement.difference:.1e}"
-        )
+    for path, agreed in agreements.items():
+        console.print(_told(path, agreed))
     console.print()
     return {
         "case": name,
         "operations": work,
         "peak": peak,
         "timings": rows,
-        "agreement": {path: asdict(agreement) for path, agreement in agreements.items()},
+        "agreement": {path: asdict(agreed) for path, agreed in agreements.items()},
     }
+
+
+def _on_clips(weights: Path, data: Path, count: int, console: Console) -> dict[str, Any]:
+    """Compare the fused path of a trained checkpoint to its plain network, on real clips."""
+    import torch
+
+    from model import checkpoint
+    from model.agreement import agreement
+    from model.evaluate import held_out_batches
+    from model.fused import FusedNetwork
+
+    plain, card = checkpoint.load(weights)
+    fused = FusedNetwork(plain.eval(), torch.get_num_threads())
+    agreed = agreement(plain, fused, held_out_batches(weights, data, count), card.steps)
+    console.print(_told(f"{card.name} {card.version} on clips of {data}, fused", agreed))
+    return asdict(agreed)
+
+
+def _told(path: str, agreed: Agreement) -> str:
+    return (
+        f"{path} against plain: {agreed.flips} of {agreed.spikes} spikes differ at layers given "
+        f"the same input, {agreed.token_flips} of {agreed.tokens} values at the tokens, "
+        f"{agreed.classes} of {agreed.samples} answers, probabilities by at most "
+        f"{agreed.difference:.1e}"
+    )
 
 
 def _figure(results: Sequence[dict[str, Any]]) -> Figure:
