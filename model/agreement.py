@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from model.fused import FusedNetwork
 from model.network import SCMRL
+from model.patch import PatchSplitting
 
 
 @dataclass(frozen=True)
@@ -84,13 +86,14 @@ def _spikes(
     total = Agreement()
     tokens: dict[str, Tensor] = {}  # [T, 1, D, N]
     for name, held in frames.items():
+        patch = cast(PatchSplitting, plain.patch[name])
         x, own = held, fused.patch[name]
-        for theirs, ours in zip(plain.patch[name].stages, own.stages, strict=True):  # type: ignore[union-attr, arg-type]
+        for theirs, ours in zip(patch.stages, own.stages, strict=True):
             fired = theirs(x.expand(steps, *x.shape[1:]))
             given = x[:, 0].contiguous(memory_format=torch.channels_last)
-            x = plain.patch[name].pool(fired.flatten(0, 1)).unflatten(0, (steps, -1))  # type: ignore[union-attr, operator]
+            x = patch.pool(fired.flatten(0, 1)).unflatten(0, (steps, -1))
             total += _layer(x[:, 0], ours(given, steps))
-        position = plain.patch[name].position(x)  # type: ignore[union-attr, operator]
+        position = patch.position(x)
         given = x[:, 0].contiguous(memory_format=torch.channels_last)
         total += _layer(position[:, 0], own.position(given, steps))
         tokens[name] = (x + position).flatten(3)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from model.config import Config, Precision
+from model.graphs import LARGEST, GraphedNetwork
 from model.network import SCMRL, Output
 from model.outputs import joined, on_cpu
 
@@ -49,7 +50,7 @@ class Engine:
         self._lock = threading.Lock()
         self._compute: Compute = self._plain
         self._path: Path = "plain"
-        self._most = sys.maxsize  # samples that the device has had memory for at once
+        self._most = sys.maxsize  # samples that the path takes and the device has memory for
 
     @property
     def path(self) -> Path:
@@ -111,6 +112,8 @@ class Engine:
             return False
         with self._lock:
             self._compute, self._path = fast, path
+            if path == "graphs":
+                self._most = min(self._most, LARGEST)
         return True
 
     def renewed(self) -> Engine:
@@ -210,8 +213,6 @@ def _path(device: torch.device, precision: Precision) -> Path:
 
 def _fast(network: SCMRL, path: Path) -> Compute:
     if path == "graphs":
-        from model.graphs import GraphedNetwork
-
         return GraphedNetwork(network)
     from model.fused import FusedNetwork
 

@@ -9,7 +9,7 @@ samples that nobody asked for, which changes no other sample's answer.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from model.network import SCMRL, Output
-from model.outputs import joined, on_cpu, sliced
+from model.outputs import on_cpu, sliced
 
-#: Batch sizes that graphs are recorded for; a larger batch is run in parts.
+#: Batch sizes that graphs are recorded for; the engine runs a larger batch in parts.
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
+LARGEST = BATCH_SIZES[-1]
 #: Most graphs that are kept: each holds its inputs and activations.
 _MOST = 24
 #: Runs before a recording, in which libraries choose kernels and allocate.
@@ -83,36 +84,26 @@ class GraphedNetwork:
     `network` is on a CUDA device and in eval mode.
     """
 
-    def __init__(self, network: SCMRL, batch_sizes: Sequence[int] = BATCH_SIZES) -> None:
+    def __init__(self, network: SCMRL) -> None:
         self._network = network
-        self._sizes = sorted(batch_sizes)
         self._graphs: OrderedDict[_Key, _Graph] = OrderedDict()
         self._device = next(network.parameters()).device
         self._pool = torch.cuda.graph_pool_handle()
         self._copies = torch.cuda.Stream(self._device)
 
     def __call__(self, inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
+        """As SCMRL.forward, for frames [T or 1, B, C, H, W] of at most LARGEST samples."""
         batch = next(iter(inputs.values())).shape[1]
-        largest = self._sizes[-1]
-        with torch.cuda.device(self._device):
-            parts = [
-                self._part({name: x[:, at : at + largest] for name, x in inputs.items()},
-                           steps, attention)
-                for at in range(0, batch, largest)
-            ]  # fmt: skip
-        return joined(parts)
-
-    def _part(self, inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
-        batch = next(iter(inputs.values())).shape[1]
-        size = next(size for size in self._sizes if size >= batch)
+        size = next(size for size in BATCH_SIZES if size >= batch)
         held = tuple((name, len(x) == 1) for name, x in sorted(inputs.items()))
         key = _Key(size, steps, attention, held)
-        if key not in self._graphs:
-            while len(self._graphs) >= _MOST:
-                self._graphs.popitem(last=False)
-            self._graphs[key] = _Graph(self._network, key, self._pool, self._copies)
-        self._graphs.move_to_end(key)
-        return self._graphs[key].run(inputs)
+        with torch.cuda.device(self._device):
+            if key not in self._graphs:
+                while len(self._graphs) >= _MOST:
+                    self._graphs.popitem(last=False)
+                self._graphs[key] = _Graph(self._network, key, self._pool, self._copies)
+            self._graphs.move_to_end(key)
+            return self._graphs[key].run(inputs)
 
 
 def _forward(network: SCMRL, inputs: Mapping[str, Tensor], key: _Key) -> Output:
