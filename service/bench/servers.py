@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _WITHIN_S = 120.0
@@ -61,6 +62,8 @@ def _running(command: list[str], environment: dict[str, str], ready: str) -> Ite
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        with suppress(ProcessLookupError):  # LitServe leaves processes behind
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _answers(url: str) -> bool:

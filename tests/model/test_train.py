@@ -115,6 +115,38 @@ def test_ctrl_c_ends_cleanly_with_the_best_so_far(options: TrainOptions) -> None
     assert network.config.classes == 10
 
 
+def test_only_the_streams_that_have_a_share_are_trained(
+    options: TrainOptions, tmp_path: Path
+) -> None:
+    for name, shares in (("a", {"audio": 1.0}), ("b", {"visual": 1.0})):
+        train(replace(options, out=tmp_path / name, epochs=1, shares=shares))
+    heard, seen = weights(tmp_path / "a"), weights(tmp_path / "b")
+    first = "patch.{}.stages.0.norm.num_batches_tracked"
+    assert heard[first.format("audio")] == seen[first.format("visual")] == 3
+    assert heard[first.format("visual")] == seen[first.format("audio")] == 0
+
+
+def test_a_slow_stream_moves_less(options: TrainOptions, tmp_path: Path) -> None:
+    one_step = replace(options, epochs=1, clips=8, shares={"both": 1.0})
+    runs = {"none": 0.0, "slow": 1e-3, "fast": 1e-3}
+    for name, rate in runs.items():
+        slow = ("visual",) if name == "slow" else ()
+        train(replace(one_step, out=tmp_path / name, learning_rate=rate, slow=slow))
+    begun, slow_run, fast = (weights(tmp_path / name) for name in runs)
+
+    def moved(run: dict[str, torch.Tensor], name: str) -> float:
+        return float((run[name] - begun[name]).abs().mean())
+
+    for name in (
+        "patch.visual.stages.0.conv.weight",
+        "mlp.visual.expand.conv.weight",
+        "head.weight",
+    ):
+        assert moved(slow_run, name) == pytest.approx(moved(fast, name) / 10, rel=0.1)
+    name = "patch.audio.stages.0.conv.weight"
+    assert moved(slow_run, name) == pytest.approx(moved(fast, name), rel=0.01)
+
+
 def test_a_second_run_does_not_overwrite_the_first(options: TrainOptions) -> None:
     train(replace(options, epochs=1))
     with pytest.raises(FileExistsError, match="--resume"):

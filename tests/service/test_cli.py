@@ -244,6 +244,16 @@ def test_training_with_a_width_that_no_network_has_says_so(tmp_path: Path) -> No
     assert told == "scmrl: embed_dim 17 is not a multiple of heads 16\n"
 
 
+@pytest.mark.parametrize(
+    "shares", ["audio", "audio=half", "touch=1", "audio=0.5,visual=0.4", "audio=2,visual=-1"]
+)
+def test_shares_that_are_none_are_refused(tmp_path: Path, shares: str) -> None:
+    given = ("train", "avdigits", "--data", tmp_path, "--shares", shares)
+    told = scmrl(*given, code=2).stderr
+    assert f"--shares {shares}: " in told
+    assert "Traceback" not in told
+
+
 def test_training_leaves_another_run_alone(tmp_path: Path) -> None:
     data, out = training(tmp_path / "data", rate=8000), tmp_path / "out"
     out.mkdir()

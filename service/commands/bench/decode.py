@@ -26,6 +26,7 @@ def decode(
     In turns, in one thread. "to RGB" turns every frame into a picture, as a reader does that
     does not know which it will need; "decoded" leaves them as the codec has them.
     """
+    report.need(*["matplotlib"] * bool(out))
     from rich.console import Console
     from rich.table import Table
 

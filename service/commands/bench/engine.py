@@ -48,6 +48,7 @@ def engine(
     Prints medians, their ratio, how many spikes and answers differ, and the greatest resident
     memory.
     """
+    report.need(*["matplotlib"] * bool(out))
     from rich.console import Console
 
     from model.bench import CASES

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,14 @@ from service import cores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+def need(*modules: str) -> None:
+    """End the command, naming the extra, where a benchmark's library is not installed."""
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        typer.echo(f"scmrl: {missing[0]} is not installed: pip install -e '.[bench]'", err=True)
+        raise typer.Exit(1)
 
 
 def write(folder: Path, name: str, results: Any, figure: Figure) -> None:

@@ -27,6 +27,7 @@ def scaling(
     ] = None,
 ) -> None:
     """How cost grows with time steps, batch, clip length and clients, and the slope of each."""
+    report.need("aiohttp", *["matplotlib"] * bool(out))
     from rich.console import Console
     from rich.table import Table
 

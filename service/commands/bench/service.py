@@ -42,6 +42,7 @@ def service(
     First as many as it can do, then at several rates at which clips come whether or not those
     before them were answered. Server and clients share this machine's cores.
     """
+    report.need("aiohttp", *["litserve"] * litserve, *["matplotlib"] * bool(out))
     from rich.console import Console
 
     from service.bench import load, servers
