@@ -62,11 +62,11 @@ class Samples:
 
 def check_sound(rate: int, channels: int, length: int, limits: Limits) -> None:
     """Raises TooLarge or Unusable where `length` samples of each channel exceed the limits."""
-    if not limits.min_sample_rate <= rate <= limits.max_sample_rate:
-        raise Unusable(
-            f"its sound has {rate} samples a second; "
-            f"{limits.min_sample_rate} to {limits.max_sample_rate} are accepted"
-        )
+    accepted = f"{limits.min_sample_rate} to {limits.max_sample_rate} are accepted"
+    if rate > limits.max_sample_rate:
+        raise TooLarge(f"its sound has {rate} samples a second; {accepted}")
+    if rate < limits.min_sample_rate:
+        raise Unusable(f"its sound has {rate} samples a second; {accepted}")
     if channels > limits.max_channels:
         raise TooLarge(f"its sound has {channels} channels; at most {limits.max_channels}")
     if length > (limits.max_duration_s + SLACK_S) * rate:

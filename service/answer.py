@@ -98,6 +98,7 @@ def build(
         streams={name: schemas.Stream(**asdict(info)) for name, info in decoded.streams.items()},
         attention=explained.attention,
         steps=parts.steps,
+        degraded=parts.options.steps is None and parts.steps < parts.card.steps,
         batch_size=ran.batch_size,
         timing_ms=schemas.Timing(
             decode=_ms(decoded.decode_s),

@@ -20,7 +20,7 @@ from service.access import AccessLog
 from service.body_limit import BodyLimit
 from service.decoding.pool import DecodeLimits, Decoders
 from service.registry import Registry, StartupError
-from service.routes import classify, health, models
+from service.routes import admin, classify, health, models
 from service.routes.responses import SCHEMA_NAME
 from service.schemas import ErrorBody
 from service.settings import MIB, Settings
@@ -77,7 +77,8 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         state.decoders.start()
-        threading.Thread(target=state.registry.watch, name="scmrl-watch", daemon=True).start()
+        for watched in (state.registry, state.decoders):
+            threading.Thread(target=watched.watch, name="scmrl-watch", daemon=True).start()
         loading = asyncio.create_task(_load(state.registry, on_ready, on_failure))
         try:
             yield
@@ -98,10 +99,15 @@ def create_app(
         redoc_url=None,
     )
     app.state.scmrl = state
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        BodyLimit,
+        max_bytes=settings.max_body_bytes,
+        max_total_bytes=settings.max_uploads_bytes,
+        max_seconds=settings.upload_timeout_s,
+    )
     app.add_middleware(AccessLog)  # added last: outermost
     error_responses.install(app)
-    for router in (classify.router, models.router, health.router):
+    for router in (classify.router, models.router, admin.router, health.router):
         app.include_router(router)
     _add_docs(app)
     return app

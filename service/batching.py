@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -20,6 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from service.admission import Admission
 from service.errors import Error, Problem
 
 if TYPE_CHECKING:
@@ -34,8 +36,6 @@ log = logging.getLogger("scmrl.batching")
 _FATAL = frozenset({"AcceleratorError"})
 #: Longest wait for a worker to end, in seconds.
 _JOIN_S = 30.0
-#: Share of the newest measurement in the running mean of the time one request takes.
-_NEWEST = 0.2
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,9 @@ class Batcher:
     """The queue in front of one checkpoint's engines, one on each device.
 
     `max_batch` requests run together at most, `max_wait_s` is the longest wait for company,
-    `places` the most requests accepted at a time (decoding, queued or running). `on_fatal` is
-    told of an error after which a device answers nobody any more.
+    `places` the most requests accepted at a time (decoding, queued or running), `max_inside_s`
+    the longest that one may take to be accepted. `on_fatal` is told of an error after which a
+    device answers nobody any more.
     """
 
     def __init__(
@@ -130,17 +131,16 @@ class Batcher:
         max_batch: int,
         max_wait_s: float,
         places: int,
+        max_inside_s: float = math.inf,
         on_fatal: Callable[[Exception], None] = lambda error: None,
     ) -> None:
         self._on_fatal = on_fatal
         self._max_batch = max_batch
         self._max_wait_s = max_wait_s
-        self._places = places
+        self._admission = Admission(places, max_inside_s, 2 * max_batch * len(engines))
         self._queue: deque[_Job] = deque()
         self._changed = threading.Condition()
-        self._taken = 0  # places
         self._coming = 0  # places whose request is not queued yet
-        self._request_s = 0.0  # running mean of the engine's time for one request
         self._stopped = False
         self._working = 0  # workers
         self._devices = len(engines)
@@ -188,11 +188,15 @@ class Batcher:
             if worker.thread.is_alive():
                 worker.thread.join(_JOIN_S)
 
-    @property
-    def alive(self) -> bool:
-        """Whether every device has its worker."""
-        living = sum(worker.thread.is_alive() for worker in self._workers)
-        return living == self._devices
+    def trouble(self, stalled_after_s: float) -> str | None:
+        """What is wrong with a worker: it has died, or has been at one batch for longer than
+        `stalled_after_s`; None where every device has one that works."""
+        for worker in list(self._workers):
+            if why := worker.lost(stalled_after_s):
+                return f"The worker on {worker.engine.device} {why}."
+        if len(self._workers) < self._devices:
+            return "A worker is being replaced."
+        return None
 
     @property
     def engines(self) -> list[Engine]:
@@ -202,30 +206,34 @@ class Batcher:
     @property
     def taken(self) -> int:
         """Places that are taken now."""
-        return self._taken
+        return self._admission.taken
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait for a worker now."""
+        return len(self._queue)
+
+    @property
+    def pressure(self) -> float:
+        """How near it is to refusing requests, from 0 to 1."""
+        return self._admission.pressure
 
     def check_room(self) -> None:
         """Raise Problem FULL where no place is free: before an upload is read for nothing."""
-        if self._taken >= self._places:
-            raise Problem(
-                Error.FULL,
-                f"All {self._places} places are taken; please try again later.",
-                retry_after_s=self._taken * self._request_s / self._devices,
-            )
+        self._admission.check()
 
     @contextmanager
     def place(self) -> Iterator[Place]:
         """A place for one request, free again when the block ends. Raises Problem FULL."""
         with self._changed:
-            self.check_room()
-            self._taken += 1
+            self._admission.enter()
             self._coming += 1
         place = Place(self)
         try:
             yield place
         finally:
             with self._changed:
-                self._taken -= 1
+                self._admission.leave()
                 if not place.queued:
                     self._coming -= 1
                     self._changed.notify_all()
@@ -294,8 +302,6 @@ class Batcher:
                 self._run(engine, [job])
             return
         seconds = time.monotonic() - started
-        per_request = seconds / len(batch)
-        self._request_s += (per_request - self._request_s) * (_NEWEST if self._request_s else 1)
         for job, share in zip(batch, shares, strict=True):
             _deliver(job, Ran(share, len(batch), started - job.queued_at, seconds))
 

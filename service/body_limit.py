@@ -1,6 +1,8 @@
-"""The largest request body, enforced while it streams in."""
+"""What request bodies may cost, enforced while they stream in."""
 
 from __future__ import annotations
+
+import asyncio
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -9,16 +11,23 @@ from service.errors import Error, Problem
 
 
 class BodyLimit:
-    """Stops reading a body at `max_bytes`.
+    """Stops reading a body at `max_bytes`, or where it has not arrived after `max_seconds`; and
+    any body where those of all requests together would pass `max_total_bytes`.
 
-    Starlette has RequestBodyLimitMiddleware for this, but where the client announces the
-    length it replaces whatever the app answers with a plain-text 413 of its own; here the
-    error is a problem document like any other, and says the limit and what came.
+    A body counts until its request is answered. Starlette has RequestBodyLimitMiddleware, but
+    where the client announces the length it replaces whatever the app answers with a plain-text
+    413 of its own; here the error is a problem document like any other, and says the limit and
+    what came.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, max_bytes: int, max_total_bytes: int, max_seconds: float
+    ) -> None:
         self.app = app
         self.max_bytes = max_bytes
+        self.max_total_bytes = max_total_bytes
+        self.max_seconds = max_seconds
+        self._held = 0  # bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -27,19 +36,40 @@ class BodyLimit:
 
         announced = Headers(scope=scope).get("content-length", "")
         received = 0
+        ended = False
+        deadline = asyncio.get_running_loop().time() + self.max_seconds
 
-        async def receive_within_limit() -> Message:
-            nonlocal received
+        async def receive_within_limits() -> Message:
+            nonlocal received, ended
+            if ended:  # what comes now is the client's going away
+                return await receive()
             if announced.isdecimal() and int(announced) > self.max_bytes:
-                raise self._problem(f"is {announced} bytes")
-            message = await receive()
-            received += len(message.get("body", b""))
+                raise self._too_large(f"is {announced} bytes")
+            message = await self._in_time(receive, deadline)
+            size = len(message.get("body", b""))
+            ended = not message.get("more_body", False)
+            received += size
+            self._held += size
             if received > self.max_bytes:
-                raise self._problem(f"has more than {self.max_bytes} bytes")
+                raise self._too_large(f"has more than {self.max_bytes} bytes")
+            if self._held > self.max_total_bytes:
+                detail = f"The uploads of all clients have more than {self.max_total_bytes} bytes."
+                raise Problem(Error.FULL, f"{detail} Please try again later.", retry_after_s=1)
             return message
 
-        await self.app(scope, receive_within_limit, send)
+        try:
+            await self.app(scope, receive_within_limits, send)
+        finally:
+            self._held -= received
 
-    def _problem(self, what: str) -> Problem:
+    async def _in_time(self, receive: Receive, deadline: float) -> Message:
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await receive()
+        except TimeoutError:
+            detail = f"The request body has not arrived within {self.max_seconds:g} s."
+            raise Problem(Error.UPLOAD_TIMEOUT, detail) from None
+
+    def _too_large(self, what: str) -> Problem:
         detail = f"The request body {what}; at most {self.max_bytes} are taken."
         return Problem(Error.TOO_LARGE, detail)

@@ -32,6 +32,8 @@ VALUES = {
     "steps": "Time steps T of the network; default: the checkpoint's own.",
     "top_k": "How many probabilities come back, most probable first; default: all.",
     "attention": "`none`; `grid`: the maps as numbers (default); `overlay`: as PNGs as well.",
+    "degrade": "`true` (default): under load, and where the operator allows it, fewer time steps "
+    "may be run, and the answer says so; `false` declines. `steps` is never lowered.",
 }
 
 FIELDS: dict[str, str] = FILES | VALUES
@@ -49,11 +51,13 @@ class Media:
 
 @dataclass(frozen=True)
 class Options:
-    """What is asked about the media. `steps` and `top_k` are None where not given."""
+    """What is asked about the media. `steps` and `top_k` are None where not given; `degrade`:
+    whether T may be lowered under load."""
 
     steps: int | None = None
     top_k: int | None = None
     attention: AttentionDetail = "grid"
+    degrade: bool = True
 
 
 def interpret(form: Form, *, max_steps: int, max_frames: int) -> tuple[Media, Options]:
@@ -70,6 +74,7 @@ def interpret(form: Form, *, max_steps: int, max_frames: int) -> tuple[Media, Op
         steps=_count(form, "steps", max_steps),
         top_k=_count(form, "top_k", None),
         attention=_attention(form),
+        degrade=_flag(form, "degrade", True),
     )
     return _media(form, max_frames), options
 
@@ -133,6 +138,16 @@ def _attention(form: Form) -> AttentionDetail:
         detail = f"`attention` is {text[:20]!r}; it must be one of {choices}."
         raise Problem(Error.INVALID_FIELD, detail, field="attention")
     return cast(AttentionDetail, text.strip())
+
+
+def _flag(form: Form, name: str, default: bool) -> bool:
+    text = _only(form.values.get(name, []), name)
+    if text is None:
+        return default
+    if text.strip() not in ("true", "false"):
+        detail = f"`{name}` is {text[:20]!r}; it must be true or false."
+        raise Problem(Error.INVALID_FIELD, detail, field=name)
+    return text.strip() == "true"
 
 
 def _only(found: Sequence[_T], name: str) -> _T | None:

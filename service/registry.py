@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +27,17 @@ if TYPE_CHECKING:
 log = logging.getLogger("scmrl.registry")
 
 CARD = "card.json"
-#: Seconds between two looks at the workers.
-_WATCH_S = 1.0
+#: Seconds between two looks at the workers, and at a checkpoint that is being unloaded.
+_WATCH_S, _RETIRE_S = 1.0, 0.05
+#: Folders that may be asked for by name.
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
 
 class StartupError(Exception):
     """The service cannot start; the message says why, for the operator."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
     """A checkpoint on its devices, warmed, with the queue in front of them.
 
@@ -66,6 +72,7 @@ def load(
         max_batch=settings.max_batch,
         max_wait_s=settings.max_batch_wait_ms / 1000,
         places=settings.queue_length,
+        max_inside_s=settings.max_wait_s,
         on_fatal=on_fatal,
     )
     return Model(folder.name, card, batcher)
@@ -99,6 +106,10 @@ class Registry:
         self._ready: dict[str, Model] = {}
         self._failed: set[str] = set()
         self._found: list[str] = []
+        self._using: Counter[Model] = Counter()  # touched by the event loop alone
+        self._deleted: set[str] = set()
+        self._loading = threading.Lock()
+        self._draining = False
         self._stopping = threading.Event()
 
     @property
@@ -135,16 +146,41 @@ class Registry:
             Error.UNKNOWN_MODEL, f"There is no checkpoint {name[:100]!r}; there are: {known}."
         )
 
+    @contextmanager
+    def using(self, name: str) -> Iterator[Model]:
+        """The checkpoint for one request: until the block ends it is not unloaded.
+
+        Raises Problem as `get` does, and STOPPING once the service drains.
+        """
+        if self._draining:
+            detail = "The service is being stopped; another instance may answer."
+            raise Problem(Error.STOPPING, detail, retry_after_s=5)
+        model = self.get(name)
+        self._using[model] += 1
+        try:
+            yield model
+        finally:
+            self._using[model] -= 1
+
+    def drain(self) -> None:
+        """Take no more requests; those that are inside go on."""
+        self._draining = True
+
+    @property
+    def in_use(self) -> int:
+        """Requests that are inside."""
+        return sum(self._using.values())
+
     def why_not_ready(self) -> str | None:
         """The reason for /readyz to say no; None when the default checkpoint can answer."""
+        if self._draining:
+            return "The service is being stopped."
         model = self._ready.get(self.default_name)
         if model is None:
             failed = self.default_name in self._failed
             what = "cannot be served; the log says why" if failed else "is being loaded"
             return f"The default checkpoint {self.default_name} {what}."
-        if not model.batcher.alive:
-            return f"The worker of the default checkpoint {self.default_name} has stopped."
-        return None
+        return model.batcher.trouble(self._settings.stalled_after_s)
 
     def load_default(self) -> None:
         """Find the folders that hold a card, then load the default one and start its queue.
@@ -155,7 +191,8 @@ class Registry:
         try:
             self._found = self._find()
             cores.set_threads(self._settings.threads)
-            self._load(name)
+            with self._loading:
+                self._load(name)
         except Exception as exc:
             self._failed.add(name)
             if isinstance(exc, StartupError):
@@ -170,6 +207,68 @@ class Registry:
                     model.batcher.revive(self._settings.engine_timeout_s)
                 except Exception:
                     log.exception("the worker of %s could not be replaced", model.name)
+                self._look_for(model.name)
+
+    def load(self, name: str) -> Model:
+        """Load a checkpoint, or load it again, and serve it from then on; for a thread.
+
+        One that is served already goes on until the new one is ready; requests that are inside
+        keep the one that they began with. Raises Problem UNKNOWN_MODEL, UNUSABLE or CONFLICT, and
+        changes nothing then.
+        """
+        with self._loading:
+            if self._stopping.is_set() or self._draining:
+                raise Problem(Error.STOPPING, "The service is being stopped.")
+            if not _NAME.fullmatch(name) or not (self._settings.models / name / CARD).is_file():
+                detail = f"There is no {CARD} in a folder {name[:100]!r} of SCMRL_MODELS."
+                raise Problem(Error.UNKNOWN_MODEL, detail)
+            before = self._ready.get(name)
+            try:
+                model = self._load(name)
+            except Exception as exc:
+                log.error("cannot serve the checkpoint %s: %s", name, exc)
+                told = str(exc).replace(f"{self._settings.models}{os.sep}", "")
+                kept = "; the one that was served goes on" if before else ""
+                raise Problem(Error.UNUSABLE, f"{told}{kept}") from exc
+            self._failed.discard(name)
+            self._deleted.discard(name)
+            self._fuse(name)
+        if before is not None:
+            self._retire(before)
+        return model
+
+    def unload(self, name: str) -> None:
+        """Serve a checkpoint no more; for a thread. Requests that are inside are answered.
+
+        Raises Problem UNKNOWN_MODEL, and CONFLICT for the default checkpoint.
+        """
+        with self._loading:
+            if name == self.default_name:
+                detail = f"{name} is the default checkpoint, without which nothing can be asked."
+                raise Problem(Error.CONFLICT, detail)
+            if name not in self._ready and name not in self._failed:
+                self.get(name)  # raises: there is none, or it is still being loaded
+            self._found = [found for found in self._found if found != name]
+            self._failed.discard(name)
+            model = self._ready.pop(name, None)
+        if model is not None:
+            self._retire(model)
+            log.info("checkpoint %s is unloaded", name)
+
+    def _retire(self, model: Model) -> None:
+        """End a checkpoint's workers once nobody is inside any more."""
+        while self._using[model] and not self._stopping.wait(_RETIRE_S):
+            pass
+        model.batcher.stop()
+        self._using.pop(model, None)
+
+    def _look_for(self, name: str) -> None:
+        """Say once that a checkpoint's files are gone: it is served from memory from then on."""
+        if (self._settings.models / name / CARD).exists():
+            self._deleted.discard(name)
+        elif name not in self._deleted:
+            self._deleted.add(name)
+            log.error("the files of %s are gone: it is served until this process ends", name)
 
     def load_others(self) -> None:
         """Load the others; one that cannot be served is logged and left out.
@@ -181,13 +280,16 @@ class Registry:
         for name in self.names[1:]:
             if self._stopping.is_set():
                 return
-            try:
-                self._load(name)
-            except Exception as exc:
-                self._failed.add(name)
-                log.error("cannot serve the checkpoint %s: %s", name, exc)
-            else:
-                self._fuse(name)
+            with self._loading:
+                if name not in self._found or name in self._ready:
+                    continue  # an operator was faster
+                try:
+                    self._load(name)
+                except Exception as exc:
+                    self._failed.add(name)
+                    log.error("cannot serve the checkpoint %s: %s", name, exc)
+                else:
+                    self._fuse(name)
 
     def _fuse(self, name: str) -> None:
         if self._settings.compile != "auto" or self._stopping.is_set():
@@ -225,7 +327,7 @@ class Registry:
             )
         return [default, *(name for name in found if name != default)]
 
-    def _load(self, name: str) -> None:
+    def _load(self, name: str) -> Model:
         started = time.monotonic()
         model = load(self._settings.models / name, self._settings, self._on_fatal)
         if self._settings.compile == "on" and not self._fused(model):
@@ -233,6 +335,8 @@ class Registry:
         _warm(model, self._settings.max_batch)
         model.batcher.start()
         self._ready[name] = model
+        if name not in self._found:
+            self._found = [*self._found, name]
         if self._stopping.is_set():  # `stop` may have come too early to see it
             model.batcher.stop()
         seconds = time.monotonic() - started
@@ -240,3 +344,4 @@ class Registry:
             "checkpoint %s %s is ready on %s after %.1f s",
             name, model.card.version, ", ".join(str(e.device) for e in model.engines), seconds,
         )  # fmt: skip
+        return model

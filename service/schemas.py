@@ -104,6 +104,7 @@ class Classification(_Answer):
                         }
                     },
                     "steps": 4,
+                    "degraded": False,
                     "batch_size": 8,
                     "timing_ms": {
                         "decode": 11.2,
@@ -130,6 +131,7 @@ class Classification(_Answer):
         None, description="By the stream that the map is drawn on; absent with attention=none."
     )
     steps: int = Field(description="Time steps T that the network ran for.")
+    degraded: bool = Field(description="Whether T was lowered because of the load.")
     batch_size: int = Field(description="Requests that ran together with this one.")
     timing_ms: Timing
 

@@ -47,10 +47,18 @@ class Settings(BaseSettings):
 
     max_body_bytes: int = _setting(128 * MIB, "Largest request body", "bytes", ge=1024)
     max_file_bytes: int = _setting(64 * MIB, "Largest single file", "bytes", ge=1024)
+    max_uploads_bytes: int = _setting(
+        1024 * MIB, "All bodies that are held at a time; more get 503", "bytes", ge=1024
+    )
+    upload_timeout_s: float = _setting(
+        30.0, "Longest time that a request's body may take to arrive", "s", gt=0
+    )
     max_parts: int = _setting(300, "Most parts in one form", "parts", ge=1)
     max_frames: int = _setting(256, "Most pictures in `frames`", "pictures", ge=1)
     max_duration_s: float = _setting(60.0, "Longest clip or sound", "s", gt=0)
     max_pixels: int = _setting(33_177_600, "Largest picture, width x height", "px", ge=1)
+    max_channels: int = _setting(16, "Most channels of a sound", "channels", ge=1, le=64)
+    max_sample_rate: int = _setting(384_000, "Highest rate of a sound", "Hz", ge=8000)
     max_steps: int = _setting(64, "Most time steps T that may be asked for", "steps", ge=1)
 
     max_batch: int = _setting(8, "Most requests that run together", "requests", ge=1, le=1024)
@@ -60,11 +68,32 @@ class Settings(BaseSettings):
     queue_length: int = _setting(
         128, "Most accepted requests of one checkpoint at a time; more get 503", "requests", ge=1
     )
+    max_wait_s: float = _setting(
+        2.0,
+        "Longest time to its answer that a request is accepted for, at the rate of the last ones; "
+        "more get 503",
+        "s",
+        gt=0,
+    )
+    shed_steps: int = _setting(
+        0,
+        "Fewest time steps T that requests may be lowered to under load, before any is refused; "
+        "0: T is never lowered",
+        "steps",
+        ge=0,
+        le=64,
+    )
     request_deadline_s: float = _setting(
         30.0, "Longest time from the upload's end to the answer; then 504", "s", gt=0
     )
+    stalled_after_s: float = _setting(
+        4.0, "Time at one batch after which /readyz says no; longer than any batch takes", "s", gt=0
+    )
     engine_timeout_s: float = _setting(
         20.0, "Time after which a batch counts as hanging and its worker is replaced", "s", gt=0
+    )
+    shutdown_delay_s: float = _setting(
+        0.0, "Shortest time that new requests get 503 for before the service stops", "s", ge=0
     )
     shutdown_grace_s: float = _setting(
         30.0, "Time that accepted requests have to finish when the service stops", "s", ge=0

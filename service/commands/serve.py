@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-import signal
 import socket
+import threading
+import time
 from pathlib import Path
-from typing import Annotated, Any
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
@@ -16,8 +18,15 @@ from pydantic.fields import FieldInfo
 
 from service.settings import Settings
 
+if TYPE_CHECKING:
+    import uvicorn
+
+    from service.registry import Registry
+
 #: Exit codes: of a service that could not start, and of settings that make no sense.
 FAILED, MISUSED = 1, 2
+#: Seconds between two looks at whether all requests are answered.
+_LOOK_S = 0.05
 
 CLIP = Path(__file__).resolve().parents[2] / "tests" / "data" / "clips" / "digit-7.webm"
 
@@ -84,14 +93,40 @@ def run(settings: Settings) -> int:
         timeout_graceful_shutdown=int(settings.shutdown_grace_s),
     )
     server = uvicorn.Server(config)
-    # uvicorn raises the signal that stopped it once more when it is done, to whoever handled
-    # it before: a requested stop is a success, not a death by signal.
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, lambda *_: None)
+    stopping = Stopping(server, app.state.scmrl.registry, settings)
+    server.handle_exit = stopping.told  # type: ignore[method-assign]
     server.run(sockets=[listener])
     for failure in failures:
         typer.echo(f"scmrl serve: {failure}", err=True)
     return FAILED if failures else 0
+
+
+class Stopping:
+    """What a signal does: new requests are refused while those inside are answered, then the
+    server ends. The listener stays open meanwhile, so that whoever balances load is told, by
+    /readyz and by each 503. A second signal ends it at once."""
+
+    def __init__(self, server: uvicorn.Server, registry: Registry, settings: Settings) -> None:
+        self._server = server
+        self._registry = registry
+        self._settings = settings
+        self._begun = False
+
+    def told(self, sig: int, frame: FrameType | None) -> None:
+        """The handler of SIGTERM and SIGINT."""
+        if self._begun:
+            self._server.should_exit = self._server.force_exit = True
+            return
+        self._begun = True
+        self._registry.drain()
+        threading.Thread(target=self._finish, name="scmrl-stop", daemon=True).start()
+
+    def _finish(self) -> None:
+        begun = time.monotonic()
+        time.sleep(self._settings.shutdown_delay_s)
+        while self._registry.in_use and time.monotonic() < begun + self._settings.shutdown_grace_s:
+            time.sleep(_LOOK_S)
+        self._server.should_exit = True
 
 
 def _option(name: str, field: FieldInfo) -> inspect.Parameter:

@@ -24,6 +24,8 @@ log = logging.getLogger("scmrl.decoding")
 
 #: Jobs after which a process is replaced, so that what a library leaks does not add up.
 _JOBS = 500
+#: Seconds between two attempts to start a process where none could be started.
+_WATCH_S = 1.0
 #: Longest wait for a new process, in seconds: the first waits for the nursery's imports.
 _START_S = 60.0
 
@@ -148,7 +150,9 @@ class Decoders:
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="scmrl-decode")
         self._nursery = _Nursery(limits)
         self._idle: deque[_Process] = deque()
+        self._stopping = threading.Event()
         self.restarts = 0  # processes that were lost
+        self.trouble: str | None = None  # why no process can be started
 
     def start(self) -> None:
         """Begin to start, in the background; not needed, but the first file then waits less."""
@@ -163,16 +167,33 @@ class Decoders:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, self._decode, files, wanted)
 
+    def watch(self) -> None:
+        """Where no process can be started, try again until the service stops; a thread's work."""
+        while not self._stopping.wait(_WATCH_S):
+            if self.trouble is not None:
+                self._start_one()
+
     def stop(self) -> None:
         """End all processes; what waits for one is never run."""
+        self._stopping.set()
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._nursery.stop()
 
     def _start_one(self) -> None:
+        with suppress(Problem):
+            self._idle.append(self._fork())
+
+    def _fork(self) -> _Process:
+        """Raises Problem NOT_READY."""
         try:
-            self._idle.append(self._nursery.fork())
-        except Exception as exc:
-            log.error("%s", exc)
+            process = self._nursery.fork()
+        except RuntimeError as exc:
+            if self.trouble is None:
+                log.error("%s", exc)
+            self.trouble = "No decoding process can be started."
+            raise Problem(Error.NOT_READY, self.trouble, retry_after_s=5) from exc
+        self.trouble = None
+        return process
 
     def _decode(self, files: Media, wanted: Wanted) -> Decoded:
         for _ in range(2):  # a process may have died of something else than these files
@@ -201,7 +222,7 @@ class Decoders:
         try:
             return self._idle.pop()
         except IndexError:
-            return self._nursery.fork()
+            return self._fork()
 
     def _give(self, process: _Process) -> None:
         if process.jobs < _JOBS:

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from model.media import Limits
 from service import answer
+from service.admission import shed
 from service.decoding.files import Wanted
 from service.encoding import encoded
 from service.errors import Error
@@ -28,11 +29,13 @@ router = APIRouter(prefix="/v1", tags=["classify"])
 _ERRORS = problems(
     Error.UNREADABLE_FORM,
     Error.UNKNOWN_MODEL,
+    Error.UPLOAD_TIMEOUT,
     Error.TOO_LARGE,
     Error.UNKNOWN_FORMAT,
     Error.UNUSABLE,
     Error.INVALID_FIELD,
     Error.NOT_READY,
+    Error.STOPPING,
     Error.FULL,
     Error.DEADLINE,
     Error.DECODE_TIMEOUT,
@@ -48,6 +51,7 @@ def _form_schema() -> dict[str, Any]:
         "steps": {"type": "integer", "minimum": 1, "maximum": 64},
         "top_k": {"type": "integer", "minimum": 1},
         "attention": {"type": "string", "enum": list(ATTENTION_DETAILS), "default": "grid"},
+        "degrade": {"type": "boolean", "default": True},
     }
     for name, what in VALUES.items():
         values[name]["description"] = what
@@ -80,17 +84,19 @@ async def classify_with(request: Request, name: str) -> Response:
 async def _classify(request: Request, name: str) -> Response:
     state = state_of(request)
     settings = state.settings
-    model = state.registry.get(name)
-    model.batcher.check_room()
-    form = await read_form(
-        request.headers.get("content-type"),
-        request.stream(),
-        FIELDS.keys(),
-        UploadLimits(settings.max_file_bytes, settings.max_parts),
-    )
-    files, options = interpret(form, max_steps=settings.max_steps, max_frames=settings.max_frames)
-    work = _answer(request, state, model, files, options)
-    result = await while_wanted(request, work, settings.request_deadline_s)
+    with state.registry.using(name) as model:
+        model.batcher.check_room()
+        form = await read_form(
+            request.headers.get("content-type"),
+            request.stream(),
+            FIELDS.keys(),
+            UploadLimits(settings.max_file_bytes, settings.max_parts),
+        )
+        files, options = interpret(
+            form, max_steps=settings.max_steps, max_frames=settings.max_frames
+        )
+        work = _answer(request, state, model, files, options)
+        result = await while_wanted(request, work, settings.request_deadline_s)
     body = result.model_dump_json(exclude_none=True)
     return Response(body, media_type="application/json")
 
@@ -100,8 +106,8 @@ async def _answer(
 ) -> Classification:
     """Take a place, decode, run with whoever else is there, and explain."""
     started = time.perf_counter()
-    steps = options.steps or model.card.steps
     with model.batcher.place() as place:
+        steps = _steps(state.settings, model, options)
         limits, canvas = media_limits(state.settings), options.attention == "overlay"
         wanted = Wanted.of(model.card, steps, limits, canvas)
         decoded = await state.decoders.decode(files, wanted)
@@ -125,10 +131,21 @@ async def _answer(
     return result
 
 
+def _steps(settings: Settings, model: Model, options: Options) -> int:
+    """T as asked for; else the checkpoint's, lowered where the load and the operator say so."""
+    if options.steps is not None:
+        return options.steps
+    if not options.degrade:
+        return model.card.steps
+    return shed(model.card.steps, settings.shed_steps, model.batcher.pressure)
+
+
 def media_limits(settings: Settings) -> Limits:
     """The decoder's limits, of those that are settings."""
     return Limits(
         max_duration_s=settings.max_duration_s,
         max_pixels=settings.max_pixels,
         max_frames=max(settings.max_frames, settings.max_steps),  # a picture for each step
+        max_channels=settings.max_channels,
+        max_sample_rate=settings.max_sample_rate,
     )

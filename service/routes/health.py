@@ -22,8 +22,10 @@ async def healthz() -> Health:
     "/readyz", summary="The default checkpoint can answer", responses=problems(Error.NOT_READY)
 )
 async def readyz(request: Request) -> Health:
-    """Yes once the default checkpoint is loaded and warmed on its device; else 503 and why."""
-    reason = state_of(request).registry.why_not_ready()
+    """Yes once the default checkpoint is warm on its device, and while its workers and the
+    decoders live; else 503 and why."""
+    state = state_of(request)
+    reason = state.registry.why_not_ready() or state.decoders.trouble
     if reason is not None:
         raise Problem(Error.NOT_READY, reason, retry_after_s=1)
     return Health(status="ready")

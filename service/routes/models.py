@@ -18,7 +18,7 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 async def models(request: Request) -> Models:
     """Names, labels and states, the default checkpoint first."""
     registry = state_of(request).registry
-    return Models(models=[_summary(registry, name) for name in registry.names])
+    return Models(models=[summary(registry, name) for name in registry.names])
 
 
 @router.get(
@@ -40,7 +40,8 @@ async def card(request: Request, name: str) -> Response:
     return Response(model.card.model_dump_json(), media_type="application/json")
 
 
-def _summary(registry: Registry, name: str) -> ModelSummary:
+def summary(registry: Registry, name: str) -> ModelSummary:
+    """What is told of a checkpoint beside others."""
     is_default = name == registry.default_name
     model = registry.ready.get(name)
     if model is None:

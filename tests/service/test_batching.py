@@ -157,9 +157,11 @@ def test_retry_after_is_as_long_as_the_queue_takes() -> None:
     engine = NumberEngine(before=lambda numbers: time.sleep(0.05))
 
     async def scenario(batcher: Batcher) -> None:
-        await ask(batcher, 1)
-        with batcher.place(), batcher.place():
-            batcher.check_room()
+        with batcher.place():
+            for number in range(6):
+                await ask(batcher, number)
+            with batcher.place():
+                batcher.check_room()
 
     with started(engine, places=2) as batcher, pytest.raises(Problem) as caught:
         asyncio.run(scenario(batcher))
@@ -193,7 +195,7 @@ def test_several_devices_share_one_queue() -> None:
         batcher.stop()
     assert [answered(ran) for ran in answers] == list(range(8))
     assert [len(engine.runs) for engine in engines] == [1, 4], "the free device ran the rest"
-    assert not batcher.alive
+    assert batcher.trouble(60)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -214,7 +216,7 @@ def test_a_device_that_dies_leaves_its_queue_to_the_other() -> None:
     batcher.start()
     try:
         answers = asyncio.run(scenario())
-        assert not batcher.alive
+        assert batcher.trouble(60)
     finally:
         batcher.stop()
     lost = [found for found in answers if isinstance(found, BaseException)]

@@ -161,7 +161,7 @@ def test_none_is_lost_where_the_engine_fails_for_no_reason(seed: int) -> None:
     with started(engine) as batcher:
         outcomes = asyncio.run(scenario(batcher))
         assert batcher.taken == 0
-        assert batcher.alive
+        assert batcher.trouble(60) is None
     for number, outcome in enumerate(outcomes):
         if isinstance(outcome, Ran):
             assert answered(outcome) == number
@@ -189,7 +189,7 @@ def test_stopping_answers_what_runs_and_refuses_what_queues() -> None:
 
     with started(engine) as batcher:
         ran, refused = asyncio.run(scenario(batcher))
-        assert not batcher.alive
+        assert batcher.trouble(60)
         assert batcher.taken == 0
     assert answered(ran) == 0
     for problem in refused:
@@ -214,7 +214,7 @@ def test_a_worker_that_dies_leaves_nobody_waiting() -> None:
 
     with started(engine) as batcher:
         outcomes = asyncio.run(scenario(batcher))
-        wait_until(lambda: not batcher.alive)
+        wait_until(lambda: batcher.trouble(60) is not None)
     assert [type(outcome) for outcome in outcomes] == [Problem] * 3
 
 
@@ -239,9 +239,9 @@ def test_a_worker_that_died_is_replaced() -> None:
     with started(engine) as batcher:
         with pytest.raises(Problem):
             asyncio.run(ask(batcher, 1))
-        wait_until(lambda: not batcher.alive)
+        wait_until(lambda: batcher.trouble(60) is not None)
         batcher.revive(hung_after_s=60)
-        assert batcher.alive
+        assert batcher.trouble(60) is None
         assert batcher.restarts == 1
         assert answered(asyncio.run(ask(batcher, 2))) == 2
         assert engine.successor.runs[0].numbers == (2,)
@@ -265,7 +265,7 @@ def test_a_worker_that_hangs_is_replaced_and_its_batch_refused() -> None:
         assert isinstance(refused, Problem)
         assert refused.error is Error.NOT_READY
         assert answered(ran) == 1
-        assert (batcher.alive, batcher.restarts, batcher.taken) == (True, 1, 0)
+        assert (batcher.trouble(60), batcher.restarts, batcher.taken) == (None, 1, 0)
         engine.go.set()  # the one that hung comes back, finds itself replaced and ends
         assert answered(asyncio.run(ask(batcher, 2))) == 2
         assert [run.numbers for run in engine.runs] == [(0,)]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -231,6 +234,58 @@ def test_a_body_over_the_limit_is_413_announced_or_not(tight: httpx.Client) -> N
     for response in (announced, streamed):
         assert response.status_code == 413
         assert "100000" in problem(response)["detail"]
+
+
+def test_a_body_that_does_not_arrive_is_408(weights: Path) -> None:
+    def slow() -> Iterator[bytes]:
+        yield part("frames", bytes(1000), "a.png")
+        time.sleep(5)
+        yield b"--b--"
+
+    with running(weights, upload_timeout_s=0.3) as client:
+        began = time.monotonic()
+        with contextlib.suppress(httpx.TransportError):
+            response = client.post(CLASSIFY, content=slow(), headers=FORM)
+            assert response.status_code == 408
+            assert "0.3 s" in problem(response)["detail"]
+        taken = client.get("/healthz")
+        assert taken.status_code == 200
+        assert time.monotonic() - began < 20
+
+
+def test_bodies_of_all_clients_together_are_limited(weights: Path, clip: bytes) -> None:
+    half = len(clip) // 2
+    with running(weights, max_uploads_bytes=len(clip) + half) as client:
+        address = (str(client.base_url.host), client.base_url.port or 80)
+        with socket.create_connection(address, timeout=30) as first:
+            head = (
+                "POST /v1/classify HTTP/1.1", "Host: x", f"Content-Length: {len(clip)}",
+                "Content-Type: multipart/form-data; boundary=b", "Expect: 100-continue", "", "",
+            )  # fmt: skip
+            first.sendall("\r\n".join(head).encode())
+            assert b"100 Continue" in first.recv(1000), "it is being read"
+            first.sendall(part("clip", clip, "a")[: half + 2000])
+            time.sleep(0.5)
+            assert refused(client.post(CLASSIFY, files={"clip": clip}))
+        wait_until(lambda: client.post(CLASSIFY, files={"clip": clip}).status_code == 200)
+
+
+def refused(response: httpx.Response) -> bool:
+    """Whether it was refused because of what others upload."""
+    if response.status_code != 503:
+        return False
+    assert response.headers["Retry-After"]
+    assert "uploads of all clients" in problem(response)["detail"]
+    return True
+
+
+def test_channels_and_rates_of_sounds_are_limited_by_settings(weights: Path, clip: bytes) -> None:
+    with running(weights, max_channels=2, max_sample_rate=10_000) as client:
+        for sound, limit in ((np.zeros((8000, 3)), "at most 2"), (tone(), "10000")):
+            response = client.post(CLASSIFY, files={"video": clip, "audio": wav(sound)})
+            told = problem(response)
+            assert (response.status_code, told["field"]) == (413, "audio"), told
+            assert limit in told["detail"]
 
 
 def test_steps_are_limited_by_the_setting(tight: httpx.Client, clip: bytes) -> None:

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,8 +107,9 @@ def test_it_says_where_it_is_with_a_line_that_works_and_ends_when_told(
     assert "Traceback" not in service.logged
 
 
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_what_was_asked_before_it_was_told_to_end_is_answered(
-    serve: type[Serve], weights: Path, clip: bytes
+    serve: type[Serve], weights: Path, clip: bytes, how: signal.Signals
 ) -> None:
     service = serve(SCMRL_MODELS=str(weights), SCMRL_PORT="0")
     url = httpx.URL(service.address())
@@ -118,22 +120,44 @@ def test_what_was_asked_before_it_was_told_to_end_is_answered(
     with socket.create_connection(at, timeout=WITHIN_S) as caller:
         caller.sendall(head.encode())
         assert b"100 Continue" in caller.recv(1000), "the request is in"
-        service.process.send_signal(signal.SIGINT)
-        wait_until(lambda: refuses(at))
+        service.process.send_signal(how)
+        wait_until(lambda: httpx.get(url.join("/readyz")).status_code == 503)
+        late = httpx.post(url.join("/v1/classify"), files={"clip": clip})
+        assert (late.status_code, late.json()["type"]) == (503, "urn:scmrl:error:stopping")
+        assert late.headers["Retry-After"]
+        assert httpx.get(url.join("/healthz")).status_code == 200
         caller.sendall(asked.read())
         answer = caller.makefile("rb").read()
     assert answer.startswith(b"HTTP/1.1 200")
     assert b'"prediction"' in answer
     assert service.code() == 0
+    assert "Traceback" not in service.logged
 
 
-def refuses(address: tuple[str, int]) -> bool:
-    """Whether nobody listens there any more."""
-    try:
-        socket.create_connection(address).close()
-    except ConnectionRefusedError:
-        return True
-    return False
+def test_who_never_finishes_an_upload_does_not_keep_it_from_ending(
+    serve: type[Serve], weights: Path
+) -> None:
+    service = serve("--models", weights, "--port", 0, "--shutdown-grace-s", 1)
+    url = httpx.URL(service.address())
+    with socket.create_connection((str(url.host), url.port or 80), timeout=WITHIN_S) as caller:
+        caller.sendall(
+            b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
+            b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b"
+        )
+        wait_until(lambda: httpx.get(url.join("/readyz")).status_code == 200)
+        began = time.monotonic()
+        assert service.stop() == 0
+    assert time.monotonic() - began < 20
+
+
+def test_a_second_signal_ends_it_at_once(serve: type[Serve], weights: Path) -> None:
+    service = serve("--models", weights, "--port", 0, "--shutdown-delay-s", 300)
+    url = httpx.URL(service.address())
+    service.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: httpx.get(url.join("/readyz")).status_code == 503)
+    began = time.monotonic()
+    service.stop()
+    assert time.monotonic() - began < 60
 
 
 def test_a_damaged_checkpoint_ends_it_with_the_file_that_is_to_blame(

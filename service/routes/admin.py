@@ -1,0 +1,42 @@
+"""What an operator asks for: checkpoints loaded and unloaded while others are served."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from service.errors import Error
+from service.routes.models import summary
+from service.routes.responses import problems
+from service.schemas import ModelSummary
+from service.state import state_of
+
+router = APIRouter(prefix="/v1/admin/models", tags=["admin"])
+
+
+@router.put(
+    "/{name}",
+    summary="Load a checkpoint, or load it again",
+    response_model_exclude_none=True,
+    responses=problems(Error.UNKNOWN_MODEL, Error.UNUSABLE, Error.STOPPING),
+)
+async def load(request: Request, name: str) -> ModelSummary:
+    """The folder of this name in SCMRL_MODELS. No request is dropped: one that is served already
+    goes on until the new one is warm, and for good where the new one cannot be loaded."""
+    registry = state_of(request).registry
+    await asyncio.to_thread(registry.load, name)
+    return summary(registry, name)
+
+
+@router.delete(
+    "/{name}",
+    summary="Unload a checkpoint",
+    status_code=204,
+    responses=problems(Error.UNKNOWN_MODEL, Error.CONFLICT, Error.NOT_READY),
+)
+async def unload(request: Request, name: str) -> Response:
+    """Requests that are inside are answered. The default checkpoint cannot be unloaded."""
+    await asyncio.to_thread(state_of(request).registry.unload, name)
+    return Response(status_code=204)

@@ -1,0 +1,113 @@
+"""Who is let in, at what rate places come free, and what is lowered before anybody is refused."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service import admission
+from service.admission import Admission, shed
+from service.errors import Error, Problem
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(admission, "time", made)
+    return made
+
+
+def draining(clock: Clock, doors: Admission, seconds: float, inside: int) -> None:
+    """A load under which a place comes free every `seconds`, and `inside` stay taken."""
+    for _ in range(inside + 1):
+        doors.enter()
+    for _ in range(10):
+        clock.now += seconds
+        doors.leave()
+        doors.enter()
+    doors.leave()
+
+
+def test_a_place_is_refused_where_all_are_taken() -> None:
+    doors = Admission(places=2, max_wait_s=10, always=2)
+    doors.enter()
+    doors.enter()
+    with pytest.raises(Problem) as caught:
+        doors.enter()
+    assert caught.value.error is Error.FULL
+    assert "2 places" in caught.value.detail
+    assert doors.taken == 2
+    doors.leave()
+    doors.enter()
+
+
+def test_who_would_wait_too_long_is_refused_with_the_time_that_it_takes(clock: Clock) -> None:
+    doors = Admission(places=1000, max_wait_s=2, always=4)
+    draining(clock, doors, seconds=0.1, inside=10)
+    assert doors.wait_s == pytest.approx(1.0, rel=0.15)
+    while doors.wait_s <= 2:
+        doors.enter()
+    assert 20 <= doors.taken <= 25
+    with pytest.raises(Problem) as caught:
+        doors.check()
+    assert caught.value.error is Error.FULL
+    assert "2 s" in caught.value.detail
+    assert caught.value.retry_after_s == pytest.approx(doors.wait_s)
+
+
+def test_some_are_let_in_however_slow_it_is(clock: Clock) -> None:
+    doors = Admission(places=1000, max_wait_s=2, always=16)
+    draining(clock, doors, seconds=60, inside=8)
+    for _ in range(doors.taken, 16):
+        doors.enter()
+    with pytest.raises(Problem):
+        doors.enter()
+
+
+def test_a_time_that_nobody_was_inside_is_no_slow_service(clock: Clock) -> None:
+    doors = Admission(places=1000, max_wait_s=2, always=1)
+    draining(clock, doors, seconds=0.01, inside=1)
+    doors.leave()
+    assert doors.taken == 0
+    clock.now += 3600
+    for _ in range(6):
+        doors.enter()
+    for _ in range(5):
+        clock.now += 0.01
+        doors.leave()
+    assert doors.wait_s == pytest.approx(0.01, rel=0.3)
+
+
+def test_pressure_rises_from_none_to_refusal(clock: Clock) -> None:
+    doors = Admission(places=100, max_wait_s=1, always=4)
+    assert doors.pressure == 0
+    draining(clock, doors, seconds=0.1, inside=5)
+    assert doors.pressure == pytest.approx(0.5, abs=0.1)
+    while doors.wait_s <= 1:
+        doors.enter()
+    assert doors.pressure == 1
+
+
+@pytest.mark.parametrize(
+    ("pressure", "run_for"), [(0, 8), (0.49, 8), (0.5, 4), (0.74, 4), (0.75, 2), (1, 2)]
+)
+def test_time_steps_are_halved_and_then_the_fewest(pressure: float, run_for: int) -> None:
+    assert shed(8, 2, pressure) == run_for
+    assert shed(8, 0, pressure) == 8, "the operator does not allow it"
+
+
+@given(st.integers(1, 64), st.integers(0, 64), st.floats(0, 1))
+def test_time_steps_are_never_raised_nor_below_the_fewest(
+    steps: int, least: int, pressure: float
+) -> None:
+    run_for = shed(steps, least, pressure)
+    assert min(steps, max(least, 1)) <= run_for <= steps
