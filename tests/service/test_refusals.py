@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from tests.service.media_files import png, tone, wav, without_sound
 from tests.service.server import running, wait_until
@@ -279,13 +280,22 @@ def refused(response: httpx.Response) -> bool:
     return True
 
 
-def test_channels_and_rates_of_sounds_are_limited_by_settings(weights: Path, clip: bytes) -> None:
-    with running(weights, max_channels=2, max_sample_rate=10_000) as client:
-        for sound, limit in ((np.zeros((8000, 3)), "at most 2"), (tone(), "10000")):
-            response = client.post(CLASSIFY, files={"video": clip, "audio": wav(sound)})
-            told = problem(response)
-            assert (response.status_code, told["field"]) == (413, "audio"), told
-            assert limit in told["detail"]
+@pytest.mark.parametrize(
+    ("setting", "sound", "limit"),
+    [
+        ({"max_channels": 2}, np.zeros((8000, 3)), "at most 2"),
+        ({"max_sample_rate": 10_000}, tone(), "10000"),
+    ],
+    ids=["channels", "rate"],
+)
+def test_channels_and_rates_of_sounds_are_limited_by_settings(
+    weights: Path, clip: bytes, setting: dict[str, int], sound: NDArray[np.float64], limit: str
+) -> None:
+    with running(weights, **setting) as client:
+        response = client.post(CLASSIFY, files={"video": clip, "audio": wav(sound)})
+        told = problem(response)
+    assert (response.status_code, told["field"]) == (413, "audio"), told
+    assert limit in told["detail"]
 
 
 def test_steps_are_limited_by_the_setting(tight: httpx.Client, clip: bytes) -> None:
