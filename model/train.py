@@ -50,7 +50,10 @@ class TrainOptions:
     ones; 0 for none. `begin` is a checkpoint to go on from, which may have fewer channels.
     `shares` says how often batches have "both" streams, "audio" or "visual" alone; the patch
     splitting and MLP of the streams named in `slow`, and with them the head, learn at a tenth of
-    the rate. `development_clips` of the held-out speaker and pictures measure each epoch.
+    the rate. With `freeze_norms` batch norms keep their running statistics, which are one mean
+    over batches with and without each stream: a last part of a training with it makes the
+    network answer well with these, alone and together. `development_clips` of the held-out
+    speaker and pictures measure each epoch.
     """
 
     data: Path
@@ -70,6 +73,7 @@ class TrainOptions:
     development_clips: int = 400
     shares: Mapping[str, float] = field(default_factory=lambda: dict(MODES))
     slow: tuple[str, ...] = ()
+    freeze_norms: bool = False
     seed: int = 0
     resume: bool = False
     begin: Path | None = None
@@ -172,6 +176,8 @@ class _Run:
 
     def train_epoch(self, epoch: int, console: Console) -> EpochMetrics:
         self.network.train()
+        if self.options.freeze_norms:
+            _freeze_norms(self.network)
         totals = np.zeros(2)
         rate = 0.0
         first = epoch * self.steps_an_epoch
@@ -405,6 +411,13 @@ def _optimizer(network: SCMRL, options: TrainOptions) -> torch.optim.Optimizer:
         ],
         lr=options.learning_rate,
     )
+
+
+def _freeze_norms(network: SCMRL) -> None:
+    """Let batch norms use their running statistics, and not change them."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.eval()
 
 
 def _progress(console: Console) -> Progress:

@@ -61,6 +61,10 @@ def train_avdigits(
         list[str] | None,
         typer.Option(help="A stream whose weights learn at a tenth of the rate (repeatable)."),
     ] = None,
+    freeze_norms: Annotated[
+        bool,
+        typer.Option("--freeze-norms", help="Keep the batch norms' statistics: for a last part."),
+    ] = False,
     seed: Annotated[int, typer.Option(help="The same seed gives the same weights.")] = 0,
     begin: Annotated[
         Path | None,
@@ -81,6 +85,7 @@ def train_avdigits(
         steps=steps, learning_rate=learning_rate, synthetic_takes=synthetic_takes,
         development_clips=development_clips, seed=seed, resume=resume, begin=begin,
         workers=workers, shares=_shares(shares), slow=tuple(slow or ()),
+        freeze_norms=freeze_norms,
         command=_command(),
     )  # fmt: skip
     from pydantic import ValidationError

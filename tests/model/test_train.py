@@ -126,6 +126,21 @@ def test_only_the_streams_that_have_a_share_are_trained(
     assert heard[first.format("visual")] == seen[first.format("audio")] == 0
 
 
+def test_frozen_norms_keep_their_statistics_and_the_rest_learns(
+    options: TrainOptions, tmp_path: Path
+) -> None:
+    train(replace(options, out=tmp_path / "a", epochs=1))
+    begun = replace(options, out=tmp_path / "b", epochs=1, begin=tmp_path / "a" / "best")
+    train(replace(begun, freeze_norms=True))
+    before, after = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert before.keys() == after.keys()
+    for name, tensor in after.items():
+        if name.endswith(("running_mean", "running_var")):
+            assert torch.equal(tensor, before[name]), name
+    changed = "patch.audio.stages.1.conv.weight"
+    assert not torch.equal(after[changed], before[changed])
+
+
 def test_a_slow_stream_moves_less(options: TrainOptions, tmp_path: Path) -> None:
     one_step = replace(options, epochs=1, clips=8, shares={"both": 1.0})
     runs = {"none": 0.0, "slow": 1e-3, "fast": 1e-3}

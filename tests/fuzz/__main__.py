@@ -1,0 +1,133 @@
+"""`python -m tests.fuzz`: tens of thousands of damaged files against the real service.
+
+Passes where no file was answered with a 500 or left unanswered, the service is ready afterwards
+and gives a good clip its old answer, has as many processes as before, left no file behind, and
+its resident memory is back to where it was.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import httpx
+import typer
+
+from service.bench import servers
+from tests.fuzz.barrage import Outcome, Seed, barrage, seeds
+
+ROOT = Path(__file__).parents[2]
+SEEDS = (ROOT / "tests" / "data" / "seeds", ROOT / "tests" / "data" / "clips",
+         ROOT.parent / "shared" / "media")  # fmt: skip
+GOOD = ROOT / "tests" / "data" / "clips" / "digit-7.webm"
+#: What resident memory may grow by, as a share: measured after the first files.
+GROWTH = 0.05
+
+
+def fuzz(
+    count: Annotated[int, typer.Option(min=1, help="Mutated files to send.")] = 20_000,
+    first: Annotated[int, typer.Option(min=0, help="Number of the first: each is one file.")] = 0,
+    at_once: Annotated[int, typer.Option(min=1, help="Clients that send them.")] = 6,
+) -> None:
+    """Send mutated files to a service of its own and look at what is left of it."""
+    files = seeds(*SEEDS)
+    with tempfile.TemporaryDirectory() as scratch:
+        environment = {"TMPDIR": scratch, "SCMRL_LOG_LEVEL": "error", "SCMRL_MAX_WAIT_S": "60"}
+        with servers.scmrl(ROOT / "weights" / "avdigits", **environment) as url:
+            failures = _run(url, files, range(first, first + count), at_once)
+        left = [path for path in Path(scratch).rglob("*") if path.is_file()]
+    failures += [f"left behind: {path}" for path in left]
+    for failure in failures:
+        typer.echo(failure, err=True)
+    raise typer.Exit(1 if failures else 0)
+
+
+def _run(url: str, files: Sequence[Seed], numbers: range, at_once: int) -> list[str]:
+    with httpx.Client(base_url=url.removesuffix("/v1/classify"), timeout=60) as client:
+        expected = _answer(client)
+        pid = _service(url)
+        # Every kind of file once: libraries load their tables when they are first used.
+        warm = min(500, len(numbers) // 4)
+        before = _Resident(0, 0)
+        began = time.monotonic()
+        outcome = Outcome()
+        for done, outcome in enumerate(barrage(client, files, numbers, at_once, 30.0), 1):
+            if done == warm:
+                before = _resident(pid)
+            if done % 1000 == 0 or done == len(numbers):
+                typer.echo(
+                    f"{done} files, {time.monotonic() - began:.0f} s, answers "
+                    f"{dict(sorted(outcome.statuses.items()))}, slowest {outcome.slowest:.1f} s, "
+                    f"resident {_resident(pid).service_mib} MiB"
+                )
+        failures = list(outcome.wrong)
+        time.sleep(2)
+        after = _resident(pid)
+        typer.echo(
+            f"resident memory {before.service_mib} MiB after {warm} files, {after.service_mib} at "
+            f"the end; {before.processes} and {after.processes} processes"
+        )
+        if after.service_mib > before.service_mib * (1 + GROWTH):
+            failures.append("resident memory has grown")
+        if after.processes > before.processes + 1:
+            failures.append("there are more processes than before")
+        if client.get("/readyz").status_code != 200:
+            failures.append("it is not ready any more")
+        if _answer(client) != expected:
+            failures.append("a good clip has another answer than before")
+        return failures
+
+
+def _answer(client: httpx.Client) -> list[float]:
+    answer = client.post("/v1/classify", files={"clip": GOOD.read_bytes()}).json()
+    return [round(one["probability"], 5) for one in answer["probabilities"]]
+
+
+@dataclass(frozen=True)
+class _Resident:
+    """The service's own resident memory, and how many processes it has started."""
+
+    service_mib: int
+    processes: int
+
+
+def _service(url: str) -> int:
+    """The process that listens at the address."""
+    port = url.split(":")[2].split("/")[0]
+    found = subprocess.run(
+        ["pgrep", "-f", "service.cli serve"], check=True, capture_output=True, text=True
+    ).stdout.split()
+    for pid in found:
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+        if f"SCMRL_PORT={port}".encode() in environment.split(b"\0"):
+            return int(pid)
+    raise RuntimeError(f"no service at {url}")
+
+
+def _resident(pid: int) -> _Resident:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    own = [entry for entry in os.listdir("/proc") if entry.isdecimal() and _parent(entry, pid)]
+    return _Resident(pages * os.sysconf("SC_PAGE_SIZE") // (1 << 20), len(own))
+
+
+def _parent(entry: str, pid: int) -> bool:
+    """Whether the process is the service's child or grandchild: the nursery's decoders are."""
+    for _ in range(2):
+        try:
+            entry = Path(f"/proc/{entry}/stat").read_text().rsplit(")", 1)[1].split()[1]
+        except (OSError, IndexError):
+            return False
+        if int(entry) == pid:
+            return True
+    return False
+
+
+if __name__ == "__main__":
+    sys.exit(typer.run(fuzz))

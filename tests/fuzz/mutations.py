@@ -1,0 +1,95 @@
+"""What is done to a file so that it lies: each mutation takes bytes and gives bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+Rng = np.random.Generator
+Mutation = Callable[[bytes, Rng, Sequence[bytes]], bytes]
+
+#: Names of boxes and chunks whose size, before or after the name, a reader has to trust.
+_BOXES = (b"ftyp", b"moov", b"mdat", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"stts", b"stsz",
+          b"stsc", b"stco", b"moof", b"traf", b"trun", b"tkhd", b"avcC", b"esds", b"RIFF", b"fmt ",
+          b"data", b"LIST", b"movi", b"strh", b"strf", b"idx1", b"IHDR", b"IDAT", b"OggS", b"fLaC",
+          b"VP8 ", b"VP8X")  # fmt: skip
+_EXTREMES = (0, 1, 7, 8, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
+
+
+def bits(data: bytes, rng: Rng, others: Sequence[bytes]) -> bytes:
+    """Some bits flipped, near one another or anywhere."""
+    spoilt = bytearray(data)
+    width = int(rng.choice([16, 256, len(data)]))
+    first = int(rng.integers(len(data)))
+    for _ in range(int(rng.choice([1, 4, 32]))):
+        spoilt[(first + int(rng.integers(width))) % len(data)] ^= 1 << int(rng.integers(8))
+    return bytes(spoilt)
+
+
+def truncated(data: bytes, rng: Rng, others: Sequence[bytes]) -> bytes:
+    """Its end is missing, or its beginning."""
+    at = int(rng.integers(1, len(data)))
+    return data[:at] if rng.random() < 0.8 else data[at:]
+
+
+def blanked(data: bytes, rng: Rng, others: Sequence[bytes]) -> bytes:
+    """A stretch is all zeros, all ones, or noise."""
+    first = int(rng.integers(len(data)))
+    count = min(int(rng.choice([2, 16, 300])), len(data) - first)
+    kind = int(rng.integers(3))
+    fill = rng.bytes(count) if kind == 2 else bytes([255 * kind]) * count
+    return data[:first] + fill + data[first + count :]
+
+
+def spliced(data: bytes, rng: Rng, others: Sequence[bytes]) -> bytes:
+    """A piece of another file in the middle of this one, over it or between."""
+    other = others[int(rng.integers(len(others)))]
+    begin = int(rng.integers(len(other)))
+    piece = other[begin : begin + int(rng.choice([8, 100, 2000]))]
+    at = int(rng.integers(len(data)))
+    after = at + len(piece) * int(rng.integers(2))
+    return data[:at] + piece + data[after:]
+
+
+def repeated(data: bytes, rng: Rng, others: Sequence[bytes]) -> bytes:
+    """A stretch comes many times."""
+    first = int(rng.integers(len(data)))
+    piece = data[first : first + int(rng.choice([4, 60, 1000]))]
+    return data[:first] + piece * int(rng.choice([2, 10, 100])) + data[first:]
+
+
+def boxed(data: bytes, rng: Rng, others: Sequence[bytes]) -> bytes:
+    """The size of a box is a lie; where there is none, some number of the header."""
+    found = [at for name in _BOXES if (at := data.find(name)) >= 0]
+    if not found or rng.random() < 0.2:
+        return header(data, rng, others)
+    at = found[int(rng.integers(len(found)))] + int(rng.choice([-4, 4]))
+    return _written(data, max(0, at), rng)
+
+
+def header(data: bytes, rng: Rng, others: Sequence[bytes]) -> bytes:
+    """A number among the first bytes is a lie."""
+    return _written(data, int(rng.integers(min(512, len(data)))), rng)
+
+
+def _written(data: bytes, at: int, rng: Rng) -> bytes:
+    value = int(rng.choice(_EXTREMES)) if rng.random() < 0.7 else int(rng.integers(1 << 32))
+    size = int(rng.choice([1, 2, 4]))
+    order = "big" if rng.random() < 0.5 else "little"
+    lie = (value % (1 << 8 * size)).to_bytes(size, order)  # type: ignore[arg-type]
+    return data[:at] + lie + data[at + size :]
+
+
+MUTATIONS: tuple[Mutation, ...] = (bits, truncated, blanked, spliced, repeated, boxed, header)
+
+
+def mutated(files: Sequence[bytes], seed: int) -> tuple[int, bytes]:
+    """One of the files, by its index, with one to three mutations; decided by `seed` alone."""
+    rng = np.random.default_rng([17, seed])
+    index = int(rng.integers(len(files)))
+    data = files[index]
+    for _ in range(int(rng.integers(1, 4))):
+        mutation = MUTATIONS[int(rng.integers(len(MUTATIONS)))]
+        data = mutation(data, rng, files) or b"\0"
+    return index, data
