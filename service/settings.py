@@ -75,7 +75,7 @@ class Settings(BaseSettings):
         "with commas or ends of lines between them",
     )
     api_keys_file: Path | None = _setting(
-        None, "File of such keys, one a line, # for comments; read at the start"
+        None, "File of API keys, `name:key` each, one a line, # for comments; read at the start"
     )
     admin_key: SecretStr = _setting(
         SecretStr(""), "The key of what is under /v1/admin, which is not there without one"
