@@ -12,10 +12,11 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse, RedirectResponse
 from starlette.staticfiles import StaticFiles
 
-from service import cores, error_responses
+from service import cores, error_responses, keys, security
 from service.access import AccessLog
 from service.body_limit import BodyLimit
 from service.decoding.pool import DecodeLimits, Decoders
@@ -23,6 +24,8 @@ from service.registry import Registry, StartupError
 from service.routes import admin, classify, health, models
 from service.routes.responses import SCHEMA_NAME
 from service.schemas import ErrorBody
+from service.security import KeyCheck
+from service.security_headers import SecurityHeaders, page_policy
 from service.settings import MIB, Settings
 from service.state import State
 
@@ -57,13 +60,16 @@ Every error is a problem document (`application/problem+json`) whose `id` is in 
 def create_app(
     settings: Settings | None = None,
     *,
+    known: keys.Keys | None = None,
     on_ready: Callable[[], None] = lambda: None,
     on_failure: Callable[[StartupError], None] = lambda error: None,
 ) -> FastAPI:
     """The application. `on_ready` is called when the default checkpoint can answer,
-    `on_failure` when it never will: whoever runs the app must then end it.
+    `on_failure` when it never will: whoever runs the app must then end it. `known` are the keys,
+    where they have been read already. Raises KeysError.
     """
     settings = settings or Settings()
+    known = known or keys.read(settings)
     limits = DecodeLimits(settings.decode_timeout_s, settings.decode_memory_mib * MIB)
     decoders = Decoders(settings.decode_workers or cores.available(), limits)
 
@@ -99,18 +105,36 @@ def create_app(
         redoc_url=None,
     )
     app.state.scmrl = state
+    _add_middleware(app, settings, known)
+    error_responses.install(app)
+    for router in (classify.router, models.router, admin.router, health.router):
+        app.include_router(router)
+    _add_docs(app, known)
+    return app
+
+
+def _add_middleware(app: FastAPI, settings: Settings, known: keys.Keys) -> None:
+    """From the innermost to the outermost, which sees a request first and its answer last.
+
+    A browser asks whether it may send a key without sending one: CORS lies outside the keys.
+    """
     app.add_middleware(
         BodyLimit,
         max_bytes=settings.max_body_bytes,
         max_total_bytes=settings.max_uploads_bytes,
         max_seconds=settings.upload_timeout_s,
     )
-    app.add_middleware(AccessLog)  # added last: outermost
-    error_responses.install(app)
-    for router in (classify.router, models.router, admin.router, health.router):
-        app.include_router(router)
-    _add_docs(app)
-    return app
+    app.add_middleware(KeyCheck, keys=known)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=("GET", "HEAD", "POST"),
+            allow_headers=("Authorization", "X-Request-ID"),
+            expose_headers=("Retry-After", "X-Request-ID"),
+        )
+    app.add_middleware(AccessLog)
+    app.add_middleware(SecurityHeaders)
 
 
 async def _load(
@@ -129,14 +153,14 @@ async def _load(
     await asyncio.to_thread(registry.load_others)
 
 
-def _add_docs(app: FastAPI) -> None:
+def _add_docs(app: FastAPI, known: keys.Keys) -> None:
     """Swagger UI from files of our own, since a service may stand where there is no CDN."""
     static = StaticFiles(directory=str(files("fastapi_offline") / "static"))
     app.mount("/docs/static", static, name="docs-static")
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        return get_swagger_ui_html(
+        page = get_swagger_ui_html(
             openapi_url="openapi.json",
             title="scmrl",
             swagger_js_url="docs/static/swagger-ui-bundle.js",
@@ -144,6 +168,8 @@ def _add_docs(app: FastAPI) -> None:
             swagger_favicon_url="docs/static/favicon.png",
             swagger_ui_parameters={"tryItOutEnabled": True, "defaultModelsExpandDepth": 0},
         )
+        page.headers["Content-Security-Policy"] = page_policy(bytes(page.body).decode())
+        return page
 
     @app.get("/", include_in_schema=False)
     async def root() -> RedirectResponse:
@@ -156,6 +182,7 @@ def _add_docs(app: FastAPI) -> None:
         body = ErrorBody.model_json_schema(ref_template="#/components/schemas/{model}")
         schema["components"]["schemas"].setdefault(SCHEMA_NAME, body)
         _leave_out_fastapis_error(schema)
+        security.describe(schema, known)
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]

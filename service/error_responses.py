@@ -8,6 +8,7 @@ from http import HTTPStatus
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 
 from service.errors import Error, Problem
@@ -19,15 +20,18 @@ _OWN_STATUSES = {404: Error.NOT_FOUND, 405: Error.METHOD_NOT_ALLOWED, 413: Error
 
 
 def respond(
-    request: Request, problem: Problem, headers: dict[str, str] | None = None
+    request: HTTPConnection, problem: Problem, headers: dict[str, str] | None = None
 ) -> JSONResponse:
-    """The answer to a problem; `request.state.id` is the id that the log has."""
+    """The answer to a problem; `request.state.id` is the id that the log has.
+
+    A WebSocket that is being opened may have none.
+    """
     request.state.problem = problem
     headers = dict(headers or {})
     if problem.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(problem.retry_after_s)))
     return JSONResponse(
-        problem.body(request.state.id),
+        problem.body(getattr(request.state, "id", None)),
         status_code=problem.error.status,
         headers=headers,
         media_type=MEDIA_TYPE,

@@ -10,6 +10,8 @@ class Error(Enum):
     """Kind of error: HTTP status, title. Its type is `urn:scmrl:error:` and its name."""
 
     UNREADABLE_FORM = (400, "The form could not be read")
+    KEY_NEEDED = (401, "A key is needed")
+    KEY_REFUSED = (403, "This key may not ask this")
     NOT_FOUND = (404, "There is nothing at this address")
     UNKNOWN_MODEL = (404, "There is no checkpoint of this name")
     METHOD_NOT_ALLOWED = (405, "This address does not take this method")
@@ -19,6 +21,7 @@ class Error(Enum):
     UNKNOWN_FORMAT = (415, "This is not a kind of file that is read here")
     UNUSABLE = (422, "The file was read but cannot be used")
     INVALID_FIELD = (422, "A field of the form is missing, unknown or out of range")
+    RATE_LIMIT = (429, "This key has asked too often")
     INTERNAL = (500, "The service failed")
     NOT_READY = (503, "The checkpoint is not ready")
     MODEL_FAILED = (503, "The checkpoint could not be loaded")

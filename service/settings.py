@@ -1,12 +1,16 @@
-"""What an operator can set: environment variables SCMRL_NAME, or flags of `scmrl serve`."""
+"""What an operator can set: environment variables SCMRL_NAME, or flags of `scmrl serve`.
+
+What is secret is no flag: every user of a machine can read its processes' command lines.
+"""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 #: The checkpoints of this clone.
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
@@ -19,10 +23,34 @@ def _setting(default: Any, what: str, unit: str = "", **bounds: Any) -> Any:
     return Field(default, description=what, json_schema_extra={"unit": unit}, **bounds)
 
 
-class Settings(BaseSettings):
-    """Every setting has a name, a unit, a default and a description; none is required."""
+#: A web page's origin as browsers send it; one with a path or a slash would never match.
+_ORIGIN = re.compile(r"\*|https?://[^\s/,*]+")
 
-    model_config = SettingsConfigDict(env_prefix="SCMRL_", frozen=True, extra="forbid")
+
+def _origins(given: Any) -> Any:
+    """Origins from text with commas between them. Raises ValueError."""
+    if not isinstance(given, str):
+        return given
+    origins = tuple(part.strip().lower() for part in given.split(",") if part.strip())
+    for origin in origins:
+        if not _ORIGIN.fullmatch(origin):
+            raise ValueError(f"{origin!r} is neither * nor an origin like https://example.org")
+    return origins
+
+
+class Settings(BaseSettings):
+    """Every setting has a name, a unit, a default and a description; none is required.
+
+    A variable that is set to nothing counts as not set.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="SCMRL_",
+        env_ignore_empty=True,
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,  # it may be a key
+    )
 
     models: Path = _setting(WEIGHTS, "Folder of checkpoints, one folder NAME each")
     default_model: str = _setting("avdigits", "Checkpoint that answers POST /v1/classify")
@@ -41,6 +69,30 @@ class Settings(BaseSettings):
     )
     host: str = _setting("127.0.0.1", "Address to listen on")
     port: int = _setting(8000, "Port to listen on; 0 takes a free one", ge=0, le=65535)
+    api_keys: SecretStr = _setting(
+        SecretStr(""),
+        "Keys of which every request needs one, `name:key` or `name:key:requests-per-minute`, "
+        "with commas or ends of lines between them",
+    )
+    api_keys_file: Path | None = _setting(
+        None, "File of API keys, `name:key` each, one a line, # for comments; read at the start"
+    )
+    admin_key: SecretStr = _setting(
+        SecretStr(""), "The key of what is under /v1/admin, which is not there without one"
+    )
+    admin_key_file: Path | None = _setting(None, "File that holds the admin key and nothing else")
+    rate_limit_per_min: int = _setting(
+        0,
+        "Requests of each key that has no number of its own, at once and a minute; 0: no limit",
+        "requests/min",
+        ge=0,
+    )
+    allow_anonymous: bool = _setting(
+        False, "Serve without API keys on an address that others can reach"
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_origins)] = _setting(
+        (), "Origins whose web pages may ask, with commas between them; * for all"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "info", "Least severe messages that are logged"
     )

@@ -26,6 +26,8 @@ def scmrl(weights: Path, **settings: str) -> Iterator[str]:
         "SCMRL_PORT": str(port),
         "SCMRL_LOG_LEVEL": "warning",
         "SCMRL_COMPILE": "on",
+        "SCMRL_API_KEYS": "",
+        "SCMRL_API_KEYS_FILE": "",
     }
     command = [sys.executable, "-m", "service.cli", "serve"]
     with _running(command, environment | settings, f"http://127.0.0.1:{port}/readyz"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import ipaddress
 import logging
 import os
 import socket
@@ -13,9 +14,10 @@ from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
+from service.keys import Keys, KeysError, read
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -35,18 +37,21 @@ HELP = """Serve the checkpoints over HTTP until Ctrl-C or SIGTERM.
 Every flag is a setting that the environment can give as well: `--max-batch 16` is
 `SCMRL_MAX_BATCH=16`. None is needed. /docs describes what can be asked.
 
+Keys are no flags, since whoever can list processes can read them: set `SCMRL_API_KEYS` and
+`SCMRL_ADMIN_KEY`, or name files. On an address that others can reach, API keys are needed.
+
 Examples:
 
     scmrl serve
 
-    scmrl serve --host 0.0.0.0 --port 80 --device cuda
+    scmrl serve --host 0.0.0.0 --api-keys-file keys.txt --device cuda
 
     SCMRL_MODELS=/srv/checkpoints scmrl serve --default-model mine
 """
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to `app`, with one option for each field of Settings."""
+    """Add the command to `app`, with one option for each field of Settings that is no secret."""
 
     def serve(**given: Any) -> None:
         set_here = {name: value for name, value in given.items() if value is not None}
@@ -59,7 +64,11 @@ def register(app: typer.Typer) -> None:
             raise typer.Exit(MISUSED) from exc
         raise typer.Exit(run(settings))
 
-    options = [_option(name, field) for name, field in Settings.model_fields.items()]
+    options = [
+        _option(name, field)
+        for name, field in Settings.model_fields.items()
+        if field.annotation is not SecretStr
+    ]
     serve.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
     app.command("serve", help=HELP)(serve)
 
@@ -70,6 +79,12 @@ def run(settings: Settings) -> int:
 
     from service.app import create_app
 
+    try:
+        keys = read(settings)
+        _check_exposure(settings, keys)
+    except KeysError as exc:
+        typer.echo(f"scmrl serve: {exc}", err=True)
+        return MISUSED
     _configure_logging(settings.log_level)
     try:
         listener = _listen(settings.host, settings.port)
@@ -84,7 +99,9 @@ def run(settings: Settings) -> int:
         failures.append(error)
         server.should_exit = True
 
-    app = create_app(settings, on_ready=lambda: _greet(listener), on_failure=fail)
+    app = create_app(
+        settings, known=keys, on_ready=lambda: _greet(listener, bool(keys.api)), on_failure=fail
+    )
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -136,8 +153,10 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
     shown = str(field.default) + (f" {unit}" if unit else "")
     if isinstance(field.default, Path):
         shown = os.path.relpath(field.default)
+    elif field.default is None or field.default == ():
+        shown = "none"
     help_text = f"{field.description}. [default: {shown}]"
-    kind = field.annotation if field.annotation in (int, float, Path) else str
+    kind = field.annotation if field.annotation in (bool, int, float, Path) else str
     option = typer.Option(_flag(name), help=help_text, show_default=False)
     return inspect.Parameter(
         name,
@@ -151,20 +170,41 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def _check_exposure(settings: Settings, keys: Keys) -> None:
+    """Raises KeysError where anybody could ask from elsewhere and nobody has said so."""
+    if keys.api or settings.allow_anonymous or _is_loopback(settings.host):
+        return
+    raise KeysError(
+        f"on {settings.host or 'every address'} anybody who reaches it could ask. Either set API "
+        "keys (SCMRL_API_KEYS=name:key, or SCMRL_API_KEYS_FILE, --api-keys-file), or listen to "
+        "this machine alone (SCMRL_HOST, --host 127.0.0.1), or say that you want it so "
+        "(SCMRL_ALLOW_ANONYMOUS=true, --allow-anonymous)"
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens there; a name other than localhost: no."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _listen(host: str, port: int) -> socket.socket:
     """A bound socket, so that a port that is taken is told of before anything is loaded."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server((host, port), family=family, backlog=2048)
 
 
-def _greet(listener: socket.socket) -> None:
+def _greet(listener: socket.socket, needs_key: bool) -> None:
     """Say where the service is, and a line that tries it."""
     host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     address = f"http://{host}:{port}"
     clip = os.path.relpath(CLIP) if CLIP.exists() else "CLIP.mp4"
     typer.echo(f"\nscmrl is ready on {address} (its description: {address}/docs)")
-    typer.echo(f"\n  curl -F clip=@{clip} {address}/v1/classify\n")
+    key = "-H 'Authorization: Bearer KEY' " if needs_key else ""
+    typer.echo(f"\n  curl {key}-F clip=@{clip} {address}/v1/classify\n")
 
 
 def _configure_logging(level: str) -> None:

@@ -97,6 +97,8 @@ class _Nursery:
         if self._popen is not None and self._popen.poll() is None and self._control is not None:
             return self._control
         ours, theirs = socket.socketpair()
+        # Whoever takes it over must not find the service's keys in its memory.
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("SCMRL_")}
         # Its libraries' own messages are about strangers' files, and of no use to an operator.
         quiet = None if log.isEnabledFor(logging.DEBUG) else subprocess.DEVNULL
         with theirs:
@@ -106,7 +108,7 @@ class _Nursery:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=quiet,
-                env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+                env=environment | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
                 start_new_session=True,  # Ctrl-C is for the service, which ends it in order
             )
         ours.settimeout(_START_S)

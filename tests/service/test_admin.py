@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from service.app import create_app
 from service.settings import Settings
@@ -20,6 +21,7 @@ from tests.service.test_refusals import problem
 from tests.service.test_registry import damage
 
 MODELS = "/v1/admin/models"
+KEY = "the-operators-own-key"
 
 
 @dataclass
@@ -34,7 +36,9 @@ class Served:
 @pytest.fixture
 def served(weights: Path, tmp_path: Path) -> Iterator[Served]:
     folder = Path(shutil.copytree(weights, tmp_path / "weights"))
-    with listening(create_app(Settings(models=folder, compile="off"))) as client:
+    settings = Settings(models=folder, compile="off", admin_key=SecretStr(KEY))
+    with listening(create_app(settings)) as client:
+        client.headers["Authorization"] = f"Bearer {KEY}"
         wait_until(lambda: "loading" not in statuses(client).values())
         yield Served(client, folder)
 

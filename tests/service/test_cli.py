@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,8 @@ from tests.service.media_files import without_sound
 from tests.service.test_registry import damage
 
 SEVEN = CLIPS / "digit-7.webm"
+#: Settings that would be seen on a command line.
+SECRETS = {"api-keys", "admin-key"}
 COMMANDS = ("serve", "classify", "models", "train", "evaluate")
 
 
@@ -67,9 +70,24 @@ def test_serves_flags_are_the_settings_with_their_defaults() -> None:
     from service.settings import Settings
 
     shown = scmrl("serve", "--help").output
-    for name in Settings.model_fields:
-        assert "--" + name.replace("_", "-") in shown
+    flags = set(re.findall(r"--([a-z][a-z-]+)", shown))
+    assert {name.replace("_", "-") for name in Settings.model_fields} - flags == SECRETS
     assert "[default: 8 requests]" in shown
+    assert "[default: none]" in shown
+
+
+def test_secrets_are_no_flags_and_the_help_says_where_they_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SCMRL_API_KEYS", "anna:0123456789abcdef")
+    monkeypatch.setenv("SCMRL_ADMIN_KEY", "0123456789abcdef")
+    shown = scmrl("serve", "--help").output
+    assert "0123456789" not in shown
+    for name in SECRETS:
+        assert "SCMRL_" + name.upper().replace("-", "_") in shown
+        told = scmrl("serve", f"--{name}", "anna:0123456789abcdef", code=2).output
+        assert "No such option" in told
+        assert "0123456789" not in told
 
 
 # --- classify ------------------------------------------------------------------------------

@@ -166,6 +166,21 @@ def test_a_nursery_that_is_killed_is_started_again(clip: bytes) -> None:
         good(run(decoders, Media(clip=clip))[0])
 
 
+def test_keys_are_not_in_the_environment_of_who_reads_uploads(
+    clip: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who takes a decoding process over could send what is in its memory as an answer."""
+    monkeypatch.setenv("SCMRL_API_KEYS", "anna:0123456789abcdef")
+    monkeypatch.setenv("SCMRL_ADMIN_KEY", "0123456789abcdef")
+    with started() as decoders:
+        good(run(decoders, Media(clip=clip))[0])
+        nursery = decoders._nursery._popen
+        assert nursery is not None
+        environment = Path(f"/proc/{nursery.pid}/environ").read_bytes()
+        assert b"OMP_NUM_THREADS=1" in environment
+        assert b"0123456789abcdef" not in environment
+
+
 def test_a_process_that_hangs_costs_its_own_files_alone(clip: bytes) -> None:
     with started(DecodeLimits(seconds=1, memory_bytes=1 << 30)) as decoders:
         good(run(decoders, Media(clip=clip))[0])

@@ -14,10 +14,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from service.commands import serve as serving
+from service.commands.serve import run
+from service.settings import Settings
 from tests.conftest import ROOT
 from tests.service.server import wait_until
 from tests.service.test_registry import damage
@@ -184,6 +188,74 @@ def test_settings_that_make_no_sense_are_named_by_flag_and_variable(serve: type[
     assert "Traceback" not in told
     assert serve("--device", "abacus").code() == 2
     assert serve("--prot", 80).code() == 2
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "example.invalid"])
+def test_where_others_can_reach_it_it_needs_keys_or_a_waiver(
+    host: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(Settings(models="/nowhere", host=host, port=0)) == 2
+    told = capfd.readouterr().err
+    for way_out in ("SCMRL_API_KEYS", "--host 127.0.0.1", "SCMRL_ALLOW_ANONYMOUS"):
+        assert way_out in told
+    admin = Settings(models="/nowhere", host=host, admin_key="0123456789abcdef")
+    assert run(admin) == 2, "an admin key is not asked of those who classify"
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ({"host": "0.0.0.0"}, 2),
+        ({"host": "0.0.0.0", "allow_anonymous": True}, 1),
+        ({"host": "0.0.0.0", "api_keys": "anna:0123456789abcdef"}, 1),
+        ({"host": "127.0.0.1"}, 1),
+        ({"host": "127.8.8.8"}, 1),
+        ({"host": "::1"}, 1),
+        ({"host": "localhost"}, 1),
+        ({"host": "127.0.0.1", "api_keys": "anna"}, 2),
+        ({"host": "127.0.0.1", "admin_key_file": "/nowhere/key"}, 2),
+    ],
+)
+def test_it_starts_where_that_is_safe_or_said(
+    given: dict[str, Any], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1: it went on to listen, which is made to fail here."""
+
+    def refuse(host: str, port: int) -> socket.socket:
+        raise OSError(98, "not now")
+
+    monkeypatch.setattr(serving, "_listen", refuse)
+    monkeypatch.setattr(serving, "_configure_logging", lambda level: None)
+    assert run(Settings(models="/nowhere", **given)) == code
+
+
+def test_it_asks_for_the_keys_of_its_file_and_says_nothing_of_its_server(
+    serve: type[Serve], weights: Path, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys.txt"
+    keys.write_text("anna:0123456789abcdef\n")
+    arguments = ("--models", weights, "--host", "0.0.0.0", "--port", 0)
+    refused = serve(*arguments)
+    assert refused.code() == 2
+    assert "SCMRL_API_KEYS" in refused.logged
+    assert "Traceback" not in refused.logged
+    service = serve(*arguments, "--api-keys-file", keys)
+    address = service.address()
+    assert "curl -H 'Authorization: Bearer KEY' -F clip=" in service.shown
+    assert httpx.get(f"{address}/v1/models").status_code == 401
+    asked = {"Authorization": "Bearer 0123456789abcdef"}
+    answer = httpx.get(f"{address}/v1/models", headers=asked)
+    assert answer.status_code == 200
+    assert "server" not in answer.headers
+    at = httpx.URL(address)
+    with socket.create_connection((str(at.host), at.port or 80), timeout=WITHIN_S) as caller:
+        caller.sendall(b"\0\0 not http\r\n\r\n")
+        told = caller.makefile("rb").read().lower()
+    assert told.startswith(b"http/1.1 400")
+    assert not {word for word in (b"uvicorn", b"h11", b"python", b"server:") if word in told}
+    assert service.stop() == 0
+    assert "0123456789abcdef" not in service.logged + service.shown
+    assert "key='anna'" in service.logged
 
 
 def test_a_port_that_is_taken_is_told_of_before_anything_is_loaded(

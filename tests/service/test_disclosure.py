@@ -1,0 +1,147 @@
+"""That no answer tells what the service is made of, and no log what was sent to it."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from fastapi import FastAPI
+
+from service.app import create_app
+from service.errors import Error
+from service.settings import Settings
+from tests.conftest import ROOT
+from tests.service.asgi import ask
+from tests.service.media_files import png, tone, wav
+from tests.service.server import listening, running, statuses, wait_until
+from tests.service.test_registry import damage
+from tests.service.test_security import ADMIN, ANNA, BERT, CLASSIFY
+
+#: What an answer must not name: where the code lies, what it is made of, and in which versions.
+INSIDE = re.compile(
+    "|".join(
+        (
+            re.escape(str(ROOT)), "site-packages", "traceback", r'file "', r"\.py\b", r"\bline \d",
+            "0x[0-9a-f]{6}", "starlette", "fastapi", "uvicorn", "pydantic", "torch", "numpy",
+            "pyav", "ffmpeg", "libav", "opencv", "sndfile", "python", "/tmp/", "/nowhere/",
+            *(re.escape(version(name)) for name in
+              ("fastapi", "starlette", "uvicorn", "pydantic", "torch", "numpy", "av")),
+            re.escape(platform.python_version()),
+        )
+    ),
+    re.IGNORECASE,
+)  # fmt: skip
+
+
+def test_no_problem_tells_of_the_inside(
+    weights: Path, clip: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "scmrl")
+    seen: set[str] = set()
+    broken = shutil.copytree(weights, tmp_path / "weights")
+    damage(broken / "strict")
+    for answers in (ordinary(broken, clip), late(weights, clip)):
+        for answer in answers:
+            told = answer.json()
+            assert answer.status_code >= 400, answer.text
+            assert answer.headers["Content-Type"] == "application/problem+json"
+            assert not (found := INSIDE.search(answer.text)), f"{found}: {answer.text}"
+            assert not {"x-powered-by"} & set(answer.headers)
+            seen.add(told["type"])
+            wait_for_line(caplog, told["id"])
+    assert seen == {error.type for error in Error}, "an error was not driven"
+    assert "a private diary" not in caplog.text
+
+
+def wait_for_line(caplog: pytest.LogCaptureFixture, request_id: str) -> None:
+    wait_until(lambda: request_id in caplog.text)
+
+
+def ordinary(weights: Path, clip: bytes) -> Iterator[httpx.Response]:
+    """Every error that does not need its service to be slow."""
+    yield from not_loaded()
+    with served(weights) as (app, client):
+        client.headers["Authorization"] = f"Bearer {ANNA}"
+        yield client.get("/v1/models", headers={"Authorization": "Bearer x"})
+        yield client.get("/v1/admin/x")
+        client.get("/v1/models", headers={"Authorization": f"Bearer {BERT}"})
+        yield client.get("/v1/models", headers={"Authorization": f"Bearer {BERT}"})
+        for path in ("/nowhere", "/docs/static/x", "/docs/static/%2e%2e/x", "/v1/models/nobody",
+                     "/v1/models/strict", "/broken", "/v1/models/%00", "/a%0Ab"):  # fmt: skip
+            yield client.get(path)
+        yield client.delete("/v1/models")
+        yield client.post("/docs/static/favicon.png")
+        yield from of_forms(client)
+        for field, content in (
+            ("clip", b"a private diary " * 99), ("clip", clip[:300]), ("clip", b""),
+            ("clip", clip[: len(clip) // 2]), ("clip", b"\x1a\x45\xdf\xa3" + bytes(500)),
+            ("audio", wav(tone(0.5))[:50]), ("audio", b"RIFF\xff\xff\xff\x7fWAVEfmt "),
+            ("audio", b"fLaC" + bytes(99)), ("frames", b"\x89PNG\r\n\x1a\n" + bytes(99)),
+            ("frames", b"\xff\xd8\xff\xe0" + bytes(99)), ("video", wav(tone(0.5))),
+            ("audio", png(np.zeros((1, 1, 3), np.uint8))), ("clip", bytes(3_000_000)),
+        ):  # fmt: skip
+            answer = client.post(CLASSIFY, files={field: ("diary.mp4", content)})
+            if answer.status_code != 200:  # half a clip may be read
+                yield answer
+        with app.state.scmrl.registry.get("avdigits").batcher.place():
+            yield client.post(CLASSIFY, files={"clip": clip})
+
+
+def of_forms(client: httpx.Client) -> Iterator[httpx.Response]:
+    kind = "multipart/form-data; boundary=b"
+    for content, content_type in (
+        (b"{}", "application/json"),
+        (b"", kind),
+        (b"--b\r\n\xff\xfe\0: \r\n\r\n", kind),
+        (b"--b\r\nContent-Disposition: form-data\r\n\r\n1\r\n--b--", kind),
+        (b"--c\r\n", kind),
+        (b"", "multipart/form-data; boundary=" + "b" * 300),
+        (b"--b\r\n" + b"X: 1\r\n" * 50 + b"\r\n1\r\n--b--", kind),
+    ):
+        yield client.post(CLASSIFY, content=content, headers={"Content-Type": content_type})
+    for data in ({"steps": "0"}, {"top_k": "x"}, {"attention": "?"}, {"unknown": "1"}):
+        yield client.post(CLASSIFY, data=data, files={"clip": b"x"})
+
+
+def not_loaded() -> Iterator[httpx.Response]:
+    app = create_app(Settings(models="/nowhere"))
+    for path in ("/readyz", "/v1/models/avdigits"):
+        answer = ask(app, path)
+        yield httpx.Response(answer.status, headers=answer.headers.raw, content=answer.body)
+
+
+def late(weights: Path, clip: bytes) -> Iterator[httpx.Response]:
+    for slow in ({"request_deadline_s": 0.001}, {"decode_timeout_s": 0.001}):
+        with running(weights, compile="off", **slow) as client:
+            yield client.post(CLASSIFY, files={"clip": clip})
+
+
+@contextmanager
+def served(weights: Path) -> Iterator[tuple[FastAPI, httpx.Client]]:
+    """A running service with keys, one damaged checkpoint, one place and a route that fails."""
+    app = create_app(
+        Settings(
+            models=weights, api_keys=f"anna:{ANNA},bert:{BERT}:1", admin_key=ADMIN,
+            queue_length=1, max_file_bytes=2_000_000, compile="off",
+        )
+    )  # fmt: skip
+
+    @app.get("/broken")
+    async def broken() -> None:
+        raise RuntimeError(f"{ROOT}/service/app.py, line 1, in fastapi {version('fastapi')}")
+
+    with listening(app) as client:
+        wait_until(lambda: client.get("/readyz").status_code == 200)
+        client.headers["Authorization"] = f"Bearer {ANNA}"
+        wait_until(lambda: statuses(client)["strict"] == "failed")
+        del client.headers["Authorization"]
+        yield app, client
