@@ -46,8 +46,9 @@ class TrainOptions:
     step and falls by a cosine to a hundredth after `warmup` epochs. `temperature` is that of the
     alignment loss, `smoothing` that of the labels. `steps` is T as served; shorter sequences
     are mixed in, most of them early. `ramp` is the share of the training over which scenes grow
-    from easy to hard. `synthetic_takes` of each digit are said by espeak-ng and mixed into the real
-    ones; 0 for none. `begin` is a checkpoint to go on from, which may have fewer channels.
+    from easy to hard. `alpha` weighs the cross-modal residuals. `synthetic_takes` of each digit are
+    said by espeak-ng and mixed into the real ones; 0 for none. `begin` is a checkpoint to go on
+    from, which may have fewer channels.
     `shares` says how often batches have "both" streams, "audio" or "visual" alone; the patch
     splitting and MLP of the streams named in `slow`, and with them the head, learn at a tenth of
     the rate. With `freeze_norms` batch norms keep their running statistics, which are one mean
@@ -62,6 +63,7 @@ class TrainOptions:
     clips: int = 10_000
     batch: int = 50
     embed_dim: int = 128
+    alpha: float = 0.5
     steps: int = 4
     learning_rate: float = 3e-3
     weight_decay: float = 1e-2
@@ -99,7 +101,7 @@ class EpochMetrics:
         return (self.fused + self.audio + self.visual) / 3
 
 
-def configuration(embed_dim: int) -> Config:
+def configuration(embed_dim: int, alpha: float) -> Config:
     """The avdigits network: two streams of 48 tokens each."""
     audio, visual = _specs()
     return Config(
@@ -109,6 +111,7 @@ def configuration(embed_dim: int) -> Config:
         },
         classes=10,
         embed_dim=embed_dim,
+        alpha=alpha,
     )
 
 
@@ -151,7 +154,7 @@ class _Run:
         torch.set_num_threads(os.cpu_count() or 1)
         cv2.setNumThreads(1)  # before the loader forks: in a fork this call never returns
         self.options = options
-        self.config = configuration(options.embed_dim)
+        self.config = configuration(options.embed_dim, options.alpha)
         self.network = SCMRL(self.config)
         self.optimizer = _optimizer(self.network, options)
         self.epoch = 0
@@ -302,7 +305,7 @@ def card(options: TrainOptions, epochs: int) -> Card:
         encoding="direct",
         steps=options.steps,
         labels=avdigits.LABELS,
-        config=configuration(options.embed_dim),
+        config=configuration(options.embed_dim, options.alpha),
         missing_streams=True,
         data=_sources(options),
         training=Training(

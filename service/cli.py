@@ -1,4 +1,4 @@
-"""The command line: `scmrl serve`, `classify`, `models`, `train`, `evaluate` and
+"""The command line: `scmrl serve`, `classify`, `models`, `settings`, `train`, `evaluate` and
 `bench`.
 
 What is heavy (torch, OpenCV, the web framework) is imported by the commands that need it, so
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import typer
 
-from service.commands import bench, classify, models, serve, train
+from service.commands import bench, classify, models, serve, settings, train
 
 app = typer.Typer(
     name="scmrl",
@@ -24,6 +24,7 @@ app = typer.Typer(
 serve.register(app)
 classify.register(app)
 models.register(app)
+settings.register(app)
 train.register(app)
 bench.register(app)
 

@@ -46,6 +46,7 @@ def train_avdigits(
     clips: Annotated[int, typer.Option(min=1, help="Clips an epoch, each drawn anew.")] = 10_000,
     batch: Annotated[int, typer.Option(min=2, help="Clips a step.")] = 50,
     channels: Annotated[int, typer.Option(min=16, help="Channels C of the tokens.")] = 128,
+    alpha: Annotated[float, typer.Option(min=0, help="Weight of cross-modal residuals.")] = 0.5,
     steps: Annotated[int, typer.Option(min=1, max=64, help="Time steps T as served.")] = 4,
     learning_rate: Annotated[float, typer.Option(min=0, help="Greatest learning rate.")] = 3e-3,
     synthetic_takes: Annotated[
@@ -82,7 +83,7 @@ def train_avdigits(
     """
     options = _train_options(
         data=data, out=out, epochs=epochs, clips=clips, batch=batch, embed_dim=channels,
-        steps=steps, learning_rate=learning_rate, synthetic_takes=synthetic_takes,
+        alpha=alpha, steps=steps, learning_rate=learning_rate, synthetic_takes=synthetic_takes,
         development_clips=development_clips, seed=seed, resume=resume, begin=begin,
         workers=workers, shares=_shares(shares), slow=tuple(slow or ()),
         freeze_norms=freeze_norms,

@@ -27,7 +27,7 @@ from tests.service.test_registry import damage
 SEVEN = CLIPS / "digit-7.webm"
 #: Settings that would be seen on a command line.
 SECRETS = {"api-keys", "admin-key"}
-COMMANDS = ("serve", "classify", "models", "train", "evaluate")
+COMMANDS = ("serve", "classify", "models", "settings", "train", "evaluate", "bench")
 
 
 def scmrl(*arguments: object, code: int = 0) -> Result:
@@ -222,6 +222,20 @@ def test_models_json_is_a_card_a_line(weights: Path) -> None:
 
 def test_models_of_an_empty_folder_says_so(tmp_path: Path) -> None:
     assert str(tmp_path) in scmrl("models", "--models", tmp_path, code=1).stderr
+
+
+def test_settings_are_told_with_what_they_are_here_and_secrets_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SCMRL_MAX_BATCH", "13")
+    monkeypatch.setenv("SCMRL_ADMIN_KEY", "a-secret-of-the-operator")
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = scmrl("settings").output
+    assert re.search(r"SCMRL_MAX_BATCH\s*│\s*13 requests\s*│\s*8 requests", shown)
+    assert re.search(r"SCMRL_ADMIN_KEY\s*│\s*set\s*│\s*none", shown)
+    assert "a-secret" not in shown
+    monkeypatch.setenv("SCMRL_MAX_BATCH", "none at all")
+    assert "SCMRL_MAX_BATCH: " in scmrl("settings", code=2).stderr
 
 
 # --- train and evaluate --------------------------------------------------------------------

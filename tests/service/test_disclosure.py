@@ -6,6 +6,7 @@ import logging
 import platform
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -25,6 +26,8 @@ from tests.service.media_files import png, tone, wav
 from tests.service.server import listening, running, statuses, wait_until
 from tests.service.test_registry import damage
 from tests.service.test_security import ADMIN, ANNA, BERT, CLASSIFY
+
+FORM = "multipart/form-data; boundary=b"
 
 #: What an answer must not name: where the code lies, what it is made of, and in which versions.
 INSIDE = re.compile(
@@ -92,20 +95,26 @@ def ordinary(weights: Path, clip: bytes) -> Iterator[httpx.Response]:
             answer = client.post(CLASSIFY, files={field: ("diary.mp4", content)})
             if answer.status_code != 200:  # half a clip may be read
                 yield answer
-        with app.state.scmrl.registry.get("avdigits").batcher.place():
+        registry = app.state.scmrl.registry
+        with registry.get("avdigits").batcher.place():
             yield client.post(CLASSIFY, files={"clip": clip})
+        operator = {"Authorization": f"Bearer {ADMIN}"}
+        yield client.delete("/v1/admin/models/avdigits", headers=operator)
+        for name in ("strict", "nobody"):
+            yield client.put(f"/v1/admin/models/{name}", headers=operator)
+        registry.drain()
+        yield client.post(CLASSIFY, files={"clip": clip})
 
 
 def of_forms(client: httpx.Client) -> Iterator[httpx.Response]:
-    kind = "multipart/form-data; boundary=b"
     for content, content_type in (
         (b"{}", "application/json"),
-        (b"", kind),
-        (b"--b\r\n\xff\xfe\0: \r\n\r\n", kind),
-        (b"--b\r\nContent-Disposition: form-data\r\n\r\n1\r\n--b--", kind),
-        (b"--c\r\n", kind),
+        (b"", FORM),
+        (b"--b\r\n\xff\xfe\0: \r\n\r\n", FORM),
+        (b"--b\r\nContent-Disposition: form-data\r\n\r\n1\r\n--b--", FORM),
+        (b"--c\r\n", FORM),
         (b"", "multipart/form-data; boundary=" + "b" * 300),
-        (b"--b\r\n" + b"X: 1\r\n" * 50 + b"\r\n1\r\n--b--", kind),
+        (b"--b\r\n" + b"X: 1\r\n" * 50 + b"\r\n1\r\n--b--", FORM),
     ):
         yield client.post(CLASSIFY, content=content, headers={"Content-Type": content_type})
     for data in ({"steps": "0"}, {"top_k": "x"}, {"attention": "?"}, {"unknown": "1"}):
@@ -123,6 +132,15 @@ def late(weights: Path, clip: bytes) -> Iterator[httpx.Response]:
     for slow in ({"request_deadline_s": 0.001}, {"decode_timeout_s": 0.001}):
         with running(weights, compile="off", **slow) as client:
             yield client.post(CLASSIFY, files={"clip": clip})
+    app = create_app(Settings(models=weights, compile="off", upload_timeout_s=0.001))
+    with listening(app) as client:
+        wait_until(lambda: client.get("/readyz").status_code == 200)
+        yield client.post(CLASSIFY, content=dawdling(), headers={"Content-Type": FORM})
+
+
+def dawdling() -> Iterator[bytes]:
+    yield b"--b\r\n"
+    time.sleep(0.2)
 
 
 @contextmanager

@@ -1,0 +1,76 @@
+"""`scmrl settings`: what can be set, and what it is set to here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+
+from service.settings import Settings
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("settings")(settings)
+
+
+def settings(
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the README's table, with the defaults.")
+    ] = False,
+) -> None:
+    """List every setting: its variable, what it is set to here, its default and what it does."""
+    if markdown:
+        typer.echo("\n".join(markdown_table()))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    try:
+        here = Settings()
+    except ValidationError as exc:
+        for error in exc.errors():
+            typer.echo(f"SCMRL_{str(error['loc'][0]).upper()}: {error['msg']}", err=True)
+        raise typer.Exit(2) from exc
+    table = Table("variable", "here", "default", "what")
+    for name, field in Settings.model_fields.items():
+        now = _shown(getattr(here, name), _unit(field))
+        default = _shown(field.default, _unit(field))
+        table.add_row(
+            f"SCMRL_{name.upper()}", now if now == default else f"[bold]{now}[/bold]", default,
+            field.description,
+        )  # fmt: skip
+    Console().print(table)
+
+
+def markdown_table() -> Iterator[str]:
+    """The lines of a table of all settings and their defaults."""
+    yield "| variable | default | what |"
+    yield "| --- | --- | --- |"
+    for name, field in Settings.model_fields.items():
+        default = _shown(field.default, _unit(field))
+        yield f"| `SCMRL_{name.upper()}` | {default} | {field.description} |"
+
+
+def _unit(field: FieldInfo) -> str:
+    extra = field.json_schema_extra
+    return str(extra.get("unit", "")) if isinstance(extra, dict) else ""
+
+
+def _shown(value: Any, unit: str) -> str:
+    if isinstance(value, SecretStr):
+        return "set" if value.get_secret_value() else "none"
+    if value is None or value == ():
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Path):
+        return os.path.relpath(value)
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    return f"{value:g} {unit}".strip() if isinstance(value, float) else f"{value} {unit}".strip()
