@@ -15,12 +15,14 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import HTMLResponse, RedirectResponse
 from starlette.staticfiles import StaticFiles
 
-from service import cores, error_responses
+from service import cores, error_responses, traces
 from service.access import AccessLog
 from service.body_limit import BodyLimit
 from service.decoding.pool import DecodeLimits, Decoders
+from service.live import Live
+from service.metrics import Metrics
 from service.registry import Registry, StartupError
-from service.routes import classify, health, models
+from service.routes import classify, health, metrics, models
 from service.routes.responses import SCHEMA_NAME
 from service.schemas import ErrorBody
 from service.settings import MIB, Settings
@@ -72,7 +74,9 @@ def create_app(
         log.critical("the device is lost: %s", error)
         on_failure(StartupError(f"the device is lost: {error}"))
 
-    state = State(settings, Registry(settings, fatal), decoders)
+    registry = Registry(settings, fatal)
+    state = State(settings, registry, decoders, Metrics(Live(registry, decoders), VERSION))
+    tracing = traces.from_environment(VERSION)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -87,6 +91,8 @@ def create_app(
             with suppress(asyncio.CancelledError):
                 await loading
             state.decoders.stop()
+            if tracing is not None:
+                await asyncio.to_thread(tracing.stop)
 
     app = FastAPI(
         title="scmrl",
@@ -99,9 +105,10 @@ def create_app(
     )
     app.state.scmrl = state
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    app.add_middleware(AccessLog)  # added last: outermost
+    trace = tracing.record if tracing is not None else None
+    app.add_middleware(AccessLog, measure=state.metrics.measure, trace=trace)  # last: outermost
     error_responses.install(app)
-    for router in (classify.router, models.router, health.router):
+    for router in (classify.router, models.router, health.router, metrics.router):
         app.include_router(router)
     _add_docs(app)
     return app

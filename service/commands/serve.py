@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import os
 import signal
 import socket
@@ -14,6 +13,7 @@ import typer
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from service import logs
 from service.settings import Settings
 
 #: Exit codes: of a service that could not start, and of settings that make no sense.
@@ -61,7 +61,7 @@ def run(settings: Settings) -> int:
 
     from service.app import create_app
 
-    _configure_logging(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format)
     try:
         listener = _listen(settings.host, settings.port)
     except OSError as exc:
@@ -89,8 +89,9 @@ def run(settings: Settings) -> int:
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, lambda *_: None)
     server.run(sockets=[listener])
-    for failure in failures:
-        typer.echo(f"scmrl serve: {failure}", err=True)
+    if settings.log_format == "console":  # else the log alone has it, as an object
+        for failure in failures:
+            typer.echo(f"scmrl serve: {failure}", err=True)
     return FAILED if failures else 0
 
 
@@ -130,13 +131,3 @@ def _greet(listener: socket.socket) -> None:
     clip = os.path.relpath(CLIP) if CLIP.exists() else "CLIP.mp4"
     typer.echo(f"\nscmrl is ready on {address} (its description: {address}/docs)")
     typer.echo(f"\n  curl -F clip=@{clip} {address}/v1/classify\n")
-
-
-def _configure_logging(level: str) -> None:
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
-    logging.getLogger("scmrl").setLevel(level.upper())
-    logging.getLogger("uvicorn").setLevel("DEBUG" if level == "debug" else "WARNING")
-    # It warns of each damaged form, which a line of our own tells already.
-    logging.getLogger("python_multipart").setLevel("DEBUG" if level == "debug" else "ERROR")

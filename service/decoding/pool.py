@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass
 
 from service.decoding import wire
@@ -161,7 +162,8 @@ class Decoders:
         died of the files.
         """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._decode, files, wanted)
+        context = copy_context()  # the executor's threads know nothing of the request
+        return await loop.run_in_executor(self._threads, context.run, self._decode, files, wanted)
 
     def stop(self) -> None:
         """End all processes; what waits for one is never run."""
