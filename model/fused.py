@@ -26,7 +26,7 @@ from torch.nn.functional import conv2d
 
 from model import kernels, quantized
 from model.attention import CCSSA, SCALE, Maps, Projection, SpikingAttention
-from model.network import MLP, SCMRL, CrossModalResidual, Output
+from model.network import MLP, SCMRL, CrossModalResidual, Output, firing_rate
 from model.patch import PatchSplitting, Stage
 from model.quantized import Map
 
@@ -266,10 +266,11 @@ class FusedMLP:
 
 @dataclass(frozen=True)
 class Target:
-    """One stream of one sample: its features [C], its residual's mean over tokens [T, C] where
-    it received any, and what was looked at, by the stream looked at."""
+    """One stream of one sample: its features [C], its tokens' firing rate [], its residual's mean
+    over tokens [T, C] where it received any, and what was looked at, by the stream looked at."""
 
     features: Tensor
+    firing_rate: Tensor
     residual: Tensor | None
     looked: list[tuple[str, SampleMaps]]
 
@@ -323,6 +324,10 @@ class FusedNetwork:
         by_stream = {name: targets[index :: len(names)] for index, name in enumerate(names)}
         return self._network.read_out(
             {name: torch.stack([t.features for t in found]) for name, found in by_stream.items()},
+            {
+                name: torch.stack([t.firing_rate for t in found])
+                for name, found in by_stream.items()
+            },
             _residuals(by_stream),
             _looked(by_stream) if attention else None,
         )
@@ -348,8 +353,9 @@ class FusedNetwork:
     def _target(self, name: str, tokens: Mapping[str, Tensor], maps: bool) -> Target:
         """What becomes of one stream's tokens, given all of the sample's [T, N, D]."""
         x = tokens[name]
+        rate = firing_rate(x, (0, 1, 2))
         if self._blocks:
-            return self._self_attended(name, x, maps)
+            return self._self_attended(name, x, rate, maps)
         received, looked = [], []
         for source, residual in self.residual.get(name, {}).items():
             if source in tokens:
@@ -357,18 +363,18 @@ class FusedNetwork:
                 received.append(gave)
                 looked.append((source, seen))
         if not received:
-            return Target(self.mlp[name](x).mean((0, 1)), None, [])
+            return Target(self.mlp[name](x).mean((0, 1)), rate, None, [])
         total = received[0] if len(received) == 1 else torch.stack(received).sum(0)
         x = x + self._network.config.alpha * total
-        return Target(self.mlp[name](x).mean((0, 1)), total.mean(1), looked)
+        return Target(self.mlp[name](x).mean((0, 1)), rate, total.mean(1), looked)
 
-    def _self_attended(self, name: str, x: Tensor, maps: bool) -> Target:
+    def _self_attended(self, name: str, x: Tensor, rate: Tensor, maps: bool) -> Target:
         looked = []
         for attention, mlp in self._blocks:
             spikes, seen = attention(x, x, maps)
             x = mlp(x + spikes)
             looked.append((name, seen))
-        return Target(x.mean((0, 1)), None, looked)
+        return Target(x.mean((0, 1)), rate, None, looked)
 
 
 def _residuals(by_stream: Mapping[str, Sequence[Target]]) -> dict[str, Tensor]:

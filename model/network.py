@@ -34,6 +34,8 @@ class Output:
     `logits` [B, classes]; `bias` [classes], the head's. `residuals`: each stream's cross-modal
     residual, mean over tokens, [T, B, C] (the features of the alignment loss). `stream_logits`:
     each stream's exact share of the logits [B, classes]; their sum plus the bias is `logits`.
+    `firing_rates`: spikes per neuron and step [B], 0 to 1, of the layers that make a stream's
+    tokens: the last stage of its patch splitting, after its pooling, and the position stage.
     `attention` by the stream that the map is drawn on; None where it was not asked for.
     """
 
@@ -41,6 +43,7 @@ class Output:
     bias: Tensor
     residuals: dict[str, Tensor] = field(default_factory=dict)
     stream_logits: dict[str, Tensor] = field(default_factory=dict)
+    firing_rates: dict[str, Tensor] = field(default_factory=dict)
     attention: dict[str, StreamAttention] | None = None
 
 
@@ -127,16 +130,18 @@ class SCMRL(nn.Module):
         """
         self._check(inputs)
         tokens = {n: self.patch[n](inputs[n]) for n in self.config.streams if n in inputs}
+        rates = {name: firing_rate(x, (0, 2, 3)) for name, x in tokens.items()}
         if self.single:
             tokens, residuals, looked = self._self_attend(tokens, attention)
         else:
             tokens, residuals, looked = self._cross_attend(tokens, attention)
         pooled = {name: x.mean((0, 3)) for name, x in tokens.items()}
-        return self.read_out(pooled, residuals, looked if attention else None)
+        return self.read_out(pooled, rates, residuals, looked if attention else None)
 
     def read_out(
         self,
         features: dict[str, Tensor],
+        firing_rates: dict[str, Tensor],
         residuals: dict[str, Tensor],
         looked: dict[str, list[Maps]] | None,
     ) -> Output:
@@ -150,6 +155,7 @@ class SCMRL(nn.Module):
             bias=self.head.bias,
             residuals=residuals,
             stream_logits=stream_logits,
+            firing_rates=firing_rates,
             attention=None if looked is None else self._attention(looked),
         )
 
@@ -205,6 +211,14 @@ class SCMRL(nn.Module):
         known = set(self.config.streams)
         if not inputs or not set(inputs) <= known:
             raise ValueError(f"inputs {sorted(inputs)}: one or more of {sorted(known)} are needed")
+
+
+def firing_rate(tokens: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Spikes per neuron and step of tokens, over all but their batch.
+
+    A token is the sum of the spikes of two layers, so the mean of its values is twice the rate.
+    """
+    return tokens.mean(dims) / 2
 
 
 def _share(maps: list[Tensor | None], grid: tuple[int, int]) -> Tensor | None:

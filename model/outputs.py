@@ -45,6 +45,9 @@ def _each(outputs: Sequence[Output], make: Callable[[Sequence[Tensor], int], Ten
         stream_logits={
             name: make([o.stream_logits[name] for o in outputs], 0) for name in first.stream_logits
         },
+        firing_rates={
+            name: make([o.firing_rates[name] for o in outputs], 0) for name in first.firing_rates
+        },
         attention=attention,
     )
 

@@ -6,13 +6,16 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.account import Account, Answered, request_id
 from service.error_responses import respond
 from service.errors import Error, Problem
+from service.logs import Event
 
 log = logging.getLogger("scmrl.access")
 
@@ -26,11 +29,19 @@ CLIENT_GONE = 499
 class AccessLog:
     """Outermost middleware: gives `request.state.id`, sends it as X-Request-ID, logs one line.
 
-    Routes put what is worth logging into `request.state.notes`; uploads never belong there.
+    Routes fill in `request.state.account`. `measure` is told of each request that has been
+    answered; `trace` as well, and gives the id of the trace that it made of it.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        measure: Callable[[Answered], None],
+        trace: Callable[[Answered], str | None] | None = None,
+    ) -> None:
         self.app = app
+        self._measure = measure
+        self._trace = trace
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -38,16 +49,17 @@ class AccessLog:
             return
 
         started = time.perf_counter()
-        request_id = _request_id(Headers(scope=scope))
+        this = _request_id(Headers(scope=scope))
+        known = request_id.set(this)
         state = scope.setdefault("state", {})
-        state.update(id=request_id, notes={}, problem=None)
+        state.update(id=this, account=Account(), problem=None)
         status: int | None = None
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                MutableHeaders(scope=message)["X-Request-ID"] = this
             await send(message)
 
         try:
@@ -55,13 +67,19 @@ class AccessLog:
         except ClientDisconnect:
             status = CLIENT_GONE
         except Exception:
-            log.exception("id=%s unexpected error", request_id)
+            log.exception(Event("unexpected error", {"id": this}))
             if status is None:
                 problem = Problem(Error.INTERNAL, "This is a bug; the log has it under this id.")
                 response = respond(Request(scope), problem)
                 await response(scope, receive, send_with_id)
         finally:
-            _log_line(scope, status, time.perf_counter() - started)
+            self._conclude(_answered(scope, CLIENT_GONE if status is None else status, started))
+            request_id.reset(known)
+
+    def _conclude(self, answered: Answered) -> None:
+        self._measure(answered)
+        trace_id = self._trace(answered) if self._trace is not None else None
+        log.log(logging.DEBUG if answered.quiet else logging.INFO, _line(answered, trace_id))
 
 
 def _request_id(headers: Headers) -> str:
@@ -69,21 +87,27 @@ def _request_id(headers: Headers) -> str:
     return asked if _ACCEPTABLE_ID.fullmatch(asked) else uuid.uuid4().hex
 
 
-def _log_line(scope: Scope, status: int | None, seconds: float) -> None:
+def _answered(scope: Scope, status: int, started: float) -> Answered:
     state = scope["state"]
-    notes = dict(state["notes"])
-    problem: Problem | None = state["problem"]
-    if problem is not None:
-        notes["error"] = problem.error.name.lower()
-        notes["detail"] = problem.detail
-    quiet = scope["path"] in ("/healthz", "/readyz") and status == 200
-    log.log(
-        logging.DEBUG if quiet else logging.INFO,
-        "id=%s %s %r %s %.1fms%s",
-        state["id"],
-        scope["method"],
-        scope["path"],
-        status if status is not None else CLIENT_GONE,
-        1000 * seconds,
-        "".join(f" {name}={value!r}" for name, value in notes.items()),
+    return Answered(
+        id=state["id"],
+        method=scope["method"],
+        path=scope["path"],
+        # The template: a path may hold what a client made up, and there is no end of those.
+        route=getattr(scope.get("route"), "path", None),
+        headers=Headers(scope=scope),
+        status=status,
+        started=started,
+        ended=time.perf_counter(),
+        account=state["account"],
+        problem=state["problem"],
     )
+
+
+def _line(answered: Answered, trace_id: str | None) -> Event:
+    fields = dict(answered.fields)
+    if trace_id is not None:
+        fields["trace_id"] = trace_id
+    said = ("id", "method", "path", "status", "duration_ms")
+    message = "{method} {path!r} {status} {duration_ms:.1f}ms".format(**fields)
+    return Event(message, fields, {n: v for n, v in fields.items() if n not in said})

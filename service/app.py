@@ -16,12 +16,15 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse, RedirectResponse
 from starlette.staticfiles import StaticFiles
 
-from service import cores, error_responses, keys, security
+from service import cores, error_responses, keys, security, traces
 from service.access import AccessLog
+from service.account import Answered
 from service.body_limit import BodyLimit
 from service.decoding.pool import DecodeLimits, Decoders
+from service.live import Live
+from service.metrics import Metrics
 from service.registry import Registry, StartupError
-from service.routes import admin, classify, health, models
+from service.routes import admin, classify, health, metrics, models
 from service.routes.responses import SCHEMA_NAME
 from service.schemas import ErrorBody
 from service.security import KeyCheck
@@ -78,7 +81,9 @@ def create_app(
         log.critical("the device is lost: %s", error)
         on_failure(StartupError(f"the device is lost: {error}"))
 
-    state = State(settings, Registry(settings, fatal), decoders)
+    registry = Registry(settings, fatal)
+    state = State(settings, registry, decoders, Metrics(Live(registry, decoders), VERSION))
+    tracing = traces.from_environment(VERSION)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -94,6 +99,8 @@ def create_app(
             with suppress(asyncio.CancelledError):
                 await loading
             state.decoders.stop()
+            if tracing is not None:
+                await asyncio.to_thread(tracing.stop)
 
     app = FastAPI(
         title="scmrl",
@@ -105,15 +112,22 @@ def create_app(
         redoc_url=None,
     )
     app.state.scmrl = state
-    _add_middleware(app, settings, known)
+    trace = tracing.record if tracing is not None else None
+    _add_middleware(app, settings, known, state.metrics.measure, trace)
     error_responses.install(app)
-    for router in (classify.router, models.router, admin.router, health.router):
+    for router in (classify.router, models.router, admin.router, health.router, metrics.router):
         app.include_router(router)
     _add_docs(app, known)
     return app
 
 
-def _add_middleware(app: FastAPI, settings: Settings, known: keys.Keys) -> None:
+def _add_middleware(
+    app: FastAPI,
+    settings: Settings,
+    known: keys.Keys,
+    measure: Callable[[Answered], None],
+    trace: Callable[[Answered], str | None] | None,
+) -> None:
     """From the innermost to the outermost, which sees a request first and its answer last.
 
     A browser asks whether it may send a key without sending one: CORS lies outside the keys.
@@ -133,7 +147,7 @@ def _add_middleware(app: FastAPI, settings: Settings, known: keys.Keys) -> None:
             allow_headers=("Authorization", "X-Request-ID"),
             expose_headers=("Retry-After", "X-Request-ID"),
         )
-    app.add_middleware(AccessLog)
+    app.add_middleware(AccessLog, measure=measure, trace=trace)
     app.add_middleware(SecurityHeaders)
 
 

@@ -15,12 +15,13 @@ import logging
 import math
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from service.account import request_id
 from service.admission import Admission
 from service.errors import Error, Problem
 
@@ -66,6 +67,7 @@ class _Job:
     inputs: Mapping[str, Tensor]
     future: asyncio.Future[Ran]
     queued_at: float = field(default_factory=time.monotonic)
+    id: str | None = field(default_factory=request_id.get)
 
 
 class Place:
@@ -146,6 +148,7 @@ class Batcher:
         self._devices = len(engines)
         self._workers = [_Worker(engine, self._work) for engine in engines]
         self.restarts = 0  # workers that were replaced
+        self.batches: Counter[int] = Counter()  # that have run, by their size
 
     def start(self) -> None:
         self._working = self._devices
@@ -167,7 +170,10 @@ class Batcher:
                 worker.replaced = True
                 self._working -= worker.thread.is_alive()
         for worker, why in lost.items():
-            log.error("the worker on %s %s: it is replaced", worker.engine.device, why)
+            log.error(
+                "the worker on %s %s: it is replaced; it was at the requests %s",
+                worker.engine.device, why, _ids(worker.batch),
+            )  # fmt: skip
             for job in worker.batch:
                 _deliver(job, _stopped())
             successor = _Worker(worker.engine.renewed(), self._work)
@@ -217,6 +223,11 @@ class Batcher:
     def pressure(self) -> float:
         """How near it is to refusing requests, from 0 to 1."""
         return self._admission.pressure
+
+    @property
+    def places(self) -> int:
+        """The most that can be taken."""
+        return self._admission.places
 
     def check_room(self) -> None:
         """Raise Problem FULL where no place is free: before an upload is read for nothing."""
@@ -297,11 +308,15 @@ class Batcher:
             if len(batch) == 1:
                 _deliver(batch[0], exc)
                 return
-            log.warning("a batch of %d failed, each is run alone: %r", len(batch), exc)
+            log.warning(
+                "a batch of %d failed, each is run alone: %r; the requests %s",
+                len(batch), exc, _ids(batch),
+            )  # fmt: skip
             for job in batch:
                 self._run(engine, [job])
             return
         seconds = time.monotonic() - started
+        self.batches[len(batch)] += 1
         for job, share in zip(batch, shares, strict=True):
             _deliver(job, Ran(share, len(batch), started - job.queued_at, seconds))
 
@@ -329,6 +344,10 @@ def _deliver(job: _Job, result: Ran | Exception) -> None:
 
     with suppress(RuntimeError):  # the loop is closed: nobody waits
         job.future.get_loop().call_soon_threadsafe(settle)
+
+
+def _ids(batch: list[_Job]) -> str:
+    return ", ".join(job.id or "of no id" for job in batch) or "(none)"
 
 
 def _stopped() -> Problem:

@@ -65,7 +65,8 @@ class KeyCheck:
             return
 
         key = self._key(scope)
-        scope.setdefault("state", {}).setdefault("notes", {})["key"] = key.name
+        if scope["type"] == "http":
+            scope["state"]["account"].notes["key"] = key.name
         if is_admin and key is not self.keys.admin:
             detail = f"{key.name!r} is an API key; what is under {ADMIN} takes the admin key."
             raise Problem(Error.KEY_REFUSED, detail)

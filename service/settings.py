@@ -96,6 +96,9 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "info", "Least severe messages that are logged"
     )
+    log_format: Literal["console", "json"] = _setting(
+        "console", "Lines of log: for people, or a JSON object each for machines"
+    )
 
     max_body_bytes: int = _setting(128 * MIB, "Largest request body", "bytes", ge=1024)
     max_file_bytes: int = _setting(64 * MIB, "Largest single file", "bytes", ge=1024)

@@ -6,18 +6,28 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
+from service.account import Account
 from service.decoding.pool import Decoders
+from service.metrics import Metrics
 from service.registry import Registry
 from service.settings import Settings
 
 
 @dataclass(frozen=True)
 class State:
-    """The settings, the checkpoints and the decoders of one running service."""
+    """The settings, the checkpoints, the decoders and the metrics of one running service."""
 
     settings: Settings
     registry: Registry
     decoders: Decoders
+    metrics: Metrics
+
+
+def account_of(request: Request) -> Account:
+    """Where a route notes what the request takes."""
+    account = request.state.account
+    assert isinstance(account, Account)
+    return account
 
 
 def state_of(request: Request) -> State:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import ipaddress
-import logging
 import os
 import socket
 import threading
@@ -17,6 +16,7 @@ import typer
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
+from service import logs
 from service.keys import Keys, KeysError, read
 from service.settings import Settings
 
@@ -85,7 +85,7 @@ def run(settings: Settings) -> int:
     except KeysError as exc:
         typer.echo(f"scmrl serve: {exc}", err=True)
         return MISUSED
-    _configure_logging(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format)
     try:
         listener = _listen(settings.host, settings.port)
     except OSError as exc:
@@ -113,8 +113,9 @@ def run(settings: Settings) -> int:
     stopping = Stopping(server, app.state.scmrl.registry, settings)
     server.handle_exit = stopping.told  # type: ignore[method-assign]
     server.run(sockets=[listener])
-    for failure in failures:
-        typer.echo(f"scmrl serve: {failure}", err=True)
+    if settings.log_format == "console":  # else the log alone has it, as an object
+        for failure in failures:
+            typer.echo(f"scmrl serve: {failure}", err=True)
     return FAILED if failures else 0
 
 
@@ -205,13 +206,3 @@ def _greet(listener: socket.socket, needs_key: bool) -> None:
     typer.echo(f"\nscmrl is ready on {address} (its description: {address}/docs)")
     key = "-H 'Authorization: Bearer KEY' " if needs_key else ""
     typer.echo(f"\n  curl {key}-F clip=@{clip} {address}/v1/classify\n")
-
-
-def _configure_logging(level: str) -> None:
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
-    logging.getLogger("scmrl").setLevel(level.upper())
-    logging.getLogger("uvicorn").setLevel("DEBUG" if level == "debug" else "WARNING")
-    # It warns of each damaged form, which a line of our own tells already.
-    logging.getLogger("python_multipart").setLevel("DEBUG" if level == "debug" else "ERROR")

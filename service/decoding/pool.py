@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass
 
 from service.decoding import wire
@@ -98,7 +99,7 @@ class _Nursery:
             return self._control
         ours, theirs = socket.socketpair()
         # Whoever takes it over must not find the service's keys in its memory.
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("SCMRL_")}
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("SCMRL_", "OTEL_"))}
         # Its libraries' own messages are about strangers' files, and of no use to an operator.
         quiet = None if log.isEnabledFor(logging.DEBUG) else subprocess.DEVNULL
         with theirs:
@@ -167,7 +168,8 @@ class Decoders:
         died of the files.
         """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._decode, files, wanted)
+        context = copy_context()  # the executor's threads know nothing of the request
+        return await loop.run_in_executor(self._threads, context.run, self._decode, files, wanted)
 
     def watch(self) -> None:
         """Where no process can be started, try again until the service stops; a thread's work."""

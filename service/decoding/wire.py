@@ -45,6 +45,10 @@ class _Job(_Message):
     sizes: list[tuple[str, int]]
 
 
+#: A time that can be: what a process says that strangers' files may have taken over.
+_Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
+
+
 class _Array(_Message):
     dtype: Literal["float32", "float64", "uint8"]
     shape: list[Annotated[int, Field(ge=0, le=1 << 30)]] = Field(max_length=5)
@@ -67,8 +71,8 @@ class _Answer(_Message):
     kind: Literal["answer"] = "answer"
     prepared: dict[str, _Stream]
     streams: dict[str, StreamInfo]
-    decode_s: float
-    preprocess_s: float
+    decode_s: _Seconds
+    preprocess_s: _Seconds
 
 
 class _Refusal(_Message):

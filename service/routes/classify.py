@@ -12,7 +12,7 @@ from starlette.responses import Response
 from model.media import Limits
 from service import answer
 from service.admission import shed
-from service.decoding.files import Wanted
+from service.decoding.files import Decoded, Wanted
 from service.encoding import encoded
 from service.errors import Error
 from service.form import ATTENTION_DETAILS, FIELDS, FILES, VALUES, Media, Options, interpret
@@ -21,7 +21,7 @@ from service.registry import Model
 from service.routes.responses import problems
 from service.schemas import Classification
 from service.settings import Settings
-from service.state import State, state_of
+from service.state import State, account_of, state_of
 from service.uploads import UploadLimits, read_form
 
 router = APIRouter(prefix="/v1", tags=["classify"])
@@ -84,6 +84,8 @@ async def classify_with(request: Request, name: str) -> Response:
 async def _classify(request: Request, name: str) -> Response:
     state = state_of(request)
     settings = state.settings
+    account = account_of(request)
+    account.model = name if name in state.registry.names else None
     with state.registry.using(name) as model:
         model.batcher.check_room()
         form = await read_form(
@@ -106,22 +108,28 @@ async def _answer(
 ) -> Classification:
     """Take a place, decode, run with whoever else is there, and explain."""
     started = time.perf_counter()
+    account = account_of(request)
     with model.batcher.place() as place:
         steps = _steps(state.settings, model, options)
         limits, canvas = media_limits(state.settings), options.attention == "overlay"
         wanted = Wanted.of(model.card, steps, limits, canvas)
-        decoded = await state.decoders.decode(files, wanted)
+        account.notes["steps"] = steps
+        with account.attempt("decode"):
+            decoded = await state.decoders.decode(files, wanted)
+        account.lasted(*_reading(decoded, time.perf_counter() - started))
         inputs = encoded(decoded.prepared, model.card, steps)
-        ran = await place.run(inputs, steps, answer.asked(options))
+        with account.attempt("run"):
+            ran = await place.run(inputs, steps, answer.asked(options))
+        account.lasted(("queue", ran.queue_s), ("inference", ran.inference_s))
+        account.firing_rates = {n: float(rate[0]) for n, rate in ran.output.firing_rates.items()}
         parts = answer.Parts(model.name, model.card, options, decoded, ran, steps)
-        explained = await asyncio.to_thread(answer.explained, parts)
+        with account.stage("explain"):
+            explained = await asyncio.to_thread(answer.explained, parts)
     result = answer.build(
         parts, explained, request_id=request.state.id, total_s=time.perf_counter() - started
     )
     timing = result.timing_ms
-    request.state.notes.update(
-        model=model.name,
-        steps=steps,
+    account.notes.update(
         streams="+".join(inputs),
         batch=ran.batch_size,
         decode_ms=timing.decode,
@@ -138,6 +146,16 @@ def _steps(settings: Settings, model: Model, options: Options) -> int:
     if not options.degrade:
         return model.card.steps
     return shed(model.card.steps, settings.shed_steps, model.batcher.pressure)
+
+
+def _reading(decoded: Decoded, seconds: float) -> tuple[tuple[str, float], ...]:
+    """The stages of reading files in `seconds` together; the first waits for a process."""
+    waited = max(0.0, seconds - decoded.decode_s - decoded.preprocess_s)
+    return (
+        ("decode_wait", waited),
+        ("decode", decoded.decode_s),
+        ("preprocess", decoded.preprocess_s),
+    )
 
 
 def media_limits(settings: Settings) -> Limits:

@@ -58,5 +58,5 @@ def summary(registry: Registry, name: str) -> ModelSummary:
         steps=card.steps,
         missing_streams=card.missing_streams,
         device=", ".join(str(engine.device) for engine in model.engines),
-        path=model.engines[0].path,
+        path=next((engine.path for engine in model.engines), None),  # none: it is replaced
     )

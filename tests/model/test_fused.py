@@ -45,6 +45,9 @@ def assert_same(found: Output, expected: Output) -> None:
     assert set(found.residuals) == set(expected.residuals)
     for name, residual in expected.residuals.items():
         torch.testing.assert_close(found.residuals[name], residual, rtol=0, atol=1e-6)
+    assert set(found.firing_rates) == set(expected.firing_rates)
+    for name, rate in expected.firing_rates.items():
+        torch.testing.assert_close(found.firing_rates[name], rate, rtol=0, atol=1e-6)
     assert found.attention is not None
     assert expected.attention is not None
     assert set(found.attention) == set(expected.attention)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, max_pool2d
 
 from model.alignment import alignment_loss
 from model.config import Config, StreamConfig
@@ -136,6 +136,18 @@ def test_maps_are_those_of_the_equations(case: Case) -> None:
             torch.testing.assert_close(maps.spatial.double(), spatial[name], rtol=1e-5, atol=1e-7)
         if maps.temporal is not None:
             torch.testing.assert_close(maps.temporal.double(), temporal[name], rtol=1e-5, atol=1e-7)
+
+
+def test_a_streams_firing_rate_is_the_mean_of_the_spikes_that_make_its_tokens(case: Case) -> None:
+    rates = case.output.firing_rates
+    assert list(rates) == list(case.network.config.streams)
+    for name, rate in rates.items():
+        last = len(case.network.patch[name].stages) - 1  # type: ignore[arg-type]
+        found = case.spikes[f"patch.{name}.stages.{last}.lif"]
+        pooled = max_pool2d(found.flatten(0, 1), 3, 2, 1).unflatten(0, found.shape[:2])
+        both = torch.stack([pooled, case.spikes[f"patch.{name}.position.lif"]])
+        torch.testing.assert_close(rate, both.mean((0, 1, 3, 4, 5)), rtol=0, atol=1e-6)
+        assert ((rate > 0) & (rate < 1)).all()
 
 
 def test_logits_are_the_sum_of_the_streams_shares_and_the_bias(case: Case) -> None:

@@ -1,0 +1,134 @@
+"""Metrics that are read from the service's state at each scrape, so that nobody keeps them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from service.decoding.pool import Decoders
+from service.registry import Model, Registry
+
+if TYPE_CHECKING:
+    import torch
+
+#: Upper bounds of the sizes of batches that are told apart; max_batch can be 1024.
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class Live(Collector):
+    """The checkpoints' and the decoders' state."""
+
+    def __init__(self, registry: Registry, decoders: Decoders) -> None:
+        self._registry = registry
+        self._decoders = decoders
+
+    def describe(self) -> list[Metric]:
+        """Names that nobody else may take; the state itself may not be there yet."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics of this moment."""
+        models = dict(self._registry.ready)
+        yield self._ready(models)
+        yield _info(models)
+        yield from _load(models)
+        yield _batch_sizes(models)
+        yield self._restarts(models)
+        yield from _memory(models)
+
+    def _ready(self, models: Mapping[str, Model]) -> Metric:
+        family = GaugeMetricFamily(
+            "scmrl_model_ready",
+            "Whether a checkpoint is loaded and every device has its worker",
+            labels=["model"],
+        )
+        for name in self._registry.names:
+            ready = name in models and models[name].batcher.trouble(math.inf) is None
+            family.add_metric([name], float(ready))
+        return family
+
+    def _restarts(self, models: Mapping[str, Model]) -> Metric:
+        family = CounterMetricFamily(
+            "scmrl_worker_restarts",
+            "Workers that died or hung and were replaced: engine threads, decoding processes",
+            labels=["kind", "model"],
+        )
+        family.add_metric(["decode", ""], self._decoders.restarts)
+        for name, model in models.items():
+            family.add_metric(["engine", name], model.batcher.restarts)
+        return family
+
+
+def _info(models: Mapping[str, Model]) -> Metric:
+    family = InfoMetricFamily(
+        "scmrl_model", "Version of a checkpoint and how it is computed", labels=["model"]
+    )
+    for name, model in models.items():
+        paths = {engine.path for engine in model.engines}  # none while a worker is replaced
+        family.add_metric([name], {"version": model.card.version, "path": ",".join(sorted(paths))})
+    return family
+
+
+def _load(models: Mapping[str, Model]) -> Iterator[Metric]:
+    queued = GaugeMetricFamily(
+        "scmrl_queue_length", "Decoded requests that wait for an engine", labels=["model"]
+    )
+    taken = GaugeMetricFamily(
+        "scmrl_places_taken",
+        "Accepted requests: being decoded, waiting or running",
+        labels=["model"],
+    )
+    places = GaugeMetricFamily(
+        "scmrl_places", "Most requests that are accepted at a time", labels=["model"]
+    )
+    for name, model in models.items():
+        queued.add_metric([name], model.batcher.queued)
+        taken.add_metric([name], model.batcher.taken)
+        places.add_metric([name], model.batcher.places)
+    yield from (queued, taken, places)
+
+
+def _batch_sizes(models: Mapping[str, Model]) -> Metric:
+    family = HistogramMetricFamily(
+        "scmrl_batch_size", "Requests that ran together, of each batch", labels=["model"]
+    )
+    for name, model in models.items():
+        counts = model.batcher.batches.copy()
+        beneath = (0, *_SIZES)
+        held = [
+            sum(count for size, count in counts.items() if lower < size <= upper)
+            for lower, upper in zip(beneath, _SIZES, strict=False)
+        ]
+        buckets = [(f"{b:.1f}", n) for b, n in zip(_SIZES, accumulate(held), strict=True)]
+        total = sum(size * count for size, count in counts.items())
+        family.add_metric([name], [*buckets, ("+Inf", counts.total())], total)
+    return family
+
+
+def _memory(models: Mapping[str, Model]) -> Iterator[Metric]:
+    held = GaugeMetricFamily(
+        "scmrl_device_memory_bytes", "Memory of a device that this process holds", labels=["device"]
+    )
+    limit = GaugeMetricFamily(
+        "scmrl_device_memory_limit_bytes", "Memory that there is for it", labels=["device"]
+    )
+    devices: set[torch.device] = {e.device for model in models.values() for e in model.engines}
+    for device in sorted(devices, key=str):
+        from model.memory import memory
+
+        found = memory(device)
+        if found is not None:
+            held.add_metric([str(device)], found.held)
+            limit.add_metric([str(device)], found.limit)
+    yield from (held, limit)

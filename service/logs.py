@@ -1,0 +1,98 @@
+"""Lines of log: for people on a console, or one JSON object each for machines.
+
+The standard library's logging, with two formatters: uvicorn and every other library log through
+it as well, so one handler writes all that there is.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from service.account import request_id
+
+Format = Literal["console", "json"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """A message with fields: one line on a console, members of their own in JSON.
+
+    The console shows `message` and of the fields the `id` and those in `shown`, or all of them.
+    """
+
+    message: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    shown: Mapping[str, Any] | None = None
+
+    def __str__(self) -> str:
+        shown = self.fields if self.shown is None else self.shown
+        rest = "".join(f" {name}={value!r}" for name, value in shown.items() if name != "id")
+        prefix = f"id={self.fields['id']} " if "id" in self.fields else ""
+        return prefix + self.message + rest
+
+
+class _Console(logging.Formatter):
+    """Time, level, logger and message; the request's id before it where there is one."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 logging's name
+        known = request_id.get()
+        has_one = isinstance(record.msg, Event) and "id" in record.msg.fields
+        if known is not None and not has_one:
+            record.message = f"id={known} {record.message}"
+        return super().formatMessage(record)
+
+
+class _Json(logging.Formatter):
+    """One object a line: time (UTC), level, logger, message, the request's id, and fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        told: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+        }
+        known = request_id.get()
+        if known is not None:
+            told["id"] = known
+        if isinstance(record.msg, Event):
+            told |= {"message": record.msg.message, **record.msg.fields}
+        else:
+            told["message"] = record.getMessage()
+        if record.exc_info:
+            told["exception"] = self.formatException(record.exc_info)
+        return json.dumps(told, default=str)
+
+
+def formatter(kind: Format) -> logging.Formatter:
+    """What writes a record as one line; a traceback makes several on a console."""
+    if kind == "json":
+        return _Json()
+    return _Console("%(asctime)s %(levelname)s %(name)s %(message)s")
+
+
+def configure(level: str, kind: Format) -> None:
+    """Write what this process logs to stderr: ours from `level` on, warnings of libraries."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter(kind))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.captureWarnings(True)
+    threading.excepthook = _log_death
+    logging.getLogger("scmrl").setLevel(level.upper())
+    logging.getLogger("uvicorn").setLevel("DEBUG" if level == "debug" else "WARNING")
+    # It warns of each damaged form, which a line of our own tells already.
+    logging.getLogger("python_multipart").setLevel("DEBUG" if level == "debug" else "ERROR")
+
+
+def _log_death(died: threading.ExceptHookArgs) -> None:
+    """A thread's last words, as lines of log like all others."""
+    if died.exc_type is SystemExit or died.exc_value is None:
+        return
+    name = died.thread.name if died.thread else "?"
+    error = (died.exc_type, died.exc_value, died.exc_traceback)
+    logging.getLogger("scmrl.threads").critical("the thread %s died", name, exc_info=error)

@@ -1,0 +1,37 @@
+"""What /metrics says, as numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+
+@dataclass(frozen=True)
+class Scrape:
+    """One scrape: samples by their full name, each with its labels."""
+
+    samples: dict[str, list[tuple[dict[str, str], float]]]
+
+    def total(self, name: str, **labels: str) -> float:
+        """The sum of the samples that have these labels; 0 where there is none."""
+        return sum(
+            value for found, value in self.samples.get(name, []) if labels.items() <= found.items()
+        )
+
+    def values(self, name: str, label: str) -> set[str]:
+        """What a label is in the samples of a name."""
+        return {found[label] for found, _ in self.samples.get(name, [])}
+
+
+def scrape(client: httpx.Client) -> Scrape:
+    """All metrics now, through Prometheus' own parser."""
+    response = client.get("/metrics")
+    assert response.status_code == 200
+    samples: dict[str, list[tuple[dict[str, str], float]]] = {}
+    for family in text_string_to_metric_families(response.text):
+        assert family.documentation, family.name
+        for sample in family.samples:
+            samples.setdefault(sample.name, []).append((sample.labels, sample.value))
+    return Scrape(samples)
