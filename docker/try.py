@@ -16,7 +16,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -24,27 +23,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from uuid import uuid4
 
-ROOT = Path(__file__).resolve().parents[1]
-DOCKERFILE = ROOT / "docker" / "Dockerfile"
+from image import CACHE, IMAGE, PODMAN, ROOT, TOOLS, base_name, build, make_base, output, quiet
+
 CLIP = ROOT / "tests" / "data" / "clips" / "digit-7.webm"
-CACHE = Path(os.environ.get("SCMRL_IMAGE_CACHE") or Path.home() / ".cache" / "scmrl-image")
-IMAGE = "localhost/scmrl:cpu"
 UID = 10001
-
-TOOLS = ("debootstrap", "buildah", "podman", "runc")
-STORE = ("--root", str(CACHE / "images"), "--runroot", "/run/scmrl-image")
-BUILDAH = ("buildah", *STORE, "--storage-driver", "overlay")
-PODMAN = (
-    "podman", *STORE, "--storage-driver", "overlay",
-    "--cgroup-manager", "cgroupfs", "--events-backend", "file", "--runtime", "runc",
-)  # fmt: skip
-
-SUITE = "bookworm"
-PACKAGES = "ca-certificates,netbase,tzdata,python3.11,python3.11-venv,python3-pip"
-PATH = "PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 #: Seconds that the service may take to be ready, to be on its fused path, and to stop.
 READY_S, FUSED_S, STOP_S = 60, 120, 40
@@ -59,12 +43,6 @@ CONFINED = (
 #: Run in the container, with the time of its start: prints what the checks look at, as JSON.
 INSIDE = """
 import json, os, pathlib, sys, torch
-def refused(path):
-    try:
-        pathlib.Path(path).write_text("x")
-    except OSError as error:
-        return error.strerror
-    return None
 def field(status, name):
     return int(status.split(name + ":")[1].split()[0])
 statuses = [p.read_text() for p in pathlib.Path("/proc").glob("[0-9]*/status")]
@@ -72,7 +50,8 @@ filters = [field(s, "Seccomp_filters") for s in statuses]
 kernels = list(pathlib.Path("/var/cache/scmrl").rglob("*.nbc"))
 print(json.dumps({
     "uid": os.getuid(), "gid": os.getgid(),
-    "root": refused("/opt/scmrl/x"), "tmp": refused("/tmp/x"), "cuda": torch.version.cuda,
+    "read_only": [bool(os.statvfs(p).f_flag & os.ST_RDONLY) for p in ("/", "/tmp")],
+    "cuda": torch.version.cuda,
     "new_privileges": min(field(s, "NoNewPrivs") for s in statuses),
     "capabilities": [s.split("CapEff:")[1].split()[0].strip("0") for s in statuses],
     "confined": sum(f > min(filters) for f in filters),
@@ -88,13 +67,12 @@ def main() -> None:
     if missing or os.geteuid():
         sys.exit(f"needs root and {', '.join(TOOLS)}; not here: {', '.join(missing) or 'root'}")
     CACHE.mkdir(parents=True, exist_ok=True)
-    name = re.findall(r"^FROM (\S+)", DOCKERFILE.read_text(), re.MULTILINE)[0]
     with timed("base image"):
-        make_base(name)
+        make_base()
     with timed("build"):
         build()
     size = int(output(*PODMAN, "image", "inspect", "--format", "{{.Size}}", IMAGE))
-    base = int(output(*PODMAN, "image", "inspect", "--format", "{{.Size}}", name))
+    base = int(output(*PODMAN, "image", "inspect", "--format", "{{.Size}}", base_name()))
     tell("image size", f"{size / 1e6:.0f} MB, of which its base {base / 1e6:.0f} MB")
     container = f"scmrl-try-{uuid4().hex[:8]}"
     try:
@@ -104,67 +82,6 @@ def main() -> None:
         raise
     finally:
         quiet(*PODMAN, "rm", "--force", "--volumes", container)
-
-
-def make_base(name: str) -> None:
-    """An image of that name: Debian's Python where the official image has its own."""
-    if not output(*BUILDAH, "images", "--quiet", "--filter", f"reference={name}"):
-        tree = debian()
-        working = output(*BUILDAH, "from", "scratch")
-        quiet(*BUILDAH, "copy", working, str(tree), "/")
-        quiet(*BUILDAH, "config", "--env", PATH, working)
-        quiet(*BUILDAH, "commit", "--format", "docker", "--rm", working, name)
-
-
-def debian() -> Path:
-    """A folder with a minimal system, as the official images arrange it."""
-    tree, partial = CACHE / "base", CACHE / "base.partial"
-    if tree.exists():
-        return tree
-    shutil.rmtree(partial, ignore_errors=True)
-    quiet(
-        "debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(partial), mirror()
-    )
-    for link, target in (("python", "python3.11"), ("python3", "python3.11"), ("pip", "pip3")):
-        (partial / "usr/local/bin" / link).symlink_to(f"/usr/bin/{target}")
-    for marker in (partial / "usr/lib").glob("python3*/EXTERNALLY-MANAGED"):
-        marker.unlink()
-    for package in (partial / "var/cache/apt/archives").glob("*.deb"):
-        package.unlink()
-    return partial.rename(tree)
-
-
-def mirror() -> str:
-    """The address from which this machine's apt has the suite."""
-    columns = "$(CREATED_BY) $(SUITE) $(CODENAME) $(REPO_URI)"
-    for line in output("apt-get", "indextargets", "--format", columns).splitlines():
-        index, *names, address = line.split()
-        if index == "Packages" and SUITE in names:
-            return address
-    raise SystemExit(f"this machine's apt has no {SUITE} (apt-get update may help)")
-
-
-def build() -> None:
-    index = os.environ.get("TORCH_INDEX", "")
-    shown = [f"--volume={path}:{path}:ro" for path in sorted(pip_needs())]
-    quiet(
-        *BUILDAH, "build", "--isolation", "chroot", "--network", "host", "--pull-never", "--layers",
-        "--format", "docker", *shown, "--ignorefile", f"{DOCKERFILE}.dockerignore",
-        "--build-arg", "DEVICE=cpu", "--build-arg", f"TORCH_INDEX={index}",
-        "--file", str(DOCKERFILE), "--tag", IMAGE, str(ROOT),
-    )  # fmt: skip
-
-
-def pip_needs() -> set[Path]:
-    """pip's files of configuration, and the certificates and folders of packages they name."""
-    pip = (sys.executable, "-m", "pip", "config")
-    found = re.findall(r"^\s*(\S+), exists: True", output(*pip, "debug"), re.MULTILINE)
-    for word in re.findall(r"[^\s'\"=]+", output(*pip, "list")):
-        if word.startswith("file://"):  # the index's pages point to files beside it
-            found.append(str(Path(word.removeprefix("file://")).parent))
-        elif word.startswith("/"):
-            found.append(word)
-    return {Path(path) for path in found if Path(path).exists()}
 
 
 def try_container(container: str) -> None:
@@ -202,7 +119,7 @@ def try_container(container: str) -> None:
 def look_inside(container: str, started: float) -> None:
     seen = json.loads(output(*PODMAN, "exec", container, "python", "-c", INSIDE, str(started)))
     check(f"its user is {UID}", (seen["uid"], seen["gid"]) == (UID, UID), seen)
-    check("its root is read-only, /tmp is not", seen["root"] and not seen["tmp"], seen)
+    check("its root is read-only, /tmp is not", seen["read_only"] == [True, False], seen)
     check("no process has a capability or may gain privileges",
           seen["new_privileges"] == 1 and not any(seen["capabilities"]), seen)  # fmt: skip
     check("decoding is confined by seccomp", seen["confined"] > 0, seen)
@@ -274,21 +191,6 @@ def log(container: str) -> str:
     return subprocess.run(
         [*PODMAN, "logs", container], capture_output=True, text=True, check=True
     ).stderr
-
-
-def quiet(*command: str) -> None:
-    """Run a command whose output matters only where it fails."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)}\n{done.stdout[-8000:]}\nexit code {done.returncode}")
-
-
-def output(*command: str) -> str:
-    """What a command prints."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)}\n{done.stdout}\nexit code {done.returncode}")
-    return done.stdout.strip()
 
 
 if __name__ == "__main__":
