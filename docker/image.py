@@ -44,7 +44,7 @@ def make_base() -> None:
 
 
 def debian() -> Path:
-    """A folder with a minimal system, as the official images arrange it."""
+    """A folder with a minimal system and Python."""
     tree, partial = CACHE / "base", CACHE / "base.partial"
     if tree.exists():
         return tree
@@ -52,13 +52,19 @@ def debian() -> Path:
     quiet(
         "debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(partial), mirror()
     )
-    for link, target in (("python", "python3.11"), ("python3", "python3.11"), ("pip", "pip3")):
-        (partial / "usr/local/bin" / link).symlink_to(f"/usr/bin/{target}")
-    for marker in (partial / "usr/lib").glob("python3*/EXTERNALLY-MANAGED"):
-        marker.unlink()
-    for package in (partial / "var/cache/apt/archives").glob("*.deb"):
-        package.unlink()
+    arrange(partial)
     return partial.rename(tree)
+
+
+def arrange(tree: Path) -> None:
+    """Name Python as the official images do, let pip install, and drop what apt fetched."""
+    for link, target in (("python", "python3.11"), ("python3", "python3.11"), ("pip", "pip3")):
+        (tree / "usr/local/bin" / link).symlink_to(f"/usr/bin/{target}")
+    for marker in (tree / "usr/lib").glob("python3*/EXTERNALLY-MANAGED"):
+        marker.unlink()
+    for fetched in ("var/cache/apt/archives/*.deb", "var/lib/apt/lists/*_*"):
+        for file in tree.glob(fetched):
+            file.unlink()
 
 
 def mirror() -> str:
