@@ -78,7 +78,7 @@ def main() -> None:
     try:
         try_container(container)
     except BaseException:
-        subprocess.run([*PODMAN, "logs", container], check=False)
+        print(log(container), file=sys.stderr)
         raise
     finally:
         quiet(*PODMAN, "rm", "--force", "--volumes", container)
@@ -99,7 +99,7 @@ def try_container(container: str) -> None:
     label, seconds = classify(port)
     check("the clip of a seven is a 7", label == "7", label)
     tell("first clip", f"{seconds * 1000:.0f} ms")
-    health = json.loads(output(*PODMAN, "image", "inspect", IMAGE))[0]["HealthCheck"]["Test"]
+    health = json.loads(output(*PODMAN, "image", "inspect", IMAGE))[0]["Healthcheck"]["Test"]
     asked = subprocess.run([*PODMAN, "exec", container, *health[1:]], check=False)
     check("the image's HEALTHCHECK says healthy", asked.returncode == 0, asked.returncode)
 
@@ -164,7 +164,7 @@ def until(seconds: float, what: str, done: Callable[[], bool]) -> None:
     while not done():
         if time.monotonic() > deadline:
             sys.exit(f"FAILED: within {seconds:g} s {what}")
-        time.sleep(0.05)
+        time.sleep(0.2)
     print(f"ok     {what}", flush=True)
 
 
@@ -187,10 +187,9 @@ def timed(what: str) -> Iterator[None]:
 
 
 def log(container: str) -> str:
-    """What the service has logged."""
-    return subprocess.run(
-        [*PODMAN, "logs", container], capture_output=True, text=True, check=True
-    ).stderr
+    """What the service has logged, without the questions whether it is ready."""
+    logged = subprocess.run([*PODMAN, "logs", container], capture_output=True, text=True).stderr
+    return "\n".join(line for line in logged.splitlines() if "/readyz" not in line)
 
 
 if __name__ == "__main__":
