@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help serve test lint clean
+.PHONY: help serve test lint try-image clean
 
 help:
 	@echo "make serve   set up, then serve the embedded checkpoint on http://127.0.0.1:8000"
 	@echo "make test    set up, then run all tests"
 	@echo "make lint    ruff and mypy"
+	@echo "make try-image  build the CPU image and try it, without a Docker engine (docker/try.py)"
 	@echo "make clean   remove the virtual environment and caches"
 
 serve: $(VENV)/.serve
@@ -21,6 +22,9 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+try-image:
+	$(PYTHON) docker/try.py
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

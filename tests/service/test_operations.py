@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import httpx
+
 from service.commands.settings import markdown_table
 from service.errors import Error
 from service.settings import Settings
@@ -26,3 +28,11 @@ def test_the_operations_page_explains_every_error() -> None:
 def test_the_operations_page_names_only_settings_that_there_are() -> None:
     named = set(re.findall(r"SCMRL_([A-Z_]+[A-Z])\b(?!…)", PAGE)) - {"MAX"}
     assert named <= {name.upper() for name in Settings.model_fields}
+
+
+def test_the_operations_page_explains_every_metric(service: httpx.Client) -> None:
+    shown = service.get("/metrics").text
+    families = set(re.findall(r"^# TYPE (scmrl_\w+) ", shown, re.MULTILINE))
+    assert len(families) > 10
+    created = {name for name in families if name.endswith("_created")}
+    assert {name for name in families - created if f"`{name}" not in PAGE} == set()

@@ -1,0 +1,176 @@
+"""The files of docker/: they are well-formed, and say the same as the service and each other."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import requires
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from service.settings import Settings
+from tests.conftest import ROOT
+
+DOCKER = ROOT / "docker"
+MANIFESTS = sorted(p for p in (DOCKER / "k8s").glob("*.yaml") if p.name != "kustomization.yaml")
+#: Asked for by spikingjelly, and never loaded by the service.
+LEFT_OUT = {
+    "h5py", "matplotlib", "requests", "scienceplots", "tensorboard", "torchaudio", "torchvision",
+}  # fmt: skip
+
+
+def read(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+def run(tool: str, *arguments: object) -> None:
+    """A linter of this environment; what it says is shown where it finds something."""
+    command = [Path(sys.executable).with_name(tool), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
+    run("hadolint", DOCKER / "Dockerfile")
+
+
+def test_compose_has_the_shape_that_compose_reads() -> None:
+    run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", DOCKER / "compose.yaml")
+
+
+@pytest.mark.parametrize("version", ["1.30", kubernetes_validate.latest_version()])
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
+def test_manifests_have_the_shape_that_kubernetes_reads(path: Path, version: str) -> None:
+    kubernetes_validate.validate(read(path), version, strict=True)
+
+
+def test_kustomization_names_every_manifest() -> None:
+    named = read(DOCKER / "k8s" / "kustomization.yaml")["resources"]
+    assert sorted(named) == [path.name for path in MANIFESTS]
+
+
+# --- requirements.txt ----------------------------------------------------------------------
+
+
+def pinned() -> dict[str, str]:
+    """The version of each package in the image."""
+    text = (DOCKER / "requirements.txt").read_text()
+    return dict(re.findall(r"^([a-z0-9-]+)==(\S+)$", text, re.MULTILINE))
+
+
+def asked_for() -> list[Requirement]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return [Requirement(line) for line in project["dependencies"]]
+
+
+def test_the_image_holds_what_pyproject_asks_for() -> None:
+    found = pinned()
+    for requirement in asked_for():
+        version = found.get(canonicalize_name(requirement.name), "0")
+        assert requirement.specifier.contains(version), f"{requirement}, but {version} is pinned"
+
+
+def test_the_image_holds_what_its_packages_need_in_turn_and_no_other() -> None:
+    found, needed = pinned(), {canonicalize_name(r.name) for r in asked_for()}
+    for name in found:
+        # torch's own are also those of CUDA, by the build; here it is torch's for CPUs.
+        for requirement in map(Requirement, requires(name) or []):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                needed.add(canonicalize_name(requirement.name))
+    needed = {n for n in needed - LEFT_OUT if not n.startswith(("nvidia-", "cuda-", "triton"))}
+    assert found.keys() == needed
+
+
+# --- compose.yaml and k8s/ -----------------------------------------------------------------
+
+
+def seconds(duration: str) -> float:
+    number = re.fullmatch(r"(\d+)s", duration)
+    assert number, duration
+    return float(number[1])
+
+
+def services() -> dict[str, Any]:
+    found = read(DOCKER / "compose.yaml")["services"]
+    assert isinstance(found, dict)
+    return found
+
+
+def manifest(name: str) -> Any:
+    return read(DOCKER / "k8s" / f"{name}.yaml")["spec"]
+
+
+@pytest.mark.parametrize("name", ["scmrl", "scmrl-cpu"])
+def test_compose_lets_accepted_requests_finish_and_lets_nothing_be_written(name: str) -> None:
+    service = services()[name]
+    assert seconds(service["stop_grace_period"]) > Settings().shutdown_grace_s
+    assert service["read_only"]
+    assert service["cap_drop"] == ["ALL"]
+    assert {"cpus", "memory", "pids"} <= service["deploy"]["resources"]["limits"].keys()
+
+
+def test_no_service_of_compose_can_be_reached_from_other_machines() -> None:
+    for name, service in services().items():
+        for port in service["ports"]:
+            assert port.startswith("127.0.0.1:"), name
+
+
+def test_every_image_of_compose_that_is_not_built_is_pinned() -> None:
+    for service in services().values():
+        if "build" not in service:
+            assert re.search(r":v?\d+\.\d+\.\d+$", service["image"]), service["image"]
+
+
+def test_what_compose_mounts_is_there_and_prometheus_has_its_key() -> None:
+    for name, service in services().items():
+        for mount in service.get("volumes", []):
+            if mount.startswith("./"):
+                assert (DOCKER / mount.split(":")[0]).exists(), (name, mount)
+    (job,) = read(DOCKER / "prometheus.yml")["scrape_configs"]
+    file = job["authorization"]["credentials_file"]
+    assert file.removeprefix("/run/secrets/") in services()["prometheus"]["secrets"]
+
+
+def test_a_pod_lets_accepted_requests_finish() -> None:
+    pod = manifest("deployment")["template"]["spec"]
+    waits = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert pod["terminationGracePeriodSeconds"] > waits + Settings().shutdown_grace_s
+
+
+def test_the_manifests_find_each_other() -> None:
+    deployment, service = manifest("deployment"), manifest("service")
+    labels = deployment["template"]["metadata"]["labels"]
+    budget, scaler = manifest("poddisruptionbudget"), manifest("horizontalpodautoscaler")
+    for selector in (deployment["selector"], budget["selector"]):
+        assert selector["matchLabels"].items() <= labels.items()
+    assert service["selector"].items() <= labels.items()
+    target = read(DOCKER / "k8s" / "deployment.yaml")
+    assert scaler["scaleTargetRef"] == {
+        "apiVersion": target["apiVersion"], "kind": target["kind"],
+        "name": target["metadata"]["name"],
+    }  # fmt: skip
+    (container,) = deployment["template"]["spec"]["containers"]
+    (port,) = container["ports"]
+    assert port["containerPort"] == Settings().port
+    assert service["ports"][0]["targetPort"] == port["name"]
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert container[probe]["httpGet"]["port"] == port["name"]
+    mounted = {mount["name"] for mount in container["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in deployment["template"]["spec"]["volumes"]}
+
+
+def test_a_pod_is_the_images_user_on_a_read_only_root() -> None:
+    pod = manifest("deployment")["template"]["spec"]
+    (user,) = re.findall(r"^USER (\d+):(\d+)$", (DOCKER / "Dockerfile").read_text(), re.MULTILINE)
+    context = pod["securityContext"]
+    assert (str(context["runAsUser"]), str(context["runAsGroup"])) == user
+    assert context["runAsNonRoot"]
+    assert pod["containers"][0]["securityContext"]["readOnlyRootFilesystem"]
