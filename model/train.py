@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import math
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,65 +22,16 @@ from torch.utils.tensorboard import SummaryWriter
 
 from model import allocator, checkpoint
 from model.alignment import alignment_loss
-from model.checkpoint import Card, Source, Training
-from model.config import Config, StreamConfig
 from model.data import avdigits, voices
 from model.data.avdigits import Batches, Digits, Plan, Scenes
 from model.network import SCMRL
-from model.preprocess import PROFILES, FrameSpec, SpectrogramSpec
+from model.recipe import TrainOptions, card, configuration, specs
 from model.widening import widen
 
-#: How often a batch has both streams, or one alone: a missing stream is to be survived.
-MODES = {"both": 0.2, "visual": 0.6, "audio": 0.2}
 #: What is left of the learning rate for a stream's own weights, and the head's, that go slow.
 SLOW = 0.1
 #: Share of the training after which all arithmetic is float32.
 FLOAT32_FROM = 0.97
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """How to train on avdigits.
-
-    `clips` a epoch are drawn anew from an endless set. `learning_rate` is for `batch` clips a
-    step and falls by a cosine to a hundredth after `warmup` epochs. `temperature` is that of the
-    alignment loss, `smoothing` that of the labels. `steps` is T as served; shorter sequences
-    are mixed in, most of them early. `ramp` is the share of the training over which scenes grow
-    from easy to hard. `alpha` weighs the cross-modal residuals. `synthetic_takes` of each digit are
-    said by espeak-ng and mixed into the real ones; 0 for none. `begin` is a checkpoint to go on
-    from, which may have fewer channels.
-    `shares` says how often batches have "both" streams, "audio" or "visual" alone; the patch
-    splitting and MLP of the streams named in `slow`, and with them the head, learn at a tenth of
-    the rate. With `freeze_norms` batch norms keep their running statistics, which are one mean
-    over batches with and without each stream: a last part of a training with it makes the
-    network answer well with these, alone and together. `development_clips` of the held-out
-    speaker and pictures measure each epoch.
-    """
-
-    data: Path
-    out: Path = Path("runs/avdigits")
-    epochs: int = 26
-    clips: int = 10_000
-    batch: int = 50
-    embed_dim: int = 128
-    alpha: float = 0.5
-    steps: int = 4
-    learning_rate: float = 3e-3
-    weight_decay: float = 1e-2
-    warmup: float = 0.5
-    ramp: float = 0.4
-    smoothing: float = 0.1
-    temperature: float = 0.07
-    synthetic_takes: int = 300
-    development_clips: int = 400
-    shares: Mapping[str, float] = field(default_factory=lambda: dict(MODES))
-    slow: tuple[str, ...] = ()
-    freeze_norms: bool = False
-    seed: int = 0
-    resume: bool = False
-    begin: Path | None = None
-    workers: int = 0
-    command: str = "scmrl train avdigits"
 
 
 @dataclass(frozen=True)
@@ -101,20 +52,6 @@ class EpochMetrics:
         return (self.fused + self.audio + self.visual) / 3
 
 
-def configuration(embed_dim: int, alpha: float) -> Config:
-    """The avdigits network: two streams of 48 tokens each."""
-    audio, visual = _specs()
-    return Config(
-        streams={
-            "audio": StreamConfig(channels=audio.channels, size=audio.size),
-            "visual": StreamConfig(channels=visual.channels, size=visual.size),
-        },
-        classes=10,
-        embed_dim=embed_dim,
-        alpha=alpha,
-    )
-
-
 def train(options: TrainOptions) -> Path:
     """Train, and return the folder of the best checkpoint (`out`/best).
 
@@ -130,7 +67,9 @@ def train(options: TrainOptions) -> Path:
         for epoch in range(run.epoch, options.epochs):
             metrics = run.train_epoch(epoch, console)
             run.save(metrics)
-            console.print(_line(metrics))
+            console.print(_line(f"epoch {metrics.epoch:3d}", metrics))
+        if options.average:
+            console.print(_line("mean of the last", run.conclude()))
     except KeyboardInterrupt:
         console.print("interrupted; the best epoch so far is kept")
     finally:
@@ -159,6 +98,7 @@ class _Run:
         self.optimizer = _optimizer(self.network, options)
         self.epoch = 0
         self.best = -1.0
+        self.last_weights: list[dict[str, Tensor]] = []  # of the epochs that are averaged
         self.steps_an_epoch = options.clips // options.batch
         scenes, held_out = _scenes(options)
         self.batches = Batches(scenes, options.batch, self._plan)
@@ -175,6 +115,7 @@ class _Run:
             self.network.load_state_dict(state["network"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.epoch, self.best = state["epoch"], state["best"]
+            self.last_weights = state["last_weights"]
         self.writer = SummaryWriter(str(self.options.out), purge_step=self.epoch)
 
     def train_epoch(self, epoch: int, console: Console) -> EpochMetrics:
@@ -192,10 +133,12 @@ class _Run:
                 totals += self._step(step, inputs, labels)
                 progress.advance(task)
         loss, alignment = totals / self.steps_an_epoch
-        fused, heard, seen = (
-            self._accuracy(streams) for streams in (("audio", "visual"), ("audio",), ("visual",))
-        )
-        return EpochMetrics(epoch + 1, rate, loss, alignment, fused, heard, seen)
+        return EpochMetrics(epoch + 1, rate, loss, alignment, *self._accuracies())
+
+    def _accuracies(self) -> tuple[float, float, float]:
+        """Of both streams, the sound alone and the picture alone."""
+        both, audio, visual = ("audio", "visual"), ("audio",), ("visual",)
+        return self._accuracy(both), self._accuracy(audio), self._accuracy(visual)
 
     def _step(self, step: int, inputs: dict[str, Tensor], labels: Tensor) -> tuple[float, float]:
         steps = self._plan(step).steps
@@ -280,96 +223,38 @@ class _Run:
         for name, value in asdict(metrics).items():
             self.writer.add_scalar(name, value, metrics.epoch)
         _append(out / "metrics.csv", metrics)
-        if metrics.score > self.best:
-            self.best = metrics.score
-            checkpoint.save(out / "best", self.network, card(self.options, metrics.epoch))
+        self._keep_best(metrics)
+        if metrics.epoch > self.options.epochs - self.options.average:
+            weights = {name: x.clone() for name, x in self.network.state_dict().items()}
+            self.last_weights.append(weights)
         state = {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "epoch": self.epoch,
             "best": self.best,
+            "last_weights": self.last_weights,
         }
         part = self.last.with_suffix(".part")
         torch.save(state, part)
         part.replace(self.last)
 
+    def conclude(self) -> EpochMetrics:
+        """Measure the mean of the last epochs' weights, and keep it where it is the best."""
+        kept = self.last_weights
+        mean = {
+            name: (sum(w[name].double() for w in kept) / len(kept)).to(x.dtype)  # type: ignore[union-attr]
+            for name, x in kept[0].items()
+        }
+        self.network.load_state_dict(mean)
+        metrics = EpochMetrics(self.epoch, 0.0, 0.0, 0.0, *self._accuracies())
+        self._keep_best(metrics)
+        return metrics
 
-def card(options: TrainOptions, epochs: int) -> Card:
-    """The card of a checkpoint trained on avdigits; `scmrl evaluate` adds what it measures."""
-    audio, visual = _specs()
-    return Card(
-        name="avdigits",
-        version="1.0.0",
-        description="A handwritten digit, seen while it is heard in English.",
-        streams={"audio": audio, "visual": visual},
-        encoding="direct",
-        steps=options.steps,
-        labels=avdigits.LABELS,
-        config=configuration(options.embed_dim, options.alpha),
-        missing_streams=True,
-        data=_sources(options),
-        training=Training(
-            command=options.command,
-            seed=options.seed,
-            epochs=epochs,
-            notes={
-                "clips_an_epoch": str(options.clips),
-                "batch": str(options.batch),
-                "optimizer": f"AdamW, learning rate {options.learning_rate}, cosine, "
-                f"{options.warmup:g} epochs of warm-up, weight decay {options.weight_decay}",
-                "loss": f"cross-entropy (label smoothing {options.smoothing}) + "
-                f"semantic alignment (temperature {options.temperature})",
-                "held_out": f"speaker {avdigits.HELD_OUT_SPEAKER}, the last "
-                f"{avdigits.HELD_OUT_PICTURES:.0%} of the pictures of each digit",
-            }
-            | _begun(options.begin),
-        ),
-        accuracy=(),
-        notes=(),
-        sha256="",
-    )
-
-
-def _begun(begin: Path | None) -> dict[str, str]:
-    """How the checkpoint was trained that this one goes on from."""
-    if begin is None:
-        return {}
-    before = checkpoint.read_card(begin)
-    if before.training is None:
-        return {"began_from": before.name}
-    told = f"{before.training.epochs} epochs, {before.config.embed_dim} channels"
-    return {"began_from": f"{before.training.command} ({told})"}
-
-
-def _sources(options: TrainOptions) -> tuple[Source, ...]:
-    sources = (
-        Source(
-            name="MNIST",
-            what="handwritten digits, 18,000 pictures of its training set "
-            "(Y. LeCun, C. Cortes, C. J. C. Burges)",
-            licence="CC BY-SA 3.0",
-        ),
-        Source(
-            name="Free Spoken Digit Dataset",
-            what="spoken digits: speakers jackson, lucas and nicolas, 50 takes a digit each",
-            licence="CC BY-SA 4.0",
-        ),
-    )
-    if not options.synthetic_takes:
-        return sources
-    synthetic = Source(
-        name="espeak-ng voices",
-        what=f"synthetic speech made by this project, {options.synthetic_takes} takes a digit",
-        licence="MIT, as this project",
-    )
-    return (*sources, synthetic)
-
-
-def _specs() -> tuple[SpectrogramSpec, FrameSpec]:
-    audio, visual = PROFILES["avdigits"]["audio"], PROFILES["avdigits"]["visual"]
-    assert isinstance(audio, SpectrogramSpec)
-    assert isinstance(visual, FrameSpec)
-    return audio, visual
+    def _keep_best(self, metrics: EpochMetrics) -> None:
+        if metrics.score > self.best:
+            self.best = metrics.score
+            best = self.options.out / "best"
+            checkpoint.save(best, self.network, card(self.options, metrics.epoch))
 
 
 def _scenes(options: TrainOptions) -> tuple[Scenes, Digits]:
@@ -384,13 +269,13 @@ def _scenes(options: TrainOptions) -> tuple[Scenes, Digits]:
     elif options.synthetic_takes:
         Console(stderr=True).print("espeak-ng is not installed: real voices alone are trained on")
     spoken = tuple(tuple(takes) for takes in synthetic) if synthetic[0] else ()
-    return Scenes(seen, *_specs(), seed=options.seed, synthetic=spoken), held_out
+    return Scenes(seen, *specs(), seed=options.seed, synthetic=spoken), held_out
 
 
 def _development(held_out: Digits, options: TrainOptions) -> list[tuple[dict[str, Tensor], Tensor]]:
     """Fixed batches of the first half of what is held out; `scmrl evaluate` takes the other."""
     half = avdigits.halves(held_out)[0]
-    scenes = Scenes(half, *_specs(), seed=1, plain=True)
+    scenes = Scenes(half, *specs(), seed=1, plain=True)
     size = min(50, options.development_clips)
     batches = Batches(scenes, size, lambda _: Plan(steps=options.steps))
     return [batches[i] for i in range(options.development_clips // size)]
@@ -451,8 +336,8 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
         yield from csv.DictReader(file)
 
 
-def _line(m: EpochMetrics) -> str:
+def _line(what: str, m: EpochMetrics) -> str:
     return (
-        f"epoch {m.epoch:3d}  loss {m.loss:.3f}  alignment {m.alignment:.3f}  held-out accuracy: "
+        f"{what}  loss {m.loss:.3f}  alignment {m.alignment:.3f}  held-out accuracy: "
         f"both {m.fused:.1%}, picture {m.visual:.1%}, sound {m.audio:.1%}"
     )

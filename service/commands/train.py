@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 if TYPE_CHECKING:
-    from model.train import TrainOptions
+    from model.recipe import TrainOptions
 
 #: What a shell gives a command that Ctrl-C ended.
 INTERRUPTED = 130
@@ -66,6 +66,9 @@ def train_avdigits(
         bool,
         typer.Option("--freeze-norms", help="Keep the batch norms' statistics: for a last part."),
     ] = False,
+    average: Annotated[
+        int, typer.Option(min=0, help="Last epochs whose weights are averaged at the end.")
+    ] = 0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same weights.")] = 0,
     begin: Annotated[
         Path | None,
@@ -86,7 +89,7 @@ def train_avdigits(
         alpha=alpha, steps=steps, learning_rate=learning_rate, synthetic_takes=synthetic_takes,
         development_clips=development_clips, seed=seed, resume=resume, begin=begin,
         workers=workers, shares=_shares(shares), slow=tuple(slow or ()),
-        freeze_norms=freeze_norms,
+        freeze_norms=freeze_norms, average=average,
         command=_command(),
     )  # fmt: skip
     from pydantic import ValidationError
@@ -161,7 +164,7 @@ def _shares(text: str) -> dict[str, float]:
 
 def _train_options(**given: object) -> TrainOptions:
     try:
-        from model.train import TrainOptions
+        from model.recipe import TrainOptions
     except ModuleNotFoundError as exc:
         _end(f"{_NEEDED} ({exc.name})", 1)
     return TrainOptions(**given)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from model.faithful import HIDDEN, box_mask, content, fine, hidden
 from model.media import Clip, Pictures, Sound
 from model.network import SCMRL
 from model.preprocess import FrameSpec, frames
-from model.train import TrainOptions, card
+from model.recipe import TrainOptions, card
 
 SQUARE = FrameSpec(fit="pad", ground="median", resize="area", size=(96, 96), frames="spread")
 

@@ -10,13 +10,15 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from model import checkpoint
 from model.data.avdigits import DataError
-from model.train import TrainOptions, train
+from model.recipe import TrainOptions
+from model.train import train
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,7 +82,8 @@ RUN = """
 from dataclasses import replace
 from pathlib import Path
 import sys
-from model.train import TrainOptions, train
+from model.recipe import TrainOptions
+from model.train import train
 train(TrainOptions(data=Path(sys.argv[1]), out=Path(sys.argv[2]), epochs=3, clips=24, batch=8,
     embed_dim=16, steps=2, synthetic_takes=0, development_clips=10, workers=0))
 """
@@ -139,6 +142,27 @@ def test_frozen_norms_keep_their_statistics_and_the_rest_learns(
             assert torch.equal(tensor, before[name]), name
     changed = "patch.audio.stages.1.conv.weight"
     assert not torch.equal(after[changed], before[changed])
+
+
+def test_the_mean_of_the_last_epochs_is_kept_where_it_is_better(
+    options: TrainOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[dict[str, torch.Tensor]] = []
+
+    def accuracies(run: Any) -> tuple[float, float, float]:
+        measured.append({name: x.clone() for name, x in run.network.state_dict().items()})
+        return (0.1 * len(measured),) * 3
+
+    monkeypatch.setattr("model.train._Run._accuracies", accuracies)
+    best = train(replace(options, epochs=3, average=2))
+    *_, second, third, mean = measured
+    kept = checkpoint.load(best)[0].state_dict()
+    assert len(measured) == 4
+    for name in ("patch.visual.stages.0.conv.weight", "head.weight"):
+        expected = (second[name] + third[name]) / 2
+        torch.testing.assert_close(mean[name], expected)
+        assert torch.equal(kept[name], mean[name])
+        assert not torch.equal(second[name], third[name])
 
 
 def test_a_slow_stream_moves_less(options: TrainOptions, tmp_path: Path) -> None:
