@@ -32,7 +32,7 @@ def test_answers_are_as_described_to_requests_that_are_and_that_are_not(
             )  # fmt: skip
             def ask(case: Case) -> None:
                 # Random bytes are a file as described, and no clip: they may be refused.
-                case.call_and_validate(excluded_checks=[positive_data_acceptance])
+                case.call_and_validate(excluded_checks=[positive_data_acceptance], timeout=60)
 
             with suppress(Unsatisfiable):  # without parameters there is nothing to get wrong
                 ask()
