@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help serve test lint try-image clean
+.PHONY: help serve test lint fuzz try-image clean
 
 help:
 	@echo "make serve   set up, then serve the embedded checkpoint on http://127.0.0.1:8000"
 	@echo "make test    set up, then run all tests"
 	@echo "make lint    ruff and mypy"
+	@echo "make fuzz    tens of thousands of damaged files, then ten thousand good ones"
 	@echo "make try-image  build the CPU image and try it, without a Docker engine (docker/try.py)"
 	@echo "make clean   remove the virtual environment and caches"
 
@@ -25,6 +26,10 @@ lint: $(VENV)/.dev
 
 try-image:
 	$(PYTHON) docker/try.py
+
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m tests.fuzz $(ARGS)
+	$(BIN)/python -m tests.fuzz.endurance
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

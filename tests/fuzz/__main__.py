@@ -7,13 +7,10 @@ its resident memory is back to where it was.
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +19,7 @@ import typer
 
 from service.bench import servers
 from tests.fuzz.barrage import Outcome, Seed, barrage, seeds
+from tests.fuzz.resident import Resident, resident, service
 
 ROOT = Path(__file__).parents[2]
 SEEDS = (ROOT / "tests" / "data" / "seeds", ROOT / "tests" / "data" / "clips",
@@ -52,24 +50,24 @@ def fuzz(
 def _run(url: str, files: Sequence[Seed], numbers: range, at_once: int) -> list[str]:
     with httpx.Client(base_url=url.removesuffix("/v1/classify"), timeout=60) as client:
         expected = _answer(client)
-        pid = _service(url)
+        pid = service(url)
         # Every kind of file once: libraries load their tables when they are first used.
         warm = min(500, len(numbers) // 4)
-        before = _Resident(0, 0)
+        before = Resident(0, 0)
         began = time.monotonic()
         outcome = Outcome()
         for done, outcome in enumerate(barrage(client, files, numbers, at_once, 30.0), 1):
             if done == warm:
-                before = _resident(pid)
+                before = resident(pid)
             if done % 1000 == 0 or done == len(numbers):
                 typer.echo(
                     f"{done} files, {time.monotonic() - began:.0f} s, answers "
                     f"{dict(sorted(outcome.statuses.items()))}, slowest {outcome.slowest:.1f} s, "
-                    f"resident {_resident(pid).service_mib} MiB"
+                    f"resident {resident(pid).service_mib} MiB"
                 )
         failures = list(outcome.wrong)
         time.sleep(2)
-        after = _resident(pid)
+        after = resident(pid)
         typer.echo(
             f"resident memory {before.service_mib} MiB after {warm} files, {after.service_mib} at "
             f"the end; {before.processes} and {after.processes} processes"
@@ -88,45 +86,6 @@ def _run(url: str, files: Sequence[Seed], numbers: range, at_once: int) -> list[
 def _answer(client: httpx.Client) -> list[float]:
     answer = client.post("/v1/classify", files={"clip": GOOD.read_bytes()}).json()
     return [round(one["probability"], 5) for one in answer["probabilities"]]
-
-
-@dataclass(frozen=True)
-class _Resident:
-    """The service's own resident memory, and how many processes it has started."""
-
-    service_mib: int
-    processes: int
-
-
-def _service(url: str) -> int:
-    """The process that listens at the address."""
-    port = url.split(":")[2].split("/")[0]
-    found = subprocess.run(
-        ["pgrep", "-f", "service.cli serve"], check=True, capture_output=True, text=True
-    ).stdout.split()
-    for pid in found:
-        environment = Path(f"/proc/{pid}/environ").read_bytes()
-        if f"SCMRL_PORT={port}".encode() in environment.split(b"\0"):
-            return int(pid)
-    raise RuntimeError(f"no service at {url}")
-
-
-def _resident(pid: int) -> _Resident:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    own = [entry for entry in os.listdir("/proc") if entry.isdecimal() and _parent(entry, pid)]
-    return _Resident(pages * os.sysconf("SC_PAGE_SIZE") // (1 << 20), len(own))
-
-
-def _parent(entry: str, pid: int) -> bool:
-    """Whether the process is the service's child or grandchild: the nursery's decoders are."""
-    for _ in range(2):
-        try:
-            entry = Path(f"/proc/{entry}/stat").read_text().rsplit(")", 1)[1].split()[1]
-        except (OSError, IndexError):
-            return False
-        if int(entry) == pid:
-            return True
-    return False
 
 
 if __name__ == "__main__":
