@@ -256,8 +256,11 @@ class Registry:
             log.info("checkpoint %s is unloaded", name)
 
     def _retire(self, model: Model) -> None:
-        """End a checkpoint's workers once nobody is inside any more."""
-        while self._using[model] and not self._stopping.wait(_RETIRE_S):
+        """End a checkpoint's workers once nobody is inside any more.
+
+        The first wait is for a request that has been given the checkpoint and not counted yet.
+        """
+        while not self._stopping.wait(_RETIRE_S) and self._using[model]:
             pass
         model.batcher.stop()
         self._using.pop(model, None)
