@@ -43,7 +43,7 @@ def test_at_least_nine_of_the_ten_clips_of_this_clone_are_right(
 def test_each_stream_alone_is_right_more_often_than_not(client: httpx.Client) -> None:
     for field in ("video", "audio"):
         answers = [label(client, **{field: CLIPS / f"digit-{d}.mp4"}) for d in range(10)]
-        assert sum(answer == str(digit) for digit, answer in enumerate(answers)) >= 6, answers
+        assert sum(answer == str(digit) for digit, answer in enumerate(answers)) >= 8, answers
 
 
 def test_the_map_on_the_picture_points_at_the_digit(client: httpx.Client) -> None:
@@ -64,7 +64,9 @@ def test_the_card_says_what_was_measured_and_on_what() -> None:
     both, picture, sound = (
         measured[f"accuracy, {what}"] for what in ("both streams", "picture alone", "sound alone")
     )
-    assert both.value >= 0.97
+    assert both.value >= 0.98
+    assert picture.value >= 0.96
+    assert sound.value >= 0.80
     assert both.value > max(picture.value, sound.value)
     for found in (both, picture, sound):
         assert found.n == 1000
@@ -73,7 +75,7 @@ def test_the_card_says_what_was_measured_and_on_what() -> None:
         assert found.low < found.value < found.high
     for noisy in ("sound", "picture"):
         fused = measured[f"accuracy, both streams, noise on the {noisy}"].value
-        assert fused > measured[f"accuracy, {noisy} alone, noise on it"].value + 0.05
+        assert fused > measured[f"accuracy, {noisy} alone, noise on it"].value + 0.03
     assert measured["attention: mass over share"].value > 1
     assert all(m.conditions for m in card.accuracy)
     assert {"CC BY-SA 3.0", "CC BY-SA 4.0"} <= {source.licence for source in card.data}
