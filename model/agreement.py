@@ -88,13 +88,14 @@ def _spikes(
     for name, held in frames.items():
         patch = cast(PatchSplitting, plain.patch[name])
         x, own = held, fused.patch[name]
+        given = x[:, 0].contiguous(memory_format=torch.channels_last)
         for theirs, ours in zip(patch.stages, own.stages, strict=True):
             fired = theirs(x.expand(steps, *x.shape[1:]))
-            given = x[:, 0].contiguous(memory_format=torch.channels_last)
             x = patch.pool(fired.flatten(0, 1)).unflatten(0, (steps, -1))
-            total += _layer(x[:, 0], ours(given, steps))
+            found = ours(given, steps)
+            total += _layer(x[:, 0], found)
+            given = x[:, 0].to(found.dtype).contiguous(memory_format=torch.channels_last)
         position = patch.position(x)
-        given = x[:, 0].contiguous(memory_format=torch.channels_last)
         total += _layer(position[:, 0], own.position(given, steps))
         tokens[name] = (x + position).flatten(3)
         end = fused.tokens(name, held[:, 0], steps).transpose(1, 2)  # [T, D, N]

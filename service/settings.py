@@ -124,7 +124,7 @@ class Settings(BaseSettings):
         128, "Most accepted requests of one checkpoint at a time; more get 503", "requests", ge=1
     )
     max_wait_s: float = _setting(
-        2.0,
+        4.0,
         "Longest time to its answer that a request is accepted for, at the rate of the last ones; "
         "more get 503",
         "s",

@@ -34,6 +34,14 @@ def test_fused_arithmetic_flips_fewer_spikes_than_one_in_100_000(case: str) -> N
     assert found.classes == 0
 
 
+def test_int8_is_counted_as_well() -> None:
+    case = CASES["events"]
+    plain = network(case)
+    int8 = FusedNetwork(plain, 2, int8=True)
+    found = agreement(plain, int8, [inputs(case, 1, seed=5)], case.steps)
+    assert 0 < found.flips < found.spikes / 10
+
+
 def test_a_network_that_is_another_one_does_not_agree() -> None:
     case = CASES["events"]
     other = FusedNetwork(network(case, seed=1), 2)

@@ -62,7 +62,7 @@ def _figure(found: Sequence[Growth]) -> Figure:
     figure = Figure(figsize=(3.4 * len(found), 3.2), layout="constrained")
     for axes, growth in zip(figure.subplots(1, len(found)), found, strict=True):
         axes.plot(growth.at, growth.values, "o-")
-        axes.set_xlabel(f"{growth.over}s")
+        axes.set_xlabel(growth.over)
         axes.set_title(growth.measured, fontsize=10)
         axes.set_ylim(bottom=0)
     return figure
