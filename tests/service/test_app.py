@@ -176,8 +176,9 @@ def test_the_description_is_whole(service: httpx.Client) -> None:
         form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
         assert set(form["properties"]) == {
             "clip", "video", "audio", "frames", "steps", "top_k", "attention",
+            "degrade",
         }  # fmt: skip
-        assert {"200", "400", "404", "413", "415", "422", "503", "504"} == set(
+        assert {"200", "400", "404", "408", "413", "415", "422", "503", "504"} == set(
             operation["responses"]
         )
     for operations in described["paths"].values():

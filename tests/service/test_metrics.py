@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -174,8 +175,10 @@ def test_requests_that_run_together_are_one_batch(
     weights: Path, clip: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     infer: Callable[..., Output] = batching._infer
+    first = threading.Event()
 
     def slow(engine: Any, batch: Any) -> Output:
+        first.set()
         wait_until(lambda: len(batch) == 3 or batcher.queued == 3)
         return infer(engine, batch)
 
@@ -187,11 +190,14 @@ def test_requests_that_run_together_are_one_batch(
         with httpx.Client(base_url=client.base_url, timeout=60) as other:
             from concurrent.futures import ThreadPoolExecutor
 
+            def ask() -> int:
+                return other.post(CLASSIFY, files={"clip": clip}).status_code
+
             with ThreadPoolExecutor(4) as pool:
-                answers = list(
-                    pool.map(lambda _: other.post(CLASSIFY, files={"clip": clip}), range(4))
-                )
-        assert [answer.status_code for answer in answers] == [200] * 4
+                asked = [pool.submit(ask)]
+                assert first.wait(60)
+                asked += [pool.submit(ask) for _ in range(3)]
+        assert [one.result() for one in asked] == [200] * 4
         after = scrape(client)
     assert after.total("scmrl_batch_size_count", model="avdigits") == 2
     assert after.total("scmrl_batch_size_sum", model="avdigits") == 4

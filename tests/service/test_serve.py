@@ -225,7 +225,7 @@ def test_it_starts_where_that_is_safe_or_said(
         raise OSError(98, "not now")
 
     monkeypatch.setattr(serving, "_listen", refuse)
-    monkeypatch.setattr(serving, "_configure_logging", lambda level: None)
+    monkeypatch.setattr(serving.logs, "configure", lambda level, shape: None)
     assert run(Settings(models="/nowhere", **given)) == code
 
 
