@@ -29,7 +29,7 @@ def bits(data: bytes, rng: Rng, others: Sequence[bytes]) -> bytes:
 
 def truncated(data: bytes, rng: Rng, others: Sequence[bytes]) -> bytes:
     """Its end is missing, or its beginning."""
-    at = int(rng.integers(1, len(data)))
+    at = int(rng.integers(1, max(2, len(data))))
     return data[:at] if rng.random() < 0.8 else data[at:]
 
 

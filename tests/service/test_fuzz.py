@@ -29,6 +29,11 @@ def test_a_mutation_is_the_same_each_time_and_another_each_number() -> None:
     assert sum(data == datas[index] for index, data in made) < 5
 
 
+def test_a_file_of_one_byte_can_be_mutated_too() -> None:
+    for number in range(200):
+        assert mutated([b"x"], number)[1]
+
+
 def test_damaged_files_are_answered_or_refused(service: httpx.Client) -> None:
     (outcome,) = deque(barrage(service, SEEDS, range(COUNT), at_once=4, longest_s=60), maxlen=1)
     assert outcome.wrong == []
