@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -34,6 +34,22 @@ SLOW = 0.1
 FLOAT32_FROM = 0.97
 
 
+class Accuracies(NamedTuple):
+    """Of both streams, the sound alone and the picture alone, 0 to 1, on the held-out clips."""
+
+    fused: float
+    audio: float
+    visual: float
+
+    @property
+    def score(self) -> float:
+        """What the best weights are chosen by."""
+        return (self.fused + self.audio + self.visual) / 3
+
+    def __str__(self) -> str:
+        return f"both {self.fused:.1%}, picture {self.visual:.1%}, sound {self.audio:.1%}"
+
+
 @dataclass(frozen=True)
 class EpochMetrics:
     """Means over one epoch; accuracies (0 to 1) on the held-out development clips."""
@@ -47,9 +63,8 @@ class EpochMetrics:
     visual: float
 
     @property
-    def score(self) -> float:
-        """What the best epoch is chosen by."""
-        return (self.fused + self.audio + self.visual) / 3
+    def accuracies(self) -> Accuracies:
+        return Accuracies(self.fused, self.audio, self.visual)
 
 
 def train(options: TrainOptions) -> Path:
@@ -67,9 +82,9 @@ def train(options: TrainOptions) -> Path:
         for epoch in range(run.epoch, options.epochs):
             metrics = run.train_epoch(epoch, console)
             run.save(metrics)
-            console.print(_line(f"epoch {metrics.epoch:3d}", metrics))
+            console.print(_line(metrics))
         if options.average:
-            console.print(_line("mean of the last", run.conclude()))
+            console.print(f"mean of the last weights  held-out accuracy: {run.conclude()}")
     except KeyboardInterrupt:
         console.print("interrupted; the best epoch so far is kept")
     finally:
@@ -135,10 +150,9 @@ class _Run:
         loss, alignment = totals / self.steps_an_epoch
         return EpochMetrics(epoch + 1, rate, loss, alignment, *self._accuracies())
 
-    def _accuracies(self) -> tuple[float, float, float]:
-        """Of both streams, the sound alone and the picture alone."""
+    def _accuracies(self) -> Accuracies:
         both, audio, visual = ("audio", "visual"), ("audio",), ("visual",)
-        return self._accuracy(both), self._accuracy(audio), self._accuracy(visual)
+        return Accuracies(self._accuracy(both), self._accuracy(audio), self._accuracy(visual))
 
     def _step(self, step: int, inputs: dict[str, Tensor], labels: Tensor) -> tuple[float, float]:
         steps = self._plan(step).steps
@@ -223,7 +237,7 @@ class _Run:
         for name, value in asdict(metrics).items():
             self.writer.add_scalar(name, value, metrics.epoch)
         _append(out / "metrics.csv", metrics)
-        self._keep_best(metrics)
+        self._keep_best(metrics.accuracies)
         if metrics.epoch > self.options.epochs - self.options.average:
             weights = {name: x.clone() for name, x in self.network.state_dict().items()}
             self.last_weights.append(weights)
@@ -238,7 +252,7 @@ class _Run:
         torch.save(state, part)
         part.replace(self.last)
 
-    def conclude(self) -> EpochMetrics:
+    def conclude(self) -> Accuracies:
         """Measure the mean of the last epochs' weights, and keep it where it is the best."""
         kept = self.last_weights
         mean = {
@@ -246,15 +260,15 @@ class _Run:
             for name, x in kept[0].items()
         }
         self.network.load_state_dict(mean)
-        metrics = EpochMetrics(self.epoch, 0.0, 0.0, 0.0, *self._accuracies())
-        self._keep_best(metrics)
-        return metrics
+        accuracies = self._accuracies()
+        self._keep_best(accuracies)
+        return accuracies
 
-    def _keep_best(self, metrics: EpochMetrics) -> None:
-        if metrics.score > self.best:
-            self.best = metrics.score
+    def _keep_best(self, accuracies: Accuracies) -> None:
+        if accuracies.score > self.best:
+            self.best = accuracies.score
             best = self.options.out / "best"
-            checkpoint.save(best, self.network, card(self.options, metrics.epoch))
+            checkpoint.save(best, self.network, card(self.options, self.epoch))
 
 
 def _scenes(options: TrainOptions) -> tuple[Scenes, Digits]:
@@ -336,8 +350,8 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
         yield from csv.DictReader(file)
 
 
-def _line(what: str, m: EpochMetrics) -> str:
+def _line(m: EpochMetrics) -> str:
     return (
-        f"{what}  loss {m.loss:.3f}  alignment {m.alignment:.3f}  held-out accuracy: "
-        f"both {m.fused:.1%}, picture {m.visual:.1%}, sound {m.audio:.1%}"
+        f"epoch {m.epoch:3d}  loss {m.loss:.3f}  alignment {m.alignment:.3f}  "
+        f"held-out accuracy: {m.accuracies}"
     )

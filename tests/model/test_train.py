@@ -18,7 +18,7 @@ import torch
 from model import checkpoint
 from model.data.avdigits import DataError
 from model.recipe import TrainOptions
-from model.train import train
+from model.train import Accuracies, train
 
 ROOT = Path(__file__).parents[2]
 
@@ -149,9 +149,9 @@ def test_the_mean_of_the_last_epochs_is_kept_where_it_is_better(
 ) -> None:
     measured: list[dict[str, torch.Tensor]] = []
 
-    def accuracies(run: Any) -> tuple[float, float, float]:
+    def accuracies(run: Any) -> Accuracies:
         measured.append({name: x.clone() for name, x in run.network.state_dict().items()})
-        return (0.1 * len(measured),) * 3
+        return Accuracies(*[0.1 * len(measured)] * 3)
 
     monkeypatch.setattr("model.train._Run._accuracies", accuracies)
     best = train(replace(options, epochs=3, average=2))
