@@ -17,6 +17,7 @@ from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
 from service import logs
+from service.commands.settings import shown
 from service.keys import Keys, KeysError, read
 from service.settings import Settings
 
@@ -149,14 +150,7 @@ class Stopping:
 
 def _option(name: str, field: FieldInfo) -> inspect.Parameter:
     """The command's option for one setting. Not given, the environment or the default holds."""
-    extra = field.json_schema_extra
-    unit = extra.get("unit") if isinstance(extra, dict) else None
-    shown = str(field.default) + (f" {unit}" if unit else "")
-    if isinstance(field.default, Path):
-        shown = os.path.relpath(field.default)
-    elif field.default is None or field.default == ():
-        shown = "none"
-    help_text = f"{field.description}. [default: {shown}]"
+    help_text = f"{field.description}. [default: {shown(field.default, field)}]"
     kind = field.annotation if field.annotation in (bool, int, float, Path) else str
     option = typer.Option(_flag(name), help=help_text, show_default=False)
     return inspect.Parameter(

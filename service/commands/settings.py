@@ -39,8 +39,7 @@ def settings(
         raise typer.Exit(2) from exc
     table = Table("variable", "here", "default", "what")
     for name, field in Settings.model_fields.items():
-        now = _shown(getattr(here, name), _unit(field))
-        default = _shown(field.default, _unit(field))
+        now, default = shown(getattr(here, name), field), shown(field.default, field)
         table.add_row(
             f"SCMRL_{name.upper()}", now if now == default else f"[bold]{now}[/bold]", default,
             field.description,
@@ -53,16 +52,12 @@ def markdown_table() -> Iterator[str]:
     yield "| variable | default | what |"
     yield "| --- | --- | --- |"
     for name, field in Settings.model_fields.items():
-        default = _shown(field.default, _unit(field))
+        default = shown(field.default, field)
         yield f"| `SCMRL_{name.upper()}` | {default} | {field.description} |"
 
 
-def _unit(field: FieldInfo) -> str:
-    extra = field.json_schema_extra
-    return str(extra.get("unit", "")) if isinstance(extra, dict) else ""
-
-
-def _shown(value: Any, unit: str) -> str:
+def shown(value: Any, field: FieldInfo) -> str:
+    """A value of a setting, with the setting's unit; of a secret only whether it is set."""
     if isinstance(value, SecretStr):
         return "set" if value.get_secret_value() else "none"
     if value is None or value == ():
@@ -73,4 +68,6 @@ def _shown(value: Any, unit: str) -> str:
         return os.path.relpath(value)
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
+    extra = field.json_schema_extra
+    unit = extra.get("unit", "") if isinstance(extra, dict) else ""
     return f"{value:g} {unit}".strip() if isinstance(value, float) else f"{value} {unit}".strip()
