@@ -63,9 +63,11 @@ def over_length(wanted: Wanted, rounds: int) -> Growth:
 def over_clients(weights: Path, seconds: float) -> tuple[Growth, Growth]:
     """Clips a second, and their median latency (ms), over the number of clients."""
     forms = load.bodies()
-    with servers.scmrl(weights) as url:
-        load.warm(url, forms)
-        seen = [asyncio.run(load.closed(url, forms, clients, seconds)) for clients in CLIENTS]
+    with servers.scmrl(weights) as server:
+        load.warm(server.url, forms)
+        seen = [
+            asyncio.run(load.closed(server.url, forms, clients, seconds)) for clients in CLIENTS
+        ]
     return (
         _growth("client", "clips a second", CLIENTS, [one.answered_s for one in seen]),
         _growth("client", "ms of latency (median)", CLIENTS, [one.p50_ms for one in seen]),

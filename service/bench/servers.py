@@ -11,14 +11,23 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 _WITHIN_S = 120.0
 
 
+@dataclass(frozen=True)
+class Server:
+    """The address that clips are posted to, and the server's process."""
+
+    url: str
+    pid: int
+
+
 @contextmanager
-def scmrl(weights: Path, **settings: str) -> Iterator[str]:
-    """The address that clips are posted to, once it runs on its fused path."""
+def scmrl(weights: Path, **settings: str) -> Iterator[Server]:
+    """Our service, once it runs on its fused path."""
     port = _free_port()
     environment = {
         "SCMRL_MODELS": str(weights.resolve().parent),
@@ -30,23 +39,23 @@ def scmrl(weights: Path, **settings: str) -> Iterator[str]:
         "SCMRL_API_KEYS_FILE": "",
     }
     command = [sys.executable, "-m", "service.cli", "serve"]
-    with _running(command, environment | settings, f"http://127.0.0.1:{port}/readyz"):
-        yield f"http://127.0.0.1:{port}/v1/classify"
+    with _running(command, environment | settings, f"http://127.0.0.1:{port}/readyz") as pid:
+        yield Server(f"http://127.0.0.1:{port}/v1/classify", pid)
 
 
 @contextmanager
-def litserve(weights: Path, max_batch: int, path: str) -> Iterator[str]:
+def litserve(weights: Path, max_batch: int, path: str) -> Iterator[Server]:
     """LitServe on the checkpoint, with its network as it is ("plain") or by our engine
     ("fused")."""
     port = _free_port()
     environment = {"BENCH_WEIGHTS": str(weights.resolve()), "BENCH_PATH": path}
     command = [sys.executable, "-m", "service.bench.litserve_app", str(port), str(max_batch)]
-    with _running(command, environment, f"http://127.0.0.1:{port}/health"):
-        yield f"http://127.0.0.1:{port}/v1/classify"
+    with _running(command, environment, f"http://127.0.0.1:{port}/health") as pid:
+        yield Server(f"http://127.0.0.1:{port}/v1/classify", pid)
 
 
 @contextmanager
-def _running(command: list[str], environment: dict[str, str], ready: str) -> Iterator[None]:
+def _running(command: list[str], environment: dict[str, str], ready: str) -> Iterator[int]:
     process = subprocess.Popen(
         command, env=os.environ | environment, stdout=subprocess.DEVNULL, start_new_session=True
     )
@@ -56,7 +65,7 @@ def _running(command: list[str], environment: dict[str, str], ready: str) -> Ite
             if process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"{' '.join(command)} did not become ready")
             time.sleep(0.2)
-        yield
+        yield process.pid
     finally:
         process.terminate()
         try:

@@ -18,10 +18,11 @@ import httpx
 import typer
 
 from service.bench import servers
-from tests.fuzz.barrage import Outcome, Seed, barrage, seeds
-from tests.fuzz.resident import Resident, resident, service
+from service.bench.servers import Server
+from tests.conftest import ROOT
+from tests.fuzz.barrage import CLASSIFY, Outcome, Seed, barrage, seeds
+from tests.fuzz.resident import Resident, resident
 
-ROOT = Path(__file__).parents[2]
 SEEDS = (ROOT / "tests" / "data" / "seeds", ROOT / "tests" / "data" / "clips",
          ROOT.parent / "shared" / "media")  # fmt: skip
 GOOD = ROOT / "tests" / "data" / "clips" / "digit-7.webm"
@@ -38,8 +39,8 @@ def fuzz(
     files = seeds(*SEEDS)
     with tempfile.TemporaryDirectory() as scratch:
         environment = {"TMPDIR": scratch, "SCMRL_LOG_LEVEL": "error", "SCMRL_MAX_WAIT_S": "60"}
-        with servers.scmrl(ROOT / "weights" / "avdigits", **environment) as url:
-            failures = _run(url, files, range(first, first + count), at_once)
+        with servers.scmrl(ROOT / "weights" / "avdigits", **environment) as server:
+            failures = _run(server, files, range(first, first + count), at_once)
         left = [path for path in Path(scratch).rglob("*") if path.is_file()]
     failures += [f"left behind: {path}" for path in left]
     for failure in failures:
@@ -47,10 +48,9 @@ def fuzz(
     raise typer.Exit(1 if failures else 0)
 
 
-def _run(url: str, files: Sequence[Seed], numbers: range, at_once: int) -> list[str]:
-    with httpx.Client(base_url=url.removesuffix("/v1/classify"), timeout=60) as client:
+def _run(server: Server, files: Sequence[Seed], numbers: range, at_once: int) -> list[str]:
+    with httpx.Client(base_url=server.url.removesuffix(CLASSIFY), timeout=60) as client:
         expected = _answer(client)
-        pid = service(url)
         # Every kind of file once: libraries load their tables when they are first used.
         warm = min(500, len(numbers) // 4)
         before = Resident(0, 0)
@@ -58,16 +58,16 @@ def _run(url: str, files: Sequence[Seed], numbers: range, at_once: int) -> list[
         outcome = Outcome()
         for done, outcome in enumerate(barrage(client, files, numbers, at_once, 30.0), 1):
             if done == warm:
-                before = resident(pid)
+                before = resident(server.pid)
             if done % 1000 == 0 or done == len(numbers):
                 typer.echo(
                     f"{done} files, {time.monotonic() - began:.0f} s, answers "
                     f"{dict(sorted(outcome.statuses.items()))}, slowest {outcome.slowest:.1f} s, "
-                    f"resident {resident(pid).service_mib} MiB"
+                    f"resident {resident(server.pid).service_mib} MiB"
                 )
         failures = list(outcome.wrong)
         time.sleep(2)
-        after = resident(pid)
+        after = resident(server.pid)
         typer.echo(
             f"resident memory {before.service_mib} MiB after {warm} files, {after.service_mib} at "
             f"the end; {before.processes} and {after.processes} processes"
@@ -84,7 +84,7 @@ def _run(url: str, files: Sequence[Seed], numbers: range, at_once: int) -> list[
 
 
 def _answer(client: httpx.Client) -> list[float]:
-    answer = client.post("/v1/classify", files={"clip": GOOD.read_bytes()}).json()
+    answer = client.post(CLASSIFY, files={"clip": GOOD.read_bytes()}).json()
     return [round(one["probability"], 5) for one in answer["probabilities"]]
 
 

@@ -15,8 +15,8 @@ import httpx
 import typer
 
 from service.bench import servers
-from tests.fuzz.__main__ import ROOT
-from tests.fuzz.resident import resident, service
+from tests.conftest import ROOT
+from tests.fuzz.resident import resident
 
 CLIPS = sorted((ROOT / "tests" / "data" / "clips").glob("*.webm"))
 GROWTH = 0.02
@@ -28,23 +28,24 @@ def endure(
 ) -> None:
     """Send good clips to a service of its own and watch its resident memory."""
     clips = [path.read_bytes() for path in CLIPS]
-    with servers.scmrl(ROOT / "weights" / "avdigits", SCMRL_LOG_LEVEL="error") as url:
-        pid = service(url)
+    with servers.scmrl(ROOT / "weights" / "avdigits", SCMRL_LOG_LEVEL="error") as server:
         with httpx.Client(timeout=60) as client, ThreadPoolExecutor(at_once) as pool:
 
             def ask(number: int) -> int:
                 form = {"clip": clips[number % len(clips)]}
-                return client.post(url, files=form, data={"attention": "overlay"}).status_code
+                return client.post(
+                    server.url, files=form, data={"attention": "overlay"}
+                ).status_code
 
             began, first, refused = time.monotonic(), 0, 0
             for done, status in enumerate(pool.map(ask, range(count)), 1):
                 refused += status != 200
                 if done == count // 10:
-                    first = resident(pid).service_mib
+                    first = resident(server.pid).service_mib
                 if done % 1000 == 0:
-                    now = resident(pid).service_mib
+                    now = resident(server.pid).service_mib
                     typer.echo(f"{done} clips, {time.monotonic() - began:.0f} s, {now} MiB")
-        last = resident(pid).service_mib
+        last = resident(server.pid).service_mib
     typer.echo(
         f"{first} MiB after {count // 10} clips, {last} MiB after {count}; {refused} refused"
     )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
+
+from model.memory import memory
 
 
 @dataclass(frozen=True)
@@ -16,23 +19,12 @@ class Resident:
     processes: int
 
 
-def service(url: str) -> int:
-    """The process that listens at the address."""
-    port = url.split(":")[2].split("/")[0]
-    found = subprocess.run(
-        ["pgrep", "-f", "service.cli serve"], check=True, capture_output=True, text=True
-    ).stdout.split()
-    for pid in found:
-        environment = Path(f"/proc/{pid}/environ").read_bytes()
-        if f"SCMRL_PORT={port}".encode() in environment.split(b"\0"):
-            return int(pid)
-    raise RuntimeError(f"no service at {url}")
-
-
 def resident(pid: int) -> Resident:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    """What a service of this machine holds now."""
+    found = memory(torch.device("cpu"), statm=Path(f"/proc/{pid}/statm"))
+    assert found is not None
     own = [entry for entry in os.listdir("/proc") if entry.isdecimal() and _parent(entry, pid)]
-    return Resident(pages * os.sysconf("SC_PAGE_SIZE") // (1 << 20), len(own))
+    return Resident(found.held // (1 << 20), len(own))
 
 
 def _parent(entry: str, pid: int) -> bool:

@@ -50,12 +50,12 @@ def service(
     console = Console(width=120)
     forms = load.bodies()
     results: dict[str, Any] = {}
-    with servers.scmrl(weights, SCMRL_MAX_BATCH=str(max_batch)) as url:
-        load.warm(url, forms)
-        most = asyncio.run(load.closed(url, forms, _CLIENTS, seconds))
+    with servers.scmrl(weights, SCMRL_MAX_BATCH=str(max_batch)) as server:
+        load.warm(server.url, forms)
+        most = asyncio.run(load.closed(server.url, forms, _CLIENTS, seconds))
         rates = [share * most.answered_s for share in _SHARES]
-        steady = [asyncio.run(load.opened(url, forms, rate, seconds)) for rate in rates]
-        health = asyncio.run(load.beside(url, forms, _MANY, seconds))
+        steady = [asyncio.run(load.opened(server.url, forms, rate, seconds)) for rate in rates]
+        health = asyncio.run(load.beside(server.url, forms, _MANY, seconds))
     _print(console, "scmrl", [most, *steady])
     results["scmrl"] = [asdict(seen) for seen in (most, *steady)]
     results["healthz_ms"] = _health(console, health)
@@ -63,13 +63,13 @@ def service(
     if litserve:
         for path in ("plain", "fused"):
             name = f"LitServe, {path} network"
-            with servers.litserve(weights, max_batch, path) as url:
-                theirs, same = _most_and_steady(url, forms, seconds)
+            with servers.litserve(weights, max_batch, path) as server:
+                theirs, same = _most_and_steady(server.url, forms, seconds)
             if same is None:
                 typer.echo(f"{name} answered nothing: {theirs.refused}", err=True)
                 raise typer.Exit(1)
-            with servers.scmrl(weights, SCMRL_MAX_BATCH=str(max_batch)) as url:
-                again, ours = _most_and_steady(url, forms, seconds, same.offered_s)
+            with servers.scmrl(weights, SCMRL_MAX_BATCH=str(max_batch)) as server:
+                again, ours = _most_and_steady(server.url, forms, seconds, same.offered_s)
             assert ours is not None
             _print(console, name, [theirs, same])
             _print(console, f"scmrl at the load of {name}", [again, ours])
