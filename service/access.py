@@ -27,7 +27,7 @@ CLIENT_GONE = 499
 
 
 class AccessLog:
-    """Outermost middleware: gives `request.state.id`, sends it as X-Request-ID, logs one line.
+    """Gives `request.state.id`, sends it as X-Request-ID, logs one line.
 
     Routes fill in `request.state.account`. `measure` is told of each request that has been
     answered; `trace` as well, and gives the id of the trace that it made of it.

@@ -213,7 +213,7 @@ class Registry:
         """Load a checkpoint, or load it again, and serve it from then on; for a thread.
 
         One that is served already goes on until the new one is ready; requests that are inside
-        keep the one that they began with. Raises Problem UNKNOWN_MODEL, UNUSABLE or CONFLICT, and
+        keep the one that they began with. Raises Problem UNKNOWN_MODEL, UNUSABLE or STOPPING, and
         changes nothing then.
         """
         with self._loading:
