@@ -240,6 +240,8 @@ def _built(config: Config, tensors: Mapping[str, Tensor], file: Path | str) -> S
             )
         if not found.isfinite().all():
             raise CheckpointError(file, name, "holds values that are not finite")
+        if name.endswith("threshold") and float(found) <= 0:
+            raise CheckpointError(file, name, f"is {float(found):g}; a neuron's is above 0")
     network.load_state_dict(dict(tensors), assign=True)
     return network.eval()
 

@@ -1,6 +1,7 @@
 """S-CMRL made fast on a CPU: the same weights and answers, with memory touched less.
 
-- Batch norm and the neuron's 1/tau are folded into the weights before a layer.
+- Batch norm and the neuron's 1/tau and threshold are folded into the weights before a layer.
+- What one tensor is multiplied by is one matrix, and spikes overwrite the currents they come from.
 - A neuron and the pooling after it are one pass (model/kernels.py).
 - Frames that are held for all steps (direct encoding) go through the first convolution once.
 - No matrix of attention is built: q (k^T v) is the same integers.
@@ -16,21 +17,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from math import gcd
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from model import kernels, quantized
 from model.attention import CCSSA, SCALE, Maps, Projection, SpikingAttention
 from model.network import MLP, SCMRL, CrossModalResidual, Output, firing_rate
+from model.neuron import LIF
 from model.patch import PatchSplitting, Stage
 from model.quantized import Map
 
-Floats = NDArray[np.float32]
 #: The type that spikes are kept in between convolutions.
 Spikes = type[np.float32] | type[np.uint8]
 #: Channels of a block of heads that are multiplied together.
@@ -40,16 +40,17 @@ _Out = TypeVar("_Out")
 
 
 def _folded(
-    weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm1d | nn.BatchNorm2d, tau: float
+    weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm1d | nn.BatchNorm2d, lif: LIF
 ) -> tuple[Tensor, Tensor]:
-    """Weight [C', C, ...] and bias [C'] of a layer with its batch norm and 1/tau within.
+    """Weight [C', C, ...] and bias [C'] of a layer with its batch norm within, for `fire`.
 
     Computed in float64, so that rounding it to float32 is the only loss.
     """
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt() / tau
-    shift = norm.bias.double() / tau - norm.running_mean.double() * scale
+    unit = lif.tau * lif.v_threshold
+    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt() / unit
+    shift = norm.bias.double() / unit - norm.running_mean.double() * scale
     if bias is not None:
         shift = shift + bias.double() * scale
     scaled = weight.double() * scale.reshape(-1, *[1] * (weight.ndim - 1))
@@ -75,9 +76,8 @@ class FusedStage:
     """
 
     def __init__(self, stage: Stage, *, frames: bool, pooled: bool, int8: bool) -> None:
-        folded = _folded(stage.conv.weight, None, stage.norm, stage.lif.tau)
+        folded = _folded(stage.conv.weight, None, stage.norm, stage.lif)
         self.current = quantized.conv3x3(*folded) if int8 and not frames else _conv(*folded)
-        self.threshold = np.float32(stage.lif.v_threshold)
         self.pooled = pooled
         self.spikes: Spikes = np.uint8 if int8 else np.float32
 
@@ -85,11 +85,11 @@ class FusedStage:
         """[T or 1, C, H, W], channels last, to [steps, C', H', W']."""
         current = self.current(x).permute(0, 2, 3, 1)  # [T or 1, H, W, C]
         if not self.pooled:  # a held current is pooled: it comes from frames
-            return _fired(current, self.threshold, self.spikes).permute(0, 3, 1, 2)
+            return _fired(current).permute(0, 3, 1, 2).to(x.dtype)
         values = current.contiguous().numpy()
         _, rows, columns, channels = values.shape
         spikes = np.empty((steps, (rows + 1) // 2, (columns + 1) // 2, channels), self.spikes)
-        kernels.fire_and_pool(values, self.threshold, spikes)
+        kernels.fire_and_pool(values, spikes)
         return torch.from_numpy(spikes).permute(0, 3, 1, 2)
 
 
@@ -112,40 +112,33 @@ class FusedPatches:
 
 
 class FusedLinear:
-    """Linear maps over channels side by side, and their neurons: [T, N, C] to spikes [T, N, C'].
+    """Linear maps of the same tokens side by side, and their neurons: [T, N, C] to spikes
+    [T, N, C'], C' the sum of their channels.
 
-    `parts` are the channels of each. With `int8`, x has to be small integers, as spikes are.
+    `maps` are weight and bias of each. With `int8`, x has to be small integers, as spikes are.
     """
 
-    def __init__(self, parts: list[tuple[Tensor, Tensor, float]], *, int8: bool) -> None:
-        weight = torch.cat([weight.flatten(1) for weight, _, _ in parts])
-        bias = torch.cat([bias for _, bias, _ in parts])
+    def __init__(self, maps: Sequence[tuple[Tensor, Tensor]], *, int8: bool) -> None:
+        weight = torch.cat([weight.flatten(1) for weight, _ in maps])
+        bias = torch.cat([bias for _, bias in maps])
         self.int8 = int8
         self.current = quantized.linear(weight, bias) if int8 else _linear(weight, bias)
-        self.sizes = [len(bias) for _, bias, _ in parts]
-        self.thresholds = [np.float32(threshold) for _, _, threshold in parts]
 
-    def __call__(self, x: Tensor) -> list[Tensor]:
-        steps, tokens, channels = x.shape
-        given = x.reshape(-1, channels)
+    def __call__(self, x: Tensor) -> Tensor:
+        given = x.reshape(-1, x.shape[2])
         current = self.current(given.to(torch.uint8) if self.int8 else given)
-        return [
-            _fired(part.unflatten(0, (steps, tokens)), threshold, np.float32)
-            for part, threshold in zip(current.split(self.sizes, 1), self.thresholds, strict=True)
-        ]
+        return _fired(current.view(len(x), x.shape[1], -1))
 
 
-def _projection(layer: Projection) -> tuple[Tensor, Tensor, float]:
-    weight, bias = _folded(layer.conv.weight, layer.conv.bias, layer.norm, layer.lif.tau)
-    return weight, bias, layer.lif.v_threshold
+def _projection(layer: Projection) -> tuple[Tensor, Tensor]:
+    return _folded(layer.conv.weight, layer.conv.bias, layer.norm, layer.lif)
 
 
-def _fired(current: Tensor, threshold: np.float32, spikes: Spikes) -> Tensor:
-    """Spikes, of the type `spikes`, of currents [T, ...]."""
-    values = current.contiguous().numpy()
-    fired: NDArray[Any] = np.empty(values.shape, spikes)
-    kernels.fire(values.reshape(len(values), -1), threshold, fired.reshape(len(values), -1))
-    return torch.from_numpy(fired)
+def _fired(current: Tensor) -> Tensor:
+    """The currents [T, ...], overwritten by their spikes."""
+    current = current.contiguous()
+    kernels.fire(current.view(len(current), -1).numpy())
+    return current
 
 
 @dataclass(frozen=True)
@@ -157,56 +150,53 @@ class SampleMaps:
 
 
 class AttentionOverTokens:
-    """0.25 q (k^T v) at each step, [T, N, C]: the same integers as (q k^T) v, with less work.
+    """Spikes of q (k^T v) at each step: the same integers as (q k^T) v, with less work.
 
     Heads are multiplied side by side, as many as fill a block that a matrix product is fast on;
     what meets another head is then put to 0.
     """
 
-    def __init__(self, heads: int, channels: int) -> None:
+    def __init__(self, heads: int, channels: int, scale: float) -> None:
         width = channels // heads
         beside = gcd(heads, max(1, _BLOCK // width))
-        self.blocks = heads // beside
-        self.own = torch.block_diag(*[torch.full((width, width), SCALE)] * beside)
+        self.size = width * beside
+        self.own = torch.block_diag(*[torch.full((width, width), scale)] * beside)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q, k, v = (x.unflatten(2, (self.blocks, -1)).transpose(1, 2) for x in (q, k, v))
-        product = (k.transpose(2, 3) @ v).mul_(self.own)  # [T, blocks, channels, channels]
-        return (q @ product).transpose(1, 2).flatten(2)
+        blocks = [
+            torch.bmm(q_, torch.bmm(k_.transpose(1, 2), v_).mul_(self.own))
+            for q_, k_, v_ in zip(*(x.split(self.size, 2) for x in (q, k, v)), strict=True)
+        ]
+        return _fired(blocks[0] if len(blocks) == 1 else torch.cat(blocks, 2))
 
 
 class AttentionOverSteps:
-    """0.25 (q k^T) v over the steps at each token, [T, N, C]."""
+    """Spikes of (q k^T) v over the steps at each token, [T, N, C]."""
 
-    def __init__(self, heads: int, channels: int) -> None:
+    def __init__(self, heads: int, channels: int, scale: float) -> None:
         self.attend = kernels.attend_over_steps(channels // heads)
+        self.scale = np.float32(scale)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        attended = torch.empty_like(q)
-        self.attend(q.numpy(), k.numpy(), v.numpy(), attended.numpy())
-        return attended
+        spikes = torch.empty(q.shape)
+        self.attend(q.numpy(), k.numpy(), v.numpy(), self.scale, spikes.numpy())
+        return spikes
 
 
-class FusedAttention:
-    """Spiking attention of one sample: tokens [T, N, C] of target and source to spikes."""
+class _Attention:
+    """What one attention does with its queries, keys and values [T, N, C]."""
 
     def __init__(self, attention: SpikingAttention, int8: bool) -> None:
         self.heads = attention.heads
         self.over = attention.over
         over = AttentionOverTokens if self.over == "spatial" else AttentionOverSteps
-        self.attend = over(self.heads, attention.query.conv.out_channels)
-        self.query = FusedLinear([_projection(attention.query)], int8=int8)
-        self.key_value = FusedLinear(
-            [_projection(attention.key), _projection(attention.value)], int8=int8
-        )
-        self.half = 1 / attention.lif.tau
-        self.threshold = np.float32(attention.lif.v_threshold)
+        lif = attention.lif
+        scale = SCALE / (lif.tau * lif.v_threshold)
+        self.attend = over(self.heads, attention.query.conv.out_channels, scale)
         self.out = FusedLinear([_projection(attention.out)], int8=int8)
 
-    def __call__(self, target: Tensor, source: Tensor, maps: bool) -> tuple[Tensor, SampleMaps]:
-        (q,), (k, v) = self.query(target), self.key_value(source)
-        current = self.attend(q, k, v).mul_(self.half)
-        (spikes,) = self.out(_fired(current, self.threshold, np.float32))
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, maps: bool) -> tuple[Tensor, SampleMaps]:
+        spikes = self.out(self.attend(q, k, v))
         return spikes, self._maps(q, k) if maps else SampleMaps()
 
     def _maps(self, q: Tensor, k: Tensor) -> SampleMaps:
@@ -218,35 +208,54 @@ class FusedAttention:
         return SampleMaps(spatial=looked * (SCALE / (steps * tokens * self.heads)))
 
 
+class FusedAttentions:
+    """Spiking attentions of a target to a source, one sample's tokens [T, N, C], side by side."""
+
+    def __init__(self, attentions: Sequence[SpikingAttention], int8: bool) -> None:
+        self.query = FusedLinear([_projection(a.query) for a in attentions], int8=int8)
+        self.key_value = FusedLinear(
+            [_projection(layer) for a in attentions for layer in (a.key, a.value)], int8=int8
+        )
+        self.each = [_Attention(attention, int8) for attention in attentions]
+
+    def __call__(
+        self, target: Tensor, source: Tensor, maps: bool
+    ) -> list[tuple[Tensor, SampleMaps]]:
+        """Spikes [T, N, C] of each attention, and what it looked at."""
+        count = len(self.each)
+        queries = self.query(target).chunk(count, 2)
+        keys_values = self.key_value(source).chunk(2 * count, 2)
+        return [
+            attention(q, k, v, maps)
+            for attention, q, k, v in zip(
+                self.each, queries, keys_values[::2], keys_values[1::2], strict=True
+            )
+        ]
+
+
 class FusedResidual:
     """What one source adds to one target: tokens [T, N, C] to the residual [T, N, C]."""
 
     def __init__(self, residual: CrossModalResidual, int8: bool) -> None:
         attention: CCSSA = residual.attention
-        self.spatial = FusedAttention(attention.spatial, int8) if attention.spatial else None
-        self.temporal = FusedAttention(attention.temporal, int8) if attention.temporal else None
+        both = [a for a in (attention.spatial, attention.temporal) if a is not None]
+        self.attentions = FusedAttentions(both, int8)
         self.align = None
         if residual.align is not None and residual.lif is not None:
-            half, threshold = 1 / residual.lif.tau, residual.lif.v_threshold
+            unit = residual.lif.tau * residual.lif.v_threshold
             align = residual.align
-            parts = [(align.weight * half, align.bias * half, threshold)]
-            self.align = FusedLinear(parts, int8=False)  # of means, which are no integers
+            # Of means, which are no integers.
+            self.align = FusedLinear([(align.weight / unit, align.bias / unit)], int8=False)
 
     def __call__(self, target: Tensor, source: Tensor, maps: bool) -> tuple[Tensor, SampleMaps]:
         gave, looked = self._attended(target, source, maps)
-        if self.align is None:
-            return gave, looked
-        (aligned,) = self.align(gave)
-        return aligned, looked
+        return (gave if self.align is None else self.align(gave)), looked
 
     def _attended(self, target: Tensor, source: Tensor, maps: bool) -> tuple[Tensor, SampleMaps]:
-        if self.temporal is None:
-            assert self.spatial is not None
-            return self.spatial(target, source, maps)
-        across_time, over_time = self.temporal(target, source, maps)
-        if self.spatial is None:
-            return across_time, over_time
-        across_space, over_space = self.spatial(target, source, maps)
+        attended = self.attentions(target, source, maps)
+        if len(attended) == 1:
+            return attended[0]
+        (across_space, over_space), (across_time, over_time) = attended
         complement = across_space.mean(1, keepdim=True) * across_time.mean(0, keepdim=True)
         return complement, SampleMaps(over_space.spatial, over_time.temporal)
 
@@ -259,9 +268,7 @@ class FusedMLP:
         self.contract = FusedLinear([_projection(mlp.contract)], int8=int8)
 
     def __call__(self, x: Tensor) -> Tensor:
-        (hidden,) = self.expand(x)
-        (spikes,) = self.contract(hidden)
-        return x + spikes
+        return x + self.contract(self.expand(x))
 
 
 @dataclass(frozen=True)
@@ -287,7 +294,7 @@ class FusedNetwork:
         self._network = network
         self.patch = {n: FusedPatches(network.patch[n], int8) for n in network.config.streams}  # type: ignore[arg-type]
         self._blocks = [
-            (FusedAttention(block.attention, int8), FusedMLP(block.mlp, int8))  # type: ignore[arg-type]
+            (FusedAttentions([block.attention], int8), FusedMLP(block.mlp, int8))  # type: ignore[arg-type,list-item]
             for block in network.blocks
         ]
         self.residual = {
@@ -365,13 +372,13 @@ class FusedNetwork:
         if not received:
             return Target(self.mlp[name](x).mean((0, 1)), rate, None, [])
         total = received[0] if len(received) == 1 else torch.stack(received).sum(0)
-        x = x + self._network.config.alpha * total
+        x = x.add(total, alpha=self._network.config.alpha)
         return Target(self.mlp[name](x).mean((0, 1)), rate, total.mean(1), looked)
 
     def _self_attended(self, name: str, x: Tensor, rate: Tensor, maps: bool) -> Target:
         looked = []
         for attention, mlp in self._blocks:
-            spikes, seen = attention(x, x, maps)
+            ((spikes, seen),) = attention(x, x, maps)
             x = mlp(x + spikes)
             looked.append((name, seen))
         return Target(x.mean((0, 1)), rate, None, looked)

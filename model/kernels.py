@@ -1,11 +1,11 @@
 """The network's inner loops for one sample on a CPU, compiled by numba (no C compiler is needed).
 
 Layout is channels last: a sample's currents and spikes are [T, H, W, C] or [T, N, C], so that
-the innermost loop runs over channels. Currents come halved (1/tau is folded into the weights),
-which makes the neuron h = v / 2 + x. Each kernel touches its input once: the membrane potential
-of a row stays in the first cache while the time steps go by.
+the innermost loop runs over channels. Currents come with 1/tau and 1/threshold folded in, which
+makes the neuron h = v / 2 + x, a spike where h >= 1. Each kernel touches its input once: the
+membrane potential of a row stays in the first cache while the time steps go by.
 
-All arrays are C-contiguous and float32; spikes may be bytes as well. Compiled code is kept on disk.
+All arrays are float32, and C-contiguous where nothing else is said. Compiled code is kept on disk.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ Floats = NDArray[np.float32]
 Spikes = NDArray[np.float32] | NDArray[np.uint8]
 
 _HALF = np.float32(0.5)
-_QUARTER = np.float32(0.25)
+_ONE = np.float32(1.0)
 _ZERO = np.float32(0.0)
 
 _jit = njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")
 
 
 @_jit
-def fire(current: Floats, threshold: np.float32, spikes: Spikes) -> None:
-    """Spikes [T, n] of currents [T, n]."""
-    steps, count = spikes.shape
-    block = 4096
+def fire(current: Floats) -> None:
+    """Overwrite currents [T, n] by their spikes."""
+    steps, count = current.shape
+    block = 1024
     v = np.empty(block, np.float32)
     for start in range(0, count, block):
-        end = min(start + block, count)
+        length = min(block, count - start)
         v[:] = _ZERO
         for t in range(steps):
-            x = current[t, start:end]
-            out = spikes[t, start:end]
-            for i in range(end - start):
+            x = current[t, start : start + length]
+            for i in range(length):
                 h = v[i] * _HALF + x[i]
-                fires = h >= threshold
-                out[i] = fires
+                fires = h >= _ONE
+                x[i] = _ONE if fires else _ZERO
                 v[i] = _ZERO if fires else h
 
 
 @_jit
-def fire_and_pool(current: Floats, threshold: np.float32, pooled: Spikes) -> None:
-    """Spikes of currents [T or 1, H, W, C], through max-pool 3x3 / 2: pooled [T, H', W', C].
+def fire_and_pool(current: Floats, pooled: Spikes) -> None:
+    """Spikes of currents [T or 1, H, W, C], through max-pool 3x3 / 2: pooled [T, H', W', C], which
+    may be bytes.
 
     The greatest of spikes is whether any fired, so rows of spikes are kept as bytes, three at a
     time, and never written to memory.
@@ -67,7 +67,7 @@ def fire_and_pool(current: Floats, threshold: np.float32, pooled: Spikes) -> Non
             out = fired[t, row % 3]
             for i in range(length):
                 h = v[i] * _HALF + x[i]
-                fires = h >= threshold
+                fires = h >= _ONE
                 out[i] = fires
                 v[i] = _ZERO if fires else h
         if row % 2 == 0 and row != rows - 1:
@@ -90,36 +90,40 @@ def fire_and_pool(current: Floats, threshold: np.float32, pooled: Spikes) -> Non
 
 
 @lru_cache
-def attend_over_steps(width: int) -> Callable[[Floats, Floats, Floats, Floats], None]:
+def attend_over_steps(width: int) -> Callable[[Floats, Floats, Floats, np.float32, Floats], None]:
     """The kernel for heads of `width` channels, which is a constant in its compiled loops.
 
-    q, k, v and the last argument, its result, are [T, N, C]: 0.25 (q k^T) v over the steps at
-    each token, heads and steps mixed as published: entry (head, step, i) of a token goes to place
-    (head T + step) width + i of its [T, C].
+    q, k, v and the last argument, its result, are [T, N, C], all but the result parts of longer
+    rows: spikes of scale (q k^T) v over the steps at each token, heads and steps mixed as
+    published: entry (head, step, i) of a token goes to place (head T + step) width + i of its
+    [T, C].
     """
 
     @_jit
-    def attend(q: Floats, k: Floats, v: Floats, out: Floats) -> None:
+    def attend(q: Floats, k: Floats, v: Floats, scale: np.float32, spikes: Floats) -> None:
         steps, tokens, channels = q.shape
         heads = channels // width
-        attended = np.empty(channels, np.float32)
+        current = np.empty((heads, steps, width), np.float32)
+        mixed = current.reshape(steps, channels)
+        potential = np.empty(channels, np.float32)
         for n in range(tokens):
+            current[:] = _ZERO
             for t in range(steps):
-                attended[:] = _ZERO
                 for s in range(steps):
                     for head in range(heads):
                         first = head * width
                         weight = _ZERO
                         for i in range(width):
                             weight += q[t, n, first + i] * k[s, n, first + i]
+                        weight *= scale
                         for i in range(width):
-                            attended[first + i] += weight * v[s, n, first + i]
-                for head in range(heads):
-                    place = (head * steps + t) * width
-                    for i in range(width):
-                        at = place + i
-                        out[at // channels, n, at % channels] = (
-                            attended[head * width + i] * _QUARTER
-                        )
+                            current[head, t, i] += weight * v[s, n, first + i]
+            potential[:] = _ZERO
+            for t in range(steps):
+                for c in range(channels):
+                    h = potential[c] * _HALF + mixed[t, c]
+                    fires = h >= _ONE
+                    spikes[t, n, c] = _ONE if fires else _ZERO
+                    potential[c] = _ZERO if fires else h
 
     return attend

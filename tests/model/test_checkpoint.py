@@ -197,6 +197,11 @@ def _without(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             "patch.audio.position.lif.threshold",
             "not finite",
         ),
+        (
+            lambda t: t | {"patch.audio.position.lif.threshold": torch.tensor(0.0)},
+            "patch.audio.position.lif.threshold",
+            "is 0; a neuron's is above 0",
+        ),
     ],
 )
 def test_a_wrong_tensor_is_named(

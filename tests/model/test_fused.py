@@ -114,7 +114,7 @@ def test_neuron_and_pooling_in_one_pass_are_neuron_then_pooling(
     # Multiples of 1/4 meet the threshold exactly, where >= matters.
     current = rng.integers(-4, 12, (1 if held else steps, rows, columns, channels)) / 4
     pooled = np.empty((steps, (rows + 1) // 2, (columns + 1) // 2, channels), np.float32)
-    kernels.fire_and_pool((current / 2).astype(np.float32), np.float32(1), pooled)
+    kernels.fire_and_pool((current / 2).astype(np.float32), pooled)
     x = torch.from_numpy(current.astype(np.float32)).permute(0, 3, 1, 2)
     spikes = LIF()(x.expand(steps, -1, -1, -1))
     expected = max_pool2d(spikes, 3, stride=2, padding=1)
