@@ -47,6 +47,26 @@ class Seen:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Overload:
+    """What became of `sent` requests, more than a server can do: `answered`, `refused` (503),
+    `others` by status (0: no answer); latencies (ms) from the moment a request was due; how long
+    after the last of them was due the last answer came (s), and what a lone request took then."""
+
+    offered_s: float
+    seconds: float
+    sent: int
+    answered: int
+    refused: int
+    others: dict[int, int]
+    answered_p50_ms: float
+    answered_p99_ms: float
+    refused_p50_ms: float
+    refused_p99_ms: float
+    drained_s: float
+    after_ms: float
+
+
 def bodies() -> list[bytes]:
     """The mixed load's forms, each as often as it comes."""
     forms = []
@@ -87,17 +107,60 @@ async def opened(
 ) -> Seen:
     """Requests that come at random moments, `rate` a second, whether or not those before them
     have been answered: as people come, so that queueing shows."""
-    rng = np.random.default_rng(seed)
+    started = time.perf_counter()
     async with _session() as session:
-        asked: list[asyncio.Task[Sent]] = []
-        started = due = time.perf_counter()
-        while due < started + seconds:
-            await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            form = forms[int(rng.integers(len(forms)))]
-            asked.append(asyncio.create_task(_ask(session, url, form, due)))
-            due += float(rng.exponential(1 / rate))
-        sent = await asyncio.gather(*asked)
-        return _seen(sent, time.perf_counter() - started, rate)
+        sent = await _arriving(session, url, forms, rate, seconds, seed)
+    return _seen(sent, time.perf_counter() - started, rate)
+
+
+async def overloaded(url: str, forms: Sequence[bytes], rate: float, seconds: float) -> Overload:
+    """As `opened`, at a rate that is far above what the server does; then one request more."""
+    async with _session() as session:
+        started = time.perf_counter()
+        sent = await _arriving(session, url, forms, rate, seconds, seed=0)
+        drained_s = time.perf_counter() - started - seconds
+        after = await _ask(session, url, forms[0], time.perf_counter())
+    latencies = {
+        status: [1000 * one.latency_s for one in sent if one.status == status]
+        for status in (200, 503)
+    }
+    return Overload(
+        offered_s=rate,
+        seconds=seconds,
+        sent=len(sent),
+        answered=len(latencies[200]),
+        refused=len(latencies[503]),
+        others=dict(Counter(one.status for one in sent if one.status not in latencies)),
+        answered_p50_ms=_percentile(latencies[200], 50),
+        answered_p99_ms=_percentile(latencies[200], 99),
+        refused_p50_ms=_percentile(latencies[503], 50),
+        refused_p99_ms=_percentile(latencies[503], 99),
+        drained_s=drained_s,
+        after_ms=1000 * after.latency_s if after.status == 200 else float("nan"),
+    )
+
+
+def _percentile(values: Sequence[float], of: float) -> float:
+    return float(np.percentile(values, of)) if values else float("nan")
+
+
+async def _arriving(
+    session: aiohttp.ClientSession,
+    url: str,
+    forms: Sequence[bytes],
+    rate: float,
+    seconds: float,
+    seed: int,
+) -> list[Sent]:
+    rng = np.random.default_rng(seed)
+    asked: list[asyncio.Task[Sent]] = []
+    started = due = time.perf_counter()
+    while due < started + seconds:
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        form = forms[int(rng.integers(len(forms)))]
+        asked.append(asyncio.create_task(_ask(session, url, form, due)))
+        due += float(rng.exponential(1 / rate))
+    return await asyncio.gather(*asked)
 
 
 async def beside(url: str, forms: Sequence[bytes], clients: int, seconds: float) -> list[float]:
@@ -138,18 +201,20 @@ async def _ask(session: aiohttp.ClientSession, url: str, form: bytes, due: float
 
 def _seen(sent: Sequence[Sent], seconds: float, rate: float | None) -> Seen:
     answered = [one for one in sent if one.status == 200]
-    latencies = [1000 * one.latency_s for one in answered] or [float("nan")]
-    p50, p95, p99 = (float(np.percentile(latencies, q)) for q in (50, 95, 99))
+    latencies = [1000 * one.latency_s for one in answered]
     total = sum(latencies)
     parts = ("decode", "preprocess", "queue", "inference")
     return Seen(
         offered_s=rate,
         answered_s=len(answered) / seconds,
-        p50_ms=p50,
-        p95_ms=p95,
-        p99_ms=p99,
+        p50_ms=_percentile(latencies, 50),
+        p95_ms=_percentile(latencies, 95),
+        p99_ms=_percentile(latencies, 99),
         refused=dict(Counter(one.status for one in sent if one.status != 200)),
         batch_sizes=dict(sorted(Counter(o.batch_size for o in answered if o.batch_size).items())),
-        shares={p: sum(o.timing_ms.get(p, 0.0) for o in answered) / total for p in parts},
+        shares={
+            p: sum(o.timing_ms.get(p, 0.0) for o in answered) / total if total else float("nan")
+            for p in parts
+        },
         seconds=seconds,
     )

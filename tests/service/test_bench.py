@@ -39,6 +39,16 @@ def test_an_open_load_asks_at_its_rate_and_tells_what_was_answered(service: http
     assert seen.shares["decode"] > 0
 
 
+def test_an_overload_accounts_for_every_request(service: httpx.Client) -> None:
+    url = f"{service.base_url}/v1/classify"
+    over = asyncio.run(load.overloaded(url, load.bodies()[:1], rate=400, seconds=1))
+    assert 300 <= over.sent <= 500
+    assert over.answered > 0
+    assert over.answered + over.refused == over.sent
+    assert over.others == {}
+    assert over.after_ms > 0, "it answers again"
+
+
 def test_a_server_that_is_not_there_answers_nothing() -> None:
     seen = asyncio.run(load.opened("http://127.0.0.1:9/v1/classify", [b""], rate=20, seconds=0.2))
     assert seen.answered_s == 0

@@ -16,7 +16,7 @@ from service.settings import WEIGHTS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from service.bench.load import Seen
+    from service.bench.load import Overload, Seen
 
 #: Arrival rates, as shares of what the server does at most.
 _SHARES = (0.3, 0.5, 0.7, 0.9, 1.2)
@@ -24,11 +24,16 @@ _SHARES = (0.3, 0.5, 0.7, 0.9, 1.2)
 _CLIENTS, _MANY = 16, 64
 #: The share at which two servers' latencies are compared.
 _COMPARED = 0.7
+#: Arrivals of an overload, as a multiple of what the server does at most.
+_OVERLOAD = 10
 
 
 def service(
     weights: Annotated[Path, typer.Option(help="A checkpoint's folder.")] = WEIGHTS / "avdigits",
     seconds: Annotated[float, typer.Option(min=1, help="Seconds for each load.")] = 15.0,
+    overload: Annotated[
+        float, typer.Option(min=0, help="Seconds of ten times what it can do; 0: none.")
+    ] = 60.0,
     max_batch: Annotated[int, typer.Option(min=1, help="Largest batch of each server.")] = 8,
     litserve: Annotated[
         bool, typer.Option(help="Load LitServe as well, with the same network (scmrl[bench]).")
@@ -40,7 +45,8 @@ def service(
     """The real service under a mixed load of clips, over HTTP.
 
     First as many as it can do, then at several rates at which clips come whether or not those
-    before them were answered. Server and clients share this machine's cores.
+    before them were answered, and at last at ten times what it can do. Server and clients share
+    this machine's cores.
     """
     report.need("aiohttp", *["litserve"] * litserve, *["matplotlib"] * bool(out))
     from rich.console import Console
@@ -56,9 +62,14 @@ def service(
         rates = [share * most.answered_s for share in _SHARES]
         steady = [asyncio.run(load.opened(server.url, forms, rate, seconds)) for rate in rates]
         health = asyncio.run(load.beside(server.url, forms, _MANY, seconds))
+        rate = _OVERLOAD * most.answered_s
+        over = asyncio.run(load.overloaded(server.url, forms, rate, overload)) if overload else None
     _print(console, "scmrl", [most, *steady])
     results["scmrl"] = [asdict(seen) for seen in (most, *steady)]
     results["healthz_ms"] = _health(console, health)
+    if over:
+        _tell(console, over)
+        results["overload"] = asdict(over)
     compared: dict[str, list[Seen]] = {"scmrl": [most]}
     if litserve:
         for path in ("plain", "fused"):
@@ -131,6 +142,18 @@ def _health(console: Any, taken: Sequence[float]) -> dict[str, float]:
         f"over {len(taken)}\n"
     )
     return {"p50": p50, "p99": p99, "count": len(taken)}
+
+
+def _tell(console: Any, over: Overload) -> None:
+    others = ", ".join(f"{n} x {s}" for s, n in over.others.items()) or "none else"
+    console.print(
+        f"{over.offered_s:.0f} clips a second, {_OVERLOAD} times what it can do, for "
+        f"{over.seconds:g} s: {over.sent} sent; {over.answered} answered (p50 "
+        f"{over.answered_p50_ms:.0f}, p99 {over.answered_p99_ms:.0f} ms), {over.refused} refused "
+        f"with 503 (p50 {over.refused_p50_ms:.0f}, p99 {over.refused_p99_ms:.0f} ms), {others}. "
+        f"The last answer came {over.drained_s:.1f} s after the end, and a lone clip then took "
+        f"{over.after_ms:.0f} ms.\n"
+    )
 
 
 def _figure(steady: Sequence[Seen], compared: dict[str, list[Seen]]) -> Figure:
