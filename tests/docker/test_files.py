@@ -23,7 +23,7 @@ DOCKER = ROOT / "docker"
 MANIFESTS = sorted(p for p in (DOCKER / "k8s").glob("*.yaml") if p.name != "kustomization.yaml")
 #: Asked for by spikingjelly, and never loaded by the service.
 LEFT_OUT = {
-    "h5py", "matplotlib", "requests", "scienceplots", "tensorboard", "torchaudio", "torchvision",
+    "h5py", "matplotlib", "scienceplots", "tensorboard", "torchaudio", "torchvision",
 }  # fmt: skip
 
 
@@ -68,7 +68,8 @@ def pinned() -> dict[str, str]:
 
 def asked_for() -> list[Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return [Requirement(line) for line in project["dependencies"]]
+    asked = [*project["dependencies"], *project["optional-dependencies"]["otel"]]
+    return [Requirement(line) for line in asked]
 
 
 def test_the_image_holds_what_pyproject_asks_for() -> None:
