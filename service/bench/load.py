@@ -67,17 +67,20 @@ class Overload:
     after_ms: float
 
 
-def bodies() -> list[bytes]:
-    """The mixed load's forms, each as often as it comes."""
+def bodies(**fields: object) -> list[bytes]:
+    """The mixed load's forms with these fields beside the clip, each as often as it comes."""
+    beside = "".join(_part(name) + f"\r\n{value}\r\n" for name, value in fields.items())
     forms = []
     for spec, often in MIX:
-        head = (
-            f"--{_BOUNDARY}\r\nContent-Disposition: form-data; "
-            f'name="clip"; filename="clip.{spec.container}"\r\n\r\n'
-        )
+        head = beside + _part("clip", filename=f"clip.{spec.container}") + "\r\n"
         form = head.encode() + made(spec) + f"\r\n--{_BOUNDARY}--\r\n".encode()
         forms += [form] * often
     return forms
+
+
+def _part(name: str, **more: str) -> str:
+    described = "".join(f'; {key}="{value}"' for key, value in {"name": name, **more}.items())
+    return f"--{_BOUNDARY}\r\nContent-Disposition: form-data{described}\r\n"
 
 
 def warm(url: str, forms: Sequence[bytes]) -> None:

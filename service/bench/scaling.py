@@ -23,6 +23,8 @@ STEPS = (1, 2, 4, 8, 16)
 BATCHES = (1, 2, 4, 8, 16, 32)
 SECONDS = (1, 2, 5, 10, 20, 40)
 CLIENTS = (1, 2, 4, 8, 16, 32)
+#: Clients that keep the service busy.
+_BUSY = 16
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,17 @@ def over_length(wanted: Wanted, rounds: int) -> Growth:
         files = Media(clip=made(replace(spec, seconds=length)))
         values.append(_median_ms(partial(decode, files, wanted), rounds))
     return _growth("second of the clip", "ms of decoding", SECONDS, values)
+
+
+def over_served_steps(weights: Path, seconds: float) -> Growth:
+    """Clips a second that the service answers at most, over T."""
+    with servers.scmrl(weights) as server:
+        load.warm(server.url, load.bodies())
+        most = [
+            asyncio.run(load.closed(server.url, load.bodies(steps=t), _BUSY, seconds)).answered_s
+            for t in STEPS
+        ]
+    return _growth("time step", "clips a second", STEPS, most)
 
 
 def over_clients(weights: Path, seconds: float) -> tuple[Growth, Growth]:

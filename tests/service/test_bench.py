@@ -39,6 +39,12 @@ def test_an_open_load_asks_at_its_rate_and_tells_what_was_answered(service: http
     assert seen.shares["decode"] > 0
 
 
+def test_its_forms_carry_more_fields_than_the_clip(service: httpx.Client) -> None:
+    kind = {"Content-Type": f"multipart/form-data; boundary={load._BOUNDARY}"}
+    answer = service.post("/v1/classify", content=load.bodies(steps=2)[0], headers=kind)
+    assert answer.json()["steps"] == 2
+
+
 def test_an_overload_accounts_for_every_request(service: httpx.Client) -> None:
     url = f"{service.base_url}/v1/classify"
     over = asyncio.run(load.overloaded(url, load.bodies()[:1], rate=400, seconds=1))

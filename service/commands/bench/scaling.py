@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 def scaling(
     weights: Annotated[Path, typer.Option(help="A checkpoint's folder.")] = WEIGHTS / "avdigits",
     rounds: Annotated[int, typer.Option(min=1, help="Rounds, of which the median is taken.")] = 7,
-    seconds: Annotated[float, typer.Option(min=1, help="Seconds for each number of clients.")] = 8,
+    seconds: Annotated[
+        float, typer.Option(min=1, help="Seconds for each load on the service.")
+    ] = 8,
     out: Annotated[
         Path | None, typer.Option(help="Folder for scaling.json and scaling.png.")
     ] = None,
@@ -40,6 +42,7 @@ def scaling(
         study.over_steps(engine, rounds),
         study.over_batch(engine, steps, rounds),
         study.over_length(wanted, rounds),
+        study.over_served_steps(weights, seconds),
         *study.over_clients(weights, seconds),
     ]
     table = Table(title_justify="left")
