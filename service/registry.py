@@ -89,7 +89,9 @@ def _warm(model: Model, max_batch: int) -> None:
     blank = Pictures((np.zeros((240, 320, 3), np.uint8),), (0.0,))
     prepare(model.card.streams, silence, blank, model.card.steps)
     for engine in model.engines:
-        engine.warm(model.card.steps, sorted({1, max_batch}))
+        # A CPU prepares nothing for a batch's size, so that more would only delay readiness.
+        sizes = {1} if engine.device.type == "cpu" else {1, max_batch}
+        engine.warm(model.card.steps, sorted(sizes))
 
 
 class Registry:
