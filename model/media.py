@@ -44,6 +44,8 @@ __all__ = [
 
 _CLIPS = "mp4, mov, webm, mkv, avi or flv"
 _SOUNDS = "wav, flac, ogg, mp3 or m4a"
+#: How sound files begin that may have a film or cover art beside the sound: Ogg, FLAC and MP3.
+_MAY_HAVE_PICTURES = (b"OggS", b"fLaC", b"ID3", b"\xff")
 #: Samples of each channel that are read at a time: nothing is allocated from a header.
 _BLOCK = 65_536
 _DEFAULTS = Limits()
@@ -133,7 +135,12 @@ def _only_media_errors(data: bytes) -> Iterator[None]:
 
 def _clip(data: bytes, frames: int, sound: bool, pictures: bool, limits: Limits) -> Clip:
     kind = picture.kind_of(data)
-    if kind is None or kind == "GIF":  # a GIF may move: PyAV reads it with its times
+    heard = None
+    if kind is None and not data.startswith(_MAY_HAVE_PICTURES):
+        heard = _sound_file(data, limits)  # it knows more kinds of sound than PyAV, and better
+    if heard is not None:
+        return Clip(heard if sound else None, None, None, "there is no picture in it")
+    if kind is None or picture.may_move(data, kind):
         return container.read_container(
             data, frames, sound=sound, pictures=pictures, limits=limits, accepted=_CLIPS
         )

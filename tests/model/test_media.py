@@ -125,6 +125,21 @@ def test_a_sound_file_is_also_a_clip_without_pictures() -> None:
         assert found.pictures_problem == "there is no picture in it"
 
 
+@pytest.mark.parametrize(
+    ("kind", "subtype"),
+    [("VOC", "PCM_16"), ("IRCAM", "ULAW"), ("NIST", "PCM_24"), ("SVX", "PCM_16"),
+     ("WAV", "NMS_ADPCM_32"), ("WAV", "IMA_ADPCM"), ("AU", "G721_32")],
+)  # fmt: skip
+def test_a_sound_that_soundfile_alone_reads_well_is_a_clip_as_well(kind: str, subtype: str) -> None:
+    data = sound_file(tone(0.2, 8000), 8000, kind, subtype)
+    found = read_clip(data, 1)
+    assert found.sound is not None
+    assert found.pictures_problem == "there is no picture in it"
+    np.testing.assert_array_equal(found.sound.samples, read_sound(data).samples)
+    assert found.sound.duration_s == pytest.approx(0.2, abs=0.06)  # whole blocks
+    assert float(found.sound.samples[:, :1600].std()) == pytest.approx(0.5 / 2**0.5, rel=0.05)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])
 def test_a_sound_that_holds_no_numbers_is_unusable(value: float, subtype: str) -> None:
