@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from model import container, picture
+from model import animation, container, picture
 from model.audio import check_sound
 from model.clip import (
     Clip,
@@ -144,9 +144,11 @@ def _clip(data: bytes, frames: int, sound: bool, pictures: bool, limits: Limits)
         return container.read_container(
             data, frames, sound=sound, pictures=pictures, limits=limits, accepted=_CLIPS
         )
-    no_sound = f"a {kind} picture has no sound" if sound else None
+    no_sound = f"{'an' if kind == 'AVIF' else 'a'} {kind} picture has no sound" if sound else None
     if not pictures:
         return Clip(None, None, no_sound, None)
+    if animation.is_animated(data):
+        return Clip(None, animation.read_animation(data, frames, limits), no_sound, None)
     still = picture.shrunk(picture.decoded(data, limits), limits.max_total_pixels)
     return Clip(None, Pictures((still,), (0.0,)), no_sound, None)
 

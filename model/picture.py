@@ -8,7 +8,7 @@ OpenCV makes up what is missing and tells nobody, so FFmpeg has to read a JPEG w
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from model import boxes
@@ -71,16 +71,12 @@ def decoded(data: bytes, limits: Limits) -> Bytes:
         raise UnknownFormat(f"HEIC pictures are not read here; send {ACCEPTED}")
     if kind is None:
         raise UnknownFormat(f"this is not a kind of picture that is read here; send {ACCEPTED}")
-    width, height = _size(data, kind)
-    if width * height > limits.max_pixels:
-        raise TooLarge(
-            f"the picture is {width} x {height} pixels; at most {limits.max_pixels} are accepted"
-        )
+    size(data, kind, limits)
     picture = None if kind == "JPEG" and _is_damaged_jpeg(data, limits) else _pixels(data, kind)
     if picture is None or not picture.size:
         what = f"this {kind} picture is damaged or cut short: it cannot be decoded"
         raise Unusable(what + _NOT_READ.get(kind, ""))
-    return _rgb(picture)
+    return rgb(picture)
 
 
 def shrunk(picture: Bytes, pixels: int) -> Bytes:
@@ -93,11 +89,15 @@ def shrunk(picture: Bytes, pixels: int) -> Bytes:
     return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _size(data: bytes, kind: Kind) -> tuple[int, int]:
-    """Width and height as the header has them."""
+def size(data: bytes, kind: Kind, limits: Limits) -> tuple[int, int]:
+    """Width and height as the header has them. Raises Unusable, and TooLarge beyond the limit."""
     width, height = _SIZES[kind](data)
     if width < 1 or height < 1:
         raise Unusable(f"this {kind} picture is damaged or cut short")
+    if width * height > limits.max_pixels:
+        raise TooLarge(
+            f"the picture is {width} x {height} pixels; at most {limits.max_pixels} are accepted"
+        )
     return width, height
 
 
@@ -223,6 +223,16 @@ def _pixels(data: bytes, kind: Kind) -> NDArray[np.generic] | None:
     return _turned(picture, _tags(exif, 274)[0])
 
 
+def film(webp: bytes, most: int) -> tuple[Sequence[NDArray[np.generic]], Sequence[int]]:
+    """The pictures of an animated WebP, BGRA, and how long (ms) each is shown; none if damaged."""
+    encoded = np.frombuffer(webp, np.uint8)[None]  # one row is what OpenCV insists on
+    try:
+        found, animation = cv2.imdecodeanimation(encoded, 0, max(1, most))
+    except cv2.error:
+        return (), ()
+    return (animation.frames, list(animation.durations)) if found else ((), ())
+
+
 def _turned(picture: NDArray[np.generic], orientation: int) -> NDArray[np.generic]:
     """The picture [h, w, …] upright, by Exif's orientation: 5 to 8 lie on their side."""
     if 5 <= orientation <= 8:
@@ -266,7 +276,7 @@ def _straight(picture: NDArray[np.generic], tiff: bytes) -> NDArray[np.generic] 
     return np.concatenate([colours, picture[..., 3:]], axis=2).astype(picture.dtype)
 
 
-def _rgb(picture: NDArray[np.generic]) -> Bytes:
+def rgb(picture: NDArray[np.generic]) -> Bytes:
     """Grey, BGR or BGRA of 8 or 16 bits or floats as RGB of 8."""
     values = _bytes(picture)
     if values.ndim == 2 or values.shape[2] == 1:

@@ -268,6 +268,32 @@ def test_a_picture_sent_as_a_clip_is_one_that_stands_still(kind: str) -> None:
         read_clip(data, 4, pictures=False)
 
 
+def _moving_webp(numbers: range, times_ms: list[int]) -> bytes:
+    film = cv2.Animation()
+    film.frames = [np.dstack([numbered(n), np.full((48, 64), 255, np.uint8)]) for n in numbers]
+    film.durations = np.array(times_ms, np.int32)
+    return bytes(cv2.imencodeanimation(".webp", film)[1])
+
+
+def test_an_animated_webp_is_sampled_by_time() -> None:
+    data = _moving_webp(range(10), [100] * 9 + [1100])
+    pictures = read_clip(data, 4).pictures
+    assert pictures is not None
+    assert [number_of(picture) for picture in pictures.frames] == [2, 7, 9, 9]
+    assert pictures.times_s == pytest.approx([0.2, 0.7, 0.9, 0.9])
+    assert number_of(read_pictures([data]).frames[0]) == 0  # in `frames`, the first
+
+
+def test_an_animated_webp_is_held_to_the_limits() -> None:
+    data = _moving_webp(range(10), [100] * 10)
+    with pytest.raises(TooLarge, match="10 pictures of 64 x 48 pixels; at most 9999 in all"):
+        read_clip(data, 4, limits=Limits(max_total_pixels=9999))
+    with pytest.raises(TooLarge, match=r"longer than 0\.5 s"):
+        read_clip(data, 4, limits=Limits(max_duration_s=0.5))
+    with pytest.raises(Unusable, match="damaged or cut short"):
+        read_clip(data[: len(data) // 2], 4)
+
+
 # --- any bytes -----------------------------------------------------------------------------
 
 HEADS = [
