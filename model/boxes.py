@@ -7,15 +7,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+_HEIC = b"heic", b"heix", b"heim", b"heis"
+
 
 def kind_of(data: bytes) -> Literal["AVIF", "HEIC"] | None:
-    """Which of the two the first box says this is; None for a film, of either and any other."""
+    """Which of the two the first box says this is; None for a film, be it one of theirs."""
     brands = data[8 : min(_big(data, 0), 256)]
-    if data[4:8] != b"ftyp" or brands.startswith(b"avis"):
+    if data[4:8] != b"ftyp" or not brands.startswith((b"avif", b"mif1", *_HEIC)):
         return None
-    if brands.startswith((b"avif", b"mif1")) and b"avif" in brands:
-        return "AVIF"
-    return "HEIC" if brands.startswith((b"mif1", b"msf1", b"hei", b"hev")) else None
+    return "AVIF" if b"avif" in brands else "HEIC"
 
 
 def size(data: bytes) -> tuple[int, int]:

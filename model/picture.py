@@ -35,6 +35,7 @@ _NOT_READ = {
 #: TIFF: alpha that colours are multiplied by, or not; and samples that are no unsigned integers.
 _ASSOCIATED, _UNASSOCIATED = 1, 2
 _SIGNED, _FLOAT = 2, 3
+_ROWS = 128
 
 
 def kind_of(data: bytes) -> Kind | None:
@@ -271,9 +272,11 @@ def _straight(picture: NDArray[np.generic], tiff: bytes) -> NDArray[np.generic] 
     if picture.ndim < 3 or picture.shape[2] < 4 or not is_multiplied:
         return picture
     most = {1: 255.0, 2: 65_535.0}.get(picture.itemsize, 1.0)  # larger ones are floats
-    alpha = np.asarray(picture[..., 3:], np.float32) / most
-    colours = np.minimum(picture[..., :3] / np.maximum(alpha, 1 / most), most)
-    return np.concatenate([colours, picture[..., 3:]], axis=2).astype(picture.dtype)
+    for rows in _strips(picture):
+        alpha = np.asarray(picture[rows, :, 3:], np.float32) / most
+        colours = picture[rows, :, :3] / np.maximum(alpha, 1 / most)
+        picture[rows, :, :3] = np.minimum(colours, most)
+    return picture
 
 
 def rgb(picture: NDArray[np.generic]) -> Bytes:
@@ -293,17 +296,33 @@ def _bytes(picture: NDArray[np.generic]) -> Bytes:
         return np.asarray(picture, np.uint8)
     if not np.isfinite(picture).all():
         raise Unusable("the picture holds values that are no numbers (NaN or infinite)")
-    values = np.array(np.atleast_3d(picture), np.float32)
-    values[..., :3] /= max(1.0, float(values[..., :3].max()))
-    return np.asarray(np.rint(255 * np.clip(values, 0, 1)), np.uint8)
+    picture = np.atleast_3d(picture)
+    white = max(1.0, float(picture[..., :3].max()))
+    values = np.empty(picture.shape, np.uint8)
+    for rows in _strips(picture):
+        light = np.array(picture[rows], np.float32)
+        light[..., :3] /= white
+        values[rows] = np.rint(255 * np.clip(light, 0, 1))
+    return values
 
 
 def on_paper(ink: Bytes, alpha: Bytes) -> Bytes:
     """The picture over white; over black where what is drawn is light, or it would vanish."""
     if alpha.min() == 255:
         return ink
-    opacity = alpha[..., None].astype(np.float32) / 255
-    shown = float(opacity.sum())
-    light = shown > 0 and float((ink * opacity).sum()) > 127.5 * 3 * shown
-    paper = 0.0 if light else 255.0
-    return np.asarray(np.rint(ink * opacity + paper * (1 - opacity)), np.uint8)
+    shown = np.empty_like(ink)
+    drawn = 0.0
+    for rows in _strips(ink):
+        amount = ink[rows].astype(np.float32) @ np.ones(3, np.float32)
+        drawn += float(np.vdot(amount, alpha[rows].astype(np.float32)))
+    paper = np.float32(0 if drawn > 127.5 * 3 * float(alpha.sum()) else 255)
+    for rows in _strips(ink):
+        mixed = ink[rows] - paper
+        mixed *= alpha[rows, :, None].astype(np.float32) / 255
+        shown[rows] = np.rint(mixed + paper)
+    return shown
+
+
+def _strips(picture: NDArray[np.generic]) -> list[slice]:
+    """Its rows, a few at a time: floats of a whole picture would take more than it may."""
+    return [slice(top, top + _ROWS) for top in range(0, len(picture), _ROWS)]

@@ -300,7 +300,7 @@ def _described(avif: bytes, more: bytes) -> bytes:
 
 
 def test_heic_is_refused_by_its_name() -> None:
-    for brand in (b"heic", b"mif1", b"hevc"):
+    for brand in (b"heic", b"heix", b"mif1"):
         data = b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0" + b"mif1heic" + bytes(64)
         for read in (read_picture, lambda data: read_clip(data, 1)):
             with pytest.raises(UnknownFormat, match="HEIC pictures are not read here; send JPEG"):
