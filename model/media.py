@@ -46,6 +46,7 @@ _CLIPS = "mp4, mov, webm, mkv, avi or flv"
 _SOUNDS = "wav, flac, ogg, mp3 or m4a"
 #: How sound files begin that may have a film or cover art beside the sound: Ogg, FLAC and MP3.
 _MAY_HAVE_PICTURES = (b"OggS", b"fLaC", b"ID3", b"\xff")
+_OGG_BEGINS = b"OggS\0\x02"
 #: Samples of each channel that are read at a time: nothing is allocated from a header.
 _BLOCK = 65_536
 _DEFAULTS = Limits()
@@ -80,7 +81,8 @@ def read_sound(data: bytes, *, limits: Limits = _DEFAULTS) -> Sound:
     Raises UnknownFormat, TooLarge and Unusable (no sound, no samples, NaN, damaged).
     """
     with _only_media_errors(data):
-        heard = _sound_file(data, limits)
+        # Of Ogg files that were put together soundfile reads the first alone.
+        heard = _sound_file(data, limits) if data.count(_OGG_BEGINS) < 2 else None
         if heard is not None:
             return heard
         clip = container.read_container(

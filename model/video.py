@@ -193,7 +193,10 @@ def spread(
         except Unusable as error:  # the sound may be all right
             return None, error.detail
     if not found:
-        return None, f"its picture ({context.name}) is damaged: nothing of it could be decoded"
+        return (
+            None,
+            f"its picture ({context.name}) is damaged or empty: nothing of it could be decoded",
+        )
     nearest = [min(found, key=lambda have: abs(have - time)) for time in wanted]
     return Pictures(
         tuple(found[time] for time in nearest), tuple(time - first for time in nearest)
