@@ -22,9 +22,9 @@ from model.clip import Clip, Limits, TooLarge, UnknownFormat, Unusable
 from model.video import Timeline, spread
 
 #: What may be opened. Left out on purpose: playlists (they name other files and addresses),
-#: pictures (OpenCV reads those), raw streams and everything that no clip comes in.
+#: pictures that stand still (OpenCV reads those), raw streams and everything that no clip comes in.
 _FORMATS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,mpegts,mpeg,ogg,asf,gif,"
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,mpegts,mpeg,ogg,asf,gif,apng,"
     "mp3,wav,w64,aiff,flac,aac,ac3,eac3,amr,amrnb,amrwb,caf,au,tta"
 )
 #: Bytes by which a damaged file is still known for one of these: (offset, bytes).
@@ -91,7 +91,10 @@ def _refused(*_: Any, **__: Any) -> NoReturn:
 
 
 def _chosen(container: InputContainer, kind: Kind) -> tuple[Stream | None, str | None]:
-    """The stream to read, the default one if several are there; or None and why."""
+    """The stream to read, the default one if several are there; or None and why.
+
+    Of AVIF's film and the still that stands for it, both default, the film.
+    """
     noun = _NOUNS[kind]
     streams = [stream for stream in container.streams if stream.type == kind]
     if not streams:
@@ -102,7 +105,11 @@ def _chosen(container: InputContainer, kind: Kind) -> tuple[Stream | None, str |
     streams = [s for s in streams if not s.disposition & Disposition.attached_pic]
     if not streams:
         return None, "its only picture is cover art"
-    return max(streams, key=lambda stream: bool(stream.disposition & Disposition.default)), None
+    return max(streams, key=_standing), None
+
+
+def _standing(stream: Stream) -> tuple[bool, bool]:
+    return bool(stream.disposition & Disposition.default), stream.frames != 1
 
 
 def _packets(container: InputContainer, streams: list[Stream]) -> Iterator[Packet[Any]]:

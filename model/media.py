@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from model import container, picture
+from model import animation, container, picture
 from model.audio import check_sound
 from model.clip import (
     Clip,
@@ -44,6 +44,9 @@ __all__ = [
 
 _CLIPS = "mp4, mov, webm, mkv, avi or flv"
 _SOUNDS = "wav, flac, ogg, mp3 or m4a"
+#: How sound files begin that may have a film or cover art beside the sound: Ogg, FLAC and MP3.
+_MAY_HAVE_PICTURES = (b"OggS", b"fLaC", b"ID3", b"\xff")
+_OGG_BEGINS = b"OggS\0\x02"
 #: Samples of each channel that are read at a time: nothing is allocated from a header.
 _BLOCK = 65_536
 _DEFAULTS = Limits()
@@ -78,7 +81,8 @@ def read_sound(data: bytes, *, limits: Limits = _DEFAULTS) -> Sound:
     Raises UnknownFormat, TooLarge and Unusable (no sound, no samples, NaN, damaged).
     """
     with _only_media_errors(data):
-        heard = _sound_file(data, limits)
+        # Of Ogg files that were put together soundfile reads the first alone.
+        heard = _sound_file(data, limits) if data.count(_OGG_BEGINS) < 2 else None
         if heard is not None:
             return heard
         clip = container.read_container(
@@ -133,13 +137,20 @@ def _only_media_errors(data: bytes) -> Iterator[None]:
 
 def _clip(data: bytes, frames: int, sound: bool, pictures: bool, limits: Limits) -> Clip:
     kind = picture.kind_of(data)
-    if kind is None or kind == "GIF":  # a GIF may move: PyAV reads it with its times
+    heard = None
+    if kind is None and not data.startswith(_MAY_HAVE_PICTURES):
+        heard = _sound_file(data, limits)  # it knows more kinds of sound than PyAV, and better
+    if heard is not None:
+        return Clip(heard if sound else None, None, None, "there is no picture in it")
+    if kind is None or picture.may_move(data, kind):
         return container.read_container(
             data, frames, sound=sound, pictures=pictures, limits=limits, accepted=_CLIPS
         )
-    no_sound = f"a {kind} picture has no sound" if sound else None
+    no_sound = f"{'an' if kind == 'AVIF' else 'a'} {kind} picture has no sound" if sound else None
     if not pictures:
         return Clip(None, None, no_sound, None)
+    if animation.is_animated(data):
+        return Clip(None, animation.read_animation(data, frames, limits), no_sound, None)
     still = picture.shrunk(picture.decoded(data, limits), limits.max_total_pixels)
     return Clip(None, Pictures((still,), (0.0,)), no_sound, None)
 

@@ -8,8 +8,10 @@ OpenCV makes up what is missing and tells nobody, so FFmpeg has to read a JPEG w
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from typing import Literal
 
+from model import boxes
 from model.clip import Limits, TooLarge, UnknownFormat, Unusable
 
 # Read once, when cv2 is loaded: a second wall behind the check of the header below, and no
@@ -22,10 +24,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Kind = Literal["PNG", "JPEG", "WebP", "GIF", "BMP", "TIFF"]
+Kind = Literal["PNG", "JPEG", "WebP", "GIF", "BMP", "TIFF", "AVIF", "HEIC"]
 Bytes = NDArray[np.uint8]
 
-ACCEPTED = "JPEG, PNG, WebP, BMP, GIF or TIFF"
+ACCEPTED = "JPEG, PNG, WebP, AVIF, BMP, GIF or TIFF"
+#: What a whole file of a kind may hold that OpenCV does not decode.
+_NOT_READ = {
+    "TIFF": "; 8 and 16 bits and floats are, but not 16-bit CMYK, other integers, Zstandard or LZMA"
+}
+#: TIFF: alpha that colours are multiplied by, or not; and samples that are no unsigned integers.
+_ASSOCIATED, _UNASSOCIATED = 1, 2
+_SIGNED, _FLOAT = 2, 3
+_ROWS = 128
 
 
 def kind_of(data: bytes) -> Kind | None:
@@ -42,27 +52,32 @@ def kind_of(data: bytes) -> Kind | None:
         return "BMP"
     if data.startswith((b"II*\x00", b"MM\x00*")):
         return "TIFF"
-    return None
+    return boxes.kind_of(data)
+
+
+def may_move(data: bytes, kind: Kind) -> bool:
+    """Whether it may have several pictures and the times at which they are shown."""
+    return kind == "GIF" or (kind == "PNG" and b"\0\0\0\x08acTL" in _before_pixels(data))
 
 
 def decoded(data: bytes, limits: Limits) -> Bytes:
     """The picture, uint8 RGB [h, w, 3], turned upright as its EXIF orientation says.
 
-    What is transparent shows white, or black where the picture itself is light. Raises
-    UnknownFormat, TooLarge (before any pixel is decoded) and Unusable (damaged).
+    What is transparent shows white, or black where the picture itself is light. Floats are 0 to
+    1; where there are larger ones, the largest is white. Raises UnknownFormat, TooLarge (before
+    any pixel is decoded) and Unusable (damaged).
     """
     kind = kind_of(data)
+    if kind == "HEIC":
+        raise UnknownFormat(f"HEIC pictures are not read here; send {ACCEPTED}")
     if kind is None:
         raise UnknownFormat(f"this is not a kind of picture that is read here; send {ACCEPTED}")
-    width, height = _size(data, kind)
-    if width * height > limits.max_pixels:
-        raise TooLarge(
-            f"the picture is {width} x {height} pixels; at most {limits.max_pixels} are accepted"
-        )
+    size(data, kind, limits)
     picture = None if kind == "JPEG" and _is_damaged_jpeg(data, limits) else _pixels(data, kind)
     if picture is None or not picture.size:
-        raise Unusable(f"this {kind} picture is damaged or cut short: it cannot be decoded")
-    return _rgb(picture)
+        what = f"this {kind} picture is damaged or cut short: it cannot be decoded"
+        raise Unusable(what + _NOT_READ.get(kind, ""))
+    return rgb(picture)
 
 
 def shrunk(picture: Bytes, pixels: int) -> Bytes:
@@ -75,12 +90,15 @@ def shrunk(picture: Bytes, pixels: int) -> Bytes:
     return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _size(data: bytes, kind: Kind) -> tuple[int, int]:
-    """Width and height as the header has them."""
-    readers = {"PNG": _png, "JPEG": _jpeg, "WebP": _webp, "GIF": _gif, "BMP": _bmp, "TIFF": _tiff}
-    width, height = readers[kind](data)
+def size(data: bytes, kind: Kind, limits: Limits) -> tuple[int, int]:
+    """Width and height as the header has them. Raises Unusable, and TooLarge beyond the limit."""
+    width, height = _SIZES[kind](data)
     if width < 1 or height < 1:
         raise Unusable(f"this {kind} picture is damaged or cut short")
+    if width * height > limits.max_pixels:
+        raise TooLarge(
+            f"the picture is {width} x {height} pixels; at most {limits.max_pixels} are accepted"
+        )
     return width, height
 
 
@@ -145,16 +163,28 @@ def _tiff(data: bytes) -> tuple[int, int]:
     return max(width, tile_width), max(height, tile_height)
 
 
+_SIZES: dict[Kind, Callable[[bytes], tuple[int, int]]] = {
+    "PNG": _png,
+    "JPEG": _jpeg,
+    "WebP": _webp,
+    "GIF": _gif,
+    "BMP": _bmp,
+    "TIFF": _tiff,
+    "AVIF": boxes.size,
+}
+
+
 def _tags(data: bytes, *wanted: int) -> list[int]:
-    """Values of these tags in the first directory of a TIFF or of Exif; 0 where there is none."""
+    """First values of these tags in the first directory of a TIFF or of Exif; 0 where none is."""
     number = _little if data.startswith(b"II") else _big
     first = number(data, 4, 4)
     found = dict.fromkeys(wanted, 0)
     for entry in range(min(number(data, first, 2), 4096)):
         at = first + 2 + 12 * entry
-        tag = number(data, at, 2)
+        tag, length = number(data, at, 2), 2 if number(data, at + 2, 2) == 3 else 4
         if tag in found:
-            found[tag] = number(data, at + 8, 2 if number(data, at + 2, 2) == 3 else 4)
+            is_here = number(data, at + 4, 4) * length <= 4
+            found[tag] = number(data, at + 8 if is_here else number(data, at + 8, 4), length)
     return list(found.values())
 
 
@@ -175,16 +205,33 @@ def _pixels(data: bytes, kind: Kind) -> NDArray[np.generic] | None:
     """What OpenCV makes of the file, upright: grey, BGR or BGRA; None where it is damaged."""
     encoded = np.frombuffer(data, np.uint8)
     try:
-        if not _may_be_transparent(data, kind):
+        if not _is_read_unchanged(data, kind):
             return cv2.imdecode(encoded, cv2.IMREAD_COLOR)
-        # OpenCV turns no picture that keeps its alpha.
+        # OpenCV turns no picture that keeps its alpha, but a TIFF.
         picture, kinds, metadata = cv2.imdecodeWithMetadata(encoded, flags=cv2.IMREAD_UNCHANGED)
     except cv2.error:
         return None
-    if picture is None or cv2.IMAGE_METADATA_EXIF not in kinds:
+    if picture is None:
+        return None
+    if kind == "TIFF":
+        return _straight(picture, data)
+    if kind == "AVIF":
+        spare = max(0, 8 * picture.itemsize - boxes.depth(data))
+        return boxes.turned(np.left_shift(picture, spare), data)
+    if cv2.IMAGE_METADATA_EXIF not in kinds:
         return picture
     exif = bytes(metadata[list(kinds).index(cv2.IMAGE_METADATA_EXIF)]).removeprefix(b"Exif\0\0")
     return _turned(picture, _tags(exif, 274)[0])
+
+
+def film(webp: bytes, most: int) -> tuple[Sequence[NDArray[np.generic]], Sequence[int]]:
+    """The pictures of an animated WebP, BGRA, and how long (ms) each is shown; none if damaged."""
+    encoded = np.frombuffer(webp, np.uint8)[None]  # one row is what OpenCV insists on
+    try:
+        found, animation = cv2.imdecodeanimation(encoded, 0, max(1, most))
+    except cv2.error:
+        return (), ()
+    return (animation.frames, list(animation.durations)) if found else ((), ())
 
 
 def _turned(picture: NDArray[np.generic], orientation: int) -> NDArray[np.generic]:
@@ -198,32 +245,84 @@ def _turned(picture: NDArray[np.generic], orientation: int) -> NDArray[np.generi
     return np.ascontiguousarray(picture)
 
 
-def _may_be_transparent(data: bytes, kind: Kind) -> bool:
+def _is_read_unchanged(data: bytes, kind: Kind) -> bool:
+    """Whether it may be transparent, or is made of floats: OpenCV would leave out either."""
     if kind == "PNG":
-        return data[25:26] in (b"\x04", b"\x06") or b"tRNS" in data[: max(0, data.find(b"IDAT"))]
+        return data[25:26] in (b"\x04", b"\x06") or b"tRNS" in _before_pixels(data)
     if kind == "WebP":
         return (data[12:16] == b"VP8X" and bool(data[20] & 0x10)) or data[12:16] == b"VP8L"
-    return kind == "GIF"
+    if kind == "TIFF":
+        extra, sample_format = _tags(data, 338, 339)
+        return extra in (_ASSOCIATED, _UNASSOCIATED) or sample_format in (_SIGNED, _FLOAT)
+    return kind in ("GIF", "AVIF")
 
 
-def _rgb(picture: NDArray[np.generic]) -> Bytes:
-    """Grey, BGR or BGRA of 8 or 16 bits as RGB of 8."""
-    if picture.dtype == np.uint16:
-        picture = picture >> 8  # type: ignore[operator]
-    values = np.asarray(picture, np.uint8)
+def _before_pixels(png: bytes) -> bytes:
+    return png[: max(0, png.find(b"IDAT"))]
+
+
+def _straight(picture: NDArray[np.generic], tiff: bytes) -> NDArray[np.generic] | None:
+    """Its colours as they are before its alpha, by which they may be multiplied already.
+
+    None for signed integers, which do not tell what is black and what is white.
+    """
+    if picture.dtype.kind == "i":
+        return None
+    is_multiplied = picture.dtype == np.uint8 or _tags(tiff, 338)[0] == _ASSOCIATED
+    if picture.ndim < 3 or picture.shape[2] < 4 or not is_multiplied:
+        return picture
+    most = {1: 255.0, 2: 65_535.0}.get(picture.itemsize, 1.0)  # larger ones are floats
+    for rows in _strips(picture):
+        alpha = np.asarray(picture[rows, :, 3:], np.float32) / most
+        colours = picture[rows, :, :3] / np.maximum(alpha, 1 / most)
+        picture[rows, :, :3] = np.minimum(colours, most)
+    return picture
+
+
+def rgb(picture: NDArray[np.generic]) -> Bytes:
+    """Grey, BGR or BGRA of 8 or 16 bits or floats as RGB of 8."""
+    values = _bytes(picture)
     if values.ndim == 2 or values.shape[2] == 1:
         return np.asarray(cv2.cvtColor(values, cv2.COLOR_GRAY2RGB), np.uint8)
     if values.shape[2] == 3:
         return np.asarray(cv2.cvtColor(values, cv2.COLOR_BGR2RGB), np.uint8)
-    return _on_paper(np.asarray(cv2.cvtColor(values, cv2.COLOR_BGRA2RGB), np.uint8), values[..., 3])
+    return on_paper(np.asarray(cv2.cvtColor(values, cv2.COLOR_BGRA2RGB), np.uint8), values[..., 3])
 
 
-def _on_paper(ink: Bytes, alpha: Bytes) -> Bytes:
+def _bytes(picture: NDArray[np.generic]) -> Bytes:
+    if picture.dtype == np.uint16:
+        return np.asarray(picture >> 8, np.uint8)  # type: ignore[operator]
+    if picture.dtype == np.uint8:
+        return np.asarray(picture, np.uint8)
+    if not np.isfinite(picture).all():
+        raise Unusable("the picture holds values that are no numbers (NaN or infinite)")
+    picture = np.atleast_3d(picture)
+    white = max(1.0, float(picture[..., :3].max()))
+    values = np.empty(picture.shape, np.uint8)
+    for rows in _strips(picture):
+        light = np.array(picture[rows], np.float32)
+        light[..., :3] /= white
+        values[rows] = np.rint(255 * np.clip(light, 0, 1))
+    return values
+
+
+def on_paper(ink: Bytes, alpha: Bytes) -> Bytes:
     """The picture over white; over black where what is drawn is light, or it would vanish."""
     if alpha.min() == 255:
         return ink
-    opacity = alpha[..., None].astype(np.float32) / 255
-    shown = float(opacity.sum())
-    light = shown > 0 and float((ink * opacity).sum()) > 127.5 * 3 * shown
-    paper = 0.0 if light else 255.0
-    return np.asarray(np.rint(ink * opacity + paper * (1 - opacity)), np.uint8)
+    shown = np.empty_like(ink)
+    drawn = 0.0
+    for rows in _strips(ink):
+        amount = ink[rows].astype(np.float32) @ np.ones(3, np.float32)
+        drawn += float(np.vdot(amount, alpha[rows].astype(np.float32)))
+    paper = np.float32(0 if drawn > 127.5 * 3 * float(alpha.sum()) else 255)
+    for rows in _strips(ink):
+        mixed = ink[rows] - paper
+        mixed *= alpha[rows, :, None].astype(np.float32) / 255
+        shown[rows] = np.rint(mixed + paper)
+    return shown
+
+
+def _strips(picture: NDArray[np.generic]) -> list[slice]:
+    """Its rows, a few at a time: floats of a whole picture would take more than it may."""
+    return [slice(top, top + _ROWS) for top in range(0, len(picture), _ROWS)]

@@ -13,7 +13,8 @@ from av.stream import Stream
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
-from model.clip import SLACK_S, Limits, Pictures, TooLarge
+from model import colour
+from model.clip import SLACK_S, Limits, Pictures, TooLarge, Unusable
 from model.packets import decoded
 
 #: Two times this close are the same: containers round them.
@@ -48,7 +49,8 @@ class Timeline:
         self._first = min(self._first, time)
         self._last = max(self._last, time)
         if self._last - self._first > self._limits.max_duration_s + SLACK_S:
-            raise TooLarge(f"its pictures last longer than {self._limits.max_duration_s:g} s")
+            limit = f"{self._limits.max_duration_s:g} s"
+            raise TooLarge(f"its pictures last longer than {limit}, by their time stamps")
 
     def _time(self, packet: Packet[Any]) -> float:
         decoded = packet.pts is None or _is_shown_in_order(packet.stream)
@@ -113,8 +115,16 @@ class _Decoder:
         return before
 
     def _start(self, time: float) -> int:
-        """The last packet to begin decoding at."""
-        return max((i for i in self._keys if self._packets[i].time <= time + _SAME_S), default=0)
+        """The last packet to begin decoding at.
+
+        Where fragments come twice, the container discards the second ones, at the same times.
+        """
+        before = [i for i in self._keys if self._packets[i].time <= time + _SAME_S]
+        return max(before, key=self._rank, default=0)
+
+    def _rank(self, index: int) -> tuple[float, bool, int]:
+        packet = self._packets[index]
+        return packet.time, not packet.packet.is_discard, index
 
     def _jump(self, start: int) -> None:
         self._stream.codec_context.flush_buffers()
@@ -135,9 +145,11 @@ class _Decoder:
         return self._held.popleft()
 
     def _decoded(self, shown: _Shown) -> list[VideoFrame]:
-        # Where frames are known by their number alone, none may be left out.
-        needed = shown.time in self._wanted or _is_shown_in_order(self._stream)
         context: Any = self._stream.codec_context
+        # Where frames are known by their number alone, none may be left out; and dav1d looks but
+        # once, when it is opened, at what to leave out.
+        all_needed = _is_shown_in_order(self._stream) or context.codec.name == "libdav1d"
+        needed = all_needed or shown.time in self._wanted
         context.skip_frame = "DEFAULT" if needed else "NONREF"
         return decoded(self._stream, shown.packet)
 
@@ -173,11 +185,18 @@ def spread(
     found: dict[float, NDArray[np.uint8]] = {}
     for time in sorted(set(wanted)):
         frame = decoder.at(time)
-        if frame is not None:
-            _check_size(frame.width, frame.height, limits)
+        if frame is None:
+            continue
+        _check_size(frame.width, frame.height, limits)
+        try:
             found[time] = _upright(frame, _rgb(frame, _aspect(stream), largest))
+        except Unusable as error:  # the sound may be all right
+            return None, error.detail
     if not found:
-        return None, f"its picture ({context.name}) is damaged: nothing of it could be decoded"
+        return (
+            None,
+            f"its picture ({context.name}) is damaged or empty: nothing of it could be decoded",
+        )
     nearest = [min(found, key=lambda have: abs(have - time)) for time in wanted]
     return Pictures(
         tuple(found[time] for time in nearest), tuple(time - first for time in nearest)
@@ -200,15 +219,10 @@ def _aspect(stream: Stream) -> float:
 def _rgb(frame: VideoFrame, aspect: float, largest: int) -> NDArray[np.uint8]:
     """The frame as RGB [h, w, 3] with square pixels, at most `largest` of them."""
     width, height = frame.width * aspect, float(frame.height)
+    if colour.is_wide(frame):
+        largest = min(largest, colour.LARGEST_WIDE)
     shrink = min(1.0, (largest / (width * height)) ** 0.5)
-    picture = frame.to_ndarray(
-        format="rgb24",
-        width=max(1, int(width * shrink)),
-        height=max(1, int(height * shrink)),
-        interpolation="AREA",
-        threads=1,
-    )
-    return np.asarray(picture, np.uint8)
+    return colour.shown(frame, max(1, int(width * shrink)), max(1, int(height * shrink)))
 
 
 def _upright(frame: VideoFrame, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -26,6 +26,7 @@ VIDEOS = {
     "mpeg4-mp3.avi": ("avi", "mpeg4", "mp3"),
     "flv1-mp3.flv": ("flv", "flv", "mp3"),
     "h264-pcm.mov": ("mov", "libx264", "pcm_s16le"),
+    "moving.apng": ("apng", "apng", None),
     "aac.m4a": ("ipod", None, "aac"),
 }
 SOUNDS = {
@@ -47,7 +48,8 @@ def main() -> None:
     for name, picture in {
         "rgb.png": colours, "grey.png": gradient, "deep.png": gradient.astype(np.uint16) * 257,
         "alpha.png": np.dstack([colours, gradient]), "rgb.jpg": colours, "rgb.webp": colours,
-        "rgb.bmp": colours, "rgb.tiff": colours, "rgb.gif": colours,
+        "rgb.bmp": colours, "rgb.tiff": colours, "rgb.gif": colours, "rgb.avif": colours,
+        "alpha.avif": np.dstack([colours, gradient]), "float.tiff": gradient.astype("f4") / 255,
     }.items():  # fmt: skip
         (OUT / name).write_bytes(bytes(cv2.imencode(f".{name.split('.')[1]}", picture)[1]))
     noise = rng.uniform(-0.3, 0.3, (2000, 2)).astype(np.float32)
@@ -71,7 +73,7 @@ def film(
         )
         if pictures is not None:
             pictures.width, pictures.height = 32, 24
-            pictures.pix_fmt = "yuv420p"
+            pictures.pix_fmt = "rgb24" if video == "apng" else "yuv420p"
             for index in range(5):
                 shown = np.ascontiguousarray(np.roll(picture, index, 1))
                 frame = av.VideoFrame.from_ndarray(shown, format="rgb24")

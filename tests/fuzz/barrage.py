@@ -16,7 +16,7 @@ from tests.fuzz.mutations import mutated
 CLASSIFY = "/v1/classify"
 #: What a damaged file may be answered with: it is read all the same, or refused, or too slow.
 ALLOWED = frozenset({200, 413, 415, 422, 504})
-_PICTURES = {".png", ".jpg", ".webp", ".bmp", ".tiff", ".gif"}
+_PICTURES = {".png", ".jpg", ".webp", ".bmp", ".tiff", ".gif", ".avif"}
 _SOUNDS = {".wav", ".flac", ".ogg", ".mp3", ".m4a"}
 
 

@@ -13,7 +13,7 @@ Mutation = Callable[[bytes, Rng, Sequence[bytes]], bytes]
 _BOXES = (b"ftyp", b"moov", b"mdat", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"stts", b"stsz",
           b"stsc", b"stco", b"moof", b"traf", b"trun", b"tkhd", b"avcC", b"esds", b"RIFF", b"fmt ",
           b"data", b"LIST", b"movi", b"strh", b"strf", b"idx1", b"IHDR", b"IDAT", b"OggS", b"fLaC",
-          b"VP8 ", b"VP8X")  # fmt: skip
+          b"VP8 ", b"VP8X", b"ispe", b"iloc", b"av1C", b"acTL", b"fcTL")  # fmt: skip
 _EXTREMES = (0, 1, 7, 8, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 
 

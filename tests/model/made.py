@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import av
 import numpy as np
+import pytest
 import soundfile
 from av.audio.stream import AudioStream
 from av.container import OutputContainer
@@ -21,6 +22,7 @@ Floats = NDArray[np.float32]
 
 SIZE = (48, 64)  # height, width of a made clip's frames
 _MS = Fraction(1, 1000)
+_OF_ONE_RATE = ("mpeg4", "flv", "gif", "apng", "msmpeg4", "mpeg2video", "mpeg1video", "h263")
 _LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1", 16: "hexadecagonal"}
 
 
@@ -59,6 +61,7 @@ def clip(
     *,
     group: int = 12,
     aspect: Fraction | None = None,
+    pixels: str = "yuv420p",
     sound: Floats | None = None,
     sound_codec: str = "aac",
     sound_rate: int = 48_000,
@@ -71,7 +74,7 @@ def clip(
     with av.open(file, "w", format=container, options=muxer or {}) as output:
         video = audio = None  # both are added before the first packet starts the file
         if frames:
-            video = _video(output, codec, frames[0], group, aspect)
+            video = _video(output, codec, frames[0], group, aspect, pixels)
         if sound is not None:
             layout = _LAYOUTS[len(sound)]
             audio = output.add_stream(sound_codec, rate=sound_rate, layout=layout)
@@ -83,16 +86,23 @@ def clip(
 
 
 def _video(
-    output: OutputContainer, codec: str, frame: Bytes, group: int, aspect: Fraction | None
+    output: OutputContainer,
+    codec: str,
+    frame: Bytes,
+    group: int,
+    aspect: Fraction | None,
+    pixels: str,
 ) -> VideoStream:
+    if codec not in av.codecs_available:
+        pytest.skip(f"the FFmpeg that is installed has no {codec} to make a clip with")
     video: VideoStream = output.add_stream(codec, rate=10)
     video.height, video.width = frame.shape[:2]
-    video.pix_fmt = "rgb8" if codec == "gif" else "yuv420p"
+    video.pix_fmt = "rgb8" if codec == "gif" else pixels
     video.gop_size = group
     video.codec_context.thread_count = 1
     if aspect:
         video.sample_aspect_ratio = aspect
-    if codec not in ("mpeg4", "flv", "gif"):  # those know one frame rate only
+    if codec not in _OF_ONE_RATE:  # those know one frame rate only
         video.codec_context.time_base = _MS
     return video
 

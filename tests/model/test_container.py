@@ -15,6 +15,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from av.stream import Disposition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -99,6 +100,44 @@ def test_frames_are_those_at_the_centres_of_equal_parts_of_the_time(
     assert all(picture.dtype == np.uint8 for picture in pictures.frames)
 
 
+@pytest.mark.parametrize(
+    ("kind", "codec", "pixels"),
+    [
+        ("mp4", "libx264", "yuv444p10le"),
+        ("mp4", "libx265", "yuv420p10le"),
+        ("mov", "libx265", "yuv422p12le"),
+        ("webm", "libsvtav1", "yuv420p"),
+        ("mp4", "libsvtav1", "yuv420p10le"),
+        ("webm", "libvpx-vp9", "yuv444p"),
+        ("webm", "libvpx-vp9", "yuva420p"),
+        ("avi", "mjpeg", "yuvj420p"),
+        ("avi", "msmpeg4", "yuv420p"),
+        ("avi", "rawvideo", "yuyv422"),
+        ("asf", "mpeg4", "yuv420p"),
+        ("mov", "prores_ks", "yuv422p10le"),
+        ("matroska", "ffv1", "gray16le"),
+        ("apng", "apng", "rgb24"),
+    ],
+)
+def test_deep_old_and_rare_kinds_of_video_are_read_alike(
+    kind: str, codec: str, pixels: str
+) -> None:
+    data = clip(kind, codec, pixels=pixels)
+    assert numbers_of(data, 4) == [1, 3, 6, 8]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (241, 333)])
+@pytest.mark.parametrize(
+    ("kind", "codec", "pixels"),
+    [("mov", "png", "rgb24"), ("avi", "rawvideo", "yuv420p"), ("webm", "libvpx-vp9", "yuv420p")],
+)
+def test_odd_sizes_are_kept(kind: str, codec: str, pixels: str, size: tuple[int, int]) -> None:
+    picture = np.full((*size, 3), (200, 40, 30), np.uint8)
+    found = pictures_of(clip(kind, codec, [picture] * 2, pixels=pixels), 1).frames[0]
+    assert found.shape == picture.shape
+    assert np.abs(found.astype(int) - picture).max() <= 3
+
+
 def test_a_frame_that_begins_at_the_very_centre_is_the_one_shown() -> None:
     for kind, codec, _ in CONTAINERS:
         assert numbers_of(clip(kind, codec), 5) == [1, 3, 5, 7, 9], (kind, codec)
@@ -128,12 +167,52 @@ def test_time_stamps_may_start_late() -> None:
     assert pictures.times_s == pytest.approx([0.1, 0.3, 0.6, 0.8])
 
 
-def test_a_moving_gif_is_a_clip() -> None:
-    assert numbers_of(clip("gif", "gif"), 2) == [2, 7]
+@pytest.mark.parametrize(("kind", "codec"), [("gif", "gif"), ("avif", "libsvtav1")])
+def test_a_picture_that_moves_is_a_clip(kind: str, codec: str) -> None:
+    assert numbers_of(clip(kind, codec), 2) == [2, 7]
+
+
+def test_fragments_that_come_twice_are_shown_once() -> None:
+    data = clip(muxer={"movflags": "frag_keyframe+empty_moov"}, group=5)
+    assert numbers_of(data + data, 4) == [1, 3, 6, 8]
+
+
+def _of_two_streams(default: int) -> bytes:
+    """An mkv of two videos and two sounds, of which one each is the default."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as output:
+        streams = []
+        for number in range(2):
+            disposition = Disposition.default if number == default else Disposition(0)
+            video = output.add_stream("ffv1", rate=10)
+            video.height, video.width = SIZE
+            audio = output.add_stream("pcm_f32le", rate=8000, layout="mono")
+            video.disposition = audio.disposition = disposition
+            streams.append((number, video, audio))
+        for number, video, audio in streams:
+            frame = av.VideoFrame.from_ndarray(numbered(7 + number), format="rgb24")
+            sound = np.full((1, 100), 0.25 * number, np.float32)
+            heard = av.AudioFrame.from_ndarray(sound, format="flt", layout="mono")
+            frame.pts, frame.time_base = 0, Fraction(1, 10)
+            heard.sample_rate, heard.pts = 8000, 0
+            output.mux([*video.encode(frame), *video.encode(None)])
+            output.mux([*audio.encode(heard), *audio.encode(None)])
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(("default", "taken"), [(0, 0), (1, 1), (None, 0)])
+def test_of_several_streams_the_default_or_else_the_first_is_taken(
+    default: int | None, taken: int
+) -> None:
+    found = read_clip(_of_two_streams(-1 if default is None else default), 1)
+    assert found.pictures is not None
+    assert found.sound is not None
+    assert number_of(found.pictures.frames[0]) == 7 + taken
+    assert found.sound.samples.max() == 0.25 * taken
 
 
 @pytest.mark.parametrize("group", [1, 5, 300])
-@pytest.mark.parametrize("codec", ["libx264", "libvpx"])
+@pytest.mark.parametrize("codec", ["libx264", "libvpx", "libx265", "libvpx-vp9", "libsvtav1"])
 def test_the_frames_are_the_same_as_of_decoding_everything(codec: str, group: int) -> None:
     rng = np.random.default_rng(group)
     frames = [

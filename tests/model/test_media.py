@@ -125,6 +125,27 @@ def test_a_sound_file_is_also_a_clip_without_pictures() -> None:
         assert found.pictures_problem == "there is no picture in it"
 
 
+@pytest.mark.parametrize(
+    ("kind", "subtype"),
+    [("VOC", "PCM_16"), ("IRCAM", "ULAW"), ("NIST", "PCM_24"), ("SVX", "PCM_16"),
+     ("WAV", "NMS_ADPCM_32"), ("WAV", "IMA_ADPCM"), ("AU", "G721_32")],
+)  # fmt: skip
+def test_a_sound_that_soundfile_alone_reads_well_is_a_clip_as_well(kind: str, subtype: str) -> None:
+    data = sound_file(tone(0.2, 8000), 8000, kind, subtype)
+    found = read_clip(data, 1)
+    assert found.sound is not None
+    assert found.pictures_problem == "there is no picture in it"
+    np.testing.assert_array_equal(found.sound.samples, read_sound(data).samples)
+    assert found.sound.duration_s == pytest.approx(0.2, abs=0.06)  # whole blocks
+    assert float(found.sound.samples[:, :1600].std()) == pytest.approx(0.5 / 2**0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("subtype", ["OPUS", "VORBIS"])
+def test_ogg_files_that_were_put_together_are_read_to_their_end(subtype: str) -> None:
+    data = sound_file(tone(1.5, 48_000), 48_000, "OGG", subtype)
+    assert read_sound(data + data).duration_s == pytest.approx(3.0, abs=0.05)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])
 def test_a_sound_that_holds_no_numbers_is_unusable(value: float, subtype: str) -> None:
@@ -251,6 +272,32 @@ def test_a_picture_sent_as_a_clip_is_one_that_stands_still(kind: str) -> None:
     assert "has no sound" in (found.sound_problem or "")
     with pytest.raises(Unusable, match="has no sound"):
         read_clip(data, 4, pictures=False)
+
+
+def _moving_webp(numbers: range, times_ms: list[int]) -> bytes:
+    film = cv2.Animation()
+    film.frames = [np.dstack([numbered(n), np.full((48, 64), 255, np.uint8)]) for n in numbers]
+    film.durations = np.array(times_ms, np.int32)
+    return bytes(cv2.imencodeanimation(".webp", film)[1])
+
+
+def test_an_animated_webp_is_sampled_by_time() -> None:
+    data = _moving_webp(range(10), [100] * 9 + [1100])
+    pictures = read_clip(data, 4).pictures
+    assert pictures is not None
+    assert [number_of(picture) for picture in pictures.frames] == [2, 7, 9, 9]
+    assert pictures.times_s == pytest.approx([0.2, 0.7, 0.9, 0.9])
+    assert number_of(read_pictures([data]).frames[0]) == 0  # in `frames`, the first
+
+
+def test_an_animated_webp_is_held_to_the_limits() -> None:
+    data = _moving_webp(range(10), [100] * 10)
+    with pytest.raises(TooLarge, match="10 pictures of 64 x 48 pixels; at most 9999 in all"):
+        read_clip(data, 4, limits=Limits(max_total_pixels=9999))
+    with pytest.raises(TooLarge, match=r"longer than 0\.5 s"):
+        read_clip(data, 4, limits=Limits(max_duration_s=0.5))
+    with pytest.raises(Unusable, match="damaged or cut short"):
+        read_clip(data[: len(data) // 2], 4)
 
 
 # --- any bytes -----------------------------------------------------------------------------

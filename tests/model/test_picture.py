@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from collections.abc import Callable
@@ -15,12 +16,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from model.media import Limits, MediaError, TooLarge, UnknownFormat, Unusable, read_picture
+from model.media import (
+    Limits,
+    MediaError,
+    TooLarge,
+    UnknownFormat,
+    Unusable,
+    read_clip,
+    read_picture,
+)
 from tests.model.made import Bytes, damaged, quadrants
 
 pytestmark = pytest.mark.filterwarnings("error")
 
-KINDS = [".jpg", ".png", ".webp", ".bmp", ".tiff", ".gif"]
+KINDS = [".jpg", ".png", ".webp", ".bmp", ".tiff", ".gif", ".avif"]
 
 #: Exif orientation: what a viewer has to do to the picture as it lies in the file.
 ORIENTATIONS: dict[int, Callable[[Bytes], Bytes]] = {
@@ -84,7 +93,7 @@ def differs_by(found: Bytes, expected: Bytes) -> float:
 def test_every_kind_of_picture_becomes_rgb(kind: str) -> None:
     found = read_picture(file(kind, quadrants()))
     assert found.dtype == np.uint8
-    assert differs_by(found, quadrants()) < (4 if kind == ".jpg" else 2)
+    assert differs_by(found, quadrants()) < (4 if kind in (".jpg", ".avif") else 2)
 
 
 def test_a_progressive_jpeg_is_read_like_a_baseline_one() -> None:
@@ -159,6 +168,145 @@ def test_a_transparent_colour_of_a_palette_shows_the_paper() -> None:
     assert found[0, :, 0].tolist() == [255, 255, 10, 10]
 
 
+# --- what OpenCV would hand over otherwise -------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("white", [1, 255])
+def test_floats_are_from_0_to_1_or_to_the_largest(
+    dtype: type[np.floating], channels: int, white: int
+) -> None:
+    ramp = np.tile(np.linspace(0, white, 52)[None, :, None], (8, 1, channels))
+    if channels == 4:
+        ramp[..., 3] = 1
+    found = read_picture(file(".tiff", ramp.squeeze().astype(dtype)))
+    expected = np.tile(np.arange(0, 256, 5), (8, 1))
+    assert np.abs(found - expected[..., None]).max() <= 1
+    half = read_picture(file(".tiff", np.full((8, 8), 0.5, dtype)))
+    assert (half == 128).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_floats_that_are_no_numbers_are_unusable(value: float) -> None:
+    picture = np.zeros((8, 8, 3), np.float32)
+    picture[3, 3, 1] = value
+    with pytest.raises(Unusable, match="NaN"):
+        read_picture(file(".tiff", picture))
+
+
+def _strip(samples: NDArray[np.generic], **tags: int) -> bytes:
+    """A TIFF of samples [h, w, n] as they are, with these tags (t338=ExtraSamples …) besides."""
+    height, width, count = samples.shape
+    bits = 8 * samples.itemsize
+    values = {256: width, 257: height, 259: 1, 262: 2 if count > 2 else 1, 273: 8, 277: count}
+    values |= {279: samples.nbytes} | {int(tag[1:]): value for tag, value in tags.items()}
+    directory = 8 + samples.nbytes + 2 * count
+    entries = {tag: struct.pack("<HHII", tag, 4, 1, value) for tag, value in values.items()}
+    where = bits if count == 1 else bits | bits << 16 if count == 2 else 8 + samples.nbytes
+    entries[258] = struct.pack("<HHII", 258, 3, count, where)
+    listed = b"".join(entry for _, entry in sorted(entries.items())) + bytes(4)
+    depths = struct.pack("<H", bits) * count
+    head = b"II*\x00" + struct.pack("<I", directory)
+    return head + samples.tobytes() + depths + struct.pack("<H", len(entries)) + listed
+
+
+@pytest.mark.parametrize("extra", [1, 2], ids=["associated", "unassociated"])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_transparent_tiff_shows_the_paper(bits: int, extra: int) -> None:
+    ink, alpha = np.array([200, 40, 30]), np.array([0, 128, 255])
+    coloured = ink * alpha[:, None] / 255 if extra == 1 else np.tile(ink, (3, 1))
+    row = np.column_stack([coloured, alpha])
+    unit = 1 if bits == 8 else 257
+    samples = np.rint(np.tile(row, (4, 1, 1)) * unit).astype(f"<u{bits // 8}")
+    found = read_picture(_strip(samples, t338=extra)).astype(int)
+    np.testing.assert_allclose(found[0, :, 0], [255, 227, 200], atol=2)
+    np.testing.assert_allclose(found[0, :, 2], [255, 142, 30], atol=2)
+
+
+def test_integers_that_do_not_tell_what_is_white_are_refused_with_what_is_read() -> None:
+    samples = np.zeros((4, 4, 1), "<i4")
+    with pytest.raises(Unusable, match="8 and 16 bits and floats are"):
+        read_picture(_strip(samples, t339=2))
+    with pytest.raises(Unusable, match="8 and 16 bits and floats are"):
+        read_picture(_strip(samples.astype(np.int8), t339=2))
+
+
+@pytest.mark.parametrize("transform", [0, 2], ids=["CMYK", "YCCK"])
+def test_a_jpeg_of_four_inks_is_not_inverted(transform: int) -> None:
+    image = pytest.importorskip("PIL.Image", reason="only Pillow writes JPEGs of four inks")
+    inks = 255 - quadrants().astype(np.float64)
+    if transform:  # the file has the luma and chroma of its inks
+        red, green, blue = np.moveaxis(inks, 2, 0)
+        luma = 0.299 * red + 0.587 * green + 0.114 * blue
+        chroma = [128 + (blue - luma) / 1.772, 128 + (red - luma) / 1.402]
+        inks = 255 - np.dstack([luma, *chroma])  # Pillow inverts what it writes
+    plates = np.dstack([inks, np.zeros(inks.shape[:2])])
+    plates = np.clip(np.rint(plates), 0, 255).astype(np.uint8)
+    out = io.BytesIO()
+    image.fromarray(plates, "CMYK").save(out, "JPEG", quality=98)
+    data = bytearray(out.getvalue())
+    data[data.index(b"Adobe") + 11] = transform
+    assert differs_by(read_picture(bytes(data)), quadrants()) < 4
+
+
+@pytest.mark.parametrize("depth", [8, 10, 12])
+def test_every_depth_of_avif_and_its_alpha_are_read(depth: int) -> None:
+    picture = with_alpha(np.full((16, 16, 3), 40, np.uint8), 128)
+    deep = picture if depth == 8 else np.asarray(picture.astype(np.uint16) * 257 >> 16 - depth)
+    best = (cv2.IMWRITE_AVIF_DEPTH, depth, cv2.IMWRITE_AVIF_QUALITY, 100)
+    found = read_picture(file(".avif", deep, *best))
+    assert np.abs(found.astype(int) - 147).max() <= 2
+    opaque = np.ascontiguousarray(deep[..., :3])
+    assert np.abs(read_picture(file(".avif", opaque, *best)).astype(int) - 40).max() <= 2
+
+
+#: Quarter turns anticlockwise and the mirror (1: left and right change places) of an AVIF.
+TURNS: dict[tuple[int, int | None], Callable[[Bytes], Bytes]] = {
+    (1, None): lambda stored: np.rot90(stored, 1),
+    (2, None): lambda stored: np.rot90(stored, 2),
+    (3, None): lambda stored: np.rot90(stored, 3),
+    (0, 0): lambda stored: stored[::-1],
+    (0, 1): lambda stored: stored[:, ::-1],
+    (3, 1): lambda stored: np.rot90(stored, 3)[:, ::-1],
+}
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_the_turn_and_the_mirror_of_an_avif_are_done(turn: tuple[int, int | None]) -> None:
+    data = file(".avif", quadrants())
+    angle, mirror = turn
+    boxes = b"\0\0\0\x09irot" + bytes([angle])
+    boxes += b"" if mirror is None else b"\0\0\0\x09imir" + bytes([mirror])
+    found = read_picture(_described(data, boxes))
+    assert found.flags.c_contiguous
+    assert differs_by(found, TURNS[turn](quadrants())) < 4
+
+
+def _described(avif: bytes, more: bytes) -> bytes:
+    """The AVIF with these boxes at the end of its properties, and everything moved by them."""
+    data = bytearray(avif)
+    for name in (b"ipco", b"iprp", b"meta"):
+        at = data.index(name) - 4
+        length = int.from_bytes(data[at : at + 4], "big")
+        if name == b"ipco":
+            data[at + length : at + length] = more
+        data[at : at + 4] = (length + len(more)).to_bytes(4, "big")
+    at = data.index(b"iloc")
+    begins = avif.index(b"mdat") + 4
+    place = data.index(begins.to_bytes(4, "big"), at)
+    data[place : place + 4] = (begins + len(more)).to_bytes(4, "big")
+    return bytes(data)
+
+
+def test_heic_is_refused_by_its_name() -> None:
+    for brand in (b"heic", b"heix", b"mif1"):
+        data = b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0" + b"mif1heic" + bytes(64)
+        for read in (read_picture, lambda data: read_clip(data, 1)):
+            with pytest.raises(UnknownFormat, match="HEIC pictures are not read here; send JPEG"):
+                read(data)
+
+
 # --- orientation ---------------------------------------------------------------------------
 
 
@@ -213,6 +361,13 @@ def _gif_that_claims(width: int, height: int) -> bytes:
     return bytes(data)
 
 
+def _avif_that_claims(width: int, height: int) -> bytes:
+    data = bytearray(file(".avif", quadrants()))
+    at = data.index(b"ispe") + 8
+    data[at : at + 8] = struct.pack(">II", width, height)
+    return bytes(data)
+
+
 @pytest.mark.parametrize(
     "bomb",
     [
@@ -222,10 +377,11 @@ def _gif_that_claims(width: int, height: int) -> bytes:
         _bmp_that_claims(60_000, -60_000),
         _webp_that_claims(16_383, 16_383),
         _gif_that_claims(65_535, 65_535),
+        _avif_that_claims(60_000, 60_000),
         tiff(t256=60_000, t257=60_000),
         tiff(t256=64, t257=64, t258=8, t259=1, t262=1, t277=1, t322=16_000, t323=16_000, t324=200),
     ],
-    ids=["png", "wide png", "jpeg", "bmp", "webp", "gif", "tiff", "tiff of one huge tile"],
+    ids=["png", "wide png", "jpeg", "bmp", "webp", "gif", "avif", "tiff", "tiff of one huge tile"],
 )
 def test_a_header_that_claims_too_many_pixels_is_refused_before_decoding(
     bomb: bytes, monkeypatch: pytest.MonkeyPatch
@@ -308,6 +464,7 @@ HEADS = [
     b"GIF89a",
     b"II*\0",
     b"MM\0*",
+    b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf\0\0\1\0meta",
 ]
 
 
