@@ -193,10 +193,8 @@ class _Nursery:
         if self._popen is not None and not self._stopped:
             self.lost = True
             self.restarts += 1
-            log.error(
-                "process %d, which starts decoding processes, is replaced: %s",
-                self._popen.pid, "it does not answer" if isinstance(why, TimeoutError) else why,
-            )  # fmt: skip
+            how = "it does not answer" if isinstance(why, TimeoutError) else "it has died"
+            log.error("process %d, which starts decoding, is replaced: %s", self._popen.pid, how)
             self._popen.kill()
         self._end()
 

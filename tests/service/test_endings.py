@@ -99,6 +99,7 @@ def test_on_a_full_disk_it_answers_and_ends_in_order_under_load(
             wait_until(lambda: not service.ready)
             late = service.classify("late")
             assert (late.status_code, late.json()["type"]) == (503, "urn:scmrl:error:stopping")
+            assert late.headers["Connection"] == "close"
             service.go_on()
             assert codes(inside) == [200] * 5
         assert process.wait(WITHIN_S) == 0

@@ -71,11 +71,16 @@ class Faulty:
     def ready(self) -> bool:
         return self.client.get("/readyz").status_code == 200
 
-    def seconds_until(self, ready: bool) -> float:
-        """How long it takes /readyz to say so."""
-        began = time.monotonic()
-        wait_until(lambda: self.ready == ready)
-        return time.monotonic() - began
+    def why_not_ready(self, within_s: float) -> str:
+        """What /readyz says, which has to say no to whoever asks `within_s` from now or later."""
+        end = time.monotonic() + within_s
+        while True:
+            asked_at = time.monotonic()
+            answer = self.client.get("/readyz")
+            if answer.status_code == 503:
+                return str(answer.json()["detail"])
+            assert asked_at < end, "it says yes"
+            time.sleep(0.05)
 
     @property
     def nursery(self) -> int:
@@ -107,8 +112,8 @@ def service(
     faults = tmp_path_factory.mktemp("faults")
     process = Serve(
         "--models", weights, "--port", 0, "--compile", "off", "--device", "cpu",
-        "--decode-workers", 3, "--engine-timeout-s", 5, "--queue-length", 8, "--shed-steps", 1,
-        "--max-wait-s", 1000,
+        "--decode-workers", 3, "--decode-timeout-s", 60, "--engine-timeout-s", 10,
+        "--queue-length", 8, "--shed-steps", 1, "--max-wait-s", 1000,
         module="tests.service.faulty", FAULTS=str(faults),
     )  # fmt: skip
     try:
@@ -178,7 +183,7 @@ def test_a_device_that_fails_at_everything_is_not_ready_until_it_answers_again(
     time.sleep(1.5)
     assert not service.ready, "it said yes while the device still fails"
     (service.faults / "fail").unlink()
-    service.seconds_until(True)
+    wait_until(lambda: service.ready)
     assert service.total(RESTARTS, kind="engine") > restarts
 
 
@@ -200,15 +205,14 @@ def test_a_worker_that_dies_is_replaced(service: Faulty) -> None:
 def test_a_worker_that_hangs_is_told_of_within_five_seconds_and_replaced(service: Faulty) -> None:
     restarts = service.total(RESTARTS, kind="engine")
     asked = service.hang("hung")
-    assert service.seconds_until(False) < 6, "5, and one for this test"
     queued = service.ask("behind")
-    told = service.client.get("/readyz").json()["detail"]
-    assert "one batch" in told
+    service.until_queued(1)
+    assert "worker" in service.why_not_ready(within_s=5)
     assert service.client.get("/healthz").status_code == 200
     assert codes(asked) == [503]
     service.go_on()
     assert codes(queued) == [200]
-    assert service.total(RESTARTS, kind="engine") == restarts + 1
+    wait_until(lambda: service.total(RESTARTS, kind="engine") == restarts + 1)
     assert any("hung" in line for line in service.lines("the worker on cpu has been at one batch"))
 
 
@@ -241,6 +245,7 @@ def test_decoding_processes_that_are_killed_cost_no_request(service: Faulty, who
     assert workers
     for pid in workers:
         os.kill(pid, signal.SIGSTOP)
+    service.fault("hang")  # so that all are inside still, whoever reads them
     asked = service.ask(*(f"{whom[-6:].strip()}-{n}" for n in range(6)), degrade="false")
     service.until_inside(6)
     killed = {"a worker": workers[:1], "the workers": workers, "the nursery": [nursery]}[whom]
@@ -248,13 +253,14 @@ def test_decoding_processes_that_are_killed_cost_no_request(service: Faulty, who
         os.kill(pid, signal.SIGKILL)
     for pid in set(workers) - set(killed) if whom == "a worker" else ():
         os.kill(pid, signal.SIGCONT)
+    service.go_on()
     assert codes(asked) == [200] * 6
     assert service.total(RESTARTS) > before
     assert service.lines("is replaced")
     if whom == "the nursery":
         assert service.nursery != nursery
         assert service.total(RESTARTS, kind="nursery") >= 1
-        assert service.lines("which starts decoding processes")
+        assert service.lines("which starts decoding")
 
 
 def test_a_nursery_that_is_killed_at_rest_costs_no_request(service: Faulty) -> None:
@@ -268,13 +274,13 @@ def test_a_nursery_that_is_killed_at_rest_costs_no_request(service: Faulty) -> N
     wait_until(several_rest)
     os.kill(service.nursery, signal.SIGKILL)
     assert codes(service.ask("next")) == [200]
-    wait_until(lambda: service.total(RESTARTS, kind="nursery") == restarts + 1)
+    wait_until(lambda: service.total(RESTARTS, kind="nursery") > restarts)
 
 
 def test_a_nursery_that_hangs_is_replaced(service: Faulty) -> None:
     restarts = service.total(RESTARTS, kind="nursery")
     os.kill(service.nursery, signal.SIGSTOP)
-    assert service.seconds_until(False) < 6, "5, and one for this test"
-    assert "decod" in service.client.get("/readyz").json()["detail"]
-    service.seconds_until(True)
-    assert service.total(RESTARTS, kind="nursery") == restarts + 1
+    # It is asked each second and has four to answer; on a machine that is busy, some more.
+    assert "decoding process" in service.why_not_ready(within_s=20)
+    wait_until(lambda: service.ready)
+    assert service.total(RESTARTS, kind="nursery") > restarts
