@@ -30,6 +30,9 @@ Compute = Callable[[Mapping[str, Tensor], int, bool], Output]
 #: A faster path must give the plain one's probabilities to within this, or it is not taken.
 TOLERANCE = 1e-4
 
+#: Kernels that are compiled at most before a fast path has an answer.
+_KERNELS = 8
+
 #: What `Engine.run` can be asked to explain beside its logits.
 EXPLAINS = frozenset({"attention"})
 
@@ -51,6 +54,7 @@ class Engine:
         self._compute: Compute = self._plain
         self._path: Path = "plain"
         self._most = sys.maxsize  # samples that the path takes and the device has memory for
+        self._shortages = 0
 
     @property
     def path(self) -> Path:
@@ -61,6 +65,11 @@ class Engine:
     def device(self) -> torch.device:
         """Where the network is."""
         return self._device
+
+    @property
+    def shortages(self) -> int:
+        """How often the device was out of memory, after which batches are run in smaller parts."""
+        return self._shortages
 
     @property
     def config(self) -> Config:
@@ -93,7 +102,7 @@ class Engine:
         That is "fused" on CPUs and "graphs" on CUDA, and it is taken only once it has given the
         plain path's answers. With "int8" it is "fused-int8", whose accuracy has to be measured
         instead. The first time, a CPU's kernels are compiled, which takes some seconds, and kept
-        on disk.
+        on disk, or in memory alone where that cannot be written.
         """
         if precision == "int8" and self._device.type != "cpu":
             log.warning("int8 is for CPUs: not taken on %s", self._device)
@@ -103,7 +112,7 @@ class Engine:
             # A recording may not be disturbed by a run; a compiler may.
             with self._lock if path == "graphs" else nullcontext():
                 fast = _fast(self._network, path)
-                difference = self._difference(fast)
+                difference = self._difference_once_compiled(fast)
         except Exception:  # a compiler's errors are many, and the plain path is there
             log.exception("the path %s cannot be prepared: not taken", path)
             return False
@@ -117,10 +126,15 @@ class Engine:
         return True
 
     def renewed(self) -> Engine:
-        """Another engine of this network on its device and path: for where this one hangs."""
+        """Another engine of this network on its device and path, for where this one is lost.
+
+        It has been run once, for nobody: raises what that raises where the device still fails.
+        """
         other = Engine(deepcopy(self._network), str(self._device))
+        other._shortages = self._shortages
         if self._path != "plain":
             other.fuse("int8" if self._path == "fused-int8" else "float32")
+        other.warm(1, [1])
         return other
 
     def _in_parts(self, inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
@@ -147,7 +161,7 @@ class Engine:
         try:
             return on_cpu(self._compute(inputs, steps, attention))
         except torch.OutOfMemoryError:
-            pass  # what the attempt held is free once this has ended
+            self._shortages += 1  # what the attempt held is free once this block has ended
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         return None
@@ -157,6 +171,18 @@ class Engine:
         held = {name: x.to(self._device).expand(steps, *x.shape[1:]) for name, x in inputs.items()}
         output: Output = self._network(held, attention=attention)
         return output
+
+    def _difference_once_compiled(self, other: Compute) -> float:
+        """`_difference`, again for as long as kernels are compiled that no disk takes.
+
+        numba has a kernel in memory before it fails to write it. Raises OSError in the end.
+        """
+        for _ in range(_KERNELS):
+            try:
+                return self._difference(other)
+            except OSError as exc:
+                log.warning("a compiled kernel cannot be kept (NUMBA_CACHE_DIR): %s", exc)
+        return self._difference(other)
 
     def _difference(self, other: Compute) -> float:
         """Greatest difference of a probability between another path and the plain one."""

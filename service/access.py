@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -66,12 +67,16 @@ class AccessLog:
             await self.app(scope, receive, send_with_id)
         except ClientDisconnect:
             status = CLIENT_GONE
+        except asyncio.CancelledError:  # by the server, whose time to stop is over
+            if status is None:
+                detail = "The service was stopped before this was answered."
+                problem = Problem(Error.STOPPING, detail, retry_after_s=5)
+                await respond(Request(scope), problem)(scope, receive, send_with_id)
         except Exception:
             log.exception(Event("unexpected error", {"id": this}))
             if status is None:
                 problem = Problem(Error.INTERNAL, "This is a bug; the log has it under this id.")
-                response = respond(Request(scope), problem)
-                await response(scope, receive, send_with_id)
+                await respond(Request(scope), problem)(scope, receive, send_with_id)
         finally:
             self._conclude(_answered(scope, CLIENT_GONE if status is None else status, started))
             request_id.reset(known)

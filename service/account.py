@@ -37,12 +37,14 @@ class Stage:
 @dataclass
 class Account:
     """`model`: the checkpoint that was asked, once it is known to be one. `firing_rates` of its
-    streams, in spikes per neuron and step. `notes` are for the log: uploads never belong there.
+    streams, in spikes per neuron and step. `degraded`: whether it was run for fewer time steps
+    because of the load. `notes` are for the log: uploads never belong there.
     """
 
     model: str | None = None
     stages: list[Stage] = field(default_factory=list)
     firing_rates: dict[str, float] = field(default_factory=dict)
+    degraded: bool = False
     notes: dict[str, Any] = field(default_factory=dict)
 
     def lasted(self, *stages: tuple[str, float]) -> None:

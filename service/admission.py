@@ -38,8 +38,11 @@ class Admission:
     def pressure(self) -> float:
         """How near it is to refusing requests, from 0 (empty) to 1."""
         full = self.taken / self.places
-        if self.taken < self._always:
+        # Earlier than requests are refused for it: one that is alone is slow for no load.
+        if self.taken <= self._always // 2:
             return full
+        if not self._rate and self.taken > self._always:  # how fast it is has yet to be seen
+            return max(full, _HALVED_FROM)
         return min(1.0, max(full, self.wait_s / self._max_wait_s))
 
     def check(self) -> None:

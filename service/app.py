@@ -76,8 +76,13 @@ def create_app(
     limits = DecodeLimits(settings.decode_timeout_s, settings.decode_memory_mib * MIB)
     decoders = Decoders(settings.decode_workers or cores.available(), limits)
 
+    lost: list[Exception] = []
+
     def fatal(error: Exception) -> None:
         """Nothing can be answered on this device until the process is started anew."""
+        lost.append(error)
+        if len(lost) > 1:
+            return  # all that is asked of a lost device fails
         log.critical("the device is lost: %s", error)
         on_failure(StartupError(f"the device is lost: {error}"))
 
@@ -94,7 +99,7 @@ def create_app(
         try:
             yield
         finally:
-            state.registry.stop()
+            await asyncio.to_thread(state.registry.stop)  # it waits for what runs
             loading.cancel()  # its thread goes on until it sees that the registry has stopped
             with suppress(asyncio.CancelledError):
                 await loading

@@ -4,8 +4,8 @@ A request takes a place first, decodes its upload, then queues. A worker that is
 oldest request and every other of the same key, up to the largest batch. It waits only for requests
 that hold a place and are still being decoded, and only for `max_wait_s`; a lone request never
 waits. A cancelled request leaves the queue at once, and where a batch fails each of its
-requests is run again alone, so that only the one to blame gets the error. A worker that dies or
-hangs is replaced, by whoever calls `revive` now and then.
+requests is run again alone, so that only the one to blame gets the error. A worker that dies,
+hangs or fails at everything is replaced, by whoever calls `revive` now and then.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ log = logging.getLogger("scmrl.batching")
 
 #: Errors of torch after which a CUDA device fails at everything until its process ends.
 _FATAL = frozenset({"AcceleratorError"})
-#: Longest wait for a worker to end, in seconds.
-_JOIN_S = 30.0
+#: Requests that fail one after the other, run alone, until the device is to blame.
+_HOPELESS = 8
+#: Longest wait for a worker to end, and for another in its place, in seconds.
+_JOIN_S, _REPLACE_S = 2.0, 120.0
 
 
 @dataclass(frozen=True)
@@ -104,13 +106,18 @@ class _Worker:
         self.engine = engine
         self.batch: list[_Job] = []
         self.since: float | None = None
+        self.failed = 0  # requests, one after the other, until now
         self.replaced = False
         self.thread = threading.Thread(target=work, args=[self], name="scmrl-engine", daemon=True)
+
+    @property
+    def hopeless(self) -> bool:
+        return self.failed >= _HOPELESS
 
     def lost(self, hung_after_s: float) -> str | None:
         """How it was lost; None where it was not."""
         if not self.thread.is_alive():
-            return "died"
+            return f"failed at {self.failed} requests on end" if self.hopeless else "died"
         since = self.since
         if since is not None and time.monotonic() - since > hung_after_s:
             return f"has been at one batch for more than {hung_after_s:g} s"
@@ -147,7 +154,9 @@ class Batcher:
         self._working = 0  # workers
         self._devices = len(engines)
         self._workers = [_Worker(engine, self._work) for engine in engines]
+        self._orphans: list[Engine] = []  # whose worker was lost and has no successor yet
         self.restarts = 0  # workers that were replaced
+        self.failures = 0  # runs that raised an error
         self.batches: Counter[int] = Counter()  # that have run, by their size
 
     def start(self) -> None:
@@ -159,13 +168,15 @@ class Batcher:
         """Replace workers that died, or have been at one batch for longer than `hung_after_s`.
 
         What these were running is refused. A thread that hangs cannot be ended: it is left
-        behind, with its engine.
+        behind, with its engine. Raises what making or trying another engine raises, as a device
+        does that still fails: the next call tries again. `on_fatal` is told where even that hangs.
         """
         with self._changed:
             lost = {w: why for w in self._workers if (why := w.lost(hung_after_s))}
-            if self._stopped or not lost:
+            if self._stopped:
                 return
             self._workers = [worker for worker in self._workers if worker not in lost]
+            self._orphans += [worker.engine for worker in lost]
             for worker in lost:
                 worker.replaced = True
                 self._working -= worker.thread.is_alive()
@@ -176,14 +187,26 @@ class Batcher:
             )  # fmt: skip
             for job in worker.batch:
                 _deliver(job, _stopped())
-            successor = _Worker(worker.engine.renewed(), self._work)
-            with self._changed:
-                if self._stopped:
-                    return
-                self.restarts += 1
-                self._working += 1
-                self._workers.append(successor)
-                successor.thread.start()
+        for engine in list(self._orphans):
+            self._replace(engine)
+
+    def _replace(self, engine: Engine) -> None:
+        error = TimeoutError(f"no worker in place of a lost one after {_REPLACE_S:g} s")
+        patience = threading.Timer(_REPLACE_S, self._on_fatal, [error])
+        patience.daemon = True
+        patience.start()
+        try:
+            successor = _Worker(engine.renewed(), self._work)
+        finally:
+            patience.cancel()
+        with self._changed:
+            if self._stopped:
+                return
+            self._orphans.remove(engine)
+            self.restarts += 1
+            self._working += 1
+            self._workers.append(successor)
+            successor.thread.start()
 
     def stop(self) -> None:
         """End the workers after the batches they run; what is still queued is refused."""
@@ -208,6 +231,11 @@ class Batcher:
     def engines(self) -> list[Engine]:
         """The engine of each device."""
         return [worker.engine for worker in self._workers]
+
+    @property
+    def shortages(self) -> int:
+        """How often a device was out of memory."""
+        return sum(engine.shortages for engine in (*self.engines, *self._orphans))
 
     @property
     def taken(self) -> int:
@@ -265,14 +293,14 @@ class Batcher:
     def _work(self, worker: _Worker) -> None:
         left: list[_Job] = []
         try:
-            while batch := self._take(worker):
-                worker.batch, worker.since = batch, time.monotonic()
-                self._run(worker.engine, batch)
+            while not worker.hopeless and (batch := self._take(worker)):
+                worker.batch = batch
+                self._run(worker, batch)
                 worker.batch, worker.since = [], None
         finally:
             with self._changed:
                 self._working -= not worker.replaced
-                if not self._working:
+                if not self._working and not worker.replaced:  # else its successor takes them
                     left, self._queue = list(self._queue), deque()
             for job in (*worker.batch, *left):  # of a batch, those that have no answer yet
                 _deliver(job, _stopped())
@@ -295,30 +323,42 @@ class Batcher:
                 return batch
         return []
 
-    def _run(self, engine: Engine, batch: list[_Job]) -> None:
+    def _run(self, worker: _Worker, batch: list[_Job], *, again: bool = True) -> None:
+        """Run a batch and answer it; where it fails, each of its requests once more alone."""
         from model.outputs import sliced
 
-        started = time.monotonic()
+        started = worker.since = time.monotonic()
         try:
-            output = _infer(engine, batch)
+            output = _infer(worker.engine, batch)
             shares = [sliced(output, index, 1) for index in range(len(batch))]
         except Exception as exc:
-            if type(exc).__name__ in _FATAL:
-                self._on_fatal(exc)
-            if len(batch) == 1:
-                _deliver(batch[0], exc)
-                return
-            log.warning(
-                "a batch of %d failed, each is run alone: %r; the requests %s",
-                len(batch), exc, _ids(batch),
-            )  # fmt: skip
-            for job in batch:
-                self._run(engine, [job])
+            self._failed(worker, batch, exc, again)
             return
+        worker.failed = 0
         seconds = time.monotonic() - started
         self.batches[len(batch)] += 1
         for job, share in zip(batch, shares, strict=True):
             _deliver(job, Ran(share, len(batch), started - job.queued_at, seconds))
+
+    def _failed(self, worker: _Worker, batch: list[_Job], exc: Exception, again: bool) -> None:
+        self.failures += 1
+        if type(exc).__name__ in _FATAL:
+            for job in batch:
+                _deliver(job, _stopped())
+            self._on_fatal(exc)
+            return
+        if not again:
+            short = isinstance(exc, MemoryError)
+            worker.failed += not short
+            _deliver(batch[0], _short_of_memory() if short else exc)
+            return
+        log.warning(
+            "a batch of %d failed, each is run again alone: %r; the requests %s",
+            len(batch), exc, _ids(batch),
+        )  # fmt: skip
+        for job in batch:
+            if not worker.replaced and not job.future.done():  # else there is nobody to answer
+                self._run(worker, [job], again=False)
 
 
 def _infer(engine: Engine, batch: list[_Job]) -> Output:
@@ -352,3 +392,8 @@ def _ids(batch: list[_Job]) -> str:
 
 def _stopped() -> Problem:
     return Problem(Error.NOT_READY, "The checkpoint is not being served.", retry_after_s=5)
+
+
+def _short_of_memory() -> Problem:
+    detail = "The device has too little memory for this; fewer `steps` take less."
+    return Problem(Error.FULL, detail, retry_after_s=5)

@@ -16,6 +16,7 @@ from prometheus_client.core import (
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from service import logs
 from service.decoding.pool import Decoders
 from service.registry import Model, Registry
 
@@ -45,6 +46,9 @@ class Live(Collector):
         yield from _load(models)
         yield _batch_sizes(models)
         yield self._restarts(models)
+        yield _engine_errors(models)
+        yield self._intact(models)
+        yield _log_lines_lost()
         yield from _memory(models)
 
     def _ready(self, models: Mapping[str, Model]) -> Metric:
@@ -58,16 +62,48 @@ class Live(Collector):
             family.add_metric([name], float(ready))
         return family
 
+    def _intact(self, models: Mapping[str, Model]) -> Metric:
+        family = GaugeMetricFamily(
+            "scmrl_model_files_intact",
+            "Whether a checkpoint's files are still those that it was loaded from",
+            labels=["model"],
+        )
+        for name in models:
+            family.add_metric([name], float(self._registry.intact(name)))
+        return family
+
     def _restarts(self, models: Mapping[str, Model]) -> Metric:
         family = CounterMetricFamily(
             "scmrl_worker_restarts",
-            "Workers that died or hung and were replaced: engine threads, decoding processes",
+            "Workers that died or hung and were replaced: engine threads, decoding processes, "
+            "and the nursery that starts these",
             labels=["kind", "model"],
         )
         family.add_metric(["decode", ""], self._decoders.restarts)
+        family.add_metric(["nursery", ""], self._decoders.nursery_restarts)
         for name, model in models.items():
             family.add_metric(["engine", name], model.batcher.restarts)
         return family
+
+
+def _engine_errors(models: Mapping[str, Model]) -> Metric:
+    family = CounterMetricFamily(
+        "scmrl_engine_errors",
+        "Runs of a batch that failed, and times that a device was out of memory",
+        labels=["kind", "model"],
+    )
+    for name, model in models.items():
+        family.add_metric(["failed", name], model.batcher.failures)
+        family.add_metric(["out_of_memory", name], model.batcher.shortages)
+    return family
+
+
+def _log_lines_lost() -> Metric:
+    return CounterMetricFamily(
+        "scmrl_log_lines_lost",
+        "Lines of log that could not be written, as on a full disk",
+        value=logs.lost(),
+    )
 
 
 def _info(models: Mapping[str, Model]) -> Metric:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from service.account import request_id
 
@@ -69,6 +70,25 @@ class _Json(logging.Formatter):
         return json.dumps(told, default=str)
 
 
+class _Output(logging.StreamHandler[TextIO]):
+    """Counts lines that cannot be written, which nobody would hear of otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lost = 0
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 logging's name
+        if isinstance(sys.exc_info()[1], OSError):
+            self.lost += 1
+        else:
+            super().handleError(record)
+
+
+def lost() -> int:
+    """Lines of log that could not be written, as where a disk is full."""
+    return sum(h.lost for h in logging.getLogger().handlers if isinstance(h, _Output))
+
+
 def formatter(kind: Format) -> logging.Formatter:
     """What writes a record as one line; a traceback makes several on a console."""
     if kind == "json":
@@ -78,7 +98,7 @@ def formatter(kind: Format) -> logging.Formatter:
 
 def configure(level: str, kind: Format) -> None:
     """Write what this process logs to stderr: ours from `level` on, warnings of libraries."""
-    handler = logging.StreamHandler()
+    handler = _Output()
     handler.setFormatter(formatter(kind))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.captureWarnings(True)

@@ -65,6 +65,12 @@ class Metrics:
             buckets=_RATES,
             registry=registry,
         )
+        self._degraded = Counter(
+            "scmrl_degraded",
+            "Answers of fewer time steps than the checkpoint's, because of the load",
+            ("model",),
+            registry=registry,
+        )
         self._rejects = Counter(
             "scmrl_rejects",
             "Requests that were answered with a problem, by its kind",
@@ -89,6 +95,8 @@ class Metrics:
         for stage in account.stages:
             if not stage.failed:
                 self._stage_s.labels(stage.name, model).observe(stage.seconds)
+        if account.firing_rates:  # it was run
+            self._degraded.labels(model).inc(account.degraded)
         for stream, rate in account.firing_rates.items():
             self._firing_rate.labels(stream, model).observe(rate)
 

@@ -29,6 +29,8 @@ log = logging.getLogger("scmrl.registry")
 CARD = "card.json"
 #: Seconds between two looks at the workers, and at a checkpoint that is being unloaded.
 _WATCH_S, _RETIRE_S = 1.0, 0.05
+#: Of each file of a checkpoint: its inode, size in bytes, and time of change in ns.
+_Files = tuple[tuple[int, int, int], ...]
 #: Folders that may be asked for by name.
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
@@ -94,6 +96,17 @@ def _warm(model: Model, max_batch: int) -> None:
         engine.warm(model.card.steps, sorted(sizes))
 
 
+def _files(folder: Path) -> _Files | None:
+    """What a checkpoint's files look like from outside; None where one cannot be found."""
+    from model.checkpoint import WEIGHTS
+
+    try:
+        found = [(folder / name).stat() for name in (CARD, WEIGHTS)]
+    except OSError:  # no such file, but also a disk that is broken or not there any more
+        return None
+    return tuple((file.st_ino, file.st_size, file.st_mtime_ns) for file in found)
+
+
 class Registry:
     """Checkpoints by name.
 
@@ -109,7 +122,8 @@ class Registry:
         self._failed: set[str] = set()
         self._found: list[str] = []
         self._using: Counter[Model] = Counter()  # touched by the event loop alone
-        self._deleted: set[str] = set()
+        self._files: dict[str, _Files] = {}  # that each was loaded from
+        self._amiss: dict[str, str] = {}  # what has become of them since
         self._loading = threading.Lock()
         self._draining = False
         self._stopping = threading.Event()
@@ -203,13 +217,17 @@ class Registry:
 
     def watch(self) -> None:
         """Replace workers that die or hang, until the registry stops; a thread's whole work."""
+        told: set[str] = set()  # names whose worker cannot be replaced, so that it is said once
         while not self._stopping.wait(_WATCH_S):
-            for model in list(self._ready.values()):
+            for name, model in list(self._ready.items()):
                 try:
                     model.batcher.revive(self._settings.engine_timeout_s)
+                    told.discard(name)
                 except Exception:
-                    log.exception("the worker of %s could not be replaced", model.name)
-                self._look_for(model.name)
+                    if name not in told:
+                        log.exception("the worker of %s cannot be replaced; it is tried on", name)
+                    told.add(name)
+                self._look_for(name)
 
     def load(self, name: str) -> Model:
         """Load a checkpoint, or load it again, and serve it from then on; for a thread.
@@ -221,19 +239,18 @@ class Registry:
         with self._loading:
             if self._stopping.is_set() or self._draining:
                 raise Problem(Error.STOPPING, "The service is being stopped.")
-            if not _NAME.fullmatch(name) or not (self._settings.models / name / CARD).is_file():
-                detail = f"There is no {CARD} in a folder {name[:100]!r} of SCMRL_MODELS."
-                raise Problem(Error.UNKNOWN_MODEL, detail)
             before = self._ready.get(name)
+            kept = "; the one that was served goes on" if before else ""
+            if not _NAME.fullmatch(name) or not (self._settings.models / name / CARD).is_file():
+                detail = f"There is no {CARD} in a folder {name[:100]!r} of SCMRL_MODELS{kept}."
+                raise Problem(Error.UNKNOWN_MODEL, detail)
             try:
                 model = self._load(name)
             except Exception as exc:
                 log.error("cannot serve the checkpoint %s: %s", name, exc)
                 told = str(exc).replace(f"{self._settings.models}{os.sep}", "")
-                kept = "; the one that was served goes on" if before else ""
                 raise Problem(Error.UNUSABLE, f"{told}{kept}") from exc
             self._failed.discard(name)
-            self._deleted.discard(name)
             self._fuse(name)
         if before is not None:
             self._retire(before)
@@ -267,13 +284,23 @@ class Registry:
         model.batcher.stop()
         self._using.pop(model, None)
 
+    def intact(self, name: str) -> bool:
+        """Whether a checkpoint's files are still those that it was loaded from."""
+        return name not in self._amiss
+
     def _look_for(self, name: str) -> None:
-        """Say once that a checkpoint's files are gone: it is served from memory from then on."""
-        if (self._settings.models / name / CARD).exists():
-            self._deleted.discard(name)
-        elif name not in self._deleted:
-            self._deleted.add(name)
-            log.error("the files of %s are gone: it is served until this process ends", name)
+        """Say once that a checkpoint's files are others: it is served from memory."""
+        amiss = None
+        found = _files(self._settings.models / name)
+        if found is None:
+            amiss = "are gone: it is served until this process ends"
+        elif found != self._files.get(name):
+            amiss = "have changed: it is served as it was, until it is loaded again"
+        if amiss is None:
+            self._amiss.pop(name, None)
+        elif amiss != self._amiss.get(name):
+            self._amiss[name] = amiss
+            log.error("the files of %s %s", name, amiss)
 
     def load_others(self) -> None:
         """Load the others; one that cannot be served is logged and left out.
@@ -334,11 +361,15 @@ class Registry:
 
     def _load(self, name: str) -> Model:
         started = time.monotonic()
+        files = _files(self._settings.models / name)
         model = load(self._settings.models / name, self._settings, self._on_fatal)
         if self._settings.compile == "on" and not self._fused(model):
             raise StartupError("compile is on, but there is no fused path (SCMRL_COMPILE)")
         _warm(model, self._settings.max_batch)
         model.batcher.start()
+        if files is not None:
+            self._files[name] = files
+        self._amiss.pop(name, None)
         self._ready[name] = model
         if name not in self._found:
             self._found = [*self._found, name]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import ipaddress
+import logging
 import os
 import socket
+import sys
 import threading
 import time
 from pathlib import Path
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     import uvicorn
 
     from service.registry import Registry
+
+log = logging.getLogger("scmrl.serve")
 
 #: Exit codes: of a service that could not start, and of settings that make no sense.
 FAILED, MISUSED = 1, 2
@@ -116,7 +120,8 @@ def run(settings: Settings) -> int:
     server.run(sockets=[listener])
     if settings.log_format == "console":  # else the log alone has it, as an object
         for failure in failures:
-            typer.echo(f"scmrl serve: {failure}", err=True)
+            _say(f"scmrl serve: {failure}", to_stderr=True)
+    _give_up_what_cannot_be_written()
     return FAILED if failures else 0
 
 
@@ -141,10 +146,12 @@ class Stopping:
         threading.Thread(target=self._finish, name="scmrl-stop", daemon=True).start()
 
     def _finish(self) -> None:
-        begun = time.monotonic()
+        end = time.monotonic() + self._settings.shutdown_grace_s
         time.sleep(self._settings.shutdown_delay_s)
-        while self._registry.in_use and time.monotonic() < begun + self._settings.shutdown_grace_s:
+        while self._registry.in_use and time.monotonic() < end:
             time.sleep(_LOOK_S)
+        # uvicorn waits for connections that are open still: both together have the grace period.
+        self._server.config.timeout_graceful_shutdown = max(1, round(end - time.monotonic()))
         self._server.should_exit = True
 
 
@@ -197,6 +204,24 @@ def _greet(listener: socket.socket, needs_key: bool) -> None:
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     address = f"http://{host}:{port}"
     clip = os.path.relpath(CLIP) if CLIP.exists() else "CLIP.mp4"
-    typer.echo(f"\nscmrl is ready on {address} (its description: {address}/docs)")
     key = "-H 'Authorization: Bearer KEY' " if needs_key else ""
-    typer.echo(f"\n  curl {key}-F clip=@{clip} {address}/v1/classify\n")
+    _say(f"\nscmrl is ready on {address} (its description: {address}/docs)")
+    _say(f"\n  curl {key}-F clip=@{clip} {address}/v1/classify\n")
+
+
+def _say(text: str, to_stderr: bool = False) -> None:
+    """A line for people. A full disk, or a reader that has gone, is no reason not to serve."""
+    try:
+        typer.echo(text, err=to_stderr)
+    except OSError as exc:
+        log.warning("%r cannot be written: %s", text.strip(), exc)
+
+
+def _give_up_what_cannot_be_written() -> None:
+    """Else Python tries once more at the very end, and exits with 120 where it fails again."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            with open(os.devnull, "w") as nothing:
+                os.dup2(nothing.fileno(), stream.fileno())

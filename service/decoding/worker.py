@@ -30,11 +30,11 @@ from service.decoding.files import decode
 from service.errors import Error, Problem
 
 #: An order to the nursery: `START` with a socket, memory in bytes and CPU seconds for each job,
-#: or `KILL` with a process id.
+#: `KILL` with a process id, or `BEAT`, which asks for an answer alone.
 ORDER = struct.Struct("!cQd")
-START, KILL = b"s", b"k"
-#: The nursery's answer to START: the process id.
-STARTED = struct.Struct("!I")
+START, KILL, BEAT = b"s", b"k", b"b"
+#: The nursery's answer to START, with the process id, and to BEAT.
+ANSWER = struct.Struct("!I")
 
 #: Seconds between two looks for processes that have ended.
 _REAP_S = 5.0
@@ -56,13 +56,16 @@ def nursery(control: socket.socket) -> None:
             if number in children:  # ours and not reaped: it can be no other process
                 os.kill(number, signal.SIGKILL)
             continue
+        if kind == BEAT:
+            control.sendall(ANSWER.pack(0))
+            continue
         pid = os.fork()
         if not pid:
             control.close()
             _work(socket.socket(fileno=fds[0]), number, seconds)
         os.close(fds[0])
         children.add(pid)
-        control.sendall(STARTED.pack(pid))
+        control.sendall(ANSWER.pack(pid))
     for pid in children:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)

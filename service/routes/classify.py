@@ -129,6 +129,9 @@ async def _answer(
         parts, explained, request_id=request.state.id, total_s=time.perf_counter() - started
     )
     timing = result.timing_ms
+    account.degraded = result.degraded
+    if result.degraded:
+        account.notes["degraded"] = True
     account.notes.update(
         streams="+".join(inputs),
         batch=ran.batch_size,

@@ -25,7 +25,9 @@ async def readyz(request: Request) -> Health:
     """Yes once the default checkpoint is warm on its device, and while its workers and the
     decoders live; else 503 and why."""
     state = state_of(request)
-    reason = state.registry.why_not_ready() or state.decoders.trouble
+    reason = state.registry.why_not_ready() or state.decoders.trouble(
+        state.settings.stalled_after_s
+    )
     if reason is not None:
         raise Problem(Error.NOT_READY, reason, retry_after_s=1)
     return Health(status="ready")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
@@ -149,6 +150,28 @@ def test_nothing_to_run_and_unknown_explanations_are_refused(engine: Engine) -> 
         engine.run({}, STEPS)
     with pytest.raises(ValueError, match="colour"):
         engine.run(clips(1), STEPS, explain=("colour",))
+
+
+def test_a_fast_path_is_taken_where_no_disk_takes_its_kernels(
+    network: SCMRL, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """numba has compiled a kernel when it fails to write it: the next call finds it."""
+    compiled = 0
+
+    def compute(inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
+        nonlocal compiled
+        compiled += 1
+        if compiled <= 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return engine._plain(inputs, steps, attention)
+
+    engine = Engine(network, "cpu")
+    monkeypatch.setattr("model.engine._fast", lambda network, path: compute)
+    assert engine.fuse()
+    assert engine.path == "fused"
+    assert caplog.text.count("cannot be kept (NUMBA_CACHE_DIR)") == 3
+    compiled = -1000
+    assert not engine.fuse(), "of a disk that fails at everything"
 
 
 def test_a_device_that_is_not_there_is_refused(network: SCMRL) -> None:

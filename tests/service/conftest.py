@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.service import checkpoints
+from tests.service.process import Serve
 from tests.service.server import running
 
 CLIPS = ROOT / "tests" / "data" / "clips"
@@ -35,3 +36,20 @@ def service(weights: Path) -> Iterator[httpx.Client]:
 def clip() -> bytes:
     """A digit that is drawn and spoken, mp4."""
     return (CLIPS / "digit-7.mp4").read_bytes()
+
+
+@pytest.fixture
+def serve() -> Iterator[type[Serve]]:
+    """Starts services; none outlives its test."""
+    started: list[Serve] = []
+
+    class Kept(Serve):
+        def __init__(self, *arguments: object, **settings: str) -> None:
+            super().__init__(*arguments, **settings)
+            started.append(self)
+
+    yield Kept
+    for one in started:
+        if one.process.poll() is None:
+            one.process.kill()
+        one.code()

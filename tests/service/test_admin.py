@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from service.app import create_app
 from service.settings import Settings
 from tests.service import checkpoints
+from tests.service.scraped import scrape
 from tests.service.server import listening, statuses, wait_until
 from tests.service.test_refusals import problem
 from tests.service.test_registry import damage
@@ -130,3 +131,33 @@ def test_files_that_are_deleted_are_told_of_once_and_it_is_served_on(
     assert served.client.post("/v1/classify", files={"clip": clip}).status_code == 200
     assert served.client.get("/readyz").status_code == 200
     assert caplog.text.count("the files of avdigits are gone") == 1
+    refused = served.client.put(f"{MODELS}/avdigits")
+    assert refused.status_code == 404
+    assert "'avdigits'" in problem(refused)["detail"]
+    assert "goes on" in problem(refused)["detail"]
+    assert served.client.post("/v1/classify", files={"clip": clip}).status_code == 200
+
+
+def test_files_that_are_others_are_told_of_until_they_are_loaded(
+    served: Served, clip: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    def intact() -> float:
+        return scrape(served.client).total("scmrl_model_files_intact", model="avdigits")
+
+    caplog.set_level(logging.ERROR, "scmrl")
+    assert intact() == 1
+    weights = served.folder / "avdigits" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    wait_until(lambda: intact() == 0)
+    assert served.client.get("/readyz").status_code == 200
+    refused = served.client.put(f"{MODELS}/avdigits")
+    assert refused.status_code == 422
+    assert problem(refused)["detail"].startswith("avdigits/")
+    assert served.client.post("/v1/classify", files={"clip": clip}).status_code == 200
+    assert caplog.text.count("the files of avdigits have changed") == 1
+    weights.unlink()
+    wait_until(lambda: "the files of avdigits are gone" in caplog.text)
+    checkpoints.save(served.folder / "avdigits", seed=9, version="1.1.0")
+    assert served.client.put(f"{MODELS}/avdigits").status_code == 200
+    assert intact() == 1
+    assert "strict" not in caplog.text

@@ -97,6 +97,32 @@ def test_pressure_rises_from_none_to_refusal(clock: Clock) -> None:
     assert doors.pressure == 1
 
 
+def test_where_requests_are_refused_others_are_let_in_under_pressure_alone(clock: Clock) -> None:
+    """A service so slow that more are always let in than can be answered in time."""
+    doors = Admission(places=100, max_wait_s=1, always=8)
+    draining(clock, doors, seconds=1, inside=6)
+    doors.enter()
+    doors.enter()
+    with pytest.raises(Problem):
+        doors.check()
+    for inside in (7, 6, 5):
+        doors.leave()
+        doors.check()
+        assert (doors.taken, doors.pressure) == (inside, 1)
+    while doors.taken > 1:
+        doors.leave()
+    assert doors.pressure < 0.5, "no load, however slow it is"
+
+
+def test_before_its_rate_is_known_many_at_once_are_pressure_enough_to_lower_time_steps() -> None:
+    doors = Admission(places=100, max_wait_s=1, always=8)
+    for _ in range(8):
+        doors.enter()
+        assert doors.pressure < 0.5
+    doors.enter()
+    assert doors.pressure == 0.5
+
+
 @pytest.mark.parametrize(
     ("pressure", "run_for"), [(0, 8), (0.49, 8), (0.5, 4), (0.74, 4), (0.75, 2), (1, 2)]
 )

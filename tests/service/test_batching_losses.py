@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from service import batching
 from service.batching import Batcher, Ran
 from service.errors import Error, Problem
 from tests.service.engines import (
@@ -148,7 +149,7 @@ def test_none_is_lost_where_the_engine_fails_for_no_reason(seed: int) -> None:
     chance = random.Random(seed)
 
     def before(numbers: tuple[int, ...]) -> None:
-        if chance.random() < 0.4:
+        if chance.random() < 0.2:
             raise RuntimeError("out of luck")
 
     engine = NumberEngine(before)
@@ -280,6 +281,97 @@ def test_an_error_that_no_run_survives_is_told() -> None:
 
     told: list[Exception] = []
     engine = NumberEngine(before=fail)
-    with started(engine, on_fatal=told.append) as batcher, pytest.raises(AcceleratorError):
+    with started(engine, on_fatal=told.append) as batcher, pytest.raises(Problem) as caught:
         asyncio.run(ask(batcher, 1))
+    assert caught.value.error is Error.NOT_READY, "another instance can answer it"
     assert "illegal memory access" in str(told[0])
+    assert len(engine.runs) == 1, "it was asked again"
+
+
+def test_a_lone_request_is_run_again_where_it_fails_once() -> None:
+    errors = [RuntimeError("once")]
+
+    def before(numbers: tuple[int, ...]) -> None:
+        if errors:
+            raise errors.pop()
+
+    engine = NumberEngine(before)
+    with started(engine) as batcher:
+        assert answered(asyncio.run(ask(batcher, 1))) == 1
+        assert batcher.failures == 1
+    assert [run.numbers for run in engine.runs] == [(1,), (1,)]
+
+
+def test_one_that_the_memory_is_too_small_for_is_told_so() -> None:
+    def fail(numbers: tuple[int, ...]) -> None:
+        raise MemoryError("cuda has too little memory for one sample")
+
+    with started(NumberEngine(fail)) as batcher:
+        for _ in range(20):
+            with pytest.raises(Problem) as caught:
+                asyncio.run(ask(batcher, 1))
+            assert caught.value.error is Error.FULL
+        assert batcher.trouble(60) is None, "others may need less"
+
+
+def test_a_device_that_fails_at_everything_is_replaced_by_one_that_does_not() -> None:
+    engine = refuse(set(range(100)))
+    with started(engine) as batcher:
+        for number in range(8):
+            with pytest.raises(Poisoned):
+                asyncio.run(ask(batcher, number))
+        wait_until(lambda: batcher.trouble(60) is not None)
+        assert "8 requests" in str(batcher.trouble(60))
+        batcher.revive(hung_after_s=60)
+        assert (batcher.trouble(60), batcher.restarts) == (None, 1)
+        assert answered(asyncio.run(ask(batcher, 1))) == 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_worker_that_cannot_be_replaced_at_once_is_replaced_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def die(numbers: tuple[int, ...]) -> None:
+        raise SystemExit
+
+    def fail() -> NumberEngine:
+        raise Poisoned("still")
+
+    engine = NumberEngine(before=die)
+    with started(engine) as batcher:
+        with pytest.raises(Problem):
+            asyncio.run(ask(batcher, 1))
+        wait_until(lambda: batcher.trouble(60) is not None)
+        monkeypatch.setattr(engine, "renewed", fail)
+        for _ in range(2):
+            with pytest.raises(Poisoned):
+                batcher.revive(hung_after_s=60)
+            assert "is being replaced" in str(batcher.trouble(60))
+        monkeypatch.undo()
+        batcher.revive(hung_after_s=60)
+        assert (batcher.trouble(60), batcher.restarts) == (None, 1)
+        assert answered(asyncio.run(ask(batcher, 2))) == 2
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_where_even_the_replacement_hangs_the_device_is_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def die(numbers: tuple[int, ...]) -> None:
+        raise SystemExit
+
+    def hang() -> NumberEngine:
+        wait_until(lambda: bool(told))
+        raise Poisoned("too late")
+
+    told: list[Exception] = []
+    monkeypatch.setattr(batching, "_REPLACE_S", 0.05)
+    engine = NumberEngine(before=die)
+    with started(engine, on_fatal=told.append) as batcher:
+        with pytest.raises(Problem):
+            asyncio.run(ask(batcher, 1))
+        wait_until(lambda: batcher.trouble(60) is not None)
+        monkeypatch.setattr(engine, "renewed", hang)
+        with pytest.raises(Poisoned):
+            batcher.revive(hung_after_s=60)
+    assert "no worker" in str(told[0])

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -29,6 +30,7 @@ from tests.model import made
 from tests.service import checkpoints
 from tests.service.checkpoints import STEPS
 from tests.service.media_files import png, tone, wav
+from tests.service.server import wait_until
 
 CARD = checkpoints.card()
 WANTED = Wanted.of(CARD, STEPS)
@@ -96,8 +98,10 @@ def media_examples() -> dict[str, bytes]:
 
 def children_of(pid: int) -> list[int]:
     """Living processes whose parent this is."""
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
-    return [int(line) for line in found.stdout.split()]
+    command = ["ps", "-o", "pid=,stat=", "--ppid", str(pid)]
+    found = subprocess.run(command, capture_output=True, text=True)
+    children = [line.split() for line in found.stdout.splitlines()]
+    return [int(child) for child, state in children if not state.startswith("Z")]
 
 
 def test_what_comes_back_is_what_decoding_here_gives(clip: bytes) -> None:
@@ -191,6 +195,30 @@ def test_a_process_that_hangs_costs_its_own_files_alone(clip: bytes) -> None:
         assert problem(hung).field == "clip"
         assert 1 <= time.monotonic() - began < 20
         good(after)
+
+
+def test_processes_that_all_hang_are_trouble_and_one_of_two_is_none(clip: bytes) -> None:
+    async def scenario(decoders: Decoders) -> None:
+        await asyncio.gather(*[decoders.decode(Media(clip=clip), WANTED) for _ in range(8)])
+        assert len(decoders._idle) == 2
+        asked = []
+        for expected in (None, "Every decoding process"):
+            process = decoders._idle[-1]
+            os.kill(process.pid, signal.SIGSTOP)
+            asked.append(asyncio.create_task(decoders.decode(Media(clip=clip), WANTED)))
+            await asyncio.to_thread(wait_until, partial(decoders._reading.__contains__, process))
+            await asyncio.sleep(0.1)
+            assert (decoders.trouble(0.05) or "None").startswith(expected or "None")
+            assert decoders.trouble(60) is None, "they may be at large files"
+        for process in list(decoders._reading):
+            os.kill(process.pid, signal.SIGCONT)
+        await asyncio.gather(*asked)
+        assert decoders.trouble(0.05) is None
+
+    with started(workers=2) as decoders:
+        while len(decoders._idle) < 2:
+            run(decoders, *[Media(clip=clip)] * 4)
+        asyncio.run(scenario(decoders))
 
 
 def test_memory_beyond_the_limit_is_refused_and_the_process_goes_on(clip: bytes) -> None:

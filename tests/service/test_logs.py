@@ -23,8 +23,8 @@ from service.app import create_app
 from service.logs import Event
 from service.settings import Settings
 from tests.service.engines import NumberEngine, ask, behind, started
+from tests.service.process import Serve
 from tests.service.server import listening, wait_until
-from tests.service.test_serve import Serve, serve  # noqa: F401 a fixture
 
 CLASSIFY = "/v1/classify"
 
@@ -181,7 +181,7 @@ def test_on_a_console_a_request_is_a_line_for_people() -> None:
 
 
 def test_in_json_each_line_that_the_service_writes_is_an_object(
-    serve: type[Serve],  # noqa: F811 the fixture
+    serve: type[Serve],
     weights: Path,
     clip: bytes,
 ) -> None:
@@ -203,7 +203,7 @@ def test_in_json_each_line_that_the_service_writes_is_an_object(
     assert {"scmrl.access", "scmrl.registry", "uvicorn.error"} <= loggers
 
 
-def test_a_failure_to_start_in_json_is_an_object_as_well(serve: type[Serve]) -> None:  # noqa: F811
+def test_a_failure_to_start_in_json_is_an_object_as_well(serve: type[Serve]) -> None:
     failed = serve("--models", "/nowhere", "--port", 0, "--log-format", "json")
     assert failed.code() == 1
     objects = [json.loads(line) for line in failed.logged.splitlines()]

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import re
 import shlex
 import shutil
 import signal
 import socket
 import subprocess
-import sys
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,75 +18,9 @@ from service.commands import serve as serving
 from service.commands.serve import run
 from service.settings import Settings
 from tests.conftest import ROOT
+from tests.service.process import WITHIN_S, Serve
 from tests.service.server import wait_until
 from tests.service.test_registry import damage
-
-WITHIN_S = 120
-
-
-class Serve:
-    """The command, running; `shown` and `logged` are what it has printed so far."""
-
-    def __init__(self, *arguments: object, **settings: str) -> None:
-        command = [sys.executable, "-m", "service.cli", "serve", *map(str, arguments)]
-        environment = os.environ | {"COLUMNS": "200"} | settings
-        self.process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True,
-        )  # fmt: skip
-        self._printed: dict[str, list[str]] = {"stdout": [], "stderr": []}
-        self._readers = [
-            threading.Thread(target=self._read, args=(name,)) for name in self._printed
-        ]
-        for reader in self._readers:
-            reader.start()
-
-    def _read(self, name: str) -> None:
-        for line in getattr(self.process, name):
-            self._printed[name].append(line)
-
-    @property
-    def shown(self) -> str:
-        return "".join(self._printed["stdout"])
-
-    @property
-    def logged(self) -> str:
-        return "".join(self._printed["stderr"])
-
-    def address(self) -> str:
-        """Where it says that it is, once it is ready."""
-        wait_until(lambda: "curl" in self.shown or self.process.poll() is not None)
-        found = re.search(r"scmrl is ready on (\S+)", self.shown)
-        assert found, self.logged
-        return found[1]
-
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
-        self.process.send_signal(how)
-        return self.code()
-
-    def code(self) -> int:
-        """Its exit code, when it has ended."""
-        code = self.process.wait(WITHIN_S)
-        for reader in self._readers:
-            reader.join()
-        return code
-
-
-@pytest.fixture
-def serve() -> Iterator[type[Serve]]:
-    """Starts services; none outlives its test."""
-    started: list[Serve] = []
-
-    class Kept(Serve):
-        def __init__(self, *arguments: object, **settings: str) -> None:
-            super().__init__(*arguments, **settings)
-            started.append(self)
-
-    yield Kept
-    for one in started:
-        if one.process.poll() is None:
-            one.process.kill()
-        one.code()
 
 
 def test_it_says_where_it_is_with_a_line_that_works_and_ends_when_told(

@@ -1,0 +1,67 @@
+"""`scmrl serve` in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+
+from tests.conftest import ROOT
+from tests.service.server import wait_until
+
+#: Longest wait for what must happen soon, in seconds.
+WITHIN_S = 120
+
+
+class Serve:
+    """The command, running; `shown` and `logged` are what it has printed so far.
+
+    `module` is what is started in its place, which ends in the command.
+    """
+
+    def __init__(self, *arguments: object, module: str = "service.cli", **settings: str) -> None:
+        command = [sys.executable, "-m", module, "serve", *map(str, arguments)]
+        environment = os.environ | {"COLUMNS": "200"} | settings
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True,
+        )  # fmt: skip
+        self._printed: dict[str, list[str]] = {"stdout": [], "stderr": []}
+        self._readers = [
+            threading.Thread(target=self._read, args=(name,)) for name in self._printed
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def _read(self, name: str) -> None:
+        for line in getattr(self.process, name):
+            self._printed[name].append(line)
+
+    @property
+    def shown(self) -> str:
+        return "".join(self._printed["stdout"])
+
+    @property
+    def logged(self) -> str:
+        return "".join(self._printed["stderr"])
+
+    def address(self) -> str:
+        """Where it says that it is, once it is ready."""
+        wait_until(lambda: "curl" in self.shown or self.process.poll() is not None)
+        found = re.search(r"scmrl is ready on (\S+)", self.shown)
+        assert found, self.logged
+        return found[1]
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(how)
+        return self.code()
+
+    def code(self) -> int:
+        """Its exit code, when it has ended."""
+        code = self.process.wait(WITHIN_S)
+        for reader in self._readers:
+            reader.join()
+        return code
