@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import statistics
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from model import allocator
 from model.config import Config, StreamConfig
 from model.engine import Engine, Path
+from model.memory import greatest_resident
 from model.network import SCMRL
 
 #: Firing of a random network like that of a trained one: batch norms' scale and shift.
@@ -168,11 +168,11 @@ def memory(name: str, path: Path, batch: int) -> int:
     """Greatest resident memory, in MiB, of a fresh process that runs a batch three times."""
     command = [sys.executable, "-m", "model.bench", name, path, str(batch)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return int(done.stdout) // 1024
+    return int(done.stdout) // 1024**2
 
 
 def _run_alone(name: str, path: str, batch: int) -> None:
-    """What `memory` starts: prints its own greatest resident memory in KiB."""
+    """What `memory` starts: prints its own greatest resident memory in bytes."""
     allocator.keep_memory()
     case = CASES[name]
     engine = Engine(network(case), "cpu")
@@ -180,7 +180,7 @@ def _run_alone(name: str, path: str, batch: int) -> None:
         engine.fuse("int8" if path == "fused-int8" else "float32")
     for _ in range(3):
         engine.run(inputs(case, batch, seed=1), case.steps)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    print(greatest_resident())
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import torch
 
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 _STATM = Path("/proc/self/statm")
+_STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,15 @@ def memory(device: torch.device, statm: Path = _STATM, cgroup: Path = _CGROUP) -
         return Memory(page * int(statm.read_text().split()[1]), min(machine, _quota(cgroup)))
     except (OSError, ValueError, AttributeError):
         return None
+
+
+def greatest_resident() -> int:
+    """The most memory, in bytes, that was resident since this process's program began (Linux).
+
+    getrusage would count what the process that started it held at that moment.
+    """
+    told = _STATUS.read_text().split("VmHWM:")[1].split()[0]
+    return 1024 * int(told)
 
 
 def _quota(cgroup: Path) -> int:
