@@ -10,7 +10,7 @@ from functools import partial
 import av
 import numpy as np
 
-from model import media
+from model import colour, media
 from model.preprocess import PROFILES
 from service.bench.clips import MIX, ClipSpec, made
 from service.bench.stopwatch import median_ms, seconds
@@ -93,7 +93,7 @@ def _timing(spec: ClipSpec, rounds: int) -> DecodeTiming:
     assert chosen is not None
     centres = [int((part + 0.5) / FRAMES * len(shown)) for part in range(FRAMES)]
     same = all(
-        np.array_equal(shown[at].to_ndarray(format="rgb24"), ours)
+        np.array_equal(colour.shown(shown[at], spec.width, spec.height), ours)
         for at, ours in zip(centres, chosen.frames, strict=True)
     )
     every_rgb, every, wanted = (median_ms(taken) for taken in times)
