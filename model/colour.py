@@ -15,7 +15,7 @@ from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc
 from numpy.typing import NDArray
 
 from model.clip import Unusable
-from model.picture import Bytes, on_paper
+from model.picture import Bytes, on_paper, strips
 
 Floats = NDArray[np.float32]
 
@@ -35,8 +35,6 @@ _LUMINANCE = np.array([0.2627, 0.6780, 0.0593], np.float32)
 _UNTOLD, _HD = 2, 720
 #: Most pixels of a frame that swscale alone does not do: each takes a tenth of a microsecond.
 LARGEST_WIDE = 1920 * 1080
-#: Rows that are converted at a time: floats take several times the memory of what comes out.
-_ROWS = 128
 
 
 def shown(frame: VideoFrame, width: int, height: int) -> Bytes:
@@ -82,8 +80,8 @@ def _narrowed(values: NDArray[np.uint16], frame: VideoFrame) -> Bytes:
     """RGB of 16 bits [h, w, 3 or 4] in the frame's light and primaries as sRGB [h, w, 3]."""
     light_of, code_of = _light(frame.color_trc), _codes()
     colours = np.empty((*values.shape[:2], 3), np.uint8)
-    for top in range(0, len(values), _ROWS):
-        light = light_of.take(values[top : top + _ROWS, :, :3])
+    for rows in strips(values):
+        light = light_of.take(values[rows, :, :3])
         if frame.color_trc == ColorTrc.ARIB_STD_B67:
             light *= _HLG_PEAK / _WHITE * _system_gain(light)
         if frame.color_primaries == ColorPrimaries.BT2020:
@@ -91,7 +89,7 @@ def _narrowed(values: NDArray[np.uint16], frame: VideoFrame) -> Bytes:
         if frame.color_trc in _HDR:
             _compress(light)
         code = np.rint(np.clip(light, 0, 1, out=light) * 65_535)
-        code_of.take(code.astype(np.uint16), out=colours[top : top + _ROWS])
+        code_of.take(code.astype(np.uint16), out=colours[rows])
     return colours
 
 

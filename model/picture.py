@@ -35,6 +35,7 @@ _NOT_READ = {
 #: TIFF: alpha that colours are multiplied by, or not; and samples that are no unsigned integers.
 _ASSOCIATED, _UNASSOCIATED = 1, 2
 _SIGNED, _FLOAT = 2, 3
+#: Rows of a picture that are floats at a time.
 _ROWS = 128
 
 
@@ -272,7 +273,7 @@ def _straight(picture: NDArray[np.generic], tiff: bytes) -> NDArray[np.generic] 
     if picture.ndim < 3 or picture.shape[2] < 4 or not is_multiplied:
         return picture
     most = {1: 255.0, 2: 65_535.0}.get(picture.itemsize, 1.0)  # larger ones are floats
-    for rows in _strips(picture):
+    for rows in strips(picture):
         alpha = np.asarray(picture[rows, :, 3:], np.float32) / most
         colours = picture[rows, :, :3] / np.maximum(alpha, 1 / most)
         picture[rows, :, :3] = np.minimum(colours, most)
@@ -299,7 +300,7 @@ def _bytes(picture: NDArray[np.generic]) -> Bytes:
     picture = np.atleast_3d(picture)
     white = max(1.0, float(picture[..., :3].max()))
     values = np.empty(picture.shape, np.uint8)
-    for rows in _strips(picture):
+    for rows in strips(picture):
         light = np.array(picture[rows], np.float32)
         light[..., :3] /= white
         values[rows] = np.rint(255 * np.clip(light, 0, 1))
@@ -312,17 +313,17 @@ def on_paper(ink: Bytes, alpha: Bytes) -> Bytes:
         return ink
     shown = np.empty_like(ink)
     drawn = 0.0
-    for rows in _strips(ink):
+    for rows in strips(ink):
         amount = ink[rows].astype(np.float32) @ np.ones(3, np.float32)
         drawn += float(np.vdot(amount, alpha[rows].astype(np.float32)))
     paper = np.float32(0 if drawn > 127.5 * 3 * float(alpha.sum()) else 255)
-    for rows in _strips(ink):
+    for rows in strips(ink):
         mixed = ink[rows] - paper
         mixed *= alpha[rows, :, None].astype(np.float32) / 255
         shown[rows] = np.rint(mixed + paper)
     return shown
 
 
-def _strips(picture: NDArray[np.generic]) -> list[slice]:
+def strips(picture: NDArray[np.generic]) -> list[slice]:
     """Its rows, a few at a time: floats of a whole picture would take more than it may."""
     return [slice(top, top + _ROWS) for top in range(0, len(picture), _ROWS)]

@@ -17,6 +17,8 @@ import numpy as np
 from service.bench.clips import MIX, made
 
 _BOUNDARY = "scmrl-bench"
+#: Clients that ask again at once and so keep a server busy.
+BUSY = 16
 
 
 @dataclass(frozen=True)

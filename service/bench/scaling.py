@@ -23,8 +23,6 @@ STEPS = (1, 2, 4, 8, 16)
 BATCHES = (1, 2, 4, 8, 16, 32)
 SECONDS = (1, 2, 5, 10, 20, 40)
 CLIENTS = (1, 2, 4, 8, 16, 32)
-#: Clients that keep the service busy.
-_BUSY = 16
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,9 @@ def over_served_steps(weights: Path, seconds: float) -> Growth:
     with servers.scmrl(weights) as server:
         load.warm(server.url, load.bodies())
         most = [
-            asyncio.run(load.closed(server.url, load.bodies(steps=t), _BUSY, seconds)).answered_s
+            asyncio.run(
+                load.closed(server.url, load.bodies(steps=t), load.BUSY, seconds)
+            ).answered_s
             for t in STEPS
         ]
     return _growth("time step", "clips a second", STEPS, most)

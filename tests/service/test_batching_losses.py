@@ -69,6 +69,11 @@ class Poisoned(RuntimeError):
     """What the engine says of a number that it cannot bear."""
 
 
+def die(numbers: tuple[int, ...]) -> None:
+    """What ends a worker's thread."""
+    raise SystemExit
+
+
 def refuse(poison: set[int]) -> NumberEngine:
     def before(numbers: tuple[int, ...]) -> None:
         if bad := sorted(poison.intersection(numbers)):
@@ -200,9 +205,6 @@ def test_stopping_answers_what_runs_and_refuses_what_queues() -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_worker_that_dies_leaves_nobody_waiting() -> None:
-    def die(numbers: tuple[int, ...]) -> None:
-        raise SystemExit
-
     engine = NumberEngine(before=die)
 
     async def scenario(batcher: Batcher) -> list[Ran | BaseException]:
@@ -233,9 +235,6 @@ def test_a_loop_that_has_closed_does_not_end_the_worker() -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_worker_that_died_is_replaced() -> None:
-    def die(numbers: tuple[int, ...]) -> None:
-        raise SystemExit
-
     engine = NumberEngine(before=die)
     with started(engine) as batcher:
         with pytest.raises(Problem):
@@ -331,9 +330,6 @@ def test_a_device_that_fails_at_everything_is_replaced_by_one_that_does_not() ->
 def test_a_worker_that_cannot_be_replaced_at_once_is_replaced_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def die(numbers: tuple[int, ...]) -> None:
-        raise SystemExit
-
     def fail() -> NumberEngine:
         raise Poisoned("still")
 
@@ -357,9 +353,6 @@ def test_a_worker_that_cannot_be_replaced_at_once_is_replaced_later(
 def test_where_even_the_replacement_hangs_the_device_is_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def die(numbers: tuple[int, ...]) -> None:
-        raise SystemExit
-
     def hang() -> NumberEngine:
         wait_until(lambda: bool(told))
         raise Poisoned("too late")

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 #: Arrival rates, as shares of what the server does at most.
 _SHARES = (0.3, 0.5, 0.7, 0.9, 1.2)
-#: Clients that keep a server busy, and those beside which /healthz is asked.
-_CLIENTS, _MANY = 16, 64
+#: Clients beside which /healthz is asked.
+_MANY = 64
 #: The share at which two servers' latencies are compared.
 _COMPARED = 0.7
 #: Arrivals of an overload, as a multiple of what the server does at most.
@@ -58,7 +58,7 @@ def service(
     results: dict[str, Any] = {}
     with servers.scmrl(weights, SCMRL_MAX_BATCH=str(max_batch)) as server:
         load.warm(server.url, forms)
-        most = asyncio.run(load.closed(server.url, forms, _CLIENTS, seconds))
+        most = asyncio.run(load.closed(server.url, forms, load.BUSY, seconds))
         rates = [share * most.answered_s for share in _SHARES]
         steady = [asyncio.run(load.opened(server.url, forms, rate, seconds)) for rate in rates]
         health = asyncio.run(load.beside(server.url, forms, _MANY, seconds))
@@ -104,7 +104,7 @@ def _most_and_steady(
     from service.bench import load
 
     load.warm(url, forms)
-    most = asyncio.run(load.closed(url, forms, _CLIENTS, seconds))
+    most = asyncio.run(load.closed(url, forms, load.BUSY, seconds))
     rate = rate or _COMPARED * most.answered_s
     return most, asyncio.run(load.opened(url, forms, rate, seconds)) if rate else None
 
