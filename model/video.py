@@ -82,16 +82,19 @@ class Timeline:
 
 
 class _Decoder:
-    """Frames by the time at which they are shown, asked for in rising order.
+    """Frames by the time at which they are shown, asked for in the rising order of `wanted`.
 
-    Of the frames that are not `wanted`, those that no other is made from are left out.
+    Of the frames that are not wanted, those that no other is made from are left out.
     """
 
-    def __init__(self, stream: Stream, packets: list[_Shown], wanted: set[float]) -> None:
+    def __init__(self, stream: Stream, packets: list[_Shown], wanted: list[float]) -> None:
         self._stream = stream
         self._packets = packets
-        self._wanted = wanted
+        self._wanted = set(wanted)
         self._keys = [index for index, packet in enumerate(packets) if packet.key]
+        self._ends = {} if _is_shown_in_order(stream) else self._last_needed(wanted)
+        self._end = len(packets)
+        self._in_vain: set[int] = set()
         self._next = 0
         self._given = 0  # frames since the first packet, were all of them decoded
         self._held: deque[tuple[VideoFrame, float | None]] = deque()
@@ -100,19 +103,58 @@ class _Decoder:
     def at(self, time: float) -> VideoFrame | None:
         """The frame shown at `time`; where it is damaged, the one before or else after it."""
         start = self._start(time)
-        if start > self._next:
+        if start > self._next or self._ended_early:
             self._jump(start)
+        end = self._ends.get(time, 0)
+        self._end = end if end >= self._next else len(self._packets)
+        frame, exact = self._search(time)
+        half = self._ended_early and frame is not None and frame.interlaced_frame
+        if start in self._in_vain or (exact and not half):
+            return frame
+        return self._from_earlier(start, time) or frame
+
+    @property
+    def _ended_early(self) -> bool:
+        return self._drained and self._end < len(self._packets)
+
+    def _from_earlier(self, start: int, time: float) -> VideoFrame | None:
+        """The same, decoded from the key frame before `start` and with what follows it.
+
+        A picture may be refreshed bit by bit, and a frame's second field be a packet of its own.
+        """
+        self._ends.clear()
+        self._end = len(self._packets)
+        self._jump(max((key for key in self._keys if key < start), default=0))
+        frame, exact = self._search(time)
+        if not exact:
+            self._in_vain.add(start)
+        return frame
+
+    def _search(self, time: float) -> tuple[VideoFrame | None, bool]:
+        """The frame at `time`, or else the nearest there is; and whether it is that one."""
         before = None
         while decoded := self._frame():
             frame, shown = decoded
             if shown is None or shown < time - _SAME_S:
                 before = frame
                 continue
-            if shown <= time + _SAME_S or before is None:
-                return frame
+            exact = shown <= time + _SAME_S
+            if exact or before is None:
+                return frame, exact
             self._held.appendleft(decoded)
             break
-        return before
+        return before, False
+
+    def _last_needed(self, wanted: list[float]) -> dict[float, int]:
+        """Behind which packet a frame is complete, where decoding then goes on at a later one.
+
+        The decoder is made to give what it holds there; it would otherwise be fed the packets
+        behind it until it lets go of the frame.
+        """
+        places = {shown.time: index for index, shown in enumerate(self._packets)}
+        starts = [self._start(time) for time in wanted[1:]] + [len(self._packets)]
+        together = zip(wanted, starts, strict=True)
+        return {time: places[time] + 1 for time, start in together if start > places[time]}
 
     def _start(self, time: float) -> int:
         """The last packet to begin decoding at.
@@ -134,7 +176,7 @@ class _Decoder:
 
     def _frame(self) -> tuple[VideoFrame, float | None] | None:
         while not self._held:
-            if self._next < len(self._packets):
+            if self._next < self._end:
                 self._hold(self._decoded(self._packets[self._next]))
                 self._next += 1
             elif not self._drained:
@@ -180,10 +222,11 @@ def spread(
     context.thread_count = 1  # as many jobs run as there are cores
     context.options = {"max_pixels": str(limits.max_pixels)}
     first, wanted = timeline.wanted(frames)
-    decoder = _Decoder(stream, timeline.packets, set(wanted))
-    largest = limits.max_total_pixels // max(1, len(set(wanted)))
+    times = sorted(set(wanted))
+    decoder = _Decoder(stream, timeline.packets, times)
+    largest = limits.max_total_pixels // max(1, len(times))
     found: dict[float, NDArray[np.uint8]] = {}
-    for time in sorted(set(wanted)):
+    for time in times:
         frame = decoder.at(time)
         if frame is None:
             continue

@@ -62,6 +62,7 @@ def clip(
     group: int = 12,
     aspect: Fraction | None = None,
     pixels: str = "yuv420p",
+    encoder: dict[str, str] | None = None,
     sound: Floats | None = None,
     sound_codec: str = "aac",
     sound_rate: int = 48_000,
@@ -75,6 +76,7 @@ def clip(
         video = audio = None  # both are added before the first packet starts the file
         if frames:
             video = _video(output, codec, frames[0], group, aspect, pixels)
+            video.options = encoder or {}
         if sound is not None:
             layout = _LAYOUTS[len(sound)]
             audio = output.add_stream(sound_codec, rate=sound_rate, layout=layout)
