@@ -16,7 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse, RedirectResponse
 from starlette.staticfiles import StaticFiles
 
-from service import cores, error_responses, keys, security, traces
+from service import cores, error_responses, garbage, keys, security, traces
 from service.access import AccessLog
 from service.account import Answered
 from service.body_limit import BodyLimit
@@ -163,13 +163,15 @@ async def _load(
 ) -> None:
     """Load in a thread: uvicorn does not listen before the lifespan's start-up returns."""
     try:
-        await asyncio.to_thread(registry.load_default)
+        with garbage.uncollected():
+            await asyncio.to_thread(registry.load_default)
     except StartupError as exc:
         log.critical("%s", exc)
         on_failure(exc)
         return
     on_ready()
     await asyncio.to_thread(registry.load_others)
+    garbage.spare()
 
 
 def _add_docs(app: FastAPI, known: keys.Keys) -> None:

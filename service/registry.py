@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from service import cores
+from service import cores, garbage
 from service.batching import Batcher
 from service.errors import Error, Problem
 from service.settings import Settings
@@ -254,6 +254,8 @@ class Registry:
             self._fuse(name)
         if before is not None:
             self._retire(before)
+            del before
+            garbage.sweep()
         return model
 
     def unload(self, name: str) -> None:
@@ -272,6 +274,8 @@ class Registry:
             model = self._ready.pop(name, None)
         if model is not None:
             self._retire(model)
+            del model
+            garbage.sweep()
             log.info("checkpoint %s is unloaded", name)
 
     def _retire(self, model: Model) -> None:

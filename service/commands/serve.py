@@ -18,7 +18,7 @@ import typer
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
-from service import logs
+from service import garbage, logs
 from service.commands.settings import shown
 from service.keys import Keys, KeysError, read
 from service.settings import Settings
@@ -80,9 +80,10 @@ def register(app: typer.Typer) -> None:
 
 def run(settings: Settings) -> int:
     """Serve until a signal or a failure; the exit code."""
-    import uvicorn
+    with garbage.uncollected():
+        import uvicorn
 
-    from service.app import create_app
+        from service.app import create_app
 
     try:
         keys = read(settings)

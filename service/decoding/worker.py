@@ -25,6 +25,7 @@ import numpy as np
 import soundfile
 
 from model import media, preprocess
+from service import garbage
 from service.decoding import sandbox, wire
 from service.decoding.files import decode
 from service.errors import Error, Problem
@@ -143,4 +144,5 @@ def _clip() -> bytes:
 
 if __name__ == "__main__":
     _warm()
+    garbage.spare()  # and so its children share its memory for longer
     nursery(socket.socket(fileno=int(sys.argv[1])))

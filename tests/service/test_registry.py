@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 
 from model.checkpoint import Measurement
+from service import garbage
 from service.errors import Error, Problem
 from service.registry import Registry, StartupError
 from service.settings import Settings
@@ -125,3 +127,14 @@ def test_int8_is_taken_where_the_card_has_its_accuracy(
     paths = {name: model.engines[0].path for name, model in registry.ready.items()}
     assert paths == {"avdigits": "fused-int8", "unmeasured": "fused"}
     assert "unmeasured stays in float32" in caplog.text
+
+
+def test_of_a_checkpoint_that_is_loaded_anew_the_old_one_is_let_go(weights: Path) -> None:
+    registry = Registry(Settings(models=weights, compile="off"))
+    registry.load_default()
+    garbage.spare()  # as a service does that has started
+    old = weakref.ref(registry.get("avdigits").engines[0])
+    registry.load("avdigits")
+    assert old() is None
+    registry.stop()
+    assert registry.get("avdigits").card.name == "avdigits"
