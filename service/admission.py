@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 
@@ -9,6 +10,8 @@ from service.errors import Error, Problem
 
 #: Leavings that the drain rate is measured over, and the fewest that say anything.
 _WINDOW, _FEWEST = 64, 4
+#: The share of the longest wait that is left while requests are being refused.
+_WHILE_REFUSING = 0.25
 #: Shares of the longest wait above which T is halved, and is as low as the operator allows.
 _HALVED_FROM, _LOWEST_FROM = 0.5, 0.75
 
@@ -18,7 +21,9 @@ class Admission:
 
     `places` is the most requests inside at a time. One that would wait longer than `max_wait_s`,
     at the rate at which places came free lately, is refused before that; `always` are let in
-    whatever the rate.
+    whatever the rate. So a burst is answered whole; while more come than can be, a queue as long
+    would make everybody wait and answer nobody more: there is a quarter of the wait then, until
+    nobody has been refused for `max_wait_s`.
     """
 
     def __init__(self, places: int, max_wait_s: float, always: int) -> None:
@@ -28,11 +33,18 @@ class Admission:
         self._always = min(always, places)
         self._rate = 0.0  # places a second; 0 until it has been measured
         self._left: deque[float] = deque(maxlen=_WINDOW)
+        self._refused_at = -math.inf
 
     @property
     def wait_s(self) -> float:
         """How long a request that comes now would be inside; 0 where no rate is known yet."""
         return self.taken / self._rate if self._rate else 0.0
+
+    @property
+    def longest_wait_s(self) -> float:
+        """The longest wait that one is let in for now."""
+        refusing = time.monotonic() - self._refused_at < self._max_wait_s
+        return self._max_wait_s * (_WHILE_REFUSING if refusing else 1.0)
 
     @property
     def pressure(self) -> float:
@@ -43,15 +55,17 @@ class Admission:
             return full
         if not self._rate and self.taken > self._always:  # how fast it is has yet to be seen
             return max(full, _HALVED_FROM)
-        return min(1.0, max(full, self.wait_s / self._max_wait_s))
+        return min(1.0, max(full, self.wait_s / self.longest_wait_s))
 
     def check(self) -> None:
         """Raise Problem FULL where one more cannot be let in; Retry-After is the drain time."""
-        too_long = self.taken >= self._always and self.wait_s > self._max_wait_s
+        longest_s = self.longest_wait_s
+        too_long = self.taken >= self._always and self.wait_s > longest_s
         if self.taken < self.places and not too_long:
             return
+        self._refused_at = time.monotonic()
         what = (
-            f"{self.taken} requests are ahead, which takes longer than {self._max_wait_s:g} s"
+            f"{self.taken} requests are ahead, which takes longer than {longest_s:g} s"
             if too_long
             else f"All {self.places} places are taken"
         )

@@ -24,12 +24,13 @@ BUSY = 16
 @dataclass(frozen=True)
 class Sent:
     """One request: its latency (s) from the moment it was due, its status (0: no answer), and
-    the answer's own times (ms) and batch size where it has them."""
+    the answer's own times (ms) and batch size where it has them, or when to ask again (s)."""
 
     latency_s: float
     status: int
     timing_ms: dict[str, float] = field(default_factory=dict)
     batch_size: int | None = None
+    retry_after_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ def warm(url: str, forms: Sequence[bytes]) -> None:
 
 
 async def closed(url: str, forms: Sequence[bytes], clients: int, seconds: float) -> Seen:
-    """`clients` that each ask again as soon as they have an answer: the most a server does."""
+    """`clients` that each ask again as soon as they have an answer, or when they are told to:
+    the most a server does."""
     sent: list[Sent] = []
     rng = np.random.default_rng(0)
     async with _session() as session:
@@ -101,6 +103,7 @@ async def closed(url: str, forms: Sequence[bytes], clients: int, seconds: float)
             while time.perf_counter() < end:
                 form = forms[int(rng.integers(len(forms)))]
                 sent.append(await _ask(session, url, form, time.perf_counter()))
+                await asyncio.sleep(sent[-1].retry_after_s)
 
         started = time.perf_counter()
         await asyncio.gather(*(client() for _ in range(clients)))
@@ -192,14 +195,15 @@ def _session() -> aiohttp.ClientSession:
 
 async def _ask(session: aiohttp.ClientSession, url: str, form: bytes, due: float) -> Sent:
     headers = {"Content-Type": f"multipart/form-data; boundary={_BOUNDARY}"}
-    status, answer = 0, b""
+    status, answer, retry_after_s = 0, b"", 0.0
     with contextlib.suppress(aiohttp.ClientError, TimeoutError):
         async with session.post(url, data=form, headers=headers) as response:
             answer = await response.read()
             status = response.status
+            retry_after_s = float(response.headers.get("Retry-After", 0))
     latency = time.perf_counter() - due
     if status != 200:
-        return Sent(latency, status)
+        return Sent(latency, status, retry_after_s=retry_after_s)
     found: dict[str, Any] = json.loads(answer)
     return Sent(latency, status, found.get("timing_ms", {}), found.get("batch_size"))
 

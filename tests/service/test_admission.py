@@ -64,6 +64,33 @@ def test_who_would_wait_too_long_is_refused_with_the_time_that_it_takes(clock: C
     assert caught.value.retry_after_s == pytest.approx(doors.wait_s)
 
 
+def test_while_requests_are_refused_those_let_in_wait_a_quarter_until_none_is(
+    clock: Clock,
+) -> None:
+    doors = Admission(places=1000, max_wait_s=4, always=4)
+    draining(clock, doors, seconds=0.1, inside=10)
+    while doors.wait_s <= 4:
+        doors.enter()
+    for _ in range(40):  # a long queue, which nobody can join before most of it has left
+        with pytest.raises(Problem):
+            doors.enter()
+        clock.now += 0.1
+        doors.leave()
+        if doors.wait_s <= 1:
+            break
+    assert doors.taken == pytest.approx(10, abs=1)
+    doors.enter()
+    while doors.wait_s <= 1:
+        doors.enter()
+    with pytest.raises(Problem, match="longer than 1 s"):
+        doors.check()
+    clock.now += 3.9
+    with pytest.raises(Problem):
+        doors.check()
+    clock.now += 4.1
+    doors.check()
+
+
 def test_some_are_let_in_however_slow_it_is(clock: Clock) -> None:
     doors = Admission(places=1000, max_wait_s=2, always=16)
     draining(clock, doors, seconds=60, inside=8)
