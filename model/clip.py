@@ -42,6 +42,7 @@ class Limits:
     - `max_frames`: most pictures in one answer.
     - `max_channels`, `min_sample_rate`, `max_sample_rate` (Hz), `max_samples` (over all
       channels): of a sound.
+    - `threads`: that may decode one video at a time.
     """
 
     max_duration_s: float = 60.0
@@ -52,6 +53,7 @@ class Limits:
     min_sample_rate: int = 1000
     max_sample_rate: int = 384_000
     max_samples: int = 50_000_000
+    threads: int = 1
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Packets to frames: what damage leaves of them."""
+"""Packets to frames: what damage leaves of them, and which nothing is made from."""
 
 from __future__ import annotations
 
@@ -16,3 +16,21 @@ def decoded(stream: Stream, packet: Packet[Any] | None) -> list[Any]:
         raise
     except Exception:  # FFmpeg's errors, and builtin ones on some damage
         return []
+
+
+def is_needless(packet: Packet[Any], length_bytes: int) -> bool:
+    """Whether an H.264 packet holds slices that no other frame is made from, and none else.
+
+    `length_bytes` is how long the length before each of its units is. A unit's first byte has
+    nal_ref_idc, which is 0 then, and nal_unit_type, 1 to 5 for slices (H.264, 7.3.1).
+    """
+    data = memoryview(packet)
+    at, slices = 0, False
+    while at + length_bytes < len(data):
+        head = data[at + length_bytes]
+        if 1 <= head & 0x1F <= 5:
+            if head & 0x60:
+                return False
+            slices = True
+        at += length_bytes + int.from_bytes(data[at : at + length_bytes], "big")
+    return slices

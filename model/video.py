@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from model import colour
 from model.clip import SLACK_S, Limits, Pictures, TooLarge, Unusable
-from model.packets import decoded
+from model.packets import decoded, is_needless
 
 #: Two times this close are the same: containers round them.
 _SAME_S = 1e-4
+#: More threads than this wait for each other's rows.
+_MAX_THREADS = 4
 #: Pixels more oblong than this are damage, not a format.
 _MAX_ASPECT = 4.0
 
@@ -92,9 +94,12 @@ class _Decoder:
         self._packets = packets
         self._wanted = set(wanted)
         self._keys = [index for index, packet in enumerate(packets) if packet.key]
-        self._ends = {} if _is_shown_in_order(stream) else self._last_needed(wanted)
+        self._in_order = _is_shown_in_order(stream)
+        self._unit = stream.time_base
+        self._ends = {} if self._in_order else self._last_needed(wanted)
         self._end = len(packets)
         self._in_vain: set[int] = set()
+        self._length_bytes = _length_bytes(stream.codec_context)
         self._next = 0
         self._given = 0  # frames since the first packet, were all of them decoded
         self._held: deque[tuple[VideoFrame, float | None]] = deque()
@@ -190,8 +195,11 @@ class _Decoder:
         context: Any = self._stream.codec_context
         # Where frames are known by their number alone, none may be left out; and dav1d looks but
         # once, when it is opened, at what to leave out.
-        all_needed = _is_shown_in_order(self._stream) or context.codec.name == "libdav1d"
+        all_needed = self._in_order or context.codec.name == "libdav1d"
         needed = all_needed or shown.time in self._wanted
+        # Threads take packets in turn: one that a thread only throws away costs its turn.
+        if not needed and self._length_bytes and is_needless(shown.packet, self._length_bytes):
+            return []
         context.skip_frame = "DEFAULT" if needed else "NONREF"
         return decoded(self._stream, shown.packet)
 
@@ -201,11 +209,17 @@ class _Decoder:
             self._given += 1
 
     def _time(self, frame: VideoFrame) -> float | None:
-        if _is_shown_in_order(self._stream):
+        if self._in_order:
             return self._packets[min(self._given, len(self._packets) - 1)].time
         stamp = frame.dts if frame.pts is None else frame.pts
-        unit = frame.time_base or self._stream.time_base  # drained frames come without one
+        unit = frame.time_base or self._unit  # drained frames come without one
         return None if stamp is None or unit is None else float(stamp * unit)
+
+
+def _length_bytes(context: Any) -> int:
+    """Bytes of the length before each unit of H.264, as mp4 and Matroska have it; else 0."""
+    head = context.extradata or b""
+    return (head[4] & 3) + 1 if context.name == "h264" and len(head) > 4 and head[0] == 1 else 0
 
 
 def _is_shown_in_order(stream: Stream) -> bool:
@@ -219,7 +233,9 @@ def spread(
     """`frames` pictures at the centres of equal parts of the timeline; or None and why."""
     context: Any = stream.codec_context
     _check_size(context.width, context.height, limits)
-    context.thread_count = 1  # as many jobs run as there are cores
+    # Of the usual codecs, H.264 alone is decoded sooner by several.
+    context.thread_count = min(limits.threads, _MAX_THREADS) if context.name == "h264" else 1
+    context.thread_type = "FRAME"
     context.options = {"max_pixels": str(limits.max_pixels)}
     first, wanted = timeline.wanted(frames)
     times = sorted(set(wanted))

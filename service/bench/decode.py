@@ -12,6 +12,7 @@ import numpy as np
 
 from model import colour, media
 from model.preprocess import PROFILES
+from service import cores
 from service.bench.clips import MIX, ClipSpec, made
 from service.bench.stopwatch import median_ms, seconds
 from service.decoding.files import Wanted, decode
@@ -29,15 +30,16 @@ FRAMES = 4
 
 @dataclass(frozen=True)
 class DecodeTiming:
-    """Median milliseconds over `rounds`, in turns, in one thread, pictures alone: to turn every
-    frame into RGB, to decode every frame, and to read those that are wanted; and whether these
-    are the same, to the bit."""
+    """Median milliseconds over `rounds`, in turns, pictures alone: to turn every frame into RGB,
+    to decode every frame, and to read those that are wanted, in one thread, and these in as many
+    as a lone request has (`alone_ms`); and whether they are the same, to the bit."""
 
     clip: str
     kilobytes: int
     every_rgb_ms: float
     every_ms: float
     wanted_ms: float
+    alone_ms: float
     same: bool
     rounds: int
 
@@ -85,19 +87,19 @@ def process_timings(rounds: int) -> list[ProcessTiming]:
 
 def _timing(spec: ClipSpec, rounds: int) -> DecodeTiming:
     data = made(spec)
-    times: tuple[list[float], ...] = ([], [], [])
+    times: tuple[list[float], ...] = ([], [], [], [])
     for _ in range(rounds + 1):  # the first fills caches
-        for taken, work in zip(times, (_every_rgb, _every, _wanted), strict=True):
+        for taken, work in zip(times, (_every_rgb, _every, _wanted, _alone), strict=True):
             taken.append(seconds(partial(work, data)))
-    shown, chosen = _every(data), media.read_clip(data, FRAMES, sound=False).pictures
-    assert chosen is not None
+    shown, chosen = _every(data), (_wanted(data), _alone(data))
     centres = [int((part + 0.5) / FRAMES * len(shown)) for part in range(FRAMES)]
     same = all(
         np.array_equal(colour.shown(shown[at], spec.width, spec.height), ours)
-        for at, ours in zip(centres, chosen.frames, strict=True)
+        for pictures in chosen
+        for at, ours in zip(centres, pictures.frames, strict=True)
     )
-    every_rgb, every, wanted = (median_ms(taken) for taken in times)
-    return DecodeTiming(spec.name, len(data) // 1024, every_rgb, every, wanted, same, rounds)
+    every_rgb, every, wanted, alone = (median_ms(taken) for taken in times)
+    return DecodeTiming(spec.name, len(data) // 1024, every_rgb, every, wanted, alone, same, rounds)
 
 
 def _every_rgb(data: bytes) -> None:
@@ -112,5 +114,12 @@ def _every(data: bytes) -> list[av.VideoFrame]:
         return [frame for frame in container.decode([video]) if isinstance(frame, av.VideoFrame)]
 
 
-def _wanted(data: bytes) -> None:
-    media.read_clip(data, FRAMES, sound=False)
+def _wanted(data: bytes, threads: int = 1) -> media.Pictures:
+    limits = media.Limits(threads=threads)
+    pictures = media.read_clip(data, FRAMES, sound=False, limits=limits).pictures
+    assert pictures is not None
+    return pictures
+
+
+def _alone(data: bytes) -> media.Pictures:
+    return _wanted(data, cores.available())

@@ -14,7 +14,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from service.decoding import wire
 from service.decoding.files import Decoded, Wanted
@@ -32,6 +32,8 @@ _WATCH_S = 1.0
 _START_S, _ANSWER_S = 60.0, 6.0
 #: How long it has to end in order, in seconds.
 _END_S = 2.0
+#: One thread for each job, but for video's, which share what memory the job may have.
+_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
 _DIED_IDLE = "it died while it had nothing to do"
 
 
@@ -181,7 +183,7 @@ class _Nursery:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=quiet,
-                env=environment | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+                env=environment | _ENVIRONMENT,
                 start_new_session=True,  # Ctrl-C is for the service, which ends it in order
             )
         ours.settimeout(_START_S)
@@ -212,7 +214,8 @@ class _Nursery:
 
 
 class Decoders:
-    """At most `workers` decoding processes at a time; more jobs wait in order.
+    """At most `workers` decoding processes at a time; more jobs wait in order. A process that has
+    no other beside it may use as many threads.
 
     A process that dies, hangs or eats memory costs the files it was reading, and is replaced.
     """
@@ -320,7 +323,7 @@ class Decoders:
             process.since = time.monotonic()
             self._reading.add(process)
             try:
-                decoded = process.decode(files, wanted, self._limits.seconds)
+                decoded = process.decode(files, self._shared(wanted), self._limits.seconds)
             except Problem:
                 self._give(process)
                 raise
@@ -340,6 +343,12 @@ class Decoders:
                 self._reading.discard(process)
         detail = "The file is damaged: reading it made the decoder fail."
         raise Problem(Error.UNUSABLE, detail, field=_field(files))
+
+    def _shared(self, wanted: Wanted) -> Wanted:
+        """The same, by as many threads as leave none of the other processes without one."""
+        threads = max(1, self._workers // len(self._reading))
+        limits = replace(wanted.limits, threads=threads)
+        return wanted.model_copy(update={"limits": limits})
 
     def _take(self) -> _Process:
         """One that has nothing to do, or a new one. Raises Problem NOT_READY."""

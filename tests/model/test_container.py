@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -250,8 +251,9 @@ def test_any_number_of_frames_is_as_decoding_everything_shows_them(
 ) -> None:
     data = clip(kind, codec, [numbered(n) for n in range(28)], group=group, encoder=encoder)
     every = all_decoded(data)
-    for wanted in range(1, 16):
-        for part, picture in enumerate(pictures_of(data, wanted).frames):
+    for wanted, threads in product(range(1, 16), (1, 3)):
+        picked = pictures_of(data, wanted, Limits(threads=threads))
+        for part, picture in enumerate(picked.frames):
             assert_is_frame(picture, int((part + 0.5) / wanted * len(every)), every)
 
 

@@ -301,7 +301,7 @@ def test_a_confined_process_opens_nothing_and_starts_nothing(tmp_path: Path) -> 
     """What somebody tries who has taken a decoder over."""
     script = textwrap.dedent(
         """
-        import os, socket, sys
+        import os, socket, sys, threading
         from service.decoding import sandbox
         print(sandbox.confine(64 << 20), flush=True)
         def refused(what):
@@ -316,6 +316,9 @@ def test_a_confined_process_opens_nothing_and_starts_nothing(tmp_path: Path) -> 
         print(refused(os.fork))
         print(refused(lambda: os.execv("/bin/true", ["true"])))
         print(refused(lambda: os.kill(os.getppid(), 0)))
+        thread = threading.Thread(target=lambda: print("a thread ran"))
+        thread.start()
+        thread.join()
         try:
             bytearray(200 << 20)
             print("allowed")
@@ -330,5 +333,5 @@ def test_a_confined_process_opens_nothing_and_starts_nothing(tmp_path: Path) -> 
     walls, *attempts = found.stdout.splitlines()
     if "seccomp" not in walls:
         pytest.skip("libseccomp is not installed")
-    assert attempts == ["PermissionError"] * 6 + ["MemoryError"]
+    assert attempts == ["PermissionError"] * 6 + ["a thread ran", "MemoryError"]
     assert not left.exists()
