@@ -67,12 +67,17 @@ def read_container(
 
 
 def _opened(data: bytes, accepted: str) -> InputContainer:
+    options = {"format_whitelist": _FORMATS}
+    if data[8:12] != b"AVI ":
+        # No frame is decoded only to guess how many are held back for reordering. A wrong guess
+        # costs frames at most, which are missed and decoded again; AVI's have no times to miss.
+        options["skip_frame"] = "all"
     try:
         return av.open(
             io.BytesIO(data),
             "r",
             metadata_errors="ignore",
-            options={"format_whitelist": _FORMATS},
+            options=options,
             io_open=_refused,
         )
     except MemoryError:

@@ -139,6 +139,44 @@ def turned(mp4: bytes, matrix: tuple[int, int, int, int]) -> bytes:
     return mp4[:at] + values + mp4[at + len(values) :]
 
 
+def without_reordering(mp4: bytes) -> bytes:
+    """The H.264 mp4 without what says how many frames are held back, as in many a phone's.
+
+    The parameter set (H.264, 7.3.2.1.1) ends before its vui_parameters then.
+    """
+    at = mp4.index(b"avcC") + 4 + 8
+    size = int.from_bytes(mp4[at - 2 : at], "big")
+    unit = mp4[at : at + size].replace(b"\0\0\3", b"\0\0")
+    bits = "".join(f"{byte:08b}" for byte in unit)
+    end = 32  # unit's head, profile, constraints and level
+
+    def number() -> int:
+        nonlocal end
+        zeros = bits.index("1", end) - end
+        end += 2 * zeros + 1
+        return int(bits[end - zeros - 1 : end], 2) - 1
+
+    number()  # of the set
+    if unit[1] == 100:
+        for _ in ("chroma", "luma bits", "chroma bits"):
+            number()
+        end += 2  # transform bypass, no scaling lists
+    number()  # frame numbers
+    if number() == 0:  # kind of picture order
+        number()
+    number()  # references
+    end += 1
+    for _ in ("width", "height"):
+        number()
+    end += 2  # whole frames alone, direct_8x8
+    assert bits[end] == "0"
+    end += 1  # no cropping
+    kept = bits[:end] + "01"
+    kept += "0" * (-len(kept) % 8)
+    short = bytes(int(kept[first : first + 8], 2) for first in range(0, len(kept), 8))
+    return mp4[:at] + short.ljust(size, b"\0") + mp4[at + size :]
+
+
 def sound_file(samples: Floats, rate: int, kind: str = "WAV", subtype: str | None = None) -> bytes:
     """A sound file of samples [channels, n]."""
     file = io.BytesIO()

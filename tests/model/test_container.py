@@ -42,6 +42,7 @@ from tests.model.made import (
     sound_file,
     tone,
     turned,
+    without_reordering,
 )
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -253,6 +254,17 @@ def test_any_number_of_frames_is_as_decoding_everything_shows_them(
     every = all_decoded(data)
     for wanted, threads in product(range(1, 16), (1, 3)):
         picked = pictures_of(data, wanted, Limits(threads=threads))
+        for part, picture in enumerate(picked.frames):
+            assert_is_frame(picture, int((part + 0.5) / wanted * len(every)), every)
+
+
+@pytest.mark.parametrize("group", [5, 28])
+def test_frames_are_right_where_no_header_says_how_far_they_are_reordered(group: int) -> None:
+    encoder = {"bf": "5", "x264-params": "b-adapt=0:b-pyramid=normal"}
+    data = clip(frames=[numbered(n) for n in range(28)], group=group, encoder=encoder)
+    every = all_decoded(data)
+    for wanted in range(1, 16):
+        picked = pictures_of(without_reordering(data), wanted)
         for part, picture in enumerate(picked.frames):
             assert_is_frame(picture, int((part + 0.5) / wanted * len(every)), every)
 
