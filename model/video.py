@@ -110,7 +110,7 @@ class _Decoder:
         start = self._start(time)
         if start > self._next or self._ended_early:
             self._jump(start)
-        end = self._ends.get(time, 0)
+        end = self._ends.get(time, len(self._packets))
         self._end = end if end >= self._next else len(self._packets)
         frame, exact = self._search(time)
         half = self._ended_early and frame is not None and frame.interlaced_frame

@@ -289,6 +289,9 @@ def test_only_the_groups_that_hold_a_wanted_frame_are_decoded(
     assert numbers_of(data, 2) == [50 % 28, 150 % 28]
     assert len(converted) == 2
     assert len(decoded) <= 24  # the last frame of both groups of 10, and an end for each
+    decoded.clear()
+    assert numbers_of(clip("matroska", group=300), 4) == [1, 3, 6, 8]
+    assert len(decoded) <= 11  # each of one group of 10 once
 
 
 def test_a_packet_that_is_damaged_leaves_the_frames_around_it() -> None:
