@@ -21,6 +21,8 @@ from model.packets import decoded, is_needless
 _SAME_S = 1e-4
 #: More threads than this wait for each other's rows.
 _MAX_THREADS = 4
+#: Larger frames than this, in pixels, are decoded no sooner by several, which each hold some.
+_LARGEST_SHARED = 4_000_000
 #: Pixels more oblong than this are damage, not a format.
 _MAX_ASPECT = 4.0
 
@@ -233,8 +235,7 @@ def spread(
     """`frames` pictures at the centres of equal parts of the timeline; or None and why."""
     context: Any = stream.codec_context
     _check_size(context.width, context.height, limits)
-    # Of the usual codecs, H.264 alone is decoded sooner by several.
-    context.thread_count = min(limits.threads, _MAX_THREADS) if context.name == "h264" else 1
+    context.thread_count = _threads(context, limits)
     context.thread_type = "FRAME"
     context.options = {"max_pixels": str(limits.max_pixels)}
     first, wanted = timeline.wanted(frames)
@@ -260,6 +261,12 @@ def spread(
     return Pictures(
         tuple(found[time] for time in nearest), tuple(time - first for time in nearest)
     ), None
+
+
+def _threads(context: Any, limits: Limits) -> int:
+    """Of the usual codecs, H.264 alone is decoded sooner by several."""
+    small = context.width * context.height <= _LARGEST_SHARED
+    return min(limits.threads, _MAX_THREADS) if context.name == "h264" and small else 1
 
 
 def _check_size(width: int, height: int, limits: Limits) -> None:

@@ -126,7 +126,7 @@ class Settings(BaseSettings):
     max_wait_s: float = _setting(
         4.0,
         "Longest time to its answer that a request is accepted for, at the rate of the last ones; "
-        "more get 503",
+        "more get 503, and while any do it is a quarter of this",
         "s",
         gt=0,
     )
