@@ -7,6 +7,9 @@ from typing import Any
 from av.packet import Packet
 from av.stream import Stream
 
+#: More units than an honest packet has: each costs time.
+_MOST_UNITS = 1000
+
 
 def decoded(stream: Stream, packet: Packet[Any] | None) -> list[Any]:
     """The frames that a packet completes (None: those that the decoder holds), none if damaged."""
@@ -26,11 +29,13 @@ def is_needless(packet: Packet[Any], length_bytes: int) -> bool:
     """
     data = memoryview(packet)
     at, slices = 0, False
-    while at + length_bytes < len(data):
+    for _ in range(_MOST_UNITS):
+        if at + length_bytes >= len(data):
+            return slices
         head = data[at + length_bytes]
         if 1 <= head & 0x1F <= 5:
             if head & 0x60:
                 return False
             slices = True
         at += length_bytes + int.from_bytes(data[at : at + length_bytes], "big")
-    return slices
+    return False
