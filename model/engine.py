@@ -33,6 +33,9 @@ TOLERANCE = 1e-4
 #: Kernels that are compiled at most before a fast path has an answer.
 _KERNELS = 8
 
+#: Parts that a device must have had memory for before larger ones are tried again.
+_FITTED = 100
+
 #: What `Engine.run` can be asked to explain beside its logits.
 EXPLAINS = frozenset({"attention"})
 
@@ -53,7 +56,9 @@ class Engine:
         self._lock = threading.Lock()
         self._compute: Compute = self._plain
         self._path: Path = "plain"
-        self._most = sys.maxsize  # samples that the path takes and the device has memory for
+        self._takes = sys.maxsize  # samples at a time, the path
+        self._most = sys.maxsize  # and the device has memory for
+        self._fitted = 0  # parts of that many since it was last changed
         self._shortages = 0
 
     @property
@@ -68,7 +73,8 @@ class Engine:
 
     @property
     def shortages(self) -> int:
-        """How often the device was out of memory, after which batches are run in smaller parts."""
+        """How often the device was out of memory, after which batches are run in smaller parts
+        for a while."""
         return self._shortages
 
     @property
@@ -122,6 +128,7 @@ class Engine:
         with self._lock:
             self._compute, self._path = fast, path
             if path == "graphs":
+                self._takes = LARGEST
                 self._most = min(self._most, LARGEST)
         return True
 
@@ -149,12 +156,21 @@ class Engine:
             if output is not None:
                 outputs.append(output)
                 done += count
+                self._grow(count)
                 continue
             if count == 1:
                 raise MemoryError(f"{self._device} has too little memory for one sample")
-            self._most = count // 2
+            self._most, self._fitted = count // 2, 0
             log.warning("%s is out of memory: batches of %d", self._device, self._most)
         return joined(outputs)
+
+    def _grow(self, count: int) -> None:
+        """Try larger parts again, some time after the device was out of memory."""
+        if count < self._most or self._most >= self._takes:
+            return
+        self._fitted += 1
+        if self._fitted >= _FITTED:
+            self._most, self._fitted = min(2 * self._most, self._takes), 0
 
     def _attempt(self, inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output | None:
         """The output on the CPU; None where the device is out of memory."""

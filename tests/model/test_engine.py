@@ -227,6 +227,17 @@ def test_out_of_memory_is_met_by_smaller_batches_and_remembered(
     assert tried == [1, 1], "it does not fail again at what failed before"
 
 
+def test_larger_batches_are_tried_again_after_many_that_fitted(
+    network: SCMRL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.engine._FITTED", 3)
+    engine, tried = short_of_memory(network, most=2)
+    for _ in range(4):
+        engine.run(clips(4), STEPS)
+    assert tried == [4, 2, 2, 2, 2, 4, 2, 2, 2, 2]
+    assert engine.shortages == 2
+
+
 def test_a_device_without_memory_for_one_sample_says_so(network: SCMRL) -> None:
     engine, _ = short_of_memory(network, most=0)
     with pytest.raises(MemoryError, match="one sample"):
