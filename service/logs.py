@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import select
+import stat
 import sys
 import threading
 from collections.abc import Mapping
@@ -18,6 +21,11 @@ from typing import Any, Literal, TextIO
 from service.account import request_id
 
 Format = Literal["console", "json"]
+
+#: Characters that are written at a time: never more bytes than a pipe with room takes at once.
+_PIECE = 1000
+#: Seconds that a pipe's reader is waited for.
+_PATIENCE_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -71,11 +79,40 @@ class _Json(logging.Formatter):
 
 
 class _Output(logging.StreamHandler[TextIO]):
-    """Counts lines that cannot be written, which nobody would hear of otherwise."""
+    """Counts lines that cannot be written, which nobody would hear of otherwise.
 
-    def __init__(self) -> None:
-        super().__init__()
+    Nor does it wait for a pipe's reader who has stopped reading: all requests would.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        super().__init__(stream)
         self.lost = 0
+        self._stuck = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record) + self.terminator
+            for first in range(0, len(line), _PIECE):
+                if not self._has_room():
+                    self.lost += 1
+                    return
+                self.stream.write(line[first : first + _PIECE])
+                self.flush()
+        except Exception:
+            self.handleError(record)
+
+    def _has_room(self) -> bool:
+        """Whether a piece can be written now, or soon, where the last one could be."""
+        try:
+            file = self.stream.fileno()
+            mode = os.fstat(file).st_mode
+            if not stat.S_ISFIFO(mode) and not stat.S_ISSOCK(mode):
+                return True
+        except OSError:  # no file at all, or one that is closed: writing tells
+            return True
+        _, ready, _ = select.select([], [file], [], 0 if self._stuck else _PATIENCE_S)
+        self._stuck = not ready
+        return bool(ready)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 logging's name
         if isinstance(sys.exc_info()[1], OSError):
@@ -85,7 +122,7 @@ class _Output(logging.StreamHandler[TextIO]):
 
 
 def lost() -> int:
-    """Lines of log that could not be written, as where a disk is full."""
+    """Lines of log that could not be written, as where a disk is full or nobody reads."""
     return sum(h.lost for h in logging.getLogger().handlers if isinstance(h, _Output))
 
 

@@ -227,3 +227,27 @@ thread.join()
     assert "outdated" in warned["message"]
     assert (died["level"], died["message"]) == ("critical", "the thread worker died")
     assert "its last words" in died["exception"]
+
+
+def test_a_reader_of_the_log_who_stops_reading_holds_nobody_up() -> None:
+    """As a program that starts the service with a pipe for stderr and looks at it at its end."""
+    program = """
+import logging, sys
+from service import logs
+logs.configure("info", "console")
+log = logging.getLogger("scmrl")
+for number in range(5000):
+    log.info("%s", f"{number} " + "x" * 100)
+print(logs.lost(), flush=True)
+sys.stdin.readline()
+log.info("read again")
+"""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", program], text=True, **pipes) as process:  # type: ignore[call-overload]
+        assert process.stdout
+        lost = int(process.stdout.readline())
+        _, logged = process.communicate("go on\n", timeout=30)
+    lines = logged.splitlines()
+    assert lost > 0
+    assert len(lines) in (5000 - lost, 5001 - lost)
+    assert all(line.endswith("x" * 100) for line in lines[:-1])
