@@ -5,13 +5,16 @@ the innermost loop runs over channels. Currents come with 1/tau and 1/threshold 
 makes the neuron h = v / 2 + x, a spike where h >= 1. Each kernel touches its input once: the
 membrane potential of a row stays in the first cache while the time steps go by.
 
-All arrays are float32, and C-contiguous where nothing else is said. Compiled code is kept on disk.
+All arrays are float32, and C-contiguous where nothing else is said. Compiled code is kept on disk
+where that can be written.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import TypeVar, cast
 
 import numpy as np
 from numba import njit
@@ -19,12 +22,23 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Spikes = NDArray[np.float32] | NDArray[np.uint8]
+_F = TypeVar("_F", bound=Callable[..., None])
+
+log = logging.getLogger("scmrl.kernels")
 
 _HALF = np.float32(0.5)
 _ONE = np.float32(1.0)
 _ZERO = np.float32(0.0)
 
-_jit = njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")
+
+def _jit(kernel: _F) -> _F:
+    """Compile it at its first call; numba refuses to where it finds no folder to keep it in."""
+    compiled = partial(njit, nogil=True, boundscheck=False, error_model="numpy")
+    try:
+        return cast(_F, compiled(cache=True)(kernel))
+    except RuntimeError as exc:
+        log.warning("a compiled kernel cannot be kept (NUMBA_CACHE_DIR): %s", exc)
+        return cast(_F, compiled()(kernel))
 
 
 @_jit

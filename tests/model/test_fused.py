@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -154,3 +156,19 @@ def test_every_variant_runs_with_int8_and_alike_in_any_company(variant: str) -> 
         torch.testing.assert_close(
             fused(alone, steps, False).logits[0], output.logits[index], rtol=1e-5, atol=1e-5
         )
+
+
+def test_kernels_are_compiled_where_no_folder_can_keep_them() -> None:
+    """As for a user without a home, from packages that are not theirs."""
+    program = """
+import numba.core.caching
+numba.core.caching.CacheImpl._locator_classes = []
+import numpy as np
+from model import kernels
+current = np.float32([[1.5, 0.5], [0.0, 0.8]])
+kernels.fire(current)
+print(current.tolist())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "[[1.0, 0.0], [0.0, 1.0]]", done.stderr
+    assert "cannot be kept (NUMBA_CACHE_DIR)" in done.stderr
