@@ -311,9 +311,9 @@ class FusedNetwork:
         """As SCMRL.forward, but frames [T or 1, B, C, H, W] are held, not repeated."""
         names = [name for name in self.patch if name in inputs]
         batch = inputs[names[0]].shape[1]
-        # A thread that computes a whole sample finds its tensors in its cache; samples that
-        # cannot occupy all threads are shared out stream by stream.
-        shared = range(batch - batch % self._threads, batch)
+        # A thread that computes a whole sample finds its tensors in its cache; the last ones are
+        # shared out stream by stream, so that no thread waits for long until another is done.
+        shared = range(max(0, batch - batch % self._threads - self._threads), batch)
         whole = self._map(
             lambda sample: self._sample(
                 {name: inputs[name][:, sample] for name in names}, steps, attention
