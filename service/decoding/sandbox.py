@@ -38,6 +38,8 @@ _ALLOWED = (
 #: What the C library asks of clone() for a thread: all is shared with its process, nothing else.
 #: musl has one bit more.
 _THREAD_FLAGS = (0x3D0F00, 0x7D0F00)
+#: clone3() on every kind of machine; old libseccomps have no name for it.
+_CLONE3 = 435
 
 
 def confine(memory_bytes: int) -> str:
@@ -91,6 +93,6 @@ def _filter_calls() -> bool:
     for flags in _THREAD_FLAGS:
         calls.add_rule(pyseccomp.ALLOW, "clone", pyseccomp.Arg(0, pyseccomp.EQ, flags))
     # Its flags are in memory, where no filter sees them: the C library then takes clone().
-    calls.add_rule(pyseccomp.ERRNO(errno.ENOSYS), "clone3")
+    calls.add_rule(pyseccomp.ERRNO(errno.ENOSYS), _CLONE3)
     calls.load()
     return True
