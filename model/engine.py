@@ -57,7 +57,7 @@ class Engine:
         self._compute: Compute = self._plain
         self._path: Path = "plain"
         self._takes = sys.maxsize  # samples at a time, the path
-        self._most = sys.maxsize  # and the device has memory for
+        self._most = sys.maxsize  # that the device has memory for
         self._fitted = 0  # parts of that many since it was last changed
         self._shortages = 0
 
@@ -129,7 +129,6 @@ class Engine:
             self._compute, self._path = fast, path
             if path == "graphs":
                 self._takes = LARGEST
-                self._most = min(self._most, LARGEST)
         return True
 
     def renewed(self) -> Engine:
@@ -150,7 +149,7 @@ class Engine:
         outputs: list[Output] = []
         done = 0
         while done < batch:
-            count = min(self._most, batch - done)
+            count = min(self._takes, self._most, batch - done)
             part = {name: x.narrow(1, done, count) for name, x in inputs.items()}
             output = self._attempt(part, steps, attention)
             if output is not None:
@@ -166,11 +165,11 @@ class Engine:
 
     def _grow(self, count: int) -> None:
         """Try larger parts again, some time after the device was out of memory."""
-        if count < self._most or self._most >= self._takes:
+        if count < self._most:
             return
         self._fitted += 1
         if self._fitted >= _FITTED:
-            self._most, self._fitted = min(2 * self._most, self._takes), 0
+            self._most, self._fitted = 2 * self._most, 0
 
     def _attempt(self, inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output | None:
         """The output on the CPU; None where the device is out of memory."""

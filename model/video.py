@@ -98,6 +98,7 @@ class _Decoder:
         self._keys = [index for index, packet in enumerate(packets) if packet.key]
         self._in_order = _is_shown_in_order(stream)
         self._unit = stream.time_base
+        self._starts = {time: self._start(time) for time in wanted}
         self._ends = {} if self._in_order else self._last_needed(wanted)
         self._end = len(packets)
         self._in_vain: set[int] = set()
@@ -109,7 +110,7 @@ class _Decoder:
 
     def at(self, time: float) -> VideoFrame | None:
         """The frame shown at `time`; where it is damaged, the one before or else after it."""
-        start = self._start(time)
+        start = self._starts[time]
         if start > self._next or self._ended_early:
             self._jump(start)
         end = self._ends.get(time, len(self._packets))
@@ -159,7 +160,7 @@ class _Decoder:
         behind it until it lets go of the frame.
         """
         places = {shown.time: index for index, shown in enumerate(self._packets)}
-        starts = [self._start(time) for time in wanted[1:]] + [len(self._packets)]
+        starts = [self._starts[time] for time in wanted[1:]] + [len(self._packets)]
         together = zip(wanted, starts, strict=True)
         return {time: places[time] + 1 for time, start in together if start > places[time]}
 

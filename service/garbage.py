@@ -33,4 +33,4 @@ def sweep() -> None:
     """Search through everything once, for what was spared and has gone since."""
     gc.unfreeze()
     gc.collect()
-    gc.freeze()
+    spare()

@@ -84,8 +84,8 @@ class _Output(logging.StreamHandler[TextIO]):
     Nor does it wait for a pipe's reader who has stopped reading: all requests would.
     """
 
-    def __init__(self, stream: TextIO | None = None) -> None:
-        super().__init__(stream)
+    def __init__(self) -> None:
+        super().__init__()
         self.lost = 0
         self._stuck = False
 

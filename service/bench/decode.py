@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -87,9 +88,10 @@ def process_timings(rounds: int) -> list[ProcessTiming]:
 
 def _timing(spec: ClipSpec, rounds: int) -> DecodeTiming:
     data = made(spec)
-    times: tuple[list[float], ...] = ([], [], [], [])
+    ways: tuple[Callable[[bytes], object], ...] = (_every_rgb, _every, _wanted, _alone)
+    times: list[list[float]] = [[] for _ in ways]
     for _ in range(rounds + 1):  # the first fills caches
-        for taken, work in zip(times, (_every_rgb, _every, _wanted, _alone), strict=True):
+        for taken, work in zip(times, ways, strict=True):
             taken.append(seconds(partial(work, data)))
     shown, chosen = _every(data), (_wanted(data), _alone(data))
     centres = [int((part + 0.5) / FRAMES * len(shown)) for part in range(FRAMES)]
