@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,6 +44,7 @@ class Timeline:
         self.packets: list[_Shown] = []
         self._first = float("inf")
         self._last = 0.0
+        self._unit: Fraction | None = None
 
     def add(self, packet: Packet[Any]) -> None:
         """Note a packet; raises TooLarge once they span more than the limit."""
@@ -59,8 +61,9 @@ class Timeline:
     def _time(self, packet: Packet[Any]) -> float:
         decoded = packet.pts is None or _is_shown_in_order(packet.stream)
         stamp = packet.dts if decoded else packet.pts
-        if stamp is not None and packet.time_base:
-            return float(stamp * packet.time_base)
+        self._unit = self._unit or packet.time_base  # each look makes a new fraction
+        if stamp is not None and self._unit:
+            return _seconds(stamp, self._unit)
         if not self.packets:
             return 0.0
         return self.packets[-1].time + 1 / float(packet.stream.average_rate or 25)
@@ -79,10 +82,10 @@ class Timeline:
         """How long the last frame is shown: as its packet says, or like most others."""
         usual = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
         said = next((p.packet for p in self.packets if p.time == times[-1]), None)
-        if said is None or not said.duration or not said.time_base:
+        if said is None or not said.duration or not self._unit:
             return usual
         limit = self._limits.max_duration_s
-        return min(float(said.duration * said.time_base), max(usual, limit - times[-1] + times[0]))
+        return min(_seconds(said.duration, self._unit), max(usual, limit - times[-1] + times[0]))
 
 
 class _Decoder:
@@ -215,8 +218,11 @@ class _Decoder:
         if self._in_order:
             return self._packets[min(self._given, len(self._packets) - 1)].time
         stamp = frame.dts if frame.pts is None else frame.pts
-        unit = frame.time_base or self._unit  # drained frames come without one
-        return None if stamp is None or unit is None else float(stamp * unit)
+        return None if stamp is None or self._unit is None else _seconds(stamp, self._unit)
+
+
+def _seconds(stamp: int, unit: Fraction) -> float:
+    return stamp * unit.numerator / unit.denominator  # a product of fractions takes longer
 
 
 def _length_bytes(context: Any) -> int:
