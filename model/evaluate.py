@@ -24,7 +24,8 @@ from model.engine import Engine
 from model.faithful import Faithfulness, faithfulness
 from model.media import Clip, Pictures, Sound, read_clip
 from model.network import Output
-from model.preprocess import Prepared, prepare
+from model.prepared import Prepared
+from model.preprocess import prepare
 
 #: Levels of white noise that are measured, dB.
 SNRS_DB = (-10, -5, 0, 5, 10, 15, 20)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from model.config import STAGES, StreamConfig
 from model.network import Output, StreamAttention
-from model.preprocess import Prepared
+from model.prepared import Prepared
 
 Floats = NDArray[np.float64]
 

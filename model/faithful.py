@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.preprocess import Prepared
+from model.prepared import Prepared
 
 if TYPE_CHECKING:
     from model.evaluate import Judge, Judged

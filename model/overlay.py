@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.explain import SpatialMap
-from model.preprocess import Prepared
+from model.prepared import Prepared
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float64]

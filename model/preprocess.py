@@ -8,7 +8,6 @@ functions.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from model.prepared import Bytes, Floats, Prepared
 from model.resampling import bilinear, bilinear_part, sinc_resampled, soxr_resampled
 from model.specs import PROFILES, FrameSpec, Spec, SpectrogramSpec
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = [
     "PROFILES",
     "FrameSpec",
-    "Prepared",
     "Spec",
     "SpectrogramSpec",
     "frames",
@@ -33,9 +32,6 @@ __all__ = [
     "spectrogram",
     "spread",
 ]
-
-Floats = NDArray[np.float32]
-Bytes = NDArray[np.uint8]
 
 #: What is louder (full scale is 1) is clipped whatever follows, and could overflow a float32 sum.
 _LOUDEST = 1e6
@@ -47,25 +43,6 @@ _FAINTEST = 12.0
 #: how far (ln magnitude) a cell must rise above that floor to count as speech.
 _FLOOR_COLUMNS = 5
 _SPEECH_MARGIN = 0.7
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """One stream of one clip, ready for the encoding.
-
-    `tensor` float32 [T or 1, C, H, W]. `rows` and `columns` name its axes ("y", "x" in pixels of
-    the frame, or "frequency_hz", "time_s"); `row_edges` [H + 1] and `column_edges` [W + 1] are
-    where each cell begins and ends, outside the frame or the sound where there is padding.
-    `canvas` uint8 RGB [h, w, 3] is what a map can be drawn on: the middle frame, or the tensor's
-    spectrogram in colours, row for row and column for column.
-    """
-
-    tensor: Floats
-    rows: str
-    columns: str
-    row_edges: NDArray[np.float64]
-    column_edges: NDArray[np.float64]
-    canvas: Bytes
 
 
 def prepare(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from service import schemas
 from service.batching import Ran
-from service.decoding.files import Decoded
+from service.decoding.job import Decoded
 from service.form import Options
 
 if TYPE_CHECKING:

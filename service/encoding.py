@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from model.checkpoint import Card
-    from model.preprocess import Prepared
+    from model.prepared import Prepared
 
 
 def encoded(prepared: Mapping[str, Prepared], card: Card, steps: int) -> dict[str, Tensor]:

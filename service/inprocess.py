@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from service import answer
 from service.batching import Ran
-from service.decoding.files import Wanted, decode
+from service.decoding.files import decode
+from service.decoding.job import Wanted
 from service.encoding import encoded
 from service.form import Media, Options
 from service.schemas import Classification

@@ -16,7 +16,8 @@ from model.preprocess import PROFILES
 from service import cores
 from service.bench.clips import MIX, ClipSpec, made
 from service.bench.stopwatch import median_ms, seconds
-from service.decoding.files import Wanted, decode
+from service.decoding.files import decode
+from service.decoding.job import Wanted
 from service.decoding.pool import DecodeLimits, Decoders
 from service.form import Media
 

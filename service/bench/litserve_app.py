@@ -18,7 +18,8 @@ from starlette.formparsers import MultiPartParser
 from model import checkpoint
 from model.engine import Engine
 from service import cores
-from service.decoding.files import Decoded, Wanted, decode
+from service.decoding.files import decode
+from service.decoding.job import Decoded, Wanted
 from service.encoding import encoded
 from service.form import Media
 
@@ -28,6 +29,7 @@ class Classifier(litserve.LitAPI):  # type: ignore[misc]  # LitServe is untyped
 
     def setup(self, device: str) -> None:
         cores.set_threads(0)
+        cores.set_opencv_threads()
         network, self.card = checkpoint.load(Path(os.environ["BENCH_WEIGHTS"]))
         self.engine = Engine(network, device=device)
         if os.environ["BENCH_PATH"] == "fused" and not self.engine.fuse():

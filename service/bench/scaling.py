@@ -16,7 +16,8 @@ from model.engine import Engine
 from service.bench import load, servers
 from service.bench.clips import ClipSpec, made
 from service.bench.stopwatch import median_ms, seconds
-from service.decoding.files import Wanted, decode
+from service.decoding.files import decode
+from service.decoding.job import Wanted
 from service.form import Media
 
 STEPS = (1, 2, 4, 8, 16)

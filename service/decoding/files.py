@@ -9,82 +9,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-from pydantic import BaseModel, ConfigDict
 
 from model import media, preprocess
 from model.media import Limits, MediaError, Pictures, Sound
 from model.picture import shrunk
-from model.preprocess import Prepared
-from model.specs import Spec
+from service.decoding.job import Decoded, StreamInfo, Wanted
 from service.errors import Error, Problem
 from service.form import Media
-
-if TYPE_CHECKING:
-    from model.checkpoint import Card
-
-
-class Wanted(BaseModel):
-    """What to make of the files: the streams of the checkpoint `name`, for `steps` time steps.
-
-    `missing_streams`: whether it can do without some of them. `canvas`: whether the pictures
-    that maps are drawn on are wanted as well.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    streams: dict[str, Spec]
-    missing_streams: bool
-    steps: int
-    limits: Limits = Limits()
-    canvas: bool = True
-
-    @classmethod
-    def of(
-        cls, card: Card, steps: int, limits: Limits | None = None, canvas: bool = True
-    ) -> Wanted:
-        """What a checkpoint's card asks for."""
-        return cls(
-            name=card.name,
-            streams=card.streams,
-            missing_streams=card.missing_streams,
-            steps=steps,
-            limits=limits or Limits(),
-            canvas=canvas,
-        )
-
-
-@dataclass(frozen=True)
-class StreamInfo:
-    """What was found for one stream. Unused ones have the reason, used ones what they are of.
-
-    Sound: `duration_s`, `sample_rate` in Hz. Pictures: number of `frames` used, and the first
-    one's `width` and `height` in pixels.
-    """
-
-    used: bool
-    reason: str | None = None
-    duration_s: float | None = None
-    sample_rate: int | None = None
-    frames: int | None = None
-    width: int | None = None
-    height: int | None = None
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """A request ready for the encoding.
-
-    `prepared` by stream, for the streams that are there; `streams` tells of every stream of the
-    checkpoint. Times in seconds.
-    """
-
-    prepared: dict[str, Prepared]
-    streams: dict[str, StreamInfo]
-    decode_s: float
-    preprocess_s: float
 
 
 @dataclass(frozen=True)

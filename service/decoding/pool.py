@@ -17,8 +17,8 @@ from contextvars import copy_context
 from dataclasses import dataclass, replace
 
 from service.decoding import wire
-from service.decoding.files import Decoded, Wanted
-from service.decoding.worker import ANSWER, BEAT, KILL, ORDER, START
+from service.decoding.job import Decoded, Wanted
+from service.decoding.wire import ANSWER, BEAT, KILL, ORDER, START
 from service.errors import Error, Problem
 from service.form import Media
 

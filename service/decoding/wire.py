@@ -18,12 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from model.preprocess import Prepared
-from service.decoding.files import Decoded, StreamInfo, Wanted
+from model.prepared import Prepared
+from service.decoding.job import Decoded, StreamInfo, Wanted
 from service.errors import Error, Problem
 from service.form import Media
 
 _LENGTH = struct.Struct("!I")
+#: An order to the nursery: `START` with a socket, memory in bytes and CPU seconds for each job,
+#: `KILL` with a process id, or `BEAT`, which asks for an answer alone.
+ORDER = struct.Struct("!cQd")
+START, KILL, BEAT = b"s", b"k", b"b"
+#: The nursery's answer to START, with the process id, and to BEAT.
+ANSWER = struct.Struct("!I")
 #: Largest head of a message, in bytes.
 _MAX_HEAD = 4 * 1024 * 1024
 #: Most bytes of arrays that one answer may have.

@@ -14,7 +14,6 @@ import pkgutil
 import select
 import signal
 import socket
-import struct
 import sys
 import traceback
 from contextlib import suppress
@@ -30,13 +29,6 @@ from service.decoding import sandbox, wire
 from service.decoding.files import decode
 from service.errors import Error, Problem
 
-#: An order to the nursery: `START` with a socket, memory in bytes and CPU seconds for each job,
-#: `KILL` with a process id, or `BEAT`, which asks for an answer alone.
-ORDER = struct.Struct("!cQd")
-START, KILL, BEAT = b"s", b"k", b"b"
-#: The nursery's answer to START, with the process id, and to BEAT.
-ANSWER = struct.Struct("!I")
-
 #: Seconds between two looks for processes that have ended.
 _REAP_S = 5.0
 
@@ -49,16 +41,16 @@ def nursery(control: socket.socket) -> None:
         _reap(children)
         if not ready:
             continue
-        order, fds, _, _ = socket.recv_fds(control, ORDER.size, 1)
-        if len(order) < ORDER.size:
+        order, fds, _, _ = socket.recv_fds(control, wire.ORDER.size, 1)
+        if len(order) < wire.ORDER.size:
             break
-        kind, number, seconds = ORDER.unpack(order)
-        if kind == KILL:
+        kind, number, seconds = wire.ORDER.unpack(order)
+        if kind == wire.KILL:
             if number in children:  # ours and not reaped: it can be no other process
                 os.kill(number, signal.SIGKILL)
             continue
-        if kind == BEAT:
-            control.sendall(ANSWER.pack(0))
+        if kind == wire.BEAT:
+            control.sendall(wire.ANSWER.pack(0))
             continue
         pid = os.fork()
         if not pid:
@@ -66,7 +58,7 @@ def nursery(control: socket.socket) -> None:
             _work(socket.socket(fileno=fds[0]), number, seconds)
         os.close(fds[0])
         children.add(pid)
-        control.sendall(ANSWER.pack(pid))
+        control.sendall(wire.ANSWER.pack(pid))
     for pid in children:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)

@@ -9,10 +9,10 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from model.media import Limits
+from model.clip import Limits
 from service import answer
 from service.admission import shed
-from service.decoding.files import Decoded, Wanted
+from service.decoding.job import Decoded, Wanted
 from service.encoding import encoded
 from service.errors import Error
 from service.form import ATTENTION_DETAILS, FIELDS, FILES, VALUES, Media, Options, interpret

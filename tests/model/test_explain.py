@@ -13,7 +13,8 @@ from model.explain import BIAS, SpatialMap, attention_maps, contributions
 from model.media import Pictures, Sound
 from model.network import StreamAttention
 from model.overlay import overlay
-from model.preprocess import PROFILES, FrameSpec, Prepared, SpectrogramSpec, frames, spectrogram
+from model.prepared import Prepared
+from model.preprocess import PROFILES, FrameSpec, SpectrogramSpec, frames, spectrogram
 from tests.model.networks import lively, noise
 
 LABELS = ("a", "b", "c")

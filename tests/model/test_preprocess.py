@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from model.media import Pictures, Sound, read_picture, read_sound
-from model.preprocess import PROFILES, FrameSpec, Prepared, SpectrogramSpec, frames, spectrogram
+from model.prepared import Prepared
+from model.preprocess import PROFILES, FrameSpec, SpectrogramSpec, frames, spectrogram
 from model.resampling import sinc_resampled
 from tests.model.made import Bytes, Floats, quadrants, tone
 

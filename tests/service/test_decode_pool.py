@@ -21,7 +21,8 @@ import pytest
 
 from model.media import Limits
 from service.decoding import pool
-from service.decoding.files import Decoded, Wanted, decode
+from service.decoding.files import decode
+from service.decoding.job import Decoded, Wanted
 from service.decoding.pool import DecodeLimits, Decoders
 from service.errors import Error, Problem
 from service.form import Media

@@ -12,7 +12,8 @@ from torch import Tensor
 from model.checkpoint import Card
 from model.config import Config
 from model.media import Limits
-from service.decoding.files import Decoded, Wanted, decode
+from service.decoding.files import decode
+from service.decoding.job import Decoded, Wanted
 from service.encoding import encoded
 from service.errors import Error, Problem
 from service.form import Media
