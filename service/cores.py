@@ -25,18 +25,20 @@ def available(v2: Path = _CGROUP_V2, v1: Path = _CGROUP_V1) -> int:
 
 
 def set_threads(count: int) -> int:
-    """Set the threads of torch and OpenCV; 0 takes the available cores. Returns torch's.
-
-    OpenCV gets one: what is left for it to do is small, and decoding has processes of its own.
-    """
-    import cv2
+    """Set the threads of torch; 0 takes the available cores. Returns how many."""
     import torch
 
     threads = count or int(os.environ.get("OMP_NUM_THREADS") or 0) or available()
     torch.set_num_threads(threads)
-    cv2.setNumThreads(1)
-    log.debug("threads: torch %d, OpenCV 1", threads)
+    log.debug("threads of torch: %d", threads)
     return threads
+
+
+def set_opencv_threads() -> None:
+    """Give OpenCV one: what it has to do is small, and decoding has processes of its own."""
+    import cv2
+
+    cv2.setNumThreads(1)
 
 
 def _quota(v2: Path, v1: Path) -> float | None:

@@ -19,6 +19,7 @@ from service import cores, garbage
 from service.batching import Batcher
 from service.errors import Error, Problem
 from service.settings import Settings
+from service.torch_import import import_torch
 
 if TYPE_CHECKING:
     from model.checkpoint import Card
@@ -29,6 +30,9 @@ log = logging.getLogger("scmrl.registry")
 CARD = "card.json"
 #: Seconds between two looks at the workers, and at a checkpoint that is being unloaded.
 _WATCH_S, _RETIRE_S = 1.0, 0.05
+#: Seconds from when the default checkpoint can answer until others are loaded and compiled, which
+#: takes the cores, and Python's lock, from the first requests.
+_AT_EASE_S = 1.0
 #: Of each file of a checkpoint: its inode, size in bytes, and time of change in ns.
 _Files = tuple[tuple[int, int, int], ...]
 #: Folders that may be asked for by name.
@@ -81,15 +85,7 @@ def load(
 
 
 def _warm(model: Model, max_batch: int) -> None:
-    """Do once, for nobody, what the first clip would wait for: preprocessing and inference."""
-    import numpy as np
-
-    from model.media import Pictures, Sound
-    from model.preprocess import prepare
-
-    silence = Sound(np.zeros((1, 22_050), np.float32), 44_100)
-    blank = Pictures((np.zeros((240, 320, 3), np.uint8),), (0.0,))
-    prepare(model.card.streams, silence, blank, model.card.steps)
+    """Infer once, for nobody, what the first clip would wait for."""
     for engine in model.engines:
         # A CPU prepares nothing for a batch's size, so that more would only delay readiness.
         sizes = {1} if engine.device.type == "cpu" else {1, max_batch}
@@ -206,6 +202,7 @@ class Registry:
         name = self.default_name
         try:
             self._found = self._find()
+            import_torch()
             cores.set_threads(self._settings.threads)
             with self._loading:
                 self._load(name)
@@ -312,6 +309,8 @@ class Registry:
         Each checkpoint changes over to its fused path, as far as the settings want that, once it
         is served: the first requests do not wait for a compiler.
         """
+        self._stopping.wait(_AT_EASE_S)
+        cores.set_opencv_threads()
         self._fuse(self.default_name)
         for name in self.names[1:]:
             if self._stopping.is_set():

@@ -98,11 +98,16 @@ def classify(
 
 
 def _load(model: str, models: Path, device: str) -> Classifier:
-    from model.checkpoint import CheckpointError
-    from service import cores
-    from service.inprocess import Classifier
+    from service import cores, garbage
+    from service.torch_import import import_torch
+
+    with garbage.uncollected():
+        import_torch()
+        from model.checkpoint import CheckpointError
+        from service.inprocess import Classifier
 
     cores.set_threads(0)
+    cores.set_opencv_threads()
     folder = Path(model) if (Path(model) / "card.json").exists() else models / model
     try:
         return Classifier(folder, device)

@@ -37,6 +37,7 @@ def scaling(
     from service.bench import scaling as study
 
     cores.set_threads(0)
+    cores.set_opencv_threads()
     engine, wanted, steps = study.engine_of(weights)
     found = [
         study.over_steps(engine, rounds),
