@@ -31,7 +31,7 @@ Compute = Callable[[Mapping[str, Tensor], int, bool], Output]
 TOLERANCE = 1e-4
 
 #: Kernels that are compiled at most before a fast path has an answer.
-_KERNELS = 8
+_KERNELS = 12
 
 #: Parts that a device must have had memory for before larger ones are tried again.
 _FITTED = 100

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
-from model import kernels, quantized
+from model import kernels, quantized, winograd
 from model.attention import CCSSA, SCALE, Maps, Projection, SpikingAttention
 from model.network import MLP, SCMRL, CrossModalResidual, Output, firing_rate
 from model.neuron import LIF
@@ -77,7 +77,10 @@ class FusedStage:
 
     def __init__(self, stage: Stage, *, frames: bool, pooled: bool, int8: bool) -> None:
         folded = _folded(stage.conv.weight, None, stage.norm, stage.lif)
-        self.current = quantized.conv3x3(*folded) if int8 and not frames else _conv(*folded)
+        if frames or (not int8 and folded[0].shape[1] < winograd.LEAST_CHANNELS):
+            self.current = _conv(*folded)
+        else:
+            self.current = (quantized if int8 else winograd).conv3x3(*folded)
         self.pooled = pooled
         self.spikes: Spikes = np.uint8 if int8 else np.float32
 

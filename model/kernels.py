@@ -31,7 +31,7 @@ _ONE = np.float32(1.0)
 _ZERO = np.float32(0.0)
 
 
-def _jit(kernel: _F) -> _F:
+def jit(kernel: _F) -> _F:
     """Compile it at its first call; numba refuses to where it finds no folder to keep it in."""
     compiled = partial(njit, nogil=True, boundscheck=False, error_model="numpy")
     try:
@@ -41,7 +41,7 @@ def _jit(kernel: _F) -> _F:
         return cast(_F, compiled()(kernel))
 
 
-@_jit
+@jit
 def fire(current: Floats) -> None:
     """Overwrite currents [T, n] by their spikes."""
     steps, count = current.shape
@@ -59,7 +59,7 @@ def fire(current: Floats) -> None:
                 v[i] = _ZERO if fires else h
 
 
-@_jit
+@jit
 def fire_and_pool(current: Floats, pooled: Spikes) -> None:
     """Spikes of currents [T or 1, H, W, C], through max-pool 3x3 / 2: pooled [T, H', W', C], which
     may be bytes.
@@ -113,7 +113,7 @@ def attend_over_steps(width: int) -> Callable[[Floats, Floats, Floats, np.float3
     [T, C].
     """
 
-    @_jit
+    @jit
     def attend(q: Floats, k: Floats, v: Floats, scale: np.float32, spikes: Floats) -> None:
         steps, tokens, channels = q.shape
         heads = channels // width
