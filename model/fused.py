@@ -3,6 +3,8 @@
 - Batch norm and the neuron's 1/tau and threshold are folded into the weights before a layer.
 - What one tensor is multiplied by is one matrix, and spikes overwrite the currents they come from.
 - A neuron and the pooling after it are one pass (model/kernels.py).
+- Where there are channels enough, a 3x3 convolution is a quarter of its multiplications
+  (model/winograd.py).
 - Frames that are held for all steps (direct encoding) go through the first convolution once.
 - No matrix of attention is built: q (k^T v) is the same integers.
 - One sample is computed at a time, whatever its batch: its tensors stay in the cache, and its
