@@ -24,7 +24,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d
+from torch.nn.functional import conv2d, linear
 
 from model import kernels, quantized, winograd
 from model.attention import CCSSA, SCALE, Maps, Projection, SpikingAttention
@@ -66,9 +66,8 @@ def _conv(weight: Tensor, bias: Tensor) -> Map:
 
 
 def _linear(weight: Tensor, bias: Tensor) -> Map:
-    """A linear map [n, C] to currents [n, C']."""
-    transposed = weight.T.contiguous()
-    return lambda x: torch.addmm(bias, x, transposed)
+    """A linear map [T, N, C] to currents [T, N, C']."""
+    return lambda x: linear(x, weight, bias)
 
 
 class FusedStage:
@@ -126,13 +125,10 @@ class FusedLinear:
     def __init__(self, maps: Sequence[tuple[Tensor, Tensor]], *, int8: bool) -> None:
         weight = torch.cat([weight.flatten(1) for weight, _ in maps])
         bias = torch.cat([bias for _, bias in maps])
-        self.int8 = int8
         self.current = quantized.linear(weight, bias) if int8 else _linear(weight, bias)
 
     def __call__(self, x: Tensor) -> Tensor:
-        given = x.reshape(-1, x.shape[2])
-        current = self.current(given.to(torch.uint8) if self.int8 else given)
-        return _fired(current.view(len(x), x.shape[1], -1))
+        return _fired(self.current(x))
 
 
 def _projection(layer: Projection) -> tuple[Tensor, Tensor]:
@@ -142,7 +138,7 @@ def _projection(layer: Projection) -> tuple[Tensor, Tensor]:
 def _fired(current: Tensor) -> Tensor:
     """The currents [T, ...], overwritten by their spikes."""
     current = current.contiguous()
-    kernels.fire(current.view(len(current), -1).numpy())
+    kernels.fire(current.numpy())
     return current
 
 

@@ -43,15 +43,17 @@ def jit(kernel: _F) -> _F:
 
 @jit
 def fire(current: Floats) -> None:
-    """Overwrite currents [T, n] by their spikes."""
-    steps, count = current.shape
+    """Overwrite currents [T, ...] by their spikes."""
+    steps = current.shape[0]
+    currents = current.reshape(steps, -1)
+    count = currents.shape[1]
     block = 1024
     v = np.empty(block, np.float32)
     for start in range(0, count, block):
         length = min(block, count - start)
         v[:] = _ZERO
         for t in range(steps):
-            x = current[t, start : start + length]
+            x = currents[t, start : start + length]
             for i in range(length):
                 h = v[i] * _HALF + x[i]
                 fires = h >= _ONE

@@ -34,15 +34,16 @@ def conv3x3(weight: Tensor, bias: Tensor) -> Map:
 
 
 def linear(weight: Tensor, bias: Tensor) -> Map:
-    """A linear map: bytes [n, C] to float32 [n, C']."""
+    """A linear map of small integers: [T, N, C] to float32 [T, N, C']."""
     rounded, scale, zero = _rounded(weight)
     packed = torch.ops.onednn.qlinear_prepack(rounded, None)
 
     def current(x: Tensor) -> Tensor:
+        given = x.flatten(0, 1).to(torch.uint8)
         found: Tensor = torch.ops.onednn.qlinear_pointwise(
-            x, 1.0, 0, packed, scale, zero, bias, 1.0, 0, torch.float32, "none", [], ""
+            given, 1.0, 0, packed, scale, zero, bias, 1.0, 0, torch.float32, "none", [], ""
         )
-        return found
+        return found.view(*x.shape[:2], -1)
 
     return current
 

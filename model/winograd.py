@@ -40,14 +40,16 @@ def conv3x3(weight: Tensor, bias: Tensor) -> Map:
     def current(x: Tensor) -> Tensor:
         steps, channels, height, width = x.shape
         rows, columns = -(-height // _OUT), -(-width // _OUT)
-        found = torch.empty(steps, height, width, len(shift))
+        given = x.permute(0, 2, 3, 1).numpy()
+        found = np.empty((steps, height, width, len(shift)), np.float32)
         together = max(1, _TILES // columns)
         for first in range(0, steps * rows, together):
             count = min(together, steps * rows - first) * columns
-            tiles = torch.empty(_IN * _IN, count, channels)
-            _tiled(x.permute(0, 2, 3, 1).numpy(), first, tiles.numpy())
-            _untiled(torch.bmm(tiles, kernels).numpy(), shift, first, found.numpy())
-        return found.permute(0, 3, 1, 2)
+            tiles = np.empty((_IN * _IN, count, channels), np.float32)
+            _tiled(given, first, tiles)
+            products = torch.bmm(torch.from_numpy(tiles), kernels).numpy()
+            _untiled(products, shift, first, found)
+        return torch.from_numpy(found).permute(0, 3, 1, 2)
 
     return current
 

@@ -137,9 +137,9 @@ def test_int8_is_the_network_with_rounded_weights() -> None:
     expected = conv2d(spikes.float(), used, bias, padding=1)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     flat = used[:, :, 0, 0]
-    rows = spikes.reshape(-1, 4)
-    again = quantized.linear(flat, bias)(rows)
-    torch.testing.assert_close(again, rows.float() @ flat.T + bias, rtol=1e-2, atol=3e-2)
+    tokens = spikes.reshape(2, -1, 4).float()
+    again = quantized.linear(flat, bias)(tokens)
+    torch.testing.assert_close(again, tokens @ flat.T + bias, rtol=1e-2, atol=3e-2)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
