@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
+import importlib.util
+import os
 import sys
+import threading
+from pathlib import Path
 from types import ModuleType
 
 #: What `import torch` runs for tracing alone (torch.compile, torch.export, tensors on "meta"):
 #: which shapes come out of each operator, and what it is made of, in Python.
 _FOR_TRACING = ("torch._meta_registrations", "torch.distributed._meta_registrations")
+
+
+def preload() -> None:
+    """Load torch's largest library in a thread, beside imports of Python code.
+
+    Importing it would keep Python from running anything meanwhile; a foreign call does not. What
+    has libraries of its own waits for this one, and is best imported before or after. Where it
+    fails, the import of torch says why.
+    """
+    torch = importlib.util.find_spec("torch")
+    if sys.platform != "linux" or torch is None or torch.origin is None:
+        return
+    library = os.fsencode(Path(torch.origin).parent / "lib" / "libtorch_cpu.so")
+    dlopen = ctypes.CDLL(None).dlopen
+    dlopen.argtypes, dlopen.restype = (ctypes.c_char_p, ctypes.c_int), ctypes.c_void_p
+    threading.Thread(target=dlopen, args=(library, os.RTLD_NOW), name="scmrl-preload").start()
 
 
 def import_torch() -> None:

@@ -18,7 +18,7 @@ import typer
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
-from service import garbage, logs
+from service import garbage, logs, torch_import
 from service.commands.settings import shown
 from service.keys import Keys, KeysError, read
 from service.settings import Settings
@@ -83,6 +83,7 @@ def run(settings: Settings) -> int:
     with garbage.uncollected():
         import uvicorn
 
+        torch_import.preload()
         from service.app import create_app
 
     try:

@@ -10,7 +10,7 @@ import pytest
 
 WEIGHTS = Path(__file__).parents[2] / "weights" / "avdigits"
 #: Starts as a service does.
-_QUICK = "from service.torch_import import import_torch; import_torch()\n"
+_QUICK = "from service.torch_import import import_torch, preload; preload(); import_torch()\n"
 
 
 def _printed(code: str) -> str:
