@@ -309,7 +309,8 @@ class Registry:
         Each checkpoint changes over to its fused path, as far as the settings want that, once it
         is served: the first requests do not wait for a compiler.
         """
-        self._stopping.wait(_AT_EASE_S)
+        if self._stopping.wait(_AT_EASE_S):
+            return
         cores.set_opencv_threads()
         self._fuse(self.default_name)
         for name in self.names[1:]:

@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 
 from service.decoding import wire
 from service.decoding.job import Decoded, Wanted
-from service.decoding.wire import ANSWER, BEAT, KILL, ORDER, START
 from service.errors import Error, Problem
 from service.form import Media
 
@@ -106,7 +105,9 @@ class _Nursery:
             raise RuntimeError(f"no decoding process could be started: {exc}") from exc
         with theirs:
             try:
-                pid = self._ask(START, limits.memory_bytes, 2 * limits.seconds, [theirs.fileno()])
+                pid = self._ask(
+                    wire.START, limits.memory_bytes, 2 * limits.seconds, [theirs.fileno()]
+                )
             except RuntimeError:
                 ours.close()
                 raise
@@ -114,13 +115,13 @@ class _Nursery:
 
     def beat(self) -> None:
         """Let it show that it lives. Raises RuntimeError where none can be started."""
-        self._ask(BEAT, 0, 0.0, [])
+        self._ask(wire.BEAT, 0, 0.0, [])
 
     def kill(self, process: _Process) -> None:
         """End a process at once, whatever it is doing."""
         with self._lock, suppress(OSError):
             if self._control is not None:
-                self._control.sendall(ORDER.pack(KILL, process.pid, 0.0))
+                self._control.sendall(wire.ORDER.pack(wire.KILL, process.pid, 0.0))
         process.close()
 
     def stop(self) -> None:
@@ -142,7 +143,7 @@ class _Nursery:
         with self._lock:
             for _ in range(2):
                 try:
-                    answer = self._answer(ORDER.pack(kind, number, seconds), fds)
+                    answer = self._answer(wire.ORDER.pack(kind, number, seconds), fds)
                 except OSError as exc:
                     why = exc
                     self._lose(exc)
@@ -157,13 +158,13 @@ class _Nursery:
         self._asked_at = time.monotonic()
         try:
             socket.send_fds(control, [order], fds)
-            answer = control.recv(ANSWER.size, socket.MSG_WAITALL)
+            answer = control.recv(wire.ANSWER.size, socket.MSG_WAITALL)
         finally:
             self._asked_at = None
-        if len(answer) < ANSWER.size:
+        if len(answer) < wire.ANSWER.size:
             raise ConnectionError("it has gone")
         control.settimeout(_ANSWER_S)
-        return int(ANSWER.unpack(answer)[0])
+        return int(wire.ANSWER.unpack(answer)[0])
 
     def _ensure(self) -> socket.socket:
         """Start it where it is not there, without waiting until it is ready. Raises OSError."""
