@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any, Literal, NoReturn
 
 import av
@@ -49,7 +50,8 @@ def read_container(
     Raises UnknownFormat (naming what is `accepted`), Unusable (known, but it cannot be opened)
     and TooLarge.
     """
-    with _opened(data, accepted) as container:
+    with ExitStack() as opened:
+        container = opened.enter_context(_opened(data, accepted))
         audio, no_sound = _chosen(container, "audio") if sound else (None, None)
         video, no_picture = _chosen(container, "video") if pictures else (None, None)
         samples, timeline = Samples(limits), Timeline(limits)
@@ -62,7 +64,12 @@ def read_container(
         if audio is not None:
             heard, no_sound = samples.sound()
         if video is not None:
-            seen, no_picture = spread(video, timeline, frames, limits)
+            index = video.index
+
+            def reopened() -> Stream:
+                return opened.enter_context(_opened(data, accepted)).streams[index]
+
+            seen, no_picture = spread(video, reopened, timeline, frames, limits)
         return Clip(heard, seen, no_sound, no_picture)
 
 

@@ -1,7 +1,7 @@
 """Bytes to arrays: containers by PyAV, sound files by soundfile, pictures by OpenCV.
 
 Everything stays in memory and within `Limits`; for any bytes at all, these functions return or
-raise a `MediaError`. They use one thread and keep nothing between calls.
+raise a `MediaError`. They use as many threads as `Limits` says, and keep nothing between calls.
 """
 
 from __future__ import annotations

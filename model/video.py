@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,8 +28,14 @@ _SAME_S = 1e-4
 _MAX_THREADS = 4
 #: Larger frames than this, in pixels, are decoded no sooner by several, which each hold some.
 _LARGEST_SHARED = 4_000_000
+#: How many times less the longest share must be than all, or it is not worth a decoder of its own.
+_MUCH_SOONER = 1.5
 #: Pixels more oblong than this are damage, not a format.
 _MAX_ASPECT = 4.0
+
+
+#: When a frame is shown (s), and its picture.
+_Found = tuple[float, NDArray[np.uint8]]
 
 
 class _Shown(NamedTuple):
@@ -101,7 +111,7 @@ class _Decoder:
         self._keys = [index for index, packet in enumerate(packets) if packet.key]
         self._in_order = _is_shown_in_order(stream)
         self._unit = stream.time_base
-        self._starts = {time: self._start(time) for time in wanted}
+        self._starts = _starts(packets, wanted)
         self._ends = {} if self._in_order else self._last_needed(wanted)
         self._end = len(packets)
         self._in_vain: set[int] = set()
@@ -162,22 +172,10 @@ class _Decoder:
         The decoder is made to give what it holds there; it would otherwise be fed the packets
         behind it until it lets go of the frame.
         """
-        places = {shown.time: index for index, shown in enumerate(self._packets)}
+        places = _places(self._packets)
         starts = [self._starts[time] for time in wanted[1:]] + [len(self._packets)]
         together = zip(wanted, starts, strict=True)
         return {time: places[time] + 1 for time, start in together if start > places[time]}
-
-    def _start(self, time: float) -> int:
-        """The last packet to begin decoding at.
-
-        Where fragments come twice, the container discards the second ones, at the same times.
-        """
-        before = [i for i in self._keys if self._packets[i].time <= time + _SAME_S]
-        return max(before, key=self._rank, default=0)
-
-    def _rank(self, index: int) -> tuple[float, bool, int]:
-        packet = self._packets[index]
-        return packet.time, not packet.packet.is_discard, index
 
     def _jump(self, start: int) -> None:
         self._stream.codec_context.flush_buffers()
@@ -221,6 +219,52 @@ class _Decoder:
         return None if stamp is None or self._unit is None else _seconds(stamp, self._unit)
 
 
+def _places(packets: list[_Shown]) -> dict[float, int]:
+    """Which packet makes the frame that is shown at a time."""
+    return {shown.time: index for index, shown in enumerate(packets)}
+
+
+def _starts(packets: list[_Shown], wanted: list[float]) -> dict[float, int]:
+    """For each time that is wanted, the last packet to begin decoding at.
+
+    Where fragments come twice, the container discards the second ones, at the same times.
+    """
+    keys = [index for index, packet in enumerate(packets) if packet.key]
+
+    def rank(index: int) -> tuple[float, bool, int]:
+        return packets[index].time, not packets[index].packet.is_discard, index
+
+    def start(time: float) -> int:
+        before = [index for index in keys if packets[index].time <= time + _SAME_S]
+        return max(before, key=rank, default=0)
+
+    return {time: start(time) for time in wanted}
+
+
+def _shares(packets: list[_Shown], wanted: list[float], most: int) -> list[list[float]]:
+    """The times that are wanted, in at most `most` shares that are decoded apart.
+
+    What is decoded from one key frame on stays together. It is one share where two or more would
+    not be done much sooner.
+    """
+    places, starts = _places(packets), _starts(packets, wanted)
+    groups: dict[int, list[float]] = {}
+    for time in wanted:
+        groups.setdefault(starts[time], []).append(time)
+    if most == 1 or len(groups) < 2:
+        return [wanted]
+    costs = {start: max(1, places[times[-1]] + 1 - start) for start, times in groups.items()}
+    shares: list[list[float]] = [[] for _ in range(min(most, len(groups)))]
+    loads = [0] * len(shares)
+    for start in sorted(groups, key=lambda start: -costs[start]):
+        least = loads.index(min(loads))
+        shares[least] += groups[start]
+        loads[least] += costs[start]
+    if sum(loads) < _MUCH_SOONER * max(loads):
+        return [wanted]
+    return [sorted(share) for share in shares]
+
+
 def _seconds(stamp: int, unit: Fraction) -> float:
     return stamp * unit.numerator / unit.denominator  # a product of fractions takes longer
 
@@ -237,28 +281,34 @@ def _is_shown_in_order(stream: Stream) -> bool:
 
 
 def spread(
-    stream: Stream, timeline: Timeline, frames: int, limits: Limits
+    stream: Stream,
+    reopened: Callable[[], Stream],
+    timeline: Timeline,
+    frames: int,
+    limits: Limits,
 ) -> tuple[Pictures | None, str | None]:
-    """`frames` pictures at the centres of equal parts of the timeline; or None and why."""
+    """`frames` pictures at the centres of equal parts of the timeline; or None and why.
+
+    `reopened` gives the same stream once more, with a decoder of its own.
+    """
     context: Any = stream.codec_context
     _check_size(context.width, context.height, limits)
-    context.thread_count = _threads(context, limits)
-    context.thread_type = "FRAME"
-    context.options = {"max_pixels": str(limits.max_pixels)}
     first, wanted = timeline.wanted(frames)
     times = sorted(set(wanted))
-    decoder = _Decoder(stream, timeline.packets, times)
-    largest = limits.max_total_pixels // max(1, len(times))
-    found: dict[float, NDArray[np.uint8]] = {}
-    for time in times:
-        frame = decoder.at(time)
-        if frame is None:
-            continue
-        _check_size(frame.width, frame.height, limits)
-        try:
-            found[time] = _upright(frame, _rgb(frame, _aspect(stream), largest))
-        except Unusable as error:  # the sound may be all right
-            return None, error.detail
+    threads = _threads(context, limits)
+    shares = _shares(timeline.packets, times, threads)
+    streams = [stream, *(reopened() for _ in shares[1:])]
+    read = partial(
+        _read,
+        packets=timeline.packets,
+        limits=limits,
+        largest=limits.max_total_pixels // max(1, len(times)),
+        threads=threads // len(shares),
+    )
+    try:
+        found = dict(chain.from_iterable(_at_once(read, streams, shares)))
+    except Unusable as error:  # the sound may be all right
+        return None, error.detail
     if not found:
         return (
             None,
@@ -270,10 +320,46 @@ def spread(
     ), None
 
 
+def _at_once(
+    read: Callable[[Stream, list[float]], list[_Found]],
+    streams: list[Stream],
+    shares: list[list[float]],
+) -> list[list[_Found]]:
+    if len(shares) == 1:
+        return [read(streams[0], shares[0])]
+    with ThreadPoolExecutor(len(shares), "scmrl-video") as pool:
+        return list(pool.map(read, streams, shares))
+
+
+def _read(
+    stream: Stream,
+    times: list[float],
+    *,
+    packets: list[_Shown],
+    limits: Limits,
+    largest: int,
+    threads: int,
+) -> list[_Found]:
+    """The frames shown at `times`, as far as they can be decoded, as RGB of `largest` pixels."""
+    context: Any = stream.codec_context
+    # Of the usual codecs, H.264 alone has its frames decoded sooner by several.
+    context.thread_count = threads if context.name == "h264" else 1
+    context.thread_type = "FRAME"
+    context.options = {"max_pixels": str(limits.max_pixels)}
+    decoder = _Decoder(stream, packets, times)
+    found = []
+    for time in times:
+        frame = decoder.at(time)
+        if frame is None:
+            continue
+        _check_size(frame.width, frame.height, limits)
+        found.append((time, _upright(frame, _rgb(frame, _aspect(stream), largest))))
+    return found
+
+
 def _threads(context: Any, limits: Limits) -> int:
-    """Of the usual codecs, H.264 alone is decoded sooner by several."""
     small = context.width * context.height <= _LARGEST_SHARED
-    return min(limits.threads, _MAX_THREADS) if context.name == "h264" and small else 1
+    return min(limits.threads, _MAX_THREADS) if small else 1
 
 
 def _check_size(width: int, height: int, limits: Limits) -> None:

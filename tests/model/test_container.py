@@ -10,6 +10,7 @@ from fractions import Fraction
 from functools import cache
 from itertools import product
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import av
@@ -294,13 +295,30 @@ def test_only_the_groups_that_hold_a_wanted_frame_are_decoded(
     assert len(decoded) <= 11  # each of one group of 10 once
 
 
-def test_a_packet_that_is_damaged_leaves_the_frames_around_it() -> None:
-    data = clip("matroska", "libvpx", group=5)
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize("codec", ["libvpx", "libx264"])
+def test_a_packet_that_is_damaged_leaves_the_frames_around_it(codec: str, threads: int) -> None:
+    data = clip("matroska", codec, group=5)
     with av.open(io.BytesIO(data)) as file:
         packets = [bytes(packet) for packet in file.demux(video=0) if packet.size]
     at = data.index(packets[5])  # a key frame: its whole group is lost
     broken = data[:at] + bytes(len(packets[5])) + data[at + len(packets[5]) :]
-    assert numbers_of(broken, 4)[:2] == [1, 3]
+    pictures = pictures_of(broken, 4, Limits(threads=threads))
+    assert [number_of(picture) for picture in pictures.frames[:2]] == [1, 3]
+
+
+def test_groups_of_pictures_are_decoded_beside_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = clip("matroska", "libvpx", [numbered(n % 28) for n in range(40)], group=10)
+    inside = Barrier(2)
+    read = video._read
+
+    def met(*args: Any, **named: Any) -> Any:
+        inside.wait(30)  # until the other has begun as well
+        return read(*args, **named)
+
+    monkeypatch.setattr(video, "_read", met)
+    pictures = pictures_of(data, 4, Limits(threads=2))
+    assert [number_of(picture) for picture in pictures.frames] == [5, 15, 25, 35 % 28]
 
 
 # --- how they are shown --------------------------------------------------------------------

@@ -122,6 +122,20 @@ def test_what_comes_back_is_what_decoding_here_gives(clip: bytes) -> None:
             np.testing.assert_allclose(its, mine, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize(("kind", "codec"), [("mp4", "libx264"), ("webm", "libvpx-vp9")])
+def test_a_request_that_is_alone_gets_the_same_frames_by_several_threads(
+    kind: str, codec: str
+) -> None:
+    frames = [made.numbered(n % 28) for n in range(40)]
+    files = Media(clip=made.clip(kind, codec, frames, group=10, sound=made.tone(1, 48_000),
+                                 sound_codec="libopus"))  # fmt: skip
+    with started(workers=4) as decoders:
+        there = good(run(decoders, files)[0]).prepared["visual"]
+    here = decode(files, WANTED).prepared["visual"]
+    np.testing.assert_array_equal(there.canvas, here.canvas)
+    np.testing.assert_allclose(there.tensor, here.tensor, rtol=0, atol=1e-6)
+
+
 def test_the_canvas_stays_away_where_nothing_is_drawn(clip: bytes) -> None:
     with started() as decoders:
         wanted = Wanted.of(CARD, STEPS, canvas=False)
