@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from model import colour
 from model.clip import SLACK_S, Limits, Pictures, TooLarge, Unusable
-from model.packets import decoded, is_needless
+from model.packets import decoded, is_needless, is_start, length_bytes
 
 #: Two times this close are the same: containers round them.
 _SAME_S = 1e-4
@@ -59,7 +59,7 @@ class Timeline:
     def add(self, packet: Packet[Any]) -> None:
         """Note a packet; raises TooLarge once they span more than the limit."""
         time = self._time(packet)
-        self.packets.append(_Shown(packet, time, packet.is_keyframe))
+        self.packets.append(_Shown(packet, time, is_start(packet)))
         if packet.is_discard:  # decoded, but cut away by the container
             return
         self._first = min(self._first, time)
@@ -115,7 +115,7 @@ class _Decoder:
         self._ends = {} if self._in_order else self._last_needed(wanted)
         self._end = len(packets)
         self._in_vain: set[int] = set()
-        self._length_bytes = _length_bytes(stream.codec_context)
+        self._length_bytes = length_bytes(stream.codec_context)
         self._next = 0
         self._given = 0  # frames since the first packet, were all of them decoded
         self._held: deque[tuple[VideoFrame, float | None]] = deque()
@@ -267,12 +267,6 @@ def _shares(packets: list[_Shown], wanted: list[float], most: int) -> list[list[
 
 def _seconds(stamp: int, unit: Fraction) -> float:
     return stamp * unit.numerator / unit.denominator  # a product of fractions takes longer
-
-
-def _length_bytes(context: Any) -> int:
-    """Bytes of the length before each unit of H.264, as mp4 and Matroska have it; else 0."""
-    head = context.extradata or b""
-    return (head[4] & 3) + 1 if context.name == "h264" and len(head) > 4 and head[0] == 1 else 0
 
 
 def _is_shown_in_order(stream: Stream) -> bool:

@@ -242,6 +242,8 @@ def test_the_frames_are_the_same_as_of_decoding_everything(codec: str, group: in
         ("mp4", "libx264", {"x264-params": "open-gop=1"}),
         ("mpegts", "libx264", {"x264-params": "tff=1:interlaced=1"}),
         ("matroska", "libx264", {"intra-refresh": "1", "g": "9"}),
+        ("matroska", "libx264", {"intra-refresh": "1", "g": "4"}),  # before all is refreshed
+        ("mpegts", "libx264", {"intra-refresh": "1", "g": "4", "bf": "0"}),
         ("avi", "libx264", {"bf": "2"}),
         ("mp4", "libx265", {"x265-params": "open-gop=1:log-level=none"}),
         ("webm", "libvpx-vp9", {"auto-alt-ref": "1", "lag-in-frames": "8"}),
