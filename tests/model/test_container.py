@@ -261,6 +261,37 @@ def test_any_number_of_frames_is_as_decoding_everything_shows_them(
             assert_is_frame(picture, int((part + 0.5) / wanted * len(every)), every)
 
 
+X264 = st.fixed_dictionaries(
+    {"keyint": st.sampled_from([3, 8, 40]), "ref": st.sampled_from([1, 2, 4])},
+    optional={
+        "b-adapt": st.sampled_from([0, 2]),
+        "b-pyramid": st.sampled_from(["none", "strict", "normal"]),
+        "bframes": st.sampled_from([0, 1, 3, 6]),
+        "direct": st.sampled_from(["none", "spatial", "temporal"]),
+        "interlaced": st.just(1),
+        "intra-refresh": st.just(1),
+        "open-gop": st.just(1),
+        "scenecut": st.sampled_from([0, 400]),
+        "slices": st.sampled_from([2, 3]),
+        "weightp": st.sampled_from([0, 1, 2]),
+    },
+)
+
+
+@given(X264, st.sampled_from(["mp4", "matroska", "mpegts", "flv"]), st.integers(1, 9))
+@settings(max_examples=60, deadline=None)
+def test_whatever_the_encoder_was_told_frames_are_as_decoding_everything_shows_them(
+    options: dict[str, Any], kind: str, wanted: int
+) -> None:
+    told = {"x264-params": ":".join(f"{name}={value}" for name, value in options.items())}
+    data = clip(kind, frames=[numbered(n) for n in range(28)], encoder=told)
+    every = all_decoded(data)
+    for threads in (1, 3):
+        pictures = pictures_of(data, wanted, Limits(threads=threads)).frames
+        for part, picture in enumerate(pictures):
+            assert_is_frame(picture, int((part + 0.5) / wanted * len(every)), every)
+
+
 @pytest.mark.parametrize("group", [5, 28])
 def test_frames_are_right_where_no_header_says_how_far_they_are_reordered(group: int) -> None:
     encoder = {"bf": "5", "x264-params": "b-adapt=0:b-pyramid=normal"}
