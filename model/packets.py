@@ -1,4 +1,4 @@
-"""Packets to frames: what damage leaves of them, and which nothing is made from."""
+"""Packets to frames: what damage leaves, which nothing is made from, where decoding can start."""
 
 from __future__ import annotations
 
