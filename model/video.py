@@ -319,10 +319,12 @@ def _at_once(
     streams: list[Stream],
     shares: list[list[float]],
 ) -> list[list[_Found]]:
-    if len(shares) == 1:
-        return [read(streams[0], shares[0])]
-    with ThreadPoolExecutor(len(shares), "scmrl-video") as pool:
-        return list(pool.map(read, streams, shares))
+    own, *others = zip(streams, shares, strict=True)
+    if not others:
+        return [read(*own)]
+    with ThreadPoolExecutor(len(others), "scmrl-video") as pool:
+        tasks = [pool.submit(read, *other) for other in others]
+        return [read(*own), *(task.result() for task in tasks)]
 
 
 def _read(
