@@ -47,7 +47,7 @@ def is_start(packet: Packet[Any]) -> bool:
     data = memoryview(packet)
     units = _units(data, size) if (size := length_bytes(context)) else _marked_units(data)
     for at in units:
-        if 1 <= data[at] & 0x1F <= 5:  # a second field's may be predicted from the first one's
+        if _is_slice(data[at]):  # a second field's may be predicted from the first one's
             return _slice_kind(data[at : at + _HEAD_BYTES]) in _INTRA
     return True
 
@@ -56,11 +56,11 @@ def is_needless(packet: Packet[Any], size: int) -> bool:
     """Whether an H.264 packet holds slices that no other frame is made from, and none else.
 
     `size` is how many bytes the length before each of its units has. A unit's first byte has
-    nal_ref_idc, which is 0 then, and nal_unit_type, 1 to 5 for slices (H.264, 7.3.1).
+    nal_ref_idc, which is 0 then (H.264, 7.3.1).
     """
     data = memoryview(packet)
     heads = [data[at] for at in _units(data, size)]
-    slices = [head for head in heads if 1 <= head & 0x1F <= 5]
+    slices = [head for head in heads if _is_slice(head)]
     return bool(slices) and len(heads) < _MOST_UNITS and not any(head & 0x60 for head in slices)
 
 
@@ -82,6 +82,11 @@ def _marked_units(data: memoryview) -> Iterator[int]:
         if at < len(_MARK) or at >= len(whole):
             return
         yield at
+
+
+def _is_slice(head: int) -> bool:
+    """Whether nal_unit_type, in a unit's first byte, is one of a slice's, 1 to 5 (H.264, 7.3.1)."""
+    return 1 <= head & 0x1F <= 5
 
 
 def _slice_kind(head: memoryview) -> int:

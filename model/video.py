@@ -8,7 +8,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from functools import partial
-from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,9 +32,8 @@ _MUCH_SOONER = 1.5
 #: Pixels more oblong than this are damage, not a format.
 _MAX_ASPECT = 4.0
 
-
-#: When a frame is shown (s), and its picture.
-_Found = tuple[float, NDArray[np.uint8]]
+#: Pictures by when they are shown (s).
+_Found = dict[float, NDArray[np.uint8]]
 
 
 class _Shown(NamedTuple):
@@ -108,7 +106,6 @@ class _Decoder:
         self._stream = stream
         self._packets = packets
         self._wanted = set(wanted)
-        self._keys = [index for index, packet in enumerate(packets) if packet.key]
         self._in_order = _is_shown_in_order(stream)
         self._unit = stream.time_base
         self._starts = _starts(packets, wanted)
@@ -141,11 +138,11 @@ class _Decoder:
     def _from_earlier(self, start: int, time: float) -> VideoFrame | None:
         """The same, decoded from the key frame before `start` and with what follows it.
 
-        A picture may be refreshed bit by bit, and a frame's second field be a packet of its own.
+        A frame's second field may be a packet of its own, and the key frame at `start` damaged.
         """
         self._ends.clear()
         self._end = len(self._packets)
-        self._jump(max((key for key in self._keys if key < start), default=0))
+        self._jump(next((key for key in reversed(range(start)) if self._packets[key].key), 0))
         frame, exact = self._search(time)
         if not exact:
             self._in_vain.add(start)
@@ -247,12 +244,14 @@ def _shares(packets: list[_Shown], wanted: list[float], most: int) -> list[list[
     What is decoded from one key frame on stays together. It is one share where two or more would
     not be done much sooner.
     """
-    places, starts = _places(packets), _starts(packets, wanted)
-    groups: dict[int, list[float]] = {}
-    for time in wanted:
-        groups.setdefault(starts[time], []).append(time)
-    if most == 1 or len(groups) < 2:
+    if most == 1:
         return [wanted]
+    groups: dict[int, list[float]] = {}
+    for time, start in _starts(packets, wanted).items():
+        groups.setdefault(start, []).append(time)
+    if len(groups) < 2:
+        return [wanted]
+    places = _places(packets)
     costs = {start: max(1, places[times[-1]] + 1 - start) for start, times in groups.items()}
     shares: list[list[float]] = [[] for _ in range(min(most, len(groups)))]
     loads = [0] * len(shares)
@@ -299,8 +298,10 @@ def spread(
         largest=limits.max_total_pixels // max(1, len(times)),
         threads=threads // len(shares),
     )
+    found: _Found = {}
     try:
-        found = dict(chain.from_iterable(_at_once(read, streams, shares)))
+        for part in _at_once(read, streams, shares):
+            found |= part
     except Unusable as error:  # the sound may be all right
         return None, error.detail
     if not found:
@@ -315,10 +316,10 @@ def spread(
 
 
 def _at_once(
-    read: Callable[[Stream, list[float]], list[_Found]],
+    read: Callable[[Stream, list[float]], _Found],
     streams: list[Stream],
     shares: list[list[float]],
-) -> list[list[_Found]]:
+) -> list[_Found]:
     own, *others = zip(streams, shares, strict=True)
     if not others:
         return [read(*own)]
@@ -335,7 +336,7 @@ def _read(
     limits: Limits,
     largest: int,
     threads: int,
-) -> list[_Found]:
+) -> _Found:
     """The frames shown at `times`, as far as they can be decoded, as RGB of `largest` pixels."""
     context: Any = stream.codec_context
     # Of the usual codecs, H.264 alone has its frames decoded sooner by several.
@@ -343,13 +344,13 @@ def _read(
     context.thread_type = "FRAME"
     context.options = {"max_pixels": str(limits.max_pixels)}
     decoder = _Decoder(stream, packets, times)
-    found = []
+    found: _Found = {}
     for time in times:
         frame = decoder.at(time)
         if frame is None:
             continue
         _check_size(frame.width, frame.height, limits)
-        found.append((time, _upright(frame, _rgb(frame, _aspect(stream), largest))))
+        found[time] = _upright(frame, _rgb(frame, _aspect(stream), largest))
     return found
 
 
