@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 WEIGHTS = Path(__file__).parents[2] / "weights" / "avdigits"
 #: Starts as a service does.
@@ -51,6 +52,22 @@ with FakeTensorMode():
     print(torch.nn.functional.conv2d(torch.empty(1, 2, 8, 8), torch.empty(4, 2, 3, 3)).shape)
 """
     assert _printed(_QUICK + code) == _printed(code)
+
+
+def test_triton_without_a_gpu_is_out_of_sight() -> None:
+    """As where torch was made for CUDA: finding it, spikingjelly has torch import its compiler."""
+    pytest.importorskip("triton")
+    if torch.cuda.is_available():
+        pytest.skip("a GPU is there")
+    code = """
+import sys
+import torch
+from model.neuron import LIF
+
+print(LIF()(torch.tensor([[0.5, 2.0], [3.0, 0.0]])).tolist())
+print({"torch._inductor", "triton.runtime"} & set(sys.modules))
+"""
+    assert _printed(_QUICK + code) == "[[0.0, 1.0], [1.0, 0.0]]\nset()\n"
 
 
 def test_what_reads_strangers_files_is_not_in_the_service_itself() -> None:
