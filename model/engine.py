@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import statistics
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from typing import Literal
@@ -14,15 +16,16 @@ import torch
 from torch import Tensor
 
 from model.config import Config, Precision
-from model.graphs import LARGEST, GraphedNetwork
+from model.graphs import BATCH_SIZES, GraphedNetwork
 from model.network import SCMRL, Output
 from model.outputs import joined, on_cpu
 
 log = logging.getLogger("scmrl.engine")
 
 #: How a network is computed: layer by layer as published; fused on a CPU (model/fused.py), in
-#: float32 or with int8 weights; or as recorded graphs on CUDA (model/graphs.py).
-Path = Literal["plain", "fused", "fused-int8", "graphs"]
+#: float32 or with int8 weights; or on CUDA as recorded graphs (model/graphs.py), of spikingjelly's
+#: neurons or of fused layers (model/fused_cuda.py).
+Path = Literal["plain", "fused", "fused-int8", "graphs", "fused-graphs"]
 
 #: A path: inputs [T or 1, B, C, H, W] by stream on the CPU, T, and whether maps are wanted.
 Compute = Callable[[Mapping[str, Tensor], int, bool], Output]
@@ -32,6 +35,9 @@ TOLERANCE = 1e-4
 
 #: Kernels that are compiled at most before a fast path has an answer.
 _KERNELS = 12
+
+#: Samples, rounds and time steps by which paths of one device are timed against each other.
+_TIMED, _ROUNDS, _STEPS = 8, 5, 4
 
 #: Parts that a device must have had memory for before larger ones are tried again.
 _FITTED = 100
@@ -56,8 +62,8 @@ class Engine:
         self._lock = threading.Lock()
         self._compute: Compute = self._plain
         self._path: Path = "plain"
-        self._takes = sys.maxsize  # samples at a time, the path
-        self._most = sys.maxsize  # that the device has memory for
+        self._steps = _STEPS  # that the path was prepared for
+        self._most = sys.maxsize  # samples at a time that the device has memory for
         self._fitted = 0  # parts of that many since it was last changed
         self._shortages = 0
 
@@ -97,38 +103,39 @@ class Engine:
         unknown = set(explain) - EXPLAINS
         if unknown:
             raise ValueError(f"explain {sorted(unknown)}: can be {sorted(EXPLAINS)}")
-        steps = self._steps(inputs, steps)
+        steps = self._checked(inputs, steps)
         given = {name: x.to(torch.float32) for name, x in inputs.items()}
         with self._lock, torch.inference_mode(), _exact(self._device):
             return self._in_parts(given, steps, "attention" in explain)
 
-    def fuse(self, precision: Precision = "float32") -> bool:
-        """Change over to the fast path between two runs; False where it cannot be taken.
+    def fuse(self, precision: Precision = "float32", steps: int = _STEPS) -> bool:
+        """Change over to the fast path between two runs; False where there is none.
 
-        That is "fused" on CPUs and "graphs" on CUDA, and it is taken only once it has given the
-        plain path's answers. With "int8" it is "fused-int8", whose accuracy has to be measured
-        instead. The first time, a CPU's kernels are compiled, which takes some seconds, and kept
-        on disk, or in memory alone where that cannot be written.
+        That is "fused" on CPUs, and on CUDA whichever of "fused-graphs" and "graphs" is the faster
+        there. With "int8" it is "fused-int8", whose accuracy has to be measured. The first time,
+        kernels are compiled, which takes some seconds, and kept on disk, or in memory alone where
+        that cannot be written. On CUDA, runs of `steps` time steps are prepared for.
         """
-        if precision == "int8" and self._device.type != "cpu":
+        if self._device.type == "cpu":
+            return self.take(["fused-int8" if precision == "int8" else "fused"], steps)
+        if precision == "int8":
             log.warning("int8 is for CPUs: not taken on %s", self._device)
             return False
-        path = _path(self._device, precision)
-        try:
-            # A recording may not be disturbed by a run; a compiler may.
-            with self._lock if path == "graphs" else nullcontext():
-                fast = _fast(self._network, path)
-                difference = self._difference_once_compiled(fast)
-        except Exception:  # a compiler's errors are many, and the plain path is there
-            log.exception("the path %s cannot be prepared: not taken", path)
-            return False
-        if difference > TOLERANCE and precision == "float32":
-            log.warning("the path %s is off by %.1e in probability: not taken", path, difference)
+        return self.take(["fused-graphs", "graphs"], steps)
+
+    def take(self, paths: Sequence[Path], steps: int = _STEPS) -> bool:
+        """Change over to the fastest of `paths` here, as `fuse` does; False where none can be
+        prepared, or gives the plain path's answers (what is asked of those in float32)."""
+        found: dict[Path, Compute] = {}
+        for path in paths:
+            fast = self._prepared(path, steps)
+            if fast is not None:
+                found[path] = fast
+        if not found:
             return False
         with self._lock:
-            self._compute, self._path = fast, path
-            if path == "graphs":
-                self._takes = LARGEST
+            self._path = self._fastest(found, steps)
+            self._compute, self._steps = found[self._path], steps
         return True
 
     def renewed(self) -> Engine:
@@ -139,9 +146,59 @@ class Engine:
         other = Engine(deepcopy(self._network), str(self._device))
         other._shortages = self._shortages
         if self._path != "plain":
-            other.fuse("int8" if self._path == "fused-int8" else "float32")
+            other.take([self._path], self._steps)
         other.warm(1, [1])
         return other
+
+    def _prepared(self, path: Path, steps: int) -> Compute | None:
+        """A faster path that gives the plain one's answers; None where it cannot be taken."""
+        try:
+            with torch.inference_mode(), _exact(self._device):
+                fast = self._made(path, steps)
+                # A recording may not be disturbed by a run; a compiler may.
+                with self._lock if isinstance(fast, GraphedNetwork) else nullcontext():
+                    if isinstance(fast, GraphedNetwork):
+                        fast.record(steps)
+                    difference = self._difference_once_compiled(fast)
+        except Exception:  # a compiler's errors are many, and the plain path is there
+            log.exception("the path %s cannot be prepared: not taken", path)
+            return None
+        if difference > TOLERANCE and path != "fused-int8":
+            log.warning("the path %s is off by %.1e in probability: not taken", path, difference)
+            return None
+        return fast
+
+    def _made(self, path: Path, steps: int) -> Compute:
+        """A path whose kernels for CUDA are compiled."""
+        if path == "graphs":
+            return GraphedNetwork(self._network, self._forward)
+        if path == "fused-graphs":
+            from model.fused_cuda import TrainNetwork
+
+            fused = TrainNetwork(self._network)
+            for batch in (1, BATCH_SIZES[-1]):
+                fused(self._stills(batch, self._device), steps, True)
+            return GraphedNetwork(self._network, fused)
+        from model.fused import FusedNetwork
+
+        return FusedNetwork(self._network, torch.get_num_threads(), int8=path == "fused-int8")
+
+    def _fastest(self, found: Mapping[Path, Compute], steps: int) -> Path:
+        """The path that is the fastest here; of several, they are timed in turns."""
+        if len(found) == 1:
+            return next(iter(found))
+        stills = self._stills(_TIMED, torch.device("cpu"))
+        took: dict[Path, list[float]] = {path: [] for path in found}
+        with torch.inference_mode(), _exact(self._device):
+            for _ in range(_ROUNDS):
+                for path, compute in found.items():
+                    started = time.perf_counter()
+                    compute(stills, steps, False)
+                    took[path].append(time.perf_counter() - started)
+        medians = {path: 1000 * statistics.median(times) for path, times in took.items()}
+        told = ", ".join(f"{path} {median:.2f} ms" for path, median in medians.items())
+        log.info("a batch of %d on %s: %s", _TIMED, self._device, told)
+        return min(medians, key=lambda path: medians[path])
 
     def _in_parts(self, inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
         """The whole batch, or as many samples at a time as the device has memory for."""
@@ -149,7 +206,7 @@ class Engine:
         outputs: list[Output] = []
         done = 0
         while done < batch:
-            count = min(self._takes, self._most, batch - done)
+            count = min(self._most, batch - done)
             part = {name: x.narrow(1, done, count) for name, x in inputs.items()}
             output = self._attempt(part, steps, attention)
             if output is not None:
@@ -174,7 +231,7 @@ class Engine:
     def _attempt(self, inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output | None:
         """The output on the CPU; None where the device is out of memory."""
         try:
-            return on_cpu(self._compute(inputs, steps, attention))
+            return self._compute(inputs, steps, attention)
         except torch.OutOfMemoryError:
             self._shortages += 1  # what the attempt held is free once this block has ended
         if self._device.type == "cuda":
@@ -182,8 +239,13 @@ class Engine:
         return None
 
     def _plain(self, inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
+        moved = {name: x.to(self._device) for name, x in inputs.items()}
+        return on_cpu(self._forward(moved, steps, attention))
+
+    def _forward(self, inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
+        """The network, of inputs on its device."""
         # Repeated as late as this: a repetition is a view and takes no memory.
-        held = {name: x.to(self._device).expand(steps, *x.shape[1:]) for name, x in inputs.items()}
+        held = {name: x.expand(steps, *x.shape[1:]) for name, x in inputs.items()}
         output: Output = self._network(held, attention=attention)
         return output
 
@@ -208,21 +270,23 @@ class Engine:
         }
         with torch.inference_mode(), _exact(self._device):
             ours, theirs = (
-                path(inputs, 2, True).logits.cpu().softmax(1) for path in (self._plain, other)
+                path(inputs, 2, True).logits.softmax(1) for path in (self._plain, other)
             )
         return float((ours - theirs).abs().max())
 
     def warm(self, steps: int, batch_sizes: Iterable[int]) -> None:
         """Run once for each batch size, so that no caller waits for what the first run sets up."""
-        streams = self._network.config.streams
         for batch in batch_sizes:
-            inputs = {
-                name: torch.zeros(1, batch, stream.channels, *stream.size)
-                for name, stream in streams.items()
-            }
-            self.run(inputs, steps, explain=EXPLAINS)
+            self.run(self._stills(batch, torch.device("cpu")), steps, explain=EXPLAINS)
 
-    def _steps(self, inputs: Mapping[str, Tensor], steps: int | None) -> int:
+    def _stills(self, batch: int, device: torch.device) -> dict[str, Tensor]:
+        """Inputs [1, B, C, H, W] of all streams."""
+        return {
+            name: torch.zeros(1, batch, stream.channels, *stream.size, device=device)
+            for name, stream in self._network.config.streams.items()
+        }
+
+    def _checked(self, inputs: Mapping[str, Tensor], steps: int | None) -> int:
         """The number of time steps, once all inputs have been checked."""
         streams = self._network.config.streams
         if not inputs:
@@ -243,21 +307,6 @@ class Engine:
             if x.shape[1:2] != batch:
                 raise ValueError(f"{name}: {x.shape[1]} samples, but another has {batch[0]}")
         return steps
-
-
-def _path(device: torch.device, precision: Precision) -> Path:
-    """The fast path of a device."""
-    if device.type == "cuda":
-        return "graphs"
-    return "fused-int8" if precision == "int8" else "fused"
-
-
-def _fast(network: SCMRL, path: Path) -> Compute:
-    if path == "graphs":
-        return GraphedNetwork(network)
-    from model.fused import FusedNetwork
-
-    return FusedNetwork(network, torch.get_num_threads(), int8=path == "fused-int8")
 
 
 def devices(name: str) -> list[str]:

@@ -23,13 +23,12 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import conv2d, linear
 
-from model import kernels, quantized, winograd
-from model.attention import CCSSA, SCALE, Maps, Projection, SpikingAttention
+from model import folding, kernels, quantized, winograd
+from model.attention import CCSSA, SCALE, Maps, SpikingAttention
 from model.network import MLP, SCMRL, CrossModalResidual, Output, firing_rate
-from model.neuron import LIF
 from model.patch import PatchSplitting, Stage
 from model.quantized import Map
 
@@ -39,24 +38,6 @@ Spikes = type[np.float32] | type[np.uint8]
 _BLOCK = 64
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
-
-
-def _folded(
-    weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm1d | nn.BatchNorm2d, lif: LIF
-) -> tuple[Tensor, Tensor]:
-    """Weight [C', C, ...] and bias [C'] of a layer with its batch norm within, for `fire`.
-
-    Computed in float64, so that rounding it to float32 is the only loss.
-    """
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    unit = lif.tau * lif.v_threshold
-    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt() / unit
-    shift = norm.bias.double() / unit - norm.running_mean.double() * scale
-    if bias is not None:
-        shift = shift + bias.double() * scale
-    scaled = weight.double() * scale.reshape(-1, *[1] * (weight.ndim - 1))
-    return scaled.float(), shift.float()
 
 
 def _conv(weight: Tensor, bias: Tensor) -> Map:
@@ -77,7 +58,7 @@ class FusedStage:
     """
 
     def __init__(self, stage: Stage, *, frames: bool, pooled: bool, int8: bool) -> None:
-        folded = _folded(stage.conv.weight, None, stage.norm, stage.lif)
+        folded = folding.stage(stage)
         if frames or (not int8 and folded[0].shape[1] < winograd.LEAST_CHANNELS):
             self.current = _conv(*folded)
         else:
@@ -129,10 +110,6 @@ class FusedLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         return _fired(self.current(x))
-
-
-def _projection(layer: Projection) -> tuple[Tensor, Tensor]:
-    return _folded(layer.conv.weight, layer.conv.bias, layer.norm, layer.lif)
 
 
 def _fired(current: Tensor) -> Tensor:
@@ -194,7 +171,7 @@ class _Attention:
         lif = attention.lif
         scale = SCALE / (lif.tau * lif.v_threshold)
         self.attend = over(self.heads, attention.query.conv.out_channels, scale)
-        self.out = FusedLinear([_projection(attention.out)], int8=int8)
+        self.out = FusedLinear([folding.projection(attention.out)], int8=int8)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, maps: bool) -> tuple[Tensor, SampleMaps]:
         spikes = self.out(self.attend(q, k, v))
@@ -213,9 +190,9 @@ class FusedAttentions:
     """Spiking attentions of a target to a source, one sample's tokens [T, N, C], side by side."""
 
     def __init__(self, attentions: Sequence[SpikingAttention], int8: bool) -> None:
-        self.query = FusedLinear([_projection(a.query) for a in attentions], int8=int8)
+        self.query = FusedLinear([folding.projection(a.query) for a in attentions], int8=int8)
         self.key_value = FusedLinear(
-            [_projection(layer) for a in attentions for layer in (a.key, a.value)], int8=int8
+            [folding.projection(layer) for a in attentions for layer in (a.key, a.value)], int8=int8
         )
         self.each = [_Attention(attention, int8) for attention in attentions]
 
@@ -241,12 +218,9 @@ class FusedResidual:
         attention: CCSSA = residual.attention
         both = [a for a in (attention.spatial, attention.temporal) if a is not None]
         self.attentions = FusedAttentions(both, int8)
-        self.align = None
-        if residual.align is not None and residual.lif is not None:
-            unit = residual.lif.tau * residual.lif.v_threshold
-            align = residual.align
-            # Of means, which are no integers.
-            self.align = FusedLinear([(align.weight / unit, align.bias / unit)], int8=False)
+        align = folding.alignment(residual)
+        # Of means, which are no integers.
+        self.align = None if align is None else FusedLinear([align], int8=False)
 
     def __call__(self, target: Tensor, source: Tensor, maps: bool) -> tuple[Tensor, SampleMaps]:
         gave, looked = self._attended(target, source, maps)
@@ -265,8 +239,8 @@ class FusedMLP:
     """Two projections and the residual, tokens [T, N, C]."""
 
     def __init__(self, mlp: MLP, int8: bool) -> None:
-        self.expand = FusedLinear([_projection(mlp.expand)], int8=False)  # of x + alpha r
-        self.contract = FusedLinear([_projection(mlp.contract)], int8=int8)
+        self.expand = FusedLinear([folding.projection(mlp.expand)], int8=False)  # of x + alpha r
+        self.contract = FusedLinear([folding.projection(mlp.contract)], int8=int8)
 
     def __call__(self, x: Tensor) -> Tensor:
         return x + self.contract(self.expand(x))

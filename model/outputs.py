@@ -29,6 +29,30 @@ def on_cpu(output: Output) -> Output:
     return replace(moved, bias=output.bias.cpu())
 
 
+def packed(output: Output) -> Tensor:
+    """All that belongs to samples, one tensor after the other, as one: one copy moves it."""
+    found: list[Tensor] = []
+
+    def kept(xs: Sequence[Tensor], dim: int) -> Tensor:
+        found.append(xs[0].flatten())
+        return xs[0]
+
+    _each([output], kept)
+    return torch.cat(found)
+
+
+def unpacked(values: Tensor, like: Output) -> Output:
+    """What was packed, as views, shaped as `like`, whose bias it has."""
+    first = 0
+
+    def taken(xs: Sequence[Tensor], dim: int) -> Tensor:
+        nonlocal first
+        first += xs[0].numel()
+        return values[first - xs[0].numel() : first].view(xs[0].shape)
+
+    return _each([like], taken)
+
+
 def _each(outputs: Sequence[Output], make: Callable[[Sequence[Tensor], int], Tensor]) -> Output:
     """An output of what `make` gives for each tensor and its batch's dimension."""
     first = outputs[0]

@@ -343,7 +343,7 @@ class Registry:
                 "with `scmrl evaluate --write-card`", model.name, precision,
             )  # fmt: skip
             precision = "float32"
-        return all(engine.fuse(precision) for engine in model.engines)
+        return all(engine.fuse(precision, model.card.steps) for engine in model.engines)
 
     def stop(self) -> None:
         self._stopping.set()

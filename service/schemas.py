@@ -158,7 +158,7 @@ class ModelSummary(_Answer):
     steps: int | None = Field(None, description="Default number of time steps T.")
     missing_streams: bool | None = Field(None, description="Whether a stream may be missing.")
     device: str | None = Field(None, examples=["cpu"])
-    path: Literal["plain", "fused", "fused-int8", "graphs"] | None = Field(
+    path: Literal["plain", "fused", "fused-int8", "graphs", "fused-graphs"] | None = Field(
         None, description="How the network is computed: layer by layer, or by fused kernels."
     )
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from model.config import Config, StreamConfig
-from model.engine import Engine
+from model.engine import Compute, Engine, Path
 from model.network import SCMRL, Output
+from model.outputs import packed, sliced, unpacked
 from tests.model.networks import lively, noise
 
 STEPS = 4
@@ -166,12 +171,59 @@ def test_a_fast_path_is_taken_where_no_disk_takes_its_kernels(
         return engine._plain(inputs, steps, attention)
 
     engine = Engine(network, "cpu")
-    monkeypatch.setattr("model.engine._fast", lambda network, path: compute)
+    monkeypatch.setattr(engine, "_made", lambda path, steps: compute)
     assert engine.fuse()
     assert engine.path == "fused"
     assert caplog.text.count("cannot be kept (NUMBA_CACHE_DIR)") == 3
     compiled = -1000
     assert not engine.fuse(), "of a disk that fails at everything"
+
+
+def test_of_several_paths_the_fastest_that_agrees_is_taken(
+    network: SCMRL, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on a GPU, where a path may be wrong, or miss its compiler, or lose to another."""
+    engine = Engine(network, "cpu")
+
+    def made(path: str, steps: int) -> Compute:
+        def compute(inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
+            output = engine._plain(inputs, steps, attention)
+            if path == "wrong":
+                return replace(output, logits=output.logits.flip(1))
+            time.sleep(0.05 if path == "graphs" else 0.0)
+            return output
+
+        if path == "without a compiler":
+            raise RuntimeError("Failed to find C compiler.")
+        return compute
+
+    monkeypatch.setattr(engine, "_made", made)
+    assert engine.take(["wrong", "graphs", "fused-graphs", "without a compiler"])  # type: ignore[list-item]
+    assert engine.path == "fused-graphs"
+    assert "the path wrong is off by" in caplog.text
+    assert "the path without a compiler cannot be prepared" in caplog.text
+    assert not engine.take(["wrong"])  # type: ignore[list-item]
+    assert engine.path == "fused-graphs", "what is there goes on"
+
+
+@given(batch=st.integers(1, 5), first=st.integers(0, 4), attention=st.booleans())
+@settings(max_examples=10, deadline=None)
+def test_an_output_is_the_same_packed_and_unpacked(batch: int, first: int, attention: bool) -> None:
+    network = lively(CONFIG)
+    held = {name: x.expand(2, *x.shape[1:]) for name, x in clips(batch).items()}
+    with torch.inference_mode():
+        output = network(held, attention=attention)
+    other = network(held, attention=attention)  # of the same shapes
+    found = unpacked(packed(output), other)
+    assert torch.equal(packed(found), packed(output))
+    assert torch.equal(found.logits, output.logits)
+    assert (found.attention is not None) == attention
+    count = min(batch, first + 1)
+    part = sliced(found, batch - count, count)
+    for name, rate in output.firing_rates.items():
+        assert torch.equal(part.firing_rates[name], rate[batch - count :])
+    for name, residual in output.residuals.items():
+        assert torch.equal(part.residuals[name], residual[:, batch - count :])
 
 
 def test_a_device_that_is_not_there_is_refused(network: SCMRL) -> None:
@@ -245,13 +297,14 @@ def test_a_device_without_memory_for_one_sample_says_so(network: SCMRL) -> None:
 
 
 @pytest.mark.cuda
+@pytest.mark.parametrize("path", ["fused-graphs", "graphs"])
 @pytest.mark.parametrize("steps", [1, 4])
-def test_graphs_agree_with_the_plain_network_in_any_company(network: SCMRL, steps: int) -> None:
+def test_graphs_agree_with_the_plain_network_in_any_company(steps: int, path: Path) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     plain, graphs = Engine(lively(CONFIG), "cuda"), Engine(lively(CONFIG), "cuda")
-    assert graphs.fuse()
-    assert graphs.path == "graphs"
+    assert graphs.take([path], steps)
+    assert graphs.path == path
     inputs = clips(70)
     expected = plain.run(inputs, steps, explain=("attention",))
     for count in (1, 3, 8, 70):

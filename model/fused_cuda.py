@@ -1,0 +1,246 @@
+"""S-CMRL made fast on CUDA: the same weights and answers, a layer a kernel (model/trains.py).
+
+Between layers there are trains, [B, rows, columns, C]: currents and membrane potentials are never
+written to memory. Frames that are held for all steps go through the first convolution once, no
+matrix of attention is built, and what one tensor is multiplied by is one matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from model import folding, trains
+from model.attention import SCALE, Maps, SpikingAttention
+from model.network import MLP, SCMRL, CrossModalResidual, Output, firing_rate
+from model.patch import PatchSplitting
+from model.trains import Layer
+
+_T = TypeVar("_T")
+#: Makes a layer of what it is multiplied by: trains.of_spikes or trains.of_values.
+_Make = Callable[[Tensor, Tensor], Layer]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A stream's tokens as the trains [B, N, C] that they are sums of."""
+
+    pooled: Tensor
+    position: Tensor
+
+    def values(self, steps: int) -> Tensor:
+        """[T, B, N, C]: 0, 1 or 2."""
+        return trains.spikes(self.pooled, steps, self.position)
+
+
+def _fired(x: Tensor | Tokens, layer: Layer, steps: int) -> Tensor:
+    """Trains [B, N, C'] of a linear map of tokens, trains [B, N, C] or values [T, B, N, C]."""
+    if isinstance(x, Tokens):
+        added = x.position[:, None]
+        return trains.fire(x.pooled[:, None], layer, steps, added).squeeze(1)
+    return trains.fire(x.unsqueeze(-3), layer, steps).squeeze(1)
+
+
+class TrainPatches:
+    """Spiking patch splitting: frames [T or 1, B, C, H, W] to tokens."""
+
+    def __init__(self, patch: PatchSplitting) -> None:
+        first, *rest = patch.stages
+        self._first = trains.of_values(*folding.stage(first))  # type: ignore[arg-type]
+        self._rest = [trains.of_spikes(*folding.stage(stage)) for stage in rest]  # type: ignore[arg-type]
+        self._position = trains.of_spikes(*folding.stage(patch.position))
+
+    def __call__(self, x: Tensor, steps: int) -> Tokens:
+        frames = x.permute(0, 1, 3, 4, 2).contiguous()
+        pooled = trains.pool(trains.fire(frames, self._first, steps))
+        for layer in self._rest:
+            pooled = trains.pool(trains.fire(pooled, layer, steps))
+        position = trains.fire(pooled, self._position, steps)
+        return Tokens(pooled.flatten(1, 2), position.flatten(1, 2))
+
+
+class TrainAttentions:
+    """Spiking attentions of a target to a source, side by side; `make` for what both are."""
+
+    def __init__(self, attentions: Sequence[SpikingAttention], make: _Make) -> None:
+        self._attentions = attentions
+        self._query = make(*_beside([a.query for a in attentions]))
+        self._key_value = make(*_beside([x for a in attentions for x in (a.key, a.value)]))
+        self._out = [trains.of_spikes(*folding.projection(a.out)) for a in attentions]
+
+    def __call__(
+        self, target: Tensor | Tokens, source: Tensor | Tokens, steps: int, maps: bool
+    ) -> list[tuple[Tensor, Maps]]:
+        """Trains [B, N, C] of each attention, and what it looked at."""
+        count = len(self._attentions)
+        queries = _fired(target, self._query, steps).chunk(count, 2)
+        keys_values = _fired(source, self._key_value, steps).chunk(2 * count, 2)
+        gave = []
+        for attention, out, q, k, v in zip(
+            self._attentions, self._out, queries, keys_values[::2], keys_values[1::2], strict=True
+        ):
+            over_tokens = attention.over == "spatial"
+            attend = trains.attend_over_tokens if over_tokens else trains.attend_over_steps
+            scale = SCALE / (attention.lif.tau * attention.lif.v_threshold)
+            spikes = _fired(attend(q, k, v, attention.heads, scale, steps), out, steps)
+            gave.append((spikes, _maps(attention, q, k, steps) if maps else Maps()))
+        return gave
+
+
+def _beside(layers: Sequence[torch.nn.Module]) -> tuple[Tensor, Tensor]:
+    """Projections of the same tokens as one weight and bias."""
+    weights, biases = zip(*(folding.projection(layer) for layer in layers), strict=True)  # type: ignore[arg-type]
+    return torch.cat(weights), torch.cat(biases)
+
+
+def _maps(attention: SpikingAttention, q: Tensor, k: Tensor, steps: int) -> Maps:
+    """As SpikingAttention's, of trains [B, N, C]."""
+    queries, keys = trains.spikes(q, steps), trains.spikes(k, steps)
+    if attention.over == "temporal":
+        met = torch.einsum("tbnc,sbnc->bts", queries, keys)
+        return Maps(temporal=met * (SCALE / (q.shape[1] * attention.heads)))
+    looked = (queries.sum(2, keepdim=True) * keys).sum((0, 3))  # [B, N_source]
+    return Maps(spatial=looked * (SCALE / (steps * q.shape[1] * attention.heads)))
+
+
+class TrainResidual:
+    """What one source adds to one target: tokens to the residual's values [T, B, N, C]."""
+
+    def __init__(self, residual: CrossModalResidual) -> None:
+        both = (residual.attention.spatial, residual.attention.temporal)
+        self._attentions = TrainAttentions([a for a in both if a is not None], trains.of_spikes)
+        align = folding.alignment(residual)
+        self._align = None if align is None else trains.of_values(*align)
+
+    def __call__(
+        self, target: Tokens, source: Tokens, steps: int, maps: bool
+    ) -> tuple[Tensor, Maps]:
+        gave, looked = self._attended(target, source, steps, maps)
+        if self._align is None:
+            return gave, looked
+        return trains.spikes(_fired(gave, self._align, steps), steps), looked
+
+    def _attended(
+        self, target: Tokens, source: Tokens, steps: int, maps: bool
+    ) -> tuple[Tensor, Maps]:
+        attended = self._attentions(target, source, steps, maps)
+        gave = [trains.spikes(fired, steps) for fired, _ in attended]
+        if len(attended) == 1:
+            return gave[0], attended[0][1]
+        complement = gave[0].mean(2, keepdim=True) * gave[1].mean(0, keepdim=True)
+        return complement, Maps(attended[0][1].spatial, attended[1][1].temporal)
+
+
+class TrainMLP:
+    """Two projections and the residual, values [T, B, N, C]."""
+
+    def __init__(self, mlp: MLP) -> None:
+        self._expand = trains.of_values(*folding.projection(mlp.expand))  # of x + alpha r
+        self._contract = trains.of_spikes(*folding.projection(mlp.contract))
+
+    def __call__(self, x: Tensor, steps: int) -> Tensor:
+        hidden = _fired(x, self._expand, steps)
+        return x + trains.spikes(_fired(hidden, self._contract, steps), steps)
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What becomes of one stream: its features [B, C], its tokens' firing rate [B], its residual's
+    mean over tokens [T, B, C] where it received any, and what was looked at, by the stream
+    looked at."""
+
+    features: Tensor
+    firing_rate: Tensor
+    residual: Tensor | None
+    looked: list[tuple[str, Maps]]
+
+
+class TrainNetwork:
+    """A network whose weights are folded; it is on a CUDA device and in eval mode.
+
+    `patch` stands for the network's own.
+    """
+
+    def __init__(self, network: SCMRL) -> None:
+        self._network = network
+        self.patch = {name: TrainPatches(network.patch[name]) for name in network.config.streams}  # type: ignore[arg-type]
+        self._blocks = [
+            (TrainAttentions([block.attention], trains.of_values), TrainMLP(block.mlp))  # type: ignore[arg-type,list-item]
+            for block in network.blocks
+        ]
+        self._residual = {
+            target: {source: TrainResidual(pair) for source, pair in sources.items()}  # type: ignore[operator]
+            for target, sources in network.residual.items()
+        }
+        self._mlp = {name: TrainMLP(mlp) for name, mlp in network.mlp.items()}  # type: ignore[arg-type]
+        device = network.head.bias.device
+        self._beside = (
+            [torch.cuda.Stream(device) for _ in self.patch] if device.type == "cuda" else []
+        )
+
+    def __call__(self, inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
+        """As SCMRL.forward, but frames [T or 1, B, C, H, W] are held, not repeated."""
+        names = [name for name in self.patch if name in inputs]
+        split = self._side_by_side(lambda name: self.patch[name](inputs[name], steps), names)
+        tokens = dict(zip(names, split, strict=True))
+        found = self._side_by_side(lambda name: self._target(name, tokens, steps, attention), names)
+        targets = dict(zip(names, found, strict=True))
+        looked: dict[str, list[Maps]] = {name: [] for name in names}
+        for target in found:
+            for source, seen in target.looked:
+                looked[source].append(seen)
+        return self._network.read_out(
+            {name: target.features for name, target in targets.items()},
+            {name: target.firing_rate for name, target in targets.items()},
+            {name: t.residual for name, t in targets.items() if t.residual is not None},
+            looked if attention else None,
+        )
+
+    def _side_by_side(self, work: Callable[[str], _T], names: Sequence[str]) -> list[_T]:
+        """The work on each stream of the network, on a stream of the device each: with few samples
+        one alone does not fill it.
+
+        What one is given or gives is kept until all have joined, so that its memory goes to
+        nobody else before.
+        """
+        if not self._beside:
+            return [work(name) for name in names]
+        current = torch.cuda.current_stream()
+        gave = []
+        for name, stream in zip(names, self._beside, strict=False):
+            stream.wait_stream(current)
+            with torch.cuda.stream(stream):
+                gave.append(work(name))
+        for stream in self._beside[: len(names)]:
+            current.wait_stream(stream)
+        return gave
+
+    def _target(self, name: str, tokens: Mapping[str, Tokens], steps: int, maps: bool) -> _Target:
+        """What becomes of one stream's tokens, given all of the batch's."""
+        x = tokens[name].values(steps)
+        rate = firing_rate(x, (0, 2, 3))
+        if self._blocks:
+            return self._self_attended(name, x, rate, steps, maps)
+        received, looked = [], []
+        for source, residual in self._residual.get(name, {}).items():
+            if source in tokens:
+                gave, seen = residual(tokens[name], tokens[source], steps, maps)
+                received.append(gave)
+                looked.append((source, seen))
+        if not received:
+            return _Target(self._mlp[name](x, steps).mean((0, 2)), rate, None, [])
+        total = received[0] if len(received) == 1 else torch.stack(received).sum(0)
+        x = x.add(total, alpha=self._network.config.alpha)
+        return _Target(self._mlp[name](x, steps).mean((0, 2)), rate, total.mean(2), looked)
+
+    def _self_attended(self, name: str, x: Tensor, rate: Tensor, steps: int, maps: bool) -> _Target:
+        looked = []
+        for attentions, mlp in self._blocks:
+            ((fired, seen),) = attentions(x, x, steps, maps)
+            x = mlp(x + trains.spikes(fired, steps), steps)
+            looked.append((name, seen))
+        return _Target(x.mean((0, 2)), rate, None, looked)

@@ -1,0 +1,67 @@
+"""Compile what a network needs for a GPU that is not there: `python -m tests.model.compiled 90`.
+
+Every kernel is compiled as a first call on a card of that compute capability would, and none is
+launched. Prints one line of JSON a kernel.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from model.bench import CASES, inputs, network
+from model.fused_cuda import TrainNetwork
+
+
+class Card:
+    """As much of a driver as a compiler asks for."""
+
+    def __init__(self, capability: int) -> None:
+        self._capability = capability
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self._capability, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def main(capability: int) -> None:
+    driver.set_active(Card(capability))
+    run, seen = JITFunction.run, set()
+
+    def compiled(self: JITFunction, *args: Any, grid: Any, warmup: bool, **constants: Any) -> None:
+        kernel = run(self, *args, grid=grid, warmup=True, **constants)
+        if kernel.hash in seen:
+            return
+        seen.add(kernel.hash)
+        ptx = kernel.asm["ptx"]
+        told = {
+            "kernel": kernel.name,
+            "constants": {k: v for k, v in constants.items() if k.isupper()},
+            "shared": kernel.metadata.shared,
+            "machine_code": len(kernel.asm["cubin"]),
+            "tensor_cores": "mma.sync" in ptx or "wgmma" in ptx,
+        }
+        print(json.dumps(told), flush=True)
+
+    JITFunction.run = compiled
+    for name, batches in (("crema_d", (1, 32)), ("events", (1,))):
+        case = CASES[name]
+        fused = TrainNetwork(network(case))
+        for batch in batches:
+            with torch.inference_mode():
+                fused(inputs(case, batch, seed=0), case.steps, True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
