@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
+from model.engine import exact
 from model.fused import FusedNetwork
-from model.network import SCMRL
+from model.network import SCMRL, Output
 from model.patch import PatchSplitting
 
 
@@ -49,15 +50,79 @@ class Agreement:
         )
 
 
+class Layers(Protocol):
+    """A fused network, layer by layer, in the plain one's layout: spikes [T, B, C, H, W] and tokens
+    [T, B, C, N], for one sample where nothing else is said."""
+
+    def output(self, frames: Mapping[str, Tensor], steps: int) -> Output:
+        """Of frames [T or 1, B, C, H, W] of any number of samples."""
+
+    def stage(self, name: str, index: int, x: Tensor, steps: int) -> Tensor:
+        """Pooled spikes of a stage of a stream's patch splitting, of frames or spikes."""
+
+    def position(self, name: str, x: Tensor, steps: int) -> Tensor:
+        """Spikes of its last stage."""
+
+    def tokens(self, name: str, frames: Tensor, steps: int) -> Tensor:
+        """All of its patch splitting."""
+
+    def residual(self, target: str, source: str, tokens: Mapping[str, Tensor]) -> Tensor:
+        """What the source adds to the target."""
+
+    def mlp(self, name: str, x: Tensor) -> Tensor:
+        """The MLP's spikes added to tokens."""
+
+
+class FusedLayers:
+    """The fused network of CPUs."""
+
+    def __init__(self, fused: FusedNetwork) -> None:
+        self._fused = fused
+
+    def output(self, frames: Mapping[str, Tensor], steps: int) -> Output:
+        return self._fused(frames, steps, False)
+
+    def stage(self, name: str, index: int, x: Tensor, steps: int) -> Tensor:
+        own = self._fused.patch[name].stages[index]
+        return own(_last(x, own.takes), steps)[:, None]
+
+    def position(self, name: str, x: Tensor, steps: int) -> Tensor:
+        own = self._fused.patch[name].position
+        return own(_last(x, own.takes), steps)[:, None]
+
+    def tokens(self, name: str, frames: Tensor, steps: int) -> Tensor:
+        return self._fused.tokens(name, frames[:, 0], steps).transpose(1, 2)[:, None]
+
+    def residual(self, target: str, source: str, tokens: Mapping[str, Tensor]) -> Tensor:
+        gave, _ = self._fused.residual[target][source](
+            _rows(tokens[target]), _rows(tokens[source]), False
+        )
+        return gave.transpose(1, 2)[:, None]
+
+    def mlp(self, name: str, x: Tensor) -> Tensor:
+        return self._fused.mlp[name](_rows(x)).transpose(1, 2)[:, None]
+
+
+def _last(x: Tensor, kind: torch.dtype) -> Tensor:
+    """One sample [T, 1, C, H, W] as [T, C, H, W], channels last."""
+    return x[:, 0].to(kind).contiguous(memory_format=torch.channels_last)
+
+
+def _rows(tokens: Tensor) -> Tensor:
+    """One sample's tokens [T, 1, C, N] as [T, N, C]."""
+    return tokens[:, 0].transpose(1, 2).contiguous()
+
+
 def agreement(
-    plain: SCMRL, fused: FusedNetwork, batches: Iterable[Mapping[str, Tensor]], steps: int
+    plain: SCMRL, fused: Layers, batches: Iterable[Mapping[str, Tensor]], steps: int
 ) -> Agreement:
     """Compare a network of two or more streams to its fused path.
 
-    `batches` of frames [T or 1, B, C, H, W] by stream; `plain` is in eval mode.
+    `batches` of frames [T or 1, B, C, H, W] by stream, where the networks are; `plain` is in eval
+    mode.
     """
     total = Agreement()
-    with torch.inference_mode():
+    with torch.inference_mode(), exact(plain.head.bias.device):
         for frames in batches:
             total += _answers(plain, fused, frames, steps)
             for sample in range(next(iter(frames.values())).shape[1]):
@@ -66,12 +131,10 @@ def agreement(
     return total
 
 
-def _answers(
-    plain: SCMRL, fused: FusedNetwork, frames: Mapping[str, Tensor], steps: int
-) -> Agreement:
+def _answers(plain: SCMRL, fused: Layers, frames: Mapping[str, Tensor], steps: int) -> Agreement:
     repeated = {name: x.expand(steps, *x.shape[1:]) for name, x in frames.items()}
     expected = plain(repeated).logits.softmax(1)
-    found = fused(frames, steps, False).logits.softmax(1)
+    found = fused.output(frames, steps).logits.softmax(1)
     return Agreement(
         samples=len(expected),
         classes=int((expected.argmax(1) != found.argmax(1)).sum()),
@@ -79,44 +142,35 @@ def _answers(
     )
 
 
-def _spikes(
-    plain: SCMRL, fused: FusedNetwork, frames: Mapping[str, Tensor], steps: int
-) -> Agreement:
+def _spikes(plain: SCMRL, fused: Layers, frames: Mapping[str, Tensor], steps: int) -> Agreement:
     """The spikes of one sample, [T or 1, 1, C, H, W]."""
     total = Agreement()
     tokens: dict[str, Tensor] = {}  # [T, 1, D, N]
     for name, held in frames.items():
         patch = cast(PatchSplitting, plain.patch[name])
-        x, own = held, fused.patch[name]
-        given = x[:, 0].contiguous(memory_format=torch.channels_last)
-        for theirs, ours in zip(patch.stages, own.stages, strict=True):
+        x = held
+        for index, theirs in enumerate(patch.stages):
+            found = fused.stage(name, index, x, steps)
             fired = theirs(x.expand(steps, *x.shape[1:]))
             x = patch.pool(fired.flatten(0, 1)).unflatten(0, (steps, -1))
-            found = ours(given, steps)
-            total += _layer(x[:, 0], found)
-            given = x[:, 0].to(found.dtype).contiguous(memory_format=torch.channels_last)
+            total += _layer(x, found)
         position = patch.position(x)
-        total += _layer(position[:, 0], own.position(given, steps))
+        total += _layer(position, fused.position(name, x, steps))
         tokens[name] = (x + position).flatten(3)
-        end = fused.tokens(name, held[:, 0], steps).transpose(1, 2)  # [T, D, N]
-        differ = int((end != tokens[name][:, 0]).sum())
-        total += Agreement(tokens=end.numel(), token_flips=differ)
+        differ = int((fused.tokens(name, held, steps) != tokens[name]).sum())
+        total += Agreement(tokens=tokens[name].numel(), token_flips=differ)
     return total + _crossed(plain, fused, tokens)
 
 
-def _crossed(plain: SCMRL, fused: FusedNetwork, tokens: Mapping[str, Tensor]) -> Agreement:
+def _crossed(plain: SCMRL, fused: Layers, tokens: Mapping[str, Tensor]) -> Agreement:
     """The residuals and MLPs of one sample, given the plain path's tokens [T, 1, D, N]."""
     total = Agreement()
-    rows = {name: x[:, 0].transpose(1, 2).contiguous() for name, x in tokens.items()}  # [T, N, D]
     for target, x in tokens.items():
         for source, residual in plain.residual[target].items():  # type: ignore[operator]
             gave, _ = residual(x, tokens[source], False)
-            found, _ = fused.residual[target][source](rows[target], rows[source], False)
-            total += _layer(gave[:, 0].transpose(1, 2), found)
+            total += _layer(gave, fused.residual(target, source, tokens))
             x = x + plain.config.alpha * gave
-        spikes = plain.mlp[target](x) - x
-        given = x[:, 0].transpose(1, 2).contiguous()
-        total += _layer(spikes[:, 0].transpose(1, 2), fused.mlp[target](given) - given)
+        total += _layer(plain.mlp[target](x) - x, fused.mlp(target, x) - x)
     return total
 
 

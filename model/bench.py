@@ -6,17 +6,21 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from model import allocator
+from model.agreement import FusedLayers, Layers
 from model.config import Config, StreamConfig
 from model.engine import Engine, Path
+from model.fused import FusedNetwork
 from model.memory import greatest_resident
 from model.network import SCMRL
+from model.neuron import LIF
 
 #: Firing of a random network like that of a trained one: batch norms' scale and shift.
 _SCALE, _SHIFT = 1.5, 0.4
@@ -88,6 +92,18 @@ def network(case: Case, seed: int = 0) -> SCMRL:
     return made.eval()
 
 
+def layers(network: SCMRL, path: Path) -> Layers | None:
+    """A fused path's layers, to be compared to the plain network's; None where it has these."""
+    if path == "fused-graphs":
+        from model.agreement_cuda import TrainLayers
+        from model.fused_cuda import TrainNetwork
+
+        return TrainLayers(TrainNetwork(network))
+    if path in ("plain", "graphs"):
+        return None
+    return FusedLayers(FusedNetwork(network, torch.get_num_threads(), int8=path == "fused-int8"))
+
+
 def inputs(case: Case, batch: int, seed: int) -> dict[str, Tensor]:
     """Random frames [T or 1, B, C, H, W]."""
     generator = torch.Generator().manual_seed(seed)
@@ -102,20 +118,35 @@ def _repeated(frames: dict[str, Tensor], steps: int) -> dict[str, Tensor]:
     return {name: x.expand(steps, *x.shape[1:]) for name, x in frames.items()}
 
 
-def timings(case: Case, batches: Sequence[int], seconds: float) -> Iterator[Timing]:
-    """Each path on each batch size, in turns, for about `seconds` a batch size."""
+def paths(device: str) -> tuple[Path, ...]:
+    """How a network can be computed there."""
+    return (
+        ("plain", "fused", "fused-int8") if device == "cpu" else ("plain", "graphs", "fused-graphs")
+    )
+
+
+def timings(
+    case: Case, batches: Sequence[int], seconds: float, device: str = "cpu"
+) -> Iterator[Timing]:
+    """Each path on each batch size, in turns, for about `seconds` a batch size; the log says why
+    where one cannot be taken, which is then left out.
+
+    From inputs in the CPU's memory to outputs there, so that it is what a caller waits for.
+    """
     allocator.keep_memory()
-    plain, fused, int8 = (Engine(network(case), "cpu") for _ in range(3))
-    if not fused.fuse() or not int8.fuse("int8"):
-        raise RuntimeError("the fused path disagrees with the plain one")
-    paths: dict[Path, Engine] = {"plain": plain, "fused": fused, "fused-int8": int8}
+    engines = {path: Engine(network(case), device) for path in paths(device)}
+    taken = {
+        path: engine
+        for path, engine in engines.items()
+        if path == "plain" or engine.take([path], case.steps)
+    }
     for batch in batches:
         frames = inputs(case, batch, seed=1)
-        took: dict[Path, list[float]] = {path: [] for path in paths}
+        took: dict[Path, list[float]] = {path: [] for path in taken}
         end = time.perf_counter() + seconds
         rounds = 0
         while rounds < _WARM + 3 or time.perf_counter() < end:
-            for path, engine in paths.items():
+            for path, engine in taken.items():
                 # Not timed: what another path leaves behind (threads of OpenMP spin on for a
                 # while) is no cost of this one, which in a service comes after itself.
                 engine.run(frames, case.steps)
@@ -153,38 +184,62 @@ def operations(case: Case) -> int:
     return count
 
 
-def peak(rounds: int = 20) -> float:
-    """Multiply-accumulates a second that this machine reaches: a float32 product of matrices that
-    fit its caches, the best of some rounds."""
-    side = 1024
-    a, b = torch.rand(side, side), torch.rand(side, side)
-    out = torch.empty(side, side)
+def peak(device: str = "cpu", rounds: int = 20) -> float:
+    """Multiply-accumulates a second that a device reaches: a float32 product of matrices (that fit
+    a CPU's caches, or fill a GPU), the best of some rounds."""
+    side = 1024 if device == "cpu" else 8192
+    a, b = (torch.rand(side, side, device=device) for _ in range(2))
+    out = torch.empty_like(a)
+    return side**3 / _least(lambda: torch.mm(a, b, out=out), device, rounds)
+
+
+def bandwidth(device: str, rounds: int = 20) -> float:
+    """Bytes a second, read and written, of a copy on a GPU, the best of some rounds."""
+    source = torch.zeros(2**28, device=device)
+    out = torch.empty_like(source)
+    return 2 * 4 * 2**28 / _least(lambda: out.copy_(source), device, rounds)
+
+
+def neurons(device: str, rounds: int = 20) -> float:
+    """Bytes a second, currents read and spikes written, of the plain network's neurons on a GPU
+    (spikingjelly's): T = 4, on the currents of 64 samples' first layer of 32 channels."""
+    current = torch.rand((4, 64, 32, 128, 128), device=device)
+    neuron = LIF()
+    with torch.inference_mode():
+        return 2 * 4 * current.numel() / _least(lambda: neuron(current), device, rounds)
+
+
+def _least(work: Callable[[], object], device: str, rounds: int) -> float:
+    """Seconds of the fastest of some rounds."""
     best = float("inf")
     for _ in range(rounds):
         started = time.perf_counter()
-        torch.mm(a, b, out=out)
+        work()
+        if device != "cpu":
+            torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - started)
-    return float(side**3 / best)
+    return best
 
 
-def memory(name: str, path: Path, batch: int) -> int:
-    """Greatest resident memory, in MiB, of a fresh process that runs a batch three times."""
-    command = [sys.executable, "-m", "model.bench", name, path, str(batch)]
+def memory(name: str, path: Path, batch: int, device: str = "cpu") -> int:
+    """Greatest memory, in MiB, of a fresh process that runs a batch three times: what is resident
+    of it, or what torch takes of a GPU's."""
+    command = [sys.executable, "-m", "model.bench", name, path, str(batch), device]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return int(done.stdout) // 1024**2
 
 
-def _run_alone(name: str, path: str, batch: int) -> None:
-    """What `memory` starts: prints its own greatest resident memory in bytes."""
+def _run_alone(name: str, path: Path, batch: int, device: str) -> None:
+    """What `memory` starts: prints its own greatest memory in bytes."""
     allocator.keep_memory()
     case = CASES[name]
-    engine = Engine(network(case), "cpu")
+    engine = Engine(network(case), device)
     if path != "plain":
-        engine.fuse("int8" if path == "fused-int8" else "float32")
+        engine.take([path], case.steps)
     for _ in range(3):
         engine.run(inputs(case, batch, seed=1), case.steps)
-    print(greatest_resident())
+    print(greatest_resident() if device == "cpu" else torch.cuda.max_memory_reserved(device))
 
 
 if __name__ == "__main__":
-    _run_alone(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    _run_alone(sys.argv[1], cast(Path, sys.argv[2]), int(sys.argv[3]), sys.argv[4])

@@ -105,7 +105,7 @@ class Engine:
             raise ValueError(f"explain {sorted(unknown)}: can be {sorted(EXPLAINS)}")
         steps = self._checked(inputs, steps)
         given = {name: x.to(torch.float32) for name, x in inputs.items()}
-        with self._lock, torch.inference_mode(), _exact(self._device):
+        with self._lock, torch.inference_mode(), exact(self._device):
             return self._in_parts(given, steps, "attention" in explain)
 
     def fuse(self, precision: Precision = "float32", steps: int = _STEPS) -> bool:
@@ -153,7 +153,7 @@ class Engine:
     def _prepared(self, path: Path, steps: int) -> Compute | None:
         """A faster path that gives the plain one's answers; None where it cannot be taken."""
         try:
-            with torch.inference_mode(), _exact(self._device):
+            with torch.inference_mode(), exact(self._device):
                 fast = self._made(path, steps)
                 # A recording may not be disturbed by a run; a compiler may.
                 with self._lock if isinstance(fast, GraphedNetwork) else nullcontext():
@@ -189,7 +189,7 @@ class Engine:
             return next(iter(found))
         stills = self._stills(_TIMED, torch.device("cpu"))
         took: dict[Path, list[float]] = {path: [] for path in found}
-        with torch.inference_mode(), _exact(self._device):
+        with torch.inference_mode(), exact(self._device):
             for _ in range(_ROUNDS):
                 for path, compute in found.items():
                     started = time.perf_counter()
@@ -268,7 +268,7 @@ class Engine:
             name: torch.rand((2, 2, s.channels, *s.size), generator=generator)
             for name, s in self._network.config.streams.items()
         }
-        with torch.inference_mode(), _exact(self._device):
+        with torch.inference_mode(), exact(self._device):
             ours, theirs = (
                 path(inputs, 2, True).logits.softmax(1) for path in (self._plain, other)
             )
@@ -330,7 +330,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _exact(device: torch.device) -> AbstractContextManager[None]:
+def exact(device: torch.device) -> AbstractContextManager[None]:
     """Keep cuDNN's convolutions in float32: TF32 moves spikes that are near their threshold."""
     if device.type != "cuda":
         return nullcontext()

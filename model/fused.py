@@ -65,6 +65,7 @@ class FusedStage:
             self.current = (quantized if int8 else winograd).conv3x3(*folded)
         self.pooled = pooled
         self.spikes: Spikes = np.uint8 if int8 else np.float32
+        self.takes = torch.uint8 if int8 and not frames else torch.float32
 
     def __call__(self, x: Tensor, steps: int) -> Tensor:
         """[T or 1, C, H, W], channels last, to [steps, C', H', W']."""

@@ -49,18 +49,18 @@ class TrainPatches:
     """Spiking patch splitting: frames [T or 1, B, C, H, W] to tokens."""
 
     def __init__(self, patch: PatchSplitting) -> None:
-        first, *rest = patch.stages
-        self._first = trains.of_values(*folding.stage(first))  # type: ignore[arg-type]
-        self._rest = [trains.of_spikes(*folding.stage(stage)) for stage in rest]  # type: ignore[arg-type]
-        self._position = trains.of_spikes(*folding.stage(patch.position))
+        self.stages = [
+            (trains.of_spikes if index else trains.of_values)(*folding.stage(stage))  # type: ignore[arg-type]
+            for index, stage in enumerate(patch.stages)
+        ]
+        self.position = trains.of_spikes(*folding.stage(patch.position))
 
     def __call__(self, x: Tensor, steps: int) -> Tokens:
-        frames = x.permute(0, 1, 3, 4, 2).contiguous()
-        pooled = trains.pool(trains.fire(frames, self._first, steps))
-        for layer in self._rest:
-            pooled = trains.pool(trains.fire(pooled, layer, steps))
-        position = trains.fire(pooled, self._position, steps)
-        return Tokens(pooled.flatten(1, 2), position.flatten(1, 2))
+        x = x.permute(0, 1, 3, 4, 2)
+        for layer in self.stages:
+            x = trains.pool(trains.fire(x, layer, steps))
+        position = trains.fire(x, self.position, steps)
+        return Tokens(x.flatten(1, 2), position.flatten(1, 2))
 
 
 class TrainAttentions:
@@ -162,7 +162,7 @@ class _Target:
 class TrainNetwork:
     """A network whose weights are folded; it is on a CUDA device and in eval mode.
 
-    `patch` stands for the network's own.
+    `patch`, `residual` and `mlp` stand for the network's own of that name.
     """
 
     def __init__(self, network: SCMRL) -> None:
@@ -172,11 +172,11 @@ class TrainNetwork:
             (TrainAttentions([block.attention], trains.of_values), TrainMLP(block.mlp))  # type: ignore[arg-type,list-item]
             for block in network.blocks
         ]
-        self._residual = {
+        self.residual = {
             target: {source: TrainResidual(pair) for source, pair in sources.items()}  # type: ignore[operator]
             for target, sources in network.residual.items()
         }
-        self._mlp = {name: TrainMLP(mlp) for name, mlp in network.mlp.items()}  # type: ignore[arg-type]
+        self.mlp = {name: TrainMLP(mlp) for name, mlp in network.mlp.items()}  # type: ignore[arg-type]
         device = network.head.bias.device
         self._beside = (
             [torch.cuda.Stream(device) for _ in self.patch] if device.type == "cuda" else []
@@ -226,16 +226,16 @@ class TrainNetwork:
         if self._blocks:
             return self._self_attended(name, x, rate, steps, maps)
         received, looked = [], []
-        for source, residual in self._residual.get(name, {}).items():
+        for source, residual in self.residual.get(name, {}).items():
             if source in tokens:
                 gave, seen = residual(tokens[name], tokens[source], steps, maps)
                 received.append(gave)
                 looked.append((source, seen))
         if not received:
-            return _Target(self._mlp[name](x, steps).mean((0, 2)), rate, None, [])
+            return _Target(self.mlp[name](x, steps).mean((0, 2)), rate, None, [])
         total = received[0] if len(received) == 1 else torch.stack(received).sum(0)
         x = x.add(total, alpha=self._network.config.alpha)
-        return _Target(self._mlp[name](x, steps).mean((0, 2)), rate, total.mean(2), looked)
+        return _Target(self.mlp[name](x, steps).mean((0, 2)), rate, total.mean(2), looked)
 
     def _self_attended(self, name: str, x: Tensor, rate: Tensor, steps: int, maps: bool) -> _Target:
         looked = []

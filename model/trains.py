@@ -149,6 +149,13 @@ def spikes(trains: Tensor, steps: int, added: Tensor | None = None) -> Tensor:
     return values
 
 
+def packed(spikes: Tensor) -> Tensor:
+    """Trains [...] of spikes [T, ...], each 0 or 1."""
+    steps = len(spikes)
+    t = torch.arange(steps, device=spikes.device).reshape(-1, *[1] * (spikes.dim() - 1))
+    return (spikes.long() << t).sum(0).to(_kind(steps))
+
+
 def _kind(steps: int) -> torch.dtype:
     """What holds a train of T spikes in memory."""
     kinds = {8: torch.uint8, 16: torch.int16, 32: torch.int32, 64: torch.int64}

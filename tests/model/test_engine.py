@@ -318,3 +318,29 @@ def test_graphs_agree_with_the_plain_network_in_any_company(steps: int, path: Pa
     assert (again.logits.softmax(1) - expected.logits.softmax(1)).abs().max() <= 1e-5
     only = {"audio": inputs["audio"][:, :2]}
     assert graphs.run(only, steps).logits.shape == (2, 10)
+
+
+@pytest.mark.cuda
+def test_a_device_that_is_short_of_memory_answers_in_smaller_batches() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    engine = Engine(lively(CONFIG), "cuda")
+    inputs = clips(512)
+    expected = torch.cat([engine.run(part, STEPS).logits for part in in_parts(inputs, 32)])
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**28) / total)
+    try:
+        output = engine.run(inputs, STEPS)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert engine.shortages > 0
+    assert (output.logits.softmax(1) - expected.softmax(1)).abs().max() <= 1e-5
+
+
+def in_parts(inputs: dict[str, Tensor], size: int) -> list[dict[str, Tensor]]:
+    batch = next(iter(inputs.values())).shape[1]
+    return [
+        {name: x[:, first : first + size] for name, x in inputs.items()}
+        for first in range(0, batch, size)
+    ]

@@ -22,6 +22,8 @@ from torch.nn.functional import conv2d, max_pool2d
 pytest.importorskip("triton", reason="needs triton, which there is for Linux on x86-64")
 
 from model import folding, trains
+from model.agreement import agreement
+from model.agreement_cuda import TrainLayers
 from model.attention import SpikingAttention
 from model.config import Config, StreamConfig
 from model.fused_cuda import TrainNetwork
@@ -47,11 +49,7 @@ def fused(network: SCMRL, inputs: dict[str, Tensor], steps: int) -> Output:
 
 def bits(spikes: Tensor) -> Tensor:
     """Trains of spikes [T, ...]."""
-    steps = len(spikes)
-    packed = torch.zeros(spikes.shape[1:], dtype=torch.int64)
-    for t in range(steps):
-        packed |= spikes[t].long() << t
-    return packed.to(trains._kind(steps)).to(DEVICE)
+    return trains.packed(spikes).to(DEVICE)
 
 
 def unlike(found: Tensor, current: Tensor) -> int:
@@ -192,6 +190,22 @@ def test_folding_changes_nothing_but_where_the_threshold_is() -> None:
     torch.testing.assert_close(
         conv2d(spikes, weight, bias, padding=1), current / unit, rtol=1e-4, atol=1e-5
     )
+
+
+def test_its_spikes_are_counted_against_the_plain_networks() -> None:
+    network, inputs, steps = case("concat", batch=2)
+    network.to(DEVICE)
+    moved = [{name: x.to(DEVICE) for name, x in inputs.items()}]
+    found = agreement(network, TrainLayers(TrainNetwork(network)), moved, steps)
+    assert found.samples == 2
+    assert found.spikes > 9_000
+    assert found.tokens > 0
+    assert (found.flips, found.token_flips, found.classes) == (0, 0, 0)
+    assert found.difference < 1e-5
+    other = TrainLayers(TrainNetwork(lively(network.config, seed=8).to(DEVICE)))
+    found = agreement(network, other, moved, steps)
+    assert found.flips > found.spikes / 100
+    assert found.token_flips > found.tokens / 100
 
 
 @pytest.mark.parametrize("capability", SHARED)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +15,7 @@ from service.settings import WEIGHTS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Console
+    from torch import Tensor
 
     from model.agreement import Agreement
 
@@ -25,14 +26,16 @@ def engine(
         typer.Option(help="urbansound8k_av (64 channels), crema_d (256) or events; default: all."),
     ] = None,
     batch: Annotated[
-        list[int] | None, typer.Option(min=1, help="Batch sizes; default: 1, 8 and 32.")
+        list[int] | None,
+        typer.Option(min=1, help="Batch sizes; default: 1, 8 and 32, on CUDA 1, 8, 64 and 256."),
     ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     seconds: Annotated[float, typer.Option(min=0, help="Seconds for each batch size.")] = 20.0,
     samples: Annotated[
         int, typer.Option(min=1, help="Random samples on which the paths are compared.")
     ] = 64,
     memory: Annotated[
-        bool, typer.Option(help="Measure resident memory, each in a process of its own.")
+        bool, typer.Option(help="Measure memory too, each path in a process of its own.")
     ] = True,
     weights: Annotated[Path, typer.Option(help="A checkpoint's folder, for --data.")] = WEIGHTS
     / "avdigits",
@@ -45,72 +48,82 @@ def engine(
 ) -> None:
     """The plain network against the fused paths: in turns, on equal inputs and allocator settings.
 
-    Prints medians, their ratio, how many spikes and answers differ, and the greatest resident
-    memory.
+    Prints medians, their ratio, how many spikes and answers differ, and the greatest memory:
+    resident on a CPU, what torch takes of a GPU's on CUDA.
     """
     report.need(*["matplotlib"] * bool(out))
     from rich.console import Console
 
     from model.bench import CASES
+    from model.engine import devices
 
     console = Console()
     unknown = sorted(set(case or ()) - set(CASES))
     if unknown:
         typer.echo(f"--case {unknown[0]}: can be {', '.join(CASES)}", err=True)
         raise typer.Exit(2)
-    batches = batch or [1, 8, 32]
+    try:
+        where = devices(device)[0]
+    except RuntimeError as exc:
+        typer.echo(f"--device: {exc}", err=True)
+        raise typer.Exit(2) from None
+    batches = batch or ([1, 8, 32] if where == "cpu" else [1, 8, 64, 256])
     results = [
-        _measured(name, batches, seconds, samples, memory, console) for name in case or CASES
+        _measured(name, where, batches, seconds, samples, memory, console) for name in case or CASES
     ]
-    real = _on_clips(weights, data, clips, console) if data else None
+    real = _on_clips(weights, data, where, clips, console) if data else None
+    memory_speed = _of_memory(where, console) if where != "cpu" else None
     if out:
-        report.write(out, "engine", {"cases": results, "clips": real}, _figure(results))
+        content = {"cases": results, "clips": real, "memory": memory_speed}
+        report.write(out, "engine", content, _figure(results))
 
 
 def _measured(
-    name: str, batches: Sequence[int], seconds: float, samples: int, memory: bool, console: Console
+    name: str,
+    device: str,
+    batches: Sequence[int],
+    seconds: float,
+    samples: int,
+    memory: bool,
+    console: Console,
 ) -> dict[str, Any]:
     """Measure one case and print its table."""
-    import torch
     from rich.table import Table
 
     from model import bench
     from model.agreement import agreement
-    from model.fused import FusedNetwork
 
     found = bench.CASES[name]
     config = found.config
     table = Table(
-        title=f"{name}: {config.embed_dim} channels, T = {found.steps}", title_justify="left"
+        title=f"{name}: {config.embed_dim} channels, T = {found.steps}, {device}",
+        title_justify="left",
     )
     for heading in (
         "batch", "path", "ms a batch", "samples/s", "times plain", "share of peak", "MiB", "rounds"
     ):  # fmt: skip
-        table.add_column(heading, justify="right")
-    work, peak = bench.operations(found), bench.peak()
+        table.add_column(heading, justify="right", no_wrap=heading == "path")
+    work, peak = bench.operations(found), bench.peak(device)
     rows = []
-    for timing in bench.timings(found, batches, seconds):
-        resident = bench.memory(name, timing.path, timing.batch) if memory else None
+    for timing in bench.timings(found, batches, seconds, device):
+        taken = bench.memory(name, timing.path, timing.batch, device) if memory else None
         share = timing.samples_s * work / peak
-        rows.append({**asdict(timing), "share_of_peak": share, "resident_mib": resident})
+        rows.append({**asdict(timing), "share_of_peak": share, "memory_mib": taken})
         table.add_row(
-            str(timing.batch), timing.path, f"{timing.milliseconds:.1f}",
-            f"{timing.samples_s:.1f}", f"{timing.ratio:.2f}", f"{share:.0%}", str(resident or "-"),
+            str(timing.batch), timing.path, f"{timing.milliseconds:.2f}",
+            f"{timing.samples_s:.1f}", f"{timing.ratio:.2f}", f"{share:.0%}", str(taken or "-"),
             str(timing.rounds),
         )  # fmt: skip
-    plain = bench.network(found)
-    agreements = {
-        path: agreement(
-            plain,
-            FusedNetwork(plain, torch.get_num_threads(), int8=path == "fused-int8"),
-            (bench.inputs(found, 8, seed=100 + part) for part in range(-(-samples // 8))),
-            found.steps,
-        )
-        for path in ("fused", "fused-int8")
-    }
+    plain = bench.network(found).to(device)
+    agreements = {}
+    for path in dict.fromkeys(row["path"] for row in rows):
+        layers = bench.layers(plain, path)
+        if layers is not None:
+            frames = (bench.inputs(found, 8, seed=100 + part) for part in range(-(-samples // 8)))
+            agreements[path] = agreement(plain, layers, _on(device, frames), found.steps)
     console.print(table)
     console.print(
-        f"{work / 1e9:.2f} G multiply-accumulates a sample, as published; this machine reaches "
+        f"{work / 1e9:.2f} G multiply-accumulates a sample, as published; this device reaches "
         f"{peak / 1e9:.0f} G a second in a float32 matrix product"
     )
     for path, agreed in agreements.items():
@@ -118,6 +131,7 @@ def _measured(
     console.print()
     return {
         "case": name,
+        "device": device,
         "operations": work,
         "peak": peak,
         "timings": rows,
@@ -125,19 +139,38 @@ def _measured(
     }
 
 
-def _on_clips(weights: Path, data: Path, count: int, console: Console) -> dict[str, Any]:
-    """Compare the fused path of a trained checkpoint to its plain network, on real clips."""
-    import torch
+def _on(device: str, batches: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    for frames in batches:
+        yield {name: x.to(device) for name, x in frames.items()}
 
-    from model import checkpoint
+
+def _of_memory(device: str, console: Console) -> dict[str, float]:
+    """What a GPU's memory gives, and what the plain network's neurons reach of it."""
+    from model import bench
+
+    copies, neurons = bench.bandwidth(device), bench.neurons(device)
+    console.print(
+        f"{device} copies {copies / 1e9:.0f} GB/s, read and written; spikingjelly's neurons, "
+        f"{neurons / 1e9:.0f} GB/s ({neurons / copies:.0%}); fused ones keep currents in registers"
+    )
+    return {"bytes_s": copies, "neurons_bytes_s": neurons}
+
+
+def _on_clips(
+    weights: Path, data: Path, device: str, count: int, console: Console
+) -> dict[str, Any]:
+    """Compare the fused path of a trained checkpoint to its plain network, on real clips."""
+    from model import bench, checkpoint
     from model.agreement import agreement
     from model.evaluate import held_out_batches
-    from model.fused import FusedNetwork
 
     plain, card = checkpoint.load(weights)
-    fused = FusedNetwork(plain.eval(), torch.get_num_threads())
-    agreed = agreement(plain, fused, held_out_batches(weights, data, count), card.steps)
-    console.print(_told(f"{card.name} {card.version} on clips of {data}, fused", agreed))
+    path = bench.paths(device)[1 if device == "cpu" else 2]
+    layers = bench.layers(plain.to(device).eval(), path)
+    assert layers is not None
+    clips = _on(device, held_out_batches(weights, data, count))
+    agreed = agreement(plain, layers, clips, card.steps)
+    console.print(_told(f"{card.name} {card.version} on clips of {data}, {path}", agreed))
     return asdict(agreed)
 
 
@@ -160,7 +193,8 @@ def _figure(results: Sequence[dict[str, Any]]) -> Figure:
     ):
         timings = result["timings"]
         batches = sorted({row["batch"] for row in timings})
-        for offset, name in ((-0.27, "plain"), (0, "fused"), (0.27, "fused-int8")):
+        paths = dict.fromkeys(row["path"] for row in timings)
+        for offset, name in zip((-0.27, 0, 0.27), paths, strict=False):
             speeds = [row["samples_s"] for row in timings if row["path"] == name]
             places = [index + offset for index in range(len(batches))]
             bars = axes.bar(places, speeds, 0.26, label=name)
