@@ -10,7 +10,7 @@ help:
 	@echo "make test    set up, then run all tests"
 	@echo "make lint    ruff and mypy"
 	@echo "make fuzz    tens of thousands of damaged files, then ten thousand good ones"
-	@echo "make try-image  build the CPU image and try it, without a Docker engine (docker/try.py)"
+	@echo "make try-image  build the image and try it, without a Docker engine (docker/try.py)"
 	@echo "make clean   remove the virtual environment and caches"
 
 serve: $(VENV)/.serve
@@ -25,7 +25,7 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 try-image:
-	$(PYTHON) docker/try.py
+	$(PYTHON) docker/try.py $(ARGS)
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.fuzz $(ARGS)

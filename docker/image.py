@@ -1,4 +1,4 @@
-"""The CPU image, built where no Docker engine runs: by debootstrap and buildah."""
+"""The image, built where no Docker engine runs: by debootstrap and buildah."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
 CACHE = Path(os.environ.get("SCMRL_IMAGE_CACHE") or Path.home() / ".cache" / "scmrl-image")
-IMAGE = "localhost/scmrl:cpu"
 
 TOOLS = ("debootstrap", "buildah", "podman", "runc")
 STORE = ("--root", str(CACHE / "images"), "--runroot", "/run/scmrl-image")
@@ -77,14 +76,19 @@ def mirror() -> str:
     raise SystemExit(f"this machine's apt has no {SUITE} (apt-get update may help)")
 
 
-def build() -> None:
+def image_name(device: str) -> str:
+    return f"localhost/scmrl:{device}"
+
+
+def build(device: str) -> None:
+    """The Dockerfile's image for "cpu" or "cuda"."""
     index = os.environ.get("TORCH_INDEX", "")
     shown = [f"--volume={path}:{path}:ro" for path in sorted(pip_needs())]
     quiet(
         *BUILDAH, "build", "--isolation", "chroot", "--network", "host", "--pull-never", "--layers",
         "--format", "docker", *shown, "--ignorefile", f"{DOCKERFILE}.dockerignore",
-        "--build-arg", "DEVICE=cpu", "--build-arg", f"TORCH_INDEX={index}",
-        "--file", str(DOCKERFILE), "--tag", IMAGE, str(ROOT),
+        "--build-arg", f"DEVICE={device}", "--build-arg", f"TORCH_INDEX={index}",
+        "--file", str(DOCKERFILE), "--tag", image_name(device), str(ROOT),
     )  # fmt: skip
 
 

@@ -1,6 +1,9 @@
-"""Build the CPU image and try it as a container, where no Docker engine runs.
+"""Build the image and try it as a container, where no Docker engine runs.
 
-    sudo python3 docker/try.py
+    sudo python3 docker/try.py [cpu|cuda]
+
+By default the one for CPUs. The one for GPUs is tried on the CPU, which it falls back to: 7 GB, of
+which pip fetches half.
 
 Needs Debian or Ubuntu, root, and `apt-get install --no-install-recommends debootstrap buildah
 podman runc`. The base image is made by debootstrap from the mirror that this machine's apt uses,
@@ -25,7 +28,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from uuid import uuid4
 
-from image import CACHE, IMAGE, PODMAN, ROOT, TOOLS, base_name, build, make_base, output, quiet
+from image import (
+    CACHE,
+    PODMAN,
+    ROOT,
+    TOOLS,
+    base_name,
+    build,
+    image_name,
+    make_base,
+    output,
+    quiet,
+)
 
 CLIP = ROOT / "tests" / "data" / "clips" / "digit-7.webm"
 UID = 10001
@@ -42,7 +56,7 @@ CONFINED = (
 
 #: Run in the container, with the time of its start: prints what the checks look at, as JSON.
 INSIDE = """
-import json, os, pathlib, sys, torch
+import json, os, pathlib, shutil, sys, torch
 import opentelemetry.exporter.otlp.proto.http.trace_exporter
 def field(status, name):
     return int(status.split(name + ":")[1].split()[0])
@@ -52,7 +66,7 @@ kernels = list(pathlib.Path("/var/cache/scmrl").rglob("*.nbc"))
 print(json.dumps({
     "uid": os.getuid(), "gid": os.getgid(),
     "read_only": [bool(os.statvfs(p).f_flag & os.ST_RDONLY) for p in ("/", "/tmp")],
-    "cuda": torch.version.cuda,
+    "cuda": torch.version.cuda, "compiler": shutil.which("gcc") is not None,
     "new_privileges": min(field(s, "NoNewPrivs") for s in statuses),
     "capabilities": [s.split("CapEff:")[1].split()[0].strip("0") for s in statuses],
     "confined": sum(f > min(filters) for f in filters),
@@ -63,7 +77,9 @@ print(json.dumps({
 """
 
 
-def main() -> None:
+def main(device: str) -> None:
+    if device not in ("cpu", "cuda"):
+        sys.exit(f"{device}: can be cpu or cuda")
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     if missing or os.geteuid():
         sys.exit(f"needs root and {', '.join(TOOLS)}; not here: {', '.join(missing) or 'root'}")
@@ -71,13 +87,13 @@ def main() -> None:
     with timed("base image"):
         make_base()
     with timed("build"):
-        build()
-    size = int(output(*PODMAN, "image", "inspect", "--format", "{{.Size}}", IMAGE))
+        build(device)
+    size = int(output(*PODMAN, "image", "inspect", "--format", "{{.Size}}", image_name(device)))
     base = int(output(*PODMAN, "image", "inspect", "--format", "{{.Size}}", base_name()))
     tell("image size", f"{size / 1e6:.0f} MB, of which its base {base / 1e6:.0f} MB")
     container = f"scmrl-try-{uuid4().hex[:8]}"
     try:
-        try_container(container)
+        try_container(container, device)
     except BaseException:
         print(log(container), file=sys.stderr)
         raise
@@ -85,14 +101,15 @@ def main() -> None:
         quiet(*PODMAN, "rm", "--force", "--volumes", container)
 
 
-def try_container(container: str) -> None:
+def try_container(container: str, device: str) -> None:
     """Start the image as its own user on a read-only root, ask it, and stop it."""
     port = free_port()
     # --no-healthcheck: podman would need systemd to ask at intervals.
     started, clock = time.monotonic(), time.time()
     quiet(
         *PODMAN, "run", "--detach", "--name", container, *CONFINED, "--no-healthcheck",
-        "--env", f"SCMRL_PORT={port}", "--env", "SCMRL_ALLOW_ANONYMOUS=true", IMAGE,
+        "--env", f"SCMRL_PORT={port}", "--env", "SCMRL_ALLOW_ANONYMOUS=true",
+        image_name(device),
     )  # fmt: skip
     until(READY_S, "/readyz says yes", lambda: status(port, "/readyz") == 200)
     tell("ready after", f"{time.monotonic() - started:.1f} s")
@@ -100,7 +117,9 @@ def try_container(container: str) -> None:
     label, seconds = classify(port)
     check("the clip of a seven is a 7", label == "7", label)
     tell("first clip", f"{seconds * 1000:.0f} ms")
-    health = json.loads(output(*PODMAN, "image", "inspect", IMAGE))[0]["Healthcheck"]["Test"]
+    health = json.loads(output(*PODMAN, "image", "inspect", image_name(device)))[0]["Healthcheck"][
+        "Test"
+    ]
     asked = subprocess.run([*PODMAN, "exec", container, *health[1:]], check=False)
     check("the image's HEALTHCHECK says healthy", asked.returncode == 0, asked.returncode)
 
@@ -108,7 +127,7 @@ def try_container(container: str) -> None:
     label, seconds = classify(port)
     check("and the seven still is one", label == "7", label)
     tell("a clip then", f"{seconds * 1000:.0f} ms")
-    look_inside(container, clock)
+    look_inside(container, device, clock)
 
     stopping = time.monotonic()
     quiet(*PODMAN, "kill", "--signal", "TERM", container)
@@ -117,14 +136,16 @@ def try_container(container: str) -> None:
     tell("stopped after", f"{time.monotonic() - stopping:.1f} s")
 
 
-def look_inside(container: str, started: float) -> None:
+def look_inside(container: str, device: str, started: float) -> None:
     seen = json.loads(output(*PODMAN, "exec", container, "python", "-c", INSIDE, str(started)))
     check(f"its user is {UID}", (seen["uid"], seen["gid"]) == (UID, UID), seen)
     check("its root is read-only, /tmp is not", seen["read_only"] == [True, False], seen)
     check("no process has a capability or may gain privileges",
           seen["new_privileges"] == 1 and not any(seen["capabilities"]), seen)  # fmt: skip
     check("decoding is confined by seccomp", seen["confined"] > 0, seen)
-    check("CUDA is left out", seen["cuda"] is None, seen)
+    check(f"it is made for {device}", (seen["cuda"] is not None) == (device == "cuda"), seen)
+    # Triton has the C compiler make what launches its kernels.
+    check("a C compiler is there for CUDA alone", seen["compiler"] == (device == "cuda"), seen)
     check("of checkpoints it holds avdigits alone", seen["checkpoints"] == ["avdigits"], seen)
     check("the kernels come with it", seen["kernels"] > 0 and not seen["compiled_here"], seen)
 
@@ -194,4 +215,4 @@ def log(container: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1] if len(sys.argv) > 1 else "cpu")

@@ -83,7 +83,7 @@ class Judge:
     def __init__(self, folder: Path, device: str = "auto") -> None:
         network, self.card = checkpoint.load(folder)
         self.engine = Engine(network, device=device)
-        self.engine.fuse()  # what the service runs on
+        self.engine.fuse(steps=self.card.steps)  # what the service runs on
 
     def prepare(self, clip: Clip, steps: int) -> dict[str, Prepared]:
         """Each stream that the clip has, as the card says."""

@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     default_model: str = _setting("avdigits", "Checkpoint that answers POST /v1/classify")
     compile: Literal["auto", "off", "on"] = _setting(
         "auto",
-        "Fused kernels for CPUs: auto compiles them behind the running service and changes over "
+        "Fused kernels: auto compiles them behind the running service and changes over "
         "when they agree with the plain network; on waits for them; off does without",
     )
     precision: Literal["float32", "int8"] = _setting(
