@@ -36,8 +36,8 @@ def import_torch() -> None:
     """Import torch; where there is no GPU, without what only tracing needs, a fifth of the time.
 
     Nothing is traced here on a CPU. Whoever does so imports those modules, and has all of torch.
-    Triton, which torch brings where it is made for CUDA, is put out of sight as well: who finds it
-    (spikingjelly) has torch look for kernels with all of its compiler, which traces.
+    Triton, which torch brings where it is made for CUDA, is out of sight as well: spikingjelly,
+    where it finds it, has torch look for kernels with all of its compiler, which traces.
     """
     if "torch" in sys.modules:
         return
@@ -49,8 +49,22 @@ def import_torch() -> None:
         for name in _FOR_TRACING:
             del sys.modules[name]
     importlib.import_module("torch._prims")  # without it there is no torch.Generator
-    if not torch.cuda.is_available():
-        sys.modules["triton"] = None  # type: ignore[assignment]  # as where it is not installed
-        return
+    sys.modules["triton"] = None  # type: ignore[assignment]  # as where it is not installed
+    if torch.cuda.is_available():
+        _complete()
+
+
+def _complete() -> None:
+    """Bring back what a GPU may need.
+
+    Triton last: spikingjelly has registered its neuron by then, without the compiler, and computes
+    it by Triton all the same.
+    """
+    import torch
+
     for name in _FOR_TRACING:
         importlib.import_module(name)
+    from model.neuron import LIF
+
+    LIF()(torch.zeros(1, 1))
+    del sys.modules["triton"]

@@ -70,6 +70,27 @@ print({"torch._inductor", "triton.runtime"} & set(sys.modules))
     assert _printed(_QUICK + code) == "[[0.0, 1.0], [1.0, 0.0]]\nset()\n"
 
 
+def test_with_a_gpu_all_is_there_but_torchs_compiler() -> None:
+    """As far as that can be seen without one: what is done where one is found."""
+    pytest.importorskip("triton")
+    code = """
+import sys
+from service.torch_import import _complete
+
+_complete()
+import spikingjelly._ops.lif.triton
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from model import fused_cuda
+from model.neuron import LIF
+
+print(LIF()(torch.tensor([[0.5, 2.0], [3.0, 0.0]])).tolist(), "torch._inductor" in sys.modules)
+with FakeTensorMode():
+    print(torch.linalg.cholesky(torch.empty(3, 3)).shape)
+"""
+    assert _printed(_QUICK + code) == "[[0.0, 1.0], [1.0, 0.0]] False\ntorch.Size([3, 3])\n"
+
+
 def test_what_reads_strangers_files_is_not_in_the_service_itself() -> None:
     """Which also spares its start a quarter of a second."""
     code = "import sys, service.app; print({'av', 'cv2', 'soundfile', 'torch'} & set(sys.modules))"
