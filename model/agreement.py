@@ -15,7 +15,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
-from model.engine import exact
+from model.engine import computing
 from model.fused import FusedNetwork
 from model.network import SCMRL, Output
 from model.patch import PatchSplitting
@@ -122,7 +122,7 @@ def agreement(
     mode.
     """
     total = Agreement()
-    with torch.inference_mode(), exact(plain.head.bias.device):
+    with computing(plain.head.bias.device):
         for frames in batches:
             total += _answers(plain, fused, frames, steps)
             for sample in range(next(iter(frames.values())).shape[1]):

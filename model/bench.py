@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from model import allocator
 from model.agreement import FusedLayers, Layers
 from model.config import Config, StreamConfig
-from model.engine import Engine, Path
+from model.engine import Engine, Path, computing
 from model.fused import FusedNetwork
 from model.memory import greatest_resident
 from model.network import SCMRL
@@ -205,7 +205,7 @@ def neurons(device: str, rounds: int = 20) -> float:
     (spikingjelly's): T = 4, on the currents of 64 samples' first layer of 32 channels."""
     current = torch.rand((4, 64, 32, 128, 128), device=device)
     neuron = LIF()
-    with torch.inference_mode():
+    with computing(torch.device(device)):
         return 2 * 4 * current.numel() / _least(lambda: neuron(current), device, rounds)
 
 

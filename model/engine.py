@@ -7,8 +7,8 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from typing import Literal
 
@@ -105,7 +105,7 @@ class Engine:
             raise ValueError(f"explain {sorted(unknown)}: can be {sorted(EXPLAINS)}")
         steps = self._checked(inputs, steps)
         given = {name: x.to(torch.float32) for name, x in inputs.items()}
-        with self._lock, torch.inference_mode(), exact(self._device):
+        with self._lock, computing(self._device):
             return self._in_parts(given, steps, "attention" in explain)
 
     def fuse(self, precision: Precision = "float32", steps: int = _STEPS) -> bool:
@@ -153,7 +153,7 @@ class Engine:
     def _prepared(self, path: Path, steps: int) -> Compute | None:
         """A faster path that gives the plain one's answers; None where it cannot be taken."""
         try:
-            with torch.inference_mode(), exact(self._device):
+            with computing(self._device):
                 fast = self._made(path, steps)
                 # A recording may not be disturbed by a run; a compiler may.
                 with self._lock if isinstance(fast, GraphedNetwork) else nullcontext():
@@ -189,7 +189,7 @@ class Engine:
             return next(iter(found))
         stills = self._stills(_TIMED, torch.device("cpu"))
         took: dict[Path, list[float]] = {path: [] for path in found}
-        with torch.inference_mode(), exact(self._device):
+        with computing(self._device):
             for _ in range(_ROUNDS):
                 for path, compute in found.items():
                     started = time.perf_counter()
@@ -268,7 +268,7 @@ class Engine:
             name: torch.rand((2, 2, s.channels, *s.size), generator=generator)
             for name, s in self._network.config.streams.items()
         }
-        with torch.inference_mode(), exact(self._device):
+        with computing(self._device):
             ours, theirs = (
                 path(inputs, 2, True).logits.softmax(1) for path in (self._plain, other)
             )
@@ -330,9 +330,13 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def exact(device: torch.device) -> AbstractContextManager[None]:
-    """Keep cuDNN's convolutions in float32: TF32 moves spikes that are near their threshold."""
-    if device.type != "cuda":
-        return nullcontext()
-    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-    return flags
+@contextmanager
+def computing(device: torch.device) -> Iterator[None]:
+    """Nothing is kept for gradients; on CUDA the device is the current one, which Triton launches
+    on, and cuDNN's convolutions are float32: TF32 moves spikes that are near their threshold."""
+    with torch.inference_mode():
+        if device.type != "cuda":
+            yield
+            return
+        with torch.cuda.device(device), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield

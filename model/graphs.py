@@ -46,18 +46,24 @@ class _Key:
 class _Graph:
     """One recording, with the memory that it reads and writes."""
 
-    def __init__(self, forward: Forward, inputs: dict[str, Tensor], key: _Key, pool: Any) -> None:
+    def __init__(
+        self,
+        forward: Forward,
+        inputs: dict[str, Tensor],
+        key: _Key,
+        pool: Any,
+        stream: torch.cuda.Stream,
+    ) -> None:
         self._inputs = inputs
-        device = next(iter(inputs.values())).device
-        side = torch.cuda.Stream(device)
-        side.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(side):
+        current = torch.cuda.current_stream()
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
             for _ in range(_WARM):
                 forward(inputs, key.steps, key.attention)
-        torch.cuda.current_stream(device).wait_stream(side)
+        current.wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
         # Another device's engine may allocate meanwhile.
-        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self._graph, pool, stream, capture_error_mode="thread_local"):
             self._output = forward(inputs, key.steps, key.attention)
             self._packed = packed(self._output)
 
@@ -99,8 +105,10 @@ class _Running:
 
 
 class GraphedNetwork:
-    """Computes as `forward` does with a network that is on a CUDA device, for inputs on the CPU;
-    for one caller after the other."""
+    """Computes as `forward` does with a network that is on a CUDA device, for inputs on the CPU.
+
+    For one caller after the other, who has made the device the current one.
+    """
 
     def __init__(self, network: SCMRL, forward: Forward) -> None:
         self._forward = forward
@@ -108,29 +116,28 @@ class GraphedNetwork:
         self._bias = network.head.bias.cpu()
         self._device = network.head.bias.device
         self._graphs: OrderedDict[_Key, _Graph] = OrderedDict()
+        # One of each for all graphs, which then share the memory of their activations.
         self._pool = torch.cuda.graph_pool_handle()
+        self._recordings = torch.cuda.Stream(self._device)
         self._copies = torch.cuda.Stream(self._device)
 
     def __call__(self, inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
         """As SCMRL.forward, for frames [T or 1, B, C, H, W]."""
         batch = next(iter(inputs.values())).shape[1]
-        with torch.cuda.device(self._device):
-            running = []
-            for first in range(0, batch, BATCH_SIZES[-1]):
-                count = min(BATCH_SIZES[-1], batch - first)
-                part = {name: x.narrow(1, first, count) for name, x in inputs.items()}
-                graph = self._recorded(self._key(part, steps, attention))
-                running.append(graph.start(part, self._copies))
-            output = joined([one.output() for one in running])
-        return replace(output, bias=self._bias)
+        running = []
+        for first in range(0, batch, BATCH_SIZES[-1]):
+            count = min(BATCH_SIZES[-1], batch - first)
+            part = {name: x.narrow(1, first, count) for name, x in inputs.items()}
+            graph = self._recorded(self._key(part, steps, attention))
+            running.append(graph.start(part, self._copies))
+        return replace(joined([one.output() for one in running]), bias=self._bias)
 
     def record(self, steps: int) -> None:
         """Record what stills of all streams need, so that nobody waits for it."""
         names = tuple((name, True) for name in sorted(self._streams))
-        with torch.cuda.device(self._device):
-            for batch in BATCH_SIZES:
-                for attention in (False, True):
-                    self._recorded(_Key(batch, steps, attention, names))
+        for batch in BATCH_SIZES:
+            for attention in (False, True):
+                self._recorded(_Key(batch, steps, attention, names))
 
     def _key(self, inputs: Mapping[str, Tensor], steps: int, attention: bool) -> _Key:
         batch = next(iter(inputs.values())).shape[1]
@@ -143,7 +150,9 @@ class GraphedNetwork:
         if key not in self._graphs:
             while len(self._graphs) >= _MOST:
                 self._graphs.popitem(last=False)
-            self._graphs[key] = _Graph(self._forward, self._inputs(key), key, self._pool)
+            self._graphs[key] = _Graph(
+                self._forward, self._inputs(key), key, self._pool, self._recordings
+            )
         self._graphs.move_to_end(key)
         return self._graphs[key]
 
