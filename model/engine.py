@@ -50,12 +50,14 @@ class Engine:
     """Runs a network on one device; any number of threads may call it.
 
     The network is moved there and put in eval mode: it is the engine's from then on. `device`
-    is "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N". Raises RuntimeError where it
-    is not there.
+    is "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N"; on a CPU it is computed by
+    `threads`, by default as many as torch has where the engine is made. Raises RuntimeError where
+    the device is not there.
     """
 
-    def __init__(self, network: SCMRL, device: str = "auto") -> None:
+    def __init__(self, network: SCMRL, device: str = "auto", threads: int | None = None) -> None:
         self._device = _device(device)
+        self._threads = threads or torch.get_num_threads()
         self._network = network.to(self._device).eval()
         # One run at a time: each takes all cores (or the GPU) anyway, and two at once would
         # hold twice the memory.
@@ -143,7 +145,7 @@ class Engine:
 
         It has been run once, for nobody: raises what that raises where the device still fails.
         """
-        other = Engine(deepcopy(self._network), str(self._device))
+        other = Engine(deepcopy(self._network), str(self._device), self._threads)
         other._shortages = self._shortages
         if self._path != "plain":
             other.take([self._path], self._steps)
@@ -181,7 +183,7 @@ class Engine:
             return GraphedNetwork(self._network, fused)
         from model.fused import FusedNetwork
 
-        return FusedNetwork(self._network, torch.get_num_threads(), int8=path == "fused-int8")
+        return FusedNetwork(self._network, self._threads, int8=path == "fused-int8")
 
     def _fastest(self, found: Mapping[Path, Compute], steps: int) -> Path:
         """The path that is the fastest here; of several, they are timed in turns."""
@@ -240,7 +242,8 @@ class Engine:
 
     def _plain(self, inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
         moved = {name: x.to(self._device) for name, x in inputs.items()}
-        return on_cpu(self._forward(moved, steps, attention))
+        with _torch_threads(self._threads):
+            return on_cpu(self._forward(moved, steps, attention))
 
     def _forward(self, inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
         """The network, of inputs on its device."""
@@ -328,6 +331,17 @@ def _device(name: str) -> torch.device:
     if device.type == "cuda" and not there:
         raise RuntimeError(f"device {name}: this machine (or this build of torch) has no CUDA")
     return device
+
+
+@contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    """torch computes by so many threads; how many it has is each thread's own matter."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ def alignment(residual: CrossModalResidual) -> tuple[Tensor, Tensor] | None:
     if residual.align is None or residual.lif is None:
         return None
     unit = residual.lif.tau * residual.lif.v_threshold
-    return residual.align.weight / unit, residual.align.bias / unit
+    return residual.align.weight.detach() / unit, residual.align.bias.detach() / unit
 
 
 def _folded(
@@ -40,4 +40,4 @@ def _folded(
     if bias is not None:
         shift = shift + bias.double() * scale
     scaled = weight.double() * scale.reshape(-1, *[1] * (weight.ndim - 1))
-    return scaled.float(), shift.float()
+    return scaled.float().detach(), shift.float().detach()

@@ -24,7 +24,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, linear
+from torch.nn.functional import conv2d
 
 from model import folding, kernels, quantized, winograd
 from model.attention import CCSSA, SCALE, Maps, SpikingAttention
@@ -44,11 +44,6 @@ def _conv(weight: Tensor, bias: Tensor) -> Map:
     """A 3x3 convolution [T, C, H, W], channels last, to currents."""
     weight = weight.contiguous(memory_format=torch.channels_last)
     return lambda x: conv2d(x, weight, bias, padding=1)
-
-
-def _linear(weight: Tensor, bias: Tensor) -> Map:
-    """A linear map [T, N, C] to currents [T, N, C']."""
-    return lambda x: linear(x, weight, bias)
 
 
 class FusedStage:
@@ -107,10 +102,16 @@ class FusedLinear:
     def __init__(self, maps: Sequence[tuple[Tensor, Tensor]], *, int8: bool) -> None:
         weight = torch.cat([weight.flatten(1) for weight, _ in maps])
         bias = torch.cat([bias for _, bias in maps])
-        self.current = quantized.linear(weight, bias) if int8 else _linear(weight, bias)
+        self.rounded = quantized.linear(weight, bias) if int8 else None
+        self.weight = weight.T.contiguous()
+        self.bias = bias.numpy()
 
     def __call__(self, x: Tensor) -> Tensor:
-        return _fired(self.current(x))
+        if self.rounded is not None:
+            return _fired(self.rounded(x))
+        current = torch.matmul(x, self.weight)
+        kernels.fire_shifted(current.numpy(), self.bias)
+        return current
 
 
 def _fired(current: Tensor) -> Tensor:
@@ -305,6 +306,13 @@ class FusedNetwork:
         )
         targets = [*chain.from_iterable(whole), *parts]
         by_stream = {name: targets[index :: len(names)] for index, name in enumerate(names)}
+        # By one of the threads that compute alone: the caller's would wake torch's own, which spin
+        # on for milliseconds, on cores that the next batch needs.
+        (output,) = self._map(lambda found: self._read_out(found, attention), [by_stream])
+        return output
+
+    def _read_out(self, by_stream: Mapping[str, Sequence[Target]], attention: bool) -> Output:
+        """The batch's output, from what became of each stream of its samples."""
         return self._network.read_out(
             {name: torch.stack([t.features for t in found]) for name, found in by_stream.items()},
             {

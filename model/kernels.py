@@ -62,6 +62,22 @@ def fire(current: Floats) -> None:
 
 
 @jit
+def fire_shifted(current: Floats, shift: Floats) -> None:
+    """Overwrite sums [T, N, C] by the spikes of currents that are `shift` [C] greater."""
+    steps, tokens, channels = current.shape
+    v = np.empty(channels, np.float32)
+    for n in range(tokens):
+        v[:] = _ZERO
+        for t in range(steps):
+            x = current[t, n]
+            for i in range(channels):
+                h = v[i] * _HALF + (x[i] + shift[i])
+                fires = h >= _ONE
+                x[i] = _ONE if fires else _ZERO
+                v[i] = _ZERO if fires else h
+
+
+@jit
 def fire_and_pool(current: Floats, pooled: Spikes) -> None:
     """Spikes of currents [T or 1, H, W, C], through max-pool 3x3 / 2: pooled [T, H', W', C], which
     may be bytes.

@@ -24,14 +24,17 @@ def available(v2: Path = _CGROUP_V2, v1: Path = _CGROUP_V1) -> int:
     return max(1, min(cores or 1, math.ceil(quota) if quota else cores or 1))
 
 
-def set_threads(count: int) -> int:
-    """Set the threads of torch; 0 takes the available cores. Returns how many."""
+def threads(count: int) -> int:
+    """How many compute a network; 0 takes the available cores."""
+    return count or int(os.environ.get("OMP_NUM_THREADS") or 0) or available()
+
+
+def set_threads(count: int) -> None:
+    """Set the threads of torch where it is not the network that is computed."""
     import torch
 
-    threads = count or int(os.environ.get("OMP_NUM_THREADS") or 0) or available()
-    torch.set_num_threads(threads)
-    log.debug("threads of torch: %d", threads)
-    return threads
+    torch.set_num_threads(count)
+    log.debug("threads of torch: %d", count)
 
 
 def set_opencv_threads() -> None:

@@ -72,7 +72,8 @@ def load(
     from model.engine import Engine, devices
 
     network, card = checkpoint.load(folder)
-    engines = tuple(Engine(deepcopy(network), name) for name in devices(settings.device))
+    threads = cores.threads(settings.threads)
+    engines = tuple(Engine(deepcopy(network), name, threads) for name in devices(settings.device))
     batcher = Batcher(
         engines,
         max_batch=settings.max_batch,
@@ -203,7 +204,8 @@ class Registry:
         try:
             self._found = self._find()
             import_torch()
-            cores.set_threads(self._settings.threads)
+            # torch's own spin on for milliseconds after each use, on cores that others need.
+            cores.set_threads(1)
             with self._loading:
                 self._load(name)
         except Exception as exc:

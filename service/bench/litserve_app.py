@@ -28,7 +28,7 @@ class Classifier(litserve.LitAPI):  # type: ignore[misc]  # LitServe is untyped
     """A form with `clip` to probabilities, contributions and attention maps."""
 
     def setup(self, device: str) -> None:
-        cores.set_threads(0)
+        cores.set_threads(cores.threads(0))
         cores.set_opencv_threads()
         network, self.card = checkpoint.load(Path(os.environ["BENCH_WEIGHTS"]))
         self.engine = Engine(network, device=device)

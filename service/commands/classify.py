@@ -106,7 +106,7 @@ def _load(model: str, models: Path, device: str) -> Classifier:
         from model.checkpoint import CheckpointError
         from service.inprocess import Classifier
 
-    cores.set_threads(0)
+    cores.set_threads(cores.threads(0))
     cores.set_opencv_threads()
     folder = Path(model) if (Path(model) / "card.json").exists() else models / model
     try:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from model.config import Config, StreamConfig
 from model.engine import Compute, Engine, Path
+from model.fused import FusedNetwork
 from model.network import SCMRL, Output
 from model.outputs import packed, sliced, unpacked
 from tests.model.networks import lively, noise
@@ -177,6 +178,28 @@ def test_a_fast_path_is_taken_where_no_disk_takes_its_kernels(
     assert caplog.text.count("cannot be kept (NUMBA_CACHE_DIR)") == 3
     compiled = -1000
     assert not engine.fuse(), "of a disk that fails at everything"
+
+
+def test_its_threads_are_those_it_was_given_wherever_it_runs(network: SCMRL) -> None:
+    """In a service each is made, run and renewed by threads of which torch knows nothing yet."""
+    before, seen = torch.get_num_threads(), []
+    hook = network.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+    try:
+        torch.set_num_threads(1)
+        engine = Engine(network, "cpu", threads=2)
+        engine.run(clips(1), STEPS)
+        with ThreadPoolExecutor(1) as other:
+            other.submit(engine.run, clips(1), STEPS).result()
+            assert other.submit(torch.get_num_threads).result() == 1, "and are the engine's alone"
+        assert seen == [2, 2]
+        assert torch.get_num_threads() == 1
+        assert engine.fuse()
+        renewed = engine.renewed()
+        assert isinstance(renewed._compute, FusedNetwork)
+        assert renewed._compute._threads == 2
+    finally:
+        hook.remove()
+        torch.set_num_threads(before)
 
 
 def test_of_several_paths_the_fastest_that_agrees_is_taken(

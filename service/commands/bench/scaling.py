@@ -36,7 +36,7 @@ def scaling(
     from service import cores
     from service.bench import scaling as study
 
-    cores.set_threads(0)
+    cores.set_threads(cores.threads(0))
     cores.set_opencv_threads()
     engine, wanted, steps = study.engine_of(weights)
     found = [
