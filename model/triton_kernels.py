@@ -63,6 +63,7 @@ def fire(
     SIDE: tl.constexpr, VALUES: tl.constexpr, HELD: tl.constexpr, ADDED: tl.constexpr,
     WIDE: tl.constexpr, ROWS: tl.constexpr, FILTERS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
+    """A layer: a tile of pixels m = (b, y, x) and filters n, over all steps, is one program."""
     m = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     n = tl.program_id(1) * FILTERS + tl.arange(0, FILTERS)
     scale = tl.load(unit + n, mask=n < filters, other=0.0)[None, :]
@@ -91,6 +92,7 @@ def fire(
 
 @triton.jit
 def pool(trains, pooled, count, height, width, channels, TRAINS: tl.constexpr):
+    """What fired in 3 x 3 neighbours, at every second pixel."""
     at = tl.program_id(0).to(tl.int64) * TRAINS + tl.arange(0, TRAINS)
     c = at % channels
     pixel = at // channels
@@ -111,6 +113,7 @@ def pool(trains, pooled, count, height, width, channels, TRAINS: tl.constexpr):
 
 @triton.jit
 def spikes(trains, added, values, count, steps, ADDED: tl.constexpr, TRAINS: tl.constexpr):
+    """Trains [...] as values [T, ...], added up where ADDED."""
     at = tl.program_id(0).to(tl.int64) * TRAINS + tl.arange(0, TRAINS)
     there = at < count
     train = tl.load(trains + at, mask=there, other=0)
@@ -130,6 +133,7 @@ def attend_over_tokens(
     q, k, v, fired, targets, sources, heads, width, stride_q, stride_k, stride_v, scale, steps,
     WIDE: tl.constexpr, TOKENS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
+    """One sample and head, and a tile of its asking tokens, is one program."""
     sample = (tl.program_id(0) // heads).to(tl.int64)
     head = tl.program_id(0) % heads
     i = tl.arange(0, WIDTH)
@@ -169,6 +173,7 @@ def attend_over_steps(
     q, k, v, fired, places, heads, width, stride_q, stride_k, stride_v, scale, steps,
     WIDE: tl.constexpr, PLACES: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
+    """A tile of places (sample, token, head) is one program."""
     place = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
     token = (place // heads).to(tl.int64)
     own = place % heads
