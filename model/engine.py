@@ -189,7 +189,7 @@ class Engine:
         """The path that is the fastest here; of several, they are timed in turns."""
         if len(found) == 1:
             return next(iter(found))
-        stills = self._stills(_TIMED, torch.device("cpu"))
+        stills = self._stills(_TIMED)
         took: dict[Path, list[float]] = {path: [] for path in found}
         with computing(self._device):
             for _ in range(_ROUNDS):
@@ -271,19 +271,16 @@ class Engine:
             name: torch.rand((2, 2, s.channels, *s.size), generator=generator)
             for name, s in self._network.config.streams.items()
         }
-        with computing(self._device):
-            ours, theirs = (
-                path(inputs, 2, True).logits.softmax(1) for path in (self._plain, other)
-            )
+        ours, theirs = (path(inputs, 2, True).logits.softmax(1) for path in (self._plain, other))
         return float((ours - theirs).abs().max())
 
     def warm(self, steps: int, batch_sizes: Iterable[int]) -> None:
         """Run once for each batch size, so that no caller waits for what the first run sets up."""
         for batch in batch_sizes:
-            self.run(self._stills(batch, torch.device("cpu")), steps, explain=EXPLAINS)
+            self.run(self._stills(batch), steps, explain=EXPLAINS)
 
-    def _stills(self, batch: int, device: torch.device) -> dict[str, Tensor]:
-        """Inputs [1, B, C, H, W] of all streams."""
+    def _stills(self, batch: int, device: torch.device | None = None) -> dict[str, Tensor]:
+        """Inputs [1, B, C, H, W] of all streams, by default on the CPU."""
         return {
             name: torch.zeros(1, batch, stream.channels, *stream.size, device=device)
             for name, stream in self._network.config.streams.items()

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import chain
 from math import gcd
 from typing import TypeVar
@@ -26,11 +25,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-from model import folding, kernels, quantized, winograd
+from model import folding, kernels, quantized, tokens, winograd
 from model.attention import CCSSA, SCALE, Maps, SpikingAttention
 from model.network import MLP, SCMRL, CrossModalResidual, Output, firing_rate
 from model.patch import PatchSplitting, Stage
 from model.quantized import Map
+from model.tokens import Target
 
 #: The type that spikes are kept in between convolutions.
 Spikes = type[np.float32] | type[np.uint8]
@@ -102,16 +102,28 @@ class FusedLinear:
     def __init__(self, maps: Sequence[tuple[Tensor, Tensor]], *, int8: bool) -> None:
         weight = torch.cat([weight.flatten(1) for weight, _ in maps])
         bias = torch.cat([bias for _, bias in maps])
-        self.rounded = quantized.linear(weight, bias) if int8 else None
-        self.weight = weight.T.contiguous()
-        self.bias = bias.numpy()
+        self._fires = (_rounded if int8 else _linear)(weight, bias)
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.rounded is not None:
-            return _fired(self.rounded(x))
-        current = torch.matmul(x, self.weight)
-        kernels.fire_shifted(current.numpy(), self.bias)
+        return self._fires(x)
+
+
+def _linear(weight: Tensor, bias: Tensor) -> Map:
+    """A linear map and its neurons; a bias costs less where these fire."""
+    across, shift = weight.T.contiguous(), bias.numpy()
+
+    def fires(x: Tensor) -> Tensor:
+        current = torch.matmul(x, across)
+        kernels.fire_shifted(current.numpy(), shift)
         return current
+
+    return fires
+
+
+def _rounded(weight: Tensor, bias: Tensor) -> Map:
+    """The same with int8 weights."""
+    current = quantized.linear(weight, bias)
+    return lambda x: _fired(current(x))
 
 
 def _fired(current: Tensor) -> Tensor:
@@ -119,14 +131,6 @@ def _fired(current: Tensor) -> Tensor:
     current = current.contiguous()
     kernels.fire(current.numpy())
     return current
-
-
-@dataclass(frozen=True)
-class SampleMaps:
-    """One sample's `spatial` [N_source] and `temporal` [T, T], as model.attention.Maps."""
-
-    spatial: Tensor | None = None
-    temporal: Tensor | None = None
 
 
 class AttentionOverTokens:
@@ -167,25 +171,16 @@ class _Attention:
     """What one attention does with its queries, keys and values [T, N, C]."""
 
     def __init__(self, attention: SpikingAttention, int8: bool) -> None:
-        self.heads = attention.heads
-        self.over = attention.over
-        over = AttentionOverTokens if self.over == "spatial" else AttentionOverSteps
+        self.attention = attention
+        over = AttentionOverTokens if attention.over == "spatial" else AttentionOverSteps
         lif = attention.lif
         scale = SCALE / (lif.tau * lif.v_threshold)
-        self.attend = over(self.heads, attention.query.conv.out_channels, scale)
+        self.attend = over(attention.heads, attention.query.conv.out_channels, scale)
         self.out = FusedLinear([folding.projection(attention.out)], int8=int8)
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, maps: bool) -> tuple[Tensor, SampleMaps]:
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, maps: bool) -> tuple[Tensor, Maps]:
         spikes = self.out(self.attend(q, k, v))
-        return spikes, self._maps(q, k) if maps else SampleMaps()
-
-    def _maps(self, q: Tensor, k: Tensor) -> SampleMaps:
-        steps, tokens, _ = q.shape
-        if self.over == "temporal":
-            met = torch.einsum("tnc,snc->ts", q, k)
-            return SampleMaps(temporal=met * (SCALE / (tokens * self.heads)))
-        looked = (q.sum(1, keepdim=True) * k).sum((0, 2))
-        return SampleMaps(spatial=looked * (SCALE / (steps * tokens * self.heads)))
+        return spikes, tokens.maps(self.attention, q, k) if maps else Maps()
 
 
 class FusedAttentions:
@@ -198,9 +193,7 @@ class FusedAttentions:
         )
         self.each = [_Attention(attention, int8) for attention in attentions]
 
-    def __call__(
-        self, target: Tensor, source: Tensor, maps: bool
-    ) -> list[tuple[Tensor, SampleMaps]]:
+    def __call__(self, target: Tensor, source: Tensor, maps: bool) -> list[tuple[Tensor, Maps]]:
         """Spikes [T, N, C] of each attention, and what it looked at."""
         count = len(self.each)
         queries = self.query(target).chunk(count, 2)
@@ -224,17 +217,9 @@ class FusedResidual:
         # Of means, which are no integers.
         self.align = None if align is None else FusedLinear([align], int8=False)
 
-    def __call__(self, target: Tensor, source: Tensor, maps: bool) -> tuple[Tensor, SampleMaps]:
-        gave, looked = self._attended(target, source, maps)
+    def __call__(self, target: Tensor, source: Tensor, maps: bool) -> tuple[Tensor, Maps]:
+        gave, looked = tokens.complement(self.attentions(target, source, maps))
         return (gave if self.align is None else self.align(gave)), looked
-
-    def _attended(self, target: Tensor, source: Tensor, maps: bool) -> tuple[Tensor, SampleMaps]:
-        attended = self.attentions(target, source, maps)
-        if len(attended) == 1:
-            return attended[0]
-        (across_space, over_space), (across_time, over_time) = attended
-        complement = across_space.mean(1, keepdim=True) * across_time.mean(0, keepdim=True)
-        return complement, SampleMaps(over_space.spatial, over_time.temporal)
 
 
 class FusedMLP:
@@ -246,17 +231,6 @@ class FusedMLP:
 
     def __call__(self, x: Tensor) -> Tensor:
         return x + self.contract(self.expand(x))
-
-
-@dataclass(frozen=True)
-class Target:
-    """One stream of one sample: its features [C], its tokens' firing rate [], its residual's mean
-    over tokens [T, C] where it received any, and what was looked at, by the stream looked at."""
-
-    features: Tensor
-    firing_rate: Tensor
-    residual: Tensor | None
-    looked: list[tuple[str, SampleMaps]]
 
 
 class FusedNetwork:
@@ -299,9 +273,9 @@ class FusedNetwork:
         )
         jobs = [(sample, name) for sample in shared for name in names]
         split = self._map(lambda job: self.tokens(job[1], inputs[job[1]][:, job[0]], steps), jobs)
-        tokens = dict(zip(jobs, split, strict=True))
+        given = dict(zip(jobs, split, strict=True))
         parts = self._map(
-            lambda job: self._target(job[1], {n: tokens[job[0], n] for n in names}, attention),
+            lambda job: self._target(job[1], {n: given[job[0], n] for n in names}, attention),
             jobs,
         )
         targets = [*chain.from_iterable(whole), *parts]
@@ -334,30 +308,25 @@ class FusedNetwork:
 
     def _sample(self, frames: Mapping[str, Tensor], steps: int, maps: bool) -> list[Target]:
         """What becomes of each stream of one sample."""
-        tokens = {name: self.tokens(name, x, steps) for name, x in frames.items()}
-        return [self._target(name, tokens, maps) for name in frames]
+        given = {name: self.tokens(name, x, steps) for name, x in frames.items()}
+        return [self._target(name, given, maps) for name in frames]
 
     def tokens(self, name: str, frames: Tensor, steps: int) -> Tensor:
         """One stream of one sample, [T or 1, C, H, W], as tokens [T, N, D]."""
         return self.patch[name](frames, steps)
 
-    def _target(self, name: str, tokens: Mapping[str, Tensor], maps: bool) -> Target:
+    def _target(self, name: str, given: Mapping[str, Tensor], maps: bool) -> Target:
         """What becomes of one stream's tokens, given all of the sample's [T, N, D]."""
-        x = tokens[name]
+        x = given[name]
         rate = firing_rate(x, (0, 1, 2))
         if self._blocks:
             return self._self_attended(name, x, rate, maps)
-        received, looked = [], []
-        for source, residual in self.residual.get(name, {}).items():
-            if source in tokens:
-                gave, seen = residual(x, tokens[source], maps)
-                received.append(gave)
-                looked.append((source, seen))
-        if not received:
-            return Target(self.mlp[name](x).mean((0, 1)), rate, None, [])
-        total = received[0] if len(received) == 1 else torch.stack(received).sum(0)
-        x = x.add(total, alpha=self._network.config.alpha)
-        return Target(self.mlp[name](x).mean((0, 1)), rate, total.mean(1), looked)
+        received = [
+            (source, *residual(x, given[source], maps))
+            for source, residual in self.residual.get(name, {}).items()
+            if source in given
+        ]
+        return tokens.target(x, rate, received, self._network.config.alpha, self.mlp[name])
 
     def _self_attended(self, name: str, x: Tensor, rate: Tensor, maps: bool) -> Target:
         looked = []
@@ -365,7 +334,7 @@ class FusedNetwork:
             ((spikes, seen),) = attention(x, x, maps)
             x = mlp(x + spikes)
             looked.append((name, seen))
-        return Target(x.mean((0, 1)), rate, None, looked)
+        return tokens.ended(x, rate, looked=looked)
 
 
 def _residuals(by_stream: Mapping[str, Sequence[Target]]) -> dict[str, Tensor]:

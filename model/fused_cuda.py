@@ -14,10 +14,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from model import folding, trains
+from model import folding, tokens, trains
 from model.attention import SCALE, Maps, SpikingAttention
 from model.network import MLP, SCMRL, CrossModalResidual, Output, firing_rate
 from model.patch import PatchSplitting
+from model.tokens import Target
 from model.trains import Layer
 
 _T = TypeVar("_T")
@@ -75,7 +76,7 @@ class TrainAttentions:
     def __call__(
         self, target: Tensor | Tokens, source: Tensor | Tokens, steps: int, maps: bool
     ) -> list[tuple[Tensor, Maps]]:
-        """Trains [B, N, C] of each attention, and what it looked at."""
+        """Spikes [T, B, N, C] of each attention, and what it looked at."""
         count = len(self._attentions)
         queries = _fired(target, self._query, steps).chunk(count, 2)
         keys_values = _fired(source, self._key_value, steps).chunk(2 * count, 2)
@@ -87,7 +88,10 @@ class TrainAttentions:
             attend = trains.attend_over_tokens if over_tokens else trains.attend_over_steps
             scale = SCALE / (attention.lif.tau * attention.lif.v_threshold)
             spikes = _fired(attend(q, k, v, attention.heads, scale, steps), out, steps)
-            gave.append((spikes, _maps(attention, q, k, steps) if maps else Maps()))
+            looked = Maps()
+            if maps:
+                looked = tokens.maps(attention, trains.spikes(q, steps), trains.spikes(k, steps))
+            gave.append((trains.spikes(spikes, steps), looked))
         return gave
 
 
@@ -95,16 +99,6 @@ def _beside(layers: Sequence[torch.nn.Module]) -> tuple[Tensor, Tensor]:
     """Projections of the same tokens as one weight and bias."""
     weights, biases = zip(*(folding.projection(layer) for layer in layers), strict=True)  # type: ignore[arg-type]
     return torch.cat(weights), torch.cat(biases)
-
-
-def _maps(attention: SpikingAttention, q: Tensor, k: Tensor, steps: int) -> Maps:
-    """As SpikingAttention's, of trains [B, N, C]."""
-    queries, keys = trains.spikes(q, steps), trains.spikes(k, steps)
-    if attention.over == "temporal":
-        met = torch.einsum("tbnc,sbnc->bts", queries, keys)
-        return Maps(temporal=met * (SCALE / (q.shape[1] * attention.heads)))
-    looked = (queries.sum(2, keepdim=True) * keys).sum((0, 3))  # [B, N_source]
-    return Maps(spatial=looked * (SCALE / (steps * q.shape[1] * attention.heads)))
 
 
 class TrainResidual:
@@ -119,20 +113,10 @@ class TrainResidual:
     def __call__(
         self, target: Tokens, source: Tokens, steps: int, maps: bool
     ) -> tuple[Tensor, Maps]:
-        gave, looked = self._attended(target, source, steps, maps)
+        gave, looked = tokens.complement(self._attentions(target, source, steps, maps))
         if self._align is None:
             return gave, looked
         return trains.spikes(_fired(gave, self._align, steps), steps), looked
-
-    def _attended(
-        self, target: Tokens, source: Tokens, steps: int, maps: bool
-    ) -> tuple[Tensor, Maps]:
-        attended = self._attentions(target, source, steps, maps)
-        gave = [trains.spikes(fired, steps) for fired, _ in attended]
-        if len(attended) == 1:
-            return gave[0], attended[0][1]
-        complement = gave[0].mean(2, keepdim=True) * gave[1].mean(0, keepdim=True)
-        return complement, Maps(attended[0][1].spatial, attended[1][1].temporal)
 
 
 class TrainMLP:
@@ -145,18 +129,6 @@ class TrainMLP:
     def __call__(self, x: Tensor, steps: int) -> Tensor:
         hidden = _fired(x, self._expand, steps)
         return x + trains.spikes(_fired(hidden, self._contract, steps), steps)
-
-
-@dataclass(frozen=True)
-class _Target:
-    """What becomes of one stream: its features [B, C], its tokens' firing rate [B], its residual's
-    mean over tokens [T, B, C] where it received any, and what was looked at, by the stream
-    looked at."""
-
-    features: Tensor
-    firing_rate: Tensor
-    residual: Tensor | None
-    looked: list[tuple[str, Maps]]
 
 
 class TrainNetwork:
@@ -186,8 +158,8 @@ class TrainNetwork:
         """As SCMRL.forward, but frames [T or 1, B, C, H, W] are held, not repeated."""
         names = [name for name in self.patch if name in inputs]
         split = self._side_by_side(lambda name: self.patch[name](inputs[name], steps), names)
-        tokens = dict(zip(names, split, strict=True))
-        found = self._side_by_side(lambda name: self._target(name, tokens, steps, attention), names)
+        given = dict(zip(names, split, strict=True))
+        found = self._side_by_side(lambda name: self._target(name, given, steps, attention), names)
         targets = dict(zip(names, found, strict=True))
         looked: dict[str, list[Maps]] = {name: [] for name in names}
         for target in found:
@@ -219,28 +191,24 @@ class TrainNetwork:
             current.wait_stream(stream)
         return gave
 
-    def _target(self, name: str, tokens: Mapping[str, Tokens], steps: int, maps: bool) -> _Target:
+    def _target(self, name: str, given: Mapping[str, Tokens], steps: int, maps: bool) -> Target:
         """What becomes of one stream's tokens, given all of the batch's."""
-        x = tokens[name].values(steps)
+        x = given[name].values(steps)
         rate = firing_rate(x, (0, 2, 3))
         if self._blocks:
             return self._self_attended(name, x, rate, steps, maps)
-        received, looked = [], []
-        for source, residual in self.residual.get(name, {}).items():
-            if source in tokens:
-                gave, seen = residual(tokens[name], tokens[source], steps, maps)
-                received.append(gave)
-                looked.append((source, seen))
-        if not received:
-            return _Target(self.mlp[name](x, steps).mean((0, 2)), rate, None, [])
-        total = received[0] if len(received) == 1 else torch.stack(received).sum(0)
-        x = x.add(total, alpha=self._network.config.alpha)
-        return _Target(self.mlp[name](x, steps).mean((0, 2)), rate, total.mean(2), looked)
+        received = [
+            (source, *residual(given[name], given[source], steps, maps))
+            for source, residual in self.residual.get(name, {}).items()
+            if source in given
+        ]
+        alpha, mlp = self._network.config.alpha, self.mlp[name]
+        return tokens.target(x, rate, received, alpha, lambda x: mlp(x, steps))
 
-    def _self_attended(self, name: str, x: Tensor, rate: Tensor, steps: int, maps: bool) -> _Target:
+    def _self_attended(self, name: str, x: Tensor, rate: Tensor, steps: int, maps: bool) -> Target:
         looked = []
         for attentions, mlp in self._blocks:
-            ((fired, seen),) = attentions(x, x, steps, maps)
-            x = mlp(x + trains.spikes(fired, steps), steps)
+            ((spikes, seen),) = attentions(x, x, steps, maps)
+            x = mlp(x + spikes, steps)
             looked.append((name, seen))
-        return _Target(x.mean((0, 2)), rate, None, looked)
+        return tokens.ended(x, rate, looked=looked)

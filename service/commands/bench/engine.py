@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from model.agreement import Agreement
+    from model.engine import Path as EnginePath
 
 
 def engine(
@@ -165,7 +166,7 @@ def _on_clips(
     from model.evaluate import held_out_batches
 
     plain, card = checkpoint.load(weights)
-    path = bench.paths(device)[1 if device == "cpu" else 2]
+    path: EnginePath = "fused" if device == "cpu" else "fused-graphs"
     layers = bench.layers(plain.to(device).eval(), path)
     assert layers is not None
     clips = _on(device, held_out_batches(weights, data, count))
