@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any, Literal, NoReturn
 
-import av
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Disposition, Stream
 
 from model.audio import Samples
 from model.clip import Clip, Limits, TooLarge, UnknownFormat, Unusable
+from model.pyav import open_input
 from model.video import Timeline, spread
 
 #: What may be opened. Left out on purpose: playlists (they name other files and addresses),
@@ -80,13 +80,7 @@ def _opened(data: bytes, accepted: str) -> InputContainer:
         # costs frames at most, which are missed and decoded again; AVI's have no times to miss.
         options["skip_frame"] = "all"
     try:
-        return av.open(
-            io.BytesIO(data),
-            "r",
-            metadata_errors="ignore",
-            options=options,
-            io_open=_refused,
-        )
+        return open_input(io.BytesIO(data), options=options, io_open=_refused)
     except MemoryError:
         raise
     except Exception as error:  # FFmpeg's errors, and builtin ones on some damage

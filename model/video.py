@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from model import colour
 from model.clip import SLACK_S, Limits, Pictures, TooLarge, Unusable
 from model.packets import decoded, is_needless, is_start, length_bytes
+from model.pyav import fraction
 
 #: Two times this close are the same: containers round them.
 _SAME_S = 1e-4
@@ -69,12 +70,12 @@ class Timeline:
     def _time(self, packet: Packet[Any]) -> float:
         decoded = packet.pts is None or _is_shown_in_order(packet.stream)
         stamp = packet.dts if decoded else packet.pts
-        self._unit = self._unit or packet.time_base  # each look makes a new fraction
+        self._unit = self._unit or fraction(packet.time_base)
         if stamp is not None and self._unit:
             return _seconds(stamp, self._unit)
         if not self.packets:
             return 0.0
-        return self.packets[-1].time + 1 / float(packet.stream.average_rate or 25)
+        return self.packets[-1].time + 1 / float(fraction(packet.stream.average_rate) or 25)
 
     def wanted(self, frames: int) -> tuple[float, list[float]]:
         """When the first frame is shown, and the frames shown at the centres of equal parts."""
@@ -107,7 +108,7 @@ class _Decoder:
         self._packets = packets
         self._wanted = set(wanted)
         self._in_order = _is_shown_in_order(stream)
-        self._unit = stream.time_base
+        self._unit = fraction(stream.time_base)
         self._starts = _starts(packets, wanted)
         self._ends = {} if self._in_order else self._last_needed(wanted)
         self._end = len(packets)
@@ -368,7 +369,7 @@ def _check_size(width: int, height: int, limits: Limits) -> None:
 
 def _aspect(stream: Stream) -> float:
     """Width of a pixel over its height."""
-    aspect = float(getattr(stream, "sample_aspect_ratio", None) or 1)
+    aspect = float(fraction(getattr(stream, "sample_aspect_ratio", None)) or 1)
     return aspect if 1 / _MAX_ASPECT <= aspect <= _MAX_ASPECT else 1.0
 
 

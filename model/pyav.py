@@ -1,0 +1,38 @@
+"""PyAV 18 and 19 called in one way: Python 3.11 has the one, later Pythons the other.
+
+PyAV 19 reads tags with surrogateescape always; PyAV 18 raises on tags that are not UTF-8 unless
+it is told how to read them. PyAV 19 has its own rational numbers, with 0/1 for what is not set;
+PyAV 18 has `Fraction`, and None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any, BinaryIO
+
+import av
+from av.container import InputContainer
+
+MAJOR_VERSION = int(av.__version__.split(".")[0])
+
+_TAG_OPTIONS: dict[str, Any] = {"metadata_errors": "surrogateescape"} if MAJOR_VERSION < 19 else {}
+
+
+def open_input(
+    file: BinaryIO, *, options: dict[str, str], io_open: Callable[..., Any]
+) -> InputContainer:
+    """Open a container for reading; its tags may hold any bytes.
+
+    `io_open` is called for each further file that the container names. Raises what `av.open`
+    raises: FFmpeg's errors, and builtin ones on some damage.
+    """
+    container: InputContainer = av.open(file, "r", options=options, io_open=io_open, **_TAG_OPTIONS)
+    return container
+
+
+def fraction(rational: Any) -> Fraction | None:
+    """A rate, a time base or an aspect ratio of PyAV; None where it is not set."""
+    if not rational or not rational.denominator:
+        return None
+    return Fraction(rational.numerator, rational.denominator)
