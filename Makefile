@@ -2,15 +2,21 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# The versions that are installed: `make serve LOCK=` takes the newest that pyproject.toml allows.
+LOCK ?= requirements.lock
+INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --quiet $(LOCK:%=--constraint %)
 
-.PHONY: help serve test lint fuzz try-image clean
+.PHONY: help serve test wheel lock lint fuzz try-image try-python clean
 
 help:
 	@echo "make serve   set up, then serve the embedded checkpoint on http://127.0.0.1:8000"
 	@echo "make test    set up, then run all tests"
 	@echo "make lint    ruff and mypy"
 	@echo "make fuzz    tens of thousands of damaged files, then ten thousand good ones"
-	@echo "make try-image  build the image and try it, without a Docker engine (docker/try.py)"
+	@echo "make try-image  build the image and try it, without a Docker engine (.ci/try_image.py)"
+	@echo "make try-python  serve a clip and run all tests on clean Debians, Python 3.11 to 3.14 (.ci/try_python.py)"
+	@echo "make wheel   a wheel with the embedded checkpoint, in dist/"
+	@echo "make lock    write requirements.lock anew, with the newest versions that pyproject.toml allows"
 	@echo "make clean   remove the virtual environment and caches"
 
 serve: $(VENV)/.serve
@@ -19,13 +25,26 @@ serve: $(VENV)/.serve
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(ARGS)
 
+wheel: $(VENV)/.setuptools
+	$(BIN)/python -m pip wheel --disable-pip-version-check --quiet --no-deps --no-build-isolation \
+		--wheel-dir dist .
+	@ls dist/*.whl
+
+lock: $(VENV)/.dev
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev \
+		--no-annotate --custom-compile-command 'make lock' --output-file requirements.lock \
+		pyproject.toml
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 try-image:
-	$(PYTHON) docker/try.py $(ARGS)
+	$(PYTHON) .ci/try_image.py $(ARGS)
+
+try-python:
+	$(PYTHON) .ci/try_python.py $(ARGS)
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.fuzz $(ARGS)
@@ -34,13 +53,17 @@ fuzz: $(VENV)/.dev
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# pip itself is left as the venv brings it: it is not what is being tested here.
-$(VENV)/.serve: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable .
+# setuptools comes from the lock too: pip would build with the newest there is.
+$(VENV)/.setuptools: pyproject.toml $(LOCK) | $(BIN)/python
+	$(INSTALL) 'setuptools>=77'
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[dev]'
+$(VENV)/.serve: $(VENV)/.setuptools
+	$(INSTALL) --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.setuptools
+	$(INSTALL) --no-build-isolation --editable '.[dev]'
 	@touch $@ $(VENV)/.serve
 
 clean:

@@ -1,6 +1,6 @@
 """Build the image and try it as a container, where no Docker engine runs.
 
-    sudo python3 docker/try.py [cpu|cuda]
+    sudo python3 .ci/try_image.py [cpu|cuda]
 
 By default the one for CPUs. The one for GPUs is tried on the CPU, which it falls back to: 7 GB, of
 which pip fetches half.
@@ -20,7 +20,6 @@ import http.client
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -28,18 +27,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from uuid import uuid4
 
-from image import (
-    CACHE,
-    PODMAN,
-    ROOT,
-    TOOLS,
-    base_name,
-    build,
-    image_name,
-    make_base,
-    output,
-    quiet,
-)
+from debian import output, quiet
+from image import CACHE, PODMAN, ROOT, TOOLS, base_name, build, image_name, make_base
+from probe import free_port, status
 
 CLIP = ROOT / "tests" / "data" / "clips" / "digit-7.webm"
 UID = 10001
@@ -163,21 +153,6 @@ def classify(port: int) -> tuple[str, float]:
     connection.request("POST", "/v1/classify", body, kind)
     answer = json.load(connection.getresponse())
     return str(answer.get("prediction", answer).get("label", answer)), time.monotonic() - started
-
-
-def status(port: int, path: str) -> int | None:
-    """The status of a GET; None while nobody listens."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().status
-    except OSError:
-        return None
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 def until(seconds: float, what: str, done: Callable[[], bool]) -> None:

@@ -1,0 +1,244 @@
+"""Try a clone on clean Debians, each with its own Python, as a newcomer would.
+
+    sudo python3 .ci/try_python.py [SUITE ...] [--versions locked|newest|lowest] [--short]
+
+For each suite (bookworm has Python 3.11, trixie 3.13, sid 3.14): a minimal root by debootstrap,
+a clone of the last commit, `make serve`, a clip by curl, SIGTERM, `make test`. `--versions` says
+which dependencies are installed: those of requirements.lock, the newest or the lowest that
+pyproject.toml allows. `--short` leaves `make test` out, and keeps the environment for next time.
+
+Needs root and debootstrap. The roots lie in $DEBIAN_ROOTS (default: ~/.cache/scmrl-roots). pip's
+configuration and the local folders that it names are shown to the trial read-only. The last line
+for each suite is a row for docs/python-versions.md. Exit code 1 where anything fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from debian import make_root, pip_needs, quiet
+from probe import free_port, status
+
+ROOT = Path(__file__).resolve().parents[1]
+CACHE = Path(os.environ.get("DEBIAN_ROOTS") or Path.home() / ".cache" / "scmrl-roots")
+SUITES = ("bookworm", "trixie", "sid")
+PACKAGES = ("ca-certificates", "curl", "git", "make", "python3", "python3-venv")
+TOOLS = ("debootstrap", "unshare", "git")
+
+#: In the trial's root.
+CLONE, VENV, LOWEST = "/root/scmrl", "/root/venv", "/root/lowest.lock"
+CLIP, LABEL = "tests/data/clips/digit-7.webm", "7"
+#: Longest time, in seconds, for an installation with its first start, and for the tests.
+INSTALL_S, TEST_S = 1800, 3600
+
+#: Packages whose versions a row names.
+NAMED = ("torch", "av", "numpy", "numba", "opencv-python-headless", "fastapi", "pydantic")
+VERSIONS = f"""
+import json, platform
+from importlib.metadata import version
+print(json.dumps({{"python": platform.python_version()}} | {{n: version(n) for n in {NAMED}}}))
+"""
+
+#: Shows a folder its machine's devices and the paths that pip needs, and enters it.
+ENTER = """
+set -eu
+tree=$1; paths=$2; shift 2
+mount --rbind /proc "$tree/proc"
+mount --rbind /dev "$tree/dev"
+for path in $paths; do
+    if [ -d "$path" ]; then mkdir -p "$tree$path"; else mkdir -p "$tree$(dirname "$path")"; fi
+    [ -e "$tree$path" ] || : > "$tree$path"
+    mount --rbind --options ro "$path" "$tree$path"
+done
+exec chroot "$tree" "$@"
+"""
+
+
+class Failed(Exception):
+    """A step that failed; its text is what the step printed last."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One suite with one choice of dependencies."""
+
+    suite: str
+    versions: str
+    short: bool
+
+    @property
+    def tree(self) -> Path:
+        """The folder that is the trial's root; a short trial keeps it."""
+        return CACHE / f"trial-{self.suite}-{'short' if self.short else self.versions}"
+
+    @property
+    def lock(self) -> str:
+        """What `make` is told to install from."""
+        return {"locked": "LOCK=requirements.lock", "newest": "LOCK=", "lowest": f"LOCK={LOWEST}"}[
+            self.versions
+        ]
+
+    def run(self) -> str:
+        """The whole trial; returns its row. Raises Failed."""
+        self._prepare()
+        if self.versions == "lowest":
+            self._resolve_lowest()
+        ready_s, answer = self._serve()
+        installed = json.loads(self._output(f"{VENV}/bin/python", "-c", VERSIONS))
+        tests = "not run" if self.short else self._test()
+        label, probability = answer["label"], answer["probability"]
+        packages = ", ".join(f"{name} {installed[name]}" for name in NAMED)
+        today = datetime.datetime.now(datetime.UTC).date()
+        return (
+            f"| {today} | {self.suite} | {installed['python']} | {self.versions} | {packages} "
+            f"| ready {ready_s:.1f} s, {label} at {probability:.2f} | {tests} |"
+        )
+
+    def _prepare(self) -> None:
+        base = make_root(CACHE / self.suite, self.suite, PACKAGES)
+        if not (self.short and self.tree.exists()):
+            shutil.rmtree(self.tree, ignore_errors=True)
+            quiet("cp", "--archive", "--reflink=auto", str(base), str(self.tree))
+        shutil.rmtree(f"{self.tree}{CLONE}", ignore_errors=True)
+        quiet("git", "clone", "--quiet", "--no-hardlinks", str(ROOT), f"{self.tree}{CLONE}")
+
+    def _resolve_lowest(self) -> None:
+        """The lowest version of each direct dependency that has a wheel for this Python."""
+        resolve = (
+            f"python3 -m venv /root/uv && /root/uv/bin/pip install --quiet "
+            f"--constraint {CLONE}/requirements.lock uv && cd {CLONE} && /root/uv/bin/uv pip "
+            "compile --quiet --resolution lowest-direct --only-binary :all: --extra dev "
+            f"--python-version $(python3 -c 'import platform; print(platform.python_version())') "
+            f"--output-file {LOWEST} pyproject.toml"
+        )
+        self._output("sh", "-c", resolve)
+
+    def _serve(self) -> tuple[float, dict[str, str | float]]:
+        """Seconds until `make serve` is ready once it is installed, and the clip's prediction."""
+        self._make("serve", "ARGS=--help", log="install", seconds=INSTALL_S)
+        port = free_port()
+        started = time.monotonic()
+        with self._started("serve", f"ARGS=--port {port}", log="serve") as process:
+            while status(port, "/readyz") != 200:
+                if process.poll() is not None or time.monotonic() - started > INSTALL_S:
+                    raise Failed(f"make serve is not ready:\n{self._tail('serve')}")
+                time.sleep(0.1)
+            ready_s = time.monotonic() - started
+            url = f"http://127.0.0.1:{port}/v1/classify"
+            answer = self._output("curl", "--silent", "-F", f"clip=@{CLONE}/{CLIP}", url)
+        prediction = json.loads(answer).get("prediction", {})
+        if prediction.get("label") != LABEL:
+            raise Failed(f"the clip of a seven is answered with {answer}\n{self._tail('serve')}")
+        if "Traceback" in self._tail("serve"):
+            raise Failed(f"the log has a traceback:\n{self._tail('serve')}")
+        return ready_s, prediction
+
+    def _test(self) -> str:
+        """The last line of `make test`."""
+        self._make("test", log="test", seconds=TEST_S)
+        return self._tail("test").splitlines()[-1].strip("= ")
+
+    def _make(self, *arguments: str, log: str, seconds: float) -> None:
+        with self._started(*arguments, log=log) as process:
+            try:
+                code = process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                raise Failed(f"not done after {seconds:g} s:\n{self._tail(log)}") from None
+        if code:
+            raise Failed(f"make {arguments[0]} ends with {code}:\n{self._tail(log)}")
+
+    @contextmanager
+    def _started(self, *arguments: str, log: str) -> Iterator[subprocess.Popen[bytes]]:
+        """`make` in the clone, in a session of its own; it is ended by SIGTERM, then SIGKILL."""
+        make = shlex.join(["make", f"VENV={VENV}", self.lock, *arguments])
+        with self._log(log).open("wb") as file:
+            process = subprocess.Popen(
+                self._command("sh", "-c", f"cd {CLONE} && exec {make}"),
+                env=environment(), stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+                start_new_session=True,
+            )  # fmt: skip
+            try:
+                yield process
+            finally:
+                for sign, wait_s in ((signal.SIGTERM, 30), (signal.SIGKILL, 5)):
+                    if process.poll() is None:
+                        os.killpg(process.pid, sign)
+                        wait_for(process, wait_s)
+
+    def _output(self, *command: str) -> str:
+        """What a command in the trial's root prints. Raises Failed."""
+        done = subprocess.run(
+            self._command(*command), env=environment(), capture_output=True, text=True
+        )
+        if done.returncode:
+            raise Failed(f"{shlex.join(command)}\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    def _command(self, *command: str) -> list[str]:
+        paths = " ".join(map(str, sorted({*pip_needs(), Path("/etc/resolv.conf")})))
+        enter = ["sh", "-c", ENTER, "enter", str(self.tree), paths]
+        return ["unshare", "--mount", "--propagation", "private", *enter, *command]
+
+    def _log(self, name: str) -> Path:
+        return CACHE / f"{self.tree.name}.{name}.log"
+
+    def _tail(self, name: str) -> str:
+        return self._log(name).read_text(errors="replace")[-6000:]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("suites", nargs="*", default=SUITES, metavar="SUITE")
+    parser.add_argument("--versions", choices=("locked", "newest", "lowest"), default="locked")
+    parser.add_argument("--short", action="store_true", help="serve and one clip, no tests")
+    arguments = parser.parse_args()
+    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    if missing or os.geteuid():
+        sys.exit(f"needs root and {', '.join(TOOLS)}; not here: {', '.join(missing) or 'root'}")
+    failures = 0
+    for suite in arguments.suites:
+        trial = Trial(suite, arguments.versions, arguments.short)
+        try:
+            print(trial.run(), flush=True)
+        except Failed as failure:
+            failures += 1
+            print(f"FAILED on {suite}, {arguments.versions}: {failure}", flush=True)
+        else:
+            if not trial.short:
+                shutil.rmtree(trial.tree)
+    return min(failures, 1)
+
+
+def environment() -> dict[str, str]:
+    """A newcomer's environment, with what pip needs on this machine."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(("PIP_", "OPENBLAS_")) or "CERT" in name or "_proxy" in name.lower()
+    }
+    path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    return kept | {"PATH": path, "HOME": "/root", "LANG": "C.UTF-8", "TERM": "dumb"}
+
+
+def wait_for(process: subprocess.Popen[bytes], seconds: float) -> None:
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return
+
+
+if __name__ == "__main__":
+    sys.exit(main())
