@@ -25,7 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,8 +41,8 @@ TOOLS = ("debootstrap", "unshare", "git")
 #: In the trial's root.
 CLONE, VENV, LOWEST = "/root/scmrl", "/root/venv", "/root/lowest.lock"
 CLIP, LABEL = "tests/data/clips/digit-7.webm", "7"
-#: Longest time, in seconds, for an installation with its first start, and for the tests.
-INSTALL_S, TEST_S = 1800, 3600
+#: Longest time, in seconds, for an installation or a start, for the tests, and for the end.
+INSTALL_S, TEST_S, END_S = 1800, 3600, 40
 
 #: Packages whose versions a row names.
 NAMED = ("torch", "av", "numpy", "numba", "opencv-python-headless", "fastapi", "pydantic")
@@ -162,7 +162,7 @@ class Trial:
 
     @contextmanager
     def _started(self, *arguments: str, log: str) -> Iterator[subprocess.Popen[bytes]]:
-        """`make` in the clone, in a session of its own; it is ended by SIGTERM, then SIGKILL."""
+        """`make` in the clone; it is ended by SIGTERM, and its session by SIGKILL."""
         make = shlex.join(["make", f"VENV={VENV}", self.lock, *arguments])
         with self._log(log).open("wb") as file:
             process = subprocess.Popen(
@@ -173,10 +173,12 @@ class Trial:
             try:
                 yield process
             finally:
-                for sign, wait_s in ((signal.SIGTERM, 30), (signal.SIGKILL, 5)):
-                    if process.poll() is None:
-                        os.killpg(process.pid, sign)
-                        wait_for(process, wait_s)
+                process.terminate()  # make ends its child by the same signal
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(END_S)
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
     def _output(self, *command: str) -> str:
         """What a command in the trial's root prints. Raises Failed."""
@@ -231,13 +233,6 @@ def environment() -> dict[str, str]:
     }
     path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     return kept | {"PATH": path, "HOME": "/root", "LANG": "C.UTF-8", "TERM": "dumb"}
-
-
-def wait_for(process: subprocess.Popen[bytes], seconds: float) -> None:
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return
 
 
 if __name__ == "__main__":
