@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 from tests.conftest import ROOT
 from tests.service.server import wait_until
@@ -19,14 +20,22 @@ WITHIN_S = 120
 class Serve:
     """The command, running; `shown` and `logged` are what it has printed so far.
 
-    `module` is what is started in its place, which ends in the command.
+    `module` is what is started in its place, which ends in the command; `python` the interpreter
+    and `cwd` the folder that it is started in.
     """
 
-    def __init__(self, *arguments: object, module: str = "service.cli", **settings: str) -> None:
-        command = [sys.executable, "-m", module, "serve", *map(str, arguments)]
+    def __init__(
+        self,
+        *arguments: object,
+        module: str = "service.cli",
+        python: Path | str = sys.executable,
+        cwd: Path = ROOT,
+        **settings: str,
+    ) -> None:
+        command = [str(python), "-m", module, "serve", *map(str, arguments)]
         environment = os.environ | {"COLUMNS": "200"} | settings
         self.process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True,
         )  # fmt: skip
         self._printed: dict[str, list[str]] = {"stdout": [], "stderr": []}
