@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 LOCK ?= requirements.lock
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --quiet $(LOCK:%=--constraint %)
 
-.PHONY: help serve test wheel lock lint fuzz try-image try-python clean
+.PHONY: help serve test wheel lock lint fuzz try-image try-python try-aarch64 clean
 
 help:
 	@echo "make serve   set up, then serve the embedded checkpoint on http://127.0.0.1:8000"
@@ -15,6 +15,7 @@ help:
 	@echo "make fuzz    tens of thousands of damaged files, then ten thousand good ones"
 	@echo "make try-image  build the image and try it, without a Docker engine (.ci/try_image.py)"
 	@echo "make try-python  serve a clip and run all tests on clean Debians, Python 3.11 to 3.14 (.ci/try_python.py)"
+	@echo "make try-aarch64  resolve the runtime dependencies for 64-bit ARM (.ci/try_aarch64.py)"
 	@echo "make wheel   a wheel with the embedded checkpoint, in dist/"
 	@echo "make lock    write requirements.lock anew, with the newest versions that pyproject.toml allows"
 	@echo "make clean   remove the virtual environment and caches"
@@ -26,6 +27,7 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(ARGS)
 
 wheel: $(VENV)/.setuptools
+	@rm -rf build dist/scmrl-*.whl
 	$(BIN)/python -m pip wheel --disable-pip-version-check --quiet --no-deps --no-build-isolation \
 		--wheel-dir dist .
 	@ls dist/*.whl
@@ -45,6 +47,9 @@ try-image:
 
 try-python:
 	$(PYTHON) .ci/try_python.py $(ARGS)
+
+try-aarch64: wheel
+	$(BIN)/python .ci/try_aarch64.py dist/*.whl
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.fuzz $(ARGS)
@@ -67,4 +72,4 @@ $(VENV)/.dev: $(VENV)/.setuptools
 	@touch $@ $(VENV)/.serve
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info

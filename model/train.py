@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -210,12 +211,15 @@ class _Run:
         return options.learning_rate * share
 
     def _loader(self, first: int) -> DataLoader[tuple[dict[str, Tensor], Tensor]]:
+        workers = self.options.workers
         return DataLoader(
             self.batches,
             batch_size=None,
             sampler=range(first, first + self.steps_an_epoch),
-            num_workers=self.options.workers,
-            prefetch_factor=4 if self.options.workers else None,
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+            # A forked process shares the data's memory; Python 3.14 would pickle it by default.
+            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         )
 
     @torch.inference_mode()
