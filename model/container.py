@@ -17,10 +17,12 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Disposition, Stream
 
+from model import ebml
 from model.audio import Samples
 from model.clip import Clip, Limits, TooLarge, UnknownFormat, Unusable
 from model.pyav import open_input
-from model.video import Timeline, spread
+from model.timeline import Timeline
+from model.video import spread
 
 #: What may be opened. Left out on purpose: playlists (they name other files and addresses),
 #: pictures that stand still (OpenCV reads those), raw streams and everything that no clip comes in.
@@ -38,6 +40,8 @@ _SIGNATURES: tuple[tuple[int, bytes], ...] = (
 
 #: More packets than any honest clip of a minute has; each costs memory.
 _MAX_PACKETS = 200_000
+#: Whose headers say how long the clip is; of others FFmpeg guesses by their size.
+_WITH_DURATION = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "flv", "live_flv", "asf", "avi")
 Kind = Literal["audio", "video"]
 _NOUNS: dict[Kind, str] = {"audio": "sound", "video": "picture"}
 
@@ -54,12 +58,16 @@ def read_container(
         container = opened.enter_context(_opened(data, accepted))
         audio, no_sound = _chosen(container, "audio") if sound else (None, None)
         video, no_picture = _chosen(container, "video") if pictures else (None, None)
+        timed = audio or _sound_beside(container, video)
         samples, timeline = Samples(limits), Timeline(limits)
-        for packet in _packets(container, [s for s in (audio, video) if s is not None]):
-            if audio is not None and packet.stream_index == audio.index:
-                samples.add(packet)
-            else:
+        reading = _Reading(container, [s for s in (timed, video) if s is not None])
+        for packet in reading:
+            if video is not None and packet.stream_index == video.index:
                 timeline.add(packet)
+                continue
+            timeline.add_sound(packet)
+            if audio is not None:
+                samples.add(packet)
         heard = seen = None
         if audio is not None:
             heard, no_sound = samples.sound()
@@ -69,6 +77,7 @@ def read_container(
             def reopened() -> Stream:
                 return opened.enter_context(_opened(data, accepted)).streams[index]
 
+            timeline.close(_header_end_s(container, video, data, timeline, reading))
             seen, no_picture = spread(video, reopened, timeline, frames, limits)
         return Clip(heard, seen, no_sound, no_picture)
 
@@ -118,20 +127,49 @@ def _standing(stream: Stream) -> tuple[bool, bool]:
     return bool(stream.disposition & Disposition.default), stream.frames != 1
 
 
-def _packets(container: InputContainer, streams: list[Stream]) -> Iterator[Packet[Any]]:
-    """The streams' packets, up to the end or to where the file is damaged."""
-    if not streams:
-        return
-    packets = container.demux(streams)
-    for _ in range(_MAX_PACKETS):
-        try:
-            packet = next(packets, None)
-        except MemoryError:
-            raise
-        except Exception:  # what came before the damage counts
+def _sound_beside(container: InputContainer, video: Stream | None) -> Stream | None:
+    """Sound that is not asked for, but whose time stamps go with the video's."""
+    sounds = [stream for stream in container.streams if stream.type == "audio"]
+    return max(sounds, key=_standing) if sounds and video is not None else None
+
+
+class _Reading:
+    """The streams' packets, up to the end or to where the file is damaged.
+
+    `is_whole`: whether that was the end, once all are read.
+    """
+
+    def __init__(self, container: InputContainer, streams: list[Stream]) -> None:
+        self._container = container
+        self._streams = streams
+        self.is_whole = True
+
+    def __iter__(self) -> Iterator[Packet[Any]]:
+        """Raises TooLarge where there are too many."""
+        if not self._streams:
             return
-        if packet is None:
-            return
-        if packet.size:
-            yield packet
-    raise TooLarge(f"the file has more than {_MAX_PACKETS} packets")
+        packets = self._container.demux(self._streams)
+        for _ in range(_MAX_PACKETS):
+            try:
+                packet = next(packets, None)
+            except MemoryError:
+                raise
+            except Exception:  # what came before the damage counts
+                self.is_whole = False
+                return
+            if packet is None:
+                return
+            if packet.size:
+                self.is_whole = not packet.is_corrupt
+                yield packet
+        raise TooLarge(f"the file has more than {_MAX_PACKETS} packets")
+
+
+def _header_end_s(
+    container: InputContainer, video: Stream, data: bytes, timeline: Timeline, reading: _Reading
+) -> float | None:
+    """When the clip ends by its header (s); None where none says so, or the file is cut short."""
+    if container.format.name not in _WITH_DURATION or container.duration is None:
+        return None
+    is_cut = not reading.is_whole or len(timeline.packets) < video.frames or ebml.is_cut(data)
+    return None if is_cut else container.duration / 1_000_000

@@ -2,122 +2,60 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from fractions import Fraction
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from av.packet import Packet
-from av.sidedata.sidedata import Type
 from av.stream import Stream
-from av.video.frame import VideoFrame
+from av.video.frame import PictureType, VideoFrame
 from numpy.typing import NDArray
 
 from model import colour
-from model.clip import SLACK_S, Limits, Pictures, TooLarge, Unusable
-from model.packets import decoded, is_needless, is_start, length_bytes
-from model.pyav import fraction
+from model.aspect import Aspects
+from model.clip import Limits, Pictures, TooLarge, Unusable
+from model.packets import SELF_CHECKED, decoded, decoded_or_none, is_needless
+from model.pyav import display_matrix, fraction
+from model.timeline import SAME_S, Shown, Timeline, is_shown_in_order, seconds
 
-#: Two times this close are the same: containers round them.
-_SAME_S = 1e-4
 #: More threads than this wait for each other's rows.
 _MAX_THREADS = 4
 #: Larger frames than this, in pixels, are decoded no sooner by several, which each hold some.
 _LARGEST_SHARED = 4_000_000
 #: How many times less the longest share must be than all, or it is not worth a decoder of its own.
 _MUCH_SOONER = 1.5
-#: Pixels more oblong than this are damage, not a format.
-_MAX_ASPECT = 4.0
 
 #: Pictures by when they are shown (s).
 _Found = dict[float, NDArray[np.uint8]]
 
 
-class _Shown(NamedTuple):
-    """A packet of video, when its frame is shown (s), and whether decoding can start at it."""
-
-    packet: Packet[Any]
-    time: float
-    key: bool
-
-
-class Timeline:
-    """The video's packets in decoding order, and when each frame is shown."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self.packets: list[_Shown] = []
-        self._first = float("inf")
-        self._last = 0.0
-        self._unit: Fraction | None = None
-
-    def add(self, packet: Packet[Any]) -> None:
-        """Note a packet; raises TooLarge once they span more than the limit."""
-        time = self._time(packet)
-        self.packets.append(_Shown(packet, time, is_start(packet)))
-        if packet.is_discard:  # decoded, but cut away by the container
-            return
-        self._first = min(self._first, time)
-        self._last = max(self._last, time)
-        if self._last - self._first > self._limits.max_duration_s + SLACK_S:
-            limit = f"{self._limits.max_duration_s:g} s"
-            raise TooLarge(f"its pictures last longer than {limit}, by their time stamps")
-
-    def _time(self, packet: Packet[Any]) -> float:
-        decoded = packet.pts is None or _is_shown_in_order(packet.stream)
-        stamp = packet.dts if decoded else packet.pts
-        self._unit = self._unit or fraction(packet.time_base)
-        if stamp is not None and self._unit:
-            return _seconds(stamp, self._unit)
-        if not self.packets:
-            return 0.0
-        return self.packets[-1].time + 1 / float(fraction(packet.stream.average_rate) or 25)
-
-    def wanted(self, frames: int) -> tuple[float, list[float]]:
-        """When the first frame is shown, and the frames shown at the centres of equal parts."""
-        times = sorted({p.time for p in self.packets if not p.packet.is_discard})
-        if not times:
-            return 0.0, []
-        span = times[-1] - times[0] + self._last_duration(times)
-        centres = [times[0] + (part + 0.5) / frames * span for part in range(frames)]
-        shown = [max(0, bisect_right(times, at + _SAME_S) - 1) for at in centres]
-        return times[0], [times[index] for index in shown]
-
-    def _last_duration(self, times: list[float]) -> float:
-        """How long the last frame is shown: as its packet says, or like most others."""
-        usual = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
-        said = next((p.packet for p in self.packets if p.time == times[-1]), None)
-        if said is None or not said.duration or not self._unit:
-            return usual
-        limit = self._limits.max_duration_s
-        return min(_seconds(said.duration, self._unit), max(usual, limit - times[-1] + times[0]))
-
-
 class _Decoder:
     """Frames by the time at which they are shown, asked for in the rising order of `wanted`.
 
-    Of the frames that are not wanted, those that no other is made from are left out.
+    Of the frames that are not wanted, those that no other is made from are left out. So are all
+    that the decoder made up, in whole or in part, for what is missing in the stream.
     """
 
-    def __init__(self, stream: Stream, packets: list[_Shown], wanted: list[float]) -> None:
+    def __init__(self, stream: Stream, timeline: Timeline, wanted: list[float]) -> None:
+        context: Any = stream.codec_context
         self._stream = stream
-        self._packets = packets
+        self._packets = timeline.packets
+        self._state = timeline.state
         self._wanted = set(wanted)
-        self._in_order = _is_shown_in_order(stream)
+        self._in_order = is_shown_in_order(stream)
         self._unit = fraction(stream.time_base)
-        self._starts = _starts(packets, wanted)
+        self._places = _places(self._packets)
+        self._starts = _starts(self._packets, wanted)
         self._ends = {} if self._in_order else self._last_needed(wanted)
-        self._end = len(packets)
+        self._end = len(self._packets)
         self._in_vain: set[int] = set()
-        self._length_bytes = length_bytes(stream.codec_context)
-        self._next = 0
-        self._given = 0  # frames since the first packet, were all of them decoded
-        self._held: deque[tuple[VideoFrame, float | None]] = deque()
+        self._is_self_checked = context.name in SELF_CHECKED
+        self._is_h264 = context.name == "h264"
         self._drained = False
+        self._aspects = Aspects(stream, changes=timeline.state.changes)
+        self._begin(0)
 
     def at(self, time: float) -> VideoFrame | None:
         """The frame shown at `time`; where it is damaged, the one before or else after it."""
@@ -126,11 +64,15 @@ class _Decoder:
             self._jump(start)
         end = self._ends.get(time, len(self._packets))
         self._end = end if end >= self._next else len(self._packets)
-        frame, exact = self._search(time)
+        frame, shown = self._search(time)
         half = self._ended_early and frame is not None and frame.interlaced_frame
-        if start in self._in_vain or (exact and not half):
+        if start in self._in_vain or (_is_at(shown, time) and not half):
             return frame
         return self._from_earlier(start, time) or frame
+
+    def aspect(self, time: float) -> float:
+        """Width over height of the pixels of the frame shown at `time`, once it is decoded."""
+        return self._aspects.at(self._places[time])
 
     @property
     def _ended_early(self) -> bool:
@@ -140,29 +82,35 @@ class _Decoder:
         """The same, decoded from the key frame before `start` and with what follows it.
 
         A frame's second field may be a packet of its own, and the key frame at `start` damaged.
+        Where neither gives a frame up to `time`, key frames are not what the container calls
+        them: all is decoded in order from there on.
         """
         self._ends.clear()
         self._end = len(self._packets)
-        self._jump(next((key for key in reversed(range(start)) if self._packets[key].key), 0))
-        frame, exact = self._search(time)
-        if not exact:
+        earlier = next((key for key in reversed(range(start)) if self._packets[key].key), 0)
+        self._jump(earlier)
+        frame, shown = self._search(time)
+        if earlier and (shown is None or shown > time + SAME_S):
+            self._starts = dict.fromkeys(self._starts, 0)
+            self._jump(0)
+            frame, shown = self._search(time)
+        if not _is_at(shown, time):
             self._in_vain.add(start)
         return frame
 
-    def _search(self, time: float) -> tuple[VideoFrame | None, bool]:
-        """The frame at `time`, or else the nearest there is; and whether it is that one."""
-        before = None
+    def _search(self, time: float) -> tuple[VideoFrame | None, float | None]:
+        """The frame at `time`, or else the nearest there is; and when it is shown."""
+        before: tuple[VideoFrame | None, float | None] = None, None
         while decoded := self._frame():
             frame, shown = decoded
-            if shown is None or shown < time - _SAME_S:
-                before = frame
+            if shown is None or shown < time - SAME_S:
+                before = frame, shown if shown is not None else before[1]
                 continue
-            exact = shown <= time + _SAME_S
-            if exact or before is None:
-                return frame, exact
+            if shown <= time + SAME_S or before[0] is None:
+                return frame, shown
             self._held.appendleft(decoded)
             break
-        return before, False
+        return before
 
     def _last_needed(self, wanted: list[float]) -> dict[float, int]:
         """Behind which packet a frame is complete, where decoding then goes on at a later one.
@@ -170,21 +118,28 @@ class _Decoder:
         The decoder is made to give what it holds there; it would otherwise be fed the packets
         behind it until it lets go of the frame.
         """
-        places = _places(self._packets)
+        places = self._places
         starts = [self._starts[time] for time in wanted[1:]] + [len(self._packets)]
         together = zip(wanted, starts, strict=True)
         return {time: places[time] + 1 for time, start in together if start > places[time]}
 
     def _jump(self, start: int) -> None:
         self._stream.codec_context.flush_buffers()
-        self._held.clear()
-        self._next = self._given = start
+        self._begin(start)
+
+    def _begin(self, start: int) -> None:
+        self._held: deque[tuple[VideoFrame, float | None]] = deque()
+        self._next = self._given = start  # `_given`: frames so far, were all of them decoded
+        self._begun = start
         self._drained = False
+        # The first packet whose frame may be made from one that is missing; H.264's decoder keeps
+        # those back itself.
+        self._broken = start if self._is_self_checked else None
 
     def _frame(self) -> tuple[VideoFrame, float | None] | None:
         while not self._held:
             if self._next < self._end:
-                self._hold(self._decoded(self._packets[self._next]))
+                self._decode(self._next)
                 self._next += 1
             elif not self._drained:
                 self._drained = True
@@ -193,36 +148,78 @@ class _Decoder:
                 return None
         return self._held.popleft()
 
-    def _decoded(self, shown: _Shown) -> list[VideoFrame]:
+    def _decode(self, index: int) -> None:
+        shown = self._packets[index]
         context: Any = self._stream.codec_context
         # Where frames are known by their number alone, none may be left out; and dav1d looks but
         # once, when it is opened, at what to leave out.
-        all_needed = self._in_order or context.codec.name == "libdav1d"
+        all_needed = self._in_order or context.name == "libdav1d"
         needed = all_needed or shown.time in self._wanted
         # Threads take packets in turn: one that a thread only throws away costs its turn.
-        if not needed and self._length_bytes and is_needless(shown.packet, self._length_bytes):
-            return []
+        size = self._state.length_bytes(index) if self._is_h264 and not needed else 0
+        if size and is_needless(shown.packet, size):
+            return
         context.skip_frame = "DEFAULT" if needed else "NONREF"
-        return decoded(self._stream, shown.packet)
+        packet = shown.packet
+        if index == self._begun:
+            packet = self._state.restated(index, packet)
+        frames = decoded_or_none(self._stream, packet)
+        if frames is None:  # it is the packet that the last free thread was given
+            self._break(max(0, index + 1 - context.thread_count))
+        if shown.key or index == self._begun:
+            self._aspects.note(index)
+        self._hold(frames or [])
 
     def _hold(self, frames: list[VideoFrame]) -> None:
         for frame in frames:
-            self._held.append((frame, self._time(frame)))
+            if self._is_whole(frame):
+                self._held.append((frame, self._time(frame)))
             self._given += 1
+
+    def _is_whole(self, frame: VideoFrame) -> bool:
+        """Whether neither the frame nor, since a key frame, one that it is made from is damaged."""
+        if self._broken is None and not frame.is_corrupt:
+            return True
+        place = self._place(frame)
+        if frame.is_corrupt:
+            if frame.pict_type != PictureType.B:
+                self._break(place)
+            return False
+        if self._broken is not None and place < self._broken:
+            return True
+        if frame.key_frame or (self._is_h264 and self._packets[place].key):
+            self._broken = None
+        return self._broken is None
+
+    def _break(self, place: int) -> None:
+        """Note that frames of packets from number `place` on may be made from a damaged one."""
+        self._broken = place if self._broken is None else min(place, self._broken)
+
+    def _place(self, frame: VideoFrame) -> int:
+        """Which packet made the frame; where its time does not tell, the last one."""
+        last = min(self._next, len(self._packets) - 1)
+        if self._in_order:
+            return min(self._given, last)
+        time = self._time(frame)
+        return last if time is None else self._places.get(time, last)
 
     def _time(self, frame: VideoFrame) -> float | None:
         if self._in_order:
             return self._packets[min(self._given, len(self._packets) - 1)].time
         stamp = frame.dts if frame.pts is None else frame.pts
-        return None if stamp is None or self._unit is None else _seconds(stamp, self._unit)
+        return None if stamp is None or self._unit is None else seconds(stamp, self._unit)
 
 
-def _places(packets: list[_Shown]) -> dict[float, int]:
+def _is_at(shown: float | None, time: float) -> bool:
+    return shown is not None and abs(shown - time) <= SAME_S
+
+
+def _places(packets: list[Shown]) -> dict[float, int]:
     """Which packet makes the frame that is shown at a time."""
     return {shown.time: index for index, shown in enumerate(packets)}
 
 
-def _starts(packets: list[_Shown], wanted: list[float]) -> dict[float, int]:
+def _starts(packets: list[Shown], wanted: list[float]) -> dict[float, int]:
     """For each time that is wanted, the last packet to begin decoding at.
 
     Where fragments come twice, the container discards the second ones, at the same times.
@@ -233,13 +230,13 @@ def _starts(packets: list[_Shown], wanted: list[float]) -> dict[float, int]:
         return packets[index].time, not packets[index].packet.is_discard, index
 
     def start(time: float) -> int:
-        before = [index for index in keys if packets[index].time <= time + _SAME_S]
+        before = [index for index in keys if packets[index].time <= time + SAME_S]
         return max(before, key=rank, default=0)
 
     return {time: start(time) for time in wanted}
 
 
-def _shares(packets: list[_Shown], wanted: list[float], most: int) -> list[list[float]]:
+def _shares(packets: list[Shown], wanted: list[float], most: int) -> list[list[float]]:
     """The times that are wanted, in at most `most` shares that are decoded apart.
 
     What is decoded from one key frame on stays together. It is one share where two or more would
@@ -265,15 +262,6 @@ def _shares(packets: list[_Shown], wanted: list[float], most: int) -> list[list[
     return [sorted(share) for share in shares]
 
 
-def _seconds(stamp: int, unit: Fraction) -> float:
-    return stamp * unit.numerator / unit.denominator  # a product of fractions takes longer
-
-
-def _is_shown_in_order(stream: Stream) -> bool:
-    """AVI knows when packets are decoded only; what FFmpeg guesses is wrong with B-frames."""
-    return stream.container.format.name == "avi"
-
-
 def spread(
     stream: Stream,
     reopened: Callable[[], Stream],
@@ -294,7 +282,7 @@ def spread(
     streams = [stream, *(reopened() for _ in shares[1:])]
     read = partial(
         _read,
-        packets=timeline.packets,
+        timeline=timeline,
         limits=limits,
         largest=limits.max_total_pixels // max(1, len(times)),
         threads=threads // len(shares),
@@ -333,25 +321,27 @@ def _read(
     stream: Stream,
     times: list[float],
     *,
-    packets: list[_Shown],
+    timeline: Timeline,
     limits: Limits,
     largest: int,
     threads: int,
 ) -> _Found:
     """The frames shown at `times`, as far as they can be decoded, as RGB of `largest` pixels."""
     context: Any = stream.codec_context
-    # Of the usual codecs, H.264 alone has its frames decoded sooner by several.
-    context.thread_count = threads if context.name == "h264" else 1
+    # Of the usual codecs, H.264 alone has its frames decoded sooner by several. What changes in
+    # mid-stream is known to a decoder's only thread at once.
+    is_sooner = context.name == "h264" and not timeline.state.changes
+    context.thread_count = threads if is_sooner else 1
     context.thread_type = "FRAME"
     context.options = {"max_pixels": str(limits.max_pixels)}
-    decoder = _Decoder(stream, packets, times)
+    decoder = _Decoder(stream, timeline, times)
     found: _Found = {}
     for time in times:
         frame = decoder.at(time)
         if frame is None:
             continue
         _check_size(frame.width, frame.height, limits)
-        found[time] = _upright(frame, _rgb(frame, _aspect(stream), largest))
+        found[time] = _upright(frame, _rgb(frame, decoder.aspect(time), largest))
     return found
 
 
@@ -365,12 +355,6 @@ def _check_size(width: int, height: int, limits: Limits) -> None:
         raise TooLarge(
             f"its pictures are {width} x {height} pixels; at most {limits.max_pixels} are accepted"
         )
-
-
-def _aspect(stream: Stream) -> float:
-    """Width of a pixel over its height."""
-    aspect = float(fraction(getattr(stream, "sample_aspect_ratio", None)) or 1)
-    return aspect if 1 / _MAX_ASPECT <= aspect <= _MAX_ASPECT else 1.0
 
 
 def _rgb(frame: VideoFrame, aspect: float, largest: int) -> NDArray[np.uint8]:
@@ -387,11 +371,10 @@ def _upright(frame: VideoFrame, picture: NDArray[np.uint8]) -> NDArray[np.uint8]
 
     A pixel (x, y) is shown at (a x + c y, b x + d y); only quarter turns and mirrors are done.
     """
-    sides: Any = frame.side_data  # PyAV's annotations know no key but str
-    matrix = sides.get(Type.DISPLAYMATRIX)
+    matrix = display_matrix(frame)
     if matrix is None:
         return picture
-    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32, 5).tolist()
+    a, b, c, d = matrix
     if abs(b) > abs(a):
         right, down, picture = c, b, picture.transpose(1, 0, 2)
     else:

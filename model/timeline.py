@@ -1,0 +1,309 @@
+"""When each frame of a video is shown, by the time stamps of its packets and of the sound's.
+
+Stamps are trusted as far as they run on. Where they restart, step back or jump, as in recordings
+that were joined, a new segment begins: it is moved right behind the last one, in the packets as
+well, so that all that is decoded is on one time axis.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from av.packet import Packet
+from av.stream import Stream
+
+from model.clip import SLACK_S, Limits, TooLarge
+from model.decoder_state import DecoderState
+from model.packets import is_start
+from model.pyav import fraction
+
+#: Times this close, in seconds, are the same: containers round them.
+SAME_S = 1e-4
+#: A longer pause between two stamps, in seconds, is a jump, unless the sound goes on through it.
+_JUMP_S = 5.0
+#: A key frame shown this much before an earlier one, in seconds, begins a segment. Frames are
+#: decoded out of order, but none before a key frame is shown behind it.
+_STEP_BACK_S = 0.02
+#: The same of other packets, by when they are decoded, and where a container has no such times.
+_DECODED_BACK_S, _SHOWN_BACK_S = 0.5, 3.0
+#: Containers that say when a packet is decoded.
+_MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
+_WITH_DECODING_TIMES = ("mpegts", "mpeg", "flv", "live_flv", _MP4)
+#: Sound that ends this much later than the pictures, in seconds, is its encoder's padding.
+_PADDING_S = 0.1
+_USUAL_RATE = 25
+
+
+class Shown(NamedTuple):
+    """A packet of video, when its frame is shown (s), and whether decoding can start at it.
+
+    `hidden`: it is decoded, but its frame is cut away by the container.
+    """
+
+    packet: Packet[Any]
+    time: float
+    key: bool
+    hidden: bool
+
+
+class _Sound(NamedTuple):
+    """When a packet of sound begins and ends (s)."""
+
+    begin: float
+    end: float
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """Packets `begin` to `end` (excluded), shown `shift` time units later than they say.
+
+    `first` and `last`: when the first and the last frame is shown, in time units and shifted;
+    `length`: how long the last one is shown.
+    """
+
+    begin: int
+    end: int
+    shift: int
+    first: int
+    last: int
+    length: int
+
+
+class Timeline:
+    """The video's packets in decoding order, when each frame is shown, and for how long."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.packets: list[Shown] = []
+        self.state = DecoderState()
+        self._limit_s = limits.max_duration_s
+        self._stamps: list[int] = []
+        self._unit = Fraction(1, 1000)
+        self._sound: list[_Sound] = []
+        self._end_s = 0.0
+
+    def add(self, packet: Packet[Any]) -> None:
+        """Note a packet of video."""
+        if not self.packets:
+            self._unit = fraction(packet.time_base) or self._unit
+        index, stamp = len(self.packets), self._stamp(packet)
+        self.state.add(index, packet)
+        key = is_start(packet, self.state.length_bytes(index))
+        self._stamps.append(stamp)
+        self.packets.append(Shown(packet, self._seconds(stamp), key, packet.is_discard))
+
+    def add_sound(self, packet: Packet[Any]) -> None:
+        """Note a packet of the sound that belongs to the video."""
+        unit = fraction(packet.time_base)
+        if packet.pts is not None and unit is not None:
+            end = packet.pts + max(0, packet.duration or 0)
+            self._sound.append(_Sound(float(packet.pts * unit), float(end * unit)))
+
+    def close(self, header_end_s: float | None = None) -> None:
+        """Put all segments on one time axis, once every packet is there.
+
+        `header_end_s` is when the clip ends by its header, where that is to be believed. Raises
+        TooLarge where the frames span more than the limit.
+        """
+        segments = self._segments(self._begins(held=True))
+        if segments and self._span_s(segments) > self._limit_s + SLACK_S:
+            segments = self._segments(self._begins(held=False))
+        if not segments:
+            return
+        if self._span_s(segments) > self._limit_s + SLACK_S:
+            limit = f"{self._limit_s:g} s"
+            raise TooLarge(f"its pictures last longer than {limit}, by their time stamps")
+        self._end_s = self._end(segments, header_end_s)
+        for segment in segments[1:]:
+            self._move(segment)
+
+    def wanted(self, frames: int) -> tuple[float, list[float]]:
+        """When the first frame is shown, and the frames shown at the centres of equal parts."""
+        times = sorted({shown.time for shown in self.packets if not shown.hidden})
+        if not times:
+            return 0.0, []
+        span = self._end_s - times[0]
+        centres = [times[0] + (part + 0.5) / frames * span for part in range(frames)]
+        shown = [max(0, bisect_right(times, at + SAME_S) - 1) for at in centres]
+        return times[0], [times[index] for index in shown]
+
+    def _seconds(self, stamp: int) -> float:
+        return seconds(stamp, self._unit)
+
+    def _stamp(self, packet: Packet[Any]) -> int:
+        by_decoding = packet.pts is None or is_shown_in_order(packet.stream)
+        stamp = packet.dts if by_decoding else packet.pts
+        if stamp is not None:
+            return int(stamp)
+        if not self._stamps:
+            return 0
+        rate = fraction(packet.stream.average_rate) or _USUAL_RATE
+        return self._stamps[-1] + max(1, round(1 / (rate * self._unit)))
+
+    def _begins(self, held: bool) -> list[int]:
+        """The packets that begin a segment.
+
+        `held`: whether a frame whose packet says so is shown through a pause of the stamps.
+        """
+        if not self.packets:
+            return []
+        stream = self.packets[0].packet.stream
+        if is_shown_in_order(stream):
+            return [0]
+        timed = stream.container.format.name in _WITH_DECODING_TIMES
+        most_back = _DECODED_BACK_S if timed else _SHOWN_BACK_S
+        begins, latest, decoded = [0], self.packets[0], self._decoded(0, timed)
+        for index, shown in enumerate(self.packets):
+            last, decoded = decoded, self._decoded(index, timed)
+            if shown.hidden:
+                begin = self._is_other_recording(index, latest)
+            elif shown.time - latest.time > _JUMP_S:
+                ahead = decoded - last > _JUMP_S
+                begin = ahead and not self._is_shown_until(latest, shown.time, held)
+            else:
+                back = latest.time - shown.time > _STEP_BACK_S and shown.key
+                begin = (back or last - decoded > most_back) and not self._is_repeated(index)
+            if begin and index:
+                begins.append(index)
+            if begin or latest.hidden or (shown.time > latest.time and not shown.hidden):
+                latest = shown
+        return begins
+
+    def _decoded(self, index: int, timed: bool) -> float:
+        """When a packet is decoded (s), or shown where the container has no better time."""
+        stamp = self.packets[index].packet.dts if timed else None
+        return self.packets[index].time if stamp is None else self._seconds(stamp)
+
+    def _is_other_recording(self, index: int, latest: Shown) -> bool:
+        """Whether a packet that is cut away begins a recording that was joined to the first.
+
+        FFmpeg cuts away fragments of an mp4 whose times came before: others, or the same again.
+        """
+        first, shown = self.packets[0], self.packets[index]
+        again = shown.key and abs(shown.time - first.time) <= SAME_S and shown.time < latest.time
+        return again and not self._is_repeated(index)
+
+    def _is_repeated(self, index: int) -> bool:
+        """Whether a packet is one of a fragment of an mp4 that comes twice."""
+        packet = self.packets[index].packet
+        if packet.stream.container.format.name != _MP4:
+            return False
+        earlier = self.packets[self._stamps.index(self._stamps[index])].packet
+        return earlier is not packet and bytes(earlier) == bytes(packet)
+
+    def _is_shown_until(self, shown: Shown, end: float, held: bool) -> bool:
+        """Whether the frame is shown up to `end` (s): its packet says so, or the sound goes on."""
+        length = self._seconds(shown.packet.duration or 0)
+        if held and length > 0.9 * (end - shown.time):
+            return True
+        return self._runs.cover(shown.time, end)
+
+    @cached_property
+    def _runs(self) -> _Runs:
+        return _Runs([sound.begin for sound in self._sound])
+
+    def _segments(self, begins: list[int]) -> list[_Segment]:
+        """The segments, each right behind the one before; those with no frame to show left out."""
+        segments: list[_Segment] = []
+        for number, (begin, end) in enumerate(pairwise([*begins, len(self.packets)])):
+            # In a later segment all is shown: what was cut away there was for its times alone.
+            indices = [i for i in range(begin, end) if number or not self.packets[i].hidden]
+            if not indices:
+                continue
+            last = max(indices, key=lambda index: self._stamps[index])
+            first_stamp = min(self._stamps[index] for index in indices)
+            shift = segments[-1].last + segments[-1].length - first_stamp if segments else 0
+            length = self._length(indices, last, last_segment=end == len(self.packets))
+            first, shown = first_stamp + shift, self._stamps[last] + shift
+            segments.append(_Segment(begin, end, shift, first, shown, length))
+        return segments
+
+    def _length(self, indices: list[int], last: int, last_segment: bool) -> int:
+        """How long the last frame is shown, in time units: as its packet says, or like most."""
+        stamps = sorted({self._stamps[index] for index in indices})
+        usual = round(float(np.median(np.diff(stamps)))) if len(stamps) > 1 else 0
+        length = self.packets[last].packet.duration or 0
+        if not last_segment:
+            if length <= 0 or self._seconds(length) > _JUMP_S:
+                length = usual
+            rate = fraction(self.packets[last].packet.stream.average_rate) or _USUAL_RATE
+            return length or max(1, round(1 / (rate * self._unit)))
+        most = round(self._limit_s / self._unit) - stamps[-1] + stamps[0]
+        return min(length, max(usual, most)) if length > 0 else usual
+
+    def _span_s(self, segments: list[_Segment]) -> float:
+        return self._seconds(segments[-1].last - segments[0].first)
+
+    def _move(self, segment: _Segment) -> None:
+        """Shift a segment's packets to where it is on the one time axis."""
+        for index in range(segment.begin, segment.end):
+            shown = self.packets[index]
+            if shown.packet.pts is not None:
+                shown.packet.pts += segment.shift
+            if shown.packet.dts is not None:
+                shown.packet.dts += segment.shift
+            time = self._seconds(self._stamps[index] + segment.shift)
+            self.packets[index] = shown._replace(time=time, hidden=False)
+
+    def _end(self, segments: list[_Segment], header_end_s: float | None) -> float:
+        """When the last frame's time ends (s): with its own, the header's or the sound's end."""
+        last, first_s = segments[-1], self._seconds(segments[0].first)
+        end = self._seconds(last.last + last.length)
+        later = [header_end_s] if header_end_s is not None and len(segments) == 1 else []
+        sound_begins = self._sound_begins()
+        if len(sound_begins) == len(segments):  # what joined the one joined the other
+            sound = max(piece.end for piece in self._sound[sound_begins[-1] :])
+            later.append(sound + self._seconds(last.shift))
+        # A frame is not held for the padding of the sound, nor for what nobody can have sent.
+        least = end + max(self._seconds(last.length), _PADDING_S)
+        most = first_s + self._limit_s + SLACK_S
+        return max([end, *(at for at in later if least < at <= most)])
+
+    def _sound_begins(self) -> list[int]:
+        """The packets of sound that begin a segment."""
+        begins, latest = [], 0.0
+        pictures = _Runs([shown.time for shown in self.packets])
+        for index, (begin, end) in enumerate(self._sound):
+            back = latest - begin > _PADDING_S
+            jump = begin - latest > _JUMP_S and not pictures.cover(latest, begin)
+            if back or jump or not index:
+                begins.append(index)
+                latest = end
+            latest = max(latest, end)
+        return begins
+
+
+class _Runs:
+    """Time stamps (s) of a stream, by runs without a jump."""
+
+    def __init__(self, times: list[float]) -> None:
+        self._times = sorted(times)
+        jumps = (later - time > _JUMP_S for time, later in pairwise(self._times))
+        self._runs = list(accumulate(jumps, initial=0))
+
+    def cover(self, begin: float, end: float) -> bool:
+        """Whether the stream goes on from `begin` to `end` (s)."""
+        first = bisect_right(self._times, begin)
+        last = bisect_left(self._times, end) - 1
+        if last < first:
+            return False
+        edges = max(self._times[first] - begin, end - self._times[last])
+        return edges <= _JUMP_S and self._runs[first] == self._runs[last]
+
+
+def seconds(stamp: int, unit: Fraction) -> float:
+    """A time stamp in seconds."""
+    return stamp * unit.numerator / unit.denominator  # a product of fractions takes longer
+
+
+def is_shown_in_order(stream: Stream) -> bool:
+    """Whether frames are known by their number alone.
+
+    AVI knows when packets are decoded only; what FFmpeg guesses is wrong with B-frames.
+    """
+    return stream.container.format.name == "avi"
