@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 from av.container import InputContainer
 from av.packet import Packet
@@ -20,6 +20,7 @@ from av.stream import Disposition, Stream
 from model import ebml
 from model.audio import Samples
 from model.clip import Clip, Limits, TooLarge, UnknownFormat, Unusable
+from model.encryption import Kind, encrypted_kinds
 from model.pyav import open_input
 from model.timeline import Timeline
 from model.video import spread
@@ -42,8 +43,8 @@ _SIGNATURES: tuple[tuple[int, bytes], ...] = (
 _MAX_PACKETS = 200_000
 #: Whose headers say how long the clip is; of others FFmpeg guesses by their size.
 _WITH_DURATION = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "flv", "live_flv", "asf", "avi")
-Kind = Literal["audio", "video"]
 _NOUNS: dict[Kind, str] = {"audio": "sound", "video": "picture"}
+_SEND_DECRYPTED = "send it without encryption (DRM)"
 
 
 def read_container(
@@ -54,10 +55,11 @@ def read_container(
     Raises UnknownFormat (naming what is `accepted`), Unusable (known, but it cannot be opened)
     and TooLarge.
     """
+    encrypted = encrypted_kinds(data)
     with ExitStack() as opened:
-        container = opened.enter_context(_opened(data, accepted))
-        audio, no_sound = _chosen(container, "audio") if sound else (None, None)
-        video, no_picture = _chosen(container, "video") if pictures else (None, None)
+        container = opened.enter_context(_opened(data, accepted, is_encrypted=bool(encrypted)))
+        audio, no_sound = _chosen(container, "audio", encrypted) if sound else (None, None)
+        video, no_picture = _chosen(container, "video", encrypted) if pictures else (None, None)
         timed = audio or _sound_beside(container, video)
         samples, timeline = Samples(limits), Timeline(limits)
         reading = _Reading(container, [s for s in (timed, video) if s is not None])
@@ -82,7 +84,7 @@ def read_container(
         return Clip(heard, seen, no_sound, no_picture)
 
 
-def _opened(data: bytes, accepted: str) -> InputContainer:
+def _opened(data: bytes, accepted: str, *, is_encrypted: bool = False) -> InputContainer:
     options = {"format_whitelist": _FORMATS}
     if data[8:12] != b"AVI ":
         # No frame is decoded only to guess how many are held back for reordering. A wrong guess
@@ -93,6 +95,8 @@ def _opened(data: bytes, accepted: str) -> InputContainer:
     except MemoryError:
         raise
     except Exception as error:  # FFmpeg's errors, and builtin ones on some damage
+        if is_encrypted:
+            raise Unusable(f"the file is encrypted; {_SEND_DECRYPTED}") from error
         if any(data[at : at + len(mark)] == mark for at, mark in _SIGNATURES):
             raise Unusable("the file is damaged or cut short: it cannot be opened") from error
         raise UnknownFormat(
@@ -105,7 +109,9 @@ def _refused(*_: Any, **__: Any) -> NoReturn:
     raise PermissionError("a clip may not refer to other files")
 
 
-def _chosen(container: InputContainer, kind: Kind) -> tuple[Stream | None, str | None]:
+def _chosen(
+    container: InputContainer, kind: Kind, encrypted: frozenset[Kind]
+) -> tuple[Stream | None, str | None]:
     """The stream to read, the default one if several are there; or None and why.
 
     Of AVIF's film and the still that stands for it, both default, the film.
@@ -114,6 +120,8 @@ def _chosen(container: InputContainer, kind: Kind) -> tuple[Stream | None, str |
     streams = [stream for stream in container.streams if stream.type == kind]
     if not streams:
         return None, f"there is no {noun} in it"
+    if kind in encrypted:
+        return None, f"its {noun} is encrypted; {_SEND_DECRYPTED}"
     streams = [stream for stream in streams if stream.codec_context is not None]
     if not streams:
         return None, f"its {noun} is in a codec that is not read here"

@@ -32,21 +32,21 @@ def _segment(data: bytes) -> _Element | None:
     return next((element for element in elements if element.number == _SEGMENT), None)
 
 
-def children(data: bytes, *path: int) -> Iterator[tuple[int, int]]:
+def in_segment(data: bytes, *path: int) -> Iterator[tuple[int, int]]:
     """Where what the elements at a path of numbers below the segment hold begins and ends."""
     segment = _segment(data)
-    if segment is None:
-        return
-    yield from _below(data, segment.begin, segment.end or len(data), path)
+    if segment is not None:
+        yield from within(data, segment.begin, segment.end or len(data), *path)
 
 
-def _below(data: bytes, begin: int, end: int, path: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+def within(data: bytes, begin: int, end: int, *path: int) -> Iterator[tuple[int, int]]:
+    """The same of those between two places."""
     if not path:
         yield begin, end
         return
     for element in _elements(data, begin, end):
         if element.number == path[0]:
-            yield from _below(data, element.begin, element.end or end, path[1:])
+            yield from within(data, element.begin, element.end or end, *path[1:])
 
 
 def _elements(data: bytes, begin: int, end: int) -> Iterator[_Element]:
