@@ -59,7 +59,10 @@ def _of_mp4(data: bytes) -> Iterator[Kind]:
 
 
 def _of_matroska(data: bytes) -> Iterator[Kind]:
-    for begin, end in ebml.in_segment(data, _TRACKS, _TRACK):
+    tracks = next(ebml.in_segment(data, _TRACKS), None)
+    if tracks is None:
+        return
+    for begin, end in ebml.within(data, *tracks, _TRACK):
         kinds = [data[at:to] for at, to in ebml.within(data, begin, end, _TRACK_TYPE)]
         path = _ENCODINGS, _ENCODING, _ENCRYPTION
         if any(ebml.within(data, begin, end, *path)) and kinds and kinds[0] in _TRACK_KINDS:

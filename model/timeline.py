@@ -52,13 +52,6 @@ class Shown(NamedTuple):
     hidden: bool
 
 
-class _Sound(NamedTuple):
-    """When a packet of sound begins and ends (s)."""
-
-    begin: float
-    end: float
-
-
 @dataclass(frozen=True)
 class _Segment:
     """Packets `begin` to `end` (excluded), shown `shift` time units later than they say.
@@ -84,13 +77,18 @@ class Timeline:
         self._limit_s = limits.max_duration_s
         self._stamps: list[int] = []
         self._unit = Fraction(1, 1000)
-        self._sound: list[_Sound] = []
+        self._rate = Fraction(_USUAL_RATE)
+        self._is_in_order = False
+        self._sound_stamps: list[tuple[int | None, int | None]] = []
+        self._sound_unit: Fraction | None = None
         self._end_s = 0.0
 
     def add(self, packet: Packet[Any]) -> None:
         """Note a packet of video."""
         if not self.packets:
             self._unit = fraction(packet.time_base) or self._unit
+            self._rate = fraction(packet.stream.average_rate) or self._rate
+            self._is_in_order = is_shown_in_order(packet.stream)
         index, stamp = len(self.packets), self._stamp(packet)
         self.state.add(index, packet)
         key = is_start(packet, self.state.length_bytes(index))
@@ -99,10 +97,9 @@ class Timeline:
 
     def add_sound(self, packet: Packet[Any]) -> None:
         """Note a packet of the sound that belongs to the video."""
-        unit = fraction(packet.time_base)
-        if packet.pts is not None and unit is not None:
-            end = packet.pts + max(0, packet.duration or 0)
-            self._sound.append(_Sound(float(packet.pts * unit), float(end * unit)))
+        if not self._sound_stamps:
+            self._sound_unit = fraction(packet.time_base)
+        self._sound_stamps.append((packet.pts, packet.duration))
 
     def close(self, header_end_s: float | None = None) -> None:
         """Put all segments on one time axis, once every packet is there.
@@ -136,14 +133,16 @@ class Timeline:
         return seconds(stamp, self._unit)
 
     def _stamp(self, packet: Packet[Any]) -> int:
-        by_decoding = packet.pts is None or is_shown_in_order(packet.stream)
-        stamp = packet.dts if by_decoding else packet.pts
+        stamp = packet.dts if self._is_in_order else packet.pts
+        if stamp is None:
+            stamp = packet.dts
         if stamp is not None:
-            return int(stamp)
-        if not self._stamps:
-            return 0
-        rate = fraction(packet.stream.average_rate) or _USUAL_RATE
-        return self._stamps[-1] + max(1, round(1 / (rate * self._unit)))
+            return stamp
+        return self._stamps[-1] + self._rates_length() if self._stamps else 0
+
+    def _rates_length(self) -> int:
+        """How long a frame is shown by the stream's rate, in time units."""
+        return max(1, round(1 / (self._rate * self._unit)))
 
     def _begins(self, held: bool) -> list[int]:
         """The packets that begin a segment.
@@ -152,10 +151,10 @@ class Timeline:
         """
         if not self.packets:
             return []
-        stream = self.packets[0].packet.stream
-        if is_shown_in_order(stream):
+        if self._is_in_order:
             return [0]
-        timed = stream.container.format.name in _WITH_DECODING_TIMES
+        container = self.packets[0].packet.stream.container.format.name
+        timed = container in _WITH_DECODING_TIMES
         most_back = _DECODED_BACK_S if timed else _SHOWN_BACK_S
         begins, latest, decoded = [0], self.packets[0], self._decoded(0, timed)
         for index, shown in enumerate(self.packets):
@@ -205,7 +204,19 @@ class Timeline:
 
     @cached_property
     def _runs(self) -> _Runs:
-        return _Runs([sound.begin for sound in self._sound])
+        return _Runs([begin for begin, _ in self._sound])
+
+    @cached_property
+    def _sound(self) -> list[tuple[float, float]]:
+        """When each packet of sound begins and ends (s)."""
+        unit = self._sound_unit
+        if unit is None:
+            return []
+        return [
+            (seconds(stamp, unit), seconds(stamp + max(0, length or 0), unit))
+            for stamp, length in self._sound_stamps
+            if stamp is not None
+        ]
 
     def _segments(self, begins: list[int]) -> list[_Segment]:
         """The segments, each right behind the one before; those with no frame to show left out."""
@@ -231,8 +242,7 @@ class Timeline:
         if not last_segment:
             if length <= 0 or self._seconds(length) > _JUMP_S:
                 length = usual
-            rate = fraction(self.packets[last].packet.stream.average_rate) or _USUAL_RATE
-            return length or max(1, round(1 / (rate * self._unit)))
+            return length or self._rates_length()
         most = round(self._limit_s / self._unit) - stamps[-1] + stamps[0]
         return min(length, max(usual, most)) if length > 0 else usual
 
@@ -257,7 +267,7 @@ class Timeline:
         later = [header_end_s] if header_end_s is not None and len(segments) == 1 else []
         sound_begins = self._sound_begins()
         if len(sound_begins) == len(segments):  # what joined the one joined the other
-            sound = max(piece.end for piece in self._sound[sound_begins[-1] :])
+            sound = max(piece_end for _, piece_end in self._sound[sound_begins[-1] :])
             later.append(sound + self._seconds(last.shift))
         # A frame is not held for the padding of the sound, nor for what nobody can have sent.
         least = end + max(self._seconds(last.length), _PADDING_S)
