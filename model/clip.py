@@ -58,10 +58,17 @@ class Limits:
 
 @dataclass(frozen=True)
 class Sound:
-    """`samples` float32 [channels, n], finite, nominally in [-1, 1], at `sample_rate` Hz."""
+    """`samples` float32 [channels, n], finite, nominally in [-1, 1], at `sample_rate` Hz.
+
+    It is number `track` (the first is 1) of the file's `tracks` sound tracks. `complete` is False
+    where a part of the file could not be decoded, so that a second reader may find more.
+    """
 
     samples: NDArray[np.float32]
     sample_rate: int
+    track: int = 1
+    tracks: int = 1
+    complete: bool = True
 
     @property
     def duration_s(self) -> float:

@@ -18,11 +18,11 @@ from av.packet import Packet
 from av.stream import Disposition, Stream
 
 from model import ebml
-from model.audio import Samples
 from model.clip import Clip, Limits, TooLarge, UnknownFormat, Unusable
 from model.encryption import Kind, encrypted_kinds
 from model.pyav import open_input
 from model.timeline import Timeline
+from model.tracks import Tracks
 from model.video import spread
 
 #: What may be opened. Left out on purpose: playlists (they name other files and addresses),
@@ -58,21 +58,23 @@ def read_container(
     encrypted = encrypted_kinds(data)
     with ExitStack() as opened:
         container = opened.enter_context(_opened(data, accepted, is_encrypted=bool(encrypted)))
-        audio, no_sound = _chosen(container, "audio", encrypted) if sound else (None, None)
-        video, no_picture = _chosen(container, "video", encrypted) if pictures else (None, None)
-        timed = audio or _sound_beside(container, video)
-        samples, timeline = Samples(limits), Timeline(limits)
-        reading = _Reading(container, [s for s in (timed, video) if s is not None])
+        audio, no_sound = _readable(container, "audio", encrypted) if sound else ([], None)
+        video, no_picture = _chosen(container, encrypted) if pictures else (None, None)
+        tracks = _tracks(container, audio, limits) if audio else None
+        timed = _timed_sound(container, audio) if video is not None else None
+        timeline = Timeline(limits)
+        reading = _Reading(container, [*audio, *(s for s in (timed, video) if s is not None)])
         for packet in reading:
             if video is not None and packet.stream_index == video.index:
                 timeline.add(packet)
                 continue
-            timeline.add_sound(packet)
-            if audio is not None:
-                samples.add(packet)
+            if timed is not None and packet.stream_index == timed.index:
+                timeline.add_sound(packet)
+            if tracks is not None:
+                tracks.add(packet)
         heard = seen = None
-        if audio is not None:
-            heard, no_sound = samples.sound()
+        if tracks is not None:
+            heard, no_sound = tracks.sound()
         if video is not None:
             index = video.index
 
@@ -109,36 +111,55 @@ def _refused(*_: Any, **__: Any) -> NoReturn:
     raise PermissionError("a clip may not refer to other files")
 
 
-def _chosen(
+def _readable(
     container: InputContainer, kind: Kind, encrypted: frozenset[Kind]
-) -> tuple[Stream | None, str | None]:
-    """The stream to read, the default one if several are there; or None and why.
-
-    Of AVIF's film and the still that stands for it, both default, the film.
-    """
+) -> tuple[list[Stream], str | None]:
+    """The streams of a kind that can be read; or none and why."""
     noun = _NOUNS[kind]
     streams = [stream for stream in container.streams if stream.type == kind]
     if not streams:
-        return None, f"there is no {noun} in it"
+        return [], f"there is no {noun} in it"
     if kind in encrypted:
-        return None, f"its {noun} is encrypted; {_SEND_DECRYPTED}"
+        return [], f"its {noun} is encrypted; {_SEND_DECRYPTED}"
     streams = [stream for stream in streams if stream.codec_context is not None]
     if not streams:
-        return None, f"its {noun} is in a codec that is not read here"
+        return [], f"its {noun} is in a codec that is not read here"
     streams = [s for s in streams if not s.disposition & Disposition.attached_pic]
     if not streams:
-        return None, "its only picture is cover art"
-    return max(streams, key=_standing), None
+        return [], "its only picture is cover art"
+    return streams, None
+
+
+def _chosen(
+    container: InputContainer, encrypted: frozenset[Kind]
+) -> tuple[Stream | None, str | None]:
+    """The video stream to read, the default one if several are there; or None and why.
+
+    Of AVIF's film and the still that stands for it, both default, the film.
+    """
+    streams, no_picture = _readable(container, "video", encrypted)
+    return (max(streams, key=_standing), None) if streams else (None, no_picture)
 
 
 def _standing(stream: Stream) -> tuple[bool, bool]:
-    return bool(stream.disposition & Disposition.default), stream.frames != 1
+    return _is_default(stream), stream.frames != 1
 
 
-def _sound_beside(container: InputContainer, video: Stream | None) -> Stream | None:
-    """Sound that is not asked for, but whose time stamps go with the video's."""
-    sounds = [stream for stream in container.streams if stream.type == "audio"]
-    return max(sounds, key=_standing) if sounds and video is not None else None
+def _is_default(stream: Stream) -> bool:
+    return bool(stream.disposition & Disposition.default)
+
+
+def _tracks(container: InputContainer, streams: list[Stream], limits: Limits) -> Tracks:
+    """The sound tracks, default ones first."""
+    indices = [stream.index for stream in container.streams if stream.type == "audio"]
+    preferred = sorted(streams, key=lambda stream: not _is_default(stream))
+    return Tracks(preferred, indices, limits)
+
+
+def _timed_sound(container: InputContainer, audio: list[Stream]) -> Stream | None:
+    """The sound whose time stamps go with the video's, also where no sound is asked for."""
+    sounds = audio or [stream for stream in container.streams if stream.type == "audio"]
+    return max(sounds, key=_standing, default=None)
 
 
 class _Reading:

@@ -6,16 +6,13 @@ raise a `MediaError`. They use as many threads as `Limits` says, and keep nothin
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
-from model import animation, container, picture
-from model.audio import check_sound
+from model import animation, picture
 from model.clip import (
     Clip,
     Limits,
@@ -26,6 +23,7 @@ from model.clip import (
     UnknownFormat,
     Unusable,
 )
+from model.recording import Asked, read_recording
 
 __all__ = [
     "Clip",
@@ -44,11 +42,6 @@ __all__ = [
 
 _CLIPS = "mp4, mov, webm, mkv, avi or flv"
 _SOUNDS = "wav, flac, ogg, mp3 or m4a"
-#: How sound files begin that may have a film or cover art beside the sound: Ogg, FLAC and MP3.
-_MAY_HAVE_PICTURES = (b"OggS", b"fLaC", b"ID3", b"\xff")
-_OGG_BEGINS = b"OggS\0\x02"
-#: Samples of each channel that are read at a time: nothing is allocated from a header.
-_BLOCK = 65_536
 _DEFAULTS = Limits()
 
 
@@ -68,7 +61,8 @@ def read_clip(
     """
     _check_count(frames, limits)
     with _only_media_errors(data):
-        clip = _clip(data, frames, sound, pictures, limits)
+        asked = Asked(sound, frames if pictures else 0, limits, _CLIPS)
+        clip = _clip(data, asked)
     if clip.sound is None and clip.pictures is None:
         problems = [p for p in (clip.pictures_problem, clip.sound_problem) if p]
         raise Unusable("; ".join(problems) or "neither sound nor pictures were asked for")
@@ -81,13 +75,7 @@ def read_sound(data: bytes, *, limits: Limits = _DEFAULTS) -> Sound:
     Raises UnknownFormat, TooLarge and Unusable (no sound, no samples, NaN, damaged).
     """
     with _only_media_errors(data):
-        # Of Ogg files that were put together soundfile reads the first alone.
-        heard = _sound_file(data, limits) if data.count(_OGG_BEGINS) < 2 else None
-        if heard is not None:
-            return heard
-        clip = container.read_container(
-            data, 1, sound=True, pictures=False, limits=limits, accepted=_SOUNDS
-        )
+        clip = read_recording(data, Asked(True, 0, limits, _SOUNDS))
     if clip.sound is None:
         raise Unusable(clip.sound_problem or "there is no sound in it")
     return clip.sound
@@ -135,54 +123,17 @@ def _only_media_errors(data: bytes) -> Iterator[None]:
         raise Unusable(f"the file is damaged: {type(error).__name__} in decoding it") from error
 
 
-def _clip(data: bytes, frames: int, sound: bool, pictures: bool, limits: Limits) -> Clip:
+def _clip(data: bytes, asked: Asked) -> Clip:
     kind = picture.kind_of(data)
-    heard = None
-    if kind is None and not data.startswith(_MAY_HAVE_PICTURES):
-        heard = _sound_file(data, limits)  # it knows more kinds of sound than PyAV, and better
-    if heard is not None:
-        return Clip(heard if sound else None, None, None, "there is no picture in it")
     if kind is None or picture.may_move(data, kind):
-        return container.read_container(
-            data, frames, sound=sound, pictures=pictures, limits=limits, accepted=_CLIPS
-        )
-    no_sound = f"{'an' if kind == 'AVIF' else 'a'} {kind} picture has no sound" if sound else None
-    if not pictures:
+        return read_recording(data, asked)
+    no_sound = None
+    if asked.sound:
+        no_sound = f"{'an' if kind == 'AVIF' else 'a'} {kind} picture has no sound"
+    if not asked.frames:
         return Clip(None, None, no_sound, None)
     if animation.is_animated(data):
-        return Clip(None, animation.read_animation(data, frames, limits), no_sound, None)
-    still = picture.shrunk(picture.decoded(data, limits), limits.max_total_pixels)
+        film = animation.read_animation(data, asked.frames, asked.limits)
+        return Clip(None, film, no_sound, None)
+    still = picture.shrunk(picture.decoded(data, asked.limits), asked.limits.max_total_pixels)
     return Clip(None, Pictures((still,), (0.0,)), no_sound, None)
-
-
-class _File(io.BytesIO):
-    """A file whose damaged header may send its reader to before the beginning."""
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        """As BytesIO, but it stays where it is when asked for what is not there."""
-        try:
-            return super().seek(offset, whence)
-        except (ValueError, OverflowError):  # soundfile would print a traceback
-            return self.tell()
-
-
-def _sound_file(data: bytes, limits: Limits) -> Sound | None:
-    """The sound as soundfile reads it; None where it reads nothing, and PyAV may."""
-    pieces: list[NDArray[np.float32]] = []
-    length = rate = 0
-    try:
-        with soundfile.SoundFile(_File(data)) as file:
-            rate = file.samplerate
-            check_sound(rate, file.channels, 0, limits)
-            while (piece := file.read(_BLOCK, dtype="float32", always_2d=True)).shape[0]:
-                pieces.append(piece)
-                length += piece.shape[0]
-                check_sound(rate, file.channels, length, limits)
-    except soundfile.SoundFileError:
-        pass  # not a sound file, or damaged: what came before the damage counts
-    if not length:
-        return None
-    samples = np.ascontiguousarray(np.concatenate(pieces).T)
-    if not np.isfinite(samples).all():
-        raise Unusable("its sound holds values that are no numbers (NaN or infinite)")
-    return Sound(samples, rate)

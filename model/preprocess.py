@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from model.mixing import mixed
 from model.prepared import Bytes, Floats, Prepared
 from model.resampling import bilinear, bilinear_part, sinc_resampled, soxr_resampled
 from model.specs import PROFILES, FrameSpec, Spec, SpectrogramSpec
@@ -111,14 +112,14 @@ def frames(pictures: Pictures, spec: FrameSpec, steps: int) -> Prepared:
 
 
 def _mono(sound: Sound, spec: SpectrogramSpec) -> Floats:
-    """Mean of the channels at the spec's rate and level, [n]."""
-    mixed = np.asarray(sound.samples.mean(axis=0, dtype=np.float64))
+    """The channels mixed to one, at the spec's rate and level, [n]."""
+    channel, _ = mixed(sound)
     if spec.level == "peak":
-        peak = float(np.abs(mixed).max())
-        mixed = mixed / peak if peak > 0 else mixed
+        peak = float(np.abs(channel).max())
+        channel = channel / peak if peak > 0 else channel
     else:
-        mixed = np.clip(mixed, -_LOUDEST, _LOUDEST)
-    samples: Floats = mixed.astype(np.float32)
+        channel = np.clip(channel, -_LOUDEST, _LOUDEST)
+    samples: Floats = channel.astype(np.float32)
     if sound.sample_rate != spec.sample_rate:
         change = sinc_resampled if spec.resampler == "sinc" else soxr_resampled
         samples = change(samples, sound.sample_rate, spec.sample_rate)

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from model.mixing import Mixed
+
 
 class _Answer(BaseModel):
     model_config = ConfigDict(frozen=True)
@@ -26,9 +28,28 @@ class Stream(_Answer):
     """What was found for one stream; what does not apply is left out."""
 
     used: bool
-    reason: str | None = Field(None, description="Why it was not used.")
+    reason: str | None = Field(
+        None,
+        description="Why it was not used: it is missing or, where the checkpoint copes with that, "
+        "it carries nothing (the sound is silent, the pictures are blank).",
+        examples=["the sound is silent (nothing in it is louder than -90 dB of full scale)"],
+    )
     duration_s: float | None = Field(None, description="Length of the sound.", examples=[1.9])
     sample_rate: int | None = Field(None, description="Hz.", examples=[48000])
+    channels: int | None = Field(None, description="Channels of the sound.", examples=[2])
+    mixed: Mixed | None = Field(
+        None,
+        description="How several channels became one: by their average, or, where they cancel "
+        "each other in it, by the strongest channel alone.",
+        examples=["average"],
+    )
+    track: int | None = Field(
+        None,
+        description="Of several sound tracks, the number of the one that was taken: the default "
+        "one, or the first that is not silent. The first is 1.",
+        examples=[2],
+    )
+    tracks: int | None = Field(None, description="Number of sound tracks.", examples=[3])
     frames: int | None = Field(None, description="Pictures used.", examples=[4])
     width: int | None = Field(None, description="Pixels.", examples=[640])
     height: int | None = Field(None, description="Pixels.", examples=[480])
@@ -88,7 +109,13 @@ class Classification(_Answer):
                         "bias": {"7": 0.02},
                     },
                     "streams": {
-                        "audio": {"used": True, "duration_s": 1.9, "sample_rate": 48000},
+                        "audio": {
+                            "used": True,
+                            "duration_s": 1.9,
+                            "sample_rate": 48000,
+                            "channels": 2,
+                            "mixed": "average",
+                        },
                         "visual": {"used": True, "frames": 4, "width": 640, "height": 480},
                     },
                     "attention": {

@@ -8,10 +8,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from model import media, preprocess
+from model.emptiness import blank_reason, silence_reason
 from model.media import Limits, MediaError, Pictures, Sound
+from model.mixing import Mixed, mono
 from model.picture import shrunk
 from service.decoding.job import Decoded, StreamInfo, Wanted
 from service.errors import Error, Problem
@@ -20,11 +22,16 @@ from service.form import Media
 
 @dataclass(frozen=True)
 class _Found:
-    """Sound and pictures of one request; where there is none, why, and the field to blame."""
+    """Sound and pictures of one request, with the field that each came in.
+
+    `missing`: kinds of streams that there is nothing for, each with the field to blame and why.
+    """
 
     sound: Sound | None = None
     pictures: Pictures | None = None
-    missing: dict[str, tuple[str, str]] = field(default_factory=dict)  # kind -> field, reason
+    sound_field: str = "audio"
+    pictures_field: str = "video"
+    missing: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
 def decode(files: Media, wanted: Wanted) -> Decoded:
@@ -37,11 +44,19 @@ def decode(files: Media, wanted: Wanted) -> Decoded:
 
     started = time.perf_counter()
     found = _read(files, kinds, _frames_needed(wanted), wanted.limits)
+    if wanted.missing_streams:
+        found = _without_empty(found)
     _require(found, kinds, wanted)
     read = time.perf_counter()
 
-    prepared = preprocess.prepare(wanted.streams, found.sound, found.pictures, wanted.steps)
-    streams = {name: _info(found, spec.kind) for name, spec in wanted.streams.items()}
+    sound, mixed = mono(found.sound) if found.sound is not None else (None, None)
+    prepared = preprocess.prepare(
+        wanted.streams,
+        None if "spectrogram" in found.missing else sound,
+        None if "frames" in found.missing else found.pictures,
+        wanted.steps,
+    )
+    streams = {name: _info(found, spec.kind, mixed) for name, spec in wanted.streams.items()}
     return Decoded(prepared, streams, read - started, time.perf_counter() - read)
 
 
@@ -90,7 +105,9 @@ def _read(files: Media, kinds: set[str], frames: int, limits: Limits) -> _Found:
         pictures = _read_frames(files.frames, frames, limits)
     else:
         missing["frames"] = ("video", "no `video` and no `frames` were sent")
-    return _Found(sound, pictures, missing)
+    return _Found(
+        sound, pictures, pictures_field="frames" if files.frames else "video", missing=missing
+    )
 
 
 def _read_clip(data: bytes, kinds: set[str], frames: int, limits: Limits) -> _Found:
@@ -107,7 +124,17 @@ def _read_clip(data: bytes, kinds: set[str], frames: int, limits: Limits) -> _Fo
         missing["spectrogram"] = ("clip", clip.sound_problem or "the clip has no sound")
     if clip.pictures is None:
         missing["frames"] = ("clip", clip.pictures_problem or "the clip has no pictures")
-    return _Found(clip.sound, clip.pictures, missing)
+    return _Found(clip.sound, clip.pictures, "clip", "clip", missing)
+
+
+def _without_empty(found: _Found) -> _Found:
+    """What was found, with streams that carry nothing among the missing ones."""
+    missing = dict(found.missing)
+    if found.sound is not None and (reason := silence_reason(found.sound)):
+        missing["spectrogram"] = (found.sound_field, reason)
+    if found.pictures is not None and (reason := blank_reason(found.pictures)):
+        missing["frames"] = (found.pictures_field, reason)
+    return replace(found, missing=missing)
 
 
 def _read_frames(datas: tuple[bytes, ...], frames: int, limits: Limits) -> Pictures:
@@ -138,17 +165,29 @@ def _require(found: _Found, kinds: set[str], wanted: Wanted) -> None:
         raise Problem(Error.UNUSABLE, detail, field=blamed)
 
 
-def _info(found: _Found, kind: str) -> StreamInfo:
-    """What was found for a stream of this kind."""
-    if kind in found.missing:
-        return StreamInfo(used=False, reason=found.missing[kind][1])
-    if kind == "spectrogram":
-        assert found.sound is not None
-        duration = round(found.sound.duration_s, 3)
-        return StreamInfo(used=True, duration_s=duration, sample_rate=found.sound.sample_rate)
-    assert found.pictures is not None
-    height, width = found.pictures.frames[0].shape[:2]
-    return StreamInfo(used=True, frames=len(found.pictures.frames), width=width, height=height)
+def _info(found: _Found, kind: str, mixed: Mixed | None) -> StreamInfo:
+    """What was found for a stream of this kind, used or not."""
+    reason = found.missing[kind][1] if kind in found.missing else None
+    info = StreamInfo(used=reason is None, reason=reason)
+    if kind == "spectrogram" and found.sound is not None:
+        return _sound_info(info, found.sound, mixed)
+    if kind == "frames" and found.pictures is not None:
+        height, width = found.pictures.frames[0].shape[:2]
+        return replace(info, frames=len(found.pictures.frames), width=width, height=height)
+    return info
+
+
+def _sound_info(info: StreamInfo, sound: Sound, mixed: Mixed | None) -> StreamInfo:
+    several = sound.tracks > 1
+    return replace(
+        info,
+        duration_s=round(sound.duration_s, 3),
+        sample_rate=sound.sample_rate,
+        channels=len(sound.samples),
+        mixed=mixed if len(sound.samples) > 1 else None,
+        track=sound.track if several else None,
+        tracks=sound.tracks if several else None,
+    )
 
 
 @contextmanager

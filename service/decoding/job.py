@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 from model.clip import Limits
+from model.mixing import Mixed
 from model.prepared import Prepared
 from model.specs import Spec
 
@@ -51,16 +52,22 @@ class Wanted(BaseModel):
 
 @dataclass(frozen=True)
 class StreamInfo:
-    """What was found for one stream. Unused ones have the reason, used ones what they are of.
+    """What was found for one stream; what is not used has the reason.
 
-    Sound: `duration_s`, `sample_rate` in Hz. Pictures: number of `frames` used, and the first
-    one's `width` and `height` in pixels.
+    Sound: `duration_s`, `sample_rate` in Hz, number of `channels` and, where there are several,
+    how they were `mixed` to one; of a file with several sound tracks, the number of the `track`
+    (the first is 1) and of all `tracks`. Pictures: number of `frames` used, and the first one's
+    `width` and `height` in pixels.
     """
 
     used: bool
     reason: str | None = None
     duration_s: float | None = None
     sample_rate: int | None = None
+    channels: int | None = None
+    mixed: Mixed | None = None
+    track: int | None = None
+    tracks: int | None = None
     frames: int | None = None
     width: int | None = None
     height: int | None = None

@@ -1,0 +1,31 @@
+"""ID3 tags at the beginning of files that are no MP3."""
+
+from __future__ import annotations
+
+_TAG = b"ID3"
+_HEAD_BYTES = 10
+_FOOTER = 0x10
+#: How files begin that a tag may have been put before: (offset, bytes). MP3 and AAC keep theirs,
+#: which may hold cover art, and say so.
+_FILES: tuple[tuple[int, bytes], ...] = (
+    *((0, head) for head in (b"RIFF", b"RIFX", b"RF64", b"BW64", b"riff", b"FORM", b"fLaC")),
+    *((0, head) for head in (b"OggS", b"caff", b".snd", b"#!AMR", b"FLV\x01", b"TTA", b"wvpk")),
+    *((0, head) for head in (b"\x1a\x45\xdf\xa3", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11")),
+    *((0, head) for head in (b"Creative Voice File", b"NIST_1A", b"\x0b\x77", b"\x64\xa3")),
+    *((4, box) for box in (b"ftyp", b"moov", b"mdat", b"moof", b"wide", b"free", b"skip")),
+)
+
+
+def without_leading_tags(data: bytes) -> bytes:
+    """The file behind its ID3v2 tags, where it is of a kind that has none; else as it is."""
+    start = 0
+    while data.startswith(_TAG, start) and start + _HEAD_BYTES <= len(data):
+        sizes = data[start + 6 : start + _HEAD_BYTES]
+        size = sum(
+            (byte & 0x7F) << shift for byte, shift in zip(sizes, (21, 14, 7, 0), strict=True)
+        )
+        footer = _HEAD_BYTES if data[start + 5] & _FOOTER else 0
+        start += _HEAD_BYTES + size + footer
+    if start and any(data.startswith(mark, start + offset) for offset, mark in _FILES):
+        return data[start:]
+    return data
