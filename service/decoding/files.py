@@ -128,13 +128,13 @@ def _read_clip(data: bytes, kinds: set[str], frames: int, limits: Limits) -> _Fo
 
 
 def _without_empty(found: _Found) -> _Found:
-    """What was found, with streams that carry nothing among the missing ones."""
-    missing = dict(found.missing)
+    """What was found, with streams that carry nothing first among the missing ones."""
+    missing: dict[str, tuple[str, str]] = {}
     if found.sound is not None and (reason := silence_reason(found.sound)):
         missing["spectrogram"] = (found.sound_field, reason)
     if found.pictures is not None and (reason := blank_reason(found.pictures)):
         missing["frames"] = (found.pictures_field, reason)
-    return replace(found, missing=missing)
+    return replace(found, missing=missing | found.missing)
 
 
 def _read_frames(datas: tuple[bytes, ...], frames: int, limits: Limits) -> Pictures:
@@ -184,7 +184,7 @@ def _sound_info(info: StreamInfo, sound: Sound, mixed: Mixed | None) -> StreamIn
         duration_s=round(sound.duration_s, 3),
         sample_rate=sound.sample_rate,
         channels=len(sound.samples),
-        mixed=mixed if len(sound.samples) > 1 else None,
+        mixed=mixed if info.used and len(sound.samples) > 1 else None,
         track=sound.track if several else None,
         tracks=sound.tracks if several else None,
     )

@@ -13,6 +13,7 @@ import soundfile
 from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.packet import Packet
+from av.stream import Disposition
 from av.video.stream import VideoStream
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -129,6 +130,25 @@ def _recorded(audio: AudioStream, samples: Floats, rate: int) -> list[Packet]:
         frame.pts = start
         packets += audio.encode(frame)
     return packets + audio.encode(None)
+
+
+def tracks(
+    sounds: Sequence[Floats],
+    container: str = "mp4",
+    codec: str = "aac",
+    rate: int = 16_000,
+    default: int | None = None,
+) -> bytes:
+    """A clip of several sound tracks and no picture; `default` is the one that is marked so."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as output:
+        streams = [output.add_stream(codec, rate=rate, layout=_LAYOUTS[len(s)]) for s in sounds]
+        for index, stream in enumerate(streams):
+            if default is not None:
+                stream.disposition = Disposition.default if index == default else Disposition(0)
+        for stream, sound in zip(streams, sounds, strict=True):
+            output.mux(_recorded(stream, sound, rate))
+    return file.getvalue()
 
 
 def turned(mp4: bytes, matrix: tuple[int, int, int, int]) -> bytes:

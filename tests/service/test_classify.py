@@ -273,7 +273,9 @@ def test_odd_sounds_are_answered_with_real_numbers(
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1)])
 def test_odd_pictures_are_answered(service: httpx.Client, size: tuple[int, int]) -> None:
-    frame = png(np.full((*size, 3), 200, np.uint8))
-    answer = ask(service, {"frames": frame, "audio": wav(tone())}, attention="overlay")
+    page = np.full((*size, 3), 200, np.uint8)
+    page[: (size[0] + 1) // 2, : (size[1] + 1) // 2] = 20
+    files = {"frames": png(page), "audio": wav(tone())}
+    answer = ask(service, files, "/v1/models/strict/classify", attention="overlay")
     assert answer["streams"]["visual"]["height"] == size[0]
     assert picture(answer["attention"]["visual"]["overlay_png"]).size

@@ -89,7 +89,7 @@ def media_examples() -> dict[str, bytes]:
         )
     }
     sounds = {kind: made.sound_file(sound, 48_000, kind) for kind in ("WAV", "FLAC", "OGG", "MP3")}
-    picture = np.full((80, 60, 3), 200, np.uint8)
+    picture = made.quadrants(80, 60)
     pictures = {
         end: cv2.imencode(end, picture)[1].tobytes()
         for end in (".jpg", ".png", ".webp", ".bmp", ".tiff", ".gif", ".avif")
@@ -126,7 +126,7 @@ def test_what_comes_back_is_what_decoding_here_gives(clip: bytes) -> None:
 def test_a_request_that_is_alone_gets_the_same_frames_by_several_threads(
     kind: str, codec: str
 ) -> None:
-    frames = [made.numbered(n % 28) for n in range(40)]
+    frames = [np.roll(made.quadrants(), n, axis=1) for n in range(40)]
     files = Media(clip=made.clip(kind, codec, frames, group=10, sound=made.tone(1, 48_000),
                                  sound_codec="libopus"))  # fmt: skip
     with started(workers=4) as decoders:
@@ -147,7 +147,7 @@ def test_every_kind_of_upload_is_read_by_a_confined_process(
     clip: bytes, media_examples: dict[str, bytes]
 ) -> None:
     """What a library loads at first use it can no longer load: each codec is tried as the first."""
-    picture = png(np.full((40, 30, 3), 200, np.uint8))
+    picture = png(made.quadrants(40, 30))
     jobs = {name: Media(clip=data) for name, data in media_examples.items()}
     jobs["files"] = Media(video=clip, audio=wav(tone()))
     jobs["frames"] = Media(frames=(picture,) * 5, audio=clip)

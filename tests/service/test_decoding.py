@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model.checkpoint import Card
@@ -17,6 +18,8 @@ from service.decoding.job import Decoded, Wanted
 from service.encoding import encoded
 from service.errors import Error, Problem
 from service.form import Media
+from tests.model.made import Bytes, quadrants, sound_file, tracks
+from tests.model.made import clip as made_clip
 from tests.service import checkpoints
 from tests.service.checkpoints import CONFIG, SPECS, STEPS
 from tests.service.media_files import png, tone, wav, without_sound
@@ -90,7 +93,7 @@ def test_nothing_to_classify_is_told_with_the_reason(clip: bytes) -> None:
 
 def test_large_frames_share_the_limit_of_pixels() -> None:
     """As the frames of a video do: many large pictures would take gigabytes."""
-    frames = tuple(png(np.full((80, 120, 3), n, np.uint8)) for n in range(8))
+    frames = tuple(png(np.roll(quadrants(80, 120), n, axis=1)) for n in range(8))
     found = decoded(Media(frames=frames), limits=replace(Limits(), max_total_pixels=2400))
     visual = found.streams["visual"]
     assert visual.width is not None
@@ -106,3 +109,90 @@ def test_frames_that_are_not_needed_are_read_as_well() -> None:
     problem = refused(Media(frames=tuple(frames)))
     assert (problem.error, problem.field) == (Error.UNUSABLE, "frames")
     assert "picture 2 of 40" in problem.detail
+
+
+# --- what is said of each stream --------------------------------------------------------------
+
+
+def silent(seconds: float = 1.0) -> NDArray[np.float64]:
+    return np.zeros(round(seconds * 16_000))
+
+
+def frames_of(*pages: Bytes) -> tuple[bytes, ...]:
+    return tuple(png(page) for page in pages)
+
+
+BLANK = np.zeros((48, 64, 3), np.uint8)
+STRICT = checkpoints.card(missing_streams=False)
+
+
+def test_a_silent_sound_is_not_used_and_the_answer_is_that_without_it(clip: bytes) -> None:
+    alone = decoded(Media(video=clip))
+    found = decoded(Media(video=clip, audio=wav(silent())))
+    assert set(found.prepared) == {"visual"}
+    np.testing.assert_array_equal(found.prepared["visual"].tensor, alone.prepared["visual"].tensor)
+    audio = found.streams["audio"]
+    assert not audio.used
+    assert "silent" in (audio.reason or "")
+    assert (audio.duration_s, audio.sample_rate, audio.channels) == (1.0, 16_000, 1)
+
+
+@pytest.mark.parametrize("colour", [0, 90, 255])
+def test_blank_pictures_are_not_used(colour: int) -> None:
+    pages = frames_of(*[np.full((48, 64, 3), colour, np.uint8)] * 3)
+    found = decoded(Media(frames=pages, audio=wav(tone())))
+    assert set(found.prepared) == {"audio"}
+    visual = found.streams["visual"]
+    assert not visual.used
+    assert "blank" in (visual.reason or "")
+    assert (visual.width, visual.height) == (64, 48)
+
+
+def test_a_checkpoint_that_needs_all_streams_keeps_those_that_carry_nothing() -> None:
+    found = decoded(Media(frames=frames_of(BLANK), audio=wav(silent())), STRICT)
+    assert set(found.prepared) == {"audio", "visual"}
+    assert all(stream.used for stream in found.streams.values())
+
+
+@pytest.mark.parametrize(
+    ("files", "field"),
+    [
+        (Media(frames=frames_of(BLANK), audio=wav(silent())), "audio"),
+        (Media(audio=wav(silent())), "audio"),
+        (Media(frames=frames_of(BLANK)), "frames"),
+        (Media(clip=made_clip(frames=[BLANK] * 3, sound=np.zeros((1, 9600), np.float32))), "clip"),
+    ],
+    ids=["both", "sound alone", "pictures alone", "clip"],
+)
+def test_where_no_stream_carries_anything_there_is_nothing_to_classify(
+    files: Media, field: str
+) -> None:
+    problem = refused(files)
+    assert (problem.error, problem.field) == (Error.UNUSABLE, field)
+    assert problem.detail.startswith("There is nothing to classify: ")
+    assert "silent" in problem.detail or "blank" in problem.detail
+
+
+@pytest.mark.parametrize(
+    ("gains", "channels", "mixed"),
+    [((1.0,), 1, None), ((1.0, 0.7), 2, "average"), ((1.0, -1.0), 2, "strongest channel")],
+)
+def test_it_is_said_how_channels_were_mixed(
+    gains: tuple[float, ...], channels: int, mixed: str | None
+) -> None:
+    sound = np.outer(gains, tone()).astype(np.float32)
+    found = decoded(Media(audio=sound_file(sound, 16_000)))
+    assert found.streams["audio"].channels == channels
+    assert found.streams["audio"].mixed == mixed
+    one = decoded(Media(audio=sound_file(sound[:1], 16_000)))
+    np.testing.assert_allclose(
+        found.prepared["audio"].tensor, one.prepared["audio"].tensor, atol=2e-2
+    )
+
+
+def test_it_is_said_which_of_several_sound_tracks_was_taken() -> None:
+    sound = tone().astype(np.float32)[None]
+    one = decoded(Media(clip=tracks([sound]))).streams["audio"]
+    assert (one.track, one.tracks) == (None, None)
+    several = decoded(Media(clip=tracks([np.zeros_like(sound), sound]))).streams["audio"]
+    assert (several.used, several.track, several.tracks) == (True, 2, 2)
