@@ -39,7 +39,6 @@ class Samples:
         self._limits = limits
         self._parts: list[_Part] = []
         self._seconds = 0.0
-        self._values = 0
         self._complete = True
         self._packers: dict[tuple[str, str, int], av.AudioResampler] = {}
 
@@ -77,11 +76,8 @@ class Samples:
     def _append(self, samples: Floats, rate: int) -> None:
         channels, length = samples.shape
         self._seconds += length / rate if rate > 0 else 0
-        self._values += samples.size
         # All of it at this piece's rate, which is exact where that does not change.
         check_sound(rate, channels, round(self._seconds * rate), self._limits)
-        if self._values > self._limits.max_samples:
-            raise _too_many(self._limits)
         last = self._parts[-1] if self._parts else None
         if last is None or (last.rate, last.channels) != (rate, channels):
             last = _Part(rate, channels)
@@ -164,11 +160,7 @@ def check_sound(rate: int, channels: int, length: int, limits: Limits) -> None:
     if length > (limits.max_duration_s + SLACK_S) * rate:
         raise TooLarge(f"its sound is longer than {limits.max_duration_s:g} s")
     if length * channels > limits.max_samples:
-        raise _too_many(limits)
-
-
-def _too_many(limits: Limits) -> TooLarge:
-    return TooLarge(f"its sound has more than {limits.max_samples} samples")
+        raise TooLarge(f"its sound has more than {limits.max_samples} samples")
 
 
 def _values(frame: AudioFrame) -> Floats:

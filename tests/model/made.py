@@ -67,6 +67,7 @@ def clip(
     sound: Floats | None = None,
     sound_codec: str = "aac",
     sound_rate: int = 48_000,
+    sound_bits: int | None = None,
     muxer: dict[str, str] | None = None,
 ) -> bytes:
     """A clip; its frames are by default 10 numbered ones, 10 a second, a key frame each `group`."""
@@ -81,6 +82,8 @@ def clip(
         if sound is not None:
             layout = _LAYOUTS[len(sound)]
             audio = output.add_stream(sound_codec, rate=sound_rate, layout=layout)
+            if sound_bits:
+                audio.bit_rate = sound_bits
         if video is not None:
             output.mux(_shot(video, frames, times_ms))
         if audio is not None and sound is not None:

@@ -152,7 +152,20 @@ def test_a_sound_file_has_all_of_its_samples(kind: str, codec: str, channels: in
     assert 0 <= sound.samples.shape[1] - 0.35 * rate <= 4096  # whole blocks
 
 
-def test_what_the_decoder_holds_at_the_end_of_the_stream_is_kept(shared: Path) -> None:
+@pytest.mark.parametrize("codec", ["wmav1", "wmav2"])
+def test_what_the_decoder_holds_at_the_end_of_the_stream_is_kept(codec: str) -> None:
+    sent = tone(0.35, 44_100)
+    data = clip("asf", frames=[], sound=sent, sound_codec=codec, sound_rate=44_100,
+                sound_bits=64_000)  # fmt: skip
+    with av.open(io.BytesIO(data)) as file:
+        packets = [packet for packet in file.demux(audio=0) if packet.size]
+        before_end = sum(frame.samples for packet in packets for frame in packet.decode())
+        held = sum(frame.samples for frame in file.streams.audio[0].decode(None))
+    assert held > 0
+    assert read_sound(data).samples.shape == (1, before_end + held)
+
+
+def test_the_end_of_a_sound_of_wma_is_read(shared: Path) -> None:
     data = (shared / "cases/wma_end.wma").read_bytes()
     assert read_sound(data).duration_s == pytest.approx(0.427, abs=0.001)
 
@@ -244,6 +257,24 @@ def test_a_sound_whose_format_changes_is_read_whole(
         # Channels that a part lacks are filled, so its level stays.
         assert float(middle.mean(axis=0).std()) == pytest.approx(0.5 / 2**0.5, rel=0.1)
     assert_every_field_reads_it_alike(data)
+
+
+@pytest.mark.parametrize(("kind", "codec"), [("mp3", "libmp3lame"), ("mpegts", "mp2")])
+def test_no_frame_is_taken_to_have_the_rate_of_the_part_before(kind: str, codec: str) -> None:
+    rates = {1: 24_000, 2: 48_000}  # by channels
+    data = b"".join(
+        clip(kind, frames=[], sound=tone(0.5, rates[n], n), sound_codec=codec, sound_rate=rates[n])
+        for n in (1, 2, 1)
+    )
+    seconds = 0.0
+    with av.open(io.BytesIO(data)) as file:
+        for packet in file.demux(audio=0):
+            try:
+                frames = list(packet.decode())
+            except av.error.InvalidDataError:  # the first frame of a part needs one before it
+                continue
+            seconds += sum(frame.samples / rates[frame.layout.nb_channels] for frame in frames)
+    assert read_sound(data).duration_s == pytest.approx(seconds, abs=0.001)
 
 
 @given(
