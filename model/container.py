@@ -63,7 +63,8 @@ def read_container(
         tracks = _tracks(container, audio, limits) if audio else None
         timed = _timed_sound(container, audio) if video is not None else None
         timeline = Timeline(limits)
-        reading = _Reading(container, [*audio, *(s for s in (timed, video) if s is not None)])
+        streams = dict.fromkeys(s for s in (*audio, timed, video) if s is not None)
+        reading = _Reading(container, list(streams))
         for packet in reading:
             if video is not None and packet.stream_index == video.index:
                 timeline.add(packet)
