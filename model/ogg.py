@@ -67,6 +67,8 @@ def _pages(data: bytes) -> Iterator[_Page]:
         begins_stream = bool(data[start + 5] & _BEGINNING_OF_STREAM)
         yield _Page(start, begins_stream, data[body : body + 8])
         end = body + sum(data[start + _HEAD_BYTES : body])
+        if end == len(data):
+            return
         # A length that leads to no page is damaged, or the page is: the next one is looked for.
         whole = data.startswith(_CAPTURE, end)
         start = end if whole else data.find(_CAPTURE, start + len(_CAPTURE))

@@ -21,7 +21,7 @@ from service.form import Media
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Parts:
     """Sound and pictures of one request, with the field that each came in.
 
     `missing`: kinds of streams that there is nothing for, each with the field to blame and why.
@@ -43,20 +43,20 @@ def decode(files: Media, wanted: Wanted) -> Decoded:
     _refuse_unused(files, kinds, wanted)
 
     started = time.perf_counter()
-    found = _read(files, kinds, _frames_needed(wanted), wanted.limits)
+    parts = _read(files, kinds, _frames_needed(wanted), wanted.limits)
     if wanted.missing_streams:
-        found = _without_empty(found)
-    _require(found, kinds, wanted)
+        parts = _without_empty(parts)
+    _require(parts, kinds, wanted)
     read = time.perf_counter()
 
-    sound, mixed = mono(found.sound) if found.sound is not None else (None, None)
+    sound, mixed = mono(parts.sound) if parts.sound is not None else (None, None)
     prepared = preprocess.prepare(
         wanted.streams,
-        None if "spectrogram" in found.missing else sound,
-        None if "frames" in found.missing else found.pictures,
+        None if "spectrogram" in parts.missing else sound,
+        None if "frames" in parts.missing else parts.pictures,
         wanted.steps,
     )
-    streams = {name: _info(found, spec.kind, mixed) for name, spec in wanted.streams.items()}
+    streams = {name: _info(parts, spec.kind, mixed) for name, spec in wanted.streams.items()}
     return Decoded(prepared, streams, read - started, time.perf_counter() - read)
 
 
@@ -83,7 +83,7 @@ def _frames_needed(wanted: Wanted) -> int:
     return wanted.steps if spread else 1
 
 
-def _read(files: Media, kinds: set[str], frames: int, limits: Limits) -> _Found:
+def _read(files: Media, kinds: set[str], frames: int, limits: Limits) -> _Parts:
     if files.clip is not None:
         return _read_clip(files.clip, kinds, frames, limits)
 
@@ -105,12 +105,12 @@ def _read(files: Media, kinds: set[str], frames: int, limits: Limits) -> _Found:
         pictures = _read_frames(files.frames, frames, limits)
     else:
         missing["frames"] = ("video", "no `video` and no `frames` were sent")
-    return _Found(
+    return _Parts(
         sound, pictures, pictures_field="frames" if files.frames else "video", missing=missing
     )
 
 
-def _read_clip(data: bytes, kinds: set[str], frames: int, limits: Limits) -> _Found:
+def _read_clip(data: bytes, kinds: set[str], frames: int, limits: Limits) -> _Parts:
     with _blaming("clip"):
         clip = media.read_clip(
             data,
@@ -124,17 +124,17 @@ def _read_clip(data: bytes, kinds: set[str], frames: int, limits: Limits) -> _Fo
         missing["spectrogram"] = ("clip", clip.sound_problem or "the clip has no sound")
     if clip.pictures is None:
         missing["frames"] = ("clip", clip.pictures_problem or "the clip has no pictures")
-    return _Found(clip.sound, clip.pictures, "clip", "clip", missing)
+    return _Parts(clip.sound, clip.pictures, "clip", "clip", missing)
 
 
-def _without_empty(found: _Found) -> _Found:
-    """What was found, with streams that carry nothing first among the missing ones."""
+def _without_empty(parts: _Parts) -> _Parts:
+    """The parts, with streams that carry nothing first among the missing ones."""
     missing: dict[str, tuple[str, str]] = {}
-    if found.sound is not None and (reason := silence_reason(found.sound)):
-        missing["spectrogram"] = (found.sound_field, reason)
-    if found.pictures is not None and (reason := blank_reason(found.pictures)):
-        missing["frames"] = (found.pictures_field, reason)
-    return replace(found, missing=missing | found.missing)
+    if parts.sound is not None and (reason := silence_reason(parts.sound)):
+        missing["spectrogram"] = (parts.sound_field, reason)
+    if parts.pictures is not None and (reason := blank_reason(parts.pictures)):
+        missing["frames"] = (parts.pictures_field, reason)
+    return replace(parts, missing=missing | parts.missing)
 
 
 def _read_frames(datas: tuple[bytes, ...], frames: int, limits: Limits) -> Pictures:
@@ -151,9 +151,9 @@ def _read_frames(datas: tuple[bytes, ...], frames: int, limits: Limits) -> Pictu
     return Pictures(tuple(kept.values()), tuple(float(index) for index in kept))
 
 
-def _require(found: _Found, kinds: set[str], wanted: Wanted) -> None:
+def _require(parts: _Parts, kinds: set[str], wanted: Wanted) -> None:
     """Raise where the checkpoint cannot do without what is missing."""
-    missing = {kind: why for kind, why in found.missing.items() if kind in kinds}
+    missing = {kind: why for kind, why in parts.missing.items() if kind in kinds}
     if not missing:
         return
     blamed, reasons = next(iter(missing.values()))[0], "; ".join(why for _, why in missing.values())
@@ -165,15 +165,15 @@ def _require(found: _Found, kinds: set[str], wanted: Wanted) -> None:
         raise Problem(Error.UNUSABLE, detail, field=blamed)
 
 
-def _info(found: _Found, kind: str, mixed: Mixed | None) -> StreamInfo:
-    """What was found for a stream of this kind, used or not."""
-    reason = found.missing[kind][1] if kind in found.missing else None
+def _info(parts: _Parts, kind: str, mixed: Mixed | None) -> StreamInfo:
+    """What there is for a stream of this kind, used or not."""
+    reason = parts.missing[kind][1] if kind in parts.missing else None
     info = StreamInfo(used=reason is None, reason=reason)
-    if kind == "spectrogram" and found.sound is not None:
-        return _sound_info(info, found.sound, mixed)
-    if kind == "frames" and found.pictures is not None:
-        height, width = found.pictures.frames[0].shape[:2]
-        return replace(info, frames=len(found.pictures.frames), width=width, height=height)
+    if kind == "spectrogram" and parts.sound is not None:
+        return _sound_info(info, parts.sound, mixed)
+    if kind == "frames" and parts.pictures is not None:
+        height, width = parts.pictures.frames[0].shape[:2]
+        return replace(info, frames=len(parts.pictures.frames), width=width, height=height)
     return info
 
 

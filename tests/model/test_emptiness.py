@@ -108,21 +108,21 @@ def test_one_picture_that_shows_something_is_enough() -> None:
 def test_a_film_of_one_colour_is_blank_however_it_is_coded(codec: str, grey: int) -> None:
     container = "webm" if codec == "libvpx" else "mp4"
     film = clip(container, codec, [np.full((48, 64, 3), grey, np.uint8)] * 6)
-    found = read_clip(film, 4).pictures
-    assert found is not None
-    assert blank_reason(found) is not None
+    recording = read_clip(film, 4).pictures
+    assert recording is not None
+    assert blank_reason(recording) is not None
 
 
 def test_of_the_files_of_others_only_the_one_of_zeros_is_taken_for_silent(shared: Path) -> None:
     silent, blank = [], []
     for path in sorted((shared / "media").glob("*.[3mw]*")):
         try:
-            found = read_clip(path.read_bytes(), 4)
+            recording = read_clip(path.read_bytes(), 4)
         except MediaError:
             continue
-        if found.sound is not None and silence_reason(found.sound):
+        if recording.sound is not None and silence_reason(recording.sound):
             silent.append(path.name)
-        if found.pictures is not None and blank_reason(found.pictures):
+        if recording.pictures is not None and blank_reason(recording.pictures):
             blank.append(path.name)
     assert silent == ["moviepy_no_duration.webm"]
     assert blank == []

@@ -331,10 +331,10 @@ def test_the_damaged_link_of_an_ogg_file_is_left_out() -> None:
 def test_ogg_files_with_pictures_keep_them_when_they_are_put_together() -> None:
     film = clip("ogg", "libtheora", [numbered(9)] * 6, sound=tone(0.5, 48_000),
                 sound_codec="libopus")  # fmt: skip
-    found = read_clip(film + film, 2)
-    assert found.pictures is not None
-    assert found.sound is not None
-    assert found.sound.duration_s == pytest.approx(1.0, abs=0.05)
+    recording = read_clip(film + film, 2)
+    assert recording.pictures is not None
+    assert recording.sound is not None
+    assert recording.sound.duration_s == pytest.approx(1.0, abs=0.05)
 
 
 def test_the_whole_of_a_sound_that_turns_from_stereo_to_mono_is_read(shared: Path) -> None:

@@ -128,10 +128,10 @@ STRICT = checkpoints.card(missing_streams=False)
 
 def test_a_silent_sound_is_not_used_and_the_answer_is_that_without_it(clip: bytes) -> None:
     alone = decoded(Media(video=clip))
-    found = decoded(Media(video=clip, audio=wav(silent())))
-    assert set(found.prepared) == {"visual"}
-    np.testing.assert_array_equal(found.prepared["visual"].tensor, alone.prepared["visual"].tensor)
-    audio = found.streams["audio"]
+    result = decoded(Media(video=clip, audio=wav(silent())))
+    assert set(result.prepared) == {"visual"}
+    np.testing.assert_array_equal(result.prepared["visual"].tensor, alone.prepared["visual"].tensor)
+    audio = result.streams["audio"]
     assert not audio.used
     assert "silent" in (audio.reason or "")
     assert (audio.duration_s, audio.sample_rate, audio.channels) == (1.0, 16_000, 1)
@@ -140,18 +140,18 @@ def test_a_silent_sound_is_not_used_and_the_answer_is_that_without_it(clip: byte
 @pytest.mark.parametrize("colour", [0, 90, 255])
 def test_blank_pictures_are_not_used(colour: int) -> None:
     pages = frames_of(*[np.full((48, 64, 3), colour, np.uint8)] * 3)
-    found = decoded(Media(frames=pages, audio=wav(tone())))
-    assert set(found.prepared) == {"audio"}
-    visual = found.streams["visual"]
+    result = decoded(Media(frames=pages, audio=wav(tone())))
+    assert set(result.prepared) == {"audio"}
+    visual = result.streams["visual"]
     assert not visual.used
     assert "blank" in (visual.reason or "")
     assert (visual.width, visual.height) == (64, 48)
 
 
 def test_a_checkpoint_that_needs_all_streams_keeps_those_that_carry_nothing() -> None:
-    found = decoded(Media(frames=frames_of(BLANK), audio=wav(silent())), STRICT)
-    assert set(found.prepared) == {"audio", "visual"}
-    assert all(stream.used for stream in found.streams.values())
+    result = decoded(Media(frames=frames_of(BLANK), audio=wav(silent())), STRICT)
+    assert set(result.prepared) == {"audio", "visual"}
+    assert all(stream.used for stream in result.streams.values())
 
 
 @pytest.mark.parametrize(
@@ -181,12 +181,12 @@ def test_it_is_said_how_channels_were_mixed(
     gains: tuple[float, ...], channels: int, mixed: str | None
 ) -> None:
     sound = np.outer(gains, tone()).astype(np.float32)
-    found = decoded(Media(audio=sound_file(sound, 16_000)))
-    assert found.streams["audio"].channels == channels
-    assert found.streams["audio"].mixed == mixed
+    result = decoded(Media(audio=sound_file(sound, 16_000)))
+    assert result.streams["audio"].channels == channels
+    assert result.streams["audio"].mixed == mixed
     one = decoded(Media(audio=sound_file(sound[:1], 16_000)))
     np.testing.assert_allclose(
-        found.prepared["audio"].tensor, one.prepared["audio"].tensor, atol=2e-2
+        result.prepared["audio"].tensor, one.prepared["audio"].tensor, atol=2e-2
     )
 
 
