@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from av.packet import Packet, PacketSideData, packet_sidedata_type_from_literal
 
-from model.packets import joined, length_bytes, parameter_sets
+from model.packets import copied, joined, length_bytes, parameter_sets
 
 #: Most parameter sets that are given again: more than a stream of H.264 may have.
 _MAX_SETS = 320
@@ -74,7 +74,7 @@ class DecoderState:
         has_all = units == list(parameter_sets(packet, self._codec, size))
         if not side and (not units or has_all):
             return packet
-        return _copied(packet, joined(units, size) + bytes(packet), side)
+        return copied(packet, joined(units, size) + bytes(packet), side)
 
     def _side_data(self, kind: _Kind, index: int) -> PacketSideData | None:
         """What of this kind holds for a packet, of a stream in which it changes."""
@@ -108,15 +108,3 @@ def _newest(sets: Iterator[_Sets]) -> list[bytes]:
             order.pop(unit, None)
             order[unit] = None
     return list(order)[-_MAX_SETS:]
-
-
-def _copied(packet: Packet[Any], data: bytes, side: list[PacketSideData]) -> Packet[Any]:
-    copy: Packet[Any] = Packet(data)
-    copy.pts, copy.dts, copy.duration = packet.pts, packet.dts, packet.duration
-    copy.time_base = packet.time_base
-    copy.is_keyframe = packet.is_keyframe
-    for own in packet.iter_sidedata():
-        copy.set_sidedata(own)
-    for data_of_state in side:
-        copy.set_sidedata(data_of_state)
-    return copy

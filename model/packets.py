@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from av.packet import Packet
+from av.packet import Packet, PacketSideData
 from av.stream import Stream
 
 #: More units than an honest packet has: each costs time.
@@ -98,6 +98,17 @@ def joined(units: Iterable[bytes], size: int) -> bytes:
     if size:
         return b"".join(len(unit).to_bytes(size, "big") + unit for unit in units)
     return b"".join(b"\0" + _MARK + unit for unit in units)
+
+
+def copied(packet: Packet[Any], data: bytes, side: Iterable[PacketSideData] = ()) -> Packet[Any]:
+    """A packet of other bytes with the times of this one, its side data and more; it is shown."""
+    copy: Packet[Any] = Packet(data)
+    copy.pts, copy.dts, copy.duration = packet.pts, packet.dts, packet.duration
+    copy.time_base = packet.time_base
+    copy.is_keyframe = packet.is_keyframe
+    for data_of_side in (*packet.iter_sidedata(), *side):
+        copy.set_sidedata(data_of_side)
+    return copy
 
 
 def is_start(packet: Packet[Any], size: int) -> bool:

@@ -20,7 +20,7 @@ from av.stream import Stream
 
 from model.clip import SLACK_S, Limits, TooLarge
 from model.decoder_state import DecoderState
-from model.packets import is_start
+from model.packets import copied, is_start
 from model.pyav import fraction
 
 #: Times this close, in seconds, are the same: containers round them.
@@ -30,13 +30,15 @@ _JUMP_S = 5.0
 #: A key frame shown this much before an earlier one, in seconds, begins a segment. Frames are
 #: decoded out of order, but none before a key frame is shown behind it.
 _STEP_BACK_S = 0.02
-#: The same of other packets, by when they are decoded, and where a container has no such times.
-_DECODED_BACK_S, _SHOWN_BACK_S = 0.5, 3.0
+#: The same of other packets, by when they are decoded.
+_DECODED_BACK_S = 0.5
 #: Containers that say when a packet is decoded.
 _MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
 _WITH_DECODING_TIMES = ("mpegts", "mpeg", "flv", "live_flv", _MP4)
 #: Sound that ends this much later than the pictures, in seconds, is its encoder's padding.
 _PADDING_S = 0.1
+#: A last frame that would be shown this much shorter than most is shown like them.
+_MOST_SHORTER = 10
 _USUAL_RATE = 25
 
 
@@ -147,15 +149,15 @@ class Timeline:
     def _begins(self, held: bool) -> list[int]:
         """The packets that begin a segment.
 
-        `held`: whether a frame whose packet says so is shown through a pause of the stamps.
+        `held`: whether a frame whose packet says so is shown through a pause of the stamps, in
+        an mp4; others do not say, and FFmpeg guesses.
         """
         if not self.packets:
             return []
         if self._is_in_order:
             return [0]
         container = self.packets[0].packet.stream.container.format.name
-        timed = container in _WITH_DECODING_TIMES
-        most_back = _DECODED_BACK_S if timed else _SHOWN_BACK_S
+        timed, held = container in _WITH_DECODING_TIMES, held and container == _MP4
         begins, latest, decoded = [0], self.packets[0], self._decoded(0, timed)
         for index, shown in enumerate(self.packets):
             last, decoded = decoded, self._decoded(index, timed)
@@ -166,7 +168,8 @@ class Timeline:
                 begin = ahead and not self._is_shown_until(latest, shown.time, held)
             else:
                 back = latest.time - shown.time > _STEP_BACK_S and shown.key
-                begin = (back or last - decoded > most_back) and not self._is_repeated(index)
+                back = back or (timed and last - decoded > _DECODED_BACK_S)
+                begin = back and not self._is_repeated(index)
             if begin and index:
                 begins.append(index)
             if begin or latest.hidden or (shown.time > latest.time and not shown.hidden):
@@ -239,12 +242,13 @@ class Timeline:
         stamps = sorted({self._stamps[index] for index in indices})
         usual = round(float(np.median(np.diff(stamps)))) if len(stamps) > 1 else 0
         length = self.packets[last].packet.duration or 0
+        if length * _MOST_SHORTER < usual:  # muxers that do not know it write a single unit
+            length = usual
         if not last_segment:
-            if length <= 0 or self._seconds(length) > _JUMP_S:
-                length = usual
-            return length or self._rates_length()
+            is_pause = self._seconds(length) > _JUMP_S
+            return (usual if is_pause else length) or self._rates_length()
         most = round(self._limit_s / self._unit) - stamps[-1] + stamps[0]
-        return min(length, max(usual, most)) if length > 0 else usual
+        return min(length, max(usual, most))
 
     def _span_s(self, segments: list[_Segment]) -> float:
         return self._seconds(segments[-1].last - segments[0].first)
@@ -252,13 +256,15 @@ class Timeline:
     def _move(self, segment: _Segment) -> None:
         """Shift a segment's packets to where it is on the one time axis."""
         for index in range(segment.begin, segment.end):
-            shown = self.packets[index]
-            if shown.packet.pts is not None:
-                shown.packet.pts += segment.shift
-            if shown.packet.dts is not None:
-                shown.packet.dts += segment.shift
+            packet, *_, is_hidden = shown = self.packets[index]
+            if is_hidden:  # its frame would be thrown away
+                packet = copied(packet, bytes(packet))
+            if packet.pts is not None:
+                packet.pts += segment.shift
+            if packet.dts is not None:
+                packet.dts += segment.shift
             time = self._seconds(self._stamps[index] + segment.shift)
-            self.packets[index] = shown._replace(time=time, hidden=False)
+            self.packets[index] = shown._replace(packet=packet, time=time, hidden=False)
 
     def _end(self, segments: list[_Segment], header_end_s: float | None) -> float:
         """When the last frame's time ends (s): with its own, the header's or the sound's end."""

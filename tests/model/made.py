@@ -215,3 +215,62 @@ def damaged(data: st.DataObject, whole: Sequence[bytes], flips: int) -> bytes:
         broken[bit // 8] ^= 1 << bit % 8
     del broken[data.draw(st.integers(1, len(broken))) :]
     return bytes(broken)
+
+
+def film(
+    container: str, codec: str, frames: Sequence[av.VideoFrame], *, group: int = 12, **encoder: str
+) -> bytes:
+    """A clip of frames in their own pixel format, 10 a second."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as output:
+        video: VideoStream = output.add_stream(codec, rate=10, options=encoder)
+        video.height, video.width = frames[0].height, frames[0].width
+        video.pix_fmt = frames[0].format.name
+        video.gop_size = group
+        video.codec_context.thread_count = 1
+        for number, frame in enumerate(frames):
+            frame.time_base, frame.pts = Fraction(1, 10), number
+            output.mux(video.encode(frame))
+        output.mux(video.encode(None))
+    return file.getvalue()
+
+
+def packets_of(data: bytes) -> list[Packet]:
+    """The packets of a clip's first video stream."""
+    with av.open(io.BytesIO(data)) as file:
+        return [packet for packet in file.demux(video=0) if packet.size]
+
+
+def packed(
+    container: str,
+    packets: Sequence[Packet],
+    *,
+    like: bytes,
+    muxer: dict[str, str] | None = None,
+) -> bytes:
+    """The packets as they are, with the codec and the time base of the clip `like`."""
+    file = io.BytesIO()
+    with (
+        av.open(io.BytesIO(like)) as source,
+        av.open(file, "w", format=container, options=muxer or {}) as output,
+    ):
+        video = output.add_stream_from_template(source.streams.video[0])
+        for packet in packets:
+            packet.stream = video
+            output.mux(packet)
+    return file.getvalue()
+
+
+def with_data(packet: Packet, data: bytes, *, shift: int = 0) -> Packet:
+    """A packet of other bytes, with the times of this one, later by `shift` of its time units."""
+    other: Packet = Packet(data)
+    other.time_base, other.duration = packet.time_base, packet.duration
+    other.pts = None if packet.pts is None else packet.pts + shift
+    other.dts = None if packet.dts is None else packet.dts + shift
+    other.is_keyframe = packet.is_keyframe
+    return other
+
+
+def units(annex_b: bytes) -> list[bytes]:
+    """The units of a packet of H.264 or HEVC, each with its mark."""
+    return [b"\0\0\0\1" + unit.rstrip(b"\0") for unit in annex_b.split(b"\0\0\1")[1:]]
