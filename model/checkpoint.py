@@ -7,7 +7,7 @@ import os
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -24,6 +24,10 @@ from model.specs import Spec
 
 WEIGHTS = "model.safetensors"
 CARD = "card.json"
+#: Greatest seed that a training may have.
+MOST_SEED = 2**63 - 1
+#: A measured figure: a share, or a ratio of two.
+_Figure = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 
 
 class CheckpointError(ValueError):
@@ -53,8 +57,8 @@ class Training(_Part):
     """How a checkpoint came to be."""
 
     command: str
-    seed: int
-    epochs: int = Field(ge=0)
+    seed: int = Field(ge=0, le=MOST_SEED)
+    epochs: int = Field(ge=0, le=1_000_000)
     notes: dict[str, str] = {}
 
 
@@ -63,10 +67,10 @@ class Measurement(_Part):
     `precision` of the path that gave it."""
 
     what: str
-    value: float
-    low: float | None = None
-    high: float | None = None
-    n: int | None = None
+    value: _Figure
+    low: _Figure | None = None
+    high: _Figure | None = None
+    n: int | None = Field(default=None, ge=0, le=1_000_000_000)
     conditions: str
     precision: Precision = "float32"
 
@@ -151,6 +155,8 @@ def read_card(folder: Path | str) -> Card:
         first, *others = exc.errors()
         field = ".".join(map(str, first["loc"]))
         problem = first["msg"].removeprefix("Value error, ")
+        if isinstance(first["input"], int | float):
+            problem += f", not {str(first['input'])[:24]}"
         more = f" (and {len(others)} more)" if others else ""
         raise CheckpointError(file, field, problem + more) from exc
 

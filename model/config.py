@@ -8,6 +8,8 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch.nn import ModuleDict
 
+from model.specs import Size
+
 Splitting = Literal["deep", "shallow"]
 Attention = Literal["spatial", "temporal", "spatial-temporal"]
 Fusion = Literal["add", "concat"]
@@ -30,14 +32,8 @@ class StreamConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     channels: int = Field(ge=1, le=64)
-    size: tuple[int, int]
+    size: Size
     splitting: Splitting = "deep"
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if any(not 4 <= side <= 1024 for side in self.size):
-            raise ValueError(f"size {self.size}: each side must be 4 to 1024 pixels")
-        return self
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -66,15 +62,15 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     streams: dict[str, StreamConfig]
-    classes: int = Field(ge=2)
-    embed_dim: int = Field(default=256, ge=8)
-    heads: int = Field(default=16, ge=1)
-    mlp_ratio: float = Field(default=4.0, gt=0, allow_inf_nan=False)
+    classes: int = Field(ge=2, le=100_000)
+    embed_dim: int = Field(default=256, ge=8, le=8192)
+    heads: int = Field(default=16, ge=1, le=8192)
+    mlp_ratio: float = Field(default=4.0, gt=0, le=64, allow_inf_nan=False)
     attention: Attention | None = "spatial-temporal"
     alignment: bool = True
-    alpha: float = Field(default=1.5, allow_inf_nan=False)
+    alpha: float = Field(default=1.5, ge=-1000, le=1000, allow_inf_nan=False)
     fusion: Fusion = "add"
-    depth: int = Field(default=1, ge=1)
+    depth: int = Field(default=1, ge=1, le=64)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

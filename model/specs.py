@@ -9,7 +9,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Size = tuple[Annotated[int, Field(ge=4, le=1024)], Annotated[int, Field(ge=4, le=1024)]]
+#: Height or width of an input tensor, in pixels or cells.
+_Side = Annotated[int, Field(ge=4, le=1024)]
+#: Height and width.
+Size = tuple[_Side, _Side]
+#: A value in ln units, or of a pixel over 255.
+_Level = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
+#: A divisor that float32 values survive.
+_Deviation = Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)]
 
 
 class SpectrogramSpec(BaseModel):
@@ -40,17 +47,17 @@ class SpectrogramSpec(BaseModel):
     resampler: Literal["soxr", "sinc"] = "soxr"
     level: Literal["clip", "peak"] = "clip"
     mel_bands: int | None = Field(default=None, ge=4, le=512)
-    fmin: float = Field(default=0.0, ge=0)
-    fmax: float | None = Field(default=None, gt=0)
-    log_floor: float = Field(default=1e-7, gt=0)
+    fmin: float = Field(default=0.0, ge=0, le=96_000, allow_inf_nan=False)
+    fmax: float | None = Field(default=None, gt=0, le=96_000, allow_inf_nan=False)
+    log_floor: float = Field(default=1e-7, ge=1e-30, le=1, allow_inf_nan=False)
     scale: Literal["ln"] = "ln"
-    range_db: float | None = Field(default=None, gt=0)
-    floor_percentile: float | None = Field(default=None, ge=0, le=100)
-    floor_share: float = Field(default=1.0, ge=0, le=1)
-    window_s: float | None = Field(default=None, gt=0, le=60)
-    clip: tuple[float, float] | None = None
-    mean: float = 0.0
-    std: float = Field(default=1.0, gt=0)
+    range_db: float | None = Field(default=None, gt=0, le=1000, allow_inf_nan=False)
+    floor_percentile: float | None = Field(default=None, ge=0, le=100, allow_inf_nan=False)
+    floor_share: float = Field(default=1.0, ge=0, le=1, allow_inf_nan=False)
+    window_s: float | None = Field(default=None, gt=0, le=60, allow_inf_nan=False)
+    clip: tuple[_Level, _Level] | None = None
+    mean: _Level = 0.0
+    std: _Deviation = 1.0
     size: Size
     resize: Literal["antialias", "none"] = "antialias"
 
@@ -116,10 +123,8 @@ class FrameSpec(BaseModel):
     ground: Literal["none", "median"] = "none"
     resize: Literal["antialias", "area"] = "antialias"
     size: Size
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    std: tuple[
-        Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]
-    ] = (1.0, 1.0, 1.0)
+    mean: tuple[_Level, _Level, _Level] = (0.0, 0.0, 0.0)
+    std: tuple[_Deviation, _Deviation, _Deviation] = (1.0, 1.0, 1.0)
     frames: Literal["spread", "middle"]
 
     @model_validator(mode="after")
