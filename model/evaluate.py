@@ -26,6 +26,7 @@ from model.media import Clip, Pictures, Sound, read_clip
 from model.network import Output
 from model.prepared import Prepared
 from model.preprocess import prepare
+from model.recipe import check_range, check_task, make_folder
 
 #: Levels of white noise that are measured, dB.
 SNRS_DB = (-10, -5, 0, 5, 10, 15, 20)
@@ -52,6 +53,12 @@ class EvaluateOptions:
     seed: int = 7
     device: str = "auto"
     write_card: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise OptionsError, naming the option, where a value is out of range."""
+        for name, least in (("clips", 10), ("curve_clips", 1), ("attention_clips", 1)):
+            check_range(name, getattr(self, name), least, 100_000)
+        check_range("seed", self.seed, 0, checkpoint.MOST_SEED)
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,7 @@ class Judge:
 
     def __init__(self, folder: Path, device: str = "auto") -> None:
         network, self.card = checkpoint.load(folder)
+        check_task(self.card, folder)
         self.engine = Engine(network, device=device)
         self.engine.fuse(steps=self.card.steps)  # what the service runs on
 
@@ -111,12 +119,18 @@ def evaluate(options: EvaluateOptions, console: Console | None = None) -> Card:
     """Measure, print a table, draw the figures, and return the card with its measurements.
 
     The clips are H.264 + AAC files in memory, read back as a client's would be. Noise is added
-    to what was decoded. Raises CheckpointError and avdigits.DataError.
+    to what was decoded. Maps are measured where the network has spatial attention and there are
+    clips whose digit is off-centre.
+
+    Raises CheckpointError where the checkpoint is damaged or of another task, avdigits.DataError,
+    and OptionsError where `out`, or the checkpoint that is to be written, cannot be written.
     """
     console = console or Console()
     judge = Judge(options.checkpoint, options.device)
     held_out = avdigits.halves(avdigits.load(options.data)[1])[1]
-    options.out.mkdir(parents=True, exist_ok=True)
+    make_folder("out", options.out)
+    if options.write_card:
+        make_folder("write_card", options.checkpoint)
     clips = _read(labelled_clips(held_out, options.clips, options.seed), options, judge)
     steps = judge.card.steps
     measured = [*_accuracy(judge, clips, steps, options.out)]
@@ -124,8 +138,7 @@ def evaluate(options: EvaluateOptions, console: Console | None = None) -> Card:
     few = clips[: options.curve_clips]
     measured += _noise(judge, few, steps, options.out)
     measured += _steps(judge, few, options.out)
-    found = faithfulness(judge, _off_centre(clips, options.attention_clips), steps)
-    measured += _attention(found)
+    measured += _maps(judge, _off_centre(clips, options.attention_clips), steps)
     console.print(_table(measured))
     card = judge.card.model_copy(update={"accuracy": tuple(measured)})
     if options.write_card:
@@ -254,6 +267,13 @@ def _offset(truth: LabelledClip) -> float:
     across = (left + right) / (2 * width) - 0.5
     down = (top + bottom) / (2 * height) - 0.5
     return float(np.hypot(across, down))
+
+
+def _maps(judge: Judge, clips: Sequence[Judged], steps: int) -> list[Measurement]:
+    """What the visual maps of these clips are worth; nothing where there are no such maps."""
+    if not clips or "spatial" not in (judge.card.config.attention or ""):
+        return []
+    return _attention(faithfulness(judge, clips, steps))
 
 
 def _attention(found: Faithfulness) -> list[Measurement]:

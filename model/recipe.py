@@ -2,18 +2,52 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from model import checkpoint
-from model.checkpoint import Card, Source, Training
+from model.checkpoint import MOST_SEED, Card, CheckpointError, Source, Training
 from model.config import Config, StreamConfig
 from model.data import avdigits
 from model.preprocess import PROFILES, FrameSpec, SpectrogramSpec
 
 #: How often a batch has both streams, or one alone: a missing stream is to be survived.
 MODES = {"both": 0.2, "visual": 0.6, "audio": 0.2}
+
+#: Least and greatest value of each number among the options.
+RANGES: dict[str, tuple[float, float]] = {
+    "epochs": (1, 100_000),
+    "clips": (1, 1_000_000_000),
+    "batch": (2, 10_000),
+    "embed_dim": (16, 4096),
+    "alpha": (0, 1000),
+    "steps": (1, 64),
+    "learning_rate": (0, 100),
+    "weight_decay": (0, 100),
+    "warmup": (0, 100_000),
+    "ramp": (1e-6, 1),
+    "smoothing": (0, 1),
+    "temperature": (1e-3, 1000),
+    "synthetic_takes": (0, 10_000),
+    "development_clips": (10, 1_000_000),
+    "average": (0, 100_000),
+    "seed": (0, MOST_SEED),
+    "workers": (0, 64),
+}
+#: Options of the command whose name is another than their field's.
+_FLAGS = {"embed_dim": "channels", "begin": "from"}
+
+
+class OptionsError(ValueError):
+    """An option that cannot be trained or measured with: its name, its value, what can be."""
+
+
+def flag(name: str) -> str:
+    """The command's option for a field of TrainOptions."""
+    return "--" + _FLAGS.get(name, name).replace("_", "-")
 
 
 @dataclass(frozen=True)
@@ -61,6 +95,64 @@ class TrainOptions:
     begin: Path | None = None
     workers: int = 0
     command: str = "scmrl train avdigits"
+
+    def __post_init__(self) -> None:
+        """Raise OptionsError, naming the option, where a value is out of range."""
+        for name, (least, most) in RANGES.items():
+            check_range(name, getattr(self, name), least, most)
+        heads = Config.model_fields["heads"].default
+        if self.embed_dim % heads:
+            raise OptionsError(
+                f"--channels {self.embed_dim}: must be a multiple of {heads}, the number of heads"
+            )
+        if self.batch > self.clips:
+            raise OptionsError(f"--batch {self.batch}: is more than --clips {self.clips}")
+        if self.average > self.epochs:
+            raise OptionsError(f"--average {self.average}: is more than --epochs {self.epochs}")
+        if not set(self.shares) <= set(MODES) or not _sum_to_1(list(self.shares.values())):
+            given = ",".join(f"{name}={share:g}" for name, share in self.shares.items())
+            known = ", ".join(sorted(MODES))
+            raise OptionsError(f"--shares {given}: must be shares of {known} that sum to 1")
+        streams = PROFILES["avdigits"]
+        for name in self.slow:
+            if name not in streams:
+                raise OptionsError(f"--slow {name}: no such stream, there are {', '.join(streams)}")
+
+
+def check_range(name: str, value: float, least: float, most: float) -> None:
+    """Raise OptionsError where a value is not from `least` to `most`, or not a number."""
+    if not least <= value <= most:
+        raise OptionsError(f"{flag(name)} {value}: must be {least:.15g} to {most:.15g}")
+
+
+def make_folder(option: str, folder: Path) -> None:
+    """Make a folder, and find out before hours of work whether it can be written.
+
+    Raises OptionsError naming the option.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as exc:
+        raise OptionsError(f"{flag(option)} {folder}: {exc.strerror}") from exc
+
+
+def _sum_to_1(shares: list[float]) -> bool:
+    return all(share >= 0 for share in shares) and math.isclose(sum(shares), 1, abs_tol=1e-6)
+
+
+def check_task(card: Card, folder: Path) -> None:
+    """Raise CheckpointError, naming the field, where a checkpoint is none of avdigits."""
+    file = folder / checkpoint.CARD
+    if card.labels != avdigits.LABELS:
+        shown = ", ".join(card.labels[:10]) + (", …" if len(card.labels) > 10 else "")
+        problem = f"{shown} are those of another task; avdigits has {', '.join(avdigits.LABELS)}"
+        raise CheckpointError(file, "labels", problem)
+    kinds = {name: spec.kind for name, spec in card.streams.items()}
+    needed = {name: spec.kind for name, spec in PROFILES["avdigits"].items()}
+    if kinds != needed:
+        raise CheckpointError(file, "streams", f"{kinds} are no streams of avdigits, {needed}")
 
 
 def configuration(embed_dim: int, alpha: float) -> Config:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,12 +19,22 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
-from model import allocator, checkpoint
+from model import allocator, checkpoint, run_state
 from model.alignment import alignment_loss
 from model.data import avdigits, voices
 from model.data.avdigits import Batches, Digits, Plan, Scenes
+from model.epochs import METRICS, Accuracies, EpochMetrics, append, rows
 from model.network import SCMRL
-from model.recipe import TrainOptions, card, configuration, specs
+from model.recipe import (
+    OptionsError,
+    TrainOptions,
+    card,
+    check_task,
+    configuration,
+    make_folder,
+    specs,
+)
+from model.run_state import RunError, RunState, Weights
 from model.widening import widen
 
 #: What is left of the learning rate for a stream's own weights, and the head's, that go slow.
@@ -35,46 +43,15 @@ SLOW = 0.1
 FLOAT32_FROM = 0.97
 
 
-class Accuracies(NamedTuple):
-    """Of both streams, the sound alone and the picture alone, 0 to 1, on the held-out clips."""
-
-    fused: float
-    audio: float
-    visual: float
-
-    @property
-    def score(self) -> float:
-        """What the best weights are chosen by."""
-        return (self.fused + self.audio + self.visual) / 3
-
-    def __str__(self) -> str:
-        return f"both {self.fused:.1%}, picture {self.visual:.1%}, sound {self.audio:.1%}"
-
-
-@dataclass(frozen=True)
-class EpochMetrics:
-    """Means over one epoch; accuracies (0 to 1) on the held-out development clips."""
-
-    epoch: int
-    learning_rate: float
-    loss: float
-    alignment: float
-    fused: float
-    audio: float
-    visual: float
-
-    @property
-    def accuracies(self) -> Accuracies:
-        return Accuracies(self.fused, self.audio, self.visual)
-
-
 def train(options: TrainOptions) -> Path:
     """Train, and return the folder of the best checkpoint (`out`/best).
 
     Writes after each epoch: `out`/last.pt (to resume from), `out`/best, `out`/metrics.csv and
     TensorBoard's events. Ctrl-C ends after the current batch with what was best so far.
-    Raises avdigits.DataError where the data is not there, FileExistsError where `out` holds
-    another run and `resume` was not asked for.
+    Raises before training avdigits.DataError, OptionsError where `out` or `begin` cannot be used,
+    CheckpointError where `begin` is damaged or of another task, and RunError where `resume` finds
+    no run, or one that was started with other settings. Raises OSError where an epoch cannot be
+    written.
     """
     run = _Run(options)
     run.restore()
@@ -83,7 +60,7 @@ def train(options: TrainOptions) -> Path:
         for epoch in range(run.epoch, options.epochs):
             metrics = run.train_epoch(epoch, console)
             run.save(metrics)
-            console.print(_line(metrics))
+            console.print(str(metrics))
         if options.average:
             console.print(f"mean of the last weights  held-out accuracy: {run.conclude()}")
     except KeyboardInterrupt:
@@ -100,10 +77,12 @@ class _Run:
 
     def __init__(self, options: TrainOptions) -> None:
         self.last = options.out / "last.pt"
-        if self.last.exists() and not options.resume:
-            raise FileExistsError(f"{options.out} holds a run: --resume it or choose another --out")
-        if options.batch > options.clips:
-            raise avdigits.DataError(f"batch {options.batch} is more than clips {options.clips}")
+        self.saved = _saved(options, self.last)
+        seen, held_out = avdigits.load(options.data)
+        self.settings = run_state.settings(options, seen.sha256)
+        if self.saved:
+            run_state.check_same(self.last, self.saved.settings, self.settings)
+        make_folder("out", options.out)
         allocator.keep_memory()
         torch.manual_seed(options.seed)
         torch.set_num_threads(os.cpu_count() or 1)
@@ -114,25 +93,28 @@ class _Run:
         self.optimizer = _optimizer(self.network, options)
         self.epoch = 0
         self.best = -1.0
-        self.last_weights: list[dict[str, Tensor]] = []  # of the epochs that are averaged
+        self.last_weights: list[Weights] = []  # of the epochs that are averaged
         self.steps_an_epoch = options.clips // options.batch
-        scenes, held_out = _scenes(options)
-        self.batches = Batches(scenes, options.batch, self._plan)
+        self.batches = Batches(_scenes(seen, options), options.batch, self._plan)
         self.development = _development(held_out, options)
-        options.out.mkdir(parents=True, exist_ok=True)
         self.writer: Any = None
 
     def restore(self) -> None:
         """Go on where the last finished epoch ended; a fresh run begins at 0."""
-        if self.options.begin and not self.last.exists():
-            widen(checkpoint.load(self.options.begin)[0], self.network, self.options.seed)
-        if self.last.exists():
-            state = torch.load(self.last, weights_only=True)
-            self.network.load_state_dict(state["network"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.epoch, self.best = state["epoch"], state["best"]
-            self.last_weights = state["last_weights"]
+        if self.saved:
+            self._take_up(self.saved)
+        elif self.options.begin:
+            _begin_from(self.options.begin, self.network, self.options.seed)
         self.writer = SummaryWriter(str(self.options.out), purge_step=self.epoch)
+
+    def _take_up(self, state: RunState) -> None:
+        try:
+            self.network.load_state_dict(state.network)
+            self.optimizer.load_state_dict(state.optimizer)
+        except (RuntimeError, ValueError, KeyError, TypeError) as exc:
+            raise RunError(f"{self.last}: damaged: {exc}") from exc
+        self.epoch, self.best = state.epoch, state.best
+        self.last_weights = state.last_weights
 
     def train_epoch(self, epoch: int, console: Console) -> EpochMetrics:
         self.network.train()
@@ -240,21 +222,19 @@ class _Run:
         self.epoch = metrics.epoch
         for name, value in asdict(metrics).items():
             self.writer.add_scalar(name, value, metrics.epoch)
-        _append(out / "metrics.csv", metrics)
+        append(out / METRICS, metrics)
         self._keep_best(metrics.accuracies)
         if metrics.epoch > self.options.epochs - self.options.average:
             weights = {name: x.clone() for name, x in self.network.state_dict().items()}
             self.last_weights.append(weights)
-        state = {
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "epoch": self.epoch,
-            "best": self.best,
-            "last_weights": self.last_weights,
-        }
-        part = self.last.with_suffix(".part")
-        torch.save(state, part)
-        part.replace(self.last)
+        RunState(
+            network=self.network.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            epoch=self.epoch,
+            best=self.best,
+            last_weights=self.last_weights,
+            settings=self.settings,
+        ).save(self.last)
 
     def conclude(self) -> Accuracies:
         """Measure the mean of the last epochs' weights, and keep it where it is the best."""
@@ -275,9 +255,37 @@ class _Run:
             checkpoint.save(best, self.network, card(self.options, self.epoch))
 
 
-def _scenes(options: TrainOptions) -> tuple[Scenes, Digits]:
-    """Scenes to train on, and the digits that are held out."""
-    seen, held_out = avdigits.load(options.data)
+def _saved(options: TrainOptions, last: Path) -> RunState | None:
+    """The state to resume from; None for a fresh run."""
+    if not options.resume:
+        if last.exists():
+            raise OptionsError(
+                f"--out {options.out}: holds a run: --resume it or choose another --out"
+            )
+        return None
+    saved = run_state.load(last)
+    best = options.out / "best" / checkpoint.CARD
+    if not best.is_file():
+        raise RunError(f"{best}: is missing, so the run cannot be resumed")
+    try:
+        rows(options.out / METRICS)
+    except ValueError as exc:
+        raise RunError(f"{options.out / METRICS}: {exc}") from exc
+    return saved
+
+
+def _begin_from(begin: Path, network: SCMRL, seed: int) -> None:
+    """Give the network the weights of a checkpoint, which may have fewer channels."""
+    narrow, described = checkpoint.load(begin)
+    check_task(described, begin)
+    try:
+        widen(narrow, network, seed)
+    except ValueError as exc:
+        raise OptionsError(f"--from {begin}: {exc}") from exc
+
+
+def _scenes(seen: Digits, options: TrainOptions) -> Scenes:
+    """Scenes to train on."""
     synthetic: list[list[Any]] = [[] for _ in range(10)]
     if options.synthetic_takes and voices.available():
         cache = options.out.parent / f"voices-{options.synthetic_takes}.npz"
@@ -287,7 +295,7 @@ def _scenes(options: TrainOptions) -> tuple[Scenes, Digits]:
     elif options.synthetic_takes:
         Console(stderr=True).print("espeak-ng is not installed: real voices alone are trained on")
     spoken = tuple(tuple(takes) for takes in synthetic) if synthetic[0] else ()
-    return Scenes(seen, *specs(), seed=options.seed, synthetic=spoken), held_out
+    return Scenes(seen, *specs(), seed=options.seed, synthetic=spoken)
 
 
 def _development(held_out: Digits, options: TrainOptions) -> list[tuple[dict[str, Tensor], Tensor]]:
@@ -334,28 +342,4 @@ def _progress(console: Console) -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
-    )
-
-
-def _append(path: Path, metrics: EpochMetrics) -> None:
-    """Add the epoch's row, replacing whatever a killed run wrote from this epoch on."""
-    row = {name: f"{value:.6g}" for name, value in asdict(metrics).items()}
-    kept = [r for r in _rows(path) if int(r["epoch"]) < metrics.epoch]
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row))
-        writer.writeheader()
-        writer.writerows([*kept, row])
-
-
-def _rows(path: Path) -> Iterator[dict[str, str]]:
-    if not path.exists():
-        return
-    with path.open(newline="") as file:
-        yield from csv.DictReader(file)
-
-
-def _line(m: EpochMetrics) -> str:
-    return (
-        f"epoch {m.epoch:3d}  loss {m.loss:.3f}  alignment {m.alignment:.3f}  "
-        f"held-out accuracy: {m.accuracies}"
     )

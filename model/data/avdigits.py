@@ -5,97 +5,46 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
-import soundfile
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from model.data.digits import (
+    HELD_OUT_PICTURES,
+    HELD_OUT_SPEAKER,
+    RATE,
+    DataError,
+    Digits,
+    halves,
+    load,
+)
 from model.data.picture import HEIGHTS, SMALL, Scene, draw_scene
 from model.data.sound import record
 from model.media import Pictures, Sound
 from model.preprocess import FrameSpec, SpectrogramSpec, frames, levelled, spectrogram
+
+__all__ = [
+    "HELD_OUT_PICTURES",
+    "HELD_OUT_SPEAKER",
+    "LABELS",
+    "RATE",
+    "Batches",
+    "DataError",
+    "Digits",
+    "Plan",
+    "Scenes",
+    "halves",
+    "load",
+]
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Rng = np.random.Generator
 
 LABELS = tuple(str(digit) for digit in range(10))
-#: Sample rate of the recordings, Hz.
-RATE = 8000
-#: The speaker, and the share of each digit's pictures (the last), that training never sees.
-HELD_OUT_SPEAKER = "george"
-HELD_OUT_PICTURES = 0.1
-
-
-@dataclass(frozen=True)
-class Digits:
-    """Pictures [n, 28, 28] (ink bright) and words (mono at RATE), each by its digit."""
-
-    pictures: tuple[Bytes, ...]
-    words: tuple[tuple[Floats, ...], ...]
-
-
-class DataError(ValueError):
-    """The folder does not hold avdigits; names the file."""
-
-
-def load(folder: Path) -> tuple[Digits, Digits]:
-    """What training may see, and what it never does (`HELD_OUT_SPEAKER`, `HELD_OUT_PICTURES`).
-
-    Raises DataError where a file is missing or damaged.
-    """
-    handwriting = folder / "handwriting.npz"
-    if not handwriting.exists():
-        raise DataError(f"{handwriting}: not found; see the README for where the data comes from")
-    try:
-        with np.load(handwriting) as file:
-            images, labels = file["images"], file["labels"]
-    except (OSError, ValueError, KeyError, BadZipFile) as exc:
-        raise DataError(f"{handwriting}: cannot be read: {exc}") from exc
-    pictures = [images[labels == digit] for digit in range(10)]
-    spoken = _words(folder / "speech")
-    others = sorted(set(spoken) - {HELD_OUT_SPEAKER})
-    if HELD_OUT_SPEAKER not in spoken or not others:
-        raise DataError(f"{folder / 'speech'}: no speaker {HELD_OUT_SPEAKER} beside another")
-    train = tuple(
-        tuple(word for speaker in others for word in spoken[speaker][digit]) for digit in range(10)
-    )
-    kept = [len(of) - round(HELD_OUT_PICTURES * len(of)) for of in pictures]
-    first = tuple(of[:n] for of, n in zip(pictures, kept, strict=True))
-    last = tuple(of[n:] for of, n in zip(pictures, kept, strict=True))
-    return Digits(first, train), Digits(last, tuple(spoken[HELD_OUT_SPEAKER]))
-
-
-def _words(folder: Path) -> dict[str, list[tuple[Floats, ...]]]:
-    """Speaker to digit to takes, from D_SPEAKER_I.wav."""
-    found: dict[str, list[list[Floats]]] = {}
-    for path in sorted(folder.glob("*_*_*.wav")):
-        digit, speaker, _ = path.stem.split("_")
-        try:
-            samples, rate = soundfile.read(path, dtype="float32")
-        except soundfile.SoundFileError as exc:
-            raise DataError(f"{path}: cannot be read: {exc}") from exc
-        if rate != RATE:
-            raise DataError(f"{path}: {rate} Hz instead of {RATE}")
-        found.setdefault(speaker, [[] for _ in range(10)])[int(digit)].append(samples)
-    return {speaker: [tuple(takes) for takes in digits] for speaker, digits in found.items()}
-
-
-def halves(digits: Digits) -> tuple[Digits, Digits]:
-    """Every other picture and take, and the rest: one half to choose by, one to report."""
-    first, second = (
-        Digits(
-            tuple(of[start::2] for of in digits.pictures),
-            tuple(of[start::2] for of in digits.words),
-        )
-        for start in (0, 1)
-    )
-    return first, second
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ HEIGHTS = (0.22, 0.92)
 SMALL = (0.22, 0.45)
 #: Length of a stroke or width of a ring of the clutter, at most, over the digit's height.
 LARGEST_STROKE = 0.5
+#: What is brighter than this, of 255, is the ink of a handwritten digit.
+INK = 50
 #: Least difference in luma between ink and paper, of 255.
 CONTRAST = 60
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -89,7 +91,7 @@ def _place(
     hardness: float,
 ) -> tuple[Floats, tuple[float, float, float, float]]:
     """The digit tilted, slanted, scaled and moved into the frame; and the box of its ink."""
-    ys, xs = np.nonzero(digit > 50)
+    ys, xs = np.nonzero(digit > INK)
     points = np.stack([xs, ys]).astype(np.float32)
     tilt = np.radians(rng.uniform(-18, 18) * hardness)
     slant = rng.uniform(-0.2, 0.2) * hardness

@@ -13,6 +13,8 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from model.data.digits import DataError
+
 Floats = NDArray[np.float32]
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -65,11 +67,15 @@ def trimmed(samples: Floats) -> Floats:
 def speakers(count: int, rate: int, cache: Path, seed: int = 0) -> list[tuple[int, Floats]]:
     """`count` takes of every digit by random voices, as (digit, samples at `rate` Hz).
 
-    Made once and kept in `cache` (.npz). Two in five takes have a foreign accent.
+    Made once and kept in `cache` (.npz). Two in five takes have a foreign accent. Raises
+    DataError where the cache is damaged.
     """
     if cache.exists():
-        with np.load(cache) as kept:
-            return [(int(name.split("_")[1]), kept[name]) for name in kept.files]
+        try:
+            with np.load(cache) as kept:
+                return [(int(name.split("_")[1]), kept[name]) for name in kept.files]
+        except Exception as exc:  # numpy and zipfile raise nearly anything for damaged bytes
+            raise DataError(f"{cache}: cannot be read: {exc}; without it, it is made anew") from exc
     rng = np.random.default_rng(seed)
     jobs = []
     for take in range(count):
@@ -82,6 +88,8 @@ def speakers(count: int, rate: int, cache: Path, seed: int = 0) -> list[tuple[in
         said = list(pool.map(lambda job: say(job[1], job[2], job[3], job[4], rate), jobs))
     cache.parent.mkdir(parents=True, exist_ok=True)
     names = [f"digit_{digit}_{take}" for take, digit, *_ in jobs]
-    with cache.open("wb") as file:
+    part = cache.with_suffix(".part")
+    with part.open("wb") as file:
         np.savez(file, **dict(zip(names, said, strict=True)))  # type: ignore[arg-type]
+    part.replace(cache)  # a kill leaves no half of it
     return [(job[1], samples) for job, samples in zip(jobs, said, strict=True)]

@@ -17,7 +17,7 @@ import torch
 
 from model import checkpoint
 from model.data.avdigits import DataError
-from model.recipe import TrainOptions
+from model.recipe import OptionsError, TrainOptions
 from model.train import Accuracies, train
 
 ROOT = Path(__file__).parents[2]
@@ -188,7 +188,7 @@ def test_a_slow_stream_moves_less(options: TrainOptions, tmp_path: Path) -> None
 
 def test_a_second_run_does_not_overwrite_the_first(options: TrainOptions) -> None:
     train(replace(options, epochs=1))
-    with pytest.raises(FileExistsError, match="--resume"):
+    with pytest.raises(OptionsError, match="--resume"):
         train(options)
 
 
