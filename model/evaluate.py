@@ -195,7 +195,7 @@ def _predictions(
 
 
 def _share(predictions: NDArray[np.int64], clips: Sequence[Judged]) -> Share:
-    labels = np.asarray([judged.truth.label for judged in clips])
+    labels = np.asarray([judged.truth.label for judged in clips], np.int64)
     return Share(int((predictions == labels).sum()), len(labels))
 
 
@@ -204,7 +204,7 @@ def _accuracy(
 ) -> Iterator[Measurement]:
     conditions = f"T = {steps}, H.264 + AAC clips, {_HELD_OUT}"
     fused = _predictions(judge, clips, steps)
-    labels = np.asarray([judged.truth.label for judged in clips])
+    labels = np.asarray([judged.truth.label for judged in clips], np.int64)
     plots.confusion(labels, fused, judge.card.labels, out / "confusion.png")
     yield _measurement("accuracy, both streams", _share(fused, clips), conditions)
     for what, change in _STREAMS[1:]:

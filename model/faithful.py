@@ -70,7 +70,7 @@ def faithfulness(judge: Judge, clips: Sequence[Judged], steps: int) -> Faithfuln
         randoms += (plain - random).tolist()
         for judged, view, grid in zip(batch, seen, maps, strict=True):
             inside = box_mask(view, judged.truth.box)
-            masses.append(float(grid[inside].sum() / max(grid.sum(), 1e-12)))
+            masses.append(float(grid[inside].sum()) / max(float(grid.sum()), 1e-12))
             areas.append(float(inside.sum() / content(view).sum()))
     return Faithfulness(len(clips), *(float(np.mean(x)) for x in (masses, areas, tops, randoms)))
 

@@ -49,7 +49,7 @@ def record(
         samples += noise(length, 0.0, rng) * np.float32(np.sqrt(power * 10 ** (-snr_db / 10)))
     elif rng.random() < 0.67:
         level = np.sqrt(power * 10 ** (-rng.uniform(-3, 35) / 10))
-        samples += noise(length, rng.choice([0.0, 0.0, 0.5, 1.0]), rng) * np.float32(level)
+        samples += noise(length, float(rng.choice([0.0, 0.0, 0.5, 1.0])), rng) * np.float32(level)
     peak = float(np.abs(samples).max()) + 1e-9
     gain = 10 ** rng.uniform(-1.6, 0.0)
     if rng.random() < 0.05:  # an overdriven microphone

@@ -453,6 +453,8 @@ def test_every_sample_format_has_the_same_scale(codec: str) -> None:
         ("mp4", "aac", 6),
         ("mp4", "aac", 8),
         ("mp4", "aac", 16),
+        ("mp4", "pcm_s16le", 16),
+        ("matroska", "wavpack", 16),
         ("webm", "libopus", 8),
         ("matroska", "flac", 8),
         ("matroska", "pcm_s16le", 6),
@@ -461,7 +463,13 @@ def test_every_sample_format_has_the_same_scale(codec: str) -> None:
 def test_many_channels_are_heard_each_in_its_place(kind: str, codec: str, channels: int) -> None:
     sent = np.repeat(tone(0.5, 48_000), channels, axis=0)
     sent *= np.linspace(0.2, 1, channels, dtype=np.float32)[:, None]
-    sound = sound_of(clip(kind, frames=[], sound=sent, sound_codec=codec))
+    try:
+        data = clip(kind, frames=[], sound=sent, sound_codec=codec)
+    except av.error.ArgumentError:
+        if (codec, channels) != ("aac", 16):
+            raise
+        pytest.skip("the FFmpeg that is installed encodes no AAC of 16 channels")
+    sound = sound_of(data)
     assert sound.samples.shape[0] == channels
     assert sound.samples.shape[1] == pytest.approx(24_000, abs=2048)
     heard = [channel for channel in range(channels) if (channels, channel) not in _WOOFERS]
