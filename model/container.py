@@ -118,10 +118,10 @@ def _readable(
     """The streams of a kind that can be read; or none and why."""
     noun = _NOUNS[kind]
     streams = [stream for stream in container.streams if stream.type == kind]
+    if kind in encrypted and (streams or not container.streams):
+        return [], f"its {noun} is encrypted; {_SEND_DECRYPTED}"
     if not streams:
         return [], f"there is no {noun} in it"
-    if kind in encrypted:
-        return [], f"its {noun} is encrypted; {_SEND_DECRYPTED}"
     streams = [stream for stream in streams if stream.codec_context is not None]
     if not streams:
         return [], f"its {noun} is in a codec that is not read here"

@@ -11,7 +11,7 @@ from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from itertools import accumulate, pairwise
+from itertools import accumulate, groupby, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +35,8 @@ _DECODED_BACK_S = 0.5
 #: Containers that say when a packet is decoded.
 _MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
 _WITH_DECODING_TIMES = ("mpegts", "mpeg", "flv", "live_flv", _MP4)
+#: Containers that say how long a frame is shown; of others' FFmpeg guesses it by the frame rate.
+_WITH_LENGTHS = (_MP4, "gif", "apng")
 #: Sound that ends this much later than the pictures, in seconds, is its encoder's padding.
 _PADDING_S = 0.1
 #: A last frame that would be shown this much shorter than most is shown like them.
@@ -56,18 +58,23 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True)
 class _Segment:
-    """Packets `begin` to `end` (excluded), shown `shift` time units later than they say.
+    """Frames without a jump between them, of packets `begin` to `end` (excluded).
 
-    `first` and `last`: when the first and the last frame is shown, in time units and shifted;
-    `length`: how long the last one is shown.
+    In time units: their stamps run from `first` to `last`, all are shown `shift` later than they
+    say, and the last one for `length`.
     """
 
     begin: int
     end: int
-    shift: int
     first: int
     last: int
+    shift: int
     length: int
+
+    @property
+    def stop(self) -> int:
+        """When the last frame's time ends."""
+        return self.last + self.shift + self.length
 
 
 class Timeline:
@@ -81,6 +88,7 @@ class Timeline:
         self._unit = Fraction(1, 1000)
         self._rate = Fraction(_USUAL_RATE)
         self._is_in_order = False
+        self._container = ""
         self._sound_stamps: list[tuple[int | None, int | None]] = []
         self._sound_unit: Fraction | None = None
         self._end_s = 0.0
@@ -91,6 +99,7 @@ class Timeline:
             self._unit = fraction(packet.time_base) or self._unit
             self._rate = fraction(packet.stream.average_rate) or self._rate
             self._is_in_order = is_shown_in_order(packet.stream)
+            self._container = packet.stream.container.format.name
         index, stamp = len(self.packets), self._stamp(packet)
         self.state.add(index, packet)
         key = is_start(packet, self.state.length_bytes(index))
@@ -109,17 +118,16 @@ class Timeline:
         `header_end_s` is when the clip ends by its header, where that is to be believed. Raises
         TooLarge where the frames span more than the limit.
         """
-        segments = self._segments(self._begins(held=True))
-        if segments and self._span_s(segments) > self._limit_s + SLACK_S:
-            segments = self._segments(self._begins(held=False))
-        if not segments:
-            return
+        segments = self._segments(held=True)
+        if self._span_s(segments) > self._limit_s + SLACK_S:
+            segments = self._segments(held=False)
         if self._span_s(segments) > self._limit_s + SLACK_S:
             limit = f"{self._limit_s:g} s"
             raise TooLarge(f"its pictures last longer than {limit}, by their time stamps")
-        self._end_s = self._end(segments, header_end_s)
-        for segment in segments[1:]:
-            self._move(segment)
+        if segments:
+            self._end_s = self._end(segments, header_end_s)
+        for _, of_recording in groupby(segments, lambda segment: segment.begin):
+            self._move(list(of_recording))
 
     def wanted(self, frames: int) -> tuple[float, list[float]]:
         """When the first frame is shown, and the frames shown at the centres of equal parts."""
@@ -146,26 +154,16 @@ class Timeline:
         """How long a frame is shown by the stream's rate, in time units."""
         return max(1, round(1 / (self._rate * self._unit)))
 
-    def _begins(self, held: bool) -> list[int]:
-        """The packets that begin a segment.
-
-        `held`: whether a frame whose packet says so is shown through a pause of the stamps, in
-        an mp4; others do not say, and FFmpeg guesses.
-        """
-        if not self.packets:
-            return []
-        if self._is_in_order:
+    def _recordings(self) -> list[int]:
+        """The packets that begin a recording: where the time stamps step back."""
+        if not self.packets or self._is_in_order:
             return [0]
-        container = self.packets[0].packet.stream.container.format.name
-        timed, held = container in _WITH_DECODING_TIMES, held and container == _MP4
+        timed = self._container in _WITH_DECODING_TIMES
         begins, latest, decoded = [0], self.packets[0], self._decoded(0, timed)
         for index, shown in enumerate(self.packets):
             last, decoded = decoded, self._decoded(index, timed)
             if shown.hidden:
                 begin = self._is_other_recording(index, latest)
-            elif shown.time - latest.time > _JUMP_S:
-                ahead = decoded - last > _JUMP_S
-                begin = ahead and not self._is_shown_until(latest, shown.time, held)
             else:
                 back = latest.time - shown.time > _STEP_BACK_S and shown.key
                 back = back or (timed and last - decoded > _DECODED_BACK_S)
@@ -192,18 +190,22 @@ class Timeline:
 
     def _is_repeated(self, index: int) -> bool:
         """Whether a packet is one of a fragment of an mp4 that comes twice."""
-        packet = self.packets[index].packet
-        if packet.stream.container.format.name != _MP4:
+        if self._container != _MP4:
             return False
+        packet = self.packets[index].packet
         earlier = self.packets[self._stamps.index(self._stamps[index])].packet
         return earlier is not packet and bytes(earlier) == bytes(packet)
 
-    def _is_shown_until(self, shown: Shown, end: float, held: bool) -> bool:
-        """Whether the frame is shown up to `end` (s): its packet says so, or the sound goes on."""
-        length = self._seconds(shown.packet.duration or 0)
-        if held and length > 0.9 * (end - shown.time):
-            return True
-        return self._runs.cover(shown.time, end)
+    def _says_all_lengths(self, begin: int, end: int) -> bool:
+        """Whether every packet says when the next one comes: an mp4's do, except in fragments.
+
+        Others do not say, and FFmpeg guesses.
+        """
+        packets = [shown.packet for shown in self.packets[begin:end]]
+        return self._container == _MP4 and all(
+            self._seconds((later.dts or 0) - (packet.dts or 0) - (packet.duration or 0)) <= _JUMP_S
+            for packet, later in pairwise(packets)
+        )
 
     @cached_property
     def _runs(self) -> _Runs:
@@ -221,55 +223,89 @@ class Timeline:
             if stamp is not None
         ]
 
-    def _segments(self, begins: list[int]) -> list[_Segment]:
-        """The segments, each right behind the one before; those with no frame to show left out."""
+    def _segments(self, held: bool) -> list[_Segment]:
+        """All frames that are shown, each segment right behind the one before.
+
+        `held`: whether a frame whose packet says so is shown through a jump of the stamps.
+        """
         segments: list[_Segment] = []
-        for number, (begin, end) in enumerate(pairwise([*begins, len(self.packets)])):
-            # In a later segment all is shown: what was cut away there was for its times alone.
-            indices = [i for i in range(begin, end) if number or not self.packets[i].hidden]
-            if not indices:
-                continue
-            last = max(indices, key=lambda index: self._stamps[index])
-            first_stamp = min(self._stamps[index] for index in indices)
-            shift = segments[-1].last + segments[-1].length - first_stamp if segments else 0
-            length = self._length(indices, last, last_segment=end == len(self.packets))
-            first, shown = first_stamp + shift, self._stamps[last] + shift
-            segments.append(_Segment(begin, end, shift, first, shown, length))
+        usual = 0
+        for number, (begin, end) in enumerate(pairwise([*self._recordings(), len(self.packets)])):
+            # Of a later recording all is shown: what is cut away there was for its times alone.
+            places = {
+                self._stamps[index]: index
+                for index in range(begin, end)
+                if number or not self.packets[index].hidden
+            }
+            runs = [sorted(places)]
+            if not self._is_in_order and not (held and self._says_all_lengths(begin, end)):
+                runs = self._without_jumps(runs[0])
+            steps = [later - stamp for run in runs for stamp, later in pairwise(run)]
+            usual = round(float(np.median(steps))) if steps else usual
+            for run in runs:
+                if not run:
+                    continue
+                shift = segments[-1].stop - run[0] if segments else 0
+                is_last = end == len(self.packets) and run is runs[-1]
+                length = self._length(places[run[-1]], usual, run if is_last else None)
+                segments.append(_Segment(begin, end, run[0], run[-1], shift, length))
         return segments
 
-    def _length(self, indices: list[int], last: int, last_segment: bool) -> int:
-        """How long the last frame is shown, in time units: as its packet says, or like most."""
-        stamps = sorted({self._stamps[index] for index in indices})
-        usual = round(float(np.median(np.diff(stamps)))) if len(stamps) > 1 else 0
+    def _without_jumps(self, stamps: list[int]) -> list[list[int]]:
+        """Rising stamps in runs; a pause in which the sound goes on is no jump."""
+        runs: list[list[int]] = [[]]
+        for stamp in stamps:
+            if runs[-1]:
+                begin, end = self._seconds(runs[-1][-1]), self._seconds(stamp)
+                if end - begin > _JUMP_S and not self._runs.cover(begin, end):
+                    runs.append([])
+            runs[-1].append(stamp)
+        return runs
+
+    def _length(self, last: int, usual: int, last_run: list[int] | None) -> int:
+        """How long a run's last frame is shown, in time units: as its packet says, or like most.
+
+        `last_run`: the run, if it is the last of all, whose frame may be held.
+        """
         length = self.packets[last].packet.duration or 0
-        if length * _MOST_SHORTER < usual:  # muxers that do not know it write a single unit
+        if self._container not in _WITH_LENGTHS:
+            length = max(length, usual)
+        elif length * _MOST_SHORTER < usual:  # muxers that do not know it write a single unit
             length = usual
-        if not last_segment:
-            is_pause = self._seconds(length) > _JUMP_S
-            return (usual if is_pause else length) or self._rates_length()
-        most = round(self._limit_s / self._unit) - stamps[-1] + stamps[0]
-        return min(length, max(usual, most))
+        if last_run is not None:
+            most = round(self._limit_s / self._unit) - last_run[-1] + last_run[0]
+            return min(length, max(usual, most))
+        is_pause = self._seconds(length) > _JUMP_S
+        return (usual if is_pause else length) or self._rates_length()
 
     def _span_s(self, segments: list[_Segment]) -> float:
-        return self._seconds(segments[-1].last - segments[0].first)
+        """From the first frame to the last one (s)."""
+        if not segments:
+            return 0.0
+        return self._seconds(segments[-1].last + segments[-1].shift - segments[0].first)
 
-    def _move(self, segment: _Segment) -> None:
-        """Shift a segment's packets to where it is on the one time axis."""
-        for index in range(segment.begin, segment.end):
-            packet, *_, is_hidden = shown = self.packets[index]
-            if is_hidden:  # its frame would be thrown away
-                packet = copied(packet, bytes(packet))
+    def _move(self, segments: list[_Segment]) -> None:
+        """Shift the packets of a recording's segments to where they are on the one time axis."""
+        firsts = [segment.first for segment in segments]
+        is_first = segments[0].begin == 0
+        if is_first and len(segments) == 1:
+            return
+        for index in range(segments[0].begin, segments[0].end):
+            packet, _, key, is_hidden = self.packets[index]
+            if is_hidden and not is_first:  # its frame would be thrown away
+                packet, is_hidden = copied(packet, bytes(packet)), False
+            shift = segments[max(0, bisect_right(firsts, self._stamps[index]) - 1)].shift
             if packet.pts is not None:
-                packet.pts += segment.shift
+                packet.pts += shift
             if packet.dts is not None:
-                packet.dts += segment.shift
-            time = self._seconds(self._stamps[index] + segment.shift)
-            self.packets[index] = shown._replace(packet=packet, time=time, hidden=False)
+                packet.dts += shift
+            time = self._seconds(self._stamps[index] + shift)
+            self.packets[index] = Shown(packet, time, key, is_hidden)
 
     def _end(self, segments: list[_Segment], header_end_s: float | None) -> float:
         """When the last frame's time ends (s): with its own, the header's or the sound's end."""
         last, first_s = segments[-1], self._seconds(segments[0].first)
-        end = self._seconds(last.last + last.length)
+        end = self._seconds(last.stop)
         later = [header_end_s] if header_end_s is not None and len(segments) == 1 else []
         sound_begins = self._sound_begins()
         if len(sound_begins) == len(segments):  # what joined the one joined the other

@@ -14,10 +14,10 @@ from av.video.frame import PictureType, VideoFrame
 from numpy.typing import NDArray
 
 from model import colour
-from model.aspect import Aspects
 from model.clip import Limits, Pictures, TooLarge, Unusable
+from model.display import Aspects, Matrix, Turns
 from model.packets import SELF_CHECKED, decoded, decoded_or_none, is_needless
-from model.pyav import display_matrix, fraction
+from model.pyav import fraction
 from model.timeline import SAME_S, Shown, Timeline, is_shown_in_order, seconds
 
 #: More threads than this wait for each other's rows.
@@ -73,6 +73,10 @@ class _Decoder:
     def aspect(self, time: float) -> float:
         """Width over height of the pixels of the frame shown at `time`, once it is decoded."""
         return self._aspects.at(self._places[time])
+
+    def matrix(self, frame: VideoFrame, time: float) -> Matrix | None:
+        """The display matrix of the frame shown at `time`, which was decoded last."""
+        return self._turns.of(frame, time + SAME_S)
 
     @property
     def _ended_early(self) -> bool:
@@ -132,6 +136,7 @@ class _Decoder:
         self._next = self._given = start  # `_given`: frames so far, were all of them decoded
         self._begun = start
         self._drained = False
+        self._turns = Turns()
         # The first packet whose frame may be made from one that is missing; H.264's decoder keeps
         # those back itself.
         self._broken = start if self._is_self_checked else None
@@ -173,7 +178,10 @@ class _Decoder:
     def _hold(self, frames: list[VideoFrame]) -> None:
         for frame in frames:
             if self._is_whole(frame):
-                self._held.append((frame, self._time(frame)))
+                time = self._time(frame)
+                self._held.append((frame, time))
+                if frame.key_frame:
+                    self._turns.note(time, frame)
             self._given += 1
 
     def _is_whole(self, frame: VideoFrame) -> bool:
@@ -341,7 +349,9 @@ def _read(
         if frame is None:
             continue
         _check_size(frame.width, frame.height, limits)
-        found[time] = _upright(frame, _rgb(frame, decoder.aspect(time), largest))
+        found[time] = _upright(
+            _rgb(frame, decoder.aspect(time), largest), decoder.matrix(frame, time)
+        )
     return found
 
 
@@ -366,12 +376,11 @@ def _rgb(frame: VideoFrame, aspect: float, largest: int) -> NDArray[np.uint8]:
     return colour.shown(frame, max(1, int(width * shrink)), max(1, int(height * shrink)))
 
 
-def _upright(frame: VideoFrame, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The picture turned and mirrored as the frame's display matrix says.
+def _upright(picture: NDArray[np.uint8], matrix: Matrix | None) -> NDArray[np.uint8]:
+    """The picture turned and mirrored as its frame's display matrix says.
 
     A pixel (x, y) is shown at (a x + c y, b x + d y); only quarter turns and mirrors are done.
     """
-    matrix = display_matrix(frame)
     if matrix is None:
         return picture
     a, b, c, d = matrix
