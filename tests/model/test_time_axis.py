@@ -266,7 +266,8 @@ def test_a_jump_of_the_time_stamps_is_closed(
     jump_ms = jump.draw(st.integers(61_000 if kind == "mp4" else 5_200, 2_000_000))
     times = [100 * n + (jump_ms if n >= at else 0) for n in range(length)]
     frames = [numbered(n) for n in range(length)]
-    data = clip(kind, frames=frames, times_ms=times, group=7, encoder={"bf": bframes})
+    encoder = {"bf": "0" if kind == "flv" else bframes}  # its muxer has no room for such delays
+    data = clip(kind, frames=frames, times_ms=times, group=7, encoder=encoder)
     found = pictures_of(data, wanted, Limits(threads=threads))
     numbers = [number_of(picture) for picture in found.frames]
     expected = centres(list(range(length)), wanted)
