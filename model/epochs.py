@@ -72,10 +72,11 @@ def rows(table: Path) -> list[dict[str, str]]:
     names = [field.name for field in fields(EpochMetrics)]
     with table.open(newline="") as file:
         try:
-            table_rows = list(csv.DictReader(file))
+            lines = list(csv.reader(file))
         except (csv.Error, UnicodeDecodeError) as exc:
             raise ValueError(f"not a table of epochs: {exc}") from exc
-    for line, row in enumerate(table_rows, start=2):
-        if list(row) != names or not str(row["epoch"]).isdecimal() or None in row.values():
-            raise ValueError(f"not a table of epochs: line {line} must have {', '.join(names)}")
-    return table_rows
+    for number, line in enumerate(lines, start=1):
+        is_row = line == names if number == 1 else line and line[0].isdecimal()
+        if not is_row or len(line) != len(names):
+            raise ValueError(f"not a table of epochs: line {number} must have {', '.join(names)}")
+    return [dict(zip(names, line, strict=True)) for line in lines[1:]]

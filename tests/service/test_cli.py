@@ -256,7 +256,7 @@ def training(folder: Path, rate: int | None = None) -> Path:
 def train(data: Path, out: Path, *more: object) -> str:
     """What training says that cannot be."""
     shown = scmrl(
-        "train", "avdigits", "--data", data, "--out", out, "--synthetic-takes", 0, *more, code=1
+        "train", "avdigits", "--data", data, "--out", out, "--synthetic-takes", 0, *more, code=2
     ).stderr
     return str(shown)
 
@@ -273,7 +273,7 @@ def test_training_without_data_says_what_is_missing(tmp_path: Path) -> None:
 
 def test_training_with_a_width_that_no_network_has_says_so(tmp_path: Path) -> None:
     told = train(tmp_path, tmp_path / "out", "--channels", 17)
-    assert told == "scmrl: embed_dim 17 is not a multiple of heads 16\n"
+    assert told == "scmrl: --channels 17: must be a multiple of 16, the number of heads\n"
 
 
 @pytest.mark.parametrize(
@@ -299,10 +299,10 @@ def test_training_leaves_another_run_alone(tmp_path: Path) -> None:
 def test_evaluating_without_a_checkpoint_or_data_says_what_is_missing(
     weights: Path, tmp_path: Path
 ) -> None:
-    told = scmrl("evaluate", tmp_path, "--data", tmp_path, "--out", tmp_path, code=1).stderr
+    told = scmrl("evaluate", tmp_path, "--data", tmp_path, "--out", tmp_path, code=2).stderr
     assert str(tmp_path / "card.json") in told
     told = scmrl(
-        "evaluate", weights / "avdigits", "--data", tmp_path, "--out", tmp_path, code=1
+        "evaluate", weights / "avdigits", "--data", tmp_path, "--out", tmp_path, code=2
     ).stderr
     assert str(tmp_path / "handwriting.npz") in told
 
