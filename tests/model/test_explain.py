@@ -130,6 +130,43 @@ def test_low_frequencies_are_drawn_at_the_bottom() -> None:
     assert centre[0] > centre[1] + 100
 
 
+def darkest(png: bytes) -> NDArray[np.float64]:
+    """The brightest of the three colours of each pixel [h, w] of a PNG."""
+    picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None
+    return picture.astype(float).max(axis=2)
+
+
+def starts(dark: NDArray[np.bool_]) -> list[int]:
+    """Where each run of dark pixels begins."""
+    return [int(at) for at in np.flatnonzero(dark & ~np.pad(dark, (1, 0))[:-1])]
+
+
+def test_the_axes_of_a_spectrogram_are_marked_where_their_numbers_are() -> None:
+    """The plot is 360 x 560 pixels, from (12, 64) on; marks are left of it and below it."""
+    prepared = sound()
+    page = darkest(overlay(looked("audio", 0, 3), prepared))
+
+    def places(values: list[float], edges: NDArray[np.float64]) -> list[float]:
+        """How far along the axis, 0 to 1."""
+        return [float(np.interp(v, edges, np.linspace(0, 1, len(edges)))) for v in values]
+
+    marks = starts(page[:, 64 - 3] < 60)
+    expected = [
+        12 + 360 * (1 - at) for at in places([2000, 1000, 500, 250, 100], prepared.row_edges)
+    ]
+    assert marks == pytest.approx(expected, abs=3)
+
+    marks = starts(page[12 + 360 + 2] < 60)
+    edges = prepared.column_edges
+    for step in (0.1, 0.2, 0.5, 1.0):
+        numbers = [n * step for n in range(-40, 41) if edges[0] < n * step < edges[-1]]
+        if len(numbers) == len(marks):
+            assert marks == pytest.approx([64 + 560 * at for at in places(numbers, edges)], abs=3)
+            return
+    raise AssertionError(f"marks at {marks} are at no round numbers of seconds")
+
+
 def test_a_map_of_nothing_is_a_grey_picture() -> None:
     spatial = looked("visual", 0, 0)
     nothing = SpatialMap(

@@ -223,3 +223,24 @@ def test_a_device_that_dies_leaves_its_queue_to_the_other() -> None:
     assert len(lost) == 1
     assert isinstance(lost[0], Problem)
     assert lost[0].error is Error.NOT_READY
+
+
+def test_a_request_that_is_cancelled_leaves_the_queue_and_is_never_run() -> None:
+    engine = NumberEngine()
+
+    async def scenario(batcher: Batcher) -> None:
+        blocker = await behind(engine, batcher)
+        given_up, wanted = (asyncio.create_task(ask(batcher, number)) for number in (1, 2))
+        await asyncio.sleep(0)
+        assert batcher.queued == 2
+        given_up.cancel()
+        await asyncio.wait([given_up])
+        assert given_up.cancelled()
+        assert batcher.queued == 1
+        assert batcher.taken == 2
+        engine.go.set()
+        assert [answered(ran) for ran in await asyncio.gather(blocker, wanted)] == [0, 2]
+
+    with started(engine) as batcher:
+        asyncio.run(scenario(batcher))
+    assert [run.numbers for run in engine.runs] == [(0,), (2,)]

@@ -156,6 +156,7 @@ def test_contributions_and_bias_add_up_to_the_logits(service: httpx.Client, clip
 def test_steps_are_what_was_asked_for(service: httpx.Client, clip: bytes, steps: int) -> None:
     answer = ask(service, {"clip": clip}, steps=steps)
     assert answer["steps"] == steps
+    assert not answer["degraded"], "fewer steps that were asked for are no less than that"
     for maps in answer["attention"].values():
         assert np.shape(maps["temporal"]["values"]) == (steps, steps)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +115,12 @@ def test_keys_are_in_no_repr_and_no_error(monkeypatch: pytest.MonkeyPatch) -> No
 def test_an_origin_that_would_never_match_is_refused(origins: str) -> None:
     with pytest.raises(ValueError, match="neither"):
         Settings(cors_origins=origins)
+
+
+@pytest.mark.parametrize("place", [0, 4, 31])
+def test_a_key_is_found_by_its_whole_hash(place: int) -> None:
+    (key,) = keys(api_keys=f"anna:{ANNA}").api
+    digest = bytearray(key.digest)
+    digest[place] ^= 1
+    assert Keys((key,)).find(ANNA.encode()) is key
+    assert Keys((replace(key, digest=bytes(digest)),)).find(ANNA.encode()) is None
