@@ -30,6 +30,8 @@ def respond(
     headers = dict(headers or {})
     if problem.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(problem.retry_after_s)))
+    if problem.error is Error.UNSUPPORTED_ENCODING:
+        headers["Accept-Encoding"] = "identity"
     if problem.error is Error.STOPPING:  # what is sent next on it would meet a closed connection
         headers["Connection"] = "close"
     return JSONResponse(

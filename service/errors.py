@@ -19,6 +19,7 @@ class Error(Enum):
     CONFLICT = (409, "That cannot be done as things are")
     TOO_LARGE = (413, "The upload is over a limit")
     UNKNOWN_FORMAT = (415, "This is not a kind of file that is read here")
+    UNSUPPORTED_ENCODING = (415, "This encoding of a body or of a part is not read here")
     UNUSABLE = (422, "The file was read but cannot be used")
     INVALID_FIELD = (422, "A field of the form is missing, unknown or out of range")
     RATE_LIMIT = (429, "This key has asked too often")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar, cast
 
 from service.errors import Error, Problem
-from service.uploads import Form
+from service.uploads import Fields, Form
 
 _T = TypeVar("_T")
 
@@ -36,7 +36,7 @@ VALUES = {
     "may be run, and the answer says so; `false` declines. `steps` is never lowered.",
 }
 
-FIELDS: dict[str, str] = FILES | VALUES
+FIELDS = Fields(files=FILES.keys(), values=VALUES.keys())
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,6 @@ class Options:
 
 def interpret(form: Form, *, max_steps: int, max_frames: int) -> tuple[Media, Options]:
     """Check the fields alone and together. Raises Problem INVALID_FIELD, UNUSABLE or TOO_LARGE."""
-    for name in FILES:
-        if name in form.values:
-            detail = f"`{name}` came as text, not as a file (curl: -F {name}=@FILE)."
-            raise Problem(Error.INVALID_FIELD, detail, field=name)
-    for name in VALUES:
-        if name in form.files:
-            detail = f"`{name}` came as a file; it is a value (curl: -F {name}=VALUE)."
-            raise Problem(Error.INVALID_FIELD, detail, field=name)
     options = Options(
         steps=_count(form, "steps", max_steps),
         top_k=_count(form, "top_k", None),

@@ -6,28 +6,51 @@ file's size, so the streaming parser beneath it (python-multipart) is used direc
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Set
+from collections.abc import AsyncIterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import MultipartParser
 
 from service.errors import Error, Problem
+from service.parts import (
+    ContentDecoder,
+    PartHead,
+    content_decoder,
+    read_head,
+    read_text,
+    split_header,
+)
+from service.pasted import encoded_file, text_in_place_of_file
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 #: Longest text value, in bytes: `steps`, `top_k` and `attention` are short.
 MAX_VALUE_BYTES = 1024
+#: Headers of one part that are read; more make the form damaged.
+_MAX_HEADERS = 16
 
 
 @dataclass(frozen=True)
 class UploadLimits:
-    """`max_file_bytes` of each file, `max_parts` of the form."""
+    """`max_file_bytes` of each file as decoded, `max_parts` of the form."""
 
     max_file_bytes: int
     max_parts: int
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Names of the fields that take files, and of those that take text."""
+
+    files: Set[str]
+    values: Set[str]
+
+    @property
+    def names(self) -> list[str]:
+        return [*self.files, *self.values]
 
 
 @dataclass(frozen=True)
@@ -41,25 +64,47 @@ class Form:
     files: dict[str, list[bytes]] = field(default_factory=dict)
 
 
-async def read_form(
-    content_type: str | None, stream: AsyncIterator[bytes], known: Set[str], limits: UploadLimits
-) -> Form:
-    """Read multipart/form-data from `stream`; a field that is not in `known` is refused.
+def check_encoding(content_encodings: Sequence[str]) -> None:
+    """Refuse a body that its Content-Encoding headers call compressed.
 
-    Raises Problem: UNREADABLE_FORM, INVALID_FIELD or TOO_LARGE.
+    Raises Problem UNSUPPORTED_ENCODING.
+    """
+    tokens = [token.strip() for header in content_encodings for token in header.split(",")]
+    compressed = [token for token in tokens if token.lower() not in ("", "identity")]
+    if compressed:
+        raise Problem(
+            Error.UNSUPPORTED_ENCODING,
+            f"The request body has Content-Encoding: {', '.join(compressed)[:100]}; it is taken "
+            "as it is, without one (video and sound are compressed already).",
+        )
+
+
+async def read_form(
+    content_type: str | None, stream: AsyncIterator[bytes], fields: Fields, limits: UploadLimits
+) -> Form:
+    """Read multipart/form-data from `stream`; a field that is not among `fields` is refused.
+
+    A file field takes a part with a file name, or with a media type that is not text, or whose
+    content is no text. Raises Problem: UNREADABLE_FORM, UNSUPPORTED_ENCODING, INVALID_FIELD or
+    TOO_LARGE.
     """
     if content_type is None:
         return Form()
-    kind, options = parse_options_header(content_type)
-    if kind != b"multipart/form-data" or not options.get(b"boundary"):
+    kind, options = split_header(content_type)
+    boundary = options.get("boundary", "")
+    if kind != "multipart/form-data" or not boundary:
         raise Problem(
             Error.UNREADABLE_FORM,
             f"The Content-Type is {content_type[:100]!r}; multipart/form-data with a boundary "
             "is needed (curl: -F clip=@FILE).",
         )
-    reader = _Reader(known, limits)
+    reader = _Reader(fields, limits)
     try:
-        parser = MultipartParser(options[b"boundary"], reader.callbacks())
+        parser = MultipartParser(
+            boundary.encode("latin-1", "replace"),
+            reader.callbacks(),
+            max_header_count=_MAX_HEADERS,
+        )
         async for chunk in stream:
             parser.write(chunk)
         parser.finalize()
@@ -70,13 +115,83 @@ async def read_form(
     return reader.form
 
 
+class _Part:
+    """Collects the content of one part, decoded, within its field's limit."""
+
+    def __init__(self, head: PartHead, *, takes_file: bool, limits: UploadLimits) -> None:
+        head.check()
+        self.head = head
+        self._takes_file = takes_file
+        self._limit = limits.max_file_bytes if takes_file else MAX_VALUE_BYTES
+        self._decoder: ContentDecoder = content_decoder(head)
+        self._chunks: list[bytes] = []
+        self._size = 0
+
+    def feed(self, data: bytes) -> None:
+        """Raises Problem INVALID_FIELD, UNREADABLE_FORM or TOO_LARGE."""
+        name = self.head.name
+        if not self._takes_file and self.head.filename is not None:
+            detail = f"`{name}` came as a file; it is a value (curl: -F {name}=VALUE)."
+            raise Problem(Error.INVALID_FIELD, detail, field=name)
+        try:
+            self._keep(self._decoder.feed(data))
+        except ValueError as exc:
+            raise self._not_encoded(exc) from exc
+        if self._size > self._limit:
+            self._check_is_file(b"".join(self._chunks))  # text is named as such, however long
+            what = "file" if self._takes_file else "value"
+            detail = f"The {what} in `{name}` has more than {self._limit} bytes, which is the most."
+            raise Problem(Error.TOO_LARGE, detail, field=name)
+
+    def finish(self, form: Form) -> None:
+        """Add the part to the form. Raises Problem INVALID_FIELD or UNREADABLE_FORM."""
+        try:
+            self._keep(self._decoder.finish())
+        except ValueError as exc:
+            raise self._not_encoded(exc) from exc
+        name, content = self.head.name, b"".join(self._chunks)
+        was_chosen = bool(self.head.filename) or (self.head.filename is None and self.head.is_file)
+        if not content and not (was_chosen and self._takes_file):
+            return  # a form field that was left empty
+        self._check_is_file(content)
+        if self._takes_file:
+            form.files.setdefault(name, []).append(content)
+        else:
+            form.values.setdefault(name, []).append(read_text(content, self.head))
+
+    def _keep(self, content: bytes) -> None:
+        self._size += len(content)
+        self._chunks.append(content)
+
+    def _check_is_file(self, content: bytes) -> None:
+        if not self._takes_file or not content:
+            return
+        kind = encoded_file(content) if self.head.is_file else text_in_place_of_file(content)
+        if kind is not None:
+            name = self.head.name
+            raise Problem(
+                Error.INVALID_FIELD,
+                f"`{name}` came as {kind}, not as a file: send the file's own bytes, in a part "
+                f"with a file name (curl: -F {name}=@FILE; in a browser: a File or Blob).",
+                field=name,
+            )
+
+    def _not_encoded(self, why: ValueError) -> Problem:
+        return Problem(
+            Error.UNREADABLE_FORM,
+            f"`{self.head.name}` has Content-Transfer-Encoding: {self.head.transfer_encoding}, "
+            f"but is not encoded so: {why}.",
+            field=self.head.name,
+        )
+
+
 class _Reader:
     """Receives the parser's events and collects the parts."""
 
-    def __init__(self, known: Set[str], limits: UploadLimits) -> None:
+    def __init__(self, fields: Fields, limits: UploadLimits) -> None:
         self.form = Form()
         self.ended = False
-        self._known = known
+        self._fields = fields
         self._limits = limits
         self._parts = 0
         self._begin()
@@ -95,11 +210,8 @@ class _Reader:
 
     def _begin(self) -> None:
         self._header: tuple[bytes, bytes] = (b"", b"")
-        self._disposition: bytes | None = None
-        self._name = ""
-        self._filename: str | None = None
-        self._chunks: list[bytes] = []
-        self._size = 0
+        self._headers: dict[str, bytes] = {}
+        self._part: _Part | None = None
 
     def _header_name(self, data: bytes, start: int, end: int) -> None:
         self._header = (self._header[0] + data[start:end], self._header[1])
@@ -109,48 +221,33 @@ class _Reader:
 
     def _header_end(self) -> None:
         name, value = self._header
-        if name.lower() == b"content-disposition":
-            self._disposition = value
+        self._headers[name.decode("latin-1").lower()] = value
         self._header = (b"", b"")
 
     def _headers_finished(self) -> None:
-        _, options = parse_options_header(self._disposition)
-        if b"name" not in options:
-            raise Problem(Error.UNREADABLE_FORM, "A part of the form has no name.")
-        self._name = options[b"name"].decode("utf-8", "replace")
-        if b"filename" in options:
-            self._filename = options[b"filename"].decode("utf-8", "replace")
+        head = read_head(self._headers)
         self._parts += 1
         if self._parts > self._limits.max_parts:
             detail = f"The form has more than {self._limits.max_parts} parts."
             raise Problem(Error.TOO_LARGE, detail)
-        if self._name not in self._known:
+        takes_file = head.name in self._fields.files
+        if not takes_file and head.name not in self._fields.values:
             raise Problem(
                 Error.INVALID_FIELD,
-                f"There is no field {self._name[:100]!r}; there are: {', '.join(self._known)}.",
-                field=self._name[:100],
+                f"There is no field {head.name[:100]!r}; there are: "
+                f"{', '.join(self._fields.names)}.",
+                field=head.name[:100],
             )
+        self._part = _Part(head, takes_file=takes_file, limits=self._limits)
 
     def _data(self, data: bytes, start: int, end: int) -> None:
-        self._size += end - start
-        is_file = self._filename is not None
-        limit = self._limits.max_file_bytes if is_file else MAX_VALUE_BYTES
-        if self._size > limit:
-            what = "file" if is_file else "value"
-            detail = f"The {what} in `{self._name}` has more than {limit} bytes, which is the most."
-            raise Problem(Error.TOO_LARGE, detail, field=self._name)
-        self._chunks.append(data[start:end])
+        if self._part is not None:
+            self._part.feed(data[start:end])
 
     def _end_part(self) -> None:
-        content = b"".join(self._chunks)
-        self._chunks = []
-        if not content and not self._filename:
-            return  # a form field that was left empty
-        if self._filename is None:
-            text = content.decode("utf-8", "replace")
-            self.form.values.setdefault(self._name, []).append(text)
-        else:
-            self.form.files.setdefault(self._name, []).append(content)
+        if self._part is not None:
+            self._part.finish(self.form)
+            self._part = None
 
     def _end(self) -> None:
         self.ended = True

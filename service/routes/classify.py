@@ -22,7 +22,7 @@ from service.routes.responses import problems
 from service.schemas import Classification
 from service.settings import Settings
 from service.state import State, account_of, state_of
-from service.uploads import UploadLimits, read_form
+from service.uploads import UploadLimits, check_encoding, read_form
 
 router = APIRouter(prefix="/v1", tags=["classify"])
 
@@ -32,6 +32,7 @@ _ERRORS = problems(
     Error.UPLOAD_TIMEOUT,
     Error.TOO_LARGE,
     Error.UNKNOWN_FORMAT,
+    Error.UNSUPPORTED_ENCODING,
     Error.UNUSABLE,
     Error.INVALID_FIELD,
     Error.NOT_READY,
@@ -88,10 +89,11 @@ async def _classify(request: Request, name: str) -> Response:
     account.model = name if name in state.registry.names else None
     with state.registry.using(name) as model:
         model.batcher.check_room()
+        check_encoding(request.headers.getlist("content-encoding"))
         form = await read_form(
             request.headers.get("content-type"),
             request.stream(),
-            FIELDS.keys(),
+            FIELDS,
             UploadLimits(settings.max_file_bytes, settings.max_parts),
         )
         files, options = interpret(

@@ -60,7 +60,6 @@ def test_streams_may_come_apart(files: dict[str, list[bytes]], media: Media) -> 
         ({"top_k": ["0"]}, "top_k"),
         ({"top_k": ["all"]}, "top_k"),
         ({"attention": ["yes"]}, "attention"),
-        ({"clip": ["text"]}, "clip"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(values: dict[str, list[str]], field: str) -> None:
@@ -77,7 +76,6 @@ def test_a_value_out_of_range_is_refused_by_name(values: dict[str, list[str]], f
         ({"clip": [b"c"], "frames": [b"f"]}, "frames"),
         ({"video": [b"v"], "frames": [b"f"]}, "frames"),
         ({"clip": [b"c", b"c"]}, "clip"),
-        ({"clip": [b"c"], "steps": [b"4"]}, "steps"),
     ],
 )
 def test_files_that_do_not_go_together_are_refused(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import gzip
 import logging
 import socket
 import time
@@ -201,6 +203,37 @@ def test_a_body_that_is_no_form_is_400(service: httpx.Client, content: bytes, ki
     response = service.post(CLASSIFY, content=content, headers={"Content-Type": kind})
     assert response.status_code == 400
     problem(response)
+
+
+def test_a_compressed_body_is_415_and_says_what_is_taken(
+    service: httpx.Client, clip: bytes
+) -> None:
+    content = gzip.compress(part("clip", clip, "a.mp4") + b"--b--")
+    for kind in (FORM, {}):
+        response = service.post(
+            CLASSIFY, content=content, headers={**kind, "Content-Encoding": "gzip"}
+        )
+        told = problem(response)
+        assert response.status_code == 415
+        assert told["type"] == "urn:scmrl:error:unsupported-encoding"
+        assert "Content-Encoding: gzip" in told["detail"]
+        assert response.headers["Accept-Encoding"] == "identity"
+
+
+def test_a_clip_is_answered_the_same_however_its_part_is_written(
+    service: httpx.Client, clip: bytes
+) -> None:
+    wanted = service.post(CLASSIFY, files={"clip": clip}).json()["probabilities"]
+    for headers, content in (
+        ("; filename*=UTF-8''%D0%A1%D0%BD.webm", clip),
+        ("\r\nContent-Type: video/mp4", clip),
+        ("; filename=a\r\nContent-Transfer-Encoding: base64", base64.encodebytes(clip)),
+    ):
+        head = f'--b\r\nContent-Disposition: form-data; name="clip"{headers}\r\n\r\n'
+        body = head.encode() + content + b"\r\n--b--"
+        response = service.post(CLASSIFY, content=body, headers=FORM)
+        assert response.status_code == 200, response.text
+        assert response.json()["probabilities"] == wanted
 
 
 def test_what_is_over_a_limit_is_413_and_told_with_the_limit(
