@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from model.config import Config, Precision
+from model.device import find
 from model.graphs import BATCH_SIZES, GraphedNetwork
 from model.network import SCMRL, Output
 from model.outputs import joined, on_cpu
@@ -56,7 +57,7 @@ class Engine:
     """
 
     def __init__(self, network: SCMRL, device: str = "auto", threads: int | None = None) -> None:
-        self._device = _device(device)
+        self._device = find(device)
         self._threads = threads or torch.get_num_threads()
         self._network = network.to(self._device).eval()
         # One run at a time: each takes all cores (or the GPU) anyway, and two at once would
@@ -312,22 +313,12 @@ class Engine:
 def devices(name: str) -> list[str]:
     """Where a service runs a network: "auto" and "cuda" are every CUDA device that is there.
 
-    Raises RuntimeError where it is not there.
+    Raises DeviceError where it is not there.
     """
-    device = _device(name)
+    device = find(name)
     if device.type != "cuda" or device.index is not None:
         return [str(device)]
     return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-
-
-def _device(name: str) -> torch.device:
-    there = torch.cuda.is_available()
-    if name == "auto":
-        return torch.device("cuda" if there else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and not there:
-        raise RuntimeError(f"device {name}: this machine (or this build of torch) has no CUDA")
-    return device
 
 
 @contextmanager

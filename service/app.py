@@ -16,11 +16,15 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse, RedirectResponse
 from starlette.staticfiles import StaticFiles
 
-from service import cores, error_responses, garbage, keys, security, traces
+from service import cores, error_responses, garbage, keys, security, slashes, traces
 from service.access import AccessLog
 from service.account import Answered
+from service.background import in_thread
 from service.body_limit import BodyLimit
-from service.decoding.pool import DecodeLimits, Decoders
+from service.decoding.job import Wanted
+from service.decoding.nursery import DecodeLimits
+from service.decoding.pool import Decoders, DecodersError
+from service.head import HeadRequests
 from service.live import Live
 from service.metrics import Metrics
 from service.registry import Registry, StartupError
@@ -35,6 +39,9 @@ from service.state import State
 log = logging.getLogger("scmrl.app")
 
 VERSION = "0.1.0"
+
+#: Name of the thread that loads checkpoints.
+LOADING = "scmrl-load"
 
 DESCRIPTION = """
 A clip in; class probabilities, each stream's exact contribution and attention maps out, from a
@@ -67,26 +74,29 @@ def create_app(
     on_ready: Callable[[], None] = lambda: None,
     on_failure: Callable[[StartupError], None] = lambda error: None,
 ) -> FastAPI:
-    """The application. `on_ready` is called when the default checkpoint can answer,
-    `on_failure` when it never will: whoever runs the app must then end it. `known` are the keys,
-    where they have been read already. Raises KeysError.
+    """The application. `on_ready` is called when a clip would be answered by the default
+    checkpoint, `on_failure` when it never will: whoever runs the app must then end it. `known` are
+    the keys, where they have been read already. Raises KeysError.
     """
     settings = settings or Settings()
     known = known or keys.read(settings)
     limits = DecodeLimits(settings.decode_timeout_s, settings.decode_memory_mib * MIB)
-    decoders = Decoders(settings.decode_workers or cores.available(), limits)
+    failed: list[StartupError] = []
 
-    lost: list[Exception] = []
-
-    def fatal(error: Exception) -> None:
-        """Nothing can be answered on this device until the process is started anew."""
-        lost.append(error)
-        if len(lost) > 1:
+    def fail(error: StartupError) -> None:
+        """Nothing can be answered until the process is started anew."""
+        failed.append(error)
+        if len(failed) > 1:
             return  # all that is asked of a lost device fails
-        log.critical("the device is lost: %s", error)
-        on_failure(StartupError(f"the device is lost: {error}"))
+        log.critical("%s", error)
+        on_failure(error)
 
-    registry = Registry(settings, fatal)
+    def lose(error: Exception) -> None:
+        fail(StartupError(f"the device is lost: {error}"))
+
+    registry = Registry(settings, lose)
+    workers = settings.decode_workers or cores.available()
+    decoders = Decoders(workers, limits, lambda error: fail(StartupError(str(error))))
     state = State(settings, registry, decoders, Metrics(Live(registry, decoders), VERSION))
     tracing = traces.from_environment(VERSION)
 
@@ -95,12 +105,12 @@ def create_app(
         state.decoders.start()
         for watched in (state.registry, state.decoders):
             threading.Thread(target=watched.watch, name="scmrl-watch", daemon=True).start()
-        loading = asyncio.create_task(_load(state.registry, on_ready, on_failure))
+        loading = asyncio.create_task(_load(state, on_ready, fail))
         try:
             yield
         finally:
             await asyncio.to_thread(state.registry.stop)  # it waits for what runs
-            loading.cancel()  # its thread goes on until it sees that the registry has stopped
+            loading.cancel()  # its thread goes on, until it sees that the registry has stopped
             with suppress(asyncio.CancelledError):
                 await loading
             state.decoders.stop()
@@ -115,6 +125,9 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        # Relative to the description's own address: it holds behind a proxy that strips a prefix.
+        servers=[{"url": "."}],
+        root_path_in_servers=False,
     )
     app.state.scmrl = state
     trace = tracing.record if tracing is not None else None
@@ -123,6 +136,7 @@ def create_app(
     for router in (classify.router, models.router, admin.router, health.router, metrics.router):
         app.include_router(router)
     _add_docs(app, known)
+    slashes.install(app)
     return app
 
 
@@ -137,6 +151,7 @@ def _add_middleware(
 
     A browser asks whether it may send a key without sending one: CORS lies outside the keys.
     """
+    app.add_middleware(HeadRequests)
     app.add_middleware(
         BodyLimit,
         max_bytes=settings.max_body_bytes,
@@ -157,21 +172,32 @@ def _add_middleware(
 
 
 async def _load(
-    registry: Registry,
-    on_ready: Callable[[], None],
-    on_failure: Callable[[StartupError], None],
+    state: State, on_ready: Callable[[], None], fail: Callable[[StartupError], None]
 ) -> None:
     """Load in a thread: uvicorn does not listen before the lifespan's start-up returns."""
     try:
         with garbage.uncollected():
-            await asyncio.to_thread(registry.load_default)
+            can_answer = await in_thread(LOADING, lambda: _load_default(state))
     except StartupError as exc:
-        log.critical("%s", exc)
-        on_failure(exc)
+        fail(exc)
         return
-    on_ready()
-    await asyncio.to_thread(registry.load_others)
+    if can_answer:
+        on_ready()
+    await in_thread(LOADING, state.registry.load_others)
     garbage.spare()
+
+
+def _load_default(state: State) -> bool:
+    """Load the default checkpoint and try the decoders; whether a clip would be answered now.
+
+    Raises StartupError.
+    """
+    state.registry.load_default()
+    card = state.registry.get(state.registry.default_name).card
+    try:
+        return state.decoders.prove(Wanted.of(card, card.steps))
+    except DecodersError as exc:
+        raise StartupError(str(exc)) from exc
 
 
 def _add_docs(app: FastAPI, known: keys.Keys) -> None:

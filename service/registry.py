@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from model.device import DeviceError
 from service import cores, garbage
 from service.batching import Batcher
 from service.errors import Error, Problem
@@ -40,7 +41,14 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
 
 class StartupError(Exception):
-    """The service cannot start; the message says why, for the operator."""
+    """The service cannot start; the message says why, for the operator.
+
+    `misused`: a setting is to blame.
+    """
+
+    def __init__(self, message: str, *, misused: bool = False) -> None:
+        super().__init__(message)
+        self.misused = misused
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,6 +220,8 @@ class Registry:
             self._failed.add(name)
             if isinstance(exc, StartupError):
                 raise
+            if isinstance(exc, DeviceError):
+                raise StartupError(f"--device (SCMRL_DEVICE): {exc}", misused=True) from exc
             raise StartupError(f"cannot serve the checkpoint {name}: {exc}") from exc
 
     def watch(self) -> None:

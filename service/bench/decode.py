@@ -18,7 +18,8 @@ from service.bench.clips import MIX, ClipSpec, made
 from service.bench.stopwatch import median_ms, seconds
 from service.decoding.files import decode
 from service.decoding.job import Wanted
-from service.decoding.pool import DecodeLimits, Decoders
+from service.decoding.nursery import DecodeLimits
+from service.decoding.pool import Decoders
 from service.form import Media
 
 #: 10 s of 720p H.264 with a key frame a second (phones), every two, and at the start alone.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from service.commands.device import Device
 from service.settings import WEIGHTS
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def classify(
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a clip and line.")
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.", envvar="SCMRL_DEVICE")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """The command; its help is HELP."""
     from service.commands import table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import ipaddress
 import logging
@@ -9,9 +10,7 @@ import os
 import socket
 import sys
 import threading
-import time
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,19 +20,16 @@ from pydantic.fields import FieldInfo
 from service import garbage, logs, torch_import
 from service.commands.settings import shown
 from service.keys import Keys, KeysError, read
-from service.settings import Settings
+from service.settings import Settings, complaint, unknown_variables
+from service.stopping import Stopping, ended_by_signals
 
 if TYPE_CHECKING:
-    import uvicorn
-
-    from service.registry import Registry
+    from service.registry import StartupError
 
 log = logging.getLogger("scmrl.serve")
 
 #: Exit codes: of a service that could not start, and of settings that make no sense.
 FAILED, MISUSED = 1, 2
-#: Seconds between two looks at whether all requests are answered.
-_LOOK_S = 0.05
 
 CLIP = Path(__file__).resolve().parents[2] / "tests" / "data" / "clips" / "digit-7.webm"
 
@@ -65,7 +61,8 @@ def register(app: typer.Typer) -> None:
         except ValidationError as exc:
             for error in exc.errors():
                 name = str(error["loc"][0])
-                typer.echo(f"{_flag(name)} (SCMRL_{name.upper()}): {error['msg']}", err=True)
+                where = f"{_flag(name)} (SCMRL_{name.upper()})"
+                typer.echo(f"{where}: {complaint(error)}", err=True)
             raise typer.Exit(MISUSED) from exc
         raise typer.Exit(run(settings))
 
@@ -80,12 +77,19 @@ def register(app: typer.Typer) -> None:
 
 def run(settings: Settings) -> int:
     """Serve until a signal or a failure; the exit code."""
+    with ended_by_signals():  # but while the server runs, which takes signals itself
+        return _run(settings)
+
+
+def _run(settings: Settings) -> int:
     with garbage.uncollected():
         import uvicorn
 
         torch_import.preload()
-        from service.app import create_app
+        from service.app import LOADING, create_app
 
+    for warning in unknown_variables(os.environ):
+        typer.echo(f"scmrl serve: {warning}", err=True)
     try:
         keys = read(settings)
         _check_exposure(settings, keys)
@@ -100,9 +104,9 @@ def run(settings: Settings) -> int:
         typer.echo(f"cannot listen on {where}: {exc.strerror}; try --port or --host", err=True)
         return FAILED
 
-    failures: list[Exception] = []
+    failures: list[StartupError] = []
 
-    def fail(error: Exception) -> None:
+    def fail(error: StartupError) -> None:
         failures.append(error)
         server.should_exit = True
 
@@ -114,47 +118,29 @@ def run(settings: Settings) -> int:
         log_config=None,
         access_log=False,
         server_header=False,
+        lifespan="off",  # which is entered below: a second signal would leave it half-way
+        timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=int(settings.shutdown_grace_s),
     )
     server = uvicorn.Server(config)
     stopping = Stopping(server, app.state.scmrl.registry, settings)
-    server.handle_exit = stopping.told  # type: ignore[method-assign]
-    server.run(sockets=[listener])
+    server.handle_exit = stopping.on_signal  # type: ignore[method-assign]
+
+    async def serve() -> None:
+        async with app.router.lifespan_context(app):
+            await server.serve(sockets=[listener])
+
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(serve())
     if settings.log_format == "console":  # else the log alone has it, as an object
         for failure in failures:
             _say(f"scmrl serve: {failure}", to_stderr=True)
     _give_up_what_cannot_be_written()
-    return FAILED if failures else 0
-
-
-class Stopping:
-    """What a signal does: new requests are refused while those inside are answered, then the
-    server ends. The listener stays open meanwhile, so that whoever balances load is told, by
-    /readyz and by each 503. A second signal ends it at once."""
-
-    def __init__(self, server: uvicorn.Server, registry: Registry, settings: Settings) -> None:
-        self._server = server
-        self._registry = registry
-        self._settings = settings
-        self._begun = False
-
-    def told(self, sig: int, frame: FrameType | None) -> None:
-        """The handler of SIGTERM and SIGINT."""
-        if self._begun:
-            self._server.should_exit = self._server.force_exit = True
-            return
-        self._begun = True
-        self._registry.drain()
-        threading.Thread(target=self._finish, name="scmrl-stop", daemon=True).start()
-
-    def _finish(self) -> None:
-        end = time.monotonic() + self._settings.shutdown_grace_s
-        time.sleep(self._settings.shutdown_delay_s)
-        while self._registry.in_use and time.monotonic() < end:
-            time.sleep(_LOOK_S)
-        # uvicorn waits for connections that are open still: both together have the grace period.
-        self._server.config.timeout_graceful_shutdown = max(1, round(end - time.monotonic()))
-        self._server.should_exit = True
+    misused = any(failure.misused for failure in failures)
+    code = MISUSED if misused else FAILED if failures else 0
+    if any(thread.name == LOADING for thread in threading.enumerate()):
+        os._exit(code)  # torch, which may be computing in it, does not survive Python's own end
+    return code
 
 
 def _option(name: str, field: FieldInfo) -> inspect.Parameter:

@@ -11,7 +11,7 @@ import typer
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
-from service.settings import Settings
+from service.settings import Settings, complaint, unknown_variables
 
 
 def register(app: typer.Typer) -> None:
@@ -31,11 +31,13 @@ def settings(
     from rich.console import Console
     from rich.table import Table
 
+    for warning in unknown_variables(os.environ):
+        typer.echo(f"scmrl settings: {warning}", err=True)
     try:
         here = Settings()
     except ValidationError as exc:
         for error in exc.errors():
-            typer.echo(f"SCMRL_{str(error['loc'][0]).upper()}: {error['msg']}", err=True)
+            typer.echo(f"SCMRL_{str(error['loc'][0]).upper()}: {complaint(error)}", err=True)
         raise typer.Exit(2) from exc
     table = Table("variable", "here", "default", "what")
     for name, field in Settings.model_fields.items():

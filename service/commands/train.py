@@ -9,6 +9,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from service.commands.device import Device
+
 #: Exit codes: of options, data or a checkpoint that cannot be used, and what a shell gives a
 #: command that Ctrl-C ended.
 UNUSABLE, INTERRUPTED = 2, 130
@@ -26,7 +28,6 @@ def register(app: typer.Typer) -> None:
 Data = Annotated[
     Path, typer.Option(help="Folder of handwriting.npz and speech/.", show_default=False)
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.", envvar="SCMRL_DEVICE")]
 
 
 @trainings.callback()

@@ -24,8 +24,8 @@ from service.errors import Error, Problem
 from service.form import Media
 
 _LENGTH = struct.Struct("!I")
-#: An order to the nursery: `START` with a socket, memory in bytes and CPU seconds for each job,
-#: `KILL` with a process id, or `BEAT`, which asks for an answer alone.
+#: An order to the nursery: `START` with a socket and a pipe for stderr, memory in bytes and CPU
+#: seconds for each job, `KILL` with a process id, or `BEAT`, which asks for an answer alone.
 ORDER = struct.Struct("!cQd")
 START, KILL, BEAT = b"s", b"k", b"b"
 #: The nursery's answer to START, with the process id, and to BEAT.

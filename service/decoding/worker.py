@@ -41,7 +41,7 @@ def nursery(control: socket.socket) -> None:
         _reap(children)
         if not ready:
             continue
-        order, fds, _, _ = socket.recv_fds(control, wire.ORDER.size, 1)
+        order, fds, _, _ = socket.recv_fds(control, wire.ORDER.size, 2)
         if len(order) < wire.ORDER.size:
             break
         kind, number, seconds = wire.ORDER.unpack(order)
@@ -55,8 +55,11 @@ def nursery(control: socket.socket) -> None:
         pid = os.fork()
         if not pid:
             control.close()
+            os.dup2(fds[1], sys.stderr.fileno())
+            os.close(fds[1])
             _work(socket.socket(fileno=fds[0]), number, seconds)
-        os.close(fds[0])
+        for fd in fds:
+            os.close(fd)
         children.add(pid)
         control.sendall(wire.ANSWER.pack(pid))
     for pid in children:

@@ -22,12 +22,14 @@ async def healthz() -> Health:
     "/readyz", summary="The default checkpoint can answer", responses=problems(Error.NOT_READY)
 )
 async def readyz(request: Request) -> Health:
-    """Yes once the default checkpoint is warm on its device, and while its workers and the
-    decoders live; else 503 and why."""
+    """Yes once the default checkpoint is warm on its device and a small clip has been decoded, and
+    while its workers and the decoders live; else 503 and why."""
     state = state_of(request)
-    reason = state.registry.why_not_ready() or state.decoders.trouble(
-        state.settings.stalled_after_s
+    reasons = (
+        state.registry.why_not_ready(),
+        state.decoders.trouble(state.settings.stalled_after_s),
     )
-    if reason is not None:
+    reason = " ".join(filter(None, reasons))
+    if reason:
         raise Problem(Error.NOT_READY, reason, retry_after_s=1)
     return Health(status="ready")

@@ -14,7 +14,7 @@ import torch
 
 from model import checkpoint
 from service import registry
-from service.app import create_app
+from service.app import LOADING, create_app
 from service.registry import Model
 from service.settings import Settings
 from tests.service import checkpoints
@@ -77,9 +77,15 @@ def test_it_can_be_stopped_while_it_loads(held: Held, weights: Path) -> None:
     with listening(app) as client:
         wait_until(lambda: len(statuses(client)) == 2)
         threading.Timer(0.3, held.go.set).start()
+    wait_until(lambda: bool(held.loaded))
+    wait_until(lambda: engines() <= before and not loading())
     assert len(held.loaded) == 1, "what was not begun was begun after the stop"
-    wait_until(lambda: engines() <= before)
     assert not ready, "it said that it was ready when it had been stopped"
+
+
+def loading() -> bool:
+    """Whether a service in this process loads a checkpoint still."""
+    return any(thread.name == LOADING for thread in threading.enumerate())
 
 
 def engines() -> set[threading.Thread]:
@@ -131,6 +137,71 @@ def test_a_models_card_is_its_file(service: httpx.Client, weights: Path) -> None
     card = service.get("/v1/models/strict").json()
     assert card == checkpoint.read_card(weights / "strict").model_dump(mode="json")
     assert re.fullmatch("[0-9a-f]{64}", card["sha256"])
+
+
+PAGES = ("/", "/healthz", "/readyz", "/docs", "/openapi.json", "/v1/models", "/v1/models/strict",
+         "/docs/static/swagger-ui.css", "/docs/", "/nowhere", "/v1/models/nobody")  # fmt: skip
+
+
+def test_head_is_get_without_the_body(service: httpx.Client) -> None:
+    """Of every route that takes GET."""
+    described = service.get("/openapi.json").json()["paths"].items()
+    plain = {path for path, operations in described if "get" in operations and "{" not in path}
+    assert plain <= set(PAGES)
+    for path in PAGES:
+        asked = {"headers": {"X-Request-ID": "same"}}
+        head, get = service.head(path, **asked), service.get(path, **asked)
+        assert (head.status_code, head.content) == (get.status_code, b""), path
+        times = {"date", "last-modified"}
+        kept = [{k: v for k, v in x.headers.items() if k not in times} for x in (head, get)]
+        assert kept[0] == kept[1], path
+    assert service.head("/metrics").status_code == 200
+    assert service.head(CLASSIFY).status_code == 405
+    shown = service.get("/metrics").text
+    assert re.search(r'scmrl_requests_total\{method="HEAD",.*route="/readyz"', shown)
+
+
+@pytest.mark.parametrize(
+    ("path", "target"),
+    [
+        ("/v1/models/", "/v1/models"),
+        ("/v1/models/strict/?a=b%26c", "/v1/models/strict?a=b%26c"),
+        ("/docs/", "/docs"),
+        ("/", "/docs"),
+        ("/nowhere/", None),
+        ("//evil.example/", None),
+        ("/%2f%2fevil.example/%2e%2e/", None),
+        ("/v1/models//", None),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "/a/b"])
+def test_a_redirect_keeps_a_prefix_and_trusts_no_host(
+    service: httpx.Client, path: str, target: str | None, prefix: str
+) -> None:
+    """The prefix is one that a proxy has taken off."""
+    url = str(service.base_url).rstrip("/") + path
+    response = service.get(url, headers={"Host": "evil.example"})
+    if target is None:
+        assert response.status_code == 404
+        return
+    assert response.status_code == 307
+    seen = httpx.URL(f"https://proxy.example{prefix}{path}")
+    assert str(seen.join(response.headers["Location"])) == f"https://proxy.example{prefix}{target}"
+
+
+def test_a_redirect_keeps_an_upload(service: httpx.Client, clip: bytes) -> None:
+    answer = service.post(f"{CLASSIFY}/", files={"clip": clip}, follow_redirects=True)
+    assert answer.status_code == 200
+    assert answer.url.path == CLASSIFY
+
+
+def test_the_description_holds_behind_a_proxy_that_strips_a_prefix(service: httpx.Client) -> None:
+    page = service.get("/docs").text
+    (described,) = re.findall(r"url: '([^']+)'", page)
+    seen = httpx.URL("https://proxy.example/a/b/docs").join(described)
+    assert seen.path == "/a/b/openapi.json"
+    (server,) = service.get("/openapi.json").json()["servers"]
+    assert seen.join(server["url"]).path == "/a/b/"
 
 
 @pytest.mark.parametrize(

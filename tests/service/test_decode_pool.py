@@ -10,7 +10,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,9 @@ from model.media import Limits
 from service.decoding import pool
 from service.decoding.files import decode
 from service.decoding.job import Decoded, Wanted
-from service.decoding.pool import DecodeLimits, Decoders
+from service.decoding.nursery import DecodeLimits
+from service.decoding.pool import Decoders
+from service.decoding.process import Process
 from service.errors import Error, Problem
 from service.form import Media
 from service.settings import MIB
@@ -72,6 +74,13 @@ def idle_pid(decoders: Decoders) -> int:
     return decoders._idle[-1].pid
 
 
+def nursery(decoders: Decoders) -> int:
+    """The process that starts the others."""
+    pid = decoders._nursery.pid
+    assert pid is not None
+    return pid
+
+
 @pytest.fixture(scope="module")
 def media_examples() -> dict[str, bytes]:
     """A file for each library and each family of codecs."""
@@ -99,10 +108,13 @@ def media_examples() -> dict[str, bytes]:
 
 def children_of(pid: int) -> list[int]:
     """Living processes whose parent this is."""
-    command = ["ps", "-o", "pid=,stat=", "--ppid", str(pid)]
-    found = subprocess.run(command, capture_output=True, text=True)
-    children = [line.split() for line in found.stdout.splitlines()]
-    return [int(child) for child, state in children if not state.startswith("Z")]
+    children = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended meanwhile
+            state, parent = entry.read_text().rpartition(")")[2].split()[:2]
+            if int(parent) == pid and state != "Z":
+                children.append(int(entry.parent.name))
+    return children
 
 
 def test_what_comes_back_is_what_decoding_here_gives(clip: bytes) -> None:
@@ -180,9 +192,7 @@ def test_a_process_that_is_killed_between_two_jobs_costs_none(clip: bytes) -> No
 def test_a_nursery_that_is_killed_is_started_again(clip: bytes) -> None:
     with started() as decoders:
         good(run(decoders, Media(clip=clip))[0])
-        nursery = decoders._nursery._popen
-        assert nursery is not None
-        nursery.kill()
+        os.kill(nursery(decoders), signal.SIGKILL)
         good(run(decoders, Media(clip=clip))[0])
 
 
@@ -194,9 +204,7 @@ def test_keys_are_not_in_the_environment_of_who_reads_uploads(
     monkeypatch.setenv("SCMRL_ADMIN_KEY", "0123456789abcdef")
     with started() as decoders:
         good(run(decoders, Media(clip=clip))[0])
-        nursery = decoders._nursery._popen
-        assert nursery is not None
-        environment = Path(f"/proc/{nursery.pid}/environ").read_bytes()
+        environment = Path(f"/proc/{nursery(decoders)}/environ").read_bytes()
         assert b"OMP_NUM_THREADS=1" in environment
         assert b"0123456789abcdef" not in environment
 
@@ -250,14 +258,14 @@ def test_a_file_that_kills_its_decoder_is_blamed_once_tried_twice(
     monkeypatch: pytest.MonkeyPatch, clip: bytes
 ) -> None:
     """A worker that dies of this job stands for a decoder with a hole in it."""
-    die = pool._Process.decode
+    die = Process.decode
 
-    def deadly(process: pool._Process, files: Media, wanted: Wanted, seconds: float) -> Decoded:
+    def deadly(process: Process, files: Media, wanted: Wanted, seconds: float) -> Decoded:
         if files.audio:
             os.kill(process.pid, signal.SIGSEGV)
         return die(process, files, wanted, seconds)
 
-    monkeypatch.setattr(pool._Process, "decode", deadly)
+    monkeypatch.setattr(Process, "decode", deadly)
     with started(workers=2) as decoders:
         blamed, fine = run(decoders, Media(audio=wav(tone())), Media(clip=clip))
         assert problem(blamed).error is Error.UNUSABLE
@@ -302,11 +310,10 @@ def test_processes_are_replaced_before_what_leaks_adds_up(
 def test_nothing_is_left_when_it_stops(clip: bytes) -> None:
     with started(workers=2) as decoders:
         run(decoders, *[Media(clip=clip)] * 4)
-        nursery = decoders._nursery._popen
-        assert nursery is not None
-        workers = children_of(nursery.pid)
+        parent = nursery(decoders)
+        workers = children_of(parent)
         assert workers
-    for pid in (nursery.pid, *workers):
+    for pid in (parent, *workers):
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from service.commands.bench import report
+from service.commands.device import Device
 from service.settings import WEIGHTS
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def engine(
         list[int] | None,
         typer.Option(min=1, help="Batch sizes; default: 1, 8 and 32, on CUDA 1, 8, 64 and 256."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
     seconds: Annotated[float, typer.Option(min=0, help="Seconds for each batch size.")] = 20.0,
     samples: Annotated[
         int, typer.Option(min=1, help="Random samples on which the paths are compared.")
@@ -63,11 +64,7 @@ def engine(
     if unknown:
         typer.echo(f"--case {unknown[0]}: can be {', '.join(CASES)}", err=True)
         raise typer.Exit(2)
-    try:
-        where = devices(device)[0]
-    except RuntimeError as exc:
-        typer.echo(f"--device: {exc}", err=True)
-        raise typer.Exit(2) from None
+    where = devices(device)[0]
     batches = batch or ([1, 8, 32] if where == "cpu" else [1, 8, 64, 256])
     results = [
         _measured(name, where, batches, seconds, samples, memory, console) for name in case or CASES

@@ -1,0 +1,26 @@
+"""The option --device of commands that run a network."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from model.device import CHOICES, DeviceError, check_name, find
+
+
+def _checked(name: str) -> str:
+    """The name of a device that is there. Ends the command with code 2 where it is none."""
+    try:
+        check_name(name)
+        if name.startswith("cuda"):
+            from service.torch_import import import_torch
+
+            import_torch()
+            find(name)
+    except DeviceError as exc:
+        raise typer.BadParameter(str(exc)) from None
+    return name
+
+
+Device = Annotated[str, typer.Option(help=f"{CHOICES}.", envvar="SCMRL_DEVICE", callback=_checked)]

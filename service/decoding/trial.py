@@ -1,0 +1,22 @@
+"""A small clip that a decoding process has to read before the service says that it is ready."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+
+#: Two pictures of 16 x 16 (MPEG-4) with 0.2 s of a tone at 8 kHz, an AVI of 12 kB that packs well.
+CLIP = zlib.decompress(
+    base64.b64decode(
+        "eNrtmltPGkEUx8+Kok3ahqY1IX2p9MmH2gBpGl+aoE1I6cU2xVpuKpcVWV2EcFmqQhClAhoUFS945/ZuevG9TT9B"
+        "P0G/QV+a1JemndmFhOB7Xzi/3ZOZ2Z09J2eymUn+M68Nev1ZH8DAiKHnucE47L8L4GEDvEPgPP0AoLsmA90dEFFc"
+        "AWiTqrVSQS4QrRnqK09eBEMBnpjoS+DYoP7FqweN/RhiHQ0+7cT+EurvaQTyvbuX1HtrsRTid0oQfckux376ZuiZ"
+        "knRqr7XVatYFCIIgCIIgCIIgCIK0FFSbiDZpE44wG2Sa+tF2XfvQySWj2kRjP6pNSHoEI/alxkDXZQ1CE3HiyCMI"
+        "giAIgiAIgiBIa0H1gXYGwMd6eXJ7Llp4LKgec5uUhiH9S4NRP3ydPnMI7ofa+xpyq7XiaF3I8K9BkFadIb7LAbw+"
+        "gaOnueziU+aMTKDM58xNSapleuBbNg19kGy75SLND2QOcZE5RNsvziHAfARFJynObyRMg52JP7+U3SprrTQ9GvgR"
+        "j8k7nox8kcq3P6liSxXf+OruSaVyupddCE6Omc2jrC+a2T4uV4qF9cUwZ7eYbC7vXGrrqFwtHWwkI9MOq8nqmI4k"
+        "Nw5K1fLRVmrO67KZLHYuvLheKFbKx9uZqI8dNZvHJoML2b3TSuVkdzUecFPXE/7Yyg4NVlhLhDzjFrONnZlP54nr"
+        "4n5uSZgiwaxOfnZ587BULR1uLs/yTitxPSUs5faLJFg+PT/D2syWcU8osVagrndWYv4JGswdwDwwD8wD88A8/m8e"
+        "dL3qltarc+PXLn5QlUsVr75Ps/ceq34Dx77TqEE6o0z3Eel+IV3d6OpD2zxI+471M8yfSJ16+wc5MYMO"
+    )
+)
