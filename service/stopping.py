@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 #: Seconds between two looks at whether all requests are answered.
 _LOOK_S = 0.05
-#: Signals that come within this are one: a shell signals a whole group of processes, and `make`
-#: or `uv run`, which is among them, passes on what it gets.
-_SAME_S = 0.5
+#: Signals that come within this are one: a terminal or a supervisor signals a whole group of
+#: processes, and `make`, which is among them, passes on what it gets.
+_SAME_S = 0.02
 
 
 @contextmanager
@@ -36,10 +36,16 @@ def ended_by_signals() -> Iterator[None]:
         yield
         return
 
+    before = {sig: signal.getsignal(sig) for sig in _SIGNALS}
+
     def end(sig: int, frame: FrameType | None) -> None:
+        for one in _SIGNALS:  # a second one changes nothing any more
+            signal.signal(one, signal.SIG_IGN)
+        before.clear()
         raise SystemExit(0)
 
-    before = {sig: signal.signal(sig, end) for sig in _SIGNALS}
+    for sig in _SIGNALS:
+        signal.signal(sig, end)
     try:
         yield
     finally:

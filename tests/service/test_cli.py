@@ -178,21 +178,12 @@ def test_a_checkpoint_is_named_or_is_a_folder(
     assert len({answer["prediction"]["probability"] for answer in answers}) == 1
 
 
-def test_classify_says_which_checkpoint_or_device_is_not_there(
-    weights: Path, tmp_path: Path
-) -> None:
+def test_classify_says_which_checkpoint_is_not_there(weights: Path, tmp_path: Path) -> None:
     told = scmrl("classify", SEVEN, "--models", tmp_path, code=1).stderr
     assert str(tmp_path / "avdigits" / "card.json") in told
     copied = shutil.copytree(weights, tmp_path / "copied")
     damage(copied / "avdigits")
     assert "sha256" in scmrl("classify", SEVEN, "--models", copied, code=1).stderr
-    if not torch.cuda.is_available():
-        told = scmrl("classify", SEVEN, "--models", weights, "--device", "cuda", code=1).stderr
-        assert "no CUDA" in told
-    assert (
-        "abacus"
-        in scmrl("classify", SEVEN, "--models", weights, "--device", "abacus", code=1).stderr
-    )
 
 
 @pytest.mark.parametrize("arguments", [[], ["x.mp4", "--steps", "0"], ["x.mp4", "--top-k", "0"]])
@@ -310,3 +301,36 @@ def test_evaluating_without_a_checkpoint_or_data_says_what_is_missing(
 def test_a_required_option_that_is_missing_is_named() -> None:
     assert "--data" in scmrl("train", "avdigits", code=2).stderr
     assert "--data" in scmrl("evaluate", "weights/avdigits", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("classify", SEVEN),
+        ("evaluate", "weights/avdigits", "--data", "/nowhere"),
+        ("bench", "engine"),
+        ("serve",),
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_device_that_cannot_be_is_told_with_those_that_can(command: tuple[object, ...]) -> None:
+    told = scmrl(*command, "--device", "foo", code=2).stderr
+    assert "--device" in told
+    assert "auto, cpu, cuda" in re.sub(r"[\s│]+", " ", told)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("classify", SEVEN),
+        ("evaluate", "weights/avdigits", "--data", "/nowhere"),
+        ("bench", "engine"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_cuda_where_there_is_none_says_so(command: tuple[object, ...]) -> None:
+    for device in ("cuda", "cuda:0"):
+        told = scmrl(*command, "--device", device, code=2).stderr
+        assert f"device {device}" in told
+        assert "no CUDA" in told

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 
 from service.commands import serve as serving
 from service.commands.serve import run
@@ -109,14 +110,74 @@ def test_a_damaged_checkpoint_ends_it_with_the_file_that_is_to_blame(
 
 
 def test_settings_that_make_no_sense_are_named_by_flag_and_variable(serve: type[Serve]) -> None:
-    service = serve("--queue-length", 0, SCMRL_MAX_BATCH="many")
+    service = serve(
+        "--queue-length", 0, "--shutdown-grace-s", "inf", "--decode-memory-mib", 99999999999999,
+        "--device", "abacus", SCMRL_MAX_BATCH="many",
+    )  # fmt: skip
     assert service.code() == 2
     told = service.logged
     assert "--queue-length (SCMRL_QUEUE_LENGTH)" in told
     assert "--max-batch (SCMRL_MAX_BATCH)" in told
+    assert "can be 0 to 86400 s" in told
+    assert "can be 64 to 1048576 MiB" in told
+    assert "--device (SCMRL_DEVICE): there is no device 'abacus'; can be auto, cpu, cuda" in told
     assert "Traceback" not in told
-    assert serve("--device", "abacus").code() == 2
     assert serve("--prot", 80).code() == 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_a_device_that_is_not_there_is_told_as_a_setting(
+    serve: type[Serve], weights: Path, device: str
+) -> None:
+    service = serve("--models", weights, "--port", 0, "--device", device, SCMRL_MAX_BACTH="16")
+    assert service.code() == 2
+    assert "did you mean SCMRL_MAX_BATCH?" in service.logged
+    last = service.logged.splitlines()[-1]
+    assert last.startswith(f"scmrl serve: --device (SCMRL_DEVICE): device {device}: ")
+    assert "no CUDA" in last
+    assert "Traceback" not in service.logged
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+@pytest.mark.parametrize("when", ["at once", "while it loads"])
+def test_it_ends_in_order_when_told_to_before_it_is_ready(
+    serve: type[Serve], weights: Path, when: str, signals: int
+) -> None:
+    """Two signals, as a process gets whose parent passes on what the whole group got."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    service = serve("--models", weights, "--port", port, module="tests.service.slow")
+    if when == "at once":
+        wait_until(lambda: "imports" in service.shown)
+    else:
+        wait_until(lambda: answers(port))
+    for _ in range(signals):
+        service.process.send_signal(signal.SIGTERM)
+        time.sleep(0.05)
+    began = time.monotonic()
+    assert service.code() == 0
+    assert time.monotonic() - began < 60, "it waited for what it loads"
+    assert "Traceback" not in service.logged
+    assert "ready" not in service.shown
+
+
+def answers(port: int) -> bool:
+    """Whether a service is alive at this port."""
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=10).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_connections_are_kept_open_for_as_long_as_is_set(serve: type[Serve], weights: Path) -> None:
+    assert Settings().keep_alive_s > 60, "load balancers keep theirs for 60 s"
+    service = serve("--models", weights, "--port", 0, "--keep-alive-s", 1)
+    url = httpx.URL(service.address())
+    with socket.create_connection((str(url.host), url.port or 80), timeout=WITHIN_S) as caller:
+        caller.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b'"alive"' in caller.makefile("rb").read(), "it was closed by the service"
+    assert service.stop() == 0
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "example.invalid"])

@@ -1,0 +1,31 @@
+"""`python -m tests.service.slow serve ...`: the command, whose checkpoints take an hour to load.
+
+It prints `imports` when it begins to import what is heavy.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from service import torch_import
+from service.cli import main
+
+preload = torch_import.preload
+
+
+def told_preload() -> None:
+    print("imports", flush=True)
+    preload()
+
+
+def never(*arguments: Any) -> None:
+    time.sleep(3600)
+
+
+if __name__ == "__main__":
+    torch_import.preload = told_preload
+    from service import registry
+
+    registry.load = never
+    main()
