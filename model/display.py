@@ -34,17 +34,17 @@ class Aspects:
         self._noted: list[tuple[int, Any]] = []
 
     def note(self, index: int) -> None:
-        """Keep what the decoder says now that it has been given packet number `index`."""
+        """Keep the decoder's aspect after it has decoded packet number `index`."""
         if self._changes:
             self._noted.append((index, self._context.sample_aspect_ratio))
 
     def at(self, index: int) -> float:
         """The aspect of the frame that packet number `index` makes, once it is decoded."""
-        said = self._context.sample_aspect_ratio
+        of_frame = self._context.sample_aspect_ratio
         if self._noted:
             before = bisect_right(self._noted, index, key=lambda noted: noted[0])
-            said = self._noted[max(0, before - 1)][1]
-        aspect = float((None if self._is_stated else fraction(said)) or self._of_stream or 1)
+            of_frame = self._noted[max(0, before - 1)][1]
+        aspect = float((None if self._is_stated else fraction(of_frame)) or self._of_stream or 1)
         return aspect if 1 / _MAX_ASPECT <= aspect <= _MAX_ASPECT else 1.0
 
 

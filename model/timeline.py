@@ -14,7 +14,6 @@ from functools import cached_property
 from itertools import accumulate, groupby, pairwise
 from typing import Any, NamedTuple
 
-import numpy as np
 from av.packet import Packet
 from av.stream import Stream
 
@@ -159,25 +158,22 @@ class Timeline:
         if not self.packets or self._is_in_order:
             return [0]
         timed = self._container in _WITH_DECODING_TIMES
-        begins, latest, decoded = [0], self.packets[0], self._decoded(0, timed)
+        most_back = _DECODED_BACK_S / self._unit  # in time units
+        begins, latest, last, decoded = [0], self.packets[0], 0, 0
         for index, shown in enumerate(self.packets):
-            last, decoded = decoded, self._decoded(index, timed)
+            stamp = shown.packet.dts if timed else None
+            last, decoded = decoded, decoded if stamp is None else stamp
             if shown.hidden:
                 begin = self._is_other_recording(index, latest)
             else:
-                back = latest.time - shown.time > _STEP_BACK_S and shown.key
-                back = back or (timed and last - decoded > _DECODED_BACK_S)
+                back = shown.key and latest.time - shown.time > _STEP_BACK_S
+                back = back or last - decoded > most_back
                 begin = back and not self._is_repeated(index)
-            if begin and index:
+            if index and begin:
                 begins.append(index)
             if begin or latest.hidden or (shown.time > latest.time and not shown.hidden):
                 latest = shown
         return begins
-
-    def _decoded(self, index: int, timed: bool) -> float:
-        """When a packet is decoded (s), or shown where the container has no better time."""
-        stamp = self.packets[index].packet.dts if timed else None
-        return self.packets[index].time if stamp is None else self._seconds(stamp)
 
     def _is_other_recording(self, index: int, latest: Shown) -> bool:
         """Whether a packet that is cut away begins a recording that was joined to the first.
@@ -193,8 +189,16 @@ class Timeline:
         if self._container != _MP4:
             return False
         packet = self.packets[index].packet
-        earlier = self.packets[self._stamps.index(self._stamps[index])].packet
+        earlier = self.packets[self._firsts[self._stamps[index]]].packet
         return earlier is not packet and bytes(earlier) == bytes(packet)
+
+    @cached_property
+    def _firsts(self) -> dict[int, int]:
+        """The first packet that is shown at a time, in time units."""
+        firsts: dict[int, int] = {}
+        for index, stamp in enumerate(self._stamps):
+            firsts.setdefault(stamp, index)
+        return firsts
 
     def _says_all_lengths(self, begin: int, end: int) -> bool:
         """Whether every packet says when the next one comes: an mp4's do, except in fragments.
@@ -208,8 +212,12 @@ class Timeline:
         )
 
     @cached_property
-    def _runs(self) -> _Runs:
+    def _sound_runs(self) -> _Runs:
         return _Runs([begin for begin, _ in self._sound])
+
+    @cached_property
+    def _picture_runs(self) -> _Runs:
+        return _Runs([shown.time for shown in self.packets])
 
     @cached_property
     def _sound(self) -> list[tuple[float, float]]:
@@ -241,33 +249,39 @@ class Timeline:
             if not self._is_in_order and not (held and self._says_all_lengths(begin, end)):
                 runs = self._without_jumps(runs[0])
             steps = [later - stamp for run in runs for stamp, later in pairwise(run)]
-            usual = round(float(np.median(steps))) if steps else usual
-            for run in runs:
-                if not run:
-                    continue
+            usual = sorted(steps)[len(steps) // 2] if steps else usual
+            for run in filter(None, runs):
                 shift = segments[-1].stop - run[0] if segments else 0
                 is_last = end == len(self.packets) and run is runs[-1]
-                length = self._length(places[run[-1]], usual, run if is_last else None)
+                last_run = run if is_last and held else None
+                length = self._length(places[run[-1]], end - 1, usual, last_run)
                 segments.append(_Segment(begin, end, run[0], run[-1], shift, length))
         return segments
 
     def _without_jumps(self, stamps: list[int]) -> list[list[int]]:
         """Rising stamps in runs; a pause in which the sound goes on is no jump."""
-        runs: list[list[int]] = [[]]
+        runs: list[list[int]] = []
+        jump, last = _JUMP_S / self._unit, None
         for stamp in stamps:
-            if runs[-1]:
-                begin, end = self._seconds(runs[-1][-1]), self._seconds(stamp)
-                if end - begin > _JUMP_S and not self._runs.cover(begin, end):
-                    runs.append([])
+            if last is None or (stamp - last > jump and not self._sound_covers(last, stamp)):
+                runs.append([])
             runs[-1].append(stamp)
+            last = stamp
         return runs
 
-    def _length(self, last: int, usual: int, last_run: list[int] | None) -> int:
+    def _sound_covers(self, begin: int, end: int) -> bool:
+        return self._sound_runs.cover(self._seconds(begin), self._seconds(end))
+
+    def _length(self, last: int, end: int, usual: int, last_run: list[int] | None) -> int:
         """How long a run's last frame is shown, in time units: as its packet says, or like most.
 
-        `last_run`: the run, if it is the last of all, whose frame may be held.
+        `last` and `end`: the packets that are shown and decoded last; `last_run`: the run, if it is
+        the last of all and its frame may be held.
         """
         length = self.packets[last].packet.duration or 0
+        if self._container == _MP4 and last != end:
+            # It says when the next packet is decoded; of the one decoded last, when all ends.
+            length = max(min(length, usual), self.packets[end].packet.duration or 0)
         if self._container not in _WITH_LENGTHS:
             length = max(length, usual)
         elif length * _MOST_SHORTER < usual:  # muxers that do not know it write a single unit
@@ -319,10 +333,9 @@ class Timeline:
     def _sound_begins(self) -> list[int]:
         """The packets of sound that begin a segment."""
         begins, latest = [], 0.0
-        pictures = _Runs([shown.time for shown in self.packets])
         for index, (begin, end) in enumerate(self._sound):
             back = latest - begin > _PADDING_S
-            jump = begin - latest > _JUMP_S and not pictures.cover(latest, begin)
+            jump = begin - latest > _JUMP_S and not self._picture_runs.cover(latest, begin)
             if back or jump or not index:
                 begins.append(index)
                 latest = end

@@ -133,7 +133,7 @@ class _Decoder:
 
     def _begin(self, start: int) -> None:
         self._held: deque[tuple[VideoFrame, float | None]] = deque()
-        self._next = self._given = start  # `_given`: frames so far, were all of them decoded
+        self._next = self._frame_number = start
         self._begun = start
         self._drained = False
         self._turns = Turns()
@@ -182,7 +182,7 @@ class _Decoder:
                 self._held.append((frame, time))
                 if frame.key_frame:
                     self._turns.note(time, frame)
-            self._given += 1
+            self._frame_number += 1
 
     def _is_whole(self, frame: VideoFrame) -> bool:
         """Whether neither the frame nor, since a key frame, one that it is made from is damaged."""
@@ -207,13 +207,13 @@ class _Decoder:
         """Which packet made the frame; where its time does not tell, the last one."""
         last = min(self._next, len(self._packets) - 1)
         if self._in_order:
-            return min(self._given, last)
+            return min(self._frame_number, last)
         time = self._time(frame)
         return last if time is None else self._places.get(time, last)
 
     def _time(self, frame: VideoFrame) -> float | None:
         if self._in_order:
-            return self._packets[min(self._given, len(self._packets) - 1)].time
+            return self._packets[min(self._frame_number, len(self._packets) - 1)].time
         stamp = frame.dts if frame.pts is None else frame.pts
         return None if stamp is None or self._unit is None else seconds(stamp, self._unit)
 

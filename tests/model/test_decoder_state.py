@@ -209,7 +209,7 @@ def test_parameter_sets_that_come_once_hold_for_the_frames_behind_them(
     frames = [
         rng.integers(0, 256, (6, 8, 3), np.uint8).repeat(8, 0).repeat(8, 1) for _ in range(28)
     ]
-    recordings = [clip("mpegts", codec, frames, group=7, encoder=told) for told in encoders]
+    recordings = [clip("mpegts", codec, frames, group=7, encoder=options) for options in encoders]
     packets: list[Packet] = []
     for recording in recordings:
         shift = (
@@ -241,8 +241,8 @@ def _predicted(codec: str, group: int) -> tuple[list[Bytes], bytes]:
         "libvpx": {},
         "libvpx-vp9": {},
     }
-    told = encoder.get(codec, unchanged)
-    return frames, clip("avi", codec, frames, group=group, encoder=told)
+    options = encoder.get(codec, unchanged)
+    return frames, clip("avi", codec, frames, group=group, encoder=options)
 
 
 def _nearest(picture: Bytes, frames: list[Bytes]) -> int:

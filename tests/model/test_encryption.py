@@ -36,10 +36,10 @@ def test_common_encryption_of_an_mp4(kind: str, muxer: dict[str, str]) -> None:
 def test_where_the_sound_alone_is_encrypted_the_pictures_are_read() -> None:
     clear = clip(sound=tone(1, 48_000))
     data = clear.replace(b"mp4a", b"drms")  # as Apple calls it
-    found = read_clip(data, 2)
-    assert found.pictures is not None
-    assert found.sound is None
-    assert found.sound_problem == "its sound is encrypted; send it without encryption (DRM)"
+    mixed = read_clip(data, 2)
+    assert mixed.pictures is not None
+    assert mixed.sound is None
+    assert mixed.sound_problem == "its sound is encrypted; send it without encryption (DRM)"
     blind = read_clip(clear.replace(b"avc1", b"encv"), 2)
     assert blind.sound is not None
     assert blind.pictures is None

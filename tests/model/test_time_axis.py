@@ -43,7 +43,7 @@ def centres(numbers: list[int], wanted: int) -> list[int]:
     return [numbers[(2 * part + 1) * len(numbers) // (2 * wanted)] for part in range(wanted)]
 
 
-def said_to_last(matroska: bytes, milliseconds: float) -> bytes:
+def with_duration(matroska: bytes, milliseconds: float) -> bytes:
     """The file with another duration in its header."""
     at = matroska.index(_DURATION) + len(_DURATION)
     return matroska[:at] + struct.pack(">d", milliseconds) + matroska[at + 8 :]
@@ -80,13 +80,13 @@ def test_the_last_frame_is_shown_until_the_sound_ends(
 def test_the_last_frame_is_shown_until_the_header_says_that_the_clip_ends() -> None:
     data = clip("matroska", "libvpx", [numbered(3), numbered(20)], [0, 100])
     assert numbers_of(data, 4) == [3, 3, 20, 20]
-    assert numbers_of(said_to_last(data, 2000), 4) == [20] * 4
-    assert numbers_of(said_to_last(data, 1), 4) == [3, 3, 20, 20]
+    assert numbers_of(with_duration(data, 2000), 4) == [20] * 4
+    assert numbers_of(with_duration(data, 1), 4) == [3, 3, 20, 20]
 
 
 @pytest.mark.parametrize("hours", [0.02, 47, 1e12, float("inf"), float("nan")])
 def test_a_header_that_claims_more_than_the_limit_is_not_believed(hours: float) -> None:
-    data = said_to_last(clip("matroska", "libvpx"), hours * 3_600_000)
+    data = with_duration(clip("matroska", "libvpx"), hours * 3_600_000)
     assert numbers_of(data, 4) == [1, 3, 6, 8]
 
 
@@ -268,11 +268,11 @@ def test_a_jump_of_the_time_stamps_is_closed(
     frames = [numbered(n) for n in range(length)]
     encoder = {"bf": "0" if kind == "flv" else bframes}  # its muxer has no room for such delays
     data = clip(kind, frames=frames, times_ms=times, group=7, encoder=encoder)
-    found = pictures_of(data, wanted, Limits(threads=threads))
-    numbers = [number_of(picture) for picture in found.frames]
+    pictures = pictures_of(data, wanted, Limits(threads=threads))
+    numbers = [number_of(picture) for picture in pictures.frames]
     expected = centres(list(range(length)), wanted)
     assert numbers == expected
-    assert found.times_s == pytest.approx([n / 10 for n in expected], abs=0.01)
+    assert pictures.times_s == pytest.approx([n / 10 for n in expected], abs=0.01)
 
 
 def test_a_jump_is_closed_where_the_sound_jumps_as_well() -> None:
