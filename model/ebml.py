@@ -55,7 +55,7 @@ def _elements(data: bytes, begin: int, end: int) -> Iterator[_Element]:
     for _ in range(_MOST_ELEMENTS):
         number, at = _number(data, at, keep_mark=True)
         size, at = _number(data, at, keep_mark=False)
-        if number is None or at >= min(end, len(data)) + 1:
+        if number is None or at > min(end, len(data)):
             return
         yield _Element(number, at, None if size is None else at + size)
         if size is None:

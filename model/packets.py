@@ -24,7 +24,7 @@ _INTRA = frozenset((2, 4, 7, 9))
 #: the container's word is not enough: old ones have it on every packet.
 SELF_CHECKED = frozenset(
     (
-        *("hevc", "vp8", "vp9", "av1", "libdav1d", "vvc", "theora", "cavs", "snow", "zmbv"),
+        *("hevc", "vp8", "vp9", "av1", "libdav1d", "vvc", "theora", "cavs", "snow", "zmbv", "ffv1"),
         *("mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4", "h263"),
         *("flv", "wmv1", "wmv2", "wmv3", "vc1", "vp6", "vp6f", "vp6a", "rv30", "rv40"),
     )
@@ -94,9 +94,13 @@ def parameter_sets(packet: Packet[Any], codec: str, size: int) -> tuple[bytes, .
 
 
 def joined(units: Iterable[bytes], size: int) -> bytes:
-    """Units behind their lengths of `size` bytes, or behind marks where that is 0."""
+    """Units behind their lengths of `size` bytes, or behind marks where that is 0.
+
+    Those that are too long for such a length are left out.
+    """
     if size:
-        return b"".join(len(unit).to_bytes(size, "big") + unit for unit in units)
+        fitting = [unit for unit in units if len(unit) < 1 << 8 * size]
+        return b"".join(len(unit).to_bytes(size, "big") + unit for unit in fitting)
     return b"".join(b"\0" + _MARK + unit for unit in units)
 
 
