@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +24,8 @@ from model.recipe import TrainOptions
 from model.train import FLOAT32_FROM, _Run, train
 from tests.model.networks import lively
 
+pytestmark = pytest.mark.usefixtures("one_core")
+
 
 @pytest.fixture
 def options(avdigits_folder: Path, tmp_path: Path) -> TrainOptions:
@@ -35,18 +36,10 @@ def options(avdigits_folder: Path, tmp_path: Path) -> TrainOptions:
     )  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _threads_as_before() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 def begun(options: TrainOptions) -> _Run:
-    """A run before its first step. One thread is the fastest for networks as small as these."""
+    """A run before its first step."""
     run = _Run(options)
     run.restore()
-    torch.set_num_threads(1)
     run.network.train()
     return run
 

@@ -21,6 +21,8 @@ from model.recipe import RANGES, OptionsError, TrainOptions, flag
 from model.run_state import RunError
 from model.train import _Run, train
 
+pytestmark = pytest.mark.usefixtures("one_core")
+
 #: Another value of each option that decides what a run ends with.
 OTHERS: dict[str, Any] = {
     "epochs": 5,

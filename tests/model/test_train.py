@@ -22,6 +22,8 @@ from model.train import Accuracies, train
 
 ROOT = Path(__file__).parents[2]
 
+pytestmark = pytest.mark.usefixtures("one_core")
+
 
 @pytest.fixture
 def options(avdigits_folder: Path, tmp_path: Path) -> TrainOptions:
@@ -79,6 +81,8 @@ def test_the_loader_process_changes_nothing(options: TrainOptions, tmp_path: Pat
 
 
 RUN = """
+import os
+os.cpu_count = lambda: 1
 from dataclasses import replace
 from pathlib import Path
 import sys
