@@ -97,7 +97,8 @@ def halves(digits: Digits) -> tuple[Digits, Digits]:
 def _pictures(file: Path) -> list[Bytes]:
     """Pictures [n, 28, 28] by digit."""
     try:
-        with np.load(file) as arrays:
+        # np.load would leave a damaged file open.
+        with file.open("rb") as raw, np.load(raw) as arrays:
             images, labels = arrays["images"], arrays["labels"]
     except FileNotFoundError:
         raise DataError(

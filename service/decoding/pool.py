@@ -30,6 +30,9 @@ _WATCH_S = 1.0
 #: Starts that may fail, one after the other, and how long they may in a service that has read
 #: files before, in seconds.
 _STARTS, _HOPELESS_S = 3, 120.0
+#: Longest time, in seconds, for the small clip that is read at the start: a machine may be busy
+#: then, and `decode_timeout_s` may be set for faster files.
+_TRIAL_S = 30.0
 _DIED_IDLE = "it died while it had nothing to do"
 
 
@@ -82,7 +85,7 @@ class Decoders:
             if self._stopping.is_set() or self._hopeless:
                 return False
             try:
-                self._decode(Media(clip=trial.CLIP), wanted)
+                self._decode(Media(clip=trial.CLIP), wanted, max(_TRIAL_S, self._limits.seconds))
                 return True
             except Problem as exc:
                 why = exc.detail
@@ -98,7 +101,9 @@ class Decoders:
         """
         loop = asyncio.get_running_loop()
         context = copy_context()  # the executor's threads know nothing of the request
-        return await loop.run_in_executor(self._threads, context.run, self._decode, files, wanted)
+        return await loop.run_in_executor(
+            self._threads, context.run, self._decode, files, wanted, self._limits.seconds
+        )
 
     def trouble(self, stalled_after_s: float) -> str | None:
         """Why nothing can be read now: no process can be started, or none of them has got any
@@ -188,21 +193,21 @@ class Decoders:
                 self._on_fatal(DecodersError(str(why)))
         return Problem(Error.NOT_READY, "No decoding process can be started.", retry_after_s=5)
 
-    def _decode(self, files: Media, wanted: Wanted) -> Decoded:
+    def _decode(self, files: Media, wanted: Wanted, seconds: float) -> Decoded:
         for attempt in range(2):  # a process may have died of something else than these files
             # Not another idle one, which may be as dead: all are where the nursery was killed.
             process = self._fork() if attempt else self._take()
             process.since = time.monotonic()
             self._reading.add(process)
             try:
-                decoded = process.decode(files, self._shared(wanted), self._limits.seconds)
+                decoded = process.decode(files, self._shared(wanted), seconds)
             except Problem:
                 self._proven = True
                 self._give(process)
                 raise
             except TimeoutError:
-                self._lose(process, f"took longer than {self._limits.seconds:g} s")
-                detail = f"Reading the file took longer than {self._limits.seconds:g} s."
+                self._lose(process, f"took longer than {seconds:g} s")
+                detail = f"Reading the file took longer than {seconds:g} s."
                 raise Problem(Error.DECODE_TIMEOUT, detail, field=_field(files)) from None
             except wire.Lost as exc:
                 self._lose(process, str(exc))

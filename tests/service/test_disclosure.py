@@ -117,6 +117,8 @@ def of_forms(client: httpx.Client) -> Iterator[httpx.Response]:
         (b"--b\r\n" + b"X: 1\r\n" * 50 + b"\r\n1\r\n--b--", FORM),
     ):
         yield client.post(CLASSIFY, content=content, headers={"Content-Type": content_type})
+    gzipped = {"Content-Type": FORM, "Content-Encoding": "gzip"}
+    yield client.post(CLASSIFY, content=b"\x1f\x8b", headers=gzipped)
     for data in ({"steps": "0"}, {"top_k": "x"}, {"attention": "?"}, {"unknown": "1"}):
         yield client.post(CLASSIFY, data=data, files={"clip": b"x"})
 
