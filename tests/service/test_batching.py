@@ -9,7 +9,17 @@ import pytest
 
 from service.batching import Batcher, Ran
 from service.errors import Error, Problem
-from tests.service.engines import STREAM, NumberEngine, answered, ask, behind, inputs, started
+from tests.service.engines import (
+    STREAM,
+    NumberEngine,
+    answered,
+    ask,
+    behind,
+    inputs,
+    started,
+    until_entered,
+)
+from tests.service.server import wait_until
 
 
 def test_requests_that_queue_together_run_together() -> None:
@@ -179,7 +189,8 @@ def test_several_devices_share_one_queue() -> None:
             engine.go.clear()
         for number in range(2):
             asked.append(asyncio.create_task(ask(batcher, number, steps=number + 1)))
-            await asyncio.sleep(0.05)
+        for engine in engines:
+            await until_entered(engine)
         assert [len(engine.runs) for engine in engines] == [1, 1]
         asked += [asyncio.create_task(ask(batcher, number)) for number in range(2, 8)]
         await asyncio.sleep(0)
@@ -203,14 +214,19 @@ def test_a_device_that_dies_leaves_its_queue_to_the_other() -> None:
     def die(numbers: tuple[int, ...]) -> None:
         raise SystemExit
 
-    engines = [NumberEngine(die), NumberEngine()]
+    dying, living = engines = [NumberEngine(die), NumberEngine()]
     batcher = Batcher(engines, max_batch=1, max_wait_s=0, places=100)  # type: ignore[arg-type]
 
     async def scenario() -> list[Ran | BaseException]:
-        asked = []
-        for number in range(6):
-            asked.append(asyncio.create_task(ask(batcher, number)))
-            await asyncio.sleep(0.02)
+        for engine in engines:  # each is held in a run, so that the rest queues
+            engine.go.clear()
+        asked = [asyncio.create_task(ask(batcher, number)) for number in range(6)]
+        for engine in engines:
+            await until_entered(engine)
+        dying.go.set()
+        await asyncio.to_thread(wait_until, lambda: batcher.trouble(60) is not None)
+        assert batcher.queued == 4
+        living.go.set()
         return await asyncio.gather(*asked, return_exceptions=True)
 
     batcher.start()
@@ -223,6 +239,7 @@ def test_a_device_that_dies_leaves_its_queue_to_the_other() -> None:
     assert len(lost) == 1
     assert isinstance(lost[0], Problem)
     assert lost[0].error is Error.NOT_READY
+    assert len(living.runs) == 5
 
 
 def test_a_request_that_is_cancelled_leaves_the_queue_and_is_never_run() -> None:
