@@ -56,17 +56,18 @@ def train(options: TrainOptions) -> Path:
     run = _Run(options)
     run.restore()
     console = Console()
-    try:
-        for epoch in range(run.epoch, options.epochs):
-            metrics = run.train_epoch(epoch, console)
-            run.save(metrics)
-            console.print(str(metrics))
-        if options.average:
-            console.print(f"mean of the last weights  held-out accuracy: {run.conclude()}")
-    except KeyboardInterrupt:
-        console.print("interrupted; the best epoch so far is kept")
-    finally:
-        run.writer.close()
+    with SummaryWriter(str(options.out), purge_step=run.epoch) as writer:
+        try:
+            for epoch in range(run.epoch, options.epochs):
+                metrics = run.train_epoch(epoch, console)
+                for name, value in asdict(metrics).items():
+                    writer.add_scalar(name, value, metrics.epoch)
+                run.save(metrics)
+                console.print(str(metrics))
+            if options.average:
+                console.print(f"mean of the last weights  held-out accuracy: {run.conclude()}")
+        except KeyboardInterrupt:
+            console.print("interrupted; the best epoch so far is kept")
     if not (options.out / "best" / "card.json").exists():
         raise KeyboardInterrupt("interrupted before the first epoch ended: nothing to keep")
     return options.out / "best"
@@ -97,7 +98,6 @@ class _Run:
         self.steps_an_epoch = options.clips // options.batch
         self.batches = Batches(_scenes(seen, options), options.batch, self._plan)
         self.development = _development(held_out, options)
-        self.writer: Any = None
 
     def restore(self) -> None:
         """Go on where the last finished epoch ended; a fresh run begins at 0."""
@@ -105,7 +105,6 @@ class _Run:
             self._take_up(self.saved)
         elif self.options.begin:
             _begin_from(self.options.begin, self.network, self.options.seed)
-        self.writer = SummaryWriter(str(self.options.out), purge_step=self.epoch)
 
     def _take_up(self, state: RunState) -> None:
         try:
@@ -220,8 +219,6 @@ class _Run:
         """Write the epoch: metrics, the best checkpoint, and the state to resume from, last."""
         out = self.options.out
         self.epoch = metrics.epoch
-        for name, value in asdict(metrics).items():
-            self.writer.add_scalar(name, value, metrics.epoch)
         append(out / METRICS, metrics)
         self._keep_best(metrics.accuracies)
         if metrics.epoch > self.options.epochs - self.options.average:

@@ -59,7 +59,6 @@ def begun(avdigits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Tr
     run = _Run(options)
     run.restore()
     run.save(EpochMetrics(1, 1e-3, 2.0, 1.0, 0.5, 0.5, 0.5))
-    run.writer.close()
     return replace(options, resume=True)
 
 
@@ -108,7 +107,6 @@ def test_both_values_of_each_setting_are_named(begun: TrainOptions) -> None:
 def test_what_changes_nothing_that_is_learnt_may_be_another(name: str, begun: TrainOptions) -> None:
     run = _Run(replace(begun, **{name: FREE[name]}))
     run.restore()
-    run.writer.close()
     assert run.epoch == 1
     assert run.best == pytest.approx(0.5)
 
