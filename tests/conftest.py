@@ -6,6 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.watchdog import (  # noqa: F401 hooks
+    pytest_addoption,
+    pytest_configure,
+    pytest_runtest_protocol,
+    pytest_unconfigure,
+)
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import signal
@@ -15,6 +16,15 @@ from tests.service.server import wait_until
 
 #: Longest wait for what must happen soon, in seconds.
 WITHIN_S = 120
+
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+
+
+def _end_with_parent() -> None:
+    """Let a service end where the tests are ended before they can end it."""
+    if sys.platform == "linux":
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Serve:
@@ -36,11 +46,11 @@ class Serve:
         environment = os.environ | {"COLUMNS": "200"} | settings
         self.process = subprocess.Popen(
             command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True,
+            text=True, preexec_fn=_end_with_parent,
         )  # fmt: skip
         self._printed: dict[str, list[str]] = {"stdout": [], "stderr": []}
         self._readers = [
-            threading.Thread(target=self._read, args=(name,)) for name in self._printed
+            threading.Thread(target=self._read, args=(name,), daemon=True) for name in self._printed
         ]
         for reader in self._readers:
             reader.start()
@@ -72,5 +82,5 @@ class Serve:
         """Its exit code, when it has ended."""
         code = self.process.wait(WITHIN_S)
         for reader in self._readers:
-            reader.join()
+            reader.join(WITHIN_S)
         return code

@@ -26,7 +26,7 @@ def listening(app: FastAPI) -> Iterator[httpx.Client]:
     """A client of the app behind uvicorn; the checkpoints may still be loading."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     address = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:
@@ -34,16 +34,28 @@ def listening(app: FastAPI) -> Iterator[httpx.Client]:
             yield client
     finally:
         server.should_exit = True
-        thread.join()
+        thread.join(_WITHIN_S)
+        assert not thread.is_alive(), "it does not end"
 
 
 @contextmanager
 def running(weights: Path, **settings: Any) -> Iterator[httpx.Client]:
     """A client of a service whose checkpoints have all been loaded, or could not be."""
     with listening(create_app(Settings(models=weights, **settings))) as client:
-        wait_until(lambda: client.get("/readyz").status_code == 200)
+        until_ready(client)
         wait_until(lambda: "loading" not in statuses(client).values())
         yield client
+
+
+def until_ready(client: httpx.Client) -> None:
+    """Wait until it is; fail at once where it says that it cannot be."""
+
+    def ready() -> bool:
+        answer = client.get("/readyz")
+        assert "No decoding process can be started" not in answer.text
+        return answer.status_code == 200
+
+    wait_until(ready)
 
 
 def statuses(client: httpx.Client) -> dict[str, str]:

@@ -104,7 +104,7 @@ def test_requests_are_answered_while_checkpoints_change(served: Served, clip: by
             while not enough.is_set():
                 answers.append(own.post("/v1/classify", files={"clip": clip}).status_code)
 
-    threads = [threading.Thread(target=client) for _ in range(3)]
+    threads = [threading.Thread(target=client, daemon=True) for _ in range(3)]
     for thread in threads:
         thread.start()
     try:

@@ -18,7 +18,7 @@ from service.app import LOADING, create_app
 from service.registry import Model
 from service.settings import Settings
 from tests.service import checkpoints
-from tests.service.server import listening, running, statuses, wait_until
+from tests.service.server import listening, running, statuses, until_ready, wait_until
 from tests.service.test_refusals import logged, problem
 
 CLASSIFY = "/v1/classify"
@@ -64,7 +64,7 @@ def test_it_is_alive_while_a_checkpoint_loads_and_ready_when_it_has(
             assert "is being loaded" in problem(response)["detail"]
             assert int(response.headers["Retry-After"]) >= 1
         held.go.set()
-        wait_until(lambda: client.get("/readyz").status_code == 200)
+        until_ready(client)
         assert client.get("/readyz").json() == {"status": "ready"}
         assert client.post(CLASSIFY, files={"clip": clip}).status_code == 200
         wait_until(lambda: set(statuses(client).values()) == {"ready"})
@@ -282,7 +282,7 @@ def test_an_answer_has_the_fields_that_the_description_shows(
 def test_a_full_service_says_so_at_once_and_has_room_again(weights: Path, clip: bytes) -> None:
     app = create_app(Settings(models=weights, queue_length=1))
     with listening(app) as client:
-        wait_until(lambda: client.get("/readyz").status_code == 200)
+        until_ready(client)
         model = app.state.scmrl.registry.get("avdigits")
         with model.batcher.place():
             refused = client.post(CLASSIFY, files={"clip": clip})
@@ -306,7 +306,7 @@ def test_a_client_that_has_gone_leaves_its_place(
     caplog.set_level("INFO", "scmrl")
     app = create_app(Settings(models=weights, queue_length=1))
     with listening(app) as client:
-        wait_until(lambda: client.get("/readyz").status_code == 200)
+        until_ready(client)
         with pytest.raises(httpx.ReadTimeout):
             client.post(
                 CLASSIFY,
@@ -323,7 +323,7 @@ def test_a_client_that_has_gone_leaves_its_place(
 def test_a_worker_that_has_died_is_told_of_by_readyz(weights: Path, clip: bytes) -> None:
     app = create_app(Settings(models=weights))
     with listening(app) as client:
-        wait_until(lambda: client.get("/readyz").status_code == 200)
+        until_ready(client)
         app.state.scmrl.registry.get("avdigits").batcher.stop()
         response = client.get("/readyz")
         assert response.status_code == 503

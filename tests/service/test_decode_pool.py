@@ -241,7 +241,8 @@ def test_processes_that_all_hang_are_trouble_and_one_of_two_is_none(clip: bytes)
 
     with started(workers=2) as decoders:
         while len(decoders._idle) < 2:
-            run(decoders, *[Media(clip=clip)] * 4)
+            for decoded in run(decoders, *[Media(clip=clip)] * 4):
+                good(decoded)
         asyncio.run(scenario(decoders))
 
 

@@ -12,6 +12,8 @@ from schemathesis import Case
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from tests.service.test_refusals import NO_SHRINKING
+
 #: Requests of each operation that the description allows, and of each that it does not.
 EXAMPLES = 25
 
@@ -28,7 +30,7 @@ def test_answers_are_as_described_to_requests_that_are_and_that_are_not(
             @given(operation.as_strategy(generation_mode=mode))
             @settings(
                 max_examples=EXAMPLES, deadline=None, derandomize=True, database=None,
-                suppress_health_check=list(HealthCheck),
+                suppress_health_check=list(HealthCheck), phases=NO_SHRINKING,
             )  # fmt: skip
             def ask(case: Case) -> None:
                 # Random bytes are a file as described, and no clip: they may be refused.

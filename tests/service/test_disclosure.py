@@ -23,7 +23,7 @@ from service.settings import Settings
 from tests.conftest import ROOT
 from tests.service.asgi import ask
 from tests.service.media_files import png, tone, wav
-from tests.service.server import listening, running, statuses, wait_until
+from tests.service.server import listening, running, statuses, until_ready, wait_until
 from tests.service.test_registry import damage
 from tests.service.test_security import ADMIN, ANNA, BERT, CLASSIFY
 
@@ -136,7 +136,7 @@ def late(weights: Path, clip: bytes) -> Iterator[httpx.Response]:
             yield client.post(CLASSIFY, files={"clip": clip})
     app = create_app(Settings(models=weights, compile="off", upload_timeout_s=0.001))
     with listening(app) as client:
-        wait_until(lambda: client.get("/readyz").status_code == 200)
+        until_ready(client)
         yield client.post(CLASSIFY, content=dawdling(), headers={"Content-Type": FORM})
 
 
@@ -160,7 +160,7 @@ def served(weights: Path) -> Iterator[tuple[FastAPI, httpx.Client]]:
         raise RuntimeError(f"{ROOT}/service/app.py, line 1, in fastapi {version('fastapi')}")
 
     with listening(app) as client:
-        wait_until(lambda: client.get("/readyz").status_code == 200)
+        until_ready(client)
         client.headers["Authorization"] = f"Bearer {ANNA}"
         wait_until(lambda: statuses(client)["strict"] == "failed")
         del client.headers["Authorization"]

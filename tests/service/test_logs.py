@@ -24,7 +24,7 @@ from service.logs import Event
 from service.settings import Settings
 from tests.service.engines import NumberEngine, ask, behind, started
 from tests.service.process import Serve
-from tests.service.server import listening, wait_until
+from tests.service.server import listening, until_ready, wait_until
 
 CLASSIFY = "/v1/classify"
 
@@ -109,7 +109,7 @@ def test_what_the_threads_of_a_request_log_has_its_id(
     """A decoding process that died is told of by the thread that was at the request."""
     app = create_app(Settings(models=weights, decode_workers=1, compile="off"))
     with listening(app) as client:
-        wait_until(lambda: client.get("/readyz").status_code == 200)
+        until_ready(client)
         client.post(CLASSIFY, files={"clip": clip})
         (process,) = app.state.scmrl.decoders._idle
         os.kill(process.pid, 9)

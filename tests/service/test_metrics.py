@@ -21,7 +21,7 @@ from service.errors import Error
 from service.settings import Settings
 from tests.conftest import ROOT
 from tests.service.scraped import Scrape, scrape
-from tests.service.server import listening, wait_until
+from tests.service.server import listening, until_ready, wait_until
 
 CLASSIFY = "/v1/classify"
 STAGES = {"decode_wait", "decode", "preprocess", "queue", "inference", "explain"}
@@ -184,7 +184,7 @@ def test_requests_that_run_together_are_one_batch(
 
     app = create_app(Settings(models=weights, compile="off"))
     with listening(app) as client:
-        wait_until(lambda: client.get("/readyz").status_code == 200)
+        until_ready(client)
         batcher = app.state.scmrl.registry.get("avdigits").batcher
         monkeypatch.setattr(batching, "_infer", slow)
         with httpx.Client(base_url=client.base_url, timeout=60) as other:
@@ -208,7 +208,7 @@ def test_requests_that_run_together_are_one_batch(
 def test_restarts_and_a_worker_that_has_gone_are_seen(weights: Path, clip: bytes) -> None:
     app = create_app(Settings(models=weights, compile="off", decode_workers=1))
     with listening(app) as client:
-        wait_until(lambda: client.get("/readyz").status_code == 200)
+        until_ready(client)
         restarts = "scmrl_worker_restarts_total"
         assert client.post(CLASSIFY, files={"clip": clip}).status_code == 200
         assert scrape(client).total(restarts) == 0

@@ -20,7 +20,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from service import traces
 from service.app import create_app
 from service.settings import Settings
-from tests.service.server import listening, wait_until
+from tests.service.server import listening, until_ready, wait_until
 
 CLASSIFY = "/v1/classify"
 STAGES = ["decode_wait", "decode", "preprocess", "queue", "inference", "explain"]
@@ -74,7 +74,7 @@ class Collector:
 @contextmanager
 def collecting() -> Iterator[Collector]:
     collector = Collector()
-    thread = threading.Thread(target=collector.server.serve_forever)
+    thread = threading.Thread(target=collector.server.serve_forever, daemon=True)
     thread.start()
     try:
         yield collector
@@ -99,7 +99,7 @@ def traced(collector: Collector, weights: Path) -> Iterator[httpx.Client]:
         environment.setenv("NO_PROXY", "127.0.0.1")
         app = create_app(Settings(models=weights, compile="off"))
         with listening(app) as client:
-            wait_until(lambda: client.get("/readyz").status_code == 200)
+            until_ready(client)
             yield client
 
 
