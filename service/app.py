@@ -80,7 +80,9 @@ def create_app(
     """
     settings = settings or Settings()
     known = known or keys.read(settings)
-    limits = DecodeLimits(settings.decode_timeout_s, settings.decode_memory_mib * MIB)
+    limits = DecodeLimits(
+        settings.decode_timeout_s, settings.decode_memory_mib * MIB, settings.sandbox
+    )
     failed: list[StartupError] = []
 
     def fail(error: StartupError) -> None:

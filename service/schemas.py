@@ -195,7 +195,15 @@ class Models(_Answer):
 
 
 class Health(_Answer):
-    status: Literal["alive", "ready"]
+    status: Literal["alive"]
+
+
+class Readiness(_Answer):
+    status: Literal["ready"]
+    sandbox: list[str] = Field(
+        description="What confines the processes that read uploads.",
+        examples=[["limits", "no_new_privs", "seccomp"]],
+    )
 
 
 Json = dict[str, Any]

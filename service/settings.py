@@ -239,6 +239,11 @@ class Settings(BaseSettings):
         ge=64,
         le=1 << 20,
     )
+    sandbox: Literal["auto", "required"] = _setting(
+        "auto",
+        "Walls around the processes that decode uploads: auto takes those that the machine has; "
+        "required does not start without seccomp",
+    )
     threads: int = _setting(
         0,
         "CPU threads of one network; 0 takes what the machine's quota allows",

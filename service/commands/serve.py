@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 
 from service import garbage, logs, torch_import
 from service.commands.settings import shown
+from service.decoding import sandbox
 from service.keys import Keys, KeysError, read
 from service.settings import Settings, complaint, unknown_variables
 from service.stopping import Stopping, ended_by_signals
@@ -96,6 +97,12 @@ def _run(settings: Settings) -> int:
     except KeysError as exc:
         typer.echo(f"scmrl serve: {exc}", err=True)
         return MISUSED
+    if settings.sandbox == "required":
+        try:
+            sandbox.check()
+        except sandbox.NoSeccomp as exc:
+            typer.echo(f"scmrl serve: {exc}", err=True)
+            return FAILED
     logs.configure(settings.log_level, settings.log_format)
     try:
         listener = _listen(settings.host, settings.port)

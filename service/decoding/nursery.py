@@ -12,13 +12,16 @@ import threading
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from typing import Literal
 
 from service.decoding import wire
 from service.decoding.last_words import LastWords, quoted
 from service.decoding.process import Process
+from service.decoding.sandbox import Walls
 
 log = logging.getLogger("scmrl.decoding")
 
+_WORKER = "service.decoding.worker"
 #: Longest wait for its answers, in seconds: the first waits for its imports.
 _START_S, _ANSWER_S = 60.0, 6.0
 #: How long it has to end in order, in seconds.
@@ -38,10 +41,12 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class DecodeLimits:
-    """What a request's files may cost: seconds to read them, and memory in bytes."""
+    """What a request's files may cost: seconds to read them, and memory in bytes; and whether
+    they may be read where seccomp does not hold the process."""
 
     seconds: float
     memory_bytes: int
+    sandbox: Literal["auto", "required"] = "auto"
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class Failing:
 class _Running:
     """The process that there is, with our end of its socket and its stderr. Raises OSError."""
 
-    def __init__(self) -> None:
+    def __init__(self, sandbox: str) -> None:
         self.answered = False
         self.last_words = LastWords()
         with ExitStack() as here:
@@ -67,7 +72,7 @@ class _Running:
             unused = here.enter_context(ExitStack())
             unused.enter_context(self.control)
             self.control.settimeout(_START_S)
-            self.popen = _started(theirs.fileno(), self.last_words.writer)
+            self.popen = _started(theirs.fileno(), self.last_words.writer, sandbox)
             unused.pop_all()
 
     def ask(self, order: bytes, fds: list[int]) -> int:
@@ -90,11 +95,11 @@ class _Running:
             self.popen.wait()
 
 
-def _started(control: int, stderr: int) -> subprocess.Popen[bytes]:
+def _started(control: int, stderr: int, sandbox: str) -> subprocess.Popen[bytes]:
     # Whoever takes it over must not find the service's keys in its memory.
     own = {k: v for k, v in os.environ.items() if not k.startswith(("SCMRL_", "OTEL_"))}
     return subprocess.Popen(
-        [sys.executable, "-m", "service.decoding.worker", str(control)],
+        [sys.executable, "-m", _WORKER, str(control), sandbox],
         pass_fds=[control],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -122,6 +127,7 @@ class Nursery:
         self.restarts = 0
         self.lost = False  # and none has answered since
         self.failing: Failing | None = None
+        self.walls: Walls | None = None  # of the processes that it forks
 
     @property
     def pid(self) -> int | None:
@@ -138,6 +144,8 @@ class Nursery:
     def fork(self) -> Process:
         """A new decoding process. Raises RuntimeError where there is none to be had."""
         limits = self._limits
+        if self.walls is None:
+            self.beat()
         with ExitStack() as here:
             try:
                 ours, theirs = socket.socketpair()
@@ -156,7 +164,11 @@ class Nursery:
 
     def beat(self) -> None:
         """Let it show that it lives. Raises RuntimeError where none can be started."""
-        self._ask(wire.BEAT, 0, 0.0, [])
+        walls = Walls(self._ask(wire.BEAT, 0, 0.0, []))
+        if walls != self.walls:
+            self.walls = walls
+            level = logging.INFO if Walls.SECCOMP in walls else logging.WARNING
+            log.log(level, "decoding processes are confined by %s", ", ".join(walls.names))
 
     def kill(self, process: Process) -> None:
         """End a process at once, whatever it is doing."""
@@ -201,7 +213,7 @@ class Nursery:
                 raise OSError("the service is being stopped")
             if time.monotonic() < self._retry_at:
                 raise OSError("its last start failed a moment ago")
-            self._running = _Running()
+            self._running = _Running(self._limits.sandbox)
         self._asked_at = time.monotonic()
         try:
             answer = self._running.ask(order, fds)

@@ -18,6 +18,7 @@ from service.decoding.job import Decoded, Wanted
 from service.decoding.last_words import quoted
 from service.decoding.nursery import DecodeLimits, Nursery
 from service.decoding.process import Process
+from service.decoding.sandbox import Walls
 from service.errors import Error, Problem
 from service.form import Media
 
@@ -124,6 +125,11 @@ class Decoders:
         if len(reading) >= self._workers and min(reading) > stalled_after_s:
             return f"Every decoding process is at one file for more than {stalled_after_s:g} s."
         return None
+
+    @property
+    def walls(self) -> Walls | None:
+        """What holds the processes; None before the first one is started."""
+        return self._nursery.walls
 
     @property
     def nursery_restarts(self) -> int:

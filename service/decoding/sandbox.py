@@ -1,76 +1,167 @@
 """What a decoding process gives up before it reads a stranger's file.
 
-On Linux: new privileges, and every system call that decoding in memory does not need, by
-libseccomp: it can open no file, no socket and start no program; only threads, which a video is
-decoded by. Everywhere: more memory than its share, core dumps, and writing files. Elsewhere, or
-where libseccomp is missing, the limits alone hold.
+Everywhere: more memory than its share, core dumps, and writing files. On Linux also, each where
+the machine has it:
+
+- new privileges, and all capabilities;
+- its user: a process of root takes a user id that no other process has, so it may not signal or
+  trace any. This needs CAP_SETUID, CAP_SETGID and CAP_KILL, which the process that forks it keeps;
+- threads beyond a number. RLIMIT_NPROC counts all processes of a user, so it holds for a user id
+  of its own, or for a user namespace of its own, which a process of another user makes. Neither
+  may be possible in a container: there its limit of processes (`pids`) bounds all together;
+- by libseccomp, every system call that decoding in memory does not need: it can open no file and
+  no socket, start no program, and name no other process (see `syscalls`).
+
+Landlock is not used. Its Python packages are young or unreleased (landlock 1.0.0.dev5, landlockpy
+0.2, py-landlock 0.1), and what it takes away needs system calls that seccomp refuses.
 """
 
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import resource
 import signal
+import subprocess
 import sys
+import traceback
+from enum import IntFlag
 from pathlib import Path
 
+from service.decoding import syscalls
+
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
+_CLONE_NEWUSER = 0x10000000
+#: The form of capget() and capset() with 64 capabilities.
+_CAPABILITY_VERSION = 0x20080522
+_CAP_KILL, _CAP_SETGID, _CAP_SETUID = 1 << 5, 1 << 6, 1 << 7
+#: What root needs to give a process a user id of its own, and to end that process later.
+_CHANGE_USER = _CAP_KILL | _CAP_SETGID | _CAP_SETUID
+#: User ids from here on, by process id, are in no range that systemd or containers give out.
+_OWN_USERS = 0x70000000
 #: Files that may be open: a few, all of them from before.
 _MAX_FILES = 64
-
-#: All that decoding needs once its libraries are loaded: memory, the socket that is open, the
-#: clock, threads' locks, and an end.
-_ALLOWED = (
-    "brk", "mmap", "munmap", "mremap", "mprotect", "madvise", "mincore", "membarrier",
-    "read", "readv", "write", "writev", "recvfrom", "recvmsg", "sendto", "sendmsg",
-    "poll", "ppoll", "select", "pselect6", "close", "lseek", "fstat", "newfstatat", "fcntl",
-    "dup",
-    "futex", "sched_yield", "sched_getaffinity", "set_robust_list", "rseq",
-    "clock_gettime", "clock_getres", "gettimeofday", "time", "nanosleep", "clock_nanosleep",
-    "getrandom", "getpid", "gettid", "getuid", "geteuid", "getgid", "getegid",
-    "getrusage", "sysinfo", "uname", "getcpu", "prlimit64", "getrlimit", "setrlimit",
-    "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack", "tgkill", "restart_syscall",
-    "exit", "exit_group",
-)  # fmt: skip
-
-#: What the C library asks of clone() for a thread: all is shared with its process, nothing else.
-#: musl has one bit more.
-_THREAD_FLAGS = (0x3D0F00, 0x7D0F00)
-#: clone3() on every kind of machine; old libseccomps have no name for it.
-_CLONE3 = 435
+#: Threads of one process: decoding starts up to 9.
+_MAX_THREADS = 64
+#: Memory of a process that is confined to see which walls stand, in bytes.
+_TRIAL_MEMORY = 64 << 20
 
 
-def confine(memory_bytes: int) -> str:
+class Walls(IntFlag):
+    """What holds a confined process."""
+
+    LIMITS = 1
+    NO_NEW_PRIVS = 2
+    SECCOMP = 4
+    OWN_USER = 8
+    THREAD_LIMIT = 16
+
+    @property
+    def names(self) -> list[str]:
+        """Their names in small letters."""
+        return [str(wall.name).lower() for wall in self]
+
+
+class NoSeccomp(Exception):
+    """System calls cannot be refused here; the message says what is needed for it."""
+
+
+def confine(memory_bytes: int, seccomp_required: bool = False) -> Walls:
     """Give it all up, for good; `memory_bytes` is what a file may take beyond what there is.
 
-    Returns which walls stand, for the log.
+    Returns which walls stand. Raises NoSeccomp where seccomp is required and not there, and
+    OSError where giving up a right fails.
     """
+    syscalls.library()  # which can be loaded no longer below
     limit = _address_space() + memory_bytes
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (_MAX_FILES, _MAX_FILES))
-    if sys.platform != "linux":
-        return "limits"
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "no_new_privs was refused")
-    return "limits, no_new_privs, seccomp" if _filter_calls() else "limits, no_new_privs"
+    walls = Walls.LIMITS
+    _limit_files()
+    if sys.platform == "linux":
+        walls |= _leave_user()
+        _set_capabilities(0)
+        _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        _forgo_privileges()
+        walls |= Walls.NO_NEW_PRIVS
+        # Last: it refuses the calls above.
+        if syscalls.allow_only(syscalls.decoding_rules(os.getpid())):
+            walls |= Walls.SECCOMP
+    if seccomp_required:
+        _require_seccomp(walls)
+    return walls
+
+
+def confine_forking() -> None:
+    """Confine the process that forks decoding processes, once its libraries are loaded.
+
+    It reads orders of the service alone. It keeps what it needs to fork, to end what it forked,
+    and to read files; of root's capabilities those that `confine` needs. Raises OSError.
+    """
+    _limit_files()
+    if sys.platform == "linux":
+        syscalls.library()
+        _set_capabilities(_capabilities() & _CHANGE_USER)
+        _forgo_privileges()
+        syscalls.allow_only(syscalls.forking_rules())
+
+
+def try_out(seccomp_required: bool = False) -> Walls:
+    """Confine a process that is forked for it; which walls stand there.
+
+    Raises NoSeccomp as `confine` does, and OSError where the process failed; its traceback is on
+    stderr.
+    """
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            os.write(writer, bytes([confine(_TRIAL_MEMORY)]))
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as pipe:
+        answer = pipe.read()
+    os.waitpid(pid, 0)
+    if not answer:
+        raise OSError("a process that was forked for it could not be confined")
+    walls = Walls(answer[0])
+    if seccomp_required:
+        _require_seccomp(walls)
+    return walls
+
+
+def check() -> None:
+    """Confine a process that is started for it. Raises NoSeccomp where seccomp does not hold it."""
+    command = [sys.executable, "-m", "service.decoding.sandbox"]
+    trial = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if trial.returncode:
+        raise NoSeccomp(trial.stderr.strip() or f"it ended with {trial.returncode}")
 
 
 def limit_cpu(seconds: float) -> None:
     """Let this process work `seconds` more; its parent, which is to end it earlier, may be gone."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    soft = int(used.ru_utime + used.ru_stime + seconds) + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
+    wanted = int(used.ru_utime + used.ru_stime + seconds) + 1
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
+
+
+def _require_seccomp(walls: Walls) -> None:
+    """Raises NoSeccomp."""
+    if Walls.SECCOMP not in walls:
+        raise NoSeccomp(
+            "SCMRL_SANDBOX=required needs Linux with seccomp filters and libseccomp; decoding "
+            f"would be confined by {', '.join(walls.names)} alone. Install libseccomp (Debian: "
+            "libseccomp2), or set SCMRL_SANDBOX=auto"
+        )
 
 
 def _address_space() -> int:
-    """Bytes of address space in use; 0 where that is not told."""
+    """Bytes of address space in use; 0 where /proc does not say."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
     except OSError:
@@ -78,21 +169,78 @@ def _address_space() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def _filter_calls() -> bool:
-    """Refuse every other system call with EPERM; False where libseccomp is not there."""
-    try:
-        import pyseccomp
-    except (ImportError, RuntimeError, OSError):
-        return False
-    calls = pyseccomp.SyscallFilter(pyseccomp.ERRNO(errno.EPERM))
-    for name in _ALLOWED:
+def _limit_files() -> None:
+    """No core dumps, and few open files."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_MAX_FILES, _MAX_FILES))
+
+
+def _leave_user() -> Walls:
+    """Take a user id, or else a user namespace, of its own, and limit the threads in it."""
+    walls = Walls(0)
+    if os.geteuid():
+        if _libc().unshare(_CLONE_NEWUSER):
+            return walls
+    else:
+        if _capabilities() & _CHANGE_USER != _CHANGE_USER:
+            return walls
+        own = _OWN_USERS + os.getpid()
         try:
-            calls.add_rule(pyseccomp.ALLOW, name)
-        except (OSError, ValueError):
-            continue  # not a call of this kind of machine
-    for flags in _THREAD_FLAGS:
-        calls.add_rule(pyseccomp.ALLOW, "clone", pyseccomp.Arg(0, pyseccomp.EQ, flags))
-    # Its flags are in memory, where no filter sees them: the C library then takes clone().
-    calls.add_rule(pyseccomp.ERRNO(errno.ENOSYS), _CLONE3)
-    calls.load()
-    return True
+            os.setgroups([])
+            os.setresgid(own, own, own)
+            os.setresuid(own, own, own)
+        except OSError:
+            return walls  # a container's user namespace has no such ids
+        walls |= Walls.OWN_USER
+    _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+    most = _MAX_THREADS if hard == resource.RLIM_INFINITY else min(_MAX_THREADS, hard)
+    resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
+    return walls | Walls.THREAD_LIMIT
+
+
+def _forgo_privileges() -> None:
+    """Gain no rights by starting programs, and be traced by no other user. Raises OSError."""
+    libc = _libc()
+    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "no_new_privs was refused")
+
+
+class _CapabilityHeader(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+class _CapabilitySets(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_uint32) for name in ("effective", "permitted", "inheritable"))
+
+
+def _capabilities() -> int:
+    """The first 32 effective capabilities, a bit each. Raises OSError."""
+    sets = (_CapabilitySets * 2)()
+    if _libc().capget(ctypes.byref(_CapabilityHeader(_CAPABILITY_VERSION, 0)), sets):
+        raise OSError(ctypes.get_errno(), "capget was refused")
+    return int(sets[0].effective)
+
+
+def _set_capabilities(kept: int) -> None:
+    """Give up all capabilities but those of the first 32 in `kept`. Raises OSError."""
+    sets = (_CapabilitySets * 2)(_CapabilitySets(kept, kept, 0))
+    if _libc().capset(ctypes.byref(_CapabilityHeader(_CAPABILITY_VERSION, 0)), sets):
+        raise OSError(ctypes.get_errno(), "capset was refused")
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _main() -> None:
+    """Confine this process where seccomp is required, and print the walls."""
+    try:
+        walls = confine(_TRIAL_MEMORY, seccomp_required=True)
+    except NoSeccomp as exc:
+        sys.exit(str(exc))
+    print(", ".join(walls.names))
+
+
+if __name__ == "__main__":
+    _main()

@@ -28,7 +28,7 @@ _LENGTH = struct.Struct("!I")
 #: seconds for each job, `KILL` with a process id, or `BEAT`, which asks for an answer alone.
 ORDER = struct.Struct("!cQd")
 START, KILL, BEAT = b"s", b"k", b"b"
-#: The nursery's answer to START, with the process id, and to BEAT.
+#: The nursery's answer: to START the process id, to BEAT the `sandbox.Walls` of its processes.
 ANSWER = struct.Struct("!I")
 #: Largest head of a message, in bytes.
 _MAX_HEAD = 4 * 1024 * 1024

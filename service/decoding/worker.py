@@ -1,8 +1,9 @@
-"""`python -m service.decoding.worker FD`: the nursery, which forks decoding processes.
+"""`python -m service.decoding.worker FD SANDBOX`: the nursery, which forks decoding processes.
 
 It imports what decoding needs once; a process forked from it starts in milliseconds and shares
 that memory. Each is confined before it reads its first file, serves one socket, and ends when
-that closes. The nursery ends, and they with it, when the service closes its end of FD.
+that closes. The nursery ends, and they with it, when the service closes its end of FD. SANDBOX is
+the setting `auto` or `required`.
 """
 
 from __future__ import annotations
@@ -33,8 +34,11 @@ from service.errors import Error, Problem
 _REAP_S = 5.0
 
 
-def nursery(control: socket.socket) -> None:
-    """Carry out orders until the service has gone."""
+def nursery(control: socket.socket, seccomp_required: bool) -> None:
+    """Carry out orders until the service has gone. Raises NoSeccomp where it is required and not
+    there, and OSError."""
+    sandbox.confine_forking()
+    walls = sandbox.try_out(seccomp_required)
     children: set[int] = set()
     while True:
         ready, _, _ = select.select([control], [], [], _REAP_S)
@@ -50,14 +54,14 @@ def nursery(control: socket.socket) -> None:
                 os.kill(number, signal.SIGKILL)
             continue
         if kind == wire.BEAT:
-            control.sendall(wire.ANSWER.pack(0))
+            control.sendall(wire.ANSWER.pack(walls))
             continue
         pid = os.fork()
         if not pid:
             control.close()
             os.dup2(fds[1], sys.stderr.fileno())
             os.close(fds[1])
-            _work(socket.socket(fileno=fds[0]), number, seconds)
+            _work(socket.socket(fileno=fds[0]), number, seconds, seccomp_required)
         for fd in fds:
             os.close(fd)
         children.add(pid)
@@ -73,11 +77,11 @@ def _reap(children: set[int]) -> None:
             children.discard(pid)
 
 
-def _work(sock: socket.socket, memory_bytes: int, cpu_s: float) -> None:
+def _work(sock: socket.socket, memory_bytes: int, cpu_s: float, seccomp_required: bool) -> None:
     """Decode one job after another, then end without the nursery's clean-up."""
     code = 1
     try:
-        sandbox.confine(memory_bytes)
+        sandbox.confine(memory_bytes, seccomp_required)
         while True:
             files, wanted = wire.receive_job(sock)
             sandbox.limit_cpu(cpu_s)
@@ -100,8 +104,6 @@ def _work(sock: socket.socket, memory_bytes: int, cpu_s: float) -> None:
 
 def _warm() -> None:
     """Load what is loaded at first use: a confined process can open no file."""
-    with suppress(ImportError, RuntimeError, OSError):
-        import pyseccomp  # noqa: F401
     # PyAV loads some of its modules when a file needs them.
     for module in pkgutil.walk_packages(av.__path__, "av."):
         if not module.name.endswith("__main__"):
@@ -140,4 +142,7 @@ def _clip() -> bytes:
 if __name__ == "__main__":
     _warm()
     garbage.spare()  # and so its children share its memory for longer
-    nursery(socket.socket(fileno=int(sys.argv[1])))
+    try:
+        nursery(socket.socket(fileno=int(sys.argv[1])), sys.argv[2] == "required")
+    except sandbox.NoSeccomp as exc:
+        sys.exit(str(exc))

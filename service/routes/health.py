@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 
 from service.errors import Error, Problem
 from service.routes.responses import problems
-from service.schemas import Health
+from service.schemas import Health, Readiness
 from service.state import state_of
 
 router = APIRouter(tags=["health"])
@@ -21,7 +21,7 @@ async def healthz() -> Health:
 @router.get(
     "/readyz", summary="The default checkpoint can answer", responses=problems(Error.NOT_READY)
 )
-async def readyz(request: Request) -> Health:
+async def readyz(request: Request) -> Readiness:
     """Yes once the default checkpoint is warm on its device and a small clip has been decoded, and
     while its workers and the decoders live; else 503 and why."""
     state = state_of(request)
@@ -32,4 +32,5 @@ async def readyz(request: Request) -> Health:
     reason = " ".join(filter(None, reasons))
     if reason:
         raise Problem(Error.NOT_READY, reason, retry_after_s=1)
-    return Health(status="ready")
+    walls = state.decoders.walls
+    return Readiness(status="ready", sandbox=walls.names if walls is not None else [])
