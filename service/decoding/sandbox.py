@@ -41,7 +41,7 @@ _CHANGE_USER = _CAP_KILL | _CAP_SETGID | _CAP_SETUID
 _OWN_USERS = 0x70000000
 #: Files that may be open: a few, all of them from before.
 _MAX_FILES = 64
-#: Threads of one process: decoding starts up to 9.
+#: Threads of one process; decoding starts a few, see model.video.
 _MAX_THREADS = 64
 #: Memory of a process that is confined to see which walls stand, in bytes.
 _TRIAL_MEMORY = 64 << 20
@@ -74,8 +74,8 @@ def confine(memory_bytes: int, seccomp_required: bool = False) -> Walls:
     """
     syscalls.library()  # which can be loaded no longer below
     limit = _address_space() + memory_bytes
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    _limit(resource.RLIMIT_AS, limit)
+    _limit(resource.RLIMIT_FSIZE, 0)
     walls = Walls.LIMITS
     _limit_files()
     if sys.platform == "linux":
@@ -95,8 +95,9 @@ def confine(memory_bytes: int, seccomp_required: bool = False) -> Walls:
 def confine_forking() -> None:
     """Confine the process that forks decoding processes, once its libraries are loaded.
 
-    It reads orders of the service alone. It keeps what it needs to fork, to end what it forked,
-    and to read files; of root's capabilities those that `confine` needs. Raises OSError.
+    It reads orders of the service alone. It keeps what it needs to fork, to end processes (which
+    ids they will have no filter knows) and to read files; of root's capabilities those that
+    `confine` needs. Raises OSError.
     """
     _limit_files()
     if sys.platform == "linux":
@@ -169,10 +170,17 @@ def _address_space() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def _limit(kind: int, most: int) -> None:
+    """Lower a limit to `most`, for good; one that is lower stays."""
+    hard = resource.getrlimit(kind)[1]
+    value = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(kind, (value, value))
+
+
 def _limit_files() -> None:
     """No core dumps, and few open files."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (_MAX_FILES, _MAX_FILES))
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_NOFILE, _MAX_FILES)
 
 
 def _leave_user() -> Walls:
@@ -192,9 +200,7 @@ def _leave_user() -> Walls:
         except OSError:
             return walls  # a container's user namespace has no such ids
         walls |= Walls.OWN_USER
-    _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
-    most = _MAX_THREADS if hard == resource.RLIM_INFINITY else min(_MAX_THREADS, hard)
-    resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
+    _limit(resource.RLIMIT_NPROC, _MAX_THREADS)
     return walls | Walls.THREAD_LIMIT
 
 
