@@ -110,9 +110,9 @@ class TrainOptions:
         if self.average > self.epochs:
             raise OptionsError(f"--average {self.average}: is more than --epochs {self.epochs}")
         if not set(self.shares) <= set(MODES) or not _sum_to_1(list(self.shares.values())):
-            given = ",".join(f"{name}={share:g}" for name, share in self.shares.items())
+            shares = ",".join(f"{name}={share:g}" for name, share in self.shares.items())
             known = ", ".join(sorted(MODES))
-            raise OptionsError(f"--shares {given}: must be shares of {known} that sum to 1")
+            raise OptionsError(f"--shares {shares}: must be shares of {known} that sum to 1")
         streams = PROFILES["avdigits"]
         for name in self.slow:
             if name not in streams:

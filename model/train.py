@@ -79,8 +79,8 @@ class _Run:
     def __init__(self, options: TrainOptions) -> None:
         self.last = options.out / "last.pt"
         self.saved = _saved(options, self.last)
-        seen, held_out = avdigits.load(options.data)
-        self.settings = run_state.settings(options, seen.sha256)
+        digits, held_out = avdigits.load(options.data)
+        self.settings = run_state.settings(options, digits.sha256)
         if self.saved:
             run_state.check_same(self.last, self.saved.settings, self.settings)
         make_folder("out", options.out)
@@ -96,7 +96,7 @@ class _Run:
         self.best = -1.0
         self.last_weights: list[Weights] = []  # of the epochs that are averaged
         self.steps_an_epoch = options.clips // options.batch
-        self.batches = Batches(_scenes(seen, options), options.batch, self._plan)
+        self.batches = Batches(_scenes(digits, options), options.batch, self._plan)
         self.development = _development(held_out, options)
 
     def restore(self) -> None:
@@ -281,7 +281,7 @@ def _begin_from(begin: Path, network: SCMRL, seed: int) -> None:
         raise OptionsError(f"--from {begin}: {exc}") from exc
 
 
-def _scenes(seen: Digits, options: TrainOptions) -> Scenes:
+def _scenes(digits: Digits, options: TrainOptions) -> Scenes:
     """Scenes to train on."""
     synthetic: list[list[Any]] = [[] for _ in range(10)]
     if options.synthetic_takes and voices.available():
@@ -292,7 +292,7 @@ def _scenes(seen: Digits, options: TrainOptions) -> Scenes:
     elif options.synthetic_takes:
         Console(stderr=True).print("espeak-ng is not installed: real voices alone are trained on")
     spoken = tuple(tuple(takes) for takes in synthetic) if synthetic[0] else ()
-    return Scenes(seen, *specs(), seed=options.seed, synthetic=spoken)
+    return Scenes(digits, *specs(), seed=options.seed, synthetic=spoken)
 
 
 def _development(held_out: Digits, options: TrainOptions) -> list[tuple[dict[str, Tensor], Tensor]]:

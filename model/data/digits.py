@@ -171,10 +171,10 @@ def _recording(file: Path) -> tuple[Floats, str]:
 def _missing(digits: Digits, held_out: Digits) -> Iterator[str]:
     """Which digits have too few pictures or takes."""
     for digit in range(10):
-        seen, kept = len(digits.pictures[digit]), len(held_out.pictures[digit])
-        if not seen or kept < _FEWEST_HELD_OUT:
+        trained, kept = len(digits.pictures[digit]), len(held_out.pictures[digit])
+        if not trained or kept < _FEWEST_HELD_OUT:
             least = next(n for n in count() if round(HELD_OUT_PICTURES * n) >= _FEWEST_HELD_OUT)
-            yield f"handwriting.npz: {seen + kept} images of digit {digit}; {least} are needed"
+            yield f"handwriting.npz: {trained + kept} images of digit {digit}; {least} are needed"
         if not digits.words[digit]:
             yield f"speech/{digit}_SPEAKER_*.wav: none of a speaker beside {HELD_OUT_SPEAKER}"
         if (takes := len(held_out.words[digit])) < _FEWEST_HELD_OUT:

@@ -133,7 +133,7 @@ def test_all_faults_of_files_are_named_together(folder: Path) -> None:
     soundfile.write(speech / "5_lucas_0.wav", np.full(9, np.nan), 8000, subtype="FLOAT")
     (speech / "six.wav").write_bytes(b"")
     message = refusal(folder)
-    for told in (
+    for expected in (
         "1_lucas_0.wav: cannot be read: ",
         "2_lucas_0.wav: 16000 Hz instead of 8000",
         "3_lucas_0.wav: 2 channels instead of 1",
@@ -141,7 +141,7 @@ def test_all_faults_of_files_are_named_together(folder: Path) -> None:
         "5_lucas_0.wav: holds values that are not finite",
         "six.wav: its name is not ",
     ):
-        assert told in message
+        assert expected in message
     for number in range(20):
         (speech / f"{number}.wav").write_bytes(b"")
     assert message.count(".wav: ") == 6
@@ -149,7 +149,7 @@ def test_all_faults_of_files_are_named_together(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("missing", "told"),
+    ("missing", "expected"),
     [
         ("3_lucas_*.wav 3_jackson_*.wav", "speech/3_SPEAKER_*.wav: none of a speaker beside"),
         ("4_george_*.wav", "speech/4_george_*.wav: none there; 2 are needed"),
@@ -158,11 +158,11 @@ def test_all_faults_of_files_are_named_together(folder: Path) -> None:
         ("*_lucas_*.wav *_jackson_*.wav", "no speaker george beside another"),
     ],
 )
-def test_a_digit_that_nobody_says_is_named(folder: Path, missing: str, told: str) -> None:
+def test_a_digit_that_nobody_says_is_named(folder: Path, missing: str, expected: str) -> None:
     for pattern in missing.split():
         for file in (folder / "speech").glob(pattern):
             file.unlink()
-    assert told in refusal(folder)
+    assert expected in refusal(folder)
 
 
 @pytest.mark.parametrize("count", [0, 1, 14])
@@ -180,7 +180,7 @@ BLANK = np.where(np.arange(300)[:, None, None] == 7, 0, IMAGES).astype(np.uint8)
 
 
 @pytest.mark.parametrize(
-    ("arrays", "told"),
+    ("arrays", "expected"),
     [
         ({"images": IMAGES}, "labels"),
         ({"images": IMAGES[0], "labels": DIGITS}, "images are uint8 [28, 28]"),
@@ -195,12 +195,12 @@ BLANK = np.where(np.arange(300)[:, None, None] == 7, 0, IMAGES).astype(np.uint8)
     ],
 )
 def test_pictures_that_are_none_are_refused(
-    folder: Path, arrays: dict[str, NDArray[Any]], told: str
+    folder: Path, arrays: dict[str, NDArray[Any]], expected: str
 ) -> None:
     np.savez(folder / "handwriting.npz", **arrays)  # type: ignore[arg-type]
     message = refusal(folder)
     assert message.startswith(f"{folder / 'handwriting.npz'}: ")
-    assert told in message
+    assert expected in message
 
 
 @given(data=st.data())

@@ -240,18 +240,18 @@ def with_one_half(digits: Digits, half: int) -> Digits:
 def test_the_best_is_chosen_on_one_half_of_what_is_held_out(
     options: TrainOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen, held_out = avdigits.load(options.data)
-    monkeypatch.setattr(avdigits, "load", lambda _: (seen, with_one_half(held_out, 0)))
+    trained, held_out = avdigits.load(options.data)
+    monkeypatch.setattr(avdigits, "load", lambda _: (trained, with_one_half(held_out, 0)))
     assert len(begun(options).development) == 1
-    monkeypatch.setattr(avdigits, "load", lambda _: (seen, with_one_half(held_out, 1)))
+    monkeypatch.setattr(avdigits, "load", lambda _: (trained, with_one_half(held_out, 1)))
     with pytest.raises(TouchedError):
         begun(options)
 
 
 def test_nothing_that_is_held_out_is_trained_on(options: TrainOptions) -> None:
-    seen, held_out = avdigits.load(options.data)
+    trained, held_out = avdigits.load(options.data)
     trained_on = begun(options).batches.scenes.digits
-    for ours, theirs in zip(trained_on.pictures, seen.pictures, strict=True):
+    for ours, theirs in zip(trained_on.pictures, trained.pictures, strict=True):
         assert np.array_equal(ours, theirs)
     for ours, theirs in zip(trained_on.words, held_out.words, strict=True):
         assert not {x.tobytes() for x in ours} & {x.tobytes() for x in theirs}

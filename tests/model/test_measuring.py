@@ -132,12 +132,12 @@ def test_a_figure_of_one_stream_is_measured_without_the_other(
 def test_accuracy_is_the_share_of_clips_whose_digit_is_said(
     judge: Watched, clips: list[Judged]
 ) -> None:
-    said = evaluate._predictions(judge, clips, CARD.steps)
+    predictions = evaluate._predictions(judge, clips, CARD.steps)
     by_hand = [
         int(judge.run([judge.prepare(judged.clip, CARD.steps)], CARD.steps).logits.argmax())
         for judged in clips
     ]
-    assert said.tolist() == by_hand
+    assert predictions.tolist() == by_hand
     assert evaluate._share(np.array([0, 1, 9]), clips).value == pytest.approx(2 / 3)
 
 

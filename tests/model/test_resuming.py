@@ -95,12 +95,12 @@ def test_synthetic_takes_of_another_number_are_refused(
 def test_both_values_of_each_setting_are_named(begun: TrainOptions) -> None:
     message = refusal(replace(begun, alpha=0.25, learning_rate=1e-4, embed_dim=32))
     assert str(begun.out / "last.pt") in message
-    for told in (
+    for expected in (
         "--alpha 0.25 where the run has 0.5",
         "--learning-rate 0.0001 where the run has 0.003",
         "--channels 32 where the run has 16",
     ):
-        assert told in message
+        assert expected in message
 
 
 @pytest.mark.parametrize("name", FREE)
@@ -230,7 +230,7 @@ def test_a_number_out_of_range_is_refused_by_its_option(name: str, data: st.Data
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"embed_dim": 40}, "--channels 40: must be a multiple of 16"),
         ({"batch": 60, "clips": 50}, "--batch 60: is more than --clips 50"),
@@ -243,10 +243,10 @@ def test_a_number_out_of_range_is_refused_by_its_option(name: str, data: st.Data
         ({"shares": {"both": 1.5, "audio": -0.5}}, "--shares both=1.5,audio=-0.5: must be"),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], told: str) -> None:
+def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionsError) as raised:
         TrainOptions(data=Path("data"), **options)
-    assert str(raised.value).startswith(told)
+    assert str(raised.value).startswith(message)
 
 
 def test_a_folder_that_cannot_be_written_is_refused_by_its_option(

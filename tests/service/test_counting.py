@@ -35,9 +35,9 @@ def counts(account: Account, problem: Problem | None = None) -> dict[tuple[str, 
 
 def test_a_stage_that_failed_is_not_timed() -> None:
     stages = [Stage("decode", 0.0, 2.0), Stage("run", 2.0, 3.0, failed=True)]
-    found = counts(Account(model="digits", stages=stages))
-    assert found["scmrl_stage_seconds_sum", "decode"] == 2.0
-    assert ("scmrl_stage_seconds_count", "run") not in found
+    samples = counts(Account(model="digits", stages=stages))
+    assert samples["scmrl_stage_seconds_sum", "decode"] == 2.0
+    assert ("scmrl_stage_seconds_count", "run") not in samples
 
 
 def test_an_answer_of_fewer_steps_under_load_is_counted() -> None:
@@ -50,6 +50,6 @@ def test_an_answer_of_fewer_steps_under_load_is_counted() -> None:
 
 
 def test_a_problem_is_a_reject_of_its_kind() -> None:
-    found = counts(Account(), Problem(Error.FULL, "of a test"))
-    assert found["scmrl_rejects_total", "full"] == 1
-    assert found["scmrl_rejects_total", "deadline"] == 0
+    samples = counts(Account(), Problem(Error.FULL, "of a test"))
+    assert samples["scmrl_rejects_total", "full"] == 1
+    assert samples["scmrl_rejects_total", "deadline"] == 0

@@ -57,9 +57,9 @@ def resumed(data: Path, run: Path, *more: object) -> str:
 def test_a_run_is_not_resumed_with_other_settings(
     data: Path, run: Path, option: str, value: str, before: str
 ) -> None:
-    told = resumed(data, run, option, value)
-    assert f"{option} {value} where the run has {before};" in told
-    assert len(told.splitlines()) == 1
+    message = resumed(data, run, option, value)
+    assert f"{option} {value} where the run has {before};" in message
+    assert len(message.splitlines()) == 1
 
 
 def test_a_run_that_is_whole_is_resumed_and_ends_at_once(data: Path, run: Path) -> None:
@@ -96,8 +96,8 @@ def test_what_is_no_run_is_not_resumed(data: Path, run: Path, tmp_path: Path) ->
 def test_an_option_that_no_run_can_have_is_named(
     data: Path, tmp_path: Path, option: tuple[str, str]
 ) -> None:
-    told = train(data, tmp_path / "out", *option)
-    assert option[0] in told
+    message = train(data, tmp_path / "out", *option)
+    assert option[0] in message
     assert not (tmp_path / "out").exists()
 
 
@@ -118,8 +118,8 @@ def test_a_folder_that_cannot_be_written_is_named(
     (tmp_path / "file").write_text("no folder")
     asked = ("avdigits",) if command == "train" else (weights / "avdigits",)
     for out in (tmp_path / "file", tmp_path / "file" / "out", "/proc/out"):
-        told = scmrl(command, *asked, "--data", data, "--out", out, code=2).stderr
-        assert told.startswith(f"scmrl: --out {out}: ")
+        message = scmrl(command, *asked, "--data", data, "--out", out, code=2).stderr
+        assert message.startswith(f"scmrl: --out {out}: ")
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate"])
@@ -129,7 +129,7 @@ def test_faults_of_the_data_are_named_all_in_one_message(
     folder = Path(shutil.copytree(data, tmp_path / "data"))
     asked = ("avdigits",) if command == "train" else (weights / "avdigits",)
 
-    def told() -> str:
+    def refusal() -> str:
         out = ("--out", tmp_path / "out")
         message = str(scmrl(command, *asked, "--data", folder, *out, code=2).stderr)
         assert message.count("\n") == 1
@@ -137,18 +137,18 @@ def test_faults_of_the_data_are_named_all_in_one_message(
 
     for file in (folder / "speech").glob("3_somebody_*"):
         file.unlink()
-    assert "speech/3_SPEAKER_*.wav: none of a speaker beside george" in told()
+    assert "speech/3_SPEAKER_*.wav: none of a speaker beside george" in refusal()
     for name in ("seven_somebody_1.wav", "12_somebody_1.wav"):
         (folder / "speech" / name).write_bytes(b"")
-    message = told()
+    message = refusal()
     assert "seven_somebody_1.wav: its name is not DIGIT_SPEAKER_TAKE.wav" in message
     assert "12_somebody_1.wav: its name is not" in message
     np.savez(folder / "handwriting.npz", images=np.zeros((10, 28, 28), np.uint8))
-    assert "handwriting.npz: cannot be read: 'labels" in told()
+    assert "handwriting.npz: cannot be read: 'labels" in refusal()
     shutil.rmtree(folder)
-    assert str(folder / "handwriting.npz") in told()
+    assert str(folder / "handwriting.npz") in refusal()
     folder.write_text("no folder")
-    assert "Not a directory" in told()
+    assert "Not a directory" in refusal()
 
 
 def another_task(folder: Path, classes: int) -> Path:
@@ -162,12 +162,12 @@ def test_a_checkpoint_of_another_task_is_neither_measured_nor_gone_on_from(
     data: Path, tmp_path: Path, classes: int
 ) -> None:
     folder = another_task(tmp_path / "events", classes)
-    for told in (
+    for message in (
         scmrl("evaluate", folder, "--data", data, "--out", tmp_path / "figures", code=2).stderr,
         train(data, tmp_path / "out", *SMALL, "--from", folder),
     ):
-        assert told.startswith(f"scmrl: {folder / 'card.json'}: labels: event 0, event 1, ")
-        assert "are those of another task; avdigits has 0, 1, 2, " in told
+        assert message.startswith(f"scmrl: {folder / 'card.json'}: labels: event 0, event 1, ")
+        assert "are those of another task; avdigits has 0, 1, 2, " in message
 
 
 def test_a_checkpoint_of_one_stream_is_not_measured(data: Path, tmp_path: Path) -> None:
@@ -177,20 +177,20 @@ def test_a_checkpoint_of_one_stream_is_not_measured(data: Path, tmp_path: Path) 
     streams = {"visual": checkpoints.SPECS["visual"]}
     described = checkpoints.card(config=config, streams=streams)
     checkpoint.save(tmp_path / "blind", lively(config), described)
-    told = scmrl("evaluate", tmp_path / "blind", "--data", data, code=2).stderr
-    assert "card.json: streams: " in told
-    assert "are no streams of avdigits" in told
+    message = scmrl("evaluate", tmp_path / "blind", "--data", data, code=2).stderr
+    assert "card.json: streams: " in message
+    assert "are no streams of avdigits" in message
 
 
 def test_what_cannot_be_gone_on_from_is_named(data: Path, weights: Path, tmp_path: Path) -> None:
-    told = train(data, tmp_path / "a", *SMALL, "--from", tmp_path / "none")
-    assert f"{tmp_path / 'none' / 'card.json'}: No such file" in told
+    message = train(data, tmp_path / "a", *SMALL, "--from", tmp_path / "none")
+    assert f"{tmp_path / 'none' / 'card.json'}: No such file" in message
     wide = checkpoints.save(
         tmp_path / "wide", config=checkpoints.CONFIG.model_copy(update={"embed_dim": 32})
     )
-    told = train(data, tmp_path / "b", *SMALL, "--from", wide)
-    assert told.startswith(f"scmrl: --from {wide}: ")
-    assert "cannot become" in told
+    message = train(data, tmp_path / "b", *SMALL, "--from", wide)
+    assert message.startswith(f"scmrl: --from {wide}: ")
+    assert "cannot become" in message
 
 
 @pytest.mark.parametrize(
@@ -203,8 +203,8 @@ def test_a_card_with_a_number_out_of_bounds_is_refused_by_its_field(
     content = json.loads((copied / "card.json").read_text())
     content["config"][field] = "@"
     (copied / "card.json").write_text(json.dumps(content).replace('"@"', value))
-    told = scmrl("evaluate", copied, "--data", data, code=2).stderr
-    assert told.startswith(f"scmrl: {copied / 'card.json'}: config.{field}: Input should be ")
+    message = scmrl("evaluate", copied, "--data", data, code=2).stderr
+    assert message.startswith(f"scmrl: {copied / 'card.json'}: config.{field}: Input should be ")
     assert f"config.{field}" in scmrl("models", "--models", tmp_path / "models", code=1).stderr
 
 
