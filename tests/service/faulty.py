@@ -12,10 +12,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from model.network import SCMRL, Output
 from service.cli import main
+from service.torch_import import import_torch
+
+# As a service does: importing torch alone lets spikingjelly find Triton, whose compiler ends the
+# process where no folder for temporary files can be written to.
+import_torch()
+
+import torch  # noqa: E402
+
+from model.network import SCMRL, Output  # noqa: E402
 
 FAULTS = Path(os.environ["FAULTS"])
 ERRORS: dict[str, Callable[[], BaseException]] = {
