@@ -14,7 +14,7 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
-from service.app import create_app
+from service.app import LOADING, create_app
 from service.settings import Settings
 
 #: Longest wait for what must happen soon.
@@ -36,6 +36,7 @@ def listening(app: FastAPI) -> Iterator[httpx.Client]:
         server.should_exit = True
         thread.join(_WITHIN_S)
         assert not thread.is_alive(), "it does not end"
+        wait_until(lambda: not loading())  # torch, at work in it, does not survive Python's end
 
 
 @contextmanager
@@ -45,6 +46,11 @@ def running(weights: Path, **settings: Any) -> Iterator[httpx.Client]:
         until_ready(client)
         wait_until(lambda: "loading" not in statuses(client).values())
         yield client
+
+
+def loading() -> bool:
+    """Whether a service in this process loads checkpoints still."""
+    return any(thread.name == LOADING for thread in threading.enumerate())
 
 
 def until_ready(client: httpx.Client) -> None:
