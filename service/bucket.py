@@ -25,11 +25,10 @@ class Bucket:
     def take(self) -> float:
         """Take a token and return 0, or leave it and return the seconds until there is one."""
         now = self._clock()
-        per_second = self.per_minute / 60
-        gained = (now - self._seen) * per_second
+        gained = (now - self._seen) * self.per_minute / 60
         self._tokens = min(float(self.per_minute), self._tokens + gained)
         self._seen = now
         if self._tokens >= 1 - _ROUNDING:
-            self._tokens -= 1
+            self._tokens = max(0.0, self._tokens - 1)
             return 0.0
-        return (1 - self._tokens) / per_second
+        return (1 - self._tokens) * 60 / self.per_minute

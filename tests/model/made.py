@@ -106,6 +106,7 @@ def _video(
     video.pix_fmt = "rgb8" if codec == "gif" else pixels
     video.gop_size = group
     video.codec_context.thread_count = 1
+    video.bit_rate = 4_000_000  # at FFmpeg's 1 Mbit/s some take one grey for the next
     if aspect:
         video.sample_aspect_ratio = aspect
     if codec not in _OF_ONE_RATE:  # those know one frame rate only
