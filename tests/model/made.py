@@ -23,6 +23,7 @@ Floats = NDArray[np.float32]
 
 SIZE = (48, 64)  # height, width of a made clip's frames
 _MS = Fraction(1, 1000)
+#: Encoders that know one frame rate only.
 _OF_ONE_RATE = ("mpeg4", "flv", "gif", "apng", "msmpeg4", "mpeg2video", "mpeg1video", "h263")
 _LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1", 16: "hexadecagonal"}
 
@@ -106,10 +107,11 @@ def _video(
     video.pix_fmt = "rgb8" if codec == "gif" else pixels
     video.gop_size = group
     video.codec_context.thread_count = 1
-    video.bit_rate = 4_000_000  # at FFmpeg's 1 Mbit/s some take one grey for the next
     if aspect:
         video.sample_aspect_ratio = aspect
-    if codec not in _OF_ONE_RATE:  # those know one frame rate only
+    if codec in _OF_ONE_RATE:
+        video.bit_rate = 4_000_000  # at FFmpeg's 200 kbit/s some take one grey for the next
+    else:
         video.codec_context.time_base = _MS
     return video
 
