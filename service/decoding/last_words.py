@@ -12,8 +12,8 @@ import threading
 
 log = logging.getLogger("scmrl.decoding")
 
-#: Bytes, lines and characters of a line that are kept.
-_BYTES, _LINES, _WIDTH = 8192, 20, 300
+#: Bytes, lines and characters of a line that are kept: Python 3.14 writes its own stack and C's.
+_BYTES, _LINES, _WIDTH = 16_384, 80, 300
 #: Longest wait for the pipe of a dead process to end, in seconds: another may hold it still.
 _END_S = 1.0
 

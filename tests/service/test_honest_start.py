@@ -178,7 +178,7 @@ def test_last_words_are_the_last_lines_and_move_no_cursor() -> None:
     os.write(words.writer, b"\xff" + b"x" * 5000 + b"\nthe end")
     words.close_writer()
     lines = words.lines()
-    assert (lines[-1], len(lines)) == ("the end", 20)
+    assert (lines[-1], len(lines)) == ("the end", 80)
     assert all(line.isprintable() and len(line) <= 300 for line in lines)
     assert quoted(lines).endswith("\n  | the end")
     assert quoted([]) == ""
