@@ -18,7 +18,9 @@ from service.decoding.job import Decoded, Wanted
 from service.decoding.last_words import quoted
 from service.decoding.nursery import DecodeLimits, Nursery
 from service.decoding.process import Process
+from service.decoding.reading import Abandoned, Reading
 from service.decoding.sandbox import Walls
+from service.decoding.vitals import Unresponsive
 from service.errors import Error, Problem
 from service.form import Media
 
@@ -45,7 +47,9 @@ class Decoders:
     """At most `workers` decoding processes at a time; more jobs wait in order. A process that has
     no other beside it may use as many threads.
 
-    A process that dies, hangs or eats memory costs the files it was reading, and is replaced.
+    A process that dies, hangs or eats memory costs the files it was reading, and is replaced. One
+    that is stopped costs no files: they are read by another. One whose request is cancelled is
+    ended.
     `on_fatal` is told once where none can be started: none of the first three, or in a service
     that has read files none for two minutes.
     """
@@ -86,7 +90,8 @@ class Decoders:
             if self._stopping.is_set() or self._hopeless:
                 return False
             try:
-                self._decode(Media(clip=trial.CLIP), wanted, max(_TRIAL_S, self._limits.seconds))
+                seconds = max(_TRIAL_S, self._limits.seconds)
+                self._decode(Media(clip=trial.CLIP), wanted, seconds, Reading())
                 return True
             except Problem as exc:
                 why = exc.detail
@@ -97,14 +102,26 @@ class Decoders:
     async def decode(self, files: Media, wanted: Wanted) -> Decoded:
         """Decode and preprocess. Cancelled while it waits for a process, it is never run.
 
-        Raises Problem: as `files.decode` does, and DECODE_TIMEOUT, and UNUSABLE where a process
-        died of the files.
+        Cancelled while a process reads, it ends that process, and returns when the process's
+        place is free: whoever counts requests counts this one until then.
+
+        Raises Problem: as `files.decode` does, and DECODE_TIMEOUT, UNUSABLE where a process died
+        of the files, and NOT_READY where no process can be started or none does anything.
         """
-        loop = asyncio.get_running_loop()
         context = copy_context()  # the executor's threads know nothing of the request
-        return await loop.run_in_executor(
-            self._threads, context.run, self._decode, files, wanted, self._limits.seconds
+        reading = Reading()
+        run = self._threads.submit(
+            context.run, self._decode, files, wanted, self._limits.seconds, reading
         )
+        ended = asyncio.wrap_future(run)
+        try:
+            await asyncio.wait([ended])
+        except asyncio.CancelledError:
+            if not run.cancel():
+                reading.abandon()
+                await asyncio.gather(ended, return_exceptions=True)
+            raise
+        return ended.result()
 
     def trouble(self, stalled_after_s: float) -> str | None:
         """Why nothing can be read now: no process can be started, or none of them has got any
@@ -163,13 +180,15 @@ class Decoders:
             raise self._none(exc) from exc
 
     def _bury(self) -> int:
-        """Let go of processes that died while they had nothing to do; how many."""
+        """Replace idle processes that have died or give no sign of life; how many."""
         buried = 0
         for _ in range(len(self._idle)):
             with suppress(IndexError):  # one is taken meanwhile
                 process = self._idle.popleft()
-                if process.gone:
-                    self._lose(process, _DIED_IDLE)
+                try:
+                    process.beat()
+                except wire.Lost as exc:
+                    self._lose(process, f"{exc}, idle")
                     buried += 1
                 else:
                     self._idle.append(process)
@@ -199,14 +218,16 @@ class Decoders:
                 self._on_fatal(DecodersError(str(why)))
         return Problem(Error.NOT_READY, "No decoding process can be started.", retry_after_s=5)
 
-    def _decode(self, files: Media, wanted: Wanted, seconds: float) -> Decoded:
+    def _decode(self, files: Media, wanted: Wanted, seconds: float, reading: Reading) -> Decoded:
+        loss = wire.Lost()
         for attempt in range(2):  # a process may have died of something else than these files
             # Not another idle one, which may be as dead: all are where the nursery was killed.
             process = self._fork() if attempt else self._take()
             process.since = time.monotonic()
             self._reading.add(process)
             try:
-                decoded = process.decode(files, self._shared(wanted), seconds)
+                with reading.by(process):
+                    decoded = process.decode(files, self._shared(wanted), seconds)
             except Problem:
                 self._proven = True
                 self._give(process)
@@ -217,6 +238,11 @@ class Decoders:
                 raise Problem(Error.DECODE_TIMEOUT, detail, field=_field(files)) from None
             except wire.Lost as exc:
                 self._lose(process, str(exc))
+                loss = exc
+            except Abandoned:
+                log.debug("decoding process %d is ended: its request was cancelled", process.pid)
+                self._nursery.kill(process)
+                raise
             except BaseException:
                 self._nursery.kill(process)
                 raise
@@ -226,8 +252,7 @@ class Decoders:
                 return decoded
             finally:
                 self._reading.discard(process)
-        detail = "The file is damaged: reading it made the decoder fail."
-        raise Problem(Error.UNUSABLE, detail, field=_field(files))
+        raise _lost_twice(loss, files)
 
     def _shared(self, wanted: Wanted) -> Wanted:
         """The same, by as many threads as leave none of the other processes without one."""
@@ -254,6 +279,15 @@ class Decoders:
         self._nursery.kill(process)
         last_words = quoted(process.last_words.lines())
         log.warning("decoding process %d is replaced: %s%s", process.pid, why, last_words)
+
+
+def _lost_twice(loss: wire.Lost, files: Media) -> Problem:
+    """What is told of files that two processes were lost with, the second one by `loss`."""
+    if isinstance(loss, Unresponsive):
+        detail = "The decoding processes do not answer."
+        return Problem(Error.NOT_READY, detail, retry_after_s=5)
+    detail = "The file is damaged: reading it made the decoder fail."
+    return Problem(Error.UNUSABLE, detail, field=_field(files))
 
 
 def _field(files: Media) -> str:

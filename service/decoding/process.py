@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 
 from service.decoding import wire
 from service.decoding.job import Decoded, Wanted
 from service.decoding.last_words import LastWords
+from service.decoding.vitals import Unresponsive, Vitals
 from service.form import Media
+
+#: Longest time, in seconds, that an idle process may take for a heartbeat, and any process to
+#: take over the files of a job: they are copied from memory to memory.
+_BEAT_S, _HANDOVER_S = 4.0, 10.0
 
 
 class Process:
@@ -32,13 +38,40 @@ class Process:
             return True
         return True
 
+    def beat(self) -> None:
+        """Wait for a sign of life of an idle process. Raises Lost, and Unresponsive."""
+        deadline = wire.Deadline(_BEAT_S, Vitals(self.pid).check_awake)
+        try:
+            wire.ask_for_sign(self._sock, deadline)
+            wire.receive_sign(self._sock, deadline)
+        except TimeoutError:
+            raise Unresponsive(f"it gave no sign of life within {_BEAT_S:g} s") from None
+
     def decode(self, files: Media, wanted: Wanted, seconds: float) -> Decoded:
-        """Raises Problem, RuntimeError, Lost, or TimeoutError after `seconds`."""
+        """Hand over the files and wait for what becomes of them.
+
+        Raises Problem and RuntimeError as `wire.receive_decoded` does, Lost, Unresponsive where
+        the process does not begin or is stopped, and TimeoutError where it has the files and
+        reads them for longer than `seconds`.
+        """
         self.jobs += 1
-        deadline = wire.Deadline(seconds)
-        wire.send_job(self._sock, files, wanted, deadline)
+        self._hand_over(files, wanted)
+        deadline = wire.Deadline(seconds, Vitals(self.pid).check_not_stopped)
         return wire.receive_decoded(self._sock, deadline)
+
+    def interrupt(self) -> None:
+        """Make `decode`, which another thread is in, raise Lost; returns at once."""
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Let it end when it is done."""
         self._sock.close()
+
+    def _hand_over(self, files: Media, wanted: Wanted) -> None:
+        deadline = wire.Deadline(_HANDOVER_S, Vitals(self.pid).check_awake)
+        try:
+            wire.send_job(self._sock, files, wanted, deadline)
+            wire.receive_sign(self._sock, deadline)
+        except TimeoutError:
+            raise Unresponsive(f"it did not take the files within {_HANDOVER_S:g} s") from None

@@ -1,8 +1,10 @@
 """What the service and a decoding process say to each other over a socket.
 
 A message is the length of its head, the head as JSON, and the bytes that the head tells of:
-files one way, arrays the other, straight into their memory. Nothing is pickled, and what comes
-back from a process that strangers' files were read in is validated like a stranger's.
+files one way, arrays the other, straight into their memory. An empty head is a heartbeat. The
+process answers a heartbeat, and a job that it has received whole, with one byte at once. Nothing
+is pickled, and what comes back from a process that strangers' files were read in is validated
+like a stranger's.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ import math
 import socket
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -30,6 +33,10 @@ ORDER = struct.Struct("!cQd")
 START, KILL, BEAT = b"s", b"k", b"b"
 #: The nursery's answer: to START the process id, to BEAT the `sandbox.Walls` of its processes.
 ANSWER = struct.Struct("!I")
+#: A decoding process's sign of life.
+_SIGN = b"\x06"
+#: Seconds between two looks at a process that is waited for.
+_LOOK_S = 0.5
 #: Largest head of a message, in bytes.
 _MAX_HEAD = 4 * 1024 * 1024
 #: Most bytes of arrays that one answer may have.
@@ -104,19 +111,38 @@ _PARTS = ("tensor", "row_edges", "column_edges", "canvas")
 
 
 class Deadline:
-    """A moment by which a conversation has to be over; None: it has no end."""
+    """A moment by which a conversation has to be over; None: it has no end.
 
-    def __init__(self, seconds: float | None) -> None:
+    `look` is called now and then while the other side is waited for; what it raises ends the
+    conversation.
+    """
+
+    def __init__(self, seconds: float | None, look: Callable[[], None] = lambda: None) -> None:
         self._end = None if seconds is None else time.monotonic() + seconds
+        self._look = look
 
-    def apply(self, sock: socket.socket) -> None:
-        """Let the socket's next call last as long as there is left. Raises TimeoutError."""
+    def wait(self, call: Callable[[], int], sock: socket.socket) -> int:
+        """The result of a call of `sock` that waits for the other side.
+
+        Raises Lost where the call fails, TimeoutError, and what `look` raises.
+        """
+        while True:
+            self._apply(sock)
+            try:
+                return call()
+            except TimeoutError:
+                self._look()
+            except OSError as exc:
+                raise Lost(str(exc)) from exc
+
+    def _apply(self, sock: socket.socket) -> None:
+        """Let the socket's next call last until the next look. Raises TimeoutError."""
         if self._end is None:
             return  # as sockets begin; a confined process may not even ask for it
         left = self._end - time.monotonic()
         if left <= 0:
             raise TimeoutError
-        sock.settimeout(left)
+        sock.settimeout(min(left, _LOOK_S))
 
 
 def send_job(sock: socket.socket, files: Media, wanted: Wanted, deadline: Deadline) -> None:
@@ -127,16 +153,38 @@ def send_job(sock: socket.socket, files: Media, wanted: Wanted, deadline: Deadli
     _send(sock, head.model_dump_json().encode(), (data for _, data in named), deadline)
 
 
+def ask_for_sign(sock: socket.socket, deadline: Deadline) -> None:
+    """Send a heartbeat. Raises Lost and TimeoutError."""
+    _send(sock, b"", (), deadline)
+
+
+def receive_sign(sock: socket.socket, deadline: Deadline) -> None:
+    """Wait for the answer to a heartbeat, or that a job has been received.
+
+    Raises Lost and TimeoutError.
+    """
+    sign = bytearray(len(_SIGN))
+    _receive_into(sock, memoryview(sign), deadline)
+    if sign != _SIGN:
+        raise Lost("it answers what is no sign of life")
+
+
 def receive_job(sock: socket.socket) -> tuple[Media, Wanted]:
-    """The next job. Raises Lost when there will be no more."""
+    """The next job, which is acknowledged; heartbeats before it are answered.
+
+    Raises Lost when there will be no more.
+    """
     never = Deadline(None)
-    job = _Job.model_validate_json(_receive_head(sock, never))
+    while not (head := _receive_head(sock, never)):
+        _send_parts(sock, [_SIGN], never)
+    job = _Job.model_validate_json(head)
     found: dict[str, list[bytes]] = {}
     for name, size in job.sizes:
         data = sock.recv(size, socket.MSG_WAITALL)
         if len(data) < size:
             raise Lost("it has gone")
         found.setdefault(name, []).append(data)
+    _send_parts(sock, [_SIGN], never)
     frames = tuple(found.pop("frames", ()))
     return Media(frames=frames, **{name: datas[0] for name, datas in found.items()}), job.wanted
 
@@ -213,14 +261,14 @@ def _send(
     rest: Iterable[Any],
     deadline: Deadline,
 ) -> None:
-    try:
-        for part in (_LENGTH.pack(len(head)), head, *rest):
-            deadline.apply(sock)
-            sock.sendall(part)
-    except TimeoutError:
-        raise
-    except OSError as exc:
-        raise Lost(str(exc)) from exc
+    _send_parts(sock, (_LENGTH.pack(len(head)), head, *rest), deadline)
+
+
+def _send_parts(sock: socket.socket, parts: Iterable[Any], deadline: Deadline) -> None:
+    for part in parts:
+        left = memoryview(part)
+        while left:
+            left = left[deadline.wait(partial(sock.send, left), sock) :]
 
 
 def _receive_head(sock: socket.socket, deadline: Deadline) -> bytes:
@@ -235,15 +283,8 @@ def _receive_head(sock: socket.socket, deadline: Deadline) -> bytes:
 
 
 def _receive_into(sock: socket.socket, buffer: memoryview, deadline: Deadline) -> None:
-    at = 0
-    try:
-        while at < len(buffer):
-            deadline.apply(sock)
-            count = sock.recv_into(buffer[at:])
-            if not count:
-                raise Lost("it has gone")
-            at += count
-    except TimeoutError:
-        raise
-    except OSError as exc:
-        raise Lost(str(exc)) from exc
+    while buffer:
+        count = deadline.wait(partial(sock.recv_into, buffer), sock)
+        if not count:
+            raise Lost("it has gone")
+        buffer = buffer[count:]

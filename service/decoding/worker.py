@@ -31,7 +31,7 @@ from service.decoding.files import decode
 from service.errors import Error, Problem
 
 #: Seconds between two looks for processes that have ended.
-_REAP_S = 5.0
+_REAP_S = 5
 
 
 def nursery(control: socket.socket, seccomp_required: bool) -> None:
@@ -40,8 +40,10 @@ def nursery(control: socket.socket, seccomp_required: bool) -> None:
     sandbox.confine_forking()
     walls = sandbox.try_out(seccomp_required)
     children: set[int] = set()
+    waiting = select.poll()  # unlike select(), it takes descriptors above 1023
+    waiting.register(control, select.POLLIN)
     while True:
-        ready, _, _ = select.select([control], [], [], _REAP_S)
+        ready = waiting.poll(1000 * _REAP_S)
         _reap(children)
         if not ready:
             continue
