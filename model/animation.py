@@ -1,4 +1,4 @@
-"""Animated WebP by OpenCV: FFmpeg does not read it."""
+"""What an animation may cost; and animated WebP by OpenCV: FFmpeg does not read it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,18 @@ import numpy as np
 
 from model import picture
 from model.clip import SLACK_S, Limits, Pictures, TooLarge, Unusable
+
+#: FFmpeg's codecs that compose each picture on a canvas, whatever part of it a packet changes.
+COMPOSED = ("gif", "apng")
+
+
+def check_composed(pictures: int, width: int, height: int, limits: Limits) -> None:
+    """Raise TooLarge where all pictures have more than `limits.max_composed_pixels` pixels."""
+    if pictures * width * height > limits.max_composed_pixels:
+        raise TooLarge(
+            f"it has {pictures} pictures of {width} x {height} pixels; width x height x pictures "
+            f"may be at most {limits.max_composed_pixels} pixels"
+        )
 
 
 def is_animated(data: bytes) -> bool:

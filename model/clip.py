@@ -39,6 +39,9 @@ class Limits:
     - `max_duration_s`: longest clip or sound, in seconds.
     - `max_pixels`: largest single picture or video frame.
     - `max_total_pixels`: all pictures of one answer; more are shrunk until they fit.
+    - `max_composed_pixels`: of a file whose pictures are composed one after the other, width x
+      height x pictures of a GIF or APNG; width x height x scans of a JPEG.
+    - `max_inflated_bytes`: what texts, profiles and surplus pixel data of a PNG inflate to.
     - `max_frames`: most pictures in one answer.
     - `max_channels`, `min_sample_rate`, `max_sample_rate` (Hz), `max_samples` (over all
       channels): of a sound.
@@ -48,6 +51,8 @@ class Limits:
     max_duration_s: float = 60.0
     max_pixels: int = 33_177_600
     max_total_pixels: int = 132_710_400
+    max_composed_pixels: int = 1_000_000_000
+    max_inflated_bytes: int = 16 * 1024 * 1024
     max_frames: int = 256
     max_channels: int = 16
     min_sample_rate: int = 1000

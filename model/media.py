@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from model import animation, picture
+from model import animation, picture, png
 from model.clip import (
     Clip,
     Limits,
@@ -126,6 +126,8 @@ def _only_media_errors(data: bytes) -> Iterator[None]:
 def _clip(data: bytes, asked: Asked) -> Clip:
     kind = picture.kind_of(data)
     if kind is None or picture.may_move(data, kind):
+        if kind == "PNG":
+            png.check_inflated(data, asked.limits)
         return read_recording(data, asked)
     no_sound = None
     if asked.sound:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from model import boxes
+from model import boxes, jpeg, png
 from model.clip import Limits, TooLarge, UnknownFormat, Unusable
 
 # Read once, when cv2 is loaded: a second wall behind the check of the header below, and no
@@ -73,7 +73,11 @@ def decoded(data: bytes, limits: Limits) -> Bytes:
         raise UnknownFormat(f"HEIC pictures are not read here; send {ACCEPTED}")
     if kind is None:
         raise UnknownFormat(f"this is not a kind of picture that is read here; send {ACCEPTED}")
-    size(data, kind, limits)
+    width, height = size(data, kind, limits)
+    if kind == "JPEG":
+        jpeg.check_scans(data, width, height, limits)
+    if kind == "PNG":
+        png.check_inflated(data, limits)
     picture = None if kind == "JPEG" and _is_damaged_jpeg(data, limits) else _pixels(data, kind)
     if picture is None or not picture.size:
         what = f"this {kind} picture is damaged or cut short: it cannot be decoded"
@@ -111,17 +115,6 @@ def _big(data: bytes, at: int, length: int) -> int:
     return int.from_bytes(data[at : at + length], "big")
 
 
-def _png(data: bytes) -> tuple[int, int]:
-    """The header's size; (0, 0) where a chunk is longer than the file: OpenCV would allocate it."""
-    at, name = 8, b""
-    while at < len(data) and name != b"IEND":
-        name = data[at + 4 : at + 8]
-        at += 12 + _big(data, at, 4)
-    if name != b"IEND" or at > len(data):
-        return 0, 0
-    return _big(data, 16, 4), _big(data, 20, 4)
-
-
 def _gif(data: bytes) -> tuple[int, int]:
     return _little(data, 6, 2), _little(data, 8, 2)
 
@@ -143,21 +136,6 @@ def _webp(data: bytes) -> tuple[int, int]:
     return _little(data, 26, 2) & 0x3FFF, _little(data, 28, 2) & 0x3FFF
 
 
-def _jpeg(data: bytes) -> tuple[int, int]:
-    """The first start-of-frame segment's size; (0, 0) where there is none."""
-    at = 2
-    while at + 9 <= len(data):
-        if data[at] != 0xFF:
-            at += 1
-            continue
-        marker = data[at + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return _big(data, at + 7, 2), _big(data, at + 5, 2)
-        alone = marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD9
-        at += (1 if marker == 0xFF else 2) if alone else 2 + max(2, _big(data, at + 2, 2))
-    return 0, 0
-
-
 def _tiff(data: bytes) -> tuple[int, int]:
     """The first directory's size, or its tiles' where they are larger: both are allocated."""
     width, height, tile_width, tile_height = _tags(data, 256, 257, 322, 323)
@@ -165,8 +143,8 @@ def _tiff(data: bytes) -> tuple[int, int]:
 
 
 _SIZES: dict[Kind, Callable[[bytes], tuple[int, int]]] = {
-    "PNG": _png,
-    "JPEG": _jpeg,
+    "PNG": png.size,
+    "JPEG": jpeg.size,
     "WebP": _webp,
     "GIF": _gif,
     "BMP": _bmp,
@@ -258,8 +236,8 @@ def _is_read_unchanged(data: bytes, kind: Kind) -> bool:
     return kind in ("GIF", "AVIF")
 
 
-def _before_pixels(png: bytes) -> bytes:
-    return png[: max(0, png.find(b"IDAT"))]
+def _before_pixels(data: bytes) -> bytes:
+    return data[: max(0, data.find(b"IDAT"))]
 
 
 def _straight(picture: NDArray[np.generic], tiff: bytes) -> NDArray[np.generic] | None:

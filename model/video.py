@@ -14,6 +14,7 @@ from av.video.frame import PictureType, VideoFrame
 from numpy.typing import NDArray
 
 from model import colour
+from model.animation import COMPOSED, check_composed
 from model.clip import Limits, Pictures, TooLarge, Unusable
 from model.display import Aspects, Matrix, Turns
 from model.packets import SELF_CHECKED, decoded, decoded_or_none, is_needless
@@ -283,6 +284,8 @@ def spread(
     """
     context: Any = stream.codec_context
     _check_size(context.width, context.height, limits)
+    if context.name in COMPOSED:
+        check_composed(len(timeline.packets), context.width, context.height, limits)
     first, wanted = timeline.wanted(frames)
     times = sorted(set(wanted))
     threads = _threads(context, limits)

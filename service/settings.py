@@ -146,6 +146,21 @@ class Settings(BaseSettings):
     max_pixels: int = _setting(
         33_177_600, "Largest picture, width x height", "px", ge=1, le=1 << 30
     )
+    max_composed_pixels: int = _setting(
+        1_000_000_000,
+        "Most pixels that a GIF or APNG (width x height x pictures) or the scans of a JPEG "
+        "(width x height x scans) compose",
+        "px",
+        ge=1,
+        le=1 << 40,
+    )
+    max_inflated_bytes: int = _setting(
+        16 * MIB,
+        "Most bytes that texts, profiles and surplus pixel data of a PNG inflate to",
+        "bytes",
+        ge=1024,
+        le=_MOST_BYTES,
+    )
     max_channels: int = _setting(16, "Most channels of a sound", "channels", ge=1, le=64)
     max_sample_rate: int = _setting(
         384_000, "Highest rate of a sound", "Hz", ge=8000, le=100_000_000
