@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import sys
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -89,6 +91,9 @@ def clip(
             output.mux(_shot(video, frames, times_ms))
         if audio is not None and sound is not None:
             output.mux(_recorded(audio, sound, sound_rate))
+    if codec == "libsvtav1" and sys.platform == "linux":
+        # As root it makes its caller's thread a real-time one, and so all that is started from it.
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     return file.getvalue()
 
 

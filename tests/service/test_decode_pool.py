@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from model.media import Limits
 from service.decoding import pool
@@ -26,10 +27,11 @@ from service.decoding.job import Decoded, Wanted
 from service.decoding.nursery import DecodeLimits
 from service.decoding.pool import Decoders
 from service.decoding.process import Process
+from service.decoding.vitals import _ASLEEP_LOOKS, Unresponsive, Vitals
 from service.errors import Error, Problem
 from service.form import Media
 from service.settings import MIB
-from tests.model import made
+from tests.model import costly, made
 from tests.service import checkpoints
 from tests.service.checkpoints import STEPS
 from tests.service.media_files import png, tone, wav
@@ -38,6 +40,11 @@ from tests.service.server import wait_until
 CARD = checkpoints.card()
 WANTED = Wanted.of(CARD, STEPS)
 GENEROUS = DecodeLimits(seconds=60, memory_bytes=1 << 30)
+#: Takes a process some 20 s where it is let: these limits let it.
+SLOW = Media(clip=costly.gif(1500, 1500, 20_000))
+PATIENT = Wanted.of(
+    CARD, STEPS, replace(Limits(), max_composed_pixels=1 << 40, max_duration_s=3600.0)
+)
 
 
 @contextmanager
@@ -74,11 +81,30 @@ def idle_pid(decoders: Decoders) -> int:
     return decoders._idle[-1].pid
 
 
+def busy_pid(decoders: Decoders) -> int | None:
+    """A process that reads a file now."""
+    return next((process.pid for process in decoders._reading.copy()), None)
+
+
+def cpu_ticks(pid: int | None) -> int:
+    """CPU time that a process has used, in clock ticks; 0 of none."""
+    if pid is None:
+        return 0
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
 def nursery(decoders: Decoders) -> int:
     """The process that starts the others."""
     pid = decoders._nursery.pid
     assert pid is not None
     return pid
+
+
+@pytest.fixture(scope="module")
+def shared_decoders() -> Iterator[Decoders]:
+    with started(workers=2) as decoders:
+        yield decoders
 
 
 @pytest.fixture(scope="module")
@@ -212,40 +238,108 @@ def test_keys_are_not_in_the_environment_of_who_reads_uploads(
         assert b"0123456789abcdef" not in environment
 
 
-def test_a_process_that_hangs_costs_its_own_files_alone(clip: bytes) -> None:
+def test_a_file_that_takes_too_long_is_to_blame_and_costs_no_other(clip: bytes) -> None:
     with started(DecodeLimits(seconds=1, memory_bytes=1 << 30)) as decoders:
-        good(run(decoders, Media(clip=clip))[0])
-        os.kill(idle_pid(decoders), signal.SIGSTOP)
-        began = time.monotonic()
-        hung, after = run(decoders, Media(clip=clip), Media(clip=clip))
-        assert problem(hung).error is Error.DECODE_TIMEOUT
-        assert problem(hung).field == "clip"
-        assert 1 <= time.monotonic() - began < 20
+        slow, after = run(decoders, SLOW, Media(clip=clip), wanted=PATIENT)
+        assert problem(slow).error is Error.DECODE_TIMEOUT
+        assert problem(slow).field == "clip"
         good(after)
+        assert decoders.restarts == 1
 
 
-def test_processes_that_all_hang_are_trouble_and_one_of_two_is_none(clip: bytes) -> None:
+def test_processes_that_are_stopped_cost_a_retry_and_no_file(clip: bytes) -> None:
+    with started(workers=2) as decoders:
+        while len(decoders._idle) < 2:
+            run(decoders, *[Media(clip=clip)] * 4)
+        for process in decoders._idle:
+            os.kill(process.pid, signal.SIGSTOP)
+        for decoded in run(decoders, Media(clip=clip), Media(clip=clip)):
+            good(decoded)
+        assert decoders.restarts == 2
+
+
+def test_a_process_that_is_stopped_while_it_reads_costs_a_retry(clip: bytes) -> None:
+    async def scenario(decoders: Decoders) -> Decoded:
+        reading = asyncio.create_task(decoders.decode(SLOW, PATIENT))
+        await asyncio.to_thread(wait_until, lambda: cpu_ticks(busy_pid(decoders)) > 20)
+        first = busy_pid(decoders)
+        os.kill(first, signal.SIGSTOP)
+        await asyncio.to_thread(wait_until, lambda: busy_pid(decoders) not in (None, first))
+        reading.cancel()
+        await asyncio.wait([reading])
+        return await decoders.decode(Media(clip=clip), WANTED)
+
+    with started() as decoders:
+        good(asyncio.run(scenario(decoders)))
+        assert decoders.restarts == 1, "the second process is lost to nothing but the test's end"
+
+
+def test_files_are_not_to_blame_where_no_process_begins(
+    monkeypatch: pytest.MonkeyPatch, clip: bytes
+) -> None:
+    fork = Decoders._fork
+
+    def stopped(decoders: Decoders) -> Process:
+        process = fork(decoders)
+        os.kill(process.pid, signal.SIGSTOP)
+        return process
+
+    monkeypatch.setattr(Decoders, "_fork", stopped)
+    with started() as decoders:
+        (refused,) = run(decoders, Media(clip=clip))
+        assert problem(refused).error is Error.NOT_READY
+        assert problem(refused).field is None
+
+
+def test_a_heartbeat_finds_idle_processes_that_are_stopped(clip: bytes) -> None:
+    with started() as decoders:
+        good(run(decoders, Media(clip=clip))[0])
+        assert decoders._bury() == 0
+        stopped = idle_pid(decoders)
+        os.kill(stopped, signal.SIGSTOP)
+        assert decoders._bury() == 1
+        assert not decoders._idle
+        good(run(decoders, Media(clip=clip))[0])
+        assert decoders.restarts == 1
+
+
+def test_a_process_that_waits_for_a_cpu_is_alive(tmp_path: Path) -> None:
+    stat = tmp_path / "stat"
+    vitals = Vitals(1)
+    vitals._stat = stat
+    line = "1 (a) b) {} " + " ".join(["0"] * 10) + " {} 0 0 0"
+    for look in range(100):
+        stat.write_text(line.format("R", 5))
+        vitals.check_awake()
+        stat.write_text(line.format("S", look))  # its CPU time goes on
+        vitals.check_awake()
+    for _ in range(_ASLEEP_LOOKS - 1):
+        vitals.check_awake()
+    with pytest.raises(Unresponsive, match="hangs"):
+        vitals.check_awake()
+    stat.write_text(line.format("T", 0))
+    with pytest.raises(Unresponsive, match="stopped"):
+        vitals.check_not_stopped()
+    stat.unlink()
+    vitals.check_not_stopped()  # where the system hides it, it counts as alive
+
+
+def test_processes_that_all_read_long_are_trouble_and_one_of_two_is_none() -> None:
     async def scenario(decoders: Decoders) -> None:
-        await asyncio.gather(*[decoders.decode(Media(clip=clip), WANTED) for _ in range(8)])
-        assert len(decoders._idle) == 2
         asked = []
         for expected in (None, "Every decoding process"):
-            process = decoders._idle[-1]
-            os.kill(process.pid, signal.SIGSTOP)
-            asked.append(asyncio.create_task(decoders.decode(Media(clip=clip), WANTED)))
-            await asyncio.to_thread(wait_until, partial(decoders._reading.__contains__, process))
+            asked.append(asyncio.create_task(decoders.decode(SLOW, PATIENT)))
+            await asyncio.to_thread(wait_until, lambda: len(decoders._reading) == len(asked))
             await asyncio.sleep(0.1)
             assert (decoders.trouble(0.05) or "None").startswith(expected or "None")
             assert decoders.trouble(60) is None, "they may be at large files"
-        for process in list(decoders._reading):
-            os.kill(process.pid, signal.SIGCONT)
-        await asyncio.gather(*asked)
+        for task in asked:
+            task.cancel()
+        await asyncio.wait(asked)
         assert decoders.trouble(0.05) is None
 
     with started(workers=2) as decoders:
-        while len(decoders._idle) < 2:
-            for decoded in run(decoders, *[Media(clip=clip)] * 4):
-                good(decoded)
+        good(run(decoders, Media(audio=wav(tone())))[0])
         asyncio.run(scenario(decoders))
 
 
@@ -279,22 +373,80 @@ def test_a_file_that_kills_its_decoder_is_blamed_once_tried_twice(
 
 
 def test_what_was_cancelled_while_it_waited_is_never_run(clip: bytes) -> None:
-    async def scenario(decoders: Decoders) -> int:
-        await decoders.decode(Media(clip=clip), WANTED)
-        os.kill(idle_pid(decoders), signal.SIGSTOP)
-        process = decoders._idle[-1]
-        first = asyncio.create_task(decoders.decode(Media(clip=clip), WANTED))
-        await asyncio.sleep(0.1)
+    async def scenario(decoders: Decoders) -> None:
+        first = asyncio.create_task(decoders.decode(SLOW, PATIENT))
+        await asyncio.to_thread(wait_until, lambda: busy_pid(decoders) is not None)
+        (process,) = decoders._reading
         second = asyncio.create_task(decoders.decode(Media(clip=clip), WANTED))
         await asyncio.sleep(0.1)
         second.cancel()
         await asyncio.wait([second])
-        os.kill(process.pid, signal.SIGCONT)
-        await first
-        return process.jobs
+        assert second.cancelled()
+        assert decoders._reading == {process}
+        assert process.jobs == 1
+        first.cancel()
+        await asyncio.wait([first])
+        assert not decoders._idle, "no process has had a whole job"
 
     with started() as decoders:
-        assert asyncio.run(scenario(decoders)) == 2
+        asyncio.run(scenario(decoders))
+
+
+def test_a_job_that_is_cancelled_while_it_is_read_ends_its_process(clip: bytes) -> None:
+    async def scenario(decoders: Decoders) -> tuple[int, Decoded]:
+        slow = asyncio.create_task(decoders.decode(SLOW, PATIENT))
+        await asyncio.to_thread(wait_until, lambda: cpu_ticks(busy_pid(decoders)) > 5)
+        pid = busy_pid(decoders)
+        assert pid is not None
+        slow.cancel()
+        await asyncio.wait([slow])
+        assert slow.cancelled()
+        assert not decoders._reading, "a request goes before its process's place is free"
+        return pid, await decoders.decode(Media(clip=clip), WANTED)
+
+    with started() as decoders:
+        pid, decoded = asyncio.run(scenario(decoders))
+        good(decoded)
+        wait_until(lambda: pid not in children_of(nursery(decoders)))
+        assert decoders.restarts == 0, "a cancelled request is no fault of a process"
+
+
+@given(delays=st.lists(st.floats(0, 0.06), min_size=1, max_size=6))
+@settings(max_examples=15, deadline=None)
+def test_jobs_that_are_cancelled_at_any_moment_leave_the_others_alone(
+    shared_decoders: Decoders, clip: bytes, delays: list[float]
+) -> None:
+    async def scenario() -> None:
+        kept = [asyncio.create_task(shared_decoders.decode(Media(clip=clip), WANTED))]
+        cancelled = []
+        for delay in delays:
+            task = asyncio.create_task(shared_decoders.decode(Media(clip=clip), WANTED))
+            asyncio.get_running_loop().call_later(delay, task.cancel)
+            cancelled.append(task)
+        kept.append(asyncio.create_task(shared_decoders.decode(Media(clip=clip), WANTED)))
+        for decoded in await asyncio.gather(*kept):
+            good(decoded)
+        for decoded_or_none in await asyncio.gather(*cancelled, return_exceptions=True):
+            assert isinstance(decoded_or_none, Decoded | asyncio.CancelledError)
+        assert not shared_decoders._reading
+
+    asyncio.run(scenario())
+
+
+def test_descriptors_above_1023_are_no_hindrance(clip: bytes) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 1200:
+        pytest.skip(f"the limit of open files is {hard}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1200), hard))
+    with ExitStack() as opened:
+        opened.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        null = os.open(os.devnull, os.O_RDONLY)
+        opened.callback(os.close, null)
+        while (copy := os.dup(null)) < 1024:
+            opened.callback(os.close, copy)
+        opened.callback(os.close, copy)
+        decoders = opened.enter_context(started())
+        good(run(decoders, Media(clip=clip))[0])
 
 
 def test_processes_are_replaced_before_what_leaks_adds_up(
