@@ -4,6 +4,13 @@ It imports what decoding needs once; a process forked from it starts in millisec
 that memory. Each is confined before it reads its first file, serves one socket, and ends when
 that closes. The nursery ends, and they with it, when the service closes its end of FD. SANDBOX is
 the setting `auto` or `required`.
+
+The nursery reads nothing that a stranger sent: its orders have one length and come from the
+service alone, files go from the service to a forked process by a socket that the nursery only
+passes on, and their answers go the same way back. It is held by `sandbox.confine_forking`: few
+open files, no core dumps, no capabilities but those that confining and ending its children need,
+no new privileges, and by seccomp the calls for that alone. So it can fork, end processes by
+SIGKILL, and read files; it can write no file, open no socket and start no program.
 """
 
 from __future__ import annotations

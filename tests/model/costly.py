@@ -8,12 +8,11 @@ import zlib
 
 def gif(width: int, height: int, pictures: int) -> bytes:
     """A canvas of which each picture changes one pixel, 20 ms each."""
-    file = b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes([0] * 3 + [255] * 3)
-    for number in range(pictures):
-        pixel = 0x44 if number % 2 else 0x4C
-        file += b"\x21\xf9\x04" + struct.pack("<BHBB", 4, 2, 0, 0)
-        file += b"\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + bytes([2, 2, pixel, 1, 0])
-    return file + b"\x3b"
+    head = b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes([0] * 3 + [255] * 3)
+    control = b"\x21\xf9\x04" + struct.pack("<BHBB", 4, 2, 0, 0)
+    place = b"\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0)
+    parts = [control + place + bytes([2, 2, pixel, 1, 0]) for pixel in (0x4C, 0x44)]
+    return b"".join((head, *(parts[number % 2] for number in range(pictures)), b"\x3b"))
 
 
 def chunk(name: bytes, content: bytes) -> bytes:

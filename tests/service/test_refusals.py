@@ -8,6 +8,7 @@ import gzip
 import logging
 import socket
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tests.model import costly
 from tests.service.media_files import png, tone, wav, without_sound
 from tests.service.server import running, wait_until
 
@@ -331,6 +333,44 @@ def test_channels_and_rates_of_sounds_are_limited_by_settings(
         told = problem(response)
     assert (response.status_code, told["field"]) == (413, "audio"), told
     assert limit in told["detail"]
+
+
+@pytest.mark.parametrize(
+    ("field", "data"),
+    [
+        ("clip", costly.gif(4000, 4000, 63)),
+        ("clip", costly.apng(4000, 4000, 63)),
+        ("frames", costly.jpeg(4000, 4000, 63)),
+        ("frames", costly.png(pixels=zlib.compress(bytes(17 << 20)))),
+    ],
+    ids=["gif", "apng", "scans", "inflated"],
+)
+def test_what_a_file_asks_to_be_composed_is_limited(
+    service: httpx.Client, field: str, data: bytes
+) -> None:
+    response = service.post(CLASSIFY, files={field: data})
+    told = problem(response)
+    assert (response.status_code, told["field"]) == (413, field), told
+    assert "1000000000 pixels" in told["detail"] or "16777216 bytes" in told["detail"]
+
+
+def test_a_client_that_hangs_up_frees_the_decoder(weights: Path, clip: bytes) -> None:
+    """One process decodes, and each of these files would keep it beyond the next one's deadline."""
+    slow = costly.gif(1500, 1500, 100_000)
+    with running(
+        weights,
+        decode_workers=1,
+        decode_timeout_s=600.0,
+        max_duration_s=7200.0,
+        max_composed_pixels=1 << 40,
+    ) as client:
+        for _ in range(3):
+            with pytest.raises(httpx.ReadTimeout):
+                client.post(CLASSIFY, files={"clip": slow}, timeout=httpx.Timeout(60, read=0.3))
+            response = client.post(CLASSIFY, files={"clip": clip})
+            assert response.status_code == 200
+        metrics = client.get("/metrics").text
+    assert 'scmrl_places_taken{model="avdigits"} 0.0' in metrics
 
 
 def test_steps_are_limited_by_the_setting(tight: httpx.Client, clip: bytes) -> None:
