@@ -15,6 +15,8 @@ _BEGINNING_OF_STREAM = 2
 _VIDEO_HEADS = (b"\x80theora", b"BBCD\0", b"OVP80", b"\x01video")
 #: Most links of a chain: a minute of radio has a few, and each costs time.
 _MAX_LINKS = 100
+#: Most pages, or what looks like one: a minute has a few thousand, and each costs time.
+_MAX_PAGES = 100_000
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ def links(data: bytes) -> list[bytes]:
     """The files that an Ogg file is made of; a file of any other kind, whole.
 
     A link begins with the first pages of its streams, behind pages of another link. Raises
-    TooLarge where there are more than a hundred.
+    TooLarge where there are more than a hundred, or too many pages.
     """
     if not data.startswith(_CAPTURE):
         return [data]
@@ -59,9 +61,14 @@ def is_one_sound(data: bytes) -> bool:
 
 
 def _pages(data: bytes) -> Iterator[_Page]:
-    """The pages, in order; bytes between them, where the file is damaged, are passed over."""
+    """The pages, in order; bytes between them, where the file is damaged, are passed over.
+
+    Raises TooLarge where there are too many.
+    """
     start = data.find(_CAPTURE)
-    while 0 <= start <= len(data) - _HEAD_BYTES:
+    for _ in range(_MAX_PAGES):
+        if not 0 <= start <= len(data) - _HEAD_BYTES:
+            return
         segments = data[start + _HEAD_BYTES - 1]
         body = start + _HEAD_BYTES + segments
         begins_stream = bool(data[start + 5] & _BEGINNING_OF_STREAM)
@@ -72,3 +79,4 @@ def _pages(data: bytes) -> Iterator[_Page]:
         # A length that leads to no page is damaged, or the page is: the next one is looked for.
         whole = data.startswith(_CAPTURE, end)
         start = end if whole else data.find(_CAPTURE, start + len(_CAPTURE))
+    raise TooLarge(f"the file has more than {_MAX_PAGES} Ogg pages, which is the most accepted")

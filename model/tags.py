@@ -4,6 +4,8 @@ from __future__ import annotations
 
 _TAG = b"ID3"
 _HEAD_BYTES = 10
+#: More tags than an honest file begins with: each costs time.
+_MOST_TAGS = 1000
 _FOOTER = 0x10
 #: How files begin that a tag may have been put before: (offset, bytes). MP3 and AAC keep theirs,
 #: which may hold cover art, and say so.
@@ -19,7 +21,9 @@ _FILES: tuple[tuple[int, bytes], ...] = (
 def without_leading_tags(data: bytes) -> bytes:
     """The file behind its ID3v2 tags, where it is of a kind that has none; else as it is."""
     start = 0
-    while data.startswith(_TAG, start) and start + _HEAD_BYTES <= len(data):
+    for _ in range(_MOST_TAGS):
+        if not data.startswith(_TAG, start) or start + _HEAD_BYTES > len(data):
+            break
         sizes = data[start + 6 : start + _HEAD_BYTES]
         size = sum(
             (byte & 0x7F) << shift for byte, shift in zip(sizes, (21, 14, 7, 0), strict=True)

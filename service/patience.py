@@ -16,8 +16,8 @@ _T = TypeVar("_T")
 async def while_wanted(request: Request, work: Coroutine[Any, Any, _T], deadline_s: float) -> _T:
     """The result of `work`, which is cancelled at the deadline or when the client goes away.
 
-    To be called when the request's body has been read. Raises Problem DEADLINE or
-    ClientDisconnect.
+    To be called when the request's body has been read. Returns when `work` has ended, also where
+    it is cancelled: what it holds is free then. Raises Problem DEADLINE or ClientDisconnect.
     """
     working = asyncio.ensure_future(work)
     watching = asyncio.ensure_future(_gone(request))

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model import jpeg, png
-from model.media import Limits, TooLarge, read_clip, read_picture
+from model.media import Limits, TooLarge, read_clip, read_picture, read_sound
+from model.tags import without_leading_tags
 from tests.model import costly, made
 
 MIB = 1 << 20
@@ -135,6 +136,17 @@ def test_chunks_and_segments_are_bounded() -> None:
         read_picture(costly.png(costly.chunk(b"teXt", b"") * 100_001))
     with pytest.raises(TooLarge, match="100000 segments"):
         read_picture(b"\xff\xd8" + b"\xff\xfe\0\2" * 100_001)
+
+
+def test_ogg_pages_are_bounded() -> None:
+    with pytest.raises(TooLarge, match="100000 Ogg pages"):
+        read_sound(b"OggS" * 200_000)
+
+
+def test_a_few_tags_before_a_file_are_passed_over_and_many_are_not() -> None:
+    tag, wav = b"ID3\4" + bytes(6), made.sound_file(made.tone(0.1, 8000), 8000, "WAV")
+    assert read_sound(tag * 3 + wav).sample_rate == 8000
+    assert without_leading_tags(tag * 5000 + wav).startswith(tag)
 
 
 def test_a_clip_without_pictures_asked_for_is_not_composed() -> None:
