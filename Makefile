@@ -17,7 +17,7 @@ help:
 	@echo "make try-python  serve a clip and run all tests on clean Debians, Python 3.11 to 3.14 (.ci/try_python.py)"
 	@echo "make try-aarch64  resolve the runtime dependencies for 64-bit ARM (.ci/try_aarch64.py)"
 	@echo "make wheel   a wheel with the embedded checkpoint, in dist/"
-	@echo "make lock    write requirements.lock anew, with the newest versions that pyproject.toml allows"
+	@echo "make lock    write requirements.lock and the image's hashes anew, with the newest versions that pyproject.toml allows; KEEP=1 keeps those that are there"
 	@echo "make clean   remove the virtual environment and caches"
 
 serve: $(VENV)/.serve
@@ -32,10 +32,19 @@ wheel: $(VENV)/.setuptools
 		--wheel-dir dist .
 	@ls dist/*.whl
 
+# The image's files are hashed, for its Python and every machine, from the versions of the lock.
+# requirements.lock itself has no hashes: with one, pip would ask for the hash of the clone, too.
+# pip, which pip-audit asks for, stays the one of the virtual environment.
+COMPILE = $(BIN)/uv pip compile --quiet --no-annotate --custom-compile-command 'make lock'
+HASH = $(COMPILE) --no-deps --generate-hashes --only-binary :all: --constraint requirements.lock \
+	--python-version 3.11 --python-platform x86_64-manylinux_2_28
+
 lock: $(VENV)/.dev
-	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev \
-		--no-annotate --custom-compile-command 'make lock' --output-file requirements.lock \
-		pyproject.toml
+	$(COMPILE) $(if $(KEEP),,--upgrade) --universal --python-version 3.11 --extra dev \
+		--no-emit-package pip --output-file requirements.lock pyproject.toml
+	$(HASH) --no-emit-package torch --output-file docker/requirements.txt docker/packages.txt
+	grep -E '^(torch|triton|(nvidia|cuda)-[^=]+)==' requirements.lock \
+		| $(HASH) --output-file docker/requirements-cuda.txt -
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

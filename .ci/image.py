@@ -28,8 +28,9 @@ PATH = "PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def base_name() -> str:
-    """The image that the Dockerfile begins with."""
-    return str(re.findall(r"^FROM (\S+)", DOCKERFILE.read_text(), re.MULTILINE)[0])
+    """The image that the Dockerfile begins with, without its digest."""
+    (name,) = re.findall(r"^ARG BASE=([^@\s]+)", DOCKERFILE.read_text(), re.MULTILINE)
+    return str(name)
 
 
 def make_base() -> None:
@@ -55,6 +56,8 @@ def build(device: str) -> None:
     quiet(
         *BUILDAH, "build", "--isolation", "chroot", "--network", "host", "--pull-never", "--layers",
         "--format", "docker", *shown, "--ignorefile", f"{DOCKERFILE}.dockerignore",
+        # By its tag alone: an image that is made here has another digest than the registry's.
+        "--build-arg", f"BASE={base_name()}",
         "--build-arg", f"DEVICE={device}", "--build-arg", f"TORCH_INDEX={index}",
         "--file", str(DOCKERFILE), "--tag", image_name(device), str(ROOT),
     )  # fmt: skip
