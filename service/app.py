@@ -25,6 +25,9 @@ from service.decoding.job import Wanted
 from service.decoding.nursery import DecodeLimits
 from service.decoding.pool import Decoders, DecodersError
 from service.head import HeadRequests
+from service.http.connections import Connections
+from service.http.listener import connections_within_file_limit
+from service.http.refusal import refuse
 from service.live import Live
 from service.metrics import Metrics
 from service.registry import Registry, StartupError
@@ -99,7 +102,9 @@ def create_app(
     registry = Registry(settings, lose)
     workers = settings.decode_workers or cores.available()
     decoders = Decoders(workers, limits, lambda error: fail(StartupError(str(error))))
-    state = State(settings, registry, decoders, Metrics(Live(registry, decoders), VERSION))
+    connections = Connections(connections_within_file_limit(settings.max_connections, workers))
+    measured = Metrics(Live(registry, decoders, connections), VERSION)
+    state = State(settings, registry, decoders, connections, measured)
     tracing = traces.from_environment(VERSION)
 
     @asynccontextmanager
@@ -134,6 +139,7 @@ def create_app(
     app.state.scmrl = state
     trace = tracing.record if tracing is not None else None
     _add_middleware(app, settings, known, state.metrics.measure, trace)
+    app.state.refuse = SecurityHeaders(AccessLog(refuse, state.metrics.measure, trace))
     error_responses.install(app)
     for router in (classify.router, models.router, admin.router, health.router, metrics.router):
         app.include_router(router)
@@ -159,6 +165,7 @@ def _add_middleware(
         max_bytes=settings.max_body_bytes,
         max_total_bytes=settings.max_uploads_bytes,
         max_seconds=settings.upload_timeout_s,
+        min_rate=settings.upload_min_rate,
     )
     app.add_middleware(KeyCheck, keys=known)
     if settings.cors_origins:

@@ -9,10 +9,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import Error, Problem
 
+#: Seconds from a body's start in which no rate is asked for.
+_FREE_S = 10.0
+
 
 class BodyLimit:
-    """Stops reading a body at `max_bytes`, or where it has not arrived after `max_seconds`; and
-    any body where those of all requests together would pass `max_total_bytes`.
+    """Stops reading a body at `max_bytes`, or where it has not arrived after `max_seconds`, or
+    arrives slower than `min_rate` bytes a second after its first seconds; and any body where those
+    of all requests together would pass `max_total_bytes`.
 
     A body counts until its request is answered. Starlette has RequestBodyLimitMiddleware, but
     where the client announces the length it replaces whatever the app answers with a plain-text
@@ -21,12 +25,18 @@ class BodyLimit:
     """
 
     def __init__(
-        self, app: ASGIApp, max_bytes: int, max_total_bytes: int, max_seconds: float
+        self,
+        app: ASGIApp,
+        max_bytes: int,
+        max_total_bytes: int,
+        max_seconds: float,
+        min_rate: float,
     ) -> None:
         self.app = app
         self.max_bytes = max_bytes
         self.max_total_bytes = max_total_bytes
         self.max_seconds = max_seconds
+        self.min_rate = min_rate
         self._held = 0  # bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -37,7 +47,7 @@ class BodyLimit:
         announced = Headers(scope=scope).get("content-length", "")
         received = 0
         ended = False
-        deadline = asyncio.get_running_loop().time() + self.max_seconds
+        started = asyncio.get_running_loop().time()
 
         async def receive_within_limits() -> Message:
             nonlocal received, ended
@@ -45,7 +55,7 @@ class BodyLimit:
                 return await receive()
             if announced.isdecimal() and int(announced) > self.max_bytes:
                 raise self._too_large(f"is {announced} bytes")
-            message = await self._in_time(receive, deadline)
+            message = await self._in_time(receive, started, received)
             size = len(message.get("body", b""))
             ended = not message.get("more_body", False)
             received += size
@@ -62,12 +72,20 @@ class BodyLimit:
         finally:
             self._held -= received
 
-    async def _in_time(self, receive: Receive, deadline: float) -> Message:
+    async def _in_time(self, receive: Receive, started: float, received: int) -> Message:
+        """The next message. Raises Problem UPLOAD_TIMEOUT."""
+        needed = _FREE_S + received / self.min_rate
         try:
-            async with asyncio.timeout_at(deadline):
+            async with asyncio.timeout_at(started + min(self.max_seconds, needed)):
                 return await receive()
         except TimeoutError:
-            detail = f"The request body has not arrived within {self.max_seconds:g} s."
+            limit = f"within {self.max_seconds:g} s (SCMRL_UPLOAD_TIMEOUT_S)"
+            if needed < self.max_seconds:
+                limit = (
+                    f"at {self.min_rate:g} bytes a second (SCMRL_UPLOAD_MIN_RATE): "
+                    f"{received} bytes came in {needed:.1f} s"
+                )
+            detail = f"The request body has not arrived {limit}."
             raise Problem(Error.UPLOAD_TIMEOUT, detail) from None
 
     def _too_large(self, what: str) -> Problem:

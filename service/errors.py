@@ -9,12 +9,14 @@ from typing import Any
 class Error(Enum):
     """Kind of error: HTTP status, title. Its type is `urn:scmrl:error:` and its name."""
 
+    MALFORMED = (400, "The request is not HTTP/1.1")
     UNREADABLE_FORM = (400, "The form could not be read")
     KEY_NEEDED = (401, "A key is needed")
     KEY_REFUSED = (403, "This key may not ask this")
     NOT_FOUND = (404, "There is nothing at this address")
     UNKNOWN_MODEL = (404, "There is no checkpoint of this name")
     METHOD_NOT_ALLOWED = (405, "This address does not take this method")
+    HEAD_TIMEOUT = (408, "The request's head took too long")
     UPLOAD_TIMEOUT = (408, "The upload took too long")
     CONFLICT = (409, "That cannot be done as things are")
     TOO_LARGE = (413, "The upload is over a limit")
@@ -23,6 +25,7 @@ class Error(Enum):
     UNUSABLE = (422, "The file was read but cannot be used")
     INVALID_FIELD = (422, "A field of the form is missing, unknown or out of range")
     RATE_LIMIT = (429, "This key has asked too often")
+    HEAD_TOO_LARGE = (431, "The request's head is too large")
     INTERNAL = (500, "The service failed")
     NOT_READY = (503, "The checkpoint is not ready")
     MODEL_FAILED = (503, "The checkpoint could not be loaded")

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from service import logs
 from service.decoding.pool import Decoders
+from service.http.connections import REASONS, Connections
 from service.registry import Model, Registry
 
 if TYPE_CHECKING:
@@ -28,11 +29,12 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 class Live(Collector):
-    """The checkpoints' and the decoders' state."""
+    """The state of checkpoints, decoders and connections."""
 
-    def __init__(self, registry: Registry, decoders: Decoders) -> None:
+    def __init__(self, registry: Registry, decoders: Decoders, connections: Connections) -> None:
         self._registry = registry
         self._decoders = decoders
+        self._connections = connections
 
     def describe(self) -> list[Metric]:
         """Names that nobody else may take; the state itself may not be there yet."""
@@ -49,6 +51,7 @@ class Live(Collector):
         yield _engine_errors(models)
         yield self._intact(models)
         yield _log_lines_lost()
+        yield from _connections(self._connections)
         yield from _memory(models)
 
     def _ready(self, models: Mapping[str, Model]) -> Metric:
@@ -104,6 +107,18 @@ def _log_lines_lost() -> Metric:
         "Lines of log that could not be written, as on a full disk",
         value=logs.lost(),
     )
+
+
+def _connections(connections: Connections) -> Iterator[Metric]:
+    yield GaugeMetricFamily("scmrl_connections", "Open HTTP connections", value=len(connections))
+    family = CounterMetricFamily(
+        "scmrl_connections_ended",
+        "Connections that the service ended before their time, by reason",
+        labels=["reason"],
+    )
+    for reason in REASONS:
+        family.add_metric([reason], connections.ended[reason])
+    yield family
 
 
 def _info(models: Mapping[str, Model]) -> Metric:

@@ -140,6 +140,13 @@ class Settings(BaseSettings):
     upload_timeout_s: float = _setting(
         30.0, "Longest time that a request's body may take to arrive", "s", gt=0, le=_DAY_S
     )
+    upload_min_rate: int = _setting(
+        1024,
+        "Slowest that a request's body may arrive on the average, after its first 10 s",
+        "bytes/s",
+        ge=1,
+        le=_MOST_BYTES,
+    )
     max_parts: int = _setting(300, "Most parts in one form", "parts", ge=1, le=100_000)
     max_frames: int = _setting(256, "Most pictures in `frames`", "pictures", ge=1, le=100_000)
     max_duration_s: float = _setting(60.0, "Longest clip or sound", "s", gt=0, le=_DAY_S)
@@ -222,6 +229,36 @@ class Settings(BaseSettings):
         "s",
         ge=1,
         le=_DAY_S,
+    )
+    head_timeout_s: float = _setting(
+        10.0,
+        "Longest time for a request's head to arrive, on a new connection from its start",
+        "s",
+        gt=0,
+        le=_DAY_S,
+    )
+    send_timeout_s: float = _setting(
+        60.0,
+        "Longest time for a client to read an answer; then the connection is reset",
+        "s",
+        gt=0,
+        le=_DAY_S,
+    )
+    linger_s: float = _setting(
+        5.0,
+        "Time that a connection stays open for its client to read the answer, where that came "
+        "before the request's end",
+        "s",
+        gt=0,
+        le=_DAY_S,
+    )
+    max_connections: int = _setting(
+        4096,
+        "Most open connections, fewer where the limit of open files is lower; more close the one "
+        "that has been idle longest, or are refused where none is idle",
+        "connections",
+        ge=1,
+        le=1_000_000,
     )
     shutdown_delay_s: float = _setting(
         0.0,

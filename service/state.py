@@ -8,6 +8,7 @@ from starlette.requests import Request
 
 from service.account import Account
 from service.decoding.pool import Decoders
+from service.http.connections import Connections
 from service.metrics import Metrics
 from service.registry import Registry
 from service.settings import Settings
@@ -15,11 +16,12 @@ from service.settings import Settings
 
 @dataclass(frozen=True)
 class State:
-    """The settings, the checkpoints, the decoders and the metrics of one running service."""
+    """The settings, checkpoints, decoders, connections and metrics of one running service."""
 
     settings: Settings
     registry: Registry
     decoders: Decoders
+    connections: Connections
     metrics: Metrics
 
 

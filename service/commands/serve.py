@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 from service import garbage, logs, torch_import
 from service.commands.settings import shown
 from service.decoding import sandbox
+from service.http.listener import listen, raise_file_limit
 from service.keys import Keys, KeysError, read
 from service.settings import Settings, complaint, unknown_variables
 from service.stopping import Stopping, ended_by_signals
@@ -84,10 +85,9 @@ def run(settings: Settings) -> int:
 
 def _run(settings: Settings) -> int:
     with garbage.uncollected():
-        import uvicorn
-
         torch_import.preload()
         from service.app import LOADING, create_app
+        from service.http.server import server_of
 
     for warning in unknown_variables(os.environ):
         typer.echo(f"scmrl serve: {warning}", err=True)
@@ -104,8 +104,9 @@ def _run(settings: Settings) -> int:
             typer.echo(f"scmrl serve: {exc}", err=True)
             return FAILED
     logs.configure(settings.log_level, settings.log_format)
+    raise_file_limit()
     try:
-        listener = _listen(settings.host, settings.port)
+        listener = listen(settings.host, settings.port)
     except OSError as exc:
         where = f"{settings.host}:{settings.port}"
         typer.echo(f"cannot listen on {where}: {exc.strerror}; try --port or --host", err=True)
@@ -120,16 +121,7 @@ def _run(settings: Settings) -> int:
     app = create_app(
         settings, known=keys, on_ready=lambda: _greet(listener, bool(keys.api)), on_failure=fail
     )
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        lifespan="off",  # which is entered below: a second signal would leave it half-way
-        timeout_keep_alive=settings.keep_alive_s,
-        timeout_graceful_shutdown=int(settings.shutdown_grace_s),
-    )
-    server = uvicorn.Server(config)
+    server = server_of(app)
     stopping = Stopping(server, app.state.scmrl.registry, settings)
     server.handle_exit = stopping.on_signal  # type: ignore[method-assign]
 
@@ -137,7 +129,7 @@ def _run(settings: Settings) -> int:
         async with app.router.lifespan_context(app):
             await server.serve(sockets=[listener])
 
-    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
         runner.run(serve())
     if settings.log_format == "console":  # else the log alone has it, as an object
         for failure in failures:
@@ -185,12 +177,6 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A bound socket, so that a port that is taken is told of before anything is loaded."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=2048)
 
 
 def _greet(listener: socket.socket, needs_key: bool) -> None:

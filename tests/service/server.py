@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 from fastapi import FastAPI
 
 from service.app import LOADING, create_app
+from service.http.listener import listen
+from service.http.server import server_of
 from service.settings import Settings
 
 #: Longest wait for what must happen soon.
@@ -24,9 +25,18 @@ _WITHIN_S = 120.0
 @contextmanager
 def listening(app: FastAPI) -> Iterator[httpx.Client]:
     """A client of the app behind uvicorn; the checkpoints may still be loading."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    listener = listen("127.0.0.1", 0)
+    server = server_of(app)
+
+    async def serve() -> None:
+        async with app.router.lifespan_context(app):
+            await server.serve(sockets=[listener])
+
+    def run() -> None:
+        with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+            runner.run(serve())
+
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     address = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:

@@ -215,7 +215,7 @@ def test_it_starts_where_that_is_safe_or_said(
     def refuse(host: str, port: int) -> socket.socket:
         raise OSError(98, "not now")
 
-    monkeypatch.setattr(serving, "_listen", refuse)
+    monkeypatch.setattr(serving, "listen", refuse)
     monkeypatch.setattr(serving.logs, "configure", lambda level, shape: None)
     assert run(Settings(models="/nowhere", **given)) == code
 
