@@ -20,6 +20,7 @@ from model.config import Config, Precision
 from model.encoding import Encoding
 from model.network import SCMRL
 from model.published import PublishedError, published_tensors
+from model.regular_file import read_regular
 from model.specs import Spec
 
 WEIGHTS = "model.safetensors"
@@ -258,7 +259,7 @@ def _described(x: Tensor) -> str:
 
 def _read(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        return read_regular(file)
     except OSError as exc:
         raise CheckpointError(file, "", exc.strerror or str(exc)) from exc
 

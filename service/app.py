@@ -16,7 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse, RedirectResponse
 from starlette.staticfiles import StaticFiles
 
-from service import cores, error_responses, garbage, keys, security, slashes, traces
+from service import cores, error_responses, garbage, keys, loads, security, slashes, traces
 from service.access import AccessLog
 from service.account import Answered
 from service.background import in_thread
@@ -24,6 +24,7 @@ from service.body_limit import BodyLimit
 from service.decoding.job import Wanted
 from service.decoding.nursery import DecodeLimits
 from service.decoding.pool import Decoders, DecodersError
+from service.errors import Problem
 from service.head import HeadRequests
 from service.http.connections import Connections
 from service.http.listener import connections_within_file_limit
@@ -43,8 +44,8 @@ log = logging.getLogger("scmrl.app")
 
 VERSION = "0.1.0"
 
-#: Name of the thread that loads checkpoints.
-LOADING = "scmrl-load"
+#: Name of the threads that load checkpoints.
+LOADING = loads.LOADING
 
 DESCRIPTION = """
 A clip in; class probabilities, each stream's exact contribution and attention maps out, from a
@@ -110,8 +111,8 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         state.decoders.start()
-        for watched in (state.registry, state.decoders):
-            threading.Thread(target=watched.watch, name="scmrl-watch", daemon=True).start()
+        for watch in (registry.watch, registry.watch_files, decoders.watch):
+            threading.Thread(target=watch, name="scmrl-watch", daemon=True).start()
         loading = asyncio.create_task(_load(state, on_ready, fail))
         try:
             yield
@@ -190,6 +191,8 @@ async def _load(
     except StartupError as exc:
         fail(exc)
         return
+    except Problem:
+        return  # the service is being stopped
     if can_answer:
         on_ready()
     await in_thread(LOADING, state.registry.load_others)

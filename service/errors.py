@@ -32,6 +32,7 @@ class Error(Enum):
     STOPPING = (503, "The service is being stopped")
     FULL = (503, "The service is full")
     DEADLINE = (504, "The answer was not ready in time")
+    LOAD_TIMEOUT = (504, "The checkpoint took too long to load")
     DECODE_TIMEOUT = (504, "The file took too long to read")
 
     def __init__(self, status: int, title: str) -> None:

@@ -19,6 +19,8 @@ from model.device import DeviceError
 from service import cores, garbage
 from service.batching import Batcher
 from service.errors import Error, Problem
+from service.file_watch import CARD, FileWatch, files
+from service.loads import STOPPING, Attempt, GivenUp, Loads
 from service.settings import Settings
 from service.torch_import import import_torch
 
@@ -28,14 +30,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("scmrl.registry")
 
-CARD = "card.json"
 #: Seconds between two looks at the workers, and at a checkpoint that is being unloaded.
 _WATCH_S, _RETIRE_S = 1.0, 0.05
 #: Seconds from when the default checkpoint can answer until others are loaded and compiled, which
 #: takes the cores, and Python's lock, from the first requests.
 _AT_EASE_S = 1.0
-#: Of each file of a checkpoint: its inode, size in bytes, and time of change in ns.
-_Files = tuple[tuple[int, int, int], ...]
 #: Folders that may be asked for by name.
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
@@ -71,7 +70,7 @@ class Model:
 def load(
     folder: Path, settings: Settings, on_fatal: Callable[[Exception], None] = lambda error: None
 ) -> Model:
-    """Load, verify and warm one checkpoint, without starting its queue.
+    """Attempt, verify and warm one checkpoint, without starting its queue.
 
     Raises model.checkpoint.CheckpointError naming file and field, RuntimeError where the device
     is not there.
@@ -101,17 +100,6 @@ def _warm(model: Model, max_batch: int) -> None:
         engine.warm(model.card.steps, sorted(sizes))
 
 
-def _files(folder: Path) -> _Files | None:
-    """What a checkpoint's files look like from outside; None where one cannot be found."""
-    from model.checkpoint import WEIGHTS
-
-    try:
-        found = [(folder / name).stat() for name in (CARD, WEIGHTS)]
-    except OSError:  # no such file, but also a disk that is broken or not there any more
-        return None
-    return tuple((file.st_ino, file.st_size, file.st_mtime_ns) for file in found)
-
-
 class Registry:
     """Checkpoints by name.
 
@@ -127,11 +115,13 @@ class Registry:
         self._failed: set[str] = set()
         self._found: list[str] = []
         self._using: Counter[Model] = Counter()  # touched by the event loop alone
-        self._files: dict[str, _Files] = {}  # that each was loaded from
-        self._amiss: dict[str, str] = {}  # what has become of them since
-        self._loading = threading.Lock()
+        self._files = FileWatch(settings.models)
+        self._changing = threading.Lock()  # of what is found, ready and failed; held for moments
         self._draining = False
         self._stopping = threading.Event()
+        self._loads = Loads(
+            settings.load_timeout_s, lambda: self._draining or self._stopping.is_set()
+        )
 
     @property
     def default_name(self) -> str:
@@ -195,7 +185,7 @@ class Registry:
     def why_not_ready(self) -> str | None:
         """The reason for /readyz to say no; None when the default checkpoint can answer."""
         if self._draining:
-            return "The service is being stopped."
+            return STOPPING
         model = self._ready.get(self.default_name)
         if model is None:
             failed = self.default_name in self._failed
@@ -206,7 +196,7 @@ class Registry:
     def load_default(self) -> None:
         """Find the folders that hold a card, then load the default one and start its queue.
 
-        Raises StartupError where it cannot be served.
+        Raises StartupError where it cannot be served, Problem STOPPING where the service ends.
         """
         name = self.default_name
         try:
@@ -214,15 +204,18 @@ class Registry:
             import_torch()
             # torch's own spin on for milliseconds after each use, on cores that others need.
             cores.set_threads(1)
-            with self._loading:
-                self._load(name)
+            attempt = self._loads.reserve(name)
+            self._loads.run(attempt, lambda: self._load(attempt))
+        except Problem:
+            raise
         except Exception as exc:
             self._failed.add(name)
             if isinstance(exc, StartupError):
                 raise
             if isinstance(exc, DeviceError):
                 raise StartupError(f"--device (SCMRL_DEVICE): {exc}", misused=True) from exc
-            raise StartupError(f"cannot serve the checkpoint {name}: {exc}") from exc
+            hint = "; --load-timeout-s (SCMRL_LOAD_TIMEOUT_S)" if isinstance(exc, GivenUp) else ""
+            raise StartupError(f"cannot serve the checkpoint {name}: {exc}{hint}") from exc
 
     def watch(self) -> None:
         """Replace workers that die or hang, until the registry stops; a thread's whole work."""
@@ -236,56 +229,88 @@ class Registry:
                     if name not in told:
                         log.exception("the worker of %s cannot be replaced; it is tried on", name)
                     told.add(name)
-                self._look_for(name)
 
-    def load(self, name: str) -> Model:
-        """Load a checkpoint, or load it again, and serve it from then on; for a thread.
+    def watch_files(self) -> None:
+        """Look at the files of what is served, until the registry stops; a thread's whole work.
+
+        Apart from `watch`, since a disk that hangs must not keep workers from being replaced.
+        """
+        while not self._stopping.wait(_WATCH_S):
+            for name in list(self._ready):
+                self._files.look(name)
+
+    def loader(self, name: str) -> Callable[[], None]:
+        """Reserve a name; return the work that loads its checkpoint, anew if need be, for a thread.
 
         One that is served already goes on until the new one is ready; requests that are inside
-        keep the one that they began with. Raises Problem UNKNOWN_MODEL, UNUSABLE or STOPPING, and
+        keep the one that they began with. Raises Problem CONFLICT where the name is being loaded
+        or unloaded. The work raises Problem UNKNOWN_MODEL, UNUSABLE, LOAD_TIMEOUT or STOPPING, and
         changes nothing then.
         """
-        with self._loading:
-            if self._stopping.is_set() or self._draining:
-                raise Problem(Error.STOPPING, "The service is being stopped.")
-            before = self._ready.get(name)
-            kept = "; the one that was served goes on" if before else ""
-            if not _NAME.fullmatch(name) or not (self._settings.models / name / CARD).is_file():
-                detail = f"There is no {CARD} in a folder {name[:100]!r} of SCMRL_MODELS{kept}."
-                raise Problem(Error.UNKNOWN_MODEL, detail)
-            try:
-                model = self._load(name)
-            except Exception as exc:
-                log.error("cannot serve the checkpoint %s: %s", name, exc)
-                told = str(exc).replace(f"{self._settings.models}{os.sep}", "")
-                raise Problem(Error.UNUSABLE, f"{told}{kept}") from exc
-            self._failed.discard(name)
-            self._fuse(name)
+        attempt = self._loads.reserve(name)
+        return lambda: self._load_reserved(attempt)
+
+    def _load_reserved(self, attempt: Attempt) -> None:
+        name = attempt.name
+        before = self._ready.get(name)
+        kept = "; the one that was served goes on" if before else ""
+        try:
+            self._loads.run(attempt, lambda: self._load_again(attempt, kept))
+        except Problem:
+            raise
+        except GivenUp as exc:
+            log.error("cannot serve the checkpoint %s: %s", name, exc)
+            detail = f"{name}: {exc} (SCMRL_LOAD_TIMEOUT_S), and is given up{kept}."
+            raise Problem(Error.LOAD_TIMEOUT, detail) from exc
+        except Exception as exc:
+            log.error("cannot serve the checkpoint %s: %s", name, exc)
+            detail = str(exc).replace(f"{self._settings.models}{os.sep}", "")
+            raise Problem(Error.UNUSABLE, f"{detail}{kept}") from exc
         if before is not None:
             self._retire(before)
             del before
             garbage.sweep()
-        return model
 
-    def unload(self, name: str) -> None:
-        """Serve a checkpoint no more; for a thread. Requests that are inside are answered.
+    def _load_again(self, attempt: Attempt, kept: str) -> None:
+        name = attempt.name
+        if not _NAME.fullmatch(name) or not os.path.exists(self._settings.models / name / CARD):
+            detail = f"There is no {CARD} in a folder {name[:100]!r} of SCMRL_MODELS{kept}."
+            raise Problem(Error.UNKNOWN_MODEL, detail)
+        if self._load(attempt):
+            self._fuse(name)
 
-        Raises Problem UNKNOWN_MODEL, and CONFLICT for the default checkpoint.
+    def unloader(self, name: str) -> Callable[[], None]:
+        """Reserve a name; return the work that ends serving its checkpoint, for a thread.
+
+        Requests that are inside are answered. Raises Problem UNKNOWN_MODEL, NOT_READY, and CONFLICT
+        for the default checkpoint and for a name that is being loaded or unloaded.
         """
-        with self._loading:
-            if name == self.default_name:
-                detail = f"{name} is the default checkpoint, without which nothing can be asked."
-                raise Problem(Error.CONFLICT, detail)
+        if name == self.default_name:
+            detail = f"{name} is the default checkpoint, without which nothing can be asked."
+            raise Problem(Error.CONFLICT, detail)
+        attempt = self._loads.reserve(name)
+        try:
             if name not in self._ready and name not in self._failed:
-                self.get(name)  # raises: there is none, or it is still being loaded
-            self._found = [found for found in self._found if found != name]
-            self._failed.discard(name)
-            model = self._ready.pop(name, None)
-        if model is not None:
-            self._retire(model)
-            del model
-            garbage.sweep()
-            log.info("checkpoint %s is unloaded", name)
+                self.get(name)  # raises: there is none, or it has not been loaded yet
+        except Problem:
+            self._loads.release(attempt)
+            raise
+        return lambda: self._unload_reserved(attempt)
+
+    def _unload_reserved(self, attempt: Attempt) -> None:
+        name = attempt.name
+        try:
+            with self._changing:
+                self._found = [other for other in self._found if other != name]
+                self._failed.discard(name)
+                model = self._ready.pop(name, None)
+            if model is not None:
+                self._retire(model)
+                del model
+                garbage.sweep()
+                log.info("checkpoint %s is unloaded", name)
+        finally:
+            self._loads.release(attempt)
 
     def _retire(self, model: Model) -> None:
         """End a checkpoint's workers once nobody is inside any more.
@@ -299,24 +324,10 @@ class Registry:
 
     def intact(self, name: str) -> bool:
         """Whether a checkpoint's files are still those that it was loaded from."""
-        return name not in self._amiss
-
-    def _look_for(self, name: str) -> None:
-        """Say once that a checkpoint's files are others: it is served from memory."""
-        amiss = None
-        found = _files(self._settings.models / name)
-        if found is None:
-            amiss = "are gone: it is served until this process ends"
-        elif found != self._files.get(name):
-            amiss = "have changed: it is served as it was, until it is loaded again"
-        if amiss is None:
-            self._amiss.pop(name, None)
-        elif amiss != self._amiss.get(name):
-            self._amiss[name] = amiss
-            log.error("the files of %s %s", name, amiss)
+        return self._files.intact(name)
 
     def load_others(self) -> None:
-        """Load the others; one that cannot be served is logged and left out.
+        """Attempt the others; one that cannot be served is logged and left out.
 
         Each checkpoint changes over to its fused path, as far as the settings want that, once it
         is served: the first requests do not wait for a compiler.
@@ -328,16 +339,23 @@ class Registry:
         for name in self.names[1:]:
             if self._stopping.is_set():
                 return
-            with self._loading:
-                if name not in self._found or name in self._ready:
-                    continue  # an operator was faster
-                try:
-                    self._load(name)
-                except Exception as exc:
-                    self._failed.add(name)
-                    log.error("cannot serve the checkpoint %s: %s", name, exc)
-                else:
-                    self._fuse(name)
+            self._load_one_of_others(name)
+
+    def _load_one_of_others(self, name: str) -> None:
+        try:
+            attempt = self._loads.reserve(name)
+            self._loads.run(attempt, lambda: self._load_other(attempt))
+        except Problem:
+            pass  # an operator loads it, or the service is being stopped
+        except Exception as exc:
+            self._failed.add(name)
+            log.error("cannot serve the checkpoint %s: %s", name, exc)
+
+    def _load_other(self, attempt: Attempt) -> None:
+        if attempt.name not in self._found or attempt.name in self._ready:
+            return  # an operator was faster
+        if self._load(attempt):
+            self._fuse(attempt.name)
 
     def _fuse(self, name: str) -> None:
         if self._settings.compile != "auto" or self._stopping.is_set():
@@ -375,20 +393,23 @@ class Registry:
             )
         return [default, *(name for name in found if name != default)]
 
-    def _load(self, name: str) -> Model:
-        started = time.monotonic()
-        files = _files(self._settings.models / name)
+    def _load(self, attempt: Attempt) -> bool:
+        """Attempt a checkpoint and serve it; False where the load was given up meanwhile."""
+        name, started = attempt.name, time.monotonic()
+        loaded_from = files(self._settings.models / name)
         model = load(self._settings.models / name, self._settings, self._on_fatal)
         if self._settings.compile == "on" and not self._fused(model):
             raise StartupError("compile is on, but there is no fused path (SCMRL_COMPILE)")
         _warm(model, self._settings.max_batch)
+        if not attempt.commit():
+            return False
         model.batcher.start()
-        if files is not None:
-            self._files[name] = files
-        self._amiss.pop(name, None)
-        self._ready[name] = model
-        if name not in self._found:
-            self._found = [*self._found, name]
+        with self._changing:
+            self._files.note(name, loaded_from)
+            self._ready[name] = model
+            self._failed.discard(name)
+            if name not in self._found:
+                self._found = [*self._found, name]
         if self._stopping.is_set():  # `stop` may have come too early to see it
             model.batcher.stop()
         seconds = time.monotonic() - started
@@ -396,4 +417,4 @@ class Registry:
             "checkpoint %s %s is ready on %s after %.1f s",
             name, model.card.version, ", ".join(str(e.device) for e in model.engines), seconds,
         )  # fmt: skip
-        return model
+        return True

@@ -296,6 +296,13 @@ class Settings(BaseSettings):
         "Walls around the processes that decode uploads: auto takes those that the machine has; "
         "required does not start without seccomp",
     )
+    load_timeout_s: float = _setting(
+        120.0,
+        "Longest time to load a checkpoint; then it is given up, and at the start the service ends",
+        "s",
+        gt=0,
+        le=_DAY_S,
+    )
     threads: int = _setting(
         0,
         "CPU threads of one network; 0 takes what the machine's quota allows",

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from service.background import in_thread
 from service.errors import Error
 from service.routes.models import summary
 from service.routes.responses import problems
 from service.schemas import ModelSummary
 from service.state import state_of
+
+#: Name of the threads that wait for loads. The pool of asyncio.to_thread finishes answers.
+_THREAD = "scmrl-admin"
 
 router = APIRouter(prefix="/v1/admin/models", tags=["admin"])
 
@@ -20,13 +22,16 @@ router = APIRouter(prefix="/v1/admin/models", tags=["admin"])
     "/{name}",
     summary="Load a checkpoint, or load it again",
     response_model_exclude_none=True,
-    responses=problems(Error.UNKNOWN_MODEL, Error.UNUSABLE, Error.STOPPING),
+    responses=problems(
+        Error.UNKNOWN_MODEL, Error.CONFLICT, Error.UNUSABLE, Error.STOPPING, Error.LOAD_TIMEOUT
+    ),
 )
 async def load(request: Request, name: str) -> ModelSummary:
     """The folder of this name in SCMRL_MODELS. No request is dropped: one that is served already
-    goes on until the new one is warm, and for good where the new one cannot be loaded."""
+    goes on until the new one is warm, and for good where the new one cannot be loaded. 409 where
+    this name is being loaded already."""
     registry = state_of(request).registry
-    await asyncio.to_thread(registry.load, name)
+    await in_thread(_THREAD, registry.loader(name))
     return summary(registry, name)
 
 
@@ -38,5 +43,5 @@ async def load(request: Request, name: str) -> ModelSummary:
 )
 async def unload(request: Request, name: str) -> Response:
     """Requests that are inside are answered. The default checkpoint cannot be unloaded."""
-    await asyncio.to_thread(state_of(request).registry.unload, name)
+    await in_thread(_THREAD, state_of(request).registry.unloader(name))
     return Response(status_code=204)

@@ -134,7 +134,7 @@ def test_of_a_checkpoint_that_is_loaded_anew_the_old_one_is_let_go(weights: Path
     registry.load_default()
     garbage.spare()  # as a service does that has started
     old = weakref.ref(registry.get("avdigits").engines[0])
-    registry.load("avdigits")
+    registry.loader("avdigits")()
     assert old() is None
     registry.stop()
     assert registry.get("avdigits").card.name == "avdigits"
