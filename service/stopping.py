@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -23,12 +24,15 @@ _LOOK_S = 0.05
 #: Signals that come within this are one: a terminal or a supervisor signals a whole group of
 #: processes, and `make`, which is among them, passes on what it gets.
 _SAME_S = 0.02
+#: Seconds that the server has to close what is open after a second signal.
+_AT_ONCE_S = 1.0
 
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
     """End the process in order, with exit code 0, where a signal comes in the block.
 
+    A second signal ends it at once. SIGHUP, which a terminal sends that is closed, changes nothing.
     As the first process of a container it would not be ended by SIGTERM otherwise. Handlers can be
     set in the main thread alone: elsewhere signals do what they did before.
     """
@@ -36,16 +40,23 @@ def ended_by_signals() -> Iterator[None]:
         yield
         return
 
-    before = {sig: signal.getsignal(sig) for sig in _SIGNALS}
+    before = {sig: signal.getsignal(sig) for sig in (*_SIGNALS, signal.SIGHUP)}
+    begun_at: float | None = None
 
     def end(sig: int, frame: FrameType | None) -> None:
-        for one in _SIGNALS:  # a second one changes nothing any more
-            signal.signal(one, signal.SIG_IGN)
-        before.clear()
-        raise SystemExit(0)
+        nonlocal begun_at
+        now = time.monotonic()
+        if begun_at is None:
+            begun_at = now
+            before.clear()  # the handlers stay until the process has ended
+            raise SystemExit(0)
+        if now - begun_at > _SAME_S:
+            os._exit(0)
 
     for sig in _SIGNALS:
         signal.signal(sig, end)
+    # Not SIG_IGN, which processes that are started would inherit.
+    signal.signal(signal.SIGHUP, lambda sig, frame: None)
     try:
         yield
     finally:
@@ -73,6 +84,7 @@ class Stopping:
             threading.Thread(target=self._finish, name="scmrl-stop", daemon=True).start()
         elif now - self._begun_at > _SAME_S:
             self._server.should_exit = self._server.force_exit = True
+            threading.Thread(target=_end_soon, name="scmrl-stop", daemon=True).start()
 
     def _finish(self) -> None:
         end = time.monotonic() + self._settings.shutdown_grace_s
@@ -82,3 +94,9 @@ class Stopping:
         # uvicorn waits for connections that are open still: both together have the grace period.
         self._server.config.timeout_graceful_shutdown = max(1, round(end - time.monotonic()))
         self._server.should_exit = True
+
+
+def _end_soon() -> None:
+    """End the process, whatever its threads wait for."""
+    time.sleep(_AT_ONCE_S)
+    os._exit(0)

@@ -163,6 +163,28 @@ def test_it_ends_in_order_when_told_to_before_it_is_ready(
     assert "ready" not in service.shown
 
 
+def test_a_hangup_does_not_end_it(serve: type[Serve], weights: Path) -> None:
+    service = serve("--models", weights, "--port", 0)
+    address = service.address()
+    service.process.send_signal(signal.SIGHUP)
+    time.sleep(0.1)
+    assert httpx.get(f"{address}/readyz").status_code == 200
+    assert service.stop() == 0
+
+
+def test_a_hangup_during_the_start_does_not_end_it(serve: type[Serve], weights: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    service = serve("--models", weights, "--port", port, module="tests.service.slow")
+    wait_until(lambda: "imports" in service.shown)
+    service.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: answers(port))
+    service.process.send_signal(signal.SIGHUP)
+    time.sleep(0.1)
+    assert answers(port)
+    assert service.stop() == 0
+
+
 def answers(port: int) -> bool:
     """Whether a service is alive at this port."""
     try:
@@ -189,7 +211,7 @@ def test_where_others_can_reach_it_it_needs_keys_or_a_waiver(
     told = capfd.readouterr().err
     for way_out in ("SCMRL_API_KEYS", "--host 127.0.0.1", "SCMRL_ALLOW_ANONYMOUS"):
         assert way_out in told
-    admin = Settings(models="/nowhere", host=host, admin_key="0123456789abcdef")
+    admin = Settings(models="/nowhere", host=host, admin_key="q7Zt4mXv9RkB2wLc8NpY")
     assert run(admin) == 2, "an admin key is not asked of those who classify"
 
 
@@ -198,7 +220,7 @@ def test_where_others_can_reach_it_it_needs_keys_or_a_waiver(
     [
         ({"host": "0.0.0.0"}, 2),
         ({"host": "0.0.0.0", "allow_anonymous": True}, 1),
-        ({"host": "0.0.0.0", "api_keys": "anna:0123456789abcdef"}, 1),
+        ({"host": "0.0.0.0", "api_keys": "anna:q7Zt4mXv9RkB2wLc8NpY"}, 1),
         ({"host": "127.0.0.1"}, 1),
         ({"host": "127.8.8.8"}, 1),
         ({"host": "::1"}, 1),
@@ -224,7 +246,7 @@ def test_it_asks_for_the_keys_of_its_file_and_says_nothing_of_its_server(
     serve: type[Serve], weights: Path, tmp_path: Path
 ) -> None:
     keys = tmp_path / "keys.txt"
-    keys.write_text("anna:0123456789abcdef\n")
+    keys.write_text("anna:q7Zt4mXv9RkB2wLc8NpY\n")
     arguments = ("--models", weights, "--host", "0.0.0.0", "--port", 0)
     refused = serve(*arguments)
     assert refused.code() == 2
@@ -234,7 +256,7 @@ def test_it_asks_for_the_keys_of_its_file_and_says_nothing_of_its_server(
     address = service.address()
     assert "curl -H 'Authorization: Bearer KEY' -F clip=" in service.shown
     assert httpx.get(f"{address}/v1/models").status_code == 401
-    asked = {"Authorization": "Bearer 0123456789abcdef"}
+    asked = {"Authorization": "Bearer q7Zt4mXv9RkB2wLc8NpY"}
     answer = httpx.get(f"{address}/v1/models", headers=asked)
     assert answer.status_code == 200
     assert "server" not in answer.headers
@@ -245,7 +267,7 @@ def test_it_asks_for_the_keys_of_its_file_and_says_nothing_of_its_server(
     assert told.startswith(b"http/1.1 400")
     assert not {word for word in (b"uvicorn", b"h11", b"python", b"server:") if word in told}
     assert service.stop() == 0
-    assert "0123456789abcdef" not in service.logged + service.shown
+    assert "q7Zt4mXv9RkB2wLc8NpY" not in service.logged + service.shown
     assert "key='anna'" in service.logged
 
 
