@@ -5,25 +5,36 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from model.regular_file import read_regular
+from service import guessing
 from service.settings import Settings
 
 #: The admin key's name in the log; no other key may have it.
 ADMIN_NAME = "admin"
 
 #: Fewest characters of a key: nothing slows down who guesses, so a key must not be guessable.
-MIN_LENGTH = 16
+MIN_LENGTH = 20
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 #: What RFC 6750 lets a bearer token be.
-_SECRET = re.compile(rf"[A-Za-z0-9._~+/=-]{{{MIN_LENGTH},}}")
-_SHAPE = "`name:key` or `name:key:requests-per-minute`"
+_SECRET = re.compile(r"[A-Za-z0-9._~+/=-]+")
+#: What stands before the SHA-256 of a key, in hex, in the place of the key.
+_HASHED = "sha256"
+_HEX = re.compile(r"[0-9a-fA-F]{64}")
+_SHAPE = (
+    "`name:key` or `name:key:requests-per-minute`; `sha256:` and 64 hex digits can stand for a key"
+)
 _GOOD_SECRET = (
     f"at least {MIN_LENGTH} of A-Z a-z 0-9 . _ ~ + / = - (`openssl rand -hex 32` makes one)"
 )
+
+
+_WAIVER = "SCMRL_ALLOW_WEAK_KEYS=true takes it all the same"
 
 
 class KeysError(Exception):
@@ -65,11 +76,11 @@ class Keys:
 
 def read(settings: Settings) -> Keys:
     """The keys of the settings and of the files that they name. Raises KeysError."""
-    default = settings.rate_limit_per_min
-    api = list(_parsed(settings.api_keys.get_secret_value(), "SCMRL_API_KEYS", default))
+    default, weak = settings.rate_limit_per_min, settings.allow_weak_keys
+    api = list(_parsed(settings.api_keys.get_secret_value(), "SCMRL_API_KEYS", default, weak))
     file = settings.api_keys_file
     if file is not None:
-        of_file = list(_parsed(_text(file), str(file), default))
+        of_file = list(_parsed(_text(file), str(file), default, weak))
         if not of_file:
             raise KeysError(f"{file} (SCMRL_API_KEYS_FILE) has no key; one is {_SHAPE}")
         api += of_file
@@ -78,21 +89,22 @@ def read(settings: Settings) -> Keys:
     return Keys(tuple(api), admin)
 
 
-def _parsed(text: str, source: str, default_per_minute: int) -> Iterator[Key]:
+def _parsed(text: str, source: str, default_per_minute: int, allow_weak: bool) -> Iterator[Key]:
     for number, entry in enumerate(_entries(text), start=1):
         where = f"{source}, entry {number}"
         name, secret, rate, *more = *entry.split(":"), "", ""
+        if secret == _HASHED:
+            secret, rate, more = f"{_HASHED}:{rate}", more[0], more[1:]
         if not secret or any(more):
             raise KeysError(f"{where}: must be {_SHAPE}")
         if not _NAME.fullmatch(name) or name == ADMIN_NAME:
             raise KeysError(
                 f"{where}: the name must be 1 to 64 of A-Z a-z 0-9 . _ - and not {ADMIN_NAME!r}"
             )
-        if not _SECRET.fullmatch(secret):
-            raise KeysError(f"{where}: the key must be {_GOOD_SECRET}")
+        digest = _digest_of(secret, where, allow_weak)
         if rate and not (rate.isascii() and rate.isdecimal() and len(rate) < 10):
             raise KeysError(f"{where}: requests per minute must be a whole number, 0 for no limit")
-        yield Key(name, _digest(secret.encode()), int(rate) if rate else default_per_minute)
+        yield Key(name, digest, int(rate) if rate else default_per_minute)
 
 
 def _entries(text: str) -> Iterator[str]:
@@ -111,9 +123,26 @@ def _admin(settings: Settings) -> Key | None:
         return None
     source = "SCMRL_ADMIN_KEY" if file is None else f"{file} (SCMRL_ADMIN_KEY_FILE)"
     secret = (text if file is None else _text(file)).strip()
+    return Key(ADMIN_NAME, _digest_of(secret, source, settings.allow_weak_keys))
+
+
+def _digest_of(secret: str, where: str, allow_weak: bool) -> bytes:
+    """The SHA-256 of a key, which is given as such or as that. Raises KeysError."""
+    kind, _, digest = secret.partition(":")
+    if kind == _HASHED and digest:
+        if not _HEX.fullmatch(digest):
+            raise KeysError(f"{where}: after {_HASHED}: there must be 64 hex digits")
+        return bytes.fromhex(digest)
     if not _SECRET.fullmatch(secret):
-        raise KeysError(f"{source}: the key must be {_GOOD_SECRET}, and nothing else")
-    return Key(ADMIN_NAME, _digest(secret.encode()))
+        raise KeysError(f"{where}: the key must be {_GOOD_SECRET}, and nothing else")
+    if not allow_weak and len(secret) < MIN_LENGTH:
+        raise KeysError(f"{where}: the key must be {_GOOD_SECRET}; {_WAIVER}")
+    if not allow_weak and guessing.bits(secret) < guessing.LEAST_BITS:
+        raise KeysError(
+            f"{where}: the key can be guessed, since it repeats or counts; it must be "
+            f"{_GOOD_SECRET}; {_WAIVER}"
+        )
+    return _digest(secret.encode())
 
 
 def _check_distinct(keys: list[Key]) -> None:
@@ -133,7 +162,9 @@ def _check_distinct(keys: list[Key]) -> None:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text("utf-8-sig")
+        if file.stat().st_mode & stat.S_IWOTH:
+            raise KeysError(f"every user may write {file}; `chmod o-w` it")
+        return read_regular(file).decode("utf-8-sig")
     except OSError as exc:
         raise KeysError(f"cannot read {file}: {exc.strerror}") from exc
     except UnicodeDecodeError:

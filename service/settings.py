@@ -95,6 +95,7 @@ class Settings(BaseSettings):
     api_keys: SecretStr = _setting(
         SecretStr(""),
         "Keys of which every request needs one, `name:key` or `name:key:requests-per-minute`, "
+        "where `sha256:` and a key's SHA-256 in hex can stand for the key; "
         "with commas or ends of lines between them",
     )
     api_keys_file: Path | None = _setting(
@@ -104,6 +105,9 @@ class Settings(BaseSettings):
         SecretStr(""), "The key of what is under /v1/admin, which is not there without one"
     )
     admin_key_file: Path | None = _setting(None, "File that holds the admin key and nothing else")
+    allow_weak_keys: bool = _setting(
+        False, "Take keys that are shorter than 20 characters or can be guessed"
+    )
     rate_limit_per_min: int = _setting(
         0,
         "Requests of each key that has no number of its own, at once and a minute; 0: no limit",

@@ -79,13 +79,13 @@ def test_serves_flags_are_the_settings_with_their_defaults() -> None:
 def test_secrets_are_no_flags_and_the_help_says_where_they_go(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("SCMRL_API_KEYS", "anna:0123456789abcdef")
-    monkeypatch.setenv("SCMRL_ADMIN_KEY", "0123456789abcdef")
+    monkeypatch.setenv("SCMRL_API_KEYS", "anna:q7Zt4mXv9RkB2wLc8NpY")
+    monkeypatch.setenv("SCMRL_ADMIN_KEY", "q7Zt4mXv9RkB2wLc8NpY")
     shown = scmrl("serve", "--help").output
     assert "0123456789" not in shown
     for name in SECRETS:
         assert "SCMRL_" + name.upper().replace("-", "_") in shown
-        told = scmrl("serve", f"--{name}", "anna:0123456789abcdef", code=2).output
+        told = scmrl("serve", f"--{name}", "anna:q7Zt4mXv9RkB2wLc8NpY", code=2).output
         assert "No such option" in told
         assert "0123456789" not in told
 

@@ -226,8 +226,8 @@ def test_keys_are_not_in_the_environment_of_who_reads_uploads(
     clip: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who takes a decoding process over could send what is in its memory as an answer."""
-    monkeypatch.setenv("SCMRL_API_KEYS", "anna:0123456789abcdef")
-    monkeypatch.setenv("SCMRL_ADMIN_KEY", "0123456789abcdef")
+    monkeypatch.setenv("SCMRL_API_KEYS", "anna:q7Zt4mXv9RkB2wLc8NpY")
+    monkeypatch.setenv("SCMRL_ADMIN_KEY", "q7Zt4mXv9RkB2wLc8NpY")
     with started() as decoders:
         good(run(decoders, Media(clip=clip))[0])
         try:
@@ -235,7 +235,7 @@ def test_keys_are_not_in_the_environment_of_who_reads_uploads(
         except PermissionError:
             pytest.skip("only root may read the environment of a process that is not dumpable")
         assert b"OMP_NUM_THREADS=1" in environment
-        assert b"0123456789abcdef" not in environment
+        assert b"q7Zt4mXv9RkB2wLc8NpY" not in environment
 
 
 def test_a_file_that_takes_too_long_is_to_blame_and_costs_no_other(clip: bytes) -> None:

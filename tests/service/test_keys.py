@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -11,7 +14,7 @@ import pytest
 from service.keys import Keys, KeysError, read
 from service.settings import Settings
 
-ANNA, BERT = "anna-0123456789abcdef", "bert-0123456789abcdef"
+ANNA, BERT = "anna-q7Zt4mXv9RkB2wLc8NpY", "bert-q7Zt4mXv9RkB2wLc8NpY"
 
 
 def keys(**given: Any) -> Keys:
@@ -21,12 +24,12 @@ def keys(**given: Any) -> Keys:
 def refusal(**given: Any) -> str:
     with pytest.raises(KeysError) as told:
         keys(**given)
-    assert "0123456789" not in str(told.value), "a key is quoted"
+    assert "q7Zt4mXv9R" not in str(told.value), "a key is quoted"
     return str(told.value)
 
 
 def test_each_key_has_a_name_and_a_limit_its_own_or_the_default() -> None:
-    found = keys(api_keys=f"anna:{ANNA}, bert:{BERT}:30\n\nc:{'c' * 16}:0", rate_limit_per_min=5)
+    found = keys(api_keys=f"anna:{ANNA}, bert:{BERT}:30\n\nc:{'C3' + BERT}:0", rate_limit_per_min=5)
     assert [(key.name, key.per_minute) for key in found.api] == [
         ("anna", 5),
         ("bert", 30),
@@ -74,8 +77,8 @@ def test_the_admin_key_is_text_or_a_file(tmp_path: Path) -> None:
         (f":{ANNA}", "the name must be"),
         (f"an na:{ANNA}", "the name must be"),
         (f"admin:{ANNA}", "not 'admin'"),
-        ("anna:short", "at least 16"),
-        ("anna:0123456789 abcdef", "at least 16"),
+        ("anna:short", "at least 20"),
+        ("anna:q7Zt4mXv9RkB 2wLc8NpY", "at least 20"),
         (f"anna:{ANNA}:-1", "whole number"),
         (f"anna:{ANNA}:²", "whole number"),
         (f"anna:{ANNA},anna:{BERT}", "two keys have the name 'anna'"),
@@ -124,3 +127,47 @@ def test_a_key_is_found_by_its_whole_hash(place: int) -> None:
     digest[place] ^= 1
     assert Keys((key,)).find(ANNA.encode()) is key
     assert Keys((replace(key, digest=bytes(digest)),)).find(ANNA.encode()) is None
+
+
+def test_a_key_can_be_stored_as_its_hash(tmp_path: Path) -> None:
+    digest, other = (hashlib.sha256(key.encode()).hexdigest() for key in (ANNA, BERT))
+    stored = keys(api_keys=f"anna:sha256:{digest}:30", admin_key=f"sha256:{other.upper()}")
+    assert stored.find(ANNA.encode()) == stored.api[0]
+    assert stored.api[0].per_minute == 30
+    assert stored.find(BERT.encode()) == stored.admin
+    assert stored.find(digest.encode()) is None, "the hash is not the key"
+    assert "64 hex digits" in refusal(api_keys=f"anna:sha256:{digest[1:]}")
+    assert "64 hex digits" in refusal(admin_key="sha256:anna")
+    assert "same key" in refusal(api_keys=f"anna:{ANNA},bert:sha256:{digest}")
+
+
+@pytest.mark.parametrize(
+    "weak",
+    ["q7Zt4mXv9RkB2wLc8Np", "a" * 40, "abcdefghijklmnopqrstuvwxyz", "0123456789" * 4, "ab" * 20,
+     "9876543210zyxwvutsrq", "abcxyz" * 6],
+)  # fmt: skip
+def test_a_weak_key_is_refused_unless_waived(weak: str) -> None:
+    for given in ({"api_keys": f"anna:{weak}"}, {"admin_key": weak}):
+        with pytest.raises(KeysError, match="SCMRL_ALLOW_WEAK_KEYS") as told:
+            keys(**given)
+        assert weak not in str(told.value)
+        assert keys(**given, allow_weak_keys=True).find(weak.encode()) is not None
+
+
+@pytest.mark.parametrize("digits", [20, 32, 64])
+def test_a_random_key_is_taken(digits: int) -> None:
+    random = Random(1)
+    for _ in range(2000):
+        key = f"{random.getrandbits(4 * digits):0{digits}x}"
+        assert keys(api_keys=f"anna:{key}").api
+
+
+def test_a_key_file_that_everybody_may_write_or_that_is_a_fifo_is_refused(tmp_path: Path) -> None:
+    file, fifo = tmp_path / "keys", tmp_path / "fifo"
+    file.write_text(f"anna:{ANNA}\n")
+    file.chmod(0o602)
+    assert "chmod o-w" in refusal(api_keys_file=file)
+    file.chmod(0o600)
+    assert keys(api_keys_file=file).api
+    os.mkfifo(fifo)
+    assert "not a regular file" in refusal(api_keys_file=fifo)

@@ -18,7 +18,11 @@ from service.settings import Settings
 from tests.service.asgi import ask, open_socket
 from tests.service.server import listening, wait_until
 
-ANNA, BERT, ADMIN = "anna-0123456789abcdef", "bert-0123456789abcdef", "root-0123456789abcdef"
+ANNA, BERT, ADMIN = (
+    "anna-q7Zt4mXv9RkB2wLc8NpY",
+    "bert-q7Zt4mXv9RkB2wLc8NpY",
+    "root-q7Zt4mXv9RkB2wLc8NpY",
+)
 CLASSIFY = "/v1/classify"
 
 
@@ -54,7 +58,7 @@ def bearer(key: str) -> list[tuple[bytes, bytes]]:
              "/healthz\n", "/docs/../v1/models", "/docs/static", "/HEALTHZ", ""],
 )  # fmt: skip
 def test_without_a_key_nothing_is_answered_or_read(path: str) -> None:
-    for headers in ([], bearer("nobody-0123456789abcdef")):
+    for headers in ([], bearer("nobody-q7Zt4mXv9RkB2wLc8NpY")):
         answer = ask(KEYED, path, headers, method="POST")
         assert answer.status == 401
         assert answer.headers["WWW-Authenticate"] == "Bearer"
@@ -132,14 +136,14 @@ def test_sockets_are_checked_as_they_are_opened() -> None:
 
 
 def test_each_key_has_its_own_limit() -> None:
-    app = made(api_keys=f"anna:{ANNA}:2,bert:{BERT}:0,c:{'c' * 16}", rate_limit_per_min=1)
+    app = made(api_keys=f"anna:{ANNA}:2,bert:{BERT}:0,c:{'C3' + BERT}", rate_limit_per_min=1)
 
     def statuses_of(key: str, path: str = "/v1/models") -> list[int]:
         return [ask(app, path, bearer(key)).status for _ in range(4)]
 
     assert statuses_of(ANNA) == [200, 200, 429, 429]
     assert statuses_of(BERT) == [200] * 4
-    assert statuses_of("c" * 16) == [200, 429, 429, 429]
+    assert statuses_of("C3" + BERT) == [200, 429, 429, 429]
     refused = ask(app, CLASSIFY, bearer(ANNA), method="POST")
     assert refused.problem["type"] == "urn:scmrl:error:rate-limit"
     assert "2 times a minute" in refused.problem["detail"]
@@ -182,7 +186,7 @@ def test_the_log_names_the_key_and_never_has_it(caplog: pytest.LogCaptureFixture
     async def broken() -> None:
         raise RuntimeError("inside")
 
-    wrong = "wrong-0123456789abcdef"
+    wrong = "wrong-q7Zt4mXv9RkB2wLc8NpY"
     with listening(app) as client:
         for key, path, status, note in (
             (ANNA, "/v1/models", 200, "key='anna'"),
@@ -196,7 +200,7 @@ def test_the_log_names_the_key_and_never_has_it(caplog: pytest.LogCaptureFixture
             assert answer.status_code == status
             assert note in line_of(caplog, answer.headers["X-Request-ID"])
             assert key not in answer.text
-    assert "0123456789abcdef" not in caplog.text
+    assert "q7Zt4mXv9RkB2wLc8NpY" not in caplog.text
 
 
 def line_of(caplog: pytest.LogCaptureFixture, request_id: str) -> str:

@@ -47,7 +47,7 @@ def test_every_answer_has_them(path: str, status: int) -> None:
 
 
 def test_a_refused_key_has_them_too() -> None:
-    answer = ask(app(api_keys="anna:0123456789abcdef"), "/v1/models")
+    answer = ask(app(api_keys="anna:q7Zt4mXv9RkB2wLc8NpY"), "/v1/models")
     assert answer.status == 401
     assert answer.headers["Cache-Control"] == "no-store"
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
@@ -77,7 +77,7 @@ def preflight(made: FastAPI, origin: str) -> dict[str, str]:
 
 def test_pages_of_other_origins_may_not_ask_unless_set() -> None:
     assert "access-control-allow-origin" not in preflight(app(), ORIGIN)
-    keyed = app(cors_origins=f"{ORIGIN}, https://b.org:8443", api_keys="anna:0123456789abcdef")
+    keyed = app(cors_origins=f"{ORIGIN}, https://b.org:8443", api_keys="anna:q7Zt4mXv9RkB2wLc8NpY")
     for origin in (ORIGIN, "https://b.org:8443"):
         told = preflight(keyed, origin)
         assert told["access-control-allow-origin"] == origin, "and no key is needed to be told"
