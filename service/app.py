@@ -29,6 +29,7 @@ from service.head import HeadRequests
 from service.http.connections import Connections
 from service.http.listener import connections_within_file_limit
 from service.http.refusal import refuse
+from service.keyring import Keyring
 from service.live import Live
 from service.metrics import Metrics
 from service.registry import Registry, StartupError
@@ -75,15 +76,18 @@ def create_app(
     settings: Settings | None = None,
     *,
     known: keys.Keys | None = None,
+    hangups: Callable[[], int] = lambda: 0,
     on_ready: Callable[[], None] = lambda: None,
     on_failure: Callable[[StartupError], None] = lambda error: None,
 ) -> FastAPI:
     """The application. `on_ready` is called when a clip would be answered by the default
     checkpoint, `on_failure` when it never will: whoever runs the app must then end it. `known` are
-    the keys, where they have been read already. Raises KeysError.
+    the keys, where they have been read already; they are read again when `hangups` grows.
+    Raises KeysError.
     """
     settings = settings or Settings()
     known = known or keys.read(settings)
+    keyring = Keyring(settings, known, hangups)
     limits = DecodeLimits(
         settings.decode_timeout_s, settings.decode_memory_mib * MIB, settings.sandbox
     )
@@ -111,12 +115,13 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         state.decoders.start()
-        for watch in (registry.watch, registry.watch_files, decoders.watch):
+        for watch in (registry.watch, registry.watch_files, decoders.watch, keyring.watch):
             threading.Thread(target=watch, name="scmrl-watch", daemon=True).start()
         loading = asyncio.create_task(_load(state, on_ready, fail))
         try:
             yield
         finally:
+            keyring.stop()
             await asyncio.to_thread(state.registry.stop)  # it waits for what runs
             loading.cancel()  # its thread goes on, until it sees that the registry has stopped
             with suppress(asyncio.CancelledError):
@@ -139,7 +144,7 @@ def create_app(
     )
     app.state.scmrl = state
     trace = tracing.record if tracing is not None else None
-    _add_middleware(app, settings, known, state.metrics.measure, trace)
+    _add_middleware(app, settings, keyring, state.metrics.measure, trace)
     app.state.refuse = SecurityHeaders(AccessLog(refuse, state.metrics.measure, trace))
     error_responses.install(app)
     for router in (classify.router, models.router, admin.router, health.router, metrics.router):
@@ -152,7 +157,7 @@ def create_app(
 def _add_middleware(
     app: FastAPI,
     settings: Settings,
-    known: keys.Keys,
+    keyring: Keyring,
     measure: Callable[[Answered], None],
     trace: Callable[[Answered], str | None] | None,
 ) -> None:
@@ -168,7 +173,7 @@ def _add_middleware(
         max_seconds=settings.upload_timeout_s,
         min_rate=settings.upload_min_rate,
     )
-    app.add_middleware(KeyCheck, keys=known)
+    app.add_middleware(KeyCheck, keyring=keyring)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.bucket import Bucket
 from service.error_responses import respond
 from service.errors import Error, Problem
+from service.keyring import Keyring
 from service.keys import Key, Keys
 from service.routes.responses import problems
 
@@ -37,10 +38,10 @@ class KeyCheck:
     Retry-After where a key has asked too often. WebSockets are checked as they are opened.
     """
 
-    def __init__(self, app: ASGIApp, keys: Keys) -> None:
+    def __init__(self, app: ASGIApp, keyring: Keyring) -> None:
         self.app = app
-        self.keys = keys
-        self._buckets = {key.name: Bucket(key.per_minute) for key in keys.api if key.per_minute}
+        self._keyring = keyring
+        self._buckets: dict[str, Bucket] = {}  # by the key's name, so that they outlive a reading
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -55,42 +56,46 @@ class KeyCheck:
 
     def _admit(self, scope: Scope) -> None:
         """Raises Problem KEY_NEEDED, KEY_REFUSED, RATE_LIMIT or NOT_FOUND."""
-        path = _path(scope)
+        path, keys = _path(scope), self._keyring.keys
         is_admin = path.startswith(ADMIN)
-        if is_admin and self.keys.admin is None:
+        if is_admin and keys.admin is None:
             raise Problem(
                 Error.NOT_FOUND, f"There is nothing at {path}; /docs lists what there is."
             )
-        if not is_admin and (is_open(path) or not self.keys.api):
+        if not is_admin and (is_open(path) or not keys.api):
             return
 
-        key = self._key(scope)
+        key = _key(scope, keys)
         if scope["type"] == "http":
             scope["state"]["account"].notes["key"] = key.name
-        if is_admin and key is not self.keys.admin:
+        if is_admin and key is not keys.admin:
             detail = f"{key.name!r} is an API key; what is under {ADMIN} takes the admin key."
             raise Problem(Error.KEY_REFUSED, detail)
         self._count(key)
 
-    def _key(self, scope: Scope) -> Key:
-        given = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
-        scheme, _, secret = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
-        if scheme.lower() != b"bearer":
-            raise Problem(Error.KEY_NEEDED, f"This address needs a key: {_HEADER}.")
-        key = self.keys.find(secret.strip(b" "))
-        if key is None:
-            raise Problem(Error.KEY_NEEDED, f"The key is none that is known here: {_HEADER}.")
-        return key
-
     def _count(self, key: Key) -> None:
-        bucket = self._buckets.get(key.name)
-        wait_s = bucket.take() if bucket else 0.0
+        if not key.per_minute:
+            return
+        bucket = self._buckets.setdefault(key.name, Bucket(key.per_minute))
+        bucket.per_minute = key.per_minute
+        wait_s = bucket.take()
         if wait_s:
             detail = (
                 f"{key.name!r} may ask {key.per_minute} times a minute; "
                 f"the next time in {wait_s:.1f} s."
             )
             raise Problem(Error.RATE_LIMIT, detail, retry_after_s=wait_s)
+
+
+def _key(scope: Scope, keys: Keys) -> Key:
+    given = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
+    scheme, _, secret = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
+    if scheme.lower() != b"bearer":
+        raise Problem(Error.KEY_NEEDED, f"This address needs a key: {_HEADER}.")
+    key = keys.find(secret.strip(b" "))
+    if key is None:
+        raise Problem(Error.KEY_NEEDED, f"The key is none that is known here: {_HEADER}.")
+    return key
 
 
 def is_open(path: str) -> bool:

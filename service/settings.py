@@ -99,7 +99,8 @@ class Settings(BaseSettings):
         "with commas or ends of lines between them",
     )
     api_keys_file: Path | None = _setting(
-        None, "File of API keys, `name:key` each, one a line, # for comments; read at the start"
+        None,
+        "File of API keys, `name:key` each, one a line, # for comments; read again when it changes",
     )
     admin_key: SecretStr = _setting(
         SecretStr(""), "The key of what is under /v1/admin, which is not there without one"

@@ -28,11 +28,29 @@ _SAME_S = 0.02
 _AT_ONCE_S = 1.0
 
 
+class _Hangups:
+    """Counts SIGHUPs; no lock, since a handler may interrupt another."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def on_signal(self, sig: int, frame: FrameType | None) -> None:
+        self.count += 1
+
+
+_hangups = _Hangups()
+
+
+def hangups() -> int:
+    """How many SIGHUPs have come."""
+    return _hangups.count
+
+
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
     """End the process in order, with exit code 0, where a signal comes in the block.
 
-    A second signal ends it at once. SIGHUP, which a terminal sends that is closed, changes nothing.
+    A second signal ends it at once. SIGHUP is counted.
     As the first process of a container it would not be ended by SIGTERM otherwise. Handlers can be
     set in the main thread alone: elsewhere signals do what they did before.
     """
@@ -55,8 +73,7 @@ def ended_by_signals() -> Iterator[None]:
 
     for sig in _SIGNALS:
         signal.signal(sig, end)
-    # Not SIG_IGN, which processes that are started would inherit.
-    signal.signal(signal.SIGHUP, lambda sig, frame: None)
+    signal.signal(signal.SIGHUP, _hangups.on_signal)
     try:
         yield
     finally:

@@ -23,7 +23,7 @@ from service.decoding import sandbox
 from service.http.listener import listen, raise_file_limit
 from service.keys import Keys, KeysError, read
 from service.settings import Settings, complaint, unknown_variables
-from service.stopping import Stopping, ended_by_signals
+from service.stopping import Stopping, ended_by_signals, hangups
 
 if TYPE_CHECKING:
     from service.registry import StartupError
@@ -119,7 +119,11 @@ def _run(settings: Settings) -> int:
         server.should_exit = True
 
     app = create_app(
-        settings, known=keys, on_ready=lambda: _greet(listener, bool(keys.api)), on_failure=fail
+        settings,
+        known=keys,
+        hangups=hangups,
+        on_ready=lambda: _greet(listener, bool(keys.api)),
+        on_failure=fail,
     )
     server = server_of(app)
     stopping = Stopping(server, app.state.scmrl.registry, settings)
