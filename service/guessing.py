@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-#: Fewest bits of the estimate. Of 200,000 random keys of 32 hexadecimal digits the lowest had 53; of
+#: Fewest bits of the estimate. Of 200,000 random keys of 32 hex digits the lowest had 53; of
 #: 20 digits, the fewest that are accepted, three or so had less than 32.
 LEAST_BITS = 32
 
