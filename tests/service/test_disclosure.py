@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import logging
 import platform
 import re
 import shutil
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +19,9 @@ import httpx
 import numpy as np
 import pytest
 from fastapi import FastAPI
+from pydantic import SecretStr
 
+from model import checkpoint
 from service.app import create_app
 from service.errors import Error
 from service.settings import Settings
@@ -46,13 +51,22 @@ INSIDE = re.compile(
 
 
 def test_no_problem_tells_of_the_inside(
-    weights: Path, clip: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    weights: Path,
+    clip: bytes,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level(logging.INFO, "scmrl")
     seen: set[str] = set()
     broken = shutil.copytree(weights, tmp_path / "weights")
     damage(broken / "strict")
-    for answers in (ordinary(broken, clip), late(weights, clip)):
+    for answers in (
+        ordinary(broken, clip),
+        late(weights, clip),
+        of_heads(weights),
+        load_that_hangs(weights, monkeypatch),
+    ):
         for answer in answers:
             told = answer.json()
             assert answer.status_code >= 400, answer.text
@@ -138,6 +152,49 @@ def late(weights: Path, clip: bytes) -> Iterator[httpx.Response]:
     with listening(app) as client:
         until_ready(client)
         yield client.post(CLASSIFY, content=dawdling(), headers={"Content-Type": FORM})
+
+
+def of_heads(weights: Path) -> Iterator[httpx.Response]:
+    """Errors of requests whose head is slow, too large or no HTTP."""
+    app = create_app(Settings(models=weights, compile="off", head_timeout_s=0.1))
+    with listening(app) as client:
+        address = (client.base_url.host, client.base_url.port or 80)
+        for head in (
+            b"GET / HTTP/1.1\r\nHost: a\r\n",  # and no more
+            b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: a private diary\r\n" * 200,
+            b"a private diary\r\n\r\n",
+            b"GET / HTTP/1.1\r\na private diary\r\n\r\n",
+        ):
+            yield raw_answer(address, head)
+
+
+def raw_answer(address: tuple[str, int], sent: bytes) -> httpx.Response:
+    """The answer to bytes that no HTTP library would send."""
+    with socket.create_connection(address, timeout=30) as connection:
+        connection.sendall(sent)
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        return httpx.Response(answer.status, headers=answer.getheaders(), content=answer.read())
+
+
+def load_that_hangs(weights: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Response]:
+    """A load of a checkpoint whose disk does not answer."""
+    read, go_on = checkpoint.read_regular, threading.Event()
+
+    def hang(file: Path) -> bytes:
+        go_on.wait()
+        return read(file)
+
+    settings = Settings(models=weights, compile="off", admin_key=SecretStr(ADMIN), load_timeout_s=5)
+    with listening(create_app(settings)) as client:
+        until_ready(client)
+        try:
+            monkeypatch.setattr(checkpoint, "read_regular", hang)
+            operator = {"Authorization": f"Bearer {ADMIN}"}
+            yield client.put("/v1/admin/models/avdigits", headers=operator)
+        finally:
+            go_on.set()
+            monkeypatch.undo()
 
 
 def dawdling() -> Iterator[bytes]:
