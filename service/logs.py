@@ -14,11 +14,13 @@ import stat
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
 from service.account import request_id
+from service.repeats import RepeatLimit, Suppressed
 
 Format = Literal["console", "json"]
 
@@ -26,6 +28,8 @@ Format = Literal["console", "json"]
 _PIECE = 1000
 #: Seconds that a pipe's reader is waited for.
 _PATIENCE_S = 0.1
+#: Has one line for each request, whose number is limited elsewhere.
+_ACCESS = "scmrl.access"
 
 
 @dataclass(frozen=True)
@@ -79,27 +83,42 @@ class _Json(logging.Formatter):
 
 
 class _Output(logging.StreamHandler[TextIO]):
-    """Counts lines that cannot be written, which nobody would hear of otherwise.
+    """Writes lines to stderr; a warning that repeats is written once a minute, with its number.
 
-    Nor does it wait for a pipe's reader who has stopped reading: all requests would.
+    Counts lines that cannot be written, and does not wait for a pipe that nobody reads: every
+    request would wait.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: RepeatLimit | None = None) -> None:
         super().__init__()
         self.lost = 0
         self._stuck = False
+        self._limit = limit or RepeatLimit()
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            line = self.format(record) + self.terminator
-            for first in range(0, len(line), _PIECE):
-                if not self._has_room():
-                    self.lost += 1
-                    return
-                self.stream.write(line[first : first + _PIECE])
-                self.flush()
+            for suppressed in self._limit.ended():
+                self._write(self.format(_summary(suppressed)))
+            if not _is_limited(record) or self._limit.admit(*_source_and_text(record)):
+                self._write(self.format(record))
         except Exception:
             self.handleError(record)
+
+    def close(self) -> None:
+        """Write what was suppressed and not yet reported."""
+        with suppress(Exception):  # the stream may be closed
+            for suppressed in self._limit.ended(all_windows=True):
+                self._write(self.format(_summary(suppressed)))
+        super().close()
+
+    def _write(self, text: str) -> None:
+        line = text + self.terminator
+        for first in range(0, len(line), _PIECE):
+            if not self._has_room():
+                self.lost += 1
+                return
+            self.stream.write(line[first : first + _PIECE])
+            self.flush()
 
     def _has_room(self) -> bool:
         """Whether a piece can be written now, or soon, where the last one could be."""
@@ -119,6 +138,27 @@ class _Output(logging.StreamHandler[TextIO]):
             self.lost += 1
         else:
             super().handleError(record)
+
+
+def _is_limited(record: logging.LogRecord) -> bool:
+    """Whether repeats are suppressed: of warnings and errors that are not about one request."""
+    return record.levelno >= logging.WARNING and record.name != _ACCESS
+
+
+def _source_and_text(record: logging.LogRecord) -> tuple[tuple[str, int], str]:
+    """The place in the code that logs, and what it says, with the error's text if there is one."""
+    text = record.getMessage()
+    if record.exc_info and record.exc_info[1] is not None:
+        text += f": {record.exc_info[1]!r}"
+    return (record.pathname, record.lineno), text
+
+
+def _summary(suppressed: Suppressed) -> logging.LogRecord:
+    first_line = suppressed.text.partition("\n")[0]
+    message = f"{suppressed.count} more such lines in {suppressed.seconds:.0f} s: {first_line}"
+    fields = {"suppressed": suppressed.count, "seconds": round(suppressed.seconds, 1)}
+    event = Event(message, fields, shown={})
+    return logging.LogRecord("scmrl.logs", logging.WARNING, __file__, 0, event, None, None)
 
 
 def lost() -> int:
