@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 LOCK ?= requirements.lock
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --quiet $(LOCK:%=--constraint %)
 
-.PHONY: help serve test wheel lock lint fuzz try-image try-python try-aarch64 clean
+.PHONY: help serve test wheel lock lint fuzz audit sbom pin-base try-image try-python try-aarch64 \
+	clean
 
 help:
 	@echo "make serve   set up, then serve the embedded checkpoint on http://127.0.0.1:8000"
@@ -18,6 +19,9 @@ help:
 	@echo "make try-aarch64  resolve the runtime dependencies for 64-bit ARM (.ci/try_aarch64.py)"
 	@echo "make wheel   a wheel with the embedded checkpoint, in dist/"
 	@echo "make lock    write requirements.lock and the image's hashes anew, with the newest versions that pyproject.toml allows; KEEP=1 keeps those that are there"
+	@echo "make audit   ask an index of advisories about every version of requirements.lock"
+	@echo "make sbom    list the image's packages as CycloneDX: dist/sbom-cpu.json, dist/sbom-cuda.json"
+	@echo "make pin-base  write the digest of the image's base into docker/Dockerfile"
 	@echo "make clean   remove the virtual environment and caches"
 
 serve: $(VENV)/.serve
@@ -50,6 +54,16 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# make ends with code 2 whatever audit.py said; .ci/run asks it without make.
+audit: $(VENV)/.dev
+	$(BIN)/python .ci/audit.py $(ARGS)
+
+sbom: $(VENV)/.dev
+	$(BIN)/python .ci/sbom.py dist
+
+pin-base:
+	$(PYTHON) .ci/pin_base.py
 
 try-image:
 	$(PYTHON) .ci/try_image.py $(ARGS)

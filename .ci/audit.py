@@ -1,0 +1,187 @@
+"""Ask an index of advisories about every version of requirements.lock.
+
+    python .ci/audit.py [OPTIONS OF pip-audit]
+
+pip-audit asks the index; `-s osv` or `-s esms` names another one. By itself it prints "No known
+vulnerabilities found" and exits 0 also where it skipped every package, so its report is read here.
+
+Exit code 0: the index was asked about every version and knows no vulnerability.
+Exit code 1: at least one version is vulnerable; each is printed with the versions that are not.
+Exit code 3: none is known to be vulnerable, and at least one could not be asked about; the reason
+is printed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+LOCK = Path(__file__).resolve().parents[1] / "requirements.lock"
+CLEAN, VULNERABLE, NOT_ASKED = 0, 1, 3
+#: Seconds that pip-audit may take.
+TIMEOUT_S = 900
+
+
+@dataclass(frozen=True)
+class Pin:
+    """A package at one version."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Advisory:
+    """A known vulnerability of a pin.
+
+    Attributes:
+        names: Its identifier, and others for the same vulnerability.
+        fixed: Versions that do not have it; empty where there is none yet.
+    """
+
+    pin: Pin
+    names: tuple[str, ...]
+    fixed: tuple[str, ...]
+
+    def __str__(self) -> str:
+        fixed = f"fixed in {', '.join(self.fixed)}" if self.fixed else "not fixed in any version"
+        return f"{self.pin.name} {self.pin.version}: {', '.join(self.names)}; {fixed}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the index said.
+
+    Attributes:
+        asked: Pins that it was asked about.
+        advisories: What it knows of them.
+        reasons: Why it was not asked about each of the others.
+    """
+
+    asked: tuple[Pin, ...]
+    advisories: tuple[Advisory, ...]
+    reasons: dict[Pin, str]
+
+    @property
+    def code(self) -> int:
+        """The exit code."""
+        if self.advisories:
+            return VULNERABLE
+        return NOT_ASKED if self.reasons or not self.asked else CLEAN
+
+    def __str__(self) -> str:
+        total = len(self.asked) + len(self.reasons)
+        lines = []
+        if self.asked:
+            known = f"{len(self.advisories)} known vulnerabilities"
+            lines.append(f"audit: {known} in {len(self.asked)} of {total} versions")
+        lines += [f"- {advisory}" for advisory in self.advisories]
+        if self.reasons or not self.asked:
+            count = len(self.reasons)
+            lines.append(f"audit: could not be asked about {count} of {total} versions:")
+            names: dict[str, list[str]] = {}
+            for pin, reason in self.reasons.items():
+                # pip-audit's reason ends with the package: one line for all that share the rest.
+                general = reason.removesuffix(f": {pin.name} ({pin.version})")
+                names.setdefault(general, []).append(pin.name)
+            for reason, packages in names.items():
+                shown = ", ".join(packages[:3]) + (", ..." if len(packages) > 3 else "")
+                lines.append(f"- {len(packages)} ({shown}): {reason}")
+        return "\n".join(lines)
+
+
+def main(options: Sequence[str]) -> int:
+    reports = [ask(pins, options) for pins in split(read_pins(LOCK.read_text()))]
+    report = merge(reports)
+    print(report)
+    return report.code
+
+
+def read_pins(text: str) -> list[Pin]:
+    """All pins of a lock, for every Python and machine."""
+    matches = re.findall(r"^([A-Za-z0-9._-]+)==([^\s;]+)", text, re.MULTILINE)
+    return [Pin(name, version) for name, version in matches]
+
+
+def split(pins: Iterable[Pin]) -> list[list[Pin]]:
+    """Groups in which each package has one version, as pip-audit requires of its input."""
+    groups: list[list[Pin]] = []
+    for pin in pins:
+        for group in groups:
+            if pin.name not in {other.name for other in group}:
+                group.append(pin)
+                break
+        else:
+            groups.append([pin])
+    return groups
+
+
+def ask(pins: Sequence[Pin], options: Sequence[str]) -> Report:
+    """Run pip-audit on pins."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "requirements.txt"
+        file.write_text("".join(f"{pin.name}=={pin.version}\n" for pin in pins))
+        command = [
+            sys.executable, "-m", "pip_audit", "--format", "json", "--progress-spinner", "off",
+            "--no-deps", "--disable-pip", "--requirement", str(file), *options,
+        ]  # fmt: skip
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return read_report("", f"no answer within {TIMEOUT_S} s", pins)
+    return read_report(done.stdout, done.stderr, pins)
+
+
+def read_report(printed: str, errors: str, pins: Sequence[Pin]) -> Report:
+    """Read what pip-audit printed about pins.
+
+    Args:
+        printed: Its standard output: a JSON document, or anything else where it failed.
+        errors: Its standard error, whose last line is the reason of a failure.
+        pins: What it was asked to look at; those that its document lacks were not asked about.
+    """
+    try:
+        entries = {entry["name"]: entry for entry in json.loads(printed)["dependencies"]}
+        missing = "pip-audit's report does not have it"
+    except (ValueError, KeyError, TypeError):
+        entries = {}
+        missing = reason_of(errors)
+    asked, advisories, reasons = [], [], {}
+    for pin in pins:
+        entry: dict[str, Any] = entries.get(pin.name, {"skip_reason": missing})
+        if "skip_reason" in entry or entry.get("version") != pin.version:
+            reasons[pin] = entry.get("skip_reason", missing)
+            continue
+        asked.append(pin)
+        for found in entry["vulns"]:
+            names = (found["id"], *found.get("aliases", []))
+            advisories.append(Advisory(pin, names, tuple(found["fix_versions"])))
+    return Report(tuple(asked), tuple(advisories), reasons)
+
+
+def reason_of(errors: str) -> str:
+    """The line of pip-audit's standard error that says why it failed."""
+    lines = [line.strip() for line in errors.splitlines() if line.strip()]
+    stated = [line for line in lines if line.startswith("ERROR:")]
+    return (stated or lines[-1:] or ["pip-audit printed no report"])[0]
+
+
+def merge(reports: Sequence[Report]) -> Report:
+    return Report(
+        tuple(pin for report in reports for pin in report.asked),
+        tuple(advisory for report in reports for advisory in report.advisories),
+        {pin: reason for report in reports for pin, reason in report.reasons.items()},
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

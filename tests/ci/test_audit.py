@@ -1,0 +1,182 @@
+"""`make audit` says that versions are clean only where an index of advisories was asked."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.ci import load
+from tests.conftest import ROOT
+
+audit = load("audit")
+CLEAN, VULNERABLE, NOT_ASKED = 0, 1, 3
+
+FLASK = audit.Pin("flask", "0.12")
+IDNA = audit.Pin("idna", "3.20")
+#: An advisory as an OSV server sends it.
+ADVISORY = {
+    "id": "PYSEC-2018-66",
+    "aliases": ["CVE-2018-1000656"],
+    "summary": "Unexpected memory use with a crafted encoding of JSON.",
+    "affected": [
+        {
+            "package": {"name": "flask", "ecosystem": "PyPI"},
+            "ranges": [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}, {"fixed": "0.12.3"}]}],
+        }
+    ],
+}
+
+
+# --- reports that pip-audit 2.10.1 wrote -----------------------------------------------------
+
+
+def recorded(name: str) -> Any:
+    return audit.read_report(
+        (ROOT / "tests" / "data" / "audit" / name).read_text(), "", [FLASK, IDNA]
+    )
+
+
+def test_a_report_of_versions_without_advisories_is_clean() -> None:
+    report = recorded("clean.json")
+    assert report.code == CLEAN
+    assert report.asked == (FLASK, IDNA)
+
+
+def test_a_report_names_the_vulnerable_package_its_version_and_the_fixed_one() -> None:
+    report = recorded("vulnerable.json")
+    assert report.code == VULNERABLE
+    assert "flask 0.12: PYSEC-2018-66, CVE-2018-1000656; fixed in 0.12.3" in str(report)
+    assert "idna 3.20:" not in str(report)
+
+
+def test_packages_that_pip_audit_skipped_are_not_clean() -> None:
+    report = recorded("skipped.json")
+    assert report.code == NOT_ASKED
+    assert "2 of 2 versions" in str(report)
+    assert "Dependency not found on PyPI and could not be audited" in str(report)
+
+
+# --- anything that pip-audit may print -------------------------------------------------------
+
+OUTCOMES = ("clean", "vulnerable", "unfixed", "skipped", "absent", "other version")
+
+
+def entry(pin: Any, outcome: str) -> list[dict[str, Any]]:
+    """What pip-audit's report has of a pin."""
+    if outcome == "absent":
+        return []
+    if outcome == "skipped":
+        return [{"name": pin.name, "skip_reason": f"{pin.name} is not there"}]
+    version = "0.0.0" if outcome == "other version" else pin.version
+    fixed = {"vulnerable": ["9.9"], "unfixed": []}.get(outcome)
+    vulns = [] if fixed is None else [{"id": f"X-{pin.name}", "fix_versions": fixed}]
+    return [{"name": pin.name, "version": version, "vulns": vulns}]
+
+
+@given(st.lists(st.sampled_from(OUTCOMES), max_size=8))
+def test_one_advisory_is_vulnerable_and_else_one_version_not_asked_about_is_not_clean(
+    outcomes: list[str],
+) -> None:
+    pins = [audit.Pin(f"package-{place}", f"1.{place}") for place in range(len(outcomes))]
+    pairs = list(zip(pins, outcomes, strict=True))
+    printed = {"dependencies": [e for pin, outcome in pairs for e in entry(pin, outcome)]}
+    report = audit.read_report(json.dumps(printed), "", pins)
+
+    if {"vulnerable", "unfixed"} & set(outcomes):
+        assert report.code == VULNERABLE
+    elif not outcomes or {"skipped", "absent", "other version"} & set(outcomes):
+        assert report.code == NOT_ASKED
+    else:
+        assert report.code == CLEAN
+    for pin, outcome in pairs:
+        if outcome == "vulnerable":
+            assert f"{pin.name} {pin.version}: X-{pin.name}; fixed in 9.9" in str(report)
+        if outcome == "skipped":
+            assert f"{pin.name} is not there" in str(report)
+
+
+@pytest.mark.parametrize("printed", ["", "null", "[]", "{}", '{"dependencies": 3}', "Traceback"])
+def test_no_report_is_not_clean_and_the_reason_is_what_pip_audit_said(printed: str) -> None:
+    errors = "WARNING:pip_audit._cli:a hint\nTraceback:\n  a line\nConnectionError: no such host\n"
+    report = audit.read_report(printed, errors, [FLASK, IDNA])
+    assert report.code == NOT_ASKED
+    assert "no such host" in str(report)
+
+
+# --- pip-audit itself, and an index on this machine ------------------------------------------
+
+
+@contextmanager
+def index(vulnerable: str, status: int = 200) -> Iterator[str]:
+    """Serve advisories as OSV does: one for the package that is named, none for others."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            query = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            answer = {"vulns": [ADVISORY]} if query["package"]["name"] == vulnerable else {}
+            body = json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1/query"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def ask(url: str) -> Any:
+    pytest.importorskip("pip_audit", reason="pip-audit is in the extra dev")
+    return audit.ask([FLASK, IDNA], ["-s", "osv", "--osv-url", url])
+
+
+def test_an_index_that_knows_an_advisory_is_heard() -> None:
+    with index(vulnerable="flask") as url:
+        report = ask(url)
+    assert report.code == VULNERABLE
+    assert [(a.pin, a.fixed) for a in report.advisories] == [(FLASK, ("0.12.3",))]
+
+
+def test_an_index_that_knows_none_makes_it_clean() -> None:
+    with index(vulnerable="another") as url:
+        assert ask(url).code == CLEAN
+
+
+def test_an_index_that_fails_or_cannot_be_reached_does_not() -> None:
+    with index(vulnerable="flask", status=500) as url:
+        assert ask(url).code == NOT_ASKED
+    report = ask(url)  # nobody listens there any more
+    assert report.code == NOT_ASKED
+    assert "127.0.0.1" in str(report)
+
+
+# --- the lock --------------------------------------------------------------------------------
+
+
+def test_every_version_of_the_lock_is_asked_about_and_a_package_once_in_a_run() -> None:
+    text = (ROOT / "requirements.lock").read_text()
+    groups = audit.split(audit.read_pins(text))
+    lines = [line.partition(" ")[0] for line in text.splitlines() if not line.startswith("#")]
+    assert sorted(f"{pin.name}=={pin.version}" for group in groups for pin in group) == sorted(
+        lines
+    )
+    for group in groups:
+        assert len({pin.name for pin in group}) == len(group)
