@@ -13,7 +13,6 @@ is printed.
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -21,12 +20,36 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel, ValidationError
 
 LOCK = Path(__file__).resolve().parents[1] / "requirements.lock"
 CLEAN, VULNERABLE, NOT_ASKED = 0, 1, 3
 #: Seconds that pip-audit may take.
 TIMEOUT_S = 900
+
+
+class Vulnerability(BaseModel):
+    """An advisory in pip-audit's report."""
+
+    id: str
+    fix_versions: list[str]
+    aliases: list[str] = []
+
+
+class Dependency(BaseModel):
+    """A package in pip-audit's report: with its advisories, or why it was skipped."""
+
+    name: str
+    version: str | None = None
+    vulns: list[Vulnerability] | None = None
+    skip_reason: str | None = None
+
+
+class Document(BaseModel):
+    """pip-audit's report."""
+
+    dependencies: list[Dependency]
 
 
 @dataclass(frozen=True)
@@ -150,21 +173,22 @@ def read_report(printed: str, errors: str, pins: Sequence[Pin]) -> Report:
         pins: What it was asked to look at; those that its document lacks were not asked about.
     """
     try:
-        entries = {entry["name"]: entry for entry in json.loads(printed)["dependencies"]}
+        dependencies = Document.model_validate_json(printed).dependencies
         missing = "pip-audit's report does not have it"
-    except (ValueError, KeyError, TypeError):
-        entries = {}
+    except ValidationError:
+        dependencies = []
         missing = reason_of(errors)
+    entries = {dependency.name: dependency for dependency in dependencies}
     asked, advisories, reasons = [], [], {}
     for pin in pins:
-        entry: dict[str, Any] = entries.get(pin.name, {"skip_reason": missing})
-        if "skip_reason" in entry or entry.get("version") != pin.version:
-            reasons[pin] = entry.get("skip_reason", missing)
+        entry = entries.get(pin.name)
+        if entry is None or entry.version != pin.version or entry.vulns is None:
+            reasons[pin] = (entry.skip_reason if entry else None) or missing
             continue
         asked.append(pin)
-        for found in entry["vulns"]:
-            names = (found["id"], *found.get("aliases", []))
-            advisories.append(Advisory(pin, names, tuple(found["fix_versions"])))
+        for vulnerability in entry.vulns:
+            names = (vulnerability.id, *vulnerability.aliases)
+            advisories.append(Advisory(pin, names, tuple(vulnerability.fix_versions)))
     return Report(tuple(asked), tuple(advisories), reasons)
 
 

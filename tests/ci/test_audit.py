@@ -111,6 +111,31 @@ def test_no_report_is_not_clean_and_the_reason_is_what_pip_audit_said(printed: s
     assert "no such host" in str(report)
 
 
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: (
+        st.lists(inner)
+        | st.dictionaries(st.sampled_from(["name", "version", "vulns", "id", "x"]), inner)
+    ),
+    max_leaves=8,
+)
+
+
+@given(json_values, st.lists(json_values, max_size=3))
+def test_a_report_of_another_form_is_not_clean_and_not_vulnerable(
+    whole: Any, dependencies: list[Any]
+) -> None:
+    for document in (whole, {"dependencies": dependencies}):
+        report = audit.read_report(json.dumps(document), "it failed", [FLASK])
+        assert report.code == NOT_ASKED
+
+
+@pytest.mark.parametrize("vulns", [None, 3, [3], [{}], [{"id": "X"}], "none"])
+def test_advisories_of_another_form_are_not_read_as_none(vulns: object) -> None:
+    document = {"dependencies": [{"name": "flask", "version": "0.12", "vulns": vulns}]}
+    assert audit.read_report(json.dumps(document), "", [FLASK]).code == NOT_ASKED
+
+
 # --- pip-audit itself, and an index on this machine ------------------------------------------
 
 
@@ -148,19 +173,19 @@ def ask(url: str) -> Any:
     return audit.ask([FLASK, IDNA], ["-s", "osv", "--osv-url", url])
 
 
-def test_an_index_that_knows_an_advisory_is_heard() -> None:
+def test_an_advisory_of_the_index_makes_its_version_vulnerable() -> None:
     with index(vulnerable="flask") as url:
         report = ask(url)
     assert report.code == VULNERABLE
     assert [(a.pin, a.fixed) for a in report.advisories] == [(FLASK, ("0.12.3",))]
 
 
-def test_an_index_that_knows_none_makes_it_clean() -> None:
+def test_an_index_without_advisories_makes_versions_clean() -> None:
     with index(vulnerable="another") as url:
         assert ask(url).code == CLEAN
 
 
-def test_an_index_that_fails_or_cannot_be_reached_does_not() -> None:
+def test_an_index_that_fails_or_cannot_be_reached_does_not_make_them_clean() -> None:
     with index(vulnerable="flask", status=500) as url:
         assert ask(url).code == NOT_ASKED
     report = ask(url)  # nobody listens there any more

@@ -134,7 +134,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[s
     settings = tmp_path / ".config" / "containers" / "registries.conf"
     settings.parent.mkdir(parents=True)
     settings.write_text(
-        f'[[registry]]\nprefix = "docker.io"\nlocation = "127.0.0.1:{server.server_port}"\n'
+        f'[[registry]]\nprefix = "*.io"\nlocation = "127.0.0.1:{server.server_port}"\n'
         "insecure = true\n"
     )
     monkeypatch.setenv("HOME", str(tmp_path))
