@@ -26,6 +26,9 @@ _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 #: What nginx logs for a client that went away; nobody receives it.
 CLIENT_GONE = 499
 
+#: What no client of a sound make gets: it, or something on the way to it, is broken or hostile.
+_NO_HTTP = frozenset({Error.MALFORMED, Error.HEAD_TIMEOUT, Error.HEAD_TOO_LARGE})
+
 
 class AccessLog:
     """Gives `request.state.id`, sends it as X-Request-ID, logs one line.
@@ -84,7 +87,14 @@ class AccessLog:
     def _conclude(self, answered: Answered) -> None:
         self._measure(answered)
         trace_id = self._trace(answered) if self._trace is not None else None
-        log.log(logging.DEBUG if answered.quiet else logging.INFO, _line(answered, trace_id))
+        log.log(_level(answered), _line(answered, trace_id))
+
+
+def _level(answered: Answered) -> int:
+    if answered.quiet:
+        return logging.DEBUG
+    is_no_http = answered.problem is not None and answered.problem.error in _NO_HTTP
+    return logging.WARNING if is_no_http else logging.INFO
 
 
 def _request_id(headers: Headers) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 #: Largest head and body, in bytes, that are copied into one write.
 _JOINED_BYTES = 64 * 1024
+#: What every answer begins with.
+_BEGINNING = b"HTTP/1.1 "
 
 
 class Channel(asyncio.Transport):
@@ -15,6 +17,7 @@ class Channel(asyncio.Transport):
 
     - `cork` holds what is written until `uncork`, or until the event loop's next turn: an answer's
       head and body leave in one segment.
+    - `probe` sends one byte of the next answer ahead.
     - Reading stops while anyone has paused it: the protocol's flow control or `throttle`.
     - `close` calls `on_close` in place of closing: the connection decides whether to linger.
     """
@@ -29,19 +32,24 @@ class Channel(asyncio.Transport):
         self._flow_paused = False
         self._throttled = False
         self._reading = True
+        self._sent_ahead = 0  # bytes of the next answer's beginning
+        #: Bytes that were written, sent or not.
+        self.written_bytes = 0
 
     # --- what uvicorn's protocol uses ---------------------------------------------------------
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self.is_closing():
+            return  # the answer is over, or nobody is there to read it
         if self._corked is None:
-            self._transport.write(data)
+            self._write(bytes(data))
         else:
             self._corked.append(bytes(data))
 
     def close(self) -> None:
         if not self._closing:
-            self._closing = True
             self.uncork()
+            self._closing = True
             self._on_close()
 
     def abort(self) -> None:
@@ -85,10 +93,20 @@ class Channel(asyncio.Transport):
         if not held or self._transport.is_closing():
             return
         if sum(map(len, held)) <= _JOINED_BYTES:
-            self._transport.write(b"".join(held))
+            self._write(b"".join(held))
         else:
             for data in held:
-                self._transport.write(data)
+                self._write(data)
+
+    def probe(self) -> None:
+        """Send one more byte of the next answer's first ones.
+
+        The kernel of a client that has gone answers it by a reset. Where the client closes its
+        connection with the byte unread, its kernel sends one then.
+        """
+        if self._sent_ahead < len(_BEGINNING) and not self.is_closing():
+            self._transport.write(_BEGINNING[self._sent_ahead : self._sent_ahead + 1])
+            self._sent_ahead += 1
 
     def throttle(self, on: bool) -> None:
         """Stop or go on reading, whatever flow control says."""
@@ -109,6 +127,13 @@ class Channel(asyncio.Transport):
         """Close once what was written has been sent."""
         self._closing = True
         self._transport.close()
+
+    def _write(self, data: bytes) -> None:
+        if self._sent_ahead:
+            assert data.startswith(_BEGINNING), "every answer begins so"
+            data, self._sent_ahead = data[self._sent_ahead :], 0
+        self.written_bytes += len(data)
+        self._transport.write(data)
 
     def _update_reading(self) -> None:
         reading = not (self._flow_paused or self._throttled)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import socket
-from collections.abc import Callable
 from typing import Any
 
 import httptools
@@ -13,20 +14,22 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from service.errors import Error, Problem
+from service.errors import Problem
 from service.http import head
 from service.http.budget import EventBudget
 from service.http.channel import Channel
 from service.http.connections import Connections
+from service.http.framing import Framing
 from service.http.limits import ConnectionLimits
+from service.http.presence import CAN_TELL, ClientWatch
+from service.http.problems import head_too_large, head_too_late, malformed
+from service.http.sending import SendLimit
+from service.http.timers import Timers
+
+log = logging.getLogger("scmrl.http")
 
 #: Key of a scope's state for the problem that the server itself refuses a request with.
 PROBLEM = "refusal"
-
-#: Seconds between two looks at whether a client that half-closed its connection is still there.
-_FIRST_LOOK_S, _LONGEST_LOOK_S = 0.02, 1.0
-#: tcpi_state of a connection that was reset, in Linux's struct tcp_info.
-_TCP_CLOSE = 7
 
 
 class Connection(HttpToolsProtocol):
@@ -35,12 +38,14 @@ class Connection(HttpToolsProtocol):
     - A head that is slow, too large or malformed is refused with a problem document, by `refuse`,
       an ASGI app that answers with the problem under PROBLEM in the scope's state.
     - A body whose framing is broken ends with that problem where the app reads it.
-    - A client that sends many small pieces is read more slowly: see ConnectionLimits.
+    - A client that sends many small pieces is read more slowly: see ConnectionLimits. So is one
+      that sends requests before its last one is answered.
     - An answer given before the body's end closes the connection. What the client sends meanwhile
       is dropped for a short while, so that it can read the answer.
     - An answer that is not read is given up.
     - A client that closes its writing side after a request gets its answer; one that has gone
-      altogether is told apart by an interim response, which resets its connection.
+      altogether is told apart by the first bytes of the answer, sent ahead, which its kernel
+      answers by a reset.
     """
 
     def __init__(
@@ -58,21 +63,20 @@ class Connection(HttpToolsProtocol):
         self._limits = limits
         self._open_connections = open_connections
         self._refuse = refuse
+        self._timers = Timers(self.loop)
         self._budget = EventBudget(limits.event_burst, limits.events_per_s)
-        self._unparsed = b""
-        self._head_timer: asyncio.TimerHandle | None = None
-        self._send_timer: asyncio.TimerHandle | None = None
-        self._timers: list[asyncio.TimerHandle] = []  # that end with the connection
+        self._framing = Framing(limits.framing_bytes, limits.max_head_bytes)
+        self._unparsed = memoryview(b"")
+        self._running: RequestResponseCycle | None = None  # the last that was begun
         self._in_body = False
         self._head_bytes = 0
         self._header_count = 0
-        self._body_bytes = 0  # as sent, framing included
-        self._content_bytes = 0
         self._ignores_upgrade = False
         self._head_problem: Problem | None = None  # found in a callback of the parser
         self._body_problem: Problem | None = None  # for the app, where it reads the body
         self._is_broken = False  # nothing that comes is parsed any more
-        self._linger_bytes_left: int | None = None
+        self._droppable_bytes = limits.linger_bytes
+        self._is_lingering = False
         self._half_closed = False
         self._is_lost = False
 
@@ -81,12 +85,19 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         sock = transport.get_extra_info("socket")
         if sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with contextlib.suppress(OSError):  # the client may have gone already
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if not self._open_connections.add(self):
             self._is_lost = True
             transport.abort()
             return
         self._channel = Channel(transport, self._close)
+        self._sending = SendLimit(
+            self._channel, self._timers, self._limits.send_timeout_s, self._give_up_sending
+        )
+        self._watch = ClientWatch(
+            self._channel, self._timers, lambda: self._in_flight, self._may_probe
+        )
         super().connection_made(self._channel)
         self._expect_head()
 
@@ -95,10 +106,11 @@ class Connection(HttpToolsProtocol):
             return
         self._is_lost = True
         self._open_connections.remove(self)
-        self._cancel_head_timer()
-        self._cancel_send_timer()
-        for timer in self._timers:
-            timer.cancel()
+        self._timers.cancel_all()
+        running = self._running
+        if running is not None and not running.response_complete:  # uvicorn tells the last alone
+            running.disconnected = True
+            running.message_event.set()
         super().connection_lost(exc)
 
     def evict(self) -> None:
@@ -106,69 +118,61 @@ class Connection(HttpToolsProtocol):
         self._channel.abort()
 
     def shutdown(self) -> None:
-        if self._linger_bytes_left is not None:
-            self._channel.abort()
-        else:
-            super().shutdown()
+        if self._in_flight:
+            self.cycle.keep_alive = False
+        elif not self._is_lingering or not self._channel.unsent_bytes:
+            self._close_now()
+
+    def timeout_keep_alive_handler(self) -> None:
+        self._close_now()
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Keep the connection of a client that waits for its answer."""
-        if self._linger_bytes_left is not None or self._in_body or not self._in_flight:
+        ends_in_body = self._in_body and not self._is_broken
+        if self._is_lingering or ends_in_body or not self._in_flight or not CAN_TELL:
             return False
-        if not hasattr(socket, "TCP_INFO"):
-            return False  # whether the client is still there cannot be seen
-        if not self._half_closed:
-            self._half_closed = True
-            self.cycle.keep_alive = False
-            if not self.cycle.response_started and self.scope["http_version"] == "1.1":
-                self._channel.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self._after(_FIRST_LOOK_S, self._look_for_client, _FIRST_LOOK_S)
+        self._half_closed = True
+        self.cycle.keep_alive = False
+        self._watch.start()
         return True
-
-    def _look_for_client(self, waited_s: float) -> None:
-        """End the work for a client whose kernel has answered the interim response by a reset."""
-        sock = self._channel.get_extra_info("socket")
-        if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE:
-            self._channel.abort()
-        elif self._in_flight:
-            wait_s = min(2 * waited_s, _LONGEST_LOOK_S)
-            self._after(wait_s, self._look_for_client, wait_s)
 
     @property
     def _in_flight(self) -> bool:
         """Whether a request has begun to be answered, or waits for that."""
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _after(self, seconds: float, do: Callable[..., None], *arguments: object) -> None:
-        """Call it later, unless the connection is lost before."""
-        now = self.loop.time()
-        self._timers = [t for t in self._timers if not t.cancelled() and t.when() > now]
-        self._timers.append(self.loop.call_later(seconds, do, *arguments))
+    def _may_probe(self) -> bool:
+        return self._running is not None and not self._running.response_started
 
     # --- reading ------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        if self._is_broken or self._linger_bytes_left is not None:
+        if self._is_broken or self._channel.is_closing():
             self._drop(len(data))
             return
-        self._unset_keepalive_if_required()
-        self._unparsed += data
+        self._unparsed = memoryview(bytes(self._unparsed) + data if self._unparsed else data)
         self._parse()
 
     def _parse(self) -> None:
-        """Parse what has come, as far as the connection's budget of events allows."""
-        while self._unparsed and not self._is_broken and not self._channel.is_closing():
+        """Parse what has come, as far as the budget of events allows.
+
+        A request that waits for the one before it to be answered ends it as well: what comes
+        behind would have to be kept.
+        """
+        self._unset_keepalive_if_required()
+        while self._unparsed and not self.pipeline and not self._channel.is_closing():
             wait_s = self._budget.wait_s()
             if wait_s:
-                self._channel.throttle(True)
-                self._after(wait_s, self._parse)
-                return
+                self._timers.start("parse", wait_s, self._parse)
+                break
             size = self._limits.slice_bytes
             piece, self._unparsed = self._unparsed[:size], self._unparsed[size:]
             self._parse_piece(piece)
-        self._channel.throttle(False)
+        self._channel.throttle(bool(self._unparsed))
+        if self.pipeline:
+            self._watch.start()
 
-    def _parse_piece(self, piece: bytes) -> None:
+    def _parse_piece(self, piece: memoryview) -> None:
         self._count_event(len(piece))
         began_in_body = self._in_body
         if not began_in_body and not self._in_flight:
@@ -177,53 +181,43 @@ class Connection(HttpToolsProtocol):
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserUpgrade as exc:
-            self._go_on_without_upgrade(piece[exc.args[0] :])
+            self._on_upgrade(bytes(piece[exc.args[0] :]))
         except httptools.HttpParserError as exc:
-            self._fail(self._head_problem or _malformed(str(exc)))
+            self._fail(self._head_problem or malformed(str(exc)))
             return
         if self._in_body:
-            self._body_bytes += len(piece) if began_in_body else 0
-            self._check_framing()
+            self._check_framing(len(piece) if began_in_body else 0)
         elif not began_in_body and self._head_bytes > self._limits.max_head_bytes:
-            self._fail(self._head_too_large())
+            self._fail(head_too_large(self._limits))
 
     def _count_event(self, size: int) -> None:
         if size < self._limits.bytes_per_event:
             self._budget.spend()
 
-    def _check_framing(self) -> None:
-        framing = self._body_bytes - self._content_bytes
-        if framing > self._limits.framing_bytes + self._content_bytes:
-            self._fail(
-                _malformed(
-                    f"{framing} bytes of chunk sizes and line ends frame {self._content_bytes} "
-                    "bytes of body; send larger chunks"
-                )
-            )
+    def _check_framing(self, size: int) -> None:
+        self._framing.add_piece(size)
+        fault = self._framing.fault()
+        if fault is not None:
+            self._fail(malformed(fault))
 
-    def _head_too_large(self) -> Problem:
-        return Problem(
-            Error.HEAD_TOO_LARGE,
-            f"The request's head is larger than {self._limits.max_head_bytes} bytes or has more "
-            f"than {self._limits.max_headers} header lines.",
-        )
+    def _on_upgrade(self, rest: bytes) -> None:
+        """Go on with a request that offers another protocol; `rest` follows its head.
 
-    def _go_on_without_upgrade(self, rest: bytes) -> None:
-        """Parse a request again as if it offered no other protocol; `rest` follows its head."""
+        None is spoken here: the request is parsed again as if it did not offer one. A protocol for
+        WebSockets would be handed the connection here, as HttpToolsProtocol does.
+        """
         method = self.parser.get_method().decode("ascii")
         again = head.without_upgrade(method, self.url, self.parser.get_http_version(), self.headers)
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self._ignores_upgrade = False
-        self._unparsed = again + rest + self._unparsed
-        self._head_bytes -= len(again)
+        self._unparsed = memoryview(again + rest + bytes(self._unparsed))
+        self._head_bytes = 0
 
     def _drop(self, size: int) -> None:
-        """Read and forget what comes behind the last request, up to a limit."""
-        if self._linger_bytes_left is None:
-            self._linger_bytes_left = self._limits.linger_bytes
-        self._linger_bytes_left -= size
-        if self._linger_bytes_left < 0:
+        """Forget what comes behind the last request that is answered, up to a limit."""
+        self._droppable_bytes -= size
+        if self._droppable_bytes < 0:
             self._channel.abort()
 
     # --- the parser's callbacks ---------------------------------------------------------------
@@ -236,27 +230,30 @@ class Connection(HttpToolsProtocol):
         self._budget.spend()
         self._header_count += 1
         if self._header_count > self._limits.max_headers:
-            self._refuse_head(self._head_too_large())
+            self._refuse_head(head_too_large(self._limits))
         if not self._in_body:  # else it is a trailer, which would pass for a header
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        method = self.parser.get_method().decode("ascii")
-        fault = head.fault(method, self.parser.get_http_version(), self.headers)
+        method, version = self.parser.get_method().decode("ascii"), self.parser.get_http_version()
+        self.scope["method"] = method
+        fault = head.fault(method, self.url, version, self.headers)
         if fault is not None:
-            self._refuse_head(_malformed(fault))
+            self._refuse_head(malformed(fault))
         if self.parser.should_upgrade():
             self._ignores_upgrade = True
             return
-        self._cancel_head_timer()
-        self._in_body = True
-        self._body_bytes = self._content_bytes = 0
-        self._open_connections.set_idle(self, False)
+        if version == "1.0":  # which has no interim responses
+            self.expect_100_continue = False
         super().on_headers_complete()
+        self._timers.cancel("head")
+        self._in_body = True
+        self._framing.begin()
+        self._open_connections.set_idle(self, False)
 
     def on_body(self, body: bytes) -> None:
         self._count_event(len(body))
-        self._content_bytes += len(body)
+        self._framing.add_content(len(body))
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -274,31 +271,23 @@ class Connection(HttpToolsProtocol):
     # --- the head's time ----------------------------------------------------------------------
 
     def _expect_head(self) -> None:
-        if self._head_timer is None:
-            self._head_timer = self.loop.call_later(self._limits.head_timeout_s, self._head_is_late)
-
-    def _cancel_head_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+        if not self._timers.is_running("head"):
+            self._timers.start("head", self._limits.head_timeout_s, self._head_is_late)
 
     def _head_is_late(self) -> None:
-        self._head_timer = None
         if self._head_bytes == 0:
             self._open_connections.end("silent")
-            self._channel.close()
+            self._close_now()
             return
         self._open_connections.end("slow_head")
-        seconds = self._limits.head_timeout_s
-        detail = f"The request's head has not arrived within {seconds:g} s (SCMRL_HEAD_TIMEOUT_S)."
-        self._fail(Problem(Error.HEAD_TIMEOUT, detail))
+        self._fail(head_too_late(self._limits))
 
     # --- refusing -----------------------------------------------------------------------------
 
     def _fail(self, problem: Problem) -> None:
         """Parse no more, and answer with the problem, where an answer can be given still."""
         self._is_broken = True
-        self._unparsed = b""
+        self._unparsed = memoryview(b"")
         self._channel.throttle(False)
         if not self._in_flight:
             self._answer(problem)
@@ -307,13 +296,16 @@ class Connection(HttpToolsProtocol):
         if self._in_body:
             self._body_problem = problem
             self.cycle.message_event.set()
+        else:
+            log.warning("a request behind another one was dropped: %s", problem.detail)
 
     def _answer(self, problem: Problem) -> None:
         """Answer a request that was not understood."""
-        self._cancel_head_timer()
+        self._timers.cancel("head")
         self._open_connections.set_idle(self, False)
+        is_head = self._head_problem is not None and self.scope.get("method") == "HEAD"
         self.on_message_begin()
-        self.scope["method"] = ""
+        self.scope["method"] = "HEAD" if is_head else ""  # whose answer has no body
         self.scope["path"] = ""
         self.scope["raw_path"] = self.scope["query_string"] = b""
         self.scope["state"][PROBLEM] = problem
@@ -336,6 +328,7 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Run the app for one request, with what it receives and sends seen here."""
+        self._running = cycle
 
         async def watched(scope: Scope, receive: Receive, send: Send) -> None:
             async def receive_or_fail() -> Message:
@@ -359,64 +352,61 @@ class Connection(HttpToolsProtocol):
     def _begin_answer(self, cycle: RequestResponseCycle) -> None:
         if cycle.more_body:  # what is left of it would have to be read before the next request
             cycle.keep_alive = False
-        if not self._channel.unsent_bytes:
-            self._cancel_send_timer()
+        self._sending.begin_answer()
         self._channel.cork()
 
     def on_response_complete(self) -> None:
         self._channel.uncork()
-        if self._channel.unsent_bytes:
-            self._limit_sending()
+        self._sending.end_answer()
         super().on_response_complete()
-        if not self._in_flight and not self._channel.is_closing():
+        if self._channel.is_closing():
+            return
+        if not self._in_flight:
             self._open_connections.set_idle(self, True)
             if self._head_bytes:
                 self._expect_head()
+        if self._unparsed:
+            self._timers.start("parse", 0, self._parse)
 
     def pause_writing(self) -> None:
-        self._limit_sending()
+        self._sending.stall()
         super().pause_writing()
 
-    def _limit_sending(self) -> None:
-        if self._send_timer is None:
-            self._send_timer = self.loop.call_later(
-                self._limits.send_timeout_s, self._give_up_sending
-            )
-
-    def _cancel_send_timer(self) -> None:
-        if self._send_timer is not None:
-            self._send_timer.cancel()
-            self._send_timer = None
-
     def _give_up_sending(self) -> None:
-        self._send_timer = None
-        unsent = self._channel.unsent_bytes
-        if unsent:
-            self._open_connections.end("unread")
-            self.logger.warning(
-                "an answer was given up: its client has not read it within %g s "
-                "(SCMRL_SEND_TIMEOUT_S)", self._limits.send_timeout_s,
-            )  # fmt: skip
-            self._channel.abort()
+        self._open_connections.end("unread")
+        log.warning(
+            "an answer was given up: its client has not read it within %g s "
+            "(SCMRL_SEND_TIMEOUT_S)", self._limits.send_timeout_s,
+        )  # fmt: skip
+        self._channel.abort()
 
     # --- closing ------------------------------------------------------------------------------
 
     def _close(self) -> None:
-        """Close behind the answer; where the client is still sending, linger before."""
-        self._cancel_head_timer()
+        """Close behind an answer. A client that may be sending still can read the answer."""
+        self._unparsed = memoryview(b"")
+        self._timers.cancel("head")
+        self._timers.cancel("parse")
         if self._is_lost:
             return
-        if not self._in_body and not self._is_broken:
-            self._channel.close_now()
-            if self._channel.unsent_bytes:
-                self._limit_sending()
+        if self._half_closed:
+            self._close_now()
             return
-        if self._linger_bytes_left is None:
-            self._linger_bytes_left = self._limits.linger_bytes
+        self._is_lingering = True
+        self._open_connections.set_idle(self, True)
         self._channel.end_writing()
         self._channel.read_on()
-        self._after(self._limits.linger_s, self._channel.abort)
+        self._sending.end_answer()
+        self._timers.start("linger", self._limits.linger_s, self._end_lingering)
 
+    def _end_lingering(self) -> None:
+        if self._channel.unsent_bytes:  # the limit on sending ends it
+            self._timers.start("linger", self._limits.linger_s, self._end_lingering)
+        else:
+            self._channel.abort()
 
-def _malformed(why: str) -> Problem:
-    return Problem(Error.MALFORMED, f"The request is not HTTP/1.1 as RFC 9112 has it: {why}.")
+    def _close_now(self) -> None:
+        """Close once what was written has been sent, or has not been read in its time."""
+        self._timers.cancel("head")
+        self._channel.close_now()
+        self._sending.end_answer()

@@ -21,10 +21,11 @@ class ConnectionLimits:
 
     `max_head_bytes` and `max_headers` bound a request's head. The framing of a chunked body (sizes,
     extensions, line ends, trailers) may have `framing_bytes` and as many bytes again as its
-    content. Parser events (a header, a piece of a body, a read) that carry less than
-    `bytes_per_event` are counted: `event_burst` of them may come at once and `events_per_s` in the
-    long run; a connection that sends more is read more slowly. `slice_bytes` are parsed between
-    two looks at that budget. `linger_bytes` of an unwanted body are read and dropped.
+    content, and `max_head_bytes` in one run. Parser events (a header, a piece of a body, a read)
+    that carry less than `bytes_per_event` are counted: `event_burst` of them may come at once and
+    `events_per_s` in the long run; a connection that sends more is read more slowly. `slice_bytes`
+    are parsed between two looks at that budget. `linger_bytes` of an unwanted body are read and
+    dropped.
     """
 
     head_timeout_s: float = 10.0
@@ -36,7 +37,7 @@ class ConnectionLimits:
     bytes_per_event: int = KIB
     event_burst: int = 4000
     events_per_s: int = 4000
-    slice_bytes: int = 16 * KIB
+    slice_bytes: int = 4 * KIB
     linger_bytes: int = 32 * MIB
 
     @classmethod

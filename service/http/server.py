@@ -6,8 +6,10 @@ from functools import partial
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from service.http.connection import Connection
+from service.http.connections import Connections
 from service.http.limits import ConnectionLimits
 from service.http.listener import BACKLOG
 from service.state import State
@@ -16,13 +18,27 @@ from service.state import State
 def server_of(app: FastAPI) -> uvicorn.Server:
     """The server of an app that `create_app` made."""
     state: State = app.state.scmrl
-    settings = state.settings
-    connection = partial(
-        Connection,
-        limits=ConnectionLimits.of(settings),
-        open_connections=state.connections,
-        refuse=app.state.refuse,
+    return make_server(
+        app,
+        app.state.refuse,
+        state.connections,
+        ConnectionLimits.of(state.settings),
+        keep_alive_s=state.settings.keep_alive_s,
+        grace_s=int(state.settings.shutdown_grace_s),
     )
+
+
+def make_server(
+    app: ASGIApp,
+    refuse: ASGIApp,
+    connections: Connections,
+    limits: ConnectionLimits,
+    *,
+    keep_alive_s: int,
+    grace_s: int,
+) -> uvicorn.Server:
+    """A server of any ASGI app; `refuse` answers what never reaches it."""
+    connection = partial(Connection, limits=limits, open_connections=connections, refuse=refuse)
     config = uvicorn.Config(
         app,
         http=connection,  # type: ignore[arg-type]
@@ -33,7 +49,7 @@ def server_of(app: FastAPI) -> uvicorn.Server:
         access_log=False,
         server_header=False,
         lifespan="off",  # a second signal would leave it half-way: its caller enters it
-        timeout_keep_alive=settings.keep_alive_s,
-        timeout_graceful_shutdown=int(settings.shutdown_grace_s),
+        timeout_keep_alive=keep_alive_s,
+        timeout_graceful_shutdown=grace_s,
     )
     return uvicorn.Server(config)

@@ -1,0 +1,76 @@
+"""Whether the client of a connection is still there, while nothing is read from it."""
+
+from __future__ import annotations
+
+import enum
+import socket
+from collections.abc import Callable
+
+from service.http.channel import Channel
+from service.http.timers import Timers
+
+#: Seconds between two looks, at first and at most.
+_FIRST_LOOK_S, _LONGEST_LOOK_S = 0.02, 1.0
+
+
+class Presence(enum.Enum):
+    THERE = enum.auto()
+    #: It has closed its writing side: it waits for an answer, or has gone altogether.
+    HALF_CLOSED = enum.auto()
+    #: It has reset the connection.
+    GONE = enum.auto()
+
+
+#: Values of tcpi_state, the first byte of struct tcp_info (linux/tcp.h, include/net/tcp_states.h).
+_TCP_CLOSE, _TCP_CLOSE_WAIT = 7, 8
+
+#: Whether `presence` can tell.
+CAN_TELL = hasattr(socket, "TCP_INFO")
+
+
+def presence(sock: socket.socket) -> Presence:
+    """The client's state as the kernel knows it, also of what has not been read yet."""
+    state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+    if state == _TCP_CLOSE:
+        return Presence.GONE
+    if state == _TCP_CLOSE_WAIT:
+        return Presence.HALF_CLOSED
+    return Presence.THERE
+
+
+class ClientWatch:
+    """Aborts a connection whose client has gone, while `is_wanted`: an answer is due.
+
+    A client that has closed its writing side may wait for its answer. One that has gone altogether
+    looks the same, until something is sent to it: see Channel.probe, which is used while
+    `may_probe`.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        timers: Timers,
+        is_wanted: Callable[[], bool],
+        may_probe: Callable[[], bool],
+    ) -> None:
+        self._channel = channel
+        self._timers = timers
+        self._is_wanted = is_wanted
+        self._may_probe = may_probe
+
+    def start(self) -> None:
+        """Look now, and again until no answer is due."""
+        if CAN_TELL and not self._timers.is_running("look"):
+            self._look(_FIRST_LOOK_S)
+
+    def _look(self, wait_s: float) -> None:
+        state = presence(self._channel.get_extra_info("socket"))
+        if state is Presence.GONE:
+            self._channel.abort()
+            return
+        if not self._is_wanted():
+            return
+        if state is Presence.HALF_CLOSED and self._may_probe():
+            self._channel.probe()
+        next_s = min(2 * wait_s, _LONGEST_LOOK_S)
+        self._timers.start("look", wait_s, lambda: self._look(next_s))
