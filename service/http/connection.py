@@ -21,6 +21,7 @@ from service.http.channel import Channel
 from service.http.connections import Connections
 from service.http.framing import Framing
 from service.http.limits import ConnectionLimits
+from service.http.listener import warn_where_files_run_out
 from service.http.presence import CAN_TELL, ClientWatch
 from service.http.problems import head_too_large, head_too_late, malformed
 from service.http.sending import SendLimit
@@ -87,6 +88,7 @@ class Connection(HttpToolsProtocol):
         if sock.family != socket.AF_UNIX:
             with contextlib.suppress(OSError):  # the client may have gone already
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        warn_where_files_run_out(sock.fileno())
         if not self._open_connections.add(self):
             self._is_lost = True
             transport.abort()

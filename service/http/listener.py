@@ -16,6 +16,8 @@ _RESERVED_FILES = 128
 _FILES_PER_DECODER = 6
 #: What is left for connections where the limit is very low.
 _FEWEST = 16
+#: Open files that can still be had when a warning is due.
+_LAST_FILES = 8
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -57,3 +59,16 @@ def connections_within_file_limit(wanted: int, decode_workers: int) -> int:
             "(`ulimit -n`)", room, wanted, file_limit,
         )  # fmt: skip
     return min(wanted, room)
+
+
+def warn_where_files_run_out(latest: int) -> None:
+    """Warn where `latest`, the descriptor of a new connection, is among the last that can be had.
+
+    Behind it libuv accepts connections with a descriptor that it keeps back, and closes them.
+    """
+    file_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if file_limit != resource.RLIM_INFINITY and latest >= file_limit - _LAST_FILES:
+        log.warning(
+            "nearly all of the %d files that may be open are: new connections are closed "
+            "(`ulimit -n`, SCMRL_MAX_CONNECTIONS)", file_limit,
+        )  # fmt: skip
