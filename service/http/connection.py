@@ -70,6 +70,7 @@ class Connection(HttpToolsProtocol):
         self._unparsed = memoryview(b"")
         self._running: RequestResponseCycle | None = None  # the last that was begun
         self._in_body = False
+        self._in_head = False
         self._head_bytes = 0
         self._header_count = 0
         self._ignores_upgrade = False
@@ -161,10 +162,10 @@ class Connection(HttpToolsProtocol):
         A request that waits for the one before it to be answered ends it as well: what comes
         behind would have to be kept.
         """
-        self._unset_keepalive_if_required()
         while self._unparsed and not self.pipeline and not self._channel.is_closing():
             wait_s = self._budget.wait_s()
             if wait_s:
+                self._unset_keepalive_if_required()
                 self._timers.start("parse", wait_s, self._parse)
                 break
             size = self._limits.slice_bytes
@@ -177,8 +178,6 @@ class Connection(HttpToolsProtocol):
     def _parse_piece(self, piece: memoryview) -> None:
         self._count_event(len(piece))
         began_in_body = self._in_body
-        if not began_in_body and not self._in_flight:
-            self._expect_head()
         self._head_bytes += 0 if began_in_body else len(piece)
         try:
             self.parser.feed_data(piece)
@@ -191,6 +190,8 @@ class Connection(HttpToolsProtocol):
             self._check_framing(len(piece) if began_in_body else 0)
         elif not began_in_body and self._head_bytes > self._limits.max_head_bytes:
             self._fail(head_too_large(self._limits))
+        elif self._in_head and not self._in_flight:
+            self._expect_head()
 
     def _count_event(self, size: int) -> None:
         if size < self._limits.bytes_per_event:
@@ -225,6 +226,9 @@ class Connection(HttpToolsProtocol):
     # --- the parser's callbacks ---------------------------------------------------------------
 
     def on_message_begin(self) -> None:
+        """Called at a request's first byte; empty lines before it are none of its."""
+        self._unset_keepalive_if_required()
+        self._in_head = True
         self._header_count = 0
         super().on_message_begin()
 
@@ -249,6 +253,7 @@ class Connection(HttpToolsProtocol):
             self.expect_100_continue = False
         super().on_headers_complete()
         self._timers.cancel("head")
+        self._in_head = False
         self._in_body = True
         self._framing.begin()
         self._open_connections.set_idle(self, False)
@@ -277,7 +282,7 @@ class Connection(HttpToolsProtocol):
             self._timers.start("head", self._limits.head_timeout_s, self._head_is_late)
 
     def _head_is_late(self) -> None:
-        if self._head_bytes == 0:
+        if not self._in_head:
             self._open_connections.end("silent")
             self._close_now()
             return
@@ -365,7 +370,7 @@ class Connection(HttpToolsProtocol):
             return
         if not self._in_flight:
             self._open_connections.set_idle(self, True)
-            if self._head_bytes:
+            if self._in_head:
                 self._expect_head()
         if self._unparsed:
             self._timers.start("parse", 0, self._parse)

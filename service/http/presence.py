@@ -30,7 +30,10 @@ CAN_TELL = hasattr(socket, "TCP_INFO")
 
 def presence(sock: socket.socket) -> Presence:
     """The client's state as the kernel knows it, also of what has not been read yet."""
-    state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+    try:
+        state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+    except OSError:  # as of a UNIX socket
+        return Presence.THERE
     if state == _TCP_CLOSE:
         return Presence.GONE
     if state == _TCP_CLOSE_WAIT:

@@ -9,9 +9,11 @@ import time
 
 import pytest
 
+from service.app import create_app
 from service.errors import Error
+from service.settings import Settings
 from tests.service.http.edge import CHUNKED, GET, Client, Edge, post, running_edge
-from tests.service.server import wait_until
+from tests.service.server import listening, wait_until
 
 BODY = bytes(3_000_000)
 WAIT = b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -135,3 +137,33 @@ def test_a_client_that_ends_within_its_body_is_closed(shared_edge: Edge) -> None
         client.send(post(b"hello")[:-1])
         client.end()
         assert client.is_closed()
+
+
+KEY = "q7Zt4mXv9RkB2wLc8NpY"
+
+
+def test_the_services_own_early_answers_can_be_read() -> None:
+    app = create_app(Settings(models="/nowhere", api_keys=f"anna:{KEY}", max_body_bytes=2_000_000))
+    key = f"Authorization: Bearer {KEY}"
+    form = "Content-Type: multipart/form-data; boundary=b"
+    asked = {
+        ("/v1/classify", form): 401,
+        ("/v1/models", key): 405,
+        ("/nothing", key): 404,
+        ("/v1/models/none/classify", key, form): 404,
+        ("/v1/classify", key, form): 503,
+        ("/healthz", key): 405,
+    }
+    with listening(app) as service:
+        at = (service.base_url.host, service.base_url.port or 80)
+        for (path, *lines), status in asked.items():
+            with Client(at) as client:
+                client.send(post(BODY, path, *lines))
+                answer = client.answer()
+            assert answer.headers["connection"] == "close", path
+            assert answer.status == status, path
+            assert answer.json()["id"] == answer.headers["x-request-id"]
+        with Client(at) as client:
+            client.send(b"NOT HTTP\r\n\r\n")
+            answer = client.answer()
+        assert (answer.status, answer.headers["x-content-type-options"]) == (400, "nosniff")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+import tracemalloc
 
 import pytest
 
@@ -47,8 +48,10 @@ def test_a_head_that_trickles_without_end_is_408() -> None:
             time.sleep(0.02)
 
 
-def test_a_connection_on_which_nothing_comes_is_closed() -> None:
+@pytest.mark.parametrize("sent", [b"", b"\r\n\r\n"])
+def test_a_connection_on_which_no_request_comes_is_closed(sent: bytes) -> None:
     with running_edge(head_timeout_s=0.2) as edge, edge.connect() as client:
+        client.send(sent)
         assert client.is_closed()
         assert edge.connections.ended == {"silent": 1}
 
@@ -59,6 +62,17 @@ def test_a_kept_connection_is_closed_when_nothing_follows() -> None:
         assert client.answer().status == 200
         assert client.is_closed()
         assert not edge.connections.ended
+
+
+def test_an_empty_line_behind_a_request_is_no_head() -> None:
+    """Old clients end a body with one."""
+    with running_edge(head_timeout_s=0.2) as edge, edge.connect() as client:
+        client.send(post(b"hello") + b"\r\n")
+        assert client.answer().body == b"hello"
+        client.send(b"\r\n")
+        time.sleep(0.5)
+        client.send(GET)
+        assert client.answer().status == 200
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -88,11 +102,18 @@ def test_a_body_that_is_fast_enough_may_take_long(monkeypatch: pytest.MonkeyPatc
         assert client.answer().body == b"hello"
 
 
-def test_an_answer_that_nobody_reads_is_given_up(log: pytest.LogCaptureFixture) -> None:
-    with running_edge(send_timeout_s=0.3) as edge, edge.connect(receive_buffer=4096) as client:
-        client.send(b"GET /bytes/50000000 HTTP/1.1\r\nHost: x\r\n\r\n")
-        wait_until(lambda: bool(edge.connections.ended["unread"]))
-        wait_until(lambda: not edge.open)
+def test_an_answer_that_nobody_reads_is_given_up_and_its_memory_is_free(
+    log: pytest.LogCaptureFixture,
+) -> None:
+    tracemalloc.start()
+    try:
+        with running_edge(send_timeout_s=0.3) as edge, edge.connect(receive_buffer=4096) as client:
+            client.send(b"GET /bytes/50000000 HTTP/1.1\r\nHost: x\r\n\r\n")
+            wait_until(lambda: bool(edge.connections.ended["unread"]))
+            assert tracemalloc.get_traced_memory()[1] > 50_000_000
+            wait_until(lambda: not edge.open and tracemalloc.get_traced_memory()[0] < 5_000_000)
+    finally:
+        tracemalloc.stop()
     assert "SCMRL_SEND_TIMEOUT_S" in log.text
     assert "Traceback" not in log.text
 
