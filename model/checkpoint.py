@@ -25,6 +25,9 @@ from model.specs import Spec
 
 WEIGHTS = "model.safetensors"
 CARD = "card.json"
+#: Largest files of a checkpoint that are read, in bytes. Published networks have up to 300 MB of
+#: weights, our cards some kB.
+MAX_WEIGHTS_BYTES, MAX_CARD_BYTES = 2 << 30, 1 << 20
 #: Greatest seed that a training may have.
 MOST_SEED = 2**63 - 1
 #: A measured figure: a share, or a ratio of two.
@@ -134,7 +137,7 @@ def load(path: Path | str) -> tuple[SCMRL, Card]:
     folder = Path(path)
     card = read_card(folder)
     weights = folder / WEIGHTS
-    data = _read(weights)
+    data = _read(weights, MAX_WEIGHTS_BYTES)
     found = hashlib.sha256(data).hexdigest()
     if found != card.sha256:
         raise CheckpointError(
@@ -151,7 +154,7 @@ def read_card(folder: Path | str) -> Card:
     """The card of a checkpoint's folder, without its weights. Raises CheckpointError."""
     file = Path(folder) / CARD
     try:
-        return Card.model_validate_json(_read(file))
+        return Card.model_validate_json(_read(file, MAX_CARD_BYTES))
     except ValidationError as exc:
         first, *others = exc.errors()
         field = ".".join(map(str, first["loc"]))
@@ -257,9 +260,9 @@ def _described(x: Tensor) -> str:
     return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
 
 
-def _read(file: Path) -> bytes:
+def _read(file: Path, max_bytes: int) -> bytes:
     try:
-        return read_regular(file)
+        return read_regular(file, max_bytes)
     except OSError as exc:
         raise CheckpointError(file, "", exc.strerror or str(exc)) from exc
 

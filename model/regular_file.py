@@ -7,14 +7,21 @@ import stat
 from pathlib import Path
 
 
-def read_regular(file: Path) -> bytes:
-    """The content of a regular file.
+def read_regular(file: Path, max_bytes: int) -> bytes:
+    """The content of a regular file of at most `max_bytes`.
 
     A FIFO or a device is refused at once: reading it could wait without end. Raises OSError.
     """
     # Without O_NONBLOCK, opening a FIFO waits for a writer. Regular files ignore it.
     descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     with open(descriptor, "rb", closefd=True) as stream:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             raise OSError(None, "is not a regular file", str(file))
-        return stream.read()
+        if status.st_size > max_bytes:
+            problem = f"has {status.st_size} bytes; at most {max_bytes} are read"
+            raise OSError(None, problem, str(file))
+        content = stream.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise OSError(None, f"grows while it is read, beyond {max_bytes} bytes", str(file))
+    return content

@@ -7,14 +7,16 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from service.keys import Keys, KeysError, read
+from service.keys import Keys, KeysError, exposed, read
 from service.settings import Settings
 
 log = logging.getLogger("scmrl.keys")
 
-#: Seconds between two looks at the files of keys.
+#: Seconds between two looks at the files of keys, and for which a file must not have changed
+#: before it is read: a file that is being written is not whole.
 _LOOK_S = 1.0
-_Look = tuple[tuple[int, ...] | None, ...]
+#: The count of SIGHUPs, and of each file its inode, size and times; None where there is none.
+_Look = tuple[int, tuple[tuple[int, ...] | None, ...]]
 
 
 class Keyring:
@@ -30,36 +32,63 @@ class Keyring:
         self.keys = keys
         self._settings = settings
         self._hangups = hangups
-        self._seen = (hangups(), self._look())
+        self._warnings = set(exposed(settings))
+        self._tried = self._last = self._look()
         self._stopping = threading.Event()
 
     def watch(self) -> None:
-        """Look once a second, until `stop`; a thread's whole work, since a disk may hang."""
+        """Look once a second, until `stop`; a thread's whole work, since a disk may hang.
+
+        Whatever goes wrong is logged, once as long as it stays the same, and looking goes on.
+        """
+        trouble = None
         while not self._stopping.wait(_LOOK_S):
-            now = (self._hangups(), self._look())
-            if now != self._seen:
-                self._seen = now
-                self._read()
+            try:
+                self.look()
+            except Exception as exc:
+                if repr(exc) != trouble:
+                    log.exception("the keys cannot be looked after; it is tried every second")
+                trouble = repr(exc)
+            else:
+                trouble = None
+
+    def look(self) -> None:
+        """Read keys that have changed, once they have been the same at two looks."""
+        now = self._look()
+        is_settled, self._last = now == self._last, now
+        if now == self._tried or not is_settled:
+            return
+        error, keys = None, self.keys
+        try:
+            keys = read(self._settings)
+        except KeysError as exc:
+            error = exc
+        if self._look() != now:
+            return  # what has been read may be half of a file
+        self._tried = now
+        if error is not None:
+            log.error("the keys cannot be read again, and the old ones stay in force: %s", error)
+            return
+        self.keys = keys
+        log.info("the keys have been read again: %d API keys", len(keys.api))
+        self._warn()
 
     def stop(self) -> None:
         """Let `watch` end."""
         self._stopping.set()
 
-    def _read(self) -> None:
-        try:
-            self.keys = read(self._settings)
-        except KeysError as exc:
-            log.error("the keys cannot be read again, and the old ones stay in force: %s", exc)
-        else:
-            log.info("the keys have been read again: %d API keys", len(self.keys.api))
+    def _warn(self) -> None:
+        warnings = set(exposed(self._settings))
+        for warning in sorted(warnings - self._warnings):
+            log.warning("%s", warning)
+        self._warnings = warnings
 
     def _look(self) -> _Look:
-        return tuple(
-            _stat(f) for f in (self._settings.api_keys_file, self._settings.admin_key_file)
-        )
+        files = (self._settings.api_keys_file, self._settings.admin_key_file)
+        return self._hangups(), tuple(_status(file) for file in files)
 
 
-def _stat(file: Path | None) -> tuple[int, ...] | None:
+def _status(file: Path | None) -> tuple[int, ...] | None:
     try:
         now = file.stat() if file is not None else None
     except OSError:

@@ -1,9 +1,11 @@
-"""The keys that may ask: read from the settings, kept as hashes, compared in constant time."""
+"""The keys of the clients and of the operator: read from the settings and their files, kept as
+hashes, compared in constant time."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import re
 import stat
 from collections.abc import Iterator
@@ -17,8 +19,10 @@ from service.settings import Settings
 #: The admin key's name in the log; no other key may have it.
 ADMIN_NAME = "admin"
 
-#: Fewest characters of a key: nothing slows down who guesses, so a key must not be guessable.
+#: Fewest characters of a key: guesses are not slowed down, so a key must not be guessable.
 MIN_LENGTH = 20
+#: Largest file of keys that is read, in bytes.
+MAX_FILE_BYTES = 1 << 20
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 #: What RFC 6750 lets a bearer token be.
@@ -29,12 +33,9 @@ _HEX = re.compile(r"[0-9a-fA-F]{64}")
 _SHAPE = (
     "`name:key` or `name:key:requests-per-minute`; `sha256:` and 64 hex digits can stand for a key"
 )
-_GOOD_SECRET = (
-    f"at least {MIN_LENGTH} of A-Z a-z 0-9 . _ ~ + / = - (`openssl rand -hex 32` makes one)"
-)
-
-
+_GOOD_SECRET = f"at least {MIN_LENGTH} of A-Z a-z 0-9 . _ ~ + / = - (`scmrl keys new` makes one)"
 _WAIVER = "SCMRL_ALLOW_WEAK_KEYS=true takes it all the same"
+_BAD_NAME = f"the name must be 1 to 64 of A-Z a-z 0-9 . _ - and not {ADMIN_NAME!r}"
 
 
 class KeysError(Exception):
@@ -55,7 +56,8 @@ class Key:
 
 @dataclass(frozen=True)
 class Keys:
-    """Every key of a service. Without `api` keys anybody may ask; without `admin` nobody rules."""
+    """Every key of a service. Without `api` keys anybody may ask; without `admin` there is no
+    /v1/admin."""
 
     api: tuple[Key, ...] = ()
     admin: Key | None = None
@@ -67,11 +69,11 @@ class Keys:
         tells neither how much of a guess is right nor whose key it is close to.
         """
         digest = _digest(secret)
-        found = None
+        owner = None
         for key in (*self.api, *((self.admin,) if self.admin else ())):
             if hmac.compare_digest(key.digest, digest):
-                found = key
-        return found
+                owner = key
+        return owner
 
 
 def read(settings: Settings) -> Keys:
@@ -89,6 +91,46 @@ def read(settings: Settings) -> Keys:
     return Keys(tuple(api), admin)
 
 
+def exposed(settings: Settings) -> Iterator[str]:
+    """A warning for each key file that more users may read, or write, than the service needs."""
+    for file in (settings.api_keys_file, settings.admin_key_file):
+        try:
+            status = file.stat() if file is not None else None
+        except OSError:
+            continue  # `read` says so
+        users = list(_users_of(status)) if status is not None else []
+        if users:
+            yield (
+                f"{file} has keys, and {' and '.join(users)} it; give it mode 0600, or 0640 where "
+                "the service reads it as a member of its group"
+            )
+
+
+def _users_of(status: os.stat_result) -> Iterator[str]:
+    if status.st_mode & stat.S_IROTH:
+        yield "every user may read"
+    if status.st_mode & stat.S_IWGRP:
+        yield "its group may write"
+    if status.st_mode & stat.S_IRGRP and status.st_uid == os.geteuid():
+        yield "its group may read"
+
+
+def record(name: str, secret: str, per_minute: int | None = None, allow_weak: bool = False) -> str:
+    """The entry of a key file for a key, with its SHA-256 in its place.
+
+    `name` is the client's, or ADMIN_NAME for the content of SCMRL_ADMIN_KEY_FILE. `per_minute` is
+    the key's limit in requests, None for the service's default. Raises KeysError.
+    """
+    hashed = f"{_HASHED}:{_digest_of(secret, f'key of {name}', allow_weak).hex()}"
+    if name == ADMIN_NAME:
+        if per_minute is not None:
+            raise KeysError("the admin key has no limit")
+        return hashed
+    if not _NAME.fullmatch(name):
+        raise KeysError(_BAD_NAME)
+    return f"{name}:{hashed}" + ("" if per_minute is None else f":{per_minute}")
+
+
 def _parsed(text: str, source: str, default_per_minute: int, allow_weak: bool) -> Iterator[Key]:
     for number, entry in enumerate(_entries(text), start=1):
         where = f"{source}, entry {number}"
@@ -98,9 +140,7 @@ def _parsed(text: str, source: str, default_per_minute: int, allow_weak: bool) -
         if not secret or any(more):
             raise KeysError(f"{where}: must be {_SHAPE}")
         if not _NAME.fullmatch(name) or name == ADMIN_NAME:
-            raise KeysError(
-                f"{where}: the name must be 1 to 64 of A-Z a-z 0-9 . _ - and not {ADMIN_NAME!r}"
-            )
+            raise KeysError(f"{where}: {_BAD_NAME}")
         digest = _digest_of(secret, where, allow_weak)
         if rate and not (rate.isascii() and rate.isdecimal() and len(rate) < 10):
             raise KeysError(f"{where}: requests per minute must be a whole number, 0 for no limit")
@@ -137,10 +177,10 @@ def _digest_of(secret: str, where: str, allow_weak: bool) -> bytes:
         raise KeysError(f"{where}: the key must be {_GOOD_SECRET}, and nothing else")
     if not allow_weak and len(secret) < MIN_LENGTH:
         raise KeysError(f"{where}: the key must be {_GOOD_SECRET}; {_WAIVER}")
-    if not allow_weak and guessing.bits(secret) < guessing.LEAST_BITS:
+    if not allow_weak and guessing.is_guessable(secret):
         raise KeysError(
-            f"{where}: the key can be guessed, since it repeats or counts; it must be "
-            f"{_GOOD_SECRET}; {_WAIVER}"
+            f"{where}: the key can be guessed, since it is made of words, rows of a keyboard, "
+            f"sequences, repeats or dates; it must be {_GOOD_SECRET}; {_WAIVER}"
         )
     return _digest(secret.encode())
 
@@ -164,7 +204,7 @@ def _text(file: Path) -> str:
     try:
         if file.stat().st_mode & stat.S_IWOTH:
             raise KeysError(f"every user may write {file}; `chmod o-w` it")
-        return read_regular(file).decode("utf-8-sig")
+        return read_regular(file, MAX_FILE_BYTES).decode("utf-8-sig")
     except OSError as exc:
         raise KeysError(f"cannot read {file}: {exc.strerror}") from exc
     except UnicodeDecodeError:

@@ -22,7 +22,7 @@ from tests.service.test_refusals import problem
 from tests.service.test_registry import damage
 
 MODELS = "/v1/admin/models"
-KEY = "the-operators-own-key"
+KEY = "admin-q7Zt4mXv9RkB2wLc8NpY"
 
 
 @dataclass
