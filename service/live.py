@@ -19,7 +19,8 @@ from prometheus_client.registry import Collector
 from service import logs
 from service.decoding.pool import Decoders
 from service.http.connections import REASONS, Connections
-from service.registry import Model, Registry
+from service.registry import Registry
+from service.served_model import Model
 
 if TYPE_CHECKING:
     import torch

@@ -1,11 +1,15 @@
-"""Loads of checkpoints: one at a time, one a name, each in a thread of its own and given up after
-a limit. A disk that hangs costs its own load, and no other."""
+"""Loads of checkpoints: one of a name at a time, each in a thread of its own and within a limit.
+
+A disk that hangs costs its own load only. Files are read side by side; what takes the cores or
+the devices (warming, compiling) is done by one load after another.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from service.errors import Error, Problem
 
@@ -13,8 +17,11 @@ from service.errors import Error, Problem
 LOADING = "scmrl-load"
 #: Detail of the problem that a load gets then.
 STOPPING = "The service is being stopped."
-#: Most loads and unloads at a time, with those that wait and those that were given up and hang.
-_MOST = 16
+#: Most loads and unloads at a time, with those that were given up and have not ended.
+MOST_LOADS = 16
+#: Seconds after which a client may ask again: where a load is in its way, and where one was given
+#: up, which takes a disk that answers again.
+_RETRY_S, _RETRY_DISK_S = 5.0, 60.0
 #: Seconds between two looks at whether the service is being stopped.
 _LOOK_S = 0.05
 
@@ -30,6 +37,10 @@ class Attempt:
         self.name = name
         self.ended = threading.Event()
         self.error: BaseException | None = None
+        #: Seconds that it has waited for its turn, which do not count for its limit.
+        self.waited_s = 0.0
+        #: Its limit is over: no other load waits for it.
+        self.is_overdue = False
         self._lock = threading.Lock()
         self._is_committed = self._is_given_up = False
 
@@ -45,70 +56,88 @@ class Attempt:
             self._is_given_up = not self._is_committed
             return self._is_given_up
 
+    @property
+    def is_given_up(self) -> bool:
+        return self._is_given_up
+
 
 class Loads:
-    """Runs loads one after another, each for `limit_s` seconds at most.
+    """Runs loads side by side, each for `limit_s` seconds at most.
 
-    A load that is given up does not hold up the next one. Its name stays reserved until its thread
-    ends, so that a disk that hangs collects one thread a name and `_MOST` in all.
+    The name of a load that is given up stays reserved until its thread ends, so that a disk that
+    hangs collects one thread a name, and `MOST_LOADS` in all.
     """
 
     def __init__(self, limit_s: float, is_stopping: Callable[[], bool]) -> None:
-        self._limit_s = limit_s
+        self.limit_s = limit_s
         self._is_stopping = is_stopping
-        self._turn = threading.Lock()
         self._lock = threading.Lock()  # held for moments only
-        self._reserved: dict[str, Attempt] = {}
+        #: Loads and unloads that have not ended, by name.
+        self.reserved: dict[str, Attempt] = {}
+        self._turn = threading.Condition()
+        #: The load whose turn it is.
+        self.computing: Attempt | None = None
 
     def reserve(self, name: str) -> Attempt:
-        """Reserve a name until `release`. Raises Problem CONFLICT where it is reserved."""
+        """Reserve a name until `release`.
+
+        Raises Problem CONFLICT where it is reserved, FULL where `MOST_LOADS` have not ended.
+        """
         with self._lock:
-            if name in self._reserved:
-                detail = (
-                    f"{name[:100]!r} is being loaded or unloaded already, or a load of it that was "
-                    "given up has not ended; ask again when it has."
-                )
-                raise Problem(Error.CONFLICT, detail)
-            if len(self._reserved) >= _MOST:
-                detail = f"{_MOST} checkpoints are being loaded or unloaded; ask again later."
-                raise Problem(Error.CONFLICT, detail)
-            attempt = self._reserved[name] = Attempt(name)
+            other = self.reserved.get(name)
+            if other is not None:
+                raise _conflict(other)
+            if len(self.reserved) >= MOST_LOADS:
+                raise _full(self.reserved)
+            attempt = self.reserved[name] = Attempt(name)
             return attempt
 
     def release(self, attempt: Attempt) -> None:
         """Let the name be loaded again."""
         with self._lock:
-            self._reserved.pop(attempt.name, None)
+            self.reserved.pop(attempt.name, None)
 
     def run(self, attempt: Attempt, work: Callable[[], object]) -> None:
-        """Run `work`, which loads a reserved checkpoint, when it is its turn; then release it.
+        """Run `work`, which loads a reserved checkpoint, in a thread; then release it.
 
-        Waits in the calling thread for at most the limit. Work that has been committed goes on
-        behind it. Raises GivenUp, Problem STOPPING, and what `work` raises.
+        Waits in the calling thread for at most the limit, not counting what `work` waits in
+        `turn`. Work that has been committed goes on behind it. Raises GivenUp, Problem STOPPING,
+        and what `work` raises.
         """
-        try:
-            self._take_turn()
-        except Problem:
+        if self._is_stopping():
             self.release(attempt)
-            raise
-        try:
-            threading.Thread(
-                target=self._work, args=(attempt, work), name=LOADING, daemon=True
-            ).start()
-            self._wait(attempt)
-        finally:
-            self._turn.release()
+            raise Problem(Error.STOPPING, STOPPING)
+        thread = threading.Thread(
+            target=self._work, args=(attempt, work), name=LOADING, daemon=True
+        )
+        thread.start()
+        self._wait(attempt)
         if attempt.error is not None:
             raise attempt.error
 
-    def _take_turn(self) -> None:
-        while not self._turn.acquire(timeout=_LOOK_S):
-            self._check_stopping()
+    @contextmanager
+    def turn(self, attempt: Attempt) -> Iterator[None]:
+        """The part of a load that no other load does at the same time.
+
+        One that is overdue is not waited for. Raises GivenUp and Problem STOPPING.
+        """
+        with self._turn:
+            while self.computing is not None and not self.computing.is_overdue:
+                if self._is_stopping():
+                    raise Problem(Error.STOPPING, STOPPING)
+                if attempt.is_given_up:
+                    raise GivenUp(self._too_long)
+                began = time.monotonic()
+                self._turn.wait(_LOOK_S)
+                attempt.waited_s += time.monotonic() - began
+            self.computing = attempt
         try:
-            self._check_stopping()
-        except Problem:
-            self._turn.release()
-            raise
+            yield
+        finally:
+            with self._turn:
+                if self.computing is attempt:
+                    self.computing = None
+                self._turn.notify_all()
 
     def _work(self, attempt: Attempt, work: Callable[[], object]) -> None:
         try:
@@ -121,15 +150,42 @@ class Loads:
 
     def _wait(self, attempt: Attempt) -> None:
         """Wait for the end of a load, or give it up."""
-        end = time.monotonic() + self._limit_s
+        began = time.monotonic()
         while not attempt.ended.wait(_LOOK_S):
             if self._is_stopping() and attempt.give_up():
                 raise Problem(Error.STOPPING, STOPPING)
-            if time.monotonic() >= end:
+            if time.monotonic() - began - attempt.waited_s >= self.limit_s:
+                attempt.is_overdue = True
                 if attempt.give_up():
-                    raise GivenUp(f"loading it took longer than {self._limit_s:g} s")
+                    raise GivenUp(self._too_long)
                 return
 
-    def _check_stopping(self) -> None:
-        if self._is_stopping():
-            raise Problem(Error.STOPPING, STOPPING)
+    @property
+    def _too_long(self) -> str:
+        return f"loading it took longer than {self.limit_s:g} s"
+
+
+def timed_out(detail: str) -> Problem:
+    """The problem of a request whose load was given up."""
+    return Problem(Error.LOAD_TIMEOUT, detail, retry_after_s=_RETRY_DISK_S)
+
+
+def _conflict(other: Attempt) -> Problem:
+    name = repr(other.name[:100])
+    if not other.is_given_up:
+        detail = f"{name} is being loaded or unloaded already; ask again when that has ended."
+        return Problem(Error.CONFLICT, detail, retry_after_s=_RETRY_S)
+    detail = (
+        f"A load of {name} was given up and still waits for its disk; ask again when the disk "
+        "answers."
+    )
+    return Problem(Error.CONFLICT, detail, retry_after_s=_RETRY_DISK_S)
+
+
+def _full(reserved: dict[str, Attempt]) -> Problem:
+    given_up = sum(attempt.is_given_up for attempt in reserved.values())
+    detail = (
+        f"{len(reserved)} loads and unloads of checkpoints have not ended, which is the most; "
+        f"{given_up} of them were given up and still wait for their disk."
+    )
+    return Problem(Error.FULL, detail, retry_after_s=_RETRY_DISK_S if given_up else _RETRY_S)

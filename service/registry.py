@@ -1,32 +1,26 @@
-"""The checkpoints that are served: found as folders, loaded and warmed in the background."""
+"""The checkpoints that are served: folders, loaded and warmed in the background."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from copy import deepcopy
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from model.device import DeviceError
 from service import cores, garbage
-from service.batching import Batcher
 from service.errors import Error, Problem
 from service.file_watch import CARD, FileWatch, files
-from service.loads import STOPPING, Attempt, GivenUp, Loads
+from service.loads import LOADING, STOPPING, Attempt, GivenUp, Loads, timed_out
+from service.served_model import Model, load, warm
 from service.settings import Settings
 from service.torch_import import import_torch
-
-if TYPE_CHECKING:
-    from model.checkpoint import Card
-    from model.engine import Engine
 
 log = logging.getLogger("scmrl.registry")
 
@@ -35,6 +29,8 @@ _WATCH_S, _RETIRE_S = 1.0, 0.05
 #: Seconds from when the default checkpoint can answer until others are loaded and compiled, which
 #: takes the cores, and Python's lock, from the first requests.
 _AT_EASE_S = 1.0
+#: Seconds after which the load of a checkpoint that takes longer no longer holds up the next one.
+_OVERTAKE_S = 5.0
 #: Folders that may be asked for by name.
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
@@ -50,56 +46,6 @@ class StartupError(Exception):
         self.misused = misused
 
 
-@dataclass(frozen=True, eq=False)
-class Model:
-    """A checkpoint on its devices, warmed, with the queue in front of them.
-
-    `name` is its folder's, which is what requests call it by.
-    """
-
-    name: str
-    card: Card
-    batcher: Batcher
-
-    @property
-    def engines(self) -> Sequence[Engine]:
-        """The engine of each device."""
-        return self.batcher.engines
-
-
-def load(
-    folder: Path, settings: Settings, on_fatal: Callable[[Exception], None] = lambda error: None
-) -> Model:
-    """Attempt, verify and warm one checkpoint, without starting its queue.
-
-    Raises model.checkpoint.CheckpointError naming file and field, RuntimeError where the device
-    is not there.
-    """
-    from model import checkpoint
-    from model.engine import Engine, devices
-
-    network, card = checkpoint.load(folder)
-    threads = cores.threads(settings.threads)
-    engines = tuple(Engine(deepcopy(network), name, threads) for name in devices(settings.device))
-    batcher = Batcher(
-        engines,
-        max_batch=settings.max_batch,
-        max_wait_s=settings.max_batch_wait_ms / 1000,
-        places=settings.queue_length,
-        max_inside_s=settings.max_wait_s,
-        on_fatal=on_fatal,
-    )
-    return Model(folder.name, card, batcher)
-
-
-def _warm(model: Model, max_batch: int) -> None:
-    """Infer once, for nobody, what the first clip would wait for."""
-    for engine in model.engines:
-        # A CPU prepares nothing for a batch's size, so that more would only delay readiness.
-        sizes = {1} if engine.device.type == "cpu" else {1, max_batch}
-        engine.warm(model.card.steps, sorted(sizes))
-
-
 class Registry:
     """Checkpoints by name.
 
@@ -113,11 +59,13 @@ class Registry:
         self._on_fatal = on_fatal
         self._ready: dict[str, Model] = {}
         self._failed: set[str] = set()
-        self._found: list[str] = []
+        self._names: list[str] = []
         self._using: Counter[Model] = Counter()  # touched by the event loop alone
+        self._cancelled = 0
         self._files = FileWatch(settings.models)
-        self._changing = threading.Lock()  # of what is found, ready and failed; held for moments
+        self._changing = threading.Lock()  # of names, ready and failed; held for moments
         self._draining = False
+        self._made_at = time.monotonic()
         self._stopping = threading.Event()
         self._loads = Loads(
             settings.load_timeout_s, lambda: self._draining or self._stopping.is_set()
@@ -129,8 +77,8 @@ class Registry:
 
     @property
     def names(self) -> list[str]:
-        """Every checkpoint that was found, the default one first."""
-        return list(self._found or [self.default_name])
+        """Every checkpoint that has a folder, the default one first."""
+        return list(self._names or [self.default_name])
 
     @property
     def ready(self) -> Mapping[str, Model]:
@@ -152,9 +100,9 @@ class Registry:
         if name in self.names:
             detail = f"The checkpoint {name} is being loaded."
             raise Problem(Error.NOT_READY, detail, retry_after_s=1)
-        known = ", ".join(self.names)
+        names = ", ".join(self.names)
         raise Problem(
-            Error.UNKNOWN_MODEL, f"There is no checkpoint {name[:100]!r}; there are: {known}."
+            Error.UNKNOWN_MODEL, f"There is no checkpoint {name[:100]!r}; there are: {names}."
         )
 
     @contextmanager
@@ -170,6 +118,9 @@ class Registry:
         self._using[model] += 1
         try:
             yield model
+        except asyncio.CancelledError:  # by the server, whose time to stop is over
+            self._cancelled += 1
+            raise
         finally:
             self._using[model] -= 1
 
@@ -182,25 +133,38 @@ class Registry:
         """Requests that are inside."""
         return sum(self._using.values())
 
+    @property
+    def unanswered(self) -> int:
+        """Accepted requests that have no answer, or 503 because the time to stop was over."""
+        return self.in_use + self._cancelled
+
     def why_not_ready(self) -> str | None:
         """The reason for /readyz to say no; None when the default checkpoint can answer."""
         if self._draining:
             return STOPPING
         model = self._ready.get(self.default_name)
         if model is None:
-            failed = self.default_name in self._failed
-            what = "cannot be served; the log says why" if failed else "is being loaded"
-            return f"The default checkpoint {self.default_name} {what}."
+            return f"The default checkpoint {self.default_name} {self._why_no_default()}."
         return model.batcher.trouble(self._settings.stalled_after_s)
 
+    def _why_no_default(self) -> str:
+        if self.default_name in self._failed:
+            return "cannot be served; the log says why"
+        seconds = time.monotonic() - self._made_at
+        return (
+            f"is being loaded, for {seconds:.0f} s so far; a load is given up after "
+            f"{self._settings.load_timeout_s:g} s"
+        )
+
     def load_default(self) -> None:
-        """Find the folders that hold a card, then load the default one and start its queue.
+        """List the folders that hold a card, then load the default one and start its queue.
 
         Raises StartupError where it cannot be served, Problem STOPPING where the service ends.
         """
         name = self.default_name
         try:
-            self._found = self._find()
+            attempt = self._loads.reserve(name)
+            self._loads.run(attempt, lambda: self._list(attempt))
             import_torch()
             # torch's own spin on for milliseconds after each use, on cores that others need.
             cores.set_threads(1)
@@ -219,16 +183,16 @@ class Registry:
 
     def watch(self) -> None:
         """Replace workers that die or hang, until the registry stops; a thread's whole work."""
-        told: set[str] = set()  # names whose worker cannot be replaced, so that it is said once
+        irreplaceable: set[str] = set()  # names whose worker cannot be replaced: logged once
         while not self._stopping.wait(_WATCH_S):
             for name, model in list(self._ready.items()):
                 try:
                     model.batcher.revive(self._settings.engine_timeout_s)
-                    told.discard(name)
+                    irreplaceable.discard(name)
                 except Exception:
-                    if name not in told:
+                    if name not in irreplaceable:
                         log.exception("the worker of %s cannot be replaced; it is tried on", name)
-                    told.add(name)
+                    irreplaceable.add(name)
 
     def watch_files(self) -> None:
         """Look at the files of what is served, until the registry stops; a thread's whole work.
@@ -244,8 +208,8 @@ class Registry:
 
         One that is served already goes on until the new one is ready; requests that are inside
         keep the one that they began with. Raises Problem CONFLICT where the name is being loaded
-        or unloaded. The work raises Problem UNKNOWN_MODEL, UNUSABLE, LOAD_TIMEOUT or STOPPING, and
-        changes nothing then.
+        or unloaded, FULL where too many loads have not ended. The work raises Problem
+        UNKNOWN_MODEL, UNUSABLE, LOAD_TIMEOUT or STOPPING, and changes nothing then.
         """
         attempt = self._loads.reserve(name)
         return lambda: self._load_reserved(attempt)
@@ -261,7 +225,7 @@ class Registry:
         except GivenUp as exc:
             log.error("cannot serve the checkpoint %s: %s", name, exc)
             detail = f"{name}: {exc} (SCMRL_LOAD_TIMEOUT_S), and is given up{kept}."
-            raise Problem(Error.LOAD_TIMEOUT, detail) from exc
+            raise timed_out(detail) from exc
         except Exception as exc:
             log.error("cannot serve the checkpoint %s: %s", name, exc)
             detail = str(exc).replace(f"{self._settings.models}{os.sep}", "")
@@ -276,14 +240,13 @@ class Registry:
         if not _NAME.fullmatch(name) or not os.path.exists(self._settings.models / name / CARD):
             detail = f"There is no {CARD} in a folder {name[:100]!r} of SCMRL_MODELS{kept}."
             raise Problem(Error.UNKNOWN_MODEL, detail)
-        if self._load(attempt):
-            self._fuse(name)
+        self._load_and_fuse(attempt)
 
     def unloader(self, name: str) -> Callable[[], None]:
         """Reserve a name; return the work that ends serving its checkpoint, for a thread.
 
         Requests that are inside are answered. Raises Problem UNKNOWN_MODEL, NOT_READY, and CONFLICT
-        for the default checkpoint and for a name that is being loaded or unloaded.
+        for the default checkpoint and for a name that is being loaded or unloaded, FULL.
         """
         if name == self.default_name:
             detail = f"{name} is the default checkpoint, without which nothing can be asked."
@@ -301,7 +264,7 @@ class Registry:
         name = attempt.name
         try:
             with self._changing:
-                self._found = [other for other in self._found if other != name]
+                self._names = [other for other in self._names if other != name]
                 self._failed.discard(name)
                 model = self._ready.pop(name, None)
             if model is not None:
@@ -336,26 +299,39 @@ class Registry:
             return
         cores.set_opencv_threads()
         self._fuse(self.default_name)
+        threads: list[threading.Thread] = []
         for name in self.names[1:]:
             if self._stopping.is_set():
                 return
-            self._load_one_of_others(name)
+            threads.append(
+                threading.Thread(target=self._load_other, args=(name,), name=LOADING, daemon=True)
+            )
+            threads[-1].start()
+            threads[-1].join(_OVERTAKE_S)
+        for thread in threads:
+            thread.join()
 
-    def _load_one_of_others(self, name: str) -> None:
+    def _load_other(self, name: str) -> None:
         try:
             attempt = self._loads.reserve(name)
-            self._loads.run(attempt, lambda: self._load_other(attempt))
-        except Problem:
-            pass  # an operator loads it, or the service is being stopped
+            self._loads.run(attempt, lambda: self._load_unless_done(attempt))
+        except Problem as problem:
+            if problem.error is Error.FULL:
+                self._failed.add(name)
+                log.error("cannot serve the checkpoint %s: %s", name, problem)
+            # else an operator loads it, or the service is being stopped
         except Exception as exc:
             self._failed.add(name)
             log.error("cannot serve the checkpoint %s: %s", name, exc)
 
-    def _load_other(self, attempt: Attempt) -> None:
-        if attempt.name not in self._found or attempt.name in self._ready:
-            return  # an operator was faster
+    def _load_unless_done(self, attempt: Attempt) -> None:
+        if attempt.name in self._names and attempt.name not in self._ready:
+            self._load_and_fuse(attempt)  # else an operator was faster
+
+    def _load_and_fuse(self, attempt: Attempt) -> None:
         if self._load(attempt):
-            self._fuse(attempt.name)
+            with self._loads.turn(attempt):
+                self._fuse(attempt.name)
 
     def _fuse(self, name: str) -> None:
         if self._settings.compile != "auto" or self._stopping.is_set():
@@ -380,27 +356,34 @@ class Registry:
         for model in list(self._ready.values()):
             model.batcher.stop()
 
-    def _find(self) -> list[str]:
+    def _list(self, attempt: Attempt) -> None:
+        """Raises StartupError."""
+        names = self._listed()
+        if attempt.commit():
+            self._names = names
+
+    def _listed(self) -> list[str]:
         folder, default = self._settings.models, self.default_name
         if not folder.is_dir():
             raise StartupError(f"models: {folder} is not a folder (SCMRL_MODELS, --models)")
-        found = sorted(path.parent.name for path in folder.glob(f"*/{CARD}"))
-        if default not in found:
-            there = f"there are: {', '.join(found)}" if found else "there are none"
+        names = sorted(path.parent.name for path in folder.glob(f"*/{CARD}"))
+        if default not in names:
+            there = f"there are: {', '.join(names)}" if names else "there are none"
             raise StartupError(
                 f"default_model: {folder / default / CARD} does not exist; {there} "
                 "(SCMRL_DEFAULT_MODEL, --default-model)"
             )
-        return [default, *(name for name in found if name != default)]
+        return [default, *(name for name in names if name != default)]
 
     def _load(self, attempt: Attempt) -> bool:
         """Attempt a checkpoint and serve it; False where the load was given up meanwhile."""
         name, started = attempt.name, time.monotonic()
         loaded_from = files(self._settings.models / name)
         model = load(self._settings.models / name, self._settings, self._on_fatal)
-        if self._settings.compile == "on" and not self._fused(model):
-            raise StartupError("compile is on, but there is no fused path (SCMRL_COMPILE)")
-        _warm(model, self._settings.max_batch)
+        with self._loads.turn(attempt):
+            if self._settings.compile == "on" and not self._fused(model):
+                raise StartupError("compile is on, but there is no fused path (SCMRL_COMPILE)")
+            warm(model, self._settings.max_batch)
         if not attempt.commit():
             return False
         model.batcher.start()
@@ -408,8 +391,8 @@ class Registry:
             self._files.note(name, loaded_from)
             self._ready[name] = model
             self._failed.discard(name)
-            if name not in self._found:
-                self._found = [*self._found, name]
+            if name not in self._names:
+                self._names = [*self._names, name]
         if self._stopping.is_set():  # `stop` may have come too early to see it
             model.batcher.stop()
         seconds = time.monotonic() - started

@@ -23,7 +23,12 @@ router = APIRouter(prefix="/v1/admin/models", tags=["admin"])
     summary="Load a checkpoint, or load it again",
     response_model_exclude_none=True,
     responses=problems(
-        Error.UNKNOWN_MODEL, Error.CONFLICT, Error.UNUSABLE, Error.STOPPING, Error.LOAD_TIMEOUT
+        Error.UNKNOWN_MODEL,
+        Error.CONFLICT,
+        Error.UNUSABLE,
+        Error.FULL,
+        Error.STOPPING,
+        Error.LOAD_TIMEOUT,
     ),
 )
 async def load(request: Request, name: str) -> ModelSummary:
@@ -39,7 +44,7 @@ async def load(request: Request, name: str) -> ModelSummary:
     "/{name}",
     summary="Unload a checkpoint",
     status_code=204,
-    responses=problems(Error.UNKNOWN_MODEL, Error.CONFLICT, Error.NOT_READY),
+    responses=problems(Error.UNKNOWN_MODEL, Error.CONFLICT, Error.FULL, Error.NOT_READY),
 )
 async def unload(request: Request, name: str) -> Response:
     """Requests that are inside are answered. The default checkpoint cannot be unloaded."""

@@ -17,9 +17,9 @@ from service.encoding import encoded
 from service.errors import Error
 from service.form import ATTENTION_DETAILS, FIELDS, FILES, VALUES, Media, Options, interpret
 from service.patience import while_wanted
-from service.registry import Model
 from service.routes.responses import problems
 from service.schemas import Classification
+from service.served_model import Model
 from service.settings import Settings
 from service.state import State, account_of, state_of
 from service.uploads import UploadLimits, check_encoding, read_form

@@ -15,7 +15,7 @@ import torch
 from model import checkpoint
 from service import registry
 from service.app import create_app
-from service.registry import Model
+from service.served_model import Model
 from service.settings import Settings
 from tests.service import checkpoints
 from tests.service.server import listening, running, statuses, until_ready, wait_until
