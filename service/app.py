@@ -75,19 +75,19 @@ Every error is a problem document (`application/problem+json`) whose `id` is in 
 def create_app(
     settings: Settings | None = None,
     *,
-    known: keys.Keys | None = None,
+    start_keys: keys.Keys | None = None,
     hangups: Callable[[], int] = lambda: 0,
     on_ready: Callable[[], None] = lambda: None,
     on_failure: Callable[[StartupError], None] = lambda error: None,
 ) -> FastAPI:
     """The application. `on_ready` is called when a clip would be answered by the default
-    checkpoint, `on_failure` when it never will: whoever runs the app must then end it. `known` are
-    the keys, where they have been read already; they are read again when `hangups` grows.
+    checkpoint, `on_failure` when it never will: whoever runs the app must then end it. `start_keys`
+    are the keys, where they have been read already; they are read again when `hangups` grows.
     Raises KeysError.
     """
     settings = settings or Settings()
-    known = known or keys.read(settings)
-    keyring = Keyring(settings, known, hangups)
+    start_keys = start_keys or keys.read(settings)
+    keyring = Keyring(settings, start_keys, hangups)
     limits = DecodeLimits(
         settings.decode_timeout_s, settings.decode_memory_mib * MIB, settings.sandbox
     )
@@ -149,7 +149,7 @@ def create_app(
     error_responses.install(app)
     for router in (classify.router, models.router, admin.router, health.router, metrics.router):
         app.include_router(router)
-    _add_docs(app, known)
+    _add_docs(app, start_keys)
     slashes.install(app)
     return app
 
@@ -217,7 +217,7 @@ def _load_default(state: State) -> bool:
         raise StartupError(str(exc)) from exc
 
 
-def _add_docs(app: FastAPI, known: keys.Keys) -> None:
+def _add_docs(app: FastAPI, start_keys: keys.Keys) -> None:
     """Swagger UI from files of our own, since a service may stand where there is no CDN."""
     static = StaticFiles(directory=str(files("fastapi_offline") / "static"))
     app.mount("/docs/static", static, name="docs-static")
@@ -246,7 +246,7 @@ def _add_docs(app: FastAPI, known: keys.Keys) -> None:
         body = ErrorBody.model_json_schema(ref_template="#/components/schemas/{model}")
         schema["components"]["schemas"].setdefault(SCHEMA_NAME, body)
         _leave_out_fastapis_error(schema)
-        security.describe(schema, known)
+        security.describe(schema, start_keys)
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -1,36 +1,22 @@
-"""The command line: `scmrl serve`, `classify`, `models`, `settings`, `train`, `evaluate` and
-`bench`.
+"""The console script `scmrl`.
 
-What is heavy (torch, OpenCV, the web framework) is imported by the commands that need it, so
-that `scmrl --help` answers at once.
+`scmrl serve` handles signals before anything that takes time is imported, so that no signal is
+lost or ends it in disorder.
 """
 
 from __future__ import annotations
 
-import typer
+import sys
 
-from service.commands import bench, classify, models, serve, settings, train
-
-app = typer.Typer(
-    name="scmrl",
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    pretty_exceptions_show_locals=False,
-    help="S-CMRL: a spiking network that sees and hears. Classify clips, serve them over HTTP, "
-    "train and measure.",
-    epilog="Start with `scmrl serve`, or `scmrl classify CLIP`. Each command has its own --help.",
-)
-
-serve.register(app)
-classify.register(app)
-models.register(app)
-settings.register(app)
-train.register(app)
-bench.register(app)
+from service.stopping import SIGNALS
 
 
 def main() -> None:
-    """The console script."""
+    """Run the command that the arguments name."""
+    if sys.argv[1:2] == ["serve"]:
+        SIGNALS.handle()
+    from service.commands.app import app
+
     app()
 
 

@@ -1,4 +1,7 @@
-"""What signals do to a service, from its first moment to its last."""
+"""What signals do to a service, from its first moment to its last.
+
+Imports the standard library only: `service.cli` sets the handlers before all that takes time.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,19 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING
-
-from service.settings import Settings
 
 if TYPE_CHECKING:
     import uvicorn
 
     from service.registry import Registry
+    from service.settings import Settings
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+#: Exit code of a service that was told to stop and left accepted requests without an answer.
+UNANSWERED = 3
+
 #: Seconds between two looks at whether all requests are answered.
 _LOOK_S = 0.05
 #: Signals that come within this are one: a terminal or a supervisor signals a whole group of
@@ -28,57 +31,53 @@ _SAME_S = 0.02
 _AT_ONCE_S = 1.0
 
 
-class _Hangups:
-    """Counts SIGHUPs; no lock, since a handler may interrupt another."""
+class Signals:
+    """The signals that this process has got. No lock: a handler may interrupt another."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.hangups = 0
+        #: How many accepted requests have no answer.
+        self.unanswered: Callable[[], int] = lambda: 0
+        self._first_at: float | None = None
 
-    def on_signal(self, sig: int, frame: FrameType | None) -> None:
-        self.count += 1
+    def handle(self) -> None:
+        """Set the handlers for the rest of the process; in the main thread only.
 
+        SIGTERM and SIGINT end it in order, by SystemExit; the second one ends it at once. SIGHUP
+        is counted. As the first process of a container it would not be ended by SIGTERM without
+        a handler. The server replaces the first two while it runs.
+        """
+        signal.signal(signal.SIGHUP, self._on_hangup)
+        for sig in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(sig, self._on_end)
 
-_hangups = _Hangups()
-
-
-def hangups() -> int:
-    """How many SIGHUPs have come."""
-    return _hangups.count
-
-
-@contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """End the process in order, with exit code 0, where a signal comes in the block.
-
-    A second signal ends it at once. SIGHUP is counted.
-    As the first process of a container it would not be ended by SIGTERM otherwise. Handlers can be
-    set in the main thread alone: elsewhere signals do what they did before.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    before = {sig: signal.getsignal(sig) for sig in (*_SIGNALS, signal.SIGHUP)}
-    begun_at: float | None = None
-
-    def end(sig: int, frame: FrameType | None) -> None:
-        nonlocal begun_at
+    def note_end(self) -> int:
+        """Note a signal that asks for the end; its place: 1 for the first, 2 for a later one, 0
+        for one that belongs to the first."""
         now = time.monotonic()
-        if begun_at is None:
-            begun_at = now
-            before.clear()  # the handlers stay until the process has ended
-            raise SystemExit(0)
-        if now - begun_at > _SAME_S:
-            os._exit(0)
+        if self._first_at is None:
+            self._first_at = now
+            return 1
+        return 2 if now - self._first_at > _SAME_S else 0
 
-    for sig in _SIGNALS:
-        signal.signal(sig, end)
-    signal.signal(signal.SIGHUP, _hangups.on_signal)
-    try:
-        yield
-    finally:
-        for sig, handler in before.items():
-            signal.signal(sig, handler)
+    @property
+    def exit_code(self) -> int:
+        """The code of a process that has been told to stop."""
+        return UNANSWERED if self.unanswered() else 0
+
+    def _on_hangup(self, sig: int, frame: FrameType | None) -> None:
+        self.hangups += 1
+
+    def _on_end(self, sig: int, frame: FrameType | None) -> None:
+        place = self.note_end()
+        if place == 1:
+            raise SystemExit(0)
+        if place == 2:
+            os._exit(self.exit_code)
+
+
+#: Of this process.
+SIGNALS = Signals()
 
 
 class Stopping:
@@ -86,22 +85,24 @@ class Stopping:
     then it ends. The listener stays open meanwhile, so that a load balancer is told, by /readyz
     and by each 503. A second signal ends it at once."""
 
-    def __init__(self, server: uvicorn.Server, registry: Registry, settings: Settings) -> None:
+    def __init__(
+        self, server: uvicorn.Server, registry: Registry, settings: Settings, signals: Signals
+    ) -> None:
         self._server = server
         self._registry = registry
         self._settings = settings
-        self._begun_at: float | None = None
+        self._signals = signals
+        signals.unanswered = lambda: registry.unanswered
 
     def on_signal(self, sig: int, frame: FrameType | None) -> None:
         """The handler of SIGTERM and SIGINT."""
-        now = time.monotonic()
-        if self._begun_at is None:
-            self._begun_at = now
+        place = self._signals.note_end()
+        if place == 1:
             self._registry.drain()
             threading.Thread(target=self._finish, name="scmrl-stop", daemon=True).start()
-        elif now - self._begun_at > _SAME_S:
+        elif place == 2:
             self._server.should_exit = self._server.force_exit = True
-            threading.Thread(target=_end_soon, name="scmrl-stop", daemon=True).start()
+            threading.Thread(target=self._end_soon, name="scmrl-stop", daemon=True).start()
 
     def _finish(self) -> None:
         end = time.monotonic() + self._settings.shutdown_grace_s
@@ -112,8 +113,7 @@ class Stopping:
         self._server.config.timeout_graceful_shutdown = max(1, round(end - time.monotonic()))
         self._server.should_exit = True
 
-
-def _end_soon() -> None:
-    """End the process, whatever its threads wait for."""
-    time.sleep(_AT_ONCE_S)
-    os._exit(0)
+    def _end_soon(self) -> None:
+        """End the process, whatever its threads wait for."""
+        time.sleep(_AT_ONCE_S)
+        os._exit(self._signals.exit_code)

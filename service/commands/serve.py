@@ -21,9 +21,9 @@ from service import garbage, logs, torch_import
 from service.commands.settings import shown
 from service.decoding import sandbox
 from service.http.listener import listen, raise_file_limit
-from service.keys import Keys, KeysError, read
+from service.keys import Keys, KeysError, exposed, read
 from service.settings import Settings, complaint, unknown_variables
-from service.stopping import Stopping, ended_by_signals, hangups
+from service.stopping import SIGNALS, Stopping
 
 if TYPE_CHECKING:
     from service.registry import StartupError
@@ -79,11 +79,6 @@ def register(app: typer.Typer) -> None:
 
 def run(settings: Settings) -> int:
     """Serve until a signal or a failure; the exit code."""
-    with ended_by_signals():  # but while the server runs, which takes signals itself
-        return _run(settings)
-
-
-def _run(settings: Settings) -> int:
     with garbage.uncollected():
         torch_import.preload()
         from service.app import LOADING, create_app
@@ -97,6 +92,8 @@ def _run(settings: Settings) -> int:
     except KeysError as exc:
         typer.echo(f"scmrl serve: {exc}", err=True)
         return MISUSED
+    for warning in exposed(settings):
+        typer.echo(f"scmrl serve: {warning}", err=True)
     if settings.sandbox == "required":
         try:
             sandbox.check()
@@ -120,13 +117,13 @@ def _run(settings: Settings) -> int:
 
     app = create_app(
         settings,
-        known=keys,
-        hangups=hangups,
+        start_keys=keys,
+        hangups=lambda: SIGNALS.hangups,
         on_ready=lambda: _greet(listener, bool(keys.api)),
         on_failure=fail,
     )
     server = server_of(app)
-    stopping = Stopping(server, app.state.scmrl.registry, settings)
+    stopping = Stopping(server, app.state.scmrl.registry, settings, SIGNALS)
     server.handle_exit = stopping.on_signal  # type: ignore[method-assign]
 
     async def serve() -> None:
@@ -140,7 +137,7 @@ def _run(settings: Settings) -> int:
             _say(f"scmrl serve: {failure}", to_stderr=True)
     _give_up_what_cannot_be_written()
     misused = any(failure.misused for failure in failures)
-    code = MISUSED if misused else FAILED if failures else 0
+    code = MISUSED if misused else FAILED if failures else SIGNALS.exit_code
     if any(thread.name == LOADING for thread in threading.enumerate()):
         os._exit(code)  # torch, which may be computing in it, does not survive Python's own end
     return code

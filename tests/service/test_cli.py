@@ -18,7 +18,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 from model.data.avdigits import HELD_OUT_SPEAKER
-from service.cli import app
+from service.commands.app import app
 from tests.service.checkpoints import LABELS
 from tests.service.conftest import CLIPS
 from tests.service.media_files import without_sound
@@ -52,7 +52,8 @@ def test_help_names_every_command_and_loads_nothing_heavy() -> None:
     script = Path(sys.executable).with_name("scmrl")
     shown = subprocess.run([script, "--help"], capture_output=True, text=True, check=True).stdout
     assert all(command in shown for command in COMMANDS)
-    heavy = "import sys, service.cli; print({'torch', 'cv2', 'fastapi'} & sys.modules.keys())"
+    command = "import sys, service.commands.app"
+    heavy = command + "; print({'torch', 'cv2', 'fastapi'} & sys.modules.keys())"
     loaded = subprocess.run(
         [sys.executable, "-c", heavy], capture_output=True, text=True, check=True
     )

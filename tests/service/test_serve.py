@@ -68,33 +68,6 @@ def test_what_was_asked_before_it_was_told_to_end_is_answered(
     assert "Traceback" not in service.logged
 
 
-def test_who_never_finishes_an_upload_does_not_keep_it_from_ending(
-    serve: type[Serve], weights: Path
-) -> None:
-    service = serve("--models", weights, "--port", 0, "--shutdown-grace-s", 1)
-    url = httpx.URL(service.address())
-    with socket.create_connection((str(url.host), url.port or 80), timeout=WITHIN_S) as caller:
-        caller.sendall(
-            b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
-            b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b"
-        )
-        wait_until(lambda: httpx.get(url.join("/readyz")).status_code == 200)
-        began = time.monotonic()
-        assert service.stop() == 0
-    assert time.monotonic() - began < 20
-
-
-def test_a_second_signal_ends_it_at_once(serve: type[Serve], weights: Path) -> None:
-    service = serve("--models", weights, "--port", 0, "--shutdown-delay-s", 300)
-    url = httpx.URL(service.address())
-    service.process.send_signal(signal.SIGTERM)
-    wait_until(lambda: httpx.get(url.join("/readyz")).status_code == 503)
-    time.sleep(0.1)  # two signals within 20 ms count as one
-    began = time.monotonic()
-    service.stop()
-    assert time.monotonic() - began < 60
-
-
 def test_a_damaged_checkpoint_ends_it_with_the_file_that_is_to_blame(
     serve: type[Serve], weights: Path, tmp_path: Path
 ) -> None:

@@ -1,0 +1,98 @@
+"""`scmrl keys`: keys for clients and for the operator, and the lines of a key file for them."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from typing import Annotated
+
+import typer
+
+from service.keys import ADMIN_NAME, KeysError, record
+
+#: Random bytes of a new key.
+_KEY_BYTES = 32
+#: Most characters of a key on stdin.
+_MAX_CHARACTERS = 10_000
+
+_KEYS = typer.Typer(no_args_is_help=True)
+
+_Name = Annotated[
+    str,
+    typer.Argument(
+        help=f"Name of the client, which the log shows; `{ADMIN_NAME}` for the key of /v1/admin."
+    ),
+]
+_PerMinute = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=999_999_999,
+        help="Most requests of this key at once and a minute, 0 for no limit. "
+        "[default: SCMRL_RATE_LIMIT_PER_MIN]",
+        show_default=False,
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    _KEYS.command("new")(new)
+    _KEYS.command("hash")(hash_key)
+    app.add_typer(_KEYS, name="keys", help="Make keys, and the lines of a key file for them.")
+
+
+def new(name: _Name, per_minute: _PerMinute = None) -> None:
+    """Make a random key, and print it with its line for the key file.
+
+    The client sends the key. The line has its SHA-256 only, so that who reads the file cannot use
+    the key; it belongs in SCMRL_API_KEYS_FILE or, for `admin`, in SCMRL_ADMIN_KEY_FILE. The key is
+    not stored: print it once, hand it on.
+
+    Examples:
+
+        scmrl keys new anna
+
+        scmrl keys new anna --per-minute 60
+
+        scmrl keys new admin
+    """
+    secret = secrets.token_urlsafe(_KEY_BYTES)
+    line = _record(name, secret, per_minute, allow_weak=False)
+    typer.echo(f"key:  {secret}")
+    typer.echo(f"line: {line}")
+
+
+def hash_key(
+    name: _Name,
+    per_minute: _PerMinute = None,
+    allow_weak: Annotated[
+        bool,
+        typer.Option(
+            "--allow-weak",
+            help="Take a key that is short or can be guessed.",
+            envvar="SCMRL_ALLOW_WEAK_KEYS",
+        ),
+    ] = False,
+) -> None:
+    """Read a key from stdin, and print its line for the key file.
+
+    Examples:
+
+        scmrl keys hash anna < anna.key >> api-keys
+
+        openssl rand -hex 32 | tee admin.key | scmrl keys hash admin > admin-key
+    """
+    if sys.stdin.isatty():
+        secret = typer.prompt("Key", hide_input=True, err=True)
+    else:
+        secret = sys.stdin.read(_MAX_CHARACTERS)
+    typer.echo(_record(name, secret.strip(), per_minute, allow_weak))
+
+
+def _record(name: str, secret: str, per_minute: int | None, allow_weak: bool) -> str:
+    try:
+        return record(name, secret, per_minute, allow_weak)
+    except KeysError as exc:
+        typer.echo(f"scmrl keys: {exc}", err=True)
+        raise typer.Exit(2) from exc

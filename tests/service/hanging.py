@@ -1,0 +1,32 @@
+"""`HANGS=NAME python -m tests.service.hanging serve ...`: the command, on a disk that hangs.
+
+The card of the checkpoint NAME is never read to its end: that of the default one from the start,
+that of another when it is loaded again. It prints `hangs` then.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from model import checkpoint
+from service import cli
+from service.settings import Settings
+
+NAME = os.environ["HANGS"]
+read = checkpoint.read_regular
+reads: list[Path] = []
+
+
+def hang(file: Path, max_bytes: int) -> bytes:
+    reads.append(file)
+    if file.parent.name == NAME and (Settings().default_model == NAME or reads.count(file) > 1):
+        print("hangs", flush=True)
+        time.sleep(3600)
+    return read(file, max_bytes)
+
+
+if __name__ == "__main__":
+    checkpoint.read_regular = hang
+    cli.main()
