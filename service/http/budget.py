@@ -1,4 +1,4 @@
-"""How many parser events a connection may cause: a bucket of tokens."""
+"""How much of something a connection may cause: a bucket of tokens."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 
 
-class EventBudget:
-    """Lets `burst` events through at once and `per_second` in the long run.
+class Budget:
+    """Lets `burst` through at once and `per_second` in the long run.
 
-    Events are counted after they have happened, so the budget may be overdrawn; `wait_s` says for
-    how long nothing more should be parsed.
+    What happens is counted afterwards, so the budget may be overdrawn; `wait_s` says for how long
+    nothing more should be read or parsed.
     """
 
     def __init__(
@@ -22,9 +22,8 @@ class EventBudget:
         self._left = float(burst)
         self._refilled_at = clock()
 
-    def spend(self) -> None:
-        """Count one event."""
-        self._left -= 1
+    def spend(self, amount: int = 1) -> None:
+        self._left -= amount
 
     def wait_s(self) -> float:
         """Seconds until the budget is no longer overdrawn; 0 where it is not."""

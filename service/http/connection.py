@@ -16,7 +16,7 @@ from uvicorn.server import ServerState
 
 from service.errors import Problem
 from service.http import head
-from service.http.budget import EventBudget
+from service.http.budget import Budget
 from service.http.channel import Channel
 from service.http.connections import Connections
 from service.http.framing import Framing
@@ -65,7 +65,8 @@ class Connection(HttpToolsProtocol):
         self._open_connections = open_connections
         self._refuse = refuse
         self._timers = Timers(self.loop)
-        self._budget = EventBudget(limits.event_burst, limits.events_per_s)
+        self._budget = Budget(limits.event_burst, limits.events_per_s)
+        self._drop_budget = Budget(limits.slice_bytes, limits.linger_bytes_per_s)
         self._framing = Framing(limits.framing_bytes, limits.max_head_bytes)
         self._unparsed = memoryview(b"")
         self._running: RequestResponseCycle | None = None  # the last that was begun
@@ -222,6 +223,12 @@ class Connection(HttpToolsProtocol):
         self._droppable_bytes -= size
         if self._droppable_bytes < 0:
             self._channel.abort()
+            return
+        self._drop_budget.spend(size)
+        wait_s = self._drop_budget.wait_s()
+        if wait_s:
+            self._channel.throttle(True)
+            self._timers.start("drop", wait_s, lambda: self._channel.throttle(False))
 
     # --- the parser's callbacks ---------------------------------------------------------------
 

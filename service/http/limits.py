@@ -25,7 +25,7 @@ class ConnectionLimits:
     that carry less than `bytes_per_event` are counted: `event_burst` of them may come at once and
     `events_per_s` in the long run; a connection that sends more is read more slowly. `slice_bytes`
     are parsed between two looks at that budget. `linger_bytes` of an unwanted body are read and
-    dropped.
+    dropped, `linger_bytes_per_s` in the long run.
     """
 
     head_timeout_s: float = 10.0
@@ -39,6 +39,7 @@ class ConnectionLimits:
     events_per_s: int = 4000
     slice_bytes: int = 4 * KIB
     linger_bytes: int = 32 * MIB
+    linger_bytes_per_s: int = 16 * MIB
 
     @classmethod
     def of(cls, settings: Settings) -> ConnectionLimits:

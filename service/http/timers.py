@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Literal
 
-Name = Literal["head", "parse", "send", "linger", "look"]
+Name = Literal["head", "parse", "send", "drop", "linger", "look"]
 
 
 class Timers:

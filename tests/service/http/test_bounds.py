@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.http.budget import EventBudget
+from service.http.budget import Budget
 from service.http.framing import Framing
 from tests.service.http.edge import CHUNKED, GET, Client, Edge, post, running_edge
 from tests.service.server import wait_until
@@ -87,7 +87,7 @@ def test_framing_is_told_from_content(pieces: list[tuple[int, int]]) -> None:
 
 def test_a_budget_lets_a_burst_through_and_then_its_rate() -> None:
     now = 0.0
-    budget = EventBudget(10, 5, clock=lambda: now)
+    budget = Budget(10, 5, clock=lambda: now)
     for _ in range(10):
         assert budget.wait_s() == 0
         budget.spend()

@@ -70,6 +70,19 @@ def test_an_unwanted_body_is_read_up_to_a_size_alone() -> None:
         wait_until(lambda: not edge.open)
 
 
+def test_an_unwanted_body_is_read_slowly() -> None:
+    with running_edge(linger_bytes_per_s=1_000_000) as edge, edge.connect() as client:
+        client.send(post(bytes(10**8), "/early/TOO_LARGE")[:1000])
+        assert client.answer().status == 413
+        (connection,) = edge.open
+        began = time.monotonic()
+        client.socket.settimeout(0.5)
+        with contextlib.suppress(TimeoutError):
+            client.send(bytes(50_000_000))
+        read = connection._limits.linger_bytes - connection._droppable_bytes
+        assert read < 300_000 + 1_000_000 * (time.monotonic() - began)
+
+
 def test_what_comes_behind_the_last_request_does_not_cost_its_answer(shared_edge: Edge) -> None:
     """Bytes that were not read when the socket is closed reset the connection."""
     with shared_edge.connect() as client:
