@@ -23,6 +23,8 @@ from torch import Tensor
 
 from model.checkpoint import (
     CARD,
+    MAX_CARD_BYTES,
+    MAX_WEIGHTS_BYTES,
     WEIGHTS,
     Card,
     CheckpointError,
@@ -531,3 +533,10 @@ def test_a_published_file_without_state_dict_is_refused(tmp_path: Path, content:
 def test_a_published_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"gone\.pth\.tar: No such file"):
         import_published_file(tmp_path / "gone.pth.tar", SINGLE)
+
+
+@pytest.mark.parametrize(("file", "most"), [(WEIGHTS, MAX_WEIGHTS_BYTES), (CARD, MAX_CARD_BYTES)])
+def test_a_file_that_is_too_large_is_refused_unread(folder: Path, file: str, most: int) -> None:
+    os.truncate(folder / file, most + 1)  # of holes, which take no room on the disk
+    with pytest.raises(CheckpointError, match=f"has {most + 1} bytes; at most {most} are read"):
+        load(folder)

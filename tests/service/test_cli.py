@@ -18,7 +18,9 @@ import torch
 from typer.testing import CliRunner, Result
 
 from model.data.avdigits import HELD_OUT_SPEAKER
+from service import keys
 from service.commands.app import app
+from service.settings import Settings
 from tests.service.checkpoints import LABELS
 from tests.service.conftest import CLIPS
 from tests.service.media_files import without_sound
@@ -30,10 +32,10 @@ SECRETS = {"api-keys", "admin-key"}
 COMMANDS = ("serve", "classify", "models", "settings", "train", "evaluate", "bench")
 
 
-def scmrl(*arguments: object, code: int = 0) -> Result:
+def scmrl(*arguments: object, code: int = 0, stdin: str | None = None) -> Result:
     """Run a command in a wide terminal; its exit code must be `code`, and never a traceback."""
     environment = {"COLUMNS": "200", "TERM": "dumb"}
-    result = CliRunner().invoke(app, [str(x) for x in arguments], env=environment)
+    result = CliRunner().invoke(app, [str(x) for x in arguments], input=stdin, env=environment)
     assert result.exit_code == code, result.output
     assert "Traceback" not in result.output
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
@@ -335,3 +337,29 @@ def test_cuda_where_there_is_none_says_so(command: tuple[object, ...]) -> None:
         told = scmrl(*command, "--device", device, code=2).stderr
         assert f"device {device}" in told
         assert "no CUDA" in told
+
+
+def test_a_new_key_is_good_for_its_line(tmp_path: Path) -> None:
+    key, line = scmrl("keys", "new", "anna", "--per-minute", 60).stdout.splitlines()
+    secret = key.removeprefix("key:").strip()
+    file = tmp_path / "keys"
+    file.write_text(line.removeprefix("line:").strip())
+    (stored,) = keys.read(Settings(api_keys_file=file)).api
+    assert keys.Keys((stored,)).find(secret.encode()) == stored
+    assert (stored.name, stored.per_minute) == ("anna", 60)
+    assert secret not in line
+    assert secret not in scmrl("keys", "new", "anna").stdout, "it is not random"
+
+
+def test_the_hash_of_a_key_on_stdin_is_its_line() -> None:
+    secret = "q7Zt4mXv9RkB2wLc8NpY"
+    line = scmrl("keys", "hash", "admin", stdin=f"{secret}\n").stdout.strip()
+    admin = keys.read(Settings(admin_key=line)).admin
+    assert admin is not None
+    assert keys.Keys(admin=admin).find(secret.encode()) == admin
+    weak = "my-secret-api-key-2026"
+    refused = scmrl("keys", "hash", "anna", stdin=weak, code=2)
+    assert "can be guessed" in refused.stderr
+    assert weak not in refused.output
+    assert scmrl("keys", "hash", "anna", "--allow-weak", stdin=weak).stdout.startswith("anna:sha")
+    assert "the name must be" in scmrl("keys", "new", "an:na", code=2).stderr
