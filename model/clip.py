@@ -41,7 +41,11 @@ class Limits:
     - `max_total_pixels`: all pictures of one answer; more are shrunk until they fit.
     - `max_composed_pixels`: of a file whose pictures are composed one after the other, width x
       height x pictures of a GIF or APNG; width x height x scans of a JPEG.
-    - `max_inflated_bytes`: what texts, profiles and surplus pixel data of a PNG inflate to.
+    - `max_inflated_bytes`: what texts, profiles and surplus pixel data of a PNG inflate to; by
+      how much the packets of a container may be larger than the file.
+    - `max_decoded_pixels`: of a video, width x height x frames that have to be decoded for the
+      pictures that are wanted.
+    - `max_demux_cpu_s`: CPU time, in seconds, to find a file's headers and packets.
     - `max_frames`: most pictures in one answer.
     - `max_channels`, `min_sample_rate`, `max_sample_rate` (Hz), `max_samples` (over all
       channels): of a sound.
@@ -53,12 +57,18 @@ class Limits:
     max_total_pixels: int = 132_710_400
     max_composed_pixels: int = 1_000_000_000
     max_inflated_bytes: int = 16 * 1024 * 1024
+    max_decoded_pixels: int = 16_000_000_000
+    max_demux_cpu_s: float = 0.4
     max_frames: int = 256
     max_channels: int = 16
     min_sample_rate: int = 1000
     max_sample_rate: int = 384_000
     max_samples: int = 50_000_000
     threads: int = 1
+
+    def in_all(self, per_minute: int) -> int:
+        """So many for a file of the longest duration; at least those of a minute."""
+        return round(per_minute * max(1.0, self.max_duration_s / 60))
 
 
 @dataclass(frozen=True)

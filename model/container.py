@@ -8,7 +8,6 @@ That is decoding in order where a clip is short and seeking where it is long, wi
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any, NoReturn
@@ -18,6 +17,7 @@ from av.packet import Packet
 from av.stream import Disposition, Stream
 
 from model import ebml
+from model.bounded_input import BoundedInput
 from model.clip import Clip, Limits, TooLarge, UnknownFormat, Unusable
 from model.encryption import Kind, encrypted_kinds
 from model.pyav import open_input
@@ -39,8 +39,8 @@ _SIGNATURES: tuple[tuple[int, bytes], ...] = (
     (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"),
 )
 
-#: More packets than any honest clip of a minute has; each costs memory.
-_MAX_PACKETS = 200_000
+#: More packets than a minute of any honest clip has. Each costs time and memory.
+_PACKETS_PER_MINUTE = 60_000
 #: Whose headers say how long the clip is; of others FFmpeg guesses by their size.
 _WITH_DURATION = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "flv", "live_flv", "asf", "avi")
 _NOUNS: dict[Kind, str] = {"audio": "sound", "video": "picture"}
@@ -57,15 +57,16 @@ def read_container(
     """
     encrypted = encrypted_kinds(data)
     with ExitStack() as opened:
-        container = opened.enter_context(_opened(data, accepted, is_encrypted=bool(encrypted)))
+        file = BoundedInput(data, limits.max_demux_cpu_s)
+        container = opened.enter_context(_opened(file, accepted, is_encrypted=bool(encrypted)))
         audio, no_sound = _readable(container, "audio", encrypted) if sound else ([], None)
         video, no_picture = _chosen(container, encrypted) if pictures else (None, None)
         tracks = _tracks(container, audio, limits) if audio else None
         timed = _timed_sound(container, audio) if video is not None else None
         timeline = Timeline(limits)
         streams = dict.fromkeys(s for s in (*audio, timed, video) if s is not None)
-        reading = _Reading(container, list(streams))
-        for packet in reading:
+        reading = _Reading(container, list(streams), file, limits)
+        for packet in list(reading):  # before any is decoded: they may be too many
             if video is not None and packet.stream_index == video.index:
                 timeline.add(packet)
                 continue
@@ -80,27 +81,29 @@ def read_container(
             index = video.index
 
             def reopened() -> Stream:
-                return opened.enter_context(_opened(data, accepted)).streams[index]
+                again = BoundedInput(data, limits.max_demux_cpu_s)
+                return opened.enter_context(_opened(again, accepted)).streams[index]
 
             timeline.close(_header_end_s(container, video, data, timeline, reading))
             seen, no_picture = spread(video, reopened, timeline, frames, limits)
         return Clip(heard, seen, no_sound, no_picture)
 
 
-def _opened(data: bytes, accepted: str, *, is_encrypted: bool = False) -> InputContainer:
+def _opened(file: BoundedInput, accepted: str, *, is_encrypted: bool = False) -> InputContainer:
     options = {"format_whitelist": _FORMATS}
-    if data[8:12] != b"AVI ":
+    if file.data[8:12] != b"AVI ":
         # No frame is decoded only to guess how many are held back for reordering. A wrong guess
         # costs frames at most, which are missed and decoded again; AVI's have no times to miss.
         options["skip_frame"] = "all"
     try:
-        return open_input(io.BytesIO(data), options=options, io_open=_refused)
-    except MemoryError:
+        with file.measured():
+            return open_input(file, options=options, io_open=_refused)
+    except (MemoryError, TooLarge):
         raise
     except Exception as error:  # FFmpeg's errors, and builtin ones on some damage
         if is_encrypted:
             raise Unusable(f"the file is encrypted; {_SEND_DECRYPTED}") from error
-        if any(data[at : at + len(mark)] == mark for at, mark in _SIGNATURES):
+        if any(file.data.startswith(mark, at) for at, mark in _SIGNATURES):
             raise Unusable("the file is damaged or cut short: it cannot be opened") from error
         raise UnknownFormat(
             f"this is not a kind of file that is read here, whatever its name; send {accepted}"
@@ -169,30 +172,48 @@ class _Reading:
     `is_whole`: whether that was the end, once all are read.
     """
 
-    def __init__(self, container: InputContainer, streams: list[Stream]) -> None:
+    def __init__(
+        self, container: InputContainer, streams: list[Stream], file: BoundedInput, limits: Limits
+    ) -> None:
         self._container = container
         self._streams = streams
+        self._file = file
+        self._limits = limits
         self.is_whole = True
 
     def __iter__(self) -> Iterator[Packet[Any]]:
-        """Raises TooLarge where there are too many."""
+        """Raises TooLarge where they are too many or too long, or take too much time to find."""
         if not self._streams:
             return
         packets = self._container.demux(self._streams)
-        for _ in range(_MAX_PACKETS):
+        left = len(self._file.data) + self._limits.max_inflated_bytes
+        most = self._limits.in_all(_PACKETS_PER_MINUTE)
+        for _ in range(most):
             try:
+                self._file.begin()
                 packet = next(packets, None)
-            except MemoryError:
+                self._file.end()
+            except (MemoryError, TooLarge):
                 raise
             except Exception:  # what came before the damage counts
+                self._file.end()
                 self.is_whole = False
                 return
             if packet is None:
                 return
+            left -= packet.size
+            if left < 0:  # Matroska's packets may be compressed
+                raise TooLarge(
+                    "its packets inflate to more than the file and "
+                    f"{self._limits.max_inflated_bytes} bytes (max_inflated_bytes)"
+                )
             if packet.size:
                 self.is_whole = not packet.is_corrupt
                 yield packet
-        raise TooLarge(f"the file has more than {_MAX_PACKETS} packets")
+        raise TooLarge(
+            f"the file has more than {most} packets, which is more than any clip of "
+            f"{self._limits.max_duration_s:g} s has"
+        )
 
 
 def _header_end_s(

@@ -37,14 +37,21 @@ def size(data: bytes) -> tuple[int, int]:
 def check_scans(data: bytes, width: int, height: int, limits: Limits) -> None:
     """Raise TooLarge where its scans go over more pixels than `limits.max_composed_pixels`."""
     most = max(1, limits.max_composed_pixels // (width * height))
-    scans = 0
-    for segment in _segments(data):
-        scans += segment.marker == _START_OF_SCAN
-        if scans > most:
+    for number, _ in enumerate(_scans(data)):
+        if number == most:
             raise TooLarge(
                 f"the JPEG of {width} x {height} pixels has more than {most} scans; width x "
                 f"height x scans may be at most {limits.max_composed_pixels} pixels"
             )
+
+
+def scans(data: bytes) -> int:
+    """How many scans the image has. Raises as `size` does."""
+    return sum(1 for _ in _scans(data))
+
+
+def _scans(data: bytes) -> Iterator[_Segment]:
+    return (segment for segment in _segments(data) if segment.marker == _START_OF_SCAN)
 
 
 def _segments(data: bytes) -> Iterator[_Segment]:

@@ -127,6 +127,9 @@ def _clip(data: bytes, asked: Asked) -> Clip:
     kind = picture.kind_of(data)
     if kind is None or picture.may_move(data, kind):
         if kind == "PNG":
+            width, height = png.header_size(data)  # it may be cut short
+            picture.check_size(width, height, asked.limits)
+            animation.check_composed(png.pictures(data), width, height, asked.limits)
             png.check_inflated(data, asked.limits)
         return read_recording(data, asked)
     no_sound = None

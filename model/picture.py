@@ -100,11 +100,16 @@ def size(data: bytes, kind: Kind, limits: Limits) -> tuple[int, int]:
     width, height = _SIZES[kind](data)
     if width < 1 or height < 1:
         raise Unusable(f"this {kind} picture is damaged or cut short")
+    check_size(width, height, limits)
+    return width, height
+
+
+def check_size(width: int, height: int, limits: Limits) -> None:
+    """Raise TooLarge beyond the limit."""
     if width * height > limits.max_pixels:
         raise TooLarge(
             f"the picture is {width} x {height} pixels; at most {limits.max_pixels} are accepted"
         )
-    return width, height
 
 
 def _little(data: bytes, at: int, length: int) -> int:

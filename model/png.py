@@ -10,6 +10,9 @@ from model.clip import Limits, TooLarge
 
 #: More chunks than an honest PNG has: each costs time. Encoders write 8 KiB or more in each.
 _MOST_CHUNKS = 100_000
+#: More texts than an honest PNG has: FFmpeg compares each with all before it.
+_MOST_TEXTS = 2000
+_TEXTS = frozenset((b"tEXt", b"zTXt", b"iTXt"))
 #: Samples of a pixel by colour type.
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 #: No deflate stream inflates to more than this many times its length.
@@ -34,16 +37,35 @@ def size(data: bytes) -> tuple[int, int]:
     last = max(_chunks(data), key=lambda chunk: chunk.begin, default=None)
     if last is None or last.name != b"IEND" or last.end + 4 > len(data):
         return 0, 0
+    return header_size(data)
+
+
+def header_size(data: bytes) -> tuple[int, int]:
+    """Width and height, whatever follows."""
     return _number(data, 16), _number(data, 20)
 
 
 def check_inflated(data: bytes, limits: Limits) -> None:
     """Raise TooLarge where compressed texts and profiles, and what follows the pixels of each
-    picture, inflate to more than `limits.max_inflated_bytes` in all."""
-    left = limits.max_inflated_bytes
+    picture, inflate to more than `limits.max_inflated_bytes` in all.
+
+    To be called where the size and the number of pictures are known to be accepted: what their
+    pixels inflate to is no surplus, and is gone through.
+    """
+    left_after(data, limits.max_inflated_bytes, limits)
+
+
+def pictures(data: bytes) -> int:
+    """How many pictures an APNG composes; 0 for any other PNG. Raises as `size` does."""
+    return sum(chunk.name == b"fcTL" for chunk in _chunks(data))
+
+
+def left_after(data: bytes, left: int, limits: Limits) -> int:
+    """What is left of `left` bytes after such texts, profiles and surplus. Raises TooLarge."""
     view = memoryview(data)
-    expected = _raw_bytes(data, _number(data, 16), _number(data, 20))
+    whole = expected = _raw_bytes(data, _number(data, 16), _number(data, 20))
     pixels: list[memoryview] = []
+    texts = 0
     for chunk in _chunks(data):
         if chunk.name in (b"IDAT", b"fdAT"):
             pixels.append(view[chunk.begin + 4 * (chunk.name == b"fdAT") : chunk.end])
@@ -51,11 +73,16 @@ def check_inflated(data: bytes, limits: Limits) -> None:
             left = _rest(left, pixels, expected, limits)
             pixels = []
             width, height = _number(data, chunk.begin + 4), _number(data, chunk.begin + 8)
-            expected = _raw_bytes(data, width, height)
+            expected = min(whole, _raw_bytes(data, width, height))
         else:
+            texts += chunk.name in _TEXTS
+            if texts > _MOST_TEXTS:
+                raise TooLarge(
+                    f"the PNG has more than {_MOST_TEXTS} texts, which is the most accepted"
+                )
             text = _compressed(view[chunk.begin : chunk.end], chunk.name)
             left = _rest(left, [text], 0, limits)
-    _rest(left, pixels, expected, limits)
+    return _rest(left, pixels, expected, limits)
 
 
 def _rest(left: int, stream: list[memoryview], expected: int, limits: Limits) -> int:

@@ -21,6 +21,9 @@ MAJOR_VERSION = int(av.__version__.split(".")[0])
 
 _TAG_OPTIONS: dict[str, Any] = {"metadata_errors": "surrogateescape"} if MAJOR_VERSION < 19 else {}
 
+#: Bytes that FFmpeg reads at a time: `BoundedInput` looks at the clock as often.
+_BUFFER_BYTES = 4096
+
 
 def open_input(
     file: BinaryIO, *, options: dict[str, str], io_open: Callable[..., Any]
@@ -30,7 +33,9 @@ def open_input(
     `io_open` is called for each further file that the container names. Raises what `av.open`
     raises: FFmpeg's errors, and builtin ones on some damage.
     """
-    container: InputContainer = av.open(file, "r", options=options, io_open=io_open, **_TAG_OPTIONS)
+    container: InputContainer = av.open(
+        file, "r", options=options, io_open=io_open, buffer_size=_BUFFER_BYTES, **_TAG_OPTIONS
+    )
     return container
 
 

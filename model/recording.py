@@ -14,6 +14,8 @@ from model import ogg
 from model.audio import joined
 from model.clip import Clip, Limits, MediaError, Sound, TooLarge, UnknownFormat, Unusable
 from model.container import read_container
+from model.header_counts import check_counts
+from model.mp4_tables import check_tables
 from model.sound_file import read_sound_file
 from model.tags import without_leading_tags
 
@@ -42,6 +44,8 @@ def read_recording(data: bytes, asked: Asked) -> Clip:
     Raises UnknownFormat, Unusable (damaged, NaN) and TooLarge.
     """
     data = without_leading_tags(data)
+    check_counts(data, asked.limits)
+    check_tables(data, asked.limits)
     links = ogg.links(data)
     if len(links) > 1:
         return _read_links(data, links, asked)

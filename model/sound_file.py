@@ -9,6 +9,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from model.audio import NOT_NUMBERS, check_sound
+from model.bounded_input import BoundedInput
 from model.clip import Limits, Sound, Unusable
 
 #: Samples of each channel that are read at a time: nothing is allocated from a header, and where
@@ -16,7 +17,7 @@ from model.clip import Limits, Sound, Unusable
 _BLOCK = 2048
 
 
-class _File(io.BytesIO):
+class _File(BoundedInput):
     """A file whose damaged header may send its reader to before the beginning."""
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
@@ -30,13 +31,16 @@ class _File(io.BytesIO):
 def read_sound_file(data: bytes, limits: Limits) -> Sound | None:
     """The sound as soundfile reads it, as far as it can; None where it reads nothing.
 
-    Raises TooLarge and Unusable (sample rate, NaN).
+    Raises TooLarge (also where opening it takes too much time) and Unusable (sample rate, NaN).
     """
     pieces: list[NDArray[np.float32]] = []
     length = rate = 0
     complete = False
     try:
-        with soundfile.SoundFile(_File(data)) as file:
+        source = _File(data, limits.max_demux_cpu_s)
+        with source.measured():
+            opened = soundfile.SoundFile(source)
+        with opened as file:
             # soundfile would seek behind each block, which fails in FLAC of unknown length.
             file.seekable = lambda: False
             rate = file.samplerate

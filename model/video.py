@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 from model import colour
 from model.animation import COMPOSED, check_composed
 from model.clip import Limits, Pictures, TooLarge, Unusable
+from model.decoding_work import Work
 from model.display import Aspects, Matrix, Turns
 from model.packets import SELF_CHECKED, decoded, decoded_or_none, is_needless
 from model.pyav import fraction
-from model.timeline import SAME_S, Shown, Timeline, is_shown_in_order, seconds
+from model.shares import needed_packets, places_of, shared_out, starts_of, without_needless
+from model.timeline import SAME_S, Timeline, is_shown_in_order, seconds
 
 #: More threads than this wait for each other's rows.
 _MAX_THREADS = 4
 #: Larger frames than this, in pixels, are decoded no sooner by several, which each hold some.
 _LARGEST_SHARED = 4_000_000
-#: How many times less the longest share must be than all, or it is not worth a decoder of its own.
-_MUCH_SOONER = 1.5
 
 #: Pictures by when they are shown (s).
 _Found = dict[float, NDArray[np.uint8]]
@@ -39,16 +39,17 @@ class _Decoder:
     that the decoder made up, in whole or in part, for what is missing in the stream.
     """
 
-    def __init__(self, stream: Stream, timeline: Timeline, wanted: list[float]) -> None:
+    def __init__(self, stream: Stream, timeline: Timeline, wanted: list[float], work: Work) -> None:
         context: Any = stream.codec_context
         self._stream = stream
         self._packets = timeline.packets
+        self._work = work
         self._state = timeline.state
         self._wanted = set(wanted)
         self._in_order = is_shown_in_order(stream)
         self._unit = fraction(stream.time_base)
-        self._places = _places(self._packets)
-        self._starts = _starts(self._packets, wanted)
+        self._places = places_of(self._packets)
+        self._starts = starts_of(self._packets, wanted)
         self._ends = {} if self._in_order else self._last_needed(wanted)
         self._end = len(self._packets)
         self._in_vain: set[int] = set()
@@ -169,7 +170,9 @@ class _Decoder:
         packet = shown.packet
         if index == self._begun:
             packet = self._state.restated(index, packet)
+        self._work.check_packet(packet, context.name, context.width, context.height)
         frames = decoded_or_none(self._stream, packet)
+        self._work.note(context.width, context.height)
         if frames is None:  # it is the packet that the last free thread was given
             self._break(max(0, index + 1 - context.thread_count))
         if shown.key or index == self._begun:
@@ -223,54 +226,6 @@ def _is_at(shown: float | None, time: float) -> bool:
     return shown is not None and abs(shown - time) <= SAME_S
 
 
-def _places(packets: list[Shown]) -> dict[float, int]:
-    """Which packet makes the frame that is shown at a time."""
-    return {shown.time: index for index, shown in enumerate(packets)}
-
-
-def _starts(packets: list[Shown], wanted: list[float]) -> dict[float, int]:
-    """For each time that is wanted, the last packet to begin decoding at.
-
-    Where fragments come twice, the container discards the second ones, at the same times.
-    """
-    keys = [index for index, packet in enumerate(packets) if packet.key]
-
-    def rank(index: int) -> tuple[float, bool, int]:
-        return packets[index].time, not packets[index].packet.is_discard, index
-
-    def start(time: float) -> int:
-        before = [index for index in keys if packets[index].time <= time + SAME_S]
-        return max(before, key=rank, default=0)
-
-    return {time: start(time) for time in wanted}
-
-
-def _shares(packets: list[Shown], wanted: list[float], most: int) -> list[list[float]]:
-    """The times that are wanted, in at most `most` shares that are decoded apart.
-
-    What is decoded from one key frame on stays together. It is one share where two or more would
-    not be done much sooner.
-    """
-    if most == 1:
-        return [wanted]
-    groups: dict[int, list[float]] = {}
-    for time, start in _starts(packets, wanted).items():
-        groups.setdefault(start, []).append(time)
-    if len(groups) < 2:
-        return [wanted]
-    places = _places(packets)
-    costs = {start: max(1, places[times[-1]] + 1 - start) for start, times in groups.items()}
-    shares: list[list[float]] = [[] for _ in range(min(most, len(groups)))]
-    loads = [0] * len(shares)
-    for start in sorted(groups, key=lambda start: -costs[start]):
-        least = loads.index(min(loads))
-        shares[least] += groups[start]
-        loads[least] += costs[start]
-    if sum(loads) < _MUCH_SOONER * max(loads):
-        return [wanted]
-    return [sorted(share) for share in shares]
-
-
 def spread(
     stream: Stream,
     reopened: Callable[[], Stream],
@@ -288,12 +243,18 @@ def spread(
         check_composed(len(timeline.packets), context.width, context.height, limits)
     first, wanted = timeline.wanted(frames)
     times = sorted(set(wanted))
+    needed = needed_packets(timeline, times)
+    if len(needed) * context.width * context.height > limits.max_decoded_pixels:
+        needed = without_needless(stream, timeline, needed)
+    work = Work(len(needed), limits)
+    work.expect(context.width, context.height)
     threads = _threads(context, limits)
-    shares = _shares(timeline.packets, times, threads)
+    shares = shared_out(timeline.packets, times, threads)
     streams = [stream, *(reopened() for _ in shares[1:])]
     read = partial(
         _read,
         timeline=timeline,
+        work=work,
         limits=limits,
         largest=limits.max_total_pixels // max(1, len(times)),
         threads=threads // len(shares),
@@ -333,6 +294,7 @@ def _read(
     times: list[float],
     *,
     timeline: Timeline,
+    work: Work,
     limits: Limits,
     largest: int,
     threads: int,
@@ -345,7 +307,7 @@ def _read(
     context.thread_count = threads if is_sooner else 1
     context.thread_type = "FRAME"
     context.options = {"max_pixels": str(limits.max_pixels)}
-    decoder = _Decoder(stream, timeline, times)
+    decoder = _Decoder(stream, timeline, times, work)
     found: _Found = {}
     for time in times:
         frame = decoder.at(time)

@@ -168,10 +168,25 @@ class Settings(BaseSettings):
     )
     max_inflated_bytes: int = _setting(
         16 * MIB,
-        "Most bytes that texts, profiles and surplus pixel data of a PNG inflate to",
+        "Most bytes that texts, profiles and surplus pixel data of a PNG inflate to; by how much a "
+        "container's packets, inflated, may exceed the file",
         "bytes",
         ge=1024,
         le=_MOST_BYTES,
+    )
+    max_decoded_pixels: int = _setting(
+        16_000_000_000,
+        "Most pixels of a video (width x height x frames) that are decoded for its pictures",
+        "px",
+        ge=1,
+        le=1 << 50,
+    )
+    max_demux_cpu_s: float = _setting(
+        0.4,
+        "Longest CPU time to find a file's headers and packets; good files take a tenth of it",
+        "s",
+        gt=0,
+        le=_DAY_S,
     )
     max_channels: int = _setting(16, "Most channels of a sound", "channels", ge=1, le=64)
     max_sample_rate: int = _setting(

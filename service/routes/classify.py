@@ -170,6 +170,8 @@ def media_limits(settings: Settings) -> Limits:
         max_pixels=settings.max_pixels,
         max_composed_pixels=settings.max_composed_pixels,
         max_inflated_bytes=settings.max_inflated_bytes,
+        max_decoded_pixels=settings.max_decoded_pixels,
+        max_demux_cpu_s=settings.max_demux_cpu_s,
         max_frames=max(settings.max_frames, settings.max_steps),  # a picture for each step
         max_channels=settings.max_channels,
         max_sample_rate=settings.max_sample_rate,
