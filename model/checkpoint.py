@@ -115,11 +115,11 @@ class Card(_Part):
             raise ValueError(f"streams: {ours} where config.streams has {theirs}")
         for name, spec in self.streams.items():
             stream = self.config.streams[name]
-            given = (spec.channels, *spec.size)
+            produced = (spec.channels, *spec.size)
             needed = (stream.channels, *stream.size)
-            if given != needed:
+            if produced != needed:
                 raise ValueError(
-                    f"streams.{name}: its preprocessing gives {given} (channels, height, width) "
+                    f"streams.{name}: its preprocessing gives {produced} (channels, height, width) "
                     f"where config.streams.{name} needs {needed}"
                 )
         return self
@@ -138,10 +138,10 @@ def load(path: Path | str) -> tuple[SCMRL, Card]:
     card = read_card(folder)
     weights = folder / WEIGHTS
     data = _read(weights, MAX_WEIGHTS_BYTES)
-    found = hashlib.sha256(data).hexdigest()
-    if found != card.sha256:
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != card.sha256:
         raise CheckpointError(
-            folder / CARD, "sha256", f"{card.sha256 or 'none'} where that of {WEIGHTS} is {found}"
+            folder / CARD, "sha256", f"{card.sha256 or 'none'} where that of {WEIGHTS} is {digest}"
         )
     try:
         tensors = load_tensors(data)
@@ -241,17 +241,17 @@ def _built(config: Config, tensors: Mapping[str, Tensor], file: Path | str) -> S
     for name, wanted in expected.items():
         if name not in tensors:
             raise CheckpointError(file, name, "is missing")
-        found = tensors[name]
-        if found.shape != wanted.shape or found.dtype != wanted.dtype:
+        tensor = tensors[name]
+        if tensor.shape != wanted.shape or tensor.dtype != wanted.dtype:
             raise CheckpointError(
                 file,
                 name,
-                f"{_described(found)} where the config makes it {_described(wanted)}",
+                f"{_described(tensor)} where the config makes it {_described(wanted)}",
             )
-        if not found.isfinite().all():
+        if not tensor.isfinite().all():
             raise CheckpointError(file, name, "holds values that are not finite")
-        if name.endswith("threshold") and float(found) <= 0:
-            raise CheckpointError(file, name, f"is {float(found):g}; a neuron's is above 0")
+        if name.endswith("threshold") and float(tensor) <= 0:
+            raise CheckpointError(file, name, f"is {float(tensor):g}; a neuron's is above 0")
     network.load_state_dict(dict(tensors), assign=True)
     return network.eval()
 

@@ -1,8 +1,11 @@
-"""Whether the files of the checkpoints that are served are still those that were loaded."""
+"""Looks at the files of checkpoints, on disks that may not answer."""
 
 from __future__ import annotations
 
 import logging
+import os
+import threading
+import time
 from pathlib import Path
 
 log = logging.getLogger("scmrl.files")
@@ -10,6 +13,8 @@ log = logging.getLogger("scmrl.files")
 CARD = "card.json"
 #: Of each file of a checkpoint: its inode, size in bytes, and time of change in ns.
 Files = tuple[tuple[int, int, int], ...]
+#: Seconds after which a disk that has not answered counts as hanging.
+_HANGS_S = 5.0
 
 
 def files(folder: Path) -> Files | None:
@@ -23,37 +28,61 @@ def files(folder: Path) -> Files | None:
     return tuple((one.st_ino, one.st_size, one.st_mtime_ns) for one in stats)
 
 
+def may_have_card(folder: Path) -> bool:
+    """Whether a checkpoint's folder has a card, or its disk hangs: then only a load can say."""
+    answers: list[bool] = []
+    thread = threading.Thread(
+        target=lambda: answers.append(os.path.exists(folder / CARD)), name="scmrl-look", daemon=True
+    )
+    thread.start()
+    thread.join(_HANGS_S)
+    return answers[0] if answers else thread.is_alive()
+
+
 class FileWatch:
     """Compares files with those that each checkpoint of `folder` was loaded from."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._loaded: dict[str, Files] = {}
-        self._amiss: dict[str, str] = {}
+        self._problems: dict[str, str] = {}
+        self._looks: dict[str, tuple[threading.Thread, float]] = {}
 
     def note(self, name: str, loaded: Files | None) -> None:
         """Note the files that a checkpoint has been loaded from."""
         if loaded is not None:
             self._loaded[name] = loaded
-        self._amiss.pop(name, None)
+        self._problems.pop(name, None)
 
     def intact(self, name: str) -> bool:
         """Whether the files were unchanged at the last look."""
-        return name not in self._amiss
+        return name not in self._problems
 
     def look(self, name: str) -> None:
-        """Look at the files, and log once that they are gone or have changed.
+        """Look at the files in a thread, and log once that they are gone, changed or out of reach.
 
-        A disk that hangs keeps the calling thread waiting.
+        A checkpoint whose disk hangs has one thread, which the others do not wait for.
         """
-        amiss = None
+        thread, began = self._looks.get(name, (None, 0.0))
+        if thread is None or not thread.is_alive():
+            thread = threading.Thread(
+                target=self._compare, args=(name,), name="scmrl-look", daemon=True
+            )
+            self._looks[name] = thread, time.monotonic()
+            thread.start()
+        elif time.monotonic() - began > _HANGS_S:
+            self._report(name, "cannot be looked at, since their disk does not answer")
+
+    def _compare(self, name: str) -> None:
         now = files(self._folder / name)
         if now is None:
-            amiss = "are gone: it is served until this process ends"
+            self._report(name, "are gone: it is served until this process ends")
         elif now != self._loaded.get(name):
-            amiss = "have changed: it is served as it was, until it is loaded again"
-        if amiss is None:
-            self._amiss.pop(name, None)
-        elif amiss != self._amiss.get(name):
-            self._amiss[name] = amiss
-            log.error("the files of %s %s", name, amiss)
+            self._report(name, "have changed: it is served as it was, until it is loaded again")
+        else:
+            self._problems.pop(name, None)
+
+    def _report(self, name: str, problem: str) -> None:
+        if problem != self._problems.get(name):
+            self._problems[name] = problem
+            log.error("the files of %s %s", name, problem)

@@ -167,7 +167,7 @@ def _admin(settings: Settings) -> Key | None:
 
 
 def _digest_of(secret: str, where: str, allow_weak: bool) -> bytes:
-    """The SHA-256 of a key, which is given as such or as that. Raises KeysError."""
+    """The SHA-256 of `secret`, which is a key or `sha256:` and its hash. Raises KeysError."""
     kind, _, digest = secret.partition(":")
     if kind == _HASHED and digest:
         if not _HEX.fullmatch(digest):

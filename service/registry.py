@@ -16,7 +16,7 @@ from typing import Literal
 from model.device import DeviceError
 from service import cores, garbage
 from service.errors import Error, Problem
-from service.file_watch import CARD, FileWatch, files
+from service.file_watch import CARD, FileWatch, files, may_have_card
 from service.loads import LOADING, STOPPING, Attempt, GivenUp, Loads, timed_out
 from service.served_model import Model, load, warm
 from service.settings import Settings
@@ -119,7 +119,7 @@ class Registry:
         try:
             yield model
         except asyncio.CancelledError:  # by the server, whose time to stop is over
-            self._cancelled += 1
+            self._cancelled += self._draining
             raise
         finally:
             self._using[model] -= 1
@@ -195,10 +195,7 @@ class Registry:
                     irreplaceable.add(name)
 
     def watch_files(self) -> None:
-        """Look at the files of what is served, until the registry stops; a thread's whole work.
-
-        Apart from `watch`, since a disk that hangs must not keep workers from being replaced.
-        """
+        """Look at the files of what is served, until the registry stops; a thread's whole work."""
         while not self._stopping.wait(_WATCH_S):
             for name in list(self._ready):
                 self._files.look(name)
@@ -246,7 +243,8 @@ class Registry:
         """Reserve a name; return the work that ends serving its checkpoint, for a thread.
 
         Requests that are inside are answered. Raises Problem UNKNOWN_MODEL, NOT_READY, and CONFLICT
-        for the default checkpoint and for a name that is being loaded or unloaded, FULL.
+        for the default checkpoint and for a name that is being loaded or unloaded, FULL where too
+        many loads have not ended.
         """
         if name == self.default_name:
             detail = f"{name} is the default checkpoint, without which nothing can be asked."
@@ -366,7 +364,7 @@ class Registry:
         folder, default = self._settings.models, self.default_name
         if not folder.is_dir():
             raise StartupError(f"models: {folder} is not a folder (SCMRL_MODELS, --models)")
-        names = sorted(path.parent.name for path in folder.glob(f"*/{CARD}"))
+        names = [name for name in sorted(os.listdir(folder)) if may_have_card(folder / name)]
         if default not in names:
             there = f"there are: {', '.join(names)}" if names else "there are none"
             raise StartupError(

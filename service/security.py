@@ -88,8 +88,8 @@ class KeyCheck:
 
 
 def _key(scope: Scope, keys: Keys) -> Key:
-    given = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
-    scheme, _, secret = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
+    values = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
+    scheme, _, secret = values[0].partition(b" ") if len(values) == 1 else (b"", b"", b"")
     if scheme.lower() != b"bearer":
         raise Problem(Error.KEY_NEEDED, f"This address needs a key: {_HEADER}.")
     key = keys.find(secret.strip(b" "))

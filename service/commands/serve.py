@@ -41,7 +41,8 @@ Every flag is a setting that the environment can give as well: `--max-batch 16` 
 `SCMRL_MAX_BATCH=16`. None is needed. /docs describes what can be asked.
 
 Keys are no flags, since whoever can list processes can read them: set `SCMRL_API_KEYS` and
-`SCMRL_ADMIN_KEY`, or name files. On an address that others can reach, API keys are needed.
+`SCMRL_ADMIN_KEY`, or name files; `scmrl keys new` makes one. On an address that others can reach,
+API keys are needed.
 
 Examples:
 
@@ -56,8 +57,8 @@ Examples:
 def register(app: typer.Typer) -> None:
     """Add the command to `app`, with one option for each field of Settings that is no secret."""
 
-    def serve(**given: Any) -> None:
-        set_here = {name: value for name, value in given.items() if value is not None}
+    def serve(**flags: Any) -> None:
+        set_here = {name: value for name, value in flags.items() if value is not None}
         try:
             settings = Settings(**set_here)
         except ValidationError as exc:

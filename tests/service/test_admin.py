@@ -48,9 +48,9 @@ def test_a_new_checkpoint_is_served_once_it_is_asked_for(served: Served, clip: b
     checkpoints.save(served.folder / "new", seed=5, name="new")
     ask = "/v1/models/new/classify"
     assert served.client.post(ask, files={"clip": clip}).status_code == 404
-    told = served.client.put(f"{MODELS}/new")
-    assert told.status_code == 200, told.text
-    assert told.json()["status"] == "ready"
+    answer = served.client.put(f"{MODELS}/new")
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["status"] == "ready"
     assert statuses(served.client)["new"] == "ready"
     assert served.client.post(ask, files={"clip": clip}).status_code == 200
 
@@ -77,9 +77,9 @@ def test_a_corrupt_checkpoint_is_refused_by_file_and_the_old_one_goes_on(
     damage(served.folder / "avdigits")
     refused = served.client.put(f"{MODELS}/avdigits")
     assert refused.status_code == 422
-    told = problem(refused)["detail"]
-    assert told.startswith("avdigits/card.json: sha256")
-    assert "goes on" in told
+    detail = problem(refused)["detail"]
+    assert detail.startswith("avdigits/card.json: sha256")
+    assert "goes on" in detail
     assert str(served.folder) not in refused.text
     assert served.client.post("/v1/classify", files={"clip": clip}).status_code == 200
     assert served.client.get("/readyz").status_code == 200

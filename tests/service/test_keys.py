@@ -16,28 +16,28 @@ from service.settings import Settings
 ANNA, BERT = "anna-q7Zt4mXv9RkB2wLc8NpY", "bert-q7Zt4mXv9RkB2wLc8NpY"
 
 
-def keys(**given: Any) -> Keys:
-    return read(Settings(**given))
+def keys(**changes: Any) -> Keys:
+    return read(Settings(**changes))
 
 
-def refusal(**given: Any) -> str:
-    with pytest.raises(KeysError) as told:
-        keys(**given)
-    assert "q7Zt4mXv9R" not in str(told.value), "a key is quoted"
-    return str(told.value)
+def refusal(**changes: Any) -> str:
+    with pytest.raises(KeysError) as refused:
+        keys(**changes)
+    assert "q7Zt4mXv9R" not in str(refused.value), "a key is quoted"
+    return str(refused.value)
 
 
 def test_each_key_has_a_name_and_a_limit_its_own_or_the_default() -> None:
-    found = keys(api_keys=f"anna:{ANNA}, bert:{BERT}:30\n\nc:{'C3' + BERT}:0", rate_limit_per_min=5)
-    assert [(key.name, key.per_minute) for key in found.api] == [
+    ring = keys(api_keys=f"anna:{ANNA}, bert:{BERT}:30\n\nc:{'C3' + BERT}:0", rate_limit_per_min=5)
+    assert [(key.name, key.per_minute) for key in ring.api] == [
         ("anna", 5),
         ("bert", 30),
         ("c", 0),
     ]
-    assert found.find(ANNA.encode()) == found.api[0]
-    assert found.find(BERT.encode()) == found.api[1]
+    assert ring.find(ANNA.encode()) == ring.api[0]
+    assert ring.find(BERT.encode()) == ring.api[1]
     for wrong in (b"", b"anna", ANNA[:-1].encode(), ANNA.upper().encode(), b"\xff" * 20):
-        assert found.find(wrong) is None
+        assert ring.find(wrong) is None
 
 
 def test_keys_of_a_file_come_to_those_of_the_environment(
@@ -48,9 +48,9 @@ def test_keys_of_a_file_come_to_those_of_the_environment(
     monkeypatch.setenv("SCMRL_API_KEYS", f"anna:{ANNA}")
     monkeypatch.setenv("SCMRL_API_KEYS_FILE", str(file))
     monkeypatch.setenv("SCMRL_ADMIN_KEY", "")
-    found = read(Settings())
-    assert [(key.name, key.per_minute) for key in found.api] == [("anna", 0), ("bert", 30)]
-    assert found.admin is None
+    ring = read(Settings())
+    assert [(key.name, key.per_minute) for key in ring.api] == [("anna", 0), ("bert", 30)]
+    assert ring.admin is None
 
 
 def test_without_any_there_are_none() -> None:
@@ -60,16 +60,16 @@ def test_without_any_there_are_none() -> None:
 def test_the_admin_key_is_text_or_a_file(tmp_path: Path) -> None:
     file = tmp_path / "admin"
     file.write_text(f"{ANNA}\n")
-    for given in ({"admin_key": ANNA}, {"admin_key_file": file}):
-        found = keys(**given)
-        assert found.admin is not None
-        assert found.find(ANNA.encode()) == found.admin
-        assert found.admin.name == "admin"
+    for changes in ({"admin_key": ANNA}, {"admin_key_file": file}):
+        ring = keys(**changes)
+        assert ring.admin is not None
+        assert ring.find(ANNA.encode()) == ring.admin
+        assert ring.admin.name == "admin"
     assert "both" in refusal(admin_key=ANNA, admin_key_file=file)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         (f"anna:{ANNA},{BERT}", "entry 2: must be `name:key`"),
         (f"anna:{ANNA}:6:7", "`name:key:requests-per-minute`"),
@@ -84,18 +84,18 @@ def test_the_admin_key_is_text_or_a_file(tmp_path: Path) -> None:
         (f"anna:{ANNA},bert:{ANNA}", "'anna' and 'bert' have the same key"),
     ],
 )
-def test_text_that_is_no_key_is_told_of_by_its_place_and_not_quoted(text: str, told: str) -> None:
-    assert told in refusal(api_keys=text)
+def test_text_that_is_no_key_is_named_by_its_place_and_not_quoted(text: str, message: str) -> None:
+    assert message in refusal(api_keys=text)
 
 
-def test_a_file_without_keys_is_told_of_by_its_name(tmp_path: Path) -> None:
+def test_a_file_without_keys_is_named(tmp_path: Path) -> None:
     empty, binary, missing = (tmp_path / name for name in ("empty", "binary", "missing"))
     empty.write_text("# nobody yet\n")
     binary.write_bytes(b"\xff\xfe\x00")
-    for file, told in ((empty, "no key"), (binary, "UTF-8"), (missing, "No such file")):
+    for file, message in ((empty, "no key"), (binary, "UTF-8"), (missing, "No such file")):
         for_api = refusal(api_keys_file=file)
         assert str(file) in for_api
-        assert told in for_api
+        assert message in for_api
         assert str(file) in refusal(admin_key_file=file)
     assert "same key" in refusal(api_keys=f"anna:{ANNA}", admin_key=ANNA)
 
@@ -105,12 +105,12 @@ def test_keys_are_in_no_repr_and_no_error(monkeypatch: pytest.MonkeyPatch) -> No
     for shown in (repr(settings), str(settings), settings.model_dump_json(), repr(read(settings))):
         assert ANNA not in shown
         assert BERT not in shown
-    with pytest.raises(ValueError, match="port") as told:
+    with pytest.raises(ValueError, match="port") as refused:
         Settings(api_keys=f"anna:{ANNA}", port=-1)
-    assert ANNA not in str(told.value)
-    with pytest.raises(ValueError, match="api_keys") as told:
+    assert ANNA not in str(refused.value)
+    with pytest.raises(ValueError, match="api_keys") as refused:
         Settings(api_keys=[ANNA])
-    assert ANNA not in str(told.value)
+    assert ANNA not in str(refused.value)
 
 
 @pytest.mark.parametrize("origins", ["example.org", "https://a.org/", "https://*.a.org", "null"])
@@ -145,11 +145,11 @@ def test_a_key_can_be_stored_as_its_hash(tmp_path: Path) -> None:
     ["q7Zt4mXv9RkB2wLc8Np", "a" * 40, "my-secret-api-key-2026"],
 )
 def test_a_weak_key_is_refused_unless_waived(weak: str) -> None:
-    for given in ({"api_keys": f"anna:{weak}"}, {"admin_key": weak}):
-        with pytest.raises(KeysError, match="SCMRL_ALLOW_WEAK_KEYS") as told:
-            keys(**given)
-        assert weak not in str(told.value)
-        assert keys(**given, allow_weak_keys=True).find(weak.encode()) is not None
+    for changes in ({"api_keys": f"anna:{weak}"}, {"admin_key": weak}):
+        with pytest.raises(KeysError, match="SCMRL_ALLOW_WEAK_KEYS") as refused:
+            keys(**changes)
+        assert weak not in str(refused.value)
+        assert keys(**changes, allow_weak_keys=True).find(weak.encode()) is not None
 
 
 def test_a_key_file_that_everybody_may_write_or_that_is_a_fifo_is_refused(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from pydantic import SecretStr
 
 from model import checkpoint
+from service import file_watch
 from service import registry as registries
 from service.app import create_app
 from service.errors import Error, Problem
@@ -22,9 +23,18 @@ from service.loads import MOST_LOADS, GivenUp, Loads
 from service.registry import Registry, StartupError
 from service.settings import Settings
 from tests.service import checkpoints
-from tests.service.server import listening, statuses, until_ready, wait_until
+from tests.service.server import listening, loading, statuses, until_ready, wait_until
 from tests.service.test_admin import KEY, MODELS
 from tests.service.test_refusals import problem
+
+
+@pytest.fixture
+def answers() -> Iterator[threading.Event]:
+    """What loads that hang wait for. It is set when the test is over; they have ended then."""
+    event = threading.Event()
+    yield event
+    event.set()
+    wait_until(lambda: not loading())
 
 
 class Disk:
@@ -184,17 +194,70 @@ def test_unloading_waits_for_the_requests_that_are_inside(folder: Path, clip: by
 # --- at the start --------------------------------------------------------------------------------
 
 
-def hang(*arguments: object) -> None:
-    time.sleep(3600)
-
-
-@pytest.mark.parametrize("call", ["is_dir", "glob"])
+@pytest.mark.parametrize(("module", "call"), [(Path, "is_dir"), (os, "listdir")])
 def test_a_folder_of_checkpoints_that_hangs_is_given_up(
-    weights: Path, call: str, monkeypatch: pytest.MonkeyPatch
+    weights: Path,
+    module: object,
+    call: str,
+    monkeypatch: pytest.MonkeyPatch,
+    answers: threading.Event,
 ) -> None:
-    monkeypatch.setattr(Path, call, hang)
+    monkeypatch.setattr(module, call, lambda *_, **__: answers.wait() and [])
     with pytest.raises(StartupError, match=r"longer than 0\.5 s; --load-timeout-s"):
         Registry(settings(weights, load_timeout_s=0.5)).load_default()
+
+
+def test_a_folder_that_hangs_among_others_does_not_keep_them_from_being_listed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, answers: threading.Event
+) -> None:
+    (folder / "hung").mkdir()
+    (folder / "no checkpoint").mkdir()
+    exists = os.path.exists
+
+    def hang_in_one(path: str | Path) -> bool:
+        if Path(path).parent.name == "hung":
+            answers.wait()
+        return exists(path)
+
+    monkeypatch.setattr(os.path, "exists", hang_in_one)
+    monkeypatch.setattr(file_watch, "_HANGS_S", 0.5)
+    registry = Registry(settings(folder))
+    registry.load_default()
+    answers.set()
+    assert registry.names == ["avdigits", "hung", "strict"]
+    registry.stop()
+
+
+def test_files_on_a_disk_that_hangs_are_told_apart_and_the_others_are_looked_at(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    answers: threading.Event,
+) -> None:
+    def hang_in_one(path: Path) -> file_watch.Files | None:
+        if path.name == "strict":
+            answers.wait()
+        return look(path)
+
+    look = file_watch.files
+    watch = file_watch.FileWatch(folder)
+    for name in ("avdigits", "strict"):
+        watch.note(name, look(folder / name))
+    monkeypatch.setattr(file_watch, "files", hang_in_one)
+    monkeypatch.setattr(file_watch, "_HANGS_S", 0.2)
+    (folder / "avdigits" / "card.json").unlink()
+
+    def are_reported() -> bool:
+        watch.look("strict")
+        watch.look("avdigits")
+        return not watch.intact("strict") and not watch.intact("avdigits")
+
+    wait_until(are_reported)
+    assert sum(thread.name == "scmrl-look" for thread in threading.enumerate()) <= 2
+    assert caplog.text.count("the files of strict cannot be looked at") == 1
+    assert caplog.text.count("the files of avdigits are gone") == 1
+    answers.set()
+    wait_until(lambda: are_reported() is False and watch.intact("strict"))
 
 
 def test_a_fifo_in_the_place_of_the_default_checkpoints_weights_is_named(folder: Path) -> None:
@@ -210,8 +273,8 @@ def test_a_fifo_in_the_place_of_the_default_checkpoints_weights_is_named(folder:
 # --- the loads themselves ------------------------------------------------------------------------
 
 
-def test_loads_that_hang_are_bounded_and_the_refusal_says_why() -> None:
-    loads, answers = Loads(0.1, lambda: False), threading.Event()
+def test_loads_that_hang_are_bounded_and_the_refusal_says_why(answers: threading.Event) -> None:
+    loads = Loads(0.1, lambda: False)
     for number in range(MOST_LOADS):
         attempt = loads.reserve(f"hung-{number}")
         with pytest.raises(GivenUp):
@@ -245,8 +308,8 @@ def test_what_a_load_waits_for_its_turn_does_not_count_for_its_limit() -> None:
         list(pool.map(load, map(str, range(8))))
 
 
-def test_a_load_that_hangs_in_its_turn_does_not_keep_it() -> None:
-    loads, answers, done = Loads(0.5, lambda: False), threading.Event(), threading.Event()
+def test_a_load_that_hangs_in_its_turn_does_not_keep_it(answers: threading.Event) -> None:
+    loads, done = Loads(0.5, lambda: False), threading.Event()
     hung, other = loads.reserve("hung"), loads.reserve("other")
 
     def hang_in_turn() -> None:
@@ -267,8 +330,8 @@ def test_a_load_that_hangs_in_its_turn_does_not_keep_it() -> None:
     answers.set()
 
 
-def test_loads_end_when_the_service_does() -> None:
-    stopping, answers = threading.Event(), threading.Event()
+def test_loads_end_when_the_service_does(answers: threading.Event) -> None:
+    stopping = threading.Event()
     loads = Loads(600.0, stopping.is_set)
     attempt = loads.reserve("hung")
     with ThreadPoolExecutor(1) as pool:
@@ -279,4 +342,4 @@ def test_loads_end_when_the_service_does() -> None:
     assert not attempt.commit(), "what it loads would be served"
     answers.set()
     with pytest.raises(Problem, match="stopped"):
-        loads.run(loads.reserve("late"), hang)
+        loads.run(loads.reserve("late"), answers.wait)

@@ -220,6 +220,7 @@ def test_it_asks_for_the_keys_of_its_file_and_says_nothing_of_its_server(
 ) -> None:
     keys = tmp_path / "keys.txt"
     keys.write_text("anna:q7Zt4mXv9RkB2wLc8NpY\n")
+    keys.chmod(0o604)
     arguments = ("--models", weights, "--host", "0.0.0.0", "--port", 0)
     refused = serve(*arguments)
     assert refused.code() == 2
@@ -228,6 +229,7 @@ def test_it_asks_for_the_keys_of_its_file_and_says_nothing_of_its_server(
     service = serve(*arguments, "--api-keys-file", keys)
     address = service.address()
     assert "curl -H 'Authorization: Bearer KEY' -F clip=" in service.shown
+    assert f"scmrl serve: {keys} has keys, and every user may read" in service.logged
     assert httpx.get(f"{address}/v1/models").status_code == 401
     asked = {"Authorization": "Bearer q7Zt4mXv9RkB2wLc8NpY"}
     answer = httpx.get(f"{address}/v1/models", headers=asked)

@@ -136,10 +136,10 @@ def test_a_default_checkpoint_that_hangs_ends_the_start_and_readyz_says_why_unti
         module="tests.service.hanging", HANGS="avdigits",
     )  # fmt: skip
     wait_until(lambda: "hangs" in service.shown)
-    told = httpx.get(f"http://127.0.0.1:{port}/readyz")
-    assert told.status_code == 503
-    assert "avdigits is being loaded, for " in told.json()["detail"]
-    assert "given up after 15 s" in told.json()["detail"]
+    answer = httpx.get(f"http://127.0.0.1:{port}/readyz")
+    assert answer.status_code == 503
+    assert "avdigits is being loaded, for " in answer.json()["detail"]
+    assert "given up after 15 s" in answer.json()["detail"]
     assert service.code() == 1
     last = service.logged.splitlines()[-1]
     assert last.startswith("scmrl serve: cannot serve the checkpoint avdigits: loading it took")
