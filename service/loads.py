@@ -122,14 +122,12 @@ class Loads:
         One that is overdue is not waited for. Raises GivenUp and Problem STOPPING.
         """
         with self._turn:
+            self._check(attempt)
             while self.computing is not None and not self.computing.is_overdue:
-                if self._is_stopping():
-                    raise Problem(Error.STOPPING, STOPPING)
-                if attempt.is_given_up:
-                    raise GivenUp(self._too_long)
                 began = time.monotonic()
                 self._turn.wait(_LOOK_S)
                 attempt.waited_s += time.monotonic() - began
+                self._check(attempt)
             self.computing = attempt
         try:
             yield
@@ -138,6 +136,12 @@ class Loads:
                 if self.computing is attempt:
                     self.computing = None
                 self._turn.notify_all()
+
+    def _check(self, attempt: Attempt) -> None:
+        if self._is_stopping():
+            raise Problem(Error.STOPPING, STOPPING)
+        if attempt.is_given_up:
+            raise GivenUp(self._too_long)
 
     def _work(self, attempt: Attempt, work: Callable[[], object]) -> None:
         try:

@@ -45,9 +45,9 @@ def register(app: typer.Typer) -> None:
 def new(name: _Name, per_minute: _PerMinute = None) -> None:
     """Make a random key, and print it with its line for the key file.
 
-    The client sends the key. The line has its SHA-256 only, so that who reads the file cannot use
-    the key; it belongs in SCMRL_API_KEYS_FILE or, for `admin`, in SCMRL_ADMIN_KEY_FILE. The key is
-    not stored: print it once, hand it on.
+    Give the key to the client: it is printed this once and stored nowhere. Add the line to
+    SCMRL_API_KEYS_FILE or, for `admin`, make it SCMRL_ADMIN_KEY_FILE. It has the SHA-256 of the key
+    only, with which nobody can ask.
 
     Examples:
 
