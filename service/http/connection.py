@@ -21,6 +21,7 @@ from service.http.channel import Channel
 from service.http.connections import Connections
 from service.http.framing import Framing
 from service.http.limits import ConnectionLimits
+from service.http.lingering import Lingering
 from service.http.listener import warn_where_files_run_out
 from service.http.presence import CAN_TELL, ClientWatch
 from service.http.problems import head_too_large, head_too_late, malformed
@@ -66,7 +67,6 @@ class Connection(HttpToolsProtocol):
         self._refuse = refuse
         self._timers = Timers(self.loop)
         self._budget = Budget(limits.event_burst, limits.events_per_s)
-        self._drop_budget = Budget(limits.slice_bytes, limits.linger_bytes_per_s)
         self._framing = Framing(limits.framing_bytes, limits.max_head_bytes)
         self._unparsed = memoryview(b"")
         self._running: RequestResponseCycle | None = None  # the last that was begun
@@ -78,8 +78,6 @@ class Connection(HttpToolsProtocol):
         self._head_problem: Problem | None = None  # found in a callback of the parser
         self._body_problem: Problem | None = None  # for the app, where it reads the body
         self._is_broken = False  # nothing that comes is parsed any more
-        self._droppable_bytes = limits.linger_bytes
-        self._is_lingering = False
         self._half_closed = False
         self._is_lost = False
 
@@ -99,6 +97,7 @@ class Connection(HttpToolsProtocol):
         self._sending = SendLimit(
             self._channel, self._timers, self._limits.send_timeout_s, self._give_up_sending
         )
+        self._lingering = Lingering(self._channel, self._timers, self._limits)
         self._watch = ClientWatch(
             self._channel, self._timers, lambda: self._in_flight, self._may_probe
         )
@@ -124,7 +123,7 @@ class Connection(HttpToolsProtocol):
     def shutdown(self) -> None:
         if self._in_flight:
             self.cycle.keep_alive = False
-        elif not self._is_lingering or not self._channel.unsent_bytes:
+        elif not self._lingering.has_begun or not self._channel.unsent_bytes:
             self._close_now()
 
     def timeout_keep_alive_handler(self) -> None:
@@ -133,7 +132,7 @@ class Connection(HttpToolsProtocol):
     def eof_received(self) -> bool:  # type: ignore[override]
         """Keep the connection of a client that waits for its answer."""
         ends_in_body = self._in_body and not self._is_broken
-        if self._is_lingering or ends_in_body or not self._in_flight or not CAN_TELL:
+        if self._lingering.has_begun or ends_in_body or not self._in_flight or not CAN_TELL:
             return False
         self._half_closed = True
         self.cycle.keep_alive = False
@@ -152,7 +151,7 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._is_broken or self._channel.is_closing():
-            self._drop(len(data))
+            self._lingering.drop(len(data))
             return
         self._unparsed = memoryview(bytes(self._unparsed) + data if self._unparsed else data)
         self._parse()
@@ -217,18 +216,6 @@ class Connection(HttpToolsProtocol):
         self._ignores_upgrade = False
         self._unparsed = memoryview(again + rest + bytes(self._unparsed))
         self._head_bytes = 0
-
-    def _drop(self, size: int) -> None:
-        """Forget what comes behind the last request that is answered, up to a limit."""
-        self._droppable_bytes -= size
-        if self._droppable_bytes < 0:
-            self._channel.abort()
-            return
-        self._drop_budget.spend(size)
-        wait_s = self._drop_budget.wait_s()
-        if wait_s:
-            self._channel.throttle(True)
-            self._timers.start("drop", wait_s, lambda: self._channel.throttle(False))
 
     # --- the parser's callbacks ---------------------------------------------------------------
 
@@ -406,18 +393,9 @@ class Connection(HttpToolsProtocol):
         if self._half_closed:
             self._close_now()
             return
-        self._is_lingering = True
         self._open_connections.set_idle(self, True)
-        self._channel.end_writing()
-        self._channel.read_on()
+        self._lingering.begin()
         self._sending.end_answer()
-        self._timers.start("linger", self._limits.linger_s, self._end_lingering)
-
-    def _end_lingering(self) -> None:
-        if self._channel.unsent_bytes:  # the limit on sending ends it
-            self._timers.start("linger", self._limits.linger_s, self._end_lingering)
-        else:
-            self._channel.abort()
 
     def _close_now(self) -> None:
         """Close once what was written has been sent, or has not been read in its time."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import socket
 from collections.abc import Callable
 
@@ -12,33 +11,19 @@ from service.http.timers import Timers
 #: Seconds between two looks, at first and at most.
 _FIRST_LOOK_S, _LONGEST_LOOK_S = 0.02, 1.0
 
+#: A value of tcpi_state, the first byte of struct tcp_info (linux/tcp.h, include/net/tcp_states.h).
+_TCP_CLOSE = 7
 
-class Presence(enum.Enum):
-    THERE = enum.auto()
-    #: It has closed its writing side: it waits for an answer, or has gone altogether.
-    HALF_CLOSED = enum.auto()
-    #: It has reset the connection.
-    GONE = enum.auto()
-
-
-#: Values of tcpi_state, the first byte of struct tcp_info (linux/tcp.h, include/net/tcp_states.h).
-_TCP_CLOSE, _TCP_CLOSE_WAIT = 7, 8
-
-#: Whether `presence` can tell.
+#: Whether `is_reset` can tell.
 CAN_TELL = hasattr(socket, "TCP_INFO")
 
 
-def presence(sock: socket.socket) -> Presence:
-    """The client's state as the kernel knows it, also of what has not been read yet."""
+def is_reset(sock: socket.socket) -> bool:
+    """Whether the client's kernel has reset the connection, though nothing was read or written."""
     try:
-        state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
     except OSError:  # as of a UNIX socket
-        return Presence.THERE
-    if state == _TCP_CLOSE:
-        return Presence.GONE
-    if state == _TCP_CLOSE_WAIT:
-        return Presence.HALF_CLOSED
-    return Presence.THERE
+        return False
 
 
 class ClientWatch:
@@ -46,7 +31,7 @@ class ClientWatch:
 
     A client that has closed its writing side may wait for its answer. One that has gone altogether
     looks the same, until something is sent to it: see Channel.probe, which is used while
-    `may_probe`.
+    `may_probe`. Where reading is paused not even the end of what it sent may have come.
     """
 
     def __init__(
@@ -67,13 +52,12 @@ class ClientWatch:
             self._look(_FIRST_LOOK_S)
 
     def _look(self, wait_s: float) -> None:
-        state = presence(self._channel.get_extra_info("socket"))
-        if state is Presence.GONE:
+        if is_reset(self._channel.get_extra_info("socket")):
             self._channel.abort()
             return
         if not self._is_wanted():
             return
-        if state is Presence.HALF_CLOSED and self._may_probe():
+        if self._may_probe():
             self._channel.probe()
         next_s = min(2 * wait_s, _LONGEST_LOOK_S)
         self._timers.start("look", wait_s, lambda: self._look(next_s))

@@ -79,7 +79,7 @@ def test_an_unwanted_body_is_read_slowly() -> None:
         client.socket.settimeout(0.5)
         with contextlib.suppress(TimeoutError):
             client.send(bytes(50_000_000))
-        read = connection._limits.linger_bytes - connection._droppable_bytes
+        read = connection._limits.linger_bytes - connection._lingering.bytes_left
         assert read < 300_000 + 1_000_000 * (time.monotonic() - began)
 
 
@@ -124,13 +124,15 @@ def test_so_does_one_that_sent_no_request(shared_edge: Edge, bad: bytes) -> None
 
 
 @pytest.mark.parametrize("ends", ["closes", "resets", "ends, then closes"])
-@pytest.mark.parametrize("behind", [b"", 3 * GET, 5000 * GET, post(BODY)])
+@pytest.mark.parametrize("behind", [b"", 3 * GET, 5000 * GET, post(5 * BODY)])
 def test_the_app_hears_of_a_client_that_has_gone(ends: str, behind: bytes) -> None:
     """Whatever it has sent behind its request: reading may be paused for that."""
     with running_edge() as edge, edge.connect() as client:
         client.send(WAIT)
         edge.started.acquire()
-        client.send(behind[:200_000])
+        client.socket.settimeout(0.3)
+        with contextlib.suppress(TimeoutError):  # it is more than the kernels hold
+            client.send(behind)
         leave(client, ends)
         assert edge.gone.wait(30)
         wait_until(lambda: not edge.open)
