@@ -22,7 +22,8 @@ class Connections:
 
     A new one beyond that closes the one that has been idle longest, or is refused where none is
     idle: every one has a request in flight. A connection is idle until its first request's head is
-    complete, and between an answer and the next head. Used by the event loop alone.
+    complete, between an answer and the next head, and behind its last answer. Used by the event
+    loop alone.
     """
 
     def __init__(self, maximum: int) -> None:

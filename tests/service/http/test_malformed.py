@@ -120,10 +120,10 @@ def refused(edge: Edge, request: bytes, log: pytest.LogCaptureFixture, status: i
     assert answer.status == status
     assert answer.headers["connection"] == "close"
     assert answer.headers["content-type"] == "application/problem+json"
-    told = answer.json()
-    assert told["id"] == answer.headers["x-request-id"]
+    request_id = answer.json()["id"]
+    assert request_id == answer.headers["x-request-id"]
     (line,) = [record for record in log.records if record.levelno >= logging.WARNING]
-    assert told["id"] in line.getMessage()
+    assert request_id in line.getMessage()
     assert line.exc_info is None
     return answer
 
@@ -251,12 +251,12 @@ def cut(draw: st.DrawFn, sent: bytes) -> list[bytes]:
 
 def answers(client: Client) -> list[Answer]:
     """All until the server closes the connection."""
-    got = []
+    received = []
     while True:
         try:
-            got.append(client.answer())
+            received.append(client.answer())
         except (EOFError, ConnectionResetError):
-            return got
+            return received
 
 
 @given(data=st.data())
@@ -296,5 +296,5 @@ def test_the_answer_is_the_same_however_a_request_is_cut(
     assert whole
 
 
-def final(got: list[Answer]) -> list[tuple[int, bytes]]:
-    return [(answer.status, answer.body) for answer in got if answer.status >= 200]
+def final(received: list[Answer]) -> list[tuple[int, bytes]]:
+    return [(answer.status, answer.body) for answer in received if answer.status >= 200]
