@@ -91,7 +91,7 @@ class Decoders:
                 return False
             try:
                 seconds = max(_TRIAL_S, self._limits.seconds)
-                self._decode(Media(clip=trial.CLIP), wanted, seconds, Reading())
+                self._decode(Reading(Media(clip=trial.CLIP)), wanted, seconds)
                 return True
             except Problem as exc:
                 why = exc.detail
@@ -109,17 +109,15 @@ class Decoders:
         of the files, and NOT_READY where no process can be started or none does anything.
         """
         context = copy_context()  # the executor's threads know nothing of the request
-        reading = Reading()
-        run = self._threads.submit(
-            context.run, self._decode, files, wanted, self._limits.seconds, reading
-        )
+        reading = Reading(files)
+        run = self._threads.submit(context.run, self._decode, reading, wanted, self._limits.seconds)
         ended = asyncio.wrap_future(run)
         try:
             await asyncio.wait([ended])
         except asyncio.CancelledError:
-            if not run.cancel():
-                reading.abandon()
-                await asyncio.gather(ended, return_exceptions=True)
+            run.cancel()
+            reading.abandon()
+            await _ended(ended)
             raise
         return ended.result()
 
@@ -191,7 +189,7 @@ class Decoders:
                     self._lose(process, f"{exc}, idle")
                     buried += 1
                 else:
-                    self._idle.append(process)
+                    self._give(process)  # a job may have started another meanwhile
         return buried
 
     def _fork(self) -> Process:
@@ -218,8 +216,9 @@ class Decoders:
                 self._on_fatal(DecodersError(str(why)))
         return Problem(Error.NOT_READY, "No decoding process can be started.", retry_after_s=5)
 
-    def _decode(self, files: Media, wanted: Wanted, seconds: float, reading: Reading) -> Decoded:
-        loss = wire.Lost()
+    def _decode(self, reading: Reading, wanted: Wanted, seconds: float) -> Decoded:
+        files = reading.files
+        loss, nurseries = wire.Lost(), self._nursery.restarts
         for attempt in range(2):  # a process may have died of something else than these files
             # Not another idle one, which may be as dead: all are where the nursery was killed.
             process = self._fork() if attempt else self._take()
@@ -252,7 +251,21 @@ class Decoders:
                 return decoded
             finally:
                 self._reading.discard(process)
-        raise _lost_twice(loss, files)
+        raise self._lost_twice(loss, files, nurseries)
+
+    def _lost_twice(self, loss: wire.Lost, files: Media, nurseries: int) -> Problem:
+        """What is told of files that two processes were lost with, the second one by `loss`.
+
+        `nurseries`: how many nurseries had been lost before. No file can end one, and all
+        processes end with it.
+        """
+        with suppress(RuntimeError):
+            self._nursery.beat()  # so that it is known whether it is there
+        if isinstance(loss, Unresponsive) or self._nursery.restarts != nurseries:
+            detail = "The decoding processes do not answer."
+            return Problem(Error.NOT_READY, detail, retry_after_s=5)
+        detail = "The file is damaged: reading it made the decoder fail."
+        return Problem(Error.UNUSABLE, detail, field=_field(files))
 
     def _shared(self, wanted: Wanted) -> Wanted:
         """The same, by as many threads as leave none of the other processes without one."""
@@ -272,7 +285,7 @@ class Decoders:
         if process.jobs < _JOBS and len(self._idle) < self._workers:
             self._idle.append(process)
         else:
-            process.close()
+            self._nursery.kill(process)  # one that is stopped would not see its socket closed
 
     def _lose(self, process: Process, why: str) -> None:
         self.restarts += 1
@@ -281,13 +294,13 @@ class Decoders:
         log.warning("decoding process %d is replaced: %s%s", process.pid, why, last_words)
 
 
-def _lost_twice(loss: wire.Lost, files: Media) -> Problem:
-    """What is told of files that two processes were lost with, the second one by `loss`."""
-    if isinstance(loss, Unresponsive):
-        detail = "The decoding processes do not answer."
-        return Problem(Error.NOT_READY, detail, retry_after_s=5)
-    detail = "The file is damaged: reading it made the decoder fail."
-    return Problem(Error.UNUSABLE, detail, field=_field(files))
+async def _ended(run: asyncio.Future[Decoded]) -> None:
+    """Wait for its end, also where the task that waits is cancelled again."""
+    while not run.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait([run])
+    if not run.cancelled():
+        run.exception()  # which nobody else looks at
 
 
 def _field(files: Media) -> str:

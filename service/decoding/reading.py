@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from service.decoding.process import Process
+from service.form import Media
 
 
 class Abandoned(Exception):
@@ -14,12 +15,20 @@ class Abandoned(Exception):
 
 
 class Reading:
-    """Ties a request to the process that reads its files, so that it can be interrupted."""
+    """Ties a request's files to the process that reads them, so that it can be interrupted."""
 
-    def __init__(self) -> None:
+    def __init__(self, files: Media) -> None:
         self._lock = threading.Lock()
+        self._files: Media | None = files
         self._process: Process | None = None
-        self._abandoned = False
+
+    @property
+    def files(self) -> Media:
+        """The files. Raises Abandoned, once they have been let go."""
+        files = self._files
+        if files is None:
+            raise Abandoned
+        return files
 
     @contextmanager
     def by(self, process: Process) -> Iterator[None]:
@@ -29,7 +38,7 @@ class Reading:
         before the block ended. The process must then be ended: it may still be reading.
         """
         with self._lock:
-            if self._abandoned:
+            if self._files is None:
                 raise Abandoned
             self._process = process
         try:
@@ -37,13 +46,14 @@ class Reading:
         finally:
             with self._lock:
                 self._process = None
-                abandoned = self._abandoned
+                abandoned = self._files is None
             if abandoned:
                 raise Abandoned
 
     def abandon(self) -> None:
-        """Interrupt the reading, now or as soon as it begins; returns at once."""
+        """Interrupt the reading, now or as soon as it begins, and let the files go, which the
+        queue would hold for as long as it holds the job; returns at once."""
         with self._lock:
-            self._abandoned = True
+            self._files = None
             if self._process is not None:
                 self._process.interrupt()

@@ -66,11 +66,18 @@ class NoSeccomp(Exception):
     """System calls cannot be refused here; the message says what is needed for it."""
 
 
-def confine(memory_bytes: int, seccomp_required: bool = False) -> Walls:
+class Orphaned(Exception):
+    """The process that was to end this one has gone before."""
+
+
+def confine(
+    memory_bytes: int, seccomp_required: bool = False, *, parent: int | None = None
+) -> Walls:
     """Give it all up, for good; `memory_bytes` is what a file may take beyond what there is.
 
-    Returns which walls stand. Raises NoSeccomp where seccomp is required and not there, and
-    OSError where giving up a right fails.
+    On Linux the process ends with its parent; `parent` is that one's id, where it may have gone
+    already. Returns which walls stand. Raises NoSeccomp where seccomp is required and not there,
+    Orphaned, and OSError where giving up a right fails.
     """
     syscalls.library()  # which can be loaded no longer below
     limit = _address_space() + memory_bytes
@@ -82,6 +89,8 @@ def confine(memory_bytes: int, seccomp_required: bool = False) -> Walls:
         walls |= _leave_user()
         _set_capabilities(0)
         _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if parent is not None and os.getppid() != parent:
+            raise Orphaned
         _forgo_privileges()
         walls |= Walls.NO_NEW_PRIVS
         # Last: it refuses the calls above.

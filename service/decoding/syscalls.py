@@ -38,7 +38,8 @@ _DECODING = (
 _FORKING = (
     "recvmsg", "wait4", "fork", "pipe2", "dup2", "dup3",
     "newfstatat", "getsockname", "getpeername", "getsockopt",
-    "prctl", "seccomp", "capget", "capset", "unshare", "setgroups", "setresgid", "setresuid",
+    "getppid", "prctl", "seccomp", "capget", "capset", "unshare",
+    "setgroups", "setresgid", "setresuid",
 )  # fmt: skip
 
 #: What the C library asks of clone() for a thread: all is shared with its process, nothing else.

@@ -24,7 +24,9 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import av
 import cv2
@@ -47,6 +49,7 @@ def nursery(control: socket.socket, seccomp_required: bool) -> None:
     sandbox.confine_forking()
     walls = sandbox.try_out(seccomp_required)
     children: set[int] = set()
+    own_pid = os.getpid()
     waiting = select.poll()  # unlike select(), it takes descriptors above 1023
     waiting.register(control, select.POLLIN)
     while True:
@@ -70,7 +73,8 @@ def nursery(control: socket.socket, seccomp_required: bool) -> None:
             control.close()
             os.dup2(fds[1], sys.stderr.fileno())
             os.close(fds[1])
-            _work(socket.socket(fileno=fds[0]), number, seconds, seccomp_required)
+            confine = partial(sandbox.confine, number, seccomp_required, parent=own_pid)
+            _work(socket.socket(fileno=fds[0]), confine, seconds)
         for fd in fds:
             os.close(fd)
         children.add(pid)
@@ -86,11 +90,11 @@ def _reap(children: set[int]) -> None:
             children.discard(pid)
 
 
-def _work(sock: socket.socket, memory_bytes: int, cpu_s: float, seccomp_required: bool) -> None:
+def _work(sock: socket.socket, confine: Callable[[], object], cpu_s: float) -> None:
     """Decode one job after another, then end without the nursery's clean-up."""
     code = 1
     try:
-        sandbox.confine(memory_bytes, seccomp_required)
+        confine()
         while True:
             files, wanted = wire.receive_job(sock)
             sandbox.limit_cpu(cpu_s)
@@ -102,7 +106,7 @@ def _work(sock: socket.socket, memory_bytes: int, cpu_s: float, seccomp_required
                 detail = "The files need more memory than there is for them."
                 wire.send_problem(sock, Problem(Error.TOO_LARGE, detail))
             del files
-    except wire.Lost:
+    except (wire.Lost, sandbox.Orphaned):
         code = 0
     except BaseException:
         with suppress(BaseException):

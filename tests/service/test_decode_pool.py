@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import resource
 import signal
 import subprocess
 import sys
 import textwrap
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -43,7 +45,15 @@ GENEROUS = DecodeLimits(seconds=60, memory_bytes=1 << 30)
 #: Takes a process some 20 s where it is let: these limits let it.
 SLOW = Media(clip=costly.gif(1500, 1500, 20_000))
 PATIENT = Wanted.of(
-    CARD, STEPS, replace(Limits(), max_composed_pixels=1 << 40, max_duration_s=3600.0)
+    CARD,
+    STEPS,
+    replace(
+        Limits(),
+        max_composed_pixels=1 << 40,
+        max_decoded_pixels=1 << 50,
+        max_demux_cpu_s=60.0,
+        max_duration_s=3600.0,
+    ),
 )
 
 
@@ -409,6 +419,86 @@ def test_a_job_that_is_cancelled_while_it_is_read_ends_its_process(clip: bytes) 
         good(decoded)
         wait_until(lambda: pid not in children_of(nursery(decoders)))
         assert decoders.restarts == 0, "a cancelled request is no fault of a process"
+
+
+def test_a_request_that_is_cancelled_again_still_waits_for_its_process() -> None:
+    async def scenario(decoders: Decoders) -> None:
+        slow = asyncio.create_task(decoders.decode(SLOW, PATIENT))
+        await asyncio.to_thread(wait_until, lambda: cpu_ticks(busy_pid(decoders)) > 5)
+        with decoders._nursery._lock:  # so that the process's end is not ordered yet
+            for _ in range(3):
+                slow.cancel()
+                await asyncio.sleep(0.05)
+            assert not slow.done()
+            assert decoders._reading
+        await asyncio.wait([slow])
+        assert slow.cancelled()
+        assert not decoders._reading
+
+    with started() as decoders:
+        asyncio.run(scenario(decoders))
+
+
+def test_files_of_a_cancelled_job_are_let_go_while_it_is_in_the_queue(clip: bytes) -> None:
+    async def scenario(decoders: Decoders) -> None:
+        first = asyncio.create_task(decoders.decode(SLOW, PATIENT))
+        await asyncio.to_thread(wait_until, lambda: busy_pid(decoders) is not None)
+        files = Media(clip=clip)
+        gone = weakref.ref(files)
+        queued = asyncio.create_task(decoders.decode(files, WANTED))
+        del files
+        await asyncio.sleep(0.05)
+        assert gone() is not None
+        queued.cancel()
+        await asyncio.wait([queued])
+        del queued
+        assert not first.done()
+        gc.collect()
+        assert gone() is None
+        first.cancel()
+        await asyncio.wait([first])
+
+    with started() as decoders:
+        asyncio.run(scenario(decoders))
+
+
+def test_a_heartbeat_leaves_no_more_processes_than_there_may_be(
+    monkeypatch: pytest.MonkeyPatch, clip: bytes
+) -> None:
+    beat = Process.beat
+
+    with started() as decoders:
+
+        def slow(process: Process) -> None:
+            beat(process)
+            good(run(decoders, Media(clip=clip))[0])  # which finds no idle process
+
+        good(run(decoders, Media(clip=clip))[0])
+        monkeypatch.setattr(Process, "beat", slow)
+        for _ in range(3):
+            assert decoders._bury() == 0
+        assert len(decoders._idle) == 1
+        kept = idle_pid(decoders)
+        wait_until(lambda: children_of(nursery(decoders)) == [kept])
+
+
+def test_files_are_not_to_blame_where_the_nursery_is_lost_with_their_processes(
+    monkeypatch: pytest.MonkeyPatch, clip: bytes
+) -> None:
+    read = Process.decode
+
+    def lost(process: Process, files: Media, wanted: Wanted, seconds: float) -> Decoded:
+        os.kill(nursery(decoders), signal.SIGKILL)
+        wait_until(lambda: process.gone)
+        return read(process, files, wanted, seconds)
+
+    with started() as decoders:
+        good(run(decoders, Media(clip=clip))[0])
+        with monkeypatch.context() as patched:
+            patched.setattr(Process, "decode", lost)
+            (refused,) = run(decoders, Media(clip=clip))
+        assert problem(refused).error is Error.NOT_READY
+        good(run(decoders, Media(clip=clip))[0])
 
 
 @given(delays=st.lists(st.floats(0, 0.06), min_size=1, max_size=6))
