@@ -29,7 +29,7 @@ from tests.service.test_registry import damage
 SEVEN = CLIPS / "digit-7.webm"
 #: Settings that would be seen on a command line.
 SECRETS = {"api-keys", "admin-key"}
-COMMANDS = ("serve", "classify", "models", "settings", "train", "evaluate", "bench")
+COMMANDS = ("serve", "classify", "models", "settings", "keys", "train", "evaluate", "bench")
 
 
 def scmrl(*arguments: object, code: int = 0, stdin: str | None = None) -> Result:
