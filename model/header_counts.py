@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from itertools import count
 
+from model import ogg_comments
 from model.clip import Limits, TooLarge
 
 #: More tags than an honest file has: each is compared with all others.
@@ -54,6 +55,7 @@ def check_counts(data: bytes, limits: Limits) -> None:
     """Raise TooLarge where the headers list more tags or programmes than honest files have."""
     tags = sum(_id3_frames(data, limits)) + sum(_flac_comments(data))
     tags += sum(_matroska_tags(data)) + sum(_caf_tags(data))
+    tags += max(ogg_comments.comments(data), default=0)
     if tags > MOST_TAGS:
         raise TooLarge(f"the file has {tags} tags; at most {MOST_TAGS} are accepted")
     _check_programmes(data, limits)

@@ -44,9 +44,9 @@ def read_recording(data: bytes, asked: Asked) -> Clip:
     Raises UnknownFormat, Unusable (damaged, NaN) and TooLarge.
     """
     data = without_leading_tags(data)
+    links = ogg.links(data)
     check_counts(data, asked.limits)
     check_tables(data, asked.limits)
-    links = ogg.links(data)
     if len(links) > 1:
         return _read_links(data, links, asked)
     if data.startswith(_MAY_HAVE_PICTURES) and not ogg.is_one_sound(data):

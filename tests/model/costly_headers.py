@@ -142,6 +142,22 @@ def comments(count: int) -> bytes:
     return struct.pack("<II", 0, count) + b"".join(struct.pack("<I", 8) + text for text in texts)
 
 
+def ogg_film(count: int) -> bytes:
+    """An Ogg file of VP8 with so many comments and one frame, without checksums."""
+    about = b"OVP80\1\1\0" + struct.pack(">HH", 64, 48) + b"\0\0\1\0\0\1" + numbers(25, 1)
+    texts = b"OVP80\2 " + comments(count)
+    parts = [texts[at : at + 255 * 255] for at in range(0, len(texts), 255 * 255)]
+    pages = [_page(about, 2)] + [_page(part, bool(number)) for number, part in enumerate(parts)]
+    return b"".join(pages) + _page(bytes(10), 4)
+
+
+def _page(body: bytes, flags: int) -> bytes:
+    lacing = b"\xff" * (len(body) // 255)
+    lacing += bytes([len(body) % 255]) if len(lacing) < 255 else b""
+    head = b"OggS\0" + bytes([flags]) + bytes(8) + numbers(1, 0, 0)
+    return head + bytes([len(lacing)]) + lacing + body
+
+
 def caf(count: int) -> bytes:
     """A CAF file of a second, with so many tags."""
     about = struct.pack(">d", 8000.0) + b"lpcm" + numbers(0, 2, 1, 1, 16)

@@ -45,6 +45,7 @@ def edit_list(count: int) -> bytes:
         (costly_headers.flac((4, costly_headers.comments(MOST_TAGS + 1))), "5000"),
         (costly_headers.flac(*[(1, b"")] * 10_001), "10000 blocks"),
         (costly_headers.caf(MOST_TAGS + 1), "5000"),
+        (costly_headers.ogg_film(MOST_TAGS + 6000), "5000"),
         (costly_headers.id3(*[costly_headers.id3_frame(b"TXXX", b"\0a\0b")] * 5001), "5000"),
         (costly_headers.id3(costly_headers.id3_compressed(b"TXXX", bytes(17 * MIB))), "16777216"),
         (costly_headers.id3(costly_headers.id3_compressed(b"CHAP", bytes(30))), "ID3"),
@@ -56,7 +57,16 @@ def edit_list(count: int) -> bytes:
     ids=[
         *("samples", "stts", "ctts", "stsz", "edits", "fragment", "cmov", "cmov-bomb", "boxes"),
         *("mp4-packets", "matroska-tags", "matroska-zlib", "matroska-packets", "flac-comments"),
-        *("flac-blocks", "caf-tags", "id3", "id3-zlib", "id3-chapter", "id3-tags", "programmes"),
+        *(
+            "flac-blocks",
+            "caf-tags",
+            "ogg-comments",
+            "id3",
+            "id3-zlib",
+            "id3-chapter",
+            "id3-tags",
+            "programmes",
+        ),
         *("m2ts-programmes", "programmes-again"),
     ],
 )
@@ -139,6 +149,7 @@ def test_any_headers_are_walked_to_an_end(noise: bytes, at: int) -> None:
         costly_headers.matroska_tags(3),
         costly_headers.flac((4, costly_headers.comments(3))),
         costly_headers.caf(3),
+        costly_headers.ogg_film(6000),
         costly_headers.id3(costly_headers.id3_compressed(b"TIT2", b"\0abc")),
         costly_headers.transport(3),
     )
