@@ -179,7 +179,7 @@ class Settings(BaseSettings):
         "Most pixels of a video (width x height x frames) that are decoded for its pictures",
         "px",
         ge=1,
-        le=1 << 50,
+        le=1 << 40,
     )
     max_demux_cpu_s: float = _setting(
         0.4,

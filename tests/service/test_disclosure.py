@@ -181,9 +181,9 @@ def load_that_hangs(weights: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     """A load of a checkpoint whose disk does not answer."""
     read, go_on = checkpoint.read_regular, threading.Event()
 
-    def hang(file: Path) -> bytes:
+    def hang(file: Path, max_bytes: int) -> bytes:
         go_on.wait()
-        return read(file)
+        return read(file, max_bytes)
 
     settings = Settings(models=weights, compile="off", admin_key=SecretStr(ADMIN), load_timeout_s=5)
     with listening(create_app(settings)) as client:
