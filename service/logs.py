@@ -97,7 +97,8 @@ class _Output(logging.StreamHandler[TextIO]):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            for suppressed in self._limit.ended():
+            # A critical line is the last that the process writes: nothing is left for after it.
+            for suppressed in self._limit.ended(all_windows=record.levelno >= logging.CRITICAL):
                 self._write(self.format(_summary(suppressed)))
             if not _is_limited(record) or self._limit.admit(*_source_and_text(record)):
                 self._write(self.format(record))

@@ -93,3 +93,22 @@ def test_a_flood_of_warnings_is_a_few_lines_and_their_numbers() -> None:
     assert "4999 more such lines in" in summaries[0]["message"]
     assert summaries[0]["message"].endswith(": too many open files")
     assert {line["level"] for line in summaries} == {"warning"}
+
+
+LAST = """
+import logging
+from service import logs
+logs.configure("info", "json")
+for number in range(3):
+    logging.getLogger("scmrl.decoding").error("it cannot be started")
+logging.getLogger("scmrl.app").critical("the service ends")
+"""
+
+
+def test_a_critical_line_comes_after_the_numbers_of_what_was_suppressed() -> None:
+    """It is the last line of the log, which says why the process ended."""
+    ran = subprocess.run([sys.executable, "-c", LAST], capture_output=True, text=True, check=True)
+    messages = [json.loads(line)["message"] for line in io.StringIO(ran.stderr)]
+    assert messages[0] == "it cannot be started"
+    assert messages[1].startswith("2 more such lines")
+    assert messages[2:] == ["the service ends"]
