@@ -16,37 +16,42 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse, RedirectResponse
 from starlette.staticfiles import StaticFiles
 
-from service import cores, error_responses, garbage, keys, loads, security, slashes, traces
-from service.access import AccessLog
-from service.account import Answered
-from service.background import in_thread
-from service.body_limit import BodyLimit
+from service.classification.schemas import ErrorBody
+from service.decoding.fork_server import DecodeLimits
 from service.decoding.job import Wanted
-from service.decoding.nursery import DecodeLimits
 from service.decoding.pool import Decoders, DecodersError
 from service.errors import Problem
-from service.head import HeadRequests
-from service.http.connections import Connections
-from service.http.listener import connections_within_file_limit
-from service.http.refusal import refuse
-from service.keyring import Keyring
-from service.live import Live
-from service.metrics import Metrics
-from service.registry import Registry, StartupError
-from service.routes import admin, classify, health, metrics, models
-from service.routes.responses import SCHEMA_NAME
-from service.schemas import ErrorBody
-from service.security import KeyCheck
-from service.security_headers import SecurityHeaders, page_policy
+from service.http import error_responses
+from service.http.middleware import api_keys, trailing_slashes
+from service.http.middleware.access_log import AccessLog
+from service.http.middleware.api_keys import KeyCheck
+from service.http.middleware.body_limit import BodyLimit
+from service.http.middleware.head_requests import HeadRequests
+from service.http.middleware.security_headers import SecurityHeaders, page_policy
+from service.http.routes import admin, classify, health, metrics, models
+from service.http.routes.responses import SCHEMA_NAME
+from service.http.state import State
+from service.inference import loading
+from service.inference.registry import Registry, StartupError
+from service.keys import key_file
+from service.keys.keyring import Keyring
+from service.observability import traces
+from service.observability.metrics import Metrics
+from service.observability.state_metrics import Live
+from service.request_record import Answered
+from service.runtime import cores, gc
+from service.runtime.daemon_thread import in_thread
+from service.server.connections import Connections
+from service.server.listener import connections_within_file_limit
+from service.server.refusal import refuse
 from service.settings import MIB, Settings
-from service.state import State
 
 log = logging.getLogger("scmrl.app")
 
 VERSION = "0.1.0"
 
 #: Name of the threads that load checkpoints.
-LOADING = loads.LOADING
+LOADING = loading.LOADING
 
 DESCRIPTION = """
 A clip in; class probabilities, each stream's exact contribution and attention maps out, from a
@@ -75,7 +80,7 @@ Every error is a problem document (`application/problem+json`) whose `id` is in 
 def create_app(
     settings: Settings | None = None,
     *,
-    start_keys: keys.Keys | None = None,
+    start_keys: key_file.Keys | None = None,
     hangups: Callable[[], int] = lambda: 0,
     on_ready: Callable[[], None] = lambda: None,
     on_failure: Callable[[StartupError], None] = lambda error: None,
@@ -86,7 +91,7 @@ def create_app(
     Raises KeysError.
     """
     settings = settings or Settings()
-    start_keys = start_keys or keys.read(settings)
+    start_keys = start_keys or key_file.read(settings)
     keyring = Keyring(settings, start_keys, hangups)
     limits = DecodeLimits(
         settings.decode_timeout_s, settings.decode_memory_mib * MIB, settings.sandbox
@@ -150,7 +155,7 @@ def create_app(
     for router in (classify.router, models.router, admin.router, health.router, metrics.router):
         app.include_router(router)
     _add_docs(app, start_keys)
-    slashes.install(app)
+    trailing_slashes.install(app)
     return app
 
 
@@ -191,7 +196,7 @@ async def _load(
 ) -> None:
     """Load in a thread: uvicorn does not listen before the lifespan's start-up returns."""
     try:
-        with garbage.uncollected():
+        with gc.uncollected():
             can_answer = await in_thread(LOADING, lambda: _load_default(state))
     except StartupError as exc:
         fail(exc)
@@ -201,7 +206,7 @@ async def _load(
     if can_answer:
         on_ready()
     await in_thread(LOADING, state.registry.load_others)
-    garbage.spare()
+    gc.spare()
 
 
 def _load_default(state: State) -> bool:
@@ -217,7 +222,7 @@ def _load_default(state: State) -> bool:
         raise StartupError(str(exc)) from exc
 
 
-def _add_docs(app: FastAPI, start_keys: keys.Keys) -> None:
+def _add_docs(app: FastAPI, start_keys: key_file.Keys) -> None:
     """Swagger UI from files of our own, since a service may stand where there is no CDN."""
     static = StaticFiles(directory=str(files("fastapi_offline") / "static"))
     app.mount("/docs/static", static, name="docs-static")
@@ -246,7 +251,7 @@ def _add_docs(app: FastAPI, start_keys: keys.Keys) -> None:
         body = ErrorBody.model_json_schema(ref_template="#/components/schemas/{model}")
         schema["components"]["schemas"].setdefault(SCHEMA_NAME, body)
         _leave_out_fastapis_error(schema)
-        security.describe(schema, start_keys)
+        api_keys.describe(schema, start_keys)
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]

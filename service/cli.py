@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from service.stopping import SIGNALS
+from service.runtime.shutdown import SIGNALS
 
 
 def main() -> None:

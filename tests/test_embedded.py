@@ -11,7 +11,7 @@ import pytest
 
 from model import checkpoint
 from service.settings import WEIGHTS
-from tests.service.server import running
+from tests.service.running_server import running
 
 CLIPS = Path(__file__).parent / "data" / "clips"
 FOLDER = WEIGHTS / "avdigits"

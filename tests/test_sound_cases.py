@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from service.settings import WEIGHTS
-from tests.service.server import running
+from tests.service.running_server import running
 
 
 @pytest.fixture(scope="module")

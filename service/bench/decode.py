@@ -11,16 +11,17 @@ from functools import partial
 import av
 import numpy as np
 
-from model import colour, media
-from model.preprocess import PROFILES
-from service import cores
+from model.media import reader
+from model.media.video import colour
+from model.preprocess.prepare import PROFILES
 from service.bench.clips import MIX, ClipSpec, made
 from service.bench.stopwatch import median_ms, seconds
 from service.decoding.files import decode
+from service.decoding.fork_server import DecodeLimits
 from service.decoding.job import Wanted
-from service.decoding.nursery import DecodeLimits
 from service.decoding.pool import Decoders
-from service.form import Media
+from service.http.form import Media
+from service.runtime import cores
 
 #: 10 s of 720p H.264 with a key frame a second (phones), every two, and at the start alone.
 LONG = tuple(
@@ -118,12 +119,12 @@ def _every(data: bytes) -> list[av.VideoFrame]:
         return [frame for frame in container.decode([video]) if isinstance(frame, av.VideoFrame)]
 
 
-def _wanted(data: bytes, threads: int = 1) -> media.Pictures:
-    limits = media.Limits(threads=threads)
-    pictures = media.read_clip(data, FRAMES, sound=False, limits=limits).pictures
+def _wanted(data: bytes, threads: int = 1) -> reader.Pictures:
+    limits = reader.Limits(threads=threads)
+    pictures = reader.read_clip(data, FRAMES, sound=False, limits=limits).pictures
     assert pictures is not None
     return pictures
 
 
-def _alone(data: bytes) -> media.Pictures:
+def _alone(data: bytes) -> reader.Pictures:
     return _wanted(data, cores.available())

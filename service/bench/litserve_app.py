@@ -17,11 +17,11 @@ from starlette.formparsers import MultiPartParser
 
 from model import checkpoint
 from model.engine import Engine
-from service import cores
+from service.classification.encode import encoded
 from service.decoding.files import decode
 from service.decoding.job import Decoded, Wanted
-from service.encoding import encoded
-from service.form import Media
+from service.http.form import Media
+from service.runtime import cores
 
 
 class Classifier(litserve.LitAPI):  # type: ignore[misc]  # LitServe is untyped

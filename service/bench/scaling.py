@@ -18,7 +18,7 @@ from service.bench.clips import ClipSpec, made
 from service.bench.stopwatch import median_ms, seconds
 from service.decoding.files import decode
 from service.decoding.job import Wanted
-from service.form import Media
+from service.http.form import Media
 
 STEPS = (1, 2, 4, 8, 16)
 BATCHES = (1, 2, 4, 8, 16, 32)

@@ -15,10 +15,10 @@ from service.commands.device import Device
 from service.settings import WEIGHTS
 
 if TYPE_CHECKING:
+    from service.classification.local import Classifier
+    from service.classification.schemas import Classification
     from service.errors import Problem
-    from service.form import Options
-    from service.inprocess import Classifier
-    from service.schemas import Classification
+    from service.http.form import Options
 
 HELP = """Classify clips here, without a server.
 
@@ -78,8 +78,8 @@ def classify(
     device: Device = "auto",
 ) -> None:
     """The command; its help is HELP."""
-    from service.commands import table
-    from service.form import Options
+    from service.commands import answer_table
+    from service.http.form import Options
 
     classifier = _load(model, models, device)
     maps = "overlay" if overlay else "grid" if as_json else "none"
@@ -92,20 +92,20 @@ def classify(
         elif outcome.problem is not None:
             typer.echo(f"{outcome.clip}: {outcome.problem.detail}", err=True)
     if not as_json:
-        table.show([(o.clip, o.answer) for o in outcomes if o.answer], top_k or 5)
+        answer_table.show([(o.clip, o.answer) for o in outcomes if o.answer], top_k or 5)
     unwritten = overlay and not _write_overlays(overlay, outcomes, quiet=as_json)
     failed = unwritten or any(outcome.problem for outcome in outcomes)
     raise typer.Exit(1 if failed else 0)
 
 
 def _load(model: str, models: Path, device: str) -> Classifier:
-    from service import cores, garbage
-    from service.torch_import import import_torch
+    from service.runtime import cores, gc
+    from service.runtime.torch_import import import_torch
 
-    with garbage.uncollected():
+    with gc.uncollected():
         import_torch()
         from model.checkpoint import CheckpointError
-        from service.inprocess import Classifier
+        from service.classification.local import Classifier
 
     cores.set_threads(cores.threads(0))
     cores.set_opencv_threads()
@@ -158,7 +158,7 @@ def _json_line(outcome: Outcome) -> str:
 
 def _write_overlays(out: Path, outcomes: Sequence[Outcome], quiet: bool) -> bool:
     """Write what was drawn of each clip that has an answer; whether all of it could be."""
-    from service.commands.picture import side_by_side
+    from service.commands.figure import side_by_side
 
     taken: set[Path] = set()
     for outcome in outcomes:

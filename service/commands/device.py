@@ -14,7 +14,7 @@ def _checked(name: str) -> str:
     try:
         check_name(name)
         if name.startswith("cuda"):
-            from service.torch_import import import_torch
+            from service.runtime.torch_import import import_torch
 
             import_torch()
             find(name)

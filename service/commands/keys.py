@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from service.keys import ADMIN_NAME, KeysError, record
+from service.keys.key_file import ADMIN_NAME, KeysError, record
 
 #: Random bytes of a new key.
 _KEY_BYTES = 32

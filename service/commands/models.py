@@ -33,7 +33,7 @@ def models(
     from rich.table import Table
 
     from model import checkpoint
-    from service.file_watch import CARD
+    from service.inference.file_watch import CARD
 
     table = Table(title=f"Checkpoints in {escape(str(folder))}", title_justify="left")
     for heading in ("name", "version", "streams", "labels", "T", "accuracy"):

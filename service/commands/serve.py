@@ -17,16 +17,17 @@ import typer
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
-from service import garbage, logs, torch_import
 from service.commands.settings import shown
 from service.decoding import sandbox
-from service.http.listener import listen, raise_file_limit
-from service.keys import Keys, KeysError, exposed, read
+from service.keys.key_file import Keys, KeysError, exposed, read
+from service.observability import logs
+from service.runtime import gc, torch_import
+from service.runtime.shutdown import SIGNALS, Stopping
+from service.server.listener import listen, raise_file_limit
 from service.settings import Settings, complaint, unknown_variables
-from service.stopping import SIGNALS, Stopping
 
 if TYPE_CHECKING:
-    from service.registry import StartupError
+    from service.inference.registry import StartupError
 
 log = logging.getLogger("scmrl.serve")
 
@@ -80,10 +81,10 @@ def register(app: typer.Typer) -> None:
 
 def run(settings: Settings) -> int:
     """Serve until a signal or a failure; the exit code."""
-    with garbage.uncollected():
+    with gc.uncollected():
         torch_import.preload()
         from service.app import LOADING, create_app
-        from service.http.server import server_of
+        from service.server.server import server_of
 
     for warning in unknown_variables(os.environ):
         typer.echo(f"scmrl serve: {warning}", err=True)

@@ -1,4 +1,4 @@
-"""`scmrl train` and `scmrl evaluate`: thin calls into model.train and model.evaluate."""
+"""`scmrl train` and `scmrl evaluate`: thin calls into model.training."""
 
 from __future__ import annotations
 
@@ -85,10 +85,10 @@ def train_avdigits(
     """
     try:
         from model.checkpoint import CheckpointError
-        from model.data.avdigits import DataError
-        from model.recipe import OptionsError, TrainOptions
-        from model.run_state import RunError
-        from model.train import train as run
+        from model.training.avdigits.dataset import DataError
+        from model.training.recipe import OptionsError, TrainOptions
+        from model.training.run_state import RunError
+        from model.training.train import train as run
     except ModuleNotFoundError as exc:
         _end(f"{_NEEDED} ({exc.name})", 1)
     try:
@@ -133,12 +133,12 @@ def evaluate(
     from rich.console import Console
 
     from model.checkpoint import CheckpointError
-    from model.data.avdigits import DataError
-    from model.recipe import OptionsError
+    from model.training.avdigits.dataset import DataError
+    from model.training.recipe import OptionsError
 
     try:
-        from model.evaluate import EvaluateOptions
-        from model.evaluate import evaluate as run
+        from model.training.evaluate import EvaluateOptions
+        from model.training.evaluate import evaluate as run
     except ModuleNotFoundError as exc:
         _end(f"{_NEEDED} ({exc.name})", 1)
     try:

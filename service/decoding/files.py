@@ -10,14 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from model import media, preprocess
-from model.emptiness import blank_reason, silence_reason
-from model.media import Limits, MediaError, Pictures, Sound
-from model.mixing import Mixed, mono
-from model.picture import shrunk
+from model.media import reader
+from model.media.audio.downmix import Mixed, mono
+from model.media.blank import blank_reason, silence_reason
+from model.media.picture.picture_file import shrunk
+from model.media.reader import Limits, MediaError, Pictures, Sound
+from model.preprocess import prepare
 from service.decoding.job import Decoded, StreamInfo, Wanted
 from service.errors import Error, Problem
-from service.form import Media
+from service.http.form import Media
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def decode(files: Media, wanted: Wanted) -> Decoded:
     read = time.perf_counter()
 
     sound, mixed = mono(parts.sound) if parts.sound is not None else (None, None)
-    prepared = preprocess.prepare(
+    prepared = prepare.prepare(
         wanted.streams,
         None if "spectrogram" in parts.missing else sound,
         None if "frames" in parts.missing else parts.pictures,
@@ -91,13 +92,13 @@ def _read(files: Media, kinds: set[str], frames: int, limits: Limits) -> _Parts:
     sound, pictures = None, None
     if files.audio is not None:
         with _blaming("audio"):
-            sound = media.read_sound(files.audio, limits=limits)
+            sound = reader.read_sound(files.audio, limits=limits)
     else:
         missing["spectrogram"] = ("audio", "no `audio` was sent")
 
     if files.video is not None:
         with _blaming("video"):
-            video = media.read_clip(files.video, frames, sound=False, limits=limits)
+            video = reader.read_clip(files.video, frames, sound=False, limits=limits)
         if video.pictures is None:
             raise Problem(Error.UNUSABLE, f"`video`: {video.pictures_problem}", field="video")
         pictures = video.pictures
@@ -112,7 +113,7 @@ def _read(files: Media, kinds: set[str], frames: int, limits: Limits) -> _Parts:
 
 def _read_clip(data: bytes, kinds: set[str], frames: int, limits: Limits) -> _Parts:
     with _blaming("clip"):
-        clip = media.read_clip(
+        clip = reader.read_clip(
             data,
             frames,
             sound="spectrogram" in kinds,
@@ -140,12 +141,12 @@ def _without_empty(parts: _Parts) -> _Parts:
 def _read_frames(datas: tuple[bytes, ...], frames: int, limits: Limits) -> Pictures:
     """Read every picture, so that a bad one is told of, and keep those that are needed."""
     count = len(datas)
-    needed = set(preprocess.spread(count, frames))
+    needed = set(prepare.spread(count, frames))
     largest = limits.max_total_pixels // len(needed)
     kept = {}
     for index, data in enumerate(datas):
         with _blaming("frames", f"picture {index + 1} of {count}: "):
-            picture = media.read_picture(data, limits=limits)
+            picture = reader.read_picture(data, limits=limits)
         if index in needed:
             kept[index] = shrunk(picture, largest)
     return Pictures(tuple(kept.values()), tuple(float(index) for index in kept))
@@ -196,6 +197,6 @@ def _blaming(name: str, prefix: str = "") -> Iterator[None]:
     try:
         yield
     except MediaError as exc:
-        errors = {media.UnknownFormat: Error.UNKNOWN_FORMAT, media.TooLarge: Error.TOO_LARGE}
+        errors = {reader.UnknownFormat: Error.UNKNOWN_FORMAT, reader.TooLarge: Error.TOO_LARGE}
         error = errors.get(type(exc), Error.UNUSABLE)
         raise Problem(error, f"`{name}`: {prefix}{exc.detail}", field=name) from exc

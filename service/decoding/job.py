@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from model.clip import Limits
-from model.mixing import Mixed
-from model.prepared import Prepared
-from model.specs import Spec
+from model.media.audio.downmix import Mixed
+from model.media.types import Limits
+from model.preprocess.prepared import Prepared
+from model.preprocess.specs import Spec
 
 if TYPE_CHECKING:
     from model.checkpoint import Card

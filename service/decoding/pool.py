@@ -13,16 +13,16 @@ from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import replace
 
-from service.decoding import trial, wire
+from service.decoding import self_test, wire
+from service.decoding.client_read import Abandoned, Reading
+from service.decoding.fork_server import DecodeLimits, Nursery
 from service.decoding.job import Decoded, Wanted
-from service.decoding.last_words import quoted
-from service.decoding.nursery import DecodeLimits, Nursery
+from service.decoding.proc_status import Unresponsive
 from service.decoding.process import Process
-from service.decoding.reading import Abandoned, Reading
 from service.decoding.sandbox import Walls
-from service.decoding.vitals import Unresponsive
+from service.decoding.stderr_tail import quoted
 from service.errors import Error, Problem
-from service.form import Media
+from service.http.form import Media
 
 log = logging.getLogger("scmrl.decoding")
 
@@ -91,7 +91,7 @@ class Decoders:
                 return False
             try:
                 seconds = max(_TRIAL_S, self._limits.seconds)
-                self._decode(Reading(Media(clip=trial.CLIP)), wanted, seconds)
+                self._decode(Reading(Media(clip=self_test.CLIP)), wanted, seconds)
                 return True
             except Problem as exc:
                 why = exc.detail

@@ -7,9 +7,9 @@ from contextlib import suppress
 
 from service.decoding import wire
 from service.decoding.job import Decoded, Wanted
-from service.decoding.last_words import LastWords
-from service.decoding.vitals import Unresponsive, Vitals
-from service.form import Media
+from service.decoding.proc_status import Unresponsive, Vitals
+from service.decoding.stderr_tail import LastWords
+from service.http.form import Media
 
 #: Longest time, in seconds, that an idle process may take for a heartbeat, and any process to
 #: take over the files of a job: they are copied from memory to memory.

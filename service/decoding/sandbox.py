@@ -41,7 +41,7 @@ _CHANGE_USER = _CAP_KILL | _CAP_SETGID | _CAP_SETUID
 _OWN_USERS = 0x70000000
 #: Files that may be open: a few, all of them from before.
 _MAX_FILES = 64
-#: Threads of one process; decoding starts a few, see model.video.
+#: Threads of one process; decoding starts a few, see model.media.video.frames.
 _MAX_THREADS = 64
 #: Memory of a process that is confined to see which walls stand, in bytes.
 _TRIAL_MEMORY = 64 << 20

@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from model.prepared import Prepared
+from model.preprocess.prepared import Prepared
 from service.decoding.job import Decoded, StreamInfo, Wanted
 from service.errors import Error, Problem
-from service.form import Media
+from service.http.form import Media
 
 _LENGTH = struct.Struct("!I")
 #: An order to the nursery: `START` with a socket and a pipe for stderr, memory in bytes and CPU

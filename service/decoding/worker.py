@@ -33,11 +33,12 @@ import cv2
 import numpy as np
 import soundfile
 
-from model import media, preprocess
-from service import garbage
+from model.media import reader
+from model.preprocess import prepare
 from service.decoding import sandbox, wire
 from service.decoding.files import decode
 from service.errors import Error, Problem
+from service.runtime import gc
 
 #: Seconds between two looks for processes that have ended.
 _REAP_S = 5
@@ -125,13 +126,13 @@ def _warm() -> None:
     sound = io.BytesIO()
     soundfile.write(sound, np.zeros(800, np.float32), 8000, format="WAV")
     picture = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
-    heard = media.read_sound(sound.getvalue())
-    seen = media.Pictures((media.read_picture(picture),), (0.0,))
-    for specs in preprocess.PROFILES.values():
-        preprocess.prepare(specs, heard, seen, 1)
-    media.read_clip(_clip(), 2)
-    with suppress(media.MediaError):
-        media.read_clip(bytes(64), 1)
+    heard = reader.read_sound(sound.getvalue())
+    seen = reader.Pictures((reader.read_picture(picture),), (0.0,))
+    for specs in prepare.PROFILES.values():
+        prepare.prepare(specs, heard, seen, 1)
+    reader.read_clip(_clip(), 2)
+    with suppress(reader.MediaError):
+        reader.read_clip(bytes(64), 1)
 
 
 def _clip() -> bytes:
@@ -154,7 +155,7 @@ def _clip() -> bytes:
 
 if __name__ == "__main__":
     _warm()
-    garbage.spare()  # and so its children share its memory for longer
+    gc.spare()  # and so its children share its memory for longer
     try:
         nursery(socket.socket(fileno=int(sys.argv[1])), sys.argv[2] == "required")
     except sandbox.NoSeccomp as exc:

@@ -1,1 +1,1 @@
-"""HTTP connections: how many, for how long, and what work each may cause."""
+"""The HTTP API: routes, middleware, forms and error responses."""

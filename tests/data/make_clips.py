@@ -15,10 +15,9 @@ import av
 import cv2
 import numpy as np
 import soxr
+from model.data.voices import say
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
-
-from model.data.voices import say
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from model.memory import memory
+from model.engine.memory import memory
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from model.bench import CASES, inputs, network
-from model.fused_cuda import TrainNetwork
+from model.engine.bench import CASES, inputs, network
+from model.fused.cuda.network import TrainNetwork
 
 
 class Card:

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.service import checkpoints
 from tests.service.process import Serve
-from tests.service.server import running
+from tests.service.running_server import running
 
 CLIPS = ROOT / "tests" / "data" / "clips"
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from model.network import Output, StreamAttention
-from service.batching import Batcher, Ran
+from service.inference.batching import Batcher, Ran
 
 STREAM = "audio"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from service.cli import main
-from service.torch_import import import_torch
+from service.runtime.torch_import import import_torch
 
 # As a service does: importing torch alone lets spikingjelly find Triton, whose compiler ends the
 # process where no folder for temporary files can be written to.

@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 
 from tests.conftest import ROOT
-from tests.service.server import wait_until
+from tests.service.running_server import wait_until
 
 #: Longest wait for what must happen soon, in seconds.
 WITHIN_S = 120

@@ -8,8 +8,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from service import torch_import
 from service.cli import main
+from service.runtime import torch_import
 
 preload = torch_import.preload
 
@@ -25,7 +25,7 @@ def never(*arguments: Any) -> None:
 
 if __name__ == "__main__":
     torch_import.preload = told_preload
-    from service import registry
+    from service.inference import registry
 
     registry.load = never
     main()

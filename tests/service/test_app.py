@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from model import checkpoint
-from service import registry
 from service.app import create_app
-from service.served_model import Model
+from service.inference import registry
+from service.inference.served_model import Model
 from service.settings import Settings
 from tests.service import checkpoints
-from tests.service.server import listening, running, statuses, until_ready, wait_until
-from tests.service.test_refusals import logged, problem
+from tests.service.integration.test_refusals import logged, problem
+from tests.service.running_server import listening, running, statuses, until_ready, wait_until
 
 CLASSIFY = "/v1/classify"
 
@@ -144,13 +144,13 @@ def test_head_is_get_without_the_body(service: httpx.Client) -> None:
     assert plain <= set(PAGES)
     for path in PAGES:
         asked = {"headers": {"X-Request-ID": "same"}}
-        head, get = service.head(path, **asked), service.get(path, **asked)
+        head, get = service.http.middleware.head_requests(path, **asked), service.get(path, **asked)
         assert (head.status_code, head.content) == (get.status_code, b""), path
         times = {"date", "last-modified"}
         kept = [{k: v for k, v in x.headers.items() if k not in times} for x in (head, get)]
         assert kept[0] == kept[1], path
-    assert service.head("/metrics").status_code == 200
-    assert service.head(CLASSIFY).status_code == 405
+    assert service.http.middleware.head_requests("/metrics").status_code == 200
+    assert service.http.middleware.head_requests(CLASSIFY).status_code == 405
     shown = service.get("/metrics").text
     assert re.search(r'scmrl_requests_total\{method="HEAD",.*route="/readyz"', shown)
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from torch import Tensor
 
-    from model.agreement import Agreement
     from model.engine import Path as EnginePath
+    from model.engine.parity import Agreement
 
 
 def engine(
@@ -56,8 +56,8 @@ def engine(
     report.need(*["matplotlib"] * bool(out))
     from rich.console import Console
 
-    from model.bench import CASES
     from model.engine import devices
+    from model.engine.bench import CASES
 
     console = Console()
     unknown = sorted(set(case or ()) - set(CASES))
@@ -88,8 +88,8 @@ def _measured(
     """Measure one case and print its table."""
     from rich.table import Table
 
-    from model import bench
-    from model.agreement import agreement
+    from model.engine import bench
+    from model.engine.parity import agreement
 
     found = bench.CASES[name]
     config = found.config
@@ -144,7 +144,7 @@ def _on(device: str, batches: Iterable[dict[str, Tensor]]) -> Iterator[dict[str,
 
 def _of_memory(device: str, console: Console) -> dict[str, float]:
     """What a GPU's memory gives, and what the plain network's neurons reach of it."""
-    from model import bench
+    from model.engine import bench
 
     copies, neurons = bench.bandwidth(device), bench.neurons(device)
     console.print(
@@ -158,9 +158,10 @@ def _on_clips(
     weights: Path, data: Path, device: str, count: int, console: Console
 ) -> dict[str, Any]:
     """Compare the fused path of a trained checkpoint to its plain network, on real clips."""
-    from model import bench, checkpoint
-    from model.agreement import agreement
-    from model.evaluate import held_out_batches
+    from model import checkpoint
+    from model.engine import bench
+    from model.engine.parity import agreement
+    from model.training.evaluate import held_out_batches
 
     plain, card = checkpoint.load(weights)
     path: EnginePath = "fused" if device == "cpu" else "fused-graphs"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from service import cores
+from service.runtime import cores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

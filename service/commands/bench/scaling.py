@@ -33,8 +33,8 @@ def scaling(
     from rich.console import Console
     from rich.table import Table
 
-    from service import cores
     from service.bench import scaling as study
+    from service.runtime import cores
 
     cores.set_threads(cores.threads(0))
     cores.set_opencv_threads()

@@ -1,0 +1,1 @@
+"""What an answer rests on: contributions, attention maps, overlays."""

@@ -1,0 +1,1 @@
+"""The fused network on CUDA: packed spikes and Triton kernels."""

@@ -1,0 +1,1 @@
+"""Bytes of clips to arrays, without torch and within limits."""

@@ -1,0 +1,1 @@
+"""The sound of files and of containers' audio tracks."""

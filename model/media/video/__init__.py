@@ -1,0 +1,1 @@
+"""The frames of a container's video track."""

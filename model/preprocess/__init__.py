@@ -1,0 +1,1 @@
+"""Arrays to the tensors that a checkpoint was trained on, without torch."""

@@ -1,0 +1,1 @@
+"""The task avdigits: a digit seen while it is heard."""

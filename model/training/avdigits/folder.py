@@ -1,0 +1,193 @@
+"""The folder of avdigits: handwritten digits and spoken ones, and what of them is held out."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from model.training.avdigits.scene import INK
+
+Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+#: Takes of each digit, by speaker.
+_Words = Mapping[str, Sequence[Sequence[Floats]]]
+
+#: Sample rate of the recordings, Hz.
+RATE = 8000
+#: The speaker, and the share of each digit's pictures (the last), that training never sees.
+HELD_OUT_SPEAKER = "george"
+HELD_OUT_PICTURES = 0.1
+#: Fewest pictures, and takes, of each digit that are held out: one for each of the two `halves`.
+_FEWEST_HELD_OUT = 2
+
+_FILE = re.compile(r"([0-9])_([^_]+)_([0-9]+)\.wav")
+_SHAPE = "DIGIT_SPEAKER_TAKE.wav (as 7_george_0.wav)"
+#: Faults that one message names at most.
+_NAMED = 8
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Pictures [n, 28, 28] (ink bright) and words (mono at RATE), each by its digit."""
+
+    pictures: tuple[Bytes, ...]
+    words: tuple[tuple[Floats, ...], ...]
+
+    @property
+    def sha256(self) -> str:
+        """Of all pictures and words, in their order."""
+        digest = hashlib.sha256()
+        for pictures, words in zip(self.pictures, self.words, strict=True):
+            arrays: list[NDArray[np.generic]] = [pictures, *words]
+            for values in arrays:
+                digest.update(f"{values.shape}".encode())
+                digest.update(values.tobytes())
+        return digest.hexdigest()
+
+
+class DataError(ValueError):
+    """The folder does not hold avdigits; names the files."""
+
+
+def load(folder: Path) -> tuple[Digits, Digits]:
+    """What training may see, and what it never does (`HELD_OUT_SPEAKER`, `HELD_OUT_PICTURES`).
+
+    Raises DataError, naming the files, where one is missing, damaged or wrongly named, or where
+    a digit has too few pictures or recordings.
+    """
+    pictures = _pictures(folder / "handwriting.npz")
+    speech = folder / "speech"
+    spoken = _words(speech)
+    others = sorted(spoken.keys() - {HELD_OUT_SPEAKER})
+    if HELD_OUT_SPEAKER not in spoken or not others:
+        raise DataError(f"{speech}: no speaker {HELD_OUT_SPEAKER} beside another")
+    train = tuple(
+        tuple(word for speaker in others for word in spoken[speaker][digit]) for digit in range(10)
+    )
+    kept = [len(of) - round(HELD_OUT_PICTURES * len(of)) for of in pictures]
+    digits = Digits(tuple(of[:n] for of, n in zip(pictures, kept, strict=True)), train)
+    held_out = Digits(
+        tuple(of[n:] for of, n in zip(pictures, kept, strict=True)),
+        tuple(tuple(takes) for takes in spoken[HELD_OUT_SPEAKER]),
+    )
+    _refuse(folder, _missing(digits, held_out))
+    return digits, held_out
+
+
+def halves(digits: Digits) -> tuple[Digits, Digits]:
+    """Every other picture and take, and the rest: one half to choose by, one to report."""
+    first, second = (
+        Digits(
+            tuple(of[start::2] for of in digits.pictures),
+            tuple(of[start::2] for of in digits.words),
+        )
+        for start in (0, 1)
+    )
+    return first, second
+
+
+def _pictures(file: Path) -> list[Bytes]:
+    """Pictures [n, 28, 28] by digit."""
+    try:
+        # np.load would leave a damaged file open.
+        with file.open("rb") as raw, np.load(raw) as arrays:
+            images, labels = arrays["images"], arrays["labels"]
+    except FileNotFoundError:
+        raise DataError(
+            f"{file}: not found; see the README for where the data comes from"
+        ) from None
+    except OSError as exc:
+        raise DataError(f"{file}: cannot be read: {exc.strerror or exc}") from exc
+    except Exception as exc:  # numpy and zipfile raise nearly anything for damaged bytes
+        raise DataError(f"{file}: cannot be read: {exc}") from exc
+    if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (28, 28):
+        raise DataError(f"{file}: images are {_kind(images)} and must be uint8 [n, 28, 28]")
+    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+        raise DataError(
+            f"{file}: labels are {_kind(labels)} and must be integers [{len(images)}], one an image"
+        )
+    wrong = np.flatnonzero((labels < 0) | (labels > 9))
+    if wrong.size:
+        raise DataError(f"{file}: label {labels[wrong[0]]} of image {wrong[0]} is not 0 to 9")
+    blank = np.flatnonzero(images.max((1, 2), initial=0) <= INK)
+    if blank.size:
+        raise DataError(f"{file}: image {blank[0]} is blank: nothing in it is brighter than {INK}")
+    return [images[labels == digit] for digit in range(10)]
+
+
+def _kind(values: NDArray[np.generic]) -> str:
+    return f"{values.dtype} {list(values.shape)}"
+
+
+def _words(folder: Path) -> _Words:
+    """Speaker to digit to takes, from D_SPEAKER_I.wav."""
+    try:
+        names = sorted(path.name for path in folder.iterdir())
+    except OSError as exc:
+        raise DataError(f"{folder}: cannot be read: {exc.strerror}") from exc
+    spoken: dict[str, list[list[Floats]]] = {}
+    faults: list[str] = []
+    for name in names:
+        if not name.lower().endswith(".wav"):
+            continue
+        parts = _FILE.fullmatch(name)
+        if parts is None:
+            faults.append(f"{name}: its name is not {_SHAPE}")
+            continue
+        samples, fault = _recording(folder / name)
+        if fault:
+            faults.append(f"{name}: {fault}")
+        spoken.setdefault(parts[2], [[] for _ in range(10)])[int(parts[1])].append(samples)
+    _refuse(folder, faults)
+    return spoken
+
+
+def _recording(file: Path) -> tuple[Floats, str]:
+    """Mono samples [n], and what is wrong with them or the empty string."""
+    nothing = np.zeros(0, np.float32)
+    try:
+        samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
+    except (OSError, RuntimeError) as exc:
+        return nothing, f"cannot be read: {exc}"
+    if rate != RATE:
+        return nothing, f"{rate} Hz instead of {RATE}"
+    if samples.shape[1] != 1:
+        return nothing, f"{samples.shape[1]} channels instead of 1"
+    if not len(samples):
+        return nothing, "holds no sound"
+    if not np.isfinite(samples).all():
+        return nothing, "holds values that are not finite"
+    return samples[:, 0], ""
+
+
+def _missing(digits: Digits, held_out: Digits) -> Iterator[str]:
+    """Which digits have too few pictures or takes."""
+    for digit in range(10):
+        trained, kept = len(digits.pictures[digit]), len(held_out.pictures[digit])
+        if not trained or kept < _FEWEST_HELD_OUT:
+            least = next(n for n in count() if round(HELD_OUT_PICTURES * n) >= _FEWEST_HELD_OUT)
+            yield f"handwriting.npz: {trained + kept} images of digit {digit}; {least} are needed"
+        if not digits.words[digit]:
+            yield f"speech/{digit}_SPEAKER_*.wav: none of a speaker beside {HELD_OUT_SPEAKER}"
+        if (takes := len(held_out.words[digit])) < _FEWEST_HELD_OUT:
+            yield (
+                f"speech/{digit}_{HELD_OUT_SPEAKER}_*.wav: {takes or 'none'} there; "
+                f"{_FEWEST_HELD_OUT} are needed"
+            )
+
+
+def _refuse(folder: Path, faults: Iterator[str] | Sequence[str]) -> None:
+    """Raise DataError where there are faults, of which the first are named."""
+    faults = list(faults)
+    if not faults:
+        return
+    more = f"; and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
+    raise DataError(f"{folder}: " + "; ".join(faults[:_NAMED]) + more)

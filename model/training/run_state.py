@@ -1,0 +1,118 @@
+"""The state of a training that is resumed: its file, and the settings that it was started with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.training.avdigits import voices
+from model.training.recipe import TrainOptions, flag
+
+Weights = dict[str, Tensor]
+
+#: Options that may differ when a run is resumed: they change nothing that is learnt. The data may
+#: lie elsewhere, since its contents are compared.
+_FREE = frozenset({"data", "out", "resume", "workers", "command"})
+
+
+class RunError(ValueError):
+    """A run that cannot be resumed: names the file, or the option and both of its values."""
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A run after an epoch.
+
+    `epoch`: epochs that are done. `best`: the best score so far. `last_weights`: those of the
+    last epochs, which are averaged at the end. `settings`: of the run's start, as text.
+    """
+
+    network: Weights
+    optimizer: dict[str, Any]
+    epoch: int
+    best: float
+    last_weights: list[Weights]
+    settings: dict[str, str]
+
+    def save(self, file: Path) -> None:
+        """Write the state; a kill leaves the file old or new. Raises OSError."""
+        part = file.with_suffix(".part")
+        torch.save({field.name: getattr(self, field.name) for field in fields(self)}, part)
+        part.replace(file)
+
+
+def load(file: Path) -> RunState:
+    """The state that `RunState.save` wrote. No code that the file carries is run.
+
+    Raises RunError where it is missing, damaged or something else.
+    """
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as exc:
+        raise RunError(f"{file}: {exc.strerror or exc}; there is no run to resume") from exc
+    except Exception as exc:  # the unpickler raises nearly anything for damaged bytes
+        # Its own message advises to run the file's code after all.
+        raise RunError(f"{file}: damaged, or not the state of a run") from exc
+    if not isinstance(content, dict) or content.keys() != _KINDS.keys():
+        raise RunError(f"{file}: not the state of a run, or that of an earlier version")
+    for name, kind in _KINDS.items():
+        if not isinstance(content[name], kind):
+            raise RunError(f"{file}: not the state of a run: {name} is no {kind.__name__}")
+    return RunState(**content)
+
+
+_KINDS: dict[str, type] = {
+    "network": dict,
+    "optimizer": dict,
+    "epoch": int,
+    "best": float,
+    "last_weights": list,
+    "settings": dict,
+}
+
+
+def settings(options: TrainOptions, data_sha256: str) -> dict[str, str]:
+    """What decides the weights that a run ends with, as text by the name of its option."""
+    values: dict[str, object] = {
+        field.name: getattr(options, field.name)
+        for field in fields(options)
+        if field.name not in _FREE
+    }
+    values |= {name: float(getattr(options, name)) for name in _floats(options)}
+    values["begin"] = options.begin.resolve() if options.begin else None
+    if not voices.available():
+        values["synthetic_takes"] = 0
+    texts = {name: _text(value) for name, value in values.items()}
+    return texts | {"data": f"pictures and words of SHA-256 {data_sha256[:16]}"}
+
+
+def _floats(options: TrainOptions) -> list[str]:
+    """Names of the options that are no integers: 1 and 1.0 are the same."""
+    return [field.name for field in fields(options) if isinstance(field.default, float)]
+
+
+def _text(value: object) -> str:
+    if value is None or value == ():
+        return "none"
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}={float(share)}" for name, share in value.items())
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def check_same(file: Path, saved: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Raise RunError, naming each setting that differs from that of the run's start."""
+    differences = [
+        f"{flag(name)} {now.get(name, 'none')} where the run has {saved.get(name, 'none')}"
+        for name in [*now, *(saved.keys() - now.keys())]
+        if now.get(name) != saved.get(name)
+    ]
+    if differences:
+        raise RunError(
+            f"{file} was started with other settings: {'; '.join(differences)}; "
+            "resume it with its own, or choose another --out"
+        )

@@ -1,0 +1,209 @@
+"""What the service answers, as /docs shows it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from model.media.audio.downmix import Mixed
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class ModelName(_Answer):
+    name: str = Field(examples=["avdigits"])
+    version: str = Field(examples=["1.0.0"])
+
+
+class Probability(_Answer):
+    label: str = Field(examples=["7"])
+    index: int = Field(description="Position among the checkpoint's labels.", examples=[7])
+    probability: float = Field(ge=0, le=1, examples=[0.98])
+
+
+class Stream(_Answer):
+    """What was found for one stream; what does not apply is left out."""
+
+    used: bool
+    reason: str | None = Field(
+        None,
+        description="Why it was not used: it is missing or, where the checkpoint copes with that, "
+        "it carries nothing (the sound is silent, the pictures are blank).",
+        examples=["the sound is silent (nothing in it is louder than -90 dB of full scale)"],
+    )
+    duration_s: float | None = Field(None, description="Length of the sound.", examples=[1.9])
+    sample_rate: int | None = Field(None, description="Hz.", examples=[48000])
+    channels: int | None = Field(None, description="Channels of the sound.", examples=[2])
+    mixed: Mixed | None = Field(
+        None,
+        description="How several channels became one: by their average, or, where they cancel "
+        "each other in it, by the strongest channel alone.",
+        examples=["average"],
+    )
+    track: int | None = Field(
+        None,
+        description="Of several sound tracks, the number of the one that was taken: the default "
+        "one, or the first that is not silent. The first is 1.",
+        examples=[2],
+    )
+    tracks: int | None = Field(None, description="Number of sound tracks.", examples=[3])
+    frames: int | None = Field(None, description="Pictures used.", examples=[4])
+    width: int | None = Field(None, description="Pixels.", examples=[640])
+    height: int | None = Field(None, description="Pixels.", examples=[480])
+
+
+class SpatialMap(_Answer):
+    """Where the other streams looked: shares that sum to 1, or all 0 where nothing fired."""
+
+    values: list[list[float]] = Field(examples=[[[0.25, 0.25], [0.0, 0.5]]])
+    rows: str = Field(examples=["frequency_hz"])
+    columns: str = Field(examples=["time_s"])
+    row_edges: list[float] = Field(
+        description="Where each row begins and ends, one more than rows."
+    )
+    column_edges: list[float] = Field(description="Where each column begins and ends.")
+
+
+class TemporalMap(_Answer):
+    """Mean attention from the time step that looks (row) to the one looked at (column)."""
+
+    values: list[list[float]] = Field(examples=[[[0.2, 0.1], [0.1, 0.3]]])
+
+
+class StreamMaps(_Answer):
+    spatial: SpatialMap | None = None
+    temporal: TemporalMap | None = None
+    overlay_png: str | None = Field(
+        None, description="With attention=overlay: the spatial map over the stream, base64 PNG."
+    )
+
+
+class Timing(_Answer):
+    """Milliseconds from the upload's end to the answer. `inference` is the whole batch's."""
+
+    decode: float
+    preprocess: float
+    queue: float
+    inference: float
+    total: float
+
+
+class Classification(_Answer):
+    """The answer to one clip."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "0b5e2c1a4d7f4a6e9d38c1f2a7b6e5d4",
+                    "model": {"name": "avdigits", "version": "1.0.0"},
+                    "prediction": {"label": "7", "index": 7, "probability": 0.98},
+                    "probabilities": [{"label": "7", "index": 7, "probability": 0.98}],
+                    "contributions": {
+                        "audio": {"7": 3.1},
+                        "visual": {"7": 4.4},
+                        "bias": {"7": 0.02},
+                    },
+                    "streams": {
+                        "audio": {
+                            "used": True,
+                            "duration_s": 1.9,
+                            "sample_rate": 48000,
+                            "channels": 2,
+                            "mixed": "average",
+                        },
+                        "visual": {"used": True, "frames": 4, "width": 640, "height": 480},
+                    },
+                    "attention": {
+                        "visual": {
+                            "spatial": {
+                                "values": [[0.1, 0.2], [0.3, 0.4]],
+                                "rows": "y",
+                                "columns": "x",
+                                "row_edges": [0.0, 240.0, 480.0],
+                                "column_edges": [0.0, 320.0, 640.0],
+                            },
+                            "temporal": {"values": [[0.2, 0.1], [0.1, 0.3]]},
+                        }
+                    },
+                    "steps": 4,
+                    "degraded": False,
+                    "batch_size": 8,
+                    "timing_ms": {
+                        "decode": 11.2,
+                        "preprocess": 3.0,
+                        "queue": 1.1,
+                        "inference": 6.0,
+                        "total": 22.4,
+                    },
+                }
+            ]
+        },
+    )
+
+    id: str = Field(description="The request's id, also in the X-Request-ID header and the log.")
+    model: ModelName
+    prediction: Probability
+    probabilities: list[Probability] = Field(description="Most probable first, `top_k` of them.")
+    contributions: dict[str, dict[str, float]] = Field(
+        description="Each stream's exact share of every label's logit, and the bias: their sum is "
+        "the logit. A stream that was not used has 0."
+    )
+    streams: dict[str, Stream]
+    attention: dict[str, StreamMaps] | None = Field(
+        None, description="By the stream that the map is drawn on; absent with attention=none."
+    )
+    steps: int = Field(description="Time steps T that the network ran for.")
+    degraded: bool = Field(description="Whether T was lowered because of the load.")
+    batch_size: int = Field(description="Requests that ran together with this one.")
+    timing_ms: Timing
+
+
+class ErrorBody(_Answer):
+    """A problem document (RFC 9457)."""
+
+    type: str = Field(examples=["urn:scmrl:error:unusable"])
+    title: str = Field(examples=["The file was read but cannot be used"])
+    status: int = Field(examples=[422])
+    detail: str = Field(examples=["`clip`: there are no pictures in it."])
+    field: str | None = Field(None, description="The form field to blame.", examples=["clip"])
+    id: str | None = Field(None, description="The request's id, also in the log.")
+
+
+class ModelSummary(_Answer):
+    name: str = Field(examples=["avdigits"])
+    default: bool = Field(description="Whether it answers POST /v1/classify.")
+    status: Literal["loading", "ready", "failed"]
+    version: str | None = None
+    description: str | None = None
+    streams: list[str] | None = Field(None, examples=[["audio", "visual"]])
+    labels: list[str] | None = None
+    steps: int | None = Field(None, description="Default number of time steps T.")
+    missing_streams: bool | None = Field(None, description="Whether a stream may be missing.")
+    device: str | None = Field(None, examples=["cpu"])
+    path: Literal["plain", "fused", "fused-int8", "graphs", "fused-graphs"] | None = Field(
+        None, description="How the network is computed: layer by layer, or by fused kernels."
+    )
+
+
+class Models(_Answer):
+    models: list[ModelSummary]
+
+
+class Health(_Answer):
+    status: Literal["alive"]
+
+
+class Readiness(_Answer):
+    status: Literal["ready"]
+    sandbox: list[str] = Field(
+        description="What confines the processes that read uploads.",
+        examples=[["limits", "no_new_privs", "seccomp"]],
+    )
+
+
+Json = dict[str, Any]

@@ -1,0 +1,59 @@
+"""One request's files in a decoding process, until its client has gone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from service.decoding.process import Process
+from service.http.form import Media
+
+
+class Abandoned(Exception):
+    """Nobody waits for the result any more."""
+
+
+class Reading:
+    """Ties a request's files to the process that reads them, so that it can be interrupted."""
+
+    def __init__(self, files: Media) -> None:
+        self._lock = threading.Lock()
+        self._files: Media | None = files
+        self._process: Process | None = None
+
+    @property
+    def files(self) -> Media:
+        """The files. Raises Abandoned, once they have been let go."""
+        files = self._files
+        if files is None:
+            raise Abandoned
+        return files
+
+    @contextmanager
+    def by(self, process: Process) -> Iterator[None]:
+        """Let `process` read in this block.
+
+        Raises Abandoned, in place of whatever the block raises, where the request was abandoned
+        before the block ended. The process must then be ended: it may still be reading.
+        """
+        with self._lock:
+            if self._files is None:
+                raise Abandoned
+            self._process = process
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._process = None
+                abandoned = self._files is None
+            if abandoned:
+                raise Abandoned
+
+    def abandon(self) -> None:
+        """Interrupt the reading, now or as soon as it begins, and let the files go, which the
+        queue would hold for as long as it holds the job; returns at once."""
+        with self._lock:
+            self._files = None
+            if self._process is not None:
+                self._process.interrupt()

@@ -1,0 +1,145 @@
+"""Who may ask what: the check of keys in front of every route.
+
+Where API keys are set, every address needs one but those in OPEN, /metrics included: Prometheus
+can send a key, and what it counts tells who asks how much. Every address under ADMIN needs the
+admin key, and is not there where none is set. The admin key may ask all that an API key may.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.errors import Error, Problem
+from service.http.error_responses import respond
+from service.http.middleware.rate_limit import Bucket
+from service.http.routes.responses import problems
+from service.keys.key_file import Key, Keys
+from service.keys.keyring import Keyring
+
+#: Addresses that need no key: what supervisors ask, and pages in which a person enters one.
+#: `/*` stands for whatever is in the folder.
+OPEN = ("/", "/healthz", "/readyz", "/docs", "/docs/static/*", "/openapi.json")
+
+#: Addresses that begin like this are the admin key's. Not `/v1/admin/`: a route's pattern takes
+#: `/v1/admin` and, since `$` does, a line's end behind it.
+ADMIN = "/v1/admin"
+
+_HEADER = "send `Authorization: Bearer KEY` (curl: -H 'Authorization: Bearer KEY')"
+_WEBSOCKET_REFUSED = 1008  # RFC 6455: a policy was violated
+
+
+class KeyCheck:
+    """Refuses who may not ask before anything of the body is read, and notes who asks.
+
+    401 without a key that is known, 403 with an API key where the admin key is needed, 429 with
+    Retry-After where a key has asked too often. WebSockets are checked as they are opened.
+    """
+
+    def __init__(self, app: ASGIApp, keyring: Keyring) -> None:
+        self.app = app
+        self._keyring = keyring
+        self._buckets: dict[str, Bucket] = {}  # by the key's name, so that they outlive a reading
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        try:
+            self._admit(scope)
+        except Problem as problem:
+            await _refuse(problem, scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    def _admit(self, scope: Scope) -> None:
+        """Raises Problem KEY_NEEDED, KEY_REFUSED, RATE_LIMIT or NOT_FOUND."""
+        path, keys = _path(scope), self._keyring.keys
+        is_admin = path.startswith(ADMIN)
+        if is_admin and keys.admin is None:
+            raise Problem(
+                Error.NOT_FOUND, f"There is nothing at {path}; /docs lists what there is."
+            )
+        if not is_admin and (is_open(path) or not keys.api):
+            return
+
+        key = _key(scope, keys)
+        if scope["type"] == "http":
+            scope["state"]["account"].notes["key"] = key.name
+        if is_admin and key is not keys.admin:
+            detail = f"{key.name!r} is an API key; what is under {ADMIN} takes the admin key."
+            raise Problem(Error.KEY_REFUSED, detail)
+        self._count(key)
+
+    def _count(self, key: Key) -> None:
+        if not key.per_minute:
+            return
+        bucket = self._buckets.setdefault(key.name, Bucket(key.per_minute))
+        bucket.per_minute = key.per_minute
+        wait_s = bucket.take()
+        if wait_s:
+            detail = (
+                f"{key.name!r} may ask {key.per_minute} times a minute; "
+                f"the next time in {wait_s:.1f} s."
+            )
+            raise Problem(Error.RATE_LIMIT, detail, retry_after_s=wait_s)
+
+
+def _key(scope: Scope, keys: Keys) -> Key:
+    values = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
+    scheme, _, secret = values[0].partition(b" ") if len(values) == 1 else (b"", b"", b"")
+    if scheme.lower() != b"bearer":
+        raise Problem(Error.KEY_NEEDED, f"This address needs a key: {_HEADER}.")
+    key = keys.find(secret.strip(b" "))
+    if key is None:
+        raise Problem(Error.KEY_NEEDED, f"The key is none that is known here: {_HEADER}.")
+    return key
+
+
+def is_open(path: str) -> bool:
+    """Whether nobody needs a key there."""
+    return path in OPEN or any(
+        path.startswith(folder[:-1]) for folder in OPEN if folder.endswith("/*")
+    )
+
+
+def describe(schema: dict[str, Any], keys: Keys) -> None:
+    """Tell in an OpenAPI description which addresses need a key, so that /docs asks for it."""
+    needed = False
+    for path, operations in list(schema["paths"].items()):
+        is_admin = path.startswith(ADMIN)
+        if is_admin and keys.admin is None:
+            del schema["paths"][path]
+            continue
+        if not is_admin and (is_open(path) or not keys.api):
+            continue
+        needed = True
+        errors = (Error.KEY_NEEDED, Error.KEY_REFUSED if is_admin else Error.RATE_LIMIT)
+        for operation in operations.values():
+            operation["security"] = [{"key": []}]
+            for status, answer in problems(*errors).items():
+                operation["responses"].setdefault(str(status), answer)
+    if needed:
+        schemes = schema["components"].setdefault("securitySchemes", {})
+        schemes["key"] = {"type": "http", "scheme": "bearer"}
+
+
+async def _refuse(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
+    is_socket = scope["type"] == "websocket"
+    if is_socket and "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": _WEBSOCKET_REFUSED, "reason": ""})
+        return
+    challenge = {"WWW-Authenticate": "Bearer"} if problem.error is Error.KEY_NEEDED else None
+    response = respond(HTTPConnection(scope), problem, challenge)
+    await response(scope, receive, send)
+
+
+def _path(scope: Scope) -> str:
+    """The path as routes see it: without what the app is mounted under."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    if root and path.startswith(root) and path[len(root) :][:1] in ("", "/"):
+        return path[len(root) :]
+    return path

@@ -1,0 +1,52 @@
+"""What an operator asks for: checkpoints loaded and unloaded while others are served."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from service.classification.schemas import ModelSummary
+from service.errors import Error
+from service.http.routes.models import summary
+from service.http.routes.responses import problems
+from service.http.state import state_of
+from service.runtime.daemon_thread import in_thread
+
+#: Name of the threads that wait for loads. The pool of asyncio.to_thread finishes answers.
+_THREAD = "scmrl-admin"
+
+router = APIRouter(prefix="/v1/admin/models", tags=["admin"])
+
+
+@router.put(
+    "/{name}",
+    summary="Load a checkpoint, or load it again",
+    response_model_exclude_none=True,
+    responses=problems(
+        Error.UNKNOWN_MODEL,
+        Error.CONFLICT,
+        Error.UNUSABLE,
+        Error.FULL,
+        Error.STOPPING,
+        Error.LOAD_TIMEOUT,
+    ),
+)
+async def load(request: Request, name: str) -> ModelSummary:
+    """The folder of this name in SCMRL_MODELS. No request is dropped: one that is served already
+    goes on until the new one is warm, and for good where the new one cannot be loaded. 409 where
+    this name is being loaded already."""
+    registry = state_of(request).registry
+    await in_thread(_THREAD, registry.loader(name))
+    return summary(registry, name)
+
+
+@router.delete(
+    "/{name}",
+    summary="Unload a checkpoint",
+    status_code=204,
+    responses=problems(Error.UNKNOWN_MODEL, Error.CONFLICT, Error.FULL, Error.NOT_READY),
+)
+async def unload(request: Request, name: str) -> Response:
+    """Requests that are inside are answered. The default checkpoint cannot be unloaded."""
+    await in_thread(_THREAD, state_of(request).registry.unloader(name))
+    return Response(status_code=204)

@@ -1,0 +1,36 @@
+"""Whether the process lives, and whether it can answer."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+
+from service.classification.schemas import Health, Readiness
+from service.errors import Error, Problem
+from service.http.routes.responses import problems
+from service.http.state import state_of
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz", summary="The process is alive")
+async def healthz() -> Health:
+    """Yes from the first moment, whatever the checkpoints do."""
+    return Health(status="alive")
+
+
+@router.get(
+    "/readyz", summary="The default checkpoint can answer", responses=problems(Error.NOT_READY)
+)
+async def readyz(request: Request) -> Readiness:
+    """Yes once the default checkpoint is warm on its device and a small clip has been decoded, and
+    while its workers and the decoders live; else 503 and why."""
+    state = state_of(request)
+    reasons = (
+        state.registry.why_not_ready(),
+        state.decoders.trouble(state.settings.stalled_after_s),
+    )
+    reason = " ".join(filter(None, reasons))
+    if reason:
+        raise Problem(Error.NOT_READY, reason, retry_after_s=1)
+    walls = state.decoders.walls
+    return Readiness(status="ready", sandbox=walls.names if walls is not None else [])

@@ -1,0 +1,18 @@
+"""What Prometheus scrapes."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from service.http.state import state_of
+
+router = APIRouter(include_in_schema=False)  # for operators, not for who sends clips
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """All metrics, as Prometheus' text or as OpenMetrics, whichever is asked for."""
+    accept = request.headers.get("accept", "")
+    content, content_type = state_of(request).metrics.exposition(accept)
+    return Response(content, headers={"Content-Type": content_type})

@@ -1,0 +1,253 @@
+"""A multipart body to its fields, in memory, within limits that hold while it streams in.
+
+Starlette's own form parser writes every file over 1 MiB to a temporary file and limits no
+file's size, so the streaming parser beneath it (python-multipart) is used directly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence, Set
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser
+
+from service.errors import Error, Problem
+from service.http.multipart_part import (
+    ContentDecoder,
+    PartHead,
+    content_decoder,
+    read_head,
+    read_text,
+    split_header,
+)
+from service.http.pasted_text import encoded_file, text_in_place_of_file
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
+
+#: Longest text value, in bytes: `steps`, `top_k` and `attention` are short.
+MAX_VALUE_BYTES = 1024
+#: Headers of one part that are read; more make the form damaged.
+_MAX_HEADERS = 16
+
+
+@dataclass(frozen=True)
+class UploadLimits:
+    """`max_file_bytes` of each file as decoded, `max_parts` of the form."""
+
+    max_file_bytes: int
+    max_parts: int
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Names of the fields that take files, and of those that take text."""
+
+    files: Set[str]
+    values: Set[str]
+
+    @property
+    def names(self) -> list[str]:
+        return [*self.files, *self.values]
+
+
+@dataclass(frozen=True)
+class Form:
+    """What came: text values and files' bytes by field name, each in the order sent.
+
+    Fields that a browser sends empty because nothing was chosen are left out.
+    """
+
+    values: dict[str, list[str]] = field(default_factory=dict)
+    files: dict[str, list[bytes]] = field(default_factory=dict)
+
+
+def check_encoding(content_encodings: Sequence[str]) -> None:
+    """Refuse a body that its Content-Encoding headers call compressed.
+
+    Raises Problem UNSUPPORTED_ENCODING.
+    """
+    tokens = [token.strip() for header in content_encodings for token in header.split(",")]
+    compressed = [token for token in tokens if token.lower() not in ("", "identity")]
+    if compressed:
+        raise Problem(
+            Error.UNSUPPORTED_ENCODING,
+            f"The request body has Content-Encoding: {', '.join(compressed)[:100]}; it is taken "
+            "as it is, without one (video and sound are compressed already).",
+        )
+
+
+async def read_form(
+    content_type: str | None, stream: AsyncIterator[bytes], fields: Fields, limits: UploadLimits
+) -> Form:
+    """Read multipart/form-data from `stream`; a field that is not among `fields` is refused.
+
+    A file field takes a part with a file name, or with a media type that is not text, or whose
+    content is no text. Raises Problem: UNREADABLE_FORM, UNSUPPORTED_ENCODING, INVALID_FIELD or
+    TOO_LARGE.
+    """
+    if content_type is None:
+        return Form()
+    kind, options = split_header(content_type)
+    boundary = options.get("boundary", "")
+    if kind != "multipart/form-data" or not boundary:
+        raise Problem(
+            Error.UNREADABLE_FORM,
+            f"The Content-Type is {content_type[:100]!r}; multipart/form-data with a boundary "
+            "is needed (curl: -F clip=@FILE).",
+        )
+    reader = _Reader(fields, limits)
+    try:
+        parser = MultipartParser(
+            boundary.encode("latin-1", "replace"),
+            reader.callbacks(),
+            max_header_count=_MAX_HEADERS,
+        )
+        async for chunk in stream:
+            parser.write(chunk)
+        parser.finalize()
+    except FormParserError as exc:
+        raise Problem(Error.UNREADABLE_FORM, f"The form is damaged: {exc}") from exc
+    if not reader.ended:
+        raise Problem(Error.UNREADABLE_FORM, "The form ends before its closing boundary.")
+    return reader.form
+
+
+class _Part:
+    """Collects the content of one part, decoded, within its field's limit."""
+
+    def __init__(self, head: PartHead, *, takes_file: bool, limits: UploadLimits) -> None:
+        head.check()
+        self.head = head
+        self._takes_file = takes_file
+        self._limit = limits.max_file_bytes if takes_file else MAX_VALUE_BYTES
+        self._decoder: ContentDecoder = content_decoder(head)
+        self._chunks: list[bytes] = []
+        self._size = 0
+
+    def feed(self, data: bytes) -> None:
+        """Raises Problem INVALID_FIELD, UNREADABLE_FORM or TOO_LARGE."""
+        name = self.head.name
+        if not self._takes_file and self.head.filename is not None:
+            detail = f"`{name}` came as a file; it is a value (curl: -F {name}=VALUE)."
+            raise Problem(Error.INVALID_FIELD, detail, field=name)
+        try:
+            self._keep(self._decoder.feed(data))
+        except ValueError as exc:
+            raise self._not_encoded(exc) from exc
+        if self._size > self._limit:
+            self._check_is_file(b"".join(self._chunks))  # text is named as such, however long
+            what = "file" if self._takes_file else "value"
+            detail = f"The {what} in `{name}` has more than {self._limit} bytes, which is the most."
+            raise Problem(Error.TOO_LARGE, detail, field=name)
+
+    def finish(self, form: Form) -> None:
+        """Add the part to the form. Raises Problem INVALID_FIELD or UNREADABLE_FORM."""
+        try:
+            self._keep(self._decoder.finish())
+        except ValueError as exc:
+            raise self._not_encoded(exc) from exc
+        name, content = self.head.name, b"".join(self._chunks)
+        was_chosen = bool(self.head.filename) or (self.head.filename is None and self.head.is_file)
+        if not content and not (was_chosen and self._takes_file):
+            return  # a form field that was left empty
+        self._check_is_file(content)
+        if self._takes_file:
+            form.files.setdefault(name, []).append(content)
+        else:
+            form.values.setdefault(name, []).append(read_text(content, self.head))
+
+    def _keep(self, content: bytes) -> None:
+        self._size += len(content)
+        self._chunks.append(content)
+
+    def _check_is_file(self, content: bytes) -> None:
+        if not self._takes_file or not content:
+            return
+        kind = encoded_file(content) if self.head.is_file else text_in_place_of_file(content)
+        if kind is not None:
+            name = self.head.name
+            raise Problem(
+                Error.INVALID_FIELD,
+                f"`{name}` came as {kind}, not as a file: send the file's own bytes, in a part "
+                f"with a file name (curl: -F {name}=@FILE; in a browser: a File or Blob).",
+                field=name,
+            )
+
+    def _not_encoded(self, why: ValueError) -> Problem:
+        return Problem(
+            Error.UNREADABLE_FORM,
+            f"`{self.head.name}` has Content-Transfer-Encoding: {self.head.transfer_encoding}, "
+            f"but is not encoded so: {why}.",
+            field=self.head.name,
+        )
+
+
+class _Reader:
+    """Receives the parser's events and collects the parts."""
+
+    def __init__(self, fields: Fields, limits: UploadLimits) -> None:
+        self.form = Form()
+        self.ended = False
+        self._fields = fields
+        self._limits = limits
+        self._parts = 0
+        self._begin()
+
+    def callbacks(self) -> MultipartCallbacks:
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": self._header_name,
+            "on_header_value": self._header_value,
+            "on_header_end": self._header_end,
+            "on_headers_finished": self._headers_finished,
+            "on_part_data": self._data,
+            "on_part_end": self._end_part,
+            "on_end": self._end,
+        }
+
+    def _begin(self) -> None:
+        self._header: tuple[bytes, bytes] = (b"", b"")
+        self._headers: dict[str, bytes] = {}
+        self._part: _Part | None = None
+
+    def _header_name(self, data: bytes, start: int, end: int) -> None:
+        self._header = (self._header[0] + data[start:end], self._header[1])
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header = (self._header[0], self._header[1] + data[start:end])
+
+    def _header_end(self) -> None:
+        name, value = self._header
+        self._headers[name.decode("latin-1").lower()] = value
+        self._header = (b"", b"")
+
+    def _headers_finished(self) -> None:
+        head = read_head(self._headers)
+        self._parts += 1
+        if self._parts > self._limits.max_parts:
+            detail = f"The form has more than {self._limits.max_parts} parts."
+            raise Problem(Error.TOO_LARGE, detail)
+        takes_file = head.name in self._fields.files
+        if not takes_file and head.name not in self._fields.values:
+            raise Problem(
+                Error.INVALID_FIELD,
+                f"There is no field {head.name[:100]!r}; there are: "
+                f"{', '.join(self._fields.names)}.",
+                field=head.name[:100],
+            )
+        self._part = _Part(head, takes_file=takes_file, limits=self._limits)
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        if self._part is not None:
+            self._part.feed(data[start:end])
+
+    def _end_part(self) -> None:
+        if self._part is not None:
+            self._part.finish(self.form)
+            self._part = None
+
+    def _end(self) -> None:
+        self.ended = True

@@ -1,0 +1,1 @@
+"""Served checkpoints: loading, queues, batches."""

@@ -1,0 +1,67 @@
+"""A checkpoint on its devices, with the queue in front of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from service.inference.batching import Batcher
+from service.runtime import cores
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from model.checkpoint import Card
+    from model.engine import Engine
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A checkpoint on its devices, warmed, with the queue in front of them.
+
+    `name` is its folder's, which is what requests call it by.
+    """
+
+    name: str
+    card: Card
+    batcher: Batcher
+
+    @property
+    def engines(self) -> Sequence[Engine]:
+        """The engine of each device."""
+        return self.batcher.engines
+
+
+def load(
+    folder: Path, settings: Settings, on_fatal: Callable[[Exception], None] = lambda error: None
+) -> Model:
+    """Read and verify one checkpoint and copy it to its devices, without starting its queue.
+
+    Raises model.checkpoint.CheckpointError naming file and field, RuntimeError where the device
+    is not there.
+    """
+    from model import checkpoint
+    from model.engine import Engine, devices
+
+    network, card = checkpoint.load(folder)
+    threads = cores.threads(settings.threads)
+    engines = tuple(Engine(deepcopy(network), name, threads) for name in devices(settings.device))
+    batcher = Batcher(
+        engines,
+        max_batch=settings.max_batch,
+        max_wait_s=settings.max_batch_wait_ms / 1000,
+        places=settings.queue_length,
+        max_inside_s=settings.max_wait_s,
+        on_fatal=on_fatal,
+    )
+    return Model(folder.name, card, batcher)
+
+
+def warm(model: Model, max_batch: int) -> None:
+    """Infer once what the first clip would otherwise wait for."""
+    for engine in model.engines:
+        # A CPU prepares nothing for a batch's size, so that more would only delay readiness.
+        sizes = {1} if engine.device.type == "cpu" else {1, max_batch}
+        engine.warm(model.card.steps, sorted(sizes))

@@ -1,0 +1,1 @@
+"""API keys: their files, their strength, and their reload."""

@@ -1,0 +1,186 @@
+"""Metrics that are read from the service's state at each scrape, so that nobody keeps them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from service.decoding.pool import Decoders
+from service.inference.registry import Registry
+from service.inference.served_model import Model
+from service.observability import logs
+from service.server.connections import REASONS, Connections
+
+if TYPE_CHECKING:
+    import torch
+
+#: Upper bounds of the sizes of batches that are told apart; max_batch can be 1024.
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class Live(Collector):
+    """The state of checkpoints, decoders and connections."""
+
+    def __init__(self, registry: Registry, decoders: Decoders, connections: Connections) -> None:
+        self._registry = registry
+        self._decoders = decoders
+        self._connections = connections
+
+    def describe(self) -> list[Metric]:
+        """Names that nobody else may take; the state itself may not be there yet."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics of this moment."""
+        models = dict(self._registry.ready)
+        yield self._ready(models)
+        yield _info(models)
+        yield from _load(models)
+        yield _batch_sizes(models)
+        yield self._restarts(models)
+        yield _engine_errors(models)
+        yield self._intact(models)
+        yield _log_lines_lost()
+        yield from _connections(self._connections)
+        yield from _memory(models)
+
+    def _ready(self, models: Mapping[str, Model]) -> Metric:
+        family = GaugeMetricFamily(
+            "scmrl_model_ready",
+            "Whether a checkpoint is loaded and every device has its worker",
+            labels=["model"],
+        )
+        for name in self._registry.names:
+            ready = name in models and models[name].batcher.trouble(math.inf) is None
+            family.add_metric([name], float(ready))
+        return family
+
+    def _intact(self, models: Mapping[str, Model]) -> Metric:
+        family = GaugeMetricFamily(
+            "scmrl_model_files_intact",
+            "Whether a checkpoint's files are still those that it was loaded from",
+            labels=["model"],
+        )
+        for name in models:
+            family.add_metric([name], float(self._registry.intact(name)))
+        return family
+
+    def _restarts(self, models: Mapping[str, Model]) -> Metric:
+        family = CounterMetricFamily(
+            "scmrl_worker_restarts",
+            "Workers that died or hung and were replaced: engine threads, decoding processes, "
+            "and the nursery that starts these",
+            labels=["kind", "model"],
+        )
+        family.add_metric(["decode", ""], self._decoders.restarts)
+        family.add_metric(["nursery", ""], self._decoders.nursery_restarts)
+        for name, model in models.items():
+            family.add_metric(["engine", name], model.batcher.restarts)
+        return family
+
+
+def _engine_errors(models: Mapping[str, Model]) -> Metric:
+    family = CounterMetricFamily(
+        "scmrl_engine_errors",
+        "Runs of a batch that failed, and times that a device was out of memory",
+        labels=["kind", "model"],
+    )
+    for name, model in models.items():
+        family.add_metric(["failed", name], model.batcher.failures)
+        family.add_metric(["out_of_memory", name], model.batcher.shortages)
+    return family
+
+
+def _log_lines_lost() -> Metric:
+    return CounterMetricFamily(
+        "scmrl_log_lines_lost",
+        "Lines of log that could not be written, as on a full disk",
+        value=logs.lost(),
+    )
+
+
+def _connections(connections: Connections) -> Iterator[Metric]:
+    yield GaugeMetricFamily("scmrl_connections", "Open HTTP connections", value=len(connections))
+    family = CounterMetricFamily(
+        "scmrl_connections_ended",
+        "Connections that the service ended before their time, by reason",
+        labels=["reason"],
+    )
+    for reason in REASONS:
+        family.add_metric([reason], connections.ended[reason])
+    yield family
+
+
+def _info(models: Mapping[str, Model]) -> Metric:
+    family = InfoMetricFamily(
+        "scmrl_model", "Version of a checkpoint and how it is computed", labels=["model"]
+    )
+    for name, model in models.items():
+        paths = {engine.path for engine in model.engines}  # none while a worker is replaced
+        family.add_metric([name], {"version": model.card.version, "path": ",".join(sorted(paths))})
+    return family
+
+
+def _load(models: Mapping[str, Model]) -> Iterator[Metric]:
+    queued = GaugeMetricFamily(
+        "scmrl_queue_length", "Decoded requests that wait for an engine", labels=["model"]
+    )
+    taken = GaugeMetricFamily(
+        "scmrl_places_taken",
+        "Accepted requests: being decoded, waiting or running",
+        labels=["model"],
+    )
+    places = GaugeMetricFamily(
+        "scmrl_places", "Most requests that are accepted at a time", labels=["model"]
+    )
+    for name, model in models.items():
+        queued.add_metric([name], model.batcher.queued)
+        taken.add_metric([name], model.batcher.taken)
+        places.add_metric([name], model.batcher.places)
+    yield from (queued, taken, places)
+
+
+def _batch_sizes(models: Mapping[str, Model]) -> Metric:
+    family = HistogramMetricFamily(
+        "scmrl_batch_size", "Requests that ran together, of each batch", labels=["model"]
+    )
+    for name, model in models.items():
+        counts = model.batcher.batches.copy()
+        beneath = (0, *_SIZES)
+        held = [
+            sum(count for size, count in counts.items() if lower < size <= upper)
+            for lower, upper in zip(beneath, _SIZES, strict=False)
+        ]
+        buckets = [(f"{b:.1f}", n) for b, n in zip(_SIZES, accumulate(held), strict=True)]
+        total = sum(size * count for size, count in counts.items())
+        family.add_metric([name], [*buckets, ("+Inf", counts.total())], total)
+    return family
+
+
+def _memory(models: Mapping[str, Model]) -> Iterator[Metric]:
+    held = GaugeMetricFamily(
+        "scmrl_device_memory_bytes", "Memory of a device that this process holds", labels=["device"]
+    )
+    limit = GaugeMetricFamily(
+        "scmrl_device_memory_limit_bytes", "Memory that there is for it", labels=["device"]
+    )
+    devices: set[torch.device] = {e.device for model in models.values() for e in model.engines}
+    for device in sorted(devices, key=str):
+        from model.engine.memory import memory
+
+        found = memory(device)
+        if found is not None:
+            held.add_metric([str(device)], found.held)
+            limit.add_metric([str(device)], found.limit)
+    yield from (held, limit)

@@ -1,0 +1,1 @@
+"""The process itself: cores, garbage collection, imports, signals."""

@@ -1,0 +1,1 @@
+"""HTTP connections: how many, for how long, and what work each may cause."""

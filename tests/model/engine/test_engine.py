@@ -1,0 +1,375 @@
+"""One network, one device, many callers."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from model.config import Config, StreamConfig
+from model.engine.engine import Compute, Engine, Path
+from model.engine.outputs import packed, sliced, unpacked
+from model.fused.cpu.network import FusedNetwork
+from model.network import SCMRL, Output
+from tests.model.networks import lively, noise
+
+STEPS = 4
+CONFIG = Config(
+    streams={
+        "audio": StreamConfig(channels=1, size=(32, 48)),
+        "visual": StreamConfig(channels=3, size=(32, 48)),
+    },
+    classes=10,
+    embed_dim=32,
+    heads=8,
+)
+
+
+@pytest.fixture(scope="module")
+def network() -> SCMRL:
+    return lively(CONFIG)
+
+
+@pytest.fixture(scope="module", params=["plain", "fused"])
+def engine(network: SCMRL, request: pytest.FixtureRequest) -> Engine:
+    engine = Engine(network, "cpu")
+    if request.param == "fused":
+        assert engine.fuse()
+    assert engine.path == request.param
+    return engine
+
+
+def clips(count: int, *, steps: int = 1, seed: int = 0) -> dict[str, Tensor]:
+    return noise(CONFIG, steps=steps, batch=count, seed=seed)
+
+
+def alone(inputs: dict[str, Tensor], index: int) -> dict[str, Tensor]:
+    return {name: x[:, index : index + 1] for name, x in inputs.items()}
+
+
+def test_a_run_is_the_network_itself(engine: Engine, network: SCMRL) -> None:
+    inputs = clips(3)
+    output = engine.run(inputs, STEPS, explain=("attention",))
+    with torch.no_grad():
+        held = {name: x.repeat(STEPS, 1, 1, 1, 1) for name, x in inputs.items()}
+        expected = network(held, attention=True)
+    torch.testing.assert_close(output.logits, expected.logits, rtol=1e-5, atol=1e-5)
+    assert output.residuals["audio"].shape == (STEPS, 3, 32)
+    assert output.residuals["audio"].any()
+    assert output.attention is not None
+    assert expected.attention is not None
+    for name, maps in expected.attention.items():
+        torch.testing.assert_close(output.attention[name].spatial, maps.spatial)
+        torch.testing.assert_close(output.attention[name].temporal, maps.temporal)
+
+
+def test_maps_come_only_where_they_are_asked_for(engine: Engine) -> None:
+    assert engine.run(clips(1), STEPS).attention is None
+
+
+def test_steps_default_to_the_longest_stream(engine: Engine) -> None:
+    inputs = clips(2) | {"visual": clips(2, steps=3)["visual"]}
+    assert engine.run(inputs).residuals["audio"].shape[0] == 3
+    assert torch.equal(engine.run(inputs).logits, engine.run(inputs, 3).logits)
+
+
+def test_steps_are_any_number(engine: Engine) -> None:
+    answers = [engine.run(clips(1), steps).logits for steps in (1, 2, 5, 64)]
+    assert all(x.isfinite().all() for x in answers)
+    assert not torch.equal(answers[0], answers[1])
+
+
+@pytest.mark.parametrize("batch", [2, 3, 8, 17])
+def test_a_clip_has_one_answer_alone_and_in_any_batch(engine: Engine, batch: int) -> None:
+    inputs = clips(batch, steps=STEPS, seed=batch)
+    together = engine.run(inputs, STEPS).logits.softmax(1)
+    for index in range(batch):
+        single = engine.run(alone(inputs, index), STEPS).logits.softmax(1)
+        assert (together[index] - single[0]).abs().max() <= 1e-5
+
+
+def test_threads_get_the_answers_of_one_alone(engine: Engine) -> None:
+    inputs = clips(24, seed=5)
+    expected = [engine.run(alone(inputs, i), STEPS).logits for i in range(24)]
+
+    def run(index: int) -> Output:
+        return engine.run(alone(inputs, index % 24), STEPS)
+
+    with ThreadPoolExecutor(8) as pool:
+        outputs = list(pool.map(run, range(96)))
+    assert all(torch.equal(o.logits, expected[i % 24]) for i, o in enumerate(outputs))
+
+
+def test_a_missing_stream_is_survived(engine: Engine) -> None:
+    output = engine.run({"audio": clips(2)["audio"]}, STEPS)
+    assert set(output.stream_logits) == {"audio"}
+    assert output.residuals == {}
+
+
+def test_gradients_are_off_and_training_mode_is_left(network: SCMRL) -> None:
+    engine = Engine(network.train(), "cpu")
+    before = {name: x.clone() for name, x in network.state_dict().items()}
+    assert not engine.run(clips(2), STEPS).logits.requires_grad
+    after = network.state_dict()
+    assert all(torch.equal(x, after[name]) for name, x in before.items())
+
+
+def test_warm_runs_every_batch_size(network: SCMRL) -> None:
+    engine = Engine(network, "cpu")
+    seen = []
+    hook = network.patch["visual"].register_forward_hook(
+        lambda _, given, gave: seen.append(tuple(gave.shape[:2]))
+    )
+    engine.warm(STEPS, (1, 2, 4))
+    hook.remove()
+    assert seen == [(STEPS, 1), (STEPS, 2), (STEPS, 4)]
+
+
+@pytest.mark.parametrize(
+    ("change", "steps", "told"),
+    [
+        ({"touch": torch.zeros(1, 2, 1, 32, 48)}, STEPS, "touch: no such stream"),
+        ({"audio": torch.zeros(1, 2, 1, 32, 32)}, STEPS, r"audio: .* ends in \(1, 32, 48\)"),
+        ({"audio": torch.zeros(2, 1, 32, 48)}, STEPS, "audio: "),
+        ({"audio": torch.zeros(2, 2, 1, 32, 48)}, STEPS, "audio: 2 time steps, but 1 or 4"),
+        ({"visual": torch.zeros(1, 3, 3, 32, 48)}, STEPS, "visual: 3 samples, but another has 2"),
+        ({}, 0, "steps 0"),
+    ],
+)
+def test_inputs_that_are_not_the_networks_are_refused(
+    engine: Engine, change: dict[str, Tensor], steps: int, told: str
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        engine.run(clips(2) | change, steps)
+
+
+def test_nothing_to_run_and_unknown_explanations_are_refused(engine: Engine) -> None:
+    with pytest.raises(ValueError, match="no inputs"):
+        engine.run({}, STEPS)
+    with pytest.raises(ValueError, match="colour"):
+        engine.run(clips(1), STEPS, explain=("colour",))
+
+
+def test_a_fast_path_is_taken_where_no_disk_takes_its_kernels(
+    network: SCMRL, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """numba has compiled a kernel when it fails to write it: the next call finds it."""
+    compiled = 0
+
+    def compute(inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
+        nonlocal compiled
+        compiled += 1
+        if compiled <= 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return engine._plain(inputs, steps, attention)
+
+    engine = Engine(network, "cpu")
+    monkeypatch.setattr(engine, "_made", lambda path, steps: compute)
+    assert engine.fuse()
+    assert engine.path == "fused"
+    assert caplog.text.count("cannot be kept (NUMBA_CACHE_DIR)") == 3
+    compiled = -1000
+    assert not engine.fuse(), "of a disk that fails at everything"
+
+
+def test_its_threads_are_those_it_was_given_wherever_it_runs(network: SCMRL) -> None:
+    """In a service each is made, run and renewed by threads of which torch knows nothing yet."""
+    before, seen = torch.get_num_threads(), []
+    hook = network.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+    try:
+        torch.set_num_threads(1)
+        engine = Engine(network, "cpu", threads=2)
+        engine.run(clips(1), STEPS)
+        with ThreadPoolExecutor(1) as other:
+            other.submit(engine.run, clips(1), STEPS).result()
+            assert other.submit(torch.get_num_threads).result() == 1, "and are the engine's alone"
+        assert seen == [2, 2]
+        assert torch.get_num_threads() == 1
+        assert engine.fuse()
+        renewed = engine.renewed()
+        assert isinstance(renewed._compute, FusedNetwork)
+        assert renewed._compute._threads == 2
+    finally:
+        hook.remove()
+        torch.set_num_threads(before)
+
+
+def test_of_several_paths_the_fastest_that_agrees_is_taken(
+    network: SCMRL, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on a GPU, where a path may be wrong, or miss its compiler, or lose to another.
+
+    The clock is moved by the paths alone: how busy the machine is decides nothing.
+    """
+    engine = Engine(network, "cpu")
+    now = 0.0
+
+    def made(path: str, steps: int) -> Compute:
+        def compute(inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
+            nonlocal now
+            now += 0.05 if path == "graphs" else 0.01
+            output = engine._plain(inputs, steps, attention)
+            if path == "wrong":
+                return replace(output, logits=output.logits.flip(1))
+            return output
+
+        if path == "without a compiler":
+            raise RuntimeError("Failed to find C compiler.")
+        return compute
+
+    monkeypatch.setattr(engine, "_made", made)
+    monkeypatch.setattr("model.engine.engine.time", SimpleNamespace(perf_counter=lambda: now))
+    assert engine.take(["wrong", "graphs", "fused-graphs", "without a compiler"])  # type: ignore[list-item]
+    assert engine.path == "fused-graphs"
+    assert "the path wrong is off by" in caplog.text
+    assert "the path without a compiler cannot be prepared" in caplog.text
+    assert not engine.take(["wrong"])  # type: ignore[list-item]
+    assert engine.path == "fused-graphs", "what is there goes on"
+
+
+@given(batch=st.integers(1, 5), first=st.integers(0, 4), attention=st.booleans())
+@settings(max_examples=10, deadline=None)
+def test_an_output_is_the_same_packed_and_unpacked(batch: int, first: int, attention: bool) -> None:
+    network = lively(CONFIG)
+    held = {name: x.expand(2, *x.shape[1:]) for name, x in clips(batch).items()}
+    with torch.inference_mode():
+        output = network(held, attention=attention)
+    other = network(held, attention=attention)  # of the same shapes
+    found = unpacked(packed(output), other)
+    assert torch.equal(packed(found), packed(output))
+    assert torch.equal(found.logits, output.logits)
+    assert (found.attention is not None) == attention
+    count = min(batch, first + 1)
+    part = sliced(found, batch - count, count)
+    for name, rate in output.firing_rates.items():
+        assert torch.equal(part.firing_rates[name], rate[batch - count :])
+    for name, residual in output.residuals.items():
+        assert torch.equal(part.residuals[name], residual[:, batch - count :])
+
+
+def test_a_device_that_is_not_there_is_refused(network: SCMRL) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("CUDA is there")
+    assert Engine(network).device.type == "cpu"
+    with pytest.raises(RuntimeError, match="no CUDA"):
+        Engine(network, "cuda")
+
+
+@pytest.mark.cuda
+def test_cuda_agrees_with_the_cpu(engine: Engine) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    fast = Engine(lively(CONFIG), "cuda")
+    expected = engine.run(clips(4), STEPS).logits.softmax(1)
+    assert (fast.run(clips(4), STEPS).logits.softmax(1) - expected).abs().max() <= 1e-4
+
+
+def short_of_memory(network: SCMRL, most: int) -> tuple[Engine, list[int]]:
+    """An engine whose device has memory for `most` samples at once, and the batches it tried."""
+    engine = Engine(network, "cpu")
+    compute, tried = engine._compute, []
+
+    def limited(inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
+        tried.append(inputs["audio"].shape[1])
+        if tried[-1] > most:
+            raise torch.OutOfMemoryError
+        return compute(inputs, steps, attention)
+
+    engine._compute = limited
+    return engine, tried
+
+
+def test_out_of_memory_is_met_by_smaller_batches_and_remembered(
+    network: SCMRL, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = Engine(network, "cpu").run(clips(7), STEPS, explain=("attention",))
+    engine, tried = short_of_memory(network, most=2)
+    output = engine.run(clips(7), STEPS, explain=("attention",))
+    assert tried == [7, 3, 1, *[1] * 6]
+    torch.testing.assert_close(output.logits, expected.logits, rtol=1e-5, atol=1e-5)
+    for name, residual in expected.residuals.items():
+        assert output.residuals[name].shape == residual.shape
+    assert output.attention is not None
+    assert expected.attention is not None
+    for name, maps in expected.attention.items():
+        torch.testing.assert_close(output.attention[name].spatial, maps.spatial)
+        torch.testing.assert_close(output.attention[name].temporal, maps.temporal)
+    assert "out of memory" in caplog.text
+    tried.clear()
+    engine.run(clips(2), STEPS)
+    assert tried == [1, 1], "it does not fail again at what failed before"
+
+
+def test_larger_batches_are_tried_again_after_many_that_fitted(
+    network: SCMRL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.engine.engine._FITTED", 3)
+    engine, tried = short_of_memory(network, most=2)
+    for _ in range(4):
+        engine.run(clips(4), STEPS)
+    assert tried == [4, 2, 2, 2, 2, 4, 2, 2, 2, 2]
+    assert engine.shortages == 2
+
+
+def test_a_device_without_memory_for_one_sample_says_so(network: SCMRL) -> None:
+    engine, _ = short_of_memory(network, most=0)
+    with pytest.raises(MemoryError, match="one sample"):
+        engine.run(clips(3), STEPS)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("path", ["fused-graphs", "graphs"])
+@pytest.mark.parametrize("steps", [1, 4])
+def test_graphs_agree_with_the_plain_network_in_any_company(steps: int, path: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    plain, graphs = Engine(lively(CONFIG), "cuda"), Engine(lively(CONFIG), "cuda")
+    assert graphs.take([path], steps)
+    assert graphs.path == path
+    inputs = clips(70)
+    expected = plain.run(inputs, steps, explain=("attention",))
+    for count in (1, 3, 8, 70):
+        some = {name: x[:, :count] for name, x in inputs.items()}
+        for explain in ((), ("attention",)):
+            output = graphs.run(some, steps, explain=explain)
+            difference = output.logits.softmax(1) - expected.logits[:count].softmax(1)
+            assert difference.abs().max() <= 1e-5
+    held = {name: x.expand(steps, *x.shape[1:]).contiguous() for name, x in inputs.items()}
+    again = graphs.run(held, steps)
+    assert (again.logits.softmax(1) - expected.logits.softmax(1)).abs().max() <= 1e-5
+    only = {"audio": inputs["audio"][:, :2]}
+    assert graphs.run(only, steps).logits.shape == (2, 10)
+
+
+@pytest.mark.cuda
+def test_a_device_that_is_short_of_memory_answers_in_smaller_batches() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    engine = Engine(lively(CONFIG), "cuda")
+    inputs = clips(512)
+    expected = torch.cat([engine.run(part, STEPS).logits for part in in_parts(inputs, 32)])
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**28) / total)
+    try:
+        output = engine.run(inputs, STEPS)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert engine.shortages > 0
+    assert (output.logits.softmax(1) - expected.softmax(1)).abs().max() <= 1e-5
+
+
+def in_parts(inputs: dict[str, Tensor], size: int) -> list[dict[str, Tensor]]:
+    batch = next(iter(inputs.values())).shape[1]
+    return [
+        {name: x[:, first : first + size] for name, x in inputs.items()}
+        for first in range(0, batch, size)
+    ]

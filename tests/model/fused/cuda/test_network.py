@@ -1,0 +1,231 @@
+"""The fused network for CUDA gives the plain network's answers, and its kernels compile.
+
+Where there is no GPU, Triton's interpreter runs the kernels: their arithmetic, but neither the code
+that a compiler makes of them nor a GPU's rounding.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn.functional import conv2d, max_pool2d
+
+pytest.importorskip("triton", reason="needs triton, which there is for Linux on x86-64")
+
+from model.config import Config, StreamConfig
+from model.engine.outputs import on_cpu
+from model.engine.parity import agreement
+from model.engine.parity_cuda import TrainLayers
+from model.fused import folding
+from model.fused.cuda import packed_spikes
+from model.fused.cuda.network import TrainNetwork
+from model.network import SCMRL, Output
+from model.network.attention import SpikingAttention
+from model.network.neuron import LIF
+from tests.model.fused.cpu.test_network import assert_same, case, plain
+from tests.model.make_golden import VARIANTS
+from tests.model.networks import lively, noise
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+#: Bytes of shared memory that a block may have, by compute capability (CUDA's programming guide).
+SHARED = {86: 99 * 1024, 90: 227 * 1024}
+
+
+def fused(network: SCMRL, inputs: dict[str, Tensor], steps: int) -> Output:
+    made = TrainNetwork(network.to(DEVICE))
+    with torch.inference_mode():
+        output = made({name: x.to(DEVICE) for name, x in inputs.items()}, steps, True)
+    network.cpu()
+    return on_cpu(output)
+
+
+def bits(spikes: Tensor) -> Tensor:
+    """Trains of spikes [T, ...]."""
+    return packed_spikes.packed(spikes).to(DEVICE)
+
+
+def unlike(found: Tensor, current: Tensor) -> int:
+    """How many of the trains are not what neurons make of currents [T, ...] (1/tau is in them)."""
+    spikes = packed_spikes.spikes(found, len(current)).cpu()
+    # A current on the threshold may be rounded to either side of it, and later spikes follow.
+    near = (_charged(current) - 1).abs().amin(0) < 1e-5
+    return int(((spikes != LIF()(2 * current)).any(0) & ~near).sum())
+
+
+def _charged(current: Tensor) -> Tensor:
+    """Membrane potentials [T, ...] before the neurons fire."""
+    v, charged = torch.zeros_like(current[0]), []
+    for x in current:
+        charged.append(v / 2 + x)
+        v = charged[-1] * (charged[-1] < 1)
+    return torch.stack(charged)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_of_the_network_is_fused(variant: str) -> None:
+    network, inputs, steps = case(variant, batch=1 if variant == "spatial-temporal" else 2)
+    assert_same(fused(network, inputs, steps), plain(network, inputs, steps))
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_still_is_held_as_a_sequence_of_itself(steps: int) -> None:
+    stream = StreamConfig(channels=2, size=(17, 10), splitting="shallow")
+    network = lively(Config(streams={"a": stream, "b": stream}, classes=4, embed_dim=16, heads=4))
+    still = noise(network.config, steps=1, batch=2)
+    repeated = {name: x.repeat(steps, 1, 1, 1, 1) for name, x in still.items()}
+    held = fused(network, still, steps)
+    assert torch.equal(held.logits, fused(network, repeated, steps).logits)
+    assert_same(held, plain(network, still, steps))
+
+
+def test_a_stream_may_be_missing_and_a_sample_is_the_same_in_any_company() -> None:
+    network, inputs, steps = case("concat", batch=3)
+    only = {"visual": inputs["visual"]}
+    together = fused(network, only, steps)
+    torch.testing.assert_close(
+        together.logits, plain(network, only, steps).logits, rtol=1e-4, atol=1e-5
+    )
+    alone = fused(network, {"visual": inputs["visual"][:, 1:2]}, steps)
+    torch.testing.assert_close(alone.logits[0], together.logits[1], rtol=0, atol=1e-6)
+
+
+@given(
+    steps=st.sampled_from([1, 2, 8, 9, 16, 17, 32, 33, 64]),
+    height=st.integers(1, 6),
+    width=st.integers(1, 6),
+    channels=st.sampled_from([1, 5, 16, 70]),
+    filters=st.sampled_from([1, 17, 33]),
+    side=st.sampled_from([1, 3]),
+    added=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=8, deadline=None)
+def test_layers_of_any_size_fire_what_neurons_make_of_a_convolution(
+    steps: int, height: int, width: int, channels: int, filters: int, side: int, added: bool,
+    seed: int,
+) -> None:  # fmt: skip
+    generator = torch.Generator().manual_seed(seed)
+    shape = (steps, 2, height, width, channels)
+    one, two = (torch.rand(shape, generator=generator) < 0.3 for _ in range(2))
+    weight = torch.randn(filters, channels, side, side, generator=generator)
+    weight *= 1e-3 if seed % 2 else 1.0  # halves have no exponent to spare
+    bias = torch.rand(filters, generator=generator) * 0.6
+    layer = packed_spikes.of_spikes(weight.to(DEVICE), bias.to(DEVICE))
+    found = packed_spikes.fire(bits(one), layer, steps, bits(two) if added else None)
+    given_ = (one.float() + two.float() * added).flatten(0, 1).permute(0, 3, 1, 2)
+    current = conv2d(given_, weight, bias, padding=side // 2).permute(0, 2, 3, 1)
+    assert unlike(found, current.unflatten(0, (steps, 2))) == 0
+    pooled = max_pool2d(one.float().flatten(0, 1).permute(0, 3, 1, 2), 3, 2, 1)
+    expected = bits(pooled.permute(0, 2, 3, 1).unflatten(0, (steps, 2)))
+    assert torch.equal(packed_spikes.pool(bits(one)), expected)
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_layers_of_values_take_any(held: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randn((1 if held else 3, 2, 5, 4, 33), generator=generator)
+    weight = torch.randn(9, 33, 3, 3, generator=generator) / 10
+    bias = torch.randn(9, generator=generator)
+    found = packed_spikes.fire(
+        frames.to(DEVICE), packed_spikes.of_values(weight.to(DEVICE), bias.to(DEVICE)), 3
+    )
+    current = conv2d(frames.flatten(0, 1).permute(0, 3, 1, 2), weight, bias, padding=1)
+    current = current.permute(0, 2, 3, 1).unflatten(0, (-1, 2)).expand(3, -1, -1, -1, -1)
+    assert unlike(found, current) == 0
+
+
+@given(
+    over=st.sampled_from(["spatial", "temporal"]),
+    steps=st.sampled_from([1, 3, 9, 33]),
+    tokens=st.sampled_from([1, 7, 65]),
+    heads=st.sampled_from([1, 3, 4]),
+    width=st.sampled_from([2, 5, 16]),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=8, deadline=None)
+def test_attention_of_any_size_fires_what_the_published_one_does(
+    over: str, steps: int, tokens: int, heads: int, width: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    q, k, v = (
+        torch.rand((steps, 2, tokens, heads * width), generator=generator) < 0.5 for _ in range(3)
+    )
+    attention = SpikingAttention(heads * width, heads, over)  # type: ignore[arg-type]
+    attend = attention._spatial if over == "spatial" else attention._temporal
+    met = attend(*(x.float().transpose(2, 3) for x in (q, k, v))).transpose(2, 3)
+    # Parts of longer rows, as projections side by side are.
+    rows = torch.cat([bits(q), bits(k), bits(v)], 2)
+    kernel = (
+        packed_spikes.attend_over_tokens if over == "spatial" else packed_spikes.attend_over_steps
+    )
+    found = kernel(*rows.chunk(3, 2), heads, 0.3, steps)
+    assert unlike(found, met / 0.25 * 0.3) == 0
+
+
+def test_weights_in_two_halves_have_float32s_precision_but_for_two_bits() -> None:
+    weight = torch.randn(8, 16, 3, 3) * torch.logspace(-6, 6, 8).reshape(-1, 1, 1, 1)
+    layer = packed_spikes.of_spikes(weight, torch.zeros(8))
+    assert layer.low is not None
+    sums = (layer.high.double() + layer.low.double()) * layer.unit.double()
+    exact = weight.flatten(2).permute(2, 1, 0).double()
+    greatest = exact.abs().amax((0, 1))
+    assert ((sums - exact).abs() <= greatest * 2.0**-22).all()
+    silent = packed_spikes.of_spikes(torch.zeros(2, 3, 1), torch.zeros(2))
+    assert torch.isfinite(silent.high).all()
+    assert torch.isfinite(silent.unit).all()
+
+
+def test_folding_changes_nothing_but_where_the_threshold_is() -> None:
+    network, _, _ = case("spatial", batch=1)
+    layer = network.patch["audio"].position  # type: ignore[union-attr]
+    weight, bias = folding.stage(layer)  # type: ignore[arg-type]
+    spikes = (torch.rand(3, weight.shape[1], 5, 5) < 0.4).float()
+    with torch.inference_mode():
+        current = layer.norm(layer.conv(spikes))  # type: ignore[union-attr,operator]
+    unit = 2 * layer.lif.v_threshold  # type: ignore[union-attr]
+    torch.testing.assert_close(
+        conv2d(spikes, weight, bias, padding=1), current / unit, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_its_spikes_are_counted_against_the_plain_networks() -> None:
+    network, inputs, steps = case("concat", batch=2)
+    network.to(DEVICE)
+    moved = [{name: x.to(DEVICE) for name, x in inputs.items()}]
+    found = agreement(network, TrainLayers(TrainNetwork(network)), moved, steps)
+    assert found.samples == 2
+    assert found.spikes > 9_000
+    assert found.tokens > 0
+    assert (found.flips, found.token_flips, found.classes) == (0, 0, 0)
+    assert found.difference < 1e-5
+    other = TrainLayers(TrainNetwork(lively(network.config, seed=8).to(DEVICE)))
+    found = agreement(network, other, moved, steps)
+    assert found.flips > found.spikes / 100
+    assert found.token_flips > found.tokens / 100
+
+
+@pytest.mark.parametrize("capability", SHARED)
+def test_kernels_compile_for_a_card(capability: int, tmp_path: Path) -> None:
+    """For real, down to machine code; that they run is for a test on the card."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.model.compiled", str(capability)],
+        env=environment | {"TRITON_CACHE_DIR": str(tmp_path)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    kernels = [json.loads(line) for line in done.stdout.splitlines()]
+    names = {"fire", "pool", "spikes", "attend_over_tokens", "attend_over_steps"}
+    assert {kernel["kernel"] for kernel in kernels} == names
+    for kernel in kernels:
+        assert kernel["machine_code"] > 0
+        assert kernel["shared"] <= SHARED[capability], kernel
+        assert kernel["tensor_cores"] or kernel["kernel"] not in ("fire", "attend_over_tokens")

@@ -1,0 +1,75 @@
+"""Channels to one: the average, except where channels cancel each other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.media.audio.downmix import mixed, mono
+from model.media.reader import Sound
+from tests.model.made import Floats
+
+RATE = 16_000
+
+
+def noise(seed: int, seconds: float = 1.0) -> Floats:
+    samples = np.random.default_rng(seed).normal(0, 0.1, round(seconds * RATE))
+    return samples.astype(np.float32)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 6, 16])
+@pytest.mark.parametrize("kind", ["equal", "unrelated", "one alone"])
+def test_channels_are_averaged_where_nothing_is_lost(channels: int, kind: str) -> None:
+    samples = np.stack([noise(0 if kind == "equal" else index) for index in range(channels)])
+    if kind == "one alone":
+        samples[1:] = 0
+    channel, how = mixed(Sound(samples, RATE))
+    assert how == "average"
+    np.testing.assert_allclose(channel, samples.mean(axis=0), atol=1e-6)
+
+
+@given(
+    channels=st.integers(2, 8).filter(lambda count: count % 2 == 0),
+    gain=st.floats(0.8, 1.0),
+    noise_db=st.floats(-60, -6),
+    offset=st.floats(-0.5, 0.5),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=60, deadline=None)
+def test_inverted_channels_leave_the_strongest(
+    channels: int, gain: float, noise_db: float, offset: float, seed: int
+) -> None:
+    word = noise(seed)
+    room = np.stack([noise(1000 + seed + index) for index in range(channels)])
+    signs = np.resize([-gain, 1.0], channels)[:, None]
+    samples = signs * word + 10 ** (noise_db / 20) * room + np.float32(offset)
+    channel, how = mixed(Sound(samples.astype(np.float32), RATE))
+    assert how == "strongest channel"
+    assert abs(np.corrcoef(channel, word)[0, 1]) > 0.85
+
+
+def test_a_part_that_cancels_is_enough() -> None:
+    first, second = noise(0), noise(1)
+    samples = np.stack([np.append(first, second), np.append(first, -second)])
+    channel, how = mixed(Sound(samples, RATE))
+    assert how == "strongest channel"
+    np.testing.assert_array_equal(channel, samples[0])
+
+
+def test_the_strongest_channel_is_the_one_with_most_sound_not_the_largest_offset() -> None:
+    word = noise(0)
+    samples = np.stack([0.5 - 0.9 * word, word]).astype(np.float32)
+    channel, how = mixed(Sound(samples, RATE))
+    assert how == "strongest channel"
+    np.testing.assert_array_equal(channel, samples[1])
+
+
+@pytest.mark.parametrize("value", [0.0, 0.25, 3e38])
+@pytest.mark.parametrize("length", [1, 7, 5000])
+def test_silence_and_extreme_values_are_averaged_and_finite(value: float, length: int) -> None:
+    sound, how = mono(Sound(np.full((3, length), value, np.float32), 1000))
+    assert how == "average"
+    assert sound.samples.shape == (1, length)
+    np.testing.assert_allclose(sound.samples, value, rtol=1e-6)

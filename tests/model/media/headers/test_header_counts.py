@@ -1,0 +1,253 @@
+"""What headers list and what videos ask to be decoded is counted before a library does it."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+import pytest
+from av.packet import Packet
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.media.bounded_input import BoundedInput
+from model.media.headers.header_counts import MOST_TAGS, check_counts
+from model.media.headers.mp4_tables import check_tables
+from model.media.reader import Limits, TooLarge, read_clip, read_sound
+from tests.model import costly, costly_headers, made
+from tests.model.costly_headers import box, mp4, numbers, table, track
+
+MIB = 1 << 20
+MANY = 2_000_000
+
+
+def edit_list(count: int) -> bytes:
+    """So many edits, each of 1000 samples."""
+    return box(b"edts", table(b"elst", numbers(count), numbers(1000, 0, 0x10000) * count))
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (mp4(track(MANY)), "entries or samples"),
+        (mp4(track(times=table(b"stts", numbers(MANY), numbers(1, 1)))), "entries or samples"),
+        (mp4(track(more=table(b"ctts", numbers(MANY)))), "entries or samples"),
+        (mp4(track(sizes=table(b"stsz", numbers(0, MANY)))), "entries or samples"),
+        (mp4(track(2000, edits=edit_list(2000))), "entries or samples"),
+        (mp4(track(), after=costly_headers.fragment(MANY)), "entries or samples"),
+        (costly_headers.compressed_header(track(MANY)), "entries or samples"),
+        (costly_headers.compressed_header(bytes(17 * MIB)), "16777216 bytes"),
+        (mp4(track(), box(b"free") * 100_001), "100000 boxes"),
+        (mp4(track(60_001), after=box(b"free", bytes(70_000))), "60000 packets"),
+        (costly_headers.matroska_tags(MOST_TAGS + 1), "5000"),
+        (costly_headers.compressed_blocks(3), "inflate to more than the file and 16777216 bytes"),
+        (costly_headers.matroska(costly_headers.cluster(*[b"ab"] * 60_001)), "60000 packets"),
+        (costly_headers.flac((4, costly_headers.comments(MOST_TAGS + 1))), "5000"),
+        (costly_headers.flac(*[(1, b"")] * 10_001), "10000 blocks"),
+        (costly_headers.caf(MOST_TAGS + 1), "5000"),
+        (costly_headers.ogg_film(MOST_TAGS + 6000), "5000"),
+        (costly_headers.id3(*[costly_headers.id3_frame(b"TXXX", b"\0a\0b")] * 5001), "5000"),
+        (costly_headers.id3(costly_headers.id3_compressed(b"TXXX", bytes(17 * MIB))), "16777216"),
+        (costly_headers.id3(costly_headers.id3_compressed(b"CHAP", bytes(30))), "ID3"),
+        (costly_headers.id3() * 1002, "1000 ID3 tags"),
+        (costly_headers.transport(25), "1000 programmes"),
+        (costly_headers.transport(25, size=192), "1000 programmes"),
+        (costly_headers.transport(10, repeats=100), "1000 programmes"),
+    ],
+    ids=[
+        *("samples", "stts", "ctts", "stsz", "edits", "fragment", "cmov", "cmov-bomb", "boxes"),
+        *("mp4-packets", "matroska-tags", "matroska-zlib", "matroska-packets", "flac-comments"),
+        *(
+            "flac-blocks",
+            "caf-tags",
+            "ogg-comments",
+            "id3",
+            "id3-zlib",
+            "id3-chapter",
+            "id3-tags",
+            "programmes",
+        ),
+        *("m2ts-programmes", "programmes-again"),
+    ],
+)
+def test_what_headers_list_is_bounded(data: bytes, what: str) -> None:
+    with pytest.raises(TooLarge, match=what):
+        read_clip(data, 4)
+
+
+def test_tags_that_are_read_one_by_one_are_stopped_by_the_clock() -> None:
+    with pytest.raises(TooLarge, match="max_demux_cpu_s"):
+        read_clip(costly_headers.riff_tags(60_000), 1)
+
+
+def test_the_clock_runs_while_a_file_is_opened_and_read_alone() -> None:
+    file = BoundedInput(bytes(range(10)), 0.0)
+    assert file.read(3) == b"\0\1\2"
+    file.begin()
+    assert file.read(3) == b""
+    assert file.readinto(bytearray(3)) == 0
+    with pytest.raises(TooLarge, match="0 s of CPU time"):
+        file.end()
+    with pytest.raises(TooLarge), BoundedInput(b"", 0.0).measured() as _:
+        raise_after_reading(0.0)
+
+
+def raise_after_reading(limit_s: float) -> None:
+    """As a library does that finds a file cut short."""
+    file = BoundedInput(b"a", limit_s)
+    with file.measured():
+        file.read(1)
+        raise ValueError
+
+
+@pytest.mark.parametrize("kind", ["mp4", "matroska", "mpegts", "avi", "flv"])
+def test_no_time_at_all_refuses_every_container(kind: str) -> None:
+    data = made.clip(kind, "mpeg4" if kind in ("avi", "matroska") else "libx264")
+    with pytest.raises(TooLarge, match="max_demux_cpu_s"):
+        read_clip(data, 2, limits=Limits(max_demux_cpu_s=0.0))
+
+
+def test_what_honest_files_list_stays_below_the_limits() -> None:
+    fragments = made.clip("mp4", muxer={"movflags": "frag_every_frame+empty_moov"})
+    tagged = costly_headers.id3(
+        *(costly_headers.id3_frame(b"TXXX", b"\0%d\0b" % number) for number in range(500)),
+        costly_headers.id3_frame(b"APIC", b"\0image/png\0\3\0" + costly.png()),
+    )
+    tone = made.sound_file(made.tone(1, 8000), 8000, "WAV")
+    assert read_sound(tagged + tone).duration_s == 1
+    for data in (fragments, made.clip("mpegts"), made.clip("matroska"), made.clip("flv")):
+        pictures = read_clip(data, 5).pictures
+        assert pictures is not None
+        assert [made.number_of(frame) for frame in pictures.frames] == [1, 3, 5, 7, 9]
+    check_counts(costly_headers.transport(3, repeats=60), Limits())
+
+
+def test_bounds_of_lists_grow_with_the_longest_duration() -> None:
+    data = mp4(track(MANY))
+    check_tables(data, Limits(max_duration_s=300))
+    with pytest.raises(TooLarge):
+        check_tables(data, Limits(max_duration_s=1))
+
+
+@given(st.integers(1, 900), st.integers(1, 900))
+@settings(max_examples=40, deadline=None)
+def test_samples_count_once_for_each_edit(samples: int, edits: int) -> None:
+    limits = Limits(max_duration_s=6)
+    data = mp4(track(1000 * samples, edits=edit_list(edits)))
+    if 1000 * samples * edits + 2 * edits + 10 < 1_000_000:
+        check_tables(data, limits)
+    elif 1000 * samples * edits > 1_000_000:
+        with pytest.raises(TooLarge):
+            check_tables(data, limits)
+
+
+@given(st.binary(max_size=200), st.integers(0, 900))
+@settings(max_examples=200, deadline=None)
+def test_any_headers_are_walked_to_an_end(noise: bytes, at: int) -> None:
+    files = (
+        mp4(track(edits=edit_list(3)), after=costly_headers.fragment(3)),
+        costly_headers.matroska_tags(3),
+        costly_headers.flac((4, costly_headers.comments(3))),
+        costly_headers.caf(3),
+        costly_headers.ogg_film(6000),
+        costly_headers.id3(costly_headers.id3_compressed(b"TIT2", b"\0abc")),
+        costly_headers.transport(3),
+    )
+    for data in files:
+        damaged = data[:at] + noise + data[at:]
+        try:
+            check_counts(damaged, Limits())
+            check_tables(damaged, Limits())
+        except TooLarge:
+            pass
+
+
+def repeated(packets: list[Packet], times: int) -> list[Packet]:
+    """The packets with those behind the first one again and again, 1 ms each."""
+    key, *others = packets
+    copies = [key, *others * times]
+    again = []
+    for number, packet in enumerate(copies):
+        copy = made.with_data(packet, bytes(packet))
+        copy.pts = copy.dts = round(number / 1000 / packet.time_base)
+        copy.is_keyframe = not number
+        again.append(copy)
+    return again
+
+
+@pytest.mark.parametrize(
+    ("kind", "codec", "encoder"),
+    [
+        ("mp4", "libx264", {"bf": "0"}),
+        ("matroska", "libvpx-vp9", {}),
+        ("mp4", "mpeg4", {}),
+    ],
+)
+def test_frames_that_change_nothing_count_as_frames(
+    kind: str, codec: str, encoder: dict[str, str]
+) -> None:
+    frames = [made.quadrants()] * 10
+    like = made.clip(kind, codec, frames, range(0, 1000, 100), group=100, encoder=encoder)
+    data = made.packed(kind, repeated(made.packets_of(like), 20), like=like)
+    count = 1 + 9 * 20
+    # What H.264 lacks by the numbers of its frames is looked for by decoding them again.
+    fitting = Limits(max_decoded_pixels=(3 if codec == "libx264" else 1) * count * 64 * 48)
+    assert read_clip(data, 4, limits=fitting).pictures is not None
+    with pytest.raises(TooLarge, match=r"frames of 64 x 48 pixels .*max_decoded_pixels"):
+        read_clip(data, 4, limits=Limits(max_decoded_pixels=count // 2 * 64 * 48))
+
+
+def test_a_minute_of_full_high_definition_is_decoded() -> None:
+    assert Limits.max_decoded_pixels > 60 * 60 * 1920 * 1080
+    assert Limits.max_decoded_pixels > 60 * 30 * 3840 * 2160
+
+
+def film_of(codec: str, pictures: list[bytes]) -> bytes:
+    """A Matroska clip whose packets are these pictures, 64 x 48 or as they say."""
+    pixels = "yuvj420p" if codec == "mjpeg" else "rgb24"
+    like = made.clip("mov", codec, pixels=pixels, group=1)
+    key, *_ = made.packets_of(like)
+    packets = [made.with_data(key, data) for data in pictures]
+    for number, packet in enumerate(packets):
+        packet.pts = packet.dts = round(number / 10 / key.time_base)
+    return made.packed("mov", packets, like=like)
+
+
+ZTXT = costly.chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(9 * MIB), 9))
+
+
+@pytest.mark.parametrize(
+    ("codec", "picture", "limits", "what"),
+    [
+        ("mjpeg", costly.jpeg(64, 48, 40), Limits(max_composed_pixels=100 * 64 * 48), "scans"),
+        ("png", costly.png(ZTXT), Limits(), "16777216 bytes"),
+        ("png", costly.png(pixels=zlib.compress(bytes(9 * MIB), 9)), Limits(), "16777216 bytes"),
+    ],
+    ids=["scans", "texts", "surplus"],
+)
+def test_pictures_in_a_film_count_together(
+    codec: str, picture: bytes, limits: Limits, what: str
+) -> None:
+    assert read_clip(film_of(codec, [picture]), 1, limits=limits).pictures is not None
+    with pytest.raises(TooLarge, match=what):
+        read_clip(film_of(codec, [picture] * 4), 4, limits=limits)
+
+
+@pytest.mark.parametrize("size", [(70_000, 70_000), (5760, 5760)])
+def test_an_apng_is_not_inflated_to_learn_that_it_is_too_large(size: tuple[int, int]) -> None:
+    width, height = size
+    head = costly.chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0))
+    control = costly.chunk(
+        b"fcTL", struct.pack(">IIIIIHHBB", 0, width, height, 0, 0, 20, 1000, 0, 0)
+    )
+    data = b"\x89PNG\r\n\x1a\n" + head + costly.chunk(b"acTL", struct.pack(">II", 31, 0))
+    data += (control + costly.chunk(b"IDAT", b"not a zlib stream")) * 31
+    data += costly.chunk(b"IEND", b"")
+    with pytest.raises(TooLarge, match=r"accepted|31 pictures"):
+        read_clip(data, 1)
+
+
+def test_texts_of_a_png_are_bounded() -> None:
+    texts = (costly.chunk(b"tEXt", b"%06d\0a" % number) for number in range(2001))
+    with pytest.raises(TooLarge, match="2000 texts"):
+        read_clip(costly.apng(8, 8, 2)[:-12] + b"".join(texts), 1)

@@ -1,0 +1,310 @@
+"""An evaluation measures what its figures are called, on clips that chose nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from model import checkpoint
+from model.checkpoint import CheckpointError
+from model.config import Config
+from model.media.reader import Clip, read_clip
+from model.network import SCMRL, Output, StreamAttention
+from model.preprocess.prepared import Prepared
+from model.training import evaluate
+from model.training.avdigits import dataset
+from model.training.avdigits.clips import LabelledClip, labelled_clips
+from model.training.avdigits.dataset import Digits
+from model.training.evaluate import STEPS, EvaluateOptions, Judge, Judged
+from model.training.faithfulness import faithfulness
+from model.training.recipe import OptionsError, TrainOptions, card
+
+CARD = card(TrainOptions(data=Path("data"), embed_dim=16, steps=2), 0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that was never trained."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    checkpoint.save(folder, SCMRL(CARD.config), CARD)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clips(avdigits_folder: Path) -> list[Judged]:
+    made = labelled_clips(dataset.load(avdigits_folder)[1], 3, 7)
+    return [Judged(clip, read_clip(clip.data, CARD.steps)) for clip in made]
+
+
+@dataclass
+class Watched(Judge):
+    """A judge that notes what it is asked about."""
+
+    clips: list[Clip] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+
+    def prepare(self, clip: Clip, steps: int) -> dict[str, Prepared]:
+        self.clips.append(clip)
+        return super().prepare(clip, steps)
+
+    def run(
+        self, prepared: Sequence[dict[str, Prepared]], steps: int, explain: Sequence[str] = ()
+    ) -> Output:
+        self.steps.append(steps)
+        self.paths.append(self.engine.path)
+        return super().run(prepared, steps, explain)
+
+
+@pytest.fixture
+def judge(folder: Path) -> Watched:
+    watched = Watched()
+    Judge.__init__(watched, folder, "cpu")
+    return watched
+
+
+def decibels(power: float) -> float:
+    return 10 * float(np.log10(power))
+
+
+def test_noise_of_every_level_reaches_the_network(
+    judge: Watched, clips: list[Judged], tmp_path: Path
+) -> None:
+    measured = evaluate._noise(judge, clips, CARD.steps, tmp_path)
+    assert [m.what for m in measured] == [
+        "accuracy, both streams, noise on the sound",
+        "accuracy, sound alone, noise on it",
+        "accuracy, both streams, noise on the picture",
+        "accuracy, picture alone, noise on it",
+    ]
+    count = len(clips)
+    assert len(judge.clips) == 4 * count * len(evaluate.SNRS_DB)
+    sounds, pictures = [], []
+    for level in range(len(evaluate.SNRS_DB)):
+        asked = judge.clips[4 * count * level :][: 4 * count]
+        both, alone = asked[:count], asked[count : 2 * count]
+        assert all(clip.pictures is None for clip in alone)
+        for noisy in (both, alone):
+            noise = [
+                noisy_clip.sound.samples - judged.clip.sound.samples
+                for noisy_clip, judged in zip(noisy, clips, strict=True)
+                if noisy_clip.sound and judged.clip.sound
+            ]
+            sounds.append(decibels(float(np.mean([np.mean(x**2) for x in noise]))))
+        both, alone = asked[2 * count : 3 * count], asked[3 * count :]
+        assert all(clip.sound is None for clip in alone)
+        for noisy in (both, alone):
+            noise = [
+                noisy_clip.pictures.frames[0].astype(float) - judged.clip.pictures.frames[0]
+                for noisy_clip, judged in zip(noisy, clips, strict=True)
+                if noisy_clip.pictures and judged.clip.pictures
+            ]
+            pictures.append(decibels(float(np.mean([np.mean(x**2) for x in noise]))))
+    loudest = evaluate.SNRS_DB[0]
+    for level, snr in enumerate(evaluate.SNRS_DB):
+        for power in sounds[2 * level : 2 * level + 2]:
+            assert sounds[0] - power == pytest.approx(snr - loudest, abs=0.5)
+    assert pictures[2::2] == sorted(pictures[2::2], reverse=True)
+    assert pictures[0] - pictures[-1] > 15  # what is clipped to 0 to 255 is less
+
+
+def test_a_figure_of_one_stream_is_measured_without_the_other(
+    judge: Watched, clips: list[Judged], tmp_path: Path
+) -> None:
+    streams: dict[str, tuple[bool, bool]] = {}
+    for measured in evaluate._accuracy(judge, clips, CARD.steps, tmp_path):
+        last = judge.clips[-1]
+        streams[measured.what] = last.sound is not None, last.pictures is not None
+    assert streams == {
+        "accuracy, both streams": (True, True),
+        "accuracy, picture alone": (False, True),
+        "accuracy, sound alone": (True, False),
+    }
+
+
+def test_accuracy_is_the_share_of_clips_whose_digit_is_said(
+    judge: Watched, clips: list[Judged]
+) -> None:
+    predictions = evaluate._predictions(judge, clips, CARD.steps)
+    by_hand = [
+        int(judge.run([judge.prepare(judged.clip, CARD.steps)], CARD.steps).logits.argmax())
+        for judged in clips
+    ]
+    assert predictions.tolist() == by_hand
+    assert evaluate._share(np.array([0, 1, 9]), clips).value == pytest.approx(2 / 3)
+
+
+def test_int8_is_measured_with_int8_and_left_again(judge: Watched, clips: list[Judged]) -> None:
+    measured = list(evaluate._int8(judge, clips, CARD.steps))
+    if not measured:
+        pytest.skip("this CPU has no int8 kernels")
+    assert set(judge.paths) == {"fused-int8"}
+    assert {m.precision for m in measured} == {"int8"}
+    assert judge.engine.path == "fused"
+
+
+def test_accuracy_over_t_is_that_of_t_steps(
+    judge: Watched, clips: list[Judged], tmp_path: Path
+) -> None:
+    evaluate._steps(judge, clips[:1], tmp_path)
+    assert judge.steps == [steps for steps in STEPS for _ in range(3)]
+    shown = [clip.pictures for clip in judge.clips if clip.pictures]
+    assert [len(x.frames) for x in shown] == [steps for steps in STEPS for _ in range(2)]
+
+
+class StoppedError(Exception):
+    """The clips have been asked for, which is all that the test is about."""
+
+
+@pytest.mark.parametrize("which", ["evaluate", "held_out_batches"])
+def test_what_is_reported_is_of_the_half_that_chose_nothing(
+    which: str,
+    folder: Path,
+    avdigits_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    measured_on: list[Digits] = []
+
+    def clips_of(digits: Digits, count: int, seed: int) -> list[LabelledClip]:
+        measured_on.append(digits)
+        raise StoppedError
+
+    monkeypatch.setattr(evaluate, "labelled_clips", clips_of)
+    asked = EvaluateOptions(folder, avdigits_folder, tmp_path, device="cpu")
+    measures = {
+        "evaluate": lambda: evaluate.evaluate(asked, Console(quiet=True)),
+        "held_out_batches": lambda: next(evaluate.held_out_batches(folder, avdigits_folder, 10)),
+    }
+    with pytest.raises(StoppedError):
+        measures[which]()
+    chosen_on, reported = dataset.halves(dataset.load(avdigits_folder)[1])
+    assert measured_on[0].sha256 == reported.sha256
+    assert measured_on[0].sha256 != chosen_on.sha256
+    for ours, theirs in zip(measured_on[0].words, chosen_on.words, strict=True):
+        assert not {x.tobytes() for x in ours} & {x.tobytes() for x in theirs}
+
+
+# --- maps --------------------------------------------------------------------------------------
+
+
+def placed(clip: LabelledClip, across: float, down: float) -> Judged:
+    """The clip with the centre of its digit moved from the frame's by these shares of it."""
+    height, width = clip.size
+    x, y = (0.5 + across) * width, (0.5 + down) * height
+    box = (x - 5, y - 5, x + 5, y + 5)
+    truth = LabelledClip(clip.data, clip.label, box, clip.size, clip.begin, clip.end)
+    return Judged(truth, read_clip(clip.data, 1))
+
+
+def test_a_digit_is_off_centre_from_a_fifth_of_the_frame_on(clips: list[Judged]) -> None:
+    places = [(0.0, 0.0), (0.25, 0.0), (0.1, 0.1), (0.0, -0.21), (-0.15, 0.15)]
+    moved = [placed(clips[0].truth, *place) for place in places]
+    assert evaluate._off_centre(moved, 10) == [moved[1], moved[3], moved[4]]
+    assert evaluate._off_centre(moved, 2) == [moved[1], moved[3]]
+
+
+@dataclass
+class RestsOnTheInk(Judge):
+    """Looks at the ink of the picture, or where there is none, and is as sure as there is ink."""
+
+    at_ink: bool = True
+
+    def run(
+        self, prepared: Sequence[dict[str, Prepared]], steps: int, explain: Sequence[str] = ()
+    ) -> Output:
+        frames = self.tensors(prepared, steps)["visual"].mean((0, 2))  # [B, H, W]
+        logits = torch.zeros(len(frames), 10)
+        logits[:, :] = 4 * (frames > 0.5).float().mean((1, 2))[:, None] * self.labels
+        grid = adaptive_avg_pool2d(frames, (6, 8))
+        looked = grid if self.at_ink else grid.amax((1, 2), keepdim=True) - grid
+        spatial = looked / looked.sum((1, 2), keepdim=True)
+        return Output(logits, torch.zeros(10), attention={"visual": StreamAttention(spatial, None)})
+
+    @property
+    def labels(self) -> Tensor:
+        """More for each digit that the clips show."""
+        return 100 * (torch.arange(10) < 1).float()
+
+
+@pytest.mark.parametrize("at_ink", [True, False])
+def test_maps_that_point_at_the_digit_are_told_from_those_that_do_not(
+    at_ink: bool, folder: Path, clips: list[Judged]
+) -> None:
+    judge = RestsOnTheInk(at_ink)
+    Judge.__init__(judge, folder, "cpu")
+    shown = clips[:1]
+    assert shown[0].truth.label == 0
+    measured = faithfulness(judge, shown, CARD.steps)
+    assert measured.count == 1
+    assert 0 < measured.area < 1
+    assert (measured.mass > 1.3 * measured.area) == at_ink
+    assert (measured.drop_top > measured.drop_random) == at_ink
+    if at_ink:
+        assert measured.drop_top > 0.05
+
+
+@pytest.mark.parametrize("attention", [None, "temporal"])
+def test_a_network_without_spatial_attention_has_no_figures_of_maps(
+    attention: str | None, judge: Watched, clips: list[Judged]
+) -> None:
+    assert len(evaluate._maps(judge, clips[:1], CARD.steps)) == 5
+    assert evaluate._maps(judge, [], CARD.steps) == []
+    config = judge.card.config.model_copy(update={"attention": attention})
+    judge.card = judge.card.model_copy(update={"config": config})
+    assert evaluate._maps(judge, clips[:1], CARD.steps) == []
+
+
+# --- what cannot be measured -------------------------------------------------------------------
+
+
+def test_a_checkpoint_of_another_task_is_refused_by_its_labels(
+    avdigits_folder: Path, tmp_path: Path
+) -> None:
+    config = CARD.config.model_copy(update={"classes": 4})
+    update = {"config": config, "labels": ("dog", "cat", "rain", "bell")}
+    checkpoint.save(tmp_path / "four", SCMRL(config), CARD.model_copy(update=update))
+    asked = EvaluateOptions(tmp_path / "four", avdigits_folder, tmp_path / "figures")
+    with pytest.raises(CheckpointError, match=r"labels: dog, cat, rain, bell .* another task"):
+        evaluate.evaluate(asked)
+    assert not (tmp_path / "figures").exists()
+
+
+def test_a_checkpoint_of_other_streams_is_refused_by_them(
+    avdigits_folder: Path, tmp_path: Path
+) -> None:
+    """Ten labels that are digits, and pictures alone."""
+    streams = {"visual": CARD.config.streams["visual"]}
+    config = Config.model_validate(CARD.config.model_dump() | {"streams": streams})
+    update = {"config": config, "streams": {"visual": CARD.streams["visual"]}}
+    checkpoint.save(tmp_path / "blind", SCMRL(config), CARD.model_copy(update=update))
+    asked = EvaluateOptions(tmp_path / "blind", avdigits_folder, tmp_path / "figures")
+    with pytest.raises(CheckpointError, match="streams: "):
+        evaluate.evaluate(asked)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("clips", 9), ("clips", 10**9), ("curve_clips", 0), ("attention_clips", 0), ("seed", -1)],
+)
+def test_a_number_that_cannot_be_measured_with_is_refused_by_name(name: str, value: int) -> None:
+    with pytest.raises(OptionsError, match=f"--{name.replace('_', '-')} {value}: must be "):
+        EvaluateOptions(Path("a"), Path("b"), Path("c"), **{name: value})  # type: ignore[arg-type]
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_measured(
+    folder: Path, avdigits_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    for out in (tmp_path / "file", tmp_path / "file" / "figures"):
+        asked = EvaluateOptions(folder, avdigits_folder, out, device="cpu")
+        with pytest.raises(OptionsError, match=f"--out {out}: "):
+            evaluate.evaluate(asked)

@@ -1,0 +1,268 @@
+"""A run is resumed with its own settings, and what cannot be resumed is refused by name."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from model.training import run_state
+from model.training.avdigits.dataset import DataError
+from model.training.epochs import EpochMetrics
+from model.training.recipe import RANGES, OptionsError, TrainOptions, flag
+from model.training.run_state import RunError
+from model.training.train import _Run, train
+
+pytestmark = pytest.mark.usefixtures("one_core")
+
+#: Another value of each option that decides what a run ends with.
+OTHERS: dict[str, Any] = {
+    "epochs": 5,
+    "clips": 32,
+    "batch": 12,
+    "embed_dim": 32,
+    "alpha": 0.75,
+    "steps": 3,
+    "learning_rate": 1e-2,
+    "weight_decay": 0.5,
+    "warmup": 2.0,
+    "ramp": 0.25,
+    "smoothing": 0.0,
+    "temperature": 1.0,
+    "development_clips": 12,
+    "shares": {"audio": 1.0},
+    "slow": ("visual",),
+    "freeze_norms": True,
+    "average": 2,
+    "seed": 11,
+    "begin": Path("elsewhere"),
+}
+#: Options that may be other ones.
+FREE: dict[str, Any] = {"workers": 3, "command": "scmrl train avdigits --resume"}
+
+
+@pytest.fixture(scope="module")
+def begun(avdigits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainOptions:
+    """The options of a run whose first epoch of two is saved."""
+    options = TrainOptions(
+        data=avdigits_folder, out=tmp_path_factory.mktemp("runs") / "run", epochs=2, clips=24,
+        batch=8, embed_dim=16, steps=2, synthetic_takes=0, development_clips=10,
+    )  # fmt: skip
+    run = _Run(options)
+    run.restore()
+    run.save(EpochMetrics(1, 1e-3, 2.0, 1.0, 0.5, 0.5, 0.5))
+    return replace(options, resume=True)
+
+
+def refusal(options: TrainOptions) -> str:
+    with pytest.raises(RunError) as raised:
+        train(options)
+    return str(raised.value)
+
+
+def test_every_option_is_tried_here() -> None:
+    names = {field.name for field in fields(TrainOptions)}
+    assert names == {*OTHERS, *FREE, "data", "out", "resume", "synthetic_takes"}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_run_is_not_resumed_with_another_setting(name: str, begun: TrainOptions) -> None:
+    before = (begun.out / "last.pt").read_bytes()
+    message = refusal(replace(begun, **{name: OTHERS[name]}))
+    shown = re.search(rf"{flag(name)} (\S+) where the run has ([^;]+);", message)
+    assert shown, message
+    assert shown[1] != shown[2]
+    assert message.count("where the run has") == 1
+    assert (begun.out / "last.pt").read_bytes() == before
+
+
+def test_synthetic_takes_of_another_number_are_refused(
+    begun: TrainOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.training.avdigits.voices.available", lambda: True)
+    message = refusal(replace(begun, synthetic_takes=7))
+    assert "--synthetic-takes 7 where the run has 0;" in message
+
+
+def test_both_values_of_each_setting_are_named(begun: TrainOptions) -> None:
+    message = refusal(replace(begun, alpha=0.25, learning_rate=1e-4, embed_dim=32))
+    assert str(begun.out / "last.pt") in message
+    for expected in (
+        "--alpha 0.25 where the run has 0.5",
+        "--learning-rate 0.0001 where the run has 0.003",
+        "--channels 32 where the run has 16",
+    ):
+        assert expected in message
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_what_changes_nothing_that_is_learnt_may_be_another(name: str, begun: TrainOptions) -> None:
+    run = _Run(replace(begun, **{name: FREE[name]}))
+    run.restore()
+    assert run.epoch == 1
+    assert run.best == pytest.approx(0.5)
+
+
+def test_an_integer_is_the_number_that_it_is(begun: TrainOptions) -> None:
+    saved = run_state.load(begun.out / "last.pt").settings
+    digest = saved["data"]
+    shares = dict.fromkeys(("both",), 1)
+    whole = run_state.settings(replace(begun, alpha=1, shares=shares), "")
+    assert whole["alpha"] == run_state.settings(replace(begun, alpha=1.0), "")["alpha"]
+    assert whole["shares"] == "both=1.0"
+    assert digest.startswith("pictures and words of SHA-256 ")
+
+
+def test_other_data_is_refused_and_the_same_elsewhere_is_not(
+    begun: TrainOptions, tmp_path: Path
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(begun.data, moved)
+    assert _Run(replace(begun, data=moved)).saved
+    (moved / "speech" / "3_lucas_1.wav").unlink()
+    assert "--data pictures and words of SHA-256" in refusal(replace(begun, data=moved))
+
+
+# --- what is no run ----------------------------------------------------------------------------
+
+
+def test_resuming_where_there_is_no_run_says_so(begun: TrainOptions, tmp_path: Path) -> None:
+    out = tmp_path / "nothing"
+    assert refusal(replace(begun, out=out)).startswith(f"{out / 'last.pt'}: No such file")
+    assert not out.exists()
+    (tmp_path / "file").write_text("no folder")
+    assert "Not a directory" in refusal(replace(begun, out=tmp_path / "file"))
+
+
+def copied(begun: TrainOptions, folder: Path) -> TrainOptions:
+    shutil.copytree(begun.out, folder)
+    return replace(begun, out=folder)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [1, 2],
+        {"network": {}},
+        {"epoch": 1, "network": {}, "optimizer": {}, "best": 0.0, "last_weights": []},
+        dict.fromkeys(("network", "optimizer", "epoch", "best", "last_weights", "settings"), 1),
+    ],
+)
+def test_a_file_of_something_else_is_not_resumed(
+    content: Any, begun: TrainOptions, tmp_path: Path
+) -> None:
+    options = copied(begun, tmp_path / "run")
+    torch.save(content, options.out / "last.pt")
+    assert "not the state of a run" in refusal(options)
+
+
+def test_a_state_of_another_network_is_called_damaged(begun: TrainOptions, tmp_path: Path) -> None:
+    options = copied(begun, tmp_path / "run")
+    saved = run_state.load(options.out / "last.pt")
+    saved.network.pop("head.bias")
+    saved.save(options.out / "last.pt")
+    assert "head.bias" in refusal(options)
+
+
+@given(data=st.data())
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_a_damaged_state_is_refused_or_whole(
+    data: st.DataObject, begun: TrainOptions, tmp_path: Path
+) -> None:
+    """Never another error: bits are flipped and the end is cut off."""
+    broken = bytearray((begun.out / "last.pt").read_bytes())
+    for _ in range(data.draw(st.integers(0, 3))):
+        bit = data.draw(st.integers(0, 8 * len(broken) - 1))
+        broken[bit // 8] ^= 1 << bit % 8
+    del broken[data.draw(st.one_of(st.just(len(broken)), st.integers(0, len(broken)))) :]
+    file = tmp_path / "last.pt"
+    file.write_bytes(broken)
+    message = problem_of(file)
+    assert message is None or message.startswith(str(file))
+
+
+def problem_of(file: Path) -> str | None:
+    try:
+        run_state.load(file)
+    except RunError as exc:
+        return str(exc)
+    return None
+
+
+def test_a_run_whose_best_checkpoint_is_gone_is_not_resumed(
+    begun: TrainOptions, tmp_path: Path
+) -> None:
+    options = copied(begun, tmp_path / "run")
+    shutil.rmtree(options.out / "best")
+    assert f"{options.out / 'best' / 'card.json'}: is missing" in refusal(options)
+
+
+@pytest.mark.parametrize("text", ["epoch\n1\n", "a,b\n1,2\n", "\0\xff", "epoch,loss\nx,1\n"])
+def test_a_table_of_something_else_is_found_before_training(
+    text: str, begun: TrainOptions, tmp_path: Path
+) -> None:
+    options = copied(begun, tmp_path / "run")
+    (options.out / "metrics.csv").write_text(text)
+    assert "metrics.csv: not a table of epochs" in refusal(options)
+
+
+# --- options that no run can have --------------------------------------------------------------
+
+
+@given(name=st.sampled_from(sorted(RANGES)), data=st.data())
+@settings(max_examples=80, deadline=None)
+def test_a_number_out_of_range_is_refused_by_its_option(name: str, data: st.DataObject) -> None:
+    least, most = RANGES[name]
+    huge = [least - 1, -1e308, most + most / 2 + 1, 1e308, np.inf, -np.inf, np.nan]
+    value = data.draw(st.sampled_from(huge))
+    with pytest.raises(OptionsError, match=f"{flag(name)} .*: must be .* to "):
+        TrainOptions(data=Path("data"), **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"embed_dim": 40}, "--channels 40: must be a multiple of 16"),
+        ({"batch": 60, "clips": 50}, "--batch 60: is more than --clips 50"),
+        ({"average": 3, "epochs": 2}, "--average 3: is more than --epochs 2"),
+        ({"slow": ("touch",)}, "--slow touch: no such stream, there are audio, visual"),
+        ({"shares": {}}, "--shares : must be shares of audio, both, visual that sum to 1"),
+        ({"shares": {"both": np.nan}}, "--shares both=nan: must be"),
+        ({"shares": {"both": np.inf}}, "--shares both=inf: must be"),
+        ({"shares": {"both": 0.5, "touch": 0.5}}, "--shares both=0.5,touch=0.5: must be"),
+        ({"shares": {"both": 1.5, "audio": -0.5}}, "--shares both=1.5,audio=-0.5: must be"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionsError) as raised:
+        TrainOptions(data=Path("data"), **options)
+    assert str(raised.value).startswith(message)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_by_its_option(
+    begun: TrainOptions, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(OptionsError, match=f"--out {out}: "):
+            train(replace(begun, out=out, resume=False))
+
+
+def test_a_damaged_cache_of_voices_is_named(
+    begun: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.training.avdigits.voices.available", lambda: True)
+    (tmp_path / "voices-5.npz").write_bytes(b"half of it")
+    fresh = replace(begun, out=tmp_path / "run", resume=False, synthetic_takes=5)
+    with pytest.raises(DataError, match=r"voices-5\.npz: cannot be read"):
+        train(fresh)

@@ -1,0 +1,365 @@
+"""The commands that end by themselves: what they print, where, and their exit codes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import soundfile
+import torch
+from typer.testing import CliRunner, Result
+
+from model.training.avdigits.dataset import HELD_OUT_SPEAKER
+from service.commands.app import app
+from service.keys import key_file
+from service.settings import Settings
+from tests.service.checkpoints import LABELS
+from tests.service.conftest import CLIPS
+from tests.service.inference.test_registry import damage
+from tests.service.media_files import without_sound
+
+SEVEN = CLIPS / "digit-7.webm"
+#: Settings that would be seen on a command line.
+SECRETS = {"api-keys", "admin-key"}
+COMMANDS = ("serve", "classify", "models", "settings", "keys", "train", "evaluate", "bench")
+
+
+def scmrl(*arguments: object, code: int = 0, stdin: str | None = None) -> Result:
+    """Run a command in a wide terminal; its exit code must be `code`, and never a traceback."""
+    environment = {"COLUMNS": "200", "TERM": "dumb"}
+    result = CliRunner().invoke(app, [str(x) for x in arguments], input=stdin, env=environment)
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+@pytest.fixture
+def with_weights(weights: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Checkpoints that the commands find by themselves."""
+    monkeypatch.setenv("SCMRL_MODELS", str(weights))
+    return weights
+
+
+def test_help_names_every_command_and_loads_nothing_heavy() -> None:
+    """In a process of its own, by the console script."""
+    script = Path(sys.executable).with_name("scmrl")
+    shown = subprocess.run([script, "--help"], capture_output=True, text=True, check=True).stdout
+    assert all(command in shown for command in COMMANDS)
+    command = "import sys, service.commands.app"
+    heavy = command + "; print({'torch', 'cv2', 'fastapi'} & sys.modules.keys())"
+    loaded = subprocess.run(
+        [sys.executable, "-c", heavy], capture_output=True, text=True, check=True
+    )
+    assert loaded.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "train avdigits"])
+def test_each_command_has_help(command: str) -> None:
+    shown = scmrl(*command.split(), "--help").output
+    assert "Usage" in shown
+    assert len(shown.splitlines()) > 8
+
+
+def test_serves_flags_are_the_settings_with_their_defaults() -> None:
+    from service.settings import Settings
+
+    shown = scmrl("serve", "--help").output
+    flags = set(re.findall(r"--([a-z][a-z-]+)", shown))
+    assert {name.replace("_", "-") for name in Settings.model_fields} - flags == SECRETS
+    assert "[default: 8 requests]" in shown
+    assert "[default: none]" in shown
+
+
+def test_secrets_are_no_flags_and_the_help_says_where_they_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SCMRL_API_KEYS", "anna:q7Zt4mXv9RkB2wLc8NpY")
+    monkeypatch.setenv("SCMRL_ADMIN_KEY", "q7Zt4mXv9RkB2wLc8NpY")
+    shown = scmrl("serve", "--help").output
+    assert "0123456789" not in shown
+    for name in SECRETS:
+        assert "SCMRL_" + name.upper().replace("-", "_") in shown
+        told = scmrl("serve", f"--{name}", "anna:q7Zt4mXv9RkB2wLc8NpY", code=2).output
+        assert "No such option" in told
+        assert "0123456789" not in told
+
+
+# --- classify ------------------------------------------------------------------------------
+
+
+def test_one_clip_is_a_table_of_labels_with_what_each_stream_adds(with_weights: Path) -> None:
+    shown = scmrl("classify", SEVEN, "--top-k", 3).stdout
+    assert "digit-7.webm" in shown
+    for heading in ("probability", "audio", "visual", "bias", "logit"):
+        assert heading in shown
+    assert shown.count("%") == 3 + 1
+    assert "2.00 s at 48000 Hz" in shown
+    assert "4 pictures of 320 x 240" in shown
+
+
+def test_several_clips_are_a_line_each(with_weights: Path) -> None:
+    names = [f"digit-{digit}.mp4" for digit in range(3)]
+    shown = scmrl("classify", *(CLIPS / name for name in names)).stdout
+    assert all(name in shown for name in names)
+    assert "3 clips" in shown
+
+
+def test_json_is_a_line_a_clip_as_the_service_answers(with_weights: Path) -> None:
+    shown = scmrl("classify", SEVEN, CLIPS / "digit-1.mp4", "--json", "--steps", 2).stdout
+    first, second = map(json.loads, shown.splitlines())
+    assert (Path(first["clip"]).name, Path(second["clip"]).name) == ("digit-7.webm", "digit-1.mp4")
+    assert first["steps"] == 2
+    assert {entry["label"] for entry in first["probabilities"]} == set(LABELS)
+    assert np.shape(first["attention"]["visual"]["temporal"]["values"]) == (2, 2)
+    assert first["model"]["name"] == "avdigits"
+
+
+def test_a_bad_clip_is_told_of_and_the_others_go_on(with_weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.mp4").write_text("not a clip")
+    (tmp_path / "empty.mp4").touch()
+    bad = [tmp_path / name for name in ("notes.mp4", "empty.mp4", "missing.mp4")]
+    result = scmrl("classify", bad[0], SEVEN, *bad[1:], code=1)
+    assert "digit-7.webm" in result.stdout
+    for clip, told in zip(bad, ("not a kind of file", "empty", "No such file"), strict=True):
+        (line,) = [x for x in result.stderr.splitlines() if x.startswith(str(clip))]
+        assert told in line
+    lines = scmrl("classify", bad[0], SEVEN, "--json", code=1).stdout.splitlines()
+    assert json.loads(lines[0])["error"]["status"] == 415
+    assert json.loads(lines[1])["prediction"]
+
+
+def test_overlay_writes_a_picture_for_each_clip(with_weights: Path, tmp_path: Path) -> None:
+    shown = scmrl("classify", SEVEN, "--overlay", tmp_path / "one.png").stdout
+    assert f"wrote {tmp_path / 'one.png'}" in shown
+    picture = cv2.imread(str(tmp_path / "one.png"))
+    assert picture is not None
+    assert picture.shape[1] > picture.shape[0] > 200, "two maps side by side"
+    same = shutil.copy(SEVEN, tmp_path / "digit-7.mp4")
+    scmrl("classify", SEVEN, same, CLIPS / "digit-1.mp4", "--overlay", tmp_path / "all.png")
+    names = {path.name for path in tmp_path.glob("all*")}
+    assert names == {"all-digit-7.png", "all-digit-7-2.png", "all-digit-1.png"}
+
+
+def test_an_overlay_that_cannot_be_is_told_of(with_weights: Path, tmp_path: Path) -> None:
+    result = scmrl("classify", SEVEN, "--overlay", tmp_path / "no" / "where.png", code=1)
+    assert f"cannot write {tmp_path / 'no' / 'where.png'}" in result.stderr
+    assert "digit-7.webm" in result.stdout, "the answer is there all the same"
+    silent = tmp_path / "silent.mp4"
+    silent.write_bytes(without_sound((CLIPS / "digit-7.mp4").read_bytes()))
+    told = scmrl("classify", silent, "--overlay", tmp_path / "silent.png")
+    assert "no maps" in told.stderr
+    assert "there is no sound in it" in told.stdout
+
+
+def test_a_name_that_looks_like_markup_is_a_name(with_weights: Path, tmp_path: Path) -> None:
+    odd = shutil.copy(SEVEN, tmp_path / "[bold]a[")
+    odder = shutil.copy(SEVEN, tmp_path / "b[nothing].mp4")
+    assert "[bold]a[" in scmrl("classify", odd).stdout
+    shown = scmrl("classify", odd, odder).stdout
+    assert "[bold]a[" in shown
+    assert "b[nothing].mp4" in shown
+
+
+def test_a_checkpoint_is_named_or_is_a_folder(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_name = scmrl("classify", SEVEN, "--models", weights, "--model", "strict", "--json").stdout
+    by_folder = scmrl("classify", SEVEN, "--model", weights / "strict", "--json").stdout
+    monkeypatch.chdir(weights / "strict")
+    from_within = scmrl("classify", SEVEN, "--model", ".", "--json").stdout
+    answers = [json.loads(shown) for shown in (by_name, by_folder, from_within)]
+    assert {answer["model"]["name"] for answer in answers} == {"strict"}
+    assert len({answer["prediction"]["probability"] for answer in answers}) == 1
+
+
+def test_classify_says_which_checkpoint_is_not_there(weights: Path, tmp_path: Path) -> None:
+    told = scmrl("classify", SEVEN, "--models", tmp_path, code=1).stderr
+    assert str(tmp_path / "avdigits" / "card.json") in told
+    copied = shutil.copytree(weights, tmp_path / "copied")
+    damage(copied / "avdigits")
+    assert "sha256" in scmrl("classify", SEVEN, "--models", copied, code=1).stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["x.mp4", "--steps", "0"], ["x.mp4", "--top-k", "0"]])
+def test_classify_refuses_what_makes_no_sense(arguments: list[str]) -> None:
+    scmrl("classify", *arguments, code=2)
+
+
+# --- models --------------------------------------------------------------------------------
+
+
+def test_models_lists_checkpoints_and_tells_of_damaged_ones(weights: Path, tmp_path: Path) -> None:
+    shown = scmrl("models", "--models", weights).stdout
+    for told in ("avdigits", "strict", "0.0.1", "audio, visual", "10: 0, 1, 2"):
+        assert told in shown
+    copied = shutil.copytree(weights, tmp_path / "copied")
+    damage(copied / "strict")
+    result = scmrl("models", "--models", copied, code=1)
+    assert "avdigits" in result.stdout
+    assert "strict" not in result.stdout
+    assert str(copied / "strict" / "card.json") in result.stderr
+
+
+def test_models_json_is_a_card_a_line(weights: Path) -> None:
+    lines = scmrl("models", "--models", weights, "--json").stdout.splitlines()
+    assert [json.loads(line)["name"] for line in lines] == ["avdigits", "strict"]
+
+
+def test_models_of_an_empty_folder_says_so(tmp_path: Path) -> None:
+    assert str(tmp_path) in scmrl("models", "--models", tmp_path, code=1).stderr
+
+
+def test_settings_are_told_with_what_they_are_here_and_secrets_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SCMRL_MAX_BATCH", "13")
+    monkeypatch.setenv("SCMRL_ADMIN_KEY", "a-secret-of-the-operator")
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = scmrl("settings").output
+    assert re.search(r"SCMRL_MAX_BATCH\s*│\s*13 requests\s*│\s*8 requests", shown)
+    assert re.search(r"SCMRL_ADMIN_KEY\s*│\s*set\s*│\s*none", shown)
+    assert "a-secret" not in shown
+    monkeypatch.setenv("SCMRL_MAX_BATCH", "none at all")
+    assert "SCMRL_MAX_BATCH: " in scmrl("settings", code=2).stderr
+
+
+# --- train and evaluate --------------------------------------------------------------------
+
+
+def training(folder: Path, rate: int | None = None) -> Path:
+    """A data folder of white pictures, and of two speakers' clicks where a rate is given."""
+    (folder / "speech").mkdir(parents=True)
+    images, labels = np.full((200, 28, 28), 255, np.uint8), np.arange(200, dtype=np.uint8) % 10
+    np.savez(folder / "handwriting.npz", images=images, labels=labels)
+    for digit in range(10 if rate else 0):
+        for speaker, take in product((HELD_OUT_SPEAKER, "somebody"), range(4)):
+            file = folder / "speech" / f"{digit}_{speaker}_{take}.wav"
+            soundfile.write(file, 0.1 * np.hanning(800), rate)
+    return folder
+
+
+def train(data: Path, out: Path, *more: object) -> str:
+    """What training says that cannot be."""
+    shown = scmrl(
+        "train", "avdigits", "--data", data, "--out", out, "--synthetic-takes", 0, *more, code=2
+    ).stderr
+    return str(shown)
+
+
+def test_training_without_data_says_what_is_missing(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert str(tmp_path / "handwriting.npz") in train(tmp_path, out)
+    assert str(tmp_path / "empty" / "speech") in train(training(tmp_path / "empty"), out)
+    told = train(training(tmp_path / "fast", rate=16_000), out)
+    assert "16000 Hz" in told
+    assert ".wav" in told
+    assert not out.exists()
+
+
+def test_training_with_a_width_that_no_network_has_says_so(tmp_path: Path) -> None:
+    told = train(tmp_path, tmp_path / "out", "--channels", 17)
+    assert told == "scmrl: --channels 17: must be a multiple of 16, the number of heads\n"
+
+
+@pytest.mark.parametrize(
+    "shares", ["audio", "audio=half", "touch=1", "audio=0.5,visual=0.4", "audio=2,visual=-1"]
+)
+def test_shares_that_are_none_are_refused(tmp_path: Path, shares: str) -> None:
+    given = ("train", "avdigits", "--data", tmp_path, "--shares", shares)
+    told = scmrl(*given, code=2).stderr
+    assert f"--shares {shares}: " in told
+    assert "Traceback" not in told
+
+
+def test_training_leaves_another_run_alone(tmp_path: Path) -> None:
+    data, out = training(tmp_path / "data", rate=8000), tmp_path / "out"
+    out.mkdir()
+    (out / "last.pt").write_text("hours of work")
+    assert "--resume" in train(data, out, "--development-clips", 10)
+    assert (out / "last.pt").read_text() == "hours of work"
+    told = train(data, data / "handwriting.npz" / "out", "--development-clips", 10)
+    assert "Not a directory" in told
+
+
+def test_evaluating_without_a_checkpoint_or_data_says_what_is_missing(
+    weights: Path, tmp_path: Path
+) -> None:
+    told = scmrl("evaluate", tmp_path, "--data", tmp_path, "--out", tmp_path, code=2).stderr
+    assert str(tmp_path / "card.json") in told
+    told = scmrl(
+        "evaluate", weights / "avdigits", "--data", tmp_path, "--out", tmp_path, code=2
+    ).stderr
+    assert str(tmp_path / "handwriting.npz") in told
+
+
+def test_a_required_option_that_is_missing_is_named() -> None:
+    assert "--data" in scmrl("train", "avdigits", code=2).stderr
+    assert "--data" in scmrl("evaluate", "weights/avdigits", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("classify", SEVEN),
+        ("evaluate", "weights/avdigits", "--data", "/nowhere"),
+        ("bench", "engine"),
+        ("serve",),
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_device_that_cannot_be_is_told_with_those_that_can(command: tuple[object, ...]) -> None:
+    told = scmrl(*command, "--device", "foo", code=2).stderr
+    assert "--device" in told
+    assert "auto, cpu, cuda" in re.sub(r"[\s│]+", " ", told)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("classify", SEVEN),
+        ("evaluate", "weights/avdigits", "--data", "/nowhere"),
+        ("bench", "engine"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_cuda_where_there_is_none_says_so(command: tuple[object, ...]) -> None:
+    for device in ("cuda", "cuda:0"):
+        told = scmrl(*command, "--device", device, code=2).stderr
+        assert f"device {device}" in told
+        assert "no CUDA" in told
+
+
+def test_a_new_key_is_good_for_its_line(tmp_path: Path) -> None:
+    key, line = scmrl("keys", "new", "anna", "--per-minute", 60).stdout.splitlines()
+    secret = key.removeprefix("key:").strip()
+    file = tmp_path / "keys"
+    file.write_text(line.removeprefix("line:").strip())
+    (stored,) = key_file.read(Settings(api_keys_file=file)).api
+    assert key_file.Keys((stored,)).find(secret.encode()) == stored
+    assert (stored.name, stored.per_minute) == ("anna", 60)
+    assert secret not in line
+    assert secret not in scmrl("keys", "new", "anna").stdout, "it is not random"
+
+
+def test_the_hash_of_a_key_on_stdin_is_its_line() -> None:
+    secret = "q7Zt4mXv9RkB2wLc8NpY"
+    line = scmrl("keys", "hash", "admin", stdin=f"{secret}\n").stdout.strip()
+    admin = key_file.read(Settings(admin_key=line)).admin
+    assert admin is not None
+    assert key_file.Keys(admin=admin).find(secret.encode()) == admin
+    weak = "my-secret-api-key-2026"
+    refused = scmrl("keys", "hash", "anna", stdin=weak, code=2)
+    assert "can be guessed" in refused.stderr
+    assert weak not in refused.output
+    assert scmrl("keys", "hash", "anna", "--allow-weak", stdin=weak).stdout.startswith("anna:sha")
+    assert "the name must be" in scmrl("keys", "new", "an:na", code=2).stderr

@@ -1,0 +1,258 @@
+"""`scmrl serve` in a process of its own: what an operator and a supervisor see of it."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+
+from service.commands import serve as serving
+from service.commands.serve import run
+from service.settings import Settings
+from tests.conftest import ROOT
+from tests.service.inference.test_registry import damage
+from tests.service.process import WITHIN_S, Serve
+from tests.service.running_server import wait_until
+
+
+def test_it_says_where_it_is_with_a_line_that_works_and_ends_when_told(
+    serve: type[Serve], weights: Path
+) -> None:
+    service = serve("--models", weights, "--port", 0)
+    address = service.address()
+    assert httpx.get(f"{address}/readyz").status_code == 200
+    (line,) = [x.strip() for x in service.shown.splitlines() if x.strip().startswith("curl")]
+    assert line == f"curl -F clip=@tests/data/clips/digit-7.webm {address}/v1/classify"
+    if shutil.which("curl"):
+        asked = subprocess.run(
+            [*shlex.split(line), "--noproxy", "*"], cwd=ROOT, capture_output=True, check=True
+        )
+        assert b'"prediction"' in asked.stdout
+    assert service.stop() == 0
+    assert "Traceback" not in service.logged
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_what_was_asked_before_it_was_told_to_end_is_answered(
+    serve: type[Serve], weights: Path, clip: bytes, how: signal.Signals
+) -> None:
+    service = serve(SCMRL_MODELS=str(weights), SCMRL_PORT="0")
+    url = httpx.URL(service.address())
+    asked = httpx.Request("POST", url.join("/v1/classify"), files={"clip": clip})
+    headers = [f"{name}: {value}" for name, value in asked.headers.items()]
+    head = "\r\n".join(["POST /v1/classify HTTP/1.1", *headers, "Expect: 100-continue", "", ""])
+    at = (str(url.host), url.port or 80)
+    with socket.create_connection(at, timeout=WITHIN_S) as caller:
+        caller.sendall(head.encode())
+        assert b"100 Continue" in caller.recv(1000), "the request is in"
+        service.process.send_signal(how)
+        wait_until(lambda: httpx.get(url.join("/readyz")).status_code == 503)
+        late = httpx.post(url.join("/v1/classify"), files={"clip": clip})
+        assert (late.status_code, late.json()["type"]) == (503, "urn:scmrl:error:stopping")
+        assert late.headers["Retry-After"]
+        assert httpx.get(url.join("/healthz")).status_code == 200
+        caller.sendall(asked.read())
+        answer = caller.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b'"prediction"' in answer
+    assert service.code() == 0
+    assert "Traceback" not in service.logged
+
+
+def test_a_damaged_checkpoint_ends_it_with_the_file_that_is_to_blame(
+    serve: type[Serve], weights: Path, tmp_path: Path
+) -> None:
+    copied = shutil.copytree(weights, tmp_path / "weights")
+    damage(copied / "avdigits")
+    service = serve("--models", copied, "--port", 0)
+    assert service.code() == 1
+    last = service.logged.splitlines()[-1]
+    assert last.startswith("scmrl serve: ")
+    assert str(copied / "avdigits" / "card.json") in last
+    assert "sha256" in last
+    assert "Traceback" not in service.logged
+    assert not service.shown
+
+
+def test_settings_that_make_no_sense_are_named_by_flag_and_variable(serve: type[Serve]) -> None:
+    service = serve(
+        "--queue-length", 0, "--shutdown-grace-s", "inf", "--decode-memory-mib", 99999999999999,
+        "--device", "abacus", SCMRL_MAX_BATCH="many",
+    )  # fmt: skip
+    assert service.code() == 2
+    told = service.logged
+    assert "--queue-length (SCMRL_QUEUE_LENGTH)" in told
+    assert "--max-batch (SCMRL_MAX_BATCH)" in told
+    assert "can be 0 to 86400 s" in told
+    assert "can be 64 to 1048576 MiB" in told
+    assert "--device (SCMRL_DEVICE): there is no device 'abacus'; can be auto, cpu, cuda" in told
+    assert "Traceback" not in told
+    assert serve("--prot", 80).code() == 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_a_device_that_is_not_there_is_told_as_a_setting(
+    serve: type[Serve], weights: Path, device: str
+) -> None:
+    service = serve("--models", weights, "--port", 0, "--device", device, SCMRL_MAX_BACTH="16")
+    assert service.code() == 2
+    assert "did you mean SCMRL_MAX_BATCH?" in service.logged
+    last = service.logged.splitlines()[-1]
+    assert last.startswith(f"scmrl serve: --device (SCMRL_DEVICE): device {device}: ")
+    assert "no CUDA" in last
+    assert "Traceback" not in service.logged
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+@pytest.mark.parametrize("when", ["at once", "while it loads"])
+def test_it_ends_in_order_when_told_to_before_it_is_ready(
+    serve: type[Serve], weights: Path, when: str, signals: int
+) -> None:
+    """Two signals, as a process gets whose parent passes on what the whole group got."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    service = serve("--models", weights, "--port", port, module="tests.service.slow")
+    if when == "at once":
+        wait_until(lambda: "imports" in service.shown)
+    else:
+        wait_until(lambda: answers(port))
+    for _ in range(signals):
+        service.process.send_signal(signal.SIGTERM)
+        time.sleep(0.05)
+    began = time.monotonic()
+    assert service.code() == 0
+    assert time.monotonic() - began < 60, "it waited for what it loads"
+    assert "Traceback" not in service.logged
+    assert "ready" not in service.shown
+
+
+def test_a_hangup_does_not_end_it(serve: type[Serve], weights: Path) -> None:
+    service = serve("--models", weights, "--port", 0)
+    address = service.address()
+    service.process.send_signal(signal.SIGHUP)
+    time.sleep(0.1)
+    assert httpx.get(f"{address}/readyz").status_code == 200
+    assert service.stop() == 0
+
+
+def test_a_hangup_during_the_start_does_not_end_it(serve: type[Serve], weights: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    service = serve("--models", weights, "--port", port, module="tests.service.slow")
+    wait_until(lambda: "imports" in service.shown)
+    service.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: answers(port))
+    service.process.send_signal(signal.SIGHUP)
+    time.sleep(0.1)
+    assert answers(port)
+    assert service.stop() == 0
+
+
+def answers(port: int) -> bool:
+    """Whether a service is alive at this port."""
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=10).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_connections_are_kept_open_for_as_long_as_is_set(serve: type[Serve], weights: Path) -> None:
+    assert Settings().keep_alive_s > 60, "load balancers keep theirs for 60 s"
+    service = serve("--models", weights, "--port", 0, "--keep-alive-s", 1)
+    url = httpx.URL(service.address())
+    with socket.create_connection((str(url.host), url.port or 80), timeout=WITHIN_S) as caller:
+        caller.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b'"alive"' in caller.makefile("rb").read(), "it was closed by the service"
+    assert service.stop() == 0
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "example.invalid"])
+def test_where_others_can_reach_it_it_needs_keys_or_a_waiver(
+    host: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(Settings(models="/nowhere", host=host, port=0)) == 2
+    told = capfd.readouterr().err
+    for way_out in ("SCMRL_API_KEYS", "--host 127.0.0.1", "SCMRL_ALLOW_ANONYMOUS"):
+        assert way_out in told
+    admin = Settings(models="/nowhere", host=host, admin_key="q7Zt4mXv9RkB2wLc8NpY")
+    assert run(admin) == 2, "an admin key is not asked of those who classify"
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ({"host": "0.0.0.0"}, 2),
+        ({"host": "0.0.0.0", "allow_anonymous": True}, 1),
+        ({"host": "0.0.0.0", "api_keys": "anna:q7Zt4mXv9RkB2wLc8NpY"}, 1),
+        ({"host": "127.0.0.1"}, 1),
+        ({"host": "127.8.8.8"}, 1),
+        ({"host": "::1"}, 1),
+        ({"host": "localhost"}, 1),
+        ({"host": "127.0.0.1", "api_keys": "anna"}, 2),
+        ({"host": "127.0.0.1", "admin_key_file": "/nowhere/key"}, 2),
+    ],
+)
+def test_it_starts_where_that_is_safe_or_said(
+    given: dict[str, Any], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1: it went on to listen, which is made to fail here."""
+
+    def refuse(host: str, port: int) -> socket.socket:
+        raise OSError(98, "not now")
+
+    monkeypatch.setattr(serving, "listen", refuse)
+    monkeypatch.setattr(serving.logs, "configure", lambda level, shape: None)
+    assert run(Settings(models="/nowhere", **given)) == code
+
+
+def test_it_asks_for_the_keys_of_its_file_and_says_nothing_of_its_server(
+    serve: type[Serve], weights: Path, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys.txt"
+    keys.write_text("anna:q7Zt4mXv9RkB2wLc8NpY\n")
+    keys.chmod(0o604)
+    arguments = ("--models", weights, "--host", "0.0.0.0", "--port", 0)
+    refused = serve(*arguments)
+    assert refused.code() == 2
+    assert "SCMRL_API_KEYS" in refused.logged
+    assert "Traceback" not in refused.logged
+    service = serve(*arguments, "--api-keys-file", keys)
+    address = service.address()
+    assert "curl -H 'Authorization: Bearer KEY' -F clip=" in service.shown
+    assert f"scmrl serve: {keys} has keys, and every user may read" in service.logged
+    assert httpx.get(f"{address}/v1/models").status_code == 401
+    asked = {"Authorization": "Bearer q7Zt4mXv9RkB2wLc8NpY"}
+    answer = httpx.get(f"{address}/v1/models", headers=asked)
+    assert answer.status_code == 200
+    assert "server" not in answer.headers
+    at = httpx.URL(address)
+    with socket.create_connection((str(at.host), at.port or 80), timeout=WITHIN_S) as caller:
+        caller.sendall(b"\0\0 not http\r\n\r\n")
+        told = caller.makefile("rb").read().lower()
+    assert told.startswith(b"http/1.1 400")
+    assert not {word for word in (b"uvicorn", b"h11", b"python", b"server:") if word in told}
+    assert service.stop() == 0
+    assert "q7Zt4mXv9RkB2wLc8NpY" not in service.logged + service.shown
+    assert "key='anna'" in service.logged
+
+
+def test_a_port_that_is_taken_is_told_of_before_anything_is_loaded(
+    serve: type[Serve], weights: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        service = serve("--models", weights, "--port", port)
+        assert service.code() == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in service.logged
+    assert "--port" in service.logged
+    assert "Traceback" not in service.logged

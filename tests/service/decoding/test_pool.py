@@ -1,0 +1,605 @@
+"""Decoding processes: what comes back, what they may not do, and what their deaths cost."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+import weakref
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.media.reader import Limits
+from service.decoding import pool
+from service.decoding.files import decode
+from service.decoding.fork_server import DecodeLimits
+from service.decoding.job import Decoded, Wanted
+from service.decoding.pool import Decoders
+from service.decoding.proc_status import _ASLEEP_LOOKS, Unresponsive, Vitals
+from service.decoding.process import Process
+from service.errors import Error, Problem
+from service.http.form import Media
+from service.settings import MIB
+from tests.model import costly, made
+from tests.service import checkpoints
+from tests.service.checkpoints import STEPS
+from tests.service.media_files import png, tone, wav
+from tests.service.running_server import wait_until
+
+CARD = checkpoints.card()
+WANTED = Wanted.of(CARD, STEPS)
+GENEROUS = DecodeLimits(seconds=60, memory_bytes=1 << 30)
+#: Takes a process some 20 s where it is let: these limits let it.
+SLOW = Media(clip=costly.gif(1500, 1500, 20_000))
+PATIENT = Wanted.of(
+    CARD,
+    STEPS,
+    replace(
+        Limits(),
+        max_composed_pixels=1 << 40,
+        max_decoded_pixels=1 << 50,
+        max_demux_cpu_s=60.0,
+        max_duration_s=3600.0,
+    ),
+)
+
+
+@contextmanager
+def started(limits: DecodeLimits = GENEROUS, workers: int = 1) -> Iterator[Decoders]:
+    decoders = Decoders(workers, limits)
+    decoders.start()
+    try:
+        yield decoders
+    finally:
+        decoders.stop()
+
+
+def run(decoders: Decoders, *jobs: Media, wanted: Wanted = WANTED) -> list[Decoded | BaseException]:
+    """What came of each job; all are given at once."""
+
+    async def scenario() -> list[Decoded | BaseException]:
+        tasks = (decoders.decode(job, wanted) for job in jobs)
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    return asyncio.run(scenario())
+
+
+def good(found: Decoded | BaseException) -> Decoded:
+    assert isinstance(found, Decoded), found
+    return found
+
+
+def problem(found: Decoded | BaseException) -> Problem:
+    assert isinstance(found, Problem), found
+    return found
+
+
+def idle_pid(decoders: Decoders) -> int:
+    return decoders._idle[-1].pid
+
+
+def busy_pid(decoders: Decoders) -> int | None:
+    """A process that reads a file now."""
+    return next((process.pid for process in decoders._reading.copy()), None)
+
+
+def cpu_ticks(pid: int | None) -> int:
+    """CPU time that a process has used, in clock ticks; 0 of none."""
+    if pid is None:
+        return 0
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def nursery(decoders: Decoders) -> int:
+    """The process that starts the others."""
+    pid = decoders._nursery.pid
+    assert pid is not None
+    return pid
+
+
+@pytest.fixture(scope="module")
+def shared_decoders() -> Iterator[Decoders]:
+    with started(workers=2) as decoders:
+        yield decoders
+
+
+@pytest.fixture(scope="module")
+def media_examples() -> dict[str, bytes]:
+    """A file for each library and each family of codecs."""
+    sound = made.tone(0.5, 48_000)
+    clips = {
+        codec: made.clip(container, codec, sound=sound, sound_codec=sound_codec)
+        for container, codec, sound_codec in (
+            ("mp4", "libx264", "aac"),
+            ("mp4", "libx265", "ac3"),
+            ("webm", "libvpx", "libopus"),
+            ("webm", "libvpx-vp9", "libopus"),
+            ("matroska", "libsvtav1", "pcm_s16le"),
+            ("avi", "mpeg4", "libmp3lame"),
+            ("flv", "flv", "aac"),
+        )
+    }
+    sounds = {kind: made.sound_file(sound, 48_000, kind) for kind in ("WAV", "FLAC", "OGG", "MP3")}
+    picture = made.quadrants(80, 60)
+    pictures = {
+        end: cv2.imencode(end, picture)[1].tobytes()
+        for end in (".jpg", ".png", ".webp", ".bmp", ".tiff", ".gif", ".avif")
+    }
+    return clips | sounds | pictures
+
+
+def children_of(pid: int) -> list[int]:
+    """Living processes whose parent this is."""
+    children = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended meanwhile
+            state, parent = entry.read_text().rpartition(")")[2].split()[:2]
+            if int(parent) == pid and state != "Z":
+                children.append(int(entry.parent.name))
+    return children
+
+
+def test_what_comes_back_is_what_decoding_here_gives(clip: bytes) -> None:
+    files = Media(clip=clip)
+    here = decode(files, WANTED)
+    with started() as decoders:
+        there = good(run(decoders, files)[0])
+    assert there.streams == here.streams
+    assert set(there.prepared) == set(here.prepared)
+    for name, prepared in here.prepared.items():
+        other = there.prepared[name]
+        assert (other.rows, other.columns) == (prepared.rows, prepared.columns)
+        for part in ("tensor", "row_edges", "column_edges", "canvas"):
+            mine, its = getattr(prepared, part), getattr(other, part)
+            assert its.dtype == mine.dtype
+            # A process of one thread may add in another order than one of several: BLAS's matter.
+            np.testing.assert_allclose(its, mine, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "codec"), [("mp4", "libx264"), ("webm", "libvpx-vp9")])
+def test_a_request_that_is_alone_gets_the_same_frames_by_several_threads(
+    kind: str, codec: str
+) -> None:
+    frames = [np.roll(made.quadrants(), n, axis=1) for n in range(40)]
+    files = Media(clip=made.clip(kind, codec, frames, group=10, sound=made.tone(1, 48_000),
+                                 sound_codec="libopus"))  # fmt: skip
+    with started(workers=4) as decoders:
+        there = good(run(decoders, files)[0]).prepared["visual"]
+    here = decode(files, WANTED).prepared["visual"]
+    np.testing.assert_array_equal(there.canvas, here.canvas)
+    np.testing.assert_allclose(there.tensor, here.tensor, rtol=0, atol=1e-6)
+
+
+def test_the_canvas_stays_away_where_nothing_is_drawn(clip: bytes) -> None:
+    with started() as decoders:
+        wanted = Wanted.of(CARD, STEPS, canvas=False)
+        found = good(run(decoders, Media(clip=clip), wanted=wanted)[0])
+    assert all(stream.canvas.size == 0 for stream in found.prepared.values())
+
+
+def test_every_kind_of_upload_is_read_by_a_confined_process(
+    clip: bytes, media_examples: dict[str, bytes]
+) -> None:
+    """What a library loads at first use it can no longer load: each codec is tried as the first."""
+    picture = png(made.quadrants(40, 30))
+    jobs = {name: Media(clip=data) for name, data in media_examples.items()}
+    jobs["files"] = Media(video=clip, audio=wav(tone()))
+    jobs["frames"] = Media(frames=(picture,) * 5, audio=clip)
+    with started() as decoders:
+        for name, job in jobs.items():
+            assert isinstance(run(decoders, job)[0], Decoded), name
+            os.kill(idle_pid(decoders), signal.SIGKILL)
+
+
+def test_what_is_wrong_with_a_file_is_told_as_if_it_were_read_here() -> None:
+    with started() as decoders:
+        refused, large = run(decoders, Media(clip=b"not a clip" * 9), Media(audio=wav(tone())))
+        assert problem(refused).error is Error.UNKNOWN_FORMAT
+        assert problem(refused).field == "clip"
+        short = Wanted.of(CARD, STEPS, replace(Limits(), max_duration_s=0.01))
+        (long,) = run(decoders, Media(audio=wav(tone())), wanted=short)
+        assert problem(long).error is Error.TOO_LARGE
+        assert good(large).streams["audio"].used
+        assert decoders.restarts == 0
+
+
+def test_a_process_that_is_killed_between_two_jobs_costs_none(clip: bytes) -> None:
+    with started() as decoders:
+        good(run(decoders, Media(clip=clip))[0])
+        os.kill(idle_pid(decoders), signal.SIGKILL)
+        good(run(decoders, Media(clip=clip))[0])
+        assert decoders.restarts == 1
+
+
+def test_a_nursery_that_is_killed_is_started_again(clip: bytes) -> None:
+    with started() as decoders:
+        good(run(decoders, Media(clip=clip))[0])
+        os.kill(nursery(decoders), signal.SIGKILL)
+        good(run(decoders, Media(clip=clip))[0])
+
+
+def test_keys_are_not_in_the_environment_of_who_reads_uploads(
+    clip: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who takes a decoding process over could send what is in its memory as an answer."""
+    monkeypatch.setenv("SCMRL_API_KEYS", "anna:q7Zt4mXv9RkB2wLc8NpY")
+    monkeypatch.setenv("SCMRL_ADMIN_KEY", "q7Zt4mXv9RkB2wLc8NpY")
+    with started() as decoders:
+        good(run(decoders, Media(clip=clip))[0])
+        try:
+            environment = Path(f"/proc/{nursery(decoders)}/environ").read_bytes()
+        except PermissionError:
+            pytest.skip("only root may read the environment of a process that is not dumpable")
+        assert b"OMP_NUM_THREADS=1" in environment
+        assert b"q7Zt4mXv9RkB2wLc8NpY" not in environment
+
+
+def test_a_file_that_takes_too_long_is_to_blame_and_costs_no_other(clip: bytes) -> None:
+    with started(DecodeLimits(seconds=1, memory_bytes=1 << 30)) as decoders:
+        slow, after = run(decoders, SLOW, Media(clip=clip), wanted=PATIENT)
+        assert problem(slow).error is Error.DECODE_TIMEOUT
+        assert problem(slow).field == "clip"
+        good(after)
+        assert decoders.restarts == 1
+
+
+def test_processes_that_are_stopped_cost_a_retry_and_no_file(clip: bytes) -> None:
+    with started(workers=2) as decoders:
+        while len(decoders._idle) < 2:
+            run(decoders, *[Media(clip=clip)] * 4)
+        for process in decoders._idle:
+            os.kill(process.pid, signal.SIGSTOP)
+        for decoded in run(decoders, Media(clip=clip), Media(clip=clip)):
+            good(decoded)
+        assert decoders.restarts == 2
+
+
+def test_a_process_that_is_stopped_while_it_reads_costs_a_retry(clip: bytes) -> None:
+    async def scenario(decoders: Decoders) -> Decoded:
+        reading = asyncio.create_task(decoders.decode(SLOW, PATIENT))
+        await asyncio.to_thread(wait_until, lambda: cpu_ticks(busy_pid(decoders)) > 20)
+        first = busy_pid(decoders)
+        os.kill(first, signal.SIGSTOP)
+        await asyncio.to_thread(wait_until, lambda: busy_pid(decoders) not in (None, first))
+        reading.cancel()
+        await asyncio.wait([reading])
+        return await decoders.decode(Media(clip=clip), WANTED)
+
+    with started() as decoders:
+        good(asyncio.run(scenario(decoders)))
+        assert decoders.restarts == 1, "the second process is lost to nothing but the test's end"
+
+
+def test_files_are_not_to_blame_where_no_process_begins(
+    monkeypatch: pytest.MonkeyPatch, clip: bytes
+) -> None:
+    fork = Decoders._fork
+
+    def stopped(decoders: Decoders) -> Process:
+        process = fork(decoders)
+        os.kill(process.pid, signal.SIGSTOP)
+        return process
+
+    monkeypatch.setattr(Decoders, "_fork", stopped)
+    with started() as decoders:
+        (refused,) = run(decoders, Media(clip=clip))
+        assert problem(refused).error is Error.NOT_READY
+        assert problem(refused).field is None
+
+
+def test_a_heartbeat_finds_idle_processes_that_are_stopped(clip: bytes) -> None:
+    with started() as decoders:
+        good(run(decoders, Media(clip=clip))[0])
+        assert decoders._bury() == 0
+        stopped = idle_pid(decoders)
+        os.kill(stopped, signal.SIGSTOP)
+        assert decoders._bury() == 1
+        assert not decoders._idle
+        good(run(decoders, Media(clip=clip))[0])
+        assert decoders.restarts == 1
+
+
+def test_a_process_that_waits_for_a_cpu_is_alive(tmp_path: Path) -> None:
+    stat = tmp_path / "stat"
+    vitals = Vitals(1)
+    vitals._stat = stat
+    line = "1 (a) b) {} " + " ".join(["0"] * 10) + " {} 0 0 0"
+    for look in range(100):
+        stat.write_text(line.format("R", 5))
+        vitals.check_awake()
+        stat.write_text(line.format("S", look))  # its CPU time goes on
+        vitals.check_awake()
+    for _ in range(_ASLEEP_LOOKS - 1):
+        vitals.check_awake()
+    with pytest.raises(Unresponsive, match="hangs"):
+        vitals.check_awake()
+    stat.write_text(line.format("T", 0))
+    with pytest.raises(Unresponsive, match="stopped"):
+        vitals.check_not_stopped()
+    stat.unlink()
+    vitals.check_not_stopped()  # where the system hides it, it counts as alive
+
+
+def test_processes_that_all_read_long_are_trouble_and_one_of_two_is_none() -> None:
+    async def scenario(decoders: Decoders) -> None:
+        asked = []
+        for expected in (None, "Every decoding process"):
+            asked.append(asyncio.create_task(decoders.decode(SLOW, PATIENT)))
+            await asyncio.to_thread(wait_until, lambda: len(decoders._reading) == len(asked))
+            await asyncio.sleep(0.1)
+            assert (decoders.trouble(0.05) or "None").startswith(expected or "None")
+            assert decoders.trouble(60) is None, "they may be at large files"
+        for task in asked:
+            task.cancel()
+        await asyncio.wait(asked)
+        assert decoders.trouble(0.05) is None
+
+    with started(workers=2) as decoders:
+        good(run(decoders, Media(audio=wav(tone())))[0])
+        asyncio.run(scenario(decoders))
+
+
+def test_memory_beyond_the_limit_is_refused_and_the_process_goes_on(clip: bytes) -> None:
+    large = png(np.zeros((5000, 5000, 3), np.uint8))
+    with started(DecodeLimits(seconds=60, memory_bytes=64 * MIB)) as decoders:
+        refused, fine = run(decoders, Media(frames=(large,)), Media(clip=clip))
+        assert problem(refused).error in (Error.TOO_LARGE, Error.UNUSABLE)
+        assert problem(refused).field in ("frames", None)
+        good(fine)
+
+
+def test_a_file_that_kills_its_decoder_is_blamed_once_tried_twice(
+    monkeypatch: pytest.MonkeyPatch, clip: bytes
+) -> None:
+    """A worker that dies of this job stands for a decoder with a hole in it."""
+    die = Process.decode
+
+    def deadly(process: Process, files: Media, wanted: Wanted, seconds: float) -> Decoded:
+        if files.audio:
+            os.kill(process.pid, signal.SIGSEGV)
+        return die(process, files, wanted, seconds)
+
+    monkeypatch.setattr(Process, "decode", deadly)
+    with started(workers=2) as decoders:
+        blamed, fine = run(decoders, Media(audio=wav(tone())), Media(clip=clip))
+        assert problem(blamed).error is Error.UNUSABLE
+        assert problem(blamed).field == "audio"
+        good(fine)
+        assert decoders.restarts == 2
+
+
+def test_what_was_cancelled_while_it_waited_is_never_run(clip: bytes) -> None:
+    async def scenario(decoders: Decoders) -> None:
+        first = asyncio.create_task(decoders.decode(SLOW, PATIENT))
+        await asyncio.to_thread(wait_until, lambda: busy_pid(decoders) is not None)
+        (process,) = decoders._reading
+        second = asyncio.create_task(decoders.decode(Media(clip=clip), WANTED))
+        await asyncio.sleep(0.1)
+        second.cancel()
+        await asyncio.wait([second])
+        assert second.cancelled()
+        assert decoders._reading == {process}
+        assert process.jobs == 1
+        first.cancel()
+        await asyncio.wait([first])
+        assert not decoders._idle, "no process has had a whole job"
+
+    with started() as decoders:
+        asyncio.run(scenario(decoders))
+
+
+def test_a_job_that_is_cancelled_while_it_is_read_ends_its_process(clip: bytes) -> None:
+    async def scenario(decoders: Decoders) -> tuple[int, Decoded]:
+        slow = asyncio.create_task(decoders.decode(SLOW, PATIENT))
+        await asyncio.to_thread(wait_until, lambda: cpu_ticks(busy_pid(decoders)) > 5)
+        pid = busy_pid(decoders)
+        assert pid is not None
+        slow.cancel()
+        await asyncio.wait([slow])
+        assert slow.cancelled()
+        assert not decoders._reading, "a request goes before its process's place is free"
+        return pid, await decoders.decode(Media(clip=clip), WANTED)
+
+    with started() as decoders:
+        pid, decoded = asyncio.run(scenario(decoders))
+        good(decoded)
+        wait_until(lambda: pid not in children_of(nursery(decoders)))
+        assert decoders.restarts == 0, "a cancelled request is no fault of a process"
+
+
+def test_a_request_that_is_cancelled_again_still_waits_for_its_process() -> None:
+    async def scenario(decoders: Decoders) -> None:
+        slow = asyncio.create_task(decoders.decode(SLOW, PATIENT))
+        await asyncio.to_thread(wait_until, lambda: cpu_ticks(busy_pid(decoders)) > 5)
+        with decoders._nursery._lock:  # so that the process's end is not ordered yet
+            for _ in range(3):
+                slow.cancel()
+                await asyncio.sleep(0.05)
+            assert not slow.done()
+            assert decoders._reading
+        await asyncio.wait([slow])
+        assert slow.cancelled()
+        assert not decoders._reading
+
+    with started() as decoders:
+        asyncio.run(scenario(decoders))
+
+
+def test_files_of_a_cancelled_job_are_let_go_while_it_is_in_the_queue(clip: bytes) -> None:
+    async def scenario(decoders: Decoders) -> None:
+        first = asyncio.create_task(decoders.decode(SLOW, PATIENT))
+        await asyncio.to_thread(wait_until, lambda: busy_pid(decoders) is not None)
+        files = Media(clip=clip)
+        gone = weakref.ref(files)
+        queued = asyncio.create_task(decoders.decode(files, WANTED))
+        del files
+        await asyncio.sleep(0.05)
+        assert gone() is not None
+        queued.cancel()
+        await asyncio.wait([queued])
+        del queued
+        assert not first.done()
+        gc.collect()
+        assert gone() is None
+        first.cancel()
+        await asyncio.wait([first])
+
+    with started() as decoders:
+        asyncio.run(scenario(decoders))
+
+
+def test_a_heartbeat_leaves_no_more_processes_than_there_may_be(
+    monkeypatch: pytest.MonkeyPatch, clip: bytes
+) -> None:
+    beat = Process.beat
+
+    with started() as decoders:
+
+        def slow(process: Process) -> None:
+            beat(process)
+            good(run(decoders, Media(clip=clip))[0])  # which finds no idle process
+
+        good(run(decoders, Media(clip=clip))[0])
+        monkeypatch.setattr(Process, "beat", slow)
+        for _ in range(3):
+            assert decoders._bury() == 0
+        assert len(decoders._idle) == 1
+        kept = idle_pid(decoders)
+        wait_until(lambda: children_of(nursery(decoders)) == [kept])
+
+
+def test_files_are_not_to_blame_where_the_nursery_is_lost_with_their_processes(
+    monkeypatch: pytest.MonkeyPatch, clip: bytes
+) -> None:
+    read = Process.decode
+
+    def lost(process: Process, files: Media, wanted: Wanted, seconds: float) -> Decoded:
+        os.kill(nursery(decoders), signal.SIGKILL)
+        wait_until(lambda: process.gone)
+        return read(process, files, wanted, seconds)
+
+    with started() as decoders:
+        good(run(decoders, Media(clip=clip))[0])
+        with monkeypatch.context() as patched:
+            patched.setattr(Process, "decode", lost)
+            (refused,) = run(decoders, Media(clip=clip))
+        assert problem(refused).error is Error.NOT_READY
+        good(run(decoders, Media(clip=clip))[0])
+
+
+@given(delays=st.lists(st.floats(0, 0.06), min_size=1, max_size=6))
+@settings(max_examples=15, deadline=None)
+def test_jobs_that_are_cancelled_at_any_moment_leave_the_others_alone(
+    shared_decoders: Decoders, clip: bytes, delays: list[float]
+) -> None:
+    async def scenario() -> None:
+        kept = [asyncio.create_task(shared_decoders.decode(Media(clip=clip), WANTED))]
+        cancelled = []
+        for delay in delays:
+            task = asyncio.create_task(shared_decoders.decode(Media(clip=clip), WANTED))
+            asyncio.get_running_loop().call_later(delay, task.cancel)
+            cancelled.append(task)
+        kept.append(asyncio.create_task(shared_decoders.decode(Media(clip=clip), WANTED)))
+        for decoded in await asyncio.gather(*kept):
+            good(decoded)
+        for decoded_or_none in await asyncio.gather(*cancelled, return_exceptions=True):
+            assert isinstance(decoded_or_none, Decoded | asyncio.CancelledError)
+        assert not shared_decoders._reading
+
+    asyncio.run(scenario())
+
+
+def test_descriptors_above_1023_are_no_hindrance(clip: bytes) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 1200:
+        pytest.skip(f"the limit of open files is {hard}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1200), hard))
+    with ExitStack() as opened:
+        opened.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        null = os.open(os.devnull, os.O_RDONLY)
+        opened.callback(os.close, null)
+        while (copy := os.dup(null)) < 1024:
+            opened.callback(os.close, copy)
+        opened.callback(os.close, copy)
+        decoders = opened.enter_context(started())
+        good(run(decoders, Media(clip=clip))[0])
+
+
+def test_processes_are_replaced_before_what_leaks_adds_up(
+    monkeypatch: pytest.MonkeyPatch, clip: bytes
+) -> None:
+    monkeypatch.setattr(pool, "_JOBS", 2)
+    with started() as decoders:
+        pids = set()
+        for _ in range(4):
+            good(run(decoders, Media(clip=clip))[0])
+            if decoders._idle:
+                pids.add(idle_pid(decoders))
+        assert len(pids) == 2
+        assert decoders.restarts == 0
+
+
+def test_nothing_is_left_when_it_stops(clip: bytes) -> None:
+    with started(workers=2) as decoders:
+        run(decoders, *[Media(clip=clip)] * 4)
+        parent = nursery(decoders)
+        workers = children_of(parent)
+        assert workers
+    for pid in (parent, *workers):
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="libseccomp is Linux's")
+def test_a_confined_process_opens_nothing_and_starts_nothing(tmp_path: Path) -> None:
+    """What somebody tries who has taken a decoder over."""
+    script = textwrap.dedent(
+        """
+        import os, socket, sys, threading
+        from service.decoding import sandbox
+        print(*sandbox.confine(64 << 20).names, flush=True)
+        def refused(what):
+            try:
+                what()
+            except (PermissionError, OSError) as exc:
+                return type(exc).__name__
+            return "allowed"
+        print(refused(lambda: open("/etc/passwd")))
+        print(refused(lambda: open(sys.argv[1], "w")))
+        print(refused(lambda: socket.socket()))
+        print(refused(os.fork))
+        print(refused(lambda: os.execv("/bin/true", ["true"])))
+        print(refused(lambda: os.kill(os.getppid(), 0)))
+        thread = threading.Thread(target=lambda: print("a thread ran"))
+        thread.start()
+        thread.join()
+        try:
+            bytearray(200 << 20)
+            print("allowed")
+        except MemoryError:
+            print("MemoryError")
+        """
+    )
+    left = tmp_path / "left"
+    found = subprocess.run(
+        [sys.executable, "-c", script, str(left)], capture_output=True, text=True, check=True
+    )
+    walls, *attempts = found.stdout.splitlines()
+    if "seccomp" not in walls:
+        pytest.skip("libseccomp is not installed")
+    assert attempts == ["PermissionError"] * 6 + ["a thread ran", "MemoryError"]
+    assert not left.exists()

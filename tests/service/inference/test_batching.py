@@ -1,0 +1,263 @@
+"""What runs together, what does not, and how long it waits."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from service.errors import Error, Problem
+from service.inference.batching import Batcher, Ran
+from tests.service.engines import (
+    STREAM,
+    NumberEngine,
+    answered,
+    ask,
+    behind,
+    inputs,
+    started,
+    until_entered,
+)
+from tests.service.running_server import wait_until
+
+
+def test_requests_that_queue_together_run_together() -> None:
+    engine = NumberEngine()
+
+    async def scenario(batcher: Batcher) -> list[Ran]:
+        blocker = await behind(engine, batcher)
+        asked = [asyncio.create_task(ask(batcher, number)) for number in range(1, 7)]
+        await asyncio.sleep(0)
+        engine.go.set()
+        return await asyncio.gather(blocker, *asked)
+
+    with started(engine, max_batch=4) as batcher:
+        answers = asyncio.run(scenario(batcher))
+    assert [run.numbers for run in engine.runs] == [(0,), (1, 2, 3, 4), (5, 6)]
+    assert [answered(ran) for ran in answers] == list(range(7))
+    assert [ran.batch_size for ran in answers] == [1, 4, 4, 4, 4, 2, 2]
+
+
+def test_each_request_gets_its_own_share_of_everything() -> None:
+    engine = NumberEngine()
+
+    async def scenario(batcher: Batcher) -> list[Ran]:
+        blocker = await behind(engine, batcher)
+        asked = [asyncio.create_task(ask(batcher, n, explain=["attention"])) for n in (5, 6, 7)]
+        await asyncio.sleep(0)
+        engine.go.set()
+        await blocker
+        return await asyncio.gather(*asked)
+
+    with started(engine) as batcher:
+        answers = asyncio.run(scenario(batcher))
+    for number, ran in zip((5, 6, 7), answers, strict=True):
+        output = ran.output
+        assert output.attention is not None
+        spatial = output.attention[STREAM].spatial
+        assert spatial is not None
+        for share in (output.logits, output.residuals[STREAM], output.stream_logits[STREAM]):
+            assert share.numel() == 1
+            assert share.item() == number
+        assert spatial.shape == (1, 1, 1)
+        assert spatial.item() == number
+
+
+def test_requests_of_other_steps_maps_or_shapes_run_apart_and_the_oldest_first() -> None:
+    engine = NumberEngine()
+
+    async def scenario(batcher: Batcher) -> None:
+        blocker = await behind(engine, batcher)
+        asked = [
+            asyncio.create_task(asking)
+            for asking in (
+                ask(batcher, 1, steps=8),
+                ask(batcher, 2),
+                ask(batcher, 3, size=2),
+                ask(batcher, 4, explain=["attention"]),
+                ask(batcher, 5, steps=8),
+                ask(batcher, 6),
+            )
+        ]
+        await asyncio.sleep(0)
+        engine.go.set()
+        await asyncio.gather(blocker, *asked)
+
+    with started(engine) as batcher:
+        asyncio.run(scenario(batcher))
+    assert [run.numbers for run in engine.runs] == [(0,), (1, 5), (2, 6), (3,), (4,)]
+    assert [run.steps for run in engine.runs] == [4, 8, 4, 4, 4]
+    assert engine.runs[-1].explain == {"attention"}
+
+
+def test_a_lone_request_does_not_wait_for_company() -> None:
+    engine = NumberEngine()
+    with started(engine, max_wait_s=20) as batcher:
+        begun = time.monotonic()
+        asyncio.run(ask(batcher, 1))
+        assert time.monotonic() - begun < 10
+
+
+def test_a_request_waits_for_one_that_is_still_being_decoded() -> None:
+    engine = NumberEngine()
+
+    async def scenario(batcher: Batcher) -> None:
+        with batcher.place() as decoding:
+            first = asyncio.create_task(ask(batcher, 1))
+            await asyncio.sleep(0.05)
+            assert not engine.runs
+            await asyncio.gather(first, decoding.run(inputs(2), 4))
+
+    with started(engine, max_wait_s=20) as batcher:
+        asyncio.run(scenario(batcher))
+    assert [run.numbers for run in engine.runs] == [(1, 2)]
+
+
+def test_it_waits_no_longer_for_one_whose_decoding_failed() -> None:
+    engine = NumberEngine()
+
+    async def scenario(batcher: Batcher) -> None:
+        with pytest.raises(ValueError, match="no clip"), batcher.place():  # noqa: PT012
+            first = asyncio.create_task(ask(batcher, 1))
+            await asyncio.sleep(0.05)
+            raise ValueError("no clip")
+        await first
+
+    with started(engine, max_wait_s=20) as batcher:
+        begun = time.monotonic()
+        asyncio.run(scenario(batcher))
+        assert time.monotonic() - begun < 10
+
+
+def test_it_waits_no_longer_than_the_setting() -> None:
+    engine = NumberEngine()
+
+    async def scenario(batcher: Batcher) -> None:
+        with batcher.place():  # never queues
+            assert answered(await asyncio.wait_for(ask(batcher, 1), 10)) == 1
+
+    with started(engine, max_wait_s=0.05) as batcher:
+        asyncio.run(scenario(batcher))
+
+
+def test_where_all_places_are_taken_it_is_full_until_one_is_free() -> None:
+    engine = NumberEngine()
+
+    async def scenario(batcher: Batcher) -> None:
+        blocker = await behind(engine, batcher)
+        with batcher.place():
+            for refused in (batcher.check_room, batcher.place().__enter__):
+                with pytest.raises(Problem) as caught:
+                    refused()
+                assert caught.value.error is Error.FULL
+                assert caught.value.retry_after_s is not None
+                assert "2 places" in caught.value.detail
+        assert batcher.taken == 1
+        engine.go.set()
+        await blocker
+        assert answered(await ask(batcher, 1)) == 1
+
+    with started(engine, places=2) as batcher:
+        asyncio.run(scenario(batcher))
+        assert batcher.taken == 0
+
+
+def test_retry_after_is_as_long_as_the_queue_takes() -> None:
+    engine = NumberEngine(before=lambda numbers: time.sleep(0.05))
+
+    async def scenario(batcher: Batcher) -> None:
+        with batcher.place():
+            for number in range(6):
+                await ask(batcher, number)
+            with batcher.place():
+                batcher.check_room()
+
+    with started(engine, places=2) as batcher, pytest.raises(Problem) as caught:
+        asyncio.run(scenario(batcher))
+    assert caught.value.retry_after_s is not None
+    assert 0.1 <= caught.value.retry_after_s < 10, "two requests of 0.05 s or more"
+
+
+def test_several_devices_share_one_queue() -> None:
+    engines = [NumberEngine(), NumberEngine()]
+    batcher = Batcher(engines, max_batch=2, max_wait_s=0, places=100)  # type: ignore[arg-type]
+
+    async def scenario() -> list[Ran]:
+        asked = []
+        for engine in engines:  # both are held in a run, so that the rest queues
+            engine.go.clear()
+        for number in range(2):
+            asked.append(asyncio.create_task(ask(batcher, number, steps=number + 1)))
+        for engine in engines:
+            await until_entered(engine)
+        assert [len(engine.runs) for engine in engines] == [1, 1]
+        asked += [asyncio.create_task(ask(batcher, number)) for number in range(2, 8)]
+        await asyncio.sleep(0)
+        engines[1].go.set()
+        answers = await asyncio.gather(*asked[2:])
+        engines[0].go.set()
+        return [*await asyncio.gather(*asked[:2]), *answers]
+
+    batcher.start()
+    try:
+        answers = asyncio.run(scenario())
+    finally:
+        batcher.stop()
+    assert [answered(ran) for ran in answers] == list(range(8))
+    assert [len(engine.runs) for engine in engines] == [1, 4], "the free device ran the rest"
+    assert batcher.trouble(60)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_device_that_dies_leaves_its_queue_to_the_other() -> None:
+    def die(numbers: tuple[int, ...]) -> None:
+        raise SystemExit
+
+    dying, living = engines = [NumberEngine(die), NumberEngine()]
+    batcher = Batcher(engines, max_batch=1, max_wait_s=0, places=100)  # type: ignore[arg-type]
+
+    async def scenario() -> list[Ran | BaseException]:
+        for engine in engines:  # each is held in a run, so that the rest queues
+            engine.go.clear()
+        asked = [asyncio.create_task(ask(batcher, number)) for number in range(6)]
+        for engine in engines:
+            await until_entered(engine)
+        dying.go.set()
+        await asyncio.to_thread(wait_until, lambda: batcher.trouble(60) is not None)
+        assert batcher.queued == 4
+        living.go.set()
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    batcher.start()
+    try:
+        answers = asyncio.run(scenario())
+        assert batcher.trouble(60)
+    finally:
+        batcher.stop()
+    lost = [found for found in answers if isinstance(found, BaseException)]
+    assert len(lost) == 1
+    assert isinstance(lost[0], Problem)
+    assert lost[0].error is Error.NOT_READY
+    assert len(living.runs) == 5
+
+
+def test_a_request_that_is_cancelled_leaves_the_queue_and_is_never_run() -> None:
+    engine = NumberEngine()
+
+    async def scenario(batcher: Batcher) -> None:
+        blocker = await behind(engine, batcher)
+        given_up, wanted = (asyncio.create_task(ask(batcher, number)) for number in (1, 2))
+        await asyncio.sleep(0)
+        assert batcher.queued == 2
+        given_up.cancel()
+        await asyncio.wait([given_up])
+        assert given_up.cancelled()
+        assert batcher.queued == 1
+        assert batcher.taken == 2
+        engine.go.set()
+        assert [answered(ran) for ran in await asyncio.gather(blocker, wanted)] == [0, 2]
+
+    with started(engine) as batcher:
+        asyncio.run(scenario(batcher))
+    assert [run.numbers for run in engine.runs] == [(0,), (2,)]

@@ -1,0 +1,140 @@
+"""Which checkpoints are served, and what an operator is told where one cannot be."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.checkpoint import Measurement
+from service.errors import Error, Problem
+from service.inference.registry import Registry, StartupError
+from service.runtime import gc
+from service.settings import Settings
+from tests.service import checkpoints
+from tests.service.integration.test_refusals import problem
+from tests.service.running_server import running, statuses
+
+
+@pytest.fixture
+def copied(weights: Path, tmp_path: Path) -> Path:
+    """Checkpoints that a test may damage."""
+    return Path(shutil.copytree(weights, tmp_path / "weights"))
+
+
+def damage(folder: Path) -> None:
+    """Change one byte of the weights."""
+    file = folder / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
+def refused(**settings: object) -> str:
+    """What an operator is told who starts the service with these settings."""
+    registry = Registry(Settings(**settings))  # type: ignore[arg-type]
+    with pytest.raises(StartupError) as caught:
+        registry.load_default()
+    registry.stop()
+    assert registry.why_not_ready() is not None
+    assert registry.status(registry.default_name) == "failed"
+    with pytest.raises(Problem) as told:
+        registry.get(registry.default_name)
+    assert told.value.error is Error.MODEL_FAILED
+    return str(caught.value)
+
+
+def test_weights_that_are_not_the_cards_are_refused_by_file_and_field(copied: Path) -> None:
+    damage(copied / "avdigits")
+    told = refused(models=copied)
+    assert str(copied / "avdigits" / "card.json") in told
+    assert "sha256" in told
+
+
+def test_a_card_that_makes_no_sense_is_refused_by_file_and_field(copied: Path) -> None:
+    file = copied / "avdigits" / "card.json"
+    card = json.loads(file.read_text())
+    card["config"]["heads"] = 5
+    file.write_text(json.dumps(card))
+    told = refused(models=copied)
+    assert str(file) in told
+    assert "heads 5" in told
+
+
+def test_a_default_that_is_not_there_is_refused_by_setting_with_what_is(copied: Path) -> None:
+    told = refused(models=copied, default_model="nobody")
+    assert str(copied / "nobody" / "card.json") in told
+    assert "avdigits, strict" in told
+    assert "--default-model" in told
+
+
+def test_a_folder_that_is_not_there_is_refused_by_setting(tmp_path: Path) -> None:
+    told = refused(models=tmp_path / "nowhere")
+    assert str(tmp_path / "nowhere") in told
+    assert "SCMRL_MODELS" in told
+    assert "there are none" in refused(models=tmp_path)
+
+
+def test_a_device_that_is_not_there_is_refused_by_name(weights: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("CUDA is there")
+    told = refused(models=weights, device="cuda")
+    assert "device cuda" in told
+    assert "no CUDA" in told
+
+
+def test_a_broken_checkpoint_beside_the_default_leaves_it_served(
+    copied: Path, clip: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    damage(copied / "strict")
+    checkpoints.save(copied / "third", seed=3, name="third")
+    (copied / "no-card").mkdir()
+    with running(copied) as client:
+        assert statuses(client) == {"avdigits": "ready", "strict": "failed", "third": "ready"}
+        assert client.get("/readyz").status_code == 200
+        assert client.post("/v1/classify", files={"clip": clip}).status_code == 200
+        third = client.post("/v1/models/third/classify", files={"clip": clip})
+        assert third.json()["model"]["name"] == "third"
+        broken = client.post("/v1/models/strict/classify", files={"clip": clip})
+        assert broken.status_code == 503
+        assert problem(broken)["type"] == "urn:scmrl:error:model-failed"
+        assert "Retry-After" not in broken.headers, "it will not get better"
+        assert client.get("/v1/models/strict").status_code == 503
+    assert f"{copied / 'strict' / 'card.json'}: sha256" in caplog.text
+
+
+def test_the_default_is_the_one_that_is_set_and_comes_first(weights: Path, clip: bytes) -> None:
+    with running(weights, default_model="strict") as client:
+        assert list(statuses(client)) == ["strict", "avdigits"]
+        answer = client.post("/v1/classify", files={"clip": clip}).json()
+        assert answer["model"]["name"] == "strict"
+
+
+def test_int8_is_taken_where_the_card_has_its_accuracy(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    measured = Measurement(what="accuracy", value=0.9, conditions="a test", precision="int8")
+    checkpoints.save(tmp_path / "avdigits", accuracy=(measured,))
+    checkpoints.save(tmp_path / "unmeasured", name="unmeasured")
+    registry = Registry(Settings(models=tmp_path, precision="int8", compile="on"))
+    registry.load_default()
+    registry.load_others()
+    registry.stop()
+    paths = {name: model.engines[0].path for name, model in registry.ready.items()}
+    assert paths == {"avdigits": "fused-int8", "unmeasured": "fused"}
+    assert "unmeasured stays in float32" in caplog.text
+
+
+def test_of_a_checkpoint_that_is_loaded_anew_the_old_one_is_let_go(weights: Path) -> None:
+    registry = Registry(Settings(models=weights, compile="off"))
+    registry.load_default()
+    gc.spare()  # as a service does that has started
+    old = weakref.ref(registry.get("avdigits").engines[0])
+    registry.loader("avdigits")()
+    assert old() is None
+    registry.stop()
+    assert registry.get("avdigits").card.name == "avdigits"

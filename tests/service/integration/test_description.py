@@ -1,0 +1,43 @@
+"""What the OpenAPI description says is what the service does, for requests of every shape."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import httpx
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis import Case
+from schemathesis.generation import GenerationMode
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from tests.service.integration.test_refusals import NO_SHRINKING
+
+#: Requests of each operation that the description allows, and of each that it does not.
+EXAMPLES = 25
+
+
+def test_answers_are_as_described_to_requests_that_are_and_that_are_not(
+    service: httpx.Client,
+) -> None:
+    description = schemathesis.openapi.from_url(f"{service.base_url}/openapi.json")
+    tried = []
+    for found in description.get_all_operations():
+        operation = found.ok()
+        for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+
+            @given(operation.as_strategy(generation_mode=mode))
+            @settings(
+                max_examples=EXAMPLES, deadline=None, derandomize=True, database=None,
+                suppress_health_check=list(HealthCheck), phases=NO_SHRINKING,
+            )  # fmt: skip
+            def ask(case: Case) -> None:
+                # Random bytes are a file as described, and no clip: they may be refused.
+                case.call_and_validate(excluded_checks=[positive_data_acceptance], timeout=60)
+
+            with suppress(Unsatisfiable):  # without parameters there is nothing to get wrong
+                ask()
+        tried.append(f"{operation.method.upper()} {operation.path}")
+    assert {"POST /v1/classify", "GET /v1/models/{name}", "GET /readyz"} <= set(tried)
+    assert service.get("/readyz").status_code == 200

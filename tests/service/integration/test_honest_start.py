@@ -1,0 +1,184 @@
+"""A service is ready when a clip would be answered, and says why where none ever will be."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.decoding import fork_server as nurseries
+from service.decoding import pool
+from service.decoding.fork_server import DecodeLimits
+from service.decoding.pool import Decoders, DecodersError
+from service.decoding.stderr_tail import LastWords, quoted
+from service.http.form import Media
+from service.settings import MIB
+from tests.conftest import ROOT
+from tests.service.decoding.test_pool import WANTED, good, nursery, run
+from tests.service.process import Serve
+from tests.service.running_server import wait_until
+
+#: What a library says that is not installed whole.
+REASON = "libnothing.so.1: cannot open shared object file"
+
+
+@contextmanager
+def broken(folder: Path) -> Iterator[None]:
+    """While this lasts, whoever has `folder` in PYTHONPATH cannot import what reads sounds."""
+    module = folder / "soundfile.py"
+    module.write_text(f"raise ImportError({REASON!r})")
+    try:
+        yield
+    finally:
+        module.unlink()
+
+
+def test_a_service_without_decoders_is_never_ready_and_ends_with_their_last_words(
+    serve: type[Serve], weights: Path, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with broken(tmp_path):
+        service = serve("--models", weights, "--port", port, PYTHONPATH=str(tmp_path))
+        told: set[str] = set()
+        while service.process.poll() is None:
+            try:
+                answer = httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=10)
+            except httpx.TransportError:
+                time.sleep(0.05)
+                continue
+            assert answer.status_code == 503
+            told.add(answer.json()["detail"])
+        assert service.code() == 1
+    assert not service.shown
+    assert any("No decoding process can be started" in detail for detail in told)
+    assert not any("libnothing" in detail for detail in told)
+    last = service.logged.splitlines()[-1]
+    assert last.startswith("scmrl serve: no decoding process can be started: ")
+    assert last.endswith(f"exit code 1: ImportError: {REASON}")
+    assert service.logged.count("Traceback") == 1, "its last words, once"
+    assert service.logged.count("is replaced") == 1
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Failed starts are tried again soon; a folder in PYTHONPATH."""
+    monkeypatch.setattr(nurseries, "_RETRY_S", 0.01)
+    monkeypatch.setattr(nurseries, "_RETRY_MOST_S", 0.02)
+    monkeypatch.setattr(pool, "_WATCH_S", 0.05)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+    return tmp_path
+
+
+@contextmanager
+def watched(fatal: list[DecodersError]) -> Iterator[Decoders]:
+    """Decoders that are replaced as a service's are."""
+    limits = DecodeLimits(seconds=60, memory_bytes=1024 * MIB)
+    decoders = Decoders(1, limits, fatal.append)
+    decoders.start()
+    watcher = threading.Thread(target=decoders.watch)
+    watcher.start()
+    try:
+        yield decoders
+    finally:
+        decoders.stop()
+        watcher.join()
+
+
+def test_decoders_that_served_are_tried_on_and_come_back(impatient: Path, clip: bytes) -> None:
+    fatal: list[DecodersError] = []
+    with watched(fatal) as decoders:
+        assert decoders.prove(WANTED)
+        assert decoders.trouble(60) is None
+        with broken(impatient):
+            os.kill(nursery(decoders), signal.SIGKILL)
+            wait_until(lambda: "Starts that failed so far: 5" in (decoders.trouble(60) or ""))
+            assert not fatal
+        wait_until(lambda: decoders.trouble(60) is None)
+        good(run(decoders, Media(clip=clip))[0])
+    assert not fatal
+
+
+def test_decoders_that_do_not_come_back_for_long_are_given_up(
+    impatient: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pool, "_HOPELESS_S", 1.0)
+    fatal: list[DecodersError] = []
+    with watched(fatal) as decoders:
+        assert decoders.prove(WANTED)
+        with broken(impatient):
+            os.kill(nursery(decoders), signal.SIGKILL)
+            wait_until(lambda: bool(fatal))
+            wait_until(lambda: decoders._nursery.failing.starts > 4)  # type: ignore[union-attr]
+            assert not decoders.prove(WANTED)
+    assert len(fatal) == 1
+    assert str(fatal[0]).endswith(REASON)
+    said = [message for message in caplog.messages if "which starts decoding" in message]
+    assert ["signal 9" in said[0], REASON in said[1], len(said)] == [True, True, 2]
+
+
+def test_decoders_that_cannot_read_a_small_clip_are_not_ready(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where a confined process may not do what a library wants to."""
+    monkeypatch.setattr(pool.trial, "CLIP", b"RIFF and nothing more")
+    with watched([]) as decoders, pytest.raises(DecodersError, match="a small clip cannot be"):
+        decoders.prove(WANTED)
+
+
+def test_what_waits_for_decoders_ends_when_they_are_stopped(impatient: Path) -> None:
+    with broken(impatient), watched([]) as decoders:
+        answers: list[bool] = []
+        waiter = threading.Thread(target=lambda: answers.append(decoders.prove(WANTED)))
+        waiter.start()
+        decoders.stop()
+        waiter.join(60)
+        assert answers == [False]
+
+
+@pytest.mark.parametrize("whom", ["the nursery", "a worker"])
+def test_what_a_process_writes_before_it_dies_is_logged_once(
+    clip: bytes, caplog: pytest.LogCaptureFixture, whom: str
+) -> None:
+    with watched([]) as decoders:
+        good(run(decoders, Media(clip=clip))[0])
+        pid = nursery(decoders) if whom == "the nursery" else decoders._idle[-1].pid
+        os.kill(pid, signal.SIGABRT)
+        wait_until(lambda: decoders.restarts > 0)
+        good(run(decoders, Media(clip=clip))[0])
+        wait_until(lambda: "Fatal Python error: Aborted" in caplog.text)
+    assert caplog.text.count("Fatal Python error: Aborted") == 1
+
+
+def test_what_is_written_about_files_is_not_logged(
+    clip: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "scmrl")
+    with watched([]) as decoders:
+        run(
+            decoders, Media(clip=clip), Media(clip=clip[:300]), Media(clip=b"\x89PNG\r\n\x1a\n" * 9)
+        )
+        good(run(decoders, Media(clip=clip))[0])
+    assert [m for m in caplog.messages if " are confined by " not in m] == []
+
+
+def test_last_words_are_the_last_lines_and_move_no_cursor() -> None:
+    words = LastWords()
+    for number in range(20_000):  # more than a pipe holds: whoever writes does not wait
+        os.write(words.writer, f"line {number} \x1b[2J\x07\n".encode())
+    os.write(words.writer, b"\xff" + b"x" * 5000 + b"\nthe end")
+    words.close_writer()
+    lines = words.lines()
+    assert (lines[-1], len(lines)) == ("the end", 80)
+    assert all(line.isprintable() and len(line) <= 300 for line in lines)
+    assert quoted(lines).endswith("\n  | the end")
+    assert quoted([]) == ""

@@ -1,0 +1,276 @@
+"""What Prometheus sees: counts of what clients did, and the service's own state."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from model.network import Output
+from service.app import create_app
+from service.errors import Error
+from service.inference import batching
+from service.settings import Settings
+from tests.conftest import ROOT
+from tests.service.running_server import listening, until_ready, wait_until
+from tests.service.scraped import Scrape, scrape
+
+CLASSIFY = "/v1/classify"
+STAGES = {"decode_wait", "decode", "preprocess", "queue", "inference", "explain"}
+
+
+@pytest.fixture(scope="module")
+def app(weights: Path) -> FastAPI:
+    settings = Settings(models=weights, queue_length=4, compile="off", max_body_bytes=1_000_000)
+    return create_app(settings)
+
+
+@pytest.fixture(scope="module")
+def service(app: FastAPI) -> Iterator[httpx.Client]:
+    """A service of this module's own, whose counts nobody else moves."""
+    with listening(app) as client:
+        wait_until(lambda: scrape(client).total("scmrl_model_ready") == 2)
+        yield client
+
+
+@pytest.fixture
+def before(service: httpx.Client) -> Scrape:
+    return scrape(service)
+
+
+def once(client: httpx.Client, holds: Callable[[Scrape], bool]) -> Scrape:
+    """The first scrape of which it holds: a request is counted when its answer has been sent."""
+    found = scrape(client)
+
+    def looked() -> bool:
+        nonlocal found
+        found = scrape(client)
+        return holds(found)
+
+    wait_until(looked)
+    return found
+
+
+def test_a_clip_is_counted_and_timed_in_every_stage(
+    service: httpx.Client, before: Scrape, clip: bytes
+) -> None:
+    answers = [service.post(CLASSIFY, files={"clip": clip}).json() for _ in range(3)]
+    asked = {"route": CLASSIFY, "method": "POST", "status": "200", "model": "avdigits"}
+    requests = "scmrl_requests_total"
+    after = once(
+        service, lambda s: s.total(requests, **asked) - before.total(requests, **asked) == 3
+    )
+
+    def grew(name: str, **labels: str) -> float:
+        return after.total(name, **labels) - before.total(name, **labels)
+
+    assert grew("scmrl_request_seconds_count", route=CLASSIFY, model="avdigits") == 3
+    assert grew("scmrl_batch_size_count", model="avdigits") == 3
+    assert grew("scmrl_batch_size_sum", model="avdigits") == 3
+    assert grew("scmrl_batch_size_bucket", model="avdigits", le="1.0") == 3
+    assert after.values("scmrl_stage_seconds_count", "stage") == STAGES
+    for stage in STAGES:
+        assert grew("scmrl_stage_seconds_count", stage=stage, model="avdigits") == 3
+    for stage in ("decode", "preprocess", "queue", "inference"):
+        told = sum(answer["timing_ms"][stage] for answer in answers)
+        measured = 1000 * grew("scmrl_stage_seconds_sum", stage=stage)
+        assert measured == pytest.approx(told, abs=0.01)
+    for stream in ("audio", "visual"):
+        assert grew("scmrl_firing_rate_count", stream=stream, model="avdigits") == 3
+        assert 0 < grew("scmrl_firing_rate_sum", stream=stream) / 3 < 1
+    assert not grew("scmrl_requests_total", model="strict")
+
+
+def test_a_checkpoint_counts_for_itself(service: httpx.Client, before: Scrape, clip: bytes) -> None:
+    service.post("/v1/models/strict/classify", files={"clip": clip})
+    asked = {"route": "/v1/models/{name}/classify", "model": "strict", "status": "200"}
+    once(service, lambda s: s.total("scmrl_requests_total", **asked) == 1)
+
+
+def test_rejects_are_counted_by_their_reason(
+    service: httpx.Client, app: FastAPI, before: Scrape, clip: bytes
+) -> None:
+    def post(content: bytes, model: str = "avdigits", **data: str) -> int:
+        path = f"/v1/models/{model}/classify"
+        return service.post(path, files={"clip": content}, data=data).status_code
+
+    batcher = app.state.scmrl.registry.get("avdigits").batcher
+    seen = {
+        "unknown_format": post(b"not a clip, " * 20),
+        "unusable": post(clip[:200]),
+        "too_large": post(bytes(1_000_001)),
+        "invalid_field": post(clip, steps="none"),
+        "unknown_model": post(clip, model="nobody"),
+        "unreadable_form": service.post(
+            CLASSIFY, content=b"?", headers={"Content-Type": "text/plain"}
+        ).status_code,
+        "not_found": service.get("/nowhere").status_code,
+        "method_not_allowed": service.get(CLASSIFY).status_code,
+    }
+    places = [batcher.place() for _ in range(4)]
+    for place in places:
+        place.__enter__()
+    full = scrape(service)
+    assert full.total("scmrl_places_taken", model="avdigits") == 4
+    assert full.total("scmrl_places", model="avdigits") == 4
+    seen["full"] = post(clip)
+    for place in places:
+        place.__exit__(None, None, None)
+
+    assert seen == {name: Error[name.upper()].status for name in seen}
+    name = "scmrl_rejects_total"
+    once(
+        service,
+        lambda s: all(s.total(name, reason=r) - before.total(name, reason=r) == 1 for r in seen),
+    )
+    after = scrape(service)
+    assert after.values(name, "reason") == {error.name.lower() for error in Error}
+    assert after.total(name, reason="full", model="avdigits") == 1
+    assert after.total("scmrl_places_taken") == 0
+
+
+def test_no_label_is_what_a_client_makes_up(service: httpx.Client, clip: bytes) -> None:
+    for path in ("/made-up-1", "/v1/models/made-up-2/classify", "/docs/static/made-up-3"):
+        service.post(path, files={"clip": clip})
+    service.request("PROPFIND", "/nowhere")
+    after = once(service, lambda s: s.total("scmrl_requests_total", method="other") > 0)
+    text = service.get("/metrics").text
+    assert not re.search("made-?up", text, re.IGNORECASE)
+    assert after.values("scmrl_requests_total", "route") <= {
+        CLASSIFY, "/v1/models/{name}/classify", "/metrics", "other",
+    }  # fmt: skip
+    assert after.values("scmrl_requests_total", "model") == {"", "avdigits", "strict"}
+
+
+def test_a_client_that_has_gone_is_a_499(service: httpx.Client, clip: bytes) -> None:
+    with pytest.raises(httpx.ReadTimeout):
+        service.post(
+            CLASSIFY,
+            files={"clip": clip},
+            data={"steps": "64"},
+            timeout=httpx.Timeout(10, read=0.05),
+        )
+    once(service, lambda s: s.total("scmrl_requests_total", status="499", model="avdigits") == 1)
+
+
+def test_the_queue_is_as_long_as_it_is(
+    service: httpx.Client, app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Put in the queue's place what waits there; its worker is not told, so it stays."""
+    batcher = app.state.scmrl.registry.get("strict").batcher
+    assert scrape(service).total("scmrl_queue_length", model="strict") == 0
+    monkeypatch.setattr(batcher, "_queue", [object()] * 3)
+    assert scrape(service).total("scmrl_queue_length", model="strict") == 3
+
+
+def test_requests_that_run_together_are_one_batch(
+    weights: Path, clip: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    infer: Callable[..., Output] = batching._infer
+    first = threading.Event()
+
+    def slow(engine: Any, batch: Any) -> Output:
+        first.set()
+        wait_until(lambda: len(batch) == 3 or batcher.queued == 3)
+        return infer(engine, batch)
+
+    app = create_app(Settings(models=weights, compile="off"))
+    with listening(app) as client:
+        until_ready(client)
+        batcher = app.state.scmrl.registry.get("avdigits").batcher
+        monkeypatch.setattr(batching, "_infer", slow)
+        with httpx.Client(base_url=client.base_url, timeout=60) as other:
+            from concurrent.futures import ThreadPoolExecutor
+
+            def ask() -> int:
+                return other.post(CLASSIFY, files={"clip": clip}).status_code
+
+            with ThreadPoolExecutor(4) as pool:
+                asked = [pool.submit(ask)]
+                assert first.wait(60)
+                asked += [pool.submit(ask) for _ in range(3)]
+        assert [one.result() for one in asked] == [200] * 4
+        after = scrape(client)
+    assert after.total("scmrl_batch_size_count", model="avdigits") == 2
+    assert after.total("scmrl_batch_size_sum", model="avdigits") == 4
+    assert after.total("scmrl_batch_size_bucket", model="avdigits", le="2.0") == 1
+    assert after.total("scmrl_batch_size_bucket", model="avdigits", le="4.0") == 2
+
+
+def test_restarts_and_a_worker_that_has_gone_are_seen(weights: Path, clip: bytes) -> None:
+    app = create_app(Settings(models=weights, compile="off", decode_workers=1))
+    with listening(app) as client:
+        until_ready(client)
+        restarts = "scmrl_worker_restarts_total"
+        assert client.post(CLASSIFY, files={"clip": clip}).status_code == 200
+        assert scrape(client).total(restarts) == 0
+
+        (process,) = app.state.scmrl.decoders._idle
+        os.kill(process.pid, 9)
+        assert client.post(CLASSIFY, files={"clip": clip}).status_code == 200
+        assert scrape(client).total(restarts, kind="decode", model="") == 1
+
+        batcher = app.state.scmrl.registry.get("avdigits").batcher
+        (worker,) = batcher._workers
+        with batcher._changed:  # its next look at its queue ends the thread, as a bug would
+            worker.replaced = True
+            batcher._working -= 1
+            batcher._changed.notify_all()
+        once(client, lambda s: s.total(restarts, kind="engine", model="avdigits") == 1)
+        once(client, lambda s: s.total("scmrl_model_ready", model="avdigits") == 1)
+        assert client.post(CLASSIFY, files={"clip": clip}).status_code == 200
+
+        batcher.stop()
+        once(client, lambda s: s.total("scmrl_model_ready", model="avdigits") == 0)
+
+
+def test_memory_and_versions_are_told(service: httpx.Client) -> None:
+    found = scrape(service)
+    held = found.total("scmrl_device_memory_bytes")
+    assert 1e6 < held < found.total("scmrl_device_memory_limit_bytes")
+    if found.values("scmrl_device_memory_bytes", "device") == {"cpu"}:
+        assert held == pytest.approx(found.total("process_resident_memory_bytes"), rel=0.2)
+    ((build, _),) = found.samples["scmrl_build_info"]
+    assert set(build) == {"version", "python", "torch"}
+    assert found.total("scmrl_model_info", model="strict", version="0.0.1", path="plain") == 1
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        ("", "text/plain; version=0.0.4"),
+        ("text/html", "text/plain; version=0.0.4"),
+        ("application/openmetrics-text; version=1.0.0", "application/openmetrics-text; version=1"),
+        ("application/openmetrics-text; version=none", "text/plain; version=0.0.4"),
+        ("text/plain; version=1.a", "text/plain; version=0.0.4"),
+        ("application/openmetrics-text; version=99", ""),
+    ],
+)
+def test_the_format_is_what_the_scraper_takes(
+    service: httpx.Client, accept: str, content_type: str
+) -> None:
+    response = service.get("/metrics", headers={"Accept": accept})
+    assert response.status_code == 200
+    assert response.headers["Content-Type"].startswith(content_type)
+    if "openmetrics" in response.headers["Content-Type"]:
+        names = {family.name for family in text_string_to_metric_families(response.text)}
+        assert "scmrl_requests" in names
+
+
+def test_the_description_is_of_what_clients_ask_for(service: httpx.Client) -> None:
+    assert "/metrics" not in service.get("/openapi.json").json()["paths"]
+
+
+def test_before_anything_is_loaded_there_are_metrics() -> None:
+    with listening(create_app(Settings(models=ROOT / "nowhere"))) as client:
+        found = scrape(client)
+    assert found.total("scmrl_model_ready", model="avdigits") == 0
+    assert found.samples["scmrl_model_ready"]

@@ -1,0 +1,55 @@
+"""What is counted of one request, without a service around it."""
+
+from __future__ import annotations
+
+import time
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.datastructures import Headers
+
+from service.errors import Error, Problem
+from service.observability.metrics import Metrics
+from service.request_record import Account, Answered, Stage
+
+_TELLING = ("stage", "reason", "stream", "model")
+
+
+def counts(account: Account, problem: Problem | None = None) -> dict[tuple[str, str], float]:
+    """Samples by name and their telling label's value, after one request of this account."""
+    metrics = Metrics(CollectorRegistry(), "0.0.1")
+    now = time.perf_counter()
+    metrics.measure(
+        Answered(
+            id="a", method="POST", path="/v1/classify", route="/v1/classify", headers=Headers(),
+            status=200, started=now - 1, ended=now, account=account, problem=problem,
+        )
+    )  # fmt: skip
+    text = metrics.exposition("text/plain")[0].decode()
+    return {
+        (sample.name, next((v for k in _TELLING if (v := sample.labels.get(k))), "")): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_a_stage_that_failed_is_not_timed() -> None:
+    stages = [Stage("decode", 0.0, 2.0), Stage("run", 2.0, 3.0, failed=True)]
+    samples = counts(Account(model="digits", stages=stages))
+    assert samples["scmrl_stage_seconds_sum", "decode"] == 2.0
+    assert ("scmrl_stage_seconds_count", "run") not in samples
+
+
+def test_an_answer_of_fewer_steps_under_load_is_counted() -> None:
+    rates = {"audio": 0.1}
+    degraded = counts(Account(model="digits", firing_rates=rates, degraded=True))
+    whole = counts(Account(model="digits", firing_rates=rates))
+    assert degraded["scmrl_degraded_total", "digits"] == 1
+    assert whole["scmrl_degraded_total", "digits"] == 0
+    assert degraded["scmrl_firing_rate_sum", "audio"] == 0.1
+
+
+def test_a_problem_is_a_reject_of_its_kind() -> None:
+    samples = counts(Account(), Problem(Error.FULL, "of a test"))
+    assert samples["scmrl_rejects_total", "full"] == 1
+    assert samples["scmrl_rejects_total", "deadline"] == 0

@@ -1,0 +1,193 @@
+"""What one connection may cost in work and memory, and how many there may be."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.server.framing import Framing
+from service.server.work_budget import Budget
+from tests.service.running_server import wait_until
+from tests.service.server.edge import CHUNKED, GET, Client, Edge, post, running_edge
+
+WAIT = b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /echo HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 5000,
+        b"GET /echo HTTP/1.1\r\nHost: x\r\n" + b"A:\r\n" * 101,
+        b"GET /echo HTTP/1.1\r\nHost: x\r\nA: " + b"b" * 100_000,
+        b"GET /echo HTTP/1.1\r\nHost: x\r\n" + b"A" * 100_000,
+        b"GET /" + b"a" * 100_000,
+        b"\r\n" * 50_000,
+    ],
+)
+@pytest.mark.parametrize("cut", [100_000_000, 1000])
+def test_a_head_that_is_too_large_is_431_before_its_end(
+    shared_edge: Edge, head: bytes, cut: int
+) -> None:
+    with shared_edge.connect() as client:
+        client.send(*(head[start : start + cut] for start in range(0, len(head), cut)))
+        answer = client.answer()
+        assert (answer.status, answer.headers["connection"]) == (431, "close")
+        assert answer.json()["type"] == "urn:scmrl:error:head-too-large"
+        assert client.is_closed()
+
+
+def test_a_head_within_the_limits_is_read(shared_edge: Edge) -> None:
+    lines = [f"A{number}: {'b' * 300}" for number in range(95)]
+    assert shared_edge.ask(post(b"hello", "/echo", *lines)).body == b"hello"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "what"),
+    [
+        (b"1\r\nx\r\n" * 50_000, 400, "larger chunks"),
+        (b"5;" + b"a" * 100_000 + b"\r\nhello\r\n", 400, "extensions"),
+        (b"0" * 100_000 + b"5\r\nhello\r\n", 400, "extensions"),
+        (b"fffff\r\n" + bytes(0xFFFFF) + b"\r\n0\r\nA: " + b"b" * 100_000, 400, "trailers"),
+        (b"5\r\nhello\r\n0\r\n" + b"A: b\r\n" * 5000, 431, "header lines"),
+    ],
+    ids=["one-byte chunks", "an extension", "zeros", "a trailer", "trailers"],
+)
+def test_framing_is_bounded(shared_edge: Edge, body: bytes, status: int, what: str) -> None:
+    with shared_edge.connect() as client:
+        client.send(CHUNKED, body)
+        answer = client.answer()
+        assert (answer.status, answer.headers["connection"]) == (status, "close")
+        assert what in answer.json()["detail"]
+        assert client.is_closed()
+
+
+@pytest.mark.parametrize("size", [1, 100, 5000])
+def test_a_body_of_fair_chunks_is_read(shared_edge: Edge, size: int) -> None:
+    count = min(3000, 2_000_000 // size)
+    body = b"%x\r\n%s\r\n" % (size, b"x" * size) * count + b"0\r\n\r\n"
+    assert shared_edge.ask(CHUNKED, body).body == b"x" * size * count
+
+
+@given(pieces=st.lists(st.tuples(st.integers(0, 100), st.integers(0, 300)), max_size=60))
+@settings(max_examples=100, deadline=None)
+def test_framing_is_told_from_content(pieces: list[tuple[int, int]]) -> None:
+    framing = Framing(free_bytes=500, run_bytes=1000)
+    sent = content = 0
+    for frame, size in pieces:
+        if size:
+            framing.add_content(size)
+        framing.add_piece(frame + size)
+        sent, content = sent + frame + size, content + size
+        assert (sent - content > 500 + content) <= (framing.fault() is not None)
+
+
+def test_a_budget_lets_a_burst_through_and_then_its_rate() -> None:
+    now = 0.0
+    budget = Budget(10, 5, clock=lambda: now)
+    for _ in range(10):
+        assert budget.wait_s() == 0
+        budget.spend()
+    budget.spend()
+    assert budget.wait_s() == pytest.approx(0.2)
+    now = 0.2
+    assert budget.wait_s() == 0
+    now = 1000.0
+    budget.wait_s()
+    for _ in range(11):
+        budget.spend()
+    assert budget.wait_s() == pytest.approx(0.2), "what was not used is not saved up"
+
+
+@pytest.mark.parametrize("kind", ["chunks", "headers", "requests"])
+def test_many_small_pieces_are_read_slowly(kind: str) -> None:
+    """They are answered all the same. Far over 700 events before the last slice is parsed."""
+    requests = {
+        "chunks": (1, CHUNKED + b"1\r\nx\r\n" * 1000 + b"0\r\n\r\n"),
+        "headers": (20, post(b"", "/echo", *["A: b"] * 97) * 20),
+        "requests": (800, GET * 800),
+    }
+    count, sent = requests[kind]
+    with running_edge(event_burst=50, events_per_s=2000) as edge, edge.connect() as client:
+        began = time.monotonic()
+        client.send(sent)
+        for _ in range(count):
+            assert client.answer().status == 200
+        assert time.monotonic() - began > 0.2
+
+
+def test_each_small_read_is_counted() -> None:
+    with running_edge(event_burst=1000, events_per_s=1) as edge, edge.connect() as client:
+        wait_until(lambda: bool(edge.open))
+        (connection,) = edge.open
+        for count, byte in enumerate(GET[:30], 1):
+            client.send(bytes([byte]))
+            while connection._head_bytes != count:
+                time.sleep(0.001)
+        assert connection._budget._left < 1000 - 15  # it has been refilled a little
+
+
+def test_a_large_body_spends_nothing() -> None:
+    body = bytes(2_000_000)
+    with running_edge(event_burst=50, events_per_s=1) as edge:
+        assert edge.ask(post(body)).body == body
+
+
+def test_the_connection_that_was_idle_longest_gives_way() -> None:
+    with running_edge(maximum=3) as edge, contextlib.ExitStack() as stack:
+        first, second, third = (stack.enter_context(edge.connect()) for _ in range(3))
+        for client in (first, second, third, first):  # the first is used again: the second waits
+            client.send(GET)
+            assert client.answer().status == 200
+        assert edge.ask(GET).status == 200
+        assert second.is_closed()
+        for client in (first, third):
+            client.send(GET)
+            assert client.answer().status == 200
+        assert edge.connections.ended == {"evicted": 1}
+
+
+def test_connections_that_are_served_do_not_give_way(log: pytest.LogCaptureFixture) -> None:
+    with running_edge(maximum=3) as edge, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(edge.connect()) for _ in range(3)]
+        for client in clients:
+            client.send(WAIT)
+            edge.started.acquire()
+        with edge.connect() as late:
+            assert late.is_closed()
+        assert edge.connections.ended == {"refused": 1}
+        edge.release.set()
+        assert [client.answer().status for client in clients] == [200] * 3
+        assert edge.ask(GET).status == 200, "they are idle now"
+    assert "SCMRL_MAX_CONNECTIONS" in log.text
+    assert "Traceback" not in log.text
+
+
+def test_connections_that_linger_give_way() -> None:
+    with running_edge(maximum=3, linger_s=600) as edge, contextlib.ExitStack() as stack:
+        for _ in range(3):
+            client = stack.enter_context(edge.connect())
+            client.send(post(bytes(1000), "/early/TOO_LARGE")[:500])
+            assert client.answer().status == 413
+        assert edge.ask(GET).status == 200
+
+
+def test_a_flood_of_connections_leaves_the_server_answering() -> None:
+    with running_edge(maximum=20) as edge, contextlib.ExitStack() as stack:
+        for _ in range(200):
+            stack.enter_context(edge.connect())
+        wait_until(lambda: edge.connections.ended["evicted"] >= 180)
+        assert edge.ask(GET).status == 200
+        wait_until(lambda: len(edge.connections) <= 20)
+
+
+def test_nothing_is_left_of_connections_that_have_ended() -> None:
+    with running_edge(linger_s=0.2) as edge:
+        for sent in (b"", GET, b"NOT HTTP\r\n\r\n", post(bytes(9), "/early/FULL"), GET[:9]):
+            Client(edge.address).close()
+            with edge.connect() as client:
+                client.send(sent)
+        wait_until(lambda: not edge.open and not edge.connections._idle)
