@@ -11,7 +11,7 @@ from tempfile import TemporaryFile
 from model import checkpoint
 from model.checkpoint.checkpoint import MOST_SEED, Card, CheckpointError, Source, Training
 from model.config import Config, StreamConfig
-from model.preprocess.prepare import PROFILES, FrameSpec, SpectrogramSpec
+from model.preprocess.specs import PROFILES, FrameSpec, SpectrogramSpec
 from model.training.avdigits import dataset
 
 #: How often a batch has both streams, or one alone: a missing stream is to be survived.

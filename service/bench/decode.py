@@ -13,7 +13,7 @@ import numpy as np
 
 from model.media import reader
 from model.media.video import colour
-from model.preprocess.prepare import PROFILES
+from model.preprocess.specs import PROFILES
 from service.bench.clips import MIX, ClipSpec, made
 from service.bench.stopwatch import median_ms, seconds
 from service.decoding.files import decode

@@ -15,7 +15,8 @@ from model.media.audio.downmix import Mixed, mono
 from model.media.blank import blank_reason, silence_reason
 from model.media.picture.picture_file import shrunk
 from model.media.reader import Limits, MediaError, Pictures, Sound
-from model.preprocess import prepare
+from model.preprocess.frames import segment_centres
+from model.preprocess.prepare import prepare
 from service.decoding.job import Decoded, StreamInfo, Wanted
 from service.errors import Error, Problem
 from service.http.form import Media
@@ -51,7 +52,7 @@ def decode(files: Media, wanted: Wanted) -> Decoded:
     read = time.perf_counter()
 
     sound, mixed = mono(parts.sound) if parts.sound is not None else (None, None)
-    prepared = prepare.prepare(
+    prepared = prepare(
         wanted.streams,
         None if "spectrogram" in parts.missing else sound,
         None if "frames" in parts.missing else parts.pictures,
@@ -141,7 +142,7 @@ def _without_empty(parts: _Parts) -> _Parts:
 def _read_frames(datas: tuple[bytes, ...], frames: int, limits: Limits) -> Pictures:
     """Read every picture, so that a bad one is told of, and keep those that are needed."""
     count = len(datas)
-    needed = set(prepare.spread(count, frames))
+    needed = set(segment_centres(count, frames))
     largest = limits.max_total_pixels // len(needed)
     kept = {}
     for index, data in enumerate(datas):

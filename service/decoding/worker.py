@@ -34,7 +34,8 @@ import numpy as np
 import soundfile
 
 from model.media import reader
-from model.preprocess import prepare
+from model.preprocess.prepare import prepare
+from model.preprocess.specs import PROFILES
 from service.decoding import sandbox, wire
 from service.decoding.files import decode
 from service.errors import Error, Problem
@@ -128,8 +129,8 @@ def _warm() -> None:
     picture = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
     heard = reader.read_sound(sound.getvalue())
     seen = reader.Pictures((reader.read_picture(picture),), (0.0,))
-    for specs in prepare.PROFILES.values():
-        prepare.prepare(specs, heard, seen, 1)
+    for specs in PROFILES.values():
+        prepare(specs, heard, seen, 1)
     reader.read_clip(_clip(), 2)
     with suppress(reader.MediaError):
         reader.read_clip(bytes(64), 1)

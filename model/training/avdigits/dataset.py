@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from model.media.reader import Pictures, Sound
-from model.preprocess.prepare import FrameSpec, SpectrogramSpec, frames, levelled, spectrogram
+from model.preprocess.frames import normalize_level, prepare_frames
+from model.preprocess.specs import FrameSpec, SpectrogramSpec
+from model.preprocess.spectrogram import prepare_spectrogram
 from model.training.avdigits.folder import (
     HELD_OUT_PICTURES,
     HELD_OUT_SPEAKER,
@@ -90,7 +92,7 @@ class Scenes:
             takes = self.synthetic[label]
         snr_db = float(rng.uniform(10, 40)) if self.plain else None
         made = record(takes[int(rng.integers(len(takes)))], RATE, rng, snr_db=snr_db)
-        heard = spectrogram(Sound(made.samples[None], RATE), self.audio).tensor
+        heard = prepare_spectrogram(Sound(made.samples[None], RATE), self.audio).tensor
         return heard if self.plain else augmented(heard, rng)
 
     def _frames(self, label: int, rng: Rng, plan: Plan) -> Floats:
@@ -99,7 +101,9 @@ class Scenes:
         heights = SMALL if not self.plain and rng.random() < 0.3 * plan.hardness else HEIGHTS
         scene = draw_scene(digit, rng, heights=heights, hardness=plan.hardness)
         shots = _filmed(scene, rng, plan.steps)
-        seen = frames(Pictures(tuple(shots), tuple(range(len(shots)))), self.visual, plan.steps)
+        seen = prepare_frames(
+            Pictures(tuple(shots), tuple(range(len(shots)))), self.visual, plan.steps
+        )
         grain = 0.04 if self.plain else plan.hardness * _grain_level(rng)
         return _grainy(seen.tensor, plan.steps, grain, rng)
 
@@ -159,7 +163,7 @@ def _grainy(tensor: Floats, steps: int, sigma: float, rng: Rng) -> Floats:
     noise[0] += ink
     distance = 255 * np.abs(noise).max(axis=0)
     for frame, noisy in zip(tensor[part], distance, strict=True):
-        frame[0] = levelled(noisy[0])
+        frame[0] = normalize_level(noisy[0])
     return tensor
 
 

@@ -18,8 +18,9 @@ from model.checkpoint import CARD, Card, CheckpointError, Measurement, Training,
 from model.config import Config
 from model.media.types import Pictures, Sound
 from model.network import SCMRL
-from model.preprocess.prepare import frames, spectrogram
+from model.preprocess.frames import prepare_frames
 from model.preprocess.specs import FrameSpec, SpectrogramSpec
+from model.preprocess.spectrogram import prepare_spectrogram
 from model.training.recipe import TrainOptions, card
 
 Path_ = tuple[str | int, ...]
@@ -156,7 +157,7 @@ def test_a_spectrogram_within_the_bounds_is_finite(
         log_floor=floor, range_db=quietest, clip=clip,
     )  # fmt: skip
     samples = np.random.default_rng(0).uniform(-1, 1, (1, 2000)).astype(np.float32)
-    prepared = spectrogram(Sound(samples * np.float32(loudness), 8000), spec)
+    prepared = prepare_spectrogram(Sound(samples * np.float32(loudness), 8000), spec)
     assert np.isfinite(prepared.tensor).all()
 
 
@@ -167,4 +168,4 @@ def test_frames_within_the_bounds_are_finite(
 ) -> None:
     spec = FrameSpec(fit="pad", size=(8, 8), mean=means, std=stds, frames="middle")
     picture = np.full((12, 12, 3), 255, np.uint8)
-    assert np.isfinite(frames(Pictures((picture,), (0.0,)), spec, 1).tensor).all()
+    assert np.isfinite(prepare_frames(Pictures((picture,), (0.0,)), spec, 1).tensor).all()

@@ -13,8 +13,10 @@ from model.explain.maps import BIAS, SpatialMap, attention_maps, contributions
 from model.explain.overlay import overlay
 from model.media.reader import Pictures, Sound
 from model.network import StreamAttention
-from model.preprocess.prepare import PROFILES, FrameSpec, SpectrogramSpec, frames, spectrogram
+from model.preprocess.frames import prepare_frames
 from model.preprocess.prepared import Prepared
+from model.preprocess.specs import PROFILES, FrameSpec, SpectrogramSpec
+from model.preprocess.spectrogram import prepare_spectrogram
 from tests.model.networks import lively, noise
 
 LABELS = ("a", "b", "c")
@@ -34,14 +36,14 @@ def config(**more: object) -> Config:
 
 def frame(height: int = 240, width: int = 320) -> Prepared:
     picture = np.full((height, width, 3), 128, np.uint8)
-    return frames(Pictures((picture,), (0.0,)), VISUAL, 4)
+    return prepare_frames(Pictures((picture,), (0.0,)), VISUAL, 4)
 
 
 def sound(seconds: float = 2.0) -> Prepared:
     assert isinstance(AUDIO, SpectrogramSpec)
     time = np.arange(round(8000 * seconds)) / 8000
     chirp = np.sin(2 * np.pi * (300 + 400 * time) * time) * (np.abs(time - 1) < 0.3)
-    return spectrogram(Sound(chirp[None].astype(np.float32), 8000), AUDIO)
+    return prepare_spectrogram(Sound(chirp[None].astype(np.float32), 8000), AUDIO)
 
 
 def looked(stream: str, row: int, column: int) -> SpatialMap:

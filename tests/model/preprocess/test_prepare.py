@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from model.media.reader import Pictures, Sound, read_picture, read_sound
-from model.preprocess.prepare import PROFILES, FrameSpec, SpectrogramSpec, frames, spectrogram
+from model.preprocess.frames import prepare_frames
 from model.preprocess.prepared import Prepared
 from model.preprocess.resampling import sinc_resampled
+from model.preprocess.specs import PROFILES, FrameSpec, SpectrogramSpec
+from model.preprocess.spectrogram import prepare_spectrogram
 from tests.model.made import Bytes, Floats, quadrants, tone
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -75,7 +77,7 @@ def golden(shared: Path) -> Path:
 
 def test_a_spectrogram_at_the_published_rate_is_the_published_one(golden: Path) -> None:
     theirs = load_file(golden / "wav22k.safetensors")["audio"]
-    ours = spectrogram(read_sound((golden / "wav22k.wav").read_bytes()), PAPER).tensor
+    ours = prepare_spectrogram(read_sound((golden / "wav22k.wav").read_bytes()), PAPER).tensor
     assert ours.dtype == np.float32
     np.testing.assert_allclose(ours[0], theirs, atol=1e-3, rtol=0)
 
@@ -88,7 +90,7 @@ def test_a_spectrogram_of_another_rate_is_as_good_as_the_published_one(
     sound = read_sound((golden / f"{name}.wav").read_bytes())
     resampled = sinc_resampled(sound.samples[0], sound.sample_rate, 22_050)
     np.testing.assert_allclose(resampled, theirs["resampled"][0], atol=2e-5, rtol=0)
-    errors = np.abs(spectrogram(sound, PAPER).tensor[0] - theirs["audio"])
+    errors = np.abs(prepare_spectrogram(sound, PAPER).tensor[0] - theirs["audio"])
     assert errors.mean() < 0.005
     assert errors.max() < 0.5
 
@@ -97,7 +99,7 @@ def test_a_spectrogram_of_another_rate_is_as_good_as_the_published_one(
 def test_a_picture_is_the_published_one(golden: Path, name: str) -> None:
     theirs = load_file(golden / f"{name}.safetensors")["visual"]
     picture = read_picture((golden / f"{name}.png").read_bytes())
-    ours = frames(still(picture), CROP, 4).tensor
+    ours = prepare_frames(still(picture), CROP, 4).tensor
     assert ours.shape == (1, 3, 128, 128)
     in_grey_levels = np.abs(ours[0] - theirs) * np.array(CROP.std)[:, None, None] * 255
     assert in_grey_levels.max() <= 2
@@ -111,7 +113,7 @@ def test_a_picture_is_the_published_one(golden: Path, name: str) -> None:
 def test_a_tone_is_brightest_in_the_row_that_its_edges_say(
     spec: SpectrogramSpec, pitch: float
 ) -> None:
-    found = spectrogram(burst(pitch, 0.8, 1.2), spec)
+    found = prepare_spectrogram(burst(pitch, 0.8, 1.2), spec)
     row, _ = loudest(found)
     assert found.rows == "frequency_hz"
     slack = max(spec.sample_rate / spec.n_fft, np.diff(found.row_edges)[row]) / 2
@@ -123,7 +125,7 @@ def test_a_tone_is_brightest_in_the_row_that_its_edges_say(
 def test_a_tone_is_bright_in_the_columns_that_its_time_says(
     spec: SpectrogramSpec, begin: float
 ) -> None:
-    found = spectrogram(burst(1000, begin, begin + 0.3), spec)
+    found = prepare_spectrogram(burst(1000, begin, begin + 0.3), spec)
     row, _ = loudest(found)
     values = found.tensor[0, 0, row]
     bright = np.flatnonzero(values > (values.max() + values.min()) / 2)
@@ -135,7 +137,7 @@ def test_a_tone_is_bright_in_the_columns_that_its_time_says(
 
 @pytest.mark.parametrize("spec", [PAPER, OURS], ids=["published", "mel"])
 def test_the_axes_of_a_sound_have_one_edge_more_than_cells_and_rise(spec: SpectrogramSpec) -> None:
-    found = spectrogram(burst(1000, 0.2, 0.5), spec)
+    found = prepare_spectrogram(burst(1000, 0.2, 0.5), spec)
     height, width = spec.size
     assert found.tensor.shape == (1, 1, height, width)
     assert found.row_edges.shape == (height + 1,)
@@ -147,7 +149,7 @@ def test_the_axes_of_a_sound_have_one_edge_more_than_cells_and_rise(spec: Spectr
 
 
 def test_a_published_spectrogram_spans_the_whole_sound() -> None:
-    found = spectrogram(burst(1000, 0.2, 0.5, seconds=3), PAPER)
+    found = prepare_spectrogram(burst(1000, 0.2, 0.5, seconds=3), PAPER)
     column = PAPER.hop / PAPER.sample_rate
     assert found.column_edges[0] == pytest.approx(-column / 2)
     assert found.column_edges[-1] == pytest.approx(3, abs=column)
@@ -157,7 +159,7 @@ def test_a_published_spectrogram_spans_the_whole_sound() -> None:
 
 def test_a_window_of_a_sound_spans_its_seconds_and_may_begin_before_it() -> None:
     assert OURS.window_s is not None
-    short = spectrogram(burst(1000, 0.1, 0.3, seconds=0.4), OURS)
+    short = prepare_spectrogram(burst(1000, 0.1, 0.3, seconds=0.4), OURS)
     assert short.column_edges[-1] - short.column_edges[0] == pytest.approx(OURS.window_s, abs=0.01)
     assert short.column_edges[0] < -0.2
     assert short.column_edges[-1] > 0.6
@@ -165,13 +167,13 @@ def test_a_window_of_a_sound_spans_its_seconds_and_may_begin_before_it() -> None
 
 def test_the_word_is_in_the_middle_of_the_window() -> None:
     for begin in (0.0, 1.0, 4.5):
-        found = spectrogram(burst(800, begin, begin + 0.4, seconds=5), OURS)
+        found = prepare_spectrogram(burst(800, begin, begin + 0.4, seconds=5), OURS)
         middle = found.column_edges[[0, -1]].mean()
         assert middle == pytest.approx(begin + 0.2, abs=0.05)
 
 
 def test_the_canvas_of_a_sound_is_its_tensor_in_colours() -> None:
-    found = spectrogram(burst(1000, 0.8, 1.2), OURS)
+    found = prepare_spectrogram(burst(1000, 0.8, 1.2), OURS)
     assert found.canvas.shape == (*OURS.size, 3)
     assert found.canvas.dtype == np.uint8
     values, brightness = found.tensor[0, 0], found.canvas.astype(int).sum(axis=2)
@@ -191,16 +193,16 @@ def _noisy_word(seconds: float = 1.0) -> Floats:
 @pytest.mark.parametrize("gain", [1e-4, 0.1, 2.0, 1e4])
 def test_gain_does_not_matter_where_the_peak_is_levelled(gain: float) -> None:
     word = _noisy_word()
-    quiet = spectrogram(Sound(word, RATE), OURS)
-    loud = spectrogram(Sound(word * np.float32(gain), RATE), OURS)
+    quiet = prepare_spectrogram(Sound(word, RATE), OURS)
+    loud = prepare_spectrogram(Sound(word * np.float32(gain), RATE), OURS)
     np.testing.assert_allclose(loud.tensor, quiet.tensor, atol=2e-3)
     np.testing.assert_array_equal(loud.column_edges, quiet.column_edges)
 
 
 def test_gain_matters_as_published_where_it_is_clipped() -> None:
     word = Sound(_noisy_word(), RATE)
-    louder = spectrogram(Sound(word.samples * 2, RATE), PAPER).tensor
-    apart = louder - spectrogram(word, PAPER).tensor
+    louder = prepare_spectrogram(Sound(word.samples * 2, RATE), PAPER).tensor
+    apart = louder - prepare_spectrogram(word, PAPER).tensor
     assert float(np.median(apart)) == pytest.approx(np.log(2), abs=0.05)
 
 
@@ -208,16 +210,16 @@ def test_samples_above_full_scale_are_clipped_as_published() -> None:
     sound = tone(0.5, PAPER.sample_rate) * 4
     clipped = np.clip(sound, -1, 1)
     np.testing.assert_array_equal(
-        spectrogram(Sound(sound, PAPER.sample_rate), PAPER).tensor,
-        spectrogram(Sound(clipped, PAPER.sample_rate), PAPER).tensor,
+        prepare_spectrogram(Sound(sound, PAPER.sample_rate), PAPER).tensor,
+        prepare_spectrogram(Sound(clipped, PAPER.sample_rate), PAPER).tensor,
     )
 
 
 def test_silence_around_a_word_moves_it_and_adds_nothing() -> None:
     word = _noisy_word()
-    alone = spectrogram(Sound(word, RATE), OURS)
+    alone = prepare_spectrogram(Sound(word, RATE), OURS)
     padded = np.pad(word, ((0, 0), (RATE, RATE // 2)))
-    around = spectrogram(Sound(padded, RATE), OURS)
+    around = prepare_spectrogram(Sound(padded, RATE), OURS)
     assert around.column_edges[0] - alone.column_edges[0] == pytest.approx(1, abs=0.02)
     assert np.abs(around.tensor - alone.tensor).mean() < 0.02
     outside = (alone.column_edges[1:] < -0.02) | (alone.column_edges[:-1] > 1.02)
@@ -229,8 +231,8 @@ def test_channels_are_mixed_to_their_mean() -> None:
     word = _noisy_word()
     both = Sound(np.concatenate([word, 0.5 * word]), RATE)
     np.testing.assert_allclose(
-        spectrogram(both, PAPER).tensor,
-        spectrogram(Sound(0.75 * word, RATE), PAPER).tensor,
+        prepare_spectrogram(both, PAPER).tensor,
+        prepare_spectrogram(Sound(0.75 * word, RATE), PAPER).tensor,
         atol=1e-3,
     )
 
@@ -238,7 +240,7 @@ def test_channels_are_mixed_to_their_mean() -> None:
 @pytest.mark.parametrize("spec", [PAPER, OURS], ids=["published", "mel"])
 @pytest.mark.parametrize("length", [1, 2, 100, 40_000])
 def test_digital_silence_is_finite_and_even(spec: SpectrogramSpec, length: int) -> None:
-    found = spectrogram(Sound(np.zeros((2, length), np.float32), RATE), spec)
+    found = prepare_spectrogram(Sound(np.zeros((2, length), np.float32), RATE), spec)
     assert np.isfinite(found.tensor).all()
     assert float(np.ptp(found.tensor)) < 1e-5
 
@@ -257,7 +259,7 @@ def test_every_finite_sound_gives_a_finite_tensor(
 ) -> None:
     noise = np.random.default_rng(seed).uniform(-1, 1, (channels, length)) * loudness
     spec = _sound_spec(profile)
-    found = spectrogram(Sound(noise.astype(np.float32), rate), spec)
+    found = prepare_spectrogram(Sound(noise.astype(np.float32), rate), spec)
     assert found.tensor.shape == (1, 1, *spec.size)
     assert found.tensor.dtype == np.float32
     assert np.isfinite(found.tensor).all()
@@ -267,7 +269,7 @@ def test_every_finite_sound_gives_a_finite_tensor(
 @pytest.mark.parametrize("rate", [8000, 22_050, 48_000])
 def test_absurdly_loud_samples_overflow_nothing(spec: SpectrogramSpec, rate: int) -> None:
     signs = np.sign(np.random.default_rng(0).standard_normal((1, 4000)))
-    found = spectrogram(Sound((3.4e38 * signs).astype(np.float32), rate), spec)
+    found = prepare_spectrogram(Sound((3.4e38 * signs).astype(np.float32), rate), spec)
     assert np.isfinite(found.tensor).all()
 
 
@@ -296,7 +298,7 @@ def test_what_lies_in_a_picture_is_found_where_the_edges_say(
 ) -> None:
     height, width = shape
     box = (int(0.4 * height), int(0.55 * height), int(0.42 * width), int(0.6 * width))
-    found = frames(still(_marked(shape, box)), spec, 1)
+    found = prepare_frames(still(_marked(shape, box)), spec, 1)
     # Padding has the mean's colour, which the test must not take for white.
     inside = np.outer(
         *(_inside(e, n) for e, n in ((found.row_edges, height), (found.column_edges, width)))
@@ -319,7 +321,7 @@ def _inside(edges: NDArray[np.float64], length: int) -> NDArray[np.bool_]:
 def test_padding_is_outside_the_picture_and_zero_and_nothing_else_is(
     shape: tuple[int, int],
 ) -> None:
-    found = frames(still(np.full((*shape, 3), 250, np.uint8)), PAD, 1)
+    found = prepare_frames(still(np.full((*shape, 3), 250, np.uint8)), PAD, 1)
     inside = np.outer(_inside(found.row_edges, shape[0]), _inside(found.column_edges, shape[1]))
     assert (found.tensor[0][:, ~inside] == 0).all()
     assert (found.tensor[0][:, inside] > 1).all()
@@ -327,7 +329,7 @@ def test_padding_is_outside_the_picture_and_zero_and_nothing_else_is(
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_whole_frame_is_kept_where_it_is_padded(shape: tuple[int, int]) -> None:
-    found = frames(still(quadrants(*shape)), PAD, 1)
+    found = prepare_frames(still(quadrants(*shape)), PAD, 1)
     for edges, length in ((found.row_edges, shape[0]), (found.column_edges, shape[1])):
         assert np.abs(edges).min() < 1e-6  # the frame begins and ends at edges of cells
         assert np.abs(edges - length).min() < 1e-6
@@ -348,7 +350,7 @@ def test_the_whole_frame_is_kept_where_it_is_padded(shape: tuple[int, int]) -> N
 def test_landscape_and_portrait_keep_their_shape_and_are_centred(
     shape: tuple[int, int], cells: tuple[int, int]
 ) -> None:
-    found = frames(still(quadrants(*shape)), PAD, 1)
+    found = prepare_frames(still(quadrants(*shape)), PAD, 1)
     for edges, length, kept in zip(
         (found.row_edges, found.column_edges), shape, cells, strict=True
     ):
@@ -359,7 +361,7 @@ def test_landscape_and_portrait_keep_their_shape_and_are_centred(
 
 @pytest.mark.parametrize("shape", [(480, 640), (640, 480), (200, 150)])
 def test_a_crop_is_the_centre_and_half_of_the_shorter_side(shape: tuple[int, int]) -> None:
-    found = frames(still(quadrants(*shape)), CROP, 1)
+    found = prepare_frames(still(quadrants(*shape)), CROP, 1)
     for edges, length in ((found.row_edges, shape[0]), (found.column_edges, shape[1])):
         assert edges.shape == (129,)
         assert edges[-1] - edges[0] == pytest.approx(min(shape) / 2, rel=0.01)
@@ -370,13 +372,13 @@ def test_values_are_normalised_by_mean_and_deviation() -> None:
     picture = np.full((300, 300, 3), (51, 102, 204), np.uint8)
     for spec in (CROP, PAD):
         expected = (np.array([0.2, 0.4, 0.8]) - spec.mean) / spec.std
-        tensor = frames(still(picture), spec, 1).tensor
+        tensor = prepare_frames(still(picture), spec, 1).tensor
         np.testing.assert_allclose(tensor[0, :, 40, 40], expected, atol=1e-5)
 
 
 def test_the_canvas_of_pictures_is_the_middle_one_taken() -> None:
     sequence = [np.full((20, 30, 3), value, np.uint8) for value in range(8)]
-    found = frames(Pictures(tuple(sequence), tuple(map(float, range(8)))), PAD, 4)
+    found = prepare_frames(Pictures(tuple(sequence), tuple(map(float, range(8)))), PAD, 4)
     assert np.array_equal(found.canvas, sequence[5])
 
 
@@ -386,7 +388,7 @@ def test_the_canvas_of_pictures_is_the_middle_one_taken() -> None:
 def _taken(count: int, spec: FrameSpec, steps: int) -> list[int]:
     """Numbers of the pictures in the tensor, of `count` ones in rising grey."""
     sequence = tuple(np.full((100, 100, 3), 3 * number, np.uint8) for number in range(count))
-    tensor = frames(Pictures(sequence, tuple(map(float, range(count)))), spec, steps).tensor
+    tensor = prepare_frames(Pictures(sequence, tuple(map(float, range(count)))), spec, steps).tensor
     grey = (tensor[:, 0, 48, 48] * spec.std[0] + spec.mean[0]) * 255
     return [round(float(value) / 3) for value in grey]
 
@@ -428,7 +430,7 @@ def test_pictures_of_any_size_give_a_finite_tensor(
 ) -> None:
     spec = _frame_spec(profile)
     sequence = tuple(quadrants(height, width) for _ in range(count))
-    found = frames(Pictures(sequence, tuple(map(float, range(count)))), spec, steps)
+    found = prepare_frames(Pictures(sequence, tuple(map(float, range(count)))), spec, steps)
     one = spec.frames == "middle" or count == 1 or steps == 1
     assert found.tensor.shape == (1 if one else steps, spec.channels, *spec.size)
     assert np.isfinite(found.tensor).all()
@@ -440,7 +442,7 @@ def test_pictures_of_any_size_give_a_finite_tensor(
 def test_shrinking_averages_and_makes_no_pattern_of_its_own() -> None:
     board = (np.indices((768, 768)).sum(axis=0) % 2 * 255).astype(np.uint8)
     for spec in (CROP, PAD):
-        values = frames(still(cv2.merge([board] * 3)), spec, 1).tensor[0, 0]
+        values = prepare_frames(still(cv2.merge([board] * 3)), spec, 1).tensor[0, 0]
         grey = (values * spec.std[0] + spec.mean[0]) * 255
         assert np.abs(grey - 127.5).max() < 3
 
@@ -465,7 +467,7 @@ def written(ink: tuple[int, int, int], paper: tuple[int, int, int]) -> Pictures:
 def test_ink_looks_alike_whatever_its_colour_and_the_paper_s(
     ink: tuple[int, int, int], paper: tuple[int, int, int]
 ) -> None:
-    found = frames(written(ink, paper), INK, 4).tensor
+    found = prepare_frames(written(ink, paper), INK, 4).tensor
     assert found.shape == (1, 1, 96, 96)
     plane = found[0, 0]
     assert plane[38:58, 61:64].min() > 0.9  # 240 x 320 fitted into 96: a tenth of three, padded
@@ -475,7 +477,7 @@ def test_ink_looks_alike_whatever_its_colour_and_the_paper_s(
 
 
 def test_padding_is_paper() -> None:
-    plane = frames(written((255, 255, 255), (20, 20, 20)), INK, 1).tensor[0, 0]
+    plane = prepare_frames(written((255, 255, 255), (20, 20, 20)), INK, 1).tensor[0, 0]
     assert not plane[:12].any()
     assert not plane[84:].any()
 
@@ -484,14 +486,14 @@ def test_padding_is_paper() -> None:
 def test_an_empty_page_is_not_brought_up_to_ink(value: int) -> None:
     page = np.full((60, 80, 3), value, np.int16)
     page += np.random.default_rng(0).integers(-2, 3, page.shape, np.int16)
-    found = frames(still(np.clip(page, 0, 255).astype(np.uint8)), INK, 1).tensor
+    found = prepare_frames(still(np.clip(page, 0, 255).astype(np.uint8)), INK, 1).tensor
     assert found.max() < 0.35
 
 
 def test_a_speck_does_not_set_the_level_of_the_ink() -> None:
     faint = written((140, 140, 140), (90, 90, 90))
     faint.frames[0][10:14, 10:14] = 255
-    assert frames(faint, INK, 1).tensor[0, 0, 38:58, 61:64].min() > 0.9
+    assert prepare_frames(faint, INK, 1).tensor[0, 0, 38:58, 61:64].min() > 0.9
 
 
 def test_a_spec_of_ink_has_a_level_of_its_own() -> None:

@@ -7,7 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from model.media.reader import Sound
-from model.preprocess.prepare import PROFILES, SpectrogramSpec, spectrogram
+from model.preprocess.specs import PROFILES, SpectrogramSpec
+from model.preprocess.spectrogram import prepare_spectrogram
 
 RATE = 8000
 SPEC = PROFILES["avdigits"]["audio"]
@@ -31,7 +32,7 @@ def noisy() -> Sound:
 
 def values(percentile: float | None, share: float = 1.0) -> NDArray[np.float32]:
     spec = PLAIN.model_copy(update={"floor_percentile": percentile, "floor_share": share})
-    return spectrogram(noisy(), spec).tensor[0, 0]
+    return prepare_spectrogram(noisy(), spec).tensor[0, 0]
 
 
 def test_a_low_percentile_is_the_quiet_part_and_a_high_one_the_loud() -> None:

@@ -13,7 +13,8 @@ from rich.console import Console
 from model import checkpoint
 from model.media.reader import Clip, Pictures, Sound
 from model.network import SCMRL
-from model.preprocess.prepare import FrameSpec, frames
+from model.preprocess.frames import prepare_frames
+from model.preprocess.specs import FrameSpec
 from model.training import evaluate
 from model.training.evaluate import EvaluateOptions, Share, noisy_pictures, noisy_sound
 from model.training.faithfulness import HIDDEN, box_mask, content, fine, hidden
@@ -62,7 +63,7 @@ def test_noise_on_the_picture_has_its_level() -> None:
 def test_hiding_covers_a_fifth_of_the_frame_and_no_padding() -> None:
     pictures = clip().pictures
     assert pictures is not None
-    seen = frames(pictures, SQUARE, 2)
+    seen = prepare_frames(pictures, SQUARE, 2)
     frame = content(seen)
     assert frame.sum() == 72 * 96  # 4:3 in a square of 96
     grid = np.zeros((6, 6), np.float32)
@@ -77,7 +78,7 @@ def test_hiding_covers_a_fifth_of_the_frame_and_no_padding() -> None:
 def test_a_box_in_frame_pixels_is_found_in_the_tensor() -> None:
     pictures = clip().pictures
     assert pictures is not None
-    mask = box_mask(frames(pictures, SQUARE, 2), (160.0, 120.0, 320.0, 240.0))
+    mask = box_mask(prepare_frames(pictures, SQUARE, 2), (160.0, 120.0, 320.0, 240.0))
     ys, xs = np.nonzero(mask)
     assert (ys.min(), ys.max()) == (48, 83)
     assert (xs.min(), xs.max()) == (48, 95)

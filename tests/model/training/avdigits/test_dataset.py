@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from model.media.reader import read_clip
-from model.preprocess.prepare import PROFILES
+from model.preprocess.specs import PROFILES
 from model.training.avdigits import dataset
 from model.training.avdigits.clips import labelled_clip, labelled_clips
 from model.training.avdigits.dataset import Batches, Plan, Scenes
