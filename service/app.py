@@ -19,7 +19,7 @@ from starlette.staticfiles import StaticFiles
 from service.classification.schemas import ErrorBody
 from service.decoding.fork_server import DecodeLimits
 from service.decoding.job import Wanted
-from service.decoding.pool import Decoders, DecodersError
+from service.decoding.pool import DecoderPool, DecodingUnavailable
 from service.errors import Problem
 from service.http import error_responses
 from service.http.middleware import api_keys, trailing_slashes
@@ -111,7 +111,7 @@ def create_app(
 
     registry = Registry(settings, lose)
     workers = settings.decode_workers or cores.available()
-    decoders = Decoders(workers, limits, lambda error: fail(StartupError(str(error))))
+    decoders = DecoderPool(workers, limits, lambda error: fail(StartupError(str(error))))
     connections = Connections(connections_within_file_limit(settings.max_connections, workers))
     measured = Metrics(Live(registry, decoders, connections), VERSION)
     state = State(settings, registry, decoders, connections, measured)
@@ -217,8 +217,8 @@ def _load_default(state: State) -> bool:
     state.registry.load_default()
     card = state.registry.get(state.registry.default_name).card
     try:
-        return state.decoders.prove(Wanted.of(card, card.steps))
-    except DecodersError as exc:
+        return state.decoders.run_self_test(Wanted.of(card, card.steps))
+    except DecodingUnavailable as exc:
         raise StartupError(str(exc)) from exc
 
 

@@ -19,7 +19,7 @@ from service.bench.stopwatch import median_ms, seconds
 from service.decoding.files import decode
 from service.decoding.fork_server import DecodeLimits
 from service.decoding.job import Wanted
-from service.decoding.pool import Decoders
+from service.decoding.pool import DecoderPool
 from service.http.form import Media
 from service.runtime import cores
 
@@ -70,7 +70,7 @@ def process_timings(rounds: int) -> list[ProcessTiming]:
         name="avdigits", streams=PROFILES["avdigits"], missing_streams=True, steps=FRAMES,
         canvas=False,
     )  # fmt: skip
-    decoders = Decoders(1, DecodeLimits(seconds=60, memory_bytes=1 << 30))
+    decoders = DecoderPool(1, DecodeLimits(seconds=60, memory_bytes=1 << 30))
     found = []
     loop = asyncio.new_event_loop()
     try:

@@ -99,7 +99,7 @@ def run(settings: Settings) -> int:
     if settings.sandbox == "required":
         try:
             sandbox.check()
-        except sandbox.NoSeccomp as exc:
+        except sandbox.SeccompUnavailable as exc:
             typer.echo(f"scmrl serve: {exc}", err=True)
             return FAILED
     logs.configure(settings.log_level, settings.log_format)

@@ -16,8 +16,8 @@ from typing import Literal
 
 from service.decoding import wire
 from service.decoding.process import Process
-from service.decoding.sandbox import Walls
-from service.decoding.stderr_tail import LastWords, quoted
+from service.decoding.sandbox import Layers
+from service.decoding.stderr_tail import StderrTail, quoted
 
 log = logging.getLogger("scmrl.decoding")
 
@@ -64,15 +64,15 @@ class _Running:
 
     def __init__(self, sandbox: str) -> None:
         self.answered = False
-        self.last_words = LastWords()
+        self.stderr_tail = StderrTail()
         with ExitStack() as here:
-            here.callback(self.last_words.close_writer)
+            here.callback(self.stderr_tail.close_writer)
             self.control, theirs = socket.socketpair()
             here.enter_context(theirs)
             unused = here.enter_context(ExitStack())
             unused.enter_context(self.control)
             self.control.settimeout(_START_S)
-            self.popen = _started(theirs.fileno(), self.last_words.writer, sandbox)
+            self.popen = _started(theirs.fileno(), self.stderr_tail.writer, sandbox)
             unused.pop_all()
 
     def ask(self, order: bytes, fds: list[int]) -> int:
@@ -109,7 +109,7 @@ def _started(control: int, stderr: int, sandbox: str) -> subprocess.Popen[bytes]
     )
 
 
-class Nursery:
+class ForkServer:
     """The process that forks the others; started anew where it has died or does not answer.
 
     A process that has answered is replaced at once. Where the one in its place fails as well, the
@@ -127,7 +127,7 @@ class Nursery:
         self.restarts = 0
         self.lost = False  # and none has answered since
         self.failing: Failing | None = None
-        self.walls: Walls | None = None  # of the processes that it forks
+        self.layers: Layers | None = None  # of the processes that it forks
 
     @property
     def pid(self) -> int | None:
@@ -144,31 +144,31 @@ class Nursery:
     def fork(self) -> Process:
         """A new decoding process. Raises RuntimeError where there is none to be had."""
         limits = self._limits
-        if self.walls is None:
-            self.beat()
+        if self.layers is None:
+            self.heartbeat()
         with ExitStack() as here:
             try:
                 ours, theirs = socket.socketpair()
                 here.enter_context(theirs)
                 unused = here.enter_context(ExitStack())
                 unused.enter_context(ours)
-                last_words = LastWords()
+                stderr_tail = StderrTail()
             except OSError as exc:
                 raise RuntimeError(f"no decoding process can be started: {exc}") from exc
-            here.callback(last_words.close_writer)
-            fds = [theirs.fileno(), last_words.writer]
+            here.callback(stderr_tail.close_writer)
+            fds = [theirs.fileno(), stderr_tail.writer]
             pid = self._ask(wire.START, limits.memory_bytes, 2 * limits.seconds, fds)
             unused.pop_all()
         self.failing = self._logged = None
-        return Process(pid, ours, last_words)
+        return Process(pid, ours, stderr_tail)
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Let it show that it lives. Raises RuntimeError where none can be started."""
-        walls = Walls(self._ask(wire.BEAT, 0, 0.0, []))
-        if walls != self.walls:
-            self.walls = walls
-            level = logging.INFO if Walls.SECCOMP in walls else logging.WARNING
-            log.log(level, "decoding processes are confined by %s", ", ".join(walls.names))
+        layers = Layers(self._ask(wire.HEARTBEAT, 0, 0.0, []))
+        if layers != self.layers:
+            self.layers = layers
+            level = logging.INFO if Layers.SECCOMP in layers else logging.WARNING
+            log.log(level, "decoding processes are confined by %s", ", ".join(layers.names))
 
     def kill(self, process: Process) -> None:
         """End a process at once, whatever it is doing."""
@@ -237,7 +237,7 @@ class Nursery:
             return
         self.lost = True
         self.restarts += running is not None
-        lines = running.last_words.lines() if running is not None else []
+        lines = running.stderr_tail.lines() if running is not None else []
         reason = str(why) if running is None else _end_of(running.popen.returncode, why)
         self._log(running, reason, lines)
         if running is not None and running.answered:

@@ -15,11 +15,11 @@ from dataclasses import replace
 
 from service.decoding import self_test, wire
 from service.decoding.client_read import Abandoned, Reading
-from service.decoding.fork_server import DecodeLimits, Nursery
+from service.decoding.fork_server import DecodeLimits, ForkServer
 from service.decoding.job import Decoded, Wanted
 from service.decoding.proc_status import Unresponsive
 from service.decoding.process import Process
-from service.decoding.sandbox import Walls
+from service.decoding.sandbox import Layers
 from service.decoding.stderr_tail import quoted
 from service.errors import Error, Problem
 from service.http.form import Media
@@ -39,11 +39,11 @@ _TRIAL_S = 30.0
 _DIED_IDLE = "it died while it had nothing to do"
 
 
-class DecodersError(Exception):
+class DecodingUnavailable(Exception):
     """No file can be read, now or later; the message says why, for the operator."""
 
 
-class Decoders:
+class DecoderPool:
     """At most `workers` decoding processes at a time; more jobs wait in order. A process that has
     no other beside it may use as many threads.
 
@@ -58,13 +58,13 @@ class Decoders:
         self,
         workers: int,
         limits: DecodeLimits,
-        on_fatal: Callable[[DecodersError], None] = lambda error: None,
+        on_fatal: Callable[[DecodingUnavailable], None] = lambda error: None,
     ) -> None:
         self._limits = limits
         self._on_fatal = on_fatal
         self._workers = workers
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="scmrl-decode")
-        self._nursery = Nursery(limits)
+        self._fork_server = ForkServer(limits)
         self._idle: deque[Process] = deque()
         self._reading: set[Process] = set()
         self._stopping = threading.Event()
@@ -78,11 +78,11 @@ class Decoders:
         """Begin to start, in the background; not needed, but the first file then waits less."""
         self._threads.submit(self._start_one)
 
-    def prove(self, wanted: Wanted) -> bool:
+    def run_self_test(self, wanted: Wanted) -> bool:
         """Read a small clip once there is a process; for a thread.
 
         False where there will be none: the service stops, or `on_fatal` has been told why. Raises
-        DecodersError where the clip cannot be read.
+        DecodingUnavailable where the clip cannot be read.
         """
         self._begun.wait()
         why = ""
@@ -97,7 +97,7 @@ class Decoders:
                 why = exc.detail
             except RuntimeError as exc:
                 why = str(exc)
-        raise DecodersError(f"a small clip cannot be read: {why}")
+        raise DecodingUnavailable(f"a small clip cannot be read: {why}")
 
     async def decode(self, files: Media, wanted: Wanted) -> Decoded:
         """Decode and preprocess. Cancelled while it waits for a process, it is never run.
@@ -121,10 +121,10 @@ class Decoders:
             raise
         return ended.result()
 
-    def trouble(self, stalled_after_s: float) -> str | None:
+    def not_ready_reason(self, stalled_after_s: float) -> str | None:
         """Why nothing can be read now: no process can be started, or none of them has got any
         further for `stalled_after_s`. None where files are read."""
-        failing = self._nursery.failing
+        failing = self._fork_server.failing
         if failing is not None:
             return (
                 "No decoding process can be started; the log says why. Starts that failed so far: "
@@ -134,7 +134,7 @@ class Decoders:
             return "No decoding process can be started."
         if not self._proven:
             return "The decoding processes are being started."
-        if self._nursery.lost or self._nursery.silent_s > stalled_after_s:
+        if self._fork_server.lost or self._fork_server.silent_s > stalled_after_s:
             return "The decoding processes are being started."
         reading = [time.monotonic() - process.since for process in self._reading.copy()]
         if len(reading) >= self._workers and min(reading) > stalled_after_s:
@@ -142,21 +142,21 @@ class Decoders:
         return None
 
     @property
-    def walls(self) -> Walls | None:
+    def sandbox_layers(self) -> Layers | None:
         """What holds the processes; None before the first one is started."""
-        return self._nursery.walls
+        return self._fork_server.layers
 
     @property
-    def nursery_restarts(self) -> int:
+    def fork_server_restarts(self) -> int:
         """How often the process that starts the others was lost."""
-        return self._nursery.restarts
+        return self._fork_server.restarts
 
     def watch(self) -> None:
         """Replace what has died or does not answer, until the service stops; a thread's work."""
         while not self._stopping.wait(_WATCH_S):
             with suppress(Problem):
-                self._look_at_nursery()
-                if self._bury() or self._cannot_start:
+                self._check_fork_server()
+                if self._reap_idle() or self._cannot_start:
                     self._start_one()
 
     def stop(self) -> None:
@@ -164,27 +164,27 @@ class Decoders:
         self._stopping.set()
         self._begun.set()
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self._nursery.stop()
+        self._fork_server.stop()
 
     def _start_one(self) -> None:
         with suppress(Problem):
             self._idle.append(self._fork())
 
-    def _look_at_nursery(self) -> None:
+    def _check_fork_server(self) -> None:
         """Raises Problem NOT_READY."""
         try:
-            self._nursery.beat()
+            self._fork_server.heartbeat()
         except RuntimeError as exc:
             raise self._none(exc) from exc
 
-    def _bury(self) -> int:
+    def _reap_idle(self) -> int:
         """Replace idle processes that have died or give no sign of life; how many."""
         buried = 0
         for _ in range(len(self._idle)):
             with suppress(IndexError):  # one is taken meanwhile
                 process = self._idle.popleft()
                 try:
-                    process.beat()
+                    process.heartbeat()
                 except wire.Lost as exc:
                     self._lose(process, f"{exc}, idle")
                     buried += 1
@@ -195,7 +195,7 @@ class Decoders:
     def _fork(self) -> Process:
         """Raises Problem NOT_READY."""
         try:
-            process = self._nursery.fork()
+            process = self._fork_server.fork()
         except RuntimeError as exc:
             raise self._none(exc) from exc
         self._cannot_start = False
@@ -207,20 +207,20 @@ class Decoders:
         if not self._cannot_start and not self._stopping.is_set():
             log.error("%s", why)
         self._cannot_start = True
-        failing = self._nursery.failing
+        failing = self._fork_server.failing
         if failing is not None and failing.starts >= _STARTS and not self._hopeless:
             served = self._begun.is_set()
             if not served or time.monotonic() - failing.since > _HOPELESS_S:
                 self._hopeless = True
                 self._begun.set()
-                self._on_fatal(DecodersError(str(why)))
+                self._on_fatal(DecodingUnavailable(str(why)))
         return Problem(Error.NOT_READY, "No decoding process can be started.", retry_after_s=5)
 
     def _decode(self, reading: Reading, wanted: Wanted, seconds: float) -> Decoded:
         files = reading.files
-        loss, nurseries = wire.Lost(), self._nursery.restarts
+        loss, fork_server_restarts = wire.Lost(), self._fork_server.restarts
         for attempt in range(2):  # a process may have died of something else than these files
-            # Not another idle one, which may be as dead: all are where the nursery was killed.
+            # Not another idle one, which may be as dead: all are where the fork server was killed.
             process = self._fork() if attempt else self._take()
             process.since = time.monotonic()
             self._reading.add(process)
@@ -240,10 +240,10 @@ class Decoders:
                 loss = exc
             except Abandoned:
                 log.debug("decoding process %d is ended: its request was cancelled", process.pid)
-                self._nursery.kill(process)
+                self._fork_server.kill(process)
                 raise
             except BaseException:
-                self._nursery.kill(process)
+                self._fork_server.kill(process)
                 raise
             else:
                 self._proven = True
@@ -251,17 +251,17 @@ class Decoders:
                 return decoded
             finally:
                 self._reading.discard(process)
-        raise self._lost_twice(loss, files, nurseries)
+        raise self._lost_twice(loss, files, fork_server_restarts)
 
-    def _lost_twice(self, loss: wire.Lost, files: Media, nurseries: int) -> Problem:
+    def _lost_twice(self, loss: wire.Lost, files: Media, fork_server_restarts: int) -> Problem:
         """What is told of files that two processes were lost with, the second one by `loss`.
 
-        `nurseries`: how many nurseries had been lost before. No file can end one, and all
-        processes end with it.
+        `fork_server_restarts`: how often the fork server had been lost before. No file can end
+        it, and all processes end with it.
         """
         with suppress(RuntimeError):
-            self._nursery.beat()  # so that it is known whether it is there
-        if isinstance(loss, Unresponsive) or self._nursery.restarts != nurseries:
+            self._fork_server.heartbeat()  # so that it is known whether it is there
+        if isinstance(loss, Unresponsive) or self._fork_server.restarts != fork_server_restarts:
             detail = "The decoding processes do not answer."
             return Problem(Error.NOT_READY, detail, retry_after_s=5)
         detail = "The file is damaged: reading it made the decoder fail."
@@ -285,13 +285,13 @@ class Decoders:
         if process.jobs < _JOBS and len(self._idle) < self._workers:
             self._idle.append(process)
         else:
-            self._nursery.kill(process)  # one that is stopped would not see its socket closed
+            self._fork_server.kill(process)  # one that is stopped would not see its socket closed
 
     def _lose(self, process: Process, why: str) -> None:
         self.restarts += 1
-        self._nursery.kill(process)
-        last_words = quoted(process.last_words.lines())
-        log.warning("decoding process %d is replaced: %s%s", process.pid, why, last_words)
+        self._fork_server.kill(process)
+        stderr_tail = quoted(process.stderr_tail.lines())
+        log.warning("decoding process %d is replaced: %s%s", process.pid, why, stderr_tail)
 
 
 async def _ended(run: asyncio.Future[Decoded]) -> None:

@@ -29,7 +29,7 @@ class _Status:
     ticks: int
 
 
-class Vitals:
+class ProcStatus:
     """What is known of the process `pid` while it is waited for; a new one for each wait."""
 
     def __init__(self, pid: int) -> None:

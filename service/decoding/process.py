@@ -7,23 +7,23 @@ from contextlib import suppress
 
 from service.decoding import wire
 from service.decoding.job import Decoded, Wanted
-from service.decoding.proc_status import Unresponsive, Vitals
-from service.decoding.stderr_tail import LastWords
+from service.decoding.proc_status import ProcStatus, Unresponsive
+from service.decoding.stderr_tail import StderrTail
 from service.http.form import Media
 
 #: Longest time, in seconds, that an idle process may take for a heartbeat, and any process to
 #: take over the files of a job: they are copied from memory to memory.
-_BEAT_S, _HANDOVER_S = 4.0, 10.0
+_HEARTBEAT_S, _HANDOVER_S = 4.0, 10.0
 
 
 class Process:
-    """A decoding process, idle or at its one job; `last_words` is its stderr."""
+    """A decoding process, idle or at its one job; `stderr_tail` is its stderr."""
 
-    def __init__(self, pid: int, sock: socket.socket, last_words: LastWords) -> None:
+    def __init__(self, pid: int, sock: socket.socket, stderr_tail: StderrTail) -> None:
         self.pid = pid
         self.jobs = 0
         self.since = 0.0  # time.monotonic() of its last job's begin
-        self.last_words = last_words
+        self.stderr_tail = stderr_tail
         self._sock = sock
 
     @property
@@ -38,14 +38,14 @@ class Process:
             return True
         return True
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Wait for a sign of life of an idle process. Raises Lost, and Unresponsive."""
-        deadline = wire.Deadline(_BEAT_S, Vitals(self.pid).check_awake)
+        deadline = wire.Deadline(_HEARTBEAT_S, ProcStatus(self.pid).check_awake)
         try:
             wire.ask_for_sign(self._sock, deadline)
             wire.receive_sign(self._sock, deadline)
         except TimeoutError:
-            raise Unresponsive(f"it gave no sign of life within {_BEAT_S:g} s") from None
+            raise Unresponsive(f"it gave no sign of life within {_HEARTBEAT_S:g} s") from None
 
     def decode(self, files: Media, wanted: Wanted, seconds: float) -> Decoded:
         """Hand over the files and wait for what becomes of them.
@@ -56,7 +56,7 @@ class Process:
         """
         self.jobs += 1
         self._hand_over(files, wanted)
-        deadline = wire.Deadline(seconds, Vitals(self.pid).check_not_stopped)
+        deadline = wire.Deadline(seconds, ProcStatus(self.pid).check_not_stopped)
         return wire.receive_decoded(self._sock, deadline)
 
     def interrupt(self) -> None:
@@ -69,7 +69,7 @@ class Process:
         self._sock.close()
 
     def _hand_over(self, files: Media, wanted: Wanted) -> None:
-        deadline = wire.Deadline(_HANDOVER_S, Vitals(self.pid).check_awake)
+        deadline = wire.Deadline(_HANDOVER_S, ProcStatus(self.pid).check_awake)
         try:
             wire.send_job(self._sock, files, wanted, deadline)
             wire.receive_sign(self._sock, deadline)

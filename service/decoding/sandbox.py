@@ -43,11 +43,11 @@ _OWN_USERS = 0x70000000
 _MAX_FILES = 64
 #: Threads of one process; decoding starts a few, see model.media.video.frames.
 _MAX_THREADS = 64
-#: Memory of a process that is confined to see which walls stand, in bytes.
+#: Memory of a process that is confined to see which layers are in force, in bytes.
 _TRIAL_MEMORY = 64 << 20
 
 
-class Walls(IntFlag):
+class Layers(IntFlag):
     """What holds a confined process."""
 
     LIMITS = 1
@@ -59,10 +59,10 @@ class Walls(IntFlag):
     @property
     def names(self) -> list[str]:
         """Their names in small letters."""
-        return [str(wall.name).lower() for wall in self]
+        return [str(layer.name).lower() for layer in self]
 
 
-class NoSeccomp(Exception):
+class SeccompUnavailable(Exception):
     """System calls cannot be refused here; the message says what is needed for it."""
 
 
@@ -72,33 +72,33 @@ class Orphaned(Exception):
 
 def confine(
     memory_bytes: int, seccomp_required: bool = False, *, parent: int | None = None
-) -> Walls:
+) -> Layers:
     """Give it all up, for good; `memory_bytes` is what a file may take beyond what there is.
 
     On Linux the process ends with its parent; `parent` is that one's id, where it may have gone
-    already. Returns which walls stand. Raises NoSeccomp where seccomp is required and not there,
-    Orphaned, and OSError where giving up a right fails.
+    already. Returns which layers are in force. Raises SeccompUnavailable where seccomp is required
+    and not there, Orphaned, and OSError where giving up a right fails.
     """
     syscalls.library()  # which can be loaded no longer below
     limit = _address_space() + memory_bytes
     _limit(resource.RLIMIT_AS, limit)
     _limit(resource.RLIMIT_FSIZE, 0)
-    walls = Walls.LIMITS
+    layers = Layers.LIMITS
     _limit_files()
     if sys.platform == "linux":
-        walls |= _leave_user()
+        layers |= _leave_user()
         _set_capabilities(0)
         _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if parent is not None and os.getppid() != parent:
             raise Orphaned
         _forgo_privileges()
-        walls |= Walls.NO_NEW_PRIVS
+        layers |= Layers.NO_NEW_PRIVS
         # Last: it refuses the calls above.
         if syscalls.allow_only(syscalls.decoding_rules(os.getpid())):
-            walls |= Walls.SECCOMP
+            layers |= Layers.SECCOMP
     if seccomp_required:
-        _require_seccomp(walls)
-    return walls
+        _require_seccomp(layers)
+    return layers
 
 
 def confine_forking() -> None:
@@ -116,11 +116,11 @@ def confine_forking() -> None:
         syscalls.allow_only(syscalls.forking_rules())
 
 
-def try_out(seccomp_required: bool = False) -> Walls:
-    """Confine a process that is forked for it; which walls stand there.
+def try_out(seccomp_required: bool = False) -> Layers:
+    """Confine a process that is forked for it; which layers are in force there.
 
-    Raises NoSeccomp as `confine` does, and OSError where the process failed; its traceback is on
-    stderr.
+    Raises SeccompUnavailable as `confine` does, and OSError where the process failed; its
+    traceback is on stderr.
     """
     reader, writer = os.pipe()
     pid = os.fork()
@@ -137,18 +137,21 @@ def try_out(seccomp_required: bool = False) -> Walls:
     os.waitpid(pid, 0)
     if not answer:
         raise OSError("a process that was forked for it could not be confined")
-    walls = Walls(answer[0])
+    layers = Layers(answer[0])
     if seccomp_required:
-        _require_seccomp(walls)
-    return walls
+        _require_seccomp(layers)
+    return layers
 
 
 def check() -> None:
-    """Confine a process that is started for it. Raises NoSeccomp where seccomp does not hold it."""
+    """Confine a process that is started for it.
+
+    Raises SeccompUnavailable where seccomp does not hold it.
+    """
     command = [sys.executable, "-m", "service.decoding.sandbox"]
     trial = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if trial.returncode:
-        raise NoSeccomp(trial.stderr.strip() or f"it ended with {trial.returncode}")
+        raise SeccompUnavailable(trial.stderr.strip() or f"it ended with {trial.returncode}")
 
 
 def limit_cpu(seconds: float) -> None:
@@ -160,12 +163,12 @@ def limit_cpu(seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
 
 
-def _require_seccomp(walls: Walls) -> None:
-    """Raises NoSeccomp."""
-    if Walls.SECCOMP not in walls:
-        raise NoSeccomp(
+def _require_seccomp(layers: Layers) -> None:
+    """Raises SeccompUnavailable."""
+    if Layers.SECCOMP not in layers:
+        raise SeccompUnavailable(
             "SCMRL_SANDBOX=required needs Linux with seccomp filters and libseccomp; decoding "
-            f"would be confined by {', '.join(walls.names)} alone. Install libseccomp (Debian: "
+            f"would be confined by {', '.join(layers.names)} alone. Install libseccomp (Debian: "
             "libseccomp2), or set SCMRL_SANDBOX=auto"
         )
 
@@ -192,25 +195,25 @@ def _limit_files() -> None:
     _limit(resource.RLIMIT_NOFILE, _MAX_FILES)
 
 
-def _leave_user() -> Walls:
+def _leave_user() -> Layers:
     """Take a user id, or else a user namespace, of its own, and limit the threads in it."""
-    walls = Walls(0)
+    layers = Layers(0)
     if os.geteuid():
         if _libc().unshare(_CLONE_NEWUSER):
-            return walls
+            return layers
     else:
         if _capabilities() & _CHANGE_USER != _CHANGE_USER:
-            return walls
+            return layers
         own = _OWN_USERS + os.getpid()
         try:
             os.setgroups([])
             os.setresgid(own, own, own)
             os.setresuid(own, own, own)
         except OSError:
-            return walls  # a container's user namespace has no such ids
-        walls |= Walls.OWN_USER
+            return layers  # a container's user namespace has no such ids
+        layers |= Layers.OWN_USER
     _limit(resource.RLIMIT_NPROC, _MAX_THREADS)
-    return walls | Walls.THREAD_LIMIT
+    return layers | Layers.THREAD_LIMIT
 
 
 def _forgo_privileges() -> None:
@@ -249,12 +252,12 @@ def _libc() -> ctypes.CDLL:
 
 
 def _main() -> None:
-    """Confine this process where seccomp is required, and print the walls."""
+    """Confine this process where seccomp is required, and print the layers."""
     try:
-        walls = confine(_TRIAL_MEMORY, seccomp_required=True)
-    except NoSeccomp as exc:
+        layers = confine(_TRIAL_MEMORY, seccomp_required=True)
+    except SeccompUnavailable as exc:
         sys.exit(str(exc))
-    print(", ".join(walls.names))
+    print(", ".join(layers.names))
 
 
 if __name__ == "__main__":

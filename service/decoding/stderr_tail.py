@@ -18,7 +18,7 @@ _BYTES, _LINES, _WIDTH = 16_384, 80, 300
 _END_S = 1.0
 
 
-class LastWords:
+class StderrTail:
     """A pipe to be a process's stderr, read by a thread until the process has ended.
 
     `writer` is the end for the process; close it here once the process has it. Raises OSError.

@@ -27,11 +27,12 @@ from service.errors import Error, Problem
 from service.http.form import Media
 
 _LENGTH = struct.Struct("!I")
-#: An order to the nursery: `START` with a socket and a pipe for stderr, memory in bytes and CPU
-#: seconds for each job, `KILL` with a process id, or `BEAT`, which asks for an answer alone.
+#: An order to the fork server: `START` with a socket and a pipe for stderr, memory in bytes and CPU
+#: seconds for each job, `KILL` with a process id, or `HEARTBEAT`, which asks for an answer alone.
 ORDER = struct.Struct("!cQd")
-START, KILL, BEAT = b"s", b"k", b"b"
-#: The nursery's answer: to START the process id, to BEAT the `sandbox.Walls` of its processes.
+START, KILL, HEARTBEAT = b"s", b"k", b"b"
+#: The fork server's answer: to START the process id, to HEARTBEAT the `sandbox.Layers` of its
+#: processes.
 ANSWER = struct.Struct("!I")
 #: A decoding process's sign of life.
 _SIGN = b"\x06"

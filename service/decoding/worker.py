@@ -1,12 +1,12 @@
-"""`python -m service.decoding.worker FD SANDBOX`: the nursery, which forks decoding processes.
+"""`python -m service.decoding.worker FD SANDBOX`: the fork server, which forks decoding processes.
 
 It imports what decoding needs once; a process forked from it starts in milliseconds and shares
 that memory. Each is confined before it reads its first file, serves one socket, and ends when
-that closes. The nursery ends, and they with it, when the service closes its end of FD. SANDBOX is
-the setting `auto` or `required`.
+that closes. The fork server ends, and they with it, when the service closes its end of FD. SANDBOX
+is the setting `auto` or `required`.
 
-The nursery reads nothing that a stranger sent: its orders have one length and come from the
-service alone, files go from the service to a forked process by a socket that the nursery only
+The fork server reads nothing that a stranger sent: its orders have one length and come from the
+service alone, files go from the service to a forked process by a socket that the fork server only
 passes on, and their answers go the same way back. It is held by `sandbox.confine_forking`: few
 open files, no core dumps, no capabilities but those that confining and ending its children need,
 no new privileges, and by seccomp the calls for that alone. So it can fork, end processes by
@@ -45,11 +45,13 @@ from service.runtime import gc
 _REAP_S = 5
 
 
-def nursery(control: socket.socket, seccomp_required: bool) -> None:
-    """Carry out orders until the service has gone. Raises NoSeccomp where it is required and not
-    there, and OSError."""
+def run_fork_server(control: socket.socket, seccomp_required: bool) -> None:
+    """Carry out orders until the service has gone.
+
+    Raises SeccompUnavailable where seccomp is required and not there, and OSError.
+    """
     sandbox.confine_forking()
-    walls = sandbox.try_out(seccomp_required)
+    layers = sandbox.try_out(seccomp_required)
     children: set[int] = set()
     own_pid = os.getpid()
     waiting = select.poll()  # unlike select(), it takes descriptors above 1023
@@ -67,8 +69,8 @@ def nursery(control: socket.socket, seccomp_required: bool) -> None:
             if number in children:  # ours and not reaped: it can be no other process
                 os.kill(number, signal.SIGKILL)
             continue
-        if kind == wire.BEAT:
-            control.sendall(wire.ANSWER.pack(walls))
+        if kind == wire.HEARTBEAT:
+            control.sendall(wire.ANSWER.pack(layers))
             continue
         pid = os.fork()
         if not pid:
@@ -93,7 +95,7 @@ def _reap(children: set[int]) -> None:
 
 
 def _work(sock: socket.socket, confine: Callable[[], object], cpu_s: float) -> None:
-    """Decode one job after another, then end without the nursery's clean-up."""
+    """Decode one job after another, then end without the fork server's clean-up."""
     code = 1
     try:
         confine()
@@ -158,6 +160,6 @@ if __name__ == "__main__":
     _warm()
     gc.spare()  # and so its children share its memory for longer
     try:
-        nursery(socket.socket(fileno=int(sys.argv[1])), sys.argv[2] == "required")
-    except sandbox.NoSeccomp as exc:
+        run_fork_server(socket.socket(fileno=int(sys.argv[1])), sys.argv[2] == "required")
+    except sandbox.SeccompUnavailable as exc:
         sys.exit(str(exc))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from service.decoding.pool import Decoders
+from service.decoding.pool import DecoderPool
 from service.inference.registry import Registry
 from service.observability.metrics import Metrics
 from service.request_record import Account
@@ -20,7 +20,7 @@ class State:
 
     settings: Settings
     registry: Registry
-    decoders: Decoders
+    decoders: DecoderPool
     connections: Connections
     metrics: Metrics
 

@@ -16,7 +16,7 @@ from prometheus_client.core import (
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from service.decoding.pool import Decoders
+from service.decoding.pool import DecoderPool
 from service.inference.registry import Registry
 from service.inference.served_model import Model
 from service.observability import logs
@@ -32,7 +32,7 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 class Live(Collector):
     """The state of checkpoints, decoders and connections."""
 
-    def __init__(self, registry: Registry, decoders: Decoders, connections: Connections) -> None:
+    def __init__(self, registry: Registry, decoders: DecoderPool, connections: Connections) -> None:
         self._registry = registry
         self._decoders = decoders
         self._connections = connections
@@ -80,11 +80,11 @@ class Live(Collector):
         family = CounterMetricFamily(
             "scmrl_worker_restarts",
             "Workers that died or hung and were replaced: engine threads, decoding processes, "
-            "and the nursery that starts these",
+            "and the fork server that starts these",
             labels=["kind", "model"],
         )
         family.add_metric(["decode", ""], self._decoders.restarts)
-        family.add_metric(["nursery", ""], self._decoders.nursery_restarts)
+        family.add_metric(["nursery", ""], self._decoders.fork_server_restarts)
         for name, model in models.items():
             family.add_metric(["engine", name], model.batcher.restarts)
         return family

@@ -28,7 +28,7 @@ def resident(pid: int) -> Resident:
 
 
 def _parent(entry: str, pid: int) -> bool:
-    """Whether the process is the service's child or grandchild: the nursery's decoders are."""
+    """Whether the process is the service's child or grandchild: the fork server's decoders are."""
     for _ in range(2):
         try:
             entry = Path(f"/proc/{entry}/stat").read_text().rsplit(")", 1)[1].split()[1]

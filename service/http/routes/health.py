@@ -27,10 +27,10 @@ async def readyz(request: Request) -> Readiness:
     state = state_of(request)
     reasons = (
         state.registry.why_not_ready(),
-        state.decoders.trouble(state.settings.stalled_after_s),
+        state.decoders.not_ready_reason(state.settings.stalled_after_s),
     )
     reason = " ".join(filter(None, reasons))
     if reason:
         raise Problem(Error.NOT_READY, reason, retry_after_s=1)
-    walls = state.decoders.walls
-    return Readiness(status="ready", sandbox=walls.names if walls is not None else [])
+    layers = state.decoders.sandbox_layers
+    return Readiness(status="ready", sandbox=layers.names if layers is not None else [])

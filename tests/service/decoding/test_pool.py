@@ -27,8 +27,8 @@ from service.decoding import pool
 from service.decoding.files import decode
 from service.decoding.fork_server import DecodeLimits
 from service.decoding.job import Decoded, Wanted
-from service.decoding.pool import Decoders
-from service.decoding.proc_status import _ASLEEP_LOOKS, Unresponsive, Vitals
+from service.decoding.pool import DecoderPool
+from service.decoding.proc_status import _ASLEEP_LOOKS, ProcStatus, Unresponsive
 from service.decoding.process import Process
 from service.errors import Error, Problem
 from service.http.form import Media
@@ -58,8 +58,8 @@ PATIENT = Wanted.of(
 
 
 @contextmanager
-def started(limits: DecodeLimits = GENEROUS, workers: int = 1) -> Iterator[Decoders]:
-    decoders = Decoders(workers, limits)
+def started(limits: DecodeLimits = GENEROUS, workers: int = 1) -> Iterator[DecoderPool]:
+    decoders = DecoderPool(workers, limits)
     decoders.start()
     try:
         yield decoders
@@ -67,7 +67,9 @@ def started(limits: DecodeLimits = GENEROUS, workers: int = 1) -> Iterator[Decod
         decoders.stop()
 
 
-def run(decoders: Decoders, *jobs: Media, wanted: Wanted = WANTED) -> list[Decoded | BaseException]:
+def run(
+    decoders: DecoderPool, *jobs: Media, wanted: Wanted = WANTED
+) -> list[Decoded | BaseException]:
     """What came of each job; all are given at once."""
 
     async def scenario() -> list[Decoded | BaseException]:
@@ -87,11 +89,11 @@ def problem(found: Decoded | BaseException) -> Problem:
     return found
 
 
-def idle_pid(decoders: Decoders) -> int:
+def idle_pid(decoders: DecoderPool) -> int:
     return decoders._idle[-1].pid
 
 
-def busy_pid(decoders: Decoders) -> int | None:
+def busy_pid(decoders: DecoderPool) -> int | None:
     """A process that reads a file now."""
     return next((process.pid for process in decoders._reading.copy()), None)
 
@@ -104,15 +106,15 @@ def cpu_ticks(pid: int | None) -> int:
     return int(fields[11]) + int(fields[12])
 
 
-def nursery(decoders: Decoders) -> int:
+def fork_server_pid(decoders: DecoderPool) -> int:
     """The process that starts the others."""
-    pid = decoders._nursery.pid
+    pid = decoders._fork_server.pid
     assert pid is not None
     return pid
 
 
 @pytest.fixture(scope="module")
-def shared_decoders() -> Iterator[Decoders]:
+def shared_decoders() -> Iterator[DecoderPool]:
     with started(workers=2) as decoders:
         yield decoders
 
@@ -225,10 +227,10 @@ def test_a_process_that_is_killed_between_two_jobs_costs_none(clip: bytes) -> No
         assert decoders.restarts == 1
 
 
-def test_a_nursery_that_is_killed_is_started_again(clip: bytes) -> None:
+def test_a_fork_server_that_is_killed_is_started_again(clip: bytes) -> None:
     with started() as decoders:
         good(run(decoders, Media(clip=clip))[0])
-        os.kill(nursery(decoders), signal.SIGKILL)
+        os.kill(fork_server_pid(decoders), signal.SIGKILL)
         good(run(decoders, Media(clip=clip))[0])
 
 
@@ -241,7 +243,7 @@ def test_keys_are_not_in_the_environment_of_who_reads_uploads(
     with started() as decoders:
         good(run(decoders, Media(clip=clip))[0])
         try:
-            environment = Path(f"/proc/{nursery(decoders)}/environ").read_bytes()
+            environment = Path(f"/proc/{fork_server_pid(decoders)}/environ").read_bytes()
         except PermissionError:
             pytest.skip("only root may read the environment of a process that is not dumpable")
         assert b"OMP_NUM_THREADS=1" in environment
@@ -269,7 +271,7 @@ def test_processes_that_are_stopped_cost_a_retry_and_no_file(clip: bytes) -> Non
 
 
 def test_a_process_that_is_stopped_while_it_reads_costs_a_retry(clip: bytes) -> None:
-    async def scenario(decoders: Decoders) -> Decoded:
+    async def scenario(decoders: DecoderPool) -> Decoded:
         reading = asyncio.create_task(decoders.decode(SLOW, PATIENT))
         await asyncio.to_thread(wait_until, lambda: cpu_ticks(busy_pid(decoders)) > 20)
         first = busy_pid(decoders)
@@ -287,14 +289,14 @@ def test_a_process_that_is_stopped_while_it_reads_costs_a_retry(clip: bytes) -> 
 def test_files_are_not_to_blame_where_no_process_begins(
     monkeypatch: pytest.MonkeyPatch, clip: bytes
 ) -> None:
-    fork = Decoders._fork
+    fork = DecoderPool._fork
 
-    def stopped(decoders: Decoders) -> Process:
+    def stopped(decoders: DecoderPool) -> Process:
         process = fork(decoders)
         os.kill(process.pid, signal.SIGSTOP)
         return process
 
-    monkeypatch.setattr(Decoders, "_fork", stopped)
+    monkeypatch.setattr(DecoderPool, "_fork", stopped)
     with started() as decoders:
         (refused,) = run(decoders, Media(clip=clip))
         assert problem(refused).error is Error.NOT_READY
@@ -304,10 +306,10 @@ def test_files_are_not_to_blame_where_no_process_begins(
 def test_a_heartbeat_finds_idle_processes_that_are_stopped(clip: bytes) -> None:
     with started() as decoders:
         good(run(decoders, Media(clip=clip))[0])
-        assert decoders._bury() == 0
+        assert decoders._reap_idle() == 0
         stopped = idle_pid(decoders)
         os.kill(stopped, signal.SIGSTOP)
-        assert decoders._bury() == 1
+        assert decoders._reap_idle() == 1
         assert not decoders._idle
         good(run(decoders, Media(clip=clip))[0])
         assert decoders.restarts == 1
@@ -315,38 +317,38 @@ def test_a_heartbeat_finds_idle_processes_that_are_stopped(clip: bytes) -> None:
 
 def test_a_process_that_waits_for_a_cpu_is_alive(tmp_path: Path) -> None:
     stat = tmp_path / "stat"
-    vitals = Vitals(1)
-    vitals._stat = stat
+    status = ProcStatus(1)
+    status._stat = stat
     line = "1 (a) b) {} " + " ".join(["0"] * 10) + " {} 0 0 0"
     for look in range(100):
         stat.write_text(line.format("R", 5))
-        vitals.check_awake()
+        status.check_awake()
         stat.write_text(line.format("S", look))  # its CPU time goes on
-        vitals.check_awake()
+        status.check_awake()
     for _ in range(_ASLEEP_LOOKS - 1):
-        vitals.check_awake()
+        status.check_awake()
     with pytest.raises(Unresponsive, match="hangs"):
-        vitals.check_awake()
+        status.check_awake()
     stat.write_text(line.format("T", 0))
     with pytest.raises(Unresponsive, match="stopped"):
-        vitals.check_not_stopped()
+        status.check_not_stopped()
     stat.unlink()
-    vitals.check_not_stopped()  # where the system hides it, it counts as alive
+    status.check_not_stopped()  # where the system hides it, it counts as alive
 
 
 def test_processes_that_all_read_long_are_trouble_and_one_of_two_is_none() -> None:
-    async def scenario(decoders: Decoders) -> None:
+    async def scenario(decoders: DecoderPool) -> None:
         asked = []
         for expected in (None, "Every decoding process"):
             asked.append(asyncio.create_task(decoders.decode(SLOW, PATIENT)))
             await asyncio.to_thread(wait_until, lambda: len(decoders._reading) == len(asked))
             await asyncio.sleep(0.1)
-            assert (decoders.trouble(0.05) or "None").startswith(expected or "None")
-            assert decoders.trouble(60) is None, "they may be at large files"
+            assert (decoders.not_ready_reason(0.05) or "None").startswith(expected or "None")
+            assert decoders.not_ready_reason(60) is None, "they may be at large files"
         for task in asked:
             task.cancel()
         await asyncio.wait(asked)
-        assert decoders.trouble(0.05) is None
+        assert decoders.not_ready_reason(0.05) is None
 
     with started(workers=2) as decoders:
         good(run(decoders, Media(audio=wav(tone())))[0])
@@ -383,7 +385,7 @@ def test_a_file_that_kills_its_decoder_is_blamed_once_tried_twice(
 
 
 def test_what_was_cancelled_while_it_waited_is_never_run(clip: bytes) -> None:
-    async def scenario(decoders: Decoders) -> None:
+    async def scenario(decoders: DecoderPool) -> None:
         first = asyncio.create_task(decoders.decode(SLOW, PATIENT))
         await asyncio.to_thread(wait_until, lambda: busy_pid(decoders) is not None)
         (process,) = decoders._reading
@@ -403,7 +405,7 @@ def test_what_was_cancelled_while_it_waited_is_never_run(clip: bytes) -> None:
 
 
 def test_a_job_that_is_cancelled_while_it_is_read_ends_its_process(clip: bytes) -> None:
-    async def scenario(decoders: Decoders) -> tuple[int, Decoded]:
+    async def scenario(decoders: DecoderPool) -> tuple[int, Decoded]:
         slow = asyncio.create_task(decoders.decode(SLOW, PATIENT))
         await asyncio.to_thread(wait_until, lambda: cpu_ticks(busy_pid(decoders)) > 5)
         pid = busy_pid(decoders)
@@ -417,15 +419,15 @@ def test_a_job_that_is_cancelled_while_it_is_read_ends_its_process(clip: bytes) 
     with started() as decoders:
         pid, decoded = asyncio.run(scenario(decoders))
         good(decoded)
-        wait_until(lambda: pid not in children_of(nursery(decoders)))
+        wait_until(lambda: pid not in children_of(fork_server_pid(decoders)))
         assert decoders.restarts == 0, "a cancelled request is no fault of a process"
 
 
 def test_a_request_that_is_cancelled_again_still_waits_for_its_process() -> None:
-    async def scenario(decoders: Decoders) -> None:
+    async def scenario(decoders: DecoderPool) -> None:
         slow = asyncio.create_task(decoders.decode(SLOW, PATIENT))
         await asyncio.to_thread(wait_until, lambda: cpu_ticks(busy_pid(decoders)) > 5)
-        with decoders._nursery._lock:  # so that the process's end is not ordered yet
+        with decoders._fork_server._lock:  # so that the process's end is not ordered yet
             for _ in range(3):
                 slow.cancel()
                 await asyncio.sleep(0.05)
@@ -440,7 +442,7 @@ def test_a_request_that_is_cancelled_again_still_waits_for_its_process() -> None
 
 
 def test_files_of_a_cancelled_job_are_let_go_while_it_is_in_the_queue(clip: bytes) -> None:
-    async def scenario(decoders: Decoders) -> None:
+    async def scenario(decoders: DecoderPool) -> None:
         first = asyncio.create_task(decoders.decode(SLOW, PATIENT))
         await asyncio.to_thread(wait_until, lambda: busy_pid(decoders) is not None)
         files = Media(clip=clip)
@@ -465,30 +467,30 @@ def test_files_of_a_cancelled_job_are_let_go_while_it_is_in_the_queue(clip: byte
 def test_a_heartbeat_leaves_no_more_processes_than_there_may_be(
     monkeypatch: pytest.MonkeyPatch, clip: bytes
 ) -> None:
-    beat = Process.beat
+    heartbeat = Process.heartbeat
 
     with started() as decoders:
 
         def slow(process: Process) -> None:
-            beat(process)
+            heartbeat(process)
             good(run(decoders, Media(clip=clip))[0])  # which finds no idle process
 
         good(run(decoders, Media(clip=clip))[0])
-        monkeypatch.setattr(Process, "beat", slow)
+        monkeypatch.setattr(Process, "heartbeat", slow)
         for _ in range(3):
-            assert decoders._bury() == 0
+            assert decoders._reap_idle() == 0
         assert len(decoders._idle) == 1
         kept = idle_pid(decoders)
-        wait_until(lambda: children_of(nursery(decoders)) == [kept])
+        wait_until(lambda: children_of(fork_server_pid(decoders)) == [kept])
 
 
-def test_files_are_not_to_blame_where_the_nursery_is_lost_with_their_processes(
+def test_files_are_not_to_blame_where_the_fork_server_is_lost_with_their_processes(
     monkeypatch: pytest.MonkeyPatch, clip: bytes
 ) -> None:
     read = Process.decode
 
     def lost(process: Process, files: Media, wanted: Wanted, seconds: float) -> Decoded:
-        os.kill(nursery(decoders), signal.SIGKILL)
+        os.kill(fork_server_pid(decoders), signal.SIGKILL)
         wait_until(lambda: process.gone)
         return read(process, files, wanted, seconds)
 
@@ -504,7 +506,7 @@ def test_files_are_not_to_blame_where_the_nursery_is_lost_with_their_processes(
 @given(delays=st.lists(st.floats(0, 0.06), min_size=1, max_size=6))
 @settings(max_examples=15, deadline=None)
 def test_jobs_that_are_cancelled_at_any_moment_leave_the_others_alone(
-    shared_decoders: Decoders, clip: bytes, delays: list[float]
+    shared_decoders: DecoderPool, clip: bytes, delays: list[float]
 ) -> None:
     async def scenario() -> None:
         kept = [asyncio.create_task(shared_decoders.decode(Media(clip=clip), WANTED))]
@@ -556,7 +558,7 @@ def test_processes_are_replaced_before_what_leaks_adds_up(
 def test_nothing_is_left_when_it_stops(clip: bytes) -> None:
     with started(workers=2) as decoders:
         run(decoders, *[Media(clip=clip)] * 4)
-        parent = nursery(decoders)
+        parent = fork_server_pid(decoders)
         workers = children_of(parent)
         assert workers
     for pid in (parent, *workers):

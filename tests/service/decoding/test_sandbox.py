@@ -17,7 +17,7 @@ import pytest
 
 from service.decoding import sandbox, syscalls
 from service.decoding.pool import DecodeLimits
-from service.decoding.sandbox import Walls
+from service.decoding.sandbox import Layers
 from service.errors import Error
 from service.http.form import Media
 from service.settings import MIB
@@ -223,11 +223,11 @@ def test_files_are_read_without_seccomp_unless_it_is_required(
         (result,) = run(decoders, Media(clip=clip))
         if setting == "required":
             assert problem(result).error is Error.NOT_READY
-            assert decoders.walls is None
+            assert decoders.sandbox_layers is None
         else:
             good(result)
-            assert decoders.walls is not None
-            assert Walls.SECCOMP not in decoders.walls
+            assert decoders.sandbox_layers is not None
+            assert Layers.SECCOMP not in decoders.sandbox_layers
             assert "confined by limits, no_new_privs" in caplog.text
 
 
@@ -246,7 +246,7 @@ def test_the_log_and_readyz_say_which_walls_stand(serve: type[Serve], weights: P
     service = serve(SCMRL_MODELS=str(weights), SCMRL_PORT="0", SCMRL_SANDBOX="required")
     address = service.address()
     wait_until(lambda: "decoding processes are confined by" in service.logged)
-    walls = httpx.get(f"{address}/readyz").json()["sandbox"]
-    assert {"limits", "no_new_privs", "seccomp"} <= set(walls)
-    assert f"confined by {', '.join(walls)}" in service.logged
+    layers = httpx.get(f"{address}/readyz").json()["sandbox"]
+    assert {"limits", "no_new_privs", "seccomp"} <= set(layers)
+    assert f"confined by {', '.join(layers)}" in service.logged
     assert service.stop() == 0

@@ -83,7 +83,7 @@ class Faulty:
             time.sleep(0.05)
 
     @property
-    def nursery(self) -> int:
+    def fork_server(self) -> int:
         """The process that decoding processes are forked from."""
         (pid,) = children_of(self.process.process.pid)
         return pid
@@ -235,20 +235,22 @@ def test_time_steps_are_lowered_before_anybody_is_refused(service: Faulty) -> No
     assert service.total("scmrl_degraded_total", model="avdigits") >= 4
 
 
-@pytest.mark.parametrize("whom", ["a worker", "the workers", "the nursery"])
+@pytest.mark.parametrize("whom", ["a worker", "the workers", "the fork server"])
 def test_decoding_processes_that_are_killed_cost_no_request(service: Faulty, whom: str) -> None:
     """Killed while they read; more wait for them than there are."""
     assert codes(service.ask("warm1", "warm2", "warm3")) == [200] * 3
     before = service.total(RESTARTS)
-    nursery = service.nursery
-    workers = children_of(nursery)
+    fork_server = service.fork_server
+    workers = children_of(fork_server)
     assert workers
     for pid in workers:
         os.kill(pid, signal.SIGSTOP)
     service.fault("hang")  # so that all are inside still, whoever reads them
     asked = service.ask(*(f"{whom[-6:].strip()}-{n}" for n in range(6)), degrade="false")
     service.until_inside(6)
-    killed = {"a worker": workers[:1], "the workers": workers, "the nursery": [nursery]}[whom]
+    killed = {"a worker": workers[:1], "the workers": workers, "the fork server": [fork_server]}[
+        whom
+    ]
     for pid in killed:
         os.kill(pid, signal.SIGKILL)
     for pid in set(workers) - set(killed) if whom == "a worker" else ():
@@ -257,29 +259,29 @@ def test_decoding_processes_that_are_killed_cost_no_request(service: Faulty, who
     assert codes(asked) == [200] * 6
     assert service.total(RESTARTS) > before
     assert service.lines("is replaced")
-    if whom == "the nursery":
-        assert service.nursery != nursery
+    if whom == "the fork server":
+        assert service.fork_server != fork_server
         assert service.total(RESTARTS, kind="nursery") >= 1
         assert service.lines("which starts decoding")
 
 
-def test_a_nursery_that_is_killed_at_rest_costs_no_request(service: Faulty) -> None:
+def test_a_fork_server_that_is_killed_at_rest_costs_no_request(service: Faulty) -> None:
     """All that it forked die with it: no file is to blame for meeting two of them."""
     restarts = service.total(RESTARTS, kind="nursery")
 
     def several_rest() -> bool:
         assert codes(service.ask("rest1", "rest2", "rest3")) == [200] * 3
-        return len(children_of(service.nursery)) >= 2
+        return len(children_of(service.fork_server)) >= 2
 
     wait_until(several_rest)
-    os.kill(service.nursery, signal.SIGKILL)
+    os.kill(service.fork_server, signal.SIGKILL)
     assert codes(service.ask("next")) == [200]
     wait_until(lambda: service.total(RESTARTS, kind="nursery") > restarts)
 
 
-def test_a_nursery_that_hangs_is_replaced(service: Faulty) -> None:
+def test_a_fork_server_that_hangs_is_replaced(service: Faulty) -> None:
     restarts = service.total(RESTARTS, kind="nursery")
-    os.kill(service.nursery, signal.SIGSTOP)
+    os.kill(service.fork_server, signal.SIGSTOP)
     # It is asked each second and has four to answer; on a machine that is busy, some more.
     assert "decoding process" in service.why_not_ready(within_s=20)
     # It may have been not ready, and ready again, for what the test before did.

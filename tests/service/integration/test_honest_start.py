@@ -15,15 +15,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.decoding import fork_server as nurseries
-from service.decoding import pool
+from service.decoding import fork_server, pool
 from service.decoding.fork_server import DecodeLimits
-from service.decoding.pool import Decoders, DecodersError
-from service.decoding.stderr_tail import LastWords, quoted
+from service.decoding.pool import DecoderPool, DecodingUnavailable
+from service.decoding.stderr_tail import StderrTail, quoted
 from service.http.form import Media
 from service.settings import MIB
 from tests.conftest import ROOT
-from tests.service.decoding.test_pool import WANTED, good, nursery, run
+from tests.service.decoding.test_pool import WANTED, fork_server_pid, good, run
 from tests.service.process import Serve
 from tests.service.running_server import wait_until
 
@@ -42,7 +41,7 @@ def broken(folder: Path) -> Iterator[None]:
         module.unlink()
 
 
-def test_a_service_without_decoders_is_never_ready_and_ends_with_their_last_words(
+def test_a_service_without_decoders_is_never_ready_and_ends_with_their_stderr(
     serve: type[Serve], weights: Path, tmp_path: Path
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -65,25 +64,25 @@ def test_a_service_without_decoders_is_never_ready_and_ends_with_their_last_word
     last = service.logged.splitlines()[-1]
     assert last.startswith("scmrl serve: no decoding process can be started: ")
     assert last.endswith(f"exit code 1: ImportError: {REASON}")
-    assert service.logged.count("Traceback") == 1, "its last words, once"
+    assert service.logged.count("Traceback") == 1, "its stderr, once"
     assert service.logged.count("is replaced") == 1
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Failed starts are tried again soon; a folder in PYTHONPATH."""
-    monkeypatch.setattr(nurseries, "_RETRY_S", 0.01)
-    monkeypatch.setattr(nurseries, "_RETRY_MOST_S", 0.02)
+    monkeypatch.setattr(fork_server, "_RETRY_S", 0.01)
+    monkeypatch.setattr(fork_server, "_RETRY_MOST_S", 0.02)
     monkeypatch.setattr(pool, "_WATCH_S", 0.05)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
     return tmp_path
 
 
 @contextmanager
-def watched(fatal: list[DecodersError]) -> Iterator[Decoders]:
+def watched(fatal: list[DecodingUnavailable]) -> Iterator[DecoderPool]:
     """Decoders that are replaced as a service's are."""
     limits = DecodeLimits(seconds=60, memory_bytes=1024 * MIB)
-    decoders = Decoders(1, limits, fatal.append)
+    decoders = DecoderPool(1, limits, fatal.append)
     decoders.start()
     watcher = threading.Thread(target=decoders.watch)
     watcher.start()
@@ -95,15 +94,17 @@ def watched(fatal: list[DecodersError]) -> Iterator[Decoders]:
 
 
 def test_decoders_that_served_are_tried_on_and_come_back(impatient: Path, clip: bytes) -> None:
-    fatal: list[DecodersError] = []
+    fatal: list[DecodingUnavailable] = []
     with watched(fatal) as decoders:
-        assert decoders.prove(WANTED)
-        assert decoders.trouble(60) is None
+        assert decoders.run_self_test(WANTED)
+        assert decoders.not_ready_reason(60) is None
         with broken(impatient):
-            os.kill(nursery(decoders), signal.SIGKILL)
-            wait_until(lambda: "Starts that failed so far: 5" in (decoders.trouble(60) or ""))
+            os.kill(fork_server_pid(decoders), signal.SIGKILL)
+            wait_until(
+                lambda: "Starts that failed so far: 5" in (decoders.not_ready_reason(60) or "")
+            )
             assert not fatal
-        wait_until(lambda: decoders.trouble(60) is None)
+        wait_until(lambda: decoders.not_ready_reason(60) is None)
         good(run(decoders, Media(clip=clip))[0])
     assert not fatal
 
@@ -112,14 +113,14 @@ def test_decoders_that_do_not_come_back_for_long_are_given_up(
     impatient: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(pool, "_HOPELESS_S", 1.0)
-    fatal: list[DecodersError] = []
+    fatal: list[DecodingUnavailable] = []
     with watched(fatal) as decoders:
-        assert decoders.prove(WANTED)
+        assert decoders.run_self_test(WANTED)
         with broken(impatient):
-            os.kill(nursery(decoders), signal.SIGKILL)
+            os.kill(fork_server_pid(decoders), signal.SIGKILL)
             wait_until(lambda: bool(fatal))
-            wait_until(lambda: decoders._nursery.failing.starts > 4)  # type: ignore[union-attr]
-            assert not decoders.prove(WANTED)
+            wait_until(lambda: decoders._fork_server.failing.starts > 4)  # type: ignore[union-attr]
+            assert not decoders.run_self_test(WANTED)
     assert len(fatal) == 1
     assert str(fatal[0]).endswith(REASON)
     said = [message for message in caplog.messages if "which starts decoding" in message]
@@ -130,28 +131,31 @@ def test_decoders_that_cannot_read_a_small_clip_are_not_ready(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As where a confined process may not do what a library wants to."""
-    monkeypatch.setattr(pool.trial, "CLIP", b"RIFF and nothing more")
-    with watched([]) as decoders, pytest.raises(DecodersError, match="a small clip cannot be"):
-        decoders.prove(WANTED)
+    monkeypatch.setattr(pool.self_test, "CLIP", b"RIFF and nothing more")
+    with (
+        watched([]) as decoders,
+        pytest.raises(DecodingUnavailable, match="a small clip cannot be"),
+    ):
+        decoders.run_self_test(WANTED)
 
 
 def test_what_waits_for_decoders_ends_when_they_are_stopped(impatient: Path) -> None:
     with broken(impatient), watched([]) as decoders:
         answers: list[bool] = []
-        waiter = threading.Thread(target=lambda: answers.append(decoders.prove(WANTED)))
+        waiter = threading.Thread(target=lambda: answers.append(decoders.run_self_test(WANTED)))
         waiter.start()
         decoders.stop()
         waiter.join(60)
         assert answers == [False]
 
 
-@pytest.mark.parametrize("whom", ["the nursery", "a worker"])
+@pytest.mark.parametrize("whom", ["the fork server", "a worker"])
 def test_what_a_process_writes_before_it_dies_is_logged_once(
     clip: bytes, caplog: pytest.LogCaptureFixture, whom: str
 ) -> None:
     with watched([]) as decoders:
         good(run(decoders, Media(clip=clip))[0])
-        pid = nursery(decoders) if whom == "the nursery" else decoders._idle[-1].pid
+        pid = fork_server_pid(decoders) if whom == "the fork server" else decoders._idle[-1].pid
         os.kill(pid, signal.SIGABRT)
         wait_until(lambda: decoders.restarts > 0)
         good(run(decoders, Media(clip=clip))[0])
@@ -171,8 +175,8 @@ def test_what_is_written_about_files_is_not_logged(
     assert [m for m in caplog.messages if " are confined by " not in m] == []
 
 
-def test_last_words_are_the_last_lines_and_move_no_cursor() -> None:
-    words = LastWords()
+def test_stderr_tail_is_the_last_lines_and_move_no_cursor() -> None:
+    words = StderrTail()
     for number in range(20_000):  # more than a pipe holds: whoever writes does not wait
         os.write(words.writer, f"line {number} \x1b[2J\x07\n".encode())
     os.write(words.writer, b"\xff" + b"x" * 5000 + b"\nthe end")
