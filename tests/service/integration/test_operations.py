@@ -6,18 +6,18 @@ import re
 
 import httpx
 
-from service.commands.settings import markdown_table
+from service.commands.settings import markdown_page
 from service.errors import Error
 from service.settings import Settings
 from tests.conftest import ROOT
 
-PAGE = (ROOT / "docker" / "OPERATIONS.md").read_text()
-README = (ROOT / "README.md").read_text()
+PAGE = (ROOT / "docs" / "operations.md").read_text()
+SETTINGS = (ROOT / "docs" / "settings.md").read_text()
 
 
-def test_the_readmes_table_of_settings_is_the_programs() -> None:
-    """`scmrl settings --markdown` makes it."""
-    assert "\n".join(markdown_table()) in README
+def test_the_page_of_settings_is_the_one_that_the_program_prints() -> None:
+    """Run `scmrl settings --markdown > docs/settings.md` where this fails."""
+    assert "\n".join(markdown_page()) + "\n" == SETTINGS
 
 
 def test_the_operations_page_explains_every_error() -> None:
