@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 LOCK ?= requirements.lock
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --quiet $(LOCK:%=--constraint %)
 
-.PHONY: help serve test wheel lock lint fuzz audit sbom pin-base try-image try-python try-aarch64 \
+.PHONY: help serve test quick wheel lock lint fuzz audit sbom pin-base try-image try-python try-aarch64 \
 	clean
 
 help:
 	@echo "make serve   set up, then serve the embedded checkpoint on http://127.0.0.1:8000"
 	@echo "make test    set up, then run all tests"
+	@echo "make quick   linters, type checker and the tests that are not slow, in under a minute"
 	@echo "make lint    ruff and mypy"
 	@echo "make fuzz    tens of thousands of damaged files, then ten thousand good ones"
 	@echo "make try-image  build the image and try it, without a Docker engine (.ci/try_image.py)"
@@ -29,6 +30,10 @@ serve: $(VENV)/.serve
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(ARGS)
+
+# Tests that start a service or take long are marked slow: tests/conftest.py and pyproject.toml.
+quick: lint
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 $(ARGS)
 
 wheel: $(VENV)/.setuptools
 	@rm -rf build dist/scmrl-*.whl

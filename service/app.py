@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
 
@@ -48,7 +49,7 @@ from service.settings import MIB, Settings
 
 log = logging.getLogger("scmrl.app")
 
-VERSION = "0.1.0"
+VERSION = version("scmrl")
 
 #: Name of the threads that load checkpoints.
 LOADING = loading.LOADING

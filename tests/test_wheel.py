@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from pathlib import Path
 
 import httpx
@@ -87,3 +88,8 @@ def test_the_command_of_the_wheel_verifies_the_embedded_checkpoint(
 ) -> None:
     listed = run(installed / "bin" / "scmrl", "models", "--json", cwd=tmp_path)
     assert [json.loads(line)["name"] for line in listed.splitlines()] == ["avdigits"]
+
+
+def test_the_wheel_says_that_its_packages_are_typed(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {"model/py.typed", "service/py.typed"} <= set(names)
