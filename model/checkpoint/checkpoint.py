@@ -20,7 +20,7 @@ from model.checkpoint.published import PublishedError, published_tensors
 from model.config import Config, Precision
 from model.encoding import Encoding
 from model.network import SCMRL
-from model.preprocess.specs import Spec
+from model.preprocess.specs import Specs
 from model.regular_file import read_regular
 
 WEIGHTS = "model.safetensors"
@@ -91,7 +91,7 @@ class Card(_Part):
     name: str = Field(min_length=1)
     version: str = Field(min_length=1)
     description: str
-    streams: dict[str, Spec]
+    streams: Specs
     encoding: Encoding
     steps: int = Field(ge=1, le=64)
     labels: tuple[str, ...]

@@ -1,1 +1,1 @@
-"""Arrays to the tensors that a checkpoint was trained on, without torch."""
+"""Convert decoded sounds and pictures to a checkpoint's input tensors, without torch."""

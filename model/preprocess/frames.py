@@ -1,4 +1,4 @@
-"""Pictures to normalised frames."""
+"""Convert pictures to normalised frames."""
 
 from __future__ import annotations
 
@@ -6,149 +6,153 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from model.preprocess.prepared import Bytes, Floats, Prepared
-from model.preprocess.resampling import bilinear, bilinear_part
+from model.arrays import Float32Array, Float64Array, UInt8Array
+from model.preprocess.bilinear import bilinear_weights, cropped_bilinear_weights
+from model.preprocess.prepared import Prepared
 from model.preprocess.specs import FrameSpec
 
 if TYPE_CHECKING:
     from model.media.types import Pictures
 
-#: Share of a picture that sets the level of its ink (the smallest digits cover about as much),
-#: and the faintest ink, of 255, that is brought up to full strength.
-_INK = 0.003
-_FAINTEST = 12.0
+#: Share of the pixels that lie above the level of the strongest foreground. The smallest digits
+#: cover about as much.
+_FOREGROUND_SHARE = 0.003
+#: Lowest level (of 255) that is scaled up to 1.
+_MIN_FOREGROUND = 12.0
 
 
 def prepare_frames(pictures: Pictures, spec: FrameSpec, steps: int) -> Prepared:
-    """The pictures as a normalised tensor [T or 1, C, H, W], as `spec` says.
+    """Return the pictures as a normalised tensor [T or 1, C, H, W], as `spec` describes it.
 
-    "spread" takes the pictures at the centres of `steps` equal parts of the sequence; where
-    that is one picture only, T is 1. Edges are in pixels of the middle picture taken.
+    `frames` "spread" takes the pictures at the centres of `steps` equal parts of the sequence.
+    T is 1 where all of them are the same picture. Edges are in pixels of the middle picture.
     """
-    taken = _taken(len(pictures.frames), spec, steps)
-    tensors = {index: _frame(pictures.frames[index], spec) for index in set(taken)}
-    order = taken if len(tensors) > 1 else taken[:1]
-    middle = pictures.frames[taken[len(taken) // 2]]
+    indices = segment_centres(len(pictures.frames), 1 if spec.frames == "middle" else steps)
+    tensors = {index: _prepare_frame(pictures.frames[index], spec) for index in set(indices)}
+    order = indices if len(tensors) > 1 else indices[:1]
+    middle = pictures.frames[indices[len(indices) // 2]]
     rows, columns = _edges(middle, spec)
     return Prepared(np.stack([tensors[index] for index in order]), "y", "x", rows, columns, middle)
 
 
 def segment_centres(count: int, parts: int) -> list[int]:
-    """Which of `count` pictures are at the centres of `parts` equal parts of their sequence."""
+    """Return the indices at the centres of `parts` equal parts of a sequence of `count`."""
     return [(2 * part + 1) * count // (2 * parts) for part in range(parts)]
 
 
-def _taken(count: int, spec: FrameSpec, steps: int) -> list[int]:
-    """Indices of the pictures that are taken, one a step, or one."""
-    return segment_centres(count, 1 if spec.frames == "middle" else steps)
+def normalize_level(distance: Float32Array) -> Float32Array:
+    """Scale distances from the background [h, w], 0 to 255, to [0, 1].
+
+    The level of 1 is exceeded by a share `_FOREGROUND_SHARE` of the pixels, so that a single
+    speck does not set it. A picture of background alone stays 0.
+    """
+    rank = distance.size - 1 - int(_FOREGROUND_SHARE * distance.size)
+    level = max(float(np.partition(distance.ravel(), rank)[rank]), _MIN_FOREGROUND)
+    return np.asarray(np.minimum(distance / np.float32(level), 1), np.float32)
 
 
-def _frame(picture: Bytes, spec: FrameSpec) -> Floats:
-    """One picture [h, w, 3] as [C, H, W], normalised."""
-    values = _cropped(picture, spec) if spec.fit == "crop" else _padded(picture, spec)
+def _prepare_frame(picture: UInt8Array, spec: FrameSpec) -> Float32Array:
+    """Return one picture [h, w, 3] as a normalised tensor [C, H, W]."""
+    values = _crop(picture, spec) if spec.fit == "crop" else _pad(picture, spec)
     return np.ascontiguousarray(values.transpose(2, 0, 1))
 
 
-def _normalised(values: Bytes | Floats, spec: FrameSpec) -> Floats:
-    """(value / 255 - mean) / std as one product and one sum."""
+def _normalize(values: UInt8Array | Float32Array, spec: FrameSpec) -> Float32Array:
+    """Return (value / 255 - mean) / std, computed as one product and one sum."""
     std = np.asarray(spec.std, np.float64)
     factor = (1 / (255 * std)).astype(np.float32)
     shift = (np.asarray(spec.mean) / std).astype(np.float32)
     return np.asarray(values * factor - shift, np.float32)
 
 
-def _cropped(picture: Bytes, spec: FrameSpec) -> Floats:
-    """Shorter side resized, centre cut out: only what is kept is ever computed."""
+def _crop(picture: UInt8Array, spec: FrameSpec) -> Float32Array:
+    """Resize the shorter side and crop the centre. Only pixels inside the crop are computed."""
     height, width = picture.shape[:2]
-    tall, wide = _shorter_to(height, width, spec.resize_shorter or 0)
-    (top, rows), (left, columns) = _centre(tall, spec.size[0]), _centre(wide, spec.size[1])
-    upper, lower, by_row = bilinear_part(height, tall, top, rows)
-    begin, end, by_column = bilinear_part(width, wide, left, columns)
-    part = picture[upper:lower, begin:end].astype(np.float32)
-    # Each product mixes one axis: [rows, h] over the rows, then [columns, w] over the columns.
-    values = np.einsum("rh,hwc->rwc", by_row, part, optimize=True)
-    values = np.einsum("kw,rwc->rkc", by_column, values, optimize=True)
-    return _normalised(np.rint(values), spec)
+    resized_height, resized_width = _resize_shorter(height, width, spec.resize_shorter or 0)
+    rows, columns = spec.size
+    top, left = _crop_start(resized_height, rows), _crop_start(resized_width, columns)
+    upper, lower, row_weights = cropped_bilinear_weights(height, resized_height, top, rows)
+    begin, end, column_weights = cropped_bilinear_weights(width, resized_width, left, columns)
+    region = picture[upper:lower, begin:end].astype(np.float32)
+    return _normalize(np.rint(_resize_axes(region, row_weights, column_weights)), spec)
 
 
-def _padded(picture: Bytes, spec: FrameSpec) -> Floats:
-    """The whole picture, fitted and centred, 0 around it."""
-    tall, wide, top, left = _fitted(picture, spec)
-    small = _resized(picture, tall, wide, spec)
-    values = np.zeros((*spec.size, spec.channels), np.float32)
-    if spec.ground == "median":
-        shown = normalize_level(_above_paper(small))[:, :, None]
+def _pad(picture: UInt8Array, spec: FrameSpec) -> Float32Array:
+    """Fit the whole picture into the tensor [H, W, C], centred, with 0 around it."""
+    height, width, top, left = _fit(picture, spec)
+    resized = _resize(picture, height, width, spec)
+    if spec.background == "median":
+        values = normalize_level(_background_distance(resized))[:, :, None]
     else:
-        shown = _normalised(small, spec)
-    values[top : top + tall, left : left + wide] = shown
-    return values
+        values = _normalize(resized, spec)
+    padded = np.zeros((*spec.size, spec.channels), np.float32)
+    padded[top : top + height, left : left + width] = values
+    return padded
 
 
-def _above_paper(picture: Bytes | Floats) -> Floats:
-    """How far each pixel [h, w] of a picture is from the paper, which is the median colour."""
-    flat = picture.reshape(-1, 3)
-    middle = len(flat) // 2
-    paper = np.partition(flat, middle, axis=0)[middle].astype(np.float32)
-    return np.asarray(np.abs(picture - paper).max(axis=2), np.float32)
+def _background_distance(picture: UInt8Array | Float32Array) -> Float32Array:
+    """Return each pixel's distance [h, w] from the background, the median colour."""
+    pixels = picture.reshape(-1, 3)
+    middle = len(pixels) // 2
+    background = np.partition(pixels, middle, axis=0)[middle].astype(np.float32)
+    return np.asarray(np.abs(picture - background).max(axis=2), np.float32)
 
 
-def normalize_level(distance: Floats) -> Floats:
-    """Distances from the paper [h, w], of 255, over that of the strongest ink, at most 1.
-
-    The strongest _INK of the pixels set the level, so that a single speck does not. A picture of
-    nothing but paper stays 0.
-    """
-    rank = distance.size - 1 - int(_INK * distance.size)
-    level = max(float(np.partition(distance.ravel(), rank)[rank]), _FAINTEST)
-    return np.asarray(np.minimum(distance / np.float32(level), 1), np.float32)
-
-
-def _resized(picture: Bytes, tall: int, wide: int, spec: FrameSpec) -> Bytes | Floats:
-    height, width = picture.shape[:2]
+def _resize(
+    picture: UInt8Array, height: int, width: int, spec: FrameSpec
+) -> UInt8Array | Float32Array:
+    """Resize a picture [h, w, 3] by the method of the spec. Values are integers, 0 to 255."""
+    old_height, old_width = picture.shape[:2]
     if spec.resize == "area":
-        shrinks = tall <= height and wide <= width
-        how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        return np.asarray(cv2.resize(picture, (wide, tall), interpolation=how), np.uint8)
-    part = picture.astype(np.float32)
-    values = np.einsum("rh,hwc->rwc", bilinear(height, tall), part, optimize=True)
-    values = np.einsum("kw,rwc->rkc", bilinear(width, wide), values, optimize=True)
-    return np.asarray(np.rint(values), np.float32)
+        shrinks = height <= old_height and width <= old_width
+        interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        resized = cv2.resize(picture, (width, height), interpolation=interpolation)
+        return np.asarray(resized, np.uint8)
+    row_weights = bilinear_weights(old_height, height)
+    column_weights = bilinear_weights(old_width, width)
+    return np.rint(_resize_axes(picture.astype(np.float32), row_weights, column_weights))
 
 
-def _fitted(picture: Bytes, spec: FrameSpec) -> tuple[int, int, int, int]:
-    """Height, width, top and left of the fitted picture in the tensor, in pixels."""
+def _resize_axes(
+    picture: Float32Array, row_weights: Float32Array, column_weights: Float32Array
+) -> Float32Array:
+    """Resize a picture [h, w, 3] by weights [rows, h] and [columns, w]."""
+    values = np.einsum("rh,hwc->rwc", row_weights, picture, optimize=True)
+    return np.asarray(np.einsum("kw,rwc->rkc", column_weights, values, optimize=True), np.float32)
+
+
+def _fit(picture: UInt8Array, spec: FrameSpec) -> tuple[int, int, int, int]:
+    """Return height, width, top and left of the fitted picture in the tensor, in pixels."""
     (height, width), (rows, columns) = picture.shape[:2], spec.size
     scale = min(rows / height, columns / width)
-    tall, wide = max(1, round(height * scale)), max(1, round(width * scale))
-    return tall, wide, (rows - tall) // 2, (columns - wide) // 2
+    fitted_height, fitted_width = max(1, round(height * scale)), max(1, round(width * scale))
+    top, left = (rows - fitted_height) // 2, (columns - fitted_width) // 2
+    return fitted_height, fitted_width, top, left
 
 
-def _shorter_to(height: int, width: int, shorter: int) -> tuple[int, int]:
-    """Size after the shorter side became `shorter`; the longer is rounded down, as published."""
+def _resize_shorter(height: int, width: int, shorter: int) -> tuple[int, int]:
+    """Return the size whose shorter side is `shorter`; the longer rounds down, as published."""
     if height <= width:
         return shorter, shorter * width // height
     return shorter * height // width, shorter
 
 
-def _centre(length: int, kept: int) -> tuple[int, int]:
-    """First pixel and number of the centre `kept` of `length` pixels, as published."""
-    return round((length - kept) / 2), kept
+def _crop_start(length: int, cropped: int) -> int:
+    """Return the first of the centre `cropped` of `length` pixels, as published."""
+    return round((length - cropped) / 2)
 
 
-def _edges(picture: Bytes, spec: FrameSpec) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Edges of the tensor's rows and columns in pixels of the picture."""
+def _edges(picture: UInt8Array, spec: FrameSpec) -> tuple[Float64Array, Float64Array]:
+    """Return the edges of the tensor's rows [H + 1] and columns [W + 1] in picture pixels."""
     height, width = picture.shape[:2]
     if spec.fit == "pad":
-        tall, wide, top, left = _fitted(picture, spec)
-        return (
-            (np.arange(spec.size[0] + 1) - top) * height / tall,
-            (np.arange(spec.size[1] + 1) - left) * width / wide,
-        )
-    tall, wide = _shorter_to(height, width, spec.resize_shorter or 0)
-    top, left = _centre(tall, spec.size[0])[0], _centre(wide, spec.size[1])[0]
+        resized_height, resized_width, top, left = _fit(picture, spec)
+    else:
+        resized_height, resized_width = _resize_shorter(height, width, spec.resize_shorter or 0)
+        top = -_crop_start(resized_height, spec.size[0])
+        left = -_crop_start(resized_width, spec.size[1])
     return (
-        (np.arange(spec.size[0] + 1) + top) * height / tall,
-        (np.arange(spec.size[1] + 1) + left) * width / wide,
+        (np.arange(spec.size[0] + 1) - top) * height / resized_height,
+        (np.arange(spec.size[1] + 1) - left) * width / resized_width,
     )

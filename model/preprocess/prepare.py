@@ -1,8 +1,7 @@
-"""Arrays to the tensors that a checkpoint was trained on.
+"""Convert the sound and the pictures of a clip to a checkpoint's input tensors.
 
-A sound becomes a log-magnitude spectrogram and pictures become normalised frames, each as a
-spec (model/preprocess/specs.py, part of a checkpoint's card) says. Training and serving both call
-these functions.
+Training and serving both call these functions, with the specs of the checkpoint's card
+(model/preprocess/specs.py).
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 def prepare(
     specs: Mapping[str, Spec], sound: Sound | None, pictures: Pictures | None, steps: int
 ) -> dict[str, Prepared]:
-    """Each stream that is there, as its spec says, for `steps` time steps."""
+    """Prepare each stream whose sound or pictures are not None, for `steps` time steps."""
     prepared: dict[str, Prepared] = {}
     for name, spec in specs.items():
         if spec.kind == "spectrogram" and sound is not None:

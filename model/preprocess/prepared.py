@@ -1,30 +1,28 @@
-"""What preprocessing gives."""
+"""The output of preprocessing."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-Floats = NDArray[np.float32]
-Bytes = NDArray[np.uint8]
+from model.arrays import Float32Array, Float64Array, UInt8Array
 
 
 @dataclass(frozen=True)
 class Prepared:
     """One stream of one clip, ready for the encoding.
 
-    `tensor` float32 [T or 1, C, H, W]. `rows` and `columns` name its axes ("y", "x" in pixels of
-    the frame, or "frequency_hz", "time_s"); `row_edges` [H + 1] and `column_edges` [W + 1] are
-    where each cell begins and ends, outside the frame or the sound where there is padding.
-    `canvas` uint8 RGB [h, w, 3] is what a map can be drawn on: the middle frame, or the tensor's
-    spectrogram in colours, row for row and column for column.
+    - `tensor`: float32 [T or 1, C, H, W].
+    - `rows`, `columns`: names of the axes: "y" and "x" (pixels of the frame), or "frequency_hz"
+      and "time_s".
+    - `row_edges` [H + 1], `column_edges` [W + 1]: where each cell begins and ends, in the axis's
+      unit. Cells in the padding lie outside the frame or the sound.
+    - `canvas`: uint8 RGB [h, w, 3], the background of an attention map: the middle frame, or the
+      spectrogram in colours, one pixel for each cell of the tensor.
     """
 
-    tensor: Floats
+    tensor: Float32Array
     rows: str
     columns: str
-    row_edges: NDArray[np.float64]
-    column_edges: NDArray[np.float64]
-    canvas: Bytes
+    row_edges: Float64Array
+    column_edges: Float64Array
+    canvas: UInt8Array

@@ -1,41 +1,59 @@
-"""How each stream of a checkpoint is preprocessed, as its card says it.
+"""Preprocessing specifications: how each stream of a checkpoint is preprocessed.
 
-`PROFILES` holds the paper's preprocessing and that of `scmrl train avdigits`.
+A checkpoint's card holds one spec for each stream. `PROFILES` holds the specs of the paper and of
+`scmrl train avdigits`.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+import warnings
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 #: Height or width of an input tensor, in pixels or cells.
 _Side = Annotated[int, Field(ge=4, le=1024)]
 #: Height and width.
 Size = tuple[_Side, _Side]
-#: A value in ln units, or of a pixel over 255.
+#: A value in ln units, or a pixel value divided by 255.
 _Level = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
-#: A divisor that float32 values survive.
+#: A standard deviation. Dividing by it neither overflows nor underflows float32.
 _Deviation = Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)]
+
+#: Field names in cards written before avdigits 2.0.1, and the current names.
+_RENAMED_FIELDS = {
+    "hop": "hop_length",
+    "mel_bands": "n_mels",
+    "range_db": "top_db",
+    "ground": "background",
+}
 
 
 class SpectrogramSpec(BaseModel):
-    """How a sound becomes a tensor [1, 1, H, W]: row 0 is the lowest frequency.
+    """Convert a sound to a log-magnitude spectrogram [1, 1, H, W]; row 0 is the lowest frequency.
 
-    The sound is mixed to mono, brought to `sample_rate` Hz (`resampler` "sinc" is the published
-    one) and levelled: `level` "clip" clips it to [-1, 1] as published, "peak" divides it by its
-    loudest sample, so that gain does not matter. A short-time Fourier transform follows
-    (periodic Hann of `n_fft` samples, step `hop`, centred, zero padding), its magnitudes
-    gathered into `mel_bands` bands from `fmin` to `fmax` Hz where asked for, then
-    ln(magnitude + `log_floor`).
+    Steps, in order:
 
-    - `range_db`: nothing is quieter than this many dB below the loudest cell, so that digital
-      silence and a quiet room look alike.
-    - `floor_percentile`: per band, this percentile over time is its noise floor, and
-      `floor_share` of it is subtracted.
-    - `window_s`: that many seconds are kept, those with most speech, padded with the floor.
-    - `clip`: (low, high) in ln units, before (x - `mean`) / `std`.
-    - `resize`: "antialias" is the published bilinear resize to `size` = (H, W).
+    1. Downmix to mono.
+    2. Resample to `sample_rate` Hz. `resampler` "sinc" is the published method.
+    3. Normalise the amplitude. `level` "clip" clips to [-1, 1], as published; "peak" divides by
+       the largest absolute sample, which makes the result independent of gain.
+    4. Short-time Fourier transform: periodic Hann window of `n_fft` samples, `hop_length`
+       samples between columns, centred, zero padding.
+    5. Average the power in `n_mels` mel bands from `fmin` to `fmax` Hz. None: keep the linear
+       bins.
+    6. ln(magnitude + `log_floor`).
+    7. `top_db`: clip values more than this many dB below the maximum, as librosa does, so that
+       digital silence and a quiet room look alike.
+    8. `floor_percentile`: estimate each band's noise floor as this percentile over time, and
+       subtract `floor_share` times the floor.
+    9. `window_s`: keep the window of this many seconds that contains most speech. Columns outside
+       the sound are filled with the noise floor.
+    10. Clip to `clip` = (low, high), in ln units.
+    11. `resize` "antialias": resize to `size` = (H, W) with antialiased bilinear interpolation,
+        as published.
+    12. (x - `mean`) / `std`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,15 +61,15 @@ class SpectrogramSpec(BaseModel):
     kind: Literal["spectrogram"] = "spectrogram"
     sample_rate: int = Field(ge=1000, le=192_000)
     n_fft: int = Field(ge=16, le=16_384)
-    hop: int = Field(ge=1, le=16_384)
+    hop_length: int = Field(ge=1, le=16_384)
     resampler: Literal["soxr", "sinc"] = "soxr"
     level: Literal["clip", "peak"] = "clip"
-    mel_bands: int | None = Field(default=None, ge=4, le=512)
+    n_mels: int | None = Field(default=None, ge=4, le=512)
     fmin: float = Field(default=0.0, ge=0, le=96_000, allow_inf_nan=False)
     fmax: float | None = Field(default=None, gt=0, le=96_000, allow_inf_nan=False)
     log_floor: float = Field(default=1e-7, ge=1e-30, le=1, allow_inf_nan=False)
     scale: Literal["ln"] = "ln"
-    range_db: float | None = Field(default=None, gt=0, le=1000, allow_inf_nan=False)
+    top_db: float | None = Field(default=None, gt=0, le=1000, allow_inf_nan=False)
     floor_percentile: float | None = Field(default=None, ge=0, le=100, allow_inf_nan=False)
     floor_share: float = Field(default=1.0, ge=0, le=1, allow_inf_nan=False)
     window_s: float | None = Field(default=None, gt=0, le=60, allow_inf_nan=False)
@@ -63,56 +81,60 @@ class SpectrogramSpec(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if not self.fmin < self.top_frequency <= self.sample_rate / 2:
-            raise ValueError(f"fmin {self.fmin} < fmax {self.fmax} <= half the sample rate")
-        if self.mel_bands is None and (self.fmin > 0 or self.fmax is not None):
-            raise ValueError("fmin and fmax choose mel bands: set mel_bands as well")
+        if not self.fmin < self.max_frequency <= self.sample_rate / 2:
+            raise ValueError(
+                f"fmin {self.fmin} must be below fmax {self.fmax}, and fmax at most half the "
+                "sample rate"
+            )
+        if self.n_mels is None and (self.fmin > 0 or self.fmax is not None):
+            raise ValueError("fmin and fmax require n_mels")
         if self.window_s is not None and self.floor_percentile is None:
-            raise ValueError("window_s finds speech above the noise: set floor_percentile as well")
+            raise ValueError("window_s requires floor_percentile")
         if self.clip is not None and self.clip[0] >= self.clip[1]:
             raise ValueError(f"clip {self.clip}: low must be below high")
         if self.resize == "none" and self.size != (self.bands, self.window_columns):
             raise ValueError(
-                f"size {self.size}: without a resize it is (bands, columns of the window), "
-                f"here {(self.bands, self.window_columns)}"
+                f"size {self.size}: must be (bands, window columns) = "
+                f"{(self.bands, self.window_columns)} when resize is 'none'"
             )
         return self
 
     @property
     def channels(self) -> int:
-        """Channels C of the tensor."""
+        """Number of channels C of the tensor."""
         return 1
 
     @property
-    def top_frequency(self) -> float:
-        """Highest frequency in Hz."""
+    def max_frequency(self) -> float:
+        """Upper edge of the highest band, in Hz: `fmax`, or half the sample rate."""
         return self.sample_rate / 2 if self.fmax is None else self.fmax
 
     @property
     def bands(self) -> int:
-        """Rows of the spectrogram before any resize."""
-        return self.n_fft // 2 + 1 if self.mel_bands is None else self.mel_bands
+        """Number of rows of the spectrogram before the resize."""
+        return self.n_fft // 2 + 1 if self.n_mels is None else self.n_mels
 
     @property
     def window_columns(self) -> int | None:
-        """Columns that `window_s` keeps; None for the whole sound."""
+        """Number of columns in `window_s`; None keeps the whole sound."""
         if self.window_s is None:
             return None
-        return max(1, round(self.window_s * self.sample_rate / self.hop))
+        return max(1, round(self.window_s * self.sample_rate / self.hop_length))
 
 
 class FrameSpec(BaseModel):
-    """How pictures become a tensor [T or 1, C, H, W]: RGB, (value / 255 - `mean`) / `std`.
+    """Convert pictures to a tensor [T or 1, C, H, W]: RGB, (value / 255 - `mean`) / `std`.
 
-    - `fit` "pad": the whole frame is fitted into `size` = (H, W), centred, and padded with 0
-      (which is `mean`'s colour); nothing is cropped. "crop": the shorter side becomes
-      `resize_shorter` pixels and the centre is cut out, as published.
-    - `ground` "median": the paper is a picture's median colour, and one channel is kept: how far
-      each pixel is from it, levelled so that the strongest ink is 1. Dark on light, light on
-      dark, faint and coloured ink then look alike, as a sound's gain does not matter either.
-    - `resize`: "antialias" is Pillow's and torchvision's bilinear; "area" (OpenCV) averages the
-      pixels that fall into one when shrinking, is bilinear when enlarging, and is much faster.
-    - `frames`: "spread": a picture for each step; "middle": one, repeated by the encoding.
+    - `fit` "pad": fit the whole frame into `size` = (H, W), centred, padded with 0 (the colour
+      `mean`). "crop": resize the shorter side to `resize_shorter` pixels and crop the centre, as
+      published.
+    - `background` "median": take the median colour as the background, and keep one channel: each
+      pixel's distance from the background, normalised to 1 at the strongest foreground. Dark on
+      light, light on dark, faint and coloured writing then look alike. "none": keep RGB.
+    - `resize` "antialias": bilinear, as Pillow and torchvision do. "area" (OpenCV): average when
+      shrinking, bilinear when enlarging; much faster.
+    - `frames` "spread": one picture for each time step. "middle": the middle picture, repeated by
+      the encoding.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -120,7 +142,7 @@ class FrameSpec(BaseModel):
     kind: Literal["frames"] = "frames"
     fit: Literal["pad", "crop"]
     resize_shorter: int | None = Field(default=None, ge=4, le=4096)
-    ground: Literal["none", "median"] = "none"
+    background: Literal["none", "median"] = "none"
     resize: Literal["antialias", "area"] = "antialias"
     size: Size
     mean: tuple[_Level, _Level, _Level] = (0.0, 0.0, 0.0)
@@ -130,29 +152,54 @@ class FrameSpec(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if (self.fit == "crop") != (self.resize_shorter is not None):
-            raise ValueError("resize_shorter belongs to fit 'crop', and only to it")
+            raise ValueError("fit 'crop' requires resize_shorter, and fit 'pad' forbids it")
         if self.resize_shorter is not None and self.resize_shorter < max(self.size):
             raise ValueError(f"resize_shorter {self.resize_shorter}: less than size {self.size}")
         if self.fit == "crop" and self.resize == "area":
-            raise ValueError("resize 'area' belongs to fit 'pad'")
-        if self.ground == "median":
+            raise ValueError("resize 'area' requires fit 'pad'")
+        if self.background == "median":
             if self.fit == "crop":
-                raise ValueError("ground 'median' belongs to fit 'pad'")
+                raise ValueError("background 'median' requires fit 'pad'")
             if any(self.mean) or any(value != 1 for value in self.std):
-                raise ValueError("ground 'median' has a level of its own: leave out mean and std")
+                raise ValueError("background 'median' normalises by itself: omit mean and std")
         return self
 
     @property
     def channels(self) -> int:
-        """Channels C of the tensor."""
-        return 1 if self.ground == "median" else 3
+        """Number of channels C of the tensor."""
+        return 1 if self.background == "median" else 3
+
+
+def _rename_old_fields(specs: Any) -> Any:
+    """Rename the fields of specs from an older card, with one warning for all of them."""
+    if not isinstance(specs, Mapping):
+        return specs
+    renamed: dict[str, str] = {}
+    current: dict[Any, Any] = {}
+    for stream, fields in specs.items():
+        if isinstance(fields, Mapping):
+            old = {name: new for name, new in _RENAMED_FIELDS.items() if name in fields}
+            old = {name: new for name, new in old.items() if new not in fields}
+            renamed |= old
+            fields = {old.get(name, name): value for name, value in fields.items()}
+        current[stream] = fields
+    if renamed:
+        names = ", ".join(f"{old} is now {new}" for old, new in renamed.items())
+        warnings.warn(
+            f"the card uses old field names, which the next release will reject: {names}",
+            FutureWarning,
+            stacklevel=2,
+        )
+    return current
 
 
 Spec = Annotated[SpectrogramSpec | FrameSpec, Field(discriminator="kind")]
+#: Spec by stream name, as in a card. Field names of older cards are accepted with a FutureWarning.
+Specs = Annotated[dict[str, Spec], BeforeValidator(_rename_old_fields)]
 
 
 _PAPER_AUDIO = SpectrogramSpec(
-    sample_rate=22_050, resampler="sinc", n_fft=512, hop=353, size=(128, 128)
+    sample_rate=22_050, resampler="sinc", n_fft=512, hop_length=353, size=(128, 128)
 )
 _PAPER_VISUAL = FrameSpec(
     fit="crop",
@@ -163,6 +210,7 @@ _PAPER_VISUAL = FrameSpec(
     frames="middle",
 )
 
+#: Specs by data set and stream name.
 PROFILES: dict[str, dict[str, SpectrogramSpec | FrameSpec]] = {
     "crema_d": {"audio": _PAPER_AUDIO, "visual": _PAPER_VISUAL},
     "urbansound8k_av": {"audio": _PAPER_AUDIO, "visual": _PAPER_VISUAL},
@@ -170,12 +218,12 @@ PROFILES: dict[str, dict[str, SpectrogramSpec | FrameSpec]] = {
         "audio": SpectrogramSpec(
             sample_rate=8000,
             n_fft=256,
-            hop=60,
+            hop_length=60,
             level="peak",
-            mel_bands=64,
+            n_mels=64,
             fmin=60.0,
             fmax=3900.0,
-            range_db=28.0,
+            top_db=28.0,
             floor_percentile=10.0,
             window_s=1.44,
             clip=(0.0, 5.0),
@@ -185,7 +233,7 @@ PROFILES: dict[str, dict[str, SpectrogramSpec | FrameSpec]] = {
         ),
         "visual": FrameSpec(
             fit="pad",
-            ground="median",
+            background="median",
             resize="area",
             size=(96, 128),
             frames="spread",

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from model.media.audio.downmix import Mixed
+from model.media.audio.downmix import DownmixMethod
 
 
 class _Answer(BaseModel):
@@ -37,7 +37,7 @@ class Stream(_Answer):
     duration_s: float | None = Field(None, description="Length of the sound.", examples=[1.9])
     sample_rate: int | None = Field(None, description="Hz.", examples=[48000])
     channels: int | None = Field(None, description="Channels of the sound.", examples=[2])
-    mixed: Mixed | None = Field(
+    mixed: DownmixMethod | None = Field(
         None,
         description="How several channels became one: by their average, or, where they cancel "
         "each other in it, by the strongest channel alone.",

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from model.media import reader
-from model.media.audio.downmix import Mixed, mono
+from model.media.audio.downmix import DownmixMethod, to_mono
 from model.media.blank import blank_reason, silence_reason
 from model.media.picture.picture_file import shrunk
 from model.media.reader import Limits, MediaError, Pictures, Sound
@@ -51,7 +51,7 @@ def decode(files: Media, wanted: Wanted) -> Decoded:
     _require(parts, kinds, wanted)
     read = time.perf_counter()
 
-    sound, mixed = mono(parts.sound) if parts.sound is not None else (None, None)
+    sound, mixed = to_mono(parts.sound) if parts.sound is not None else (None, None)
     prepared = prepare(
         wanted.streams,
         None if "spectrogram" in parts.missing else sound,
@@ -167,7 +167,7 @@ def _require(parts: _Parts, kinds: set[str], wanted: Wanted) -> None:
         raise Problem(Error.UNUSABLE, detail, field=blamed)
 
 
-def _info(parts: _Parts, kind: str, mixed: Mixed | None) -> StreamInfo:
+def _info(parts: _Parts, kind: str, mixed: DownmixMethod | None) -> StreamInfo:
     """What there is for a stream of this kind, used or not."""
     reason = parts.missing[kind][1] if kind in parts.missing else None
     info = StreamInfo(used=reason is None, reason=reason)
@@ -179,7 +179,7 @@ def _info(parts: _Parts, kind: str, mixed: Mixed | None) -> StreamInfo:
     return info
 
 
-def _sound_info(info: StreamInfo, sound: Sound, mixed: Mixed | None) -> StreamInfo:
+def _sound_info(info: StreamInfo, sound: Sound, mixed: DownmixMethod | None) -> StreamInfo:
     several = sound.tracks > 1
     return replace(
         info,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from model.media.audio.downmix import Mixed
+from model.media.audio.downmix import DownmixMethod
 from model.media.types import Limits
 from model.preprocess.prepared import Prepared
 from model.preprocess.specs import Spec
@@ -65,7 +65,7 @@ class StreamInfo:
     duration_s: float | None = None
     sample_rate: int | None = None
     channels: int | None = None
-    mixed: Mixed | None = None
+    mixed: DownmixMethod | None = None
     track: int | None = None
     tracks: int | None = None
     frames: int | None = None

@@ -1,56 +1,56 @@
-"""The channels of a sound to one, by their average where that keeps what they hold."""
+"""Downmix a sound's channels to mono."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from model.arrays import Float32Array, Float64Array
 from model.media.types import Sound
 
-#: How channels become one.
-Mixed = Literal["average", "strongest channel"]
+#: How the channels were combined.
+DownmixMethod = Literal["average", "strongest channel"]
 
 _BLOCKS_PER_S = 20
-#: Channels that have nothing in common average to their mean energy divided by their number. A
-#: block is cancelled where less than this share of that is left: for two channels as loud as each
-#: other, where their correlation is under -0.5.
+#: A block is cancelled if its average keeps less than this share of the energy that uncorrelated
+#: channels would keep (mean energy / number of channels). For two channels of equal energy, this
+#: is a correlation below -0.5.
 _CANCELLED_SHARE = 0.5
-#: Share of all energy that may lie in cancelled blocks before the average is given up.
+#: Largest share of the energy in cancelled blocks for which the average is used.
 _MAX_LOST_SHARE = 0.25
 
 
-def mixed(sound: Sound) -> tuple[NDArray[np.float64], Mixed]:
-    """One channel [n] of the sound's, and how it was made.
+def downmix(sound: Sound) -> tuple[Float64Array, DownmixMethod]:
+    """Return one channel [n], and how it was computed.
 
-    It is the average, except where channels cancel each other (one of them is inverted, as by a
-    balanced line that is read as stereo): there it is the channel with the most energy.
+    The result is the average of the channels. Where channels cancel each other (one of them is
+    inverted, as when a balanced line is recorded as stereo), it is the channel with the most
+    energy.
     """
     samples = sound.samples
     if len(samples) == 1:
         return samples[0].astype(np.float64), "average"
     average = samples.mean(axis=0, dtype=np.float64)
     block = max(1, sound.sample_rate // _BLOCKS_PER_S)
-    energies = np.stack([_energies(channel, block) for channel in samples])
+    energies = np.stack([_block_energies(channel, block) for channel in samples])
     mean_energies = energies.mean(axis=0)
-    cancelled = _energies(average, block) * len(samples) < _CANCELLED_SHARE * mean_energies
+    average_energies = _block_energies(average, block)
+    cancelled = average_energies * len(samples) < _CANCELLED_SHARE * mean_energies
     if mean_energies[cancelled].sum() <= _MAX_LOST_SHARE * mean_energies.sum():
         return average, "average"
     strongest = int(energies.sum(axis=1).argmax())
     return samples[strongest].astype(np.float64), "strongest channel"
 
 
-def mono(sound: Sound) -> tuple[Sound, Mixed]:
-    """The sound with its channels mixed to one, and how."""
-    samples, how = mixed(sound)
-    return Sound(samples.astype(np.float32)[None], sound.sample_rate), how
+def to_mono(sound: Sound) -> tuple[Sound, DownmixMethod]:
+    """Return the sound with one channel, and how it was computed."""
+    samples, method = downmix(sound)
+    return Sound(samples.astype(np.float32)[None], sound.sample_rate), method
 
 
-def _energies(
-    channel: NDArray[np.float32] | NDArray[np.float64], block: int
-) -> NDArray[np.float64]:
-    """Energy of each `block` of samples, without the channel's constant part."""
+def _block_energies(channel: Float32Array | Float64Array, block: int) -> Float64Array:
+    """Return the energy of each `block` of samples, without the channel's DC offset."""
     values = channel.astype(np.float64)
     values -= values.mean()
     return np.asarray(np.add.reduceat(values * values, np.arange(0, len(values), block)))

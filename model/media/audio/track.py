@@ -12,9 +12,9 @@ from av.packet import Packet
 from av.stream import Stream
 from numpy.typing import NDArray
 
+from model.media.audio.resample import resample_soxr
 from model.media.pyav import fraction
 from model.media.types import SLACK_S, Limits, Sound, TooLarge, Unusable
-from model.preprocess.resampling import soxr_resampled
 
 Floats = NDArray[np.float32]
 
@@ -141,7 +141,7 @@ def _converted(sound: Sound, rate: int, channels: int) -> Floats:
     """Samples [channels, n] at `rate` Hz."""
     samples, lacking = sound.samples, channels - sound.samples.shape[0]
     if sound.sample_rate != rate:
-        samples = soxr_resampled(np.ascontiguousarray(samples.T), sound.sample_rate, rate).T
+        samples = resample_soxr(np.ascontiguousarray(samples.T), sound.sample_rate, rate).T
     if lacking:
         average = samples.mean(axis=0, dtype=np.float64).astype(np.float32)
         samples = np.concatenate([samples, np.tile(average, (lacking, 1))])

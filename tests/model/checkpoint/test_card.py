@@ -36,7 +36,7 @@ WHOLE = card(TrainOptions(data=Path("data")), 3).model_copy(
 )
 CONTENT: dict[str, Any] = json.loads(WHOLE.model_dump_json())
 CONTENT["streams"]["visual"] |= {
-    "fit": "crop", "resize_shorter": 128, "ground": "none", "resize": "antialias",
+    "fit": "crop", "resize_shorter": 128, "background": "none", "resize": "antialias",
 }  # fmt: skip
 CONTENT["config"]["streams"]["visual"]["channels"] = 3
 
@@ -131,6 +131,58 @@ def test_a_network_within_the_bounds_can_be_built(data: st.DataObject) -> None:
     assert network.head.weight.shape[0] == config.classes
 
 
+WEIGHTS = Path(__file__).parents[3] / "weights" / "avdigits"
+#: Preprocessing in the card of avdigits 2.0.0.
+OLD_STREAMS: dict[str, dict[str, Any]] = {
+    "audio": {
+        "kind": "spectrogram", "sample_rate": 8000, "n_fft": 256, "hop": 60, "resampler": "soxr",
+        "level": "peak", "mel_bands": 64, "fmin": 60.0, "fmax": 3900.0, "log_floor": 1e-7,
+        "scale": "ln", "range_db": 28.0, "floor_percentile": 10.0, "floor_share": 1.0,
+        "window_s": 1.44, "clip": [0.0, 5.0], "mean": 0.0, "std": 5.0, "size": [64, 192],
+        "resize": "none",
+    },
+    "visual": {
+        "kind": "frames", "fit": "pad", "resize_shorter": None, "ground": "median",
+        "resize": "area", "size": [96, 128], "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0],
+        "frames": "spread",
+    },
+}  # fmt: skip
+
+
+def _write_old_card(folder: Path, streams: dict[str, dict[str, Any]]) -> None:
+    content = json.loads((WEIGHTS / CARD).read_text())
+    content |= {"version": "2.0.0", "streams": streams}
+    (folder / CARD).write_text(json.dumps(content))
+
+
+def test_a_card_of_version_2_0_0_loads_equal_specs_with_one_warning(tmp_path: Path) -> None:
+    _write_old_card(tmp_path, OLD_STREAMS)
+    with pytest.warns(FutureWarning) as warned:
+        old = read_card(tmp_path)
+    assert len(warned) == 1
+    for name in ("hop", "mel_bands", "range_db", "ground"):
+        assert f"{name} is now" in str(warned[0].message)
+    assert old.streams == read_card(WEIGHTS).streams
+
+
+@pytest.mark.filterwarnings("error")
+def test_cards_are_written_with_the_current_field_names() -> None:
+    card = read_card(WEIGHTS)
+    streams = json.loads(card.model_dump_json())["streams"]
+    assert {"hop_length", "n_mels", "top_db"} <= streams["audio"].keys()
+    assert "background" in streams["visual"]
+    assert not {"hop", "mel_bands", "range_db"} & streams["audio"].keys()
+    assert "ground" not in streams["visual"]
+
+
+def test_a_field_with_both_its_old_and_its_current_name_is_refused(tmp_path: Path) -> None:
+    audio = OLD_STREAMS["audio"] | {"hop_length": 80}
+    _write_old_card(tmp_path, OLD_STREAMS | {"audio": audio})
+    with pytest.warns(FutureWarning), pytest.raises(CheckpointError) as raised:
+        read_card(tmp_path)
+    assert raised.value.field == "streams.audio.spectrogram.hop"
+
+
 LEVELS = st.sampled_from([-1000.0, -1.0, 0.0, 1e-300, 2.5, 1000.0])
 DEVIATIONS = st.sampled_from([1e-6, 0.5, 1.0, 1e6])
 
@@ -153,8 +205,8 @@ def test_a_spectrogram_within_the_bounds_is_finite(
     loudness: float,
 ) -> None:
     spec = SpectrogramSpec(
-        sample_rate=8000, n_fft=256, hop=80, mel_bands=16, size=(16, 16), mean=mean, std=std,
-        log_floor=floor, range_db=quietest, clip=clip,
+        sample_rate=8000, n_fft=256, hop_length=80, n_mels=16, size=(16, 16), mean=mean, std=std,
+        log_floor=floor, top_db=quietest, clip=clip,
     )  # fmt: skip
     samples = np.random.default_rng(0).uniform(-1, 1, (1, 2000)).astype(np.float32)
     prepared = prepare_spectrogram(Sound(samples * np.float32(loudness), 8000), spec)

@@ -56,7 +56,7 @@ PLAIN = Card(
     version="1",
     description="A network for tests.",
     streams={
-        "audio": SpectrogramSpec(sample_rate=8000, n_fft=64, hop=32, size=SIZE),
+        "audio": SpectrogramSpec(sample_rate=8000, n_fft=64, hop_length=32, size=SIZE),
         "visual": FrameSpec(
             fit="pad", size=SIZE, mean=(0.5,) * 3, std=(0.25,) * 3, frames="middle"
         ),

@@ -21,7 +21,7 @@ from tests.model.networks import lively, noise
 
 LABELS = ("a", "b", "c")
 AUDIO = PROFILES["avdigits"]["audio"]
-VISUAL = FrameSpec(fit="pad", ground="median", resize="area", size=(96, 96), frames="spread")
+VISUAL = FrameSpec(fit="pad", background="median", resize="area", size=(96, 96), frames="spread")
 STREAMS = {
     "audio": StreamConfig(channels=1, size=AUDIO.size),
     "visual": StreamConfig(channels=VISUAL.channels, size=VISUAL.size),

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from model.media.audio.resample import resample_sinc
 from model.media.reader import Pictures, Sound, read_picture, read_sound
 from model.preprocess.frames import prepare_frames
 from model.preprocess.prepared import Prepared
-from model.preprocess.resampling import sinc_resampled
 from model.preprocess.specs import PROFILES, FrameSpec, SpectrogramSpec
 from model.preprocess.spectrogram import prepare_spectrogram
 from tests.model.made import Bytes, Floats, quadrants, tone
@@ -43,7 +43,7 @@ PAD = FrameSpec(
 )
 #: Ours without its ceiling, which a loud tone reaches in several rows at once, and deep enough for
 #: the room to be heard beside the tone: where it is not, a tone without end is its own noise floor.
-UNCLIPPED = OURS.model_copy(update={"clip": None, "range_db": 60.0})
+UNCLIPPED = OURS.model_copy(update={"clip": None, "top_db": 60.0})
 RATE = 16_000
 
 
@@ -88,7 +88,7 @@ def test_a_spectrogram_of_another_rate_is_as_good_as_the_published_one(
 ) -> None:
     theirs = load_file(golden / f"{name}.safetensors")
     sound = read_sound((golden / f"{name}.wav").read_bytes())
-    resampled = sinc_resampled(sound.samples[0], sound.sample_rate, 22_050)
+    resampled = resample_sinc(sound.samples[0], sound.sample_rate, 22_050)
     np.testing.assert_allclose(resampled, theirs["resampled"][0], atol=2e-5, rtol=0)
     errors = np.abs(prepare_spectrogram(sound, PAPER).tensor[0] - theirs["audio"])
     assert errors.mean() < 0.005
@@ -145,12 +145,12 @@ def test_the_axes_of_a_sound_have_one_edge_more_than_cells_and_rise(spec: Spectr
     assert (np.diff(found.row_edges) > 0).all()
     assert (np.diff(found.column_edges) > 0).all()
     assert found.row_edges[0] >= spec.fmin
-    assert found.row_edges[-1] <= spec.top_frequency
+    assert found.row_edges[-1] <= spec.max_frequency
 
 
 def test_a_published_spectrogram_spans_the_whole_sound() -> None:
     found = prepare_spectrogram(burst(1000, 0.2, 0.5, seconds=3), PAPER)
-    column = PAPER.hop / PAPER.sample_rate
+    column = PAPER.hop_length / PAPER.sample_rate
     assert found.column_edges[0] == pytest.approx(-column / 2)
     assert found.column_edges[-1] == pytest.approx(3, abs=column)
     assert found.row_edges[0] == 0
@@ -498,5 +498,5 @@ def test_a_speck_does_not_set_the_level_of_the_ink() -> None:
 
 def test_a_spec_of_ink_has_a_level_of_its_own() -> None:
     given = INK.model_dump() | {"mean": (0.5, 0.5, 0.5)}
-    with pytest.raises(ValueError, match="leave out mean and std"):
+    with pytest.raises(ValueError, match="omit mean and std"):
         FrameSpec.model_validate(given)

@@ -16,7 +16,7 @@ SPEC = PROFILES["avdigits"]["audio"]
 assert isinstance(SPEC, SpectrogramSpec)
 PLAIN = SPEC.model_copy(
     update={
-        "window_s": None, "clip": None, "range_db": None, "mean": 0.0, "std": 1.0,
+        "window_s": None, "clip": None, "top_db": None, "mean": 0.0, "std": 1.0,
         "level": "clip", "resize": "antialias", "size": (64, 200),
     }
 )  # fmt: skip

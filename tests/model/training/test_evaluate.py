@@ -20,7 +20,7 @@ from model.training.evaluate import EvaluateOptions, Share, noisy_pictures, nois
 from model.training.faithfulness import HIDDEN, box_mask, content, fine, hidden
 from model.training.recipe import TrainOptions, card
 
-SQUARE = FrameSpec(fit="pad", ground="median", resize="area", size=(96, 96), frames="spread")
+SQUARE = FrameSpec(fit="pad", background="median", resize="area", size=(96, 96), frames="spread")
 
 
 @pytest.mark.parametrize(

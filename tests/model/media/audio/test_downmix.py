@@ -1,4 +1,4 @@
-"""Channels to one: the average, except where channels cancel each other."""
+"""Downmix: the average, except where channels cancel each other."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.media.audio.downmix import mixed, mono
+from model.media.audio.downmix import downmix, to_mono
 from model.media.reader import Sound
 from tests.model.made import Floats
 
@@ -21,12 +21,12 @@ def noise(seed: int, seconds: float = 1.0) -> Floats:
 
 @pytest.mark.parametrize("channels", [1, 2, 6, 16])
 @pytest.mark.parametrize("kind", ["equal", "unrelated", "one alone"])
-def test_channels_are_averaged_where_nothing_is_lost(channels: int, kind: str) -> None:
+def test_channels_that_do_not_cancel_are_averaged(channels: int, kind: str) -> None:
     samples = np.stack([noise(0 if kind == "equal" else index) for index in range(channels)])
     if kind == "one alone":
         samples[1:] = 0
-    channel, how = mixed(Sound(samples, RATE))
-    assert how == "average"
+    channel, method = downmix(Sound(samples, RATE))
+    assert method == "average"
     np.testing.assert_allclose(channel, samples.mean(axis=0), atol=1e-6)
 
 
@@ -38,38 +38,38 @@ def test_channels_are_averaged_where_nothing_is_lost(channels: int, kind: str) -
     seed=st.integers(0, 99),
 )
 @settings(max_examples=60, deadline=None)
-def test_inverted_channels_leave_the_strongest(
+def test_inverted_channels_give_the_strongest_channel(
     channels: int, gain: float, noise_db: float, offset: float, seed: int
 ) -> None:
     word = noise(seed)
     room = np.stack([noise(1000 + seed + index) for index in range(channels)])
     signs = np.resize([-gain, 1.0], channels)[:, None]
     samples = signs * word + 10 ** (noise_db / 20) * room + np.float32(offset)
-    channel, how = mixed(Sound(samples.astype(np.float32), RATE))
-    assert how == "strongest channel"
+    channel, method = downmix(Sound(samples.astype(np.float32), RATE))
+    assert method == "strongest channel"
     assert abs(np.corrcoef(channel, word)[0, 1]) > 0.85
 
 
-def test_a_part_that_cancels_is_enough() -> None:
+def test_a_part_that_cancels_gives_the_strongest_channel() -> None:
     first, second = noise(0), noise(1)
     samples = np.stack([np.append(first, second), np.append(first, -second)])
-    channel, how = mixed(Sound(samples, RATE))
-    assert how == "strongest channel"
+    channel, method = downmix(Sound(samples, RATE))
+    assert method == "strongest channel"
     np.testing.assert_array_equal(channel, samples[0])
 
 
-def test_the_strongest_channel_is_the_one_with_most_sound_not_the_largest_offset() -> None:
+def test_the_strongest_channel_ignores_dc_offset() -> None:
     word = noise(0)
     samples = np.stack([0.5 - 0.9 * word, word]).astype(np.float32)
-    channel, how = mixed(Sound(samples, RATE))
-    assert how == "strongest channel"
+    channel, method = downmix(Sound(samples, RATE))
+    assert method == "strongest channel"
     np.testing.assert_array_equal(channel, samples[1])
 
 
 @pytest.mark.parametrize("value", [0.0, 0.25, 3e38])
 @pytest.mark.parametrize("length", [1, 7, 5000])
 def test_silence_and_extreme_values_are_averaged_and_finite(value: float, length: int) -> None:
-    sound, how = mono(Sound(np.full((3, length), value, np.float32), 1000))
-    assert how == "average"
+    sound, method = to_mono(Sound(np.full((3, length), value, np.float32), 1000))
+    assert method == "average"
     assert sound.samples.shape == (1, length)
     np.testing.assert_allclose(sound.samples, value, rtol=1e-6)
