@@ -19,7 +19,7 @@ from starlette.staticfiles import StaticFiles
 
 from service.classification.schemas import ErrorBody
 from service.decoding.fork_server import DecodeLimits
-from service.decoding.job import Wanted
+from service.decoding.job import DecodeRequest
 from service.decoding.pool import DecoderPool, DecodingUnavailable
 from service.errors import Problem
 from service.http import error_responses
@@ -218,7 +218,7 @@ def _load_default(state: State) -> bool:
     state.registry.load_default()
     card = state.registry.get(state.registry.default_name).card
     try:
-        return state.decoders.run_self_test(Wanted.of(card, card.steps))
+        return state.decoders.run_self_test(DecodeRequest.from_card(card, card.steps))
     except DecodingUnavailable as exc:
         raise StartupError(str(exc)) from exc
 

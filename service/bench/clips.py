@@ -41,7 +41,7 @@ MIX: tuple[tuple[ClipSpec, int], ...] = (
 )
 
 
-def made(spec: ClipSpec) -> bytes:
+def render_clip(spec: ClipSpec) -> bytes:
     """The clip's file: a moving texture and a tone."""
     rng = np.random.default_rng(0)
     texture = _texture(rng, spec)

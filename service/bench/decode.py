@@ -14,13 +14,13 @@ import numpy as np
 from model.media import reader
 from model.media.video import colour
 from model.preprocess.specs import PROFILES
-from service.bench.clips import MIX, ClipSpec, made
+from service.bench.clips import MIX, ClipSpec, render_clip
 from service.bench.stopwatch import median_ms, seconds
+from service.classification.inputs import InputFiles
 from service.decoding.files import decode
 from service.decoding.fork_server import DecodeLimits
-from service.decoding.job import Wanted
+from service.decoding.job import DecodeRequest
 from service.decoding.pool import DecoderPool
-from service.http.form import Media
 from service.runtime import cores
 
 #: 10 s of 720p H.264 with a key frame a second (phones), every two, and at the start alone.
@@ -66,7 +66,7 @@ def timings(rounds: int) -> list[DecodeTiming]:
 
 def process_timings(rounds: int) -> list[ProcessTiming]:
     """What the wall between the service and its decoders costs."""
-    wanted = Wanted(
+    wanted = DecodeRequest(
         name="avdigits", streams=PROFILES["avdigits"], missing_streams=True, steps=FRAMES,
         canvas=False,
     )  # fmt: skip
@@ -75,7 +75,7 @@ def process_timings(rounds: int) -> list[ProcessTiming]:
     loop = asyncio.new_event_loop()
     try:
         for spec, _ in MIX:
-            files = Media(clip=made(spec))
+            files = InputFiles(clip=render_clip(spec))
             here: list[float] = []
             confined: list[float] = []
             for _ in range(rounds + 1):
@@ -90,7 +90,7 @@ def process_timings(rounds: int) -> list[ProcessTiming]:
 
 
 def _timing(spec: ClipSpec, rounds: int) -> DecodeTiming:
-    data = made(spec)
+    data = render_clip(spec)
     ways: tuple[Callable[[bytes], object], ...] = (_every_rgb, _every, _wanted, _alone)
     times: list[list[float]] = [[] for _ in ways]
     for _ in range(rounds + 1):  # the first fills caches

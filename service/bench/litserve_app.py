@@ -18,9 +18,9 @@ from starlette.formparsers import MultiPartParser
 from model import checkpoint
 from model.engine import Engine
 from service.classification.encode import encoded
+from service.classification.inputs import InputFiles
 from service.decoding.files import decode
-from service.decoding.job import Decoded, Wanted
-from service.http.form import Media
+from service.decoding.job import DecodeRequest, DecodeResult
 from service.runtime import cores
 
 
@@ -35,14 +35,14 @@ class Classifier(litserve.LitAPI):  # type: ignore[misc]  # LitServe is untyped
         if os.environ["BENCH_PATH"] == "fused" and not self.engine.fuse():
             raise RuntimeError("there is no fused path")
         self.engine.warm(self.card.steps, [1, self.max_batch_size])
-        self.wanted = Wanted.of(self.card, self.card.steps, canvas=False)
+        self.wanted = DecodeRequest.from_card(self.card, self.card.steps, canvas=False)
 
     # LitServe looks at this annotation (an object: no postponed ones in this file) to tell that
     # it is to parse the form, and gives its fields.
     def decode_request(self, request: Request) -> Any:
-        return decode(Media(clip=request["clip"].file.read()), self.wanted)
+        return decode(InputFiles(clip=request["clip"].file.read()), self.wanted)
 
-    def batch(self, inputs: list[Decoded]) -> dict[str, torch.Tensor]:
+    def batch(self, inputs: list[DecodeResult]) -> dict[str, torch.Tensor]:
         found = [encoded(one.prepared, self.card, self.card.steps) for one in inputs]
         return {name: torch.stack([x[name] for x in found], dim=1) for name in found[0]}
 

@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import numpy as np
 
-from service.bench.clips import MIX, made
+from service.bench.clips import MIX, render_clip
 
 _BOUNDARY = "scmrl-bench"
 #: Clients that ask again at once and so keep a server busy.
@@ -76,7 +76,7 @@ def bodies(**fields: object) -> list[bytes]:
     forms = []
     for spec, often in MIX:
         head = beside + _part("clip", filename=f"clip.{spec.container}") + "\r\n"
-        form = head.encode() + made(spec) + f"\r\n--{_BOUNDARY}--\r\n".encode()
+        form = head.encode() + render_clip(spec) + f"\r\n--{_BOUNDARY}--\r\n".encode()
         forms += [form] * often
     return forms
 

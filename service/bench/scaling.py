@@ -14,11 +14,11 @@ import torch
 from model import checkpoint
 from model.engine import Engine
 from service.bench import load, servers
-from service.bench.clips import ClipSpec, made
+from service.bench.clips import ClipSpec, render_clip
 from service.bench.stopwatch import median_ms, seconds
+from service.classification.inputs import InputFiles
 from service.decoding.files import decode
-from service.decoding.job import Wanted
-from service.http.form import Media
+from service.decoding.job import DecodeRequest
 
 STEPS = (1, 2, 4, 8, 16)
 BATCHES = (1, 2, 4, 8, 16, 32)
@@ -51,12 +51,12 @@ def over_batch(engine: Engine, steps: int, rounds: int) -> Growth:
     return _growth("clip of the batch", "ms of inference", BATCHES, values)
 
 
-def over_length(wanted: Wanted, rounds: int) -> Growth:
+def over_length(wanted: DecodeRequest, rounds: int) -> Growth:
     """Milliseconds of decoding and preprocessing over the clip's length."""
     spec = ClipSpec("480p mp4", "mp4", "libx264", "aac", 480, 640, 1)
     values = []
     for length in SECONDS:
-        files = Media(clip=made(replace(spec, seconds=length)))
+        files = InputFiles(clip=render_clip(replace(spec, seconds=length)))
         values.append(_median_ms(partial(decode, files, wanted), rounds))
     return _growth("second of the clip", "ms of decoding", SECONDS, values)
 
@@ -88,12 +88,12 @@ def over_clients(weights: Path, seconds: float) -> tuple[Growth, Growth]:
     )
 
 
-def engine_of(weights: Path) -> tuple[Engine, Wanted, int]:
+def engine_of(weights: Path) -> tuple[Engine, DecodeRequest, int]:
     """A checkpoint's engine on its fastest path, what it wants of a clip, and its T."""
     network, card = checkpoint.load(weights)
     engine = Engine(network)
     engine.fuse()
-    return engine, Wanted.of(card, card.steps, canvas=False), card.steps
+    return engine, DecodeRequest.from_card(card, card.steps, canvas=False), card.steps
 
 
 def _run(engine: Engine, batch: int, steps: int) -> None:

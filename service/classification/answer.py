@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from service.classification import schemas
-from service.decoding.job import Decoded
+from service.decoding.job import DecodeResult
 from service.http.form import Options
 from service.inference.batching import Ran
 
@@ -22,7 +22,7 @@ class Parts:
     name: str
     card: Card
     options: Options
-    decoded: Decoded
+    decoded: DecodeResult
     ran: Ran
     steps: int
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from service.classification import answer
 from service.classification.encode import encoded
+from service.classification.inputs import InputFiles
 from service.classification.schemas import Classification
 from service.decoding.files import decode
-from service.decoding.job import Wanted
-from service.http.form import Media, Options
+from service.decoding.job import DecodeRequest
+from service.http.form import Options
 from service.inference.batching import Ran
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Classifier:
         """The answer to one clip. Raises Problem."""
         started = time.perf_counter()
         steps = options.steps or self.card.steps
-        decoded = decode(Media(clip=clip), Wanted.of(self.card, steps))
+        decoded = decode(InputFiles(clip=clip), DecodeRequest.from_card(self.card, steps))
         inputs = encoded(decoded.prepared, self.card, steps)
         ready = time.perf_counter()
         output = self.engine.run(

@@ -6,40 +6,40 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from service.classification.inputs import InputFiles
 from service.decoding.process import Process
-from service.http.form import Media
 
 
-class Abandoned(Exception):
+class ReadCancelled(Exception):
     """Nobody waits for the result any more."""
 
 
-class Reading:
+class CancellableRead:
     """Ties a request's files to the process that reads them, so that it can be interrupted."""
 
-    def __init__(self, files: Media) -> None:
+    def __init__(self, files: InputFiles) -> None:
         self._lock = threading.Lock()
-        self._files: Media | None = files
+        self._files: InputFiles | None = files
         self._process: Process | None = None
 
     @property
-    def files(self) -> Media:
-        """The files. Raises Abandoned, once they have been let go."""
+    def files(self) -> InputFiles:
+        """The files. Raises ReadCancelled, once they have been let go."""
         files = self._files
         if files is None:
-            raise Abandoned
+            raise ReadCancelled
         return files
 
     @contextmanager
-    def by(self, process: Process) -> Iterator[None]:
+    def running_in(self, process: Process) -> Iterator[None]:
         """Let `process` read in this block.
 
-        Raises Abandoned, in place of whatever the block raises, where the request was abandoned
+        Raises ReadCancelled, in place of whatever the block raises, where the request was abandoned
         before the block ended. The process must then be ended: it may still be reading.
         """
         with self._lock:
             if self._files is None:
-                raise Abandoned
+                raise ReadCancelled
             self._process = process
         try:
             yield
@@ -48,9 +48,9 @@ class Reading:
                 self._process = None
                 abandoned = self._files is None
             if abandoned:
-                raise Abandoned
+                raise ReadCancelled
 
-    def abandon(self) -> None:
+    def cancel(self) -> None:
         """Interrupt the reading, now or as soon as it begins, and let the files go, which the
         queue would hold for as long as it holds the job; returns at once."""
         with self._lock:

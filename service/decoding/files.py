@@ -17,9 +17,9 @@ from model.media.picture.picture_file import shrunk
 from model.media.reader import Limits, MediaError, Pictures, Sound
 from model.preprocess.frames import segment_centres
 from model.preprocess.prepare import prepare
-from service.decoding.job import Decoded, StreamInfo, Wanted
+from service.classification.inputs import InputFiles
+from service.decoding.job import DecodeRequest, DecodeResult, StreamInfo
 from service.errors import Error, Problem
-from service.http.form import Media
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class _Parts:
     missing: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
-def decode(files: Media, wanted: Wanted) -> Decoded:
+def decode(files: InputFiles, wanted: DecodeRequest) -> DecodeResult:
     """Decode and preprocess `files`.
 
     Raises Problem: UNKNOWN_FORMAT, UNUSABLE, TOO_LARGE or INVALID_FIELD, naming the field.
@@ -59,10 +59,10 @@ def decode(files: Media, wanted: Wanted) -> Decoded:
         wanted.steps,
     )
     streams = {name: _info(parts, spec.kind, mixed) for name, spec in wanted.streams.items()}
-    return Decoded(prepared, streams, read - started, time.perf_counter() - read)
+    return DecodeResult(prepared, streams, read - started, time.perf_counter() - read)
 
 
-def _refuse_unused(files: Media, kinds: set[str], wanted: Wanted) -> None:
+def _refuse_unused(files: InputFiles, kinds: set[str], wanted: DecodeRequest) -> None:
     """A file that this checkpoint has no stream for is a mistake worth telling."""
     unused = [
         name
@@ -79,13 +79,13 @@ def _refuse_unused(files: Media, kinds: set[str], wanted: Wanted) -> None:
         raise Problem(Error.INVALID_FIELD, detail, field=unused[0])
 
 
-def _frames_needed(wanted: Wanted) -> int:
+def _frames_needed(wanted: DecodeRequest) -> int:
     """How many pictures to take from a video: one for each step where they are spread."""
     spread = any(s.kind == "frames" and s.frames == "spread" for s in wanted.streams.values())
     return wanted.steps if spread else 1
 
 
-def _read(files: Media, kinds: set[str], frames: int, limits: Limits) -> _Parts:
+def _read(files: InputFiles, kinds: set[str], frames: int, limits: Limits) -> _Parts:
     if files.clip is not None:
         return _read_clip(files.clip, kinds, frames, limits)
 
@@ -153,7 +153,7 @@ def _read_frames(datas: tuple[bytes, ...], frames: int, limits: Limits) -> Pictu
     return Pictures(tuple(kept.values()), tuple(float(index) for index in kept))
 
 
-def _require(parts: _Parts, kinds: set[str], wanted: Wanted) -> None:
+def _require(parts: _Parts, kinds: set[str], wanted: DecodeRequest) -> None:
     """Raise where the checkpoint cannot do without what is missing."""
     missing = {kind: why for kind, why in parts.missing.items() if kind in kinds}
     if not missing:

@@ -78,12 +78,12 @@ class _Running:
     def ask(self, order: bytes, fds: list[int]) -> int:
         """What it answers to an order. Raises OSError."""
         socket.send_fds(self.control, [order], fds)
-        answer = self.control.recv(wire.ANSWER.size, socket.MSG_WAITALL)
-        if len(answer) < wire.ANSWER.size:
+        answer = self.control.recv(wire.REPLY.size, socket.MSG_WAITALL)
+        if len(answer) < wire.REPLY.size:
             raise ConnectionError("it has gone")
         self.answered = True
         self.control.settimeout(_ANSWER_S)
-        return int(wire.ANSWER.unpack(answer)[0])
+        return int(wire.REPLY.unpack(answer)[0])
 
     def end(self) -> None:
         """Let it end, and all that it forked, and wait for that."""
@@ -174,7 +174,7 @@ class ForkServer:
         """End a process at once, whatever it is doing."""
         with self._lock, suppress(OSError):
             if self._running is not None:
-                self._running.control.sendall(wire.ORDER.pack(wire.KILL, process.pid, 0.0))
+                self._running.control.sendall(wire.COMMAND.pack(wire.KILL, process.pid, 0.0))
         process.close()
 
     def stop(self) -> None:
@@ -195,7 +195,7 @@ class ForkServer:
 
         Raises RuntimeError where that one fails as well, and until the next may be started.
         """
-        order = wire.ORDER.pack(kind, number, seconds)
+        order = wire.COMMAND.pack(kind, number, seconds)
         with self._lock:
             while True:
                 had_answered = self._running is not None and self._running.answered

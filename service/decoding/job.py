@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from model.checkpoint import Card
 
 
-class Wanted(BaseModel):
+class DecodeRequest(BaseModel):
     """What to make of the files: the streams of the checkpoint `name`, for `steps` time steps.
 
     `missing_streams`: whether it can do without some of them. `canvas`: whether the pictures
@@ -36,9 +36,9 @@ class Wanted(BaseModel):
     canvas: bool = True
 
     @classmethod
-    def of(
+    def from_card(
         cls, card: Card, steps: int, limits: Limits | None = None, canvas: bool = True
-    ) -> Wanted:
+    ) -> DecodeRequest:
         """What a checkpoint's card asks for."""
         return cls(
             name=card.name,
@@ -74,7 +74,7 @@ class StreamInfo:
 
 
 @dataclass(frozen=True)
-class Decoded:
+class DecodeResult:
     """A request ready for the encoding.
 
     `prepared` by stream, for the streams that are there; `streams` tells of every stream of the

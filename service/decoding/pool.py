@@ -13,16 +13,16 @@ from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import replace
 
+from service.classification.inputs import InputFiles
 from service.decoding import self_test, wire
-from service.decoding.client_read import Abandoned, Reading
+from service.decoding.client_read import CancellableRead, ReadCancelled
 from service.decoding.fork_server import DecodeLimits, ForkServer
-from service.decoding.job import Decoded, Wanted
+from service.decoding.job import DecodeRequest, DecodeResult
 from service.decoding.proc_status import Unresponsive
 from service.decoding.process import Process
 from service.decoding.sandbox import Layers
 from service.decoding.stderr_tail import quoted
 from service.errors import Error, Problem
-from service.http.form import Media
 
 log = logging.getLogger("scmrl.decoding")
 
@@ -78,7 +78,7 @@ class DecoderPool:
         """Begin to start, in the background; not needed, but the first file then waits less."""
         self._threads.submit(self._start_one)
 
-    def run_self_test(self, wanted: Wanted) -> bool:
+    def run_self_test(self, wanted: DecodeRequest) -> bool:
         """Read a small clip once there is a process; for a thread.
 
         False where there will be none: the service stops, or `on_fatal` has been told why. Raises
@@ -91,7 +91,7 @@ class DecoderPool:
                 return False
             try:
                 seconds = max(_TRIAL_S, self._limits.seconds)
-                self._decode(Reading(Media(clip=self_test.CLIP)), wanted, seconds)
+                self._decode(CancellableRead(InputFiles(clip=self_test.CLIP)), wanted, seconds)
                 return True
             except Problem as exc:
                 why = exc.detail
@@ -99,7 +99,7 @@ class DecoderPool:
                 why = str(exc)
         raise DecodingUnavailable(f"a small clip cannot be read: {why}")
 
-    async def decode(self, files: Media, wanted: Wanted) -> Decoded:
+    async def decode(self, files: InputFiles, wanted: DecodeRequest) -> DecodeResult:
         """Decode and preprocess. Cancelled while it waits for a process, it is never run.
 
         Cancelled while a process reads, it ends that process, and returns when the process's
@@ -109,14 +109,14 @@ class DecoderPool:
         of the files, and NOT_READY where no process can be started or none does anything.
         """
         context = copy_context()  # the executor's threads know nothing of the request
-        reading = Reading(files)
+        reading = CancellableRead(files)
         run = self._threads.submit(context.run, self._decode, reading, wanted, self._limits.seconds)
         ended = asyncio.wrap_future(run)
         try:
             await asyncio.wait([ended])
         except asyncio.CancelledError:
             run.cancel()
-            reading.abandon()
+            reading.cancel()
             await _ended(ended)
             raise
         return ended.result()
@@ -185,7 +185,7 @@ class DecoderPool:
                 process = self._idle.popleft()
                 try:
                     process.heartbeat()
-                except wire.Lost as exc:
+                except wire.PeerLost as exc:
                     self._lose(process, f"{exc}, idle")
                     buried += 1
                 else:
@@ -216,16 +216,18 @@ class DecoderPool:
                 self._on_fatal(DecodingUnavailable(str(why)))
         return Problem(Error.NOT_READY, "No decoding process can be started.", retry_after_s=5)
 
-    def _decode(self, reading: Reading, wanted: Wanted, seconds: float) -> Decoded:
+    def _decode(
+        self, reading: CancellableRead, wanted: DecodeRequest, seconds: float
+    ) -> DecodeResult:
         files = reading.files
-        loss, fork_server_restarts = wire.Lost(), self._fork_server.restarts
+        loss, fork_server_restarts = wire.PeerLost(), self._fork_server.restarts
         for attempt in range(2):  # a process may have died of something else than these files
             # Not another idle one, which may be as dead: all are where the fork server was killed.
             process = self._fork() if attempt else self._take()
             process.since = time.monotonic()
             self._reading.add(process)
             try:
-                with reading.by(process):
+                with reading.running_in(process):
                     decoded = process.decode(files, self._shared(wanted), seconds)
             except Problem:
                 self._proven = True
@@ -235,10 +237,10 @@ class DecoderPool:
                 self._lose(process, f"took longer than {seconds:g} s")
                 detail = f"Reading the file took longer than {seconds:g} s."
                 raise Problem(Error.DECODE_TIMEOUT, detail, field=_field(files)) from None
-            except wire.Lost as exc:
+            except wire.PeerLost as exc:
                 self._lose(process, str(exc))
                 loss = exc
-            except Abandoned:
+            except ReadCancelled:
                 log.debug("decoding process %d is ended: its request was cancelled", process.pid)
                 self._fork_server.kill(process)
                 raise
@@ -253,7 +255,9 @@ class DecoderPool:
                 self._reading.discard(process)
         raise self._lost_twice(loss, files, fork_server_restarts)
 
-    def _lost_twice(self, loss: wire.Lost, files: Media, fork_server_restarts: int) -> Problem:
+    def _lost_twice(
+        self, loss: wire.PeerLost, files: InputFiles, fork_server_restarts: int
+    ) -> Problem:
         """What is told of files that two processes were lost with, the second one by `loss`.
 
         `fork_server_restarts`: how often the fork server had been lost before. No file can end
@@ -267,7 +271,7 @@ class DecoderPool:
         detail = "The file is damaged: reading it made the decoder fail."
         return Problem(Error.UNUSABLE, detail, field=_field(files))
 
-    def _shared(self, wanted: Wanted) -> Wanted:
+    def _shared(self, wanted: DecodeRequest) -> DecodeRequest:
         """The same, by as many threads as leave none of the other processes without one."""
         threads = max(1, self._workers // len(self._reading))
         limits = replace(wanted.limits, threads=threads)
@@ -294,7 +298,7 @@ class DecoderPool:
         log.warning("decoding process %d is replaced: %s%s", process.pid, why, stderr_tail)
 
 
-async def _ended(run: asyncio.Future[Decoded]) -> None:
+async def _ended(run: asyncio.Future[DecodeResult]) -> None:
     """Wait for its end, also where the task that waits is cancelled again."""
     while not run.done():
         with suppress(asyncio.CancelledError):
@@ -303,7 +307,7 @@ async def _ended(run: asyncio.Future[Decoded]) -> None:
         run.exception()  # which nobody else looks at
 
 
-def _field(files: Media) -> str:
+def _field(files: InputFiles) -> str:
     """The field to blame where it is not known which file did it."""
     given = {"clip": files.clip, "video": files.video, "frames": files.frames, "audio": files.audio}
     return next(name for name, data in given.items() if data)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.decoding.wire import Lost
+from service.decoding.wire import PeerLost
 
 #: States of a process that a signal or a debugger has stopped.
 _STOPPED = frozenset("Tt")
@@ -17,7 +17,7 @@ _SLEEPING = "S"
 _ASLEEP_LOOKS = 6
 
 
-class Unresponsive(Lost):
+class Unresponsive(PeerLost):
     """The process lives and does nothing: its job is not to blame."""
 
 

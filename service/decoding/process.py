@@ -5,11 +5,11 @@ from __future__ import annotations
 import socket
 from contextlib import suppress
 
+from service.classification.inputs import InputFiles
 from service.decoding import wire
-from service.decoding.job import Decoded, Wanted
+from service.decoding.job import DecodeRequest, DecodeResult
 from service.decoding.proc_status import ProcStatus, Unresponsive
 from service.decoding.stderr_tail import StderrTail
-from service.http.form import Media
 
 #: Longest time, in seconds, that an idle process may take for a heartbeat, and any process to
 #: take over the files of a job: they are copied from memory to memory.
@@ -42,22 +42,22 @@ class Process:
         """Wait for a sign of life of an idle process. Raises Lost, and Unresponsive."""
         deadline = wire.Deadline(_HEARTBEAT_S, ProcStatus(self.pid).check_awake)
         try:
-            wire.ask_for_sign(self._sock, deadline)
-            wire.receive_sign(self._sock, deadline)
+            wire.send_heartbeat(self._sock, deadline)
+            wire.receive_acknowledgement(self._sock, deadline)
         except TimeoutError:
             raise Unresponsive(f"it gave no sign of life within {_HEARTBEAT_S:g} s") from None
 
-    def decode(self, files: Media, wanted: Wanted, seconds: float) -> Decoded:
+    def decode(self, files: InputFiles, wanted: DecodeRequest, seconds: float) -> DecodeResult:
         """Hand over the files and wait for what becomes of them.
 
-        Raises Problem and RuntimeError as `wire.receive_decoded` does, Lost, Unresponsive where
+        Raises Problem and RuntimeError as `wire.receive_result` does, Lost, Unresponsive where
         the process does not begin or is stopped, and TimeoutError where it has the files and
         reads them for longer than `seconds`.
         """
         self.jobs += 1
         self._hand_over(files, wanted)
         deadline = wire.Deadline(seconds, ProcStatus(self.pid).check_not_stopped)
-        return wire.receive_decoded(self._sock, deadline)
+        return wire.receive_result(self._sock, deadline)
 
     def interrupt(self) -> None:
         """Make `decode`, which another thread is in, raise Lost; returns at once."""
@@ -68,10 +68,10 @@ class Process:
         """Let it end when it is done."""
         self._sock.close()
 
-    def _hand_over(self, files: Media, wanted: Wanted) -> None:
+    def _hand_over(self, files: InputFiles, wanted: DecodeRequest) -> None:
         deadline = wire.Deadline(_HANDOVER_S, ProcStatus(self.pid).check_awake)
         try:
-            wire.send_job(self._sock, files, wanted, deadline)
-            wire.receive_sign(self._sock, deadline)
+            wire.send_request(self._sock, files, wanted, deadline)
+            wire.receive_acknowledgement(self._sock, deadline)
         except TimeoutError:
             raise Unresponsive(f"it did not take the files within {_HANDOVER_S:g} s") from None

@@ -22,18 +22,18 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from model.preprocess.prepared import Prepared
-from service.decoding.job import Decoded, StreamInfo, Wanted
+from service.classification.inputs import InputFiles
+from service.decoding.job import DecodeRequest, DecodeResult, StreamInfo
 from service.errors import Error, Problem
-from service.http.form import Media
 
 _LENGTH = struct.Struct("!I")
 #: An order to the fork server: `START` with a socket and a pipe for stderr, memory in bytes and CPU
 #: seconds for each job, `KILL` with a process id, or `HEARTBEAT`, which asks for an answer alone.
-ORDER = struct.Struct("!cQd")
+COMMAND = struct.Struct("!cQd")
 START, KILL, HEARTBEAT = b"s", b"k", b"b"
 #: The fork server's answer: to START the process id, to HEARTBEAT the `sandbox.Layers` of its
 #: processes.
-ANSWER = struct.Struct("!I")
+REPLY = struct.Struct("!I")
 #: A decoding process's sign of life.
 _SIGN = b"\x06"
 #: Seconds between two looks at a process that is waited for.
@@ -44,7 +44,7 @@ _MAX_HEAD = 4 * 1024 * 1024
 _MAX_ARRAYS = 1024 * 1024 * 1024
 
 
-class Lost(Exception):
+class PeerLost(Exception):
     """The other side has gone, or says what it may not."""
 
 
@@ -55,7 +55,7 @@ class _Message(BaseModel):
 class _Job(_Message):
     """`sizes` of the files that follow, in bytes, each with the field it came in."""
 
-    wanted: Wanted
+    wanted: DecodeRequest
     sizes: list[tuple[str, int]]
 
 
@@ -125,7 +125,7 @@ class Deadline:
     def wait(self, call: Callable[[], int], sock: socket.socket) -> int:
         """The result of a call of `sock` that waits for the other side.
 
-        Raises Lost where the call fails, TimeoutError, and what `look` raises.
+        Raises PeerLost where the call fails, TimeoutError, and what `look` raises.
         """
         while True:
             self._apply(sock)
@@ -134,7 +134,7 @@ class Deadline:
             except TimeoutError:
                 self._look()
             except OSError as exc:
-                raise Lost(str(exc)) from exc
+                raise PeerLost(str(exc)) from exc
 
     def _apply(self, sock: socket.socket) -> None:
         """Let the socket's next call last until the next look. Raises TimeoutError."""
@@ -146,34 +146,36 @@ class Deadline:
         sock.settimeout(min(left, _LOOK_S))
 
 
-def send_job(sock: socket.socket, files: Media, wanted: Wanted, deadline: Deadline) -> None:
-    """Ask for `files` to be decoded. Raises Lost and TimeoutError."""
+def send_request(
+    sock: socket.socket, files: InputFiles, wanted: DecodeRequest, deadline: Deadline
+) -> None:
+    """Ask for `files` to be decoded. Raises PeerLost and TimeoutError."""
     named = [(name, data) for name in ("clip", "video", "audio") if (data := getattr(files, name))]
     named += [("frames", data) for data in files.frames]
     head = _Job(wanted=wanted, sizes=[(name, len(data)) for name, data in named])
     _send(sock, head.model_dump_json().encode(), (data for _, data in named), deadline)
 
 
-def ask_for_sign(sock: socket.socket, deadline: Deadline) -> None:
-    """Send a heartbeat. Raises Lost and TimeoutError."""
+def send_heartbeat(sock: socket.socket, deadline: Deadline) -> None:
+    """Send a heartbeat. Raises PeerLost and TimeoutError."""
     _send(sock, b"", (), deadline)
 
 
-def receive_sign(sock: socket.socket, deadline: Deadline) -> None:
+def receive_acknowledgement(sock: socket.socket, deadline: Deadline) -> None:
     """Wait for the answer to a heartbeat, or that a job has been received.
 
-    Raises Lost and TimeoutError.
+    Raises PeerLost and TimeoutError.
     """
     sign = bytearray(len(_SIGN))
     _receive_into(sock, memoryview(sign), deadline)
     if sign != _SIGN:
-        raise Lost("it answers what is no sign of life")
+        raise PeerLost("it answers what is no sign of life")
 
 
-def receive_job(sock: socket.socket) -> tuple[Media, Wanted]:
+def receive_request(sock: socket.socket) -> tuple[InputFiles, DecodeRequest]:
     """The next job, which is acknowledged; heartbeats before it are answered.
 
-    Raises Lost when there will be no more.
+    Raises PeerLost when there will be no more.
     """
     never = Deadline(None)
     while not (head := _receive_head(sock, never)):
@@ -183,14 +185,16 @@ def receive_job(sock: socket.socket) -> tuple[Media, Wanted]:
     for name, size in job.sizes:
         data = sock.recv(size, socket.MSG_WAITALL)
         if len(data) < size:
-            raise Lost("it has gone")
+            raise PeerLost("it has gone")
         found.setdefault(name, []).append(data)
     _send_parts(sock, [_SIGN], never)
     frames = tuple(found.pop("frames", ()))
-    return Media(frames=frames, **{name: datas[0] for name, datas in found.items()}), job.wanted
+    return InputFiles(
+        frames=frames, **{name: datas[0] for name, datas in found.items()}
+    ), job.wanted
 
 
-def send_decoded(sock: socket.socket, decoded: Decoded, canvas: bool) -> None:
+def send_result(sock: socket.socket, decoded: DecodeResult, canvas: bool) -> None:
     """Answer a job, with or without the pictures that maps are drawn on."""
     arrays: list[NDArray[Any]] = []
     described = {}
@@ -227,27 +231,28 @@ def send_failure(sock: socket.socket, traceback: str) -> None:
     _send(sock, _Failure(traceback=traceback).model_dump_json().encode(), (), Deadline(None))
 
 
-def receive_decoded(sock: socket.socket, deadline: Deadline) -> Decoded:
+def receive_result(sock: socket.socket, deadline: Deadline) -> DecodeResult:
     """The answer to a job.
 
-    Raises Problem as `files.decode` does, RuntimeError for a fault of ours, Lost and TimeoutError.
+    Raises Problem as `files.decode` does, RuntimeError for a fault of ours, PeerLost and
+    TimeoutError.
     """
     try:
         reply = _REPLY.validate_json(_receive_head(sock, deadline))
     except ValidationError as exc:
-        raise Lost(f"it answers what is no answer: {exc}") from exc
+        raise PeerLost(f"it answers what is no answer: {exc}") from exc
     if isinstance(reply, _Refusal):
         raise Problem(Error[reply.error], reply.detail, field=reply.field)
     if isinstance(reply, _Failure):
         raise RuntimeError(f"in a decoding process:\n{reply.traceback}")
     total = sum(getattr(s, part).bytes for s in reply.prepared.values() for part in _PARTS)
     if total > _MAX_ARRAYS:
-        raise Lost(f"its arrays have {total} bytes")
+        raise PeerLost(f"its arrays have {total} bytes")
     prepared = {}
     for name, stream in reply.prepared.items():
         arrays = {part: _receive_array(sock, getattr(stream, part), deadline) for part in _PARTS}
         prepared[name] = Prepared(rows=stream.rows, columns=stream.columns, **arrays)
-    return Decoded(prepared, reply.streams, reply.decode_s, reply.preprocess_s)
+    return DecodeResult(prepared, reply.streams, reply.decode_s, reply.preprocess_s)
 
 
 def _receive_array(sock: socket.socket, described: _Array, deadline: Deadline) -> NDArray[Any]:
@@ -277,7 +282,7 @@ def _receive_head(sock: socket.socket, deadline: Deadline) -> bytes:
     _receive_into(sock, memoryview(length), deadline)
     (size,) = _LENGTH.unpack(length)
     if size > _MAX_HEAD:
-        raise Lost(f"a head of {size} bytes")
+        raise PeerLost(f"a head of {size} bytes")
     head = bytearray(size)
     _receive_into(sock, memoryview(head), deadline)
     return bytes(head)
@@ -287,5 +292,5 @@ def _receive_into(sock: socket.socket, buffer: memoryview, deadline: Deadline) -
     while buffer:
         count = deadline.wait(partial(sock.recv_into, buffer), sock)
         if not count:
-            raise Lost("it has gone")
+            raise PeerLost("it has gone")
         buffer = buffer[count:]

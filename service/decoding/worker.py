@@ -61,16 +61,16 @@ def run_fork_server(control: socket.socket, seccomp_required: bool) -> None:
         _reap(children)
         if not ready:
             continue
-        order, fds, _, _ = socket.recv_fds(control, wire.ORDER.size, 2)
-        if len(order) < wire.ORDER.size:
+        order, fds, _, _ = socket.recv_fds(control, wire.COMMAND.size, 2)
+        if len(order) < wire.COMMAND.size:
             break
-        kind, number, seconds = wire.ORDER.unpack(order)
+        kind, number, seconds = wire.COMMAND.unpack(order)
         if kind == wire.KILL:
             if number in children:  # ours and not reaped: it can be no other process
                 os.kill(number, signal.SIGKILL)
             continue
         if kind == wire.HEARTBEAT:
-            control.sendall(wire.ANSWER.pack(layers))
+            control.sendall(wire.REPLY.pack(layers))
             continue
         pid = os.fork()
         if not pid:
@@ -82,7 +82,7 @@ def run_fork_server(control: socket.socket, seccomp_required: bool) -> None:
         for fd in fds:
             os.close(fd)
         children.add(pid)
-        control.sendall(wire.ANSWER.pack(pid))
+        control.sendall(wire.REPLY.pack(pid))
     for pid in children:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
@@ -100,17 +100,17 @@ def _work(sock: socket.socket, confine: Callable[[], object], cpu_s: float) -> N
     try:
         confine()
         while True:
-            files, wanted = wire.receive_job(sock)
+            files, wanted = wire.receive_request(sock)
             sandbox.limit_cpu(cpu_s)
             try:
-                wire.send_decoded(sock, decode(files, wanted), wanted.canvas)
+                wire.send_result(sock, decode(files, wanted), wanted.canvas)
             except Problem as problem:
                 wire.send_problem(sock, problem)
             except MemoryError:
                 detail = "The files need more memory than there is for them."
                 wire.send_problem(sock, Problem(Error.TOO_LARGE, detail))
             del files
-    except (wire.Lost, sandbox.Orphaned):
+    except (wire.PeerLost, sandbox.Orphaned):
         code = 0
     except BaseException:
         with suppress(BaseException):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar, cast
 
+from service.classification.inputs import InputFiles
 from service.errors import Error, Problem
 from service.http.uploads import Fields, Form
 
@@ -40,16 +41,6 @@ FIELDS = Fields(files=FILES.keys(), values=VALUES.keys())
 
 
 @dataclass(frozen=True)
-class Media:
-    """The files of one request, as they came. Either `clip` alone or any of the others."""
-
-    clip: bytes | None = None
-    video: bytes | None = None
-    audio: bytes | None = None
-    frames: tuple[bytes, ...] = ()
-
-
-@dataclass(frozen=True)
 class Options:
     """What is asked about the media. `steps` and `top_k` are None where not given; `degrade`:
     whether T may be lowered under load."""
@@ -60,7 +51,7 @@ class Options:
     degrade: bool = True
 
 
-def interpret(form: Form, *, max_steps: int, max_frames: int) -> tuple[Media, Options]:
+def interpret(form: Form, *, max_steps: int, max_frames: int) -> tuple[InputFiles, Options]:
     """Check the fields alone and together. Raises Problem INVALID_FIELD, UNUSABLE or TOO_LARGE."""
     options = Options(
         steps=_count(form, "steps", max_steps),
@@ -71,7 +62,7 @@ def interpret(form: Form, *, max_steps: int, max_frames: int) -> tuple[Media, Op
     return _media(form, max_frames), options
 
 
-def _media(form: Form, max_frames: int) -> Media:
+def _media(form: Form, max_frames: int) -> InputFiles:
     given = [name for name in FILES if name in form.files]
     if not given:
         raise Problem(Error.INVALID_FIELD, f"There is no file: {WANTED}.", field="clip")
@@ -91,7 +82,7 @@ def _media(form: Form, max_frames: int) -> Media:
         if not picture:
             detail = f"Picture {number} of `frames` is an empty file."
             raise Problem(Error.UNUSABLE, detail, field="frames")
-    return Media(
+    return InputFiles(
         clip=_file(form, "clip"),
         video=_file(form, "video"),
         audio=_file(form, "audio"),

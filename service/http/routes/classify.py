@@ -12,11 +12,12 @@ from starlette.responses import Response
 from model.media.types import Limits
 from service.classification import answer
 from service.classification.encode import encoded
+from service.classification.inputs import InputFiles
 from service.classification.schemas import Classification
-from service.decoding.job import Decoded, Wanted
+from service.decoding.job import DecodeRequest, DecodeResult
 from service.errors import Error
 from service.http.disconnect import while_wanted
-from service.http.form import ATTENTION_DETAILS, FIELDS, FILES, VALUES, Media, Options, interpret
+from service.http.form import ATTENTION_DETAILS, FIELDS, FILES, VALUES, Options, interpret
 from service.http.routes.responses import problems
 from service.http.state import State, account_of, state_of
 from service.http.uploads import UploadLimits, check_encoding, read_form
@@ -106,7 +107,7 @@ async def _classify(request: Request, name: str) -> Response:
 
 
 async def _answer(
-    request: Request, state: State, model: Model, files: Media, options: Options
+    request: Request, state: State, model: Model, files: InputFiles, options: Options
 ) -> Classification:
     """Take a place, decode, run with whoever else is there, and explain."""
     started = time.perf_counter()
@@ -114,7 +115,7 @@ async def _answer(
     with model.batcher.place() as place:
         steps = _steps(state.settings, model, options)
         limits, canvas = media_limits(state.settings), options.attention == "overlay"
-        wanted = Wanted.of(model.card, steps, limits, canvas)
+        wanted = DecodeRequest.from_card(model.card, steps, limits, canvas)
         account.notes["steps"] = steps
         with account.attempt("decode"):
             decoded = await state.decoders.decode(files, wanted)
@@ -153,7 +154,7 @@ def _steps(settings: Settings, model: Model, options: Options) -> int:
     return shed(model.card.steps, settings.shed_steps, model.batcher.pressure)
 
 
-def _reading(decoded: Decoded, seconds: float) -> tuple[tuple[str, float], ...]:
+def _reading(decoded: DecodeResult, seconds: float) -> tuple[tuple[str, float], ...]:
     """The stages of reading files in `seconds` together; the first waits for a process."""
     waited = max(0.0, seconds - decoded.decode_s - decoded.preprocess_s)
     return (

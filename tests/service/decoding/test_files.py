@@ -14,10 +14,10 @@ from model.checkpoint import Card
 from model.config import Config
 from model.media.reader import Limits
 from service.classification.encode import encoded
+from service.classification.inputs import InputFiles
 from service.decoding.files import decode
-from service.decoding.job import Decoded, Wanted
+from service.decoding.job import DecodeRequest, DecodeResult
 from service.errors import Error, Problem
-from service.http.form import Media
 from tests.model.made import Bytes, quadrants, sound_file, tracks
 from tests.model.made import clip as made_clip
 from tests.service import checkpoints
@@ -33,22 +33,22 @@ def only(stream: str) -> Card:
     return checkpoints.card(config=config, streams={stream: SPECS[stream]})
 
 
-def decoded(files: Media, card: Card = BOTH, limits: Limits = Limits()) -> Decoded:  # noqa: B008
-    return decode(files, Wanted.of(card, STEPS, limits))
+def decoded(files: InputFiles, card: Card = BOTH, limits: Limits = Limits()) -> DecodeResult:  # noqa: B008
+    return decode(files, DecodeRequest.from_card(card, STEPS, limits))
 
 
-def inputs(files: Media, card: Card = BOTH) -> dict[str, Tensor]:
+def inputs(files: InputFiles, card: Card = BOTH) -> dict[str, Tensor]:
     return encoded(decoded(files, card).prepared, card, STEPS)
 
 
-def refused(files: Media, card: Card = BOTH) -> Problem:
+def refused(files: InputFiles, card: Card = BOTH) -> Problem:
     with pytest.raises(Problem) as caught:
         decoded(files, card)
     return caught.value
 
 
 def test_a_clip_becomes_what_the_network_takes(clip: bytes) -> None:
-    found = decoded(Media(clip=clip))
+    found = decoded(InputFiles(clip=clip))
     tensors = encoded(found.prepared, BOTH, STEPS)
     assert {name: tuple(x.shape) for name, x in tensors.items()} == {
         "audio": (1, SPECS["audio"].channels, *SPECS["audio"].size),
@@ -62,31 +62,35 @@ def test_a_clip_becomes_what_the_network_takes(clip: bytes) -> None:
 @pytest.mark.parametrize("encoding", ["rate", "latency"])
 def test_a_card_that_asks_for_spikes_gets_them_at_every_step(clip: bytes, encoding: str) -> None:
     card = checkpoints.card(encoding=encoding)
-    found = inputs(Media(clip=clip), card)
+    found = inputs(InputFiles(clip=clip), card)
     for x in found.values():
         assert len(x) == STEPS
         assert set(x.unique().tolist()) <= {0.0, 1.0}
-    again = inputs(Media(clip=clip), card)
+    again = inputs(InputFiles(clip=clip), card)
     assert all(torch.equal(x, again[name]) for name, x in found.items())
 
 
 def test_a_stream_of_a_clip_that_is_not_needed_is_not_missed(clip: bytes) -> None:
-    assert set(inputs(Media(clip=without_sound(clip)), only("visual"))) == {"visual"}
-    assert set(inputs(Media(clip=wav(tone())), only("audio"))) == {"audio"}
+    assert set(inputs(InputFiles(clip=without_sound(clip)), only("visual"))) == {"visual"}
+    assert set(inputs(InputFiles(clip=wav(tone())), only("audio"))) == {"audio"}
 
 
 def test_a_file_that_the_checkpoint_has_no_stream_for_is_refused_by_name(clip: bytes) -> None:
     for files, card, field in (
-        (Media(video=clip, audio=clip), only("audio"), "video"),
-        (Media(video=clip, audio=clip), only("visual"), "audio"),
-        (Media(frames=(png(np.zeros((9, 9, 3), np.uint8)),), audio=clip), only("audio"), "frames"),
+        (InputFiles(video=clip, audio=clip), only("audio"), "video"),
+        (InputFiles(video=clip, audio=clip), only("visual"), "audio"),
+        (
+            InputFiles(frames=(png(np.zeros((9, 9, 3), np.uint8)),), audio=clip),
+            only("audio"),
+            "frames",
+        ),
     ):
         problem = refused(files, card)
         assert (problem.error, problem.field) == (Error.INVALID_FIELD, field)
 
 
 def test_nothing_to_classify_is_told_with_the_reason(clip: bytes) -> None:
-    problem = refused(Media(clip=without_sound(clip)), only("audio"))
+    problem = refused(InputFiles(clip=without_sound(clip)), only("audio"))
     assert (problem.error, problem.field) == (Error.UNUSABLE, "clip")
     assert "no sound" in problem.detail
 
@@ -94,7 +98,7 @@ def test_nothing_to_classify_is_told_with_the_reason(clip: bytes) -> None:
 def test_large_frames_share_the_limit_of_pixels() -> None:
     """As the frames of a video do: many large pictures would take gigabytes."""
     frames = tuple(png(np.roll(quadrants(80, 120), n, axis=1)) for n in range(8))
-    found = decoded(Media(frames=frames), limits=replace(Limits(), max_total_pixels=2400))
+    found = decoded(InputFiles(frames=frames), limits=replace(Limits(), max_total_pixels=2400))
     visual = found.streams["visual"]
     assert visual.width is not None
     assert visual.height is not None
@@ -106,7 +110,7 @@ def test_frames_that_are_not_needed_are_read_as_well() -> None:
     good = png(np.zeros((9, 9, 3), np.uint8))
     frames = [good] * 40
     frames[1] = good[:50]  # none of the four that are taken
-    problem = refused(Media(frames=tuple(frames)))
+    problem = refused(InputFiles(frames=tuple(frames)))
     assert (problem.error, problem.field) == (Error.UNUSABLE, "frames")
     assert "picture 2 of 40" in problem.detail
 
@@ -127,8 +131,8 @@ STRICT = checkpoints.card(missing_streams=False)
 
 
 def test_a_silent_sound_is_not_used_and_the_answer_is_that_without_it(clip: bytes) -> None:
-    alone = decoded(Media(video=clip))
-    result = decoded(Media(video=clip, audio=wav(silent())))
+    alone = decoded(InputFiles(video=clip))
+    result = decoded(InputFiles(video=clip, audio=wav(silent())))
     assert set(result.prepared) == {"visual"}
     np.testing.assert_array_equal(result.prepared["visual"].tensor, alone.prepared["visual"].tensor)
     audio = result.streams["audio"]
@@ -140,7 +144,7 @@ def test_a_silent_sound_is_not_used_and_the_answer_is_that_without_it(clip: byte
 @pytest.mark.parametrize("colour", [0, 90, 255])
 def test_blank_pictures_are_not_used(colour: int) -> None:
     pages = frames_of(*[np.full((48, 64, 3), colour, np.uint8)] * 3)
-    result = decoded(Media(frames=pages, audio=wav(tone())))
+    result = decoded(InputFiles(frames=pages, audio=wav(tone())))
     assert set(result.prepared) == {"audio"}
     visual = result.streams["visual"]
     assert not visual.used
@@ -149,7 +153,7 @@ def test_blank_pictures_are_not_used(colour: int) -> None:
 
 
 def test_a_checkpoint_that_needs_all_streams_keeps_those_that_carry_nothing() -> None:
-    result = decoded(Media(frames=frames_of(BLANK), audio=wav(silent())), STRICT)
+    result = decoded(InputFiles(frames=frames_of(BLANK), audio=wav(silent())), STRICT)
     assert set(result.prepared) == {"audio", "visual"}
     assert all(stream.used for stream in result.streams.values())
 
@@ -157,15 +161,18 @@ def test_a_checkpoint_that_needs_all_streams_keeps_those_that_carry_nothing() ->
 @pytest.mark.parametrize(
     ("files", "field"),
     [
-        (Media(frames=frames_of(BLANK), audio=wav(silent())), "audio"),
-        (Media(audio=wav(silent())), "audio"),
-        (Media(frames=frames_of(BLANK)), "frames"),
-        (Media(clip=made_clip(frames=[BLANK] * 3, sound=np.zeros((1, 9600), np.float32))), "clip"),
+        (InputFiles(frames=frames_of(BLANK), audio=wav(silent())), "audio"),
+        (InputFiles(audio=wav(silent())), "audio"),
+        (InputFiles(frames=frames_of(BLANK)), "frames"),
+        (
+            InputFiles(clip=made_clip(frames=[BLANK] * 3, sound=np.zeros((1, 9600), np.float32))),
+            "clip",
+        ),
     ],
     ids=["both", "sound alone", "pictures alone", "clip"],
 )
 def test_where_no_stream_carries_anything_there_is_nothing_to_classify(
-    files: Media, field: str
+    files: InputFiles, field: str
 ) -> None:
     problem = refused(files)
     assert (problem.error, problem.field) == (Error.UNUSABLE, field)
@@ -181,10 +188,10 @@ def test_it_is_said_how_channels_were_mixed(
     gains: tuple[float, ...], channels: int, mixed: str | None
 ) -> None:
     sound = np.outer(gains, tone()).astype(np.float32)
-    result = decoded(Media(audio=sound_file(sound, 16_000)))
+    result = decoded(InputFiles(audio=sound_file(sound, 16_000)))
     assert result.streams["audio"].channels == channels
     assert result.streams["audio"].mixed == mixed
-    one = decoded(Media(audio=sound_file(sound[:1], 16_000)))
+    one = decoded(InputFiles(audio=sound_file(sound[:1], 16_000)))
     np.testing.assert_allclose(
         result.prepared["audio"].tensor, one.prepared["audio"].tensor, atol=2e-2
     )
@@ -192,7 +199,7 @@ def test_it_is_said_how_channels_were_mixed(
 
 def test_it_is_said_which_of_several_sound_tracks_was_taken() -> None:
     sound = tone().astype(np.float32)[None]
-    one = decoded(Media(clip=tracks([sound]))).streams["audio"]
+    one = decoded(InputFiles(clip=tracks([sound]))).streams["audio"]
     assert (one.track, one.tracks) == (None, None)
-    several = decoded(Media(clip=tracks([np.zeros_like(sound), sound]))).streams["audio"]
+    several = decoded(InputFiles(clip=tracks([np.zeros_like(sound), sound]))).streams["audio"]
     assert (several.used, several.track, several.tracks) == (True, 2, 2)

@@ -23,15 +23,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.media.reader import Limits
+from service.classification.inputs import InputFiles
 from service.decoding import pool
 from service.decoding.files import decode
 from service.decoding.fork_server import DecodeLimits
-from service.decoding.job import Decoded, Wanted
+from service.decoding.job import DecodeRequest, DecodeResult
 from service.decoding.pool import DecoderPool
 from service.decoding.proc_status import _ASLEEP_LOOKS, ProcStatus, Unresponsive
 from service.decoding.process import Process
 from service.errors import Error, Problem
-from service.http.form import Media
 from service.settings import MIB
 from tests.model import costly, made
 from tests.service import checkpoints
@@ -40,11 +40,11 @@ from tests.service.media_files import png, tone, wav
 from tests.service.running_server import wait_until
 
 CARD = checkpoints.card()
-WANTED = Wanted.of(CARD, STEPS)
+WANTED = DecodeRequest.from_card(CARD, STEPS)
 GENEROUS = DecodeLimits(seconds=60, memory_bytes=1 << 30)
 #: Takes a process some 20 s where it is let: these limits let it.
-SLOW = Media(clip=costly.gif(1500, 1500, 20_000))
-PATIENT = Wanted.of(
+SLOW = InputFiles(clip=costly.gif(1500, 1500, 20_000))
+PATIENT = DecodeRequest.from_card(
     CARD,
     STEPS,
     replace(
@@ -68,23 +68,23 @@ def started(limits: DecodeLimits = GENEROUS, workers: int = 1) -> Iterator[Decod
 
 
 def run(
-    decoders: DecoderPool, *jobs: Media, wanted: Wanted = WANTED
-) -> list[Decoded | BaseException]:
+    decoders: DecoderPool, *jobs: InputFiles, wanted: DecodeRequest = WANTED
+) -> list[DecodeResult | BaseException]:
     """What came of each job; all are given at once."""
 
-    async def scenario() -> list[Decoded | BaseException]:
+    async def scenario() -> list[DecodeResult | BaseException]:
         tasks = (decoders.decode(job, wanted) for job in jobs)
         return await asyncio.gather(*tasks, return_exceptions=True)
 
     return asyncio.run(scenario())
 
 
-def good(found: Decoded | BaseException) -> Decoded:
-    assert isinstance(found, Decoded), found
+def good(found: DecodeResult | BaseException) -> DecodeResult:
+    assert isinstance(found, DecodeResult), found
     return found
 
 
-def problem(found: Decoded | BaseException) -> Problem:
+def problem(found: DecodeResult | BaseException) -> Problem:
     assert isinstance(found, Problem), found
     return found
 
@@ -156,7 +156,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def test_what_comes_back_is_what_decoding_here_gives(clip: bytes) -> None:
-    files = Media(clip=clip)
+    files = InputFiles(clip=clip)
     here = decode(files, WANTED)
     with started() as decoders:
         there = good(run(decoders, files)[0])
@@ -177,7 +177,7 @@ def test_a_request_that_is_alone_gets_the_same_frames_by_several_threads(
     kind: str, codec: str
 ) -> None:
     frames = [np.roll(made.quadrants(), n, axis=1) for n in range(40)]
-    files = Media(clip=made.clip(kind, codec, frames, group=10, sound=made.tone(1, 48_000),
+    files = InputFiles(clip=made.clip(kind, codec, frames, group=10, sound=made.tone(1, 48_000),
                                  sound_codec="libopus"))  # fmt: skip
     with started(workers=4) as decoders:
         there = good(run(decoders, files)[0]).prepared["visual"]
@@ -188,8 +188,8 @@ def test_a_request_that_is_alone_gets_the_same_frames_by_several_threads(
 
 def test_the_canvas_stays_away_where_nothing_is_drawn(clip: bytes) -> None:
     with started() as decoders:
-        wanted = Wanted.of(CARD, STEPS, canvas=False)
-        found = good(run(decoders, Media(clip=clip), wanted=wanted)[0])
+        wanted = DecodeRequest.from_card(CARD, STEPS, canvas=False)
+        found = good(run(decoders, InputFiles(clip=clip), wanted=wanted)[0])
     assert all(stream.canvas.size == 0 for stream in found.prepared.values())
 
 
@@ -198,22 +198,24 @@ def test_every_kind_of_upload_is_read_by_a_confined_process(
 ) -> None:
     """What a library loads at first use it can no longer load: each codec is tried as the first."""
     picture = png(made.quadrants(40, 30))
-    jobs = {name: Media(clip=data) for name, data in media_examples.items()}
-    jobs["files"] = Media(video=clip, audio=wav(tone()))
-    jobs["frames"] = Media(frames=(picture,) * 5, audio=clip)
+    jobs = {name: InputFiles(clip=data) for name, data in media_examples.items()}
+    jobs["files"] = InputFiles(video=clip, audio=wav(tone()))
+    jobs["frames"] = InputFiles(frames=(picture,) * 5, audio=clip)
     with started() as decoders:
         for name, job in jobs.items():
-            assert isinstance(run(decoders, job)[0], Decoded), name
+            assert isinstance(run(decoders, job)[0], DecodeResult), name
             os.kill(idle_pid(decoders), signal.SIGKILL)
 
 
 def test_what_is_wrong_with_a_file_is_told_as_if_it_were_read_here() -> None:
     with started() as decoders:
-        refused, large = run(decoders, Media(clip=b"not a clip" * 9), Media(audio=wav(tone())))
+        refused, large = run(
+            decoders, InputFiles(clip=b"not a clip" * 9), InputFiles(audio=wav(tone()))
+        )
         assert problem(refused).error is Error.UNKNOWN_FORMAT
         assert problem(refused).field == "clip"
-        short = Wanted.of(CARD, STEPS, replace(Limits(), max_duration_s=0.01))
-        (long,) = run(decoders, Media(audio=wav(tone())), wanted=short)
+        short = DecodeRequest.from_card(CARD, STEPS, replace(Limits(), max_duration_s=0.01))
+        (long,) = run(decoders, InputFiles(audio=wav(tone())), wanted=short)
         assert problem(long).error is Error.TOO_LARGE
         assert good(large).streams["audio"].used
         assert decoders.restarts == 0
@@ -221,17 +223,17 @@ def test_what_is_wrong_with_a_file_is_told_as_if_it_were_read_here() -> None:
 
 def test_a_process_that_is_killed_between_two_jobs_costs_none(clip: bytes) -> None:
     with started() as decoders:
-        good(run(decoders, Media(clip=clip))[0])
+        good(run(decoders, InputFiles(clip=clip))[0])
         os.kill(idle_pid(decoders), signal.SIGKILL)
-        good(run(decoders, Media(clip=clip))[0])
+        good(run(decoders, InputFiles(clip=clip))[0])
         assert decoders.restarts == 1
 
 
 def test_a_fork_server_that_is_killed_is_started_again(clip: bytes) -> None:
     with started() as decoders:
-        good(run(decoders, Media(clip=clip))[0])
+        good(run(decoders, InputFiles(clip=clip))[0])
         os.kill(fork_server_pid(decoders), signal.SIGKILL)
-        good(run(decoders, Media(clip=clip))[0])
+        good(run(decoders, InputFiles(clip=clip))[0])
 
 
 def test_keys_are_not_in_the_environment_of_who_reads_uploads(
@@ -241,7 +243,7 @@ def test_keys_are_not_in_the_environment_of_who_reads_uploads(
     monkeypatch.setenv("SCMRL_API_KEYS", "anna:q7Zt4mXv9RkB2wLc8NpY")
     monkeypatch.setenv("SCMRL_ADMIN_KEY", "q7Zt4mXv9RkB2wLc8NpY")
     with started() as decoders:
-        good(run(decoders, Media(clip=clip))[0])
+        good(run(decoders, InputFiles(clip=clip))[0])
         try:
             environment = Path(f"/proc/{fork_server_pid(decoders)}/environ").read_bytes()
         except PermissionError:
@@ -252,7 +254,7 @@ def test_keys_are_not_in_the_environment_of_who_reads_uploads(
 
 def test_a_file_that_takes_too_long_is_to_blame_and_costs_no_other(clip: bytes) -> None:
     with started(DecodeLimits(seconds=1, memory_bytes=1 << 30)) as decoders:
-        slow, after = run(decoders, SLOW, Media(clip=clip), wanted=PATIENT)
+        slow, after = run(decoders, SLOW, InputFiles(clip=clip), wanted=PATIENT)
         assert problem(slow).error is Error.DECODE_TIMEOUT
         assert problem(slow).field == "clip"
         good(after)
@@ -262,16 +264,16 @@ def test_a_file_that_takes_too_long_is_to_blame_and_costs_no_other(clip: bytes) 
 def test_processes_that_are_stopped_cost_a_retry_and_no_file(clip: bytes) -> None:
     with started(workers=2) as decoders:
         while len(decoders._idle) < 2:
-            run(decoders, *[Media(clip=clip)] * 4)
+            run(decoders, *[InputFiles(clip=clip)] * 4)
         for process in decoders._idle:
             os.kill(process.pid, signal.SIGSTOP)
-        for decoded in run(decoders, Media(clip=clip), Media(clip=clip)):
+        for decoded in run(decoders, InputFiles(clip=clip), InputFiles(clip=clip)):
             good(decoded)
         assert decoders.restarts == 2
 
 
 def test_a_process_that_is_stopped_while_it_reads_costs_a_retry(clip: bytes) -> None:
-    async def scenario(decoders: DecoderPool) -> Decoded:
+    async def scenario(decoders: DecoderPool) -> DecodeResult:
         reading = asyncio.create_task(decoders.decode(SLOW, PATIENT))
         await asyncio.to_thread(wait_until, lambda: cpu_ticks(busy_pid(decoders)) > 20)
         first = busy_pid(decoders)
@@ -279,7 +281,7 @@ def test_a_process_that_is_stopped_while_it_reads_costs_a_retry(clip: bytes) -> 
         await asyncio.to_thread(wait_until, lambda: busy_pid(decoders) not in (None, first))
         reading.cancel()
         await asyncio.wait([reading])
-        return await decoders.decode(Media(clip=clip), WANTED)
+        return await decoders.decode(InputFiles(clip=clip), WANTED)
 
     with started() as decoders:
         good(asyncio.run(scenario(decoders)))
@@ -298,20 +300,20 @@ def test_files_are_not_to_blame_where_no_process_begins(
 
     monkeypatch.setattr(DecoderPool, "_fork", stopped)
     with started() as decoders:
-        (refused,) = run(decoders, Media(clip=clip))
+        (refused,) = run(decoders, InputFiles(clip=clip))
         assert problem(refused).error is Error.NOT_READY
         assert problem(refused).field is None
 
 
 def test_a_heartbeat_finds_idle_processes_that_are_stopped(clip: bytes) -> None:
     with started() as decoders:
-        good(run(decoders, Media(clip=clip))[0])
+        good(run(decoders, InputFiles(clip=clip))[0])
         assert decoders._reap_idle() == 0
         stopped = idle_pid(decoders)
         os.kill(stopped, signal.SIGSTOP)
         assert decoders._reap_idle() == 1
         assert not decoders._idle
-        good(run(decoders, Media(clip=clip))[0])
+        good(run(decoders, InputFiles(clip=clip))[0])
         assert decoders.restarts == 1
 
 
@@ -351,14 +353,14 @@ def test_processes_that_all_read_long_are_trouble_and_one_of_two_is_none() -> No
         assert decoders.not_ready_reason(0.05) is None
 
     with started(workers=2) as decoders:
-        good(run(decoders, Media(audio=wav(tone())))[0])
+        good(run(decoders, InputFiles(audio=wav(tone())))[0])
         asyncio.run(scenario(decoders))
 
 
 def test_memory_beyond_the_limit_is_refused_and_the_process_goes_on(clip: bytes) -> None:
     large = png(np.zeros((5000, 5000, 3), np.uint8))
     with started(DecodeLimits(seconds=60, memory_bytes=64 * MIB)) as decoders:
-        refused, fine = run(decoders, Media(frames=(large,)), Media(clip=clip))
+        refused, fine = run(decoders, InputFiles(frames=(large,)), InputFiles(clip=clip))
         assert problem(refused).error in (Error.TOO_LARGE, Error.UNUSABLE)
         assert problem(refused).field in ("frames", None)
         good(fine)
@@ -370,14 +372,16 @@ def test_a_file_that_kills_its_decoder_is_blamed_once_tried_twice(
     """A worker that dies of this job stands for a decoder with a hole in it."""
     die = Process.decode
 
-    def deadly(process: Process, files: Media, wanted: Wanted, seconds: float) -> Decoded:
+    def deadly(
+        process: Process, files: InputFiles, wanted: DecodeRequest, seconds: float
+    ) -> DecodeResult:
         if files.audio:
             os.kill(process.pid, signal.SIGSEGV)
         return die(process, files, wanted, seconds)
 
     monkeypatch.setattr(Process, "decode", deadly)
     with started(workers=2) as decoders:
-        blamed, fine = run(decoders, Media(audio=wav(tone())), Media(clip=clip))
+        blamed, fine = run(decoders, InputFiles(audio=wav(tone())), InputFiles(clip=clip))
         assert problem(blamed).error is Error.UNUSABLE
         assert problem(blamed).field == "audio"
         good(fine)
@@ -389,7 +393,7 @@ def test_what_was_cancelled_while_it_waited_is_never_run(clip: bytes) -> None:
         first = asyncio.create_task(decoders.decode(SLOW, PATIENT))
         await asyncio.to_thread(wait_until, lambda: busy_pid(decoders) is not None)
         (process,) = decoders._reading
-        second = asyncio.create_task(decoders.decode(Media(clip=clip), WANTED))
+        second = asyncio.create_task(decoders.decode(InputFiles(clip=clip), WANTED))
         await asyncio.sleep(0.1)
         second.cancel()
         await asyncio.wait([second])
@@ -405,7 +409,7 @@ def test_what_was_cancelled_while_it_waited_is_never_run(clip: bytes) -> None:
 
 
 def test_a_job_that_is_cancelled_while_it_is_read_ends_its_process(clip: bytes) -> None:
-    async def scenario(decoders: DecoderPool) -> tuple[int, Decoded]:
+    async def scenario(decoders: DecoderPool) -> tuple[int, DecodeResult]:
         slow = asyncio.create_task(decoders.decode(SLOW, PATIENT))
         await asyncio.to_thread(wait_until, lambda: cpu_ticks(busy_pid(decoders)) > 5)
         pid = busy_pid(decoders)
@@ -414,7 +418,7 @@ def test_a_job_that_is_cancelled_while_it_is_read_ends_its_process(clip: bytes) 
         await asyncio.wait([slow])
         assert slow.cancelled()
         assert not decoders._reading, "a request goes before its process's place is free"
-        return pid, await decoders.decode(Media(clip=clip), WANTED)
+        return pid, await decoders.decode(InputFiles(clip=clip), WANTED)
 
     with started() as decoders:
         pid, decoded = asyncio.run(scenario(decoders))
@@ -445,7 +449,7 @@ def test_files_of_a_cancelled_job_are_let_go_while_it_is_in_the_queue(clip: byte
     async def scenario(decoders: DecoderPool) -> None:
         first = asyncio.create_task(decoders.decode(SLOW, PATIENT))
         await asyncio.to_thread(wait_until, lambda: busy_pid(decoders) is not None)
-        files = Media(clip=clip)
+        files = InputFiles(clip=clip)
         gone = weakref.ref(files)
         queued = asyncio.create_task(decoders.decode(files, WANTED))
         del files
@@ -473,9 +477,9 @@ def test_a_heartbeat_leaves_no_more_processes_than_there_may_be(
 
         def slow(process: Process) -> None:
             heartbeat(process)
-            good(run(decoders, Media(clip=clip))[0])  # which finds no idle process
+            good(run(decoders, InputFiles(clip=clip))[0])  # which finds no idle process
 
-        good(run(decoders, Media(clip=clip))[0])
+        good(run(decoders, InputFiles(clip=clip))[0])
         monkeypatch.setattr(Process, "heartbeat", slow)
         for _ in range(3):
             assert decoders._reap_idle() == 0
@@ -489,18 +493,20 @@ def test_files_are_not_to_blame_where_the_fork_server_is_lost_with_their_process
 ) -> None:
     read = Process.decode
 
-    def lost(process: Process, files: Media, wanted: Wanted, seconds: float) -> Decoded:
+    def lost(
+        process: Process, files: InputFiles, wanted: DecodeRequest, seconds: float
+    ) -> DecodeResult:
         os.kill(fork_server_pid(decoders), signal.SIGKILL)
         wait_until(lambda: process.gone)
         return read(process, files, wanted, seconds)
 
     with started() as decoders:
-        good(run(decoders, Media(clip=clip))[0])
+        good(run(decoders, InputFiles(clip=clip))[0])
         with monkeypatch.context() as patched:
             patched.setattr(Process, "decode", lost)
-            (refused,) = run(decoders, Media(clip=clip))
+            (refused,) = run(decoders, InputFiles(clip=clip))
         assert problem(refused).error is Error.NOT_READY
-        good(run(decoders, Media(clip=clip))[0])
+        good(run(decoders, InputFiles(clip=clip))[0])
 
 
 @given(delays=st.lists(st.floats(0, 0.06), min_size=1, max_size=6))
@@ -509,17 +515,17 @@ def test_jobs_that_are_cancelled_at_any_moment_leave_the_others_alone(
     shared_decoders: DecoderPool, clip: bytes, delays: list[float]
 ) -> None:
     async def scenario() -> None:
-        kept = [asyncio.create_task(shared_decoders.decode(Media(clip=clip), WANTED))]
+        kept = [asyncio.create_task(shared_decoders.decode(InputFiles(clip=clip), WANTED))]
         cancelled = []
         for delay in delays:
-            task = asyncio.create_task(shared_decoders.decode(Media(clip=clip), WANTED))
+            task = asyncio.create_task(shared_decoders.decode(InputFiles(clip=clip), WANTED))
             asyncio.get_running_loop().call_later(delay, task.cancel)
             cancelled.append(task)
-        kept.append(asyncio.create_task(shared_decoders.decode(Media(clip=clip), WANTED)))
+        kept.append(asyncio.create_task(shared_decoders.decode(InputFiles(clip=clip), WANTED)))
         for decoded in await asyncio.gather(*kept):
             good(decoded)
         for decoded_or_none in await asyncio.gather(*cancelled, return_exceptions=True):
-            assert isinstance(decoded_or_none, Decoded | asyncio.CancelledError)
+            assert isinstance(decoded_or_none, DecodeResult | asyncio.CancelledError)
         assert not shared_decoders._reading
 
     asyncio.run(scenario())
@@ -538,7 +544,7 @@ def test_descriptors_above_1023_are_no_hindrance(clip: bytes) -> None:
             opened.callback(os.close, copy)
         opened.callback(os.close, copy)
         decoders = opened.enter_context(started())
-        good(run(decoders, Media(clip=clip))[0])
+        good(run(decoders, InputFiles(clip=clip))[0])
 
 
 def test_processes_are_replaced_before_what_leaks_adds_up(
@@ -548,7 +554,7 @@ def test_processes_are_replaced_before_what_leaks_adds_up(
     with started() as decoders:
         pids = set()
         for _ in range(4):
-            good(run(decoders, Media(clip=clip))[0])
+            good(run(decoders, InputFiles(clip=clip))[0])
             if decoders._idle:
                 pids.add(idle_pid(decoders))
         assert len(pids) == 2
@@ -557,7 +563,7 @@ def test_processes_are_replaced_before_what_leaks_adds_up(
 
 def test_nothing_is_left_when_it_stops(clip: bytes) -> None:
     with started(workers=2) as decoders:
-        run(decoders, *[Media(clip=clip)] * 4)
+        run(decoders, *[InputFiles(clip=clip)] * 4)
         parent = fork_server_pid(decoders)
         workers = children_of(parent)
         assert workers

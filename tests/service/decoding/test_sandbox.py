@@ -15,11 +15,11 @@ from typing import Literal
 import httpx
 import pytest
 
+from service.classification.inputs import InputFiles
 from service.decoding import sandbox, syscalls
 from service.decoding.pool import DecodeLimits
 from service.decoding.sandbox import Layers
 from service.errors import Error
-from service.http.form import Media
 from service.settings import MIB
 from tests.conftest import ROOT
 from tests.service.decoding.test_pool import good, problem, run, started
@@ -220,7 +220,7 @@ def test_files_are_read_without_seccomp_unless_it_is_required(
     for name, value in no_libseccomp.items():
         monkeypatch.setenv(name, value)
     with started(DecodeLimits(60, 1024 * MIB, setting)) as decoders:
-        (result,) = run(decoders, Media(clip=clip))
+        (result,) = run(decoders, InputFiles(clip=clip))
         if setting == "required":
             assert problem(result).error is Error.NOT_READY
             assert decoders.sandbox_layers is None

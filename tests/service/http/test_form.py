@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from service.classification.inputs import InputFiles
 from service.errors import Error, Problem
-from service.http.form import Media, Options, interpret
+from service.http.form import Options, interpret
 from service.http.uploads import Form
 
 
 def ask(
     values: dict[str, list[str]] | None = None, files: dict[str, list[bytes]] | None = None
-) -> tuple[Media, Options]:
+) -> tuple[InputFiles, Options]:
     form = Form(values or {}, {"clip": [b"c"]} if files is None else files)
     return interpret(form, max_steps=64, max_frames=3)
 
@@ -25,7 +26,7 @@ def refused(
 
 
 def test_a_clip_alone_is_enough() -> None:
-    assert ask() == (Media(clip=b"c"), Options(steps=None, top_k=None, attention="grid"))
+    assert ask() == (InputFiles(clip=b"c"), Options(steps=None, top_k=None, attention="grid"))
 
 
 def test_values_are_read() -> None:
@@ -36,12 +37,12 @@ def test_values_are_read() -> None:
 @pytest.mark.parametrize(
     ("files", "media"),
     [
-        ({"video": [b"v"], "audio": [b"a"]}, Media(video=b"v", audio=b"a")),
-        ({"frames": [b"1", b"2"], "audio": [b"a"]}, Media(audio=b"a", frames=(b"1", b"2"))),
-        ({"audio": [b"a"]}, Media(audio=b"a")),
+        ({"video": [b"v"], "audio": [b"a"]}, InputFiles(video=b"v", audio=b"a")),
+        ({"frames": [b"1", b"2"], "audio": [b"a"]}, InputFiles(audio=b"a", frames=(b"1", b"2"))),
+        ({"audio": [b"a"]}, InputFiles(audio=b"a")),
     ],
 )
-def test_streams_may_come_apart(files: dict[str, list[bytes]], media: Media) -> None:
+def test_streams_may_come_apart(files: dict[str, list[bytes]], media: InputFiles) -> None:
     assert ask(files=files)[0] == media
 
 

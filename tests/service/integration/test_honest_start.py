@@ -15,11 +15,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service.classification.inputs import InputFiles
 from service.decoding import fork_server, pool
 from service.decoding.fork_server import DecodeLimits
 from service.decoding.pool import DecoderPool, DecodingUnavailable
 from service.decoding.stderr_tail import StderrTail, quoted
-from service.http.form import Media
 from service.settings import MIB
 from tests.conftest import ROOT
 from tests.service.decoding.test_pool import WANTED, fork_server_pid, good, run
@@ -105,7 +105,7 @@ def test_decoders_that_served_are_tried_on_and_come_back(impatient: Path, clip: 
             )
             assert not fatal
         wait_until(lambda: decoders.not_ready_reason(60) is None)
-        good(run(decoders, Media(clip=clip))[0])
+        good(run(decoders, InputFiles(clip=clip))[0])
     assert not fatal
 
 
@@ -154,11 +154,11 @@ def test_what_a_process_writes_before_it_dies_is_logged_once(
     clip: bytes, caplog: pytest.LogCaptureFixture, whom: str
 ) -> None:
     with watched([]) as decoders:
-        good(run(decoders, Media(clip=clip))[0])
+        good(run(decoders, InputFiles(clip=clip))[0])
         pid = fork_server_pid(decoders) if whom == "the fork server" else decoders._idle[-1].pid
         os.kill(pid, signal.SIGABRT)
         wait_until(lambda: decoders.restarts > 0)
-        good(run(decoders, Media(clip=clip))[0])
+        good(run(decoders, InputFiles(clip=clip))[0])
         wait_until(lambda: "Fatal Python error: Aborted" in caplog.text)
     assert caplog.text.count("Fatal Python error: Aborted") == 1
 
@@ -169,9 +169,12 @@ def test_what_is_written_about_files_is_not_logged(
     caplog.set_level(logging.INFO, "scmrl")
     with watched([]) as decoders:
         run(
-            decoders, Media(clip=clip), Media(clip=clip[:300]), Media(clip=b"\x89PNG\r\n\x1a\n" * 9)
+            decoders,
+            InputFiles(clip=clip),
+            InputFiles(clip=clip[:300]),
+            InputFiles(clip=b"\x89PNG\r\n\x1a\n" * 9),
         )
-        good(run(decoders, Media(clip=clip))[0])
+        good(run(decoders, InputFiles(clip=clip))[0])
     assert [m for m in caplog.messages if " are confined by " not in m] == []
 
 

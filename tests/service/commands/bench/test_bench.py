@@ -9,7 +9,7 @@ import pytest
 
 from model.media import reader
 from service.bench import load
-from service.bench.clips import MIX, ClipSpec, made
+from service.bench.clips import MIX, ClipSpec, render_clip
 from service.bench.load import Sent
 from service.bench.scaling import _growth
 
@@ -18,7 +18,7 @@ pytest.importorskip("aiohttp", reason="scmrl[bench] is not installed")
 
 @pytest.mark.parametrize("spec", [spec for spec, _ in MIX], ids=[spec.name for spec, _ in MIX])
 def test_its_clips_are_what_they_are_called(spec: ClipSpec) -> None:
-    clip = reader.read_clip(made(spec), 2)
+    clip = reader.read_clip(render_clip(spec), 2)
     assert clip.pictures is not None
     assert clip.sound is not None
     assert clip.pictures.frames[0].shape == (spec.height, spec.width, 3)
