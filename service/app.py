@@ -21,7 +21,7 @@ from service.classification.schemas import ErrorBody
 from service.decoding.fork_server import DecodeLimits
 from service.decoding.job import DecodeRequest
 from service.decoding.pool import DecoderPool, DecodingUnavailable
-from service.errors import Problem
+from service.errors import Problem, StartupError
 from service.http import error_responses
 from service.http.middleware import api_keys, trailing_slashes
 from service.http.middleware.access_log import AccessLog
@@ -29,11 +29,12 @@ from service.http.middleware.api_keys import KeyCheck
 from service.http.middleware.body_limit import BodyLimit
 from service.http.middleware.head_requests import HeadRequests
 from service.http.middleware.security_headers import SecurityHeaders, page_policy
-from service.http.routes import admin, classify, health, metrics, models
+from service.http.routes import admin, classify, health, metrics
+from service.http.routes import models as models_route
 from service.http.routes.responses import SCHEMA_NAME
 from service.http.state import State
 from service.inference import loading
-from service.inference.registry import Registry, StartupError
+from service.inference.model_server import ModelServer
 from service.keys import key_file
 from service.keys.keyring import Keyring
 from service.observability import traces
@@ -110,26 +111,26 @@ def create_app(
     def lose(error: Exception) -> None:
         fail(StartupError(f"the device is lost: {error}"))
 
-    registry = Registry(settings, lose)
+    models = ModelServer(settings, lose)
     workers = settings.decode_workers or cores.available()
     decoders = DecoderPool(workers, limits, lambda error: fail(StartupError(str(error))))
     connections = Connections(connections_within_file_limit(settings.max_connections, workers))
-    measured = Metrics(Live(registry, decoders, connections), VERSION)
-    state = State(settings, registry, decoders, connections, measured)
+    measured = Metrics(Live(models, decoders, connections), VERSION)
+    state = State(settings, models, decoders, connections, measured)
     tracing = traces.from_environment(VERSION)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         state.decoders.start()
-        for watch in (registry.watch, registry.watch_files, decoders.watch, keyring.watch):
+        for watch in (models.watch_workers, models.watch_files, decoders.watch, keyring.watch):
             threading.Thread(target=watch, name="scmrl-watch", daemon=True).start()
         loading = asyncio.create_task(_load(state, on_ready, fail))
         try:
             yield
         finally:
             keyring.stop()
-            await asyncio.to_thread(state.registry.stop)  # it waits for what runs
-            loading.cancel()  # its thread goes on, until it sees that the registry has stopped
+            await asyncio.to_thread(models.stop)  # it waits for what runs
+            loading.cancel()  # its thread goes on, until it sees that the service stops
             with suppress(asyncio.CancelledError):
                 await loading
             state.decoders.stop()
@@ -153,7 +154,13 @@ def create_app(
     _add_middleware(app, settings, keyring, state.metrics.measure, trace)
     app.state.refuse = SecurityHeaders(AccessLog(refuse, state.metrics.measure, trace))
     error_responses.install(app)
-    for router in (classify.router, models.router, admin.router, health.router, metrics.router):
+    for router in (
+        classify.router,
+        models_route.router,
+        admin.router,
+        health.router,
+        metrics.router,
+    ):
         app.include_router(router)
     _add_docs(app, start_keys)
     trailing_slashes.install(app)
@@ -206,7 +213,7 @@ async def _load(
         return  # the service is being stopped
     if can_answer:
         on_ready()
-    await in_thread(LOADING, state.registry.load_others)
+    await in_thread(LOADING, state.models.startup.load_others)
     gc.spare()
 
 
@@ -215,7 +222,7 @@ def _load_default(state: State) -> bool:
 
     Raises StartupError.
     """
-    state.registry.load_default()
+    state.models.startup.load_default()
     card = state.registry.get(state.registry.default_name).card
     try:
         return state.decoders.run_self_test(DecodeRequest.from_card(card, card.steps))

@@ -77,3 +77,14 @@ class Problem(Exception):
             "id": request_id,
         }
         return {name: value for name, value in members.items() if value is not None}
+
+
+class StartupError(Exception):
+    """The service cannot start, or cannot go on; the message says why, for the operator.
+
+    `misused`: a setting is to blame.
+    """
+
+    def __init__(self, message: str, *, misused: bool = False) -> None:
+        super().__init__(message)
+        self.misused = misused

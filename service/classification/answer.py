@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from service.classification import schemas
 from service.decoding.job import DecodeResult
 from service.http.form import Options
-from service.inference.batching import Ran
+from service.inference.batch_queue import InferenceResult
 
 if TYPE_CHECKING:
     from model.checkpoint import Card
@@ -23,7 +23,7 @@ class Parts:
     card: Card
     options: Options
     decoded: DecodeResult
-    ran: Ran
+    ran: InferenceResult
     steps: int
 
 

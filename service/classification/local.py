@@ -14,7 +14,7 @@ from service.classification.schemas import Classification
 from service.decoding.files import decode
 from service.decoding.job import DecodeRequest
 from service.http.form import Options
-from service.inference.batching import Ran
+from service.inference.batch_queue import InferenceResult
 
 if TYPE_CHECKING:
     from model.checkpoint import Card
@@ -45,7 +45,8 @@ class Classifier:
             steps=steps,
             explain=answer.asked(options),
         )
-        ran = Ran(output, batch_size=1, queue_s=0.0, inference_s=time.perf_counter() - ready)
+        inference_s = time.perf_counter() - ready
+        ran = InferenceResult(output, batch_size=1, queue_s=0.0, inference_s=inference_s)
         parts = answer.Parts(self.name, self.card, options, decoded, ran, steps)
         explained = answer.explained(parts)
         seconds = time.perf_counter() - started

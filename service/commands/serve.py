@@ -27,7 +27,7 @@ from service.server.listener import listen, raise_file_limit
 from service.settings import Settings, complaint, unknown_variables
 
 if TYPE_CHECKING:
-    from service.inference.registry import StartupError
+    from service.errors import StartupError
 
 log = logging.getLogger("scmrl.serve")
 
@@ -125,7 +125,7 @@ def run(settings: Settings) -> int:
         on_failure=fail,
     )
     server = server_of(app)
-    stopping = Stopping(server, app.state.scmrl.registry, settings, SIGNALS)
+    stopping = Stopping(server, app.state.scmrl.in_flight, settings, SIGNALS)
     server.handle_exit = stopping.on_signal  # type: ignore[method-assign]
 
     async def serve() -> None:

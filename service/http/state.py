@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from service.decoding.pool import DecoderPool
+from service.inference.in_flight import InFlight
+from service.inference.model_server import ModelServer
 from service.inference.registry import Registry
 from service.observability.metrics import Metrics
 from service.request_record import Account
@@ -19,10 +21,18 @@ class State:
     """The settings, checkpoints, decoders, connections and metrics of one running service."""
 
     settings: Settings
-    registry: Registry
+    models: ModelServer
     decoders: DecoderPool
     connections: Connections
     metrics: Metrics
+
+    @property
+    def registry(self) -> Registry:
+        return self.models.registry
+
+    @property
+    def in_flight(self) -> InFlight:
+        return self.models.in_flight
 
 
 def account_of(request: Request) -> Account:

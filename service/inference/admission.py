@@ -1,98 +1,108 @@
-"""Who is let in: how many are inside, how fast they leave, and how long one more would wait."""
+"""Admission control: how many requests are in flight, and how long another one would wait."""
 
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections import deque
 
 from service.errors import Error, Problem
 
-#: Leavings that the drain rate is measured over, and the fewest that say anything.
+#: Completions that the rate is measured over, and the fewest that give one.
 _WINDOW, _FEWEST = 64, 4
-#: The share of the longest wait that is left while requests are being refused.
-_WHILE_REFUSING = 0.25
-#: Shares of the longest wait above which T is halved, and is as low as the operator allows.
-_HALVED_FROM, _LOWEST_FROM = 0.5, 0.75
+#: Share of the longest wait that is left while requests are being rejected.
+_WHILE_REJECTING = 0.25
+#: Pressures from which T is halved, and is as low as the operator allows.
+_HALVE_FROM, _LOWEST_FROM = 0.5, 0.75
 
 
 class Admission:
-    """The places of one checkpoint. Not locked: whoever holds it does that.
+    """The slots of one checkpoint: an admitted request holds one until it is answered.
 
-    `places` is the most requests inside at a time. One that would wait longer than `max_wait_s`,
-    at the rate at which places came free lately, is refused before that; `always` are let in
-    whatever the rate. So a burst is answered whole; while more come than can be, a queue as long
-    would make everybody wait and answer nobody more: there is a quarter of the wait then, until
-    nobody has been refused for `max_wait_s`.
+    Args:
+        slots: Most requests in flight.
+        max_wait_s: Reject a request whose estimated wait is longer, in seconds. It drops to a
+            quarter while requests are being rejected, until none has been for `max_wait_s`: a
+            burst is answered whole, but under overload a long queue would make every request
+            wait and answer no more of them.
+        always_admit: Requests in flight that are admitted whatever their estimated wait.
     """
 
-    def __init__(self, places: int, max_wait_s: float, always: int) -> None:
-        self.places = places
-        self.taken = 0
+    def __init__(self, slots: int, max_wait_s: float, always_admit: int) -> None:
+        self.slots = slots
+        self.in_flight = 0
         self._max_wait_s = max_wait_s
-        self._always = min(always, places)
-        self._rate = 0.0  # places a second; 0 until it has been measured
-        self._left: deque[float] = deque(maxlen=_WINDOW)
-        self._refused_at = -math.inf
+        self._always_admit = min(always_admit, slots)
+        self._lock = threading.Lock()
+        self._completion_rate = 0.0  # requests a second; 0 until it has been measured
+        self._completed_at: deque[float] = deque(maxlen=_WINDOW)
+        self._rejected_at = -math.inf
 
     @property
-    def wait_s(self) -> float:
-        """How long a request that comes now would be inside; 0 where no rate is known yet."""
-        return self.taken / self._rate if self._rate else 0.0
+    def estimated_wait_s(self) -> float:
+        """Seconds that a request admitted now would take; 0 before a rate is measured."""
+        return self.in_flight / self._completion_rate if self._completion_rate else 0.0
 
     @property
-    def longest_wait_s(self) -> float:
-        """The longest wait that one is let in for now."""
-        refusing = time.monotonic() - self._refused_at < self._max_wait_s
-        return self._max_wait_s * (_WHILE_REFUSING if refusing else 1.0)
+    def wait_limit_s(self) -> float:
+        """The longest estimated wait that is admitted now, in seconds."""
+        is_rejecting = time.monotonic() - self._rejected_at < self._max_wait_s
+        return self._max_wait_s * (_WHILE_REJECTING if is_rejecting else 1.0)
 
     @property
     def pressure(self) -> float:
-        """How near it is to refusing requests, from 0 (empty) to 1."""
-        full = self.taken / self.places
-        # Earlier than requests are refused for it: one that is alone is slow for no load.
-        if self.taken <= self._always // 2:
+        """The load, from 0 (nothing in flight) to 1 (requests are rejected)."""
+        full = self.in_flight / self.slots
+        # Few requests on a slow machine are no load, whatever their estimated wait.
+        if self.in_flight <= self._always_admit // 2:
             return full
-        if not self._rate and self.taken > self._always:  # how fast it is has yet to be seen
-            return max(full, _HALVED_FROM)
-        return min(1.0, max(full, self.wait_s / self.longest_wait_s))
+        if not self._completion_rate and self.in_flight > self._always_admit:
+            return max(full, _HALVE_FROM)  # no rate is known yet
+        return min(1.0, max(full, self.estimated_wait_s / self.wait_limit_s))
 
     def check(self) -> None:
-        """Raise Problem FULL where one more cannot be let in; Retry-After is the drain time."""
-        longest_s = self.longest_wait_s
-        too_long = self.taken >= self._always and self.wait_s > longest_s
-        if self.taken < self.places and not too_long:
+        """Raise Problem FULL if a request would be rejected now; Retry-After is the wait."""
+        limit_s = self.wait_limit_s
+        too_long = self.in_flight >= self._always_admit and self.estimated_wait_s > limit_s
+        if self.in_flight < self.slots and not too_long:
             return
-        self._refused_at = time.monotonic()
-        what = (
-            f"{self.taken} requests are ahead, which takes longer than {longest_s:g} s"
+        self._rejected_at = time.monotonic()
+        reason = (
+            f"{self.in_flight} requests are in flight; the estimated wait is longer than "
+            f"{limit_s:g} s"
             if too_long
-            else f"All {self.places} places are taken"
+            else f"All {self.slots} slots are in use"
         )
-        raise Problem(Error.FULL, f"{what}; please try again later.", retry_after_s=self.wait_s)
+        detail = f"{reason}. Retry after the time in Retry-After."
+        raise Problem(Error.FULL, detail, retry_after_s=self.estimated_wait_s)
 
-    def enter(self) -> None:
-        """Take a place. Raises Problem FULL."""
-        self.check()
-        if not self.taken:  # the time that nobody was inside says nothing of the rate
-            self._left.clear()
-            self._left.append(time.monotonic())
-        self.taken += 1
+    def acquire(self) -> None:
+        """Take a slot. Raises Problem FULL."""
+        with self._lock:
+            self.check()
+            if not self.in_flight:  # idle time must not lower the completion rate
+                self._completed_at.clear()
+                self._completed_at.append(time.monotonic())
+            self.in_flight += 1
 
-    def leave(self) -> None:
-        self.taken -= 1
-        self._left.append(time.monotonic())
-        took = self._left[-1] - self._left[0]
-        if len(self._left) > _FEWEST and took > 0:
-            self._rate = (len(self._left) - 1) / took
+    def release(self) -> None:
+        """Free a slot, and measure the completion rate."""
+        with self._lock:
+            self.in_flight -= 1
+            self._completed_at.append(time.monotonic())
+            elapsed_s = self._completed_at[-1] - self._completed_at[0]
+            if len(self._completed_at) > _FEWEST and elapsed_s > 0:
+                self._completion_rate = (len(self._completed_at) - 1) / elapsed_s
 
 
-def shed(steps: int, least: int, pressure: float) -> int:
-    """Time steps T to run for instead of `steps` under `pressure` (0 to 1), not below `least`.
+def reduce_steps(steps: int, min_steps: int, pressure: float) -> int:
+    """Return the time steps T to run instead of `steps` under `pressure` (0 to 1).
 
-    There are three levels, so that requests still run together: all, half, the least.
+    Never below `min_steps`; `min_steps` 0 turns it off. There are three levels only (all, half,
+    the fewest), so that requests can still be batched.
     """
-    if not least or pressure < _HALVED_FROM:
+    if not min_steps or pressure < _HALVE_FROM:
         return steps
-    lowered = steps // 2 if pressure < _LOWEST_FROM else least
-    return min(steps, max(least, lowered))
+    reduced = steps // 2 if pressure < _LOWEST_FROM else min_steps
+    return min(steps, max(min_steps, reduced))

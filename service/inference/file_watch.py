@@ -1,4 +1,4 @@
-"""Looks at the files of checkpoints, on disks that may not answer."""
+"""The files of checkpoints, watched for changes, on disks that may not answer."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ log = logging.getLogger("scmrl.files")
 
 CARD = "card.json"
 #: Of each file of a checkpoint: its inode, size in bytes, and time of change in ns.
-Files = tuple[tuple[int, int, int], ...]
+FileStates = tuple[tuple[int, int, int], ...]
 #: Seconds after which a disk that has not answered counts as hanging.
 _HANGS_S = 5.0
 
 
-def files(folder: Path) -> Files | None:
-    """What a checkpoint's files look like from outside; None where one cannot be looked at."""
+def file_states(folder: Path) -> FileStates | None:
+    """Return the state of a checkpoint's files; None if one of them cannot be looked at."""
     from model.checkpoint import WEIGHTS
 
     try:
         stats = [(folder / name).stat() for name in (CARD, WEIGHTS)]
     except OSError:  # no such file, but also a disk that is broken or not there any more
         return None
-    return tuple((one.st_ino, one.st_size, one.st_mtime_ns) for one in stats)
+    return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
 
 
 def may_have_card(folder: Path) -> bool:
-    """Whether a checkpoint's folder has a card, or its disk hangs: then only a load can say."""
+    """Return whether a folder has a card, or its disk hangs: then only a load can tell."""
     answers: list[bool] = []
     thread = threading.Thread(
         target=lambda: answers.append(os.path.exists(folder / CARD)), name="scmrl-look", daemon=True
@@ -40,26 +40,26 @@ def may_have_card(folder: Path) -> bool:
 
 
 class FileWatch:
-    """Compares files with those that each checkpoint of `folder` was loaded from."""
+    """Compares the files of each checkpoint of `folder` with those that it was loaded from."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._loaded: dict[str, Files] = {}
+        self._loaded: dict[str, FileStates] = {}
         self._problems: dict[str, str] = {}
         self._looks: dict[str, tuple[threading.Thread, float]] = {}
 
-    def note(self, name: str, loaded: Files | None) -> None:
+    def note(self, name: str, loaded: FileStates | None) -> None:
         """Note the files that a checkpoint has been loaded from."""
         if loaded is not None:
             self._loaded[name] = loaded
         self._problems.pop(name, None)
 
-    def intact(self, name: str) -> bool:
-        """Whether the files were unchanged at the last look."""
+    def is_intact(self, name: str) -> bool:
+        """Return whether the files were unchanged at the last look."""
         return name not in self._problems
 
     def look(self, name: str) -> None:
-        """Look at the files in a thread, and log once that they are gone, changed or out of reach.
+        """Compare the files in a thread, and log once that they are gone, changed or out of reach.
 
         A checkpoint whose disk hangs has one thread, which the others do not wait for.
         """
@@ -71,14 +71,16 @@ class FileWatch:
             self._looks[name] = thread, time.monotonic()
             thread.start()
         elif time.monotonic() - began > _HANGS_S:
-            self._report(name, "cannot be looked at, since their disk does not answer")
+            self._report(name, "cannot be read: their disk does not answer")
 
     def _compare(self, name: str) -> None:
-        now = files(self._folder / name)
+        now = file_states(self._folder / name)
         if now is None:
-            self._report(name, "are gone: it is served until this process ends")
+            self._report(name, "are gone: it stays in service until this process ends")
         elif now != self._loaded.get(name):
-            self._report(name, "have changed: it is served as it was, until it is loaded again")
+            self._report(
+                name, "have changed: it stays in service as it was, until it is loaded again"
+            )
         else:
             self._problems.pop(name, None)
 

@@ -1,7 +1,7 @@
-"""Loads of checkpoints: one of a name at a time, each in a thread of its own and within a limit.
+"""Load attempts: one per name at a time, each in a thread of its own and within a time limit.
 
-A disk that hangs costs its own load only. Files are read side by side; what takes the cores or
-the devices (warming, compiling) is done by one load after another.
+A disk that hangs costs its own load only. Files are read concurrently; what takes the cores or
+the devices (warming up, compiling) is done by one load after another.
 """
 
 from __future__ import annotations
@@ -15,23 +15,26 @@ from service.errors import Error, Problem
 
 #: Name of the threads that load checkpoints.
 LOADING = "scmrl-load"
-#: Detail of the problem that a load gets then.
+#: Detail of the problem of a load, and of /readyz, while the service is being stopped.
 STOPPING = "The service is being stopped."
-#: Most loads and unloads at a time, with those that were given up and have not ended.
+#: Most loads and unloads at a time, including those that were given up and have not ended.
 MOST_LOADS = 16
-#: Seconds after which a client may ask again: where a load is in its way, and where one was given
-#: up, which takes a disk that answers again.
+#: Retry-After in seconds: while another load runs, and while one that was given up waits for its
+#: disk.
 _RETRY_S, _RETRY_DISK_S = 5.0, 60.0
-#: Seconds between two looks at whether the service is being stopped.
+#: Seconds between two checks of whether the service is being stopped.
 _LOOK_S = 0.05
 
 
 class GivenUp(Exception):
-    """A load took longer than its limit; its thread, if it ever ends, changes nothing."""
+    """A load took longer than its limit. Its thread, if it ever ends, changes nothing."""
 
 
 class Attempt:
-    """A load. `commit` decides between its success and its being given up."""
+    """A load of one checkpoint.
+
+    State: running -> committed | given up. `commit` and `give_up` decide it, whichever comes first.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -45,13 +48,13 @@ class Attempt:
         self._is_committed = self._is_given_up = False
 
     def commit(self) -> bool:
-        """Whether the result may be served: not where the load was given up before."""
+        """Return whether the result may be served: not if the load was given up before."""
         with self._lock:
             self._is_committed = not self._is_given_up
             return self._is_committed
 
     def give_up(self) -> bool:
-        """Whether the load is given up now: not where its result is served already."""
+        """Return whether the load is given up now: not if its result is served already."""
         with self._lock:
             self._is_given_up = not self._is_committed
             return self._is_given_up
@@ -62,7 +65,7 @@ class Attempt:
 
 
 class Loads:
-    """Runs loads side by side, each for `limit_s` seconds at most.
+    """Runs loads concurrently, each for `limit_s` seconds at most.
 
     The name of a load that is given up stays reserved until its thread ends, so that a disk that
     hangs collects one thread a name, and `MOST_LOADS` in all.
@@ -81,7 +84,7 @@ class Loads:
     def reserve(self, name: str) -> Attempt:
         """Reserve a name until `release`.
 
-        Raises Problem CONFLICT where it is reserved, FULL where `MOST_LOADS` have not ended.
+        Raises Problem CONFLICT if it is reserved, FULL if `MOST_LOADS` have not ended.
         """
         with self._lock:
             other = self.reserved.get(name)
@@ -98,11 +101,11 @@ class Loads:
             self.reserved.pop(attempt.name, None)
 
     def run(self, attempt: Attempt, work: Callable[[], object]) -> None:
-        """Run `work`, which loads a reserved checkpoint, in a thread; then release it.
+        """Run `work`, which loads a reserved checkpoint, in a thread; then release the name.
 
         Waits in the calling thread for at most the limit, not counting what `work` waits in
-        `turn`. Work that has been committed goes on behind it. Raises GivenUp, Problem STOPPING,
-        and what `work` raises.
+        `turn`. Committed work continues in the background at the limit. Raises GivenUp, Problem
+        STOPPING, and what `work` raises.
         """
         if self._is_stopping():
             self.release(attempt)
@@ -117,9 +120,9 @@ class Loads:
 
     @contextmanager
     def turn(self, attempt: Attempt) -> Iterator[None]:
-        """The part of a load that no other load does at the same time.
+        """Hold the cores and devices for a part of a load, one load at a time.
 
-        One that is overdue is not waited for. Raises GivenUp and Problem STOPPING.
+        A load that is overdue is not waited for. Raises GivenUp and Problem STOPPING.
         """
         with self._turn:
             self._check(attempt)
@@ -170,18 +173,17 @@ class Loads:
 
 
 def timed_out(detail: str) -> Problem:
-    """The problem of a request whose load was given up."""
+    """Return the problem of a request whose load was given up."""
     return Problem(Error.LOAD_TIMEOUT, detail, retry_after_s=_RETRY_DISK_S)
 
 
 def _conflict(other: Attempt) -> Problem:
     name = repr(other.name[:100])
     if not other.is_given_up:
-        detail = f"{name} is being loaded or unloaded already; ask again when that has ended."
+        detail = f"{name} is being loaded or unloaded already. Retry when that has ended."
         return Problem(Error.CONFLICT, detail, retry_after_s=_RETRY_S)
     detail = (
-        f"A load of {name} was given up and still waits for its disk; ask again when the disk "
-        "answers."
+        f"A load of {name} was given up and still waits for its disk. Retry when the disk answers."
     )
     return Problem(Error.CONFLICT, detail, retry_after_s=_RETRY_DISK_S)
 
@@ -189,7 +191,7 @@ def _conflict(other: Attempt) -> Problem:
 def _full(reserved: dict[str, Attempt]) -> Problem:
     given_up = sum(attempt.is_given_up for attempt in reserved.values())
     detail = (
-        f"{len(reserved)} loads and unloads of checkpoints have not ended, which is the most; "
+        f"{len(reserved)} loads and unloads of checkpoints have not ended, which is the limit; "
         f"{given_up} of them were given up and still wait for their disk."
     )
     return Problem(Error.FULL, detail, retry_after_s=_RETRY_DISK_S if given_up else _RETRY_S)

@@ -52,15 +52,15 @@ def load(
         engines,
         max_batch=settings.max_batch,
         max_wait_s=settings.max_batch_wait_ms / 1000,
-        places=settings.queue_length,
-        max_inside_s=settings.max_wait_s,
+        slots=settings.queue_length,
+        max_estimated_wait_s=settings.max_wait_s,
         on_fatal=on_fatal,
     )
     return Model(folder.name, card, batcher)
 
 
 def warm(model: Model, max_batch: int) -> None:
-    """Infer once what the first clip would otherwise wait for."""
+    """Run inference once, so that the first request does not wait for what is set up then."""
     for engine in model.engines:
         # A CPU prepares nothing for a batch's size, so that more would only delay readiness.
         sizes = {1} if engine.device.type == "cpu" else {1, max_batch}

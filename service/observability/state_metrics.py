@@ -17,7 +17,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from service.decoding.pool import DecoderPool
-from service.inference.registry import Registry
+from service.inference.model_server import ModelServer
 from service.inference.served_model import Model
 from service.observability import logs
 from service.server.connections import REASONS, Connections
@@ -32,8 +32,11 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 class Live(Collector):
     """The state of checkpoints, decoders and connections."""
 
-    def __init__(self, registry: Registry, decoders: DecoderPool, connections: Connections) -> None:
-        self._registry = registry
+    def __init__(
+        self, models: ModelServer, decoders: DecoderPool, connections: Connections
+    ) -> None:
+        self._registry = models.registry
+        self._files = models.files
         self._decoders = decoders
         self._connections = connections
 
@@ -43,7 +46,7 @@ class Live(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The metrics of this moment."""
-        models = dict(self._registry.ready)
+        models = self._registry.ready
         yield self._ready(models)
         yield _info(models)
         yield from _load(models)
@@ -62,7 +65,7 @@ class Live(Collector):
             labels=["model"],
         )
         for name in self._registry.names:
-            ready = name in models and models[name].batcher.trouble(math.inf) is None
+            ready = name in models and models[name].batcher.not_ready_reason(math.inf) is None
             family.add_metric([name], float(ready))
         return family
 
@@ -73,7 +76,7 @@ class Live(Collector):
             labels=["model"],
         )
         for name in models:
-            family.add_metric([name], float(self._registry.intact(name)))
+            family.add_metric([name], float(self._files.is_intact(name)))
         return family
 
     def _restarts(self, models: Mapping[str, Model]) -> Metric:
@@ -146,8 +149,8 @@ def _load(models: Mapping[str, Model]) -> Iterator[Metric]:
     )
     for name, model in models.items():
         queued.add_metric([name], model.batcher.queued)
-        taken.add_metric([name], model.batcher.taken)
-        places.add_metric([name], model.batcher.places)
+        taken.add_metric([name], model.batcher.in_flight)
+        places.add_metric([name], model.batcher.slots)
     yield from (queued, taken, places)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import uvicorn
 
-    from service.inference.registry import Registry
+    from service.inference.in_flight import InFlight
     from service.settings import Settings
 
 #: Exit code of a service that was told to stop and left accepted requests without an answer.
@@ -86,19 +86,19 @@ class Stopping:
     and by each 503. A second signal ends it at once."""
 
     def __init__(
-        self, server: uvicorn.Server, registry: Registry, settings: Settings, signals: Signals
+        self, server: uvicorn.Server, in_flight: InFlight, settings: Settings, signals: Signals
     ) -> None:
         self._server = server
-        self._registry = registry
+        self._in_flight = in_flight
         self._settings = settings
         self._signals = signals
-        signals.unanswered = lambda: registry.unanswered
+        signals.unanswered = lambda: in_flight.unanswered
 
     def on_signal(self, sig: int, frame: FrameType | None) -> None:
         """The handler of SIGTERM and SIGINT."""
         place = self._signals.note_end()
         if place == 1:
-            self._registry.drain()
+            self._in_flight.drain()
             threading.Thread(target=self._finish, name="scmrl-stop", daemon=True).start()
         elif place == 2:
             self._server.should_exit = self._server.force_exit = True
@@ -107,7 +107,7 @@ class Stopping:
     def _finish(self) -> None:
         end = time.monotonic() + self._settings.shutdown_grace_s
         time.sleep(self._settings.shutdown_delay_s)
-        while self._registry.in_use and time.monotonic() < end:
+        while self._in_flight.total and time.monotonic() < end:
             time.sleep(_LOOK_S)
         # uvicorn waits for connections that are open still: both together have the grace period.
         self._server.config.timeout_graceful_shutdown = max(1, round(end - time.monotonic()))

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from model.network import Output, StreamAttention
-from service.inference.batching import Batcher, Ran
+from service.inference.batch_queue import InferenceResult
+from service.inference.batching import Batcher
 
 STREAM = "audio"
 
@@ -77,7 +78,7 @@ def inputs(number: int, size: int = 1) -> dict[str, Tensor]:
 @contextmanager
 def started(engine: NumberEngine, **limits: Any) -> Iterator[Batcher]:
     """A batcher in front of the engine, with its worker running."""
-    chosen = {"max_batch": 4, "max_wait_s": 0.0, "places": 1000} | limits
+    chosen = {"max_batch": 4, "max_wait_s": 0.0, "slots": 1000} | limits
     made = Batcher([engine], **chosen)  # type: ignore[arg-type]
     made.start()
     try:
@@ -89,13 +90,13 @@ def started(engine: NumberEngine, **limits: Any) -> Iterator[Batcher]:
 
 async def ask(
     batcher: Batcher, number: int, *, steps: int = 4, size: int = 1, explain: Collection[str] = ()
-) -> Ran:
-    """Take a place and ask for `number`."""
-    with batcher.place() as place:
-        return await place.run(inputs(number, size), steps, explain)
+) -> InferenceResult:
+    """Take a slot and ask for `number`."""
+    with batcher.slot() as slot:
+        return await slot.run(inputs(number, size), steps, explain)
 
 
-def answered(ran: Ran) -> int:
+def answered(ran: InferenceResult) -> int:
     """The number that came back."""
     return int(ran.output.logits.item())
 
@@ -105,7 +106,7 @@ async def until_entered(engine: NumberEngine) -> None:
     assert await asyncio.to_thread(engine.entered.acquire, timeout=30)
 
 
-async def behind(engine: NumberEngine, batcher: Batcher) -> asyncio.Task[Ran]:
+async def behind(engine: NumberEngine, batcher: Batcher) -> asyncio.Task[InferenceResult]:
     """Hold the engine in a run of number 0, so that what is asked next queues."""
     engine.go.clear()
     blocker = asyncio.create_task(ask(batcher, 0))

@@ -10,7 +10,7 @@ import os
 import time
 from pathlib import Path
 
-from model import checkpoint
+from model.checkpoint import checkpoint
 from service import cli
 from service.settings import Settings
 

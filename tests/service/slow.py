@@ -25,7 +25,7 @@ def never(*arguments: Any) -> None:
 
 if __name__ == "__main__":
     torch_import.preload = told_preload
-    from service.inference import registry
+    from service.inference import model_loader
 
-    registry.load = never
+    model_loader.load = never
     main()

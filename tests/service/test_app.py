@@ -14,7 +14,7 @@ import torch
 
 from model import checkpoint
 from service.app import create_app
-from service.inference import registry
+from service.inference import model_loader
 from service.inference.served_model import Model
 from service.settings import Settings
 from tests.service import checkpoints
@@ -30,8 +30,8 @@ class Held:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.go = threading.Event()
         self.loaded: list[Path] = []
-        self._load = registry.load
-        monkeypatch.setattr(registry, "load", self.load)
+        self._load = model_loader.load
+        monkeypatch.setattr(model_loader, "load", self.load)
 
     def load(
         self, folder: Path, settings: Settings, on_fatal: Callable[[Exception], None]
@@ -144,13 +144,13 @@ def test_head_is_get_without_the_body(service: httpx.Client) -> None:
     assert plain <= set(PAGES)
     for path in PAGES:
         asked = {"headers": {"X-Request-ID": "same"}}
-        head, get = service.http.middleware.head_requests(path, **asked), service.get(path, **asked)
+        head, get = service.head(path, **asked), service.get(path, **asked)
         assert (head.status_code, head.content) == (get.status_code, b""), path
         times = {"date", "last-modified"}
         kept = [{k: v for k, v in x.headers.items() if k not in times} for x in (head, get)]
         assert kept[0] == kept[1], path
-    assert service.http.middleware.head_requests("/metrics").status_code == 200
-    assert service.http.middleware.head_requests(CLASSIFY).status_code == 405
+    assert service.head("/metrics").status_code == 200
+    assert service.head(CLASSIFY).status_code == 405
     shown = service.get("/metrics").text
     assert re.search(r'scmrl_requests_total\{method="HEAD",.*route="/readyz"', shown)
 
@@ -278,7 +278,7 @@ def test_a_full_service_says_so_at_once_and_has_room_again(weights: Path, clip: 
     with listening(app) as client:
         until_ready(client)
         model = app.state.scmrl.registry.get("avdigits")
-        with model.batcher.place():
+        with model.batcher.slot():
             refused = client.post(CLASSIFY, files={"clip": clip})
             assert client.get("/readyz").status_code == 200
         assert refused.status_code == 503
@@ -310,7 +310,7 @@ def test_a_client_that_has_gone_leaves_its_place(
                 timeout=httpx.Timeout(10, read=0.05),
             )
         assert " 499 " in logged(caplog, "id=impatient")
-        assert app.state.scmrl.registry.get("avdigits").batcher.taken == 0
+        assert app.state.scmrl.registry.get("avdigits").batcher.in_flight == 0
         assert client.post(CLASSIFY, files={"clip": clip}).status_code == 200
 
 

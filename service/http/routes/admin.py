@@ -35,9 +35,9 @@ async def load(request: Request, name: str) -> ModelSummary:
     """The folder of this name in SCMRL_MODELS. No request is dropped: one that is served already
     goes on until the new one is warm, and for good where the new one cannot be loaded. 409 where
     this name is being loaded already."""
-    registry = state_of(request).registry
-    await in_thread(_THREAD, registry.loader(name))
-    return summary(registry, name)
+    state = state_of(request)
+    await in_thread(_THREAD, state.models.reloads.begin_load(name))
+    return summary(state.registry, name)
 
 
 @router.delete(
@@ -48,5 +48,5 @@ async def load(request: Request, name: str) -> ModelSummary:
 )
 async def unload(request: Request, name: str) -> Response:
     """Requests that are inside are answered. The default checkpoint cannot be unloaded."""
-    await in_thread(_THREAD, state_of(request).registry.unloader(name))
+    await in_thread(_THREAD, state_of(request).models.reloads.begin_unload(name))
     return Response(status_code=204)

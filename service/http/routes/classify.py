@@ -21,7 +21,7 @@ from service.http.form import ATTENTION_DETAILS, FIELDS, FILES, VALUES, Options,
 from service.http.routes.responses import problems
 from service.http.state import State, account_of, state_of
 from service.http.uploads import UploadLimits, check_encoding, read_form
-from service.inference.admission import shed
+from service.inference.admission import reduce_steps
 from service.inference.served_model import Model
 from service.settings import Settings
 
@@ -88,8 +88,8 @@ async def _classify(request: Request, name: str) -> Response:
     settings = state.settings
     account = account_of(request)
     account.model = name if name in state.registry.names else None
-    with state.registry.using(name) as model:
-        model.batcher.check_room()
+    with state.in_flight.request(name) as model:
+        model.batcher.check_capacity()
         check_encoding(request.headers.getlist("content-encoding"))
         form = await read_form(
             request.headers.get("content-type"),
@@ -109,10 +109,10 @@ async def _classify(request: Request, name: str) -> Response:
 async def _answer(
     request: Request, state: State, model: Model, files: InputFiles, options: Options
 ) -> Classification:
-    """Take a place, decode, run with whoever else is there, and explain."""
+    """Take a slot, decode, run in a batch, and explain."""
     started = time.perf_counter()
     account = account_of(request)
-    with model.batcher.place() as place:
+    with model.batcher.slot() as slot:
         steps = _steps(state.settings, model, options)
         limits, canvas = media_limits(state.settings), options.attention == "overlay"
         wanted = DecodeRequest.from_card(model.card, steps, limits, canvas)
@@ -122,7 +122,7 @@ async def _answer(
         account.lasted(*_reading(decoded, time.perf_counter() - started))
         inputs = encoded(decoded.prepared, model.card, steps)
         with account.attempt("run"):
-            ran = await place.run(inputs, steps, answer.asked(options))
+            ran = await slot.run(inputs, steps, answer.asked(options))
         account.lasted(("queue", ran.queue_s), ("inference", ran.inference_s))
         account.firing_rates = {n: float(rate[0]) for n, rate in ran.output.firing_rates.items()}
         parts = answer.Parts(model.name, model.card, options, decoded, ran, steps)
@@ -151,7 +151,7 @@ def _steps(settings: Settings, model: Model, options: Options) -> int:
         return options.steps
     if not options.degrade:
         return model.card.steps
-    return shed(model.card.steps, settings.shed_steps, model.batcher.pressure)
+    return reduce_steps(model.card.steps, settings.shed_steps, model.batcher.pressure)
 
 
 def _reading(decoded: DecodeResult, seconds: float) -> tuple[tuple[str, float], ...]:

@@ -26,7 +26,7 @@ async def readyz(request: Request) -> Readiness:
     while its workers and the decoders live; else 503 and why."""
     state = state_of(request)
     reasons = (
-        state.registry.why_not_ready(),
+        state.models.not_ready_reason(),
         state.decoders.not_ready_reason(state.settings.stalled_after_s),
     )
     reason = " ".join(filter(None, reasons))

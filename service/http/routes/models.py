@@ -43,7 +43,7 @@ async def card(request: Request, name: str) -> Response:
 def summary(registry: Registry, name: str) -> ModelSummary:
     """What is told of a checkpoint beside others."""
     is_default = name == registry.default_name
-    model = registry.ready.get(name)
+    model = registry.find(name)
     if model is None:
         return ModelSummary(name=name, default=is_default, status=registry.status(name))
     card = model.card

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import Error, Problem
-from service.inference import admission
-from service.inference.admission import Admission, shed
+from service.inference import admission as admission_module
+from service.inference.admission import Admission, reduce_steps
 
 
 class Clock:
@@ -22,145 +22,145 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(admission, "time", made)
+    monkeypatch.setattr(admission_module, "time", made)
     return made
 
 
-def draining(clock: Clock, doors: Admission, seconds: float, inside: int) -> None:
+def draining(clock: Clock, admission: Admission, seconds: float, inside: int) -> None:
     """A load under which a place comes free every `seconds`, and `inside` stay taken."""
     for _ in range(inside + 1):
-        doors.enter()
+        admission.acquire()
     for _ in range(10):
         clock.now += seconds
-        doors.leave()
-        doors.enter()
-    doors.leave()
+        admission.release()
+        admission.acquire()
+    admission.release()
 
 
 def test_a_place_is_refused_where_all_are_taken() -> None:
-    doors = Admission(places=2, max_wait_s=10, always=2)
-    doors.enter()
-    doors.enter()
+    admission = Admission(slots=2, max_wait_s=10, always_admit=2)
+    admission.acquire()
+    admission.acquire()
     with pytest.raises(Problem) as caught:
-        doors.enter()
+        admission.acquire()
     assert caught.value.error is Error.FULL
-    assert "2 places" in caught.value.detail
-    assert doors.taken == 2
-    doors.leave()
-    doors.enter()
+    assert "2 slots" in caught.value.detail
+    assert admission.in_flight == 2
+    admission.release()
+    admission.acquire()
 
 
 def test_who_would_wait_too_long_is_refused_with_the_time_that_it_takes(clock: Clock) -> None:
-    doors = Admission(places=1000, max_wait_s=2, always=4)
-    draining(clock, doors, seconds=0.1, inside=10)
-    assert doors.wait_s == pytest.approx(1.0, rel=0.15)
-    while doors.wait_s <= 2:
-        doors.enter()
-    assert 20 <= doors.taken <= 25
+    admission = Admission(slots=1000, max_wait_s=2, always_admit=4)
+    draining(clock, admission, seconds=0.1, inside=10)
+    assert admission.estimated_wait_s == pytest.approx(1.0, rel=0.15)
+    while admission.estimated_wait_s <= 2:
+        admission.acquire()
+    assert 20 <= admission.in_flight <= 25
     with pytest.raises(Problem) as caught:
-        doors.check()
+        admission.check()
     assert caught.value.error is Error.FULL
     assert "2 s" in caught.value.detail
-    assert caught.value.retry_after_s == pytest.approx(doors.wait_s)
+    assert caught.value.retry_after_s == pytest.approx(admission.estimated_wait_s)
 
 
 def test_while_requests_are_refused_those_let_in_wait_a_quarter_until_none_is(
     clock: Clock,
 ) -> None:
-    doors = Admission(places=1000, max_wait_s=4, always=4)
-    draining(clock, doors, seconds=0.1, inside=10)
-    while doors.wait_s <= 4:
-        doors.enter()
+    admission = Admission(slots=1000, max_wait_s=4, always_admit=4)
+    draining(clock, admission, seconds=0.1, inside=10)
+    while admission.estimated_wait_s <= 4:
+        admission.acquire()
     for _ in range(40):  # a long queue, which nobody can join before most of it has left
         with pytest.raises(Problem):
-            doors.enter()
+            admission.acquire()
         clock.now += 0.1
-        doors.leave()
-        if doors.wait_s <= 1:
+        admission.release()
+        if admission.estimated_wait_s <= 1:
             break
-    assert doors.taken == pytest.approx(10, abs=1)
-    doors.enter()
-    while doors.wait_s <= 1:
-        doors.enter()
+    assert admission.in_flight == pytest.approx(10, abs=1)
+    admission.acquire()
+    while admission.estimated_wait_s <= 1:
+        admission.acquire()
     with pytest.raises(Problem, match="longer than 1 s"):
-        doors.check()
+        admission.check()
     clock.now += 3.9
     with pytest.raises(Problem):
-        doors.check()
+        admission.check()
     clock.now += 4.1
-    doors.check()
+    admission.check()
 
 
 def test_some_are_let_in_however_slow_it_is(clock: Clock) -> None:
-    doors = Admission(places=1000, max_wait_s=2, always=16)
-    draining(clock, doors, seconds=60, inside=8)
-    for _ in range(doors.taken, 16):
-        doors.enter()
+    admission = Admission(slots=1000, max_wait_s=2, always_admit=16)
+    draining(clock, admission, seconds=60, inside=8)
+    for _ in range(admission.in_flight, 16):
+        admission.acquire()
     with pytest.raises(Problem):
-        doors.enter()
+        admission.acquire()
 
 
 def test_a_time_that_nobody_was_inside_is_no_slow_service(clock: Clock) -> None:
-    doors = Admission(places=1000, max_wait_s=2, always=1)
-    draining(clock, doors, seconds=0.01, inside=1)
-    doors.leave()
-    assert doors.taken == 0
+    admission = Admission(slots=1000, max_wait_s=2, always_admit=1)
+    draining(clock, admission, seconds=0.01, inside=1)
+    admission.release()
+    assert admission.in_flight == 0
     clock.now += 3600
     for _ in range(6):
-        doors.enter()
+        admission.acquire()
     for _ in range(5):
         clock.now += 0.01
-        doors.leave()
-    assert doors.wait_s == pytest.approx(0.01, rel=0.3)
+        admission.release()
+    assert admission.estimated_wait_s == pytest.approx(0.01, rel=0.3)
 
 
 def test_pressure_rises_from_none_to_refusal(clock: Clock) -> None:
-    doors = Admission(places=100, max_wait_s=1, always=4)
-    assert doors.pressure == 0
-    draining(clock, doors, seconds=0.1, inside=5)
-    assert doors.pressure == pytest.approx(0.5, abs=0.1)
-    while doors.wait_s <= 1:
-        doors.enter()
-    assert doors.pressure == 1
+    admission = Admission(slots=100, max_wait_s=1, always_admit=4)
+    assert admission.pressure == 0
+    draining(clock, admission, seconds=0.1, inside=5)
+    assert admission.pressure == pytest.approx(0.5, abs=0.1)
+    while admission.estimated_wait_s <= 1:
+        admission.acquire()
+    assert admission.pressure == 1
 
 
 def test_where_requests_are_refused_others_are_let_in_under_pressure_alone(clock: Clock) -> None:
     """A service so slow that more are always let in than can be answered in time."""
-    doors = Admission(places=100, max_wait_s=1, always=8)
-    draining(clock, doors, seconds=1, inside=6)
-    doors.enter()
-    doors.enter()
+    admission = Admission(slots=100, max_wait_s=1, always_admit=8)
+    draining(clock, admission, seconds=1, inside=6)
+    admission.acquire()
+    admission.acquire()
     with pytest.raises(Problem):
-        doors.check()
+        admission.check()
     for inside in (7, 6, 5):
-        doors.leave()
-        doors.check()
-        assert (doors.taken, doors.pressure) == (inside, 1)
-    while doors.taken > 1:
-        doors.leave()
-    assert doors.pressure < 0.5, "no load, however slow it is"
+        admission.release()
+        admission.check()
+        assert (admission.in_flight, admission.pressure) == (inside, 1)
+    while admission.in_flight > 1:
+        admission.release()
+    assert admission.pressure < 0.5, "no load, however slow it is"
 
 
 def test_before_its_rate_is_known_many_at_once_are_pressure_enough_to_lower_time_steps() -> None:
-    doors = Admission(places=100, max_wait_s=1, always=8)
+    admission = Admission(slots=100, max_wait_s=1, always_admit=8)
     for _ in range(8):
-        doors.enter()
-        assert doors.pressure < 0.5
-    doors.enter()
-    assert doors.pressure == 0.5
+        admission.acquire()
+        assert admission.pressure < 0.5
+    admission.acquire()
+    assert admission.pressure == 0.5
 
 
 @pytest.mark.parametrize(
     ("pressure", "run_for"), [(0, 8), (0.49, 8), (0.5, 4), (0.74, 4), (0.75, 2), (1, 2)]
 )
 def test_time_steps_are_halved_and_then_the_fewest(pressure: float, run_for: int) -> None:
-    assert shed(8, 2, pressure) == run_for
-    assert shed(8, 0, pressure) == 8, "the operator does not allow it"
+    assert reduce_steps(8, 2, pressure) == run_for
+    assert reduce_steps(8, 0, pressure) == 8, "the operator does not allow it"
 
 
 @given(st.integers(1, 64), st.integers(0, 64), st.floats(0, 1))
 def test_time_steps_are_never_raised_nor_below_the_fewest(
     steps: int, least: int, pressure: float
 ) -> None:
-    run_for = shed(steps, least, pressure)
+    run_for = reduce_steps(steps, least, pressure)
     assert min(steps, max(least, 1)) <= run_for <= steps

@@ -8,7 +8,8 @@ import time
 import pytest
 
 from service.errors import Error, Problem
-from service.inference.batching import Batcher, Ran
+from service.inference.batch_queue import InferenceResult
+from service.inference.batching import Batcher
 from tests.service.engines import (
     STREAM,
     NumberEngine,
@@ -25,7 +26,7 @@ from tests.service.running_server import wait_until
 def test_requests_that_queue_together_run_together() -> None:
     engine = NumberEngine()
 
-    async def scenario(batcher: Batcher) -> list[Ran]:
+    async def scenario(batcher: Batcher) -> list[InferenceResult]:
         blocker = await behind(engine, batcher)
         asked = [asyncio.create_task(ask(batcher, number)) for number in range(1, 7)]
         await asyncio.sleep(0)
@@ -42,7 +43,7 @@ def test_requests_that_queue_together_run_together() -> None:
 def test_each_request_gets_its_own_share_of_everything() -> None:
     engine = NumberEngine()
 
-    async def scenario(batcher: Batcher) -> list[Ran]:
+    async def scenario(batcher: Batcher) -> list[InferenceResult]:
         blocker = await behind(engine, batcher)
         asked = [asyncio.create_task(ask(batcher, n, explain=["attention"])) for n in (5, 6, 7)]
         await asyncio.sleep(0)
@@ -103,7 +104,7 @@ def test_a_request_waits_for_one_that_is_still_being_decoded() -> None:
     engine = NumberEngine()
 
     async def scenario(batcher: Batcher) -> None:
-        with batcher.place() as decoding:
+        with batcher.slot() as decoding:
             first = asyncio.create_task(ask(batcher, 1))
             await asyncio.sleep(0.05)
             assert not engine.runs
@@ -118,7 +119,7 @@ def test_it_waits_no_longer_for_one_whose_decoding_failed() -> None:
     engine = NumberEngine()
 
     async def scenario(batcher: Batcher) -> None:
-        with pytest.raises(ValueError, match="no clip"), batcher.place():  # noqa: PT012
+        with pytest.raises(ValueError, match="no clip"), batcher.slot():  # noqa: PT012
             first = asyncio.create_task(ask(batcher, 1))
             await asyncio.sleep(0.05)
             raise ValueError("no clip")
@@ -134,46 +135,46 @@ def test_it_waits_no_longer_than_the_setting() -> None:
     engine = NumberEngine()
 
     async def scenario(batcher: Batcher) -> None:
-        with batcher.place():  # never queues
+        with batcher.slot():  # never queues
             assert answered(await asyncio.wait_for(ask(batcher, 1), 10)) == 1
 
     with started(engine, max_wait_s=0.05) as batcher:
         asyncio.run(scenario(batcher))
 
 
-def test_where_all_places_are_taken_it_is_full_until_one_is_free() -> None:
+def test_when_all_slots_are_in_use_requests_are_rejected_until_one_is_free() -> None:
     engine = NumberEngine()
 
     async def scenario(batcher: Batcher) -> None:
         blocker = await behind(engine, batcher)
-        with batcher.place():
-            for refused in (batcher.check_room, batcher.place().__enter__):
+        with batcher.slot():
+            for refused in (batcher.check_capacity, batcher.slot().__enter__):
                 with pytest.raises(Problem) as caught:
                     refused()
                 assert caught.value.error is Error.FULL
                 assert caught.value.retry_after_s is not None
-                assert "2 places" in caught.value.detail
-        assert batcher.taken == 1
+                assert "2 slots" in caught.value.detail
+        assert batcher.in_flight == 1
         engine.go.set()
         await blocker
         assert answered(await ask(batcher, 1)) == 1
 
-    with started(engine, places=2) as batcher:
+    with started(engine, slots=2) as batcher:
         asyncio.run(scenario(batcher))
-        assert batcher.taken == 0
+        assert batcher.in_flight == 0
 
 
 def test_retry_after_is_as_long_as_the_queue_takes() -> None:
     engine = NumberEngine(before=lambda numbers: time.sleep(0.05))
 
     async def scenario(batcher: Batcher) -> None:
-        with batcher.place():
+        with batcher.slot():
             for number in range(6):
                 await ask(batcher, number)
-            with batcher.place():
-                batcher.check_room()
+            with batcher.slot():
+                batcher.check_capacity()
 
-    with started(engine, places=2) as batcher, pytest.raises(Problem) as caught:
+    with started(engine, slots=2) as batcher, pytest.raises(Problem) as caught:
         asyncio.run(scenario(batcher))
     assert caught.value.retry_after_s is not None
     assert 0.1 <= caught.value.retry_after_s < 10, "two requests of 0.05 s or more"
@@ -181,9 +182,9 @@ def test_retry_after_is_as_long_as_the_queue_takes() -> None:
 
 def test_several_devices_share_one_queue() -> None:
     engines = [NumberEngine(), NumberEngine()]
-    batcher = Batcher(engines, max_batch=2, max_wait_s=0, places=100)  # type: ignore[arg-type]
+    batcher = Batcher(engines, max_batch=2, max_wait_s=0, slots=100)  # type: ignore[arg-type]
 
-    async def scenario() -> list[Ran]:
+    async def scenario() -> list[InferenceResult]:
         asked = []
         for engine in engines:  # both are held in a run, so that the rest queues
             engine.go.clear()
@@ -206,7 +207,7 @@ def test_several_devices_share_one_queue() -> None:
         batcher.stop()
     assert [answered(ran) for ran in answers] == list(range(8))
     assert [len(engine.runs) for engine in engines] == [1, 4], "the free device ran the rest"
-    assert batcher.trouble(60)
+    assert batcher.not_ready_reason(60)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -215,16 +216,16 @@ def test_a_device_that_dies_leaves_its_queue_to_the_other() -> None:
         raise SystemExit
 
     dying, living = engines = [NumberEngine(die), NumberEngine()]
-    batcher = Batcher(engines, max_batch=1, max_wait_s=0, places=100)  # type: ignore[arg-type]
+    batcher = Batcher(engines, max_batch=1, max_wait_s=0, slots=100)  # type: ignore[arg-type]
 
-    async def scenario() -> list[Ran | BaseException]:
+    async def scenario() -> list[InferenceResult | BaseException]:
         for engine in engines:  # each is held in a run, so that the rest queues
             engine.go.clear()
         asked = [asyncio.create_task(ask(batcher, number)) for number in range(6)]
         for engine in engines:
             await until_entered(engine)
         dying.go.set()
-        await asyncio.to_thread(wait_until, lambda: batcher.trouble(60) is not None)
+        await asyncio.to_thread(wait_until, lambda: batcher.not_ready_reason(60) is not None)
         assert batcher.queued == 4
         living.go.set()
         return await asyncio.gather(*asked, return_exceptions=True)
@@ -232,7 +233,7 @@ def test_a_device_that_dies_leaves_its_queue_to_the_other() -> None:
     batcher.start()
     try:
         answers = asyncio.run(scenario())
-        assert batcher.trouble(60)
+        assert batcher.not_ready_reason(60)
     finally:
         batcher.stop()
     lost = [found for found in answers if isinstance(found, BaseException)]
@@ -254,7 +255,7 @@ def test_a_request_that_is_cancelled_leaves_the_queue_and_is_never_run() -> None
         await asyncio.wait([given_up])
         assert given_up.cancelled()
         assert batcher.queued == 1
-        assert batcher.taken == 2
+        assert batcher.in_flight == 2
         engine.go.set()
         assert [answered(ran) for ran in await asyncio.gather(blocker, wanted)] == [0, 2]
 

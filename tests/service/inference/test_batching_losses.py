@@ -10,8 +10,9 @@ import time
 import pytest
 
 from service.errors import Error, Problem
-from service.inference import batching
-from service.inference.batching import Batcher, Ran
+from service.inference import supervisor
+from service.inference.batch_queue import InferenceResult
+from service.inference.batching import Batcher
 from tests.service.engines import (
     NumberEngine,
     answered,
@@ -27,14 +28,14 @@ from tests.service.running_server import wait_until
 def test_a_cancelled_request_is_not_run_and_its_mates_are() -> None:
     engine = NumberEngine()
 
-    async def scenario(batcher: Batcher) -> list[Ran]:
+    async def scenario(batcher: Batcher) -> list[InferenceResult]:
         blocker = await behind(engine, batcher)
         asked = [asyncio.create_task(ask(batcher, number)) for number in (1, 2, 3)]
         await asyncio.sleep(0)
         asked[1].cancel()
         await asyncio.wait([asked[1]])
         assert asked[1].cancelled()
-        assert batcher.taken == 3
+        assert batcher.in_flight == 3
         engine.go.set()
         return [await blocker, await asked[0], await asked[2]]
 
@@ -48,21 +49,21 @@ def test_one_that_is_cancelled_while_it_runs_leaves_its_mates_alone() -> None:
     engine = NumberEngine()
     engine.go.clear()
 
-    async def scenario(batcher: Batcher) -> Ran:
-        with batcher.place():  # both queue before either runs
+    async def scenario(batcher: Batcher) -> InferenceResult:
+        with batcher.slot():  # both queue before either runs
             asked = [asyncio.create_task(ask(batcher, number)) for number in (1, 2)]
             await asyncio.sleep(0.01)
         await until_entered(engine)
         assert engine.runs[0].numbers == (1, 2)
         asked[0].cancel()
         await asyncio.wait([asked[0]])
-        assert batcher.taken == 1
+        assert batcher.in_flight == 1
         engine.go.set()
         return await asked[1]
 
     with started(engine, max_wait_s=20) as batcher:
         assert answered(asyncio.run(scenario(batcher))) == 2
-        assert batcher.taken == 0
+        assert batcher.in_flight == 0
 
 
 class Poisoned(RuntimeError):
@@ -85,7 +86,7 @@ def refuse(poison: set[int]) -> NumberEngine:
 def test_in_a_batch_that_fails_only_the_one_to_blame_gets_the_error() -> None:
     engine = refuse({2})
 
-    async def scenario(batcher: Batcher) -> list[Ran | BaseException]:
+    async def scenario(batcher: Batcher) -> list[InferenceResult | BaseException]:
         blocker = await behind(engine, batcher)
         asked = [asyncio.create_task(ask(batcher, number)) for number in (1, 2, 3)]
         await asyncio.sleep(0)
@@ -97,7 +98,7 @@ def test_in_a_batch_that_fails_only_the_one_to_blame_gets_the_error() -> None:
         one, two, three = asyncio.run(scenario(batcher))
         assert isinstance(two, Poisoned)
         for ran, number in ((one, 1), (three, 3)):
-            assert isinstance(ran, Ran)
+            assert isinstance(ran, InferenceResult)
             assert (answered(ran), ran.batch_size) == (number, 1)
         assert answered(asyncio.run(ask(batcher, 4))) == 4, "it goes on after a failure"
 
@@ -119,11 +120,11 @@ def test_none_is_lost_whoever_goes_and_whatever_fails(seed: int) -> None:
 
     async def one(batcher: Batcher, number: int) -> str:
         await asyncio.sleep(random_.uniform(0, 0.1))
-        with batcher.place() as place:
+        with batcher.slot() as slot:
             await asyncio.sleep(random_.uniform(0, 0.002))  # decodes
             steps = random_.choice([1, 4])
             try:
-                return f"answer {answered(await place.run(inputs(number), steps))}"
+                return f"answer {answered(await slot.run(inputs(number), steps))}"
             except Poisoned as exc:
                 return f"poison {exc}"
 
@@ -144,7 +145,7 @@ def test_none_is_lost_whoever_goes_and_whatever_fails(seed: int) -> None:
 
     with started(engine, max_batch=8, max_wait_s=0.001) as batcher:
         asyncio.run(scenario(batcher))
-        assert batcher.taken == 0
+        assert batcher.in_flight == 0
         assert answered(asyncio.run(ask(batcher, count))) == count
     assert max(len(run.numbers) for run in engine.runs) > 1
 
@@ -159,27 +160,29 @@ def test_none_is_lost_where_the_engine_fails_for_no_reason(seed: int) -> None:
 
     engine = NumberEngine(before)
 
-    async def scenario(batcher: Batcher) -> list[Ran | BaseException]:
+    async def scenario(batcher: Batcher) -> list[InferenceResult | BaseException]:
         tasks = [asyncio.create_task(ask(batcher, number)) for number in range(60)]
         await asyncio.wait(tasks, timeout=30)
         return await asyncio.gather(*tasks, return_exceptions=True)
 
     with started(engine) as batcher:
         outcomes = asyncio.run(scenario(batcher))
-        assert batcher.taken == 0
-        assert batcher.trouble(60) is None
+        assert batcher.in_flight == 0
+        assert batcher.not_ready_reason(60) is None
     for number, outcome in enumerate(outcomes):
-        if isinstance(outcome, Ran):
+        if isinstance(outcome, InferenceResult):
             assert answered(outcome) == number
         else:
             assert str(outcome) == "out of luck"
-    assert any(isinstance(outcome, Ran) for outcome in outcomes)
+    assert any(isinstance(outcome, InferenceResult) for outcome in outcomes)
 
 
 def test_stopping_answers_what_runs_and_refuses_what_queues() -> None:
     engine = NumberEngine()
 
-    async def scenario(batcher: Batcher) -> tuple[Ran, list[Ran | BaseException]]:
+    async def scenario(
+        batcher: Batcher,
+    ) -> tuple[InferenceResult, list[InferenceResult | BaseException]]:
         running = await behind(engine, batcher)
         queued = [asyncio.create_task(ask(batcher, number)) for number in (1, 2)]
         await asyncio.sleep(0)
@@ -195,8 +198,8 @@ def test_stopping_answers_what_runs_and_refuses_what_queues() -> None:
 
     with started(engine) as batcher:
         ran, refused = asyncio.run(scenario(batcher))
-        assert batcher.trouble(60)
-        assert batcher.taken == 0
+        assert batcher.not_ready_reason(60)
+        assert batcher.in_flight == 0
     assert answered(ran) == 0
     for problem in refused:
         assert isinstance(problem, Problem)
@@ -207,7 +210,7 @@ def test_stopping_answers_what_runs_and_refuses_what_queues() -> None:
 def test_a_worker_that_dies_leaves_nobody_waiting() -> None:
     engine = NumberEngine(before=die)
 
-    async def scenario(batcher: Batcher) -> list[Ran | BaseException]:
+    async def scenario(batcher: Batcher) -> list[InferenceResult | BaseException]:
         running = await behind(engine, batcher)
         queued = [asyncio.create_task(ask(batcher, number)) for number in (1, 2)]
         await asyncio.sleep(0)
@@ -217,7 +220,7 @@ def test_a_worker_that_dies_leaves_nobody_waiting() -> None:
 
     with started(engine) as batcher:
         outcomes = asyncio.run(scenario(batcher))
-        wait_until(lambda: batcher.trouble(60) is not None)
+        wait_until(lambda: batcher.not_ready_reason(60) is not None)
     assert [type(outcome) for outcome in outcomes] == [Problem] * 3
 
 
@@ -239,9 +242,9 @@ def test_a_worker_that_died_is_replaced() -> None:
     with started(engine) as batcher:
         with pytest.raises(Problem):
             asyncio.run(ask(batcher, 1))
-        wait_until(lambda: batcher.trouble(60) is not None)
-        batcher.revive(hung_after_s=60)
-        assert batcher.trouble(60) is None
+        wait_until(lambda: batcher.not_ready_reason(60) is not None)
+        batcher.replace_lost_workers(hung_after_s=60)
+        assert batcher.not_ready_reason(60) is None
         assert batcher.restarts == 1
         assert answered(asyncio.run(ask(batcher, 2))) == 2
         assert engine.successor.runs[0].numbers == (2,)
@@ -250,13 +253,15 @@ def test_a_worker_that_died_is_replaced() -> None:
 def test_a_worker_that_hangs_is_replaced_and_its_batch_refused() -> None:
     engine = NumberEngine()
 
-    async def scenario(batcher: Batcher) -> tuple[list[Ran | BaseException], Ran]:
+    async def scenario(
+        batcher: Batcher,
+    ) -> tuple[list[InferenceResult | BaseException], InferenceResult]:
         hanging = await behind(engine, batcher)
         queued = asyncio.create_task(ask(batcher, 1))
         await asyncio.sleep(0.05)
-        batcher.revive(hung_after_s=60)
+        batcher.replace_lost_workers(hung_after_s=60)
         assert batcher.restarts == 0, "it is slow, and not lost"
-        batcher.revive(hung_after_s=0.01)
+        batcher.replace_lost_workers(hung_after_s=0.01)
         refused = await asyncio.gather(hanging, return_exceptions=True)
         return refused, await queued
 
@@ -265,7 +270,7 @@ def test_a_worker_that_hangs_is_replaced_and_its_batch_refused() -> None:
         assert isinstance(refused, Problem)
         assert refused.error is Error.NOT_READY
         assert answered(ran) == 1
-        assert (batcher.trouble(60), batcher.restarts, batcher.taken) == (None, 1, 0)
+        assert (batcher.not_ready_reason(60), batcher.restarts, batcher.in_flight) == (None, 1, 0)
         engine.go.set()  # the one that hung comes back, finds itself replaced and ends
         assert answered(asyncio.run(ask(batcher, 2))) == 2
         assert [run.numbers for run in engine.runs] == [(0,)]
@@ -310,7 +315,7 @@ def test_one_that_the_memory_is_too_small_for_is_told_so() -> None:
             with pytest.raises(Problem) as caught:
                 asyncio.run(ask(batcher, 1))
             assert caught.value.error is Error.FULL
-        assert batcher.trouble(60) is None, "others may need less"
+        assert batcher.not_ready_reason(60) is None, "others may need less"
 
 
 def test_a_device_that_fails_at_everything_is_replaced_by_one_that_does_not() -> None:
@@ -319,10 +324,10 @@ def test_a_device_that_fails_at_everything_is_replaced_by_one_that_does_not() ->
         for number in range(8):
             with pytest.raises(Poisoned):
                 asyncio.run(ask(batcher, number))
-        wait_until(lambda: batcher.trouble(60) is not None)
-        assert "8 requests" in str(batcher.trouble(60))
-        batcher.revive(hung_after_s=60)
-        assert (batcher.trouble(60), batcher.restarts) == (None, 1)
+        wait_until(lambda: batcher.not_ready_reason(60) is not None)
+        assert "8 requests" in str(batcher.not_ready_reason(60))
+        batcher.replace_lost_workers(hung_after_s=60)
+        assert (batcher.not_ready_reason(60), batcher.restarts) == (None, 1)
         assert answered(asyncio.run(ask(batcher, 1))) == 1
 
 
@@ -337,15 +342,15 @@ def test_a_worker_that_cannot_be_replaced_at_once_is_replaced_later(
     with started(engine) as batcher:
         with pytest.raises(Problem):
             asyncio.run(ask(batcher, 1))
-        wait_until(lambda: batcher.trouble(60) is not None)
+        wait_until(lambda: batcher.not_ready_reason(60) is not None)
         monkeypatch.setattr(engine, "renewed", fail)
         for _ in range(2):
             with pytest.raises(Poisoned):
-                batcher.revive(hung_after_s=60)
-            assert "is being replaced" in str(batcher.trouble(60))
+                batcher.replace_lost_workers(hung_after_s=60)
+            assert "is being replaced" in str(batcher.not_ready_reason(60))
         monkeypatch.undo()
-        batcher.revive(hung_after_s=60)
-        assert (batcher.trouble(60), batcher.restarts) == (None, 1)
+        batcher.replace_lost_workers(hung_after_s=60)
+        assert (batcher.not_ready_reason(60), batcher.restarts) == (None, 1)
         assert answered(asyncio.run(ask(batcher, 2))) == 2
 
 
@@ -358,13 +363,13 @@ def test_where_even_the_replacement_hangs_the_device_is_lost(
         raise Poisoned("too late")
 
     told: list[Exception] = []
-    monkeypatch.setattr(batching, "_REPLACE_S", 0.05)
+    monkeypatch.setattr(supervisor, "_REPLACE_S", 0.05)
     engine = NumberEngine(before=die)
     with started(engine, on_fatal=told.append) as batcher:
         with pytest.raises(Problem):
             asyncio.run(ask(batcher, 1))
-        wait_until(lambda: batcher.trouble(60) is not None)
+        wait_until(lambda: batcher.not_ready_reason(60) is not None)
         monkeypatch.setattr(engine, "renewed", hang)
         with pytest.raises(Poisoned):
-            batcher.revive(hung_after_s=60)
-    assert "no worker" in str(told[0])
+            batcher.replace_lost_workers(hung_after_s=60)
+    assert "has not been replaced" in str(told[0])

@@ -14,13 +14,12 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from model import checkpoint
+from model.checkpoint import checkpoint
 from service.app import create_app
-from service.errors import Error, Problem
-from service.inference import file_watch
-from service.inference import registry as registries
+from service.errors import Error, Problem, StartupError
+from service.inference import file_watch, startup
 from service.inference.loading import MOST_LOADS, GivenUp, Loads
-from service.inference.registry import Registry, StartupError
+from service.inference.model_server import ModelServer
 from service.settings import Settings
 from tests.service import checkpoints
 from tests.service.http.routes.test_admin import KEY, MODELS
@@ -118,7 +117,7 @@ def test_a_load_over_its_limit_is_given_up_and_its_name_is_free_when_the_disk_an
         given_up = client.put(f"{MODELS}/strict")
         assert given_up.status_code == 504
         assert problem(given_up)["type"] == "urn:scmrl:error:load-timeout"
-        assert "goes on" in problem(given_up)["detail"]
+        assert "stays in service" in problem(given_up)["detail"]
         assert int(given_up.headers["Retry-After"]) > 0
         again = client.put(f"{MODELS}/strict")
         assert again.status_code == 409, "its thread hangs still"
@@ -151,7 +150,7 @@ def test_twelve_reloads_at_once_drop_no_request(tmp_path: Path, clip: bytes) -> 
 def test_a_checkpoint_that_hangs_at_the_start_does_not_hold_up_the_others(
     folder: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registries, "_OVERTAKE_S", 0.1)
+    monkeypatch.setattr(startup, "_OVERTAKE_S", 0.1)
     checkpoints.save(folder / "hung", seed=2, name="hung")  # before `strict`, in their order
     disk.hanging.add("hung")
     with listening(create_app(settings(folder))) as client:
@@ -172,7 +171,7 @@ def test_unloading_waits_for_the_requests_that_are_inside(folder: Path, clip: by
         yield body[1000:]
 
     app = create_app(settings(folder))
-    registry: Registry = app.state.scmrl.registry
+    in_flight = app.state.scmrl.in_flight
     with listening(app) as client, ThreadPoolExecutor(2) as pool:
         client.headers["Authorization"] = f"Bearer {KEY}"
         wait_until(lambda: statuses(client).get("strict") == "ready")
@@ -180,7 +179,7 @@ def test_unloading_waits_for_the_requests_that_are_inside(folder: Path, clip: by
         path = "/v1/models/strict/classify"
         asked = pool.submit(client.post, path, content=in_two_parts(), headers=headers)
         try:
-            wait_until(lambda: registry.in_use == 1)
+            wait_until(lambda: in_flight.total == 1)
             unloading = pool.submit(client.delete, f"{MODELS}/strict")
             wait_until(lambda: "strict" not in statuses(client))
             time.sleep(0.5)
@@ -204,7 +203,7 @@ def test_a_folder_of_checkpoints_that_hangs_is_given_up(
 ) -> None:
     monkeypatch.setattr(module, call, lambda *_, **__: answers.wait() and [])
     with pytest.raises(StartupError, match=r"longer than 0\.5 s; --load-timeout-s"):
-        Registry(settings(weights, load_timeout_s=0.5)).load_default()
+        ModelServer(settings(weights, load_timeout_s=0.5)).startup.load_default()
 
 
 def test_a_folder_that_hangs_among_others_does_not_keep_them_from_being_listed(
@@ -221,11 +220,11 @@ def test_a_folder_that_hangs_among_others_does_not_keep_them_from_being_listed(
 
     monkeypatch.setattr(os.path, "exists", hang_in_one)
     monkeypatch.setattr(file_watch, "_HANGS_S", 0.5)
-    registry = Registry(settings(folder))
-    registry.load_default()
+    models = ModelServer(settings(folder))
+    models.startup.load_default()
     answers.set()
-    assert registry.names == ["avdigits", "hung", "strict"]
-    registry.stop()
+    assert models.registry.names == ["avdigits", "hung", "strict"]
+    models.stop()
 
 
 def test_files_on_a_disk_that_hangs_are_told_apart_and_the_others_are_looked_at(
@@ -234,40 +233,40 @@ def test_files_on_a_disk_that_hangs_are_told_apart_and_the_others_are_looked_at(
     caplog: pytest.LogCaptureFixture,
     answers: threading.Event,
 ) -> None:
-    def hang_in_one(path: Path) -> file_watch.Files | None:
+    def hang_in_one(path: Path) -> file_watch.FileStates | None:
         if path.name == "strict":
             answers.wait()
         return look(path)
 
-    look = file_watch.files
+    look = file_watch.file_states
     watch = file_watch.FileWatch(folder)
     for name in ("avdigits", "strict"):
         watch.note(name, look(folder / name))
-    monkeypatch.setattr(file_watch, "files", hang_in_one)
+    monkeypatch.setattr(file_watch, "file_states", hang_in_one)
     monkeypatch.setattr(file_watch, "_HANGS_S", 0.2)
     (folder / "avdigits" / "card.json").unlink()
 
     def are_reported() -> bool:
         watch.look("strict")
         watch.look("avdigits")
-        return not watch.intact("strict") and not watch.intact("avdigits")
+        return not watch.is_intact("strict") and not watch.is_intact("avdigits")
 
     wait_until(are_reported)
     assert sum(thread.name == "scmrl-look" for thread in threading.enumerate()) <= 2
-    assert caplog.text.count("the files of strict cannot be looked at") == 1
+    assert caplog.text.count("the files of strict cannot be read") == 1
     assert caplog.text.count("the files of avdigits are gone") == 1
     answers.set()
-    wait_until(lambda: are_reported() is False and watch.intact("strict"))
+    wait_until(lambda: are_reported() is False and watch.is_intact("strict"))
 
 
 def test_a_fifo_in_the_place_of_the_default_checkpoints_weights_is_named(folder: Path) -> None:
     file = folder / "avdigits" / "model.safetensors"
     file.unlink()
     os.mkfifo(file)
-    registry = Registry(settings(folder))
+    models = ModelServer(settings(folder))
     with pytest.raises(StartupError, match=f"{file}: is not a regular file"):
-        registry.load_default()
-    assert "cannot be served" in (registry.why_not_ready() or "")
+        models.startup.load_default()
+    assert "could not be loaded" in (models.not_ready_reason() or "")
 
 
 # --- the loads themselves ------------------------------------------------------------------------

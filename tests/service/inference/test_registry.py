@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from model.checkpoint import Measurement
-from service.errors import Error, Problem
-from service.inference.registry import Registry, StartupError
+from service.errors import Error, Problem, StartupError
+from service.inference.model_server import ModelServer
 from service.runtime import gc
 from service.settings import Settings
 from tests.service import checkpoints
@@ -36,11 +36,12 @@ def damage(folder: Path) -> None:
 
 def refused(**settings: object) -> str:
     """What an operator is told who starts the service with these settings."""
-    registry = Registry(Settings(**settings))  # type: ignore[arg-type]
+    models = ModelServer(Settings(**settings))  # type: ignore[arg-type]
+    registry = models.registry
     with pytest.raises(StartupError) as caught:
-        registry.load_default()
-    registry.stop()
-    assert registry.why_not_ready() is not None
+        models.startup.load_default()
+    models.stop()
+    assert models.not_ready_reason() is not None
     assert registry.status(registry.default_name) == "failed"
     with pytest.raises(Problem) as told:
         registry.get(registry.default_name)
@@ -120,21 +121,21 @@ def test_int8_is_taken_where_the_card_has_its_accuracy(
     measured = Measurement(what="accuracy", value=0.9, conditions="a test", precision="int8")
     checkpoints.save(tmp_path / "avdigits", accuracy=(measured,))
     checkpoints.save(tmp_path / "unmeasured", name="unmeasured")
-    registry = Registry(Settings(models=tmp_path, precision="int8", compile="on"))
-    registry.load_default()
-    registry.load_others()
-    registry.stop()
-    paths = {name: model.engines[0].path for name, model in registry.ready.items()}
+    models = ModelServer(Settings(models=tmp_path, precision="int8", compile="on"))
+    models.startup.load_default()
+    models.startup.load_others()
+    models.stop()
+    paths = {name: model.engines[0].path for name, model in models.registry.ready.items()}
     assert paths == {"avdigits": "fused-int8", "unmeasured": "fused"}
     assert "unmeasured stays in float32" in caplog.text
 
 
 def test_of_a_checkpoint_that_is_loaded_anew_the_old_one_is_let_go(weights: Path) -> None:
-    registry = Registry(Settings(models=weights, compile="off"))
-    registry.load_default()
+    models = ModelServer(Settings(models=weights, compile="off"))
+    models.startup.load_default()
     gc.spare()  # as a service does that has started
-    old = weakref.ref(registry.get("avdigits").engines[0])
-    registry.loader("avdigits")()
+    old = weakref.ref(models.registry.get("avdigits").engines[0])
+    models.reloads.begin_load("avdigits")()
     assert old() is None
-    registry.stop()
-    assert registry.get("avdigits").card.name == "avdigits"
+    models.stop()
+    assert models.registry.get("avdigits").card.name == "avdigits"

@@ -21,7 +21,7 @@ import pytest
 from fastapi import FastAPI
 from pydantic import SecretStr
 
-from model import checkpoint
+from model.checkpoint import checkpoint
 from service.app import create_app
 from service.errors import Error
 from service.settings import Settings
@@ -110,13 +110,13 @@ def ordinary(weights: Path, clip: bytes) -> Iterator[httpx.Response]:
             if answer.status_code != 200:  # half a clip may be read
                 yield answer
         registry = app.state.scmrl.registry
-        with registry.get("avdigits").batcher.place():
+        with registry.get("avdigits").batcher.slot():
             yield client.post(CLASSIFY, files={"clip": clip})
         operator = {"Authorization": f"Bearer {ADMIN}"}
         yield client.delete("/v1/admin/models/avdigits", headers=operator)
         for name in ("strict", "nobody"):
             yield client.put(f"/v1/admin/models/{name}", headers=operator)
-        registry.drain()
+        app.state.scmrl.in_flight.drain()
         yield client.post(CLASSIFY, files={"clip": clip})
 
 

@@ -17,7 +17,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from model.network import Output
 from service.app import create_app
 from service.errors import Error
-from service.inference import batching
+from service.inference import batch_worker
 from service.settings import Settings
 from tests.conftest import ROOT
 from tests.service.running_server import listening, until_ready, wait_until
@@ -115,15 +115,15 @@ def test_rejects_are_counted_by_their_reason(
         "not_found": service.get("/nowhere").status_code,
         "method_not_allowed": service.get(CLASSIFY).status_code,
     }
-    places = [batcher.place() for _ in range(4)]
-    for place in places:
-        place.__enter__()
+    slots = [batcher.slot() for _ in range(4)]
+    for slot in slots:
+        slot.__enter__()
     full = scrape(service)
     assert full.total("scmrl_places_taken", model="avdigits") == 4
     assert full.total("scmrl_places", model="avdigits") == 4
     seen["full"] = post(clip)
-    for place in places:
-        place.__exit__(None, None, None)
+    for slot in slots:
+        slot.__exit__(None, None, None)
 
     assert seen == {name: Error[name.upper()].status for name in seen}
     name = "scmrl_rejects_total"
@@ -167,14 +167,14 @@ def test_the_queue_is_as_long_as_it_is(
     """Put in the queue's place what waits there; its worker is not told, so it stays."""
     batcher = app.state.scmrl.registry.get("strict").batcher
     assert scrape(service).total("scmrl_queue_length", model="strict") == 0
-    monkeypatch.setattr(batcher, "_queue", [object()] * 3)
+    monkeypatch.setattr(batcher._queue, "_requests", [object()] * 3)
     assert scrape(service).total("scmrl_queue_length", model="strict") == 3
 
 
 def test_requests_that_run_together_are_one_batch(
     weights: Path, clip: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    infer: Callable[..., Output] = batching._infer
+    infer: Callable[..., Output] = batch_worker._infer
     first = threading.Event()
 
     def slow(engine: Any, batch: Any) -> Output:
@@ -186,7 +186,7 @@ def test_requests_that_run_together_are_one_batch(
     with listening(app) as client:
         until_ready(client)
         batcher = app.state.scmrl.registry.get("avdigits").batcher
-        monkeypatch.setattr(batching, "_infer", slow)
+        monkeypatch.setattr(batch_worker, "_infer", slow)
         with httpx.Client(base_url=client.base_url, timeout=60) as other:
             from concurrent.futures import ThreadPoolExecutor
 
@@ -219,11 +219,8 @@ def test_restarts_and_a_worker_that_has_gone_are_seen(weights: Path, clip: bytes
         assert scrape(client).total(restarts, kind="decode", model="") == 1
 
         batcher = app.state.scmrl.registry.get("avdigits").batcher
-        (worker,) = batcher._workers
-        with batcher._changed:  # its next look at its queue ends the thread, as a bug would
-            worker.replaced = True
-            batcher._working -= 1
-            batcher._changed.notify_all()
+        (worker,) = batcher._supervisor._workers
+        worker.dismiss()  # its next look at its queue ends the thread, as a bug would
         once(client, lambda s: s.total(restarts, kind="engine", model="avdigits") == 1)
         once(client, lambda s: s.total("scmrl_model_ready", model="avdigits") == 1)
         assert client.post(CLASSIFY, files={"clip": clip}).status_code == 200

@@ -79,7 +79,7 @@ def test_a_corrupt_checkpoint_is_refused_by_file_and_the_old_one_goes_on(
     assert refused.status_code == 422
     detail = problem(refused)["detail"]
     assert detail.startswith("avdigits/card.json: sha256")
-    assert "goes on" in detail
+    assert "stays in service" in detail
     assert str(served.folder) not in refused.text
     assert served.client.post("/v1/classify", files={"clip": clip}).status_code == 200
     assert served.client.get("/readyz").status_code == 200
@@ -134,7 +134,7 @@ def test_files_that_are_deleted_are_told_of_once_and_it_is_served_on(
     refused = served.client.put(f"{MODELS}/avdigits")
     assert refused.status_code == 404
     assert "'avdigits'" in problem(refused)["detail"]
-    assert "goes on" in problem(refused)["detail"]
+    assert "stays in service" in problem(refused)["detail"]
     assert served.client.post("/v1/classify", files={"clip": clip}).status_code == 200
 
 

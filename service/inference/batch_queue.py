@@ -1,0 +1,183 @@
+"""The queue between the event loop and the batch workers: requests in, batches out."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Hashable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from service.errors import Error, Problem
+from service.request_record import request_id
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from model.network import Output
+
+
+@dataclass(frozen=True)
+class BatchKey:
+    """What must be equal for requests to run in one batch.
+
+    `shapes`: stream name and shape [T or 1, C, H, W] of each input.
+    """
+
+    steps: int
+    explain: frozenset[str]
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True)
+class InferenceResult:
+    """One request's share of a batch: `output` with B = 1, times in seconds."""
+
+    output: Output
+    batch_size: int
+    queue_s: float
+    inference_s: float
+
+
+@dataclass(eq=False)
+class QueuedRequest:
+    """A decoded request: `inputs` [T or 1, C, H, W] by stream, and the future of its result."""
+
+    key: BatchKey
+    inputs: Mapping[str, Tensor]
+    future: asyncio.Future[InferenceResult]
+    queued_at: float = field(default_factory=time.monotonic)
+    id: str | None = field(default_factory=request_id.get)
+
+    def deliver(self, result: InferenceResult | Exception) -> None:
+        """Settle the future in its event loop. Does nothing if it is settled or the loop closed."""
+
+        def settle() -> None:
+            if self.future.done():
+                return
+            if isinstance(result, Exception):
+                self.future.set_exception(result)
+            else:
+                self.future.set_result(result)
+
+        with suppress(RuntimeError):  # the loop is closed: nothing waits for the result
+            self.future.get_loop().call_soon_threadsafe(settle)
+
+
+class BatchQueue:
+    """A FIFO queue of requests. A consumer takes the oldest one and all others of its key.
+
+    A consumer waits for a fuller batch only while requests are being decoded, and for `max_wait_s`
+    at most; a lone request never waits. Requests are accepted while the queue is open and has a
+    consumer.
+
+    State: open with consumers -> open without consumers (`put` raises) -> closed (`put` raises,
+    `take` returns an empty batch).
+    """
+
+    def __init__(self, max_batch: int, max_wait_s: float) -> None:
+        self._max_batch = max_batch
+        self._max_wait_s = max_wait_s
+        self._changed = threading.Condition()  # of all that follows; re-entrant
+        self._requests: deque[QueuedRequest] = deque()
+        self._decoding = 0  # admitted requests that have not been put yet
+        self._consumers: set[Hashable] = set()
+        self._is_closed = False
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    @property
+    def is_closed(self) -> bool:
+        return self._is_closed
+
+    @property
+    def lock(self) -> threading.Condition:
+        """Held: no batch is taken, no consumer comes or goes."""
+        return self._changed
+
+    # --- requests, from the event loop ---------------------------------------------------------
+
+    def expect(self) -> None:
+        """Announce a request that is being decoded: `put` or `unexpect` follows."""
+        with self._changed:
+            self._decoding += 1
+
+    def unexpect(self) -> None:
+        """Take the announcement back: the request ended before `put`."""
+        with self._changed:
+            self._decoding -= 1
+            self._changed.notify_all()
+
+    def put(self, request: QueuedRequest) -> None:
+        """Queue an announced request. Raises Problem NOT_READY if it would never be run."""
+        with self._changed:
+            self._decoding -= 1
+            if not self._consumers or self._is_closed:
+                raise not_served()
+            self._requests.append(request)
+            self._changed.notify_all()
+
+    def withdraw(self, request: QueuedRequest) -> None:
+        """Remove a cancelled request. One that is in a batch already runs to its end."""
+        with self._changed, suppress(ValueError):
+            self._requests.remove(request)
+
+    # --- consumers, one for each device ----------------------------------------------------------
+
+    def attach(self, consumer: Hashable) -> None:
+        """Let a consumer take batches."""
+        with self._changed:
+            self._consumers.add(consumer)
+
+    def dismiss(self, consumer: Hashable) -> None:
+        """Let a consumer take no more batches; its successor takes what is queued."""
+        with self._changed:
+            self._consumers.discard(consumer)
+            self._changed.notify_all()
+
+    def leave(self, consumer: Hashable) -> list[QueuedRequest]:
+        """Detach a consumer that ends; return the requests that no consumer is left for.
+
+        Nothing is returned for a dismissed consumer.
+        """
+        with self._changed:
+            if consumer not in self._consumers:
+                return []
+            self._consumers.remove(consumer)
+            if self._consumers:
+                return []
+            abandoned, self._requests = list(self._requests), deque()
+            return abandoned
+
+    def take(self, consumer: Hashable) -> list[QueuedRequest]:
+        """Wait for the next batch and take it; empty if closed or the consumer was dismissed."""
+        with self._changed:
+            while not self._is_closed and consumer in self._consumers:
+                if not self._requests:
+                    self._changed.wait()
+                    continue
+                oldest = self._requests[0]
+                batch = [r for r in self._requests if r.key == oldest.key][: self._max_batch]
+                wait_s = oldest.queued_at + self._max_wait_s - time.monotonic()
+                if len(batch) < self._max_batch and self._decoding and wait_s > 0:
+                    self._changed.wait(wait_s)
+                    continue
+                for request in batch:
+                    self._requests.remove(request)
+                return batch
+        return []
+
+    def close(self) -> None:
+        """Accept no more requests and let the consumers end."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+
+def not_served() -> Problem:
+    """Return the problem of a request that no worker will run."""
+    return Problem(Error.NOT_READY, "The checkpoint is not being served.", retry_after_s=5)

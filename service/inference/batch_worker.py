@@ -1,0 +1,164 @@
+"""A batch worker: the thread of one device, which takes batches, runs them and answers them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from service.errors import Error, Problem
+from service.inference.batch_queue import BatchQueue, InferenceResult, QueuedRequest, not_served
+
+if TYPE_CHECKING:
+    from model.engine import Engine
+    from model.network import Output
+
+log = logging.getLogger("scmrl.batching")
+
+#: Errors of torch after which a CUDA device fails at everything until its process ends.
+_FATAL = frozenset({"AcceleratorError"})
+#: Requests that fail one after the other, run alone, until the device is to blame.
+_MAX_FAILURES = 8
+
+
+@dataclass
+class BatchCounts:
+    """Counters of all workers of a checkpoint, for its metrics."""
+
+    #: Batches that have run, by their size.
+    batches: Counter[int] = field(default_factory=Counter)
+    #: Runs that raised an error.
+    failures: int = 0
+
+
+class BatchWorker:
+    """Runs batches of `queue` on one engine, in a thread of its own.
+
+    State: made -> `start` -> waiting <-> running a batch -> ended. It ends when the queue is closed
+    or dismisses it, when the thread dies, or after `_MAX_FAILURES` failures in a row. A batch that
+    fails is run again request by request, so that only the request to blame gets the error.
+    `on_fatal` receives an error after which the device answers nothing any more.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        queue: BatchQueue,
+        counts: BatchCounts,
+        on_fatal: Callable[[Exception], None],
+    ) -> None:
+        self.engine = engine
+        self.batch: list[QueuedRequest] = []  # being run
+        self._queue = queue
+        self._counts = counts
+        self._on_fatal = on_fatal
+        self._running_since: float | None = None
+        self._failures = 0  # of requests run alone, in a row
+        self._is_dismissed = False
+        self._thread = threading.Thread(target=self._work, name="scmrl-engine", daemon=True)
+
+    def start(self) -> None:
+        """Attach to the queue and start the thread."""
+        self._queue.attach(self)
+        self._thread.start()
+
+    def dismiss(self) -> None:
+        """Take no more batches; what is queued is left to another worker."""
+        self._is_dismissed = True
+        self._queue.dismiss(self)
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the thread's end, if it has been started."""
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def loss(self, hung_after_s: float) -> str | None:
+        """Return how the worker was lost (died, failed at everything, hangs), None if it was not.
+
+        It hangs if it has been running one batch for more than `hung_after_s`.
+        """
+        if not self._thread.is_alive():
+            return f"failed at {self._failures} requests in a row" if self._is_failing else "died"
+        since = self._running_since
+        if since is not None and time.monotonic() - since > hung_after_s:
+            return f"has been running one batch for more than {hung_after_s:g} s"
+        return None
+
+    @property
+    def _is_failing(self) -> bool:
+        return self._failures >= _MAX_FAILURES
+
+    def _work(self) -> None:
+        abandoned: list[QueuedRequest] = []
+        try:
+            while not self._is_failing and (batch := self._queue.take(self)):
+                self.batch = batch
+                self._run(batch)
+                self.batch, self._running_since = [], None
+        finally:
+            abandoned = self._queue.leave(self)
+            for request in (*self.batch, *abandoned):  # of the batch, those without an answer
+                request.deliver(not_served())
+
+    def _run(self, batch: list[QueuedRequest], *, again: bool = True) -> None:
+        """Run a batch and answer it; if it fails, run each of its requests once more alone."""
+        from model.engine.outputs import sliced
+
+        started = self._running_since = time.monotonic()
+        try:
+            output = _infer(self.engine, batch)
+            shares = [sliced(output, index, 1) for index in range(len(batch))]
+        except Exception as exc:
+            self._fail(batch, exc, again)
+            return
+        self._failures = 0
+        seconds = time.monotonic() - started
+        self._counts.batches[len(batch)] += 1
+        for request, share in zip(batch, shares, strict=True):
+            queue_s = started - request.queued_at
+            request.deliver(InferenceResult(share, len(batch), queue_s, seconds))
+
+    def _fail(self, batch: list[QueuedRequest], exc: Exception, again: bool) -> None:
+        self._counts.failures += 1
+        if type(exc).__name__ in _FATAL:
+            for request in batch:
+                request.deliver(not_served())
+            self._on_fatal(exc)
+            return
+        if not again:
+            is_out_of_memory = isinstance(exc, MemoryError)
+            self._failures += not is_out_of_memory  # another request may need less
+            batch[0].deliver(_out_of_memory() if is_out_of_memory else exc)
+            return
+        log.warning(
+            "a batch of %d failed, running each of its requests alone: %r; requests: %s",
+            len(batch), exc, request_ids(batch),
+        )  # fmt: skip
+        for request in batch:
+            if not self._is_dismissed and not request.future.done():  # else nothing waits for it
+                self._run([request], again=False)
+
+
+def _infer(engine: Engine, batch: list[QueuedRequest]) -> Output:
+    import torch
+
+    key = batch[0].key
+    inputs = {  # [T or 1, B, C, H, W]
+        name: torch.stack([request.inputs[name] for request in batch], dim=1)
+        for name, _ in key.shapes
+    }
+    return engine.run(inputs, steps=key.steps, explain=key.explain)
+
+
+def request_ids(batch: Sequence[QueuedRequest]) -> str:
+    """Return the ids of a batch's requests, for the log."""
+    return ", ".join(request.id or "(no id)" for request in batch) or "(none)"
+
+
+def _out_of_memory() -> Problem:
+    detail = "The device has too little memory for this request. Lower `steps` and retry."
+    return Problem(Error.FULL, detail, retry_after_s=5)

@@ -1,0 +1,89 @@
+"""Loading one checkpoint: read, copy to the devices, warm up, publish, change to the fused path."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from service.errors import StartupError
+from service.inference.file_watch import FileWatch, file_states
+from service.inference.loading import Attempt, Loads
+from service.inference.registry import Registry
+from service.inference.served_model import Model, load, warm
+from service.settings import Settings
+
+log = logging.getLogger("scmrl.registry")
+
+
+class ModelLoader:
+    """Does the work of a load attempt, in its thread, and publishes the result in the registry."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        loads: Loads,
+        files: FileWatch,
+        stopping: threading.Event,
+        on_fatal: Callable[[Exception], None],
+    ) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._loads = loads
+        self._files = files
+        self._stopping = stopping
+        self._on_fatal = on_fatal
+
+    def load(self, attempt: Attempt) -> bool:
+        """Load a checkpoint and serve it; return False if the load was given up meanwhile.
+
+        Raises what served_model.load raises, StartupError if `compile` is on and the checkpoint
+        has no fused path, GivenUp, Problem STOPPING.
+        """
+        name, started = attempt.name, time.monotonic()
+        loaded_from = file_states(self._settings.models / name)
+        model = load(self._settings.models / name, self._settings, self._on_fatal)
+        with self._loads.turn(attempt):
+            if self._settings.compile == "on" and not self._fuse(model):
+                raise StartupError("compile is on, but there is no fused path (SCMRL_COMPILE)")
+            warm(model, self._settings.max_batch)
+        if not attempt.commit():
+            return False
+        model.batcher.start()
+        self._files.note(name, loaded_from)
+        self._registry.publish(model)
+        if self._stopping.is_set():  # the service may have stopped all others before
+            model.batcher.stop()
+        seconds = time.monotonic() - started
+        log.info(
+            "checkpoint %s %s is ready on %s after %.1f s",
+            name, model.card.version, ", ".join(str(e.device) for e in model.engines), seconds,
+        )  # fmt: skip
+        return True
+
+    def load_and_fuse(self, attempt: Attempt) -> None:
+        """Load a checkpoint, serve it, then change it over to its fused path."""
+        if self.load(attempt):
+            with self._loads.turn(attempt):
+                self.fuse(attempt.name)
+
+    def fuse(self, name: str) -> None:
+        """Change a served checkpoint over to its fused path, if `compile` is auto."""
+        if self._settings.compile != "auto" or self._stopping.is_set():
+            return
+        started = time.monotonic()
+        if self._fuse(self._registry.get(name)):
+            seconds = time.monotonic() - started
+            log.info("checkpoint %s runs on its fused path after %.1f s", name, seconds)
+
+    def _fuse(self, model: Model) -> bool:
+        precision = self._settings.precision
+        if precision != "float32" and not model.card.measured_with(precision):
+            log.warning(
+                "checkpoint %s stays in float32: its card has no accuracy with %s; measure it "
+                "with `scmrl evaluate --write-card`", model.name, precision,
+            )  # fmt: skip
+            precision = "float32"
+        return all(engine.fuse(precision, model.card.steps) for engine in model.engines)

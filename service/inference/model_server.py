@@ -1,0 +1,71 @@
+"""The served checkpoints of one service, assembled.
+
+Startup, Reloads -> ModelLoader -> Registry -> InFlight -> routes
+      (in turn: Loads)       (FileWatch, watch: while they are served)
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from service.inference import watch
+from service.inference.file_watch import FileWatch
+from service.inference.in_flight import InFlight
+from service.inference.loading import STOPPING, Loads
+from service.inference.model_loader import ModelLoader
+from service.inference.registry import Registry
+from service.inference.reload import Reloads
+from service.inference.startup import Startup
+from service.settings import Settings
+
+
+class ModelServer:
+    """Makes the parts and stops them. `on_fatal` receives an error that no device survives."""
+
+    def __init__(
+        self, settings: Settings, on_fatal: Callable[[Exception], None] = lambda error: None
+    ) -> None:
+        self._settings = settings
+        self._made_at = time.monotonic()
+        self._stopping = stopping = threading.Event()
+        self.registry = registry = Registry(settings.default_model)
+        self.in_flight = InFlight(registry)
+        self.files = FileWatch(settings.models)
+        loads = Loads(
+            settings.load_timeout_s, lambda: self.in_flight.is_draining or stopping.is_set()
+        )
+        loader = ModelLoader(settings, registry, loads, self.files, stopping, on_fatal)
+        self.startup = Startup(settings, registry, loads, loader, stopping)
+        self.reloads = Reloads(settings, registry, self.in_flight, loads, loader, stopping)
+
+    def watch_workers(self) -> None:
+        """Replace lost workers until `stop`; the whole work of a thread."""
+        watch.watch_workers(self.registry, self._settings.engine_timeout_s, self._stopping)
+
+    def watch_files(self) -> None:
+        """Look at the checkpoints' files until `stop`; the whole work of a thread."""
+        watch.watch_files(self.registry, self.files, self._stopping)
+
+    def stop(self) -> None:
+        """Begin nothing more, and end all workers after the batches that they run."""
+        self._stopping.set()
+        for model in self.registry.ready.values():
+            model.batcher.stop()
+
+    def not_ready_reason(self) -> str | None:
+        """Return why /readyz answers 503; None if the default checkpoint can answer."""
+        if self.in_flight.is_draining:
+            return STOPPING
+        name = self.registry.default_name
+        model = self.registry.find(name)
+        if model is not None:
+            return model.batcher.not_ready_reason(self._settings.stalled_after_s)
+        if self.registry.status(name) == "failed":
+            return f"The default checkpoint {name} could not be loaded. The log has the reason."
+        seconds = time.monotonic() - self._made_at
+        return (
+            f"The default checkpoint {name} is being loaded, for {seconds:.0f} s so far; a load is "
+            f"given up after {self._settings.load_timeout_s:g} s."
+        )

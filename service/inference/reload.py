@@ -1,0 +1,127 @@
+"""Loading, reloading and unloading checkpoints while others are served."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+
+from service.errors import Error, Problem
+from service.inference.discovery import has_card
+from service.inference.file_watch import CARD
+from service.inference.in_flight import InFlight
+from service.inference.loading import Attempt, GivenUp, Loads, timed_out
+from service.inference.model_loader import ModelLoader
+from service.inference.registry import Registry
+from service.inference.served_model import Model
+from service.runtime import gc
+from service.settings import Settings
+
+log = logging.getLogger("scmrl.registry")
+
+#: Seconds between two looks at the requests in flight of a checkpoint that is being retired.
+_RETIRE_S = 0.05
+
+
+class Reloads:
+    """Loads and unloads by name, as an operator asks for them.
+
+    State of a checkpoint that is replaced or unloaded: served -> retiring, while it has requests
+    in flight -> stopped.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        in_flight: InFlight,
+        loads: Loads,
+        loader: ModelLoader,
+        stopping: threading.Event,
+    ) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._in_flight = in_flight
+        self._loads = loads
+        self._loader = loader
+        self._stopping = stopping
+
+    def begin_load(self, name: str) -> Callable[[], None]:
+        """Reserve a name; return the work that loads its checkpoint, or loads it again.
+
+        The work is for a thread. A checkpoint that is served already goes on until the new one is
+        ready; requests in flight keep the one that they began with. Raises Problem CONFLICT if the
+        name is being loaded or unloaded, FULL if too many loads have not ended. The work raises
+        Problem UNKNOWN_MODEL, UNUSABLE, LOAD_TIMEOUT or STOPPING, and changes nothing then.
+        """
+        attempt = self._loads.reserve(name)
+        return lambda: self._load(attempt)
+
+    def begin_unload(self, name: str) -> Callable[[], None]:
+        """Reserve a name; return the work that ends serving its checkpoint, for a thread.
+
+        Requests in flight are answered. Raises Problem UNKNOWN_MODEL, NOT_READY; CONFLICT for the
+        default checkpoint and for a name that is being loaded or unloaded; FULL if too many loads
+        have not ended.
+        """
+        if name == self._registry.default_name:
+            detail = f"{name} is the default checkpoint, which cannot be unloaded."
+            raise Problem(Error.CONFLICT, detail)
+        attempt = self._loads.reserve(name)
+        try:
+            if self._registry.status(name) == "loading":
+                self._registry.get(name)  # raises: it is unknown, or has not been loaded yet
+        except Problem:
+            self._loads.release(attempt)
+            raise
+        return lambda: self._unload(attempt)
+
+    def _load(self, attempt: Attempt) -> None:
+        name = attempt.name
+        before = self._registry.find(name)
+        kept = "; the loaded checkpoint stays in service" if before else ""
+        try:
+            self._loads.run(attempt, lambda: self._load_again(attempt, kept))
+        except Problem:
+            raise
+        except GivenUp as exc:
+            log.error("cannot serve the checkpoint %s: %s", name, exc)
+            detail = f"{name}: {exc} (SCMRL_LOAD_TIMEOUT_S), and is given up{kept}."
+            raise timed_out(detail) from exc
+        except Exception as exc:
+            log.error("cannot serve the checkpoint %s: %s", name, exc)
+            detail = str(exc).replace(f"{self._settings.models}{os.sep}", "")
+            raise Problem(Error.UNUSABLE, f"{detail}{kept}") from exc
+        if before is not None:
+            self._retire(before)
+            del before
+            gc.sweep()
+
+    def _load_again(self, attempt: Attempt, kept: str) -> None:
+        if not has_card(self._settings.models, attempt.name):
+            detail = f"There is no {CARD} in a folder {attempt.name[:100]!r} of SCMRL_MODELS{kept}."
+            raise Problem(Error.UNKNOWN_MODEL, detail)
+        self._loader.load_and_fuse(attempt)
+
+    def _unload(self, attempt: Attempt) -> None:
+        name = attempt.name
+        try:
+            model = self._registry.remove(name)
+            if model is not None:
+                self._retire(model)
+                del model
+                gc.sweep()
+                log.info("checkpoint %s is unloaded", name)
+        finally:
+            self._loads.release(attempt)
+
+    def _retire(self, model: Model) -> None:
+        """End a checkpoint's workers once it has no request in flight.
+
+        The first wait is for a request that has got the checkpoint and is not counted yet.
+        """
+        while not self._stopping.wait(_RETIRE_S) and self._in_flight.count(model):
+            pass
+        model.batcher.stop()
+        self._in_flight.forget(model)

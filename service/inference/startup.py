@@ -1,0 +1,114 @@
+"""The start: list the checkpoints, load the default one, then the others."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from model.device import DeviceError
+from service.errors import Error, Problem, StartupError
+from service.inference.discovery import discover
+from service.inference.loading import LOADING, Attempt, GivenUp, Loads
+from service.inference.model_loader import ModelLoader
+from service.inference.registry import Registry
+from service.runtime import cores
+from service.runtime.torch_import import import_torch
+from service.settings import Settings
+
+log = logging.getLogger("scmrl.registry")
+
+#: Seconds from when the default checkpoint can answer until others are loaded and compiled, which
+#: takes the cores, and Python's lock, from the first requests.
+_DELAY_S = 1.0
+#: Seconds after which the load of a checkpoint that takes longer no longer holds up the next one.
+_OVERTAKE_S = 5.0
+
+
+class Startup:
+    """Loads the checkpoints of a service that starts, each call in a thread."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        loads: Loads,
+        loader: ModelLoader,
+        stopping: threading.Event,
+    ) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._loads = loads
+        self._loader = loader
+        self._stopping = stopping
+
+    def load_default(self) -> None:
+        """List the folders that hold a card, then load the default one and start its queue.
+
+        Raises StartupError if it cannot be served, Problem STOPPING if the service ends.
+        """
+        name = self._registry.default_name
+        try:
+            attempt = self._loads.reserve(name)
+            self._loads.run(attempt, lambda: self._list(attempt))
+            import_torch()
+            # torch's own spin on for milliseconds after each use, on cores that others need.
+            cores.set_threads(1)
+            attempt = self._loads.reserve(name)
+            self._loads.run(attempt, lambda: self._loader.load(attempt))
+        except Problem:
+            raise
+        except Exception as exc:
+            self._registry.fail(name)
+            if isinstance(exc, StartupError):
+                raise
+            if isinstance(exc, DeviceError):
+                raise StartupError(f"--device (SCMRL_DEVICE): {exc}", misused=True) from exc
+            hint = "; --load-timeout-s (SCMRL_LOAD_TIMEOUT_S)" if isinstance(exc, GivenUp) else ""
+            raise StartupError(f"cannot serve the checkpoint {name}: {exc}{hint}") from exc
+
+    def load_others(self) -> None:
+        """Load the others; one that cannot be served is logged and marked as failed.
+
+        Each checkpoint changes over to its fused path, if the settings want that, once it is
+        served: the first requests do not wait for a compiler.
+        """
+        if self._stopping.wait(_DELAY_S):
+            return
+        cores.set_opencv_threads()
+        self._loader.fuse(self._registry.default_name)
+        threads: list[threading.Thread] = []
+        for name in self._registry.names[1:]:
+            if self._stopping.is_set():
+                return
+            threads.append(
+                threading.Thread(target=self._load_other, args=(name,), name=LOADING, daemon=True)
+            )
+            threads[-1].start()
+            threads[-1].join(_OVERTAKE_S)
+        for thread in threads:
+            thread.join()
+
+    def _list(self, attempt: Attempt) -> None:
+        """Raises StartupError."""
+        names = discover(self._settings.models, self._registry.default_name)
+        if attempt.commit():
+            self._registry.list_names(names)
+
+    def _load_other(self, name: str) -> None:
+        try:
+            attempt = self._loads.reserve(name)
+            self._loads.run(attempt, lambda: self._load_unless_done(attempt))
+        except Problem as problem:
+            if problem.error is Error.FULL:
+                self._registry.fail(name)
+                log.error("cannot serve the checkpoint %s: %s", name, problem)
+            # else an operator loads it, or the service is being stopped
+        except Exception as exc:
+            self._registry.fail(name)
+            log.error("cannot serve the checkpoint %s: %s", name, exc)
+
+    def _load_unless_done(self, attempt: Attempt) -> None:
+        """Load it unless an operator has loaded or unloaded it meanwhile."""
+        name = attempt.name
+        if name in self._registry.names and self._registry.find(name) is None:
+            self._loader.load_and_fuse(attempt)

@@ -1,0 +1,119 @@
+"""Supervision of batch workers: one for each device, replaced when it dies, fails or hangs."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from service.inference.batch_queue import BatchQueue, not_served
+from service.inference.batch_worker import BatchCounts, BatchWorker, request_ids
+
+if TYPE_CHECKING:
+    from model.engine import Engine
+
+log = logging.getLogger("scmrl.batching")
+
+#: Longest wait for a worker to end, and for its replacement, in seconds.
+_JOIN_S, _REPLACE_S = 2.0, 120.0
+
+
+class WorkerSupervisor:
+    """The workers of one checkpoint's queue.
+
+    State of a device: has a worker -> lost it (its engine waits in `_awaiting`) -> has a worker.
+    `on_fatal` receives an error after which a device answers nothing any more.
+    """
+
+    def __init__(
+        self,
+        engines: Sequence[Engine],
+        queue: BatchQueue,
+        counts: BatchCounts,
+        on_fatal: Callable[[Exception], None],
+    ) -> None:
+        self._queue = queue
+        self._counts = counts
+        self._on_fatal = on_fatal
+        self._devices = len(engines)
+        self._workers = [self._make_worker(engine) for engine in engines]
+        self._awaiting: list[Engine] = []  # engines of lost workers that have no successor yet
+        self.restarts = 0  # workers that were replaced
+
+    def start(self) -> None:
+        """Start a worker on each device."""
+        for worker in self._workers:
+            worker.start()
+
+    def replace_lost_workers(self, hung_after_s: float) -> None:
+        """Replace workers that died, or have been running one batch for longer than `hung_after_s`.
+
+        The requests that they were running get Problem NOT_READY. A thread that hangs cannot be
+        ended: it is left behind, with its engine. Raises what making or trying another engine
+        raises, as on a device that still fails: the next call tries again. `on_fatal` is called
+        if even that hangs.
+        """
+        with self._queue.lock:
+            lost = {w: why for w in self._workers if (why := w.loss(hung_after_s))}
+            if self._queue.is_closed:
+                return
+            self._workers = [worker for worker in self._workers if worker not in lost]
+            self._awaiting += [worker.engine for worker in lost]
+            for worker in lost:
+                worker.dismiss()
+        for worker, why in lost.items():
+            log.error(
+                "the worker on %s %s and is being replaced; requests in its batch: %s",
+                worker.engine.device, why, request_ids(worker.batch),
+            )  # fmt: skip
+            for request in worker.batch:
+                request.deliver(not_served())
+        for engine in list(self._awaiting):
+            self._replace(engine)
+
+    def stop(self) -> None:
+        """Close the queue and end the workers after the batches that they run."""
+        self._queue.close()
+        for worker in list(self._workers):
+            worker.join(_JOIN_S)
+
+    def not_ready_reason(self, stalled_after_s: float) -> str | None:
+        """Return what is wrong with a worker: it died, or runs one batch for longer than
+        `stalled_after_s`, or is being replaced. None if every device has one that works."""
+        for worker in list(self._workers):
+            if why := worker.loss(stalled_after_s):
+                return f"The worker on {worker.engine.device} {why}."
+        if len(self._workers) < self._devices:
+            return "A worker is being replaced."
+        return None
+
+    @property
+    def engines(self) -> list[Engine]:
+        """The engine of each device that has a worker."""
+        return [worker.engine for worker in self._workers]
+
+    @property
+    def shortages(self) -> int:
+        """How often a device was out of memory."""
+        return sum(engine.shortages for engine in (*self.engines, *self._awaiting))
+
+    def _replace(self, engine: Engine) -> None:
+        error = TimeoutError(f"a lost worker has not been replaced after {_REPLACE_S:g} s")
+        timeout = threading.Timer(_REPLACE_S, self._on_fatal, [error])
+        timeout.daemon = True
+        timeout.start()
+        try:
+            successor = self._make_worker(engine.renewed())
+        finally:
+            timeout.cancel()
+        with self._queue.lock:
+            if self._queue.is_closed:
+                return
+            self._awaiting.remove(engine)
+            self.restarts += 1
+            self._workers.append(successor)
+            successor.start()
+
+    def _make_worker(self, engine: Engine) -> BatchWorker:
+        return BatchWorker(engine, self._queue, self._counts, self._on_fatal)

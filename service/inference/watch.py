@@ -1,0 +1,42 @@
+"""What is looked after while checkpoints are served, each in a thread: workers and files."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from service.inference.file_watch import FileWatch
+from service.inference.registry import Registry
+
+log = logging.getLogger("scmrl.registry")
+
+#: Seconds between two looks.
+_WATCH_S = 1.0
+
+
+def watch_workers(registry: Registry, hung_after_s: float, stopping: threading.Event) -> None:
+    """Replace workers that die, or run one batch for `hung_after_s`, until `stopping` is set."""
+    failing: set[str] = set()  # names whose worker cannot be replaced: logged once
+    while not stopping.wait(_WATCH_S):
+        _replace_lost_workers(registry, hung_after_s, failing)
+
+
+def _replace_lost_workers(registry: Registry, hung_after_s: float, failing: set[str]) -> None:
+    """Look once. A function of its own, so that no model is referenced between two looks."""
+    for name, model in registry.ready.items():
+        try:
+            model.batcher.replace_lost_workers(hung_after_s)
+            failing.discard(name)
+        except Exception:
+            if name not in failing:
+                log.exception(
+                    "the worker of %s cannot be replaced; retrying every %g s", name, _WATCH_S
+                )
+            failing.add(name)
+
+
+def watch_files(registry: Registry, files: FileWatch, stopping: threading.Event) -> None:
+    """Look at the files of served checkpoints, until `stopping` is set."""
+    while not stopping.wait(_WATCH_S):
+        for name in registry.ready:
+            files.look(name)
