@@ -1,46 +1,50 @@
-"""What is measured of each epoch of a training, and its table, metrics.csv."""
+"""The metrics of each epoch of a training, and their table, metrics.csv."""
 
 from __future__ import annotations
 
 import csv
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 METRICS = "metrics.csv"
+_MEANS = ("epoch", "learning_rate", "loss", "alignment", "fused")
 
 
-class Accuracies(NamedTuple):
-    """Of both streams, the sound alone and the picture alone, 0 to 1, on the held-out clips."""
+@dataclass(frozen=True)
+class Accuracies:
+    """Accuracies on the development clips, 0 to 1.
+
+    `fused`: with all streams. `alone`: with one stream, by its name.
+    """
 
     fused: float
-    audio: float
-    visual: float
+    alone: Mapping[str, float]
 
     @property
     def score(self) -> float:
-        """What the best weights are chosen by."""
-        return (self.fused + self.audio + self.visual) / 3
+        """The mean of them all, by which the best weights are chosen."""
+        return sum([self.fused, *self.alone.values()]) / (1 + len(self.alone))
 
     def __str__(self) -> str:
-        return f"both {self.fused:.1%}, picture {self.visual:.1%}, sound {self.audio:.1%}"
+        alone = "".join(f", {name} alone {value:.1%}" for name, value in self.alone.items())
+        return f"all streams {self.fused:.1%}{alone}"
 
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """Means over one epoch; accuracies (0 to 1) on the held-out development clips."""
+    """Mean losses of one epoch, its last learning rate, and the accuracies after it."""
 
     epoch: int
     learning_rate: float
     loss: float
     alignment: float
-    fused: float
-    audio: float
-    visual: float
+    accuracies: Accuracies
 
-    @property
-    def accuracies(self) -> Accuracies:
-        return Accuracies(self.fused, self.audio, self.visual)
+    def columns(self) -> dict[str, float]:
+        """Return the epoch's row of the table, by the column's name."""
+        values = (self.epoch, self.learning_rate, self.loss, self.alignment, self.accuracies.fused)
+        return {**dict(zip(_MEANS, values, strict=True)), **self.accuracies.alone}
 
     def __str__(self) -> str:
         return (
@@ -50,26 +54,28 @@ class EpochMetrics:
 
 
 def append(table: Path, metrics: EpochMetrics) -> None:
-    """Add the epoch's row, replacing whatever a killed run wrote from this epoch on.
+    """Add the epoch's row, in place of rows that a killed run wrote from this epoch on.
 
     Raises ValueError where the table is none of epochs, OSError where it cannot be written.
     """
-    row = {name: f"{value:.6g}" for name, value in asdict(metrics).items()}
-    kept = [before for before in rows(table) if int(before["epoch"]) < metrics.epoch]
+    row = {name: f"{value:.6g}" for name, value in metrics.columns().items()}
+    before = rows(table, tuple(metrics.accuracies.alone))
+    earlier = [each for each in before if int(each["epoch"]) < metrics.epoch]
     with table.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(row))
         writer.writeheader()
-        writer.writerows([*kept, row])
+        writer.writerows([*earlier, row])
 
 
-def rows(table: Path) -> list[dict[str, str]]:
-    """The rows of a table of epochs; none where there is no such file.
+def rows(table: Path, streams: Sequence[str]) -> list[dict[str, str]]:
+    """Read the rows of a table of epochs; none where there is no such file.
 
-    Raises ValueError where it holds something else.
+    `streams` are those with an accuracy of their own. Raises ValueError where the file holds
+    something else.
     """
     if not table.exists():
         return []
-    names = [field.name for field in fields(EpochMetrics)]
+    names = [*_MEANS, *streams]
     with table.open(newline="") as file:
         try:
             lines = list(csv.reader(file))

@@ -1,10 +1,9 @@
-"""Whether the visual attention map points at what the answer rests on."""
+"""Faithfulness of attention maps: whether they point at what the prediction rests on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -12,23 +11,20 @@ import torch
 from numpy.typing import NDArray
 
 from model.preprocess.prepared import Prepared
-
-if TYPE_CHECKING:
-    from model.training.evaluate import Judge, Judged
+from model.training.evaluator import BATCH_SIZE, DecodedClip, Evaluator
 
 Floats = NDArray[np.float32]
 #: Share of the frame that is hidden.
 HIDDEN = 0.2
-_BATCH = 32
 
 
 @dataclass(frozen=True)
 class Faithfulness:
     """Means over `count` clips.
 
-    `mass`: share of the map inside the digit's box; `area`: the box's share of the frame.
-    `drop_top`, `drop_random`: true-class probability lost, picture alone, when the top or a
-    random part (HIDDEN of the frame) is painted over with the frame's mean colour.
+    `mass`: share of the map inside the object's box; `area`: the box's share of the frame.
+    `drop_top`, `drop_random`: true-class probability lost, with the map's stream alone, when the
+    top or a random part (HIDDEN of the frame) is painted over with the frame's mean colour.
     """
 
     count: int
@@ -38,58 +34,67 @@ class Faithfulness:
     drop_random: float
 
 
-def faithfulness(judge: Judge, clips: Sequence[Judged], steps: int) -> Faithfulness:
-    """Measure the visual maps of clips that have sound and picture.
+def faithfulness(
+    evaluator: Evaluator, clips: Sequence[DecodedClip], steps: int, stream: str
+) -> Faithfulness:
+    """Measure the spatial attention maps on `stream` of clips that have a box in its frame.
 
-    The map comes from both streams, since it says where the sound looked; the picture's own
-    answer is what hiding acts on.
+    The map needs all streams, since it says where the others looked; the prediction of `stream`
+    alone is what hiding acts on.
     """
-    masses, areas, tops, randoms = [], [], [], []
+    masses, areas, drops_top, drops_random = [], [], [], []
     rng = np.random.default_rng(5)
-    for part in range(0, len(clips), _BATCH):
-        batch = clips[part : part + _BATCH]
-        prepared = [judge.prepare(judged.clip, steps) for judged in batch]
-        looked = judge.run(prepared, steps, explain=("attention",)).attention
-        assert looked is not None
-        spatial = looked["visual"].spatial
+    for first in range(0, len(clips), BATCH_SIZE):
+        batch = clips[first : first + BATCH_SIZE]
+        prepared = [evaluator.prepare(decoded.clip, steps) for decoded in batch]
+        attention = evaluator.run(prepared, steps, explain=("attention",)).attention
+        assert attention is not None
+        spatial = attention[stream].spatial  # [B, rows, columns]
         assert spatial is not None
-        seen = [clip["visual"] for clip in prepared]
-        maps = [fine(grid.numpy(), view) for grid, view in zip(spatial, seen, strict=True)]
-        blind = [fine(rng.permutation(g.numpy().ravel()).reshape(g.shape), view)
-                 for g, view in zip(spatial, seen, strict=True)]  # fmt: skip
-        labels = torch.tensor([judged.truth.label for judged in batch])
+        views = [streams[stream] for streams in prepared]
+        maps = [upsample(x.numpy(), view) for x, view in zip(spatial, views, strict=True)]
+        shuffled = [upsample(_shuffle(x.numpy(), rng), view)
+                    for x, view in zip(spatial, views, strict=True)]  # fmt: skip
+        labels = torch.tensor([decoded.truth.label for decoded in batch])
         plain, top, random = (
-            _probability(judge, views, labels, steps)
-            for views in (
-                seen,
-                [hidden(v, m) for v, m in zip(seen, maps, strict=True)],
-                [hidden(v, m) for v, m in zip(seen, blind, strict=True)],
+            _probability(evaluator, stream, tensors, labels, steps)
+            for tensors in (
+                views,
+                [hide(view, x) for view, x in zip(views, maps, strict=True)],
+                [hide(view, x) for view, x in zip(views, shuffled, strict=True)],
             )
         )
-        tops += (plain - top).tolist()
-        randoms += (plain - random).tolist()
-        for judged, view, grid in zip(batch, seen, maps, strict=True):
-            inside = box_mask(view, judged.truth.box)
-            masses.append(float(grid[inside].sum()) / max(float(grid.sum()), 1e-12))
-            areas.append(float(inside.sum() / content(view).sum()))
-    return Faithfulness(len(clips), *(float(np.mean(x)) for x in (masses, areas, tops, randoms)))
+        drops_top += (plain - top).tolist()
+        drops_random += (plain - random).tolist()
+        for decoded, view, weights in zip(batch, views, maps, strict=True):
+            assert decoded.truth.box is not None
+            inside = box_mask(view, decoded.truth.box)
+            masses.append(float(weights[inside].sum()) / max(float(weights.sum()), 1e-12))
+            areas.append(float(inside.sum() / content_mask(view).sum()))
+    means = (float(np.mean(x)) for x in (masses, areas, drops_top, drops_random))
+    return Faithfulness(len(clips), *means)
 
 
-def fine(grid: Floats, view: Prepared) -> Floats:
-    """The map [rows, columns] at the tensor's resolution [H, W], 0 on the padding."""
+def _shuffle(grid: Floats, rng: np.random.Generator) -> Floats:
+    """Return the values of a map [rows, columns] in random places."""
+    return rng.permutation(grid.ravel()).reshape(grid.shape)
+
+
+def upsample(grid: Floats, view: Prepared) -> Floats:
+    """Return a map [rows, columns] at the tensor's resolution [H, W], 0 on the padding."""
     height, width = view.tensor.shape[2:]
     smooth = cv2.resize(grid, (width, height), interpolation=cv2.INTER_LINEAR)
-    return np.where(content(view), smooth, 0)
+    return np.where(content_mask(view), smooth, 0)
 
 
-def content(view: Prepared) -> NDArray[np.bool_]:
-    """Where the tensor [H, W] shows the frame and not its padding."""
+def content_mask(view: Prepared) -> NDArray[np.bool_]:
+    """Return where the tensor [H, W] shows the frame and not its padding."""
     height, width = view.canvas.shape[:2]
     return box_mask(view, (0.0, 0.0, float(width), float(height)))
 
 
 def box_mask(view: Prepared, box: tuple[float, float, float, float]) -> NDArray[np.bool_]:
-    """Cells [H, W] whose centre lies in the box (left, top, right, bottom; frame pixels)."""
+    """Return the cells [H, W] with their centre in the box (left, top, right, bottom) in pixels."""
     left, top, right, bottom = box
     ys = (view.row_edges[1:] + view.row_edges[:-1]) / 2
     xs = (view.column_edges[1:] + view.column_edges[:-1]) / 2
@@ -97,10 +102,12 @@ def box_mask(view: Prepared, box: tuple[float, float, float, float]) -> NDArray[
     return np.asarray(rows[:, None] & columns[None, :])
 
 
-def hidden(view: Prepared, weight: Floats) -> Prepared:
-    """The view with the HIDDEN share of the frame where `weight` [H, W] is greatest painted over
-    with the frame's mean colour."""
-    frame = content(view)
+def hide(view: Prepared, weight: Floats) -> Prepared:
+    """Paint over the HIDDEN share of the frame where `weight` [H, W] is greatest.
+
+    The paint is the mean colour of the frame.
+    """
+    frame = content_mask(view)
     count = round(HIDDEN * frame.sum())
     order = np.argsort(-np.where(frame, weight, -1).ravel(), kind="stable")[:count]
     tensor = view.tensor.copy()
@@ -111,9 +118,13 @@ def hidden(view: Prepared, weight: Floats) -> Prepared:
 
 
 def _probability(
-    judge: Judge, views: Sequence[Prepared], labels: torch.Tensor, steps: int
+    evaluator: Evaluator,
+    stream: str,
+    views: Sequence[Prepared],
+    labels: torch.Tensor,
+    steps: int,
 ) -> NDArray[np.float32]:
-    """True-class probability [B] of the picture alone."""
-    logits = judge.run([{"visual": view} for view in views], steps).logits
-    chosen = torch.softmax(logits, 1).gather(1, labels[:, None])[:, 0]
-    return np.asarray(chosen.numpy())
+    """Return the probability [B] of the true class with one stream alone."""
+    logits = evaluator.run([{stream: view} for view in views], steps).logits
+    true_class = torch.softmax(logits, 1).gather(1, labels[:, None])[:, 0]
+    return np.asarray(true_class.numpy())

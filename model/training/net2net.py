@@ -1,4 +1,4 @@
-"""A trained network with more channels: it begins by computing what the narrow one did."""
+"""Net2Net (arXiv 1511.05641): a trained network starts one with more channels."""
 
 from __future__ import annotations
 
@@ -7,28 +7,31 @@ from torch import Tensor
 
 from model.network import SCMRL
 
-#: How unevenly a weight is shared out: twins that got equal parts would stay equal for ever.
-_UNEVEN = 0.2
+#: Standard deviation of the parts that a weight is split into, over their mean: copies of equal
+#: weight would have equal gradients, and stay equal for ever.
+_NOISE = 0.2
 
 
 def widen(narrow: SCMRL, wide: SCMRL, seed: int = 0) -> None:
-    """Give `wide` the weights of `narrow`, which has the same layout and a whole fraction of the
-    channels (Net2Net, arXiv 1511.05641).
+    """Load the weights of `narrow` into `wide`, which has the same layout and k times the channels.
 
-    Each channel becomes twins that fire alike, and what it gave is shared out between them, so
-    that convolutions, MLP and head compute the same; products of queries and keys grow with the
-    twins, which training has to settle. Raises ValueError where a shape does not fit.
+    Every channel is replicated k times, and the weights that read it are split among the copies,
+    so that convolutions, MLP and head compute the same. Products of queries and keys grow with
+    the copies, which training has to settle. Raises ValueError where a shape does not fit.
     """
     generator = torch.Generator().manual_seed(seed)
     source = narrow.state_dict()
     target = wide.state_dict()
     if source.keys() != target.keys():
         raise ValueError(f"not the same layout: {sorted(source.keys() ^ target.keys())[:3]}")
-    grown = {name: _grown(name, x, target[name].shape, generator) for name, x in source.items()}
-    wide.load_state_dict(grown)
+    widened = {
+        name: _widen(name, x, target[name].shape, generator) for name, x in source.items()
+    }  # fmt: skip
+    wide.load_state_dict(widened)
 
 
-def _grown(name: str, x: Tensor, shape: torch.Size, generator: torch.Generator) -> Tensor:
+def _widen(name: str, x: Tensor, shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Replicate outputs [out, in, …], then split inputs, up to `shape`."""
     if x.shape == shape:
         return x.clone()
     if x.dim() != len(shape) or any(b % a for a, b in zip(x.shape, shape, strict=True)):
@@ -36,7 +39,7 @@ def _grown(name: str, x: Tensor, shape: torch.Size, generator: torch.Generator) 
     x = x.repeat_interleave(shape[0] // x.shape[0], dim=0)
     if x.shape == shape:
         return x
-    twins = shape[1] // x.shape[1]
-    shares = 1 + _UNEVEN * torch.randn((*x.shape[:2], twins, *x.shape[2:]), generator=generator)
-    shares = shares / shares.sum(2, keepdim=True)
-    return (x.unsqueeze(2) * shares).reshape(shape)
+    copies = shape[1] // x.shape[1]
+    parts = 1 + _NOISE * torch.randn((*x.shape[:2], copies, *x.shape[2:]), generator=generator)
+    parts = parts / parts.sum(2, keepdim=True)
+    return (x.unsqueeze(2) * parts).reshape(shape)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from model.training.evaluate import Share
+from model.training.measures import Accuracy
 
 mpl.use("Agg")
 _DPI = 120
@@ -21,7 +19,7 @@ _DPI = 120
 def confusion(
     truth: NDArray[np.int64], predicted: NDArray[np.int64], labels: Sequence[str], path: Path
 ) -> None:
-    """Confusion matrix: rows are what was shown, columns what was answered."""
+    """Draw the confusion matrix: a row for each true class, a column for each predicted one."""
     counts = np.zeros((len(labels), len(labels)), int)
     np.add.at(counts, (truth, predicted), 1)
     figure = Figure(figsize=(6, 5.4), layout="constrained")
@@ -29,9 +27,9 @@ def confusion(
     axes.imshow(counts, cmap="Blues", vmax=counts.sum(1).max())
     axes.set_xticks(range(len(labels)), labels)
     axes.set_yticks(range(len(labels)), labels)
-    axes.set_xlabel("answered")
-    axes.set_ylabel("shown and said")
-    axes.set_title(f"{counts.trace()} of {counts.sum()} clips right")
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(f"{counts.trace()} of {counts.sum()} clips correct")
     for (row, column), count in np.ndenumerate(counts):
         if count:
             colour = "white" if count > counts.max() / 2 else "black"
@@ -40,14 +38,15 @@ def confusion(
 
 
 def curves(
-    axis: str, points: Sequence[int], lines: Mapping[str, Sequence[Share]], path: Path
+    axis: str, points: Sequence[int], lines: Mapping[str, Sequence[Accuracy]], path: Path
 ) -> None:
-    """Accuracy over something, a line each, with 95 % intervals."""
+    """Draw accuracy over the points of an axis, a line each, with 95 % intervals."""
     figure = Figure(figsize=(7, 4.4), layout="constrained")
     axes = figure.add_subplot()
-    for name, shares in lines.items():
-        (line,) = axes.plot(points, [100 * s.value for s in shares], marker="o", label=name)
-        low, high = zip(*(s.interval for s in shares), strict=True)
+    for name, accuracies in lines.items():
+        values = [100 * accuracy.value for accuracy in accuracies]
+        (line,) = axes.plot(points, values, marker="o", label=name)
+        low, high = zip(*(accuracy.interval for accuracy in accuracies), strict=True)
         axes.fill_between(
             points, 100 * np.asarray(low), 100 * np.asarray(high),
             color=line.get_color(), alpha=0.15, linewidth=0,

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.training.avdigits import voices
-from model.training.recipe import TrainOptions, flag
+from model.training import earlier_state
+from model.training.options import TrainOptions, flag
 
 Weights = dict[str, Tensor]
 
 #: Options that may differ when a run is resumed: they change nothing that is learnt. The data may
 #: lie elsewhere, since its contents are compared.
-_FREE = frozenset({"data", "out", "resume", "workers", "command"})
+_FREE = frozenset({"task", "data", "out", "resume", "workers", "command"})
 
 
 class RunError(ValueError):
@@ -47,7 +47,7 @@ class RunState:
 
 
 def load(file: Path) -> RunState:
-    """The state that `RunState.save` wrote. No code that the file carries is run.
+    """Read the state that `RunState.save` wrote. No code that the file carries is run.
 
     Raises RunError where it is missing, damaged or something else.
     """
@@ -58,15 +58,18 @@ def load(file: Path) -> RunState:
     except Exception as exc:  # the unpickler raises nearly anything for damaged bytes
         # Its own message advises to run the file's code after all.
         raise RunError(f"{file}: damaged, or not the state of a run") from exc
-    if not isinstance(content, dict) or content.keys() != _KINDS.keys():
+    if not isinstance(content, dict) or content.keys() != _TYPES.keys():
         raise RunError(f"{file}: not the state of a run, or that of an earlier version")
-    for name, kind in _KINDS.items():
+    for name, kind in _TYPES.items():
         if not isinstance(content[name], kind):
             raise RunError(f"{file}: not the state of a run: {name} is no {kind.__name__}")
-    return RunState(**content)
+    try:
+        return RunState(**earlier_state.convert(content))
+    except (KeyError, TypeError, AttributeError) as exc:
+        raise RunError(f"{file}: damaged: {exc}") from exc
 
 
-_KINDS: dict[str, type] = {
+_TYPES: dict[str, type] = {
     "network": dict,
     "optimizer": dict,
     "epoch": int,
@@ -77,31 +80,28 @@ _KINDS: dict[str, type] = {
 
 
 def settings(options: TrainOptions, data_sha256: str) -> dict[str, str]:
-    """What decides the weights that a run ends with, as text by the name of its option."""
+    """Return what decides the weights that a run ends with, as text by the name of its option."""
     values: dict[str, object] = {
         field.name: getattr(options, field.name)
         for field in fields(options)
         if field.name not in _FREE
     }
     values |= {name: float(getattr(options, name)) for name in _floats(options)}
-    values["begin"] = options.begin.resolve() if options.begin else None
-    if not voices.available():
-        values["synthetic_takes"] = 0
+    values["init_from"] = options.init_from.resolve() if options.init_from else None
+    values |= options.task.learning_settings()
     texts = {name: _text(value) for name, value in values.items()}
-    return texts | {"data": f"pictures and words of SHA-256 {data_sha256[:16]}"}
+    return texts | {"task": options.task.name, "data": f"contents of SHA-256 {data_sha256[:16]}"}
 
 
 def _floats(options: TrainOptions) -> list[str]:
-    """Names of the options that are no integers: 1 and 1.0 are the same."""
+    """Return the names of the options that are no integers: 1 and 1.0 are the same."""
     return [field.name for field in fields(options) if isinstance(field.default, float)]
 
 
 def _text(value: object) -> str:
-    if value is None or value == ():
-        return "none"
     if isinstance(value, Mapping):
-        return ",".join(f"{name}={float(share)}" for name, share in value.items())
-    return ",".join(value) if isinstance(value, tuple) else str(value)
+        value = ",".join(f"{name}={float(number)}" for name, number in value.items())
+    return "none" if value is None or value == "" else str(value)
 
 
 def check_same(file: Path, saved: Mapping[str, str], now: Mapping[str, str]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import typer
 
-from service.commands import bench, classify, keys, models, serve, settings, train
+from service.commands import bench, classify, evaluate, keys, models, serve, settings, train
 
 app = typer.Typer(
     name="scmrl",
@@ -27,4 +27,5 @@ models.register(app)
 settings.register(app)
 keys.register(app)
 train.register(app)
+evaluate.register(app)
 bench.register(app)

@@ -1,173 +1,172 @@
-"""`scmrl train` and `scmrl evaluate`: thin calls into model.training."""
+"""`scmrl train NAME`: a command for each task, with a flag for each of its options."""
 
 from __future__ import annotations
 
+import inspect
 import shlex
 import sys
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from service.commands.device import Device
+from model.training import earlier_state
+from model.training.options import TrainOptions, as_text, flag, range_of
+from model.training.task import Task
+from model.training.tasks import TASKS
 
 #: Exit codes: of options, data or a checkpoint that cannot be used, and what a shell gives a
 #: command that Ctrl-C ended.
 UNUSABLE, INTERRUPTED = 2, 130
-_NEEDED = "the training's libraries are not installed: pip install -e '.[train]'"
+NOT_INSTALLED = "the training's libraries are not installed: pip install -e '.[train]'"
 
-trainings = typer.Typer(no_args_is_help=True)
+#: Fields of TrainOptions that are no flags, or that have one made by hand.
+_NO_FLAG = frozenset({"task", "data", "command"})
+#: Flags of scmrl 0.1, the fields of TrainOptions that they set, and their kind. They work in 0.2
+#: with a warning.
+_DEPRECATED: dict[str, tuple[str, Any]] = {
+    "shares": ("modality_dropout", str),
+    "slow": ("lr_multiplier", list[str]),
+    "from": ("init_from", Path),
+}
+
+_HELP = """{description}
+
+Each epoch prints its accuracy on held-out clips, and writes OUT/best, OUT/metrics.csv and
+TensorBoard's events. Ctrl-C ends cleanly with the best so far.
+"""
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands to `app`."""
-    app.add_typer(trainings, name="train", help="Train a checkpoint.")
-    app.command("evaluate")(evaluate)
+    """Add the command `train` with a sub-command for each of TASKS."""
+    group = typer.Typer(no_args_is_help=True, callback=_group)
+    for name, task in TASKS.items():
+        group.command(name, help=_HELP.format(description=task().description))(_command(task))
+    app.add_typer(group, name="train", help="Train a checkpoint.")
 
 
-Data = Annotated[
-    Path, typer.Option(help="Folder of handwriting.npz and speech/.", show_default=False)
-]
+def _group() -> None:
+    """Train a checkpoint on a task."""
 
 
-@trainings.callback()
-def train() -> None:
-    """Train a checkpoint on a data set that is named."""
+def _command(task: type[Task]) -> Callable[..., None]:
+    """Return the command that trains a task; its parameters are made from the options."""
+
+    def train(data: Path, **flags: Any) -> None:
+        _train(task, data, flags)
+
+    data_option = typer.Option(help=task().data_help, show_default=False)
+    parameters = [_parameter("data", Annotated[Path, data_option], inspect.Parameter.empty)]
+    defaults = {"out": Path("runs") / task().name, **task().defaults}
+    for each in _options(TrainOptions):
+        if each.name not in _NO_FLAG:
+            default = defaults.get(each.name, _default(each))
+            parameters.append(_option(each, default))
+    parameters += [_option(each, _default(each)) for each in _options(task)]
+    for name, (_, kind) in _DEPRECATED.items():
+        hidden = typer.Option(f"--{name}", hidden=True)
+        parameters.append(_parameter(f"deprecated_{name}", Annotated[kind | None, hidden], None))
+    train.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return train
 
 
-@trainings.command("avdigits")
-def train_avdigits(
-    data: Data,
-    out: Annotated[
-        Path, typer.Option(help="Folder for checkpoints, metrics.csv and TensorBoard's events.")
-    ] = Path("runs/avdigits"),
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs, of --clips clips each.")] = 26,
-    clips: Annotated[int, typer.Option(min=1, help="Clips an epoch, each drawn anew.")] = 10_000,
-    batch: Annotated[int, typer.Option(min=2, help="Clips a step.")] = 50,
-    channels: Annotated[int, typer.Option(min=16, help="Channels C of the tokens.")] = 128,
-    alpha: Annotated[float, typer.Option(min=0, help="Weight of cross-modal residuals.")] = 0.5,
-    steps: Annotated[int, typer.Option(min=1, max=64, help="Time steps T as served.")] = 4,
-    learning_rate: Annotated[float, typer.Option(min=0, help="Greatest learning rate.")] = 3e-3,
-    synthetic_takes: Annotated[
-        int, typer.Option(min=0, help="Takes of each digit said by espeak-ng; 0: none.")
-    ] = 300,
-    development_clips: Annotated[
-        int, typer.Option(min=10, help="Held-out clips that measure each epoch.")
-    ] = 400,
-    shares: Annotated[
-        str, typer.Option(help="How often batches have both streams, or one of them alone.")
-    ] = "both=0.2,visual=0.6,audio=0.2",
-    slow: Annotated[
-        list[str] | None,
-        typer.Option(help="A stream whose weights learn at a tenth of the rate (repeatable)."),
-    ] = None,
-    freeze_norms: Annotated[
-        bool,
-        typer.Option("--freeze-norms", help="Keep the batch norms' statistics: for a last part."),
-    ] = False,
-    average: Annotated[
-        int, typer.Option(min=0, help="Last epochs whose weights are averaged at the end.")
-    ] = 0,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same weights.")] = 0,
-    begin: Annotated[
-        Path | None,
-        typer.Option("--from", help="A checkpoint to go on from; it may have fewer channels."),
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where a run ended.")] = False,
-    workers: Annotated[
-        int, typer.Option(min=0, help="Processes that draw clips; 0: none, best on two cores.")
-    ] = 0,
-) -> None:
-    """A digit that is seen while it is heard: real handwriting and real speech.
+def _options(kind: Any) -> tuple[Field[Any], ...]:
+    """Return the fields of an options dataclass, or of a task."""
+    return fields(kind)
 
-    Each epoch prints its accuracy on a speaker and pictures that are held out, and writes OUT/best,
-    OUT/metrics.csv and TensorBoard's events. Ctrl-C ends cleanly with the best so far.
-    """
+
+def _default(each: Field[Any]) -> Any:
+    return each.default if each.default_factory is MISSING else each.default_factory()
+
+
+def _option(each: Field[Any], default: Any) -> inspect.Parameter:
+    """Return the parameter of one option. It is None where the flag is not there."""
+    if isinstance(default, bool):
+        switch = typer.Option(flag(each.name), help=each.metadata["help"])
+        return _parameter(each.name, Annotated[bool, switch], default)
+    kind = Path if default is None else str if isinstance(default, Mapping) else type(default)
+    shown = as_text(default) if isinstance(default, Mapping) else default
+    least, most = range_of(each) or (None, None)
+    option = typer.Option(
+        flag(each.name),
+        help=f"{each.metadata['help']} [default: {'none' if shown in (None, '') else shown}]",
+        show_default=False,
+        min=least,
+        max=most,
+    )
+    return _parameter(each.name, Annotated[kind | None, option], None)
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+    )
+
+
+def _train(kind: type[Task], data: Path, flags: dict[str, Any]) -> None:
+    """Train with the flags that are there; end the command with a message where that fails."""
     try:
         from model.checkpoint import CheckpointError
-        from model.training.avdigits.dataset import DataError
-        from model.training.recipe import OptionsError, TrainOptions
+        from model.training.options import OptionsError
         from model.training.run_state import RunError
-        from model.training.train import train as run
+        from model.training.task import DataError
+        from model.training.train import train
     except ModuleNotFoundError as exc:
-        _end(f"{_NEEDED} ({exc.name})", 1)
+        fail(f"{NOT_INSTALLED} ({exc.name})", 1)
+    changes = {name: value for name, value in flags.items() if value is not None}
+    _rename_deprecated(changes)
+    for name in ("modality_dropout", "lr_multiplier"):
+        if name in changes:
+            changes[name] = _parse_numbers(flag(name), changes[name])
     try:
-        options = TrainOptions(
-            data=data, out=out, epochs=epochs, clips=clips, batch=batch, embed_dim=channels,
-            alpha=alpha, steps=steps, learning_rate=learning_rate, synthetic_takes=synthetic_takes,
-            development_clips=development_clips, seed=seed, resume=resume, begin=begin,
-            workers=workers, shares=_shares(shares), slow=tuple(slow or ()),
-            freeze_norms=freeze_norms, average=average,
-            command=_command(),
-        )  # fmt: skip
-        best = run(options)
+        task = kind(**{f.name: changes.pop(f.name) for f in _options(kind) if f.name in changes})
+        options = TrainOptions.of(task, data, command=_command_line(), **changes)
+        best = train(options)
     except (OptionsError, RunError, DataError, CheckpointError) as exc:
-        _end(str(exc), UNUSABLE)
+        fail(str(exc), UNUSABLE)
     except OSError as exc:
-        _end(str(exc), 1)
+        fail(str(exc), 1)
     except KeyboardInterrupt as exc:
-        _end(str(exc), INTERRUPTED)
+        fail(str(exc), INTERRUPTED)
     typer.echo(f"the best checkpoint is in {best}; scmrl evaluate {best} --data {data}")
 
 
-def evaluate(
-    checkpoint: Annotated[
-        Path, typer.Argument(help="A checkpoint's folder.", metavar="CHECKPOINT")
-    ],
-    data: Data,
-    out: Annotated[Path, typer.Option(help="Folder for the figures.")] = Path("runs/figures"),
-    clips: Annotated[int, typer.Option(min=10, help="Clips that measure accuracy.")] = 1000,
-    curve_clips: Annotated[int, typer.Option(min=1, help="Clips a point of each curve.")] = 300,
-    attention_clips: Annotated[int, typer.Option(min=1, help="Clips that measure maps.")] = 300,
-    seed: Annotated[int, typer.Option(help="Decides the clips.")] = 7,
-    device: Device = "auto",
-    write_card: Annotated[
-        bool, typer.Option("--write-card", help="Write the figures into the checkpoint's card.")
-    ] = False,
-) -> None:
-    """Measure a checkpoint on a speaker and pictures that training never saw.
+def _rename_deprecated(changes: dict[str, Any]) -> None:
+    """Move the values of deprecated flags to today's options, with a warning."""
+    for old, (name, _) in _DEPRECATED.items():
+        value = changes.pop(f"deprecated_{old}", None)
+        if not value:
+            continue
+        if name in changes:
+            fail(f"--{old} is the earlier name of {flag(name)}: use one of them", UNUSABLE)
+        if old == "shares":
+            value = earlier_state.modality_dropout(value)
+        if old == "slow":
+            value = earlier_state.lr_multiplier(value)
+        changes[name] = value
+        typer.echo(
+            f"scmrl: --{old} is deprecated and will be removed in the next release: "
+            f"use {flag(name)} {value}",
+            err=True,
+        )
 
-    Prints accuracies with 95 % intervals (both streams, each alone, under noise, over T) and
-    whether the attention maps point at the digit; draws the confusion matrix and the curves.
-    """
-    from rich.console import Console
 
-    from model.checkpoint import CheckpointError
-    from model.training.avdigits.dataset import DataError
-    from model.training.recipe import OptionsError
-
+def _parse_numbers(name: str, text: str) -> dict[str, float]:
+    """Parse `all=0.2,visual=0.6,audio=0.2`; end the command where it is not of that form."""
     try:
-        from model.training.evaluate import EvaluateOptions
-        from model.training.evaluate import evaluate as run
-    except ModuleNotFoundError as exc:
-        _end(f"{_NEEDED} ({exc.name})", 1)
-    try:
-        options = EvaluateOptions(
-            checkpoint=checkpoint, data=data, out=out, clips=clips, curve_clips=curve_clips,
-            attention_clips=attention_clips, seed=seed, device=device, write_card=write_card,
-        )  # fmt: skip
-        run(options, Console())
-    except (OptionsError, CheckpointError, DataError) as exc:
-        _end(str(exc), UNUSABLE)
-    except (OSError, RuntimeError) as exc:
-        _end(str(exc), 1)
-    typer.echo(f"figures are in {out}")
-
-
-def _shares(text: str) -> dict[str, float]:
-    """The mapping that both=0.2,visual=0.6,audio=0.2 says; ends the command where it is none."""
-    try:
-        shares = {name: float(share) for name, share in (x.split("=") for x in text.split(","))}
+        return {key: float(number) for key, number in (x.split("=") for x in text.split(","))}
     except ValueError:
-        _end(f"--shares {text}: expected as in both=0.2,visual=0.6,audio=0.2", UNUSABLE)
-    return shares
+        fail(f"{name} {text}: expected NAME=NUMBER,NAME=NUMBER", UNUSABLE)
 
 
-def _command() -> str:
-    """The command as it was typed, for the card."""
+def _command_line() -> str:
+    """Return the command as it was typed, for the card."""
     return shlex.join(["scmrl", *sys.argv[1:]])
 
 
-def _end(message: str, code: int) -> NoReturn:
+def fail(message: str, code: int) -> NoReturn:
+    """End the command with a message on stderr and an exit code."""
     typer.echo(f"scmrl: {message}", err=True)
     raise typer.Exit(code)

@@ -14,6 +14,8 @@ import soundfile
 from numpy.typing import NDArray
 
 from model.training.avdigits.scene import INK
+from model.training.avdigits.task import HELD_OUT_PICTURES, HELD_OUT_SPEAKER
+from model.training.task import DataError
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -22,9 +24,6 @@ _Words = Mapping[str, Sequence[Sequence[Floats]]]
 
 #: Sample rate of the recordings, Hz.
 RATE = 8000
-#: The speaker, and the share of each digit's pictures (the last), that training never sees.
-HELD_OUT_SPEAKER = "george"
-HELD_OUT_PICTURES = 0.1
 #: Fewest pictures, and takes, of each digit that are held out: one for each of the two `halves`.
 _FEWEST_HELD_OUT = 2
 
@@ -43,7 +42,7 @@ class Digits:
 
     @property
     def sha256(self) -> str:
-        """Of all pictures and words, in their order."""
+        """Digest of all pictures and words, in their order."""
         digest = hashlib.sha256()
         for pictures, words in zip(self.pictures, self.words, strict=True):
             arrays: list[NDArray[np.generic]] = [pictures, *words]
@@ -53,12 +52,8 @@ class Digits:
         return digest.hexdigest()
 
 
-class DataError(ValueError):
-    """The folder does not hold avdigits; names the files."""
-
-
 def load(folder: Path) -> tuple[Digits, Digits]:
-    """What training may see, and what it never does (`HELD_OUT_SPEAKER`, `HELD_OUT_PICTURES`).
+    """Load the digits to train on, and those held out (`HELD_OUT_SPEAKER`, `HELD_OUT_PICTURES`).
 
     Raises DataError, naming the files, where one is missing, damaged or wrongly named, or where
     a digit has too few pictures or recordings.
@@ -72,10 +67,10 @@ def load(folder: Path) -> tuple[Digits, Digits]:
     train = tuple(
         tuple(word for speaker in others for word in spoken[speaker][digit]) for digit in range(10)
     )
-    kept = [len(of) - round(HELD_OUT_PICTURES * len(of)) for of in pictures]
-    digits = Digits(tuple(of[:n] for of, n in zip(pictures, kept, strict=True)), train)
+    counts = [len(of) - round(HELD_OUT_PICTURES * len(of)) for of in pictures]
+    digits = Digits(tuple(of[:n] for of, n in zip(pictures, counts, strict=True)), train)
     held_out = Digits(
-        tuple(of[n:] for of, n in zip(pictures, kept, strict=True)),
+        tuple(of[n:] for of, n in zip(pictures, counts, strict=True)),
         tuple(tuple(takes) for takes in spoken[HELD_OUT_SPEAKER]),
     )
     _refuse(folder, _missing(digits, held_out))
@@ -83,7 +78,7 @@ def load(folder: Path) -> tuple[Digits, Digits]:
 
 
 def halves(digits: Digits) -> tuple[Digits, Digits]:
-    """Every other picture and take, and the rest: one half to choose by, one to report."""
+    """Split into every other picture and take, and the rest."""
     first, second = (
         Digits(
             tuple(of[start::2] for of in digits.pictures),
@@ -95,7 +90,7 @@ def halves(digits: Digits) -> tuple[Digits, Digits]:
 
 
 def _pictures(file: Path) -> list[Bytes]:
-    """Pictures [n, 28, 28] by digit."""
+    """Read pictures [n, 28, 28] by digit."""
     try:
         # np.load would leave a damaged file open.
         with file.open("rb") as raw, np.load(raw) as arrays:
@@ -128,7 +123,7 @@ def _kind(values: NDArray[np.generic]) -> str:
 
 
 def _words(folder: Path) -> _Words:
-    """Speaker to digit to takes, from D_SPEAKER_I.wav."""
+    """Read the takes by speaker and digit, from DIGIT_SPEAKER_TAKE.wav."""
     try:
         names = sorted(path.name for path in folder.iterdir())
     except OSError as exc:
@@ -151,7 +146,7 @@ def _words(folder: Path) -> _Words:
 
 
 def _recording(file: Path) -> tuple[Floats, str]:
-    """Mono samples [n], and what is wrong with them or the empty string."""
+    """Return mono samples [n], and what is wrong with them or the empty string."""
     nothing = np.zeros(0, np.float32)
     try:
         samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
@@ -169,12 +164,13 @@ def _recording(file: Path) -> tuple[Floats, str]:
 
 
 def _missing(digits: Digits, held_out: Digits) -> Iterator[str]:
-    """Which digits have too few pictures or takes."""
+    """Yield a message for each digit that has too few pictures or takes."""
     for digit in range(10):
-        trained, kept = len(digits.pictures[digit]), len(held_out.pictures[digit])
-        if not trained or kept < _FEWEST_HELD_OUT:
+        trained, reserved = len(digits.pictures[digit]), len(held_out.pictures[digit])
+        if not trained or reserved < _FEWEST_HELD_OUT:
             least = next(n for n in count() if round(HELD_OUT_PICTURES * n) >= _FEWEST_HELD_OUT)
-            yield f"handwriting.npz: {trained + kept} images of digit {digit}; {least} are needed"
+            images = trained + reserved
+            yield f"handwriting.npz: {images} images of digit {digit}; {least} are needed"
         if not digits.words[digit]:
             yield f"speech/{digit}_SPEAKER_*.wav: none of a speaker beside {HELD_OUT_SPEAKER}"
         if (takes := len(held_out.words[digit])) < _FEWEST_HELD_OUT:

@@ -56,20 +56,20 @@ def draw_scene(
     rng: Rng,
     short_side: tuple[int, int] = (96, 160),
     heights: tuple[float, float] = HEIGHTS,
-    hardness: float = 1.0,
+    difficulty: float = 1.0,
 ) -> Scene:
     """A random scene around one picture of a digit.
 
     `digit` [H, W] is bright ink on black. `short_side` bounds the frame's shorter side in
-    pixels, `heights` the digit's height over the frame's. `hardness` 0 gives large digits,
+    pixels, `heights` the digit's height over the frame's. `difficulty` 0 gives large digits,
     upright, in strong contrast on plain paper; 1 all there is.
     """
     height, width = _size(rng, short_side)
-    least = max(heights[0], 0.65 * heights[1] * (1 - hardness))
-    cover, box = _place(digit, rng, height, width, (least, heights[1]), hardness)
-    ink, paper_colour = _colours(rng, CONTRAST + 70 * (1 - hardness))
+    least = max(heights[0], 0.65 * heights[1] * (1 - difficulty))
+    cover, box = _place(digit, rng, height, width, (least, heights[1]), difficulty)
+    ink, paper_colour = _colours(rng, CONTRAST + 70 * (1 - difficulty))
     paper = _paper(rng, height, width, paper_colour, ink)
-    if rng.random() < 0.6 * hardness:
+    if rng.random() < 0.6 * difficulty:
         paper = _clutter(rng, paper, box, paper_colour, ink)
     return Scene(np.clip(paper, 0, 255).astype(np.uint8), ink, cover, box)
 
@@ -88,13 +88,13 @@ def _place(
     height: int,
     width: int,
     heights: tuple[float, float],
-    hardness: float,
+    difficulty: float,
 ) -> tuple[Floats, tuple[float, float, float, float]]:
     """The digit tilted, slanted, scaled and moved into the frame; and the box of its ink."""
     ys, xs = np.nonzero(digit > INK)
     points = np.stack([xs, ys]).astype(np.float32)
-    tilt = np.radians(rng.uniform(-18, 18) * hardness)
-    slant = rng.uniform(-0.2, 0.2) * hardness
+    tilt = np.radians(rng.uniform(-18, 18) * difficulty)
+    slant = rng.uniform(-0.2, 0.2) * difficulty
     turn = np.array([[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]])
     linear = turn @ np.array([[rng.uniform(0.85, 1.2), slant], [0, 1]])
     moved = linear @ points

@@ -12,8 +12,10 @@ import numpy as np
 import soundfile
 import soxr
 from numpy.typing import NDArray
+from rich.console import Console
 
-from model.training.avdigits.folder import DataError
+from model.training.avdigits.folder import RATE
+from model.training.task import DataError
 
 Floats = NDArray[np.float32]
 
@@ -39,8 +41,24 @@ def available() -> bool:
     return shutil.which("espeak-ng") is not None
 
 
+def words(count: int, cache: Path) -> tuple[tuple[Floats, ...], ...]:
+    """Return `count` takes of every digit, by digit, at RATE Hz; none without espeak-ng.
+
+    They are stored in the folder `cache`. Raises DataError where the stored ones are damaged.
+    """
+    if not count:
+        return ()
+    if not available():
+        Console(stderr=True).print("espeak-ng is not installed: real voices alone are trained on")
+        return ()
+    takes: list[list[Floats]] = [[] for _ in range(10)]
+    for digit, samples in speakers(count, RATE, cache / f"voices-{count}.npz"):
+        takes[digit].append(samples)
+    return tuple(tuple(samples) for samples in takes)
+
+
 def say(digit: int, voice: str, speed: int, pitch: int, rate: int) -> Floats:
-    """One digit as mono samples at `rate` Hz.
+    """Synthesize one digit as mono samples at `rate` Hz.
 
     `voice` in espeak-ng's notation (`en-us+f3`), `speed` in words a minute, `pitch` 0 to 99.
     Raises subprocess.CalledProcessError for a voice that is not there.
@@ -55,25 +73,25 @@ def say(digit: int, voice: str, speed: int, pitch: int, rate: int) -> Floats:
         io.BytesIO(spoken[44:]), dtype="float32", format="RAW", subtype="PCM_16",
         channels=1, samplerate=header_rate,
     )  # fmt: skip
-    return trimmed(np.asarray(soxr.resample(samples, header_rate, rate), np.float32))
+    return trim(np.asarray(soxr.resample(samples, header_rate, rate), np.float32))
 
 
-def trimmed(samples: Floats) -> Floats:
-    """The sound without what is 40 dB below its peak at either end."""
+def trim(samples: Floats) -> Floats:
+    """Cut off what is 40 dB below the peak at either end."""
     loud = np.flatnonzero(np.abs(samples) > 0.01 * np.abs(samples).max(initial=0))
     return samples[loud[0] : loud[-1] + 1] if loud.size else samples[:1]
 
 
 def speakers(count: int, rate: int, cache: Path, seed: int = 0) -> list[tuple[int, Floats]]:
-    """`count` takes of every digit by random voices, as (digit, samples at `rate` Hz).
+    """Return `count` takes of every digit by random voices, as (digit, samples at `rate` Hz).
 
-    Made once and kept in `cache` (.npz). Two in five takes have a foreign accent. Raises
+    They are made once and stored in `cache` (.npz). Two in five takes have a foreign accent. Raises
     DataError where the cache is damaged.
     """
     if cache.exists():
         try:
-            with np.load(cache) as kept:
-                return [(int(name.split("_")[1]), kept[name]) for name in kept.files]
+            with np.load(cache) as stored:
+                return [(int(name.split("_")[1]), stored[name]) for name in stored.files]
         except Exception as exc:  # numpy and zipfile raise nearly anything for damaged bytes
             raise DataError(f"{cache}: cannot be read: {exc}; without it, it is made anew") from exc
     rng = np.random.default_rng(seed)
@@ -91,5 +109,5 @@ def speakers(count: int, rate: int, cache: Path, seed: int = 0) -> list[tuple[in
     part = cache.with_suffix(".part")
     with part.open("wb") as file:
         np.savez(file, **dict(zip(names, said, strict=True)))  # type: ignore[arg-type]
-    part.replace(cache)  # a kill leaves no half of it
+    part.replace(cache)  # atomic: a kill leaves no half of it
     return [(job[1], samples) for job, samples in zip(jobs, said, strict=True)]

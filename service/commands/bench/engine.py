@@ -161,7 +161,7 @@ def _on_clips(
     from model import checkpoint
     from model.engine import bench
     from model.engine.parity import agreement
-    from model.training.evaluate import held_out_batches
+    from model.training.evaluator import held_out_batches
 
     plain, card = checkpoint.load(weights)
     path: EnginePath = "fused" if device == "cpu" else "fused-graphs"

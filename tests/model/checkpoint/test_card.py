@@ -21,12 +21,14 @@ from model.network import SCMRL
 from model.preprocess.frames import prepare_frames
 from model.preprocess.specs import FrameSpec, SpectrogramSpec
 from model.preprocess.spectrogram import prepare_spectrogram
-from model.training.recipe import TrainOptions, card
+from model.training.avdigits.task import AVDigits
+from model.training.options import TrainOptions
+from model.training.recipe import card
 
 Path_ = tuple[str | int, ...]
 
 #: A card with every optional number set.
-WHOLE = card(TrainOptions(data=Path("data")), 3).model_copy(
+WHOLE = card(TrainOptions.of(AVDigits(), Path("data")), 3).model_copy(
     update={
         "training": Training(command="scmrl", seed=1, epochs=3),
         "accuracy": (

@@ -16,9 +16,12 @@ from model.network import SCMRL
 from model.preprocess.frames import prepare_frames
 from model.preprocess.specs import FrameSpec
 from model.training import evaluate
-from model.training.evaluate import EvaluateOptions, Share, noisy_pictures, noisy_sound
-from model.training.faithfulness import HIDDEN, box_mask, content, fine, hidden
-from model.training.recipe import TrainOptions, card
+from model.training.avdigits.task import AVDigits
+from model.training.faithfulness import HIDDEN, box_mask, content_mask, hide, upsample
+from model.training.measures import Accuracy
+from model.training.options import EvaluateOptions, TrainOptions
+from model.training.perturbations import noisy_pictures, noisy_sound
+from model.training.recipe import card
 
 SQUARE = FrameSpec(fit="pad", background="median", resize="area", size=(96, 96), frames="spread")
 
@@ -28,7 +31,7 @@ SQUARE = FrameSpec(fit="pad", background="median", resize="area", size=(96, 96),
     [(50, 100, 0.4038, 0.5962), (100, 100, 0.9630, 1.0), (0, 100, 0.0, 0.0370)],
 )
 def test_intervals_are_wilson_s(right: int, count: int, low: float, high: float) -> None:
-    assert Share(right, count).interval == pytest.approx((low, high), abs=2e-4)
+    assert Accuracy(right, count).interval == pytest.approx((low, high), abs=2e-4)
 
 
 def clip(seconds: float = 1.0) -> Clip:
@@ -64,11 +67,11 @@ def test_hiding_covers_a_fifth_of_the_frame_and_no_padding() -> None:
     pictures = clip().pictures
     assert pictures is not None
     seen = prepare_frames(pictures, SQUARE, 2)
-    frame = content(seen)
+    frame = content_mask(seen)
     assert frame.sum() == 72 * 96  # 4:3 in a square of 96
     grid = np.zeros((6, 6), np.float32)
     grid[2, 1] = 1
-    after = hidden(seen, fine(grid, seen))
+    after = hide(seen, upsample(grid, seen))
     changed = np.any(after.tensor != seen.tensor, axis=(0, 1))
     assert not changed[~frame].any()
     assert 0.9 * HIDDEN * frame.sum() <= changed.sum() <= HIDDEN * frame.sum() + 1
@@ -85,7 +88,7 @@ def test_a_box_in_frame_pixels_is_found_in_the_tensor() -> None:
 
 
 def test_an_evaluation_writes_figures_and_the_card(avdigits_folder: Path, tmp_path: Path) -> None:
-    options = TrainOptions(data=avdigits_folder, embed_dim=16, steps=2)
+    options = TrainOptions.of(AVDigits(), avdigits_folder, embed_dim=16, steps=2)
     described = card(options, 0)
     folder = tmp_path / "weights"
     checkpoint.save(folder, SCMRL(described.config), described)

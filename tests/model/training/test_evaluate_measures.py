@@ -20,14 +20,19 @@ from model.media.reader import Clip, read_clip
 from model.network import SCMRL, Output, StreamAttention
 from model.preprocess.prepared import Prepared
 from model.training import evaluate
-from model.training.avdigits import dataset
-from model.training.avdigits.clips import LabelledClip, labelled_clips
-from model.training.avdigits.dataset import Digits
-from model.training.evaluate import STEPS, EvaluateOptions, Judge, Judged
+from model.training import evaluator as evaluating
+from model.training.avdigits import folder as data_folder
+from model.training.avdigits.clips import labelled_clips
+from model.training.avdigits.folder import Digits
+from model.training.avdigits.task import AVDigits
+from model.training.evaluate import STEPS
+from model.training.evaluator import DecodedClip, Evaluator
 from model.training.faithfulness import faithfulness
-from model.training.recipe import OptionsError, TrainOptions, card
+from model.training.options import EvaluateOptions, OptionsError, TrainOptions
+from model.training.recipe import card
+from model.training.task import LabelledClip
 
-CARD = card(TrainOptions(data=Path("data"), embed_dim=16, steps=2), 0)
+CARD = card(TrainOptions.of(AVDigits(), Path("data"), embed_dim=16, steps=2), 0)
 
 
 @pytest.fixture(scope="module")
@@ -39,22 +44,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def clips(avdigits_folder: Path) -> list[Judged]:
-    made = labelled_clips(dataset.load(avdigits_folder)[1], 3, 7)
-    return [Judged(clip, read_clip(clip.data, CARD.steps)) for clip in made]
+def clips(avdigits_folder: Path) -> list[DecodedClip]:
+    made = labelled_clips(data_folder.load(avdigits_folder)[1], 3, 7)
+    return [DecodedClip(clip, read_clip(clip.data, CARD.steps)) for clip in made]
 
 
 @dataclass
-class Watched(Judge):
-    """A judge that notes what it is asked about."""
+class Watched(Evaluator):
+    """An evaluator that records what it is called with."""
 
     clips: list[Clip] = field(default_factory=list)
+    streams: list[tuple[str, ...]] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
 
-    def prepare(self, clip: Clip, steps: int) -> dict[str, Prepared]:
+    def prepare(self, clip: Clip, steps: int, stream: str | None = None) -> dict[str, Prepared]:
+        prepared = super().prepare(clip, steps, stream)
         self.clips.append(clip)
-        return super().prepare(clip, steps)
+        self.streams.append(tuple(prepared))
+        return prepared
 
     def run(
         self, prepared: Sequence[dict[str, Prepared]], steps: int, explain: Sequence[str] = ()
@@ -65,9 +73,9 @@ class Watched(Judge):
 
 
 @pytest.fixture
-def judge(folder: Path) -> Watched:
+def evaluator(folder: Path) -> Watched:
     watched = Watched()
-    Judge.__init__(watched, folder, "cpu")
+    Evaluator.__init__(watched, folder, "cpu")
     return watched
 
 
@@ -76,9 +84,9 @@ def decibels(power: float) -> float:
 
 
 def test_noise_of_every_level_reaches_the_network(
-    judge: Watched, clips: list[Judged], tmp_path: Path
+    evaluator: Watched, clips: list[DecodedClip], tmp_path: Path
 ) -> None:
-    measured = evaluate._noise(judge, clips, CARD.steps, tmp_path)
+    measured = evaluate.measure_noise(evaluator, clips, tmp_path)
     assert [m.what for m in measured] == [
         "accuracy, both streams, noise on the sound",
         "accuracy, sound alone, noise on it",
@@ -86,26 +94,27 @@ def test_noise_of_every_level_reaches_the_network(
         "accuracy, picture alone, noise on it",
     ]
     count = len(clips)
-    assert len(judge.clips) == 4 * count * len(evaluate.SNRS_DB)
+    assert len(evaluator.clips) == 4 * count * len(evaluate.SNRS_DB)
     sounds, pictures = [], []
     for level in range(len(evaluate.SNRS_DB)):
-        asked = judge.clips[4 * count * level :][: 4 * count]
+        asked = evaluator.clips[4 * count * level :][: 4 * count]
+        streams = evaluator.streams[4 * count * level :][: 4 * count]
         both, alone = asked[:count], asked[count : 2 * count]
-        assert all(clip.pictures is None for clip in alone)
+        assert streams[count : 2 * count] == [("audio",)] * count
         for noisy in (both, alone):
             noise = [
-                noisy_clip.sound.samples - judged.clip.sound.samples
-                for noisy_clip, judged in zip(noisy, clips, strict=True)
-                if noisy_clip.sound and judged.clip.sound
+                noisy_clip.sound.samples - decoded.clip.sound.samples
+                for noisy_clip, decoded in zip(noisy, clips, strict=True)
+                if noisy_clip.sound and decoded.clip.sound
             ]
             sounds.append(decibels(float(np.mean([np.mean(x**2) for x in noise]))))
         both, alone = asked[2 * count : 3 * count], asked[3 * count :]
-        assert all(clip.sound is None for clip in alone)
+        assert streams[3 * count :] == [("visual",)] * count
         for noisy in (both, alone):
             noise = [
-                noisy_clip.pictures.frames[0].astype(float) - judged.clip.pictures.frames[0]
-                for noisy_clip, judged in zip(noisy, clips, strict=True)
-                if noisy_clip.pictures and judged.clip.pictures
+                noisy_clip.pictures.frames[0].astype(float) - decoded.clip.pictures.frames[0]
+                for noisy_clip, decoded in zip(noisy, clips, strict=True)
+                if noisy_clip.pictures and decoded.clip.pictures
             ]
             pictures.append(decibels(float(np.mean([np.mean(x**2) for x in noise]))))
     loudest = evaluate.SNRS_DB[0]
@@ -117,46 +126,53 @@ def test_noise_of_every_level_reaches_the_network(
 
 
 def test_a_figure_of_one_stream_is_measured_without_the_other(
-    judge: Watched, clips: list[Judged], tmp_path: Path
+    evaluator: Watched, clips: list[DecodedClip], tmp_path: Path
 ) -> None:
-    streams: dict[str, tuple[bool, bool]] = {}
-    for measured in evaluate._accuracy(judge, clips, CARD.steps, tmp_path):
-        last = judge.clips[-1]
-        streams[measured.what] = last.sound is not None, last.pictures is not None
+    streams: dict[str, tuple[str, ...]] = {}
+    for measured in evaluate.measure_accuracy(evaluator, clips, tmp_path):
+        streams[measured.what] = evaluator.streams[-1]
     assert streams == {
-        "accuracy, both streams": (True, True),
-        "accuracy, picture alone": (False, True),
-        "accuracy, sound alone": (True, False),
+        "accuracy, both streams": ("audio", "visual"),
+        "accuracy, picture alone": ("visual",),
+        "accuracy, sound alone": ("audio",),
     }
 
 
 def test_accuracy_is_the_share_of_clips_whose_digit_is_said(
-    judge: Watched, clips: list[Judged]
+    evaluator: Watched, clips: list[DecodedClip]
 ) -> None:
-    predictions = evaluate._predictions(judge, clips, CARD.steps)
+    predictions = evaluator.predict(clips, CARD.steps)
     by_hand = [
-        int(judge.run([judge.prepare(judged.clip, CARD.steps)], CARD.steps).logits.argmax())
-        for judged in clips
+        int(
+            evaluator.run([evaluator.prepare(decoded.clip, CARD.steps)], CARD.steps).logits.argmax()
+        )
+        for decoded in clips
     ]
     assert predictions.tolist() == by_hand
-    assert evaluate._share(np.array([0, 1, 9]), clips).value == pytest.approx(2 / 3)
+    assert evaluating.score(np.array([0, 1, 9]), clips).value == pytest.approx(2 / 3)
 
 
-def test_int8_is_measured_with_int8_and_left_again(judge: Watched, clips: list[Judged]) -> None:
-    measured = list(evaluate._int8(judge, clips, CARD.steps))
+def test_int8_is_measured_with_int8_and_left_again(
+    evaluator: Watched, clips: list[DecodedClip]
+) -> None:
+    measured = list(evaluate.measure_int8(evaluator, clips))
     if not measured:
         pytest.skip("this CPU has no int8 kernels")
-    assert set(judge.paths) == {"fused-int8"}
+    assert set(evaluator.paths) == {"fused-int8"}
     assert {m.precision for m in measured} == {"int8"}
-    assert judge.engine.path == "fused"
+    assert evaluator.engine.path == "fused"
 
 
 def test_accuracy_over_t_is_that_of_t_steps(
-    judge: Watched, clips: list[Judged], tmp_path: Path
+    evaluator: Watched, clips: list[DecodedClip], tmp_path: Path
 ) -> None:
-    evaluate._steps(judge, clips[:1], tmp_path)
-    assert judge.steps == [steps for steps in STEPS for _ in range(3)]
-    shown = [clip.pictures for clip in judge.clips if clip.pictures]
+    evaluate.measure_steps(evaluator, clips[:1], tmp_path)
+    assert evaluator.steps == [steps for steps in STEPS for _ in range(3)]
+    shown = [
+        clip.pictures
+        for clip, streams in zip(evaluator.clips, evaluator.streams, strict=True)
+        if clip.pictures and "visual" in streams
+    ]
     assert [len(x.frames) for x in shown] == [steps for steps in STEPS for _ in range(2)]
 
 
@@ -178,15 +194,15 @@ def test_what_is_reported_is_of_the_half_that_chose_nothing(
         measured_on.append(digits)
         raise StoppedError
 
-    monkeypatch.setattr(evaluate, "labelled_clips", clips_of)
+    monkeypatch.setattr("model.training.avdigits.clips.labelled_clips", clips_of)
     asked = EvaluateOptions(folder, avdigits_folder, tmp_path, device="cpu")
     measures = {
         "evaluate": lambda: evaluate.evaluate(asked, Console(quiet=True)),
-        "held_out_batches": lambda: next(evaluate.held_out_batches(folder, avdigits_folder, 10)),
+        "held_out_batches": lambda: next(evaluating.held_out_batches(folder, avdigits_folder, 10)),
     }
     with pytest.raises(StoppedError):
         measures[which]()
-    chosen_on, reported = dataset.halves(dataset.load(avdigits_folder)[1])
+    chosen_on, reported = data_folder.halves(data_folder.load(avdigits_folder)[1])
     assert measured_on[0].sha256 == reported.sha256
     assert measured_on[0].sha256 != chosen_on.sha256
     for ours, theirs in zip(measured_on[0].words, chosen_on.words, strict=True):
@@ -196,24 +212,24 @@ def test_what_is_reported_is_of_the_half_that_chose_nothing(
 # --- maps --------------------------------------------------------------------------------------
 
 
-def placed(clip: LabelledClip, across: float, down: float) -> Judged:
+def placed(clip: LabelledClip, across: float, down: float) -> DecodedClip:
     """The clip with the centre of its digit moved from the frame's by these shares of it."""
     height, width = clip.size
     x, y = (0.5 + across) * width, (0.5 + down) * height
     box = (x - 5, y - 5, x + 5, y + 5)
     truth = LabelledClip(clip.data, clip.label, box, clip.size, clip.begin, clip.end)
-    return Judged(truth, read_clip(clip.data, 1))
+    return DecodedClip(truth, read_clip(clip.data, 1))
 
 
-def test_a_digit_is_off_centre_from_a_fifth_of_the_frame_on(clips: list[Judged]) -> None:
+def test_a_digit_is_off_centre_from_a_fifth_of_the_frame_on(clips: list[DecodedClip]) -> None:
     places = [(0.0, 0.0), (0.25, 0.0), (0.1, 0.1), (0.0, -0.21), (-0.15, 0.15)]
     moved = [placed(clips[0].truth, *place) for place in places]
-    assert evaluate._off_centre(moved, 10) == [moved[1], moved[3], moved[4]]
-    assert evaluate._off_centre(moved, 2) == [moved[1], moved[3]]
+    assert evaluate.off_centre(moved, 10) == [moved[1], moved[3], moved[4]]
+    assert evaluate.off_centre(moved, 2) == [moved[1], moved[3]]
 
 
 @dataclass
-class RestsOnTheInk(Judge):
+class RestsOnTheInk(Evaluator):
     """Looks at the ink of the picture, or where there is none, and is as sure as there is ink."""
 
     at_ink: bool = True
@@ -221,7 +237,7 @@ class RestsOnTheInk(Judge):
     def run(
         self, prepared: Sequence[dict[str, Prepared]], steps: int, explain: Sequence[str] = ()
     ) -> Output:
-        frames = self.tensors(prepared, steps)["visual"].mean((0, 2))  # [B, H, W]
+        frames = self.stack(prepared, steps)["visual"].mean((0, 2))  # [B, H, W]
         logits = torch.zeros(len(frames), 10)
         logits[:, :] = 4 * (frames > 0.5).float().mean((1, 2))[:, None] * self.labels
         grid = adaptive_avg_pool2d(frames, (6, 8))
@@ -237,13 +253,13 @@ class RestsOnTheInk(Judge):
 
 @pytest.mark.parametrize("at_ink", [True, False])
 def test_maps_that_point_at_the_digit_are_told_from_those_that_do_not(
-    at_ink: bool, folder: Path, clips: list[Judged]
+    at_ink: bool, folder: Path, clips: list[DecodedClip]
 ) -> None:
-    judge = RestsOnTheInk(at_ink)
-    Judge.__init__(judge, folder, "cpu")
+    evaluator = RestsOnTheInk(at_ink)
+    Evaluator.__init__(evaluator, folder, "cpu")
     shown = clips[:1]
     assert shown[0].truth.label == 0
-    measured = faithfulness(judge, shown, CARD.steps)
+    measured = faithfulness(evaluator, shown, CARD.steps, "visual")
     assert measured.count == 1
     assert 0 < measured.area < 1
     assert (measured.mass > 1.3 * measured.area) == at_ink
@@ -254,13 +270,13 @@ def test_maps_that_point_at_the_digit_are_told_from_those_that_do_not(
 
 @pytest.mark.parametrize("attention", [None, "temporal"])
 def test_a_network_without_spatial_attention_has_no_figures_of_maps(
-    attention: str | None, judge: Watched, clips: list[Judged]
+    attention: str | None, evaluator: Watched, clips: list[DecodedClip]
 ) -> None:
-    assert len(evaluate._maps(judge, clips[:1], CARD.steps)) == 5
-    assert evaluate._maps(judge, [], CARD.steps) == []
-    config = judge.card.config.model_copy(update={"attention": attention})
-    judge.card = judge.card.model_copy(update={"config": config})
-    assert evaluate._maps(judge, clips[:1], CARD.steps) == []
+    assert len(evaluate.measure_maps(evaluator, clips[:1])) == 5
+    assert evaluate.measure_maps(evaluator, []) == []
+    config = evaluator.card.config.model_copy(update={"attention": attention})
+    evaluator.card = evaluator.card.model_copy(update={"config": config})
+    assert evaluate.measure_maps(evaluator, clips[:1]) == []
 
 
 # --- what cannot be measured -------------------------------------------------------------------

@@ -17,11 +17,13 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from model import checkpoint
 from model.network.alignment_loss import alignment_loss
-from model.training.avdigits import dataset
-from model.training.avdigits.dataset import Digits
+from model.training.avdigits import folder
+from model.training.avdigits.folder import Digits
+from model.training.avdigits.task import AVDigits
 from model.training.epochs import Accuracies, EpochMetrics
-from model.training.recipe import TrainOptions
-from model.training.train import FLOAT32_FROM, _Run, train
+from model.training.options import TrainOptions
+from model.training.schedule import FLOAT32_FROM
+from model.training.train import Trainer, train
 from tests.model.networks import lively
 
 pytestmark = pytest.mark.usefixtures("one_core")
@@ -29,26 +31,26 @@ pytestmark = pytest.mark.usefixtures("one_core")
 
 @pytest.fixture
 def options(avdigits_folder: Path, tmp_path: Path) -> TrainOptions:
-    return TrainOptions(
-        data=avdigits_folder, out=tmp_path / "run", epochs=2, clips=24, batch=8, embed_dim=16,
-        steps=2, synthetic_takes=0, development_clips=10, shares={"both": 1.0},
+    return TrainOptions.of(
+        AVDigits(synthetic_takes=0), avdigits_folder, out=tmp_path / "run", epochs=2, clips=24,
+        batch=8, embed_dim=16, steps=2, development_clips=10, modality_dropout={"all": 1.0},
         learning_rate=1e-3,
     )  # fmt: skip
 
 
-def begun(options: TrainOptions) -> _Run:
+def begun(options: TrainOptions) -> Trainer:
     """A run before its first step."""
-    run = _Run(options)
+    run = Trainer(options)
     run.restore()
     run.network.train()
     return run
 
 
-def firing(options: TrainOptions) -> _Run:
+def firing(options: TrainOptions) -> Trainer:
     """The same of a network whose residuals fire: those of a new one are silent at first, and
     the alignment loss has no gradient then."""
     run = begun(options)
-    weights = lively(run.config).state_dict()
+    weights = lively(run.network.config).state_dict()
     for name in weights:
         # Their inputs are products of means, or of heads of one channel, and small.
         if name.endswith(("temporal.lif.threshold", "audio.lif.threshold", "visual.lif.threshold")):
@@ -72,13 +74,13 @@ def test_a_step_follows_the_gradient_of_cross_entropy_and_alignment(options: Tra
     """Of smoothed labels, clipped to norm 5, in float32 near the end of the training."""
     run = firing(options)
     inputs, labels = run.batches[0]
-    run.steps_an_epoch, last = 100, 199
-    assert run._done(last) >= FLOAT32_FROM
+    run.schedule, last = replace(run.schedule, steps_per_epoch=100), 199
+    assert run.schedule.progress(last) >= FLOAT32_FROM
     before = state(run.network)
-    output = run.network(shown(inputs, run._plan(last).steps))
+    output = run.network(shown(inputs, run.schedule.plan(last).steps))
     assert all(residual.any() for residual in output.residuals.values())
     assert len(output.residuals) == 2
-    entropy = cross_entropy(output.logits, labels, label_smoothing=options.smoothing)
+    entropy = cross_entropy(output.logits, labels, label_smoothing=options.label_smoothing)
     aligned = alignment_loss(output.residuals, labels, options.temperature)
     parameters = dict(run.network.named_parameters())
     name = "residual.audio.visual.align.weight"
@@ -88,7 +90,7 @@ def test_a_step_follows_the_gradient_of_cross_entropy_and_alignment(options: Tra
     clipped = min(1.0, 5 / math.sqrt(sum(float(x.square().sum()) for x in gradients)))
     run.network.load_state_dict(before)  # the norms' statistics as well
 
-    loss, alignment = run._step(last, inputs, labels)
+    loss, alignment = run.train_step(last, inputs, labels)
     assert loss == pytest.approx((entropy + aligned).item(), rel=1e-4)
     assert alignment == pytest.approx(aligned.item(), rel=1e-4)
     for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
@@ -111,7 +113,7 @@ def test_steps_on_a_batch_lower_both_parts_of_its_loss(options: TrainOptions) ->
 
     before = losses()
     for _ in range(15):
-        run._step(0, inputs, labels)
+        run.train_step(0, inputs, labels)
     after = losses()
     assert after[0] < 0.9 * before[0]
     assert after[1] < before[1]
@@ -121,9 +123,9 @@ def test_steps_on_a_batch_lower_both_parts_of_its_loss(options: TrainOptions) ->
 
 
 def test_the_rate_warms_up_and_falls_by_a_cosine_to_a_hundredth(options: TrainOptions) -> None:
-    run = begun(replace(options, epochs=10, clips=80, warmup=1.0))
-    assert run.steps_an_epoch == 10
-    rates = [run._set_rate(step) for step in range(100)]
+    run = begun(replace(options, epochs=10, clips=80, warmup_epochs=1.0))
+    assert run.schedule.steps_per_epoch == 10
+    rates = [run.set_learning_rate(step) for step in range(100)]
     greatest = options.learning_rate
     assert rates[:10] == pytest.approx([greatest * (step + 1) / 10 for step in range(10)])
     assert rates[55] == pytest.approx(greatest * (0.01 + 0.99 / 2))  # half of the way down
@@ -142,12 +144,12 @@ def test_only_weights_of_two_or_more_dimensions_are_decayed(options: TrainOption
 
 
 def test_scenes_grow_from_easy_to_hard_and_sequences_to_the_longest(options: TrainOptions) -> None:
-    run = begun(replace(options, epochs=10, clips=800, steps=4, ramp=0.4))
-    total = 10 * run.steps_an_epoch
-    plans = [run._plan(step) for step in range(total)]
-    assert plans[0].hardness == 0
-    assert plans[total // 5].hardness == pytest.approx(0.5)
-    assert all(plan.hardness == 1 for plan in plans[total * 2 // 5 :])
+    run = begun(replace(options, epochs=10, clips=800, steps=4, curriculum=0.4))
+    total = 10 * run.schedule.steps_per_epoch
+    plans = [run.schedule.plan(step) for step in range(total)]
+    assert plans[0].difficulty == 0
+    assert plans[total // 5].difficulty == pytest.approx(0.5)
+    assert all(plan.difficulty == 1 for plan in plans[total * 2 // 5 :])
     early, late = plans[: total * 4 // 5], plans[math.ceil(total * FLOAT32_FROM) :]
     assert {plan.steps for plan in early} == {1, 2}
     assert {plan.steps for plan in late} == {2, 4}
@@ -156,16 +158,16 @@ def test_scenes_grow_from_easy_to_hard_and_sequences_to_the_longest(options: Tra
 
 def test_what_goes_on_from_a_checkpoint_has_hard_scenes_at_once(options: TrainOptions) -> None:
     before = train(replace(options, epochs=1, clips=8))
-    run = begun(replace(options, out=options.out.with_name("on"), begin=before))
-    assert run._plan(0).hardness == 1
+    run = begun(replace(options, out=options.out.with_name("on"), init_from=before))
+    assert run.schedule.plan(0).difficulty == 1
 
 
-def test_batches_have_streams_as_often_as_their_shares_say(options: TrainOptions) -> None:
-    shares = {"both": 0.2, "visual": 0.5, "audio": 0.3}
-    run = begun(replace(options, epochs=100, clips=80, shares=shares))
-    drawn = [run._plan(step).streams for step in range(1000)]
-    streams = {"both": ("audio", "visual"), "visual": ("visual",), "audio": ("audio",)}
-    for name, share in shares.items():
+def test_batches_have_streams_as_often_as_modality_dropout_says(options: TrainOptions) -> None:
+    dropout = {"all": 0.2, "visual": 0.5, "audio": 0.3}
+    run = begun(replace(options, epochs=100, clips=80, modality_dropout=dropout))
+    drawn = [run.schedule.plan(step).streams for step in range(1000)]
+    streams = {"all": ("audio", "visual"), "visual": ("visual",), "audio": ("audio",)}
+    for name, share in dropout.items():
         assert drawn.count(streams[name]) / 1000 == pytest.approx(share, abs=0.05)
 
 
@@ -180,11 +182,11 @@ def test_every_epoch_is_trained_in_training_mode(options: TrainOptions) -> None:
 
 def test_accuracy_is_measured_in_eval_mode_and_changes_nothing(options: TrainOptions) -> None:
     run = begun(options)
-    run._step(0, *run.batches[0])
+    run.train_step(0, *run.batches[0])
     before = state(run.network)
     modes: list[bool] = []
     run.network.register_forward_pre_hook(lambda module, _: modes.append(module.training))
-    run._accuracies()
+    run.measure()
     assert modes
     assert not any(modes)
     for name, x in run.network.state_dict().items():
@@ -205,9 +207,9 @@ def test_each_stream_has_an_accuracy_of_its_own(options: TrainOptions) -> None:
     pictures = labels.float().reshape(1, 20, 1, 1, 1)
     run.network = SeesTheLabel()  # type: ignore[assignment]
     run.development = [({"audio": torch.zeros_like(pictures), "visual": pictures}, labels)]
-    assert run._accuracies() == Accuracies(fused=1.0, audio=0.25, visual=1.0)
+    assert run.measure() == Accuracies(1.0, {"audio": 0.25, "visual": 1.0})
     run.development[0][1][:10] = 9
-    assert run._accuracies() == Accuracies(fused=0.5, audio=0.1, visual=0.5)
+    assert run.measure() == Accuracies(0.5, {"audio": 0.1, "visual": 0.5})
 
 
 class TouchedError(Exception):
@@ -240,17 +242,17 @@ def with_one_half(digits: Digits, half: int) -> Digits:
 def test_the_best_is_chosen_on_one_half_of_what_is_held_out(
     options: TrainOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trained, held_out = dataset.load(options.data)
-    monkeypatch.setattr(dataset, "load", lambda _: (trained, with_one_half(held_out, 0)))
+    trained, held_out = folder.load(options.data)
+    monkeypatch.setattr(folder, "load", lambda _: (trained, with_one_half(held_out, 0)))
     assert len(begun(options).development) == 1
-    monkeypatch.setattr(dataset, "load", lambda _: (trained, with_one_half(held_out, 1)))
+    monkeypatch.setattr(folder, "load", lambda _: (trained, with_one_half(held_out, 1)))
     with pytest.raises(TouchedError):
         begun(options)
 
 
 def test_nothing_that_is_held_out_is_trained_on(options: TrainOptions) -> None:
-    trained, held_out = dataset.load(options.data)
-    trained_on = begun(options).batches.scenes.digits
+    trained, held_out = folder.load(options.data)
+    trained_on = begun(options).batches.examples.digits
     for ours, theirs in zip(trained_on.pictures, trained.pictures, strict=True):
         assert np.array_equal(ours, theirs)
     for ours, theirs in zip(trained_on.words, held_out.words, strict=True):
@@ -267,12 +269,12 @@ def measuring(scores: list[float], monkeypatch: pytest.MonkeyPatch) -> list[dict
     """
     weights: list[dict[str, Tensor]] = []
 
-    def accuracies(run: _Run) -> Accuracies:
+    def accuracies(run: Trainer) -> Accuracies:
         weights.append(state(run.network))
         score = scores[len(weights) - 1]
-        return Accuracies(fused=1 - score, audio=score, visual=score)
+        return Accuracies(1 - score, {"audio": score, "visual": score})
 
-    monkeypatch.setattr("model.training.train._Run._accuracies", accuracies)
+    monkeypatch.setattr("model.training.train.Trainer.measure", accuracies)
     return weights
 
 
@@ -294,7 +296,7 @@ def test_a_resumed_run_remembers_its_best(
     options: TrainOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = begun(options)
-    run.save(EpochMetrics(1, 1e-3, 2.0, 1.0, fused=0.9, audio=0.9, visual=0.9))
+    run.save(EpochMetrics(1, 1e-3, 2.0, 1.0, Accuracies(0.9, {"audio": 0.9, "visual": 0.9})))
     kept = checkpoint.load(options.out / "best")[0].head.weight
     resumed = begun(replace(options, resume=True))
     assert resumed.epoch == 1

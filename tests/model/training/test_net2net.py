@@ -30,7 +30,7 @@ def test_one_stream_alone_gets_the_same_answer(times: int) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_twins_do_not_stay_equal() -> None:
+def test_copies_of_a_channel_do_not_stay_equal() -> None:
     narrow, wide = lively(config(16)), SCMRL(config(32))
     widen(narrow, wide)
     inputs = noise(wide.config, steps=2, batch=4)

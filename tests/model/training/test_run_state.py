@@ -15,11 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model.training import run_state
-from model.training.avdigits.dataset import DataError
-from model.training.epochs import EpochMetrics
-from model.training.recipe import RANGES, OptionsError, TrainOptions, flag
+from model.training.avdigits.task import AVDigits
+from model.training.epochs import Accuracies, EpochMetrics
+from model.training.options import OptionsError, TrainOptions, flag, range_of
 from model.training.run_state import RunError
-from model.training.train import _Run, train
+from model.training.task import DataError
+from model.training.train import Trainer, train
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
@@ -33,17 +34,17 @@ OTHERS: dict[str, Any] = {
     "steps": 3,
     "learning_rate": 1e-2,
     "weight_decay": 0.5,
-    "warmup": 2.0,
-    "ramp": 0.25,
-    "smoothing": 0.0,
+    "warmup_epochs": 2.0,
+    "curriculum": 0.25,
+    "label_smoothing": 0.0,
     "temperature": 1.0,
     "development_clips": 12,
-    "shares": {"audio": 1.0},
-    "slow": ("visual",),
+    "modality_dropout": {"audio": 1.0},
+    "lr_multiplier": {"visual": 0.1},
     "freeze_norms": True,
     "average": 2,
     "seed": 11,
-    "begin": Path("elsewhere"),
+    "init_from": Path("elsewhere"),
 }
 #: Options that may be other ones.
 FREE: dict[str, Any] = {"workers": 3, "command": "scmrl train avdigits --resume"}
@@ -52,13 +53,13 @@ FREE: dict[str, Any] = {"workers": 3, "command": "scmrl train avdigits --resume"
 @pytest.fixture(scope="module")
 def begun(avdigits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainOptions:
     """The options of a run whose first epoch of two is saved."""
-    options = TrainOptions(
-        data=avdigits_folder, out=tmp_path_factory.mktemp("runs") / "run", epochs=2, clips=24,
-        batch=8, embed_dim=16, steps=2, synthetic_takes=0, development_clips=10,
+    options = TrainOptions.of(
+        AVDigits(synthetic_takes=0), avdigits_folder, out=tmp_path_factory.mktemp("runs") / "run",
+        epochs=2, clips=24, batch=8, embed_dim=16, steps=2, development_clips=10,
     )  # fmt: skip
-    run = _Run(options)
+    run = Trainer(options)
     run.restore()
-    run.save(EpochMetrics(1, 1e-3, 2.0, 1.0, 0.5, 0.5, 0.5))
+    run.save(EpochMetrics(1, 1e-3, 2.0, 1.0, Accuracies(0.5, {"audio": 0.5, "visual": 0.5})))
     return replace(options, resume=True)
 
 
@@ -70,7 +71,7 @@ def refusal(options: TrainOptions) -> str:
 
 def test_every_option_is_tried_here() -> None:
     names = {field.name for field in fields(TrainOptions)}
-    assert names == {*OTHERS, *FREE, "data", "out", "resume", "synthetic_takes"}
+    assert names == {*OTHERS, *FREE, "task", "data", "out", "resume"}
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -88,7 +89,7 @@ def test_synthetic_takes_of_another_number_are_refused(
     begun: TrainOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("model.training.avdigits.voices.available", lambda: True)
-    message = refusal(replace(begun, synthetic_takes=7))
+    message = refusal(replace(begun, task=AVDigits(synthetic_takes=7)))
     assert "--synthetic-takes 7 where the run has 0;" in message
 
 
@@ -105,7 +106,7 @@ def test_both_values_of_each_setting_are_named(begun: TrainOptions) -> None:
 
 @pytest.mark.parametrize("name", FREE)
 def test_what_changes_nothing_that_is_learnt_may_be_another(name: str, begun: TrainOptions) -> None:
-    run = _Run(replace(begun, **{name: FREE[name]}))
+    run = Trainer(replace(begun, **{name: FREE[name]}))
     run.restore()
     assert run.epoch == 1
     assert run.best == pytest.approx(0.5)
@@ -114,11 +115,11 @@ def test_what_changes_nothing_that_is_learnt_may_be_another(name: str, begun: Tr
 def test_an_integer_is_the_number_that_it_is(begun: TrainOptions) -> None:
     saved = run_state.load(begun.out / "last.pt").settings
     digest = saved["data"]
-    shares = dict.fromkeys(("both",), 1)
-    whole = run_state.settings(replace(begun, alpha=1, shares=shares), "")
+    dropout = dict.fromkeys(("all",), 1)
+    whole = run_state.settings(replace(begun, alpha=1, modality_dropout=dropout), "")
     assert whole["alpha"] == run_state.settings(replace(begun, alpha=1.0), "")["alpha"]
-    assert whole["shares"] == "both=1.0"
-    assert digest.startswith("pictures and words of SHA-256 ")
+    assert whole["modality_dropout"] == "all=1.0"
+    assert digest.startswith("contents of SHA-256 ")
 
 
 def test_other_data_is_refused_and_the_same_elsewhere_is_not(
@@ -126,9 +127,9 @@ def test_other_data_is_refused_and_the_same_elsewhere_is_not(
 ) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(begun.data, moved)
-    assert _Run(replace(begun, data=moved)).saved
+    assert Trainer(replace(begun, data=moved)).saved
     (moved / "speech" / "3_lucas_1.wav").unlink()
-    assert "--data pictures and words of SHA-256" in refusal(replace(begun, data=moved))
+    assert "--data contents of SHA-256" in refusal(replace(begun, data=moved))
 
 
 # --- what is no run ----------------------------------------------------------------------------
@@ -219,6 +220,22 @@ def test_a_table_of_something_else_is_found_before_training(
 # --- options that no run can have --------------------------------------------------------------
 
 
+#: Least and greatest value of each number among the options.
+RANGES = {
+    field.name: bounds
+    for kind in (TrainOptions, AVDigits)
+    for field in fields(kind)
+    if (bounds := range_of(field))
+}
+
+
+def build(name: str, value: Any) -> TrainOptions:
+    """Options with this value of an option of training or of the task."""
+    if name == "synthetic_takes":
+        return TrainOptions.of(AVDigits(synthetic_takes=value), Path("data"))
+    return TrainOptions.of(AVDigits(), Path("data"), **{name: value})
+
+
 @given(name=st.sampled_from(sorted(RANGES)), data=st.data())
 @settings(max_examples=80, deadline=None)
 def test_a_number_out_of_range_is_refused_by_its_option(name: str, data: st.DataObject) -> None:
@@ -226,7 +243,7 @@ def test_a_number_out_of_range_is_refused_by_its_option(name: str, data: st.Data
     huge = [least - 1, -1e308, most + most / 2 + 1, 1e308, np.inf, -np.inf, np.nan]
     value = data.draw(st.sampled_from(huge))
     with pytest.raises(OptionsError, match=f"{flag(name)} .*: must be .* to "):
-        TrainOptions(data=Path("data"), **{name: value})
+        build(name, value)
 
 
 @pytest.mark.parametrize(
@@ -235,17 +252,30 @@ def test_a_number_out_of_range_is_refused_by_its_option(name: str, data: st.Data
         ({"embed_dim": 40}, "--channels 40: must be a multiple of 16"),
         ({"batch": 60, "clips": 50}, "--batch 60: is more than --clips 50"),
         ({"average": 3, "epochs": 2}, "--average 3: is more than --epochs 2"),
-        ({"slow": ("touch",)}, "--slow touch: no such stream, there are audio, visual"),
-        ({"shares": {}}, "--shares : must be shares of audio, both, visual that sum to 1"),
-        ({"shares": {"both": np.nan}}, "--shares both=nan: must be"),
-        ({"shares": {"both": np.inf}}, "--shares both=inf: must be"),
-        ({"shares": {"both": 0.5, "touch": 0.5}}, "--shares both=0.5,touch=0.5: must be"),
-        ({"shares": {"both": 1.5, "audio": -0.5}}, "--shares both=1.5,audio=-0.5: must be"),
+        (
+            {"lr_multiplier": {"touch": 0.1}},
+            "--lr-multiplier touch: no such stream, there are audio, visual",
+        ),
+        ({"lr_multiplier": {"audio": np.nan}}, "--lr-multiplier audio=nan: must be 0 to 100"),
+        (
+            {"modality_dropout": {}},
+            "--modality-dropout : must be probabilities of all, audio, visual",
+        ),
+        ({"modality_dropout": {"all": np.nan}}, "--modality-dropout all=nan: must be"),
+        ({"modality_dropout": {"all": np.inf}}, "--modality-dropout all=inf: must be"),
+        (
+            {"modality_dropout": {"all": 0.5, "touch": 0.5}},
+            "--modality-dropout all=0.5,touch=0.5: must be",
+        ),
+        (
+            {"modality_dropout": {"all": 1.5, "audio": -0.5}},
+            "--modality-dropout all=1.5,audio=-0.5: must be",
+        ),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionsError) as raised:
-        TrainOptions(data=Path("data"), **options)
+        TrainOptions.of(AVDigits(), Path("data"), **options)
     assert str(raised.value).startswith(message)
 
 
@@ -263,6 +293,6 @@ def test_a_damaged_cache_of_voices_is_named(
 ) -> None:
     monkeypatch.setattr("model.training.avdigits.voices.available", lambda: True)
     (tmp_path / "voices-5.npz").write_bytes(b"half of it")
-    fresh = replace(begun, out=tmp_path / "run", resume=False, synthetic_takes=5)
+    fresh = replace(begun, out=tmp_path / "run", resume=False, task=AVDigits(synthetic_takes=5))
     with pytest.raises(DataError, match=r"voices-5\.npz: cannot be read"):
         train(fresh)

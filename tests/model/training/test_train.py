@@ -10,15 +10,16 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from model import checkpoint
-from model.training.avdigits.dataset import DataError
-from model.training.recipe import OptionsError, TrainOptions
-from model.training.train import Accuracies, train
+from model.training.avdigits.task import AVDigits
+from model.training.epochs import Accuracies
+from model.training.options import OptionsError, TrainOptions
+from model.training.task import DataError
+from model.training.train import Trainer, train
 
 ROOT = Path(__file__).parents[3]
 
@@ -27,9 +28,9 @@ pytestmark = pytest.mark.usefixtures("one_core")
 
 @pytest.fixture
 def options(avdigits_folder: Path, tmp_path: Path) -> TrainOptions:
-    return TrainOptions(
-        data=avdigits_folder, out=tmp_path / "run", epochs=2, clips=24, batch=8, embed_dim=16,
-        steps=2, synthetic_takes=0, development_clips=10, workers=0,
+    return TrainOptions.of(
+        AVDigits(synthetic_takes=0), avdigits_folder, out=tmp_path / "run", epochs=2, clips=24,
+        batch=8, embed_dim=16, steps=2, development_clips=10, workers=0,
     )  # fmt: skip
 
 
@@ -86,10 +87,11 @@ os.cpu_count = lambda: 1
 from dataclasses import replace
 from pathlib import Path
 import sys
-from model.training.recipe import TrainOptions
+from model.training.avdigits.task import AVDigits
+from model.training.options import TrainOptions
 from model.training.train import train
-train(TrainOptions(data=Path(sys.argv[1]), out=Path(sys.argv[2]), epochs=3, clips=24, batch=8,
-    embed_dim=16, steps=2, synthetic_takes=0, development_clips=10, workers=0))
+train(TrainOptions.of(AVDigits(synthetic_takes=0), Path(sys.argv[1]), out=Path(sys.argv[2]),
+    epochs=3, clips=24, batch=8, embed_dim=16, steps=2, development_clips=10, workers=0))
 """
 
 
@@ -125,8 +127,8 @@ def test_ctrl_c_ends_cleanly_with_the_best_so_far(options: TrainOptions) -> None
 def test_only_the_streams_that_have_a_share_are_trained(
     options: TrainOptions, tmp_path: Path
 ) -> None:
-    for name, shares in (("a", {"audio": 1.0}), ("b", {"visual": 1.0})):
-        train(replace(options, out=tmp_path / name, epochs=1, shares=shares))
+    for name, dropout in (("a", {"audio": 1.0}), ("b", {"visual": 1.0})):
+        train(replace(options, out=tmp_path / name, epochs=1, modality_dropout=dropout))
     heard, seen = weights(tmp_path / "a"), weights(tmp_path / "b")
     first = "patch.{}.stages.0.norm.num_batches_tracked"
     assert heard[first.format("audio")] == seen[first.format("visual")] == 3
@@ -137,7 +139,7 @@ def test_frozen_norms_keep_their_statistics_and_the_rest_learns(
     options: TrainOptions, tmp_path: Path
 ) -> None:
     train(replace(options, out=tmp_path / "a", epochs=1))
-    begun = replace(options, out=tmp_path / "b", epochs=1, begin=tmp_path / "a" / "best")
+    begun = replace(options, out=tmp_path / "b", epochs=1, init_from=tmp_path / "a" / "best")
     train(replace(begun, freeze_norms=True))
     before, after = weights(tmp_path / "a"), weights(tmp_path / "b")
     assert before.keys() == after.keys()
@@ -153,11 +155,11 @@ def test_the_mean_of_the_last_epochs_is_kept_where_it_is_better(
 ) -> None:
     measured: list[dict[str, torch.Tensor]] = []
 
-    def accuracies(run: Any) -> Accuracies:
+    def accuracies(run: Trainer) -> Accuracies:
         measured.append({name: x.clone() for name, x in run.network.state_dict().items()})
-        return Accuracies(*[0.1 * len(measured)] * 3)
+        return Accuracies(0.1 * len(measured), {})
 
-    monkeypatch.setattr("model.training.train._Run._accuracies", accuracies)
+    monkeypatch.setattr("model.training.train.Trainer.measure", accuracies)
     best = train(replace(options, epochs=3, average=2))
     *_, second, third, mean = measured
     kept = checkpoint.load(best)[0].state_dict()
@@ -169,12 +171,14 @@ def test_the_mean_of_the_last_epochs_is_kept_where_it_is_better(
         assert not torch.equal(second[name], third[name])
 
 
-def test_a_slow_stream_moves_less(options: TrainOptions, tmp_path: Path) -> None:
-    one_step = replace(options, epochs=1, clips=8, shares={"both": 1.0})
+def test_a_stream_with_a_smaller_learning_rate_moves_less(
+    options: TrainOptions, tmp_path: Path
+) -> None:
+    one_step = replace(options, epochs=1, clips=8, modality_dropout={"all": 1.0})
     runs = {"none": 0.0, "slow": 1e-3, "fast": 1e-3}
     for name, rate in runs.items():
-        slow = ("visual",) if name == "slow" else ()
-        train(replace(one_step, out=tmp_path / name, learning_rate=rate, slow=slow))
+        slow = {"visual": 0.1, "head": 0.1} if name == "slow" else {}
+        train(replace(one_step, out=tmp_path / name, learning_rate=rate, lr_multiplier=slow))
     begun, slow_run, fast = (weights(tmp_path / name) for name in runs)
 
     def moved(run: dict[str, torch.Tensor], name: str) -> float:

@@ -17,7 +17,7 @@ import soundfile
 import torch
 from typer.testing import CliRunner, Result
 
-from model.training.avdigits.dataset import HELD_OUT_SPEAKER
+from model.training.avdigits.task import HELD_OUT_SPEAKER
 from service.commands.app import app
 from service.keys import key_file
 from service.settings import Settings
@@ -271,12 +271,12 @@ def test_training_with_a_width_that_no_network_has_says_so(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "shares", ["audio", "audio=half", "touch=1", "audio=0.5,visual=0.4", "audio=2,visual=-1"]
+    "dropout", ["audio", "audio=half", "touch=1", "audio=0.5,visual=0.4", "audio=2,visual=-1"]
 )
-def test_shares_that_are_none_are_refused(tmp_path: Path, shares: str) -> None:
-    given = ("train", "avdigits", "--data", tmp_path, "--shares", shares)
+def test_modality_dropout_that_is_none_is_refused(tmp_path: Path, dropout: str) -> None:
+    given = ("train", "avdigits", "--data", tmp_path, "--modality-dropout", dropout)
     told = scmrl(*given, code=2).stderr
-    assert f"--shares {shares}: " in told
+    assert f"--modality-dropout {dropout}: " in told
     assert "Traceback" not in told
 
 

@@ -50,8 +50,8 @@ def resumed(data: Path, run: Path, *more: object) -> str:
         ("--epochs", "3", "1"),
         ("--steps", "2", "1"),
         ("--seed", "5", "0"),
-        ("--shares", "both=1.0", "both=0.2,visual=0.6,audio=0.2"),
-        ("--slow", "visual", "none"),
+        ("--modality-dropout", "all=1.0", "all=0.2,visual=0.6,audio=0.2"),
+        ("--lr-multiplier", "visual=0.1", "none"),
     ],
 )
 def test_a_run_is_not_resumed_with_other_settings(
@@ -87,7 +87,8 @@ def test_what_is_no_run_is_not_resumed(data: Path, run: Path, tmp_path: Path) ->
         ("--alpha", "-1"), ("--steps", "0"), ("--steps", "65"), ("--learning-rate", "nan"),
         ("--learning-rate", "inf"), ("--learning-rate", "-1"), ("--synthetic-takes", "-1"),
         ("--development-clips", "9"), ("--development-clips", "1" + "0" * 12),
-        ("--shares", "both=nan"), ("--slow", "touch"), ("--average", "-1"), ("--average", "99"),
+        ("--modality-dropout", "all=nan"), ("--lr-multiplier", "touch=0.1"),
+        ("--lr-multiplier", "audio=-1"), ("--average", "-1"), ("--average", "99"),
         ("--seed", "-1"), ("--seed", "1" + "0" * 25), ("--workers", "-1"), ("--workers", "10000"),
         ("--seed", "one"),
     ],
@@ -164,7 +165,7 @@ def test_a_checkpoint_of_another_task_is_neither_measured_nor_gone_on_from(
     folder = another_task(tmp_path / "events", classes)
     for message in (
         scmrl("evaluate", folder, "--data", data, "--out", tmp_path / "figures", code=2).stderr,
-        train(data, tmp_path / "out", *SMALL, "--from", folder),
+        train(data, tmp_path / "out", *SMALL, "--init-from", folder),
     ):
         assert message.startswith(f"scmrl: {folder / 'card.json'}: labels: event 0, event 1, ")
         assert "are those of another task; avdigits has 0, 1, 2, " in message
@@ -183,13 +184,13 @@ def test_a_checkpoint_of_one_stream_is_not_measured(data: Path, tmp_path: Path) 
 
 
 def test_what_cannot_be_gone_on_from_is_named(data: Path, weights: Path, tmp_path: Path) -> None:
-    message = train(data, tmp_path / "a", *SMALL, "--from", tmp_path / "none")
+    message = train(data, tmp_path / "a", *SMALL, "--init-from", tmp_path / "none")
     assert f"{tmp_path / 'none' / 'card.json'}: No such file" in message
     wide = checkpoints.save(
         tmp_path / "wide", config=checkpoints.CONFIG.model_copy(update={"embed_dim": 32})
     )
-    message = train(data, tmp_path / "b", *SMALL, "--from", wide)
-    assert message.startswith(f"scmrl: --from {wide}: ")
+    message = train(data, tmp_path / "b", *SMALL, "--init-from", wide)
+    assert message.startswith(f"scmrl: --init-from {wide}: ")
     assert "cannot become" in message
 
 
@@ -212,9 +213,9 @@ def test_a_checkpoint_as_wide_as_the_run_is_gone_on_from(
     data: Path, run: Path, tmp_path: Path
 ) -> None:
     scmrl("train", "avdigits", "--data", data, "--out", tmp_path / "on", *SMALL,
-          "--learning-rate", 0, "--freeze-norms", "--from", run / "best")  # fmt: skip
+          "--learning-rate", 0, "--freeze-norms", "--init-from", run / "best")  # fmt: skip
     network, card = checkpoint.load(tmp_path / "on" / "best")
     before: SCMRL = checkpoint.load(run / "best")[0]
     assert torch.equal(network.head.weight, before.head.weight)
     assert card.training is not None
-    assert "began_from" in card.training.notes
+    assert "init_from" in card.training.notes

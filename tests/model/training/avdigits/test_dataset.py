@@ -15,23 +15,25 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from model.media.reader import read_clip
-from model.preprocess.specs import PROFILES
 from model.training.avdigits import dataset
+from model.training.avdigits import folder as data_folder
 from model.training.avdigits.clips import labelled_clip, labelled_clips
-from model.training.avdigits.dataset import Batches, Plan, Scenes
+from model.training.avdigits.dataset import VISUAL, Scenes
 from model.training.avdigits.recording import record
 from model.training.avdigits.scene import draw_scene
+from model.training.batches import Batches
+from model.training.task import BatchPlan, DataError
 
 DIGIT = np.zeros((28, 28), np.uint8)
 DIGIT[4:24, 11:17] = 255
 
 
-@given(seed=st.integers(0, 10_000), hardness=st.floats(0, 1))
+@given(seed=st.integers(0, 10_000), difficulty=st.floats(0, 1))
 @settings(max_examples=60, deadline=None)
 def test_the_digit_is_inside_its_box_and_the_box_inside_the_frame(
-    seed: int, hardness: float
+    seed: int, difficulty: float
 ) -> None:
-    scene = draw_scene(DIGIT, np.random.default_rng(seed), hardness=hardness)
+    scene = draw_scene(DIGIT, np.random.default_rng(seed), difficulty=difficulty)
     height, width = scene.paper.shape[:2]
     left, top, right, bottom = scene.box
     assert -1 <= left < right <= width + 1
@@ -47,7 +49,7 @@ def test_the_digit_is_inside_its_box_and_the_box_inside_the_frame(
 @given(seed=st.integers(0, 10_000))
 @settings(max_examples=40, deadline=None)
 def test_ink_can_be_told_from_paper(seed: int) -> None:
-    scene = draw_scene(DIGIT, np.random.default_rng(seed), hardness=0.0)
+    scene = draw_scene(DIGIT, np.random.default_rng(seed), difficulty=0.0)
     frame = scene.frame().astype(float)
     ink = frame[scene.cover > 0.95]
     if len(ink):
@@ -75,7 +77,7 @@ def test_noise_has_the_level_that_was_asked_for(snr_db: float) -> None:
 
 
 def test_training_never_sees_what_is_held_out(avdigits_folder: Path) -> None:
-    seen, held_out = dataset.load(avdigits_folder)
+    seen, held_out = data_folder.load(avdigits_folder)
     for digit in range(10):
         assert len(seen.pictures[digit]) == 18
         assert len(held_out.pictures[digit]) == 2
@@ -88,8 +90,8 @@ def test_training_never_sees_what_is_held_out(avdigits_folder: Path) -> None:
 def test_a_damaged_file_is_named(avdigits_folder: Path, tmp_path: Path, name: str) -> None:
     shutil.copytree(avdigits_folder, tmp_path / "data")
     (tmp_path / "data" / name).write_bytes(b"damaged")
-    with pytest.raises(dataset.DataError, match=Path(name).name):
-        dataset.load(tmp_path / "data")
+    with pytest.raises(DataError, match=Path(name).name):
+        data_folder.load(tmp_path / "data")
 
 
 @pytest.fixture
@@ -99,8 +101,8 @@ def folder(avdigits_folder: Path, tmp_path: Path) -> Path:
 
 
 def refusal(folder: Path) -> str:
-    with pytest.raises(dataset.DataError) as raised:
-        dataset.load(folder)
+    with pytest.raises(DataError) as raised:
+        data_folder.load(folder)
     return str(raised.value)
 
 
@@ -121,7 +123,7 @@ def test_a_wrong_file_name_is_refused(folder: Path, name: str) -> None:
 def test_what_is_no_recording_is_left_alone(folder: Path) -> None:
     (folder / "speech" / "README.md").write_text("spoken digits")
     (folder / "speech" / "3_lucas_0.txt").write_text("three")
-    dataset.load(folder)
+    data_folder.load(folder)
 
 
 def test_all_faults_of_files_are_named_together(folder: Path) -> None:
@@ -228,9 +230,11 @@ def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
     assert refusal(tmp_path / "file").endswith("Not a directory")
 
 
-def scenes(folder: Path, *, plain: bool = False) -> Scenes:
-    audio, visual = PROFILES["avdigits"]["audio"], PROFILES["avdigits"]["visual"]
-    return Scenes(dataset.load(folder)[0], audio, visual, seed=5, plain=plain)  # type: ignore[arg-type]
+BOTH = ("audio", "visual")
+
+
+def scenes(folder: Path, *, augmented: bool = True) -> Scenes:
+    return Scenes(data_folder.load(folder)[0], seed=5, augmented=augmented)
 
 
 @pytest.mark.parametrize("kind", ["pictures", "words"])
@@ -244,14 +248,14 @@ def test_a_clip_is_made_of_its_own_digit(avdigits_folder: Path, kind: str) -> No
     for index in range(40):
         label = int(np.random.default_rng([made.seed, index]).integers(10))
         if label == 4:
-            assert made.clip(index, Plan((stream,), 1))[1] == 4
+            assert made.example(index, BatchPlan((stream,), 1))[1] == 4
         else:
             with pytest.raises(ValueError, match="high"):
-                made.clip(index, Plan((stream,), 1))
+                made.example(index, BatchPlan((stream,), 1))
 
 
 def test_a_labelled_clip_is_made_of_its_own_digit(avdigits_folder: Path) -> None:
-    digits = dataset.load(avdigits_folder)[1]
+    digits = data_folder.load(avdigits_folder)[1]
     for kind in ("pictures", "words"):
         kept = tuple(of if digit == 4 else of[:0] for digit, of in enumerate(getattr(digits, kind)))
         only = replace(digits, **{kind: kept})
@@ -260,40 +264,38 @@ def test_a_labelled_clip_is_made_of_its_own_digit(avdigits_folder: Path) -> None
             labelled_clip(only, 5, np.random.default_rng(0))
 
 
-def test_plain_scenes_are_not_augmented(
+def test_scenes_are_not_augmented_unless_for_training(
     avdigits_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
 
     def counted(tensor: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
         calls.append(1)
-        return augmented(tensor, rng)
+        return augment(tensor, rng)
 
-    augmented = dataset.augmented
-    monkeypatch.setattr(dataset, "augmented", counted)
-    scenes(avdigits_folder, plain=True).clip(0, Plan())
+    augment = dataset.augment_spectrogram
+    monkeypatch.setattr(dataset, "augment_spectrogram", counted)
+    scenes(avdigits_folder, augmented=False).example(0, BatchPlan(BOTH))
     assert not calls
-    scenes(avdigits_folder).clip(0, Plan())
+    scenes(avdigits_folder).example(0, BatchPlan(BOTH))
     assert calls
 
 
 def test_a_batch_has_what_its_plan_says_and_is_repeatable(avdigits_folder: Path) -> None:
-    audio, visual = PROFILES["avdigits"]["audio"], PROFILES["avdigits"]["visual"]
-    scenes = Scenes(dataset.load(avdigits_folder)[0], audio, visual, seed=5)  # type: ignore[arg-type]
-    plans = [Plan(steps=3), Plan(("visual",), 2), Plan(("audio",), 4)]
-    batches = Batches(scenes, 6, lambda i: plans[i])
+    plans = [BatchPlan(BOTH, 3), BatchPlan(("visual",), 2), BatchPlan(("audio",), 4)]
+    batches = Batches(scenes(avdigits_folder), 6, lambda i: plans[i])
     for index, plan in enumerate(plans):
         inputs, labels = batches[index]
         assert tuple(inputs) == plan.streams
         assert len(labels) == 6
         if "visual" in inputs:
-            assert inputs["visual"].shape == (plan.steps, 6, visual.channels, *visual.size)
+            assert inputs["visual"].shape == (plan.steps, 6, VISUAL.channels, *VISUAL.size)
         again, _ = batches[index]
         assert all(inputs[name].equal(again[name]) for name in inputs)
 
 
 def test_labelled_clips_are_read_back_as_they_were_made(avdigits_folder: Path) -> None:
-    digits = dataset.load(avdigits_folder)[1]
+    digits = data_folder.load(avdigits_folder)[1]
     clips = list(labelled_clips(digits, 4, seed=2))
     assert [clip.label for clip in clips] == [0, 1, 2, 3]
     for clip in clips:

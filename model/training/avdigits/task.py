@@ -1,0 +1,126 @@
+"""The task avdigits: a digit seen (MNIST's handwriting) while it is heard (spoken digits)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from model.preprocess.specs import PROFILES, Spec
+from model.training.options import check_ranges, option
+from model.training.task import LabelledClip
+
+if TYPE_CHECKING:
+    from model.checkpoint import Source
+    from model.training.avdigits.dataset import Scenes
+    from model.training.avdigits.folder import Digits
+
+#: The speaker, and the last of each digit's pictures, that training never sees.
+HELD_OUT_SPEAKER = "george"
+HELD_OUT_PICTURES = 0.1
+
+
+@dataclass(frozen=True)
+class AVDigits:
+    """The ten digits. The paper has no such task: it shows that the network can be trained here."""
+
+    name: ClassVar = "avdigits"
+    version: ClassVar = "1.0.0"
+    description: ClassVar = "A handwritten digit, seen while it is heard in English."
+    data_help: ClassVar = "Folder of handwriting.npz and speech/."
+    labels: ClassVar = tuple("0123456789")
+    specs: ClassVar[Mapping[str, Spec]] = PROFILES["avdigits"]
+    titles: ClassVar[Mapping[str, str]] = {"audio": "sound", "visual": "picture"}
+    missing_streams: ClassVar = True
+    box_stream: ClassVar = "visual"
+    test_set: ClassVar = (
+        f"H.264 + AAC clips, speaker {HELD_OUT_SPEAKER} and pictures that training never saw"
+    )
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "modality_dropout": {"all": 0.2, "visual": 0.6, "audio": 0.2}
+    }
+
+    synthetic_takes: int = option(
+        300, "Takes of each digit said by espeak-ng; 0: none.", between=(0, 10_000)
+    )
+
+    def __post_init__(self) -> None:
+        """Raise OptionsError, naming the option, where a value is out of range."""
+        check_ranges(self)
+
+    def learning_settings(self) -> Mapping[str, object]:
+        from model.training.avdigits import voices
+
+        return {"synthetic_takes": self.synthetic_takes if voices.available() else 0}
+
+    def card_notes(self) -> Mapping[str, str]:
+        pictures = f"the last {HELD_OUT_PICTURES:.0%} of the pictures of each digit"
+        return {"held_out": f"speaker {HELD_OUT_SPEAKER}, {pictures}"}
+
+    def sources(self) -> tuple[Source, ...]:
+        from model.checkpoint import Source
+
+        sources = (
+            Source(
+                name="MNIST",
+                what="handwritten digits, 18,000 pictures of its training set "
+                "(Y. LeCun, C. Cortes, C. J. C. Burges)",
+                licence="CC BY-SA 3.0",
+            ),
+            Source(
+                name="Free Spoken Digit Dataset",
+                what="spoken digits: speakers jackson, lucas and nicolas, 50 takes a digit each",
+                licence="CC BY-SA 4.0",
+            ),
+        )
+        if not self.synthetic_takes:
+            return sources
+        synthetic = Source(
+            name="espeak-ng voices",
+            what=f"synthetic speech made by this project, {self.synthetic_takes} takes a digit",
+            licence="MIT, as this project",
+        )
+        return (*sources, synthetic)
+
+    def load(self, folder: Path) -> AVDigitsData:
+        """Load handwriting.npz and speech/. Raises DataError, naming the files at fault."""
+        from model.training.avdigits.folder import halves, load
+
+        training, held_out = load(folder)
+        return AVDigitsData(training, *halves(held_out), synthetic_takes=self.synthetic_takes)
+
+
+@dataclass(frozen=True)
+class AVDigitsData:
+    """Digits to train on, and two halves of what is held out: to choose by, and to report."""
+
+    training: Digits
+    development: Digits
+    test: Digits
+    synthetic_takes: int
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the pictures and words to train on."""
+        return self.training.sha256
+
+    def training_examples(self, seed: int, cache: Path) -> Scenes:
+        """Return augmented scenes. Synthetic voices are made once and kept in `cache`."""
+        from model.training.avdigits import voices
+        from model.training.avdigits.dataset import Scenes
+
+        synthetic = voices.words(self.synthetic_takes, cache)
+        return Scenes(self.training, seed=seed, synthetic=synthetic)
+
+    def development_examples(self) -> Scenes:
+        """Return scenes without augmentation."""
+        from model.training.avdigits.dataset import Scenes
+
+        return Scenes(self.development, seed=1, augmented=False)
+
+    def test_clips(self, count: int, seed: int) -> Iterator[LabelledClip]:
+        """Yield mp4 files with sound and picture, all digits equally often."""
+        from model.training.avdigits.clips import labelled_clips
+
+        return labelled_clips(self.test, count, seed)

@@ -1,0 +1,47 @@
+"""The state of a run that scmrl 0.1 wrote, with the names that options have since."""
+
+from __future__ import annotations
+
+from typing import Any
+
+#: Names of options that were renamed after 0.1.
+RENAMED = {
+    "shares": "modality_dropout",
+    "slow": "lr_multiplier",
+    "begin": "init_from",
+    "warmup": "warmup_epochs",
+    "ramp": "curriculum",
+    "smoothing": "label_smoothing",
+}
+#: What `--slow STREAM` multiplied the learning rate of that stream, and of the classifier, by.
+SLOW = 0.1
+
+
+def convert(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of a run's state file with today's names; that of today as it is."""
+    settings = content["settings"]
+    if "shares" not in settings:
+        return content
+    converted = {RENAMED.get(name, name): text for name, text in settings.items()}
+    converted["modality_dropout"] = modality_dropout(settings["shares"])
+    if settings.get("slow", "none") != "none":
+        converted["lr_multiplier"] = lr_multiplier(settings["slow"].split(","))
+    converted["data"] = settings["data"].replace("pictures and words", "contents")
+    converted["task"] = "avdigits"  # there was no other
+    groups = [
+        {("lr_multiplier" if name == "pace" else name): value for name, value in group.items()}
+        for group in content["optimizer"]["param_groups"]
+    ]
+    optimizer = {**content["optimizer"], "param_groups": groups}
+    return {**content, "settings": converted, "optimizer": optimizer}
+
+
+def modality_dropout(shares: str) -> str:
+    """Return what `--shares` said, as `--modality-dropout` says it: "both" is "all"."""
+    entries = shares.split(",")
+    return ",".join("all=" + x[5:] if x.startswith("both=") else x for x in entries)
+
+
+def lr_multiplier(slow: list[str]) -> str:
+    """Return what `--slow STREAM` said, as `--lr-multiplier` says it."""
+    return ",".join(f"{name}={SLOW}" for name in [*slow, "head"])

@@ -1,0 +1,235 @@
+"""The options of `scmrl train` and `scmrl evaluate`: defaults, ranges and help, in this one place.
+
+The command line makes its flags from these dataclasses, so that nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+from model.training.task import Task
+
+#: Attention heads of the networks that are trained.
+HEADS = 16
+#: Greatest seed that torch's generators take.
+MAX_SEED = 2**63 - 1
+#: The classifier, in `TrainOptions.lr_multiplier`, beside the names of streams.
+HEAD = "head"
+#: Every stream, in `TrainOptions.modality_dropout`.
+ALL = "all"
+
+
+class OptionsError(ValueError):
+    """An option that cannot be trained or evaluated with: its name, its value, what is allowed."""
+
+
+def option(
+    default: Any,
+    help_text: str,
+    *,
+    between: tuple[float, float] | None = None,
+    flag: str | None = None,
+) -> Any:
+    """Return a dataclass field that becomes a flag of the command line.
+
+    Without a default (MISSING) it is required. `between` is the range of a number. `flag` is the
+    flag's name where it is not the field's.
+    """
+    metadata = {"help": help_text, "between": between, "flag": flag}
+    if isinstance(default, Mapping):
+        return field(default_factory=lambda: default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How to train a network on a task. `TrainOptions.of` fills in the defaults of the task.
+
+    `learning_rate` is for `batch` clips a step; after `warmup_epochs` it falls along a cosine to a
+    hundredth. `steps` is T as served: shorter sequences are mixed in, most of them early. `alpha`
+    weighs the cross-modal residuals.
+
+    `modality_dropout` is the probability that a batch has these streams alone, by their names
+    joined with "+"; "all" stands for every stream. `lr_multiplier` multiplies the learning rate of
+    a stream's patch splitting and MLP, by the name of the stream, and that of the classifier, by
+    "head".
+
+    With `freeze_norms`, batch norms keep their running statistics. These are averages over
+    batches with and without each stream; a last part of a training with frozen ones lets the
+    network answer well with them, for all streams together and for each alone.
+    """
+
+    task: Task
+    data: Path
+    out: Path = option(MISSING, "Folder for checkpoints, metrics.csv and TensorBoard's events.")
+    epochs: int = option(26, "Epochs, of --clips clips each.", between=(1, 100_000))
+    clips: int = option(
+        10_000, "Clips per epoch; every epoch draws new ones.", between=(1, 1_000_000_000)
+    )
+    batch: int = option(50, "Clips per batch.", between=(2, 10_000))
+    embed_dim: int = option(
+        128, "Channels C of the tokens, a multiple of 16.", between=(16, 4096), flag="channels"
+    )
+    alpha: float = option(0.5, "Weight of the cross-modal residuals.", between=(0, 1000))
+    steps: int = option(4, "Time steps T as served.", between=(1, 64))
+    learning_rate: float = option(3e-3, "Peak learning rate.", between=(0, 100))
+    weight_decay: float = option(1e-2, "Weight decay of AdamW.", between=(0, 100))
+    warmup_epochs: float = option(
+        0.5, "Epochs over which the learning rate rises from 0.", between=(0, 100_000)
+    )
+    curriculum: float = option(
+        0.4,
+        "Fraction of the training over which examples go from easy to hard.",
+        between=(1e-6, 1),
+    )
+    label_smoothing: float = option(0.1, "Label smoothing of the cross-entropy.", between=(0, 1))
+    temperature: float = option(
+        0.07, "Temperature of the semantic alignment loss.", between=(1e-3, 1000)
+    )
+    development_clips: int = option(
+        400, "Held-out clips that measure each epoch.", between=(10, 1_000_000)
+    )
+    modality_dropout: Mapping[str, float] = option(
+        {ALL: 1.0}, "Probabilities that a batch has these streams alone; they sum to 1."
+    )
+    lr_multiplier: Mapping[str, float] = option(
+        {}, "Factors on the learning rate of streams, and of the classifier (head)."
+    )
+    freeze_norms: bool = option(False, "Keep the batch norms' running statistics.")
+    average: int = option(
+        0,
+        "Last epochs whose weights are averaged into one more candidate for the best.",
+        between=(0, 100_000),
+    )
+    seed: int = option(0, "The same seed gives the same weights.", between=(0, MAX_SEED))
+    init_from: Path | None = option(
+        None, "A checkpoint whose weights to start from; it may have fewer channels."
+    )
+    resume: bool = option(False, "Continue the run in --out after its last epoch.")
+    workers: int = option(
+        0, "Processes that draw clips; 0: none, fastest on two cores.", between=(0, 64)
+    )
+    command: str = "scmrl train"
+
+    @classmethod
+    def of(cls, task: Task, data: Path, **changes: Any) -> TrainOptions:
+        """Return the default options of a task, with `changes`."""
+        defaults = {"out": Path("runs") / task.name, "command": f"scmrl train {task.name}"}
+        return cls(task=task, data=data, **{**defaults, **task.defaults, **changes})
+
+    def __post_init__(self) -> None:
+        """Raise OptionsError, naming the option, where a value is out of range."""
+        check_ranges(self)
+        if self.embed_dim % HEADS:
+            raise OptionsError(
+                f"--channels {self.embed_dim}: must be a multiple of {HEADS}, the number of heads"
+            )
+        if self.batch > self.clips:
+            raise OptionsError(f"--batch {self.batch}: is more than --clips {self.clips}")
+        if self.average > self.epochs:
+            raise OptionsError(f"--average {self.average}: is more than --epochs {self.epochs}")
+        self._check_modality_dropout()
+        self._check_lr_multiplier()
+
+    def batch_streams(self, name: str) -> tuple[str, ...]:
+        """Return the streams that an entry of `modality_dropout` names."""
+        return tuple(self.task.specs) if name == ALL else tuple(name.split("+"))
+
+    def _check_modality_dropout(self) -> None:
+        streams = set(self.task.specs)
+        for name in self.modality_dropout:
+            parts = self.batch_streams(name)
+            if not set(parts) <= streams or len(set(parts)) < len(parts):
+                self._refuse_modality_dropout()
+        probabilities = list(self.modality_dropout.values())
+        if not all(p >= 0 for p in probabilities) or not math.isclose(
+            sum(probabilities), 1, abs_tol=1e-6
+        ):
+            self._refuse_modality_dropout()
+
+    def _refuse_modality_dropout(self) -> None:
+        known = ", ".join([ALL, *self.task.specs])
+        raise OptionsError(
+            f"--modality-dropout {as_text(self.modality_dropout)}: must be probabilities of "
+            f"{known}, or of streams joined by +, that sum to 1"
+        )
+
+    def _check_lr_multiplier(self) -> None:
+        known = [*self.task.specs, HEAD]
+        for name, factor in self.lr_multiplier.items():
+            if name not in known:
+                raise OptionsError(
+                    f"--lr-multiplier {name}: no such stream, there are {', '.join(known)}"
+                )
+            if not 0 <= factor <= 100:
+                raise OptionsError(f"--lr-multiplier {name}={factor:g}: must be 0 to 100")
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What to measure: a checkpoint's folder, the data's, and how many clips.
+
+    `curve_clips` are the first of `clips`. With `write_card`, the measurements go into the
+    checkpoint's card.
+    """
+
+    checkpoint: Path
+    data: Path
+    out: Path = option(Path("runs/figures"), "Folder for the figures.")
+    clips: int = option(1000, "Clips that measure accuracy.", between=(10, 100_000))
+    curve_clips: int = option(300, "Clips per point of each curve.", between=(1, 100_000))
+    attention_clips: int = option(
+        300, "Clips that measure attention maps: their object is off-centre.", between=(1, 100_000)
+    )
+    seed: int = option(7, "Decides the clips.", between=(0, MAX_SEED))
+    device: str = "auto"
+    write_card: bool = option(False, "Write the measurements into the checkpoint's card.")
+
+    def __post_init__(self) -> None:
+        """Raise OptionsError, naming the option, where a value is out of range."""
+        check_ranges(self)
+
+
+def flag(name: str) -> str:
+    """Return the command line's flag for a field of TrainOptions, EvaluateOptions or a task."""
+    renamed = {f.name: f.metadata.get("flag") for f in fields(TrainOptions)}
+    return "--" + (renamed.get(name) or name).replace("_", "-")
+
+
+def as_text(numbers: Mapping[str, float]) -> str:
+    """Return a mapping as the command line takes it: `all=0.5,audio=0.5`."""
+    return ",".join(f"{name}={number:g}" for name, number in numbers.items())
+
+
+def check_ranges(options: Any) -> None:
+    """Raise OptionsError where a number of this dataclass is out of its range, or not a number."""
+    for each in fields(options):
+        bounds = range_of(each)
+        value = getattr(options, each.name)
+        if bounds and not bounds[0] <= value <= bounds[1]:
+            allowed = f"{bounds[0]:.15g} to {bounds[1]:.15g}"
+            raise OptionsError(f"{flag(each.name)} {value}: must be {allowed}")
+
+
+def range_of(each: Field[Any]) -> tuple[float, float] | None:
+    """Return the least and the greatest value of an option that is a number."""
+    between: tuple[float, float] | None = each.metadata.get("between")
+    return between
+
+
+def make_folder(name: str, folder: Path) -> None:
+    """Create a folder, and check before hours of work that it can be written.
+
+    Raises OptionsError, naming the flag of the option `name`.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as exc:
+        raise OptionsError(f"{flag(name)} {folder}: {exc.strerror}") from exc

@@ -1,0 +1,8 @@
+"""The tasks that can be trained. To add one, write a folder like `avdigits` and add a row here."""
+
+from __future__ import annotations
+
+from model.training.avdigits.task import AVDigits
+from model.training.task import Task
+
+TASKS: dict[str, type[Task]] = {"avdigits": AVDigits}
