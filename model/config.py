@@ -6,7 +6,6 @@ import re
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch.nn import ModuleDict
 
 from model.preprocess.specs import Size
 
@@ -15,6 +14,9 @@ Attention = Literal["spatial", "temporal", "spatial-temporal"]
 Fusion = Literal["add", "concat"]
 #: What weights are rounded to where spikes are multiplied by them.
 Precision = Literal["float32", "int8"]
+
+#: Most time steps T of a call: the packed spikes of a neuron are one integer of 64 bits on CUDA.
+MAX_STEPS = 64
 
 #: Stages of conv, batch norm, neuron and halving max-pool in each kind of patch splitting.
 STAGES: dict[Splitting, int] = {"deep": 4, "shallow": 2}
@@ -77,8 +79,7 @@ class Config(BaseModel):
         if not self.streams:
             raise ValueError("streams: at least one is needed")
         for name in self.streams:
-            # Torch keeps a stream's modules by its name, which cannot be one of its own.
-            if not _NAME.fullmatch(name) or hasattr(ModuleDict(), name):
+            if not _NAME.fullmatch(name) or _is_module_attribute(name):
                 raise ValueError(f"streams: {name!r} cannot name a stream")
         if self.embed_dim % self.heads:
             raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of heads {self.heads}")
@@ -94,3 +95,10 @@ class Config(BaseModel):
                 f"the same number of them; these have {counts}"
             )
         return self
+
+
+def _is_module_attribute(name: str) -> bool:
+    """Whether ModuleDict, which keeps a stream's modules by its name, has such an attribute."""
+    from torch.nn import ModuleDict  # here: the bounds above are read without torch
+
+    return hasattr(ModuleDict(), name)

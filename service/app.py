@@ -162,7 +162,7 @@ def create_app(
         metrics.router,
     ):
         app.include_router(router)
-    _add_docs(app, start_keys)
+    _add_docs(app, settings, start_keys)
     trailing_slashes.install(app)
     return app
 
@@ -230,7 +230,7 @@ def _load_default(state: State) -> bool:
         raise StartupError(str(exc)) from exc
 
 
-def _add_docs(app: FastAPI, start_keys: key_file.Keys) -> None:
+def _add_docs(app: FastAPI, settings: Settings, start_keys: key_file.Keys) -> None:
     """Swagger UI from files of our own, since a service may stand where there is no CDN."""
     static = StaticFiles(directory=str(files("fastapi_offline") / "static"))
     app.mount("/docs/static", static, name="docs-static")
@@ -259,6 +259,7 @@ def _add_docs(app: FastAPI, start_keys: key_file.Keys) -> None:
         body = ErrorBody.model_json_schema(ref_template="#/components/schemas/{model}")
         schema["components"]["schemas"].setdefault(SCHEMA_NAME, body)
         _leave_out_fastapis_error(schema)
+        classify.describe_limits(schema, settings)
         api_keys.describe(schema, start_keys)
         return schema
 

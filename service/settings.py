@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from model.config import MAX_STEPS
 from model.device import DeviceError, check_name
 
 #: The checkpoints of this clone.
@@ -192,7 +193,9 @@ class Settings(BaseSettings):
     max_sample_rate: int = _setting(
         384_000, "Highest rate of a sound", "Hz", ge=8000, le=100_000_000
     )
-    max_steps: int = _setting(64, "Most time steps T that may be asked for", "steps", ge=1, le=64)
+    max_steps: int = _setting(
+        MAX_STEPS, "Most time steps T that may be asked for", "steps", ge=1, le=MAX_STEPS
+    )
 
     max_batch: int = _setting(8, "Most requests that run together", "requests", ge=1, le=1024)
     max_batch_wait_ms: float = _setting(
@@ -223,7 +226,7 @@ class Settings(BaseSettings):
         "0: T is never lowered",
         "steps",
         ge=0,
-        le=64,
+        le=MAX_STEPS,
     )
     request_deadline_s: float = _setting(
         30.0, "Longest time from the upload's end to the answer; then 504", "s", gt=0, le=_DAY_S

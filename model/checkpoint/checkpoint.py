@@ -17,7 +17,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from model.checkpoint.published import PublishedError, published_tensors
-from model.config import Config, Precision
+from model.config import MAX_STEPS, Config, Precision
 from model.encoding import Encoding
 from model.network import SCMRL
 from model.preprocess.specs import Specs
@@ -93,7 +93,7 @@ class Card(_Part):
     description: str
     streams: Specs
     encoding: Encoding
-    steps: int = Field(ge=1, le=64)
+    steps: int = Field(ge=1, le=MAX_STEPS)
     labels: tuple[str, ...]
     config: Config
     missing_streams: bool

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from model.config import Config, Precision
+from model.config import MAX_STEPS, Config, Precision
 from model.device import find
 from model.engine.cuda_graphs import BATCH_SIZES, GraphedNetwork
 from model.engine.outputs import joined, on_cpu
@@ -101,8 +101,8 @@ class Engine:
         """The network's output, on the CPU, for `inputs` [T or 1, B, C, H, W] by stream.
 
         A stream of one step is repeated for `steps` time steps, by default as many as the
-        longest stream has. `explain` may hold "attention". Raises ValueError, naming the
-        stream, for inputs that are not the network's.
+        longest stream has, at most MAX_STEPS. `explain` may hold "attention". Raises ValueError,
+        naming the stream, for inputs that are not the network's.
         """
         unknown = set(explain) - EXPLAINS
         if unknown:
@@ -295,8 +295,8 @@ class Engine:
             raise ValueError(f"no inputs: one or more of {sorted(streams)} are needed")
         longest = max(len(x) for x in inputs.values())
         steps = longest if steps is None else steps
-        if steps < 1:
-            raise ValueError(f"steps {steps}: at least one is needed")
+        if not 1 <= steps <= MAX_STEPS:
+            raise ValueError(f"steps {steps}: can be 1 to {MAX_STEPS}")
         batch = next(iter(inputs.values())).shape[1:2]
         for name, x in inputs.items():
             if name not in streams:

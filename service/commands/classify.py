@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from model.config import MAX_STEPS
 from service.commands.device import Device
 from service.settings import WEIGHTS
 
@@ -59,7 +60,7 @@ def classify(
     ] = WEIGHTS,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, max=64, help="Time steps T; default: the checkpoint's own."),
+        typer.Option(min=1, max=MAX_STEPS, help="Time steps T; default: the checkpoint's own."),
     ] = None,
     top_k: Annotated[
         int | None, typer.Option(min=1, help="Most probable labels to show; default: 5, JSON: all.")

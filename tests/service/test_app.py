@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from model import checkpoint
+from model.config import MAX_STEPS
 from service.app import create_app
 from service.inference import model_loader
 from service.inference.served_model import Model
@@ -251,6 +252,14 @@ def test_the_description_is_whole(service: httpx.Client) -> None:
             for status, answer in operation["responses"].items():
                 if int(status) >= 400:
                     assert list(answer["content"]) == ["application/problem+json"]
+
+
+def test_the_description_states_the_largest_number_of_steps_that_is_set(weights: Path) -> None:
+    for most in (8, MAX_STEPS):
+        paths = create_app(Settings(models=weights, max_steps=most)).openapi()["paths"]
+        for path in (CLASSIFY, "/v1/models/{name}/classify"):
+            form = paths[path]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+            assert form["properties"]["steps"]["maximum"] == most
 
 
 def references(part: Any) -> Iterator[str]:

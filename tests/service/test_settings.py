@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from model.config import MAX_STEPS
 from service.settings import ELSEWHERE, Settings, complaint, field_bounds, unknown_variables
 
 NUMBERS = {
@@ -72,6 +73,12 @@ def test_a_number_within_its_bounds_is_taken(name: str, data: st.DataObject) -> 
     value = data.draw(numbers)
     assert getattr(Settings(**{name: value}), name) == value
     assert getattr(Settings(**{name: str(value)}), name) == value
+
+
+@pytest.mark.parametrize("name", ["max_steps", "shed_steps"])
+def test_time_steps_are_at_most_what_the_network_runs(name: str) -> None:
+    assert getattr(Settings(**{name: MAX_STEPS}), name) == MAX_STEPS
+    assert f"to {MAX_STEPS} steps" in refusal(name, str(MAX_STEPS + 1))
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:15"])

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.config import MAX_STEPS
 from model.fused.cuda import triton_kernels as kernels
 
 #: Exponent that the greatest weight of a filter is brought to, so that what its first half leaves
@@ -157,8 +158,10 @@ def packed(spikes: Tensor) -> Tensor:
 
 
 def _kind(steps: int) -> torch.dtype:
-    """What holds a train of T spikes in memory."""
-    kinds = {8: torch.uint8, 16: torch.int16, 32: torch.int32, 64: torch.int64}
+    """What holds a train of T spikes in memory. Raises ValueError for more than MAX_STEPS."""
+    if not 1 <= steps <= MAX_STEPS:
+        raise ValueError(f"steps {steps}: can be 1 to {MAX_STEPS}")
+    kinds = {8: torch.uint8, 16: torch.int16, 32: torch.int32, MAX_STEPS: torch.int64}
     return kinds[next(bits for bits in kinds if bits >= steps)]
 
 

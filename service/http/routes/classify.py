@@ -50,7 +50,7 @@ def _form_schema() -> dict[str, Any]:
     files: dict[str, Any] = {name: {**binary, "description": what} for name, what in FILES.items()}
     files["frames"] = {"type": "array", "items": binary, "description": FILES["frames"]}
     values: dict[str, dict[str, Any]] = {
-        "steps": {"type": "integer", "minimum": 1, "maximum": 64},
+        "steps": {"type": "integer", "minimum": 1},  # its maximum is a setting: describe_limits
         "top_k": {"type": "integer", "minimum": 1},
         "attention": {"type": "string", "enum": list(ATTENTION_DETAILS), "default": "grid"},
         "degrade": {"type": "boolean", "default": True},
@@ -61,6 +61,14 @@ def _form_schema() -> dict[str, Any]:
     return {
         "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
     }
+
+
+def describe_limits(schema: dict[str, Any], settings: Settings) -> None:
+    """Add the form's limits that are settings to the application's OpenAPI description."""
+    for path, operations in schema["paths"].items():
+        if path.endswith("/classify"):
+            body = operations["post"]["requestBody"]["content"]["multipart/form-data"]
+            body["schema"]["properties"]["steps"]["maximum"] = settings.max_steps
 
 
 _ROUTE: dict[str, Any] = {

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.config import Config, StreamConfig
+from model.config import MAX_STEPS, Config, StreamConfig
 from model.engine.engine import Compute, Engine, Path
 from model.engine.outputs import packed, sliced, unpacked
 from model.fused.cpu.network import FusedNetwork
@@ -82,7 +82,7 @@ def test_steps_default_to_the_longest_stream(engine: Engine) -> None:
 
 
 def test_steps_are_any_number(engine: Engine) -> None:
-    answers = [engine.run(clips(1), steps).logits for steps in (1, 2, 5, 64)]
+    answers = [engine.run(clips(1), steps).logits for steps in (1, 2, 5, MAX_STEPS)]
     assert all(x.isfinite().all() for x in answers)
     assert not torch.equal(answers[0], answers[1])
 
@@ -141,7 +141,8 @@ def test_warm_runs_every_batch_size(network: SCMRL) -> None:
         ({"audio": torch.zeros(2, 1, 32, 48)}, STEPS, "audio: "),
         ({"audio": torch.zeros(2, 2, 1, 32, 48)}, STEPS, "audio: 2 time steps, but 1 or 4"),
         ({"visual": torch.zeros(1, 3, 3, 32, 48)}, STEPS, "visual: 3 samples, but another has 2"),
-        ({}, 0, "steps 0"),
+        ({}, 0, "steps 0: can be 1 to 64"),
+        ({}, MAX_STEPS + 1, "steps 65: can be 1 to 64"),
     ],
 )
 def test_inputs_that_are_not_the_networks_are_refused(

@@ -21,7 +21,7 @@ from torch.nn.functional import conv2d, max_pool2d
 
 pytest.importorskip("triton", reason="needs triton, which there is for Linux on x86-64")
 
-from model.config import Config, StreamConfig
+from model.config import MAX_STEPS, Attention, Config, StreamConfig
 from model.engine.outputs import on_cpu
 from model.engine.parity import agreement
 from model.engine.parity_cuda import TrainLayers
@@ -127,6 +127,45 @@ def test_layers_of_any_size_fire_what_neurons_make_of_a_convolution(
     pooled = max_pool2d(one.float().flatten(0, 1).permute(0, 3, 1, 2), 3, 2, 1)
     expected = bits(pooled.permute(0, 2, 3, 1).unflatten(0, (steps, 2)))
     assert torch.equal(packed_spikes.pool(bits(one)), expected)
+
+
+def test_more_time_steps_than_an_integer_has_bits_are_refused() -> None:
+    steps = MAX_STEPS
+    spikes = torch.ones(steps, 1, 2, 2, 3)
+    assert torch.equal(packed_spikes.spikes(bits(spikes), steps).cpu(), spikes)
+    with pytest.raises(ValueError, match="steps 65: can be 1 to 64"):
+        bits(torch.ones(steps + 1, 1, 2, 2, 3))
+
+
+def small(attention: Attention) -> SCMRL:
+    stream = StreamConfig(channels=1, size=(4, 4), splitting="shallow")
+    streams = {"a": stream, "b": stream}
+    return lively(Config(streams=streams, classes=3, embed_dim=8, heads=2, attention=attention))
+
+
+def test_the_network_refuses_more_time_steps_by_name() -> None:
+    network = small("spatial-temporal")
+    with pytest.raises(ValueError, match="steps 65: can be 1 to 64"):
+        fused(network, noise(network.config, steps=1, batch=1), MAX_STEPS + 1)
+
+
+@pytest.mark.parametrize("over", ["spatial", "temporal"])
+def test_attention_takes_the_most_time_steps(over: str) -> None:
+    """Bit 63 is the sign of the integer that holds the spikes."""
+    ones = torch.ones(MAX_STEPS, 1, 1, 2)
+    spatial, temporal = packed_spikes.attend_over_tokens, packed_spikes.attend_over_steps
+    kernel = spatial if over == "spatial" else temporal
+    fired = kernel(*(bits(ones) for _ in range(3)), 1, 1.0, MAX_STEPS)
+    assert torch.equal(packed_spikes.spikes(fired, MAX_STEPS).cpu(), ones)
+
+
+@pytest.mark.cuda  # Triton's interpreter takes minutes
+def test_the_network_runs_the_most_time_steps() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    network = small("spatial-temporal")
+    still = noise(network.config, steps=1, batch=1)
+    assert_same(fused(network, still, MAX_STEPS), plain(network, still, MAX_STEPS))
 
 
 @pytest.mark.parametrize("held", [True, False])
