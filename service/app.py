@@ -259,7 +259,7 @@ def _add_docs(app: FastAPI, settings: Settings, start_keys: key_file.Keys) -> No
         body = ErrorBody.model_json_schema(ref_template="#/components/schemas/{model}")
         schema["components"]["schemas"].setdefault(SCHEMA_NAME, body)
         _leave_out_fastapis_error(schema)
-        classify.describe_limits(schema, settings)
+        classify.describe(schema, settings)
         api_keys.describe(schema, start_keys)
         return schema
 

@@ -17,7 +17,7 @@ from starlette.formparsers import MultiPartParser
 
 from model import checkpoint
 from model.engine import Engine
-from service.classification.encode import encoded
+from model.engine.inputs import encode_batch
 from service.classification.inputs import InputFiles
 from service.decoding.files import decode
 from service.decoding.job import DecodeRequest, DecodeResult
@@ -43,8 +43,8 @@ class Classifier(litserve.LitAPI):  # type: ignore[misc]  # LitServe is untyped
         return decode(InputFiles(clip=request["clip"].file.read()), self.wanted)
 
     def batch(self, inputs: list[DecodeResult]) -> dict[str, torch.Tensor]:
-        found = [encoded(one.prepared, self.card, self.card.steps) for one in inputs]
-        return {name: torch.stack([x[name] for x in found], dim=1) for name in found[0]}
+        clips = [decoded.prepared for decoded in inputs]
+        return encode_batch(clips, self.card.encoding, self.card.steps)
 
     def predict(self, x: dict[str, torch.Tensor]) -> Any:
         return self.engine.run(x, steps=self.card.steps, explain=["attention"])

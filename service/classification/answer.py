@@ -1,4 +1,4 @@
-"""What the network said about one clip, as the service and the command line tell it."""
+"""The answer for one classified clip: contributions, maps, probabilities and times."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from service.classification import schemas
+from service.classification.options import Options
 from service.decoding.job import DecodeResult
-from service.http.form import Options
 from service.inference.batch_queue import InferenceResult
 
 if TYPE_CHECKING:
@@ -16,53 +16,50 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Parts:
-    """All that an answer is made of. `name` is the one the checkpoint is called by."""
+class ClassifiedClip:
+    """All that an answer is made of. `name` is the one that the checkpoint is served by, `steps`
+    the time steps T that the network ran for."""
 
     name: str
     card: Card
     options: Options
     decoded: DecodeResult
-    ran: InferenceResult
+    inference: InferenceResult
     steps: int
 
 
 @dataclass(frozen=True)
-class Explained:
-    """Contributions by stream (and `bias`) and label, and the maps where they were asked for."""
+class Explanation:
+    """`contributions` by stream (and `bias`) and label; `attention` maps by stream, None where
+    they were not asked for."""
 
     contributions: dict[str, dict[str, float]]
     attention: dict[str, schemas.StreamMaps] | None
 
 
-def asked(options: Options) -> tuple[str, ...]:
-    """What the engine is asked to explain beside its logits."""
-    return () if options.attention == "none" else ("attention",)
-
-
-def explained(parts: Parts) -> Explained:
-    """Contributions and maps; takes milliseconds where overlays are drawn."""
+def explain(clip: ClassifiedClip) -> Explanation:
+    """Compute contributions and maps. Takes milliseconds where overlays are drawn."""
     from model.explain import maps
 
-    output = parts.ran.output
-    shares = maps.contributions(output, list(parts.card.streams), parts.card.labels)
-    if parts.options.attention == "none":
-        return Explained(shares, None)
-    return Explained(shares, {name: _maps(parts, name) for name in output.attention or {}})
+    output = clip.inference.output
+    shares = maps.contributions(output, list(clip.card.streams), clip.card.labels)
+    if clip.options.attention == "none":
+        return Explanation(shares, None)
+    return Explanation(shares, {name: _stream_maps(clip, name) for name in output.attention or {}})
 
 
-def _maps(parts: Parts, name: str) -> schemas.StreamMaps:
-    """One stream's maps, drawn as well where that was asked for."""
+def _stream_maps(clip: ClassifiedClip, name: str) -> schemas.StreamMaps:
+    """Return the maps of one stream, with the overlay where it was asked for."""
     from model.explain.maps import attention_maps
     from model.explain.overlay import overlay
 
-    prepared, attention = parts.decoded.prepared[name], parts.ran.output.attention
+    prepared, attention = clip.decoded.prepared[name], clip.inference.output.attention
     assert attention is not None
-    maps = attention_maps(attention[name], prepared, parts.card.config.streams[name])
+    maps = attention_maps(attention[name], prepared, clip.card.config.streams[name])
     spatial, temporal = maps.spatial, maps.temporal
-    drawn = None
-    if spatial is not None and parts.options.attention == "overlay":
-        drawn = base64.b64encode(overlay(spatial, prepared)).decode()
+    png = None
+    if spatial is not None and clip.options.attention == "overlay":
+        png = base64.b64encode(overlay(spatial, prepared)).decode()
     return schemas.StreamMaps(
         spatial=spatial
         and schemas.SpatialMap(
@@ -73,38 +70,38 @@ def _maps(parts: Parts, name: str) -> schemas.StreamMaps:
             column_edges=spatial.column_edges.tolist(),
         ),
         temporal=None if temporal is None else schemas.TemporalMap(values=temporal.tolist()),
-        overlay_png=drawn,
+        overlay_png=png,
     )
 
 
-def build(
-    parts: Parts, explained: Explained, *, request_id: str, total_s: float
+def build_answer(
+    clip: ClassifiedClip, explanation: Explanation, *, request_id: str, total_s: float
 ) -> schemas.Classification:
-    """The answer. `total_s` is the time since the upload's end."""
-    labels = parts.card.labels
-    probabilities = parts.ran.output.logits[0].softmax(0).tolist()
-    ranked = sorted(range(len(labels)), key=lambda index: -probabilities[index])
+    """Return the answer. `total_s` is the time since the upload's end, in seconds."""
+    labels = clip.card.labels
+    probabilities = clip.inference.output.logits[0].softmax(0).tolist()
+    order = sorted(range(len(labels)), key=lambda index: -probabilities[index])
     ranking = [
         schemas.Probability(label=labels[i], index=i, probability=probabilities[i])
-        for i in ranked[: parts.options.top_k]
+        for i in order[: clip.options.top_k]
     ]
-    decoded, ran = parts.decoded, parts.ran
+    decoded, inference = clip.decoded, clip.inference
     return schemas.Classification(
         id=request_id,
-        model=schemas.ModelName(name=parts.name, version=parts.card.version),
+        model=schemas.ModelName(name=clip.name, version=clip.card.version),
         prediction=ranking[0],
         probabilities=ranking,
-        contributions=explained.contributions,
+        contributions=explanation.contributions,
         streams={name: schemas.Stream(**asdict(info)) for name, info in decoded.streams.items()},
-        attention=explained.attention,
-        steps=parts.steps,
-        degraded=parts.options.steps is None and parts.steps < parts.card.steps,
-        batch_size=ran.batch_size,
+        attention=explanation.attention,
+        steps=clip.steps,
+        degraded=clip.options.steps is None and clip.steps < clip.card.steps,
+        batch_size=inference.batch_size,
         timing_ms=schemas.Timing(
             decode=_ms(decoded.decode_s),
             preprocess=_ms(decoded.preprocess_s),
-            queue=_ms(ran.queue_s),
-            inference=_ms(ran.inference_s),
+            queue=_ms(inference.queue_s),
+            inference=_ms(inference.inference_s),
             total=_ms(total_s),
         ),
     )

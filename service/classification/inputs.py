@@ -1,15 +1,185 @@
-"""The files of one request."""
+"""What can be classified: one row for each upload field, and the files of one request.
+
+Everything that names upload fields reads `INPUTS`: the form, the decoding processes, the flags of
+`scmrl classify`, the OpenAPI description and the error details. A stream of a new kind is a row
+here and a reader (`service.decoding.readers`). The service and the decoding processes both import
+this module, so it imports nothing heavy.
+"""
 
 from __future__ import annotations
 
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from service.errors import Error, Problem
+
+if TYPE_CHECKING:
+    from service.settings import Settings
 
 
 @dataclass(frozen=True)
-class InputFiles:
-    """The files of one request, as they came. Either `clip` alone or any of the others."""
+class Input:
+    """One upload field.
 
-    clip: bytes | None = None
-    video: bytes | None = None
-    audio: bytes | None = None
-    frames: tuple[bytes, ...] = ()
+    - `name`: the form field; `scmrl classify` has a flag of the same name.
+    - `kinds`: the kinds of streams that it feeds, each the `kind` of a spec in a checkpoint's card.
+    - `reader`: "module:function" that reads its files, a `service.decoding.readers.Reader`. Only
+      decoding processes import it.
+    - `description`: one sentence for OpenAPI and for the help of `scmrl classify`.
+    - `stream`: the one stream that it feeds, by its name in the card; None: every stream of
+      `kinds` that no other row names.
+    - `max_bytes`: the setting that bounds each of its files.
+    - `max_files`: the setting that bounds how often the field is repeated; None: it is sent once.
+    """
+
+    name: str
+    kinds: tuple[str, ...]
+    reader: str
+    description: str
+    stream: str | None = None
+    max_bytes: str = "max_file_bytes"
+    max_files: str | None = None
+
+    def load_reader(self) -> Callable[..., Any]:
+        """Import the reader."""
+        reader: Callable[..., Any] = pkgutil.resolve_name(self.reader)
+        return reader
+
+    def feeds(self, stream: str, kind: str) -> bool:
+        """Return whether it feeds the stream of this name and kind."""
+        if kind not in self.kinds:
+            return False
+        if self.stream is not None:
+            return self.stream == stream
+        return all(row.stream != stream for row in INPUTS)
+
+    def overlaps(self, other: Input) -> bool:
+        """Return whether both would feed the same stream, so that a request can have only one."""
+        return self.stream == other.stream and not set(self.kinds).isdisjoint(other.kinds)
+
+
+#: The upload fields, in the order in which they are listed.
+INPUTS: tuple[Input, ...] = (
+    Input(
+        name="clip",
+        kinds=("spectrogram", "frames"),
+        reader="service.decoding.readers:read_clip",
+        description="A file with sound and picture: mp4, mov, webm, mkv, avi, flv, …",
+    ),
+    Input(
+        name="video",
+        kinds=("frames",),
+        reader="service.decoding.readers:read_video",
+        description="Instead of `clip`: a video, of which only the pictures are used.",
+    ),
+    Input(
+        name="frames",
+        kinds=("frames",),
+        reader="service.decoding.readers:read_frames",
+        description="Instead of `video`: pictures (jpeg, png, webp, …) in their order in time.",
+        max_files="max_frames",
+    ),
+    Input(
+        name="audio",
+        kinds=("spectrogram",),
+        reader="service.decoding.readers:read_audio",
+        description="Instead of `clip`: a sound (wav, flac, ogg, mp3, m4a, …, or the sound of a "
+        "video).",
+    ),
+)
+
+
+class InputFiles(Mapping[str, tuple[bytes, ...]]):
+    """The files of one request by upload field; those of a repeated field in their order.
+
+    `InputFiles(clip=data)` or `InputFiles(frames=[first, second], audio=sound)`. A field without
+    files is left out.
+    """
+
+    def __init__(self, **files: bytes | Sequence[bytes] | None) -> None:
+        self._files = {
+            name: (data,) if isinstance(data, bytes) else tuple(data)
+            for name, data in files.items()
+            if data is not None and (isinstance(data, bytes) or len(data))
+        }
+
+    def __getitem__(self, name: str) -> tuple[bytes, ...]:
+        return self._files[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __repr__(self) -> str:
+        """Return the files' sizes in bytes, never their content."""
+        sizes = (f"{name}={[len(data) for data in files]}" for name, files in self.items())
+        return f"InputFiles({', '.join(sizes)})"
+
+    @property
+    def first_field(self) -> str:
+        """The first field that has a file, in the order of `INPUTS`."""
+        return next(row.name for row in rows_of(self))
+
+
+def rows_of(files: InputFiles) -> list[Input]:
+    """Return the rows of the fields that were sent, in the order of `INPUTS`."""
+    return [row for row in INPUTS if row.name in files]
+
+
+def check_files(files: InputFiles, settings: Settings) -> None:
+    """Check that files are there, go together and are neither too many nor empty.
+
+    Raises Problem INVALID_FIELD, TOO_LARGE or UNUSABLE, naming the field.
+    """
+    rows = rows_of(files)
+    if not rows:
+        raise Problem(
+            Error.INVALID_FIELD, f"There is no file: send {usage()}.", field=INPUTS[0].name
+        )
+    for number, row in enumerate(rows):
+        for other in rows[number + 1 :]:
+            if row.overlaps(other):
+                detail = f"`{row.name}` and `{other.name}` are for the same stream: send {usage()}."
+                raise Problem(Error.INVALID_FIELD, detail, field=other.name)
+    for row in rows:
+        _check_field(row, files[row.name], settings)
+
+
+def _check_field(row: Input, files: Sequence[bytes], settings: Settings) -> None:
+    """Raise Problem INVALID_FIELD, TOO_LARGE or UNUSABLE."""
+    if row.max_files is None and len(files) > 1:
+        detail = f"`{row.name}` was sent {len(files)} times; send it once."
+        raise Problem(Error.INVALID_FIELD, detail, field=row.name)
+    if row.max_files is not None and len(files) > (limit := getattr(settings, row.max_files)):
+        detail = f"There are {len(files)} `{row.name}`; at most {limit} are accepted."
+        raise Problem(Error.TOO_LARGE, detail, field=row.name)
+    for number, data in enumerate(files, start=1):
+        if not data:
+            which = f"File {number} of `{row.name}`" if row.max_files else f"`{row.name}`"
+            raise Problem(Error.UNUSABLE, f"{which} is empty.", field=row.name)
+
+
+def usage() -> str:
+    """Return which fields can be sent, stream by stream, for an error's detail."""
+    streams: dict[tuple[str | None, str], list[str]] = {}
+    for row in INPUTS:
+        for kind in row.kinds:
+            streams.setdefault((row.stream, kind), []).append(f"`{row.name}`")
+    choices = [
+        f"{_join(names, 'or')} for {stream or _CONTENT.get(kind, kind)}"
+        for (stream, kind), names in streams.items()
+    ]
+    return _join(choices, "and")
+
+
+def _join(words: Sequence[str], conjunction: str) -> str:
+    *first, last = words
+    return f"{', '.join(first)} {conjunction} {last}" if first else last
+
+
+#: What a stream of each kind is made from, in a word.
+_CONTENT = {"spectrogram": "sound", "frames": "pictures"}

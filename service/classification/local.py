@@ -1,22 +1,26 @@
-"""One clip at a time without a server: what `scmrl classify` runs."""
+"""Classify with one checkpoint in this process, one clip at a time: `scmrl classify`."""
 
 from __future__ import annotations
 
+import asyncio
 import time
-import uuid
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from service.classification import answer
-from service.classification.encode import encoded
-from service.classification.inputs import InputFiles
+from service.classification import pipeline
+from service.classification.inputs import InputFiles, check_files
+from service.classification.options import Options
+from service.classification.pipeline import Backend, Call
 from service.classification.schemas import Classification
 from service.decoding.files import decode
-from service.decoding.job import DecodeRequest
-from service.http.form import Options
+from service.decoding.job import DecodeRequest, DecodeResult
 from service.inference.batch_queue import InferenceResult
+from service.settings import Settings
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from model.checkpoint import Card
     from model.engine import Engine
 
@@ -29,25 +33,26 @@ class Classifier:
         from model.engine import Engine
 
         network, card = checkpoint.load(folder)
-        self.name = folder.resolve().name
         self.card: Card = card
         self.engine: Engine = Engine(network, device=device)
+        self._backend = Backend(folder.resolve().name, card, _decode, self._run)
+        self._settings = Settings.model_construct()  # the defaults, whatever the environment says
 
-    def classify(self, clip: bytes, options: Options) -> Classification:
-        """The answer to one clip. Raises Problem."""
+    def classify(self, files: InputFiles, options: Options) -> Classification:
+        """Classify one clip. Raises Problem."""
+        check_files(files, self._settings)
+        return asyncio.run(pipeline.classify(files, options, self._backend, Call()))
+
+    async def _run(
+        self, inputs: Mapping[str, Tensor], steps: int, explain: Collection[str]
+    ) -> InferenceResult:
+        from model.engine.inputs import stack_clips
+
         started = time.perf_counter()
-        steps = options.steps or self.card.steps
-        decoded = decode(InputFiles(clip=clip), DecodeRequest.from_card(self.card, steps))
-        inputs = encoded(decoded.prepared, self.card, steps)
-        ready = time.perf_counter()
-        output = self.engine.run(
-            {name: x.unsqueeze(1) for name, x in inputs.items()},
-            steps=steps,
-            explain=answer.asked(options),
-        )
-        inference_s = time.perf_counter() - ready
-        ran = InferenceResult(output, batch_size=1, queue_s=0.0, inference_s=inference_s)
-        parts = answer.Parts(self.name, self.card, options, decoded, ran, steps)
-        explained = answer.explained(parts)
+        output = self.engine.run(stack_clips([inputs]), steps=steps, explain=explain)
         seconds = time.perf_counter() - started
-        return answer.build(parts, explained, request_id=uuid.uuid4().hex, total_s=seconds)
+        return InferenceResult(output, batch_size=1, queue_s=0.0, inference_s=seconds)
+
+
+async def _decode(files: InputFiles, request: DecodeRequest) -> DecodeResult:
+    return decode(files, request)

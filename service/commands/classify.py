@@ -1,30 +1,35 @@
-"""`scmrl classify`: clips to answers without a server."""
+"""`scmrl classify`: classify files without a server."""
 
 from __future__ import annotations
 
 import base64
+import inspect
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from model.config import MAX_STEPS
+from service.classification import inputs
+from service.classification.inputs import Input
 from service.commands.device import Device
 from service.settings import WEIGHTS
 
 if TYPE_CHECKING:
     from service.classification.local import Classifier
+    from service.classification.options import Options
     from service.classification.schemas import Classification
     from service.errors import Problem
-    from service.http.form import Options
 
 HELP = """Classify clips here, without a server.
 
 Prints a table a person can read, or with --json one answer a line as POST /v1/classify gives it.
-A clip that cannot be used is told of, and the others go on; the exit code is then 1.
+A clip that cannot be used is reported, and the others go on; the exit code is then 1.
+
+The streams of one clip can also come from several files, as in the form of POST /v1/classify.
 
 Examples:
 
@@ -33,17 +38,43 @@ Examples:
     scmrl classify tests/data/clips/*.mp4 --json
 
     scmrl classify CLIP.mp4 --overlay maps.png --steps 8
+
+    scmrl classify --video SILENT.mp4 --audio VOICE.wav
 """
+#: The upload field of the command's arguments; each other field is a flag.
+_CLIP = "clip"
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("classify", help=HELP)(classify)
+    """Add the command to `app`, with a flag for each upload field."""
+
+    def command(**arguments: Any) -> None:
+        files = {row.name: arguments.pop(row.name) or [] for row in rows}
+        classify(**arguments, files=files)
+
+    rows = [row for row in inputs.INPUTS if row.name != _CLIP]
+    own = inspect.signature(classify, eval_str=True).parameters.values()
+    parameters = [parameter for parameter in own if parameter.name != "files"]
+    parameters += [_flag(row) for row in rows]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    app.command("classify", help=HELP)(command)
+
+
+def _flag(row: Input) -> inspect.Parameter:
+    """Return the command's parameter for an upload field."""
+    repeat = " Repeat the flag for each." if row.max_files else ""
+    option = typer.Option(f"--{row.name}", metavar="FILE", help=row.description + repeat)
+    return inspect.Parameter(
+        row.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[list[Path] | None, option],
+    )
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one clip: its answer, or the problem with it."""
+    """The answer for one clip, or the problem with it. `clip`: its first file."""
 
     clip: Path
     answer: Classification | None = None
@@ -51,7 +82,9 @@ class Outcome:
 
 
 def classify(
-    clips: Annotated[list[Path], typer.Argument(help="Clips: mp4, webm, …", metavar="CLIP…")],
+    clips: Annotated[
+        list[Path] | None, typer.Argument(help="Clips: mp4, webm, …", metavar="[CLIP]…")
+    ] = None,
     model: Annotated[
         str, typer.Option(help="Name of a checkpoint, or its folder.", envvar="SCMRL_DEFAULT_MODEL")
     ] = "avdigits",
@@ -77,16 +110,19 @@ def classify(
         bool, typer.Option("--json", help="One JSON object a clip and line.")
     ] = False,
     device: Device = "auto",
+    *,
+    files: Mapping[str, Sequence[Path]],
 ) -> None:
-    """The command; its help is HELP."""
+    """Run the command; its help is HELP. `files`: those of the flags, by upload field."""
+    from service.classification.options import Options
     from service.commands import answer_table
-    from service.http.form import Options
 
+    requests = _requests(clips or [], files)
     classifier = _load(model, models, device)
-    maps = "overlay" if overlay else "grid" if as_json else "none"
-    options = Options(steps=steps, top_k=top_k, attention=maps)  # type: ignore[arg-type]
+    attention = "overlay" if overlay else "grid" if as_json else "none"
+    options = Options(steps=steps, top_k=top_k, attention=attention)  # type: ignore[arg-type]
     outcomes = []
-    for outcome in _outcomes(classifier, clips, options):
+    for outcome in _outcomes(classifier, requests, options):
         outcomes.append(outcome)
         if as_json:
             typer.echo(_json_line(outcome))
@@ -97,6 +133,23 @@ def classify(
     unwritten = overlay and not _write_overlays(overlay, outcomes, quiet=as_json)
     failed = unwritten or any(outcome.problem for outcome in outcomes)
     raise typer.Exit(1 if failed else 0)
+
+
+#: The files of one clip, by upload field.
+_Request = Mapping[str, Sequence[Path]]
+
+
+def _requests(clips: Sequence[Path], files: _Request) -> list[_Request]:
+    """Return what to classify: each clip, or one clip together with the flags' files."""
+    files = {name: paths for name, paths in files.items() if paths}
+    if not files and not clips:
+        raise typer.BadParameter(f"there is no file: send {inputs.usage()}", param_hint="CLIP")
+    if not files:
+        return [{_CLIP: [clip]} for clip in clips]
+    if len(clips) > 1:
+        flags = ", ".join(f"--{name}" for name in files)
+        raise typer.BadParameter(f"{flags} can go with one clip, not with {len(clips)}")
+    return [{_CLIP: clips, **files} if clips else files]
 
 
 def _load(model: str, models: Path, device: str) -> Classifier:
@@ -118,61 +171,64 @@ def _load(model: str, models: Path, device: str) -> Classifier:
         raise typer.Exit(1) from exc
 
 
-def _outcomes(classifier: Classifier, clips: Sequence[Path], options: Options) -> Iterator[Outcome]:
+def _outcomes(
+    classifier: Classifier, requests: Sequence[_Request], options: Options
+) -> Iterator[Outcome]:
     """Classify one after the other, under a progress bar where there are several."""
     from rich.console import Console
     from rich.progress import track
 
-    shown = track(
-        clips,
+    tracked = track(
+        requests,
         description="Classifying",
         console=Console(stderr=True),
         transient=True,
-        disable=len(clips) < 2,
+        disable=len(requests) < 2,
     )
-    for clip in shown:
-        yield _outcome(classifier, clip, options)
+    for request in tracked:
+        yield _classify(classifier, request, options)
 
 
-def _outcome(classifier: Classifier, clip: Path, options: Options) -> Outcome:
+def _classify(classifier: Classifier, request: _Request, options: Options) -> Outcome:
+    from service.classification.inputs import InputFiles
     from service.errors import Error, Problem
 
+    clip = next(path for paths in request.values() for path in paths)
     try:
-        data = clip.read_bytes()
+        files = {name: [path.read_bytes() for path in paths] for name, paths in request.items()}
     except OSError as exc:
-        return Outcome(clip, problem=Problem(Error.UNUSABLE, f"{exc.strerror}."))
-    if not data:
-        return Outcome(clip, problem=Problem(Error.UNUSABLE, "The file is empty."))
+        which = "" if str(exc.filename) == str(clip) else f"{exc.filename}: "
+        return Outcome(clip, problem=Problem(Error.UNUSABLE, f"{which}{exc.strerror}."))
     try:
-        return Outcome(clip, answer=classifier.classify(data, options))
+        return Outcome(clip, answer=classifier.classify(InputFiles(**files), options))
     except Problem as exc:
         return Outcome(clip, problem=exc)
 
 
 def _json_line(outcome: Outcome) -> str:
-    told = {"clip": str(outcome.clip)}
+    members = {"clip": str(outcome.clip)}
     if outcome.answer is not None:
-        return json.dumps(told | outcome.answer.model_dump(exclude_none=True))
+        return json.dumps(members | outcome.answer.model_dump(exclude_none=True))
     assert outcome.problem is not None
-    return json.dumps(told | {"error": outcome.problem.body()})
+    return json.dumps(members | {"error": outcome.problem.body()})
 
 
 def _write_overlays(out: Path, outcomes: Sequence[Outcome], quiet: bool) -> bool:
-    """Write what was drawn of each clip that has an answer; whether all of it could be."""
+    """Write the overlays of each clip that has an answer; return whether that succeeded."""
     from service.commands.figure import side_by_side
 
-    taken: set[Path] = set()
+    used: set[Path] = set()
     for outcome in outcomes:
         if outcome.answer is None:
             continue
         maps = outcome.answer.attention or {}
-        drawn = [base64.b64decode(m.overlay_png) for m in maps.values() if m.overlay_png]
-        if not drawn:
+        pngs = [base64.b64decode(m.overlay_png) for m in maps.values() if m.overlay_png]
+        if not pngs:
             typer.echo(f"{outcome.clip}: no maps to draw: they need sound and picture", err=True)
             continue
-        path = _overlay_path(out, outcome.clip if len(outcomes) > 1 else None, taken)
+        path = _overlay_path(out, outcome.clip if len(outcomes) > 1 else None, used)
         try:
-            path.write_bytes(side_by_side(drawn))
+            path.write_bytes(side_by_side(pngs))
         except OSError as exc:
             typer.echo(f"cannot write {path}: {exc.strerror}", err=True)
             return False
@@ -181,13 +237,13 @@ def _write_overlays(out: Path, outcomes: Sequence[Outcome], quiet: bool) -> bool
     return True
 
 
-def _overlay_path(out: Path, clip: Path | None, taken: set[Path]) -> Path:
+def _overlay_path(out: Path, clip: Path | None, used: set[Path]) -> Path:
     """OUT.png for one clip; OUT-CLIP.png of several, numbered where two have the same name."""
     if clip is None:
         return out
     path, number = out.with_name(f"{out.stem}-{clip.stem}{out.suffix}"), 2
-    while path in taken:
+    while path in used:
         path = out.with_name(f"{out.stem}-{clip.stem}-{number}{out.suffix}")
         number += 1
-    taken.add(path)
+    used.add(path)
     return path

@@ -236,7 +236,7 @@ class DecoderPool:
             except TimeoutError:
                 self._lose(process, f"took longer than {seconds:g} s")
                 detail = f"Reading the file took longer than {seconds:g} s."
-                raise Problem(Error.DECODE_TIMEOUT, detail, field=_field(files)) from None
+                raise Problem(Error.DECODE_TIMEOUT, detail, field=files.first_field) from None
             except wire.PeerLost as exc:
                 self._lose(process, str(exc))
                 loss = exc
@@ -269,7 +269,7 @@ class DecoderPool:
             detail = "The decoding processes do not answer."
             return Problem(Error.NOT_READY, detail, retry_after_s=5)
         detail = "The file is damaged: reading it made the decoder fail."
-        return Problem(Error.UNUSABLE, detail, field=_field(files))
+        return Problem(Error.UNUSABLE, detail, field=files.first_field)
 
     def _shared(self, wanted: DecodeRequest) -> DecodeRequest:
         """The same, by as many threads as leave none of the other processes without one."""
@@ -305,9 +305,3 @@ async def _ended(run: asyncio.Future[DecodeResult]) -> None:
             await asyncio.wait([run])
     if not run.cancelled():
         run.exception()  # which nobody else looks at
-
-
-def _field(files: InputFiles) -> str:
-    """The field to blame where it is not known which file did it."""
-    given = {"clip": files.clip, "video": files.video, "frames": files.frames, "audio": files.audio}
-    return next(name for name, data in given.items() if data)

@@ -36,6 +36,7 @@ import soundfile
 from model.media import reader
 from model.preprocess.prepare import prepare
 from model.preprocess.specs import PROFILES
+from service.classification import inputs
 from service.decoding import sandbox, wire
 from service.decoding.files import decode
 from service.errors import Error, Problem
@@ -125,6 +126,8 @@ def _warm() -> None:
     for module in pkgutil.walk_packages(av.__path__, "av."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
+    for row in inputs.INPUTS:
+        row.load_reader()
     cv2.setNumThreads(1)
     sound = io.BytesIO()
     soundfile.write(sound, np.zeros(800, np.float32), 8000, format="WAV")
@@ -156,10 +159,15 @@ def _clip() -> bytes:
     return file.getvalue()
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run the fork server. The command line is in the module's docstring."""
     _warm()
     gc.spare()  # and so its children share its memory for longer
     try:
         run_fork_server(socket.socket(fileno=int(sys.argv[1])), sys.argv[2] == "required")
     except sandbox.SeccompUnavailable as exc:
         sys.exit(str(exc))
+
+
+if __name__ == "__main__":
+    main()

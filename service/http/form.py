@@ -1,141 +1,128 @@
-"""The fields of the classify form: what they are, and what they mean together."""
+"""The classify form: its fields, their OpenAPI description, and how they are parsed.
+
+The file fields are the rows of `classification.inputs.INPUTS`; the value fields are `VALUES`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeVar, cast
+from typing import Any
 
+from service.classification import inputs
 from service.classification.inputs import InputFiles
+from service.classification.options import ATTENTION_DETAILS, Options
 from service.errors import Error, Problem
-from service.http.uploads import Fields, Form
-
-_T = TypeVar("_T")
-
-AttentionDetail = Literal["none", "grid", "overlay"]
-ATTENTION_DETAILS: tuple[AttentionDetail, ...] = ("none", "grid", "overlay")
-
-WANTED = (
-    "send `clip` (a file with sound and picture), or `video` and `audio`, "
-    "or `frames` (repeated) and `audio`"
-)
-
-#: File fields and what each takes.
-FILES = {
-    "clip": "A file with sound and picture: mp4, mov, webm, mkv, avi, flv, …",
-    "video": "Instead of `clip`: a video, of which only the pictures are used.",
-    "audio": "Instead of `clip`: a sound (wav, flac, ogg, mp3, m4a, …, or the sound of a video).",
-    "frames": "Instead of `video`: pictures (jpeg, png, webp, …) in their order in time.",
-}
-
-#: Text fields and what each takes.
-VALUES = {
-    "steps": "Time steps T of the network; default: the checkpoint's own.",
-    "top_k": "How many probabilities come back, most probable first; default: all.",
-    "attention": "`none`; `grid`: the maps as numbers (default); `overlay`: as PNGs as well.",
-    "degrade": "`true` (default): under load, and where the operator allows it, fewer time steps "
-    "may be run, and the answer says so; `false` declines. `steps` is never lowered.",
-}
-
-FIELDS = Fields(files=FILES.keys(), values=VALUES.keys())
+from service.http.uploads import Form, FormFields
+from service.settings import Settings
 
 
 @dataclass(frozen=True)
-class Options:
-    """What is asked about the media. `steps` and `top_k` are None where not given; `degrade`:
-    whether T may be lowered under load."""
+class Value:
+    """One text field, which becomes the option of the same name.
 
-    steps: int | None = None
-    top_k: int | None = None
-    attention: AttentionDetail = "grid"
-    degrade: bool = True
+    `schema` is its OpenAPI schema; `parse` raises ValueError saying what the text must be.
+    """
 
-
-def interpret(form: Form, *, max_steps: int, max_frames: int) -> tuple[InputFiles, Options]:
-    """Check the fields alone and together. Raises Problem INVALID_FIELD, UNUSABLE or TOO_LARGE."""
-    options = Options(
-        steps=_count(form, "steps", max_steps),
-        top_k=_count(form, "top_k", None),
-        attention=_attention(form),
-        degrade=_flag(form, "degrade", True),
-    )
-    return _media(form, max_frames), options
+    description: str
+    schema: Callable[[Settings], dict[str, Any]]
+    parse: Callable[[str, Settings], Any]
 
 
-def _media(form: Form, max_frames: int) -> InputFiles:
-    given = [name for name in FILES if name in form.files]
-    if not given:
-        raise Problem(Error.INVALID_FIELD, f"There is no file: {WANTED}.", field="clip")
-    if "clip" in given and len(given) > 1:
-        others = " and ".join(f"`{name}`" for name in given[1:])
-        detail = f"`clip` came together with {others}: {WANTED}."
-        raise Problem(Error.INVALID_FIELD, detail, field=given[1])
-    if "video" in given and "frames" in given:
-        detail = f"`video` and `frames` are both pictures: {WANTED}."
-        raise Problem(Error.INVALID_FIELD, detail, field="frames")
-
-    frames = form.files.get("frames", [])
-    if len(frames) > max_frames:
-        detail = f"There are {len(frames)} `frames`; at most {max_frames} are taken."
-        raise Problem(Error.TOO_LARGE, detail, field="frames")
-    for number, picture in enumerate(frames, start=1):
-        if not picture:
-            detail = f"Picture {number} of `frames` is an empty file."
-            raise Problem(Error.UNUSABLE, detail, field="frames")
-    return InputFiles(
-        clip=_file(form, "clip"),
-        video=_file(form, "video"),
-        audio=_file(form, "audio"),
-        frames=tuple(frames),
-    )
-
-
-def _file(form: Form, name: str) -> bytes | None:
-    data = _only(form.files.get(name, []), name)
-    if data == b"":
-        raise Problem(Error.UNUSABLE, f"`{name}` is an empty file.", field=name)
-    return data
-
-
-def _count(form: Form, name: str, most: int | None) -> int | None:
-    """A whole number from 1 to `most`; None where it was not given."""
-    text = _only(form.values.get(name, []), name)
-    if text is None:
-        return None
-    text = text.strip()
+def _parse_count(text: str, maximum: int | None) -> int:
+    """Parse a whole number from 1 to `maximum`."""
     is_number = text.isascii() and text.isdecimal() and len(text) < 10
     number = int(text) if is_number else 0
-    if not 1 <= number <= (most or number):
-        up_to = f"1 to {most}" if most else "1 or more"
-        detail = f"`{name}` is {text[:20]!r}; it must be a whole number, {up_to}."
-        raise Problem(Error.INVALID_FIELD, detail, field=name)
+    if not 1 <= number <= (maximum or number):
+        raise ValueError(f"a whole number, {f'1 to {maximum}' if maximum else '1 or more'}")
     return number
 
 
-def _attention(form: Form) -> AttentionDetail:
-    text = _only(form.values.get("attention", []), "attention")
-    if text is None:
-        return "grid"
-    if text.strip() not in ATTENTION_DETAILS:
-        choices = ", ".join(ATTENTION_DETAILS)
-        detail = f"`attention` is {text[:20]!r}; it must be one of {choices}."
-        raise Problem(Error.INVALID_FIELD, detail, field="attention")
-    return cast(AttentionDetail, text.strip())
+def _parse_choice(text: str, choices: tuple[str, ...]) -> str:
+    if text not in choices:
+        raise ValueError(f"one of {', '.join(choices)}")
+    return text
 
 
-def _flag(form: Form, name: str, default: bool) -> bool:
-    text = _only(form.values.get(name, []), name)
-    if text is None:
-        return default
-    if text.strip() not in ("true", "false"):
-        detail = f"`{name}` is {text[:20]!r}; it must be true or false."
+def _parse_flag(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError("true or false")
+    return text == "true"
+
+
+#: The text fields by name; each is a field of Options, whose defaults hold.
+VALUES: Mapping[str, Value] = {
+    "steps": Value(
+        "Time steps T of the network; default: the checkpoint's own.",
+        lambda settings: {"type": "integer", "minimum": 1, "maximum": settings.max_steps},
+        lambda text, settings: _parse_count(text, settings.max_steps),
+    ),
+    "top_k": Value(
+        "How many probabilities come back, most probable first; default: all.",
+        lambda _: {"type": "integer", "minimum": 1},
+        lambda text, _: _parse_count(text, None),
+    ),
+    "attention": Value(
+        "`none`; `grid`: the maps as numbers (default); `overlay`: as PNGs as well.",
+        lambda _: {
+            "type": "string",
+            "enum": list(ATTENTION_DETAILS),
+            "default": Options.attention,
+        },
+        lambda text, _: _parse_choice(text, ATTENTION_DETAILS),
+    ),
+    "degrade": Value(
+        "`true` (default): under load, and where the operator allows it, fewer time steps "
+        "may be run, and the answer says so; `false` declines. `steps` is never lowered.",
+        lambda _: {"type": "boolean", "default": Options.degrade},
+        lambda text, _: _parse_flag(text),
+    ),
+}
+
+
+def form_fields(settings: Settings) -> FormFields:
+    """Return the fields that the form may have, with the most bytes of each file field."""
+    files = {row.name: int(getattr(settings, row.max_bytes)) for row in inputs.INPUTS}
+    return FormFields(files, VALUES.keys())
+
+
+def parse_form(
+    form: Form, settings: Settings, model: str | None = None
+) -> tuple[InputFiles, Options]:
+    """Return the files and the options of a form, with `model` among the options.
+
+    Raises Problem INVALID_FIELD for a value, and as `inputs.check_files` does.
+    """
+    values = {
+        name: _parse_value(name, form.values[name], settings)
+        for name in VALUES
+        if name in form.values
+    }
+    files = InputFiles(**form.files)
+    inputs.check_files(files, settings)
+    return files, Options(model=model, **values)
+
+
+def request_body(settings: Settings) -> dict[str, Any]:
+    """Return the form as an OpenAPI request body: it is parsed while it arrives, not by FastAPI."""
+    properties: dict[str, Any] = {}
+    for row in inputs.INPUTS:
+        binary: dict[str, Any] = {"type": "string", "format": "binary"}
+        schema = {"type": "array", "items": binary} if row.max_files else binary
+        properties[row.name] = {**schema, "description": row.description}
+    for name, value in VALUES.items():
+        properties[name] = {**value.schema(settings), "description": value.description}
+    form = {"type": "object", "properties": properties, "additionalProperties": False}
+    return {"required": True, "content": {"multipart/form-data": {"schema": form}}}
+
+
+def _parse_value(name: str, texts: list[str], settings: Settings) -> Any:
+    """Raises Problem INVALID_FIELD."""
+    if len(texts) > 1:
+        detail = f"`{name}` was sent {len(texts)} times; send it once."
         raise Problem(Error.INVALID_FIELD, detail, field=name)
-    return text.strip() == "true"
-
-
-def _only(found: Sequence[_T], name: str) -> _T | None:
-    """The one element, or None; a field that came several times is refused."""
-    if len(found) > 1:
-        detail = f"`{name}` came {len(found)} times; it is taken once."
-        raise Problem(Error.INVALID_FIELD, detail, field=name)
-    return found[0] if found else None
+    try:
+        return VALUES[name].parse(texts[0].strip(), settings)
+    except ValueError as exc:
+        detail = f"`{name}` is {texts[0][:20]!r}; it must be {exc}."
+        raise Problem(Error.INVALID_FIELD, detail, field=name) from None

@@ -51,8 +51,8 @@ class PartHead:
         if self.media_type is not None and self.media_type.startswith("multipart/"):
             raise Problem(
                 Error.INVALID_FIELD,
-                f"`{self.name}` came as {self.media_type[:50]}, with parts of its own; send each "
-                "file as a part of the form, with the field's name repeated.",
+                f"`{self.name}` was sent as {self.media_type[:50]}, with parts of its own; send "
+                "each file as a part of the form, with the field's name repeated.",
                 field=self.name,
             )
         if self.content_encoding not in (None, "", "identity"):

@@ -1,4 +1,4 @@
-"""Text that came in place of a file: what it is, so that a refusal can name it."""
+"""Recognise text that was sent in place of a file, so that the error can name it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A multipart body to its fields, in memory, within limits that hold while it streams in.
+"""Parse a multipart body in memory, within limits that hold while it streams in.
 
 Starlette's own form parser writes every file over 1 MiB to a temporary file and limits no
 file's size, so the streaming parser beneath it (python-multipart) is used directly.
@@ -6,7 +6,7 @@ file's size, so the streaming parser beneath it (python-multipart) is used direc
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence, Set
+from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -34,28 +34,25 @@ _MAX_HEADERS = 16
 
 
 @dataclass(frozen=True)
-class UploadLimits:
-    """`max_file_bytes` of each file as decoded, `max_parts` of the form."""
+class FormFields:
+    """The fields that a form may have: `files` with the most bytes of each file, as decoded, and
+    the text fields `values`."""
 
-    max_file_bytes: int
-    max_parts: int
-
-
-@dataclass(frozen=True)
-class Fields:
-    """Names of the fields that take files, and of those that take text."""
-
-    files: Set[str]
+    files: Mapping[str, int]
     values: Set[str]
 
     @property
     def names(self) -> list[str]:
         return [*self.files, *self.values]
 
+    def max_bytes(self, name: str) -> int:
+        """Return the most bytes of one part of this field."""
+        return self.files.get(name, MAX_VALUE_BYTES)
+
 
 @dataclass(frozen=True)
 class Form:
-    """What came: text values and files' bytes by field name, each in the order sent.
+    """A parsed form: text values and files' bytes by field name, each in the order sent.
 
     Fields that a browser sends empty because nothing was chosen are left out.
     """
@@ -65,7 +62,7 @@ class Form:
 
 
 def check_encoding(content_encodings: Sequence[str]) -> None:
-    """Refuse a body that its Content-Encoding headers call compressed.
+    """Reject a body that its Content-Encoding headers call compressed.
 
     Raises Problem UNSUPPORTED_ENCODING.
     """
@@ -74,19 +71,19 @@ def check_encoding(content_encodings: Sequence[str]) -> None:
     if compressed:
         raise Problem(
             Error.UNSUPPORTED_ENCODING,
-            f"The request body has Content-Encoding: {', '.join(compressed)[:100]}; it is taken "
-            "as it is, without one (video and sound are compressed already).",
+            f"The request body has Content-Encoding: {', '.join(compressed)[:100]}; send it "
+            "without one (video and sound are compressed already).",
         )
 
 
 async def read_form(
-    content_type: str | None, stream: AsyncIterator[bytes], fields: Fields, limits: UploadLimits
+    content_type: str | None, stream: AsyncIterator[bytes], fields: FormFields, max_parts: int
 ) -> Form:
-    """Read multipart/form-data from `stream`; a field that is not among `fields` is refused.
+    """Read multipart/form-data of at most `max_parts` parts from `stream`.
 
-    A file field takes a part with a file name, or with a media type that is not text, or whose
-    content is no text. Raises Problem: UNREADABLE_FORM, UNSUPPORTED_ENCODING, INVALID_FIELD or
-    TOO_LARGE.
+    A part of a file field is a file if it has a file name or a media type that is not text, or if
+    its content is no text. Raises Problem: UNREADABLE_FORM, UNSUPPORTED_ENCODING, INVALID_FIELD
+    (also for a field that is not among `fields`) or TOO_LARGE.
     """
     if content_type is None:
         return Form()
@@ -98,7 +95,7 @@ async def read_form(
             f"The Content-Type is {content_type[:100]!r}; multipart/form-data with a boundary "
             "is needed (curl: -F clip=@FILE).",
         )
-    reader = _Reader(fields, limits)
+    reader = _Reader(fields, max_parts)
     try:
         parser = MultipartParser(
             boundary.encode("latin-1", "replace"),
@@ -116,13 +113,13 @@ async def read_form(
 
 
 class _Part:
-    """Collects the content of one part, decoded, within its field's limit."""
+    """Collects the content of one part, decoded, of at most `max_bytes`."""
 
-    def __init__(self, head: PartHead, *, takes_file: bool, limits: UploadLimits) -> None:
+    def __init__(self, head: PartHead, *, is_file_field: bool, max_bytes: int) -> None:
         head.check()
         self.head = head
-        self._takes_file = takes_file
-        self._limit = limits.max_file_bytes if takes_file else MAX_VALUE_BYTES
+        self._is_file_field = is_file_field
+        self._max_bytes = max_bytes
         self._decoder: ContentDecoder = content_decoder(head)
         self._chunks: list[bytes] = []
         self._size = 0
@@ -130,57 +127,57 @@ class _Part:
     def feed(self, data: bytes) -> None:
         """Raises Problem INVALID_FIELD, UNREADABLE_FORM or TOO_LARGE."""
         name = self.head.name
-        if not self._takes_file and self.head.filename is not None:
-            detail = f"`{name}` came as a file; it is a value (curl: -F {name}=VALUE)."
+        if not self._is_file_field and self.head.filename is not None:
+            detail = f"`{name}` was sent as a file; it is a value (curl: -F {name}=VALUE)."
             raise Problem(Error.INVALID_FIELD, detail, field=name)
         try:
-            self._keep(self._decoder.feed(data))
+            self._append(self._decoder.feed(data))
         except ValueError as exc:
-            raise self._not_encoded(exc) from exc
-        if self._size > self._limit:
-            self._check_is_file(b"".join(self._chunks))  # text is named as such, however long
-            what = "file" if self._takes_file else "value"
-            detail = f"The {what} in `{name}` has more than {self._limit} bytes, which is the most."
+            raise self._bad_encoding(exc) from exc
+        if self._size > self._max_bytes:
+            self._check_is_file(b"".join(self._chunks))  # the detail names text, however long it is
+            what = "file" if self._is_file_field else "value"
+            detail = f"The {what} in `{name}` has more than {self._max_bytes} bytes, the maximum."
             raise Problem(Error.TOO_LARGE, detail, field=name)
 
     def finish(self, form: Form) -> None:
         """Add the part to the form. Raises Problem INVALID_FIELD or UNREADABLE_FORM."""
         try:
-            self._keep(self._decoder.finish())
+            self._append(self._decoder.finish())
         except ValueError as exc:
-            raise self._not_encoded(exc) from exc
+            raise self._bad_encoding(exc) from exc
         name, content = self.head.name, b"".join(self._chunks)
-        was_chosen = bool(self.head.filename) or (self.head.filename is None and self.head.is_file)
-        if not content and not (was_chosen and self._takes_file):
+        is_chosen = bool(self.head.filename) or (self.head.filename is None and self.head.is_file)
+        if not content and not (is_chosen and self._is_file_field):
             return  # a form field that was left empty
         self._check_is_file(content)
-        if self._takes_file:
+        if self._is_file_field:
             form.files.setdefault(name, []).append(content)
         else:
             form.values.setdefault(name, []).append(read_text(content, self.head))
 
-    def _keep(self, content: bytes) -> None:
+    def _append(self, content: bytes) -> None:
         self._size += len(content)
         self._chunks.append(content)
 
     def _check_is_file(self, content: bytes) -> None:
-        if not self._takes_file or not content:
+        if not self._is_file_field or not content:
             return
         kind = encoded_file(content) if self.head.is_file else text_in_place_of_file(content)
         if kind is not None:
             name = self.head.name
             raise Problem(
                 Error.INVALID_FIELD,
-                f"`{name}` came as {kind}, not as a file: send the file's own bytes, in a part "
+                f"`{name}` was sent as {kind}, not as a file: send the file's own bytes, in a part "
                 f"with a file name (curl: -F {name}=@FILE; in a browser: a File or Blob).",
                 field=name,
             )
 
-    def _not_encoded(self, why: ValueError) -> Problem:
+    def _bad_encoding(self, exc: ValueError) -> Problem:
         return Problem(
             Error.UNREADABLE_FORM,
             f"`{self.head.name}` has Content-Transfer-Encoding: {self.head.transfer_encoding}, "
-            f"but is not encoded so: {why}.",
+            f"but its content is not: {exc}.",
             field=self.head.name,
         )
 
@@ -188,11 +185,11 @@ class _Part:
 class _Reader:
     """Receives the parser's events and collects the parts."""
 
-    def __init__(self, fields: Fields, limits: UploadLimits) -> None:
+    def __init__(self, fields: FormFields, max_parts: int) -> None:
         self.form = Form()
         self.ended = False
         self._fields = fields
-        self._limits = limits
+        self._max_parts = max_parts
         self._parts = 0
         self._begin()
 
@@ -227,18 +224,19 @@ class _Reader:
     def _headers_finished(self) -> None:
         head = read_head(self._headers)
         self._parts += 1
-        if self._parts > self._limits.max_parts:
-            detail = f"The form has more than {self._limits.max_parts} parts."
+        if self._parts > self._max_parts:
+            detail = f"The form has more than {self._max_parts} parts."
             raise Problem(Error.TOO_LARGE, detail)
-        takes_file = head.name in self._fields.files
-        if not takes_file and head.name not in self._fields.values:
+        is_file_field = head.name in self._fields.files
+        if not is_file_field and head.name not in self._fields.values:
             raise Problem(
                 Error.INVALID_FIELD,
-                f"There is no field {head.name[:100]!r}; there are: "
+                f"There is no field {head.name[:100]!r}; the fields are: "
                 f"{', '.join(self._fields.names)}.",
                 field=head.name[:100],
             )
-        self._part = _Part(head, takes_file=takes_file, limits=self._limits)
+        max_bytes = self._fields.max_bytes(head.name)
+        self._part = _Part(head, is_file_field=is_file_field, max_bytes=max_bytes)
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         if self._part is not None:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from model.checkpoint import Card
 from model.config import Config
+from model.engine.inputs import encode_clip
 from model.media.reader import Limits
-from service.classification.encode import encoded
 from service.classification.inputs import InputFiles
 from service.decoding.files import decode
 from service.decoding.job import DecodeRequest, DecodeResult
@@ -38,7 +38,7 @@ def decoded(files: InputFiles, card: Card = BOTH, limits: Limits = Limits()) -> 
 
 
 def inputs(files: InputFiles, card: Card = BOTH) -> dict[str, Tensor]:
-    return encoded(decoded(files, card).prepared, card, STEPS)
+    return encode_clip(decoded(files, card).prepared, card.encoding, STEPS)
 
 
 def refused(files: InputFiles, card: Card = BOTH) -> Problem:
@@ -49,7 +49,7 @@ def refused(files: InputFiles, card: Card = BOTH) -> Problem:
 
 def test_a_clip_becomes_what_the_network_takes(clip: bytes) -> None:
     found = decoded(InputFiles(clip=clip))
-    tensors = encoded(found.prepared, BOTH, STEPS)
+    tensors = encode_clip(found.prepared, BOTH.encoding, STEPS)
     assert {name: tuple(x.shape) for name, x in tensors.items()} == {
         "audio": (1, SPECS["audio"].channels, *SPECS["audio"].size),
         "visual": (STEPS, SPECS["visual"].channels, *SPECS["visual"].size),

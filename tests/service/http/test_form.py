@@ -5,16 +5,18 @@ from __future__ import annotations
 import pytest
 
 from service.classification.inputs import InputFiles
+from service.classification.options import Options
 from service.errors import Error, Problem
-from service.http.form import Options, interpret
+from service.http.form import parse_form
 from service.http.uploads import Form
+from service.settings import Settings
 
 
 def ask(
     values: dict[str, list[str]] | None = None, files: dict[str, list[bytes]] | None = None
 ) -> tuple[InputFiles, Options]:
     form = Form(values or {}, {"clip": [b"c"]} if files is None else files)
-    return interpret(form, max_steps=64, max_frames=3)
+    return parse_form(form, Settings(max_steps=64, max_frames=3))
 
 
 def refused(

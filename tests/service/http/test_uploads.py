@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.errors import Error, Problem
-from service.http.uploads import Fields, Form, UploadLimits, check_encoding, read_form
+from service.http.uploads import Form, FormFields, check_encoding, read_form
 from tests.service.conftest import CLIPS
 
-FIELDS = Fields(files={"clip": 0, "frames": 0}.keys(), values={"steps": 0}.keys())
-LIMITS = UploadLimits(max_file_bytes=1000, max_parts=4)
+MAX_FILE_BYTES, MAX_PARTS = 1000, 4
+FIELDS = FormFields({"clip": MAX_FILE_BYTES, "frames": MAX_FILE_BYTES}, {"steps"})
 MULTIPART = "multipart/form-data; boundary=b"
 
 
@@ -45,13 +45,13 @@ def read(
     body: bytes,
     content_type: str | None = MULTIPART,
     chunk: int = 65536,
-    limits: UploadLimits = LIMITS,
+    fields: FormFields = FIELDS,
 ) -> Form:
     async def stream() -> AsyncIterator[bytes]:
         for start in range(0, len(body), chunk):
             yield body[start : start + chunk]
 
-    return asyncio.run(read_form(content_type, stream(), FIELDS, limits))
+    return asyncio.run(read_form(content_type, stream(), fields, MAX_PARTS))
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 65536])
@@ -223,7 +223,7 @@ def test_a_part_that_is_not_encoded_as_it_says_is_400(
 
 def test_a_limit_is_of_what_is_decoded() -> None:
     headers = f"{NAMED}\nContent-Transfer-Encoding: base64"
-    content = bytes(LIMITS.max_file_bytes)
+    content = bytes(MAX_FILE_BYTES)
     body = headed(headers, base64.encodebytes(content))
     assert read(body, chunk=100).files == {"clip": [content]}
     problem = refused(headed(headers, base64.encodebytes(content + b"1")))
@@ -286,7 +286,7 @@ def test_text_in_place_of_a_file_is_called_what_it_is(
 ) -> None:
     problem = refused(headed('Content-Disposition: form-data; name="clip"', content * repeat))
     assert (problem.error, problem.field) == (Error.INVALID_FIELD, "clip")
-    assert f"came as {what}, not as a file" in problem.detail
+    assert f"was sent as {what}, not as a file" in problem.detail
     assert "@FILE" in problem.detail
 
 
@@ -302,11 +302,11 @@ def test_a_file_of_text_is_left_to_who_knows_media(content: bytes) -> None:
 
 
 def test_real_clips_are_never_taken_for_text() -> None:
-    limits = UploadLimits(max_file_bytes=1 << 26, max_parts=1)
+    fields = FormFields({"clip": 1 << 26}, set())
     headers = 'Content-Disposition: form-data; name="clip"'
     for file in sorted(CLIPS.iterdir()):
         content = file.read_bytes()
-        assert read(headed(headers, content), limits=limits).files == {"clip": [content]}
+        assert read(headed(headers, content), fields=fields).files == {"clip": [content]}
 
 
 @pytest.mark.parametrize("encodings", [[], [""], ["identity"], ["Identity, identity"]])
@@ -357,7 +357,7 @@ def test_a_part_is_read_or_refused_whatever_its_headers(
     assert set(form.files) <= {"clip"}
     assert set(form.values) <= {"steps"}
     if problem is not None and problem.error is Error.TOO_LARGE:
-        assert len(content) > LIMITS.max_file_bytes
+        assert len(content) > MAX_FILE_BYTES
     elif problem is not None and problem.error is not Error.UNREADABLE_FORM:
         assert problem.field is not None
 

@@ -126,7 +126,8 @@ def test_no_file_at_all_is_422_and_says_what_to_send(service: httpx.Client) -> N
         response = service.post(CLASSIFY, **form)  # type: ignore[arg-type]
         told = problem(response)
         assert (response.status_code, told["field"]) == (422, "clip")
-        assert "`video` and `audio`" in told["detail"]
+        assert "`clip` or `audio` for sound" in told["detail"]
+        assert "`clip`, `video` or `frames` for pictures" in told["detail"]
 
 
 def test_frames_without_a_picture_are_422(service: httpx.Client) -> None:

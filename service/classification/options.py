@@ -1,0 +1,37 @@
+"""What can be asked for beside the files, whatever protocol the request came by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+AttentionDetail = Literal["none", "grid", "overlay"]
+ATTENTION_DETAILS: tuple[AttentionDetail, ...] = get_args(AttentionDetail)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of one classification.
+
+    - `model`: the checkpoint's name; None: the default one.
+    - `steps`: time steps T; None: the checkpoint's own.
+    - `top_k`: how many probabilities are returned, most probable first; None: all.
+    - `attention`: "none"; "grid": the maps as numbers; "overlay": drawn as PNGs as well.
+    - `degrade`: whether fewer steps may be run under load where `steps` is None.
+    """
+
+    model: str | None = None
+    steps: int | None = None
+    top_k: int | None = None
+    attention: AttentionDetail = "grid"
+    degrade: bool = True
+
+    @property
+    def explain(self) -> tuple[str, ...]:
+        """What `Engine.run` is asked to explain beside its logits."""
+        return () if self.attention == "none" else ("attention",)
+
+    @property
+    def canvas(self) -> bool:
+        """Whether the pictures that maps are drawn on are needed."""
+        return self.attention == "overlay"

@@ -1,0 +1,119 @@
+"""From one clip's files to its answer: decode, prepare, encode, run, explain, answer.
+
+It knows nothing of HTTP, queues and processes: a route, a WebSocket, the command line and a
+robot's node all call `classify` with a backend, which says where decoding and inference run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from model.media.types import Limits
+from service.classification.answer import ClassifiedClip, build_answer, explain
+from service.classification.inputs import InputFiles
+from service.classification.options import Options
+from service.classification.schemas import Classification
+from service.decoding.job import DecodeRequest, DecodeResult
+from service.inference.batch_queue import InferenceResult
+from service.request_record import Account
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from model.checkpoint import Card
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A checkpoint and where its work is done.
+
+    - `name`: the one that the checkpoint is served by; `card`: its card.
+    - `decode`: decode and preprocess files; raises Problem.
+    - `run`: run the network for a number of steps on inputs [T or 1, C, H, W] by stream.
+    - `limits`: of one file.
+    - `reduce_steps`: fewer time steps T under load; only called where the options allow it.
+    """
+
+    name: str
+    card: Card
+    decode: Callable[[InputFiles, DecodeRequest], Awaitable[DecodeResult]]
+    run: Callable[[Mapping[str, Tensor], int, Collection[str]], Awaitable[InferenceResult]]
+    limits: Limits = field(default_factory=Limits)
+    reduce_steps: Callable[[int], int] = lambda steps: steps
+
+
+@dataclass(frozen=True)
+class Call:
+    """One classification: its `id`, and the `record` of what it takes."""
+
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    record: Account = field(default_factory=Account)
+
+
+async def classify(
+    files: InputFiles, options: Options, backend: Backend, call: Call
+) -> Classification:
+    """Classify `files`, which `inputs.check_files` has accepted.
+
+    Raises Problem where they cannot be used, and what `backend` raises.
+    """
+    from model.engine.inputs import encode_clip
+
+    started = time.perf_counter()
+    card, record = backend.card, call.record
+    steps = _steps(options, backend)
+    record.notes["steps"] = steps
+    request = DecodeRequest.from_card(card, steps, backend.limits, options.canvas)
+    with record.attempt("decode"):
+        decoded = await backend.decode(files, request)
+    record.lasted(*_decode_stages(decoded, time.perf_counter() - started))
+    inputs = encode_clip(decoded.prepared, card.encoding, steps)
+    with record.attempt("run"):
+        inference = await backend.run(inputs, steps, options.explain)
+    record.lasted(("queue", inference.queue_s), ("inference", inference.inference_s))
+    rates = inference.output.firing_rates
+    record.firing_rates = {name: float(rate[0]) for name, rate in rates.items()}
+    clip = ClassifiedClip(backend.name, card, options, decoded, inference, steps)
+    with record.stage("explain"):
+        explanation = await asyncio.to_thread(explain, clip)
+    total_s = time.perf_counter() - started
+    answer = build_answer(clip, explanation, request_id=call.id, total_s=total_s)
+    _note(record, answer, decoded)
+    return answer
+
+
+def _steps(options: Options, backend: Backend) -> int:
+    """Return T: the one asked for, else the checkpoint's, reduced under load where allowed."""
+    if options.steps is not None:
+        return options.steps
+    return backend.reduce_steps(backend.card.steps) if options.degrade else backend.card.steps
+
+
+def _decode_stages(decoded: DecodeResult, seconds: float) -> tuple[tuple[str, float], ...]:
+    """Return the stages of decoding, `seconds` together; the first is the wait for a process."""
+    waited = max(0.0, seconds - decoded.decode_s - decoded.preprocess_s)
+    return (
+        ("decode_wait", waited),
+        ("decode", decoded.decode_s),
+        ("preprocess", decoded.preprocess_s),
+    )
+
+
+def _note(record: Account, answer: Classification, decoded: DecodeResult) -> None:
+    """Note for the log how it was answered."""
+    timing = answer.timing_ms
+    record.degraded = answer.degraded
+    if answer.degraded:
+        record.notes["degraded"] = True
+    record.notes.update(
+        streams="+".join(decoded.prepared),
+        batch=answer.batch_size,
+        decode_ms=timing.decode,
+        queue_ms=timing.queue,
+        inference_ms=timing.inference,
+    )

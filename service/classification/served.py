@@ -1,0 +1,72 @@
+"""Classify with the checkpoints of a running service: in its decoding processes and batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from model.media.types import Limits
+from service.classification import pipeline
+from service.classification.inputs import InputFiles, check_files
+from service.classification.options import Options
+from service.classification.pipeline import Backend, Call
+from service.classification.schemas import Classification
+from service.decoding.pool import DecoderPool
+from service.inference.admission import reduce_steps
+from service.inference.in_flight import InFlight
+from service.inference.served_model import Model
+from service.settings import Settings
+
+
+@dataclass(frozen=True)
+class ServedClassifier:
+    """The pipeline behind every protocol of the service."""
+
+    in_flight: InFlight
+    decoders: DecoderPool
+    settings: Settings
+
+    async def classify(self, files: InputFiles, options: Options, call: Call) -> Classification:
+        """Classify with the checkpoint `options.model`.
+
+        Raises Problem, for unusable files and for a checkpoint that is unknown, not ready or full.
+        """
+        check_files(files, self.settings)
+        with self.in_flight.request(options.model or self.settings.default_model) as model:
+            return await self.classify_with(model, files, options, call)
+
+    async def classify_with(
+        self, model: Model, files: InputFiles, options: Options, call: Call
+    ) -> Classification:
+        """Classify checked files with a checkpoint that is held for this request.
+
+        A protocol whose files take long to arrive holds the checkpoint meanwhile. Raises Problem.
+        """
+        with model.batcher.slot() as slot:
+            backend = Backend(
+                name=model.name,
+                card=model.card,
+                decode=self.decoders.decode,
+                run=slot.run,
+                limits=media_limits(self.settings),
+                reduce_steps=partial(self._reduce_steps, model),
+            )
+            return await pipeline.classify(files, options, backend, call)
+
+    def _reduce_steps(self, model: Model, steps: int) -> int:
+        return reduce_steps(steps, self.settings.shed_steps, model.batcher.pressure)
+
+
+def media_limits(settings: Settings) -> Limits:
+    """Return the limits of one file, of which some are settings."""
+    return Limits(
+        max_duration_s=settings.max_duration_s,
+        max_pixels=settings.max_pixels,
+        max_composed_pixels=settings.max_composed_pixels,
+        max_inflated_bytes=settings.max_inflated_bytes,
+        max_decoded_pixels=settings.max_decoded_pixels,
+        max_demux_cpu_s=settings.max_demux_cpu_s,
+        max_frames=max(settings.max_frames, settings.max_steps),  # a picture for each step
+        max_channels=settings.max_channels,
+        max_sample_rate=settings.max_sample_rate,
+    )

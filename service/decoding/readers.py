@@ -1,0 +1,91 @@
+"""How the files of each upload field are read: the readers that `inputs.INPUTS` names.
+
+They run in a decoding process: nothing here may open a file or import a module when it is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from model.media import reader
+from model.media.picture.picture_file import shrunk
+from model.media.types import Limits, MediaError, Pictures, Unusable
+from model.preprocess.frames import segment_centres
+from service.decoding.sources import Missing, PicturesSource, SoundSource, Source
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What a checkpoint takes of a field's files: streams of these `kinds`, and `frames` pictures
+    at the centres of as many equal parts of the time."""
+
+    kinds: frozenset[str]
+    frames: int
+    limits: Limits
+
+
+class Reader(Protocol):
+    """Reads the files of one field.
+
+    Returns for each of `options.kinds` a Source, or Missing with the reason. Raises MediaError
+    where a file cannot be used, with a detail for its sender.
+    """
+
+    def __call__(
+        self, files: Sequence[bytes], options: ReadOptions
+    ) -> Mapping[str, Source | Missing]: ...
+
+
+def read_clip(files: Sequence[bytes], options: ReadOptions) -> dict[str, Source | Missing]:
+    """Read a file with sound and picture."""
+    clip = reader.read_clip(
+        files[0],
+        options.frames,
+        sound="spectrogram" in options.kinds,
+        pictures="frames" in options.kinds,
+        limits=options.limits,
+    )
+    sources: dict[str, Source | Missing] = {}
+    sources["spectrogram"] = (
+        SoundSource(clip.sound)
+        if clip.sound is not None
+        else Missing(clip.sound_problem or "the clip has no sound")
+    )
+    sources["frames"] = (
+        PicturesSource(clip.pictures)
+        if clip.pictures is not None
+        else Missing(clip.pictures_problem or "the clip has no pictures")
+    )
+    return sources
+
+
+def read_video(files: Sequence[bytes], options: ReadOptions) -> dict[str, Source | Missing]:
+    """Read the pictures of a video."""
+    video = reader.read_clip(files[0], options.frames, sound=False, limits=options.limits)
+    if video.pictures is None:
+        raise Unusable(video.pictures_problem or "there are no pictures in it")
+    return {"frames": PicturesSource(video.pictures)}
+
+
+def read_audio(files: Sequence[bytes], options: ReadOptions) -> dict[str, Source | Missing]:
+    """Read the sound of a sound file or of a video."""
+    return {"spectrogram": SoundSource(reader.read_sound(files[0], limits=options.limits))}
+
+
+def read_frames(files: Sequence[bytes], options: ReadOptions) -> dict[str, Source | Missing]:
+    """Read every picture, so that a bad one is reported, and keep those that are needed."""
+    count = len(files)
+    needed = set(segment_centres(count, options.frames))
+    largest = options.limits.max_total_pixels // len(needed)
+    pictures = {}
+    for index, data in enumerate(files):
+        try:
+            picture = reader.read_picture(data, limits=options.limits)
+        except MediaError as exc:
+            raise type(exc)(f"picture {index + 1} of {count}: {exc.detail}") from exc
+        if index in needed:
+            pictures[index] = shrunk(picture, largest)
+    times_s = tuple(float(index) for index in pictures)
+    return {"frames": PicturesSource(Pictures(tuple(pictures.values()), times_s))}
