@@ -17,6 +17,8 @@ Precision = Literal["float32", "int8"]
 
 #: Most time steps T of a call: the packed spikes of a neuron are one integer of 64 bits on CUDA.
 MAX_STEPS = 64
+#: Greatest seed that torch's generators take.
+MAX_SEED = 2**63 - 1
 
 #: Stages of conv, batch norm, neuron and halving max-pool in each kind of patch splitting.
 STAGES: dict[Splitting, int] = {"deep": 4, "shallow": 2}

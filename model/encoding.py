@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Encoding = Literal["direct", "rate", "latency"]
 ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
@@ -36,12 +36,16 @@ def encode(values: Tensor, steps: int, encoding: Encoding, *, seed: int = 0) -> 
 
 
 def _rate(values: Tensor, steps: int, seed: int) -> Tensor:
+    import torch  # at first use: cards name an encoding without torch
+
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.rand((steps, *values.shape[1:]), generator=generator)
     return (drawn < values.cpu()).to(values)  # [0, 1): 0 never fires and 1 always
 
 
 def _latency(values: Tensor, steps: int) -> Tensor:
+    import torch
+
     at = ((steps - 1) * (1 - values.mean(0).clamp(0, 1))).round()
     step = torch.arange(steps, device=values.device).reshape(-1, *[1] * at.ndim)
     return (step == at).to(values)

@@ -1,6 +1,11 @@
-"""Checkpoints: weights as safetensors beside a card, and published ones."""
+"""Checkpoints: weights as safetensors beside a card, and the import of published ones."""
 
-from model.checkpoint.checkpoint import (
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from model.checkpoint.card import (
     CARD,
     WEIGHTS,
     Card,
@@ -8,12 +13,12 @@ from model.checkpoint.checkpoint import (
     Measurement,
     Source,
     Training,
-    import_published,
-    import_published_file,
-    load,
     read_card,
-    save,
 )
+
+if TYPE_CHECKING:
+    from model.checkpoint.checkpoint import load, save
+    from model.checkpoint.published import import_published, import_published_file
 
 __all__ = [
     "CARD",
@@ -29,3 +34,18 @@ __all__ = [
     "read_card",
     "save",
 ]
+
+#: Functions that need torch, and their modules: imported at first use, so that a card is read
+#: without torch.
+_LAZY = {
+    "load": "checkpoint",
+    "save": "checkpoint",
+    "import_published": "published",
+    "import_published_file": "published",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)

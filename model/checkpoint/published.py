@@ -1,22 +1,26 @@
-"""The names that the published implementation gives its weights, mapped onto ours."""
+"""Import checkpoints of the published implementation: map its names of weights onto ours."""
 
 from __future__ import annotations
 
 import re
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from model.checkpoint.card import CheckpointError
+from model.checkpoint.checkpoint import build, empty_network
 from model.config import STAGES, Config
 from model.network import SCMRL
 
-#: Entries that take no part in the published network's answers. (`act_fun.alpha` is the
+#: Entries that the published network does not use. (`act_fun.alpha` is the
 #: surrogate gradient's steepness, the same everywhere.)
 _UNUSED = re.compile(
     r"av_attention\..*|block\.\d+\.norm[12]\..*|.*\.res_lif\..*|.*\.act_fun\.alpha"
 )
-#: Their short names of a convolution, its batch norm and its neuron, by ours.
+#: Published suffixes of a convolution, its batch norm and its neuron, by our names.
 _LAYER = {"conv": "conv", "norm": "bn", "lif": "lif"}
 _PROJECTIONS = {"query": "q", "key": "k", "value": "v", "out": "proj"}
 
@@ -30,29 +34,68 @@ class PublishedError(ValueError):
         self.problem = problem
 
 
-def published_tensors(state_dict: Mapping[str, Tensor], network: SCMRL) -> dict[str, Tensor]:
-    """Copies on the CPU of the published weights, under the names of `network`'s state dict.
+def import_published(state_dict: Mapping[str, Tensor], config: Config) -> SCMRL:
+    """Return the network of a published checkpoint's weights, in eval mode on the CPU.
 
-    `network` gives names and types only, and may be on the meta device. Entries that take no
-    part are dropped. Raises PublishedError naming an entry that is missing, unknown or no
-    tensor, or `streams` where the configuration has others than the published network.
+    Raise CheckpointError naming the entry that is missing, unknown or of another shape.
     """
-    theirs = {str(name).removeprefix("module."): x for name, x in state_dict.items()}
+    return _import(state_dict, config, "state_dict")
+
+
+def import_published_file(path: Path | str, config: Config) -> SCMRL:
+    """Return the network of a published `.pth.tar`. No code from the file is run.
+
+    Raise CheckpointError naming the file and the entry.
+    """
+    file = Path(path)
+    try:
+        # Their files hold the command line as an argparse.Namespace, which is plain data.
+        with torch.serialization.safe_globals([Namespace]):
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as exc:
+        raise CheckpointError(file, "", exc.strerror or str(exc)) from exc
+    except Exception as exc:  # the unpickler raises nearly anything for damaged bytes
+        # Its own message advises to run the file's code after all.
+        raise CheckpointError(
+            file, "", "refused: damaged, or holds more than tensors and plain data"
+        ) from exc
+    state_dict = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(state_dict, dict):
+        raise CheckpointError(file, "state_dict", "is missing")
+    return _import(state_dict, config, file)
+
+
+def _import(state_dict: Mapping[str, Tensor], config: Config, file: Path | str) -> SCMRL:
+    try:
+        tensors = _rename_tensors(state_dict, empty_network(config))
+    except PublishedError as exc:
+        raise CheckpointError(file, exc.entry, exc.problem) from exc
+    return build(config, tensors, file)
+
+
+def _rename_tensors(state_dict: Mapping[str, Tensor], network: SCMRL) -> dict[str, Tensor]:
+    """Return copies on the CPU of the published weights, named as in `network`'s state dict.
+
+    Only names and types of `network` are read: it may be on the meta device. Entries that the
+    published network does not use are dropped. Raise PublishedError naming an entry that is
+    missing, unknown or no tensor, or `streams` where `network` has other streams.
+    """
+    published = {str(name).removeprefix("module."): x for name, x in state_dict.items()}
     modules = dict(_modules(network.config))
     tensors = {}
-    for name, wanted in network.state_dict().items():
+    for name, like in network.state_dict().items():
         module, _, leaf = name.rpartition(".")
         entry = f"{modules[module]}.{leaf}"
-        if entry not in theirs:
+        if entry not in published:
             raise PublishedError(entry, "is missing")
-        found = theirs.pop(entry)
-        if not isinstance(found, Tensor):
-            raise PublishedError(entry, f"is no tensor but {type(found).__name__}")
-        if not _is_plain(found):
+        tensor = published.pop(entry)
+        if not isinstance(tensor, Tensor):
+            raise PublishedError(entry, f"is no tensor but {type(tensor).__name__}")
+        if not _is_plain(tensor):
             raise PublishedError(entry, "is no dense tensor of real numbers")
-        tensors[name] = found.detach().to("cpu", wanted.dtype, copy=True)
-    for entry in theirs:
-        if not _takes_no_part(entry, network.config):
+        tensors[name] = tensor.detach().to("cpu", like.dtype, copy=True)
+    for entry in published:
+        if not _is_unused(entry, network.config):
             raise PublishedError(entry, "is not part of a published network of this config")
     return tensors
 
@@ -62,13 +105,13 @@ def _is_plain(x: Tensor) -> bool:
     return x.layout is torch.strided and not odd
 
 
-def _takes_no_part(entry: str, config: Config) -> bool:
+def _is_unused(entry: str, config: Config) -> bool:
     unread_blocks = len(config.streams) > 1 and config.attention is None
     return bool(_UNUSED.fullmatch(entry)) or (unread_blocks and entry.startswith("block."))
 
 
 def _modules(config: Config) -> Iterator[tuple[str, str]]:
-    """Our name and theirs of every module that has weights or a threshold."""
+    """Yield our name and the published name of every module with weights or a threshold."""
     yield "head", "head"
     if len(config.streams) == 1:
         yield from _single(config)

@@ -12,12 +12,11 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
+from model.config import MAX_SEED, MAX_STEPS
 from model.training.task import Task
 
 #: Attention heads of the networks that are trained.
 HEADS = 16
-#: Greatest seed that torch's generators take.
-MAX_SEED = 2**63 - 1
 #: The classifier, in `TrainOptions.lr_multiplier`, beside the names of streams.
 HEAD = "head"
 #: Every stream, in `TrainOptions.modality_dropout`.
@@ -76,7 +75,7 @@ class TrainOptions:
         128, "Channels C of the tokens, a multiple of 16.", between=(16, 4096), flag="channels"
     )
     alpha: float = option(0.5, "Weight of the cross-modal residuals.", between=(0, 1000))
-    steps: int = option(4, "Time steps T as served.", between=(1, 64))
+    steps: int = option(4, "Time steps T as served.", between=(1, MAX_STEPS))
     learning_rate: float = option(3e-3, "Peak learning rate.", between=(0, 100))
     weight_decay: float = option(1e-2, "Weight decay of AdamW.", between=(0, 100))
     warmup_epochs: float = option(

@@ -158,14 +158,15 @@ def _load(model: str, models: Path, device: str) -> Classifier:
 
     with gc.uncollected():
         import_torch()
-        from model.checkpoint import CheckpointError
+        from model.checkpoint import CARD, CheckpointError
         from service.classification.local import Classifier
 
     cores.set_threads(cores.threads(0))
     cores.set_opencv_threads()
-    folder = Path(model) if (Path(model) / "card.json").exists() else models / model
+    folder = Path(model) if (Path(model) / CARD).exists() else models / model
     try:
-        return Classifier(folder, device)
+        with gc.uncollected():
+            return Classifier(folder, device)
     except (CheckpointError, RuntimeError, ValueError) as exc:
         typer.echo(f"cannot use the checkpoint {model}: {exc}", err=True)
         raise typer.Exit(1) from exc

@@ -33,13 +33,12 @@ def models(
     from rich.table import Table
 
     from model import checkpoint
-    from service.inference.file_watch import CARD
 
     table = Table(title=f"Checkpoints in {escape(str(folder))}", title_justify="left")
     for heading in ("name", "version", "streams", "labels", "T", "accuracy"):
         table.add_column(heading)
     damaged = 0
-    folders = sorted(path.parent for path in folder.glob(f"*/{CARD}"))
+    folders = sorted(path.parent for path in folder.glob(f"*/{checkpoint.CARD}"))
     for path in folders:
         try:
             _, card = checkpoint.load(path)

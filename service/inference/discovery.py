@@ -6,8 +6,9 @@ import os
 import re
 from pathlib import Path
 
+from model.checkpoint import CARD
 from service.errors import StartupError
-from service.inference.file_watch import CARD, may_have_card
+from service.inference.file_watch import may_have_card
 
 #: Names of folders that can be loaded by name.
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")

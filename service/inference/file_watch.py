@@ -8,9 +8,10 @@ import threading
 import time
 from pathlib import Path
 
+from model.checkpoint import CARD, WEIGHTS
+
 log = logging.getLogger("scmrl.files")
 
-CARD = "card.json"
 #: Of each file of a checkpoint: its inode, size in bytes, and time of change in ns.
 FileStates = tuple[tuple[int, int, int], ...]
 #: Seconds after which a disk that has not answered counts as hanging.
@@ -19,8 +20,6 @@ _HANGS_S = 5.0
 
 def file_states(folder: Path) -> FileStates | None:
     """Return the state of a checkpoint's files; None if one of them cannot be looked at."""
-    from model.checkpoint import WEIGHTS
-
     try:
         stats = [(folder / name).stat() for name in (CARD, WEIGHTS)]
     except OSError:  # no such file, but also a disk that is broken or not there any more

@@ -7,9 +7,9 @@ import os
 import threading
 from collections.abc import Callable
 
+from model.checkpoint import CARD
 from service.errors import Error, Problem
 from service.inference.discovery import has_card
-from service.inference.file_watch import CARD
 from service.inference.in_flight import InFlight
 from service.inference.loading import Attempt, GivenUp, Loads, timed_out
 from service.inference.model_loader import ModelLoader

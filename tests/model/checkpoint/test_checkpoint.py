@@ -21,10 +21,8 @@ import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from model.checkpoint.checkpoint import (
+from model.checkpoint import (
     CARD,
-    MAX_CARD_BYTES,
-    MAX_WEIGHTS_BYTES,
     WEIGHTS,
     Card,
     CheckpointError,
@@ -34,6 +32,8 @@ from model.checkpoint.checkpoint import (
     read_card,
     save,
 )
+from model.checkpoint.card import MAX_CARD_BYTES
+from model.checkpoint.checkpoint import MAX_WEIGHTS_BYTES
 from model.config import Config, StreamConfig
 from model.network import SCMRL
 from model.preprocess.specs import FrameSpec, SpectrogramSpec
@@ -276,7 +276,7 @@ def test_a_card_that_is_no_json_object_is_refused(folder: Path, text: bytes) -> 
         ({"encoding": "morse"}, "encoding", "'direct'"),
         ({"colour": "red"}, "colour", "not permitted"),
         ({"labels": ["a", "b"]}, "", "2 of them for 4 classes"),
-        ({"labels": ["a", "b", "c", "a"]}, "", "labels: one is there twice"),
+        ({"labels": ["a", "b", "c", "a"]}, "", "labels: a name is there twice"),
         ({"streams": {}}, "", r"streams: \[\] where config.streams has \['audio', 'visual'\]"),
         ({"config": {"streams": {}, "classes": 4}}, "config", "at least one is needed"),
         ({"config": {**CONFIG.model_dump(), "embed_dim": 9}}, "config", "embed_dim 9"),

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from model.checkpoint import checkpoint
+from model.checkpoint import card
 from service.app import create_app
 from service.errors import Error, Problem, StartupError
 from service.inference import file_watch, startup
@@ -42,7 +42,7 @@ class Disk:
     def __init__(self, *hanging: str) -> None:
         self.hanging = set(hanging)
         self.answers = threading.Event()
-        self._read = checkpoint.read_regular
+        self._read = card.read_regular
 
     def read(self, file: Path, max_bytes: int) -> bytes:
         if file.parent.name in self.hanging:
@@ -53,7 +53,7 @@ class Disk:
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     disk = Disk()
-    monkeypatch.setattr(checkpoint, "read_regular", disk.read)
+    monkeypatch.setattr(card, "read_regular", disk.read)
     yield disk
     disk.answers.set()
 

@@ -21,7 +21,7 @@ import pytest
 from fastapi import FastAPI
 from pydantic import SecretStr
 
-from model.checkpoint import checkpoint
+from model.checkpoint import card
 from service.app import create_app
 from service.errors import Error
 from service.settings import Settings
@@ -179,7 +179,7 @@ def raw_answer(address: tuple[str, int], sent: bytes) -> httpx.Response:
 
 def load_that_hangs(weights: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Response]:
     """A load of a checkpoint whose disk does not answer."""
-    read, go_on = checkpoint.read_regular, threading.Event()
+    read, go_on = card.read_regular, threading.Event()
 
     def hang(file: Path, max_bytes: int) -> bytes:
         go_on.wait()
@@ -189,7 +189,7 @@ def load_that_hangs(weights: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     with listening(create_app(settings)) as client:
         until_ready(client)
         try:
-            monkeypatch.setattr(checkpoint, "read_regular", hang)
+            monkeypatch.setattr(card, "read_regular", hang)
             operator = {"Authorization": f"Bearer {ADMIN}"}
             yield client.put("/v1/admin/models/avdigits", headers=operator)
         finally:

@@ -1,0 +1,137 @@
+"""The card of a checkpoint: what card.json says about the weights beside it. Read without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from model.config import MAX_SEED, MAX_STEPS, Config, Precision
+from model.encoding import Encoding
+from model.preprocess.specs import Specs
+from model.regular_file import read_regular
+
+#: The two files of a checkpoint's folder.
+WEIGHTS, CARD = "model.safetensors", "card.json"
+#: Largest card that is read, in bytes. Ours have some kB.
+MAX_CARD_BYTES = 1 << 20
+#: A measured value: a fraction, or a ratio of two.
+_Value = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used: `file`, the `field` or tensor in it, and what is wrong."""
+
+    def __init__(self, file: Path | str, field: str, problem: str) -> None:
+        super().__init__(": ".join(part for part in (str(file), field, problem) if part))
+        self.file = str(file)
+        self.field = field
+        self.problem = problem
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(_Section):
+    """Data that a checkpoint was trained on."""
+
+    name: str
+    what: str
+    licence: str
+    url: str | None = None
+
+
+class Training(_Section):
+    """How a checkpoint was trained."""
+
+    command: str
+    seed: int = Field(ge=0, le=MAX_SEED)
+    epochs: int = Field(ge=0, le=1_000_000)
+    notes: dict[str, str] = {}
+
+
+class Measurement(_Section):
+    """A measured value, its 95 % interval (`low`, `high`) over `n` clips, and the `precision` of
+    the engine path it was measured on."""
+
+    what: str
+    value: _Value
+    low: _Value | None = None
+    high: _Value | None = None
+    n: int | None = Field(default=None, ge=0, le=1_000_000_000)
+    conditions: str
+    precision: Precision = "float32"
+
+
+class Card(_Section):
+    """The content of card.json.
+
+    `streams`: the preprocessing of each stream of `config`. `labels`: one name per class, in the
+    order of the logits. `steps`: the default number of time steps T. `missing_streams`: whether
+    clips that lack a stream are classified. `sha256`: of the weights' file, filled in by `save`.
+    """
+
+    name: str = Field(min_length=1)
+    version: str = Field(min_length=1)
+    description: str
+    streams: Specs
+    encoding: Encoding
+    steps: int = Field(ge=1, le=MAX_STEPS)
+    labels: tuple[str, ...]
+    config: Config
+    missing_streams: bool
+    data: tuple[Source, ...] = ()
+    training: Training | None = None
+    accuracy: tuple[Measurement, ...] = ()
+    notes: tuple[str, ...] = ()
+    sha256: str = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self.labels) != self.config.classes:
+            counts = f"{len(self.labels)} of them for {self.config.classes} classes"
+            raise ValueError(f"labels: {counts}")
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels: a name is there twice")
+        ours, theirs = sorted(self.streams), sorted(self.config.streams)
+        if ours != theirs:
+            raise ValueError(f"streams: {ours} where config.streams has {theirs}")
+        for name, spec in self.streams.items():
+            stream = self.config.streams[name]
+            produced = (spec.channels, *spec.size)
+            needed = (stream.channels, *stream.size)
+            if produced != needed:
+                raise ValueError(
+                    f"streams.{name}: its preprocessing gives {produced} (channels, height, width) "
+                    f"where config.streams.{name} needs {needed}"
+                )
+        return self
+
+    def measured_with(self, precision: Precision) -> bool:
+        """Return whether the card has an accuracy measured at this precision."""
+        return any(measured.precision == precision for measured in self.accuracy)
+
+
+def read_card(folder: Path | str) -> Card:
+    """Return the card of a checkpoint's folder, without its weights. Raise CheckpointError."""
+    file = Path(folder) / CARD
+    try:
+        return Card.model_validate_json(read_file(file, MAX_CARD_BYTES))
+    except ValidationError as exc:
+        first, *others = exc.errors()
+        field = ".".join(map(str, first["loc"]))
+        problem = first["msg"].removeprefix("Value error, ")
+        if isinstance(first["input"], int | float):
+            problem += f", not {str(first['input'])[:24]}"
+        more = f" (and {len(others)} more)" if others else ""
+        raise CheckpointError(file, field, problem + more) from exc
+
+
+def read_file(file: Path, max_bytes: int) -> bytes:
+    """Return the bytes of a checkpoint's file. Raise CheckpointError naming it."""
+    try:
+        return read_regular(file, max_bytes)
+    except OSError as exc:
+        raise CheckpointError(file, "", exc.strerror or str(exc)) from exc
