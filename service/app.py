@@ -18,9 +18,10 @@ from starlette.responses import HTMLResponse, RedirectResponse
 from starlette.staticfiles import StaticFiles
 
 from service.classification.schemas import ErrorBody
+from service.decoding.availability import DecodingUnavailable
 from service.decoding.fork_server import DecodeLimits
 from service.decoding.job import DecodeRequest
-from service.decoding.pool import DecoderPool, DecodingUnavailable
+from service.decoding.pool import DecoderPool
 from service.errors import Problem, StartupError
 from service.http import error_responses
 from service.http.middleware import api_keys, trailing_slashes

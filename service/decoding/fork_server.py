@@ -1,48 +1,35 @@
-"""The service's side of the process that forks decoding processes."""
+"""The fork server: the process that forks decoding processes, and its supervision."""
 
 from __future__ import annotations
 
 import logging
-import os
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
+from enum import Enum
 from typing import Literal
 
 from service.decoding import wire
+from service.decoding.fork_server_process import END_S, ForkServerProcess
 from service.decoding.process import Process
 from service.decoding.sandbox import Layers
-from service.decoding.stderr_tail import StderrTail, quoted
+from service.decoding.stderr_tail import StderrTail, quote_lines
 
 log = logging.getLogger("scmrl.decoding")
 
-_WORKER = "service.decoding.worker"
-#: Longest wait for its answers, in seconds: the first waits for its imports.
-_START_S, _ANSWER_S = 60.0, 6.0
-#: How long it has to end in order, in seconds.
-_END_S = 2.0
-#: Wait before it is started again after a start that failed, in seconds: doubled each time, up to
-#: the longest.
-_RETRY_S, _RETRY_MOST_S = 1.0, 30.0
-#: One thread for each job, but for video's, which share what memory the job may have. The stack
-#: of a process that crashes goes to stderr.
-_ENVIRONMENT = {
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    "MALLOC_ARENA_MAX": "1",
-    "PYTHONFAULTHANDLER": "1",
-}
+#: Wait after a failed start, in seconds: doubled each time, up to the longest.
+_RETRY_S, _MAX_RETRY_S = 1.0, 30.0
 
 
 @dataclass(frozen=True)
 class DecodeLimits:
-    """What a request's files may cost: seconds to read them, and memory in bytes; and whether
-    they may be read where seccomp does not hold the process."""
+    """Limits of one decoding process.
+
+    `seconds` to read the files of a request, `memory_bytes` for them, and whether a `sandbox` by
+    seccomp is required.
+    """
 
     seconds: float
     memory_bytes: int
@@ -50,216 +37,201 @@ class DecodeLimits:
 
 
 @dataclass(frozen=True)
-class Failing:
-    """Starts that failed, one after the other: how many, since when (time.monotonic()), and why
-    the last one did."""
+class FailedStarts:
+    """Consecutive starts that failed: how many, since when (time.monotonic()), and why the last
+    one did."""
 
-    starts: int
+    count: int
     since: float
     reason: str
 
 
-class _Running:
-    """The process that there is, with our end of its socket and its stderr. Raises OSError."""
+class State(Enum):
+    """States of a fork server. `ForkServer` documents the transitions."""
 
-    def __init__(self, sandbox: str) -> None:
-        self.answered = False
-        self.stderr_tail = StderrTail()
-        with ExitStack() as here:
-            here.callback(self.stderr_tail.close_writer)
-            self.control, theirs = socket.socketpair()
-            here.enter_context(theirs)
-            unused = here.enter_context(ExitStack())
-            unused.enter_context(self.control)
-            self.control.settimeout(_START_S)
-            self.popen = _started(theirs.fileno(), self.stderr_tail.writer, sandbox)
-            unused.pop_all()
-
-    def ask(self, order: bytes, fds: list[int]) -> int:
-        """What it answers to an order. Raises OSError."""
-        socket.send_fds(self.control, [order], fds)
-        answer = self.control.recv(wire.REPLY.size, socket.MSG_WAITALL)
-        if len(answer) < wire.REPLY.size:
-            raise ConnectionError("it has gone")
-        self.answered = True
-        self.control.settimeout(_ANSWER_S)
-        return int(wire.REPLY.unpack(answer)[0])
-
-    def end(self) -> None:
-        """Let it end, and all that it forked, and wait for that."""
-        self.control.close()
-        try:
-            self.popen.wait(timeout=_END_S)
-        except subprocess.TimeoutExpired:
-            self.popen.kill()
-            self.popen.wait()
-
-
-def _started(control: int, stderr: int, sandbox: str) -> subprocess.Popen[bytes]:
-    # Whoever takes it over must not find the service's keys in its memory.
-    own = {k: v for k, v in os.environ.items() if not k.startswith(("SCMRL_", "OTEL_"))}
-    return subprocess.Popen(
-        [sys.executable, "-m", _WORKER, str(control), sandbox],
-        pass_fds=[control],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=stderr,
-        env=own | _ENVIRONMENT,
-        start_new_session=True,  # Ctrl-C is for the service, which ends it in order
-    )
+    ABSENT = "not started yet"
+    STARTING = "started, has not replied yet"
+    RUNNING = "has replied"
+    LOST = "a running one died or hung; the next request starts another at once"
+    BACKOFF = "a start failed; the next one has to wait"
+    STOPPED = "ended with the service"
 
 
 class ForkServer:
-    """The process that forks the others; started anew where it has died or does not answer.
+    """Supervises the process that forks decoding processes.
 
-    A process that has answered is replaced at once. Where the one in its place fails as well, the
-    next is started a while later.
+    State transitions; a request (`fork`, `heartbeat`) drives all of them except the last:
+
+        ABSENT, LOST, BACKOFF ──start──▶ STARTING ──reply──▶ RUNNING
+        RUNNING  ──death or no reply──▶ LOST
+        STARTING ──death or no reply──▶ BACKOFF
+        any state ──stop──▶ STOPPED
+
+    Thread-safe. One request is in flight at a time; others wait for it.
     """
 
     def __init__(self, limits: DecodeLimits) -> None:
         self._limits = limits
         self._lock = threading.Lock()
-        self._running: _Running | None = None
-        self._asked_at: float | None = None  # time.monotonic() of an order that has no answer yet
-        self._retry_at = 0.0
-        self._stopped = False
-        self._logged: tuple[str, list[str]] | None = None  # the last failure that is in the log
+        self._process: ForkServerProcess | None = None
+        self._state = State.ABSENT
+        self._stopping = False
+        self._request_sent_at: float | None = None  # time.monotonic(); None: none is in flight
+        self._retry_at = 0.0  # time.monotonic()
+        self._last_logged: tuple[str, list[str]] | None = None
         self.restarts = 0
-        self.lost = False  # and none has answered since
-        self.failing: Failing | None = None
-        self.layers: Layers | None = None  # of the processes that it forks
+        #: Failed starts since the last decoding process was forked.
+        self.failed_starts: FailedStarts | None = None
+        #: Sandbox layers of the decoding processes; None before the first reply.
+        self.sandbox_layers: Layers | None = None
 
     @property
     def pid(self) -> int | None:
-        """The process that there is."""
-        running = self._running
-        return None if running is None else running.popen.pid
+        process = self._process
+        return None if process is None else process.pid
+
+    @property
+    def is_being_replaced(self) -> bool:
+        """Whether a process was lost, or a start failed, and no other has replied yet."""
+        return self._state in (State.LOST, State.BACKOFF, State.STARTING)
 
     @property
     def silent_s(self) -> float:
-        """How long an answer of it has been waited for."""
-        asked_at = self._asked_at
-        return 0.0 if asked_at is None else time.monotonic() - asked_at
+        """Seconds since the request in flight was sent; 0 where there is none."""
+        sent_at = self._request_sent_at
+        return 0.0 if sent_at is None else time.monotonic() - sent_at
 
     def fork(self) -> Process:
-        """A new decoding process. Raises RuntimeError where there is none to be had."""
+        """Fork a decoding process. Raises RuntimeError where none can be started."""
         limits = self._limits
-        if self.layers is None:
+        if self.sandbox_layers is None:
             self.heartbeat()
-        with ExitStack() as here:
+        with ExitStack() as stack:
             try:
                 ours, theirs = socket.socketpair()
-                here.enter_context(theirs)
-                unused = here.enter_context(ExitStack())
-                unused.enter_context(ours)
+                stack.enter_context(theirs)
+                on_failure = stack.enter_context(ExitStack())
+                on_failure.enter_context(ours)
                 stderr_tail = StderrTail()
             except OSError as exc:
                 raise RuntimeError(f"no decoding process can be started: {exc}") from exc
-            here.callback(stderr_tail.close_writer)
+            stack.callback(stderr_tail.close_writer)
             fds = [theirs.fileno(), stderr_tail.writer]
-            pid = self._ask(wire.START, limits.memory_bytes, 2 * limits.seconds, fds)
-            unused.pop_all()
-        self.failing = self._logged = None
+            pid = self._request(wire.START, limits.memory_bytes, 2 * limits.seconds, fds)
+            on_failure.pop_all()
+        self.failed_starts = self._last_logged = None
         return Process(pid, ours, stderr_tail)
 
     def heartbeat(self) -> None:
-        """Let it show that it lives. Raises RuntimeError where none can be started."""
-        layers = Layers(self._ask(wire.HEARTBEAT, 0, 0.0, []))
-        if layers != self.layers:
-            self.layers = layers
+        """Wait for a sign of life. Raises RuntimeError where no fork server can be started."""
+        layers = Layers(self._request(wire.HEARTBEAT, 0, 0.0, []))
+        if layers != self.sandbox_layers:
+            self.sandbox_layers = layers
             level = logging.INFO if Layers.SECCOMP in layers else logging.WARNING
             log.log(level, "decoding processes are confined by %s", ", ".join(layers.names))
 
     def kill(self, process: Process) -> None:
-        """End a process at once, whatever it is doing."""
-        with self._lock, suppress(OSError):
-            if self._running is not None:
-                self._running.control.sendall(wire.COMMAND.pack(wire.KILL, process.pid, 0.0))
+        """End a decoding process at once, whatever it is doing."""
+        with self._lock:
+            if self._process is not None:
+                self._process.kill_child(process.pid)
         process.close()
 
     def stop(self) -> None:
-        """End it, and all that it forked."""
-        self._stopped = True
-        while not self._lock.acquire(timeout=_END_S):
-            if (running := self._running) is not None:
-                running.popen.kill()  # who has the lock waits for an answer of it
+        """End the fork server and all decoding processes."""
+        self._stopping = True
+        while not self._lock.acquire(timeout=END_S):
+            if (process := self._process) is not None:
+                process.kill()  # the thread that has the lock waits for its reply
         try:
-            if self._running is not None:
-                self._running.end()
-                self._running = None
+            if self._process is not None:
+                self._process.end()
+            self._process = None
+            self._state = State.STOPPED
         finally:
             self._lock.release()
 
-    def _ask(self, kind: bytes, number: int, seconds: float, fds: list[int]) -> int:
-        """What it answers to an order; of one that was lost, another in its place.
+    def _request(self, kind: bytes, number: int, seconds: float, fds: list[int]) -> int:
+        """Send a command and return the reply; replace a running process that does not answer.
 
-        Raises RuntimeError where that one fails as well, and until the next may be started.
+        Raises RuntimeError where no process answers that was started for this command, or none may
+        be started yet.
         """
-        order = wire.COMMAND.pack(kind, number, seconds)
+        command = wire.COMMAND.pack(kind, number, seconds)
         with self._lock:
-            while True:
-                had_answered = self._running is not None and self._running.answered
+            if self._state is State.RUNNING:
                 try:
-                    return self._answer(order, fds)
+                    return self._exchange(command, fds)
                 except OSError as exc:
-                    self._lose(exc)
-                    if not had_answered:
-                        raise RuntimeError(self._why()) from exc
+                    self._handle_loss(exc)
+            try:
+                self._start()
+                return self._exchange(command, fds)
+            except OSError as exc:
+                self._handle_failed_start(exc)
+                raise self._unavailable() from exc
 
-    def _answer(self, order: bytes, fds: list[int]) -> int:
-        """Raises OSError."""
-        if self._running is None:
-            if self._stopped:
-                raise OSError("the service is being stopped")
-            if time.monotonic() < self._retry_at:
-                raise OSError("its last start failed a moment ago")
-            self._running = _Running(self._limits.sandbox)
-        self._asked_at = time.monotonic()
+    def _start(self) -> None:
+        """ABSENT, LOST or BACKOFF → STARTING. Raises RuntimeError where none may be started yet,
+        and OSError."""
+        if self._stopping:
+            raise self._unavailable()
+        if self._state is State.BACKOFF and time.monotonic() < self._retry_at:
+            raise self._unavailable()
+        self._process = ForkServerProcess(self._limits.sandbox)
+        self._state = State.STARTING
+
+    def _exchange(self, command: bytes, fds: list[int]) -> int:
+        """Return the reply to a command: STARTING or RUNNING → RUNNING. Raises OSError."""
+        assert self._process is not None
+        self._request_sent_at = time.monotonic()
         try:
-            answer = self._running.ask(order, fds)
+            reply = self._process.request(command, fds)
         finally:
-            self._asked_at = None
-        self.lost = False
-        return answer
+            self._request_sent_at = None
+        self._state = State.RUNNING
+        return reply
 
-    def _why(self) -> str:
-        reason = self.failing.reason if self.failing else "the service is being stopped"
-        return f"no decoding process can be started: {reason}"
+    def _handle_loss(self, error: OSError) -> None:
+        """RUNNING → LOST."""
+        self._state = State.LOST
+        self._end_process(error)
 
-    def _lose(self, why: OSError) -> None:
-        """Give up the one there is, and all that it forked: they end with it."""
-        running, self._running = self._running, None
-        if running is not None and isinstance(why, TimeoutError):
-            running.popen.kill()
-        if running is not None:
-            running.end()
-        if self._stopped or (running is None and time.monotonic() < self._retry_at):
+    def _handle_failed_start(self, error: OSError) -> None:
+        """STARTING, or a state before it → BACKOFF."""
+        self._state = State.BACKOFF
+        reason = self._end_process(error)
+        if self._stopping:
             return
-        self.lost = True
-        self.restarts += running is not None
-        lines = running.stderr_tail.lines() if running is not None else []
-        reason = str(why) if running is None else _end_of(running.popen.returncode, why)
-        self._log(running, reason, lines)
-        if running is not None and running.answered:
-            return  # another is started at once
-        failing = self.failing or Failing(0, time.monotonic(), "")
-        reason = f"{reason}: {lines[-1]}" if lines else reason
-        self.failing = Failing(failing.starts + 1, failing.since, reason)
-        self._retry_at = time.monotonic() + min(_RETRY_MOST_S, _RETRY_S * 2**failing.starts)
+        failed = self.failed_starts or FailedStarts(0, time.monotonic(), "")
+        self.failed_starts = FailedStarts(failed.count + 1, failed.since, reason)
+        self._retry_at = time.monotonic() + min(_MAX_RETRY_S, _RETRY_S * 2**failed.count)
 
-    def _log(self, running: _Running | None, reason: str, lines: list[str]) -> None:
-        """Say it, unless the last failure that was said is the same."""
-        if (reason, lines) == self._logged:
-            return
-        self._logged = (reason, lines)
-        which = f"process {running.popen.pid}" if running is not None else "the process"
-        log.error("%s, which starts decoding, is replaced: %s%s", which, reason, quoted(lines))
+    def _end_process(self, error: OSError) -> str:
+        """End the process with its children, log why it was lost, and return the reason."""
+        process, self._process = self._process, None
+        if process is not None:
+            if isinstance(error, TimeoutError):
+                process.kill()
+            process.end()
+        if self._stopping:
+            return str(error)
+        if process is None:
+            self._log("the fork server cannot be started", str(error), [])
+            return str(error)
+        self.restarts += 1
+        lines = process.stderr_tail.lines()
+        reason = process.describe_end(error)
+        self._log(f"the fork server (process {process.pid}) is replaced", reason, lines)
+        return f"{reason}: {lines[-1]}" if lines else reason
 
+    def _log(self, event: str, reason: str, lines: list[str]) -> None:
+        """Log an error, except where the last one had the same reason and lines of stderr."""
+        if (reason, lines) != self._last_logged:
+            self._last_logged = (reason, lines)
+            log.error("%s: %s%s", event, reason, quote_lines(lines))
 
-def _end_of(returncode: int, why: OSError) -> str:
-    """How a process ended, in words."""
-    if isinstance(why, TimeoutError):
-        return "it does not answer"
-    if returncode < 0:
-        return f"it was ended by signal {-returncode} ({signal.strsignal(-returncode)})"
-    return f"it ended with exit code {returncode}"
+    def _unavailable(self) -> RuntimeError:
+        failed = self.failed_starts
+        reason = "the service is being stopped" if failed is None else failed.reason
+        return RuntimeError(f"no decoding process can be started: {reason}")

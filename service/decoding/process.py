@@ -11,24 +11,28 @@ from service.decoding.job import DecodeRequest, DecodeResult
 from service.decoding.proc_status import ProcStatus, Unresponsive
 from service.decoding.stderr_tail import StderrTail
 
-#: Longest time, in seconds, that an idle process may take for a heartbeat, and any process to
-#: take over the files of a job: they are copied from memory to memory.
-_HEARTBEAT_S, _HANDOVER_S = 4.0, 10.0
+#: Longest time in seconds for an idle process to answer a heartbeat, and for any process to receive
+#: the files of a job, which are copied from memory to memory.
+_HEARTBEAT_S, _SEND_JOB_S = 4.0, 10.0
 
 
 class Process:
-    """A decoding process, idle or at its one job; `stderr_tail` is its stderr."""
+    """A decoding process, idle or at one job.
+
+    `pid` is its process id, `job_count` the jobs it was given, `job_started_at` the
+    time.monotonic() of the last one's start, `stderr_tail` what it wrote to stderr last.
+    """
 
     def __init__(self, pid: int, sock: socket.socket, stderr_tail: StderrTail) -> None:
         self.pid = pid
-        self.jobs = 0
-        self.since = 0.0  # time.monotonic() of its last job's begin
+        self.job_count = 0
+        self.job_started_at = 0.0
         self.stderr_tail = stderr_tail
         self._sock = sock
 
     @property
-    def gone(self) -> bool:
-        """Whether it has ended (or speaks unasked), of one that has nothing to do."""
+    def has_ended(self) -> bool:
+        """Whether an idle process has ended, or sends what was not requested."""
         try:
             self._sock.setblocking(False)
             self._sock.recv(1, socket.MSG_PEEK)
@@ -39,39 +43,39 @@ class Process:
         return True
 
     def heartbeat(self) -> None:
-        """Wait for a sign of life of an idle process. Raises Lost, and Unresponsive."""
+        """Wait for an idle process to answer a heartbeat. Raises PeerLost and Unresponsive."""
         deadline = wire.Deadline(_HEARTBEAT_S, ProcStatus(self.pid).check_awake)
         try:
             wire.send_heartbeat(self._sock, deadline)
             wire.receive_acknowledgement(self._sock, deadline)
         except TimeoutError:
-            raise Unresponsive(f"it gave no sign of life within {_HEARTBEAT_S:g} s") from None
+            raise Unresponsive(f"it answered no heartbeat within {_HEARTBEAT_S:g} s") from None
 
     def decode(self, files: InputFiles, wanted: DecodeRequest, seconds: float) -> DecodeResult:
-        """Hand over the files and wait for what becomes of them.
+        """Send the files and wait for the result.
 
-        Raises Problem and RuntimeError as `wire.receive_result` does, Lost, Unresponsive where
-        the process does not begin or is stopped, and TimeoutError where it has the files and
-        reads them for longer than `seconds`.
+        Raises Problem and RuntimeError as `wire.receive_result` does; PeerLost; Unresponsive where
+        the process does not receive the files or is stopped; TimeoutError where it reads them for
+        longer than `seconds`.
         """
-        self.jobs += 1
-        self._hand_over(files, wanted)
+        self.job_count += 1
+        self._send_job(files, wanted)
         deadline = wire.Deadline(seconds, ProcStatus(self.pid).check_not_stopped)
         return wire.receive_result(self._sock, deadline)
 
     def interrupt(self) -> None:
-        """Make `decode`, which another thread is in, raise Lost; returns at once."""
+        """Make `decode`, which runs in another thread, raise PeerLost; do not wait for it."""
         with suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Let it end when it is done."""
+        """Close the socket: the process ends after its job."""
         self._sock.close()
 
-    def _hand_over(self, files: InputFiles, wanted: DecodeRequest) -> None:
-        deadline = wire.Deadline(_HANDOVER_S, ProcStatus(self.pid).check_awake)
+    def _send_job(self, files: InputFiles, wanted: DecodeRequest) -> None:
+        deadline = wire.Deadline(_SEND_JOB_S, ProcStatus(self.pid).check_awake)
         try:
             wire.send_request(self._sock, files, wanted, deadline)
             wire.receive_acknowledgement(self._sock, deadline)
         except TimeoutError:
-            raise Unresponsive(f"it did not take the files within {_HANDOVER_S:g} s") from None
+            raise Unresponsive(f"it did not receive the files within {_SEND_JOB_S:g} s") from None

@@ -1,19 +1,19 @@
-"""What a decoding process gives up before it reads a stranger's file.
+"""The sandbox of a decoding process, which it enters before it reads an uploaded file.
 
-Everywhere: more memory than its share, core dumps, and writing files. On Linux also, each where
-the machine has it:
+On every system: a memory limit, no core dumps, no writing of files. On Linux, each where the
+machine supports it:
 
-- new privileges, and all capabilities;
-- its user: a process of root takes a user id that no other process has, so it may not signal or
-  trace any. This needs CAP_SETUID, CAP_SETGID and CAP_KILL, which the process that forks it keeps;
-- threads beyond a number. RLIMIT_NPROC counts all processes of a user, so it holds for a user id
-  of its own, or for a user namespace of its own, which a process of another user makes. Neither
-  may be possible in a container: there its limit of processes (`pids`) bounds all together;
-- by libseccomp, every system call that decoding in memory does not need: it can open no file and
-  no socket, start no program, and name no other process (see `syscalls`).
+- no new privileges, and no capabilities;
+- a user id that no other process has, for a process of root, so it may not signal or trace any
+  other. This needs CAP_SETUID, CAP_SETGID and CAP_KILL, which the fork server keeps;
+- a limit of threads. RLIMIT_NPROC counts all processes of a user, so it needs a user id of its own,
+  or a user namespace of its own, which a process that is not root creates. A container may allow
+  neither: there its limit of processes (`pids`) bounds all together;
+- a seccomp filter that refuses every system call that decoding in memory does not need: the process
+  can open no file and no socket, start no program, and address no other process (see `syscalls`).
 
 Landlock is not used. Its Python packages are young or unreleased (landlock 1.0.0.dev5, landlockpy
-0.2, py-landlock 0.1), and what it takes away needs system calls that seccomp refuses.
+0.2, py-landlock 0.1), and what it restricts needs system calls that seccomp refuses.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ from service.decoding import syscalls
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
 _CLONE_NEWUSER = 0x10000000
-#: The form of capget() and capset() with 64 capabilities.
+#: The version of capget() and capset() with 64 capabilities.
 _CAPABILITY_VERSION = 0x20080522
 _CAP_KILL, _CAP_SETGID, _CAP_SETUID = 1 << 5, 1 << 6, 1 << 7
 #: What root needs to give a process a user id of its own, and to end that process later.
 _CHANGE_USER = _CAP_KILL | _CAP_SETGID | _CAP_SETUID
-#: User ids from here on, by process id, are in no range that systemd or containers give out.
-_OWN_USERS = 0x70000000
-#: Files that may be open: a few, all of them from before.
+#: Added to a process id, this gives a user id outside the ranges of systemd and containers.
+_FIRST_OWN_UID = 0x70000000
+#: Limit of open files; a process has a few, all opened before.
 _MAX_FILES = 64
-#: Threads of one process; decoding starts a few, see model.media.video.frames.
+#: Limit of threads of one process; decoding starts a few, see model.media.video.frames.
 _MAX_THREADS = 64
-#: Memory of a process that is confined to see which layers are in force, in bytes.
-_TRIAL_MEMORY = 64 << 20
+#: Memory in bytes for a process that only tries which layers can be put in force.
+_PROBE_MEMORY = 64 << 20
 
 
 class Layers(IntFlag):
-    """What holds a confined process."""
+    """Sandbox layers in force for a process."""
 
     LIMITS = 1
     NO_NEW_PRIVS = 2
@@ -58,28 +58,30 @@ class Layers(IntFlag):
 
     @property
     def names(self) -> list[str]:
-        """Their names in small letters."""
+        """Names in lower case, as `/readyz` and the log have them."""
         return [str(layer.name).lower() for layer in self]
 
 
 class SeccompUnavailable(Exception):
-    """System calls cannot be refused here; the message says what is needed for it."""
+    """No seccomp filter can be installed here; the message says what is needed."""
 
 
 class Orphaned(Exception):
-    """The process that was to end this one has gone before."""
+    """The parent ended before this process could ask to end with it."""
 
 
 def confine(
     memory_bytes: int, seccomp_required: bool = False, *, parent: int | None = None
 ) -> Layers:
-    """Give it all up, for good; `memory_bytes` is what a file may take beyond what there is.
+    """Enter the sandbox, irrevocably, and return the layers in force.
 
-    On Linux the process ends with its parent; `parent` is that one's id, where it may have gone
-    already. Returns which layers are in force. Raises SeccompUnavailable where seccomp is required
-    and not there, Orphaned, and OSError where giving up a right fails.
+    `memory_bytes` may be allocated beyond the address space in use. On Linux the process ends with
+    its parent; pass the process id of `parent` where that may have ended already.
+
+    Raises SeccompUnavailable where seccomp is required and missing, Orphaned, and OSError where a
+    right cannot be given up.
     """
-    syscalls.library()  # which can be loaded no longer below
+    syscalls.library()  # it cannot be loaded any more below
     limit = _address_space() + memory_bytes
     _limit(resource.RLIMIT_AS, limit)
     _limit(resource.RLIMIT_FSIZE, 0)
@@ -93,7 +95,7 @@ def confine(
             raise Orphaned
         _forgo_privileges()
         layers |= Layers.NO_NEW_PRIVS
-        # Last: it refuses the calls above.
+        # Last, as it refuses the calls above.
         if syscalls.allow_only(syscalls.decoding_rules(os.getpid())):
             layers |= Layers.SECCOMP
     if seccomp_required:
@@ -102,11 +104,10 @@ def confine(
 
 
 def confine_forking() -> None:
-    """Confine the process that forks decoding processes, once its libraries are loaded.
+    """Confine the fork server, once its libraries are loaded.
 
-    It reads orders of the service alone. It keeps what it needs to fork, to end processes (which
-    ids they will have no filter knows) and to read files; of root's capabilities those that
-    `confine` needs. Raises OSError.
+    It keeps what it needs to fork, to kill processes (a filter cannot know their ids) and to read
+    files, and of root's capabilities those that `confine` needs. Raises OSError.
     """
     _limit_files()
     if sys.platform == "linux":
@@ -116,17 +117,17 @@ def confine_forking() -> None:
         syscalls.allow_only(syscalls.forking_rules())
 
 
-def try_out(seccomp_required: bool = False) -> Layers:
-    """Confine a process that is forked for it; which layers are in force there.
+def probe(seccomp_required: bool = False) -> Layers:
+    """Confine a forked process and return the layers in force there.
 
-    Raises SeccompUnavailable as `confine` does, and OSError where the process failed; its
-    traceback is on stderr.
+    Raises SeccompUnavailable as `confine` does, and OSError where the forked process failed; it
+    prints its traceback to stderr.
     """
     reader, writer = os.pipe()
     pid = os.fork()
     if not pid:
         try:
-            os.write(writer, bytes([confine(_TRIAL_MEMORY)]))
+            os.write(writer, bytes([confine(_PROBE_MEMORY)]))
         except BaseException:
             traceback.print_exc()
         finally:
@@ -136,7 +137,7 @@ def try_out(seccomp_required: bool = False) -> Layers:
         answer = pipe.read()
     os.waitpid(pid, 0)
     if not answer:
-        raise OSError("a process that was forked for it could not be confined")
+        raise OSError("a forked process could not be confined")
     layers = Layers(answer[0])
     if seccomp_required:
         _require_seccomp(layers)
@@ -144,22 +145,22 @@ def try_out(seccomp_required: bool = False) -> Layers:
 
 
 def check() -> None:
-    """Confine a process that is started for it.
-
-    Raises SeccompUnavailable where seccomp does not hold it.
-    """
+    """Confine a new process. Raises SeccompUnavailable where seccomp is not in force there."""
     command = [sys.executable, "-m", "service.decoding.sandbox"]
-    trial = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    if trial.returncode:
-        raise SeccompUnavailable(trial.stderr.strip() or f"it ended with {trial.returncode}")
+    child = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if child.returncode:
+        raise SeccompUnavailable(child.stderr.strip() or f"it ended with {child.returncode}")
 
 
 def limit_cpu(seconds: float) -> None:
-    """Let this process work `seconds` more; its parent, which is to end it earlier, may be gone."""
+    """Limit this process to `seconds` more of CPU time.
+
+    The service ends a slow process earlier; this holds where the service has gone.
+    """
     used = resource.getrusage(resource.RUSAGE_SELF)
-    wanted = int(used.ru_utime + used.ru_stime + seconds) + 1
+    limit = int(used.ru_utime + used.ru_stime + seconds) + 1
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-    soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    soft = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
     resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
 
 
@@ -174,7 +175,7 @@ def _require_seccomp(layers: Layers) -> None:
 
 
 def _address_space() -> int:
-    """Bytes of address space in use; 0 where /proc does not say."""
+    """Return the bytes of address space in use; 0 where /proc is missing."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
     except OSError:
@@ -182,21 +183,21 @@ def _address_space() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def _limit(kind: int, most: int) -> None:
-    """Lower a limit to `most`, for good; one that is lower stays."""
+def _limit(kind: int, maximum: int) -> None:
+    """Lower the soft and the hard limit to `maximum`, irrevocably; a lower limit stays."""
     hard = resource.getrlimit(kind)[1]
-    value = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    value = maximum if hard == resource.RLIM_INFINITY else min(maximum, hard)
     resource.setrlimit(kind, (value, value))
 
 
 def _limit_files() -> None:
-    """No core dumps, and few open files."""
+    """Allow no core dumps and few open files."""
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_NOFILE, _MAX_FILES)
 
 
 def _leave_user() -> Layers:
-    """Take a user id, or else a user namespace, of its own, and limit the threads in it."""
+    """Switch to a user id, or else a user namespace, of its own, and limit its threads."""
     layers = Layers(0)
     if os.geteuid():
         if _libc().unshare(_CLONE_NEWUSER):
@@ -204,20 +205,20 @@ def _leave_user() -> Layers:
     else:
         if _capabilities() & _CHANGE_USER != _CHANGE_USER:
             return layers
-        own = _OWN_USERS + os.getpid()
+        uid = _FIRST_OWN_UID + os.getpid()
         try:
             os.setgroups([])
-            os.setresgid(own, own, own)
-            os.setresuid(own, own, own)
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
         except OSError:
-            return layers  # a container's user namespace has no such ids
+            return layers  # the user namespace of a container has no such ids
         layers |= Layers.OWN_USER
     _limit(resource.RLIMIT_NPROC, _MAX_THREADS)
     return layers | Layers.THREAD_LIMIT
 
 
 def _forgo_privileges() -> None:
-    """Gain no rights by starting programs, and be traced by no other user. Raises OSError."""
+    """Set no_new_privs, and forbid tracing by other users. Raises OSError."""
     libc = _libc()
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
@@ -233,16 +234,16 @@ class _CapabilitySets(ctypes.Structure):
 
 
 def _capabilities() -> int:
-    """The first 32 effective capabilities, a bit each. Raises OSError."""
+    """Return the first 32 effective capabilities, one bit each. Raises OSError."""
     sets = (_CapabilitySets * 2)()
     if _libc().capget(ctypes.byref(_CapabilityHeader(_CAPABILITY_VERSION, 0)), sets):
         raise OSError(ctypes.get_errno(), "capget was refused")
     return int(sets[0].effective)
 
 
-def _set_capabilities(kept: int) -> None:
-    """Give up all capabilities but those of the first 32 in `kept`. Raises OSError."""
-    sets = (_CapabilitySets * 2)(_CapabilitySets(kept, kept, 0))
+def _set_capabilities(mask: int) -> None:
+    """Drop all capabilities except those in `mask`, of the first 32. Raises OSError."""
+    sets = (_CapabilitySets * 2)(_CapabilitySets(mask, mask, 0))
     if _libc().capset(ctypes.byref(_CapabilityHeader(_CAPABILITY_VERSION, 0)), sets):
         raise OSError(ctypes.get_errno(), "capset was refused")
 
@@ -252,9 +253,9 @@ def _libc() -> ctypes.CDLL:
 
 
 def _main() -> None:
-    """Confine this process where seccomp is required, and print the layers."""
+    """Confine this process where seccomp is required, and print the layers in force."""
     try:
-        layers = confine(_TRIAL_MEMORY, seccomp_required=True)
+        layers = confine(_PROBE_MEMORY, seccomp_required=True)
     except SeccompUnavailable as exc:
         sys.exit(str(exc))
     print(", ".join(layers.names))

@@ -1,12 +1,12 @@
-"""System calls that decoding processes, and the process that forks them, keep; by libseccomp.
+"""Seccomp filters of decoding processes and of the fork server, by libseccomp.
 
-A filter compares the registers of a call and sees no memory. So a call that names another process
-in a register is allowed for safe values alone, and a call that names a path or an address in
-memory is refused, whatever its flags say: newfstatat takes a path with AT_EMPTY_PATH as well.
-A call of another architecture that the machine runs (i386, x32) ends the process.
+A filter compares the registers of a system call and cannot read memory. So a call that names
+another process in a register is allowed for safe values only, and a call that names a path or an
+address in memory is refused whatever its flags are: newfstatat takes a path with AT_EMPTY_PATH as
+well. A call of another architecture that the machine runs (i386, x32) ends the process.
 
 Executable memory is not refused: the callbacks of cffi, which soundfile uses, need a page that is
-writable and executable. What a process can do is bounded by its calls, not by its code.
+writable and executable. A process is limited by its system calls, not by its code.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from functools import cache
 from types import ModuleType
 from typing import Literal
 
-#: All that decoding needs once its libraries are loaded: memory, the sockets that are open, the
-#: clock, threads' locks, and an end.
+#: What decoding needs once its libraries are loaded: memory, open sockets, the clock, locks of
+#: threads, and exit.
 _DECODING = (
     "brk", "mmap", "munmap", "mremap", "mprotect", "madvise",
     "read", "readv", "write", "writev", "recvfrom",
@@ -34,7 +34,7 @@ _DECODING = (
     "exit", "exit_group",
 )  # fmt: skip
 
-#: What the process that forks them needs as well, and a forked one until it is confined.
+#: What the fork server needs as well, and a forked process until it is confined.
 _FORKING = (
     "recvmsg", "wait4", "fork", "pipe2", "dup2", "dup3",
     "newfstatat", "getsockname", "getpeername", "getsockopt",
@@ -42,25 +42,28 @@ _FORKING = (
     "setgroups", "setresgid", "setresuid",
 )  # fmt: skip
 
-#: What the C library asks of clone() for a thread: all is shared with its process, nothing else.
-#: musl has one bit more.
+#: Flags that the C library passes to clone() for a thread: it shares everything with its process.
+#: musl sets one bit more.
 _THREAD_FLAGS = (0x3D0F00, 0x7D0F00)
-#: CLONE_CHILD_SETTID and CLONE_CHILD_CLEARTID, which fork() may ask for.
+#: CLONE_CHILD_SETTID and CLONE_CHILD_CLEARTID, which fork() may set.
 _FORK_FLAGS = 0x1000000 | 0x200000
-#: clone3() on every kind of machine; old libseccomps have no name for it.
+#: Number of clone3() on every architecture; an old libseccomp has no name for it.
 _CLONE3 = 435
 _F_GETFD, _F_GETFL = 1, 3
 _RLIMIT_CPU = 0
-#: Clocks from here on are of devices or, by its id, of another process.
-_CLOCKS = 16
+#: Clocks with ids from here on belong to devices or to another process.
+_FIRST_FOREIGN_CLOCK = 16
 _MAX_PID = (1 << 31) - 1
 _ALL_BITS = (1 << 64) - 1
 
 
 @dataclass(frozen=True)
 class Condition:
-    """That the argument at `position`, in all bits of its register, is equal to `value`, less
-    than it, or at most it. With a `mask`: those bits of it are equal to `value`."""
+    """Compares the argument at `position`, all bits of its register, with `value`.
+
+    `comparison`: equal (EQ), less (LT), less or equal (LE). With a `mask`, the bits in it are
+    compared, and must be equal.
+    """
 
     position: int
     value: int
@@ -70,7 +73,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Rule:
-    """Allow the call `name` where all `conditions` hold; of several rules for it, one is enough."""
+    """Allows the call `name` where all `conditions` hold; of several rules, one is enough."""
 
     name: str
     conditions: tuple[Condition, ...] = ()
@@ -78,30 +81,32 @@ class Rule:
 
 _COMMON = (
     *(
-        Rule(name, (Condition(0, _CLOCKS, "LT"),))
+        Rule(name, (Condition(0, _FIRST_FOREIGN_CLOCK, "LT"),))
         for name in ("clock_gettime", "clock_getres", "clock_nanosleep")
     ),
     *(Rule("clone", (Condition(0, flags),)) for flags in _THREAD_FLAGS),
     *(Rule("fcntl", (Condition(1, command),)) for command in (_F_GETFD, _F_GETFL)),
     Rule("sched_getaffinity", (Condition(0, 0),)),
-    Rule("sendto", (Condition(4, 0),)),  # to the socket's other end, to no address
+    Rule("sendto", (Condition(4, 0),)),  # to the other end of the socket, not to an address
 )
 
 
 def decoding_rules(pid: int) -> tuple[Rule, ...]:
-    """For the decoding process `pid`: it may signal itself alone, and limit its own CPU time."""
+    """Return the rules of decoding process `pid`: it may signal itself and limit its CPU time."""
     return (
         *map(Rule, _DECODING),
         *_COMMON,
         Rule("tgkill", (Condition(0, pid),)),
         Rule("prlimit64", (Condition(0, 0), Condition(1, _RLIMIT_CPU))),
-        Rule("prlimit64", (Condition(0, 0), Condition(2, 0))),  # to read any of its own
+        Rule("prlimit64", (Condition(0, 0), Condition(2, 0))),  # reads a limit of its own
     )
 
 
 def forking_rules() -> tuple[Rule, ...]:
-    """For the process that forks those: it may fork, end processes, read files and give up
-    rights. What it forks inherits these rules, so none has a process id."""
+    """Return the rules of the fork server: it may fork, kill processes, read files and drop rights.
+
+    Its children inherit these rules, so none names a process id.
+    """
     writing = os.O_ACCMODE | os.O_CREAT | os.O_TRUNC
     return (
         *map(Rule, _DECODING),
@@ -117,9 +122,9 @@ def forking_rules() -> tuple[Rule, ...]:
 
 @cache
 def library() -> ModuleType | None:
-    """Import pyseccomp, which looks for libseccomp; None where either is missing.
+    """Import pyseccomp, which loads libseccomp; None where either is missing.
 
-    For the first call, this process has to be able to open files and start programs.
+    The first call has to be made while this process can open files and start programs.
     """
     try:
         import pyseccomp
@@ -129,10 +134,10 @@ def library() -> ModuleType | None:
 
 
 def allow_only(rules: Iterable[Rule]) -> bool:
-    """Refuse this process all other calls with EPERM, in all its threads and for good.
+    """Install a filter: all other calls fail with EPERM, in all threads of the process, for good.
 
-    Returns False, with nothing refused, where libseccomp is not installed or the kernel has no
-    filters. Raises OSError where they are there and fail.
+    Returns False, and installs nothing, where libseccomp is missing or the kernel has no filters.
+    Raises OSError where the kernel has them and refuses this one.
     """
     pyseccomp = library()
     if pyseccomp is None:
@@ -140,7 +145,7 @@ def allow_only(rules: Iterable[Rule]) -> bool:
     calls = pyseccomp.SyscallFilter(pyseccomp.ERRNO(errno.EPERM))
     for rule in rules:
         if pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, rule.name) < 0:
-            continue  # not a call of this kind of machine
+            continue  # not a call of this architecture
         conditions = [
             pyseccomp.Arg(c.position, getattr(pyseccomp, c.comparison), c.value)
             if c.mask is None
@@ -148,14 +153,14 @@ def allow_only(rules: Iterable[Rule]) -> bool:
             for c in rule.conditions
         ]
         calls.add_rule(pyseccomp.ALLOW, rule.name, *conditions)
-    # The C library takes these answers for an old kernel's: it starts threads by clone(), whose
-    # flags are in a register, and does without the cores of another thread.
+    # ENOSYS makes the C library assume an old kernel: it starts threads by clone(), whose flags are
+    # in a register, and does not read the CPU affinity of other threads.
     unknown = pyseccomp.ERRNO(errno.ENOSYS)
     calls.add_rule(unknown, _CLONE3)
     calls.add_rule(unknown, "sched_getaffinity", pyseccomp.Arg(0, pyseccomp.NE, 0))
     attributes = pyseccomp.Attr
     try:
-        calls.set_attr(attributes.API_SYSRAWRC, 1)  # errors as the kernel gives them
+        calls.set_attr(attributes.API_SYSRAWRC, 1)  # error codes of the kernel
         calls.set_attr(attributes.ACT_BADARCH, pyseccomp.KILL_PROCESS)
         calls.set_attr(attributes.CTL_TSYNC, 1)
         calls.load()

@@ -1,16 +1,16 @@
-"""`python -m service.decoding.worker FD SANDBOX`: the fork server, which forks decoding processes.
+"""`python -m service.decoding.worker FD SANDBOX`: the fork server and its decoding processes.
 
-It imports what decoding needs once; a process forked from it starts in milliseconds and shares
-that memory. Each is confined before it reads its first file, serves one socket, and ends when
-that closes. The fork server ends, and they with it, when the service closes its end of FD. SANDBOX
-is the setting `auto` or `required`.
+The fork server imports the libraries once; a process forked from it starts in milliseconds and
+shares that memory. Each decoding process is confined before it reads its first file, serves one
+socket, and ends when that is closed. The fork server and all its children end when the service
+closes its end of FD. SANDBOX is the setting: `auto` or `required`.
 
-The fork server reads nothing that a stranger sent: its orders have one length and come from the
-service alone, files go from the service to a forked process by a socket that the fork server only
-passes on, and their answers go the same way back. It is held by `sandbox.confine_forking`: few
-open files, no core dumps, no capabilities but those that confining and ending its children need,
-no new privileges, and by seccomp the calls for that alone. So it can fork, end processes by
-SIGKILL, and read files; it can write no file, open no socket and start no program.
+The fork server reads no upload. Its commands have a fixed length and come from the service. Files
+and results pass between the service and a decoding process through a socket that the fork server
+only hands on. `sandbox.confine_forking` limits it: few open files, no core dumps, no capabilities
+except those for confining and ending its children, no new privileges, and by seccomp only the
+system calls for that. So it can fork, send SIGKILL and read files, but write no file, open no
+socket and start no program.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from typing import NoReturn
 
 import av
 import cv2
@@ -42,61 +43,73 @@ from service.decoding.files import decode
 from service.errors import Error, Problem
 from service.runtime import gc
 
-#: Seconds between two looks for processes that have ended.
+#: Seconds between two checks for processes that have ended.
 _REAP_S = 5
 
 
 def run_fork_server(control: socket.socket, seccomp_required: bool) -> None:
-    """Carry out orders until the service has gone.
+    """Carry out commands from `control` until the service closes it.
 
-    Raises SeccompUnavailable where seccomp is required and not there, and OSError.
+    Raises SeccompUnavailable where seccomp is required and missing, and OSError.
     """
     sandbox.confine_forking()
-    layers = sandbox.try_out(seccomp_required)
+    layers = sandbox.probe(seccomp_required)
     children: set[int] = set()
-    own_pid = os.getpid()
-    waiting = select.poll()  # unlike select(), it takes descriptors above 1023
-    waiting.register(control, select.POLLIN)
+    poll = select.poll()  # unlike select(), it takes descriptors above 1023
+    poll.register(control, select.POLLIN)
     while True:
-        ready = waiting.poll(1000 * _REAP_S)
+        ready = poll.poll(1000 * _REAP_S)
         _reap(children)
         if not ready:
             continue
-        order, fds, _, _ = socket.recv_fds(control, wire.COMMAND.size, 2)
-        if len(order) < wire.COMMAND.size:
+        command, fds, _, _ = socket.recv_fds(control, wire.COMMAND.size, 2)
+        if len(command) < wire.COMMAND.size:
             break
-        kind, number, seconds = wire.COMMAND.unpack(order)
+        kind, number, seconds = wire.COMMAND.unpack(command)
         if kind == wire.KILL:
-            if number in children:  # ours and not reaped: it can be no other process
+            if number in children:  # not reaped yet, so no other process can have this id
                 os.kill(number, signal.SIGKILL)
-            continue
-        if kind == wire.HEARTBEAT:
+        elif kind == wire.HEARTBEAT:
             control.sendall(wire.REPLY.pack(layers))
-            continue
-        pid = os.fork()
-        if not pid:
-            control.close()
-            os.dup2(fds[1], sys.stderr.fileno())
-            os.close(fds[1])
-            confine = partial(sandbox.confine, number, seccomp_required, parent=own_pid)
-            _work(socket.socket(fileno=fds[0]), confine, seconds)
-        for fd in fds:
-            os.close(fd)
-        children.add(pid)
-        control.sendall(wire.REPLY.pack(pid))
+        else:
+            pid = _fork(control, fds, number, seconds, seccomp_required)
+            children.add(pid)
+            control.sendall(wire.REPLY.pack(pid))
     for pid in children:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
 
 
+def _fork(
+    control: socket.socket, fds: list[int], memory_bytes: int, cpu_s: float, seccomp_required: bool
+) -> int:
+    """Fork a decoding process for the socket and the stderr in `fds`; return its process id."""
+    parent = os.getpid()
+    pid = os.fork()
+    if not pid:
+        control.close()
+        sock, stderr = fds
+        os.dup2(stderr, sys.stderr.fileno())
+        os.close(stderr)
+        confine = partial(sandbox.confine, memory_bytes, seccomp_required, parent=parent)
+        _serve_jobs(socket.socket(fileno=sock), confine, cpu_s)
+    for fd in fds:
+        os.close(fd)
+    return pid
+
+
 def _reap(children: set[int]) -> None:
+    """Wait for children that have ended, and remove them from the set."""
     with suppress(ChildProcessError):
         while pid := os.waitpid(-1, os.WNOHANG)[0]:
             children.discard(pid)
 
 
-def _work(sock: socket.socket, confine: Callable[[], object], cpu_s: float) -> None:
-    """Decode one job after another, then end without the fork server's clean-up."""
+def _serve_jobs(sock: socket.socket, confine: Callable[[], object], cpu_s: float) -> NoReturn:
+    """Decode one job after another, each in at most `cpu_s` of CPU time; then exit the process.
+
+    It exits without Python's clean-up, which is the fork server's.
+    """
     code = 1
     try:
         confine()
@@ -121,7 +134,7 @@ def _work(sock: socket.socket, confine: Callable[[], object], cpu_s: float) -> N
 
 
 def _warm() -> None:
-    """Load what is loaded at first use: a confined process can open no file."""
+    """Use each library once: they load parts at first use, and a confined process opens no file."""
     # PyAV loads some of its modules when a file needs them.
     for module in pkgutil.walk_packages(av.__path__, "av."):
         if not module.name.endswith("__main__"):
@@ -142,7 +155,7 @@ def _warm() -> None:
 
 
 def _clip() -> bytes:
-    """A small one, with pictures and sound."""
+    """Return a small MP4 with pictures and sound."""
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         video = container.add_stream("mpeg4", rate=5)
@@ -162,7 +175,7 @@ def _clip() -> bytes:
 def main() -> None:
     """Run the fork server. The command line is in the module's docstring."""
     _warm()
-    gc.spare()  # and so its children share its memory for longer
+    gc.spare()  # so that its children share its memory for longer
     try:
         run_fork_server(socket.socket(fileno=int(sys.argv[1])), sys.argv[2] == "required")
     except sandbox.SeccompUnavailable as exc:

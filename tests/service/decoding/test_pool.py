@@ -24,13 +24,14 @@ from hypothesis import strategies as st
 
 from model.media.reader import Limits
 from service.classification.inputs import InputFiles
-from service.decoding import pool
+from service.decoding import process_set
 from service.decoding.files import decode
 from service.decoding.fork_server import DecodeLimits
 from service.decoding.job import DecodeRequest, DecodeResult
 from service.decoding.pool import DecoderPool
-from service.decoding.proc_status import _ASLEEP_LOOKS, ProcStatus, Unresponsive
+from service.decoding.proc_status import _MAX_ASLEEP_CHECKS, ProcStatus, Unresponsive
 from service.decoding.process import Process
+from service.decoding.process_set import ProcessSet
 from service.errors import Error, Problem
 from service.settings import MIB
 from tests.model import costly, made
@@ -90,12 +91,12 @@ def problem(found: DecodeResult | BaseException) -> Problem:
 
 
 def idle_pid(decoders: DecoderPool) -> int:
-    return decoders._idle[-1].pid
+    return decoders._processes.idle[-1].pid
 
 
 def busy_pid(decoders: DecoderPool) -> int | None:
     """A process that reads a file now."""
-    return next((process.pid for process in decoders._reading.copy()), None)
+    return next((process.pid for process in decoders._processes.busy.copy()), None)
 
 
 def cpu_ticks(pid: int | None) -> int:
@@ -263,9 +264,9 @@ def test_a_file_that_takes_too_long_is_to_blame_and_costs_no_other(clip: bytes) 
 
 def test_processes_that_are_stopped_cost_a_retry_and_no_file(clip: bytes) -> None:
     with started(workers=2) as decoders:
-        while len(decoders._idle) < 2:
+        while len(decoders._processes.idle) < 2:
             run(decoders, *[InputFiles(clip=clip)] * 4)
-        for process in decoders._idle:
+        for process in decoders._processes.idle:
             os.kill(process.pid, signal.SIGSTOP)
         for decoded in run(decoders, InputFiles(clip=clip), InputFiles(clip=clip)):
             good(decoded)
@@ -291,14 +292,14 @@ def test_a_process_that_is_stopped_while_it_reads_costs_a_retry(clip: bytes) -> 
 def test_files_are_not_to_blame_where_no_process_begins(
     monkeypatch: pytest.MonkeyPatch, clip: bytes
 ) -> None:
-    fork = DecoderPool._fork
+    fork = ProcessSet.fork
 
-    def stopped(decoders: DecoderPool) -> Process:
-        process = fork(decoders)
+    def stopped(processes: ProcessSet) -> Process:
+        process = fork(processes)
         os.kill(process.pid, signal.SIGSTOP)
         return process
 
-    monkeypatch.setattr(DecoderPool, "_fork", stopped)
+    monkeypatch.setattr(ProcessSet, "fork", stopped)
     with started() as decoders:
         (refused,) = run(decoders, InputFiles(clip=clip))
         assert problem(refused).error is Error.NOT_READY
@@ -308,11 +309,11 @@ def test_files_are_not_to_blame_where_no_process_begins(
 def test_a_heartbeat_finds_idle_processes_that_are_stopped(clip: bytes) -> None:
     with started() as decoders:
         good(run(decoders, InputFiles(clip=clip))[0])
-        assert decoders._reap_idle() == 0
+        assert decoders._processes.reap_idle() == 0
         stopped = idle_pid(decoders)
         os.kill(stopped, signal.SIGSTOP)
-        assert decoders._reap_idle() == 1
-        assert not decoders._idle
+        assert decoders._processes.reap_idle() == 1
+        assert not decoders._processes.idle
         good(run(decoders, InputFiles(clip=clip))[0])
         assert decoders.restarts == 1
 
@@ -327,7 +328,7 @@ def test_a_process_that_waits_for_a_cpu_is_alive(tmp_path: Path) -> None:
         status.check_awake()
         stat.write_text(line.format("S", look))  # its CPU time goes on
         status.check_awake()
-    for _ in range(_ASLEEP_LOOKS - 1):
+    for _ in range(_MAX_ASLEEP_CHECKS - 1):
         status.check_awake()
     with pytest.raises(Unresponsive, match="hangs"):
         status.check_awake()
@@ -343,7 +344,7 @@ def test_processes_that_all_read_long_are_trouble_and_one_of_two_is_none() -> No
         asked = []
         for expected in (None, "Every decoding process"):
             asked.append(asyncio.create_task(decoders.decode(SLOW, PATIENT)))
-            await asyncio.to_thread(wait_until, lambda: len(decoders._reading) == len(asked))
+            await asyncio.to_thread(wait_until, lambda: len(decoders._processes.busy) == len(asked))
             await asyncio.sleep(0.1)
             assert (decoders.not_ready_reason(0.05) or "None").startswith(expected or "None")
             assert decoders.not_ready_reason(60) is None, "they may be at large files"
@@ -392,17 +393,17 @@ def test_what_was_cancelled_while_it_waited_is_never_run(clip: bytes) -> None:
     async def scenario(decoders: DecoderPool) -> None:
         first = asyncio.create_task(decoders.decode(SLOW, PATIENT))
         await asyncio.to_thread(wait_until, lambda: busy_pid(decoders) is not None)
-        (process,) = decoders._reading
+        (process,) = decoders._processes.busy
         second = asyncio.create_task(decoders.decode(InputFiles(clip=clip), WANTED))
         await asyncio.sleep(0.1)
         second.cancel()
         await asyncio.wait([second])
         assert second.cancelled()
-        assert decoders._reading == {process}
-        assert process.jobs == 1
+        assert decoders._processes.busy == {process}
+        assert process.job_count == 1
         first.cancel()
         await asyncio.wait([first])
-        assert not decoders._idle, "no process has had a whole job"
+        assert not decoders._processes.idle, "no process has had a whole job"
 
     with started() as decoders:
         asyncio.run(scenario(decoders))
@@ -417,7 +418,7 @@ def test_a_job_that_is_cancelled_while_it_is_read_ends_its_process(clip: bytes) 
         slow.cancel()
         await asyncio.wait([slow])
         assert slow.cancelled()
-        assert not decoders._reading, "a request goes before its process's place is free"
+        assert not decoders._processes.busy, "a request goes before its process's place is free"
         return pid, await decoders.decode(InputFiles(clip=clip), WANTED)
 
     with started() as decoders:
@@ -436,10 +437,10 @@ def test_a_request_that_is_cancelled_again_still_waits_for_its_process() -> None
                 slow.cancel()
                 await asyncio.sleep(0.05)
             assert not slow.done()
-            assert decoders._reading
+            assert decoders._processes.busy
         await asyncio.wait([slow])
         assert slow.cancelled()
-        assert not decoders._reading
+        assert not decoders._processes.busy
 
     with started() as decoders:
         asyncio.run(scenario(decoders))
@@ -482,8 +483,8 @@ def test_a_heartbeat_leaves_no_more_processes_than_there_may_be(
         good(run(decoders, InputFiles(clip=clip))[0])
         monkeypatch.setattr(Process, "heartbeat", slow)
         for _ in range(3):
-            assert decoders._reap_idle() == 0
-        assert len(decoders._idle) == 1
+            assert decoders._processes.reap_idle() == 0
+        assert len(decoders._processes.idle) == 1
         kept = idle_pid(decoders)
         wait_until(lambda: children_of(fork_server_pid(decoders)) == [kept])
 
@@ -497,7 +498,7 @@ def test_files_are_not_to_blame_where_the_fork_server_is_lost_with_their_process
         process: Process, files: InputFiles, wanted: DecodeRequest, seconds: float
     ) -> DecodeResult:
         os.kill(fork_server_pid(decoders), signal.SIGKILL)
-        wait_until(lambda: process.gone)
+        wait_until(lambda: process.has_ended)
         return read(process, files, wanted, seconds)
 
     with started() as decoders:
@@ -526,7 +527,7 @@ def test_jobs_that_are_cancelled_at_any_moment_leave_the_others_alone(
             good(decoded)
         for decoded_or_none in await asyncio.gather(*cancelled, return_exceptions=True):
             assert isinstance(decoded_or_none, DecodeResult | asyncio.CancelledError)
-        assert not shared_decoders._reading
+        assert not shared_decoders._processes.busy
 
     asyncio.run(scenario())
 
@@ -550,12 +551,12 @@ def test_descriptors_above_1023_are_no_hindrance(clip: bytes) -> None:
 def test_processes_are_replaced_before_what_leaks_adds_up(
     monkeypatch: pytest.MonkeyPatch, clip: bytes
 ) -> None:
-    monkeypatch.setattr(pool, "_JOBS", 2)
+    monkeypatch.setattr(process_set, "_MAX_JOBS", 2)
     with started() as decoders:
         pids = set()
         for _ in range(4):
             good(run(decoders, InputFiles(clip=clip))[0])
-            if decoders._idle:
+            if decoders._processes.idle:
                 pids.add(idle_pid(decoders))
         assert len(pids) == 2
         assert decoders.restarts == 0

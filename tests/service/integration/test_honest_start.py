@@ -16,10 +16,11 @@ import httpx
 import pytest
 
 from service.classification.inputs import InputFiles
-from service.decoding import fork_server, pool
+from service.decoding import availability, fork_server, pool
+from service.decoding.availability import DecodingUnavailable
 from service.decoding.fork_server import DecodeLimits
-from service.decoding.pool import DecoderPool, DecodingUnavailable
-from service.decoding.stderr_tail import StderrTail, quoted
+from service.decoding.pool import DecoderPool
+from service.decoding.stderr_tail import StderrTail, quote_lines
 from service.settings import MIB
 from tests.conftest import ROOT
 from tests.service.decoding.test_pool import WANTED, fork_server_pid, good, run
@@ -72,7 +73,7 @@ def test_a_service_without_decoders_is_never_ready_and_ends_with_their_stderr(
 def impatient(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Failed starts are tried again soon; a folder in PYTHONPATH."""
     monkeypatch.setattr(fork_server, "_RETRY_S", 0.01)
-    monkeypatch.setattr(fork_server, "_RETRY_MOST_S", 0.02)
+    monkeypatch.setattr(fork_server, "_MAX_RETRY_S", 0.02)
     monkeypatch.setattr(pool, "_WATCH_S", 0.05)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
     return tmp_path
@@ -112,18 +113,18 @@ def test_decoders_that_served_are_tried_on_and_come_back(impatient: Path, clip: 
 def test_decoders_that_do_not_come_back_for_long_are_given_up(
     impatient: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(pool, "_HOPELESS_S", 1.0)
+    monkeypatch.setattr(availability, "_GIVE_UP_S", 1.0)
     fatal: list[DecodingUnavailable] = []
     with watched(fatal) as decoders:
         assert decoders.run_self_test(WANTED)
         with broken(impatient):
             os.kill(fork_server_pid(decoders), signal.SIGKILL)
             wait_until(lambda: bool(fatal))
-            wait_until(lambda: decoders._fork_server.failing.starts > 4)  # type: ignore[union-attr]
+            wait_until(lambda: decoders._fork_server.failed_starts.count > 4)  # type: ignore[union-attr]
             assert not decoders.run_self_test(WANTED)
     assert len(fatal) == 1
     assert str(fatal[0]).endswith(REASON)
-    said = [message for message in caplog.messages if "which starts decoding" in message]
+    said = [message for message in caplog.messages if "fork server" in message]
     assert ["signal 9" in said[0], REASON in said[1], len(said)] == [True, True, 2]
 
 
@@ -155,7 +156,11 @@ def test_what_a_process_writes_before_it_dies_is_logged_once(
 ) -> None:
     with watched([]) as decoders:
         good(run(decoders, InputFiles(clip=clip))[0])
-        pid = fork_server_pid(decoders) if whom == "the fork server" else decoders._idle[-1].pid
+        pid = (
+            fork_server_pid(decoders)
+            if whom == "the fork server"
+            else decoders._processes.idle[-1].pid
+        )
         os.kill(pid, signal.SIGABRT)
         wait_until(lambda: decoders.restarts > 0)
         good(run(decoders, InputFiles(clip=clip))[0])
@@ -187,5 +192,5 @@ def test_stderr_tail_is_the_last_lines_and_move_no_cursor() -> None:
     lines = words.lines()
     assert (lines[-1], len(lines)) == ("the end", 80)
     assert all(line.isprintable() and len(line) <= 300 for line in lines)
-    assert quoted(lines).endswith("\n  | the end")
-    assert quoted([]) == ""
+    assert quote_lines(lines).endswith("\n  | the end")
+    assert quote_lines([]) == ""
