@@ -1,4 +1,4 @@
-"""A transport that joins small writes and closes without losing the answer."""
+"""A transport that joins small writes, and hands over closing to its connection."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-#: Largest head and body, in bytes, that are copied into one write.
-_JOINED_BYTES = 64 * 1024
-#: What every answer begins with.
-_BEGINNING = b"HTTP/1.1 "
+#: Largest head and body together, in bytes, that are copied into one write.
+_MAX_JOINED_BYTES = 64 * 1024
+#: First bytes of every response.
+_RESPONSE_START = b"HTTP/1.1 "
 
 
 class Channel(asyncio.Transport):
     """Wraps the transport of one connection for uvicorn's protocol.
 
-    - `cork` holds what is written until `uncork`, or until the event loop's next turn: an answer's
-      head and body leave in one segment.
-    - `probe` sends one byte of the next answer ahead.
-    - Reading stops while anyone has paused it: the protocol's flow control or `throttle`.
-    - `close` calls `on_close` in place of closing: the connection decides whether to linger.
+    - `cork` buffers writes until `uncork`, or until the event loop's next iteration, so that head
+      and body of a response leave in one segment.
+    - `probe` sends one byte of the next response ahead.
+    - Reading is paused while the protocol's flow control or `throttle` has paused it.
+    - `close` calls `on_close` instead of closing, as the connection may linger.
     """
 
     def __init__(self, transport: asyncio.Transport, on_close: Callable[[], None]) -> None:
@@ -32,15 +32,15 @@ class Channel(asyncio.Transport):
         self._flow_paused = False
         self._throttled = False
         self._reading = True
-        self._sent_ahead = 0  # bytes of the next answer's beginning
-        #: Bytes that were written, sent or not.
+        self._sent_ahead = 0  # bytes of the next response
+        #: Bytes written so far, sent or not.
         self.written_bytes = 0
 
-    # --- what uvicorn's protocol uses ---------------------------------------------------------
+    # --- used by uvicorn's protocol ------------------------------------------------------------
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self.is_closing():
-            return  # the answer is over, or nobody is there to read it
+            return  # the response is over, or the client has gone
         if self._corked is None:
             self._write(bytes(data))
         else:
@@ -74,63 +74,63 @@ class Channel(asyncio.Transport):
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._transport.set_protocol(protocol)
 
-    # --- what the connection uses -------------------------------------------------------------
+    # --- used by the connection ----------------------------------------------------------------
 
     @property
     def unsent_bytes(self) -> int:
-        """Bytes that were written and that the kernel has not taken."""
+        """Bytes written that the kernel has not accepted yet."""
         return self._transport.get_write_buffer_size()
 
     def cork(self) -> None:
-        """Hold what is written from now on."""
+        """Buffer writes from now on."""
         if self._corked is None:
             self._corked = []
             self._loop.call_soon(self.uncork)
 
     def uncork(self) -> None:
-        """Write what was held."""
-        held, self._corked = self._corked, None
-        if not held or self._transport.is_closing():
+        """Write what was buffered."""
+        buffered, self._corked = self._corked, None
+        if not buffered or self._transport.is_closing():
             return
-        if sum(map(len, held)) <= _JOINED_BYTES:
-            self._write(b"".join(held))
+        if sum(map(len, buffered)) <= _MAX_JOINED_BYTES:
+            self._write(b"".join(buffered))
         else:
-            for data in held:
+            for data in buffered:
                 self._write(data)
 
     def probe(self) -> None:
-        """Send one more byte of the next answer's first ones.
+        """Send one more of the first bytes of the next response.
 
-        The kernel of a client that has gone answers it by a reset. Where the client closes its
-        connection with the byte unread, its kernel sends one then.
+        The kernel of a client that has gone replies with a reset. A client that closes its
+        connection later, with the byte unread, makes its kernel send one then.
         """
-        if self._sent_ahead < len(_BEGINNING) and not self.is_closing():
-            self._transport.write(_BEGINNING[self._sent_ahead : self._sent_ahead + 1])
+        if self._sent_ahead < len(_RESPONSE_START) and not self.is_closing():
+            self._transport.write(_RESPONSE_START[self._sent_ahead : self._sent_ahead + 1])
             self._sent_ahead += 1
 
     def throttle(self, on: bool) -> None:
-        """Stop or go on reading, whatever flow control says."""
+        """Pause (`on`) or resume reading, independent of flow control."""
         self._throttled = on
         self._update_reading()
 
     def end_writing(self) -> None:
-        """Send FIN behind what was written: the client reads the answer's end."""
+        """Send FIN after what was written, so that the client reads the end of the response."""
         if self._transport.can_write_eof():
             self._transport.write_eof()
 
     def read_on(self) -> None:
-        """Read whatever comes, without flow control."""
+        """Resume reading, whoever has paused it."""
         self._flow_paused = self._throttled = False
         self._update_reading()
 
     def close_now(self) -> None:
-        """Close once what was written has been sent."""
+        """Close once all that was written has been sent."""
         self._closing = True
         self._transport.close()
 
     def _write(self, data: bytes) -> None:
         if self._sent_ahead:
-            assert data.startswith(_BEGINNING), "every answer begins so"
+            assert data.startswith(_RESPONSE_START), "every response begins so"
             data, self._sent_ahead = data[self._sent_ahead :], 0
         self.written_bytes += len(data)
         self._transport.write(data)

@@ -1,4 +1,4 @@
-"""The open connections of a service, bounded in number."""
+"""The open connections of a service, limited in number."""
 
 from __future__ import annotations
 
@@ -12,23 +12,25 @@ if TYPE_CHECKING:
 log = logging.getLogger("scmrl.http")
 
 Reason = Literal["refused", "evicted", "silent", "slow_head", "unread"]
-#: Why the service ends connections: there are too many (this one, or the one idle longest), nothing
-#: was sent, a head took too long, an answer was not read.
+#: Why the service ended a connection: too many are open (`refused`: the new one; `evicted`: the one
+#: that has been idle longest), the client sent nothing, sent a head too slowly, or did not read the
+#: response.
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
 
 class Connections:
-    """At most `maximum` connections at a time.
+    """At most `maximum` open connections.
 
-    A new one beyond that closes the one that has been idle longest, or is refused where none is
-    idle: every one has a request in flight. A connection is idle until its first request's head is
-    complete, between an answer and the next head, and behind its last answer. Used by the event
-    loop alone.
+    A new one beyond that evicts the connection that has been idle longest. It is refused where none
+    is idle, that is, where each has a request in flight. A connection is idle until the head of its
+    first request is complete, between a response and the next head, and after its last response.
+
+    Not thread-safe: for the event loop only.
     """
 
     def __init__(self, maximum: int) -> None:
         self.maximum = maximum
-        #: Connections that were ended by the service before their time, by reason.
+        #: Connections ended early by the service, by reason.
         self.ended: Counter[Reason] = Counter()
         self._open: set[Connection] = set()
         self._idle: dict[Connection, None] = {}  # in the order in which they became idle
@@ -37,16 +39,16 @@ class Connections:
         return len(self._open)
 
     def add(self, connection: Connection) -> bool:
-        """Take in a new connection; False where it must be refused."""
+        """Add a new connection; return False where it must be refused."""
         if len(self._open) >= self.maximum:
             if not self._idle:
-                self.end("refused")
+                self.count_ended("refused")
                 log.warning(
                     "a connection was refused: %d are open, each with a request in flight "
                     "(SCMRL_MAX_CONNECTIONS)", len(self._open),
                 )  # fmt: skip
                 return False
-            self.end("evicted")
+            self.count_ended("evicted")
             log.warning(
                 "the connection that was idle longest was closed for a new one: %d are open "
                 "(SCMRL_MAX_CONNECTIONS)", len(self._open),
@@ -59,7 +61,7 @@ class Connections:
         return True
 
     def set_idle(self, connection: Connection, idle: bool) -> None:
-        """Note that a connection has no request in flight, or has one."""
+        """Mark a connection as idle, or as having a request in flight."""
         self._idle.pop(connection, None)
         if idle and connection in self._open:
             self._idle[connection] = None
@@ -68,6 +70,6 @@ class Connections:
         self._open.discard(connection)
         self._idle.pop(connection, None)
 
-    def end(self, reason: Reason) -> None:
-        """Count a connection that the service ends before its time."""
+    def count_ended(self, reason: Reason) -> None:
+        """Count a connection that the service ends early."""
         self.ended[reason] += 1

@@ -12,20 +12,26 @@ MIB = 1024 * KIB
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """What one connection may cost.
+    """Limits of one HTTP connection.
 
-    Times, in seconds: `head_timeout_s` from a request's first byte (on a new connection: from its
-    start) to the end of its head; `send_timeout_s` from an answer's first byte that the kernel
-    does not take to its last; `linger_s` from an answer given before the request's end to the
-    connection's.
-
-    `max_head_bytes` and `max_headers` bound a request's head. The framing of a chunked body (sizes,
-    extensions, line ends, trailers) may have `framing_bytes` and as many bytes again as its
-    content, and `max_head_bytes` in one run. Parser events (a header, a piece of a body, a read)
-    that carry less than `bytes_per_event` are counted: `event_burst` of them may come at once and
-    `events_per_s` in the long run; a connection that sends more is read more slowly. `slice_bytes`
-    are parsed between two looks at that budget. `linger_bytes` of an unwanted body are read and
-    dropped, `linger_bytes_per_s` in the long run.
+    Attributes:
+        head_timeout_s: Seconds from the first byte of a request (on a new connection: from its
+            start) to the end of the head.
+        send_timeout_s: Seconds from the first byte of a response that the kernel does not accept
+            to its last.
+        linger_s: Seconds from a response that is sent before the request's end to the end of the
+            connection.
+        max_head_bytes: Bytes of a request's head, and of a run of framing without content.
+        max_headers: Header lines of a request.
+        framing_bytes: Bytes that the framing of a chunked body (sizes, extensions, line ends,
+            trailers) may have beyond as many as its content has.
+        bytes_per_event: Parser events (a header, a piece of a body, a read) that carry fewer bytes
+            are counted. A connection with too many of them is read more slowly.
+        event_burst: Counted events at once.
+        events_per_s: Counted events per second in the long run.
+        slice_bytes: Bytes that are parsed between two checks of the counted events.
+        linger_bytes: Bytes that are read and dropped after a response.
+        linger_bytes_per_s: Rate of that in the long run, in bytes per second.
     """
 
     head_timeout_s: float = 10.0
@@ -43,7 +49,7 @@ class ConnectionLimits:
 
     @classmethod
     def of(cls, settings: Settings) -> ConnectionLimits:
-        """Those that an operator can set, and the others' defaults."""
+        """Return the limits that an operator can set, and defaults for the others."""
         return cls(
             head_timeout_s=settings.head_timeout_s,
             send_timeout_s=settings.send_timeout_s,

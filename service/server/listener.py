@@ -1,29 +1,30 @@
-"""The socket that is listened on, and the limit of open files."""
+"""Listening sockets, and the limit of open files."""
 
 from __future__ import annotations
 
 import logging
 import resource
 import socket
+from contextlib import suppress
 
 log = logging.getLogger("scmrl.http")
 
-#: Connections that the kernel keeps until they are accepted.
+#: Connections that the kernel queues until they are accepted.
 BACKLOG = 2048
-#: Open files that are kept back: libraries, checkpoints being loaded, logs, the listener.
+#: Open files reserved for libraries, checkpoints being loaded, logs and the listening socket.
 _RESERVED_FILES = 128
-#: Open files of one decoding process: its socket and its stderr, with those of its successor.
+#: Open files for one decoding process: its socket and its stderr, and those of its replacement.
 _FILES_PER_DECODER = 6
-#: What is left for connections where the limit is very low.
-_FEWEST = 16
-#: Open files that can still be had when a warning is due.
+#: Connections that are allowed in any case.
+_MIN_CONNECTIONS = 16
+#: Open files left when a warning is logged.
 _LAST_FILES = 8
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound socket, so that a port that is taken is told of before anything is loaded.
+    """Return a listening socket, before anything is loaded: the port may be in use.
 
-    Its protocol is TCP by name: asyncio sets TCP_NODELAY on no other. Raises OSError.
+    Its protocol is set to TCP explicitly, as asyncio sets TCP_NODELAY on no other. Raises OSError.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -38,7 +39,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def raise_file_limit() -> None:
-    """Raise the soft limit of open files to the hard one."""
+    """Raise the soft limit of open files to the hard limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         try:
@@ -47,24 +48,34 @@ def raise_file_limit() -> None:
             log.warning("the limit of open files stays %d: %s", soft, exc)
 
 
-def connections_within_file_limit(wanted: int, decode_workers: int) -> int:
-    """Of `wanted` connections those that leave files for decoding processes and libraries."""
+def connections_within_file_limit(maximum: int, decode_workers: int) -> int:
+    """Return `maximum`, or fewer connections where the limit of open files is low.
+
+    Files are left for `decode_workers` decoding processes and for libraries.
+    """
     file_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if file_limit == resource.RLIM_INFINITY:
-        return wanted
-    room = max(_FEWEST, file_limit - _RESERVED_FILES - _FILES_PER_DECODER * decode_workers)
-    if room < wanted:
+        return maximum
+    room = max(_MIN_CONNECTIONS, file_limit - _RESERVED_FILES - _FILES_PER_DECODER * decode_workers)
+    if room < maximum:
         log.warning(
             "at most %d connections are kept open, not %d: the limit of open files is %d "
-            "(`ulimit -n`)", room, wanted, file_limit,
+            "(`ulimit -n`)", room, maximum, file_limit,
         )  # fmt: skip
-    return min(wanted, room)
+    return min(maximum, room)
 
 
-def warn_where_files_run_out(latest: int) -> None:
-    """Warn where `latest`, the descriptor of a new connection, is among the last that can be had.
+def disable_nagle(sock: socket.socket) -> None:
+    """Send small segments at once."""
+    if sock.family != socket.AF_UNIX:
+        with suppress(OSError):  # the client may have gone already
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    Behind it libuv accepts connections with a descriptor that it keeps back, and closes them.
+
+def warn_near_file_limit(latest: int) -> None:
+    """Warn where `latest`, the file descriptor of a new connection, is among the last.
+
+    Beyond the limit, libuv accepts connections with a reserved descriptor and closes them.
     """
     file_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if file_limit != resource.RLIM_INFINITY and latest >= file_limit - _LAST_FILES:

@@ -1,9 +1,12 @@
-"""What a connection refuses by itself."""
+"""Problems that a connection detects itself, before any app is called."""
 
 from __future__ import annotations
 
 from service.errors import Error, Problem
 from service.server.limits import ConnectionLimits
+
+#: Key of the problem in the state of a refused request's scope.
+PROBLEM = "refusal"
 
 
 def malformed(why: str) -> Problem:

@@ -1,8 +1,8 @@
-"""What a request's head must be, beyond what the parser checks.
+"""Checks of a request's head beyond those of the parser.
 
 llhttp, the parser, refuses Content-Length together with Transfer-Encoding, more than one of
 either, line ends without a carriage return, folded header lines, and characters that RFC 9110 does
-not allow in names and values. What it leaves to the server is here.
+not allow in names and values. The rest is checked here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 def fault(method: str, target: bytes, version: str, headers: Headers) -> str | None:
-    """Why a head is refused, by RFC 9112; None where it is not. Header names are lowercase."""
+    """Return why RFC 9112 forbids a head, or None. Header names have to be in lower case."""
     if version not in ("1.0", "1.1"):
         return f"HTTP/{version} is not spoken here; HTTP/1.1 is"
     if method == "CONNECT":
@@ -56,9 +56,9 @@ def _coding_fault(version: str, headers: Headers) -> str | None:
 
 
 def without_upgrade(method: str, url: bytes, version: str, headers: Headers) -> bytes:
-    """The head as it would be if the client had not offered another protocol.
+    """Return the head of a request without its Upgrade header.
 
-    RFC 9110, 7.8: a server may ignore Upgrade. llhttp cannot: it ends at such a head.
+    A server may ignore Upgrade (RFC 9110, section 7.8), but llhttp stops at such a head.
     """
     lines = [b"%s %s HTTP/%s" % (method.encode(), url, version.encode())]
     lines += [b"%s: %s" % (name, value) for name, value in headers if name != b"upgrade"]

@@ -1,4 +1,4 @@
-"""How long a client may take to read an answer."""
+"""A deadline for the client to read a response."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from service.server.channel import Channel
 from service.server.timers import Timers
 
 
-class SendLimit:
-    """Calls `give_up` where an answer has not been taken by the kernel within `seconds`.
+class SendDeadline:
+    """Calls `give_up` where the kernel has not accepted all of a response within `seconds`.
 
-    The time runs from the moment at which the answer has bytes that the kernel does not take.
+    The time runs from the first byte of the response that the kernel does not accept.
     """
 
     def __init__(
@@ -22,33 +22,33 @@ class SendLimit:
         self._seconds = seconds
         self._give_up = give_up
         self._is_writing = False
-        self._answer_end: int | None = None  # of the answer that is timed, once all is written
+        self._response_end: int | None = None  # in written bytes; None: not all is written
 
-    def begin_answer(self) -> None:
-        """Note that an answer is being written from now on."""
+    def begin_response(self) -> None:
+        """A response is being written from now on."""
         if not self._channel.unsent_bytes:
             self._timers.cancel("send")
         self._is_writing = True
 
     def stall(self) -> None:
-        """Note that the kernel does not take what is written."""
+        """The kernel does not accept what is written."""
         if not self._timers.is_running("send"):
-            self._answer_end = None if self._is_writing else self._channel.written_bytes
+            self._response_end = None if self._is_writing else self._channel.written_bytes
             self._timers.start("send", self._seconds, self._check)
 
-    def end_answer(self) -> None:
-        """Note that all of an answer has been written."""
+    def end_response(self) -> None:
+        """All of a response has been written."""
         self._is_writing = False
         if not self._timers.is_running("send"):
             if self._channel.unsent_bytes:
                 self.stall()
-        elif self._answer_end is None:
-            self._answer_end = self._channel.written_bytes
+        elif self._response_end is None:
+            self._response_end = self._channel.written_bytes
 
     def _check(self) -> None:
         unsent = self._channel.unsent_bytes
-        taken = self._channel.written_bytes - unsent
-        if self._answer_end is None or taken < self._answer_end:
+        sent = self._channel.written_bytes - unsent
+        if self._response_end is None or sent < self._response_end:
             self._give_up()
-        elif unsent:  # of a later answer
+        elif unsent:  # of a later response
             self.stall()

@@ -1,4 +1,4 @@
-"""uvicorn, set up for this service."""
+"""uvicorn, configured for this service."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from service.server.listener import BACKLOG
 
 
 def server_of(app: FastAPI) -> uvicorn.Server:
-    """The server of an app that `create_app` made."""
+    """Return a server for an app from `create_app`."""
     state: State = app.state.scmrl
     return make_server(
         app,
@@ -37,7 +37,11 @@ def make_server(
     keep_alive_s: int,
     grace_s: int,
 ) -> uvicorn.Server:
-    """A server of any ASGI app; `refuse` answers what never reaches it."""
+    """Return a server for any ASGI app.
+
+    `refuse` responds to requests that a connection refuses. Times are in seconds: `keep_alive_s` of
+    idle time between two requests, `grace_s` for requests in flight at shutdown.
+    """
     connection = partial(Connection, limits=limits, open_connections=connections, refuse=refuse)
     config = uvicorn.Config(
         app,
@@ -48,7 +52,7 @@ def make_server(
         log_config=None,
         access_log=False,
         server_header=False,
-        lifespan="off",  # a second signal would leave it half-way: its caller enters it
+        lifespan="off",  # its caller enters it: a second signal would stop it half-way
         timeout_keep_alive=keep_alive_s,
         timeout_graceful_shutdown=grace_s,
     )

@@ -6,18 +6,18 @@ import asyncio
 from collections.abc import Callable
 from typing import Literal
 
-Name = Literal["head", "parse", "send", "drop", "linger", "look"]
+Name = Literal["head", "parse", "send", "drop", "linger", "client"]
 
 
 class Timers:
-    """At most one timer of each name."""
+    """Timers by name, at most one of each."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._handles: dict[Name, asyncio.TimerHandle] = {}
 
     def start(self, name: Name, seconds: float, call: Callable[[], None]) -> None:
-        """Call it after `seconds`, in place of what a timer of this name would have called."""
+        """Call `call` after `seconds`; replaces a running timer of the same name."""
         self.cancel(name)
         self._handles[name] = self._loop.call_later(seconds, self._fire, name, call)
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.server.framing import Framing
-from service.server.work_budget import Budget
+from service.server.body_framing import BodyFraming
+from service.server.token_bucket import TokenBucket
 from tests.service.running_server import wait_until
 from tests.service.server.edge import CHUNKED, GET, Client, Edge, post, running_edge
 
@@ -75,7 +75,7 @@ def test_a_body_of_fair_chunks_is_read(shared_edge: Edge, size: int) -> None:
 @given(pieces=st.lists(st.tuples(st.integers(0, 100), st.integers(0, 300)), max_size=60))
 @settings(max_examples=100, deadline=None)
 def test_framing_is_told_from_content(pieces: list[tuple[int, int]]) -> None:
-    framing = Framing(free_bytes=500, run_bytes=1000)
+    framing = BodyFraming(free_bytes=500, run_bytes=1000)
     sent = content = 0
     for frame, size in pieces:
         if size:
@@ -87,7 +87,7 @@ def test_framing_is_told_from_content(pieces: list[tuple[int, int]]) -> None:
 
 def test_a_budget_lets_a_burst_through_and_then_its_rate() -> None:
     now = 0.0
-    budget = Budget(10, 5, clock=lambda: now)
+    budget = TokenBucket(10, 5, clock=lambda: now)
     for _ in range(10):
         assert budget.wait_s() == 0
         budget.spend()
@@ -125,9 +125,9 @@ def test_each_small_read_is_counted() -> None:
         (connection,) = edge.open
         for count, byte in enumerate(GET[:30], 1):
             client.send(bytes([byte]))
-            while connection._head_bytes != count:
+            while connection._reader._head_bytes != count:
                 time.sleep(0.001)
-        assert connection._budget._left < 1000 - 15  # it has been refilled a little
+        assert connection._reader.budget._left < 1000 - 15  # it has been refilled a little
 
 
 def test_a_large_body_spends_nothing() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from service.http.middleware import body_limit
 from service.server.channel import Channel
-from service.server.send_deadline import SendLimit
+from service.server.send_deadline import SendDeadline
 from service.server.timers import Timers
 from tests.service.running_server import wait_until
 from tests.service.server.edge import GET, post, running_edge
@@ -140,7 +140,7 @@ def test_the_time_to_read_is_each_answers_own() -> None:
         channel = Channel(transport, lambda: None)
         given_up: list[bool] = []
         timers = Timers(loop)
-        limit = SendLimit(channel, timers, 3600, lambda: given_up.append(True))
+        limit = SendDeadline(channel, timers, 3600, lambda: given_up.append(True))
 
         def time_is_over() -> None:
             timers.cancel("send")
@@ -156,9 +156,9 @@ def test_the_time_to_read_is_each_answers_own() -> None:
 
         size = 10_000_000
         for _ in range(2):
-            limit.begin_answer()
+            limit.begin_response()
             channel.write(bytes(size))
-            limit.end_answer()
+            limit.end_response()
         await read(size)
         await wait_for_room(size)
         time_is_over()

@@ -1,4 +1,4 @@
-"""How much of something a connection may cause: a bucket of tokens."""
+"""A token bucket: limits how much work a connection causes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 
 
-class Budget:
-    """Lets `burst` through at once and `per_second` in the long run.
+class TokenBucket:
+    """Allows `burst` tokens at once and `per_second` tokens per second in the long run.
 
-    What happens is counted afterwards, so the budget may be overdrawn; `wait_s` says for how long
-    nothing more should be read or parsed.
+    Tokens are spent after the work is done, so the bucket may be overdrawn; `wait_s` is the time
+    for which no more work should be done then.
     """
 
     def __init__(
@@ -26,9 +26,9 @@ class Budget:
         self._left -= amount
 
     def wait_s(self) -> float:
-        """Seconds until the budget is no longer overdrawn; 0 where it is not."""
+        """Return the seconds until the bucket is no longer overdrawn; 0 where it is not."""
         now = self._clock()
-        gained = (now - self._refilled_at) * self._per_second
-        self._left = min(float(self._burst), self._left + gained)
+        refill = (now - self._refilled_at) * self._per_second
+        self._left = min(float(self._burst), self._left + refill)
         self._refilled_at = now
         return max(0.0, -self._left / self._per_second)

@@ -1,14 +1,14 @@
-"""What the framing of a chunked body may cost."""
+"""A limit on the framing of chunked bodies."""
 
 from __future__ import annotations
 
 
-class Framing:
-    """Compares the bytes of one body's framing with those of its content.
+class BodyFraming:
+    """Counts the bytes of framing and of content of one body.
 
-    Framing is what a body has beside its content: chunk sizes, chunk extensions, line ends and
-    trailers. It may have `free_bytes` and as many bytes again as the content, and `run_bytes`
-    without any content between them.
+    Framing is all of a body except its content: chunk sizes, chunk extensions, line ends and
+    trailers. It may have `free_bytes` plus as many bytes as the content, and at most `run_bytes`
+    without content between them.
     """
 
     def __init__(self, free_bytes: int, run_bytes: int) -> None:
@@ -17,23 +17,23 @@ class Framing:
         self.begin()
 
     def begin(self) -> None:
-        """Start to count for a new body."""
+        """Reset the counts for a new body."""
         self._sent = 0
         self._content = 0
         self._run = 0
 
     def add_content(self, size: int) -> None:
-        """Count content, of a piece that `add_piece` is called with afterwards."""
+        """Count content; `add_piece` has to be called for the same bytes afterwards."""
         self._content += size
         self._run = 0
 
     def add_piece(self, size: int) -> None:
-        """Count a piece of the body as it was sent."""
+        """Count a piece of the body as received, with its framing."""
         self._sent += size
         self._run += size
 
     def fault(self) -> str | None:
-        """Why the body is refused; None where it is not."""
+        """Return why the body is refused, or None."""
         if self._run > self._run_bytes:
             return (
                 f"a chunk's size with its extensions, or the trailers, have more than "

@@ -1,0 +1,64 @@
+"""Detection of clients that have disconnected, while nothing is read from them."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+from service.server.channel import Channel
+from service.server.timers import Timers
+
+#: Seconds between two checks, at first and at most.
+_FIRST_WAIT_S, _MAX_WAIT_S = 0.02, 1.0
+
+#: Value of tcpi_state, the first byte of struct tcp_info (linux/tcp.h, include/net/tcp_states.h).
+_TCP_CLOSE = 7
+
+#: Whether `is_reset` works on this system.
+CAN_DETECT_RESET = hasattr(socket, "TCP_INFO")
+
+
+def is_reset(sock: socket.socket) -> bool:
+    """Return whether the client's kernel has reset the connection; reads and writes nothing."""
+    try:
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
+    except OSError:  # as of a UNIX socket
+        return False
+
+
+class ClientWatch:
+    """Aborts a connection whose client has gone, while `is_in_flight()`: it awaits a response.
+
+    A client that has closed its writing side may wait for its response. A client that has gone
+    altogether looks the same until something is sent to it, so a byte of the response is sent
+    ahead while `may_probe()`: see Channel.probe. Where reading is paused, even the end of what the
+    client sent may not have arrived.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        timers: Timers,
+        is_in_flight: Callable[[], bool],
+        may_probe: Callable[[], bool],
+    ) -> None:
+        self._channel = channel
+        self._timers = timers
+        self._is_in_flight = is_in_flight
+        self._may_probe = may_probe
+
+    def start(self) -> None:
+        """Check now, and again until no request is in flight."""
+        if CAN_DETECT_RESET and not self._timers.is_running("client"):
+            self._check(_FIRST_WAIT_S)
+
+    def _check(self, wait_s: float) -> None:
+        if is_reset(self._channel.get_extra_info("socket")):
+            self._channel.abort()
+            return
+        if not self._is_in_flight():
+            return
+        if self._may_probe():
+            self._channel.probe()
+        next_s = min(2 * wait_s, _MAX_WAIT_S)
+        self._timers.start("client", wait_s, lambda: self._check(next_s))

@@ -1,0 +1,177 @@
+"""Parsing of requests, with limits on their heads, their framing and the work they cause."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service.errors import Problem
+from service.server import request_head
+from service.server.body_framing import BodyFraming
+from service.server.limits import ConnectionLimits
+from service.server.problems import head_too_large, malformed
+from service.server.token_bucket import TokenBucket
+
+
+class Phase(Enum):
+    """Where in a request the parser is.
+
+        IDLE ──first byte──▶ HEAD ──end of the head──▶ BODY ──end of the body──▶ IDLE
+        any phase ──stop──▶ STOPPED
+
+    A request without a body passes through BODY as well.
+    """
+
+    IDLE = "between two requests"
+    HEAD = "in a head"
+    BODY = "in a body"
+    STOPPED = "nothing is parsed any more"
+
+
+class RequestReader:
+    """Buffers and parses what a client sends, and calls uvicorn's `protocol` with the result.
+
+    `budget` counts parser events that carry few bytes (see ConnectionLimits); the caller waits for
+    it before it calls `parse_slice`.
+    """
+
+    def __init__(self, protocol: HttpToolsProtocol, limits: ConnectionLimits) -> None:
+        self._protocol = protocol
+        self._limits = limits
+        self.phase = Phase.IDLE
+        self.budget = TokenBucket(limits.event_burst, limits.events_per_s)
+        #: Why the last head was refused; its method is known then.
+        self.head_problem: Problem | None = None
+        self._framing = BodyFraming(limits.framing_bytes, limits.max_head_bytes)
+        self._unparsed = memoryview(b"")
+        self._head_bytes = 0
+        self._header_count = 0
+        self._ignores_upgrade = False
+        self._reset_parser()
+
+    @property
+    def has_unparsed(self) -> bool:
+        return bool(self._unparsed)
+
+    def append(self, data: bytes) -> None:
+        """Buffer received bytes."""
+        self._unparsed = memoryview(bytes(self._unparsed) + data if self._unparsed else data)
+
+    def discard(self) -> None:
+        """Drop buffered bytes."""
+        self._unparsed = memoryview(b"")
+
+    def stop(self) -> None:
+        """Parse nothing any more."""
+        self.phase = Phase.STOPPED
+        self.discard()
+
+    def parse_slice(self) -> None:
+        """Parse the next `slice_bytes` of the buffer.
+
+        Raises Problem where they are malformed or beyond a limit.
+        """
+        size = self._limits.slice_bytes
+        piece, self._unparsed = self._unparsed[:size], self._unparsed[size:]
+        self._count_event(len(piece))
+        began_in_body = self.phase is Phase.BODY
+        self._head_bytes += 0 if began_in_body else len(piece)
+        try:
+            self._protocol.parser.feed_data(piece)
+        except httptools.HttpParserUpgrade as exc:
+            self._ignore_upgrade(bytes(piece[exc.args[0] :]))
+        except httptools.HttpParserError as exc:
+            raise (self.head_problem or malformed(str(exc))) from None
+        if self.phase is Phase.BODY:
+            self._check_framing(len(piece) if began_in_body else 0)
+        elif not began_in_body and self._head_bytes > self._limits.max_head_bytes:
+            raise head_too_large(self._limits)
+
+    # --- callbacks of the parser --------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """Begin a request at its first byte; empty lines before it do not count."""
+        self.phase = Phase.HEAD
+        self._header_count = 0
+        self._protocol.on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._protocol.on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.budget.spend()
+        self._header_count += 1
+        if self._header_count > self._limits.max_headers:
+            self._refuse_head(head_too_large(self._limits))
+        if self.phase is not Phase.BODY:  # there it is a trailer, which must not pass for a header
+            self._protocol.on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        protocol = self._protocol
+        method = protocol.parser.get_method().decode("ascii")
+        version = protocol.parser.get_http_version()
+        protocol.scope["method"] = method
+        fault = request_head.fault(method, protocol.url, version, protocol.headers)
+        if fault is not None:
+            self._refuse_head(malformed(fault))
+        if protocol.parser.should_upgrade():
+            self._ignores_upgrade = True
+            return
+        if version == "1.0":  # which has no interim responses
+            protocol.expect_100_continue = False
+        protocol.on_headers_complete()
+        self.phase = Phase.BODY
+        self._framing.begin()
+
+    def on_body(self, body: bytes) -> None:
+        self._count_event(len(body))
+        self._framing.add_content(len(body))
+        self._protocol.on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self._ignores_upgrade:
+            return
+        self.phase = Phase.IDLE
+        self._head_bytes = 0
+        self._protocol.on_message_complete()
+
+    # ------------------------------------------------------------------------------------------
+
+    def _refuse_head(self, problem: Problem) -> None:
+        """Raises ValueError, which stops the parser."""
+        self.head_problem = problem
+        raise ValueError(problem.detail)
+
+    def _count_event(self, size: int) -> None:
+        if size < self._limits.bytes_per_event:
+            self.budget.spend()
+
+    def _check_framing(self, size: int) -> None:
+        """Raises Problem."""
+        self._framing.add_piece(size)
+        fault = self._framing.fault()
+        if fault is not None:
+            raise malformed(fault)
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Parse a head that offers another protocol again, without the offer.
+
+        `rest` follows the head. A protocol for WebSockets would take over the connection here, as
+        HttpToolsProtocol has it.
+        """
+        protocol = self._protocol
+        method = protocol.parser.get_method().decode("ascii")
+        head = request_head.without_upgrade(
+            method, protocol.url, protocol.parser.get_http_version(), protocol.headers
+        )
+        self._reset_parser()
+        self._ignores_upgrade = False
+        self._unparsed = memoryview(head + rest + bytes(self._unparsed))
+        self._head_bytes = 0
+
+    def _reset_parser(self) -> None:
+        # The protocol owns it, and drops it with the connection: it refers back to this object.
+        self._protocol.parser = httptools.HttpRequestParser(self)
+        self._protocol.parser.set_dangerous_leniencies(lenient_data_after_close=True)
