@@ -47,14 +47,14 @@ def labelled_clip(digits: Digits, label: int, rng: Rng) -> LabelledClip:
 
 
 @dataclass(frozen=True)
-class _Footage:
+class Footage:
     """Frames uint8 RGB [h, w, 3], `rate` of them a second."""
 
     frames: tuple[Bytes, ...]
     rate: int
 
 
-def _film(scene: Scene, recording: Recording, rng: Rng) -> _Footage:
+def _film(scene: Scene, recording: Recording, rng: Rng) -> Footage:
     """Film the scene for as long as the recording lasts, with a camera's noise."""
     rate = int(rng.choice(FRAME_RATES))
     count = max(2, round(len(recording.samples) / recording.rate * rate))
@@ -62,10 +62,10 @@ def _film(scene: Scene, recording: Recording, rng: Rng) -> _Footage:
     still = scene.frame().astype(np.float32)
     noise = rng.standard_normal((4, *still.shape), np.float32) * np.float32(grain)
     shots = [np.clip(still + noise[i], 0, 255).astype(np.uint8) for i in range(4)]
-    return _Footage(tuple(shots[i % 4] for i in range(count)), rate)
+    return Footage(tuple(shots[i % 4] for i in range(count)), rate)
 
 
-def encode(footage: _Footage, recording: Recording, rate: int) -> bytes:
+def encode(footage: Footage, recording: Recording, rate: int) -> bytes:
     """Encode the frames and the sound as an mp4 file (H.264, AAC mono at `rate` Hz)."""
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:

@@ -13,12 +13,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from model.training import run_state
 from model.training.avdigits.task import AVDigits
 from model.training.epochs import Accuracies, EpochMetrics
 from model.training.options import OptionsError, TrainOptions, flag, range_of
-from model.training.run_state import RunError
+from model.training.run_state import RunError, RunState
 from model.training.task import DataError
 from model.training.train import Trainer, train
 
@@ -130,6 +131,56 @@ def test_other_data_is_refused_and_the_same_elsewhere_is_not(
     assert Trainer(replace(begun, data=moved)).saved
     (moved / "speech" / "3_lucas_1.wav").unlink()
     assert "--data contents of SHA-256" in refusal(replace(begun, data=moved))
+
+
+def as_of_0_1(state: RunState) -> RunState:
+    """The state as scmrl 0.1 wrote it, with the names that options had then."""
+    now = dict(state.settings)
+    names = {
+        "modality_dropout": "shares",
+        "lr_multiplier": "slow",
+        "init_from": "begin",
+        "warmup_epochs": "warmup",
+        "curriculum": "ramp",
+        "label_smoothing": "smoothing",
+    }
+    assert now.pop("task") == "avdigits"
+    settings = {names.get(name, name): text for name, text in now.items()}
+    settings |= {
+        "shares": "both=0.2,visual=0.6,audio=0.2",
+        "slow": "visual",
+        "data": now["data"].replace("contents", "pictures and words"),
+    }
+    groups = [
+        {("pace" if name == "lr_multiplier" else name): value for name, value in group.items()}
+        for group in state.optimizer["param_groups"]
+    ]
+    return replace(state, settings=settings, optimizer=state.optimizer | {"param_groups": groups})
+
+
+def test_a_run_of_0_1_is_resumed_to_the_same_weights(begun: TrainOptions, tmp_path: Path) -> None:
+    slow = replace(begun, out=tmp_path / "now", lr_multiplier={"visual": 0.1, "head": 0.1})
+    trainer = Trainer(replace(slow, resume=False))
+    trainer.save(trainer.train_epoch(0, Console(quiet=True)))
+    old = copied(slow, tmp_path / "old")
+    as_of_0_1(run_state.load(old.out / "last.pt")).save(old.out / "last.pt")
+    assert "shares" in torch.load(old.out / "last.pt", weights_only=True)["settings"]
+    refused = refusal(replace(old, lr_multiplier={}))
+    assert "--lr-multiplier none where the run has visual=0.1,head=0.1;" in refused
+    train(slow)
+    train(old)
+    now, then = (torch.load(run.out / "last.pt", weights_only=True) for run in (slow, old))
+    assert now["settings"] == then["settings"]
+    for name, tensor in now["network"].items():
+        assert torch.equal(tensor, then["network"][name]), name
+
+
+def test_a_damaged_state_of_0_1_is_refused(begun: TrainOptions, tmp_path: Path) -> None:
+    options = copied(begun, tmp_path / "run")
+    state = as_of_0_1(run_state.load(options.out / "last.pt"))
+    for damaged in ({}, {"param_groups": 3}, {"param_groups": [1]}):
+        replace(state, optimizer=damaged).save(options.out / "last.pt")
+        assert f"{options.out / 'last.pt'}: damaged" in refusal(options)
 
 
 # --- what is no run ----------------------------------------------------------------------------

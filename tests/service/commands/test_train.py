@@ -219,3 +219,40 @@ def test_a_checkpoint_as_wide_as_the_run_is_gone_on_from(
     assert torch.equal(network.head.weight, before.head.weight)
     assert card.training is not None
     assert "init_from" in card.training.notes
+
+
+def test_flags_of_0_1_work_with_a_warning(data: Path, run: Path, tmp_path: Path) -> None:
+    best = run / "best"
+    old = ("--shares", "both=0.75,audio=0.25", "--slow", "visual", "--slow", "audio",
+           "--from", best)  # fmt: skip
+    warned = scmrl("train", "avdigits", "--data", data, "--out", tmp_path / "old", *SMALL, *old)
+    for name, value in (
+        ("--shares", "--modality-dropout all=0.75,audio=0.25"),
+        ("--slow", "--lr-multiplier visual=0.1,audio=0.1,head=0.1"),
+        ("--from", f"--init-from {best}"),
+    ):
+        assert f"scmrl: {name} is deprecated and will be removed" in warned.stderr
+        assert f"use {value}\n" in warned.stderr
+    new = ("--modality-dropout", "all=0.75,audio=0.25", "--init-from", best,
+           "--lr-multiplier", "visual=0.1,audio=0.1,head=0.1")  # fmt: skip
+    quiet = scmrl("train", "avdigits", "--data", data, "--out", tmp_path / "new", *SMALL, *new)
+    assert "deprecated" not in quiet.stderr
+    states = [torch.load(tmp_path / x / "last.pt", weights_only=True) for x in ("old", "new")]
+    assert states[0]["settings"] == states[1]["settings"]
+    shown = scmrl("train", "avdigits", "--help").output
+    assert not any(f"{name} " in shown for name in ("--shares", "--slow", "--from"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (("--shares", "both=1"), ("--modality-dropout", "all=1")),
+        (("--slow", "audio"), ("--lr-multiplier", "audio=0.1")),
+        (("--from", "a"), ("--init-from", "a")),
+    ],
+)
+def test_the_old_and_the_new_name_of_a_flag_are_not_given_together(
+    data: Path, tmp_path: Path, old: tuple[str, str], new: tuple[str, str]
+) -> None:
+    message = train(data, tmp_path, *old, *new)
+    assert f"{old[0]} is the earlier name of {new[0]}: use one of them" in message
