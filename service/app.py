@@ -183,7 +183,7 @@ def _add_middleware(
     app.add_middleware(
         BodyLimit,
         max_bytes=settings.max_body_bytes,
-        max_total_bytes=settings.max_uploads_bytes,
+        max_total_bytes=settings.max_total_upload_bytes,
         max_seconds=settings.upload_timeout_s,
         min_rate=settings.upload_min_rate,
     )

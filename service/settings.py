@@ -1,59 +1,48 @@
-"""What an operator can set: environment variables SCMRL_NAME, or flags of `scmrl serve`.
+"""The settings: environment variables SCMRL_NAME, or flags of `scmrl serve`.
 
-What is secret is no flag: every user of a machine can read its processes' command lines.
+Secrets have no flag, as every user of a machine can read the command lines of its processes.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, SecretStr
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from model.config import MAX_STEPS
 from model.device import DeviceError, check_name
+from service.renamed_settings import PREFIX, RenamedEnvironment
+from service.setting_fields import DAY_S, MAX_BYTES, Topic, seconds, setting, size
 
-#: The checkpoints of this clone.
+#: The checkpoints that come with the code.
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 
 MIB = 1024 * 1024
-#: Largest of what is counted in bytes, and longest of what is a time, in seconds.
-_MOST_BYTES, _DAY_S = 1 << 40, 86_400
-
-
-def _setting(default: Any, what: str, unit: str = "", **bounds: Any) -> Any:
-    """A field with its unit beside its description, so that tables can be made from it.
-
-    A number needs bounds on both sides: infinity and what no machine has are refused at the start.
-    """
-    if type(default) is float:
-        bounds["allow_inf_nan"] = False
-    return Field(default, description=what, json_schema_extra={"unit": unit}, **bounds)
-
-
-#: A web page's origin as browsers send it; one with a path or a slash would never match.
+#: An origin as browsers send it: one with a path or a slash would never match.
 _ORIGIN = re.compile(r"\*|https?://[^\s/,*]+")
 
 
-def _origins(given: Any) -> Any:
-    """Origins from text with commas between them. Raises ValueError."""
-    if not isinstance(given, str):
-        return given
-    origins = tuple(part.strip().lower() for part in given.split(",") if part.strip())
+def _parse_origins(value: Any) -> Any:
+    """Parse origins separated by commas. Raises ValueError."""
+    if not isinstance(value, str):
+        return value
+    origins = tuple(part.strip().lower() for part in value.split(",") if part.strip())
     for origin in origins:
         if not _ORIGIN.fullmatch(origin):
             raise ValueError(f"{origin!r} is neither * nor an origin like https://example.org")
     return origins
 
 
-def _device(name: str) -> str:
-    """Raises ValueError."""
+def _check_device(name: str) -> str:
+    """Return the name of a device. Raises ValueError."""
     try:
         return check_name(name)
     except DeviceError as exc:
@@ -61,324 +50,325 @@ def _device(name: str) -> str:
 
 
 class Settings(BaseSettings):
-    """Every setting has a name, a unit, a default and a description; none is required.
+    """All settings. None is required, and an empty environment variable counts as not set.
 
-    A variable that is set to nothing counts as not set.
+    Names of the last release work, with a warning: see `renamed_settings`.
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="SCMRL_",
+        env_prefix=PREFIX,
         env_ignore_empty=True,
         frozen=True,
         extra="forbid",
         hide_input_in_errors=True,  # it may be a key
     )
 
-    models: Path = _setting(WEIGHTS, "Folder of checkpoints, one folder NAME each")
-    default_model: str = _setting("avdigits", "Checkpoint that answers POST /v1/classify")
-    compile: Literal["auto", "off", "on"] = _setting(
-        "auto",
-        "Fused kernels: auto compiles them behind the running service and changes over "
-        "when they agree with the plain network; on waits for them; off does without",
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, RenamedEnvironment(settings_cls)
+
+    # --- checkpoints and devices --------------------------------------------------------------
+
+    models: Path = setting(
+        Topic.CHECKPOINTS, WEIGHTS, "Folder of checkpoints, with one folder for each name"
     )
-    precision: Literal["float32", "int8"] = _setting(
+    default_model: str = setting(
+        Topic.CHECKPOINTS, "avdigits", "Checkpoint that answers POST /v1/classify"
+    )
+    device: Annotated[str, AfterValidator(_check_device)] = setting(
+        Topic.CHECKPOINTS,
+        "auto",
+        "Device of the networks: cpu, cuda (all CUDA devices) or cuda:N (one of them); auto is "
+        "cuda where available, else cpu",
+    )
+    compile: Literal["auto", "off", "on"] = setting(
+        Topic.CHECKPOINTS,
+        "auto",
+        "Fused kernels: auto compiles them in the background and switches to them once they "
+        "agree with the plain network; on compiles them before the service is ready; off never",
+    )
+    precision: Literal["float32", "int8"] = setting(
+        Topic.CHECKPOINTS,
         "float32",
-        "Weights of the fused path: int8 is faster and moves spikes near their threshold; it is "
-        "taken where a checkpoint's card has its accuracy with it",
+        "Weights of the fused network; int8 is faster, changes spikes near the threshold, and "
+        "applies to checkpoints whose card has an accuracy measured with it",
     )
-    device: Annotated[str, AfterValidator(_device)] = _setting(
-        "auto",
-        "Where networks run: cpu, cuda (every CUDA device that there is) or cuda:N (one of them); "
-        "auto takes cuda where there is one, or else the CPU",
-    )
-    host: str = _setting("127.0.0.1", "Address to listen on")
-    port: int = _setting(8000, "Port to listen on; 0 takes a free one", ge=0, le=65535)
-    api_keys: SecretStr = _setting(
-        SecretStr(""),
-        "Keys of which every request needs one, `name:key` or `name:key:requests-per-minute`, "
-        "where `sha256:` and a key's SHA-256 in hex can stand for the key; "
-        "with commas or ends of lines between them",
-    )
-    api_keys_file: Path | None = _setting(
-        None,
-        "File of API keys, `name:key` each, one a line, # for comments; read again when it changes",
-    )
-    admin_key: SecretStr = _setting(
-        SecretStr(""), "The key of what is under /v1/admin, which is not there without one"
-    )
-    admin_key_file: Path | None = _setting(None, "File that holds the admin key and nothing else")
-    allow_weak_keys: bool = _setting(
-        False, "Take keys that are shorter than 20 characters or can be guessed"
-    )
-    rate_limit_per_min: int = _setting(
+    threads: int = setting(
+        Topic.CHECKPOINTS,
         0,
-        "Requests of each key that has no number of its own, at once and a minute; 0: no limit",
-        "requests/min",
-        ge=0,
-        le=1_000_000,
-    )
-    allow_anonymous: bool = _setting(
-        False, "Serve without API keys on an address that others can reach"
-    )
-    cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_origins)] = _setting(
-        (), "Origins whose web pages may ask, with commas between them; * for all"
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = _setting(
-        "info", "Least severe messages that are logged"
-    )
-    log_format: Literal["console", "json"] = _setting(
-        "console", "Lines of log: for people, or a JSON object each for machines"
-    )
-
-    max_body_bytes: int = _setting(
-        128 * MIB, "Largest request body", "bytes", ge=1024, le=_MOST_BYTES
-    )
-    max_file_bytes: int = _setting(
-        64 * MIB, "Largest single file", "bytes", ge=1024, le=_MOST_BYTES
-    )
-    max_uploads_bytes: int = _setting(
-        1024 * MIB,
-        "All bodies that are held at a time; more get 503",
-        "bytes",
-        ge=1024,
-        le=_MOST_BYTES,
-    )
-    upload_timeout_s: float = _setting(
-        30.0, "Longest time that a request's body may take to arrive", "s", gt=0, le=_DAY_S
-    )
-    upload_min_rate: int = _setting(
-        1024,
-        "Slowest that a request's body may arrive on the average, after its first 10 s",
-        "bytes/s",
-        ge=1,
-        le=_MOST_BYTES,
-    )
-    max_parts: int = _setting(300, "Most parts in one form", "parts", ge=1, le=100_000)
-    max_frames: int = _setting(256, "Most pictures in `frames`", "pictures", ge=1, le=100_000)
-    max_duration_s: float = _setting(60.0, "Longest clip or sound", "s", gt=0, le=_DAY_S)
-    max_pixels: int = _setting(
-        33_177_600, "Largest picture, width x height", "px", ge=1, le=1 << 30
-    )
-    max_composed_pixels: int = _setting(
-        1_000_000_000,
-        "Most pixels that a GIF or APNG (width x height x pictures) or the scans of a JPEG "
-        "(width x height x scans) compose",
-        "px",
-        ge=1,
-        le=1 << 40,
-    )
-    max_inflated_bytes: int = _setting(
-        16 * MIB,
-        "Most bytes that texts, profiles and surplus pixel data of a PNG inflate to; by how much a "
-        "container's packets, inflated, may exceed the file",
-        "bytes",
-        ge=1024,
-        le=_MOST_BYTES,
-    )
-    max_decoded_pixels: int = _setting(
-        16_000_000_000,
-        "Most pixels of a video (width x height x frames) that are decoded for its pictures",
-        "px",
-        ge=1,
-        le=1 << 40,
-    )
-    max_demux_cpu_s: float = _setting(
-        0.4,
-        "Longest CPU time to find a file's headers and packets; good files take a tenth of it",
-        "s",
-        gt=0,
-        le=_DAY_S,
-    )
-    max_channels: int = _setting(16, "Most channels of a sound", "channels", ge=1, le=64)
-    max_sample_rate: int = _setting(
-        384_000, "Highest rate of a sound", "Hz", ge=8000, le=100_000_000
-    )
-    max_steps: int = _setting(
-        MAX_STEPS, "Most time steps T that may be asked for", "steps", ge=1, le=MAX_STEPS
-    )
-
-    max_batch: int = _setting(8, "Most requests that run together", "requests", ge=1, le=1024)
-    max_batch_wait_ms: float = _setting(
-        2.0,
-        "Longest wait for requests that are still being decoded; alone: none",
-        "ms",
-        ge=0,
-        le=60_000,
-    )
-    queue_length: int = _setting(
-        128,
-        "Most accepted requests of one checkpoint at a time; more get 503",
-        "requests",
-        ge=1,
-        le=100_000,
-    )
-    max_wait_s: float = _setting(
-        4.0,
-        "Longest time to its answer that a request is accepted for, at the rate of the last ones; "
-        "more get 503, and while any do it is a quarter of this",
-        "s",
-        gt=0,
-        le=_DAY_S,
-    )
-    shed_steps: int = _setting(
-        0,
-        "Fewest time steps T that requests may be lowered to under load, before any is refused; "
-        "0: T is never lowered",
-        "steps",
-        ge=0,
-        le=MAX_STEPS,
-    )
-    request_deadline_s: float = _setting(
-        30.0, "Longest time from the upload's end to the answer; then 504", "s", gt=0, le=_DAY_S
-    )
-    stalled_after_s: float = _setting(
-        4.0,
-        "Time at one batch after which /readyz says no; longer than any batch takes",
-        "s",
-        gt=0,
-        le=_DAY_S,
-    )
-    engine_timeout_s: float = _setting(
-        20.0,
-        "Time after which a batch counts as hanging and its worker is replaced",
-        "s",
-        gt=0,
-        le=_DAY_S,
-    )
-    keep_alive_s: int = _setting(
-        75,
-        "Time that a connection is kept open between two requests; longer than the load "
-        "balancer's in front, or it sends requests on connections that are being closed",
-        "s",
-        ge=1,
-        le=_DAY_S,
-    )
-    head_timeout_s: float = _setting(
-        10.0,
-        "Longest time for a request's head to arrive, on a new connection from its start",
-        "s",
-        gt=0,
-        le=_DAY_S,
-    )
-    send_timeout_s: float = _setting(
-        60.0,
-        "Longest time for a client to read an answer; then the connection is reset",
-        "s",
-        gt=0,
-        le=_DAY_S,
-    )
-    linger_s: float = _setting(
-        5.0,
-        "Time that a connection stays open for its client to read the answer, where that came "
-        "before the request's end",
-        "s",
-        gt=0,
-        le=_DAY_S,
-    )
-    max_connections: int = _setting(
-        4096,
-        "Most open connections, fewer where the limit of open files is lower; more close the one "
-        "that has been idle longest, or are refused where none is idle",
-        "connections",
-        ge=1,
-        le=1_000_000,
-    )
-    shutdown_delay_s: float = _setting(
-        0.0,
-        "Shortest time that new requests get 503 for before the service stops",
-        "s",
-        ge=0,
-        le=_DAY_S,
-    )
-    shutdown_grace_s: float = _setting(
-        30.0,
-        "Time that accepted requests have to finish when the service stops",
-        "s",
-        ge=0,
-        le=_DAY_S,
-    )
-    decode_workers: int = _setting(
-        0,
-        "Processes that decode uploads, one each at a time; 0: one a core",
-        "processes",
-        ge=0,
-        le=1024,
-    )
-    decode_timeout_s: float = _setting(
-        10.0, "Longest time to read one request's files", "s", gt=0, le=_DAY_S
-    )
-    decode_memory_mib: int = _setting(
-        1024,
-        "Memory that one request's files may take while they are read",
-        "MiB",
-        ge=64,
-        le=1 << 20,
-    )
-    sandbox: Literal["auto", "required"] = _setting(
-        "auto",
-        "Walls around the processes that decode uploads: auto takes those that the machine has; "
-        "required does not start without seccomp",
-    )
-    load_timeout_s: float = _setting(
-        120.0,
-        "Longest time to load a checkpoint; then it is given up, and at the start the service ends",
-        "s",
-        gt=0,
-        le=_DAY_S,
-    )
-    threads: int = _setting(
-        0,
-        "CPU threads of one network; 0 takes what the machine's quota allows",
+        "CPU threads of one network; 0 uses the cores in the CPU quota",
         "threads",
         ge=0,
         le=1024,
     )
 
+    # --- address and connections --------------------------------------------------------------
 
-#: Variables of the same prefix that are no settings: what else reads them.
-ELSEWHERE = {
-    "SCMRL_CPUS": "docker/compose.yaml",
-    "SCMRL_IMAGE_CACHE": "the trials of the image",
-}
+    host: str = setting(Topic.NETWORK, "127.0.0.1", "Address to listen on")
+    port: int = setting(
+        Topic.NETWORK, 8000, "Port to listen on; 0 picks a free one", ge=0, le=65535
+    )
+    max_connections: int = setting(
+        Topic.NETWORK,
+        4096,
+        "Maximum open connections, lower where the limit of open files is; beyond it, a new "
+        "connection closes the one that has been idle longest, or is refused where none is idle",
+        "connections",
+        ge=1,
+        le=1_000_000,
+    )
+    keep_alive_s: int = setting(
+        Topic.NETWORK,
+        75,
+        "Close a connection that is idle for this long between two requests; set it above the "
+        "idle timeout of a load balancer in front, which else reuses closed connections",
+        "s",
+        ge=1,
+        le=DAY_S,
+    )
+    head_timeout_s: float = seconds(
+        Topic.NETWORK,
+        10.0,
+        "Time limit for a request's head, from its first byte or from the start of a connection",
+    )
+    send_timeout_s: float = seconds(
+        Topic.NETWORK,
+        60.0,
+        "Time limit for the client to read a response; then the connection is reset",
+    )
+    linger_s: float = seconds(
+        Topic.NETWORK,
+        5.0,
+        "Keep a connection open for this long after a response that was sent before the end of "
+        "the request, so that the client can read it",
+    )
 
+    # --- keys and origins ---------------------------------------------------------------------
 
-def unknown_variables(environment: Iterable[str]) -> list[str]:
-    """What to warn of: names of variables that look like settings and are none."""
-    prefix = "SCMRL_"
-    known = [prefix + name.upper() for name in Settings.model_fields]
-    warnings = []
-    for name in sorted(environment):
-        if not name.upper().startswith(prefix) or name.upper() in (*known, *ELSEWHERE):
-            continue
-        nearest = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.8)
-        hint = f"did you mean {nearest[0]}?" if nearest else "`scmrl settings` lists what there is"
-        warnings.append(f"{name} is no setting, and has no effect; {hint}")
-    return warnings
+    api_keys: SecretStr = setting(
+        Topic.KEYS,
+        SecretStr(""),
+        "API keys, separated by commas or line ends: `name:key` or `name:key:requests-per-minute`; "
+        "`sha256:` and the SHA-256 of the key in hex may stand for the key",
+    )
+    api_keys_file: Path | None = setting(
+        Topic.KEYS,
+        None,
+        "File of API keys, one `name:key` a line, # for comments; read again when it changes",
+    )
+    admin_key: SecretStr = setting(
+        Topic.KEYS, SecretStr(""), "Key of /v1/admin, which answers 404 without one"
+    )
+    admin_key_file: Path | None = setting(
+        Topic.KEYS, None, "File that contains the admin key and nothing else"
+    )
+    allow_weak_keys: bool = setting(
+        Topic.KEYS, False, "Accept keys that are shorter than 20 characters or easy to guess"
+    )
+    allow_anonymous: bool = setting(
+        Topic.KEYS, False, "Serve without API keys on an address that others can reach"
+    )
+    rate_limit_per_min: int = setting(
+        Topic.KEYS,
+        0,
+        "Requests per minute, and at once, for each key without a rate of its own; 0 is no limit",
+        "requests/min",
+        ge=0,
+        le=1_000_000,
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parse_origins)] = setting(
+        Topic.KEYS,
+        (),
+        "Origins whose web pages may send requests, separated by commas; * for all",
+    )
 
+    # --- uploads ------------------------------------------------------------------------------
 
-def complaint(error: ErrorDetails) -> str:
-    """What is wrong with a setting, of those that a ValidationError has, and what it can be."""
-    name = str(error["loc"][0])
-    message = error["msg"].removeprefix("Value error, ")
-    field = Settings.model_fields.get(name)
-    bounds = field_bounds(field) if field is not None else ""
-    return f"{message}; can be {bounds}" if bounds else message
+    max_body_bytes: int = size(Topic.UPLOADS, 128 * MIB, "Maximum size of a request body")
+    max_file_bytes: int = size(Topic.UPLOADS, 64 * MIB, "Maximum size of one file in a form")
+    max_total_upload_bytes: int = size(
+        Topic.UPLOADS,
+        1024 * MIB,
+        "Maximum size of all request bodies in memory together; beyond it, reject with 503",
+    )
+    upload_timeout_s: float = setting(
+        Topic.UPLOADS, 30.0, "Time limit for a request body to arrive", "s", gt=0, le=DAY_S
+    )
+    upload_min_rate: int = setting(
+        Topic.UPLOADS,
+        1024,
+        "Minimum mean rate at which a request body has to arrive, from its 10th second on",
+        "bytes/s",
+        ge=1,
+        le=MAX_BYTES,
+    )
+    max_parts: int = setting(
+        Topic.UPLOADS, 300, "Maximum parts of a form", "parts", ge=1, le=100_000
+    )
+    max_frames: int = setting(
+        Topic.UPLOADS, 256, "Maximum pictures in `frames`", "pictures", ge=1, le=100_000
+    )
 
+    # --- media limits -------------------------------------------------------------------------
 
-def field_bounds(field: FieldInfo) -> str:
-    """The range of a number with its unit, as in `1 to 1024 requests`; of other settings nothing.
+    max_duration_s: float = setting(
+        Topic.MEDIA, 60.0, "Maximum duration of a clip or a sound", "s", gt=0, le=DAY_S
+    )
+    max_pixels: int = setting(
+        Topic.MEDIA,
+        33_177_600,
+        "Maximum size of a picture, width x height",
+        "px",
+        ge=1,
+        le=1 << 30,
+    )
+    max_decoded_pixels: int = setting(
+        Topic.MEDIA,
+        16_000_000_000,
+        "Maximum pixels of a video that are decoded to reach its frames, width x height x frames",
+        "px",
+        ge=1,
+        le=1 << 40,
+    )
+    max_composed_pixels: int = setting(
+        Topic.MEDIA,
+        1_000_000_000,
+        "Maximum pixels that a GIF or APNG (width x height x pictures) or a progressive JPEG "
+        "(width x height x scans) composes",
+        "px",
+        ge=1,
+        le=1 << 40,
+    )
+    max_inflated_bytes: int = size(
+        Topic.MEDIA,
+        16 * MIB,
+        "Maximum size of the inflated texts, profiles and surplus pixel data of a PNG; also by "
+        "how much the inflated packets of a container may exceed its file",
+    )
+    max_demux_cpu_s: float = seconds(
+        Topic.MEDIA,
+        0.4,
+        "CPU time limit for the headers and packets of a file; valid files need a tenth of it",
+    )
+    max_channels: int = setting(
+        Topic.MEDIA, 16, "Maximum channels of a sound", "channels", ge=1, le=64
+    )
+    max_sample_rate: int = setting(
+        Topic.MEDIA, 384_000, "Maximum sample rate of a sound", "Hz", ge=8000, le=100_000_000
+    )
 
-    Every number has a lower bound that it may have (ge) or not (gt), and an upper one (le).
-    """
-    limits = {
-        key: getattr(mark, key)
-        for mark in field.metadata
-        for key in ("gt", "ge", "le")
-        if getattr(mark, key, None) is not None
-    }
-    if "le" not in limits:
-        return ""
-    lowest = f"{limits['ge']}" if "ge" in limits else f"more than {limits['gt']}"
-    extra = field.json_schema_extra
-    unit = extra.get("unit", "") if isinstance(extra, dict) else ""
-    return f"{lowest} to {limits['le']} {unit}".strip()
+    # --- decoding processes -------------------------------------------------------------------
+
+    decode_workers: int = setting(
+        Topic.DECODING,
+        0,
+        "Processes that decode uploads, one request each; 0 is one per core",
+        "processes",
+        ge=0,
+        le=1024,
+    )
+    decode_timeout_s: float = setting(
+        Topic.DECODING, 10.0, "Time limit to read the files of a request", "s", gt=0, le=DAY_S
+    )
+    decode_memory_mib: int = setting(
+        Topic.DECODING,
+        1024,
+        "Memory limit to read the files of a request",
+        "MiB",
+        ge=64,
+        le=1 << 20,
+    )
+    sandbox: Literal["auto", "required"] = setting(
+        Topic.DECODING,
+        "auto",
+        "Sandbox of the decoding processes: auto uses each layer that the machine supports; "
+        "required does not start without seccomp",
+    )
+
+    # --- batches, queue and overload ----------------------------------------------------------
+
+    max_steps: int = setting(
+        Topic.INFERENCE,
+        MAX_STEPS,
+        "Maximum time steps T of a request",
+        "steps",
+        ge=1,
+        le=MAX_STEPS,
+    )
+    max_batch: int = setting(
+        Topic.INFERENCE, 8, "Maximum requests in a batch", "requests", ge=1, le=1024
+    )
+    max_batch_wait_ms: float = setting(
+        Topic.INFERENCE,
+        2.0,
+        "Maximum time that a batch waits for requests that are still being decoded; a request "
+        "that is alone does not wait",
+        "ms",
+        ge=0,
+        le=60_000,
+    )
+    queue_length: int = setting(
+        Topic.INFERENCE,
+        128,
+        "Maximum requests in flight for each checkpoint; beyond it, reject with 503",
+        "requests",
+        ge=1,
+        le=100_000,
+    )
+    max_wait_s: float = seconds(
+        Topic.INFERENCE,
+        4.0,
+        "Reject with 503 when the estimated wait exceeds this; drops to a quarter while requests "
+        "are being rejected",
+    )
+    min_steps_under_load: int = setting(
+        Topic.INFERENCE,
+        0,
+        "Under load, reduce the time steps T of requests to no fewer than this before any is "
+        "rejected; 0 never reduces them",
+        "steps",
+        ge=0,
+        le=MAX_STEPS,
+    )
+    request_deadline_s: float = seconds(
+        Topic.INFERENCE, 30.0, "Answer 504 when this has passed since the end of the upload"
+    )
+
+    # --- start, stop and supervision ----------------------------------------------------------
+
+    load_timeout_s: float = seconds(
+        Topic.TIMES,
+        120.0,
+        "Time limit to load a checkpoint; at the start, the service ends when it has passed",
+    )
+    stalled_after_s: float = seconds(
+        Topic.TIMES, 4.0, "Report not ready when one batch runs longer than this"
+    )
+    engine_timeout_s: float = seconds(
+        Topic.TIMES, 20.0, "Replace a worker when one batch runs longer than this"
+    )
+    shutdown_delay_s: float = seconds(
+        Topic.TIMES,
+        0.0,
+        "At shutdown, keep running for at least this long while new requests get 503",
+        ge=0,
+    )
+    shutdown_grace_s: float = seconds(
+        Topic.TIMES, 30.0, "At shutdown, wait at most this long for requests in flight", ge=0
+    )
+
+    # --- logs ---------------------------------------------------------------------------------
+
+    log_level: Literal["debug", "info", "warning", "error"] = setting(
+        Topic.LOGS, "info", "Minimum severity of log messages"
+    )
+    log_format: Literal["console", "json"] = setting(
+        Topic.LOGS, "console", "Format of log lines: text, or one JSON object a line"
+    )

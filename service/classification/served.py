@@ -54,7 +54,7 @@ class ServedClassifier:
             return await pipeline.classify(files, options, backend, call)
 
     def _reduce_steps(self, model: Model, steps: int) -> int:
-        return reduce_steps(steps, self.settings.shed_steps, model.batcher.pressure)
+        return reduce_steps(steps, self.settings.min_steps_under_load, model.batcher.pressure)
 
 
 def media_limits(settings: Settings) -> Limits:

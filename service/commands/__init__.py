@@ -1,1 +1,1 @@
-"""The commands of `scmrl`, one a file; each registers itself on the app of service/cli.py."""
+"""The commands of `scmrl`, one module each; `app` registers them."""

@@ -1,8 +1,8 @@
 """The command line: `scmrl serve`, `classify`, `models`, `settings`, `keys`, `train`, `evaluate`
 and `bench`.
 
-What is heavy (torch, OpenCV, the web framework) is imported by the commands that need it, so
-that `scmrl --help` answers at once.
+Commands import heavy modules (torch, OpenCV, the web framework) themselves, so that `scmrl --help`
+is fast.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_show_locals=False,
-    help="S-CMRL: a spiking network that sees and hears. Classify clips, serve them over HTTP, "
-    "train and measure.",
-    epilog="Start with `scmrl serve`, or `scmrl classify CLIP`. Each command has its own --help.",
+    help="Serve, run, train and evaluate S-CMRL, a spiking audio-visual network.",
+    epilog="Start with `scmrl serve` or `scmrl classify CLIP`. Each command has its own --help.",
 )
 
 serve.register(app)

@@ -1,4 +1,4 @@
-"""`scmrl serve`: the service over HTTP. Its flags are the settings, name by name."""
+"""`scmrl serve`: the service over HTTP. Each setting is a flag."""
 
 from __future__ import annotations
 
@@ -17,33 +17,35 @@ import typer
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
-from service.commands.settings import shown
+from service.commands.settings import format_value
 from service.decoding import sandbox
 from service.keys.key_file import Keys, KeysError, exposed, read
 from service.observability import logs
+from service.renamed_settings import RENAMED, flag, renamed_warning, variable
 from service.runtime import gc, torch_import
 from service.runtime.shutdown import SIGNALS, Stopping
 from service.server.listener import listen, raise_file_limit
-from service.settings import Settings, complaint, unknown_variables
+from service.settings import Settings
+from service.settings_messages import describe_bounds, describe_error, variable_warnings
 
 if TYPE_CHECKING:
     from service.errors import StartupError
 
 log = logging.getLogger("scmrl.serve")
 
-#: Exit codes: of a service that could not start, and of settings that make no sense.
+#: Exit codes: the service could not start; a setting is invalid.
 FAILED, MISUSED = 1, 2
 
 CLIP = Path(__file__).resolve().parents[2] / "tests" / "data" / "clips" / "digit-7.webm"
 
-HELP = """Serve the checkpoints over HTTP until Ctrl-C or SIGTERM.
+HELP = """Serve checkpoints over HTTP until Ctrl-C or SIGTERM.
 
-Every flag is a setting that the environment can give as well: `--max-batch 16` is
-`SCMRL_MAX_BATCH=16`. None is needed. /docs describes what can be asked.
+Every flag is also an environment variable: `--max-batch 16` is `SCMRL_MAX_BATCH=16`. None is
+required. The path /docs describes the API.
 
-Keys are no flags, since whoever can list processes can read them: set `SCMRL_API_KEYS` and
-`SCMRL_ADMIN_KEY`, or name files; `scmrl keys new` makes one. On an address that others can reach,
-API keys are needed.
+Keys have no flag, as every user of a machine can read its command lines: set `SCMRL_API_KEYS` and
+`SCMRL_ADMIN_KEY`, or pass files; `scmrl keys new` makes a key. API keys are required on an address
+that others can reach.
 
 Examples:
 
@@ -56,37 +58,41 @@ Examples:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to `app`, with one option for each field of Settings that is no secret."""
+    """Add the command to `app`, with an option for each setting that is not a secret."""
 
-    def serve(**flags: Any) -> None:
-        set_here = {name: value for name, value in flags.items() if value is not None}
+    def serve(**options: Any) -> None:
+        flags = {name: value for name, value in options.items() if value is not None}
+        for old in RENAMED.keys() & flags.keys():
+            new = RENAMED[old]
+            typer.echo(f"scmrl serve: {renamed_warning(flag(old), flag(new))}", err=True)
+            flags.setdefault(new, flags.pop(old))
         try:
-            settings = Settings(**set_here)
+            settings = Settings(**flags)
         except ValidationError as exc:
             for error in exc.errors():
                 name = str(error["loc"][0])
-                where = f"{_flag(name)} (SCMRL_{name.upper()})"
-                typer.echo(f"{where}: {complaint(error)}", err=True)
+                where = f"{flag(name)} ({variable(name)})"
+                typer.echo(f"{where}: {describe_error(error)}", err=True)
             raise typer.Exit(MISUSED) from exc
         raise typer.Exit(run(settings))
 
-    options = [
-        _option(name, field)
-        for name, field in Settings.model_fields.items()
-        if field.annotation is not SecretStr
+    fields = Settings.model_fields
+    parameters = [
+        _option(name, field) for name, field in fields.items() if field.annotation is not SecretStr
     ]
-    serve.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    parameters += [_option(old, fields[new], hidden=True) for old, new in RENAMED.items()]
+    serve.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     app.command("serve", help=HELP)(serve)
 
 
 def run(settings: Settings) -> int:
-    """Serve until a signal or a failure; the exit code."""
+    """Serve until a signal or a failure, and return the exit code."""
     with gc.uncollected():
         torch_import.preload()
         from service.app import LOADING, create_app
         from service.server.server import server_of
 
-    for warning in unknown_variables(os.environ):
+    for warning in variable_warnings(os.environ):
         typer.echo(f"scmrl serve: {warning}", err=True)
     try:
         keys = read(settings)
@@ -137,7 +143,7 @@ def run(settings: Settings) -> int:
     if settings.log_format == "console":  # else the log alone has it, as an object
         for failure in failures:
             _say(f"scmrl serve: {failure}", to_stderr=True)
-    _give_up_what_cannot_be_written()
+    _discard_unwritable_output()
     misused = any(failure.misused for failure in failures)
     code = MISUSED if misused else FAILED if failures else SIGNALS.exit_code
     if any(thread.name == LOADING for thread in threading.enumerate()):
@@ -145,11 +151,14 @@ def run(settings: Settings) -> int:
     return code
 
 
-def _option(name: str, field: FieldInfo) -> inspect.Parameter:
-    """The command's option for one setting. Not given, the environment or the default holds."""
-    help_text = f"{field.description}. [default: {shown(field.default, field)}]"
+def _option(name: str, field: FieldInfo, hidden: bool = False) -> inspect.Parameter:
+    """Return the option for a setting; without it, the environment or the default applies."""
+    default = format_value(field.default, field)
+    bounds = describe_bounds(field)
+    notes = f"[{bounds}] [default: {default}]" if bounds else f"[default: {default}]"
+    help_text = f"{field.description}. {notes}"
     kind = field.annotation if field.annotation in (bool, int, float, Path) else str
-    option = typer.Option(_flag(name), help=help_text, show_default=False)
+    option = typer.Option(flag(name), help=help_text, show_default=False, hidden=hidden)
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
@@ -158,24 +167,20 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
     )
 
 
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
 def _check_exposure(settings: Settings, keys: Keys) -> None:
-    """Raises KeysError where anybody could ask from elsewhere and nobody has said so."""
+    """Raise KeysError for an address that others can reach, without keys and without a waiver."""
     if keys.api or settings.allow_anonymous or _is_loopback(settings.host):
         return
     raise KeysError(
-        f"on {settings.host or 'every address'} anybody who reaches it could ask. Either set API "
-        "keys (SCMRL_API_KEYS=name:key, or SCMRL_API_KEYS_FILE, --api-keys-file), or listen to "
-        "this machine alone (SCMRL_HOST, --host 127.0.0.1), or say that you want it so "
+        f"on {settings.host or 'every address'} others could use the service without a key. "
+        "Either set API keys (SCMRL_API_KEYS=name:key, or SCMRL_API_KEYS_FILE, --api-keys-file), "
+        "or listen on this machine only (SCMRL_HOST, --host 127.0.0.1), or allow it "
         "(SCMRL_ALLOW_ANONYMOUS=true, --allow-anonymous)"
     )
 
 
 def _is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what listens there; a name other than localhost: no."""
+    """Return whether only this machine can reach `host`; of names, only localhost counts."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -183,26 +188,26 @@ def _is_loopback(host: str) -> bool:
 
 
 def _greet(listener: socket.socket, needs_key: bool) -> None:
-    """Say where the service is, and a line that tries it."""
+    """Print the address of the service, and a command that tries it."""
     host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     address = f"http://{host}:{port}"
     clip = os.path.relpath(CLIP) if CLIP.exists() else "CLIP.mp4"
     key = "-H 'Authorization: Bearer KEY' " if needs_key else ""
-    _say(f"\nscmrl is ready on {address} (its description: {address}/docs)")
+    _say(f"\nscmrl is ready on {address} (API: {address}/docs)")
     _say(f"\n  curl {key}-F clip=@{clip} {address}/v1/classify\n")
 
 
 def _say(text: str, to_stderr: bool = False) -> None:
-    """A line for people. A full disk, or a reader that has gone, is no reason not to serve."""
+    """Print a line for people. A full disk or a closed pipe must not stop the service."""
     try:
         typer.echo(text, err=to_stderr)
     except OSError as exc:
         log.warning("%r cannot be written: %s", text.strip(), exc)
 
 
-def _give_up_what_cannot_be_written() -> None:
-    """Else Python tries once more at the very end, and exits with 120 where it fails again."""
+def _discard_unwritable_output() -> None:
+    """Discard what stdout and stderr cannot write: Python would try again and exit with 120."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

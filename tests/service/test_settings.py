@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from model.config import MAX_STEPS
-from service.settings import ELSEWHERE, Settings, complaint, field_bounds, unknown_variables
+from service.renamed_settings import RENAMED, flag, variable
+from service.settings import Settings
+from service.settings_messages import (
+    OTHER_VARIABLES,
+    describe_bounds,
+    describe_error,
+    variable_warnings,
+)
 
 NUMBERS = {
     name: field for name, field in Settings.model_fields.items() if field.annotation in (int, float)
@@ -24,7 +31,7 @@ def refusal(name: str, value: Any) -> str:
         Settings(**{name: value})
     (error,) = caught.value.errors()
     assert error["loc"] == (name,)
-    return complaint(error)
+    return describe_error(error)
 
 
 def limits(name: str) -> dict[str, float]:
@@ -43,7 +50,7 @@ def test_every_number_has_a_unit_and_finite_bounds(name: str) -> None:
     assert found["le"] <= 1 << 40
     extra = NUMBERS[name].json_schema_extra
     assert name == "port" or (isinstance(extra, dict) and extra["unit"])
-    assert field_bounds(NUMBERS[name])
+    assert describe_bounds(NUMBERS[name])
 
 
 NONSENSE = ["inf", "-inf", "nan", "Infinity", "1e400", "-1", "-1e-9", "99999999999999", "9" * 5000,
@@ -75,7 +82,7 @@ def test_a_number_within_its_bounds_is_taken(name: str, data: st.DataObject) -> 
     assert getattr(Settings(**{name: str(value)}), name) == value
 
 
-@pytest.mark.parametrize("name", ["max_steps", "shed_steps"])
+@pytest.mark.parametrize("name", ["max_steps", "min_steps_under_load"])
 def test_time_steps_are_at_most_what_the_network_runs(name: str) -> None:
     assert getattr(Settings(**{name: MAX_STEPS}), name) == MAX_STEPS
     assert f"to {MAX_STEPS} steps" in refusal(name, str(MAX_STEPS + 1))
@@ -102,15 +109,41 @@ def test_another_device_is_refused_with_those_that_can_be(device: str) -> None:
         ("SCMRL_DEVCE", "did you mean SCMRL_DEVICE?"),
         ("scmrl_logformat", "did you mean SCMRL_LOG_FORMAT?"),
         ("SCMRL_APIKEYS", "did you mean SCMRL_API_KEYS?"),
-        ("SCMRL_TELEPHONE", "`scmrl settings` lists what there is"),
+        ("SCMRL_TELEPHONE", "`scmrl settings` lists all settings"),
     ],
 )
 def test_a_variable_that_is_no_setting_is_told_with_the_nearest(name: str, told: str) -> None:
-    (warning,) = unknown_variables(["PATH", name, "SCMRL_PORT", "scmrl_host"])
-    assert warning.startswith(f"{name} is no setting")
+    (warning,) = variable_warnings(["PATH", name, "SCMRL_PORT", "scmrl_host"])
+    assert warning.startswith(f"{name} is not a setting")
     assert warning.endswith(told)
 
 
 def test_settings_and_what_else_is_read_are_no_unknown_variables() -> None:
     known = [f"SCMRL_{name.upper()}" for name in Settings.model_fields]
-    assert unknown_variables([*known, *ELSEWHERE, "SCMRLX", "NOT_SCMRL_X"]) == []
+    assert variable_warnings([*known, *OTHER_VARIABLES, "SCMRLX", "NOT_SCMRL_X"]) == []
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_an_old_name_of_a_variable_works_with_a_warning(
+    old: str, new: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable(old).lower(), "4096" if new.endswith("bytes") else "3")
+    assert getattr(Settings(), new) == (4096 if new.endswith("bytes") else 3)
+    (warning,) = variable_warnings([variable(old)])
+    assert warning.startswith(f"{variable(old)} is now {variable(new)}")
+    monkeypatch.setenv(variable(new), "2048" if new.endswith("bytes") else "2")
+    assert getattr(Settings(), new) == (2048 if new.endswith("bytes") else 2)
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_an_old_name_is_no_setting_and_is_not_taken_from_code(old: str) -> None:
+    assert old not in Settings.model_fields
+    assert flag(old) != flag(RENAMED[old])
+    with pytest.raises(ValidationError):
+        Settings(**{old: 4096})
+
+
+def test_an_old_variable_with_an_invalid_value_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCMRL_SHED_STEPS", str(MAX_STEPS + 1))
+    with pytest.raises(ValidationError, match="min_steps_under_load"):
+        Settings()

@@ -17,6 +17,7 @@ import soundfile
 import torch
 from typer.testing import CliRunner, Result
 
+from model.config import MAX_STEPS
 from model.training.avdigits.task import HELD_OUT_SPEAKER
 from service.commands.app import app
 from service.keys import key_file
@@ -77,6 +78,14 @@ def test_serves_flags_are_the_settings_with_their_defaults() -> None:
     assert {name.replace("_", "-") for name in Settings.model_fields} - flags == SECRETS
     assert "[default: 8 requests]" in shown
     assert "[default: none]" in shown
+
+
+def test_an_old_name_of_a_flag_works_with_a_warning_and_is_not_in_the_help() -> None:
+    result = scmrl("serve", "--shed-steps", MAX_STEPS + 1, code=2)
+    assert "--shed-steps is now --min-steps-under-load" in result.stderr
+    assert "--min-steps-under-load (SCMRL_MIN_STEPS_UNDER_LOAD): " in result.stderr
+    assert f"to {MAX_STEPS} steps" in result.stderr
+    assert "--shed-steps" not in scmrl("serve", "--help").output
 
 
 def test_secrets_are_no_flags_and_the_help_says_where_they_go(

@@ -113,7 +113,7 @@ def service(
     process = Serve(
         "--models", weights, "--port", 0, "--compile", "off", "--device", "cpu",
         "--decode-workers", 3, "--decode-timeout-s", 60, "--engine-timeout-s", 10,
-        "--queue-length", 8, "--shed-steps", 1, "--max-wait-s", 1000,
+        "--queue-length", 8, "--min-steps-under-load", 1, "--max-wait-s", 1000,
         module="tests.service.faulty", FAULTS=str(faults),
     )  # fmt: skip
     try:

@@ -294,7 +294,7 @@ def test_a_body_that_does_not_arrive_is_408(weights: Path) -> None:
 
 def test_bodies_of_all_clients_together_are_limited(weights: Path, clip: bytes) -> None:
     half = len(clip) // 2
-    with running(weights, max_uploads_bytes=len(clip) + half) as client:
+    with running(weights, max_total_upload_bytes=len(clip) + half) as client:
         address = (str(client.base_url.host), client.base_url.port or 80)
         with socket.create_connection(address, timeout=30) as first:
             head = (

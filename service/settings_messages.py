@@ -1,0 +1,71 @@
+"""Messages about settings: bounds, invalid values, and unknown or renamed variables."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from service.renamed_settings import PREFIX, RENAMED, renamed_warning, variable
+from service.settings import Settings
+
+#: Variables with the same prefix that are not settings, and what reads them.
+OTHER_VARIABLES = {
+    "SCMRL_CPUS": "docker/compose.yaml",
+    "SCMRL_IMAGE_CACHE": "the trials of the image",
+}
+
+
+def variable_warnings(environment: Iterable[str]) -> list[str]:
+    """Return warnings for variables that look like settings: renamed ones, and unknown ones."""
+    known = [variable(name) for name in Settings.model_fields]
+    renamed = {variable(old): variable(new) for old, new in RENAMED.items()}
+    warnings = []
+    for name in sorted(environment):
+        upper = name.upper()
+        if not upper.startswith(PREFIX) or upper in (*known, *OTHER_VARIABLES):
+            continue
+        if upper in renamed:
+            warnings.append(renamed_warning(name, renamed[upper]))
+            continue
+        nearest = difflib.get_close_matches(upper, known, n=1, cutoff=0.8)
+        hint = f"did you mean {nearest[0]}?" if nearest else "`scmrl settings` lists all settings"
+        warnings.append(f"{name} is not a setting, and has no effect; {hint}")
+    return warnings
+
+
+def describe_error(error: ErrorDetails) -> str:
+    """Return what is wrong with the value of a setting, and its bounds.
+
+    `error` is one of those of a ValidationError of Settings.
+    """
+    name = str(error["loc"][0])
+    message = error["msg"].removeprefix("Value error, ")
+    field = Settings.model_fields.get(name)
+    bounds = describe_bounds(field) if field is not None else ""
+    return f"{message}; can be {bounds}" if bounds else message
+
+
+def describe_bounds(field: FieldInfo) -> str:
+    """Return the range of a number with its unit, as in `1 to 1024 requests`; else nothing.
+
+    Every number has an inclusive (ge) or exclusive (gt) lower bound, and an inclusive upper one.
+    """
+    limits = {
+        key: getattr(mark, key)
+        for mark in field.metadata
+        for key in ("gt", "ge", "le")
+        if getattr(mark, key, None) is not None
+    }
+    if "le" not in limits:
+        return ""
+    lowest = f"{limits['ge']}" if "ge" in limits else f"more than {limits['gt']}"
+    return f"{lowest} to {limits['le']} {unit(field)}".strip()
+
+
+def unit(field: FieldInfo) -> str:
+    """Return the unit of a setting; empty where it has none."""
+    extra = field.json_schema_extra
+    return str(extra.get("unit", "")) if isinstance(extra, dict) else ""
