@@ -17,8 +17,9 @@ from model.config import Config, StreamConfig
 from model.engine import allocator
 from model.engine.engine import Engine, Path, computing
 from model.engine.memory import greatest_resident
-from model.engine.parity import FusedLayers, Layers
-from model.fused.cpu.network import FusedNetwork
+from model.engine.parity import ParityLayers
+from model.engine.parity_cpu import CPUParityLayers
+from model.fused.cpu.network import CPUNetwork
 from model.network import SCMRL
 from model.network.neuron import LIF
 
@@ -92,16 +93,17 @@ def network(case: Case, seed: int = 0) -> SCMRL:
     return made.eval()
 
 
-def layers(network: SCMRL, path: Path) -> Layers | None:
-    """A fused path's layers, to be compared to the plain network's; None where it has these."""
+def parity_layers(network: SCMRL, path: Path) -> ParityLayers | None:
+    """Return the layers of a fused path, to be compared with the plain network; else None."""
     if path == "fused-graphs":
-        from model.engine.parity_cuda import TrainLayers
-        from model.fused.cuda.network import TrainNetwork
+        from model.engine.parity_cuda import CUDAParityLayers
+        from model.fused.cuda.network import CUDANetwork
 
-        return TrainLayers(TrainNetwork(network))
+        return CUDAParityLayers(CUDANetwork(network))
     if path in ("plain", "graphs"):
         return None
-    return FusedLayers(FusedNetwork(network, torch.get_num_threads(), int8=path == "fused-int8"))
+    int8 = path == "fused-int8"
+    return CPUParityLayers(CPUNetwork(network, torch.get_num_threads(), int8=int8))
 
 
 def inputs(case: Case, batch: int, seed: int) -> dict[str, Tensor]:

@@ -177,15 +177,15 @@ class Engine:
         if path == "graphs":
             return GraphedNetwork(self._network, self._forward)
         if path == "fused-graphs":
-            from model.fused.cuda.network import TrainNetwork
+            from model.fused.cuda.network import CUDANetwork
 
-            fused = TrainNetwork(self._network)
+            fused = CUDANetwork(self._network)
             for batch in (1, BATCH_SIZES[-1]):
                 fused(self._stills(batch, self._device), steps, True)
             return GraphedNetwork(self._network, fused)
-        from model.fused.cpu.network import FusedNetwork
+        from model.fused.cpu.network import CPUNetwork
 
-        return FusedNetwork(self._network, self._threads, int8=path == "fused-int8")
+        return CPUNetwork(self._network, self._threads, int8=path == "fused-int8")
 
     def _fastest(self, found: Mapping[Path, Compute], steps: int) -> Path:
         """The path that is the fastest here; of several, they are timed in turns."""

@@ -1,9 +1,9 @@
-"""Whether the fused network is the plain one: spikes that differ, layer by layer and at the end.
+"""Parity of a fused path and the plain network: spikes that differ, by layer and at the tokens.
 
-A membrane potential that lies within rounding of its threshold may fire on one path and not on
-the other, and what it feeds then differs as well. So spikes are counted twice: at each layer when
-both paths are given the plain one's spikes, which is what a path's arithmetic flips; and at the
-tokens when each path is given its own.
+A membrane potential within rounding of its threshold may fire on one path and not on the other, and
+the layers after it then differ as well. So spikes are counted twice: at each layer with the plain
+path's input, which shows what the arithmetic of the fused path flips; and at the tokens, with the
+fused path's own spikes.
 """
 
 from __future__ import annotations
@@ -12,22 +12,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, cast
 
-import torch
 from torch import Tensor
 
 from model.engine.engine import computing
-from model.fused.cpu.network import FusedNetwork
 from model.network import SCMRL, Output
 from model.network.patch import PatchSplitting
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """The fused path against the plain one over `samples` inputs.
+class Parity:
+    """A fused path compared with the plain network over `samples` inputs.
 
-    `flips` of `spikes` differ at the layers, each given the plain path's input; `token_flips`
-    of `tokens` values differ at the end of the patch splittings. `classes` answers differ, and
-    no probability by more than `difference`.
+    `flips` of `spikes` differ at layers with the plain path's input; `token_flips` of `tokens`
+    values differ at the end of the patch splittings. `classes` predictions differ. `difference` is
+    the largest difference of a probability.
     """
 
     samples: int = 0
@@ -38,8 +36,8 @@ class Agreement:
     classes: int = 0
     difference: float = 0.0
 
-    def __add__(self, other: Agreement) -> Agreement:
-        return Agreement(
+    def __add__(self, other: Parity) -> Parity:
+        return Parity(
             self.samples + other.samples,
             self.spikes + other.spikes,
             self.flips + other.flips,
@@ -50,130 +48,93 @@ class Agreement:
         )
 
 
-class Layers(Protocol):
-    """A fused network, layer by layer, in the plain one's layout: spikes [T, B, C, H, W] and tokens
-    [T, B, C, N], for one sample where nothing else is said."""
+class ParityLayers(Protocol):
+    """A fused network, layer by layer, in the plain network's layout: spikes [T, B, C, H, W] and
+    tokens [T, B, C, N]. B is 1 but for `output`."""
 
     def output(self, frames: Mapping[str, Tensor], steps: int) -> Output:
-        """Of frames [T or 1, B, C, H, W] of any number of samples."""
+        """Return the network's output for frames [T or 1, B, C, H, W], B of any size."""
 
     def stage(self, name: str, index: int, x: Tensor, steps: int) -> Tensor:
-        """Pooled spikes of a stage of a stream's patch splitting, of frames or spikes."""
+        """Return the pooled spikes of a stage of a stream's patch splitting."""
 
     def position(self, name: str, x: Tensor, steps: int) -> Tensor:
-        """Spikes of its last stage."""
+        """Return the spikes of the patch splitting's position stage."""
 
     def tokens(self, name: str, frames: Tensor, steps: int) -> Tensor:
-        """All of its patch splitting."""
+        """Return the tokens of the whole patch splitting."""
 
     def residual(self, target: str, source: str, tokens: Mapping[str, Tensor]) -> Tensor:
-        """What the source adds to the target."""
+        """Return the residual of a source in a target."""
 
     def mlp(self, name: str, x: Tensor) -> Tensor:
-        """The MLP's spikes added to tokens."""
+        """Return the MLP's output: its spikes added to x."""
 
 
-class FusedLayers:
-    """The fused network of CPUs."""
+def measure_parity(
+    plain: SCMRL, fused: ParityLayers, batches: Iterable[Mapping[str, Tensor]], steps: int
+) -> Parity:
+    """Compare a network of two or more streams, in eval mode, with its fused path.
 
-    def __init__(self, fused: FusedNetwork) -> None:
-        self._fused = fused
-
-    def output(self, frames: Mapping[str, Tensor], steps: int) -> Output:
-        return self._fused(frames, steps, False)
-
-    def stage(self, name: str, index: int, x: Tensor, steps: int) -> Tensor:
-        own = self._fused.patch[name].stages[index]
-        return own(_last(x, own.takes), steps)[:, None]
-
-    def position(self, name: str, x: Tensor, steps: int) -> Tensor:
-        own = self._fused.patch[name].position
-        return own(_last(x, own.takes), steps)[:, None]
-
-    def tokens(self, name: str, frames: Tensor, steps: int) -> Tensor:
-        return self._fused.tokens(name, frames[:, 0], steps).transpose(1, 2)[:, None]
-
-    def residual(self, target: str, source: str, tokens: Mapping[str, Tensor]) -> Tensor:
-        gave, _ = self._fused.residual[target][source](
-            _rows(tokens[target]), _rows(tokens[source]), False
-        )
-        return gave.transpose(1, 2)[:, None]
-
-    def mlp(self, name: str, x: Tensor) -> Tensor:
-        return self._fused.mlp[name](_rows(x)).transpose(1, 2)[:, None]
-
-
-def _last(x: Tensor, kind: torch.dtype) -> Tensor:
-    """One sample [T, 1, C, H, W] as [T, C, H, W], channels last."""
-    return x[:, 0].to(kind).contiguous(memory_format=torch.channels_last)
-
-
-def _rows(tokens: Tensor) -> Tensor:
-    """One sample's tokens [T, 1, C, N] as [T, N, C]."""
-    return tokens[:, 0].transpose(1, 2).contiguous()
-
-
-def agreement(
-    plain: SCMRL, fused: Layers, batches: Iterable[Mapping[str, Tensor]], steps: int
-) -> Agreement:
-    """Compare a network of two or more streams to its fused path.
-
-    `batches` of frames [T or 1, B, C, H, W] by stream, where the networks are; `plain` is in eval
-    mode.
+    `batches`: frames [T or 1, B, C, H, W] by stream, on the device of the networks.
     """
-    total = Agreement()
+    total = Parity()
     with computing(plain.head.bias.device):
         for frames in batches:
-            total += _answers(plain, fused, frames, steps)
+            total += _compare_outputs(plain, fused, frames, steps)
             for sample in range(next(iter(frames.values())).shape[1]):
-                one = {name: x[:, sample : sample + 1] for name, x in frames.items()}
-                total += _spikes(plain, fused, one, steps)
+                single = {name: x[:, sample : sample + 1] for name, x in frames.items()}
+                total += _compare_spikes(plain, fused, single, steps)
     return total
 
 
-def _answers(plain: SCMRL, fused: Layers, frames: Mapping[str, Tensor], steps: int) -> Agreement:
+def _compare_outputs(
+    plain: SCMRL, fused: ParityLayers, frames: Mapping[str, Tensor], steps: int
+) -> Parity:
     repeated = {name: x.expand(steps, *x.shape[1:]) for name, x in frames.items()}
     expected = plain(repeated).logits.softmax(1)
-    found = fused.output(frames, steps).logits.softmax(1)
-    return Agreement(
+    actual = fused.output(frames, steps).logits.softmax(1)
+    return Parity(
         samples=len(expected),
-        classes=int((expected.argmax(1) != found.argmax(1)).sum()),
-        difference=float((expected - found).abs().max()),
+        classes=int((expected.argmax(1) != actual.argmax(1)).sum()),
+        difference=float((expected - actual).abs().max()),
     )
 
 
-def _spikes(plain: SCMRL, fused: Layers, frames: Mapping[str, Tensor], steps: int) -> Agreement:
-    """The spikes of one sample, [T or 1, 1, C, H, W]."""
-    total = Agreement()
+def _compare_spikes(
+    plain: SCMRL, fused: ParityLayers, frames: Mapping[str, Tensor], steps: int
+) -> Parity:
+    """Compare the spikes of one sample, frames [T or 1, 1, C, H, W]."""
+    total = Parity()
     tokens: dict[str, Tensor] = {}  # [T, 1, D, N]
-    for name, held in frames.items():
+    for name, sample in frames.items():
         patch = cast(PatchSplitting, plain.patch[name])
-        x = held
-        for index, theirs in enumerate(patch.stages):
-            found = fused.stage(name, index, x, steps)
-            fired = theirs(x.expand(steps, *x.shape[1:]))
-            x = patch.pool(fired.flatten(0, 1)).unflatten(0, (steps, -1))
-            total += _layer(x, found)
+        x = sample
+        for index, stage in enumerate(patch.stages):
+            fused_spikes = fused.stage(name, index, x, steps)
+            spikes = stage(x.expand(steps, *x.shape[1:]))
+            x = patch.pool(spikes.flatten(0, 1)).unflatten(0, (steps, -1))
+            total += _compare(x, fused_spikes)
         position = patch.position(x)
-        total += _layer(position, fused.position(name, x, steps))
+        total += _compare(position, fused.position(name, x, steps))
         tokens[name] = (x + position).flatten(3)
-        differ = int((fused.tokens(name, held, steps) != tokens[name]).sum())
-        total += Agreement(tokens=tokens[name].numel(), token_flips=differ)
-    return total + _crossed(plain, fused, tokens)
+        flips = int((fused.tokens(name, sample, steps) != tokens[name]).sum())
+        total += Parity(tokens=tokens[name].numel(), token_flips=flips)
+    return total + _compare_fusion(plain, fused, tokens)
 
 
-def _crossed(plain: SCMRL, fused: Layers, tokens: Mapping[str, Tensor]) -> Agreement:
-    """The residuals and MLPs of one sample, given the plain path's tokens [T, 1, D, N]."""
-    total = Agreement()
+def _compare_fusion(plain: SCMRL, fused: ParityLayers, tokens: Mapping[str, Tensor]) -> Parity:
+    """Compare the residuals and MLPs of one sample, from the plain path's tokens [T, 1, D, N]."""
+    total = Parity()
     for target, x in tokens.items():
         for source, residual in plain.residual[target].items():  # type: ignore[operator]
-            gave, _ = residual(x, tokens[source], False)
-            total += _layer(gave, fused.residual(target, source, tokens))
-            x = x + plain.config.alpha * gave
-        total += _layer(plain.mlp[target](x) - x, fused.mlp(target, x) - x)
+            values, _ = residual(x, tokens[source], False)
+            total += _compare(values, fused.residual(target, source, tokens))
+            x = x + plain.config.alpha * values
+        total += _compare(plain.mlp[target](x) - x, fused.mlp(target, x) - x)
     return total
 
 
-def _layer(theirs: Tensor, ours: Tensor) -> Agreement:
+def _compare(expected: Tensor, actual: Tensor) -> Parity:
     # Sums and differences of small integers and halves are exact, but a rounding is no flip.
-    return Agreement(spikes=theirs.numel(), flips=int(((theirs - ours).abs() > 0.25).sum()))
+    return Parity(spikes=expected.numel(), flips=int(((expected - actual).abs() > 0.25).sum()))

@@ -7,44 +7,46 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from model.fused.cuda import packed_spikes
-from model.fused.cuda.network import Tokens, TrainNetwork
+from model.fused.cuda.layers import PackedTokens
+from model.fused.cuda.network import CUDANetwork
 from model.network import Output
 
 
-class TrainLayers:
-    """model.engine.parity.Layers, of any number of samples."""
+class CUDAParityLayers:
+    """model.engine.parity.ParityLayers, of any batch size."""
 
-    def __init__(self, fused: TrainNetwork) -> None:
-        self._fused = fused
+    def __init__(self, network: CUDANetwork) -> None:
+        self._network = network
+        self._fused = network.fused
 
     def output(self, frames: Mapping[str, Tensor], steps: int) -> Output:
-        return self._fused(frames, steps, False)
+        return self._network(frames, steps, False)
 
     def stage(self, name: str, index: int, x: Tensor, steps: int) -> Tensor:
-        given = x.permute(0, 1, 3, 4, 2)  # [T or 1, B, H, W, C]
-        layer = self._fused.patch[name].stages[index]
-        fired = packed_spikes.fire(
-            given if index == 0 else packed_spikes.packed(given), layer, steps
-        )
-        return packed_spikes.spikes(packed_spikes.pool(fired), steps).permute(0, 1, 4, 2, 3)
+        x = x.permute(0, 1, 3, 4, 2)  # [T or 1, B, H, W, C]
+        packed = x if index == 0 else packed_spikes.pack(x)
+        fired = self._fused.patch[name].stages[index](packed, steps)
+        return packed_spikes.unpack(fired, steps).permute(0, 1, 4, 2, 3)
 
     def position(self, name: str, x: Tensor, steps: int) -> Tensor:
-        given = packed_spikes.packed(x.permute(0, 1, 3, 4, 2))
-        fired = packed_spikes.fire(given, self._fused.patch[name].position, steps)
-        return packed_spikes.spikes(fired, steps).permute(0, 1, 4, 2, 3)
+        packed = packed_spikes.pack(x.permute(0, 1, 3, 4, 2))
+        fired = self._fused.patch[name].position(packed, steps)
+        return packed_spikes.unpack(fired, steps).permute(0, 1, 4, 2, 3)
 
     def tokens(self, name: str, frames: Tensor, steps: int) -> Tensor:
-        return self._fused.patch[name](frames, steps).values(steps).transpose(2, 3)
+        tokens = self._fused.patch[name](frames, steps)
+        return packed_spikes.unpack(tokens.pooled, steps, tokens.position).transpose(2, 3)
 
     def residual(self, target: str, source: str, tokens: Mapping[str, Tensor]) -> Tensor:
-        steps = len(tokens[target])
-        # Any two trains that add up to the tokens will do.
-        ours, theirs = (
-            Tokens(packed_spikes.packed(x >= 1), packed_spikes.packed(x >= 2))
-            for x in (tokens[name].transpose(2, 3) for name in (target, source))
+        # Tokens are 0, 1 or 2: any two spikes of that sum will do.
+        packed = {
+            name: PackedTokens(packed_spikes.pack(x >= 1), packed_spikes.pack(x >= 2))
+            for name, x in ((name, x.transpose(2, 3)) for name, x in tokens.items())
+        }
+        values, _ = self._fused.residual[target][source](
+            packed[target], packed[source], len(tokens[target]), False
         )
-        gave, _ = self._fused.residual[target][source](ours, theirs, steps, False)
-        return gave.transpose(2, 3)
+        return values.transpose(2, 3)
 
     def mlp(self, name: str, x: Tensor) -> Tensor:
         return self._fused.mlp[name](x.transpose(2, 3).contiguous(), len(x)).transpose(2, 3)

@@ -16,7 +16,7 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from model.engine.bench import CASES, inputs, network
-from model.fused.cuda.network import TrainNetwork
+from model.fused.cuda.network import CUDANetwork
 
 
 class Card:
@@ -57,7 +57,7 @@ def main(capability: int) -> None:
     JITFunction.run = compiled
     for name, batches in (("crema_d", (1, 32)), ("events", (1,))):
         case = CASES[name]
-        fused = TrainNetwork(network(case))
+        fused = CUDANetwork(network(case))
         for batch in batches:
             with torch.inference_mode():
                 fused(inputs(case, batch, seed=0), case.steps, True)

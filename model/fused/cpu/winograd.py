@@ -20,7 +20,7 @@ from model.fused.cpu.int8_kernels import Map
 from model.fused.cpu.numba_kernels import Floats, jit
 
 #: Fewest channels to convolve for which this is faster.
-LEAST_CHANNELS = 32
+MIN_CHANNELS = 32
 #: Tiles that are multiplied at a time: their matrices should stay in a core's cache.
 _TILES = 128
 #: Outputs, and inputs, along a tile's side.

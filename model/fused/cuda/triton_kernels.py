@@ -1,8 +1,9 @@
 """The Triton kernels of model/fused/cuda/packed_spikes.py, compiled at their first call.
 
-Trains and values are contiguous, channels last, but for q, k and v, whose rows have strides.
-Arguments in capitals are constants of a compiled kernel: what is in a tile (powers of 2), and what
-it is for. With WIDE a train is built up in 64 bits instead of 32.
+Packed spikes and values are contiguous, channels last, but for q, k and v, whose rows (tokens)
+have strides. Arguments in capitals are compile-time constants: BLOCK_M x BLOCK_N outputs per
+program over BLOCK_K channels at a time (powers of 2), and variants of a kernel. With WIDE, packed
+spikes are built in 64 bits instead of 32.
 """
 
 import triton
@@ -10,190 +11,215 @@ import triton.language as tl
 
 
 @triton.jit
-def _charged(potential, current):
-    """The membrane potential after one step, and whether it fires."""
+def _charge(potential, current):
+    """Return the membrane potential after one step (reset to 0 by a spike), and the spike."""
     charged = potential * 0.5 + current
-    fires = charged >= 1.0
-    return tl.where(fires, 0.0, charged), fires
+    spike = charged >= 1.0
+    return tl.where(spike, 0.0, charged), spike
 
 
 @triton.jit
-def _sums(
-    x, added, high, low, m, n, t, rows, height, width, channels, filters,
+def _accumulate(
+    x, added, high, low, m, n, t, pixels, height, width, channels, filters,
     SIDE: tl.constexpr, VALUES: tl.constexpr, ADDED: tl.constexpr,
-    ROWS: tl.constexpr, FILTERS: tl.constexpr, CHANNELS: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Sums [ROWS, FILTERS] of step t over taps and channels, for pixels m and filters n."""
+    """Sums [BLOCK_M, BLOCK_N] over taps and channels at step t, for pixels m and filters n.
+
+    x: packed spikes [pixels, channels], or values [T, pixels, channels].
+    high, low: weights [SIDE * SIDE, channels, filters].
+    """
     column = m % width
     row = (m // width) % height
-    parts = tl.cdiv(channels, CHANNELS)
-    before = tl.full((ROWS,), rows, tl.int64) * t
-    total = tl.zeros((ROWS, FILTERS), tl.float32)
-    for i in range(SIDE * SIDE * parts):
-        tap = i // parts
-        c = (i % parts) * CHANNELS + tl.arange(0, CHANNELS)
+    blocks_k = tl.cdiv(channels, BLOCK_K)
+    step_offset = tl.full((BLOCK_M,), pixels, tl.int64) * t  # of values, in pixels
+    accumulator = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for i in range(SIDE * SIDE * blocks_k):
+        tap = i // blocks_k
+        k = (i % blocks_k) * BLOCK_K + tl.arange(0, BLOCK_K)
         down = tap // SIDE - SIDE // 2
         right = tap % SIDE - SIDE // 2
-        inside = (m < rows) & (row + down >= 0) & (row + down < height)
-        inside = inside & (column + right >= 0) & (column + right < width)
-        there = inside[:, None] & (c < channels)[None, :]
+        # Pixels beyond the border are 0: padding 1.
+        mask_m = (m < pixels) & (row + down >= 0) & (row + down < height)
+        mask_m = mask_m & (column + right >= 0) & (column + right < width)
+        mask_x = mask_m[:, None] & (k < channels)[None, :]  # [BLOCK_M, BLOCK_K]
+        mask_w = (k < channels)[:, None] & (n < filters)[None, :]  # [BLOCK_K, BLOCK_N]
         pixel = m.to(tl.int64) + down * width + right
-        weight = (tap * channels + c)[:, None] * filters + n[None, :]
-        kept = (c < channels)[:, None] & (n < filters)[None, :]
+        offset_w = (tap * channels + k)[:, None] * filters + n[None, :]
         if VALUES:
-            place = (pixel + before)[:, None] * channels + c[None, :]
-            given = tl.load(x + place, mask=there, other=0.0)
-            weights = tl.load(high + weight, mask=kept, other=0.0)
-            total = tl.dot(given, weights, total, input_precision="tf32x3")
+            offset_x = (pixel + step_offset)[:, None] * channels + k[None, :]
+            values = tl.load(x + offset_x, mask=mask_x, other=0.0)
+            weights = tl.load(high + offset_w, mask=mask_w, other=0.0)
+            accumulator = tl.dot(values, weights, accumulator, input_precision="tf32x3")
         else:
-            place = pixel[:, None] * channels + c[None, :]
-            fired = (tl.load(x + place, mask=there, other=0) >> t) & 1
+            offset_x = pixel[:, None] * channels + k[None, :]
+            bits = (tl.load(x + offset_x, mask=mask_x, other=0) >> t) & 1
             if ADDED:
-                fired += (tl.load(added + place, mask=there, other=0) >> t) & 1
-            given = fired.to(tl.float16)
-            total = tl.dot(given, tl.load(high + weight, mask=kept, other=0.0), total)
-            total = tl.dot(given, tl.load(low + weight, mask=kept, other=0.0), total)
-    return total
+                bits += (tl.load(added + offset_x, mask=mask_x, other=0) >> t) & 1
+            spikes = bits.to(tl.float16)
+            weights = tl.load(high + offset_w, mask=mask_w, other=0.0)
+            accumulator = tl.dot(spikes, weights, accumulator)
+            weights = tl.load(low + offset_w, mask=mask_w, other=0.0)
+            accumulator = tl.dot(spikes, weights, accumulator)
+    return accumulator
 
 
 @triton.jit
 def fire(
     x, added, high, low, unit, shift, fired,
-    rows, height, width, channels, filters, steps,
+    pixels, height, width, channels, filters, steps,
     SIDE: tl.constexpr, VALUES: tl.constexpr, HELD: tl.constexpr, ADDED: tl.constexpr,
-    WIDE: tl.constexpr, ROWS: tl.constexpr, FILTERS: tl.constexpr, CHANNELS: tl.constexpr,
+    WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """A layer: a tile of pixels m = (b, y, x) and filters n, over all steps, is one program."""
-    m = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    n = tl.program_id(1) * FILTERS + tl.arange(0, FILTERS)
+    """A layer: one program computes pixels m = (b, y, x) and filters n over all steps.
+
+    unit, shift: [filters]; fired: packed spikes [pixels, filters]. With HELD, x has one step.
+    """
+    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     scale = tl.load(unit + n, mask=n < filters, other=0.0)[None, :]
     offset = tl.load(shift + n, mask=n < filters, other=0.0)[None, :]
-    potential = tl.zeros((ROWS, FILTERS), tl.float32)
-    train = tl.zeros((ROWS, FILTERS), tl.int64 if WIDE else tl.int32)
+    potential = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    packed = tl.zeros((BLOCK_M, BLOCK_N), tl.int64 if WIDE else tl.int32)
     if HELD:
-        held = _sums(
-            x, added, high, low, m, n, 0, rows, height, width, channels,
-            filters, SIDE, VALUES, ADDED, ROWS, FILTERS, CHANNELS,
+        held = _accumulate(
+            x, added, high, low, m, n, 0, pixels, height, width, channels,
+            filters, SIDE, VALUES, ADDED, BLOCK_M, BLOCK_N, BLOCK_K,
         )  # fmt: skip
     for t in range(steps):
         if HELD:
-            total = held
+            accumulator = held
         else:
-            total = _sums(
-                x, added, high, low, m, n, t, rows, height, width, channels, filters,
-                SIDE, VALUES, ADDED, ROWS, FILTERS, CHANNELS,
+            accumulator = _accumulate(
+                x, added, high, low, m, n, t, pixels, height, width, channels, filters,
+                SIDE, VALUES, ADDED, BLOCK_M, BLOCK_N, BLOCK_K,
             )  # fmt: skip
-        potential, fires = _charged(potential, total * scale + offset)
-        train |= fires.to(train.dtype) << t
-    place = m.to(tl.int64)[:, None] * filters + n[None, :]
-    there = (m < rows)[:, None] & (n < filters)[None, :]
-    tl.store(fired + place, train.to(fired.dtype.element_ty), mask=there)
+        potential, spike = _charge(potential, accumulator * scale + offset)
+        packed |= spike.to(packed.dtype) << t
+    offset_out = m.to(tl.int64)[:, None] * filters + n[None, :]
+    mask_out = (m < pixels)[:, None] & (n < filters)[None, :]
+    tl.store(fired + offset_out, packed.to(fired.dtype.element_ty), mask=mask_out)
 
 
 @triton.jit
-def pool(trains, pooled, count, height, width, channels, TRAINS: tl.constexpr):
-    """What fired in 3 x 3 neighbours, at every second pixel."""
-    at = tl.program_id(0).to(tl.int64) * TRAINS + tl.arange(0, TRAINS)
-    c = at % channels
-    pixel = at // channels
-    across = (width + 1) // 2
-    high = (height + 1) // 2
-    column = (pixel % across) * 2
-    row = (pixel // across) % high * 2
-    sample = pixel // across // high
-    fired = tl.zeros((TRAINS,), trains.dtype.element_ty)
+def pool(x, pooled, count, height, width, channels, BLOCK: tl.constexpr):
+    """Max-pool 3x3, stride 2, padding 1: the "or" of packed spikes.
+
+    x: [B, height, width, channels]; pooled: [B, H', W', channels], `count` in all.
+    """
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    c = index % channels
+    pixel = index // channels
+    pooled_width = (width + 1) // 2
+    pooled_height = (height + 1) // 2
+    column = (pixel % pooled_width) * 2
+    row = (pixel // pooled_width) % pooled_height * 2
+    sample = pixel // pooled_width // pooled_height
+    packed = tl.zeros((BLOCK,), x.dtype.element_ty)
     for tap in tl.static_range(9):
-        y = row + (tap // 3 - 1)
-        x = column + (tap % 3 - 1)
-        inside = (at < count) & (y >= 0) & (y < height) & (x >= 0) & (x < width)
-        place = ((sample * height + y) * width + x) * channels + c
-        fired |= tl.load(trains + place, mask=inside, other=0)
-    tl.store(pooled + at, fired, mask=at < count)
+        tap_row = row + (tap // 3 - 1)
+        tap_column = column + (tap % 3 - 1)
+        mask = (index < count) & (tap_row >= 0) & (tap_row < height)
+        mask = mask & (tap_column >= 0) & (tap_column < width)
+        offset = ((sample * height + tap_row) * width + tap_column) * channels + c
+        packed |= tl.load(x + offset, mask=mask, other=0)
+    tl.store(pooled + index, packed, mask=index < count)
 
 
 @triton.jit
-def spikes(trains, added, values, count, steps, ADDED: tl.constexpr, TRAINS: tl.constexpr):
-    """Trains [...] as values [T, ...], added up where ADDED."""
-    at = tl.program_id(0).to(tl.int64) * TRAINS + tl.arange(0, TRAINS)
-    there = at < count
-    train = tl.load(trains + at, mask=there, other=0)
+def unpack(x, added, values, count, steps, ADDED: tl.constexpr, BLOCK: tl.constexpr):
+    """Packed spikes [count] to values [T, count]; those of `added` are added where ADDED."""
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = index < count
+    packed = tl.load(x + index, mask=mask, other=0)
     if ADDED:
-        other = tl.load(added + at, mask=there, other=0)
-    place = at
+        packed_added = tl.load(added + index, mask=mask, other=0)
+    offset = index
     for t in range(steps):
-        fired = (train >> t) & 1
+        bits = (packed >> t) & 1
         if ADDED:
-            fired += (other >> t) & 1
-        tl.store(values + place, fired.to(tl.float32), mask=there)
-        place += count
+            bits += (packed_added >> t) & 1
+        tl.store(values + offset, bits.to(tl.float32), mask=mask)
+        offset += count
 
 
 @triton.jit
 def attend_over_tokens(
     q, k, v, fired, targets, sources, heads, width, stride_q, stride_k, stride_v, scale, steps,
-    WIDE: tl.constexpr, TOKENS: tl.constexpr, WIDTH: tl.constexpr,
+    WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """One sample and head, and a tile of its asking tokens, is one program."""
+    """scale q (k^T v): one program computes BLOCK_M target tokens of one sample and head.
+
+    q, fired: [B, targets, heads, width]; k, v: [B, sources, heads, width]; strides from token to
+    token. BLOCK_D >= width.
+    """
     sample = (tl.program_id(0) // heads).to(tl.int64)
     head = tl.program_id(0) % heads
-    i = tl.arange(0, WIDTH)
-    n = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
-    there = (n < targets)[:, None] & (i < width)[None, :]
-    asking = sample * targets + n
-    asks = tl.load(
-        q + asking[:, None] * stride_q + head * width + i[None, :], mask=there, other=0
-    )  # fmt: skip
-    potential = tl.zeros((TOKENS, WIDTH), tl.float32)
-    train = tl.zeros((TOKENS, WIDTH), tl.int64 if WIDE else tl.int32)
+    d = tl.arange(0, BLOCK_D)
+    m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
+    mask_q = (m < targets)[:, None] & (d < width)[None, :]
+    row_q = sample * targets + m
+    q_packed = tl.load(
+        q + row_q[:, None] * stride_q + head * width + d[None, :], mask=mask_q, other=0
+    )  # [BLOCK_M, BLOCK_D]
+    potential = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
+    packed = tl.zeros((BLOCK_M, BLOCK_D), tl.int64 if WIDE else tl.int32)
     for t in range(steps):
-        met = tl.zeros((WIDTH, WIDTH), tl.float32)  # k^T v
-        for first in range(0, sources, TOKENS):
-            s = first + tl.arange(0, TOKENS)
-            known = (s < sources)[:, None] & (i < width)[None, :]
-            asked = sample * sources + s
-            keys = tl.load(
-                k + asked[:, None] * stride_k + head * width + i[None, :], mask=known, other=0
+        kv = tl.zeros((BLOCK_D, BLOCK_D), tl.float32)  # k^T v
+        for first in range(0, sources, BLOCK_M):
+            s = first + tl.arange(0, BLOCK_M)
+            mask_kv = (s < sources)[:, None] & (d < width)[None, :]
+            row_kv = sample * sources + s
+            k_packed = tl.load(
+                k + row_kv[:, None] * stride_k + head * width + d[None, :], mask=mask_kv, other=0
             )  # fmt: skip
-            values = tl.load(
-                v + asked[:, None] * stride_v + head * width + i[None, :], mask=known, other=0
+            v_packed = tl.load(
+                v + row_kv[:, None] * stride_v + head * width + d[None, :], mask=mask_kv, other=0
             )  # fmt: skip
-            keys = ((keys >> t) & 1).to(tl.float16)
-            values = ((values >> t) & 1).to(tl.float16)
-            met = tl.dot(tl.trans(keys), values, met)
-        # Counts of up to N tokens, which halves do not hold.
-        current = tl.dot(((asks >> t) & 1).to(tl.float32), met, input_precision="ieee")
-        potential, fires = _charged(potential, current * scale)
-        train |= fires.to(train.dtype) << t
-    place = asking[:, None] * (heads * width) + head * width + i[None, :]
-    tl.store(fired + place, train.to(fired.dtype.element_ty), mask=there)
+            k_t = ((k_packed >> t) & 1).to(tl.float16)
+            v_t = ((v_packed >> t) & 1).to(tl.float16)
+            kv = tl.dot(tl.trans(k_t), v_t, kv)
+        # kv counts up to N tokens, which float16 does not hold.
+        q_t = ((q_packed >> t) & 1).to(tl.float32)
+        accumulator = tl.dot(q_t, kv, input_precision="ieee")
+        potential, spike = _charge(potential, accumulator * scale)
+        packed |= spike.to(packed.dtype) << t
+    offset_out = row_q[:, None] * (heads * width) + head * width + d[None, :]
+    tl.store(fired + offset_out, packed.to(fired.dtype.element_ty), mask=mask_q)
 
 
 @triton.jit
 def attend_over_steps(
-    q, k, v, fired, places, heads, width, stride_q, stride_k, stride_v, scale, steps,
-    WIDE: tl.constexpr, PLACES: tl.constexpr, WIDTH: tl.constexpr,
+    q, k, v, fired, count, heads, width, stride_q, stride_k, stride_v, scale, steps,
+    WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """A tile of places (sample, token, head) is one program."""
-    place = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
-    token = (place // heads).to(tl.int64)
-    own = place % heads
-    i = tl.arange(0, WIDTH)
-    there = (place < places)[:, None] & (i < width)[None, :]
-    potential = tl.zeros((PLACES, WIDTH), tl.float32)
-    train = tl.zeros((PLACES, WIDTH), tl.int64 if WIDE else tl.int32)
+    """scale (q k^T) v over steps: one program computes BLOCK_M pairs of a token and a head.
+
+    q, k, v, fired: [B * N, heads, width], `count` = B N heads pairs m; strides from token to
+    token. BLOCK_D >= width.
+    """
+    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    token = (m // heads).to(tl.int64)
+    head_out = m % heads
+    d = tl.arange(0, BLOCK_D)
+    mask = (m < count)[:, None] & (d < width)[None, :]
+    potential = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
+    packed = tl.zeros((BLOCK_M, BLOCK_D), tl.int64 if WIDE else tl.int32)
     for t in range(steps):
-        # Channels of one head's width at step t hold another head at another step.
-        mixed = t * heads + own
-        inner = ((mixed // steps) * width)[:, None] + i[None, :]
-        asks = tl.load(q + token[:, None] * stride_q + inner, mask=there, other=0)
-        keys = tl.load(k + token[:, None] * stride_k + inner, mask=there, other=0)
-        values = tl.load(v + token[:, None] * stride_v + inner, mask=there, other=0)
-        asks = (asks >> (mixed % steps)[:, None]) & 1
-        current = tl.zeros((PLACES, WIDTH), tl.int32)
+        # The published reshape mixes heads and steps: the output of (t, head_out) is entry
+        # t heads + head_out of the flattened (heads, steps).
+        mixed = t * heads + head_out
+        head, step = mixed // steps, mixed % steps
+        channel = (head * width)[:, None] + d[None, :]
+        q_packed = tl.load(q + token[:, None] * stride_q + channel, mask=mask, other=0)
+        k_packed = tl.load(k + token[:, None] * stride_k + channel, mask=mask, other=0)
+        v_packed = tl.load(v + token[:, None] * stride_v + channel, mask=mask, other=0)
+        q_t = (q_packed >> step[:, None]) & 1
+        accumulator = tl.zeros((BLOCK_M, BLOCK_D), tl.int32)
         for s in range(steps):
-            weight = tl.sum((asks & (keys >> s)).to(tl.int32), axis=1)
-            current += weight[:, None] * ((values >> s) & 1).to(tl.int32)
-        potential, fires = _charged(potential, current.to(tl.float32) * scale)
-        train |= fires.to(train.dtype) << t
-    at = token[:, None] * (heads * width) + own[:, None] * width + i[None, :]
-    tl.store(fired + at, train.to(fired.dtype.element_ty), mask=there)
+            weight = tl.sum((q_t & (k_packed >> s)).to(tl.int32), axis=1)  # q k^T: [BLOCK_M]
+            accumulator += weight[:, None] * ((v_packed >> s) & 1).to(tl.int32)
+        potential, spike = _charge(potential, accumulator.to(tl.float32) * scale)
+        packed |= spike.to(packed.dtype) << t
+    offset_out = token[:, None] * (heads * width) + head_out[:, None] * width + d[None, :]
+    tl.store(fired + offset_out, packed.to(fired.dtype.element_ty), mask=mask)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from model.engine import Path as EnginePath
-    from model.engine.parity import Agreement
+    from model.engine.parity import Parity
 
 
 def engine(
@@ -89,7 +89,7 @@ def _measured(
     from rich.table import Table
 
     from model.engine import bench
-    from model.engine.parity import agreement
+    from model.engine.parity import measure_parity
 
     found = bench.CASES[name]
     config = found.config
@@ -113,19 +113,19 @@ def _measured(
             str(timing.rounds),
         )  # fmt: skip
     plain = bench.network(found).to(device)
-    agreements = {}
+    parities = {}
     for path in dict.fromkeys(row["path"] for row in rows):
-        layers = bench.layers(plain, path)
+        layers = bench.parity_layers(plain, path)
         if layers is not None:
             frames = (bench.inputs(found, 8, seed=100 + part) for part in range(-(-samples // 8)))
-            agreements[path] = agreement(plain, layers, _on(device, frames), found.steps)
+            parities[path] = measure_parity(plain, layers, _on(device, frames), found.steps)
     console.print(table)
     console.print(
         f"{work / 1e9:.2f} G multiply-accumulates a sample, as published; this device reaches "
         f"{peak / 1e9:.0f} G a second in a float32 matrix product"
     )
-    for path, agreed in agreements.items():
-        console.print(_told(path, agreed))
+    for path, parity in parities.items():
+        console.print(_told(path, parity))
     console.print()
     return {
         "case": name,
@@ -133,7 +133,7 @@ def _measured(
         "operations": work,
         "peak": peak,
         "timings": rows,
-        "agreement": {path: asdict(agreed) for path, agreed in agreements.items()},
+        "parity": {path: asdict(parity) for path, parity in parities.items()},
     }
 
 
@@ -160,25 +160,25 @@ def _on_clips(
     """Compare the fused path of a trained checkpoint to its plain network, on real clips."""
     from model import checkpoint
     from model.engine import bench
-    from model.engine.parity import agreement
+    from model.engine.parity import measure_parity
     from model.training.evaluator import held_out_batches
 
     plain, card = checkpoint.load(weights)
     path: EnginePath = "fused" if device == "cpu" else "fused-graphs"
-    layers = bench.layers(plain.to(device).eval(), path)
+    layers = bench.parity_layers(plain.to(device).eval(), path)
     assert layers is not None
     clips = _on(device, held_out_batches(weights, data, count))
-    agreed = agreement(plain, layers, clips, card.steps)
-    console.print(_told(f"{card.name} {card.version} on clips of {data}, {path}", agreed))
-    return asdict(agreed)
+    parity = measure_parity(plain, layers, clips, card.steps)
+    console.print(_told(f"{card.name} {card.version} on clips of {data}, {path}", parity))
+    return asdict(parity)
 
 
-def _told(path: str, agreed: Agreement) -> str:
+def _told(path: str, parity: Parity) -> str:
     return (
-        f"{path} against plain: {agreed.flips} of {agreed.spikes} spikes differ at layers given "
-        f"the same input, {agreed.token_flips} of {agreed.tokens} values at the tokens, "
-        f"{agreed.classes} of {agreed.samples} answers, probabilities by at most "
-        f"{agreed.difference:.1e}"
+        f"{path} against plain: {parity.flips} of {parity.spikes} spikes differ at layers given "
+        f"the same input, {parity.token_flips} of {parity.tokens} values at the tokens, "
+        f"{parity.classes} of {parity.samples} answers, probabilities by at most "
+        f"{parity.difference:.1e}"
     )
 
 

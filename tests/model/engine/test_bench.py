@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model.engine.bench import CASES, inputs, layers, network, operations, timings
-from model.engine.parity import FusedLayers, agreement
-from model.fused.cpu.network import FusedNetwork
+from model.engine.bench import CASES, inputs, network, operations, parity_layers, timings
+from model.engine.parity import measure_parity
+from model.engine.parity_cpu import CPUParityLayers
+from model.fused.cpu.network import CPUNetwork
 
 
 @pytest.mark.parametrize(("case", "billions"), [("urbansound8k_av", 0.19), ("crema_d", 2.8)])
@@ -28,8 +29,8 @@ def test_each_path_is_timed_against_the_plain_one_and_agrees_with_it() -> None:
 def test_fused_arithmetic_flips_fewer_spikes_than_one_in_100_000(case: str) -> None:
     plain = network(CASES[case])
     steps = CASES[case].steps
-    found = agreement(
-        plain, FusedLayers(FusedNetwork(plain, 2)), [inputs(CASES[case], 2, seed=5)], steps
+    found = measure_parity(
+        plain, CPUParityLayers(CPUNetwork(plain, 2)), [inputs(CASES[case], 2, seed=5)], steps
     )
     assert found.samples == 2
     assert found.spikes > 100_000
@@ -40,15 +41,15 @@ def test_fused_arithmetic_flips_fewer_spikes_than_one_in_100_000(case: str) -> N
 def test_int8_is_counted_as_well() -> None:
     case = CASES["events"]
     plain = network(case)
-    int8 = FusedLayers(FusedNetwork(plain, 2, int8=True))
-    found = agreement(plain, int8, [inputs(case, 1, seed=5)], case.steps)
+    int8 = CPUParityLayers(CPUNetwork(plain, 2, int8=True))
+    found = measure_parity(plain, int8, [inputs(case, 1, seed=5)], case.steps)
     assert 0 < found.flips < found.spikes / 10
 
 
 def test_a_network_that_is_another_one_does_not_agree() -> None:
     case = CASES["events"]
-    other = FusedLayers(FusedNetwork(network(case, seed=1), 2))
-    found = agreement(network(case), other, [inputs(case, 1, seed=5)], case.steps)
+    other = CPUParityLayers(CPUNetwork(network(case, seed=1), 2))
+    found = measure_parity(network(case), other, [inputs(case, 1, seed=5)], case.steps)
     assert found.flips > found.spikes / 100
     assert found.token_flips > found.tokens / 100
     assert found.difference > 1e-3
@@ -60,10 +61,10 @@ def test_fused_arithmetic_flips_as_few_on_a_gpu(case: str) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     plain = network(CASES[case]).to("cuda")
-    compared = layers(plain, "fused-graphs")
+    compared = parity_layers(plain, "fused-graphs")
     assert compared is not None
     frames = {name: x.to("cuda") for name, x in inputs(CASES[case], 2, seed=5).items()}
-    found = agreement(plain, compared, [frames], CASES[case].steps)
+    found = measure_parity(plain, compared, [frames], CASES[case].steps)
     assert found.spikes > 100_000
     assert found.flips <= found.spikes / 100_000
     assert found.classes == 0

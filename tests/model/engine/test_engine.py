@@ -17,7 +17,7 @@ from torch import Tensor
 from model.config import MAX_STEPS, Config, StreamConfig
 from model.engine.engine import Compute, Engine, Path
 from model.engine.outputs import packed, sliced, unpacked
-from model.fused.cpu.network import FusedNetwork
+from model.fused.cpu.network import CPUNetwork
 from model.network import SCMRL, Output
 from tests.model.networks import lively, noise
 
@@ -196,7 +196,7 @@ def test_its_threads_are_those_it_was_given_wherever_it_runs(network: SCMRL) -> 
         assert torch.get_num_threads() == 1
         assert engine.fuse()
         renewed = engine.renewed()
-        assert isinstance(renewed._compute, FusedNetwork)
+        assert isinstance(renewed._compute, CPUNetwork)
         assert renewed._compute._threads == 2
     finally:
         hook.remove()

@@ -18,7 +18,7 @@ from torch.nn.functional import conv2d, max_pool2d
 from model.checkpoint import import_published
 from model.config import Config, StreamConfig
 from model.fused.cpu import int8_kernels, numba_kernels
-from model.fused.cpu.network import FusedNetwork
+from model.fused.cpu.network import CPUNetwork
 from model.network import SCMRL, Output
 from model.network.neuron import LIF
 from tests.model.make_golden import FOLDER, VARIANTS
@@ -61,7 +61,7 @@ def assert_same(found: Output, expected: Output) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_of_the_network_is_fused(variant: str) -> None:
     network, inputs, steps = case(variant, batch=3)
-    assert_same(FusedNetwork(network, 2)(inputs, steps, True), plain(network, inputs, steps))
+    assert_same(CPUNetwork(network, 2)(inputs, steps, True), plain(network, inputs, steps))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -70,7 +70,7 @@ def test_published_cases_agree(shared: Path, name: str) -> None:
     config, steps = _config(folder)
     network = import_published(load_file(folder / "state_dict.safetensors"), config)
     inputs = _inputs(folder / "inputs.safetensors", steps)
-    found = FusedNetwork(network, 2)(inputs, steps, True)
+    found = CPUNetwork(network, 2)(inputs, steps, True)
     golden = load_file(folder / "golden.safetensors")
     torch.testing.assert_close(found.logits, golden["logits"], rtol=1e-4, atol=1e-4)
     assert_same(found, plain(network, inputs, steps))
@@ -81,7 +81,7 @@ def test_a_still_is_held_as_a_sequence_of_itself(steps: int) -> None:
     stream = StreamConfig(channels=2, size=(33, 18))
     network = lively(Config(streams={"a": stream, "b": stream}, classes=4, embed_dim=16, heads=4))
     still = noise(network.config, steps=1, batch=2)
-    fused = FusedNetwork(network, 2)
+    fused = CPUNetwork(network, 2)
     repeated = {name: x.repeat(steps, 1, 1, 1, 1) for name, x in still.items()}
     assert torch.equal(fused(still, steps, False).logits, fused(repeated, steps, False).logits)
     assert_same(fused(still, steps, True), plain(network, still, steps))
@@ -91,7 +91,7 @@ def test_a_sample_fires_the_same_spikes_alone_and_in_company() -> None:
     stream = StreamConfig(channels=3, size=(32, 32))
     network = lively(Config(streams={"a": stream, "b": stream}, classes=4, embed_dim=64))
     inputs = noise(network.config, steps=4, batch=9)
-    fused = FusedNetwork(network, 2)
+    fused = CPUNetwork(network, 2)
     together = fused(inputs, 4, False)
     for sample in range(9):
         alone = fused({n: x[:, sample : sample + 1] for n, x in inputs.items()}, 4, False)
@@ -145,7 +145,7 @@ def test_int8_is_the_network_with_rounded_weights() -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_runs_with_int8_and_alike_in_any_company(variant: str) -> None:
     network, inputs, steps = case(variant, batch=4)
-    fused = FusedNetwork(network, 2, int8=True)
+    fused = CPUNetwork(network, 2, int8=True)
     output = fused(inputs, steps, True)
     expected = plain(network, inputs, steps)
     assert output.logits.shape == expected.logits.shape

@@ -23,11 +23,11 @@ pytest.importorskip("triton", reason="needs triton, which there is for Linux on 
 
 from model.config import MAX_STEPS, Attention, Config, StreamConfig
 from model.engine.outputs import on_cpu
-from model.engine.parity import agreement
-from model.engine.parity_cuda import TrainLayers
+from model.engine.parity import measure_parity
+from model.engine.parity_cuda import CUDAParityLayers
 from model.fused import folding
 from model.fused.cuda import packed_spikes
-from model.fused.cuda.network import TrainNetwork
+from model.fused.cuda.network import CUDANetwork
 from model.network import SCMRL, Output
 from model.network.attention import SpikingAttention
 from model.network.neuron import LIF
@@ -41,7 +41,7 @@ SHARED = {86: 99 * 1024, 90: 227 * 1024}
 
 
 def fused(network: SCMRL, inputs: dict[str, Tensor], steps: int) -> Output:
-    made = TrainNetwork(network.to(DEVICE))
+    made = CUDANetwork(network.to(DEVICE))
     with torch.inference_mode():
         output = made({name: x.to(DEVICE) for name, x in inputs.items()}, steps, True)
     network.cpu()
@@ -49,13 +49,13 @@ def fused(network: SCMRL, inputs: dict[str, Tensor], steps: int) -> Output:
 
 
 def bits(spikes: Tensor) -> Tensor:
-    """Trains of spikes [T, ...]."""
-    return packed_spikes.packed(spikes).to(DEVICE)
+    """Pack spikes [T, ...]."""
+    return packed_spikes.pack(spikes).to(DEVICE)
 
 
 def unlike(found: Tensor, current: Tensor) -> int:
-    """How many of the trains are not what neurons make of currents [T, ...] (1/tau is in them)."""
-    spikes = packed_spikes.spikes(found, len(current)).cpu()
+    """How many packed spikes are not what neurons make of currents [T, ...] (1/tau is in them)."""
+    spikes = packed_spikes.unpack(found, len(current)).cpu()
     # A current on the threshold may be rounded to either side of it, and later spikes follow.
     near = (_charged(current) - 1).abs().amin(0) < 1e-5
     return int(((spikes != LIF()(2 * current)).any(0) & ~near).sum())
@@ -119,7 +119,7 @@ def test_layers_of_any_size_fire_what_neurons_make_of_a_convolution(
     weight = torch.randn(filters, channels, side, side, generator=generator)
     weight *= 1e-3 if seed % 2 else 1.0  # halves have no exponent to spare
     bias = torch.rand(filters, generator=generator) * 0.6
-    layer = packed_spikes.of_spikes(weight.to(DEVICE), bias.to(DEVICE))
+    layer = packed_spikes.spike_weights(weight.to(DEVICE), bias.to(DEVICE))
     found = packed_spikes.fire(bits(one), layer, steps, bits(two) if added else None)
     given_ = (one.float() + two.float() * added).flatten(0, 1).permute(0, 3, 1, 2)
     current = conv2d(given_, weight, bias, padding=side // 2).permute(0, 2, 3, 1)
@@ -132,7 +132,7 @@ def test_layers_of_any_size_fire_what_neurons_make_of_a_convolution(
 def test_more_time_steps_than_an_integer_has_bits_are_refused() -> None:
     steps = MAX_STEPS
     spikes = torch.ones(steps, 1, 2, 2, 3)
-    assert torch.equal(packed_spikes.spikes(bits(spikes), steps).cpu(), spikes)
+    assert torch.equal(packed_spikes.unpack(bits(spikes), steps).cpu(), spikes)
     with pytest.raises(ValueError, match="steps 65: can be 1 to 64"):
         bits(torch.ones(steps + 1, 1, 2, 2, 3))
 
@@ -156,7 +156,7 @@ def test_attention_takes_the_most_time_steps(over: str) -> None:
     spatial, temporal = packed_spikes.attend_over_tokens, packed_spikes.attend_over_steps
     kernel = spatial if over == "spatial" else temporal
     fired = kernel(*(bits(ones) for _ in range(3)), 1, 1.0, MAX_STEPS)
-    assert torch.equal(packed_spikes.spikes(fired, MAX_STEPS).cpu(), ones)
+    assert torch.equal(packed_spikes.unpack(fired, MAX_STEPS).cpu(), ones)
 
 
 @pytest.mark.cuda  # Triton's interpreter takes minutes
@@ -175,7 +175,7 @@ def test_layers_of_values_take_any(held: bool) -> None:
     weight = torch.randn(9, 33, 3, 3, generator=generator) / 10
     bias = torch.randn(9, generator=generator)
     found = packed_spikes.fire(
-        frames.to(DEVICE), packed_spikes.of_values(weight.to(DEVICE), bias.to(DEVICE)), 3
+        frames.to(DEVICE), packed_spikes.value_weights(weight.to(DEVICE), bias.to(DEVICE)), 3
     )
     current = conv2d(frames.flatten(0, 1).permute(0, 3, 1, 2), weight, bias, padding=1)
     current = current.permute(0, 2, 3, 1).unflatten(0, (-1, 2)).expand(3, -1, -1, -1, -1)
@@ -212,13 +212,13 @@ def test_attention_of_any_size_fires_what_the_published_one_does(
 
 def test_weights_in_two_halves_have_float32s_precision_but_for_two_bits() -> None:
     weight = torch.randn(8, 16, 3, 3) * torch.logspace(-6, 6, 8).reshape(-1, 1, 1, 1)
-    layer = packed_spikes.of_spikes(weight, torch.zeros(8))
+    layer = packed_spikes.spike_weights(weight, torch.zeros(8))
     assert layer.low is not None
     sums = (layer.high.double() + layer.low.double()) * layer.unit.double()
     exact = weight.flatten(2).permute(2, 1, 0).double()
     greatest = exact.abs().amax((0, 1))
     assert ((sums - exact).abs() <= greatest * 2.0**-22).all()
-    silent = packed_spikes.of_spikes(torch.zeros(2, 3, 1), torch.zeros(2))
+    silent = packed_spikes.spike_weights(torch.zeros(2, 3, 1), torch.zeros(2))
     assert torch.isfinite(silent.high).all()
     assert torch.isfinite(silent.unit).all()
 
@@ -240,14 +240,14 @@ def test_its_spikes_are_counted_against_the_plain_networks() -> None:
     network, inputs, steps = case("concat", batch=2)
     network.to(DEVICE)
     moved = [{name: x.to(DEVICE) for name, x in inputs.items()}]
-    found = agreement(network, TrainLayers(TrainNetwork(network)), moved, steps)
+    found = measure_parity(network, CUDAParityLayers(CUDANetwork(network)), moved, steps)
     assert found.samples == 2
     assert found.spikes > 9_000
     assert found.tokens > 0
     assert (found.flips, found.token_flips, found.classes) == (0, 0, 0)
     assert found.difference < 1e-5
-    other = TrainLayers(TrainNetwork(lively(network.config, seed=8).to(DEVICE)))
-    found = agreement(network, other, moved, steps)
+    other = CUDAParityLayers(CUDANetwork(lively(network.config, seed=8).to(DEVICE)))
+    found = measure_parity(network, other, moved, steps)
     assert found.flips > found.spikes / 100
     assert found.token_flips > found.tokens / 100
 
@@ -262,7 +262,7 @@ def test_kernels_compile_for_a_card(capability: int, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     kernels = [json.loads(line) for line in done.stdout.splitlines()]
-    names = {"fire", "pool", "spikes", "attend_over_tokens", "attend_over_steps"}
+    names = {"fire", "pool", "unpack", "attend_over_tokens", "attend_over_steps"}
     assert {kernel["kernel"] for kernel in kernels} == names
     for kernel in kernels:
         assert kernel["machine_code"] > 0

@@ -1,0 +1,176 @@
+"""Fused layers on a CPU, of one sample: spikes are float32 (or bytes) [T, C, H, W] and [T, N, C].
+
+- Batch norm and the neuron's 1/tau and threshold are folded into the weights before a layer.
+- Linear maps of the same input are one matrix; spikes overwrite the currents they come from.
+- A neuron and the pooling after it are one pass (model/fused/cpu/numba_kernels.py).
+- With enough channels, a 3x3 convolution takes a quarter of the multiplications
+  (model/fused/cpu/winograd.py).
+- Frames of one step (direct encoding) go through the first convolution once.
+- No attention matrix is built: q (k^T v) is the same integers.
+- With `int8`, the weights that spikes are multiplied by are rounded to a byte
+  (model/fused/cpu/int8_kernels.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import gcd
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d
+
+from model.fused import folding
+from model.fused.cpu import int8_kernels, numba_kernels, winograd
+from model.fused.cpu.int8_kernels import Map
+from model.fused.network import AttentionLayer, LinearInput
+from model.network.attention import SCALE, SpikingAttention
+from model.network.patch import Stage
+
+#: The type of spikes between convolutions.
+SpikeType = type[np.float32] | type[np.uint8]
+#: Channels of a block of heads that are multiplied together.
+_BLOCK_CHANNELS = 64
+
+
+class CPULayers:
+    """model.fused.network.Layers of one sample; `int8` needs a CPU that oneDNN has kernels for."""
+
+    def __init__(self, *, int8: bool = False) -> None:
+        self._int8 = int8
+
+    def frames(self, x: Tensor) -> Tensor:
+        """[T or 1, C, H, W] to channels last."""
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def stage(self, stage: Stage, *, frames: bool, pooled: bool) -> ConvStage:
+        return ConvStage(stage, frames=frames, pooled=pooled, int8=self._int8)
+
+    def tokens(self, pooled: Tensor, position: Tensor) -> Tensor:
+        """Two [T, C, H, W] to their sum [T, N, C]."""
+        return (pooled + position).permute(0, 2, 3, 1).flatten(1, 2).float()
+
+    def linear(self, folded: Sequence[tuple[Tensor, Tensor]], takes: LinearInput) -> Linear:
+        return Linear(folded, int8=self._int8 and takes != "reals")
+
+    def attention(self, attention: SpikingAttention) -> AttentionLayer:
+        lif = attention.lif
+        scale = SCALE / (lif.tau * lif.v_threshold)
+        layer = AttentionOverTokens if attention.over == "spatial" else AttentionOverSteps
+        return layer(attention.heads, attention.query.conv.out_channels, scale)
+
+    def values(self, x: Tensor, steps: int) -> Tensor:
+        """[T, N, C] are values already."""
+        return x
+
+
+class ConvStage:
+    """Convolution, batch norm, neuron and, where `pooled`, max-pool.
+
+    It takes `frames` as float32, or spikes: bytes with `int8`, else float32.
+    """
+
+    def __init__(self, stage: Stage, *, frames: bool, pooled: bool, int8: bool) -> None:
+        weight, bias = folding.stage(stage)
+        if frames or (not int8 and weight.shape[1] < winograd.MIN_CHANNELS):
+            self._conv = _conv3x3(weight, bias)
+        else:
+            self._conv = (int8_kernels if int8 else winograd).conv3x3(weight, bias)
+        self._pooled = pooled
+        self._spike_type: SpikeType = np.uint8 if int8 else np.float32
+        #: The type of its input.
+        self.dtype = torch.uint8 if int8 and not frames else torch.float32
+
+    def __call__(self, x: Tensor, steps: int) -> Tensor:
+        """[T or 1, C, H, W], channels last, to [steps, C', H', W'] alike."""
+        current = self._conv(x).permute(0, 2, 3, 1)  # [T or 1, H, W, C']
+        if not self._pooled:  # only the first stage, which is pooled, has inputs of one step
+            return _fire(current).permute(0, 3, 1, 2).to(x.dtype)
+        values = current.contiguous().numpy()
+        _, height, width, channels = values.shape
+        spikes = np.empty((steps, (height + 1) // 2, (width + 1) // 2, channels), self._spike_type)
+        numba_kernels.fire_and_pool(values, spikes)
+        return torch.from_numpy(spikes).permute(0, 3, 1, 2)
+
+
+class Linear:
+    """Linear maps of the same input side by side and their neurons: [T, N, C] to [T, N, C'].
+
+    `folded`: weight [C', C, ...] and bias [C'] of each. With `int8` the input has to be small
+    integers, as spikes are.
+    """
+
+    def __init__(self, folded: Sequence[tuple[Tensor, Tensor]], *, int8: bool) -> None:
+        weight = torch.cat([weight.flatten(1) for weight, _ in folded])
+        bias = torch.cat([bias for _, bias in folded])
+        self._fire = (_int8_linear if int8 else _float_linear)(weight, bias)
+
+    def __call__(self, x: Tensor, steps: int) -> Tensor:
+        return self._fire(x)
+
+
+class AttentionOverTokens:
+    """Spikes of q (k^T v) at each step: the same integers as (q k^T) v, with less work.
+
+    As many heads as fill a block of _BLOCK_CHANNELS are multiplied together, since larger matrix
+    products are faster; the products of one head with another are masked.
+    """
+
+    def __init__(self, heads: int, channels: int, scale: float) -> None:
+        width = channels // heads
+        heads_per_block = gcd(heads, max(1, _BLOCK_CHANNELS // width))
+        self._block = width * heads_per_block
+        # `scale` where a channel meets one of its own head, 0 elsewhere: [block, block].
+        self._mask = torch.block_diag(*[torch.full((width, width), scale)] * heads_per_block)
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, steps: int) -> Tensor:
+        blocks = [
+            torch.bmm(q_, torch.bmm(k_.transpose(1, 2), v_).mul_(self._mask))  # [T, N, block]
+            for q_, k_, v_ in zip(*(x.split(self._block, 2) for x in (q, k, v)), strict=True)
+        ]
+        return _fire(blocks[0] if len(blocks) == 1 else torch.cat(blocks, 2))
+
+
+class AttentionOverSteps:
+    """Spikes of (q k^T) v over the steps at each token, [T, N, C]."""
+
+    def __init__(self, heads: int, channels: int, scale: float) -> None:
+        self._attend = numba_kernels.attend_over_steps(channels // heads)
+        self._scale = np.float32(scale)
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, steps: int) -> Tensor:
+        spikes = torch.empty(q.shape)
+        self._attend(q.numpy(), k.numpy(), v.numpy(), self._scale, spikes.numpy())
+        return spikes
+
+
+def _conv3x3(weight: Tensor, bias: Tensor) -> Map:
+    """Return torch's 3x3 convolution with padding 1, channels last."""
+    weight = weight.contiguous(memory_format=torch.channels_last)
+    return lambda x: conv2d(x, weight, bias, padding=1)
+
+
+def _float_linear(weight: Tensor, bias: Tensor) -> Map:
+    """Return a linear map with its neurons, which add the bias: that is faster than in the map."""
+    transposed, shift = weight.T.contiguous(), bias.numpy()
+
+    def fire(x: Tensor) -> Tensor:
+        current = torch.matmul(x, transposed)
+        numba_kernels.fire_shifted(current.numpy(), shift)
+        return current
+
+    return fire
+
+
+def _int8_linear(weight: Tensor, bias: Tensor) -> Map:
+    """Return a linear map with int8 weights and its neurons."""
+    current = int8_kernels.linear(weight, bias)
+    return lambda x: _fire(current(x))
+
+
+def _fire(current: Tensor) -> Tensor:
+    """Overwrite currents [T, ...] by their spikes, and return them contiguous."""
+    current = current.contiguous()
+    numba_kernels.fire(current.numpy())
+    return current

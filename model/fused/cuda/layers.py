@@ -1,0 +1,106 @@
+"""Fused layers on CUDA, of a batch: one kernel per layer, which reads and writes packed spikes.
+
+Currents and membrane potentials are never written to memory (model/fused/cuda/packed_spikes.py).
+Frames of one step go through the first convolution once, no attention matrix is built, and linear
+maps of the same input are one matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.fused import folding
+from model.fused.cuda import packed_spikes
+from model.fused.network import LinearInput
+from model.network.attention import SCALE, SpikingAttention
+from model.network.patch import Stage
+
+
+@dataclass(frozen=True)
+class PackedTokens:
+    """A stream's tokens: the sum of two packed spikes [B, N, C]."""
+
+    pooled: Tensor
+    position: Tensor
+
+
+class PackedLayers:
+    """model.fused.network.Layers of a batch; spikes are packed [B, H, W, C] and [B, N, C]."""
+
+    def frames(self, x: Tensor) -> Tensor:
+        """[T or 1, B, C, H, W] to channels last."""
+        return x.permute(0, 1, 3, 4, 2)
+
+    def stage(self, stage: Stage, *, frames: bool, pooled: bool) -> PackedStage:
+        return PackedStage(stage, frames=frames, pooled=pooled)
+
+    def tokens(self, pooled: Tensor, position: Tensor) -> PackedTokens:
+        """Two [B, H, W, C] as tokens."""
+        return PackedTokens(pooled.flatten(1, 2), position.flatten(1, 2))
+
+    def linear(self, folded: Sequence[tuple[Tensor, Tensor]], takes: LinearInput) -> PackedLinear:
+        return PackedLinear(folded, packed=takes == "spikes")
+
+    def attention(self, attention: SpikingAttention) -> PackedAttention:
+        return PackedAttention(attention)
+
+    def values(self, x: Tensor | PackedTokens, steps: int) -> Tensor:
+        """Packed [B, N, C] to [T, B, N, C]."""
+        if isinstance(x, PackedTokens):
+            return packed_spikes.unpack(x.pooled, steps, x.position)
+        return packed_spikes.unpack(x, steps)
+
+
+class PackedStage:
+    """Convolution, batch norm, neuron and, where `pooled`, max-pool.
+
+    Frames [T or 1, B, H, W, C] or packed spikes [B, H, W, C] to packed spikes [B, H', W', C'].
+    """
+
+    def __init__(self, stage: Stage, *, frames: bool, pooled: bool) -> None:
+        weights = packed_spikes.value_weights if frames else packed_spikes.spike_weights
+        self._weights = weights(*folding.stage(stage))
+        self._pooled = pooled
+
+    def __call__(self, x: Tensor, steps: int) -> Tensor:
+        fired = packed_spikes.fire(x, self._weights, steps)
+        return packed_spikes.pool(fired) if self._pooled else fired
+
+
+class PackedLinear:
+    """Linear maps of the same input side by side and their neurons, to packed spikes [B, N, C'].
+
+    `folded`: weight [C', C, ...] and bias [C'] of each. The input is packed spikes [B, N, C] or
+    tokens where `packed`, else values [T, B, N, C].
+    """
+
+    def __init__(self, folded: Sequence[tuple[Tensor, Tensor]], *, packed: bool) -> None:
+        weights = packed_spikes.spike_weights if packed else packed_spikes.value_weights
+        matrices, biases = zip(*folded, strict=True)
+        self._weights = weights(torch.cat(matrices), torch.cat(biases))
+
+    def __call__(self, x: Tensor | PackedTokens, steps: int) -> Tensor:
+        # `fire` takes pixels: a token is a pixel of a picture of one row.
+        if isinstance(x, PackedTokens):
+            pooled, position = x.pooled[:, None], x.position[:, None]
+            return packed_spikes.fire(pooled, self._weights, steps, position).squeeze(1)
+        return packed_spikes.fire(x.unsqueeze(-3), self._weights, steps).squeeze(1)
+
+
+class PackedAttention:
+    """Packed spikes of an attention's product, of packed q, k and v [B, N, C]."""
+
+    def __init__(self, attention: SpikingAttention) -> None:
+        over_tokens = attention.over == "spatial"
+        self._attend = (
+            packed_spikes.attend_over_tokens if over_tokens else packed_spikes.attend_over_steps
+        )
+        self._heads = attention.heads
+        self._scale = SCALE / (attention.lif.tau * attention.lif.v_threshold)
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, steps: int) -> Tensor:
+        return self._attend(q, k, v, self._heads, self._scale, steps)
