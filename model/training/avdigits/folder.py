@@ -13,8 +13,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from model.training.avdigits.held_out import HELD_OUT_PICTURES, HELD_OUT_SPEAKER
 from model.training.avdigits.scene import INK
-from model.training.avdigits.task import HELD_OUT_PICTURES, HELD_OUT_SPEAKER
 from model.training.task import DataError
 
 Bytes = NDArray[np.uint8]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from model.preprocess.specs import PROFILES, Spec
+from model.training.avdigits.held_out import HELD_OUT_PICTURES, HELD_OUT_SPEAKER
 from model.training.options import check_ranges, option
 from model.training.task import LabelledClip
 
@@ -15,10 +16,6 @@ if TYPE_CHECKING:
     from model.checkpoint import Source
     from model.training.avdigits.dataset import Scenes
     from model.training.avdigits.folder import Digits
-
-#: The speaker, and the last of each digit's pictures, that training never sees.
-HELD_OUT_SPEAKER = "george"
-HELD_OUT_PICTURES = 0.1
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,173 @@
+"""The import graph of model/ and service/: no cycles, and rooms import in one direction."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+#: Rooms of the service, each of which may import only those after it.
+ROOMS = (
+    "cli", "commands", "bench", "app", "server", "http", "observability", "classification",
+    "decoding", "inference", "keys", "runtime", "settings_messages", "settings",
+)  # fmt: skip
+#: Modules that every room may import, since they import no room themselves.
+LEAVES = {"service.classification.inputs", "service.server.connections"}
+#: What a room of the model may import beside itself and the modules of model/ without a folder.
+MODEL_ROOMS = {
+    "media": set(),
+    "preprocess": {"media"},
+    "network": set(),
+    "fused": {"network"},
+    "engine": {"network", "fused", "preprocess"},
+    "checkpoint": {"network", "preprocess"},
+    "explain": {"network", "preprocess"},
+    "training": {"network", "engine", "checkpoint", "preprocess", "media", "explain"},
+}
+
+
+def _modules() -> dict[str, Path]:
+    """The files of model/ and service/ by module name."""
+    files = [f for package in ("model", "service") for f in (ROOT / package).rglob("*.py")]
+    parts = {file: file.relative_to(ROOT).with_suffix("").parts for file in files}
+    return {
+        ".".join(names[:-1] if names[-1] == "__init__" else names): file
+        for file, names in parts.items()
+    }
+
+
+MODULES = _modules()
+
+
+def statements(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
+    """Every import of a module, in functions as well, but none for type checkers alone."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        if isinstance(child, ast.Import | ast.ImportFrom):
+            yield child
+        yield from statements(child)
+
+
+def imported_names(text: str) -> set[str]:
+    """Modules that Python code imports: ours by their full names."""
+    names = set()
+    for statement in statements(ast.parse(text)):
+        if isinstance(statement, ast.Import):
+            names |= {alias.name for alias in statement.names}
+            continue
+        assert statement.level == 0, "a relative import"
+        assert statement.module is not None
+        for alias in statement.names:
+            full = f"{statement.module}.{alias.name}"
+            names.add(full if full in MODULES else statement.module)
+    return names
+
+
+GRAPH = {name: imported_names(file.read_text()) for name, file in MODULES.items()}
+
+
+def room(module: str) -> str:
+    """The second part of a module's name: `decoding` of `service.decoding.pool`."""
+    return module.split(".")[1] if "." in module else module
+
+
+def cycle(graph: dict[str, set[str]]) -> list[str]:
+    """One cycle of a graph, or nothing."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as exc:
+        nodes: list[str] = exc.args[1]
+        return nodes
+    return []
+
+
+def edges(package: str) -> Iterator[tuple[str, str]]:
+    """Imports from one room of a package to another one of it."""
+    for module, names in GRAPH.items():
+        for name in names & MODULES.keys():
+            pair = module.split(".")[0], name.split(".")[0]
+            if pair == (package, package) and room(module) != room(name):
+                yield module, name
+
+
+def test_no_modules_import_each_other() -> None:
+    assert cycle({name: names & MODULES.keys() for name, names in GRAPH.items()}) == []
+
+
+def test_the_model_imports_nothing_of_the_service() -> None:
+    wrong = {
+        module: name
+        for module, names in GRAPH.items()
+        for name in names
+        if module.split(".")[0] == "model" and name.split(".")[0] == "service"
+    }
+    assert wrong == {}
+
+
+@pytest.mark.parametrize("package", ["model.media", "model.preprocess"])
+def test_media_and_preprocessing_import_no_torch(package: str) -> None:
+    reached = {name for name in MODULES if f"{name}.".startswith(f"{package}.")}
+    todo = list(reached)
+    while todo:
+        module = todo.pop()
+        parents = {module.rpartition(".")[0]}  # importing a module runs its package's __init__
+        for name in (GRAPH.get(module, set()) | parents) - reached - {""}:
+            reached.add(name)
+            todo.append(name)
+    assert {name for name in reached if name.split(".")[0] == "torch"} == set()
+
+
+def test_rooms_of_the_model_import_in_one_direction() -> None:
+    wrong = [
+        (module, name)
+        for module, name in edges("model")
+        if room(module) in MODEL_ROOMS
+        and room(name) in MODEL_ROOMS
+        and room(name) not in MODEL_ROOMS[room(module)]
+    ]
+    assert wrong == []
+    assert cycle(MODEL_ROOMS) == []
+
+
+def test_rooms_of_the_service_import_in_one_direction() -> None:
+    order = {name: position for position, name in enumerate(ROOMS)}
+    wrong = [
+        (module, name)
+        for module, name in edges("service")
+        if name not in LEAVES
+        and room(module) in order
+        and order.get(room(name), len(ROOMS)) < order[room(module)]
+    ]
+    assert wrong == []
+    for leaf in LEAVES:
+        assert not {n for n in GRAPH[leaf] & MODULES.keys() if room(n) in order}, leaf
+
+
+def test_every_room_has_its_place() -> None:
+    """So that a new folder is entered above."""
+    folders = {
+        package: {f.parent.name for f in (ROOT / package).glob("*/__init__.py")}
+        for package in ("model", "service")
+    }
+    assert folders["model"] == set(MODEL_ROOMS)
+    assert folders["service"] <= set(ROOMS)
+
+
+def test_the_graph_sees_imports_in_functions_but_none_for_types() -> None:
+    text = """
+from typing import TYPE_CHECKING
+if TYPE_CHECKING:
+    import torch
+def load():
+    from model import checkpoint
+    from model.engine import Engine
+"""
+    assert imported_names(text) == {"typing", "model.checkpoint", "model.engine"}
+    assert cycle({"a": {"b"}, "b": {"a"}}) != []
+    assert "model.network.scmrl" in GRAPH["model.network"]
