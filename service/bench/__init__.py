@@ -1,4 +1,4 @@
-"""How fast the service is: the clips, the load, the servers under it, and what is measured.
+"""Benchmarks of the service: clips, load, servers, and measurements.
 
-`scmrl bench service` and `scmrl bench decode` (service/commands/bench/) print what these find.
+The commands of `scmrl bench` (service/commands/bench/) print the results.
 """

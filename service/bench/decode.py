@@ -15,7 +15,7 @@ from model.media import reader
 from model.media.video import colour
 from model.preprocess.specs import PROFILES
 from service.bench.clips import MIX, ClipSpec, render_clip
-from service.bench.stopwatch import median_ms, seconds
+from service.bench.stopwatch import median_ms, time_call
 from service.classification.inputs import InputFiles
 from service.decoding.files import decode
 from service.decoding.fork_server import DecodeLimits
@@ -79,9 +79,9 @@ def process_timings(rounds: int) -> list[ProcessTiming]:
             here: list[float] = []
             confined: list[float] = []
             for _ in range(rounds + 1):
-                here.append(seconds(partial(decode, files, wanted)))
+                here.append(time_call(partial(decode, files, wanted)))
                 task = decoders.decode(files, wanted)
-                confined.append(seconds(partial(loop.run_until_complete, task)))
+                confined.append(time_call(partial(loop.run_until_complete, task)))
             found.append(ProcessTiming(spec.name, median_ms(here), median_ms(confined), rounds))
     finally:
         decoders.stop()
@@ -95,7 +95,7 @@ def _timing(spec: ClipSpec, rounds: int) -> DecodeTiming:
     times: list[list[float]] = [[] for _ in ways]
     for _ in range(rounds + 1):  # the first fills caches
         for taken, work in zip(times, ways, strict=True):
-            taken.append(seconds(partial(work, data)))
+            taken.append(time_call(partial(work, data)))
     shown, chosen = _every(data), (_wanted(data), _alone(data))
     centres = [int((part + 0.5) / FRAMES * len(shown)) for part in range(FRAMES)]
     same = all(

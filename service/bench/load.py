@@ -1,4 +1,4 @@
-"""Load on a server over HTTP, and what its clients saw."""
+"""HTTP load generators, and what their clients measure."""
 
 from __future__ import annotations
 
@@ -17,14 +17,22 @@ import numpy as np
 from service.bench.clips import MIX, render_clip
 
 _BOUNDARY = "scmrl-bench"
-#: Clients that ask again at once and so keep a server busy.
-BUSY = 16
+#: Clients of a closed loop that saturates a server.
+SATURATING_CLIENTS = 16
+#: Stages of a request, as the service's `timing_ms` names them.
+_STAGES = ("decode", "preprocess", "queue", "inference")
+#: Seconds between two requests to /healthz.
+_HEALTH_INTERVAL_S = 0.05
 
 
 @dataclass(frozen=True)
-class Sent:
-    """One request: its latency (s) from the moment it was due, its status (0: no answer), and
-    the answer's own times (ms) and batch size where it has them, or when to ask again (s)."""
+class RequestOutcome:
+    """One request, as its client measured it.
+
+    `latency_s` counts from the moment the request was due; `status` 0 means no response. A response
+    with 200 has the `timing_ms` of its stages and its `batch_size`, where the server reports them;
+    a rejected request may have `retry_after_s`.
+    """
 
     latency_s: float
     status: int
@@ -34,67 +42,82 @@ class Sent:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What the clients of a server saw in `seconds`: answers a second, latencies (ms) of those
-    that got one, the rest by status, batch sizes, and the share of an answer's time (0 to 1) in
-    decode, preprocess, queue and inference; the rest is waiting to be decoded, and HTTP."""
+class LoadResult:
+    """Throughput and latency over `seconds` of load.
 
-    offered_s: float | None
-    answered_s: float
+    `offered_per_s`: arrivals per second, None for a closed loop. `answered_per_s`: responses with
+    200 per second, and the percentiles of their latency in ms. `failed`: other requests by status
+    (0: no response). `batch_sizes`: responses by the size of their batch. `stage_shares`: share of
+    the latency (0 to 1) in each stage; the rest is waiting to be decoded, and HTTP.
+    """
+
+    offered_per_s: float | None
+    answered_per_s: float
     p50_ms: float
     p95_ms: float
     p99_ms: float
-    refused: dict[int, int]
+    failed: dict[int, int]
     batch_sizes: dict[int, int]
-    shares: dict[str, float]
+    stage_shares: dict[str, float]
     seconds: float
 
 
 @dataclass(frozen=True)
-class Overload:
-    """What became of `sent` requests, more than a server can do: `answered`, `refused` (503),
-    `others` by status (0: no answer); latencies (ms) from the moment a request was due; how long
-    after the last of them was due the last answer came (s), and what a lone request took then."""
+class OverloadResult:
+    """Outcome of `sent` requests at a rate far above the peak throughput.
 
-    offered_s: float
+    `answered`: responses with 200; `rejected`: with 503; `failed`: others by status (0: no
+    response). Latencies in ms count from the moment a request was due. `drain_s`: seconds from the
+    end of the load to the last response. `recovery_ms`: latency of one request after that.
+    """
+
+    offered_per_s: float
     seconds: float
     sent: int
     answered: int
-    refused: int
-    others: dict[int, int]
+    rejected: int
+    failed: dict[int, int]
     answered_p50_ms: float
     answered_p99_ms: float
-    refused_p50_ms: float
-    refused_p99_ms: float
-    drained_s: float
-    after_ms: float
+    rejected_p50_ms: float
+    rejected_p99_ms: float
+    drain_s: float
+    recovery_ms: float
 
 
-def bodies(**fields: object) -> list[bytes]:
-    """The mixed load's forms with these fields beside the clip, each as often as it comes."""
-    beside = "".join(_part(name) + f"\r\n{value}\r\n" for name, value in fields.items())
+def build_forms(**fields: object) -> list[bytes]:
+    """Return the form bodies of the mixed load, each as often as the mix has its clip.
+
+    `fields` are added to each form.
+    """
+    prefix = "".join(_part_head(name) + f"\r\n{value}\r\n" for name, value in fields.items())
     forms = []
-    for spec, often in MIX:
-        head = beside + _part("clip", filename=f"clip.{spec.container}") + "\r\n"
+    for spec, count in MIX:
+        head = prefix + _part_head("clip", filename=f"clip.{spec.container}") + "\r\n"
         form = head.encode() + render_clip(spec) + f"\r\n--{_BOUNDARY}--\r\n".encode()
-        forms += [form] * often
+        forms += [form] * count
     return forms
 
 
-def _part(name: str, **more: str) -> str:
-    described = "".join(f'; {key}="{value}"' for key, value in {"name": name, **more}.items())
-    return f"--{_BOUNDARY}\r\nContent-Disposition: form-data{described}\r\n"
+def _part_head(name: str, **parameters: str) -> str:
+    values = {"name": name, **parameters}
+    disposition = "".join(f'; {key}="{value}"' for key, value in values.items())
+    return f"--{_BOUNDARY}\r\nContent-Disposition: form-data{disposition}\r\n"
 
 
-def warm(url: str, forms: Sequence[bytes]) -> None:
-    """Load a server for a moment, and forget what was seen: its caches are filled."""
-    asyncio.run(closed(url, forms, clients=4, seconds=3.0))
+def warm_up(url: str, forms: Sequence[bytes]) -> None:
+    """Load a server for 3 s without a result, so that its caches are filled."""
+    asyncio.run(run_closed_loop(url, forms, clients=4, seconds=3.0))
 
 
-async def closed(url: str, forms: Sequence[bytes], clients: int, seconds: float) -> Seen:
-    """`clients` that each ask again as soon as they have an answer, or when they are told to:
-    the most a server does."""
-    sent: list[Sent] = []
+async def run_closed_loop(
+    url: str, forms: Sequence[bytes], clients: int, seconds: float
+) -> LoadResult:
+    """Measure the throughput of `clients` that send the next request after each response.
+
+    A client whose request is rejected waits for the response's Retry-After.
+    """
+    outcomes: list[RequestOutcome] = []
     rng = np.random.default_rng(0)
     async with _session() as session:
         end = time.perf_counter() + seconds
@@ -102,89 +125,73 @@ async def closed(url: str, forms: Sequence[bytes], clients: int, seconds: float)
         async def client() -> None:
             while time.perf_counter() < end:
                 form = forms[int(rng.integers(len(forms)))]
-                sent.append(await _ask(session, url, form, time.perf_counter()))
-                await asyncio.sleep(sent[-1].retry_after_s)
+                outcomes.append(await _post(session, url, form, time.perf_counter()))
+                await asyncio.sleep(outcomes[-1].retry_after_s)
 
         started = time.perf_counter()
         await asyncio.gather(*(client() for _ in range(clients)))
-        return _seen(sent, time.perf_counter() - started, None)
+        return _summarize(outcomes, time.perf_counter() - started, None)
 
 
-async def opened(
+async def run_open_loop(
     url: str, forms: Sequence[bytes], rate: float, seconds: float, seed: int = 0
-) -> Seen:
-    """Requests that come at random moments, `rate` a second, whether or not those before them
-    have been answered: as people come, so that queueing shows."""
+) -> LoadResult:
+    """Measure latency at Poisson arrivals of `rate` requests per second.
+
+    Requests are sent whether or not earlier ones have been answered, so that queueing shows.
+    """
     started = time.perf_counter()
     async with _session() as session:
-        sent = await _arriving(session, url, forms, rate, seconds, seed)
-    return _seen(sent, time.perf_counter() - started, rate)
+        outcomes = await _send_poisson(session, url, forms, rate, seconds, seed)
+    return _summarize(outcomes, time.perf_counter() - started, rate)
 
 
-async def overloaded(url: str, forms: Sequence[bytes], rate: float, seconds: float) -> Overload:
-    """As `opened`, at a rate that is far above what the server does; then one request more."""
+async def run_overload(
+    url: str, forms: Sequence[bytes], rate: float, seconds: float
+) -> OverloadResult:
+    """Send Poisson arrivals far above the peak throughput, and then one request more."""
     async with _session() as session:
         started = time.perf_counter()
-        sent = await _arriving(session, url, forms, rate, seconds, seed=0)
-        drained_s = time.perf_counter() - started - seconds
-        after = await _ask(session, url, forms[0], time.perf_counter())
-    latencies = {
-        status: [1000 * one.latency_s for one in sent if one.status == status]
+        outcomes = await _send_poisson(session, url, forms, rate, seconds, seed=0)
+        drain_s = time.perf_counter() - started - seconds
+        recovery = await _post(session, url, forms[0], time.perf_counter())
+    answered, rejected = (
+        [1000 * outcome.latency_s for outcome in outcomes if outcome.status == status]
         for status in (200, 503)
-    }
-    return Overload(
-        offered_s=rate,
+    )
+    failed = Counter(outcome.status for outcome in outcomes if outcome.status not in (200, 503))
+    return OverloadResult(
+        offered_per_s=rate,
         seconds=seconds,
-        sent=len(sent),
-        answered=len(latencies[200]),
-        refused=len(latencies[503]),
-        others=dict(Counter(one.status for one in sent if one.status not in latencies)),
-        answered_p50_ms=_percentile(latencies[200], 50),
-        answered_p99_ms=_percentile(latencies[200], 99),
-        refused_p50_ms=_percentile(latencies[503], 50),
-        refused_p99_ms=_percentile(latencies[503], 99),
-        drained_s=drained_s,
-        after_ms=1000 * after.latency_s if after.status == 200 else float("nan"),
+        sent=len(outcomes),
+        answered=len(answered),
+        rejected=len(rejected),
+        failed=dict(failed),
+        answered_p50_ms=_percentile(answered, 50),
+        answered_p99_ms=_percentile(answered, 99),
+        rejected_p50_ms=_percentile(rejected, 50),
+        rejected_p99_ms=_percentile(rejected, 99),
+        drain_s=drain_s,
+        recovery_ms=1000 * recovery.latency_s if recovery.status == 200 else float("nan"),
     )
 
 
-def _percentile(values: Sequence[float], of: float) -> float:
-    return float(np.percentile(values, of)) if values else float("nan")
-
-
-async def _arriving(
-    session: aiohttp.ClientSession,
-    url: str,
-    forms: Sequence[bytes],
-    rate: float,
-    seconds: float,
-    seed: int,
-) -> list[Sent]:
-    rng = np.random.default_rng(seed)
-    asked: list[asyncio.Task[Sent]] = []
-    started = due = time.perf_counter()
-    while due < started + seconds:
-        await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        form = forms[int(rng.integers(len(forms)))]
-        asked.append(asyncio.create_task(_ask(session, url, form, due)))
-        due += float(rng.exponential(1 / rate))
-    return await asyncio.gather(*asked)
-
-
-async def beside(url: str, forms: Sequence[bytes], clients: int, seconds: float) -> list[float]:
-    """Latencies (ms) of GET /healthz, 20 a second, while `clients` post clips to `url`."""
-    health = url.rsplit("/v1/", 1)[0] + "/healthz"
-    taken: list[float] = []
+async def measure_health(
+    url: str, forms: Sequence[bytes], clients: int, seconds: float
+) -> list[float]:
+    """Return latencies in ms of GET /healthz while `clients` post clips to `url`."""
+    health_url = url.rsplit("/v1/", 1)[0] + "/healthz"
+    latencies_ms: list[float] = []
     async with _session() as session:
-        load = asyncio.create_task(closed(url, forms, clients, seconds))
+        load = asyncio.create_task(run_closed_loop(url, forms, clients, seconds))
         while not load.done():
             started = time.perf_counter()
-            async with session.get(health) as response:
+            async with session.get(health_url) as response:
                 await response.read()
-            taken.append(1000 * (time.perf_counter() - started))
-            await asyncio.sleep(0.05)
+            latencies_ms.append(1000 * (time.perf_counter() - started))
+            await asyncio.sleep(_HEALTH_INTERVAL_S)
         await load
-    return taken
+    return latencies_ms
 
 
 def _session() -> aiohttp.ClientSession:
@@ -193,37 +200,67 @@ def _session() -> aiohttp.ClientSession:
     )
 
 
-async def _ask(session: aiohttp.ClientSession, url: str, form: bytes, due: float) -> Sent:
+async def _send_poisson(
+    session: aiohttp.ClientSession,
+    url: str,
+    forms: Sequence[bytes],
+    rate: float,
+    seconds: float,
+    seed: int,
+) -> list[RequestOutcome]:
+    rng = np.random.default_rng(seed)
+    requests: list[asyncio.Task[RequestOutcome]] = []
+    started = due = time.perf_counter()
+    while due < started + seconds:
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        form = forms[int(rng.integers(len(forms)))]
+        requests.append(asyncio.create_task(_post(session, url, form, due)))
+        due += float(rng.exponential(1 / rate))
+    return await asyncio.gather(*requests)
+
+
+async def _post(
+    session: aiohttp.ClientSession, url: str, form: bytes, due: float
+) -> RequestOutcome:
     headers = {"Content-Type": f"multipart/form-data; boundary={_BOUNDARY}"}
-    status, answer, retry_after_s = 0, b"", 0.0
+    status, body, retry_after_s = 0, b"", 0.0
     with contextlib.suppress(aiohttp.ClientError, TimeoutError):
         async with session.post(url, data=form, headers=headers) as response:
-            answer = await response.read()
+            body = await response.read()
             status = response.status
             retry_after_s = float(response.headers.get("Retry-After", 0))
-    latency = time.perf_counter() - due
+    latency_s = time.perf_counter() - due
     if status != 200:
-        return Sent(latency, status, retry_after_s=retry_after_s)
-    found: dict[str, Any] = json.loads(answer)
-    return Sent(latency, status, found.get("timing_ms", {}), found.get("batch_size"))
+        return RequestOutcome(latency_s, status, retry_after_s=retry_after_s)
+    answer: dict[str, Any] = json.loads(body)
+    return RequestOutcome(latency_s, status, answer.get("timing_ms", {}), answer.get("batch_size"))
 
 
-def _seen(sent: Sequence[Sent], seconds: float, rate: float | None) -> Seen:
-    answered = [one for one in sent if one.status == 200]
-    latencies = [1000 * one.latency_s for one in answered]
-    total = sum(latencies)
-    parts = ("decode", "preprocess", "queue", "inference")
-    return Seen(
-        offered_s=rate,
-        answered_s=len(answered) / seconds,
-        p50_ms=_percentile(latencies, 50),
-        p95_ms=_percentile(latencies, 95),
-        p99_ms=_percentile(latencies, 99),
-        refused=dict(Counter(one.status for one in sent if one.status != 200)),
-        batch_sizes=dict(sorted(Counter(o.batch_size for o in answered if o.batch_size).items())),
-        shares={
-            p: sum(o.timing_ms.get(p, 0.0) for o in answered) / total if total else float("nan")
-            for p in parts
-        },
+def _summarize(
+    outcomes: Sequence[RequestOutcome], seconds: float, rate: float | None
+) -> LoadResult:
+    answered = [outcome for outcome in outcomes if outcome.status == 200]
+    latencies_ms = [1000 * outcome.latency_s for outcome in answered]
+    total_ms = sum(latencies_ms)
+    failed = Counter(outcome.status for outcome in outcomes if outcome.status != 200)
+    batch_sizes = Counter(outcome.batch_size for outcome in answered if outcome.batch_size)
+
+    def share(stage: str) -> float:
+        stage_ms = sum(outcome.timing_ms.get(stage, 0.0) for outcome in answered)
+        return stage_ms / total_ms if total_ms else float("nan")
+
+    return LoadResult(
+        offered_per_s=rate,
+        answered_per_s=len(answered) / seconds,
+        p50_ms=_percentile(latencies_ms, 50),
+        p95_ms=_percentile(latencies_ms, 95),
+        p99_ms=_percentile(latencies_ms, 99),
+        failed=dict(failed),
+        batch_sizes=dict(sorted(batch_sizes.items())),
+        stage_shares={stage: share(stage) for stage in _STAGES},
         seconds=seconds,
     )
+
+
+def _percentile(values: Sequence[float], percent: float) -> float:
+    return float(np.percentile(values, percent)) if values else float("nan")

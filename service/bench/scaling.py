@@ -1,4 +1,4 @@
-"""How cost grows: with T, the batch, the clip's length and the number of clients."""
+"""How cost scales with T, batch size, clip length and number of clients."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from model import checkpoint
 from model.engine import Engine
 from service.bench import load, servers
 from service.bench.clips import ClipSpec, render_clip
-from service.bench.stopwatch import median_ms, seconds
+from service.bench.stopwatch import median_ms, time_call
 from service.classification.inputs import InputFiles
 from service.decoding.files import decode
 from service.decoding.job import DecodeRequest
@@ -27,69 +27,75 @@ CLIENTS = (1, 2, 4, 8, 16, 32)
 
 
 @dataclass(frozen=True)
-class Growth:
-    """`values` of what is `measured` at each of `at`; a line through them rises by `slope` for
-    one more of `over`, from `offset`."""
+class Scaling:
+    """A quantity as a function of a variable, with a straight line fitted to it.
 
-    over: str
-    measured: str
-    at: tuple[float, ...]
+    `values` of `quantity` (with its unit) at each of the `points` of `variable`, approximately
+    `offset` + `slope` * point.
+    """
+
+    variable: str
+    quantity: str
+    points: tuple[float, ...]
     values: tuple[float, ...]
     slope: float
     offset: float
 
 
-def over_steps(engine: Engine, rounds: int) -> Growth:
-    """Milliseconds of one clip over T."""
+def over_steps(engine: Engine, rounds: int) -> Scaling:
+    """Time the inference of one clip for several T."""
     values = [_median_ms(partial(_run, engine, 1, t), rounds) for t in STEPS]
-    return _growth("time step", "ms of inference", STEPS, values)
+    return _fit("time step", "inference, ms", STEPS, values)
 
 
-def over_batch(engine: Engine, steps: int, rounds: int) -> Growth:
-    """Milliseconds of one batch over its size."""
+def over_batch(engine: Engine, steps: int, rounds: int) -> Scaling:
+    """Time the inference of a batch for several sizes."""
     values = [_median_ms(partial(_run, engine, b, steps), rounds) for b in BATCHES]
-    return _growth("clip of the batch", "ms of inference", BATCHES, values)
+    return _fit("clip in the batch", "inference, ms", BATCHES, values)
 
 
-def over_length(wanted: DecodeRequest, rounds: int) -> Growth:
-    """Milliseconds of decoding and preprocessing over the clip's length."""
+def over_length(request: DecodeRequest, rounds: int) -> Scaling:
+    """Time decoding and preprocessing for several clip lengths."""
     spec = ClipSpec("480p mp4", "mp4", "libx264", "aac", 480, 640, 1)
     values = []
     for length in SECONDS:
         files = InputFiles(clip=render_clip(replace(spec, seconds=length)))
-        values.append(_median_ms(partial(decode, files, wanted), rounds))
-    return _growth("second of the clip", "ms of decoding", SECONDS, values)
+        values.append(_median_ms(partial(decode, files, request), rounds))
+    return _fit("second of clip", "decoding, ms", SECONDS, values)
 
 
-def over_served_steps(weights: Path, seconds: float) -> Growth:
-    """Clips a second that the service answers at most, over T."""
-    with servers.scmrl(weights) as server:
-        load.warm(server.url, load.bodies())
-        most = [
+def over_served_steps(weights: Path, seconds: float) -> Scaling:
+    """Measure the peak throughput of the service for several T."""
+    with servers.run_scmrl(weights) as server:
+        load.warm_up(server.url, load.build_forms())
+        throughputs = [
             asyncio.run(
-                load.closed(server.url, load.bodies(steps=t), load.BUSY, seconds)
-            ).answered_s
+                load.run_closed_loop(
+                    server.url, load.build_forms(steps=t), load.SATURATING_CLIENTS, seconds
+                )
+            ).answered_per_s
             for t in STEPS
         ]
-    return _growth("time step", "clips a second", STEPS, most)
+    return _fit("time step", "clips/s", STEPS, throughputs)
 
 
-def over_clients(weights: Path, seconds: float) -> tuple[Growth, Growth]:
-    """Clips a second, and their median latency (ms), over the number of clients."""
-    forms = load.bodies()
-    with servers.scmrl(weights) as server:
-        load.warm(server.url, forms)
-        seen = [
-            asyncio.run(load.closed(server.url, forms, clients, seconds)) for clients in CLIENTS
+def over_clients(weights: Path, seconds: float) -> tuple[Scaling, Scaling]:
+    """Measure throughput and median latency for several numbers of clients."""
+    forms = load.build_forms()
+    with servers.run_scmrl(weights) as server:
+        load.warm_up(server.url, forms)
+        results = [
+            asyncio.run(load.run_closed_loop(server.url, forms, clients, seconds))
+            for clients in CLIENTS
         ]
     return (
-        _growth("client", "clips a second", CLIENTS, [one.answered_s for one in seen]),
-        _growth("client", "ms of latency (median)", CLIENTS, [one.p50_ms for one in seen]),
+        _fit("client", "clips/s", CLIENTS, [result.answered_per_s for result in results]),
+        _fit("client", "median latency, ms", CLIENTS, [result.p50_ms for result in results]),
     )
 
 
-def engine_of(weights: Path) -> tuple[Engine, DecodeRequest, int]:
-    """A checkpoint's engine on its fastest path, what it wants of a clip, and its T."""
+def load_engine(weights: Path) -> tuple[Engine, DecodeRequest, int]:
+    """Load a checkpoint: its fused engine, its decode request, and its T."""
     network, card = checkpoint.load(weights)
     engine = Engine(network)
     engine.fuse()
@@ -106,9 +112,9 @@ def _run(engine: Engine, batch: int, steps: int) -> None:
 
 
 def _median_ms(work: Callable[[], object], rounds: int) -> float:
-    return median_ms([seconds(work) for _ in range(rounds + 1)])
+    return median_ms([time_call(work) for _ in range(rounds + 1)])
 
 
-def _growth(over: str, measured: str, at: Sequence[float], values: Sequence[float]) -> Growth:
-    slope, offset = np.polyfit(at, values, 1)
-    return Growth(over, measured, tuple(at), tuple(values), float(slope), float(offset))
+def _fit(variable: str, quantity: str, points: Sequence[float], values: Sequence[float]) -> Scaling:
+    slope, offset = np.polyfit(points, values, 1)
+    return Scaling(variable, quantity, tuple(points), tuple(values), float(slope), float(offset))

@@ -1,4 +1,4 @@
-"""Servers to load, each in a process of its own: ours, and LitServe with the same network."""
+"""Servers under load, each in a process of its own: ours, and LitServe with the same network."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-_WITHIN_S = 120.0
+#: Time limit for a server to become ready, in seconds.
+_START_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
 class Server:
-    """The address that clips are posted to, and the server's process."""
+    """The URL that clips are posted to, and the process id of the server."""
 
     url: str
     pid: int
 
 
 @contextmanager
-def scmrl(weights: Path, **settings: str) -> Iterator[Server]:
-    """Our service, once it runs on its fused path."""
+def run_scmrl(weights: Path, **settings: str) -> Iterator[Server]:
+    """Run our service; the block starts once its fused network is ready."""
     port = _free_port()
     environment = {
         "SCMRL_MODELS": str(weights.resolve().parent),
@@ -44,9 +45,8 @@ def scmrl(weights: Path, **settings: str) -> Iterator[Server]:
 
 
 @contextmanager
-def litserve(weights: Path, max_batch: int, path: str) -> Iterator[Server]:
-    """LitServe on the checkpoint, with its network as it is ("plain") or by our engine
-    ("fused")."""
+def run_litserve(weights: Path, max_batch: int, path: str) -> Iterator[Server]:
+    """Run LitServe with the same checkpoint; `path` is "plain" or "fused" (by our engine)."""
     port = _free_port()
     environment = {"BENCH_WEIGHTS": str(weights.resolve()), "BENCH_PATH": path}
     command = [sys.executable, "-m", "service.bench.litserve_app", str(port), str(max_batch)]
@@ -55,13 +55,13 @@ def litserve(weights: Path, max_batch: int, path: str) -> Iterator[Server]:
 
 
 @contextmanager
-def _running(command: list[str], environment: dict[str, str], ready: str) -> Iterator[int]:
+def _running(command: list[str], environment: dict[str, str], ready_url: str) -> Iterator[int]:
     process = subprocess.Popen(
         command, env=os.environ | environment, stdout=subprocess.DEVNULL, start_new_session=True
     )
     try:
-        end = time.monotonic() + _WITHIN_S
-        while not _answers(ready):
+        end = time.monotonic() + _START_TIMEOUT_S
+        while not _is_ready(ready_url):
             if process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"{' '.join(command)} did not become ready")
             time.sleep(0.2)
@@ -77,7 +77,7 @@ def _running(command: list[str], environment: dict[str, str], ready: str) -> Ite
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def _answers(url: str) -> bool:
+def _is_ready(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=2) as response:
             return bool(response.status == 200)

@@ -1,4 +1,4 @@
-"""How long something takes: medians of rounds, of which the first fills caches."""
+"""Timing of calls: medians of rounds, without the first one, which fills caches."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Sequence
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Of one call."""
+def time_call(work: Callable[[], object]) -> float:
+    """Return the seconds that one call takes."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
-def median_ms(taken: Sequence[float]) -> float:
-    """Milliseconds, of seconds of which the first does not count."""
-    return 1000 * statistics.median(taken[1:])
+def median_ms(seconds: Sequence[float]) -> float:
+    """Return the median of `seconds` without the first, in milliseconds."""
+    return 1000 * statistics.median(seconds[1:])

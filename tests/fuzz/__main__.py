@@ -39,7 +39,7 @@ def fuzz(
     files = seeds(*SEEDS)
     with tempfile.TemporaryDirectory() as scratch:
         environment = {"TMPDIR": scratch, "SCMRL_LOG_LEVEL": "error", "SCMRL_MAX_WAIT_S": "60"}
-        with servers.scmrl(ROOT / "weights" / "avdigits", **environment) as server:
+        with servers.run_scmrl(ROOT / "weights" / "avdigits", **environment) as server:
             failures = _run(server, files, range(first, first + count), at_once)
         left = [path for path in Path(scratch).rglob("*") if path.is_file()]
     failures += [f"left behind: {path}" for path in left]

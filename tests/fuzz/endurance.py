@@ -28,7 +28,7 @@ def endure(
 ) -> None:
     """Send good clips to a service of its own and watch its resident memory."""
     clips = [path.read_bytes() for path in CLIPS]
-    with servers.scmrl(ROOT / "weights" / "avdigits", SCMRL_LOG_LEVEL="error") as server:
+    with servers.run_scmrl(ROOT / "weights" / "avdigits", SCMRL_LOG_LEVEL="error") as server:
         with httpx.Client(timeout=60) as client, ThreadPoolExecutor(at_once) as pool:
 
             def ask(number: int) -> int:

@@ -1,4 +1,4 @@
-"""`scmrl bench`: how fast everything is here, in numbers that anyone can repeat."""
+"""`scmrl bench`: speed and scaling on this machine."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from service.commands.bench.engine import engine
 from service.commands.bench.scaling import scaling
 from service.commands.bench.service import service
 
-_BENCHES = typer.Typer(no_args_is_help=True)
+_COMMANDS = typer.Typer(no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     for command in (engine, service, decode, scaling):
-        _BENCHES.command(command.__name__)(command)
-    app.add_typer(_BENCHES, name="bench", help="Measure speed on this machine.")
+        _COMMANDS.command(command.__name__)(command)
+    app.add_typer(_COMMANDS, name="bench", help="Measure speed on this machine.")

@@ -18,71 +18,77 @@ if TYPE_CHECKING:
 
 
 def decode(
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds, of which the median is taken.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds, of which the median counts.")] = 5,
     out: Annotated[Path | None, typer.Option(help="Folder for decode.json and decode.png.")] = None,
 ) -> None:
-    """Four frames of a clip: reading them, against decoding all of it; and what the wall costs.
+    """Measure reading four frames against decoding all of a clip, and the cost of the sandbox.
 
-    In turns, in one thread, and the four also in as many as a request has that is alone. "to RGB"
-    turns every frame into a picture, as a reader does that does not know which it will need;
-    "decoded" leaves them as the codec has them. Times: how many of our ways fit into each.
+    Rounds alternate between the ways. "all to RGB" decodes and converts every frame; "all decoded"
+    decodes without conversion; "four" reads the four frames of a request with one thread, "all
+    cores" with as many threads as a request has that runs alone. "speedup" is against each of the
+    first two.
     """
-    report.need(*["matplotlib"] * bool(out))
+    report.require_modules(*["matplotlib"] * bool(out))
     from rich.console import Console
     from rich.table import Table
 
     from service.bench.decode import process_timings, timings
 
     console = Console(width=120)
-    table = Table(title="Four frames wanted, median ms", title_justify="left")
-    for heading in ("clip", "KiB", "all to RGB", "all decoded", "wanted", "times", "alone", "times",
-                    "same frames"):  # fmt: skip
+    table = Table(title="Four frames of a clip, median ms", title_justify="left")
+    for heading in ("clip", "KiB", "all to RGB", "all decoded", "four", "speedup", "all cores",
+                    "speedup", "same frames"):  # fmt: skip
         table.add_column(heading, justify="left" if heading == "clip" else "right")
-    found = timings(rounds)
-    for t in found:
+    frame_timings = timings(rounds)
+    for t in frame_timings:
         table.add_row(
             t.clip, str(t.kilobytes), f"{t.every_rgb_ms:.1f}", f"{t.every_ms:.1f}",
-            f"{t.wanted_ms:.1f}", _times(t, t.wanted_ms), f"{t.alone_ms:.1f}",
-            _times(t, t.alone_ms), "yes" if t.same else "no",
+            f"{t.wanted_ms:.1f}", _speedups(t, t.wanted_ms), f"{t.alone_ms:.1f}",
+            _speedups(t, t.alone_ms), "yes" if t.same else "no",
         )  # fmt: skip
     console.print(table)
 
-    walls = Table(title="Decoding and preprocessing of a request, median ms", title_justify="left")
-    for heading in ("clip", "here", "in a confined process", "difference"):
-        walls.add_column(heading, justify="left" if heading == "clip" else "right")
+    sandbox = Table(
+        title="Decoding and preprocessing of a request, median ms", title_justify="left"
+    )
+    for heading in ("clip", "in this process", "in a sandbox", "difference"):
+        sandbox.add_column(heading, justify="left" if heading == "clip" else "right")
     confined = process_timings(4 * rounds)
     for c in confined:
-        walls.add_row(
+        sandbox.add_row(
             c.clip, f"{c.here_ms:.1f}", f"{c.confined_ms:.1f}", f"{c.confined_ms - c.here_ms:+.1f}"
         )
-    console.print(walls)
+    console.print(sandbox)
     if out:
-        rows = {"frames": [asdict(t) for t in found], "processes": [asdict(c) for c in confined]}
-        report.write(out, "decode", rows, _figure(found))
+        rows = {
+            "frames": [asdict(t) for t in frame_timings],
+            "processes": [asdict(c) for c in confined],
+        }
+        report.write(out, "decode", rows, _figure(frame_timings))
 
 
-def _times(timing: DecodeTiming, ms: float) -> str:
-    """How often it fits into turning all into RGB, and into decoding all."""
+def _speedups(timing: DecodeTiming, ms: float) -> str:
+    """Format the speedup against converting all frames, and against decoding all."""
     return f"{timing.every_rgb_ms / ms:.1f} / {timing.every_ms / ms:.1f}"
 
 
-def _figure(found: Sequence[DecodeTiming]) -> Figure:
-    """Milliseconds of each way, a group of bars a clip."""
+def _figure(timings: Sequence[DecodeTiming]) -> Figure:
+    """Plot the milliseconds of each way, one group of bars per clip."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4), layout="constrained")
     axes = figure.subplots()
     ways = {
-        "all to RGB": [t.every_rgb_ms for t in found],
-        "all decoded": [t.every_ms for t in found],
-        "the four wanted": [t.wanted_ms for t in found],
-        "the four, alone": [t.alone_ms for t in found],
+        "all to RGB": [t.every_rgb_ms for t in timings],
+        "all decoded": [t.every_ms for t in timings],
+        "four": [t.wanted_ms for t in timings],
+        "four, all cores": [t.alone_ms for t in timings],
     }
     for index, (name, values) in enumerate(ways.items()):
-        places = [at + 0.21 * (index - 1.5) for at in range(len(found))]
+        places = [at + 0.21 * (index - 1.5) for at in range(len(timings))]
         bars = axes.barh(places, values, 0.2, label=name)
         axes.bar_label(bars, fmt="%.0f", fontsize=8, padding=2)
-    axes.set_yticks(range(len(found)), [t.clip for t in found])
+    axes.set_yticks(range(len(timings)), [t.clip for t in timings])
     axes.invert_yaxis()
     axes.set_xlabel("ms")
     axes.legend()

@@ -1,4 +1,4 @@
-"""What a benchmark leaves behind: its numbers with the machine and the day, and a picture."""
+"""Files that a benchmark writes: its results with machine and date, and a figure."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def need(*modules: str) -> None:
-    """End the command, naming the extra, where a benchmark's library is not installed."""
+def require_modules(*modules: str) -> None:
+    """Exit with code 1, naming the extra to install, where a module is missing."""
     missing = [module for module in modules if find_spec(module) is None]
     if missing:
         typer.echo(f"scmrl: {missing[0]} is not installed: pip install -e '.[bench]'", err=True)
@@ -27,16 +27,16 @@ def need(*modules: str) -> None:
 
 
 def write(folder: Path, name: str, results: Any, figure: Figure) -> None:
-    """NAME.json and NAME.png in the folder."""
+    """Write NAME.json and NAME.png to the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"machine": machine(), "results": results}
+    content = {"machine": describe_machine(), "results": results}
     (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
     figure.savefig(folder / f"{name}.png", dpi=120)
     typer.echo(f"wrote {folder / name}.json and .png")
 
 
-def machine() -> dict[str, Any]:
-    """Where and when."""
+def describe_machine() -> dict[str, Any]:
+    """Return the machine, the versions and the date of a measurement."""
     import torch
 
     return {

@@ -15,58 +15,62 @@ from service.settings import WEIGHTS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from service.bench.scaling import Growth
+    from service.bench.scaling import Scaling
 
 
 def scaling(
-    weights: Annotated[Path, typer.Option(help="A checkpoint's folder.")] = WEIGHTS / "avdigits",
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds, of which the median is taken.")] = 7,
+    weights: Annotated[Path, typer.Option(help="Folder of a checkpoint.")] = WEIGHTS / "avdigits",
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds, of which the median counts.")] = 7,
     seconds: Annotated[
-        float, typer.Option(min=1, help="Seconds for each load on the service.")
+        float, typer.Option(min=1, help="Seconds of load on the service at each point.")
     ] = 8,
     out: Annotated[
         Path | None, typer.Option(help="Folder for scaling.json and scaling.png.")
     ] = None,
 ) -> None:
-    """How cost grows with time steps, batch, clip length and clients, and the slope of each."""
-    report.need("aiohttp", *["matplotlib"] * bool(out))
+    """Measure how cost scales with time steps, batch size, clip length and clients.
+
+    Prints the values and a straight line fitted to each.
+    """
+    report.require_modules("aiohttp", *["matplotlib"] * bool(out))
     from rich.console import Console
     from rich.table import Table
 
-    from service.bench import scaling as study
+    from service.bench import scaling as measure
     from service.runtime import cores
 
     cores.set_threads(cores.threads(0))
     cores.set_opencv_threads()
-    engine, wanted, steps = study.engine_of(weights)
-    found = [
-        study.over_steps(engine, rounds),
-        study.over_batch(engine, steps, rounds),
-        study.over_length(wanted, rounds),
-        study.over_served_steps(weights, seconds),
-        *study.over_clients(weights, seconds),
+    engine, request, steps = measure.load_engine(weights)
+    results = [
+        measure.over_steps(engine, rounds),
+        measure.over_batch(engine, steps, rounds),
+        measure.over_length(request, rounds),
+        measure.over_served_steps(weights, seconds),
+        *measure.over_clients(weights, seconds),
     ]
     table = Table(title_justify="left")
-    for heading in ("over", "measured", "values", "slope"):
+    for heading in ("per", "quantity", "values", "fitted line"):
         table.add_column(heading)
-    for growth in found:
-        pairs = zip(growth.at, growth.values, strict=True)
+    for result in results:
+        pairs = zip(result.points, result.values, strict=True)
         table.add_row(
-            growth.over, growth.measured, "  ".join(f"{at:g}: {value:.1f}" for at, value in pairs),
-            f"{growth.offset:.2f} + {growth.slope:.3f} each",
+            result.variable, result.quantity,
+            "  ".join(f"{point:g}: {value:.1f}" for point, value in pairs),
+            f"{result.offset:.2f} + {result.slope:.3f} each",
         )  # fmt: skip
     Console().print(table)
     if out:
-        report.write(out, "scaling", [asdict(growth) for growth in found], _figure(found))
+        report.write(out, "scaling", [asdict(result) for result in results], _figure(results))
 
 
-def _figure(found: Sequence[Growth]) -> Figure:
+def _figure(results: Sequence[Scaling]) -> Figure:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3.4 * len(found), 3.2), layout="constrained")
-    for axes, growth in zip(figure.subplots(1, len(found)), found, strict=True):
-        axes.plot(growth.at, growth.values, "o-")
-        axes.set_xlabel(growth.over)
-        axes.set_title(growth.measured, fontsize=10)
+    figure = Figure(figsize=(3.4 * len(results), 3.2), layout="constrained")
+    for axes, result in zip(figure.subplots(1, len(results)), results, strict=True):
+        axes.plot(result.points, result.values, "o-")
+        axes.set_xlabel(result.variable)
+        axes.set_title(result.quantity, fontsize=10)
         axes.set_ylim(bottom=0)
     return figure
