@@ -27,7 +27,7 @@ def convert(content: dict[str, Any]) -> dict[str, Any]:
     if settings.get("slow", "none") != "none":
         converted["lr_multiplier"] = lr_multiplier(settings["slow"].split(","))
     converted["data"] = settings["data"].replace("pictures and words", "contents")
-    converted["task"] = "avdigits"  # there was no other
+    converted["task"] = "avdigits"  # the only task of 0.1
     groups = [
         {("lr_multiplier" if name == "pace" else name): value for name, value in group.items()}
         for group in content["optimizer"]["param_groups"]

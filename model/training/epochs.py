@@ -56,7 +56,7 @@ class EpochMetrics:
 def append(table: Path, metrics: EpochMetrics) -> None:
     """Add the epoch's row, in place of rows that a killed run wrote from this epoch on.
 
-    Raises ValueError where the table is none of epochs, OSError where it cannot be written.
+    Raises ValueError where the file is not a table of epochs, OSError where it cannot be written.
     """
     row = {name: f"{value:.6g}" for name, value in metrics.columns().items()}
     before = rows(table, tuple(metrics.accuracies.alone))
@@ -68,7 +68,7 @@ def append(table: Path, metrics: EpochMetrics) -> None:
 
 
 def rows(table: Path, streams: Sequence[str]) -> list[dict[str, str]]:
-    """Read the rows of a table of epochs; none where there is no such file.
+    """Read the rows of a table of epochs; an empty list where it does not exist.
 
     `streams` are those with an accuracy of their own. Raises ValueError where the file holds
     something else.

@@ -33,11 +33,11 @@ OFF_CENTRE = 0.2
 def evaluate(options: EvaluateOptions, console: Console | None = None) -> Card:
     """Measure, print a table, draw the figures, and return the card with its measurements.
 
-    The clips are media files in memory, decoded as a client's would be. Noise is added to what was
-    decoded. Attention maps are measured where the network has spatial attention and there are clips
-    whose object is off-centre.
+    The clips are media files in memory, decoded as a client's would be; noise is added to decoded
+    clips. Attention maps are measured where the network has spatial attention, on clips whose
+    object is off-centre.
 
-    Raises CheckpointError where the checkpoint is damaged or of none of the tasks, DataError, and
+    Raises CheckpointError where the checkpoint is damaged or its task is unknown, DataError, and
     OptionsError where `out`, or the checkpoint that is to be written, cannot be written.
     """
     console = console or Console()

@@ -8,14 +8,13 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.progress import track
 from torch import Tensor
 
 from model import checkpoint
-from model.encoding import encode
 from model.engine import Engine
+from model.engine.inputs import encode_batch
 from model.media.reader import read_clip
 from model.media.types import Clip
 from model.network import Output
@@ -31,7 +30,7 @@ BATCH_SIZE = 32
 
 @dataclass(frozen=True)
 class DecodedClip:
-    """A labelled clip, and what decoding it gave."""
+    """A labelled clip, decoded at some T."""
 
     truth: LabelledClip
     clip: Clip
@@ -40,7 +39,7 @@ class DecodedClip:
 class Evaluator:
     """A checkpoint, its task, and the engine that runs it.
 
-    Raises CheckpointError where the checkpoint is damaged, or of none of the tasks.
+    Raises CheckpointError where the checkpoint is damaged, or its task is unknown.
     """
 
     def __init__(self, folder: Path, device: str = "auto") -> None:
@@ -56,18 +55,15 @@ class Evaluator:
             specs = {stream: specs[stream]}
         return prepare(specs, clip.sound, clip.pictures, steps)
 
-    def stack(self, prepared: Sequence[dict[str, Prepared]], steps: int) -> dict[str, Tensor]:
+    def encode(self, prepared: Sequence[dict[str, Prepared]], steps: int) -> dict[str, Tensor]:
         """Encode and stack clips that have the same streams: [T or 1, B, C, H, W] by stream."""
-        return {
-            name: torch.stack([self._encode(clip[name], steps) for clip in prepared], dim=1)
-            for name in prepared[0]
-        }
+        return encode_batch(prepared, self.card.encoding, steps)
 
     def run(
         self, prepared: Sequence[dict[str, Prepared]], steps: int, explain: Sequence[str] = ()
     ) -> Output:
         """Run the network on a batch of preprocessed clips that have the same streams."""
-        return self.engine.run(self.stack(prepared, steps), steps=steps, explain=explain)
+        return self.engine.run(self.encode(prepared, steps), steps=steps, explain=explain)
 
     def predict(
         self,
@@ -101,9 +97,6 @@ class Evaluator:
         """Return the accuracy of `predict`."""
         return score(self.predict(clips, steps, perturbation, stream), clips)
 
-    def _encode(self, prepared: Prepared, steps: int) -> Tensor:
-        return encode(torch.from_numpy(prepared.tensor), steps, self.card.encoding)
-
 
 def score(predictions: NDArray[np.int64], clips: Sequence[DecodedClip]) -> Accuracy:
     """Compare predictions [n] with the labels of their clips."""
@@ -135,4 +128,4 @@ def held_out_batches(
         for clip in track(clips, "clips", count, transient=True)
     )
     while batch := list(islice(prepared, BATCH_SIZE)):
-        yield evaluator.stack(batch, steps)
+        yield evaluator.encode(batch, steps)

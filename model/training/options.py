@@ -12,11 +12,11 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from model.config import MAX_SEED, MAX_STEPS
+from model.config import MAX_SEED, MAX_STEPS, Config
 from model.training.task import Task
 
 #: Attention heads of the networks that are trained.
-HEADS = 16
+HEADS: int = Config.model_fields["heads"].default
 #: The classifier, in `TrainOptions.lr_multiplier`, beside the names of streams.
 HEAD = "head"
 #: Every stream, in `TrainOptions.modality_dropout`.
@@ -24,7 +24,7 @@ ALL = "all"
 
 
 class OptionsError(ValueError):
-    """An option that cannot be trained or evaluated with: its name, its value, what is allowed."""
+    """An option that cannot be used: its name, its value, and what is allowed."""
 
 
 def option(
@@ -72,7 +72,10 @@ class TrainOptions:
     )
     batch: int = option(50, "Clips per batch.", between=(2, 10_000))
     embed_dim: int = option(
-        128, "Channels C of the tokens, a multiple of 16.", between=(16, 4096), flag="channels"
+        128,
+        f"Channels C, a multiple of {HEADS}.",
+        between=(16, 4096),
+        flag="channels",
     )
     alpha: float = option(0.5, "Weight of the cross-modal residuals.", between=(0, 1000))
     steps: int = option(4, "Time steps T as served.", between=(1, MAX_STEPS))

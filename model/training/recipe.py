@@ -79,7 +79,7 @@ def _initial_weights(init_from: Path | None) -> dict[str, str]:
 def task_of(card: Card, folder: Path) -> Task:
     """Return the task that a checkpoint was trained on, by its labels and its streams.
 
-    Raises CheckpointError, naming the field of the card, where it is none of TASKS.
+    Raises CheckpointError, naming the field of the card, where it is not in TASKS.
     """
     tasks = [task() for task in TASKS.values()]
     same_labels = [task for task in tasks if task.labels == card.labels]

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from model.checkpoint import Source
+from model.preprocess.specs import Spec
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-    from model.checkpoint import Source
-    from model.preprocess.specs import Spec
 
 
 class DataError(ValueError):

@@ -24,7 +24,8 @@ from model.training import run_state
 from model.training.batches import Batches
 from model.training.epochs import METRICS, Accuracies, EpochMetrics, append, rows
 from model.training.net2net import widen
-from model.training.options import HEAD, OptionsError, TrainOptions, make_folder
+from model.training.optimizer import configure_optimizer
+from model.training.options import OptionsError, TrainOptions, make_folder
 from model.training.recipe import card, check_task, configuration
 from model.training.run_state import RunError, RunState, Weights
 from model.training.schedule import Schedule
@@ -78,32 +79,6 @@ def compute_loss(output: Output, labels: Tensor, options: TrainOptions) -> tuple
         output.logits.float(), labels, label_smoothing=options.label_smoothing
     )  # fmt: skip
     return entropy + alignment, alignment
-
-
-def configure_optimizer(network: SCMRL, options: TrainOptions) -> torch.optim.Optimizer:
-    """Return AdamW with a parameter group for each weight decay and learning-rate multiplier.
-
-    Biases and batch norms, which have one dimension, are not decayed.
-    """
-    multipliers = {"head.": options.lr_multiplier.get(HEAD, 1.0)}
-    for stream in options.task.specs:
-        for part in ("patch", "mlp"):
-            multipliers[f"{part}.{stream}."] = options.lr_multiplier.get(stream, 1.0)
-    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
-    for name, parameter in network.named_parameters():
-        multiplier = next((x for part, x in multipliers.items() if name.startswith(part)), 1.0)
-        groups.setdefault((parameter.ndim > 1, multiplier), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {
-                "params": parameters,
-                "weight_decay": options.weight_decay if decayed else 0.0,
-                "lr_multiplier": multiplier,
-            }
-            for (decayed, multiplier), parameters in groups.items()
-        ],
-        lr=options.learning_rate,
-    )
 
 
 class Trainer:

@@ -22,7 +22,7 @@ from model.training.tasks import TASKS
 UNUSABLE, INTERRUPTED = 2, 130
 NOT_INSTALLED = "the training's libraries are not installed: pip install -e '.[train]'"
 
-#: Fields of TrainOptions that are no flags, or that have one made by hand.
+#: Fields of TrainOptions that are not flags, or that `_command` adds itself.
 _NO_FLAG = frozenset({"task", "data", "command"})
 #: Flags of scmrl 0.1, the fields of TrainOptions that they set, and their kind. They work in 0.2
 #: with a warning.
@@ -82,7 +82,7 @@ def _default(each: Field[Any]) -> Any:
 
 
 def _option(each: Field[Any], default: Any) -> inspect.Parameter:
-    """Return the parameter of one option. It is None where the flag is not there."""
+    """Return the parameter of one option, which is None unless the flag is used."""
     if isinstance(default, bool):
         switch = typer.Option(flag(each.name), help=each.metadata["help"])
         return _parameter(each.name, Annotated[bool, switch], default)
@@ -106,7 +106,7 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 
 def _train(kind: type[Task], data: Path, flags: dict[str, Any]) -> None:
-    """Train with the flags that are there; end the command with a message where that fails."""
+    """Train with the flags that are not None; end the command with a message on an error."""
     try:
         from model.checkpoint import CheckpointError
         from model.training.options import OptionsError

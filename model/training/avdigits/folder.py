@@ -1,4 +1,4 @@
-"""The folder of avdigits: handwritten digits and spoken ones, and what of them is held out."""
+"""The data folder of avdigits: handwritten and spoken digits, some of them held out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from model.training.task import DataError
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
-#: Takes of each digit, by speaker.
+#: Takes of each digit, by speaker: recordings [n] by digit.
 _Words = Mapping[str, Sequence[Sequence[Floats]]]
 
 #: Sample rate of the recordings, Hz.
@@ -28,9 +28,9 @@ RATE = 8000
 _FEWEST_HELD_OUT = 2
 
 _FILE = re.compile(r"([0-9])_([^_]+)_([0-9]+)\.wav")
-_SHAPE = "DIGIT_SPEAKER_TAKE.wav (as 7_george_0.wav)"
-#: Faults that one message names at most.
-_NAMED = 8
+_PATTERN = "DIGIT_SPEAKER_TAKE.wav (as 7_george_0.wav)"
+#: Greatest number of faults that one message names.
+_MAX_FAULTS = 8
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def load(folder: Path) -> tuple[Digits, Digits]:
         tuple(of[n:] for of, n in zip(pictures, counts, strict=True)),
         tuple(tuple(takes) for takes in spoken[HELD_OUT_SPEAKER]),
     )
-    _refuse(folder, _missing(digits, held_out))
+    _raise_faults(folder, _missing(digits, held_out))
     return digits, held_out
 
 
@@ -135,31 +135,31 @@ def _words(folder: Path) -> _Words:
             continue
         parts = _FILE.fullmatch(name)
         if parts is None:
-            faults.append(f"{name}: its name is not {_SHAPE}")
+            faults.append(f"{name}: its name is not {_PATTERN}")
             continue
         samples, fault = _recording(folder / name)
         if fault:
             faults.append(f"{name}: {fault}")
         spoken.setdefault(parts[2], [[] for _ in range(10)])[int(parts[1])].append(samples)
-    _refuse(folder, faults)
+    _raise_faults(folder, faults)
     return spoken
 
 
 def _recording(file: Path) -> tuple[Floats, str]:
     """Return mono samples [n], and what is wrong with them or the empty string."""
-    nothing = np.zeros(0, np.float32)
+    silence = np.zeros(0, np.float32)
     try:
         samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
     except (OSError, RuntimeError) as exc:
-        return nothing, f"cannot be read: {exc}"
+        return silence, f"cannot be read: {exc}"
     if rate != RATE:
-        return nothing, f"{rate} Hz instead of {RATE}"
+        return silence, f"{rate} Hz instead of {RATE}"
     if samples.shape[1] != 1:
-        return nothing, f"{samples.shape[1]} channels instead of 1"
+        return silence, f"{samples.shape[1]} channels instead of 1"
     if not len(samples):
-        return nothing, "holds no sound"
+        return silence, "holds no sound"
     if not np.isfinite(samples).all():
-        return nothing, "holds values that are not finite"
+        return silence, "holds values that are not finite"
     return samples[:, 0], ""
 
 
@@ -180,10 +180,10 @@ def _missing(digits: Digits, held_out: Digits) -> Iterator[str]:
             )
 
 
-def _refuse(folder: Path, faults: Iterator[str] | Sequence[str]) -> None:
-    """Raise DataError where there are faults, of which the first are named."""
+def _raise_faults(folder: Path, faults: Iterator[str] | Sequence[str]) -> None:
+    """Raise DataError that names the first faults, if any."""
     faults = list(faults)
     if not faults:
         return
-    more = f"; and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
-    raise DataError(f"{folder}: " + "; ".join(faults[:_NAMED]) + more)
+    more = f"; and {len(faults) - _MAX_FAULTS} more" if len(faults) > _MAX_FAULTS else ""
+    raise DataError(f"{folder}: " + "; ".join(faults[:_MAX_FAULTS]) + more)

@@ -31,7 +31,7 @@ def record(
     speed: float = 0.25,
     snr_db: float | None = None,
 ) -> Recording:
-    """A random recording of one spoken word.
+    """Make a random recording of one spoken word.
 
     `word` [n] is mono at `rate` Hz. `seconds` bounds the clip's length, exp(±`speed`) the
     factor on tempo and pitch. `snr_db` fixes the level of white noise; else noise of a random
@@ -39,7 +39,7 @@ def record(
     """
     factor = float(np.exp(rng.uniform(-speed, speed)))
     word = np.asarray(soxr.resample(word, rate * factor, rate, quality="MQ"), np.float32)
-    word = _coloured(word, rng)
+    word = _color(word, rng)
     length = max(round(rng.uniform(*seconds) * rate), len(word) + rate // 20)
     start = int(rng.integers(0, length - len(word) + 1))
     samples = np.zeros(length, np.float32)
@@ -59,23 +59,23 @@ def record(
 
 
 def noise(length: int, slope: float, rng: Rng) -> Floats:
-    """Noise [length] of unit power whose amplitude falls with frequency^slope (0: white)."""
+    """Draw noise [length] of unit power whose amplitude falls with frequency^slope (0: white)."""
     white = rng.standard_normal(length, np.float32)
     if slope == 0:
         return white
-    fast = next_fast_len(length, real=True)
-    spectrum = rfft(white, fast)
+    size = next_fast_len(length, real=True)
+    spectrum = rfft(white, size)
     spectrum *= np.maximum(np.arange(len(spectrum)), len(spectrum) / 100) ** -slope
-    shaped = irfft(spectrum, fast)[:length]
+    shaped = irfft(spectrum, size)[:length]
     return np.asarray(shaped / (shaped.std() + 1e-12), np.float32)
 
 
-def _coloured(word: Floats, rng: Rng) -> Floats:
-    """The word through a random microphone (smooth equaliser, ±10 dB) and perhaps a room."""
+def _color(word: Floats, rng: Rng) -> Floats:
+    """Filter the word by a random microphone (smooth equaliser, ±10 dB) and perhaps a room."""
     tail = 1200 if rng.random() < 0.3 else 0
     length = len(word) + tail
-    fast = next_fast_len(length, real=True)
-    spectrum = rfft(word, fast)
+    size = next_fast_len(length, real=True)
+    spectrum = rfft(word, size)
     knots = rng.uniform(-10, 10, 6) * rng.uniform(0, 1)
     at = np.linspace(0, 5, len(spectrum)) ** 0.7 * 5**0.3
     spectrum = spectrum * 10 ** (np.interp(at, np.arange(6), knots) / 20)
@@ -83,5 +83,5 @@ def _coloured(word: Floats, rng: Rng) -> Floats:
         decay = np.exp(-np.arange(tail) / rng.uniform(60, 400))
         room = rng.standard_normal(tail) * decay * rng.uniform(0.02, 0.2)
         room[0] = 1
-        spectrum = spectrum * rfft(room, fast)
-    return np.asarray(irfft(spectrum, fast)[:length], np.float32)
+        spectrum = spectrum * rfft(room, size)
+    return np.asarray(irfft(spectrum, size)[:length], np.float32)

@@ -12,15 +12,15 @@ Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Rng = np.random.Generator
 
-#: Width over height, and how often.
+#: Aspect ratios, width over height, and their probabilities.
 SHAPES = ((4 / 3, 0.4), (16 / 9, 0.25), (1.0, 0.1), (3 / 4, 0.12), (9 / 16, 0.13))
 #: Height of the digit's ink over the frame's.
 HEIGHTS = (0.22, 0.92)
-#: The smaller ones, which are hardest to read: training sees more of them.
+#: The smaller of HEIGHTS, which are hardest to read: training has more of them.
 SMALL = (0.22, 0.45)
 #: Length of a stroke or width of a ring of the clutter, at most, over the digit's height.
 LARGEST_STROKE = 0.5
-#: What is brighter than this, of 255, is the ink of a handwritten digit.
+#: Pixels of a handwritten digit that are brighter than this, of 255, are ink.
 INK = 50
 #: Least difference in luma between ink and paper, of 255.
 CONTRAST = 60
@@ -29,8 +29,13 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 @dataclass(frozen=True)
 class Scene:
-    """`paper` uint8 RGB [h, w, 3], the `ink` colour [3], how much of it covers each pixel
-    (`cover` [h, w], 0 to 1), and the digit's `box` (left, top, right, bottom) in pixels."""
+    """A digit on paper.
+
+    - `paper`: uint8 RGB [h, w, 3].
+    - `ink`: colour of the digit, RGB [3], 0 to 255.
+    - `cover`: float32 [h, w], opacity of the ink at each pixel, 0 to 1.
+    - `box`: (left, top, right, bottom) of the digit in pixels.
+    """
 
     paper: Bytes
     ink: Floats
@@ -38,8 +43,10 @@ class Scene:
     box: tuple[float, float, float, float]
 
     def frame(self, shown: float = 1.0, shift: tuple[float, float] = (0.0, 0.0)) -> Bytes:
-        """The frame, uint8 RGB [h, w, 3], with the upper `shown` of the digit written so far
-        and the digit moved by `shift` (x, y) pixels."""
+        """Return the frame, uint8 RGB [h, w, 3].
+
+        The upper fraction `shown` of the digit is written, and moved by `shift` (x, y) pixels.
+        """
         cover = self.cover
         if shown < 1:
             cover = cover.copy()
@@ -47,8 +54,8 @@ class Scene:
         if shift != (0.0, 0.0):
             move = np.array([[1, 0, shift[0]], [0, 1, shift[1]]], np.float32)
             cover = np.asarray(cv2.warpAffine(cover, move, cover.shape[::-1]), np.float32)
-        share = cover[:, :, None]
-        return np.asarray(self.paper * (1 - share) + self.ink * share, np.uint8)
+        opacity = cover[:, :, None]
+        return np.asarray(self.paper * (1 - opacity) + self.ink * opacity, np.uint8)
 
 
 def draw_scene(
@@ -58,11 +65,11 @@ def draw_scene(
     heights: tuple[float, float] = HEIGHTS,
     difficulty: float = 1.0,
 ) -> Scene:
-    """A random scene around one picture of a digit.
+    """Draw a random scene around one picture of a digit.
 
     `digit` [H, W] is bright ink on black. `short_side` bounds the frame's shorter side in
     pixels, `heights` the digit's height over the frame's. `difficulty` 0 gives large digits,
-    upright, in strong contrast on plain paper; 1 all there is.
+    upright, in strong contrast on plain paper; 1 the whole range.
     """
     height, width = _size(rng, short_side)
     least = max(heights[0], 0.65 * heights[1] * (1 - difficulty))
@@ -75,8 +82,9 @@ def draw_scene(
 
 
 def _size(rng: Rng, short_side: tuple[int, int]) -> tuple[int, int]:
-    shapes, odds = zip(*SHAPES, strict=True)
-    shape = shapes[int(rng.choice(len(shapes), p=odds))]
+    """Draw the height and width of a frame, which are even."""
+    shapes, probabilities = zip(*SHAPES, strict=True)
+    shape = shapes[int(rng.choice(len(shapes), p=probabilities))]
     short = int(rng.integers(short_side[0], short_side[1] + 1)) // 2 * 2
     long = round(short * max(shape, 1 / shape)) // 2 * 2
     return (short, long) if shape >= 1 else (long, short)
@@ -90,7 +98,7 @@ def _place(
     heights: tuple[float, float],
     difficulty: float,
 ) -> tuple[Floats, tuple[float, float, float, float]]:
-    """The digit tilted, slanted, scaled and moved into the frame; and the box of its ink."""
+    """Tilt, slant, scale and move the digit into the frame; return its cover and its box."""
     ys, xs = np.nonzero(digit > INK)
     points = np.stack([xs, ys]).astype(np.float32)
     tilt = np.radians(rng.uniform(-18, 18) * difficulty)
@@ -106,8 +114,8 @@ def _place(
     left, top = rng.uniform(0, width - wide), rng.uniform(0, height - tall)
     offset = np.array([left, top]) - scale * low
     matrix = np.hstack([scale * linear, offset[:, None]]).astype(np.float32)
-    how = cv2.INTER_CUBIC if rng.random() < 0.4 else cv2.INTER_LINEAR
-    cover = cv2.warpAffine(digit, matrix, (width, height), flags=how)
+    interpolation = cv2.INTER_CUBIC if rng.random() < 0.4 else cv2.INTER_LINEAR
+    cover = cv2.warpAffine(digit, matrix, (width, height), flags=interpolation)
     cover = np.asarray(cover, np.float32) / 255
     if rng.random() < 0.5:  # a pen's hard edge instead of the soft one of an enlarged picture
         cover = (cover - 0.5) * rng.uniform(1.2, 4) + rng.uniform(0.4, 0.65)
@@ -117,7 +125,7 @@ def _place(
 
 
 def _colours(rng: Rng, contrast: float) -> tuple[Floats, Floats]:
-    """Ink and paper, RGB 0 to 255, apart enough to be read."""
+    """Draw the colours of ink and paper, RGB 0 to 255, with at least this contrast in luma."""
     if rng.random() < 0.15:  # black and white
         dark, light = rng.uniform(0, 40), rng.uniform(200, 255)
         ink, paper = np.full(3, dark, np.float32), np.full(3, light, np.float32)
@@ -129,32 +137,32 @@ def _colours(rng: Rng, contrast: float) -> tuple[Floats, Floats]:
 
 
 def _paper(rng: Rng, height: int, width: int, colour: Floats, ink: Floats) -> Floats:
-    """Flat, shaded or blotchy paper; its shades keep away from the ink's."""
+    """Draw flat, shaded or blotchy paper, whose shades differ from the ink's."""
     paper = np.empty((height, width, 3), np.float32)
     paper[:] = colour
     kind = rng.random()
     if kind < 0.3:
         return paper
-    room = 0.3 * abs(float((ink - colour) @ _LUMA))
+    variation = 0.3 * abs(float((ink - colour) @ _LUMA))
     if kind < 0.6:
         across, down = rng.uniform(-1, 1, 2)
         ys, xs = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)[None, :]
-        ramp = (across * xs + down * ys) * rng.uniform(0.2, 1) * room
+        ramp = (across * xs + down * ys) * rng.uniform(0.2, 1) * variation
         return np.asarray(paper + ramp[:, :, None], np.float32)
     cells = rng.integers(2, 9, 2)
     channels = 3 if rng.random() < 0.5 else 1
     blotches = rng.uniform(-1, 1, (*cells, channels)).astype(np.float32)
     shades = cv2.resize(blotches, (width, height), interpolation=cv2.INTER_LINEAR)
-    strength = np.float32(rng.uniform(0.2, 1) * room)
+    strength = np.float32(rng.uniform(0.2, 1) * variation)
     return paper + shades.reshape(height, width, channels) * strength
 
 
 def _clutter(
     rng: Rng, paper: Floats, box: tuple[float, float, float, float], colour: Floats, ink: Floats
 ) -> Floats:
-    """Spots and blocks of any size, strokes and rings much smaller than the digit.
+    """Draw spots and blocks of any size, and strokes and rings much smaller than the digit.
 
-    A ring is a zero and a stroke a one: were they as large, nobody could say which is meant.
+    A ring as large as the digit would be a zero, and a stroke a one.
     """
     height, width = paper.shape[:2]
     for _ in range(int(rng.integers(1, 8))):

@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from model.checkpoint import Source
 from model.preprocess.specs import PROFILES, Spec
 from model.training.avdigits.held_out import HELD_OUT_PICTURES, HELD_OUT_SPEAKER
 from model.training.options import check_ranges, option
 from model.training.task import LabelledClip
 
 if TYPE_CHECKING:
-    from model.checkpoint import Source
     from model.training.avdigits.dataset import Scenes
     from model.training.avdigits.folder import Digits
 
 
 @dataclass(frozen=True)
 class AVDigits:
-    """The ten digits. The paper has no such task: it shows that the network can be trained here."""
+    """Ten digits: a task that is this project's own, small enough to train on two cores."""
 
     name: ClassVar = "avdigits"
     version: ClassVar = "1.0.0"
@@ -56,8 +56,6 @@ class AVDigits:
         return {"held_out": f"speaker {HELD_OUT_SPEAKER}, {pictures}"}
 
     def sources(self) -> tuple[Source, ...]:
-        from model.checkpoint import Source
-
         sources = (
             Source(
                 name="MNIST",
@@ -103,7 +101,7 @@ class AVDigitsData:
         return self.training.sha256
 
     def training_examples(self, seed: int, cache: Path) -> Scenes:
-        """Return augmented scenes. Synthetic voices are made once and kept in `cache`."""
+        """Return augmented scenes. Synthetic voices are stored in `cache`."""
         from model.training.avdigits import voices
         from model.training.avdigits.dataset import Scenes
 

@@ -1,4 +1,4 @@
-"""Digits said by espeak-ng: synthetic speakers beside the few real ones."""
+"""Digits spoken by espeak-ng: synthetic speakers beside the few real ones."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def say(digit: int, voice: str, speed: int, pitch: int, rate: int) -> Floats:
     """Synthesize one digit as mono samples at `rate` Hz.
 
     `voice` in espeak-ng's notation (`en-us+f3`), `speed` in words a minute, `pitch` 0 to 99.
-    Raises subprocess.CalledProcessError for a voice that is not there.
+    Raises subprocess.CalledProcessError for an unknown voice.
     """
     english = voice.startswith("en")
     text = WORDS[digit] if english else f"[[{PHONEMES[digit]}]]"
@@ -93,7 +93,7 @@ def speakers(count: int, rate: int, cache: Path, seed: int = 0) -> list[tuple[in
             with np.load(cache) as stored:
                 return [(int(name.split("_")[1]), stored[name]) for name in stored.files]
         except Exception as exc:  # numpy and zipfile raise nearly anything for damaged bytes
-            raise DataError(f"{cache}: cannot be read: {exc}; without it, it is made anew") from exc
+            raise DataError(f"{cache}: cannot be read: {exc}; delete it to make it again") from exc
     rng = np.random.default_rng(seed)
     jobs = []
     for take in range(count):

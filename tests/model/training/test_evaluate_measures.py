@@ -1,4 +1,4 @@
-"""An evaluation measures what its figures are called, on clips that chose nothing."""
+"""An evaluation measures what its figures say, on clips that no epoch was chosen by."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def clips(avdigits_folder: Path) -> list[DecodedClip]:
-    made = labelled_clips(data_folder.load(avdigits_folder)[1], 3, 7)
-    return [DecodedClip(clip, read_clip(clip.data, CARD.steps)) for clip in made]
+    labelled = labelled_clips(data_folder.load(avdigits_folder)[1], 3, 7)
+    return [DecodedClip(clip, read_clip(clip.data, CARD.steps)) for clip in labelled]
 
 
 @dataclass
-class Watched(Evaluator):
+class RecordingEvaluator(Evaluator):
     """An evaluator that records what it is called with."""
 
     clips: list[Clip] = field(default_factory=list)
@@ -73,10 +73,10 @@ class Watched(Evaluator):
 
 
 @pytest.fixture
-def evaluator(folder: Path) -> Watched:
-    watched = Watched()
-    Evaluator.__init__(watched, folder, "cpu")
-    return watched
+def evaluator(folder: Path) -> RecordingEvaluator:
+    evaluator = RecordingEvaluator()
+    Evaluator.__init__(evaluator, folder, "cpu")
+    return evaluator
 
 
 def decibels(power: float) -> float:
@@ -84,7 +84,7 @@ def decibels(power: float) -> float:
 
 
 def test_noise_of_every_level_reaches_the_network(
-    evaluator: Watched, clips: list[DecodedClip], tmp_path: Path
+    evaluator: RecordingEvaluator, clips: list[DecodedClip], tmp_path: Path
 ) -> None:
     measured = evaluate.measure_noise(evaluator, clips, tmp_path)
     assert [m.what for m in measured] == [
@@ -97,9 +97,9 @@ def test_noise_of_every_level_reaches_the_network(
     assert len(evaluator.clips) == 4 * count * len(evaluate.SNRS_DB)
     sounds, pictures = [], []
     for level in range(len(evaluate.SNRS_DB)):
-        asked = evaluator.clips[4 * count * level :][: 4 * count]
+        prepared = evaluator.clips[4 * count * level :][: 4 * count]
         streams = evaluator.streams[4 * count * level :][: 4 * count]
-        both, alone = asked[:count], asked[count : 2 * count]
+        both, alone = prepared[:count], prepared[count : 2 * count]
         assert streams[count : 2 * count] == [("audio",)] * count
         for noisy in (both, alone):
             noise = [
@@ -108,7 +108,7 @@ def test_noise_of_every_level_reaches_the_network(
                 if noisy_clip.sound and decoded.clip.sound
             ]
             sounds.append(decibels(float(np.mean([np.mean(x**2) for x in noise]))))
-        both, alone = asked[2 * count : 3 * count], asked[3 * count :]
+        both, alone = prepared[2 * count : 3 * count], prepared[3 * count :]
         assert streams[3 * count :] == [("visual",)] * count
         for noisy in (both, alone):
             noise = [
@@ -125,8 +125,8 @@ def test_noise_of_every_level_reaches_the_network(
     assert pictures[0] - pictures[-1] > 15  # what is clipped to 0 to 255 is less
 
 
-def test_a_figure_of_one_stream_is_measured_without_the_other(
-    evaluator: Watched, clips: list[DecodedClip], tmp_path: Path
+def test_the_accuracy_of_one_stream_is_measured_without_the_other(
+    evaluator: RecordingEvaluator, clips: list[DecodedClip], tmp_path: Path
 ) -> None:
     streams: dict[str, tuple[str, ...]] = {}
     for measured in evaluate.measure_accuracy(evaluator, clips, tmp_path):
@@ -138,8 +138,8 @@ def test_a_figure_of_one_stream_is_measured_without_the_other(
     }
 
 
-def test_accuracy_is_the_share_of_clips_whose_digit_is_said(
-    evaluator: Watched, clips: list[DecodedClip]
+def test_accuracy_is_the_fraction_of_clips_whose_label_is_predicted(
+    evaluator: RecordingEvaluator, clips: list[DecodedClip]
 ) -> None:
     predictions = evaluator.predict(clips, CARD.steps)
     by_hand = [
@@ -152,8 +152,8 @@ def test_accuracy_is_the_share_of_clips_whose_digit_is_said(
     assert evaluating.score(np.array([0, 1, 9]), clips).value == pytest.approx(2 / 3)
 
 
-def test_int8_is_measured_with_int8_and_left_again(
-    evaluator: Watched, clips: list[DecodedClip]
+def test_int8_is_measured_with_int8_weights_and_then_turned_off(
+    evaluator: RecordingEvaluator, clips: list[DecodedClip]
 ) -> None:
     measured = list(evaluate.measure_int8(evaluator, clips))
     if not measured:
@@ -164,7 +164,7 @@ def test_int8_is_measured_with_int8_and_left_again(
 
 
 def test_accuracy_over_t_is_that_of_t_steps(
-    evaluator: Watched, clips: list[DecodedClip], tmp_path: Path
+    evaluator: RecordingEvaluator, clips: list[DecodedClip], tmp_path: Path
 ) -> None:
     evaluate.measure_steps(evaluator, clips[:1], tmp_path)
     assert evaluator.steps == [steps for steps in STEPS for _ in range(3)]
@@ -177,11 +177,11 @@ def test_accuracy_over_t_is_that_of_t_steps(
 
 
 class StoppedError(Exception):
-    """The clips have been asked for, which is all that the test is about."""
+    """Raised where clips are drawn, which is all that the test needs."""
 
 
 @pytest.mark.parametrize("which", ["evaluate", "held_out_batches"])
-def test_what_is_reported_is_of_the_half_that_chose_nothing(
+def test_accuracy_is_reported_on_the_half_that_no_epoch_was_chosen_by(
     which: str,
     folder: Path,
     avdigits_folder: Path,
@@ -195,9 +195,9 @@ def test_what_is_reported_is_of_the_half_that_chose_nothing(
         raise StoppedError
 
     monkeypatch.setattr("model.training.avdigits.clips.labelled_clips", clips_of)
-    asked = EvaluateOptions(folder, avdigits_folder, tmp_path, device="cpu")
+    options = EvaluateOptions(folder, avdigits_folder, tmp_path, device="cpu")
     measures = {
-        "evaluate": lambda: evaluate.evaluate(asked, Console(quiet=True)),
+        "evaluate": lambda: evaluate.evaluate(options, Console(quiet=True)),
         "held_out_batches": lambda: next(evaluating.held_out_batches(folder, avdigits_folder, 10)),
     }
     with pytest.raises(StoppedError):
@@ -230,19 +230,19 @@ def test_a_digit_is_off_centre_from_a_fifth_of_the_frame_on(clips: list[DecodedC
 
 @dataclass
 class RestsOnTheInk(Evaluator):
-    """Looks at the ink of the picture, or where there is none, and is as sure as there is ink."""
+    """Attends to the ink of the picture, or to the rest; its confidence grows with the ink."""
 
     at_ink: bool = True
 
     def run(
         self, prepared: Sequence[dict[str, Prepared]], steps: int, explain: Sequence[str] = ()
     ) -> Output:
-        frames = self.stack(prepared, steps)["visual"].mean((0, 2))  # [B, H, W]
+        frames = self.encode(prepared, steps)["visual"].mean((0, 2))  # [B, H, W]
         logits = torch.zeros(len(frames), 10)
         logits[:, :] = 4 * (frames > 0.5).float().mean((1, 2))[:, None] * self.labels
         grid = adaptive_avg_pool2d(frames, (6, 8))
-        looked = grid if self.at_ink else grid.amax((1, 2), keepdim=True) - grid
-        spatial = looked / looked.sum((1, 2), keepdim=True)
+        attention_map = grid if self.at_ink else grid.amax((1, 2), keepdim=True) - grid
+        spatial = attention_map / attention_map.sum((1, 2), keepdim=True)
         return Output(logits, torch.zeros(10), attention={"visual": StreamAttention(spatial, None)})
 
     @property
@@ -252,7 +252,7 @@ class RestsOnTheInk(Evaluator):
 
 
 @pytest.mark.parametrize("at_ink", [True, False])
-def test_maps_that_point_at_the_digit_are_told_from_those_that_do_not(
+def test_faithfulness_is_higher_for_maps_that_point_at_the_digit(
     at_ink: bool, folder: Path, clips: list[DecodedClip]
 ) -> None:
     evaluator = RestsOnTheInk(at_ink)
@@ -270,7 +270,7 @@ def test_maps_that_point_at_the_digit_are_told_from_those_that_do_not(
 
 @pytest.mark.parametrize("attention", [None, "temporal"])
 def test_a_network_without_spatial_attention_has_no_figures_of_maps(
-    attention: str | None, evaluator: Watched, clips: list[DecodedClip]
+    attention: str | None, evaluator: RecordingEvaluator, clips: list[DecodedClip]
 ) -> None:
     assert len(evaluate.measure_maps(evaluator, clips[:1])) == 5
     assert evaluate.measure_maps(evaluator, []) == []
@@ -288,9 +288,9 @@ def test_a_checkpoint_of_another_task_is_refused_by_its_labels(
     config = CARD.config.model_copy(update={"classes": 4})
     update = {"config": config, "labels": ("dog", "cat", "rain", "bell")}
     checkpoint.save(tmp_path / "four", SCMRL(config), CARD.model_copy(update=update))
-    asked = EvaluateOptions(tmp_path / "four", avdigits_folder, tmp_path / "figures")
+    options = EvaluateOptions(tmp_path / "four", avdigits_folder, tmp_path / "figures")
     with pytest.raises(CheckpointError, match=r"labels: dog, cat, rain, bell .* another task"):
-        evaluate.evaluate(asked)
+        evaluate.evaluate(options)
     assert not (tmp_path / "figures").exists()
 
 
@@ -302,9 +302,9 @@ def test_a_checkpoint_of_other_streams_is_refused_by_them(
     config = Config.model_validate(CARD.config.model_dump() | {"streams": streams})
     update = {"config": config, "streams": {"visual": CARD.streams["visual"]}}
     checkpoint.save(tmp_path / "blind", SCMRL(config), CARD.model_copy(update=update))
-    asked = EvaluateOptions(tmp_path / "blind", avdigits_folder, tmp_path / "figures")
+    options = EvaluateOptions(tmp_path / "blind", avdigits_folder, tmp_path / "figures")
     with pytest.raises(CheckpointError, match="streams: "):
-        evaluate.evaluate(asked)
+        evaluate.evaluate(options)
 
 
 @pytest.mark.parametrize(
@@ -321,6 +321,6 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_measured(
 ) -> None:
     (tmp_path / "file").write_text("no folder")
     for out in (tmp_path / "file", tmp_path / "file" / "figures"):
-        asked = EvaluateOptions(folder, avdigits_folder, out, device="cpu")
+        options = EvaluateOptions(folder, avdigits_folder, out, device="cpu")
         with pytest.raises(OptionsError, match=f"--out {out}: "):
-            evaluate.evaluate(asked)
+            evaluate.evaluate(options)

@@ -1,4 +1,4 @@
-"""A training minimises the paper's loss, measures itself honestly, and keeps the best."""
+"""A training minimises the paper's loss, measures each epoch, and saves the best weights."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def options(avdigits_folder: Path, tmp_path: Path) -> TrainOptions:
     )  # fmt: skip
 
 
-def begun(options: TrainOptions) -> Trainer:
-    """A run before its first step."""
+def new_trainer(options: TrainOptions) -> Trainer:
+    """A training before its first step."""
     run = Trainer(options)
     run.restore()
     run.network.train()
     return run
 
 
-def firing(options: TrainOptions) -> Trainer:
-    """The same of a network whose residuals fire: those of a new one are silent at first, and
+def trainer_with_spikes(options: TrainOptions) -> Trainer:
+    """The same with residuals that fire: those of a new network are silent at first, and
     the alignment loss has no gradient then."""
-    run = begun(options)
+    run = new_trainer(options)
     weights = lively(run.network.config).state_dict()
     for name in weights:
         # Their inputs are products of means, or of heads of one channel, and small.
@@ -59,7 +59,7 @@ def firing(options: TrainOptions) -> Trainer:
     return run
 
 
-def shown(inputs: dict[str, Tensor], steps: int) -> dict[str, Tensor]:
+def repeat(inputs: dict[str, Tensor], steps: int) -> dict[str, Tensor]:
     return {name: x.expand(steps, -1, -1, -1, -1) for name, x in inputs.items()}
 
 
@@ -72,12 +72,12 @@ def state(network: nn.Module) -> dict[str, Tensor]:
 
 def test_a_step_follows_the_gradient_of_cross_entropy_and_alignment(options: TrainOptions) -> None:
     """Of smoothed labels, clipped to norm 5, in float32 near the end of the training."""
-    run = firing(options)
+    run = trainer_with_spikes(options)
     inputs, labels = run.batches[0]
     run.schedule, last = replace(run.schedule, steps_per_epoch=100), 199
     assert run.schedule.progress(last) >= FLOAT32_FROM
     before = state(run.network)
-    output = run.network(shown(inputs, run.schedule.plan(last).steps))
+    output = run.network(repeat(inputs, run.schedule.plan(last).steps))
     assert all(residual.any() for residual in output.residuals.values())
     assert len(output.residuals) == 2
     entropy = cross_entropy(output.logits, labels, label_smoothing=options.label_smoothing)
@@ -100,13 +100,13 @@ def test_a_step_follows_the_gradient_of_cross_entropy_and_alignment(options: Tra
 
 
 def test_steps_on_a_batch_lower_both_parts_of_its_loss(options: TrainOptions) -> None:
-    run = firing(replace(options, learning_rate=3e-3))
+    run = trainer_with_spikes(replace(options, learning_rate=3e-3))
     inputs, labels = run.batches[0]
 
     def losses() -> tuple[float, float]:
         kept = state(run.network)
         with torch.no_grad():
-            output = run.network(shown(inputs, options.steps))
+            output = run.network(repeat(inputs, options.steps))
         run.network.load_state_dict(kept)
         aligned = alignment_loss(output.residuals, labels, options.temperature)
         return float(cross_entropy(output.logits, labels)), float(aligned)
@@ -123,7 +123,7 @@ def test_steps_on_a_batch_lower_both_parts_of_its_loss(options: TrainOptions) ->
 
 
 def test_the_rate_warms_up_and_falls_by_a_cosine_to_a_hundredth(options: TrainOptions) -> None:
-    run = begun(replace(options, epochs=10, clips=80, warmup_epochs=1.0))
+    run = new_trainer(replace(options, epochs=10, clips=80, warmup_epochs=1.0))
     assert run.schedule.steps_per_epoch == 10
     rates = [run.set_learning_rate(step) for step in range(100)]
     greatest = options.learning_rate
@@ -135,7 +135,7 @@ def test_the_rate_warms_up_and_falls_by_a_cosine_to_a_hundredth(options: TrainOp
 
 
 def test_only_weights_of_two_or_more_dimensions_are_decayed(options: TrainOptions) -> None:
-    run = begun(replace(options, weight_decay=0.3))
+    run = new_trainer(replace(options, weight_decay=0.3))
     groups = run.optimizer.param_groups
     for group in groups:
         for parameter in group["params"]:
@@ -144,7 +144,7 @@ def test_only_weights_of_two_or_more_dimensions_are_decayed(options: TrainOption
 
 
 def test_scenes_grow_from_easy_to_hard_and_sequences_to_the_longest(options: TrainOptions) -> None:
-    run = begun(replace(options, epochs=10, clips=800, steps=4, curriculum=0.4))
+    run = new_trainer(replace(options, epochs=10, clips=800, steps=4, curriculum=0.4))
     total = 10 * run.schedule.steps_per_epoch
     plans = [run.schedule.plan(step) for step in range(total)]
     assert plans[0].difficulty == 0
@@ -156,15 +156,17 @@ def test_scenes_grow_from_easy_to_hard_and_sequences_to_the_longest(options: Tra
     assert np.mean([plan.steps for plan in late]) > 3
 
 
-def test_what_goes_on_from_a_checkpoint_has_hard_scenes_at_once(options: TrainOptions) -> None:
+def test_a_training_from_a_checkpoint_has_hard_scenes_from_its_first_step(
+    options: TrainOptions,
+) -> None:
     before = train(replace(options, epochs=1, clips=8))
-    run = begun(replace(options, out=options.out.with_name("on"), init_from=before))
+    run = new_trainer(replace(options, out=options.out.with_name("on"), init_from=before))
     assert run.schedule.plan(0).difficulty == 1
 
 
 def test_batches_have_streams_as_often_as_modality_dropout_says(options: TrainOptions) -> None:
     dropout = {"all": 0.2, "visual": 0.5, "audio": 0.3}
-    run = begun(replace(options, epochs=100, clips=80, modality_dropout=dropout))
+    run = new_trainer(replace(options, epochs=100, clips=80, modality_dropout=dropout))
     drawn = [run.schedule.plan(step).streams for step in range(1000)]
     streams = {"all": ("audio", "visual"), "visual": ("visual",), "audio": ("audio",)}
     for name, share in dropout.items():
@@ -181,7 +183,7 @@ def test_every_epoch_is_trained_in_training_mode(options: TrainOptions) -> None:
 
 
 def test_accuracy_is_measured_in_eval_mode_and_changes_nothing(options: TrainOptions) -> None:
-    run = begun(options)
+    run = new_trainer(options)
     run.train_step(0, *run.batches[0])
     before = state(run.network)
     modes: list[bool] = []
@@ -193,8 +195,8 @@ def test_accuracy_is_measured_in_eval_mode_and_changes_nothing(options: TrainOpt
         assert torch.equal(x, before[name]), name
 
 
-class SeesTheLabel(nn.Module):
-    """Answers with the value of the picture, and with 0 to sounds."""
+class LabelFromPicture(nn.Module):
+    """Predicts the value of the picture; 0 without one."""
 
     def forward(self, inputs: dict[str, Tensor]) -> Any:
         frames = inputs["visual"] if "visual" in inputs else torch.zeros_like(inputs["audio"])
@@ -202,35 +204,35 @@ class SeesTheLabel(nn.Module):
 
 
 def test_each_stream_has_an_accuracy_of_its_own(options: TrainOptions) -> None:
-    run = begun(options)
+    run = new_trainer(options)
     labels = torch.tensor([0, 1, 2, 3] * 5)
     pictures = labels.float().reshape(1, 20, 1, 1, 1)
-    run.network = SeesTheLabel()  # type: ignore[assignment]
+    run.network = LabelFromPicture()  # type: ignore[assignment]
     run.development = [({"audio": torch.zeros_like(pictures), "visual": pictures}, labels)]
     assert run.measure() == Accuracies(1.0, {"audio": 0.25, "visual": 1.0})
     run.development[0][1][:10] = 9
     assert run.measure() == Accuracies(0.5, {"audio": 0.1, "visual": 0.5})
 
 
-class TouchedError(Exception):
-    """Something was used that must not be."""
+class AccessError(Exception):
+    """Data was used that must not be."""
 
 
 class Forbidden:
     """A picture or a recording that must not be used."""
 
     def __getattr__(self, name: str) -> Any:
-        raise TouchedError(name)
+        raise AccessError(name)
 
     def __len__(self) -> int:
-        raise TouchedError("len")
+        raise AccessError("len")
 
     def __array__(self, *_: Any, **__: Any) -> Any:
-        raise TouchedError("array")
+        raise AccessError("array")
 
 
 def with_one_half(digits: Digits, half: int) -> Digits:
-    """The digits, of which the other half raises TouchedError where it is used."""
+    """The digits, of which the other half raises AccessError where it is used."""
 
     def allowed(values: Any) -> tuple[Any, ...]:
         return tuple(x if i % 2 == half else Forbidden() for i, x in enumerate(values))
@@ -239,20 +241,20 @@ def with_one_half(digits: Digits, half: int) -> Digits:
     return Digits(tuple(pictures), tuple(words))  # type: ignore[arg-type]
 
 
-def test_the_best_is_chosen_on_one_half_of_what_is_held_out(
+def test_the_best_epoch_is_chosen_on_one_half_of_the_held_out_data(
     options: TrainOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained, held_out = folder.load(options.data)
     monkeypatch.setattr(folder, "load", lambda _: (trained, with_one_half(held_out, 0)))
-    assert len(begun(options).development) == 1
+    assert len(new_trainer(options).development) == 1
     monkeypatch.setattr(folder, "load", lambda _: (trained, with_one_half(held_out, 1)))
-    with pytest.raises(TouchedError):
-        begun(options)
+    with pytest.raises(AccessError):
+        new_trainer(options)
 
 
-def test_nothing_that_is_held_out_is_trained_on(options: TrainOptions) -> None:
+def test_held_out_data_is_not_trained_on(options: TrainOptions) -> None:
     trained, held_out = folder.load(options.data)
-    trained_on = begun(options).batches.examples.digits
+    trained_on = new_trainer(options).batches.examples.digits
     for ours, theirs in zip(trained_on.pictures, trained.pictures, strict=True):
         assert np.array_equal(ours, theirs)
     for ours, theirs in zip(trained_on.words, held_out.words, strict=True):
@@ -262,8 +264,8 @@ def test_nothing_that_is_held_out_is_trained_on(options: TrainOptions) -> None:
 # --- what is kept ------------------------------------------------------------------------------
 
 
-def measuring(scores: list[float], monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
-    """Let each epoch measure one of these; returns the weights of each, as they come.
+def set_scores(scores: list[float], monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
+    """Let each epoch have one of these scores; return a list to which its weights are added.
 
     The accuracy of both streams alone would choose another epoch.
     """
@@ -278,10 +280,10 @@ def measuring(scores: list[float], monkeypatch: pytest.MonkeyPatch) -> list[dict
     return weights
 
 
-def test_the_epoch_of_the_best_mean_score_is_kept(
+def test_the_epoch_with_the_best_mean_score_is_saved(
     options: TrainOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    weights = measuring([0.3, 0.7, 0.5], monkeypatch)
+    weights = set_scores([0.3, 0.7, 0.5], monkeypatch)
     network, card = checkpoint.load(train(replace(options, epochs=3)))
     kept = network.state_dict()["head.weight"]
     assert torch.equal(kept, weights[1]["head.weight"])
@@ -295,21 +297,21 @@ def test_the_epoch_of_the_best_mean_score_is_kept(
 def test_a_resumed_run_remembers_its_best(
     options: TrainOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = begun(options)
+    run = new_trainer(options)
     run.save(EpochMetrics(1, 1e-3, 2.0, 1.0, Accuracies(0.9, {"audio": 0.9, "visual": 0.9})))
     kept = checkpoint.load(options.out / "best")[0].head.weight
-    resumed = begun(replace(options, resume=True))
+    resumed = new_trainer(replace(options, resume=True))
     assert resumed.epoch == 1
-    measuring([0.6], monkeypatch)
+    set_scores([0.6], monkeypatch)
     resumed.save(resumed.train_epoch(1, Console(quiet=True)))
     assert resumed.best == pytest.approx(0.9)
     assert torch.equal(checkpoint.load(options.out / "best")[0].head.weight, kept)
     assert not torch.equal(resumed.network.head.weight, kept)
 
 
-def test_a_network_that_is_measured_alike_keeps_the_earlier(
+def test_of_two_epochs_with_equal_scores_the_earlier_is_saved(
     options: TrainOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    weights = measuring([0.5, 0.5], monkeypatch)
+    weights = set_scores([0.5, 0.5], monkeypatch)
     network, _ = checkpoint.load(train(options))
     assert torch.equal(network.head.weight, weights[0]["head.weight"])

@@ -1,4 +1,4 @@
-"""A run is resumed with its own settings, and what cannot be resumed is refused by name."""
+"""A run is resumed with its own settings alone; errors name the file or the option."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def refusal(options: TrainOptions) -> str:
     return str(raised.value)
 
 
-def test_every_option_is_tried_here() -> None:
+def test_every_option_is_tested_here() -> None:
     names = {field.name for field in fields(TrainOptions)}
     assert names == {*OTHERS, *FREE, "task", "data", "out", "resume"}
 
@@ -106,14 +106,14 @@ def test_both_values_of_each_setting_are_named(begun: TrainOptions) -> None:
 
 
 @pytest.mark.parametrize("name", FREE)
-def test_what_changes_nothing_that_is_learnt_may_be_another(name: str, begun: TrainOptions) -> None:
+def test_options_that_do_not_change_the_weights_may_differ(name: str, begun: TrainOptions) -> None:
     run = Trainer(replace(begun, **{name: FREE[name]}))
     run.restore()
     assert run.epoch == 1
     assert run.best == pytest.approx(0.5)
 
 
-def test_an_integer_is_the_number_that_it_is(begun: TrainOptions) -> None:
+def test_an_integer_is_the_same_setting_as_its_float(begun: TrainOptions) -> None:
     saved = run_state.load(begun.out / "last.pt").settings
     digest = saved["data"]
     dropout = dict.fromkeys(("all",), 1)
@@ -123,7 +123,7 @@ def test_an_integer_is_the_number_that_it_is(begun: TrainOptions) -> None:
     assert digest.startswith("contents of SHA-256 ")
 
 
-def test_other_data_is_refused_and_the_same_elsewhere_is_not(
+def test_a_run_is_resumed_with_the_same_data_in_any_folder(
     begun: TrainOptions, tmp_path: Path
 ) -> None:
     moved = tmp_path / "moved"
@@ -162,7 +162,7 @@ def test_a_run_of_0_1_is_resumed_to_the_same_weights(begun: TrainOptions, tmp_pa
     slow = replace(begun, out=tmp_path / "now", lr_multiplier={"visual": 0.1, "head": 0.1})
     trainer = Trainer(replace(slow, resume=False))
     trainer.save(trainer.train_epoch(0, Console(quiet=True)))
-    old = copied(slow, tmp_path / "old")
+    old = copy_run(slow, tmp_path / "old")
     as_of_0_1(run_state.load(old.out / "last.pt")).save(old.out / "last.pt")
     assert "shares" in torch.load(old.out / "last.pt", weights_only=True)["settings"]
     refused = refusal(replace(old, lr_multiplier={}))
@@ -176,7 +176,7 @@ def test_a_run_of_0_1_is_resumed_to_the_same_weights(begun: TrainOptions, tmp_pa
 
 
 def test_a_damaged_state_of_0_1_is_refused(begun: TrainOptions, tmp_path: Path) -> None:
-    options = copied(begun, tmp_path / "run")
+    options = copy_run(begun, tmp_path / "run")
     state = as_of_0_1(run_state.load(options.out / "last.pt"))
     for damaged in ({}, {"param_groups": 3}, {"param_groups": [1]}):
         replace(state, optimizer=damaged).save(options.out / "last.pt")
@@ -194,7 +194,7 @@ def test_resuming_where_there_is_no_run_says_so(begun: TrainOptions, tmp_path: P
     assert "Not a directory" in refusal(replace(begun, out=tmp_path / "file"))
 
 
-def copied(begun: TrainOptions, folder: Path) -> TrainOptions:
+def copy_run(begun: TrainOptions, folder: Path) -> TrainOptions:
     shutil.copytree(begun.out, folder)
     return replace(begun, out=folder)
 
@@ -211,13 +211,13 @@ def copied(begun: TrainOptions, folder: Path) -> TrainOptions:
 def test_a_file_of_something_else_is_not_resumed(
     content: Any, begun: TrainOptions, tmp_path: Path
 ) -> None:
-    options = copied(begun, tmp_path / "run")
+    options = copy_run(begun, tmp_path / "run")
     torch.save(content, options.out / "last.pt")
     assert "not the state of a run" in refusal(options)
 
 
 def test_a_state_of_another_network_is_called_damaged(begun: TrainOptions, tmp_path: Path) -> None:
-    options = copied(begun, tmp_path / "run")
+    options = copy_run(begun, tmp_path / "run")
     saved = run_state.load(options.out / "last.pt")
     saved.network.pop("head.bias")
     saved.save(options.out / "last.pt")
@@ -254,7 +254,7 @@ def problem_of(file: Path) -> str | None:
 def test_a_run_whose_best_checkpoint_is_gone_is_not_resumed(
     begun: TrainOptions, tmp_path: Path
 ) -> None:
-    options = copied(begun, tmp_path / "run")
+    options = copy_run(begun, tmp_path / "run")
     shutil.rmtree(options.out / "best")
     assert f"{options.out / 'best' / 'card.json'}: is missing" in refusal(options)
 
@@ -263,7 +263,7 @@ def test_a_run_whose_best_checkpoint_is_gone_is_not_resumed(
 def test_a_table_of_something_else_is_found_before_training(
     text: str, begun: TrainOptions, tmp_path: Path
 ) -> None:
-    options = copied(begun, tmp_path / "run")
+    options = copy_run(begun, tmp_path / "run")
     (options.out / "metrics.csv").write_text(text)
     assert "metrics.csv: not a table of epochs" in refusal(options)
 

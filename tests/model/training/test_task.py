@@ -15,7 +15,6 @@ from typer.testing import CliRunner, Result
 
 from model import checkpoint
 from model.checkpoint import CheckpointError
-from model.training import options as training_options
 from model.training.avdigits.task import AVDigits
 from model.training.evaluate import evaluate
 from model.training.options import EvaluateOptions, OptionsError, TrainOptions
@@ -138,12 +137,6 @@ def test_the_task_of_a_checkpoint_is_known_by_its_labels_and_streams(
     monkeypatch.delitem(TASKS, "noise")
     with pytest.raises(CheckpointError, match=r"labels: white, .* another task; avdigits has 0"):
         task_of(card, tmp_path)
-
-
-def test_the_greatest_seed_is_that_of_a_card() -> None:
-    from model.checkpoint import checkpoint as cards
-
-    assert training_options.MAX_SEED == cards.MOST_SEED
 
 
 # --- the command line ----------------------------------------------------------------------------

@@ -124,15 +124,15 @@ def test_ctrl_c_ends_cleanly_with_the_best_so_far(options: TrainOptions) -> None
     assert network.config.classes == 10
 
 
-def test_only_the_streams_that_have_a_share_are_trained(
+def test_only_the_streams_in_modality_dropout_are_trained(
     options: TrainOptions, tmp_path: Path
 ) -> None:
     for name, dropout in (("a", {"audio": 1.0}), ("b", {"visual": 1.0})):
         train(replace(options, out=tmp_path / name, epochs=1, modality_dropout=dropout))
-    heard, seen = weights(tmp_path / "a"), weights(tmp_path / "b")
+    audio, visual = weights(tmp_path / "a"), weights(tmp_path / "b")
     first = "patch.{}.stages.0.norm.num_batches_tracked"
-    assert heard[first.format("audio")] == seen[first.format("visual")] == 3
-    assert heard[first.format("visual")] == seen[first.format("audio")] == 0
+    assert audio[first.format("audio")] == visual[first.format("visual")] == 3
+    assert audio[first.format("visual")] == visual[first.format("audio")] == 0
 
 
 def test_frozen_norms_keep_their_statistics_and_the_rest_learns(
@@ -150,7 +150,7 @@ def test_frozen_norms_keep_their_statistics_and_the_rest_learns(
     assert not torch.equal(after[changed], before[changed])
 
 
-def test_the_mean_of_the_last_epochs_is_kept_where_it_is_better(
+def test_the_mean_of_the_last_epochs_is_saved_where_it_is_better(
     options: TrainOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured: list[dict[str, torch.Tensor]] = []

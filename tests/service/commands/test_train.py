@@ -67,7 +67,7 @@ def test_a_run_that_is_whole_is_resumed_and_ends_at_once(data: Path, run: Path) 
     assert f"the best checkpoint is in {run / 'best'}" in shown.replace("\n", "")
 
 
-def test_what_is_no_run_is_not_resumed(data: Path, run: Path, tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_not_resumed(data: Path, run: Path, tmp_path: Path) -> None:
     assert "there is no run to resume" in resumed(data, tmp_path)
     (tmp_path / "file").write_text("no folder")
     assert "Not a directory" in resumed(data, tmp_path / "file")
@@ -94,7 +94,7 @@ def test_what_is_no_run_is_not_resumed(data: Path, run: Path, tmp_path: Path) ->
     ],
     ids=" ".join,
 )  # fmt: skip
-def test_an_option_that_no_run_can_have_is_named(
+def test_an_option_of_train_out_of_range_is_named(
     data: Path, tmp_path: Path, option: tuple[str, str]
 ) -> None:
     message = train(data, tmp_path / "out", *option)
@@ -104,11 +104,11 @@ def test_an_option_that_no_run_can_have_is_named(
 
 @pytest.mark.parametrize("name", ["clips", "curve-clips", "attention-clips", "seed"])
 @pytest.mark.parametrize("value", ["-1", "1" + "0" * 25, "x"])
-def test_an_option_that_no_evaluation_can_have_is_named(
+def test_an_option_of_evaluate_out_of_range_is_named(
     weights: Path, data: Path, tmp_path: Path, name: str, value: str
 ) -> None:
-    asked = ("evaluate", weights / "avdigits", "--data", data, "--out", tmp_path / "figures")
-    assert f"--{name}" in scmrl(*asked, f"--{name}", value, code=2).stderr
+    arguments = ("evaluate", weights / "avdigits", "--data", data, "--out", tmp_path / "figures")
+    assert f"--{name}" in scmrl(*arguments, f"--{name}", value, code=2).stderr
     assert not (tmp_path / "figures").exists()
 
 
@@ -117,22 +117,22 @@ def test_a_folder_that_cannot_be_written_is_named(
     command: str, data: Path, weights: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("no folder")
-    asked = ("avdigits",) if command == "train" else (weights / "avdigits",)
+    arguments = ("avdigits",) if command == "train" else (weights / "avdigits",)
     for out in (tmp_path / "file", tmp_path / "file" / "out", "/proc/out"):
-        message = scmrl(command, *asked, "--data", data, "--out", out, code=2).stderr
+        message = scmrl(command, *arguments, "--data", data, "--out", out, code=2).stderr
         assert message.startswith(f"scmrl: --out {out}: ")
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate"])
-def test_faults_of_the_data_are_named_all_in_one_message(
+def test_all_faults_of_the_data_are_named_in_one_message(
     command: str, data: Path, weights: Path, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(data, tmp_path / "data"))
-    asked = ("avdigits",) if command == "train" else (weights / "avdigits",)
+    arguments = ("avdigits",) if command == "train" else (weights / "avdigits",)
 
     def refusal() -> str:
         out = ("--out", tmp_path / "out")
-        message = str(scmrl(command, *asked, "--data", folder, *out, code=2).stderr)
+        message = str(scmrl(command, *arguments, "--data", folder, *out, code=2).stderr)
         assert message.count("\n") == 1
         return message
 
@@ -159,7 +159,7 @@ def another_task(folder: Path, classes: int) -> Path:
 
 
 @pytest.mark.parametrize("classes", [5, 10, 28])
-def test_a_checkpoint_of_another_task_is_neither_measured_nor_gone_on_from(
+def test_a_checkpoint_of_another_task_is_neither_evaluated_nor_trained_from(
     data: Path, tmp_path: Path, classes: int
 ) -> None:
     folder = another_task(tmp_path / "events", classes)
@@ -171,7 +171,7 @@ def test_a_checkpoint_of_another_task_is_neither_measured_nor_gone_on_from(
         assert "are those of another task; avdigits has 0, 1, 2, " in message
 
 
-def test_a_checkpoint_of_one_stream_is_not_measured(data: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_one_stream_is_not_evaluated(data: Path, tmp_path: Path) -> None:
     config = Config(
         streams={"visual": StreamConfig(channels=1, size=(96, 128))}, classes=10, embed_dim=16
     )
@@ -183,7 +183,9 @@ def test_a_checkpoint_of_one_stream_is_not_measured(data: Path, tmp_path: Path) 
     assert "are no streams of avdigits" in message
 
 
-def test_what_cannot_be_gone_on_from_is_named(data: Path, weights: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_that_cannot_be_trained_from_is_named(
+    data: Path, weights: Path, tmp_path: Path
+) -> None:
     message = train(data, tmp_path / "a", *SMALL, "--init-from", tmp_path / "none")
     assert f"{tmp_path / 'none' / 'card.json'}: No such file" in message
     wide = checkpoints.save(
@@ -209,7 +211,7 @@ def test_a_card_with_a_number_out_of_bounds_is_refused_by_its_field(
     assert f"config.{field}" in scmrl("models", "--models", tmp_path / "models", code=1).stderr
 
 
-def test_a_checkpoint_as_wide_as_the_run_is_gone_on_from(
+def test_a_checkpoint_of_the_same_width_is_trained_from(
     data: Path, run: Path, tmp_path: Path
 ) -> None:
     scmrl("train", "avdigits", "--data", data, "--out", tmp_path / "on", *SMALL,
