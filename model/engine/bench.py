@@ -13,8 +13,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from model import allocator
 from model.config import Config, StreamConfig
-from model.engine import allocator
 from model.engine.engine import Engine, Path, computing
 from model.engine.memory import greatest_resident
 from model.engine.parity import ParityLayers

@@ -16,8 +16,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
-from model import checkpoint
-from model.engine import allocator
+from model import allocator, checkpoint
 from model.network import SCMRL, Output
 from model.network.alignment_loss import alignment_loss
 from model.training import run_state

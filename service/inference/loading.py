@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -116,7 +117,10 @@ class Loads:
         thread.start()
         self._wait(attempt)
         if attempt.error is not None:
-            raise attempt.error
+            try:
+                raise attempt.error
+            finally:
+                attempt.error = None  # its traceback refers to this frame: a cycle
 
     @contextmanager
     def turn(self, attempt: Attempt) -> Iterator[None]:
@@ -150,6 +154,7 @@ class Loads:
         try:
             work()
         except BaseException as exc:
+            _clear_frames(exc)
             attempt.error = exc
         finally:
             self.release(attempt)
@@ -170,6 +175,14 @@ class Loads:
     @property
     def _too_long(self) -> str:
         return f"loading it took longer than {self.limit_s:g} s"
+
+
+def _clear_frames(exc: BaseException) -> None:
+    """Release the variables of an error's frames: a checkpoint's file, tensors, network."""
+    error: BaseException | None = exc
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def timed_out(detail: str) -> Problem:

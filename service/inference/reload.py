@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable
 
+from model import allocator
 from model.checkpoint import CARD
 from service.errors import Error, Problem
 from service.inference.discovery import has_card
@@ -93,6 +94,8 @@ class Reloads:
             log.error("cannot serve the checkpoint %s: %s", name, exc)
             detail = str(exc).replace(f"{self._settings.models}{os.sep}", "")
             raise Problem(Error.UNUSABLE, f"{detail}{kept}") from exc
+        finally:
+            allocator.trim()
         if before is not None:
             self._retire(before)
             del before

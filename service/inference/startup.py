@@ -11,7 +11,7 @@ from service.inference.discovery import discover
 from service.inference.loading import LOADING, Attempt, GivenUp, Loads
 from service.inference.model_loader import ModelLoader
 from service.inference.registry import Registry
-from service.runtime import cores
+from service.runtime import cores, gc
 from service.runtime.torch_import import import_torch
 from service.settings import Settings
 
@@ -87,6 +87,8 @@ class Startup:
             threads[-1].join(_OVERTAKE_S)
         for thread in threads:
             thread.join()
+        if any(self._registry.status(name) == "failed" for name in self._registry.names):
+            gc.sweep()  # else the objects of a failed load stay frozen
 
     def _list(self, attempt: Attempt) -> None:
         """Raises StartupError."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 
+from model import allocator
 from service.inference.file_watch import FileWatch
 from service.inference.registry import Registry
 
@@ -12,13 +13,26 @@ log = logging.getLogger("scmrl.registry")
 
 #: Seconds between two looks.
 _WATCH_S = 1.0
+#: Looks in a row without a request in flight, after which freed memory returns to the kernel.
+_IDLE_LOOKS = 10
 
 
 def watch_workers(registry: Registry, hung_after_s: float, stopping: threading.Event) -> None:
-    """Replace workers that die, or run one batch for `hung_after_s`, until `stopping` is set."""
+    """Replace workers that die, or run one batch for `hung_after_s`, until `stopping` is set.
+
+    Freed memory returns to the kernel each `_IDLE_LOOKS` looks without a request in flight.
+    """
     failing: set[str] = set()  # names whose worker cannot be replaced: logged once
+    idle_looks = 0
     while not stopping.wait(_WATCH_S):
+        idle_looks = 0 if _has_request(registry) else idle_looks + 1
+        if idle_looks and idle_looks % _IDLE_LOOKS == 0:
+            allocator.trim()
         _replace_lost_workers(registry, hung_after_s, failing)
+
+
+def _has_request(registry: Registry) -> bool:
+    return any(model.batcher.in_flight for model in registry.ready.values())
 
 
 def _replace_lost_workers(registry: Registry, hung_after_s: float, failing: set[str]) -> None:

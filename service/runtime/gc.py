@@ -10,6 +10,8 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from model import allocator
+
 
 @contextmanager
 def uncollected() -> Iterator[None]:
@@ -30,7 +32,8 @@ def spare() -> None:
 
 
 def sweep() -> None:
-    """Search through everything once, for what was spared and has gone since."""
+    """Search all objects once, frozen ones too, and return the freed memory to the kernel."""
     gc.unfreeze()
     gc.collect()
     spare()
+    allocator.trim()

@@ -1,0 +1,124 @@
+"""A service does not grow with the checkpoints that have come and gone."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from model import allocator
+from model.engine import Engine
+from service.errors import Problem
+from service.inference import model_loader, startup, watch
+from service.inference.model_server import ModelServer
+from service.inference.served_model import Model
+from service.runtime import gc as objects
+from service.settings import Settings
+from tests.resident import MIB, Kept, needs_glibc, resident
+from tests.service.inference.test_registry import damage
+from tests.service.running_server import wait_until
+
+
+@pytest.fixture
+def models(weights: Path, tmp_path: Path) -> Iterator[ModelServer]:
+    folder = Path(shutil.copytree(weights, tmp_path / "weights"))
+    models = ModelServer(Settings(models=folder, compile="off"))
+    models.startup.load_default()
+    models.reloads.begin_load("strict")()
+    objects.spare()  # as a service does that has started
+    yield models
+    models.stop()
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Engine]]:
+    """From now on loads fail when they have made an engine; these engines."""
+    engines: list[weakref.ref[Engine]] = []
+
+    def fail(model: Model, max_batch: int) -> None:
+        engines.extend(map(weakref.ref, model.engines))
+        raise RuntimeError("no more of them")
+
+    monkeypatch.setattr(model_loader, "warm", fail)
+    return engines
+
+
+def load_anew(models: ModelServer, folder: Path) -> None:
+    models.reloads.begin_load("avdigits")()
+
+
+def unload(models: ModelServer, folder: Path) -> None:
+    models.reloads.begin_unload("strict")()
+
+
+def fail_to_load(models: ModelServer, folder: Path) -> None:
+    damage(folder / "strict")
+    with pytest.raises(Problem, match="sha256"):
+        models.reloads.begin_load("strict")()
+
+
+@needs_glibc
+@pytest.mark.parametrize("change", [load_anew, unload, fail_to_load])
+def test_memory_that_was_freed_is_given_back(
+    models: ModelServer, tmp_path: Path, change: Callable[[ModelServer, Path], None]
+) -> None:
+    kept = Kept(200 * MIB)
+    before = resident()
+    change(models, tmp_path / "weights")
+    assert resident() < before - 100 * MIB
+    kept.release()
+
+
+def test_checkpoints_that_are_loaded_anew_leave_no_thread(models: ModelServer) -> None:
+    fused = sum(engine.fuse() for engine in models.registry.get("avdigits").engines)
+    assert fused
+    models.reloads.begin_load("avdigits")()
+    before = threading.active_count()
+    for _ in range(3):
+        assert all(engine.fuse() for engine in models.registry.get("avdigits").engines)
+        models.registry.get("avdigits").engines[0].warm(1, [1])
+        models.reloads.begin_load("avdigits")()
+    wait_until(lambda: threading.active_count() <= before)
+
+
+def test_what_a_load_that_failed_had_made_is_let_go(
+    models: ModelServer, failing: list[weakref.ref[Engine]]
+) -> None:
+    with pytest.raises(Problem, match="no more of them") as failed:
+        models.reloads.begin_load("strict")()
+    gc.collect()
+    assert [engine() for engine in failing] == [None]
+    assert failed.value.__cause__ is not None
+
+
+def test_what_failed_at_the_start_is_let_go(
+    weights: Path, failing: list[weakref.ref[Engine]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(startup, "_DELAY_S", 0.0)
+    with monkeypatch.context() as works:
+        works.setattr(model_loader, "warm", lambda model, max_batch: None)
+        models = ModelServer(Settings(models=weights, compile="off"))
+        models.startup.load_default()
+    models.startup.load_others()
+    objects.spare()
+    gc.collect()
+    assert models.registry.status("strict") == "failed"
+    assert [engine() for engine in failing] == [None]
+    models.stop()
+
+
+def test_an_idle_service_gives_back_what_was_freed(
+    models: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = threading.Event()
+    monkeypatch.setattr(allocator, "trim", given.set)
+    monkeypatch.setattr(watch, "_WATCH_S", 0.01)
+    with models.registry.get("avdigits").batcher.slot():
+        threading.Thread(target=models.watch_workers, daemon=True).start()
+        assert not given.wait(0.5)
+    assert given.wait(60)
