@@ -144,7 +144,7 @@ class Connection(HttpToolsProtocol):
         """
         reader = self._reader
         while reader.has_unparsed and not self.pipeline and not self._channel.is_closing():
-            wait_s = reader.budget.wait_s()
+            wait_s = reader.wait_s()
             if wait_s:
                 self._unset_keepalive_if_required()
                 self._timers.start("parse", wait_s, self._parse)

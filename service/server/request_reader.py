@@ -33,15 +33,16 @@ class Phase(Enum):
 class RequestReader:
     """Buffers and parses what a client sends, and calls uvicorn's `protocol` with the result.
 
-    `budget` counts parser events that carry few bytes (see ConnectionLimits); the caller waits for
-    it before it calls `parse_slice`.
+    Parser events and reads that carry few bytes are counted (see ConnectionLimits); the caller
+    waits `wait_s` before it calls `parse_slice`.
     """
 
     def __init__(self, protocol: HttpToolsProtocol, limits: ConnectionLimits) -> None:
         self._protocol = protocol
         self._limits = limits
         self.phase = Phase.IDLE
-        self.budget = TokenBucket(limits.event_burst, limits.events_per_s)
+        self._events = TokenBucket(limits.event_burst, limits.events_per_s)
+        self._reads = TokenBucket(limits.read_burst, limits.reads_per_s)
         #: Why the last head was refused; its method is known then.
         self.head_problem: Problem | None = None
         self._framing = BodyFraming(limits.framing_bytes, limits.max_head_bytes)
@@ -57,7 +58,13 @@ class RequestReader:
 
     def append(self, data: bytes) -> None:
         """Buffer received bytes."""
+        if len(data) < self._limits.bytes_per_event and self.phase in (Phase.HEAD, Phase.BODY):
+            self._reads.spend()
         self._unparsed = memoryview(bytes(self._unparsed) + data if self._unparsed else data)
+
+    def wait_s(self) -> float:
+        """Return the seconds until the counted events and reads allow another slice."""
+        return max(self._events.wait_s(), self._reads.wait_s())
 
     def discard(self) -> None:
         """Drop buffered bytes."""
@@ -101,7 +108,7 @@ class RequestReader:
         self._protocol.on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.budget.spend()
+        self._events.spend()
         self._header_count += 1
         if self._header_count > self._limits.max_headers:
             self._refuse_head(head_too_large(self._limits))
@@ -146,7 +153,7 @@ class RequestReader:
 
     def _count_event(self, size: int) -> None:
         if size < self._limits.bytes_per_event:
-            self.budget.spend()
+            self._events.spend()
 
     def _check_framing(self, size: int) -> None:
         """Raises Problem."""

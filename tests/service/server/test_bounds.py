@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.server.body_framing import BodyFraming
+from service.server.connection import Connection
 from service.server.token_bucket import TokenBucket
 from tests.service.running_server import wait_until
 from tests.service.server.edge import CHUNKED, GET, Client, Edge, post, running_edge
@@ -127,7 +129,35 @@ def test_each_small_read_is_counted() -> None:
             client.send(bytes([byte]))
             while connection._reader._head_bytes != count:
                 time.sleep(0.001)
-        assert connection._reader.budget._left < 1000 - 15  # it has been refilled a little
+        assert connection._reader._events._left < 1000 - 15  # it has been refilled a little
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        b"GET /echo HTTP/1.1\r\nHost: x\r\nA: ",
+        b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 20004\r\n\r\n",
+    ],
+)
+def test_a_request_in_tiny_packets_is_read_in_larger_pieces(
+    begin: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reads are limited after a burst, and the request is answered in the end."""
+    reads: list[int] = []
+    receive = Connection.data_received
+
+    def count(self: Connection, data: bytes) -> None:
+        reads.append(len(data))
+        receive(self, data)
+
+    monkeypatch.setattr(Connection, "data_received", count)
+    with running_edge(read_burst=5, reads_per_s=20) as edge, edge.connect() as client:
+        client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        began = time.monotonic()
+        client.send(begin, *[b"x"] * 20_000, b"\r\n\r\n")
+        assert client.answer().status == 200
+        assert len(reads) <= 15 + 20 * (time.monotonic() - began)
+    assert sum(reads) == len(begin) + 20_004
 
 
 def test_a_large_body_spends_nothing() -> None:
