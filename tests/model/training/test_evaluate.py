@@ -1,8 +1,9 @@
-"""What an evaluation reports is what it says it is."""
+"""An evaluation measures what its figures say, on clips that no epoch was chosen by."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -11,80 +12,269 @@ import pytest
 from rich.console import Console
 
 from model import checkpoint
-from model.media.reader import Clip, Pictures, Sound
-from model.network import SCMRL
-from model.preprocess.frames import prepare_frames
-from model.preprocess.specs import FrameSpec
+from model.checkpoint import CheckpointError
+from model.config import Config
+from model.media.reader import Clip, read_clip
+from model.network import SCMRL, Output
+from model.preprocess.prepared import Prepared
 from model.training import evaluate
+from model.training import evaluator as evaluating
+from model.training.avdigits import folder as data_folder
+from model.training.avdigits.clips import labelled_clips
+from model.training.avdigits.folder import Digits
 from model.training.avdigits.task import AVDigits
-from model.training.faithfulness import HIDDEN, box_mask, content_mask, hide, upsample
-from model.training.measures import Accuracy
-from model.training.options import EvaluateOptions, TrainOptions
-from model.training.perturbations import noisy_pictures, noisy_sound
+from model.training.evaluate import STEPS
+from model.training.evaluator import DecodedClip, Evaluator
+from model.training.options import EvaluateOptions, OptionsError, TrainOptions
 from model.training.recipe import card
+from model.training.task import LabelledClip
 
-SQUARE = FrameSpec(fit="pad", background="median", resize="area", size=(96, 96), frames="spread")
+CARD = card(TrainOptions.of(AVDigits(), Path("data"), embed_dim=16, steps=2), 0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that was never trained."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    checkpoint.save(folder, SCMRL(CARD.config), CARD)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clips(avdigits_folder: Path) -> list[DecodedClip]:
+    labelled = labelled_clips(data_folder.load(avdigits_folder)[1], 3, 7)
+    return [DecodedClip(clip, read_clip(clip.data, CARD.steps)) for clip in labelled]
+
+
+@dataclass
+class RecordingEvaluator(Evaluator):
+    """An evaluator that records what it is called with."""
+
+    clips: list[Clip] = field(default_factory=list)
+    streams: list[tuple[str, ...]] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+
+    def prepare(self, clip: Clip, steps: int, stream: str | None = None) -> dict[str, Prepared]:
+        prepared = super().prepare(clip, steps, stream)
+        self.clips.append(clip)
+        self.streams.append(tuple(prepared))
+        return prepared
+
+    def run(
+        self, prepared: Sequence[dict[str, Prepared]], steps: int, explain: Sequence[str] = ()
+    ) -> Output:
+        self.steps.append(steps)
+        self.paths.append(self.engine.path)
+        return super().run(prepared, steps, explain)
+
+
+@pytest.fixture
+def evaluator(folder: Path) -> RecordingEvaluator:
+    evaluator = RecordingEvaluator()
+    Evaluator.__init__(evaluator, folder, "cpu")
+    return evaluator
+
+
+def decibels(power: float) -> float:
+    return 10 * float(np.log10(power))
+
+
+def test_noise_of_every_level_reaches_the_network(
+    evaluator: RecordingEvaluator, clips: list[DecodedClip], tmp_path: Path
+) -> None:
+    measured = evaluate.measure_noise(evaluator, clips, tmp_path)
+    assert [m.what for m in measured] == [
+        "accuracy, both streams, noise on the sound",
+        "accuracy, sound alone, noise on it",
+        "accuracy, both streams, noise on the picture",
+        "accuracy, picture alone, noise on it",
+    ]
+    count = len(clips)
+    assert len(evaluator.clips) == 4 * count * len(evaluate.SNRS_DB)
+    sounds, pictures = [], []
+    for level in range(len(evaluate.SNRS_DB)):
+        prepared = evaluator.clips[4 * count * level :][: 4 * count]
+        streams = evaluator.streams[4 * count * level :][: 4 * count]
+        both, alone = prepared[:count], prepared[count : 2 * count]
+        assert streams[count : 2 * count] == [("audio",)] * count
+        for noisy in (both, alone):
+            noise = [
+                noisy_clip.sound.samples - decoded.clip.sound.samples
+                for noisy_clip, decoded in zip(noisy, clips, strict=True)
+                if noisy_clip.sound and decoded.clip.sound
+            ]
+            sounds.append(decibels(float(np.mean([np.mean(x**2) for x in noise]))))
+        both, alone = prepared[2 * count : 3 * count], prepared[3 * count :]
+        assert streams[3 * count :] == [("visual",)] * count
+        for noisy in (both, alone):
+            noise = [
+                noisy_clip.pictures.frames[0].astype(float) - decoded.clip.pictures.frames[0]
+                for noisy_clip, decoded in zip(noisy, clips, strict=True)
+                if noisy_clip.pictures and decoded.clip.pictures
+            ]
+            pictures.append(decibels(float(np.mean([np.mean(x**2) for x in noise]))))
+    loudest = evaluate.SNRS_DB[0]
+    for level, snr in enumerate(evaluate.SNRS_DB):
+        for power in sounds[2 * level : 2 * level + 2]:
+            assert sounds[0] - power == pytest.approx(snr - loudest, abs=0.5)
+    assert pictures[2::2] == sorted(pictures[2::2], reverse=True)
+    assert pictures[0] - pictures[-1] > 15  # what is clipped to 0 to 255 is less
+
+
+def test_the_accuracy_of_one_stream_is_measured_without_the_other(
+    evaluator: RecordingEvaluator, clips: list[DecodedClip], tmp_path: Path
+) -> None:
+    streams: dict[str, tuple[str, ...]] = {}
+    for measured in evaluate.measure_accuracy(evaluator, clips, tmp_path):
+        streams[measured.what] = evaluator.streams[-1]
+    assert streams == {
+        "accuracy, both streams": ("audio", "visual"),
+        "accuracy, picture alone": ("visual",),
+        "accuracy, sound alone": ("audio",),
+    }
+
+
+def test_accuracy_is_the_fraction_of_clips_whose_label_is_predicted(
+    evaluator: RecordingEvaluator, clips: list[DecodedClip]
+) -> None:
+    predictions = evaluator.predict(clips, CARD.steps)
+    by_hand = [
+        int(
+            evaluator.run([evaluator.prepare(decoded.clip, CARD.steps)], CARD.steps).logits.argmax()
+        )
+        for decoded in clips
+    ]
+    assert predictions.tolist() == by_hand
+    assert evaluating.score(np.array([0, 1, 9]), clips).value == pytest.approx(2 / 3)
+
+
+def test_int8_is_measured_with_int8_weights_and_then_turned_off(
+    evaluator: RecordingEvaluator, clips: list[DecodedClip]
+) -> None:
+    measured = list(evaluate.measure_int8(evaluator, clips))
+    if not measured:
+        pytest.skip("this CPU has no int8 kernels")
+    assert set(evaluator.paths) == {"fused-int8"}
+    assert {m.precision for m in measured} == {"int8"}
+    assert evaluator.engine.path == "fused"
+
+
+def test_accuracy_over_t_is_that_of_t_steps(
+    evaluator: RecordingEvaluator, clips: list[DecodedClip], tmp_path: Path
+) -> None:
+    evaluate.measure_steps(evaluator, clips[:1], tmp_path)
+    assert evaluator.steps == [steps for steps in STEPS for _ in range(3)]
+    shown = [
+        clip.pictures
+        for clip, streams in zip(evaluator.clips, evaluator.streams, strict=True)
+        if clip.pictures and "visual" in streams
+    ]
+    assert [len(x.frames) for x in shown] == [steps for steps in STEPS for _ in range(2)]
+
+
+class StoppedError(Exception):
+    """Raised where clips are drawn, which is all that the test needs."""
+
+
+@pytest.mark.parametrize("which", ["evaluate", "held_out_batches"])
+def test_accuracy_is_reported_on_the_half_that_no_epoch_was_chosen_by(
+    which: str,
+    folder: Path,
+    avdigits_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    measured_on: list[Digits] = []
+
+    def clips_of(digits: Digits, count: int, seed: int) -> list[LabelledClip]:
+        measured_on.append(digits)
+        raise StoppedError
+
+    monkeypatch.setattr("model.training.avdigits.clips.labelled_clips", clips_of)
+    options = EvaluateOptions(folder, avdigits_folder, tmp_path, device="cpu")
+    measures = {
+        "evaluate": lambda: evaluate.evaluate(options, Console(quiet=True)),
+        "held_out_batches": lambda: next(evaluating.held_out_batches(folder, avdigits_folder, 10)),
+    }
+    with pytest.raises(StoppedError):
+        measures[which]()
+    chosen_on, reported = data_folder.halves(data_folder.load(avdigits_folder)[1])
+    assert measured_on[0].sha256 == reported.sha256
+    assert measured_on[0].sha256 != chosen_on.sha256
+    for ours, theirs in zip(measured_on[0].words, chosen_on.words, strict=True):
+        assert not {x.tobytes() for x in ours} & {x.tobytes() for x in theirs}
+
+
+def placed(clip: LabelledClip, across: float, down: float) -> DecodedClip:
+    """The clip with the centre of its digit moved from the frame's by these shares of it."""
+    height, width = clip.size
+    x, y = (0.5 + across) * width, (0.5 + down) * height
+    box = (x - 5, y - 5, x + 5, y + 5)
+    truth = LabelledClip(clip.data, clip.label, box, clip.size, clip.begin, clip.end)
+    return DecodedClip(truth, read_clip(clip.data, 1))
+
+
+def test_a_digit_is_off_centre_from_a_fifth_of_the_frame_on(clips: list[DecodedClip]) -> None:
+    places = [(0.0, 0.0), (0.25, 0.0), (0.1, 0.1), (0.0, -0.21), (-0.15, 0.15)]
+    moved = [placed(clips[0].truth, *place) for place in places]
+    assert evaluate.off_centre(moved, 10) == [moved[1], moved[3], moved[4]]
+    assert evaluate.off_centre(moved, 2) == [moved[1], moved[3]]
+
+
+@pytest.mark.parametrize("attention", [None, "temporal"])
+def test_a_network_without_spatial_attention_has_no_figures_of_maps(
+    attention: str | None, evaluator: RecordingEvaluator, clips: list[DecodedClip]
+) -> None:
+    assert len(evaluate.measure_maps(evaluator, clips[:1])) == 5
+    assert evaluate.measure_maps(evaluator, []) == []
+    config = evaluator.card.config.model_copy(update={"attention": attention})
+    evaluator.card = evaluator.card.model_copy(update={"config": config})
+    assert evaluate.measure_maps(evaluator, clips[:1]) == []
+
+
+def test_a_checkpoint_of_another_task_is_refused_by_its_labels(
+    avdigits_folder: Path, tmp_path: Path
+) -> None:
+    config = CARD.config.model_copy(update={"classes": 4})
+    update = {"config": config, "labels": ("dog", "cat", "rain", "bell")}
+    checkpoint.save(tmp_path / "four", SCMRL(config), CARD.model_copy(update=update))
+    options = EvaluateOptions(tmp_path / "four", avdigits_folder, tmp_path / "figures")
+    with pytest.raises(CheckpointError, match=r"labels: dog, cat, rain, bell .* another task"):
+        evaluate.evaluate(options)
+    assert not (tmp_path / "figures").exists()
+
+
+def test_a_checkpoint_of_other_streams_is_refused_by_them(
+    avdigits_folder: Path, tmp_path: Path
+) -> None:
+    """Ten labels that are digits, and pictures alone."""
+    streams = {"visual": CARD.config.streams["visual"]}
+    config = Config.model_validate(CARD.config.model_dump() | {"streams": streams})
+    update = {"config": config, "streams": {"visual": CARD.streams["visual"]}}
+    checkpoint.save(tmp_path / "blind", SCMRL(config), CARD.model_copy(update=update))
+    options = EvaluateOptions(tmp_path / "blind", avdigits_folder, tmp_path / "figures")
+    with pytest.raises(CheckpointError, match="streams: "):
+        evaluate.evaluate(options)
 
 
 @pytest.mark.parametrize(
-    ("right", "count", "low", "high"),
-    [(50, 100, 0.4038, 0.5962), (100, 100, 0.9630, 1.0), (0, 100, 0.0, 0.0370)],
+    ("name", "value"),
+    [("clips", 9), ("clips", 10**9), ("curve_clips", 0), ("attention_clips", 0), ("seed", -1)],
 )
-def test_intervals_are_wilson_s(right: int, count: int, low: float, high: float) -> None:
-    assert Accuracy(right, count).interval == pytest.approx((low, high), abs=2e-4)
+def test_a_number_that_cannot_be_measured_with_is_refused_by_name(name: str, value: int) -> None:
+    with pytest.raises(OptionsError, match=f"--{name.replace('_', '-')} {value}: must be "):
+        EvaluateOptions(Path("a"), Path("b"), Path("c"), **{name: value})  # type: ignore[arg-type]
 
 
-def clip(seconds: float = 1.0) -> Clip:
-    time = np.arange(round(16_000 * seconds)) / 16_000
-    sound = Sound(np.sin(2 * np.pi * 440 * time)[None].astype(np.float32) * 0.2, 16_000)
-    grey = np.tile(np.linspace(60, 190, 320), (240, 1)).astype(np.uint8)
-    pictures = Pictures((np.repeat(grey[:, :, None], 3, 2),) * 2, (0.0, 0.5))
-    return Clip(sound=sound, pictures=pictures, sound_problem=None, pictures_problem=None)
-
-
-@pytest.mark.parametrize("snr_db", [0, 10])
-def test_noise_on_the_sound_has_its_level(snr_db: int) -> None:
-    before = clip()
-    after = noisy_sound(snr_db)(before, np.random.default_rng(0))
-    assert before.sound is not None
-    assert after.sound is not None
-    noise = after.sound.samples - before.sound.samples
-    ratio = np.mean(before.sound.samples**2) / np.mean(noise**2)
-    assert 10 * np.log10(ratio) == pytest.approx(snr_db, abs=0.3)
-
-
-def test_noise_on_the_picture_has_its_level() -> None:
-    before = clip()
-    after = noisy_pictures(10)(before, np.random.default_rng(0))
-    assert before.pictures is not None
-    assert after.pictures is not None
-    plain = before.pictures.frames[0].astype(float)
-    noise = after.pictures.frames[0] - plain
-    assert 10 * np.log10(plain.var() / noise.var()) == pytest.approx(10, abs=0.5)
-
-
-def test_hiding_covers_a_fifth_of_the_frame_and_no_padding() -> None:
-    pictures = clip().pictures
-    assert pictures is not None
-    seen = prepare_frames(pictures, SQUARE, 2)
-    frame = content_mask(seen)
-    assert frame.sum() == 72 * 96  # 4:3 in a square of 96
-    grid = np.zeros((6, 6), np.float32)
-    grid[2, 1] = 1
-    after = hide(seen, upsample(grid, seen))
-    changed = np.any(after.tensor != seen.tensor, axis=(0, 1))
-    assert not changed[~frame].any()
-    assert 0.9 * HIDDEN * frame.sum() <= changed.sum() <= HIDDEN * frame.sum() + 1
-    assert changed[32 + 8, 16 + 8]  # the middle of the cell that the map points at
-
-
-def test_a_box_in_frame_pixels_is_found_in_the_tensor() -> None:
-    pictures = clip().pictures
-    assert pictures is not None
-    mask = box_mask(prepare_frames(pictures, SQUARE, 2), (160.0, 120.0, 320.0, 240.0))
-    ys, xs = np.nonzero(mask)
-    assert (ys.min(), ys.max()) == (48, 83)
-    assert (xs.min(), xs.max()) == (48, 95)
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_measured(
+    folder: Path, avdigits_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    for out in (tmp_path / "file", tmp_path / "file" / "figures"):
+        options = EvaluateOptions(folder, avdigits_folder, out, device="cpu")
+        with pytest.raises(OptionsError, match=f"--out {out}: "):
+            evaluate.evaluate(options)
 
 
 def test_an_evaluation_writes_figures_and_the_card(avdigits_folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,73 @@
+"""Options out of range are refused, naming the option."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.training.avdigits.task import AVDigits
+from model.training.options import OptionsError, TrainOptions, flag, range_of
+
+#: Least and greatest value of each number among the options.
+RANGES = {
+    field.name: bounds
+    for kind in (TrainOptions, AVDigits)
+    for field in fields(kind)
+    if (bounds := range_of(field))
+}
+
+
+def build(name: str, value: Any) -> TrainOptions:
+    """Options with this value of an option of training or of the task."""
+    if name == "synthetic_takes":
+        return TrainOptions.of(AVDigits(synthetic_takes=value), Path("data"))
+    return TrainOptions.of(AVDigits(), Path("data"), **{name: value})
+
+
+@given(name=st.sampled_from(sorted(RANGES)), data=st.data())
+@settings(max_examples=80, deadline=None)
+def test_a_number_out_of_range_is_refused_by_its_option(name: str, data: st.DataObject) -> None:
+    least, most = RANGES[name]
+    huge = [least - 1, -1e308, most + most / 2 + 1, 1e308, np.inf, -np.inf, np.nan]
+    value = data.draw(st.sampled_from(huge))
+    with pytest.raises(OptionsError, match=f"{flag(name)} .*: must be .* to "):
+        build(name, value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"embed_dim": 40}, "--channels 40: must be a multiple of 16"),
+        ({"batch": 60, "clips": 50}, "--batch 60: is more than --clips 50"),
+        ({"average": 3, "epochs": 2}, "--average 3: is more than --epochs 2"),
+        (
+            {"lr_multiplier": {"touch": 0.1}},
+            "--lr-multiplier touch: no such stream, there are audio, visual",
+        ),
+        ({"lr_multiplier": {"audio": np.nan}}, "--lr-multiplier audio=nan: must be 0 to 100"),
+        (
+            {"modality_dropout": {}},
+            "--modality-dropout : must be probabilities of all, audio, visual",
+        ),
+        ({"modality_dropout": {"all": np.nan}}, "--modality-dropout all=nan: must be"),
+        ({"modality_dropout": {"all": np.inf}}, "--modality-dropout all=inf: must be"),
+        (
+            {"modality_dropout": {"all": 0.5, "touch": 0.5}},
+            "--modality-dropout all=0.5,touch=0.5: must be",
+        ),
+        (
+            {"modality_dropout": {"all": 1.5, "audio": -0.5}},
+            "--modality-dropout all=1.5,audio=-0.5: must be",
+        ),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionsError) as raised:
+        TrainOptions.of(AVDigits(), Path("data"), **options)
+    assert str(raised.value).startswith(message)
