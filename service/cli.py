@@ -1,7 +1,7 @@
 """The console script `scmrl`.
 
-`scmrl serve` handles signals before anything that takes time is imported, so that no signal is
-lost or ends it in disorder.
+`scmrl serve` installs its signal handlers before slow imports, so that a signal during the start
+is not lost and stops it cleanly.
 """
 
 from __future__ import annotations

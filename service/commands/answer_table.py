@@ -1,4 +1,4 @@
-"""Answers as tables for people."""
+"""Tables of classifications, for a terminal."""
 
 from __future__ import annotations
 
@@ -11,47 +11,48 @@ from rich.table import Table
 
 from service.classification.schemas import Classification, Stream
 
-_BAR = 24  # characters of a probability of 1
+_BAR_WIDTH = 24  # characters, for a probability of 1
 
 
 def show(answers: Sequence[tuple[Path, Classification]], top_k: int) -> None:
-    """One clip in detail; several with a line each."""
+    """Print one clip in detail, or several with a line each."""
     console = Console()
     if len(answers) == 1:
-        console.print(_detailed(*answers[0], top_k))
+        console.print(_detail_table(*answers[0], top_k))
     elif answers:
-        console.print(_summary(answers))
+        console.print(_summary_table(answers))
 
 
-def _detailed(clip: Path, answer: Classification, top_k: int) -> Table:
-    """The most probable labels, and what each stream adds to their logits."""
-    found = answer.prediction
+def _detail_table(clip: Path, answer: Classification, top_k: int) -> Table:
+    """Return the most probable labels, with the contribution of each stream to their logits."""
+    prediction = answer.prediction
     table = Table(
-        title=f"{escape(clip.name)}: [bold]{escape(found.label)}[/bold] ({found.probability:.1%})",
+        title=f"{escape(clip.name)}: [bold]{escape(prediction.label)}[/bold] "
+        f"({prediction.probability:.1%})",
         caption=escape(_caption(answer)),
         title_justify="left",
         caption_justify="left",
     )
     table.add_column("label")
     table.add_column("probability", justify="right")
-    table.add_column("", min_width=_BAR)
+    table.add_column("", min_width=_BAR_WIDTH)
     for stream in answer.contributions:
         table.add_column(stream, justify="right")
     table.add_column("= logit", justify="right")
     for ranked in answer.probabilities[:top_k]:
-        shares = [stream[ranked.label] for stream in answer.contributions.values()]
+        contributions = [stream[ranked.label] for stream in answer.contributions.values()]
         table.add_row(
             escape(ranked.label),
             f"{ranked.probability:.2%}",
-            "█" * round(_BAR * ranked.probability),
-            *(f"{share:+.2f}" for share in shares),
-            f"{sum(shares):+.2f}",
+            "█" * round(_BAR_WIDTH * ranked.probability),
+            *(f"{value:+.2f}" for value in contributions),
+            f"{sum(contributions):+.2f}",
         )
     return table
 
 
-def _summary(answers: Sequence[tuple[Path, Classification]]) -> Table:
-    """A line a clip: its label and what each stream adds to that label's logit."""
+def _summary_table(answers: Sequence[tuple[Path, Classification]]) -> Table:
+    """Return a line per clip: its label, and the contribution of each stream to its logit."""
     table = Table(title=f"{len(answers)} clips", title_justify="left")
     table.add_column("clip", overflow="fold")
     table.add_column("label")
@@ -62,23 +63,23 @@ def _summary(answers: Sequence[tuple[Path, Classification]]) -> Table:
     table.add_column("ms", justify="right")
     for clip, answer in answers:
         label = answer.prediction.label
-        shares = [
+        contributions = [
             f"{answer.contributions[name][label]:+.2f}" if answer.streams[name].used else "missing"
             for name in streams
         ]
         probability = f"{answer.prediction.probability:.1%}"
         name, ms = escape(str(clip)), f"{answer.timing_ms.total:.0f}"
-        table.add_row(name, escape(label), probability, *shares, ms)
+        table.add_row(name, escape(label), probability, *contributions, ms)
     return table
 
 
 def _caption(answer: Classification) -> str:
-    streams = [f"{name}: {_described(stream)}" for name, stream in answer.streams.items()]
-    ran = f"{answer.model.name} {answer.model.version}, T = {answer.steps}"
-    return "\n".join([*streams, f"{ran}, {answer.timing_ms.total:.0f} ms"])
+    streams = [f"{name}: {_describe(stream)}" for name, stream in answer.streams.items()]
+    model = f"{answer.model.name} {answer.model.version}, T = {answer.steps}"
+    return "\n".join([*streams, f"{model}, {answer.timing_ms.total:.0f} ms"])
 
 
-def _described(stream: Stream) -> str:
+def _describe(stream: Stream) -> str:
     if not stream.used:
         return f"not used ({stream.reason})"
     if stream.sample_rate is not None:

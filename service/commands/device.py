@@ -9,8 +9,8 @@ import typer
 from model.device import CHOICES, DeviceError, check_name, find
 
 
-def _checked(name: str) -> str:
-    """The name of a device that is there. Ends the command with code 2 where it is none."""
+def _check(name: str) -> str:
+    """Return the name of an available device; exit with code 2 for any other."""
     try:
         check_name(name)
         if name.startswith("cuda"):
@@ -23,4 +23,4 @@ def _checked(name: str) -> str:
     return name
 
 
-Device = Annotated[str, typer.Option(help=f"{CHOICES}.", envvar="SCMRL_DEVICE", callback=_checked)]
+Device = Annotated[str, typer.Option(help=f"{CHOICES}.", envvar="SCMRL_DEVICE", callback=_check)]

@@ -1,4 +1,4 @@
-"""Several pictures in one."""
+"""Pictures side by side."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ _WHITE = 255
 
 
 def side_by_side(pngs: Sequence[bytes]) -> bytes:
-    """PNGs next to each other as one PNG, brought to the height of the tallest."""
-    pictures = [_decoded(png) for png in pngs]
+    """Join PNGs side by side to one PNG, resized to the height of the tallest."""
+    pictures = [_decode(png) for png in pngs]
     height = max(picture.shape[0] for picture in pictures)
     parts = [_margin(height)]
     for picture in pictures:
-        parts += [_at_height(picture, height), _margin(height)]
-    joined = cv2.copyMakeBorder(
+        parts += [_resize(picture, height), _margin(height)]
+    figure = cv2.copyMakeBorder(
         np.hstack(parts), _GAP, _GAP, 0, 0, cv2.BORDER_CONSTANT, value=(_WHITE,) * 3
     )
-    _, png = cv2.imencode(".png", joined)
+    _, png = cv2.imencode(".png", figure)
     return png.tobytes()
 
 
-def _decoded(png: bytes) -> NDArray[np.uint8]:
+def _decode(png: bytes) -> NDArray[np.uint8]:
     return np.asarray(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR), np.uint8)
 
 
-def _at_height(picture: NDArray[np.uint8], height: int) -> NDArray[np.uint8]:
+def _resize(picture: NDArray[np.uint8], height: int) -> NDArray[np.uint8]:
     if picture.shape[0] == height:
         return picture
     width = round(picture.shape[1] * height / picture.shape[0])

@@ -1,4 +1,4 @@
-"""`scmrl keys`: keys for clients and for the operator, and the lines of a key file for them."""
+"""`scmrl keys`: API keys, and their lines for a key file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from service.keys.key_file import ADMIN_NAME, KeysError, record
 
 #: Random bytes of a new key.
 _KEY_BYTES = 32
-#: Most characters of a key on stdin.
+#: Maximum characters of a key on stdin.
 _MAX_CHARACTERS = 10_000
 
 _KEYS = typer.Typer(no_args_is_help=True)
@@ -20,7 +20,7 @@ _KEYS = typer.Typer(no_args_is_help=True)
 _Name = Annotated[
     str,
     typer.Argument(
-        help=f"Name of the client, which the log shows; `{ADMIN_NAME}` for the key of /v1/admin."
+        help=f"Name of the client, for the log; `{ADMIN_NAME}` for the key of /v1/admin."
     ),
 ]
 _PerMinute = Annotated[
@@ -28,7 +28,7 @@ _PerMinute = Annotated[
     typer.Option(
         min=0,
         max=999_999_999,
-        help="Most requests of this key at once and a minute, 0 for no limit. "
+        help="Requests per minute, and at once, with this key; 0 is no limit. "
         "[default: SCMRL_RATE_LIMIT_PER_MIN]",
         show_default=False,
     ),
@@ -39,15 +39,15 @@ def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     _KEYS.command("new")(new)
     _KEYS.command("hash")(hash_key)
-    app.add_typer(_KEYS, name="keys", help="Make keys, and the lines of a key file for them.")
+    app.add_typer(_KEYS, name="keys", help="Make API keys, and their lines for a key file.")
 
 
 def new(name: _Name, per_minute: _PerMinute = None) -> None:
     """Make a random key, and print it with its line for the key file.
 
-    Give the key to the client: it is printed this once and stored nowhere. Add the line to
-    SCMRL_API_KEYS_FILE or, for `admin`, make it SCMRL_ADMIN_KEY_FILE. It has the SHA-256 of the key
-    only, with which nobody can ask.
+    Pass the key on to the client: it is printed once and not stored. Add the line to the file
+    SCMRL_API_KEYS_FILE or, for `admin`, to SCMRL_ADMIN_KEY_FILE. The line contains only the SHA-256
+    of the key, which is no use for sending requests.
 
     Examples:
 
@@ -70,7 +70,7 @@ def hash_key(
         bool,
         typer.Option(
             "--allow-weak",
-            help="Take a key that is short or can be guessed.",
+            help="Accept a key that is short or easy to guess.",
             envvar="SCMRL_ALLOW_WEAK_KEYS",
         ),
     ] = False,

@@ -1,4 +1,4 @@
-"""`scmrl models`: the checkpoints of a folder, and whether they are whole."""
+"""`scmrl models`: the checkpoints in a folder."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ def models(
     folder: Annotated[
         Path, typer.Option("--models", help="Folder of checkpoints.", envvar="SCMRL_MODELS")
     ] = WEIGHTS,
-    as_json: Annotated[bool, typer.Option("--json", help="One card a line instead.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one card a line, as JSON.")
+    ] = False,
 ) -> None:
-    """List the checkpoints of a folder, and check that their weights are whole.
+    """List the checkpoints in a folder, and verify the SHA-256 of their weights.
 
-    Exit code 1 where one is damaged.
+    Exits with code 1 where a checkpoint is damaged or there is none.
     """
     from rich.console import Console
     from rich.markup import escape

@@ -51,7 +51,7 @@ class Process:
         except TimeoutError:
             raise Unresponsive(f"it answered no heartbeat within {_HEARTBEAT_S:g} s") from None
 
-    def decode(self, files: InputFiles, wanted: DecodeRequest, seconds: float) -> DecodeResult:
+    def decode(self, files: InputFiles, request: DecodeRequest, seconds: float) -> DecodeResult:
         """Send the files and wait for the result.
 
         Raises Problem and RuntimeError as `wire.receive_result` does; PeerLost; Unresponsive where
@@ -59,7 +59,7 @@ class Process:
         longer than `seconds`.
         """
         self.job_count += 1
-        self._send_job(files, wanted)
+        self._send_job(files, request)
         deadline = wire.Deadline(seconds, ProcStatus(self.pid).check_not_stopped)
         return wire.receive_result(self._sock, deadline)
 
@@ -72,10 +72,10 @@ class Process:
         """Close the socket: the process ends after its job."""
         self._sock.close()
 
-    def _send_job(self, files: InputFiles, wanted: DecodeRequest) -> None:
+    def _send_job(self, files: InputFiles, request: DecodeRequest) -> None:
         deadline = wire.Deadline(_SEND_JOB_S, ProcStatus(self.pid).check_awake)
         try:
-            wire.send_request(self._sock, files, wanted, deadline)
+            wire.send_request(self._sock, files, request, deadline)
             wire.receive_acknowledgement(self._sock, deadline)
         except TimeoutError:
             raise Unresponsive(f"it did not receive the files within {_SEND_JOB_S:g} s") from None

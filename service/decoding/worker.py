@@ -114,10 +114,10 @@ def _serve_jobs(sock: socket.socket, confine: Callable[[], object], cpu_s: float
     try:
         confine()
         while True:
-            files, wanted = wire.receive_request(sock)
+            files, request = wire.receive_request(sock)
             sandbox.limit_cpu(cpu_s)
             try:
-                wire.send_result(sock, decode(files, wanted), wanted.canvas)
+                wire.send_result(sock, decode(files, request), request.canvas)
             except Problem as problem:
                 wire.send_problem(sock, problem)
             except MemoryError:
@@ -145,10 +145,10 @@ def _warm() -> None:
     sound = io.BytesIO()
     soundfile.write(sound, np.zeros(800, np.float32), 8000, format="WAV")
     picture = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
-    heard = reader.read_sound(sound.getvalue())
-    seen = reader.Pictures((reader.read_picture(picture),), (0.0,))
+    tone = reader.read_sound(sound.getvalue())
+    pictures = reader.Pictures((reader.read_picture(picture),), (0.0,))
     for specs in PROFILES.values():
-        prepare(specs, heard, seen, 1)
+        prepare(specs, tone, pictures, 1)
     reader.read_clip(_clip(), 2)
     with suppress(reader.MediaError):
         reader.read_clip(bytes(64), 1)

@@ -58,18 +58,18 @@ NONSENSE = ["inf", "-inf", "nan", "Infinity", "1e400", "-1", "-1e-9", "999999999
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(value=st.sampled_from(NONSENSE) | st.floats(min_value=1 << 41) | st.floats(max_value=-1e-9))
-def test_a_number_that_makes_no_sense_is_refused_with_what_can_be(name: str, value: Any) -> None:
+def test_an_invalid_number_is_refused_with_its_bounds(name: str, value: Any) -> None:
     told = refusal(name, value)
     assert "can be " in told
     assert f"to {limits(name)['le']}" in told
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_a_number_within_its_bounds_is_taken(name: str, data: st.DataObject) -> None:
+def test_a_number_within_its_bounds_is_accepted(name: str, data: st.DataObject) -> None:
     found = limits(name)
     lowest, most = found.get("ge", found.get("gt")), found["le"]
     numbers = (
@@ -89,14 +89,14 @@ def test_time_steps_are_at_most_what_the_network_runs(name: str) -> None:
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:15"])
-def test_a_device_may_be_named(device: str) -> None:
+def test_a_device_name_is_accepted(device: str) -> None:
     assert Settings(device=device).device == device
 
 
 @pytest.mark.parametrize(
     "device", ["foo", "CUDA", "cuda:", "cuda:-1", "cuda:x", "cpu:0", "mps", ""]
 )
-def test_another_device_is_refused_with_those_that_can_be(device: str) -> None:
+def test_an_unknown_device_is_refused_with_the_choices(device: str) -> None:
     told = refusal("device", device)
     assert "auto, cpu, cuda" in told
     assert "cuda:N" in told
@@ -112,13 +112,13 @@ def test_another_device_is_refused_with_those_that_can_be(device: str) -> None:
         ("SCMRL_TELEPHONE", "`scmrl settings` lists all settings"),
     ],
 )
-def test_a_variable_that_is_no_setting_is_told_with_the_nearest(name: str, told: str) -> None:
+def test_an_unknown_variable_is_reported_with_the_nearest_name(name: str, told: str) -> None:
     (warning,) = variable_warnings(["PATH", name, "SCMRL_PORT", "scmrl_host"])
     assert warning.startswith(f"{name} is not a setting")
     assert warning.endswith(told)
 
 
-def test_settings_and_what_else_is_read_are_no_unknown_variables() -> None:
+def test_settings_and_other_known_variables_cause_no_warning() -> None:
     known = [f"SCMRL_{name.upper()}" for name in Settings.model_fields]
     assert variable_warnings([*known, *OTHER_VARIABLES, "SCMRLX", "NOT_SCMRL_X"]) == []
 
@@ -136,7 +136,7 @@ def test_an_old_name_of_a_variable_works_with_a_warning(
 
 
 @pytest.mark.parametrize("old", RENAMED)
-def test_an_old_name_is_no_setting_and_is_not_taken_from_code(old: str) -> None:
+def test_an_old_name_is_not_a_setting_and_not_accepted_from_code(old: str) -> None:
     assert old not in Settings.model_fields
     assert flag(old) != flag(RENAMED[old])
     with pytest.raises(ValidationError):

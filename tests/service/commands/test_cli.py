@@ -70,7 +70,7 @@ def test_each_command_has_help(command: str) -> None:
     assert len(shown.splitlines()) > 8
 
 
-def test_serves_flags_are_the_settings_with_their_defaults() -> None:
+def test_flags_of_serve_are_the_settings_with_their_defaults() -> None:
     from service.settings import Settings
 
     shown = scmrl("serve", "--help").output
@@ -88,7 +88,7 @@ def test_an_old_name_of_a_flag_works_with_a_warning_and_is_not_in_the_help() -> 
     assert "--shed-steps" not in scmrl("serve", "--help").output
 
 
-def test_secrets_are_no_flags_and_the_help_says_where_they_go(
+def test_secrets_have_no_flag_and_the_help_names_their_variables(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SCMRL_API_KEYS", "anna:q7Zt4mXv9RkB2wLc8NpY")
@@ -105,7 +105,9 @@ def test_secrets_are_no_flags_and_the_help_says_where_they_go(
 # --- classify ------------------------------------------------------------------------------
 
 
-def test_one_clip_is_a_table_of_labels_with_what_each_stream_adds(with_weights: Path) -> None:
+def test_one_clip_is_a_table_of_labels_with_the_contribution_of_each_stream(
+    with_weights: Path,
+) -> None:
     shown = scmrl("classify", SEVEN, "--top-k", 3).stdout
     assert "digit-7.webm" in shown
     for heading in ("probability", "audio", "visual", "bias", "logit"):
@@ -132,7 +134,9 @@ def test_json_is_a_line_a_clip_as_the_service_answers(with_weights: Path) -> Non
     assert first["model"]["name"] == "avdigits"
 
 
-def test_a_bad_clip_is_told_of_and_the_others_go_on(with_weights: Path, tmp_path: Path) -> None:
+def test_a_bad_clip_is_reported_and_the_others_are_classified(
+    with_weights: Path, tmp_path: Path
+) -> None:
     (tmp_path / "notes.mp4").write_text("not a clip")
     (tmp_path / "empty.mp4").touch()
     bad = [tmp_path / name for name in ("notes.mp4", "empty.mp4", "missing.mp4")]
@@ -158,7 +162,7 @@ def test_overlay_writes_a_picture_for_each_clip(with_weights: Path, tmp_path: Pa
     assert names == {"all-digit-7.png", "all-digit-7-2.png", "all-digit-1.png"}
 
 
-def test_an_overlay_that_cannot_be_is_told_of(with_weights: Path, tmp_path: Path) -> None:
+def test_an_overlay_that_cannot_be_written_is_reported(with_weights: Path, tmp_path: Path) -> None:
     result = scmrl("classify", SEVEN, "--overlay", tmp_path / "no" / "where.png", code=1)
     assert f"cannot write {tmp_path / 'no' / 'where.png'}" in result.stderr
     assert "digit-7.webm" in result.stdout, "the answer is there all the same"
@@ -169,7 +173,9 @@ def test_an_overlay_that_cannot_be_is_told_of(with_weights: Path, tmp_path: Path
     assert "there is no sound in it" in told.stdout
 
 
-def test_a_name_that_looks_like_markup_is_a_name(with_weights: Path, tmp_path: Path) -> None:
+def test_a_file_name_that_looks_like_markup_is_printed_as_it_is(
+    with_weights: Path, tmp_path: Path
+) -> None:
     odd = shutil.copy(SEVEN, tmp_path / "[bold]a[")
     odder = shutil.copy(SEVEN, tmp_path / "b[nothing].mp4")
     assert "[bold]a[" in scmrl("classify", odd).stdout
@@ -178,7 +184,7 @@ def test_a_name_that_looks_like_markup_is_a_name(with_weights: Path, tmp_path: P
     assert "b[nothing].mp4" in shown
 
 
-def test_a_checkpoint_is_named_or_is_a_folder(
+def test_a_checkpoint_is_given_by_name_or_folder(
     weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     by_name = scmrl("classify", SEVEN, "--models", weights, "--model", "strict", "--json").stdout
@@ -190,7 +196,7 @@ def test_a_checkpoint_is_named_or_is_a_folder(
     assert len({answer["prediction"]["probability"] for answer in answers}) == 1
 
 
-def test_classify_says_which_checkpoint_is_not_there(weights: Path, tmp_path: Path) -> None:
+def test_classify_names_a_missing_checkpoint(weights: Path, tmp_path: Path) -> None:
     told = scmrl("classify", SEVEN, "--models", tmp_path, code=1).stderr
     assert str(tmp_path / "avdigits" / "card.json") in told
     copied = shutil.copytree(weights, tmp_path / "copied")
@@ -199,14 +205,14 @@ def test_classify_says_which_checkpoint_is_not_there(weights: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("arguments", [[], ["x.mp4", "--steps", "0"], ["x.mp4", "--top-k", "0"]])
-def test_classify_refuses_what_makes_no_sense(arguments: list[str]) -> None:
+def test_classify_refuses_invalid_arguments(arguments: list[str]) -> None:
     scmrl("classify", *arguments, code=2)
 
 
 # --- models --------------------------------------------------------------------------------
 
 
-def test_models_lists_checkpoints_and_tells_of_damaged_ones(weights: Path, tmp_path: Path) -> None:
+def test_models_lists_checkpoints_and_reports_damaged_ones(weights: Path, tmp_path: Path) -> None:
     shown = scmrl("models", "--models", weights).stdout
     for told in ("avdigits", "strict", "0.0.1", "audio, visual", "10: 0, 1, 2"):
         assert told in shown
@@ -223,11 +229,11 @@ def test_models_json_is_a_card_a_line(weights: Path) -> None:
     assert [json.loads(line)["name"] for line in lines] == ["avdigits", "strict"]
 
 
-def test_models_of_an_empty_folder_says_so(tmp_path: Path) -> None:
+def test_models_reports_an_empty_folder(tmp_path: Path) -> None:
     assert str(tmp_path) in scmrl("models", "--models", tmp_path, code=1).stderr
 
 
-def test_settings_are_told_with_what_they_are_here_and_secrets_are_not(
+def test_settings_lists_values_and_hides_secrets(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SCMRL_MAX_BATCH", "13")
@@ -325,7 +331,7 @@ def test_a_required_option_that_is_missing_is_named() -> None:
     ],
     ids=lambda command: command[0],
 )
-def test_a_device_that_cannot_be_is_told_with_those_that_can(command: tuple[object, ...]) -> None:
+def test_an_unknown_device_is_reported_with_the_choices(command: tuple[object, ...]) -> None:
     told = scmrl(*command, "--device", "foo", code=2).stderr
     assert "--device" in told
     assert "auto, cpu, cuda" in re.sub(r"[\s│]+", " ", told)
@@ -341,14 +347,14 @@ def test_a_device_that_cannot_be_is_told_with_those_that_can(command: tuple[obje
     ],
     ids=lambda command: command[0],
 )
-def test_cuda_where_there_is_none_says_so(command: tuple[object, ...]) -> None:
+def test_missing_cuda_is_reported(command: tuple[object, ...]) -> None:
     for device in ("cuda", "cuda:0"):
         told = scmrl(*command, "--device", device, code=2).stderr
         assert f"device {device}" in told
         assert "no CUDA" in told
 
 
-def test_a_new_key_is_good_for_its_line(tmp_path: Path) -> None:
+def test_a_new_key_matches_its_line(tmp_path: Path) -> None:
     key, line = scmrl("keys", "new", "anna", "--per-minute", 60).stdout.splitlines()
     secret = key.removeprefix("key:").strip()
     file = tmp_path / "keys"
@@ -360,7 +366,7 @@ def test_a_new_key_is_good_for_its_line(tmp_path: Path) -> None:
     assert secret not in scmrl("keys", "new", "anna").stdout, "it is not random"
 
 
-def test_the_hash_of_a_key_on_stdin_is_its_line() -> None:
+def test_the_line_of_a_key_from_stdin_matches_it() -> None:
     secret = "q7Zt4mXv9RkB2wLc8NpY"
     line = scmrl("keys", "hash", "admin", stdin=f"{secret}\n").stdout.strip()
     admin = key_file.read(Settings(admin_key=line)).admin

@@ -24,7 +24,7 @@ from tests.service.process import WITHIN_S, Serve
 from tests.service.running_server import wait_until
 
 
-def test_it_says_where_it_is_with_a_line_that_works_and_ends_when_told(
+def test_the_printed_command_works_and_a_signal_ends_the_service(
     serve: type[Serve], weights: Path
 ) -> None:
     service = serve("--models", weights, "--port", 0)
@@ -42,7 +42,7 @@ def test_it_says_where_it_is_with_a_line_that_works_and_ends_when_told(
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_what_was_asked_before_it_was_told_to_end_is_answered(
+def test_requests_in_flight_at_shutdown_are_answered(
     serve: type[Serve], weights: Path, clip: bytes, how: signal.Signals
 ) -> None:
     service = serve(SCMRL_MODELS=str(weights), SCMRL_PORT="0")
@@ -68,7 +68,7 @@ def test_what_was_asked_before_it_was_told_to_end_is_answered(
     assert "Traceback" not in service.logged
 
 
-def test_a_damaged_checkpoint_ends_it_with_the_file_that_is_to_blame(
+def test_a_damaged_checkpoint_ends_the_start_and_names_the_file(
     serve: type[Serve], weights: Path, tmp_path: Path
 ) -> None:
     copied = shutil.copytree(weights, tmp_path / "weights")
@@ -83,7 +83,7 @@ def test_a_damaged_checkpoint_ends_it_with_the_file_that_is_to_blame(
     assert not service.shown
 
 
-def test_settings_that_make_no_sense_are_named_by_flag_and_variable(serve: type[Serve]) -> None:
+def test_invalid_settings_are_named_by_flag_and_variable(serve: type[Serve]) -> None:
     service = serve(
         "--queue-length", 0, "--shutdown-grace-s", "inf", "--decode-memory-mib", 99999999999999,
         "--device", "abacus", SCMRL_MAX_BATCH="many",
@@ -101,7 +101,7 @@ def test_settings_that_make_no_sense_are_named_by_flag_and_variable(serve: type[
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
-def test_a_device_that_is_not_there_is_told_as_a_setting(
+def test_a_missing_device_is_reported_as_a_setting(
     serve: type[Serve], weights: Path, device: str
 ) -> None:
     service = serve("--models", weights, "--port", 0, "--device", device, SCMRL_MAX_BACTH="16")
@@ -115,7 +115,7 @@ def test_a_device_that_is_not_there_is_told_as_a_setting(
 
 @pytest.mark.parametrize("signals", [1, 2])
 @pytest.mark.parametrize("when", ["at once", "while it loads"])
-def test_it_ends_in_order_when_told_to_before_it_is_ready(
+def test_a_signal_during_the_start_ends_it_cleanly(
     serve: type[Serve], weights: Path, when: str, signals: int
 ) -> None:
     """Two signals, as a process gets whose parent passes on what the whole group got."""
@@ -136,7 +136,7 @@ def test_it_ends_in_order_when_told_to_before_it_is_ready(
     assert "ready" not in service.shown
 
 
-def test_a_hangup_does_not_end_it(serve: type[Serve], weights: Path) -> None:
+def test_a_hangup_does_not_end_the_service(serve: type[Serve], weights: Path) -> None:
     service = serve("--models", weights, "--port", 0)
     address = service.address()
     service.process.send_signal(signal.SIGHUP)
@@ -145,7 +145,9 @@ def test_a_hangup_does_not_end_it(serve: type[Serve], weights: Path) -> None:
     assert service.stop() == 0
 
 
-def test_a_hangup_during_the_start_does_not_end_it(serve: type[Serve], weights: Path) -> None:
+def test_a_hangup_during_the_start_does_not_end_the_service(
+    serve: type[Serve], weights: Path
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     service = serve("--models", weights, "--port", port, module="tests.service.slow")
@@ -166,7 +168,7 @@ def answers(port: int) -> bool:
         return False
 
 
-def test_connections_are_kept_open_for_as_long_as_is_set(serve: type[Serve], weights: Path) -> None:
+def test_keep_alive_is_as_long_as_the_setting(serve: type[Serve], weights: Path) -> None:
     assert Settings().keep_alive_s > 60, "load balancers keep theirs for 60 s"
     service = serve("--models", weights, "--port", 0, "--keep-alive-s", 1)
     url = httpx.URL(service.address())
@@ -177,7 +179,7 @@ def test_connections_are_kept_open_for_as_long_as_is_set(serve: type[Serve], wei
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "example.invalid"])
-def test_where_others_can_reach_it_it_needs_keys_or_a_waiver(
+def test_an_address_that_others_reach_needs_keys_or_a_waiver(
     host: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert run(Settings(models="/nowhere", host=host, port=0)) == 2
@@ -202,7 +204,7 @@ def test_where_others_can_reach_it_it_needs_keys_or_a_waiver(
         ({"host": "127.0.0.1", "admin_key_file": "/nowhere/key"}, 2),
     ],
 )
-def test_it_starts_where_that_is_safe_or_said(
+def test_it_starts_where_that_is_safe_or_allowed(
     given: dict[str, Any], code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """1: it went on to listen, which is made to fail here."""
@@ -215,7 +217,7 @@ def test_it_starts_where_that_is_safe_or_said(
     assert run(Settings(models="/nowhere", **given)) == code
 
 
-def test_it_asks_for_the_keys_of_its_file_and_says_nothing_of_its_server(
+def test_keys_of_a_file_are_required_and_the_server_software_is_not_disclosed(
     serve: type[Serve], weights: Path, tmp_path: Path
 ) -> None:
     keys = tmp_path / "keys.txt"
@@ -246,7 +248,7 @@ def test_it_asks_for_the_keys_of_its_file_and_says_nothing_of_its_server(
     assert "key='anna'" in service.logged
 
 
-def test_a_port_that_is_taken_is_told_of_before_anything_is_loaded(
+def test_a_port_in_use_is_reported_before_anything_is_loaded(
     serve: type[Serve], weights: Path
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:

@@ -156,7 +156,7 @@ def children_of(pid: int) -> list[int]:
     return children
 
 
-def test_what_comes_back_is_what_decoding_here_gives(clip: bytes) -> None:
+def test_the_result_equals_decoding_in_this_process(clip: bytes) -> None:
     files = InputFiles(clip=clip)
     here = decode(files, WANTED)
     with started() as decoders:
@@ -174,9 +174,7 @@ def test_what_comes_back_is_what_decoding_here_gives(clip: bytes) -> None:
 
 
 @pytest.mark.parametrize(("kind", "codec"), [("mp4", "libx264"), ("webm", "libvpx-vp9")])
-def test_a_request_that_is_alone_gets_the_same_frames_by_several_threads(
-    kind: str, codec: str
-) -> None:
+def test_several_threads_decode_the_same_frames(kind: str, codec: str) -> None:
     frames = [np.roll(made.quadrants(), n, axis=1) for n in range(40)]
     files = InputFiles(clip=made.clip(kind, codec, frames, group=10, sound=made.tone(1, 48_000),
                                  sound_codec="libopus"))  # fmt: skip
@@ -187,7 +185,7 @@ def test_a_request_that_is_alone_gets_the_same_frames_by_several_threads(
     np.testing.assert_allclose(there.tensor, here.tensor, rtol=0, atol=1e-6)
 
 
-def test_the_canvas_stays_away_where_nothing_is_drawn(clip: bytes) -> None:
+def test_the_canvas_is_omitted_where_no_map_is_drawn(clip: bytes) -> None:
     with started() as decoders:
         wanted = DecodeRequest.from_card(CARD, STEPS, canvas=False)
         found = good(run(decoders, InputFiles(clip=clip), wanted=wanted)[0])
@@ -208,7 +206,7 @@ def test_every_kind_of_upload_is_read_by_a_confined_process(
             os.kill(idle_pid(decoders), signal.SIGKILL)
 
 
-def test_what_is_wrong_with_a_file_is_told_as_if_it_were_read_here() -> None:
+def test_problems_of_files_are_the_same_as_in_this_process() -> None:
     with started() as decoders:
         refused, large = run(
             decoders, InputFiles(clip=b"not a clip" * 9), InputFiles(audio=wav(tone()))
@@ -222,7 +220,7 @@ def test_what_is_wrong_with_a_file_is_told_as_if_it_were_read_here() -> None:
         assert decoders.restarts == 0
 
 
-def test_a_process_that_is_killed_between_two_jobs_costs_none(clip: bytes) -> None:
+def test_a_process_killed_between_two_jobs_costs_no_job(clip: bytes) -> None:
     with started() as decoders:
         good(run(decoders, InputFiles(clip=clip))[0])
         os.kill(idle_pid(decoders), signal.SIGKILL)
@@ -230,14 +228,14 @@ def test_a_process_that_is_killed_between_two_jobs_costs_none(clip: bytes) -> No
         assert decoders.restarts == 1
 
 
-def test_a_fork_server_that_is_killed_is_started_again(clip: bytes) -> None:
+def test_a_killed_fork_server_is_replaced(clip: bytes) -> None:
     with started() as decoders:
         good(run(decoders, InputFiles(clip=clip))[0])
         os.kill(fork_server_pid(decoders), signal.SIGKILL)
         good(run(decoders, InputFiles(clip=clip))[0])
 
 
-def test_keys_are_not_in_the_environment_of_who_reads_uploads(
+def test_keys_are_not_in_the_environment_of_the_fork_server(
     clip: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who takes a decoding process over could send what is in its memory as an answer."""
@@ -253,7 +251,7 @@ def test_keys_are_not_in_the_environment_of_who_reads_uploads(
         assert b"q7Zt4mXv9RkB2wLc8NpY" not in environment
 
 
-def test_a_file_that_takes_too_long_is_to_blame_and_costs_no_other(clip: bytes) -> None:
+def test_a_file_that_takes_too_long_is_blamed_and_costs_no_other(clip: bytes) -> None:
     with started(DecodeLimits(seconds=1, memory_bytes=1 << 30)) as decoders:
         slow, after = run(decoders, SLOW, InputFiles(clip=clip), wanted=PATIENT)
         assert problem(slow).error is Error.DECODE_TIMEOUT
@@ -262,7 +260,7 @@ def test_a_file_that_takes_too_long_is_to_blame_and_costs_no_other(clip: bytes) 
         assert decoders.restarts == 1
 
 
-def test_processes_that_are_stopped_cost_a_retry_and_no_file(clip: bytes) -> None:
+def test_stopped_processes_cost_a_retry_and_no_file(clip: bytes) -> None:
     with started(workers=2) as decoders:
         while len(decoders._processes.idle) < 2:
             run(decoders, *[InputFiles(clip=clip)] * 4)
@@ -273,7 +271,7 @@ def test_processes_that_are_stopped_cost_a_retry_and_no_file(clip: bytes) -> Non
         assert decoders.restarts == 2
 
 
-def test_a_process_that_is_stopped_while_it_reads_costs_a_retry(clip: bytes) -> None:
+def test_a_process_stopped_while_it_reads_costs_a_retry(clip: bytes) -> None:
     async def scenario(decoders: DecoderPool) -> DecodeResult:
         reading = asyncio.create_task(decoders.decode(SLOW, PATIENT))
         await asyncio.to_thread(wait_until, lambda: cpu_ticks(busy_pid(decoders)) > 20)
@@ -289,7 +287,7 @@ def test_a_process_that_is_stopped_while_it_reads_costs_a_retry(clip: bytes) -> 
         assert decoders.restarts == 1, "the second process is lost to nothing but the test's end"
 
 
-def test_files_are_not_to_blame_where_no_process_begins(
+def test_files_are_not_blamed_where_no_process_begins(
     monkeypatch: pytest.MonkeyPatch, clip: bytes
 ) -> None:
     fork = ProcessSet.fork
@@ -306,7 +304,7 @@ def test_files_are_not_to_blame_where_no_process_begins(
         assert problem(refused).field is None
 
 
-def test_a_heartbeat_finds_idle_processes_that_are_stopped(clip: bytes) -> None:
+def test_heartbeats_detect_stopped_idle_processes(clip: bytes) -> None:
     with started() as decoders:
         good(run(decoders, InputFiles(clip=clip))[0])
         assert decoders._processes.reap_idle() == 0
@@ -318,7 +316,7 @@ def test_a_heartbeat_finds_idle_processes_that_are_stopped(clip: bytes) -> None:
         assert decoders.restarts == 1
 
 
-def test_a_process_that_waits_for_a_cpu_is_alive(tmp_path: Path) -> None:
+def test_a_process_that_waits_for_a_cpu_is_not_asleep(tmp_path: Path) -> None:
     stat = tmp_path / "stat"
     status = ProcStatus(1)
     status._stat = stat
@@ -339,7 +337,7 @@ def test_a_process_that_waits_for_a_cpu_is_alive(tmp_path: Path) -> None:
     status.check_not_stopped()  # where the system hides it, it counts as alive
 
 
-def test_processes_that_all_read_long_are_trouble_and_one_of_two_is_none() -> None:
+def test_not_ready_only_while_all_processes_are_busy_for_long() -> None:
     async def scenario(decoders: DecoderPool) -> None:
         asked = []
         for expected in (None, "Every decoding process"):
@@ -358,7 +356,7 @@ def test_processes_that_all_read_long_are_trouble_and_one_of_two_is_none() -> No
         asyncio.run(scenario(decoders))
 
 
-def test_memory_beyond_the_limit_is_refused_and_the_process_goes_on(clip: bytes) -> None:
+def test_a_file_beyond_the_memory_limit_is_refused_and_its_process_kept(clip: bytes) -> None:
     large = png(np.zeros((5000, 5000, 3), np.uint8))
     with started(DecodeLimits(seconds=60, memory_bytes=64 * MIB)) as decoders:
         refused, fine = run(decoders, InputFiles(frames=(large,)), InputFiles(clip=clip))
@@ -367,7 +365,7 @@ def test_memory_beyond_the_limit_is_refused_and_the_process_goes_on(clip: bytes)
         good(fine)
 
 
-def test_a_file_that_kills_its_decoder_is_blamed_once_tried_twice(
+def test_a_file_that_kills_its_decoder_twice_is_blamed(
     monkeypatch: pytest.MonkeyPatch, clip: bytes
 ) -> None:
     """A worker that dies of this job stands for a decoder with a hole in it."""
@@ -389,7 +387,7 @@ def test_a_file_that_kills_its_decoder_is_blamed_once_tried_twice(
         assert decoders.restarts == 2
 
 
-def test_what_was_cancelled_while_it_waited_is_never_run(clip: bytes) -> None:
+def test_a_job_cancelled_in_the_queue_never_runs(clip: bytes) -> None:
     async def scenario(decoders: DecoderPool) -> None:
         first = asyncio.create_task(decoders.decode(SLOW, PATIENT))
         await asyncio.to_thread(wait_until, lambda: busy_pid(decoders) is not None)
@@ -409,7 +407,7 @@ def test_what_was_cancelled_while_it_waited_is_never_run(clip: bytes) -> None:
         asyncio.run(scenario(decoders))
 
 
-def test_a_job_that_is_cancelled_while_it_is_read_ends_its_process(clip: bytes) -> None:
+def test_a_job_cancelled_while_it_is_read_ends_its_process(clip: bytes) -> None:
     async def scenario(decoders: DecoderPool) -> tuple[int, DecodeResult]:
         slow = asyncio.create_task(decoders.decode(SLOW, PATIENT))
         await asyncio.to_thread(wait_until, lambda: cpu_ticks(busy_pid(decoders)) > 5)
@@ -428,7 +426,7 @@ def test_a_job_that_is_cancelled_while_it_is_read_ends_its_process(clip: bytes) 
         assert decoders.restarts == 0, "a cancelled request is no fault of a process"
 
 
-def test_a_request_that_is_cancelled_again_still_waits_for_its_process() -> None:
+def test_a_request_cancelled_twice_still_waits_for_its_process() -> None:
     async def scenario(decoders: DecoderPool) -> None:
         slow = asyncio.create_task(decoders.decode(SLOW, PATIENT))
         await asyncio.to_thread(wait_until, lambda: cpu_ticks(busy_pid(decoders)) > 5)
@@ -446,7 +444,7 @@ def test_a_request_that_is_cancelled_again_still_waits_for_its_process() -> None
         asyncio.run(scenario(decoders))
 
 
-def test_files_of_a_cancelled_job_are_let_go_while_it_is_in_the_queue(clip: bytes) -> None:
+def test_files_of_a_job_cancelled_in_the_queue_are_freed(clip: bytes) -> None:
     async def scenario(decoders: DecoderPool) -> None:
         first = asyncio.create_task(decoders.decode(SLOW, PATIENT))
         await asyncio.to_thread(wait_until, lambda: busy_pid(decoders) is not None)
@@ -469,7 +467,7 @@ def test_files_of_a_cancelled_job_are_let_go_while_it_is_in_the_queue(clip: byte
         asyncio.run(scenario(decoders))
 
 
-def test_a_heartbeat_leaves_no_more_processes_than_there_may_be(
+def test_reaping_leaves_no_more_processes_than_allowed(
     monkeypatch: pytest.MonkeyPatch, clip: bytes
 ) -> None:
     heartbeat = Process.heartbeat
@@ -489,7 +487,7 @@ def test_a_heartbeat_leaves_no_more_processes_than_there_may_be(
         wait_until(lambda: children_of(fork_server_pid(decoders)) == [kept])
 
 
-def test_files_are_not_to_blame_where_the_fork_server_is_lost_with_their_processes(
+def test_files_are_not_blamed_where_the_fork_server_is_lost_with_its_processes(
     monkeypatch: pytest.MonkeyPatch, clip: bytes
 ) -> None:
     read = Process.decode
@@ -512,7 +510,7 @@ def test_files_are_not_to_blame_where_the_fork_server_is_lost_with_their_process
 
 @given(delays=st.lists(st.floats(0, 0.06), min_size=1, max_size=6))
 @settings(max_examples=15, deadline=None)
-def test_jobs_that_are_cancelled_at_any_moment_leave_the_others_alone(
+def test_jobs_cancelled_at_any_moment_do_not_affect_others(
     shared_decoders: DecoderPool, clip: bytes, delays: list[float]
 ) -> None:
     async def scenario() -> None:
@@ -532,7 +530,7 @@ def test_jobs_that_are_cancelled_at_any_moment_leave_the_others_alone(
     asyncio.run(scenario())
 
 
-def test_descriptors_above_1023_are_no_hindrance(clip: bytes) -> None:
+def test_file_descriptors_above_1023_work(clip: bytes) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < 1200:
         pytest.skip(f"the limit of open files is {hard}")
@@ -548,7 +546,7 @@ def test_descriptors_above_1023_are_no_hindrance(clip: bytes) -> None:
         good(run(decoders, InputFiles(clip=clip))[0])
 
 
-def test_processes_are_replaced_before_what_leaks_adds_up(
+def test_processes_are_replaced_after_a_number_of_jobs(
     monkeypatch: pytest.MonkeyPatch, clip: bytes
 ) -> None:
     monkeypatch.setattr(process_set, "_MAX_JOBS", 2)
@@ -562,7 +560,7 @@ def test_processes_are_replaced_before_what_leaks_adds_up(
         assert decoders.restarts == 0
 
 
-def test_nothing_is_left_when_it_stops(clip: bytes) -> None:
+def test_no_process_is_left_after_stop(clip: bytes) -> None:
     with started(workers=2) as decoders:
         run(decoders, *[InputFiles(clip=clip)] * 4)
         parent = fork_server_pid(decoders)

@@ -101,7 +101,7 @@ def test_no_call_of_a_decoding_process_reaches_another_process_a_file_or_a_socke
 
 
 @needs_seccomp
-def test_the_process_that_forks_them_can_fork_end_and_read_and_nothing_else() -> None:
+def test_the_fork_server_can_only_fork_kill_and_read() -> None:
     working = passed(outcomes("as-is", "forking")["forking"]).keys()
     assert working <= FORKING_MAY
     assert working >= {"kill", "fork", "openat"}
@@ -131,7 +131,7 @@ def user_can_have_a_namespace(user: int) -> bool:
 
 @needs_seccomp
 @pytest.mark.parametrize("identity", ["as-is", "10001"])
-def test_threads_are_bounded_where_the_kernel_counts_those_of_a_process(identity: str) -> None:
+def test_threads_are_limited_where_the_kernel_counts_those_of_a_process(identity: str) -> None:
     threads = int(captured(identity, "threads"))
     if os.geteuid() == 0 and identity == "as-is":
         countable = root_can_change_users()
@@ -242,7 +242,7 @@ def test_a_service_that_requires_seccomp_does_not_start_without_it(
 
 
 @needs_seccomp
-def test_the_log_and_readyz_say_which_walls_stand(serve: type[Serve], weights: Path) -> None:
+def test_the_log_and_readyz_name_the_sandbox_layers(serve: type[Serve], weights: Path) -> None:
     service = serve(SCMRL_MODELS=str(weights), SCMRL_PORT="0", SCMRL_SANDBOX="required")
     address = service.address()
     wait_until(lambda: "decoding processes are confined by" in service.logged)

@@ -76,7 +76,7 @@ def test_a_body_of_fair_chunks_is_read(shared_edge: Edge, size: int) -> None:
 
 @given(pieces=st.lists(st.tuples(st.integers(0, 100), st.integers(0, 300)), max_size=60))
 @settings(max_examples=100, deadline=None)
-def test_framing_is_told_from_content(pieces: list[tuple[int, int]]) -> None:
+def test_framing_is_counted_apart_from_content(pieces: list[tuple[int, int]]) -> None:
     framing = BodyFraming(free_bytes=500, run_bytes=1000)
     sent = content = 0
     for frame, size in pieces:
@@ -87,7 +87,7 @@ def test_framing_is_told_from_content(pieces: list[tuple[int, int]]) -> None:
         assert (sent - content > 500 + content) <= (framing.fault() is not None)
 
 
-def test_a_budget_lets_a_burst_through_and_then_its_rate() -> None:
+def test_a_token_bucket_allows_a_burst_and_then_its_rate() -> None:
     now = 0.0
     budget = TokenBucket(10, 5, clock=lambda: now)
     for _ in range(10):
@@ -160,13 +160,13 @@ def test_a_request_in_tiny_packets_is_read_in_larger_pieces(
     assert sum(reads) == len(begin) + 20_004
 
 
-def test_a_large_body_spends_nothing() -> None:
+def test_a_large_body_spends_no_tokens() -> None:
     body = bytes(2_000_000)
     with running_edge(event_burst=50, events_per_s=1) as edge:
         assert edge.ask(post(body)).body == body
 
 
-def test_the_connection_that_was_idle_longest_gives_way() -> None:
+def test_the_connection_that_was_idle_longest_is_evicted() -> None:
     with running_edge(maximum=3) as edge, contextlib.ExitStack() as stack:
         first, second, third = (stack.enter_context(edge.connect()) for _ in range(3))
         for client in (first, second, third, first):  # the first is used again: the second waits
@@ -180,7 +180,7 @@ def test_the_connection_that_was_idle_longest_gives_way() -> None:
         assert edge.connections.ended == {"evicted": 1}
 
 
-def test_connections_that_are_served_do_not_give_way(log: pytest.LogCaptureFixture) -> None:
+def test_connections_with_requests_in_flight_are_not_evicted(log: pytest.LogCaptureFixture) -> None:
     with running_edge(maximum=3) as edge, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(edge.connect()) for _ in range(3)]
         for client in clients:
@@ -196,7 +196,7 @@ def test_connections_that_are_served_do_not_give_way(log: pytest.LogCaptureFixtu
     assert "Traceback" not in log.text
 
 
-def test_connections_that_linger_give_way() -> None:
+def test_lingering_connections_are_evicted() -> None:
     with running_edge(maximum=3, linger_s=600) as edge, contextlib.ExitStack() as stack:
         for _ in range(3):
             client = stack.enter_context(edge.connect())
@@ -205,7 +205,7 @@ def test_connections_that_linger_give_way() -> None:
         assert edge.ask(GET).status == 200
 
 
-def test_a_flood_of_connections_leaves_the_server_answering() -> None:
+def test_the_server_responds_during_a_flood_of_connections() -> None:
     with running_edge(maximum=20) as edge, contextlib.ExitStack() as stack:
         for _ in range(200):
             stack.enter_context(edge.connect())
@@ -214,7 +214,7 @@ def test_a_flood_of_connections_leaves_the_server_answering() -> None:
         wait_until(lambda: len(edge.connections) <= 20)
 
 
-def test_nothing_is_left_of_connections_that_have_ended() -> None:
+def test_ended_connections_leave_no_state() -> None:
     with running_edge(linger_s=0.2) as edge:
         for sent in (b"", GET, b"NOT HTTP\r\n\r\n", post(bytes(9), "/early/FULL"), GET[:9]):
             Client(edge.address).close()

@@ -21,7 +21,7 @@ WAIT = b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n"
 
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("error", Error)
-def test_a_client_that_still_writes_can_read_an_early_answer(
+def test_a_client_that_still_writes_can_read_an_early_response(
     shared_edge: Edge, error: Error, chunked: bool
 ) -> None:
     head, body = post(BODY, f"/early/{error.name}")[: -len(BODY)], BODY
@@ -37,7 +37,9 @@ def test_a_client_that_still_writes_can_read_an_early_answer(
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/bytes/5", "/echo"])
-def test_so_it_is_with_answers_of_the_framework(shared_edge: Edge, path: str) -> None:
+def test_a_client_that_still_writes_can_read_an_early_response_of_the_framework(
+    shared_edge: Edge, path: str
+) -> None:
     request = post(BODY, path).replace(b"POST", b"PUT", 1)
     with shared_edge.connect() as client:
         client.send(request)
@@ -46,7 +48,7 @@ def test_so_it_is_with_answers_of_the_framework(shared_edge: Edge, path: str) ->
         assert answer.headers["connection"] == "close"
 
 
-def test_an_unwanted_body_is_read_for_a_while_alone() -> None:
+def test_an_unwanted_body_is_read_for_a_limited_time() -> None:
     with running_edge(linger_s=0.3) as edge, edge.connect() as client:
         client.send(post(BODY, "/early/TOO_LARGE")[:1000])
         assert client.answer().status == 413
@@ -57,7 +59,7 @@ def test_an_unwanted_body_is_read_for_a_while_alone() -> None:
         wait_until(lambda: not edge.open)
 
 
-def test_an_unwanted_body_is_read_up_to_a_size_alone() -> None:
+def test_an_unwanted_body_is_read_up_to_a_limited_size() -> None:
     with running_edge(linger_s=60, linger_bytes=1_000_000) as edge, edge.connect() as client:
         client.send(post(bytes(10**8), "/early/TOO_LARGE")[:1000])
         assert client.answer().status == 413
@@ -70,7 +72,7 @@ def test_an_unwanted_body_is_read_up_to_a_size_alone() -> None:
         wait_until(lambda: not edge.open)
 
 
-def test_an_unwanted_body_is_read_slowly() -> None:
+def test_an_unwanted_body_is_read_at_a_limited_rate() -> None:
     with running_edge(linger_bytes_per_s=1_000_000) as edge, edge.connect() as client:
         client.send(post(bytes(10**8), "/early/TOO_LARGE")[:1000])
         assert client.answer().status == 413
@@ -83,7 +85,7 @@ def test_an_unwanted_body_is_read_slowly() -> None:
         assert read < 300_000 + 1_000_000 * (time.monotonic() - began)
 
 
-def test_what_comes_behind_the_last_request_does_not_cost_its_answer(shared_edge: Edge) -> None:
+def test_bytes_after_the_last_request_do_not_reset_its_response(shared_edge: Edge) -> None:
     """Bytes that were not read when the socket is closed reset the connection."""
     with shared_edge.connect() as client:
         client.send(post(b"last", "/echo", "Connection: close"), BODY)
@@ -92,7 +94,7 @@ def test_what_comes_behind_the_last_request_does_not_cost_its_answer(shared_edge
 
 
 @pytest.mark.parametrize("request_", [GET, post(b""), b"GET /echo HTTP/1.0\r\n\r\n", GET + GET])
-def test_a_client_that_has_said_all_gets_its_answer(shared_edge: Edge, request_: bytes) -> None:
+def test_a_half_closed_client_gets_its_response(shared_edge: Edge, request_: bytes) -> None:
     with shared_edge.connect() as client:
         client.send(request_)
         client.end()
@@ -101,7 +103,7 @@ def test_a_client_that_has_said_all_gets_its_answer(shared_edge: Edge, request_:
         assert client.is_closed()
 
 
-def test_so_does_one_whose_answer_takes_long() -> None:
+def test_a_half_closed_client_gets_a_slow_response() -> None:
     with running_edge() as edge, edge.connect() as client:
         client.send(WAIT)
         edge.started.acquire()
@@ -115,7 +117,7 @@ def test_so_does_one_whose_answer_takes_long() -> None:
 
 
 @pytest.mark.parametrize("bad", [b"NOT HTTP\r\n\r\n", CHUNKED + b"zz\r\n"])
-def test_so_does_one_that_sent_no_request(shared_edge: Edge, bad: bytes) -> None:
+def test_a_half_closed_client_without_a_request_is_closed(shared_edge: Edge, bad: bytes) -> None:
     with shared_edge.connect() as client:
         client.send(bad)
         client.end()
@@ -125,7 +127,7 @@ def test_so_does_one_that_sent_no_request(shared_edge: Edge, bad: bytes) -> None
 
 @pytest.mark.parametrize("ends", ["closes", "resets", "ends, then closes"])
 @pytest.mark.parametrize("behind", [b"", 3 * GET, 5000 * GET, post(5 * BODY)])
-def test_the_app_hears_of_a_client_that_has_gone(ends: str, behind: bytes) -> None:
+def test_the_app_is_notified_when_a_client_has_gone(ends: str, behind: bytes) -> None:
     """Whatever it has sent behind its request: reading may be paused for that."""
     with running_edge() as edge, edge.connect() as client:
         client.send(WAIT)
@@ -147,7 +149,7 @@ def leave(client: Client, how: str) -> None:
     client.close()
 
 
-def test_a_client_that_ends_within_its_body_is_closed(shared_edge: Edge) -> None:
+def test_a_client_that_half_closes_within_its_body_is_closed(shared_edge: Edge) -> None:
     with shared_edge.connect() as client:
         client.send(post(b"hello")[:-1])
         client.end()
@@ -157,7 +159,7 @@ def test_a_client_that_ends_within_its_body_is_closed(shared_edge: Edge) -> None
 KEY = "q7Zt4mXv9RkB2wLc8NpY"
 
 
-def test_the_services_own_early_answers_can_be_read() -> None:
+def test_early_responses_of_the_service_can_be_read() -> None:
     app = create_app(Settings(models="/nowhere", api_keys=f"anna:{KEY}", max_body_bytes=2_000_000))
     key = f"Authorization: Bearer {KEY}"
     form = "Content-Type: multipart/form-data; boundary=b"

@@ -22,7 +22,7 @@ def test_accepted_sockets_send_without_delay(kind: str) -> None:
         assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
-def test_a_small_answer_leaves_in_one_write(
+def test_a_small_response_leaves_in_one_write(
     shared_edge: Edge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writes: list[bytes] = []
@@ -41,7 +41,7 @@ def test_a_small_answer_leaves_in_one_write(
     assert all(data.startswith(b"HTTP/1.1 200") and data.endswith(b"hello") for data in writes)
 
 
-def test_a_large_answer_is_whole(shared_edge: Edge) -> None:
+def test_a_large_response_is_complete(shared_edge: Edge) -> None:
     size = 5_000_000
     with shared_edge.connect() as client:
         for _ in range(2):
@@ -57,7 +57,7 @@ def test_pipelined_requests_are_answered_in_order(shared_edge: Edge, count: int)
             assert client.answer().body == b"%d" % number
 
 
-def test_few_of_many_pipelined_requests_are_kept_while_the_first_is_answered() -> None:
+def test_few_of_many_pipelined_requests_are_buffered_while_the_first_is_answered() -> None:
     with running_edge() as edge, edge.connect() as client:
         client.send(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n", 5000 * GET)
         edge.started.acquire()
@@ -68,7 +68,7 @@ def test_few_of_many_pipelined_requests_are_kept_while_the_first_is_answered() -
             assert client.answer().status == 200
 
 
-def test_a_request_behind_one_that_ends_the_connection_is_not_answered(shared_edge: Edge) -> None:
+def test_a_request_after_one_that_ends_the_connection_is_not_answered(shared_edge: Edge) -> None:
     with shared_edge.connect() as client:
         client.send(post(b"last", "/echo", "Connection: close"), GET)
         answer = client.answer()
@@ -77,7 +77,7 @@ def test_a_request_behind_one_that_ends_the_connection_is_not_answered(shared_ed
         assert client.is_closed()
 
 
-def test_http_1_0_gets_one_answer(shared_edge: Edge) -> None:
+def test_http_1_0_gets_one_response(shared_edge: Edge) -> None:
     with shared_edge.connect() as client:
         client.send(b"GET /echo HTTP/1.0\r\n\r\n")
         assert client.answer().status == 200
@@ -86,7 +86,7 @@ def test_http_1_0_gets_one_answer(shared_edge: Edge) -> None:
 
 @pytest.mark.parametrize("path", ["/echo", "/empty/200", "/empty/204", "/empty/304"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_answers_without_a_body_leave_the_connection_in_step(
+def test_responses_without_a_body_keep_the_connection_in_sync(
     shared_edge: Edge, path: str, method: str
 ) -> None:
     with shared_edge.connect() as client:
@@ -98,7 +98,7 @@ def test_answers_without_a_body_leave_the_connection_in_step(
         assert client.answer().body == b"in step"
 
 
-def test_a_body_that_is_waited_for_is_asked_for(shared_edge: Edge) -> None:
+def test_100_continue_is_sent_when_the_body_is_read(shared_edge: Edge) -> None:
     with shared_edge.connect() as client:
         request = post(b"hello", "/echo", "Expect: 100-continue")
         client.send(request[:-5])
@@ -107,7 +107,7 @@ def test_a_body_that_is_waited_for_is_asked_for(shared_edge: Edge) -> None:
         assert client.answer().body == b"hello"
 
 
-def test_a_body_is_not_asked_for_where_the_answer_is_known(shared_edge: Edge) -> None:
+def test_100_continue_is_not_sent_when_the_body_is_not_read(shared_edge: Edge) -> None:
     with shared_edge.connect() as client:
         client.send(post(b"hello", "/early/TOO_LARGE", "Expect: 100-continue")[:-5])
         answer = client.answer()
@@ -134,9 +134,7 @@ UPGRADES = {
 @pytest.mark.parametrize("upgrade", UPGRADES)
 @pytest.mark.parametrize("body", [b"", b"hello"])
 @pytest.mark.parametrize("cut", [False, True])
-def test_an_offer_of_another_protocol_is_ignored(
-    shared_edge: Edge, upgrade: str, body: bytes, cut: bool
-) -> None:
+def test_an_upgrade_is_ignored(shared_edge: Edge, upgrade: str, body: bytes, cut: bool) -> None:
     request = post(body, "/echo", *UPGRADES[upgrade])
     with shared_edge.connect() as client:
         for _ in range(2):
@@ -148,7 +146,7 @@ def test_an_offer_of_another_protocol_is_ignored(
         assert client.answer().status == 200
 
 
-def test_headers_beside_an_ignored_offer_reach_the_app(shared_edge: Edge) -> None:
+def test_headers_beside_an_ignored_upgrade_reach_the_app(shared_edge: Edge) -> None:
     head = ["GET /headers HTTP/1.1", "Host: x", *UPGRADES["h2c"], "X-Odd:\t a  b \t", "", ""]
     headers = dict(shared_edge.ask("\r\n".join(head).encode()).json())
     assert headers["x-odd"].strip() == "a  b"

@@ -157,14 +157,14 @@ def test_a_malformed_chunk_is_400(
     assert answer.json()["type"] == "urn:scmrl:error:malformed"
 
 
-def test_a_malformed_chunk_in_the_midst_of_an_upload_is_400(
+def test_a_malformed_chunk_in_the_middle_of_an_upload_is_400(
     shared_edge: Edge, log: pytest.LogCaptureFixture
 ) -> None:
     chunk = b"%x\r\n%s\r\n" % (500_000, bytes(500_000))
     refused(shared_edge, CHUNKED + chunk * 3 + b"zz\r\n" + chunk * 3, log)
 
 
-def test_a_malformed_head_has_no_body_in_its_answer_to_head(shared_edge: Edge) -> None:
+def test_the_response_to_a_malformed_head_request_has_no_body(shared_edge: Edge) -> None:
     with shared_edge.connect() as client:
         client.send(HEADS["two Hosts"].replace(b"GET", b"HEAD"))
         assert client.answer("HEAD").status == 400
@@ -206,7 +206,7 @@ def test_what_the_rfc_allows_is_answered(shared_edge: Edge, request_: bytes, bod
             assert (answer.status, answer.body) == (200, body)
 
 
-def test_trailers_are_no_headers(shared_edge: Edge) -> None:
+def test_trailers_are_not_headers(shared_edge: Edge) -> None:
     request = CHUNKED.replace(b"POST /echo", b"GET /headers") + b"0\r\nX-Secret: 1\r\n\r\n"
     with shared_edge.connect() as client:
         for _ in range(2):
@@ -263,7 +263,7 @@ def answers(client: Client) -> list[Answer]:
 @settings(
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-def test_whatever_is_sent_gets_answers_and_an_end(
+def test_any_input_gets_responses_and_an_end(
     shared_edge: Edge, caplog: pytest.LogCaptureFixture, data: st.DataObject
 ) -> None:
     sent = data.draw(mutated())
@@ -281,7 +281,7 @@ def test_whatever_is_sent_gets_answers_and_an_end(
 @settings(
     max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-def test_the_answer_is_the_same_however_a_request_is_cut(
+def test_the_response_does_not_depend_on_how_a_request_is_split(
     shared_edge: Edge, data: st.DataObject
 ) -> None:
     sent = b"".join(data.draw(st.lists(st.sampled_from(REQUESTS[:5]), min_size=1, max_size=4)))

@@ -21,7 +21,7 @@ from tests.service.scarce import FILES
 from tests.service.server.edge import GET, WITHIN_S, Client
 
 
-def test_decoders_and_libraries_keep_files_of_their_own(
+def test_open_files_are_reserved_for_decoders_and_libraries(
     monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
 ) -> None:
     for limit, expected in ((1024, 884), (160, 20), (100, 16), (100_000, 4096)):
@@ -45,7 +45,7 @@ def flood(address: tuple[str, int], count: int) -> Iterator[None]:
         yield
 
 
-def test_a_service_with_few_files_answers_beside_idle_connections(
+def test_a_service_with_few_open_files_responds_beside_idle_connections(
     serve: type[Serve], weights: Path, clip: bytes
 ) -> None:
     service = serve("--models", weights, "--port", 0, module="tests.service.scarce")
@@ -60,7 +60,7 @@ def test_a_service_with_few_files_answers_beside_idle_connections(
     assert "Traceback" not in service.logged
 
 
-def test_a_server_that_runs_out_of_files_goes_on_when_there_are_some_again() -> None:
+def test_a_server_that_runs_out_of_open_files_recovers() -> None:
     """As where something else has opened them: its limit of connections is no help."""
     command = [sys.executable, "-m", "tests.service.server.scarce", "60", "1000"]
     process = subprocess.Popen(

@@ -49,14 +49,14 @@ def test_a_head_that_trickles_without_end_is_408() -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", b"\r\n\r\n"])
-def test_a_connection_on_which_no_request_comes_is_closed(sent: bytes) -> None:
+def test_a_connection_without_a_request_is_closed(sent: bytes) -> None:
     with running_edge(head_timeout_s=0.2) as edge, edge.connect() as client:
         client.send(sent)
         assert client.is_closed()
         assert edge.connections.ended == {"silent": 1}
 
 
-def test_a_kept_connection_is_closed_when_nothing_follows() -> None:
+def test_a_kept_connection_without_a_further_request_is_closed() -> None:
     with running_edge(keep_alive_s=1) as edge, edge.connect() as client:
         client.send(GET)
         assert client.answer().status == 200
@@ -64,7 +64,7 @@ def test_a_kept_connection_is_closed_when_nothing_follows() -> None:
         assert not edge.connections.ended
 
 
-def test_an_empty_line_behind_a_request_is_no_head() -> None:
+def test_an_empty_line_after_a_request_does_not_begin_a_head() -> None:
     """Old clients end a body with one."""
     with running_edge(head_timeout_s=0.2) as edge, edge.connect() as client:
         client.send(post(b"hello") + b"\r\n")
@@ -102,7 +102,7 @@ def test_a_body_that_is_fast_enough_may_take_long(monkeypatch: pytest.MonkeyPatc
         assert client.answer().body == b"hello"
 
 
-def test_an_answer_that_nobody_reads_is_given_up_and_its_memory_is_free(
+def test_a_response_that_is_not_read_is_given_up_and_its_memory_freed(
     log: pytest.LogCaptureFixture,
 ) -> None:
     tracemalloc.start()
@@ -119,7 +119,7 @@ def test_an_answer_that_nobody_reads_is_given_up_and_its_memory_is_free(
 
 
 @pytest.mark.parametrize("close", ["", "Connection: close\r\n"])
-def test_a_small_answer_that_nobody_reads_is_given_up(close: str) -> None:
+def test_a_small_response_that_is_not_read_is_given_up(close: str) -> None:
     """What is left of it is below the limit at which the app is told to stop writing."""
     with running_edge(send_timeout_s=0.3) as edge, edge.connect(receive_buffer=4096) as client:
         request = f"GET /bytes/1000 HTTP/1.1\r\nHost: x\r\n{close}\r\n"
@@ -129,7 +129,7 @@ def test_a_small_answer_that_nobody_reads_is_given_up(close: str) -> None:
         wait_until(lambda: not edge.open)
 
 
-def test_the_time_to_read_is_each_answers_own() -> None:
+def test_each_response_has_its_own_send_deadline() -> None:
     """A client that always reads, and always has something to read, is not cut off."""
 
     async def steps() -> None:
