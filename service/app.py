@@ -40,8 +40,8 @@ from service.keys import key_file
 from service.keys.keyring import Keyring
 from service.observability import traces
 from service.observability.metrics import Metrics
-from service.observability.state_metrics import Live
-from service.request_record import Answered
+from service.observability.state_metrics import StateMetrics
+from service.request_record import CompletedRequest
 from service.runtime import cores, gc
 from service.runtime.daemon_thread import in_thread
 from service.server.connections import Connections
@@ -116,8 +116,8 @@ def create_app(
     workers = settings.decode_workers or cores.available()
     decoders = DecoderPool(workers, limits, lambda error: fail(StartupError(str(error))))
     connections = Connections(connections_within_file_limit(settings.max_connections, workers))
-    measured = Metrics(Live(models, decoders, connections), VERSION)
-    state = State(settings, models, decoders, connections, measured)
+    request_metrics = Metrics(StateMetrics(models, decoders, connections), VERSION)
+    state = State(settings, models, decoders, connections, request_metrics)
     tracing = traces.from_environment(VERSION)
 
     @asynccontextmanager
@@ -172,8 +172,8 @@ def _add_middleware(
     app: FastAPI,
     settings: Settings,
     keyring: Keyring,
-    measure: Callable[[Answered], None],
-    trace: Callable[[Answered], str | None] | None,
+    measure: Callable[[CompletedRequest], None],
+    trace: Callable[[CompletedRequest], str | None] | None,
 ) -> None:
     """From the innermost to the outermost, which sees a request first and its answer last.
 
@@ -205,7 +205,7 @@ async def _load(
 ) -> None:
     """Load in a thread: uvicorn does not listen before the lifespan's start-up returns."""
     try:
-        with gc.uncollected():
+        with gc.disabled():
             can_answer = await in_thread(LOADING, lambda: _load_default(state))
     except StartupError as exc:
         fail(exc)
@@ -215,7 +215,7 @@ async def _load(
     if can_answer:
         on_ready()
     await in_thread(LOADING, state.models.startup.load_others)
-    gc.spare()
+    gc.freeze()
 
 
 def _load_default(state: State) -> bool:

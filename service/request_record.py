@@ -1,4 +1,4 @@
-"""What one request took: filled in while it is worked on, read when it has been answered."""
+"""The record of one request: filled in while it is processed, read when it is complete."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from service.errors import Problem
 
-#: The id of the request that is being worked on, here and in the threads that work for it.
+#: Id of the current request, in its task and in the threads that work for it.
 request_id: ContextVar[str | None] = ContextVar("scmrl_request_id", default=None)
 
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -22,7 +22,7 @@ _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the work, in seconds of time.perf_counter. `failed`: it did not come to its end."""
+    """One stage of a request, in seconds of time.perf_counter. `failed`: it raised."""
 
     name: str
     started: float
@@ -35,10 +35,14 @@ class Stage:
 
 
 @dataclass
-class Account:
-    """`model`: the checkpoint that was asked, once it is known to be one. `firing_rates` of its
-    streams, in spikes per neuron and step. `degraded`: whether it was run for fewer time steps
-    because of the load. `notes` are for the log: uploads never belong there.
+class RequestRecord:
+    """What the stages of one request note.
+
+    - `model`: name of the checkpoint, once it is known to exist.
+    - `stages`: in the order in which they were noted.
+    - `firing_rates`: of its streams, in spikes per neuron and step.
+    - `degraded`: whether the load lowered the time steps T.
+    - `notes`: fields of the access log; never the content of uploads.
     """
 
     model: str | None = None
@@ -47,8 +51,8 @@ class Account:
     degraded: bool = False
     notes: dict[str, Any] = field(default_factory=dict)
 
-    def lasted(self, *stages: tuple[str, float]) -> None:
-        """Note stages, each with its seconds, of which one followed the other until now."""
+    def add_stages(self, *stages: tuple[str, float]) -> None:
+        """Note consecutive stages, each with its seconds, of which the last ends now."""
         ended = time.perf_counter()
         for name, seconds in reversed(stages):
             self.stages.append(Stage(name, ended - seconds, ended))
@@ -56,7 +60,7 @@ class Account:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Note the block as a stage."""
+        """Note the block as a stage, in a context manager."""
         started = time.perf_counter()
         failed = True
         try:
@@ -67,7 +71,7 @@ class Account:
 
     @contextmanager
     def attempt(self, name: str) -> Iterator[None]:
-        """Note the block as a stage where it fails; its end tells what else it was."""
+        """Note the block as a failed stage if it raises; the caller notes the stages otherwise."""
         started = time.perf_counter()
         try:
             yield
@@ -77,11 +81,12 @@ class Account:
 
 
 @dataclass(frozen=True)
-class Answered:
-    """A request and what became of it, in seconds of time.perf_counter.
+class CompletedRequest:
+    """A completed request, for metrics, traces and the access log.
 
-    `route` is its template, None where nothing is at its path; `status` is 499 where the client
-    had gone.
+    - `route`: template of its path, None where no route matches.
+    - `status`: 499 where the client disconnected before the response.
+    - `started`, `ended`: in seconds of time.perf_counter.
     """
 
     id: str
@@ -92,27 +97,27 @@ class Answered:
     status: int
     started: float
     ended: float
-    account: Account
+    record: RequestRecord
     problem: Problem | None
 
     @property
     def quiet(self) -> bool:
-        """Whether it is what a supervisor asks for all day, and got."""
+        """Whether it is a successful health check or scrape."""
         return self.path in _QUIET and self.status == 200
 
     @property
     def fields(self) -> Mapping[str, Any]:
-        """What the log has of it."""
-        told: dict[str, Any] = {
+        """The fields of its line in the access log."""
+        fields: dict[str, Any] = {
             "id": self.id,
             "method": self.method,
             "path": self.path,
             "status": self.status,
             "duration_ms": round(1000 * (self.ended - self.started), 1),
         }
-        if self.account.model is not None:
-            told["model"] = self.account.model
-        told |= self.account.notes
+        if self.record.model is not None:
+            fields["model"] = self.record.model
+        fields |= self.record.notes
         if self.problem is not None:
-            told |= {"error": self.problem.error.name.lower(), "detail": self.problem.detail}
-        return told
+            fields |= {"error": self.problem.error.name.lower(), "detail": self.problem.detail}
+        return fields

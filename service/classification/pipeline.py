@@ -20,7 +20,7 @@ from service.classification.options import Options
 from service.classification.schemas import Classification
 from service.decoding.job import DecodeRequest, DecodeResult
 from service.inference.batch_queue import InferenceResult
-from service.request_record import Account
+from service.request_record import RequestRecord
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +52,7 @@ class Call:
     """One classification: its `id`, and the `record` of what it takes."""
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    record: Account = field(default_factory=Account)
+    record: RequestRecord = field(default_factory=RequestRecord)
 
 
 async def classify(
@@ -71,11 +71,11 @@ async def classify(
     request = DecodeRequest.from_card(card, steps, backend.limits, options.canvas)
     with record.attempt("decode"):
         decoded = await backend.decode(files, request)
-    record.lasted(*_decode_stages(decoded, time.perf_counter() - started))
+    record.add_stages(*_decode_stages(decoded, time.perf_counter() - started))
     inputs = encode_clip(decoded.prepared, card.encoding, steps)
     with record.attempt("run"):
         inference = await backend.run(inputs, steps, options.explain)
-    record.lasted(("queue", inference.queue_s), ("inference", inference.inference_s))
+    record.add_stages(("queue", inference.queue_s), ("inference", inference.inference_s))
     rates = inference.output.firing_rates
     record.firing_rates = {name: float(rate[0]) for name, rate in rates.items()}
     clip = ClassifiedClip(backend.name, card, options, decoded, inference, steps)
@@ -104,7 +104,7 @@ def _decode_stages(decoded: DecodeResult, seconds: float) -> tuple[tuple[str, fl
     )
 
 
-def _note(record: Account, answer: Classification, decoded: DecodeResult) -> None:
+def _note(record: RequestRecord, answer: Classification, decoded: DecodeResult) -> None:
     """Note for the log how it was answered."""
     timing = answer.timing_ms
     record.degraded = answer.degraded

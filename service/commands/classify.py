@@ -156,7 +156,7 @@ def _load(model: str, models: Path, device: str) -> Classifier:
     from service.runtime import cores, gc
     from service.runtime.torch_import import import_torch
 
-    with gc.uncollected():
+    with gc.disabled():
         import_torch()
         from model.checkpoint import CARD, CheckpointError
         from service.classification.local import Classifier
@@ -165,7 +165,7 @@ def _load(model: str, models: Path, device: str) -> Classifier:
     cores.set_opencv_threads()
     folder = Path(model) if (Path(model) / CARD).exists() else models / model
     try:
-        with gc.uncollected():
+        with gc.disabled():
             return Classifier(folder, device)
     except (CheckpointError, RuntimeError, ValueError) as exc:
         typer.echo(f"cannot use the checkpoint {model}: {exc}", err=True)

@@ -87,7 +87,7 @@ def register(app: typer.Typer) -> None:
 
 def run(settings: Settings) -> int:
     """Serve until a signal or a failure, and return the exit code."""
-    with gc.uncollected():
+    with gc.disabled():
         torch_import.preload()
         from service.app import LOADING, create_app
         from service.server.server import server_of

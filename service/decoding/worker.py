@@ -175,7 +175,7 @@ def _clip() -> bytes:
 def main() -> None:
     """Run the fork server. The command line is in the module's docstring."""
     _warm()
-    gc.spare()  # so that its children share its memory for longer
+    gc.freeze()  # so that its children share its memory for longer
     try:
         run_fork_server(socket.socket(fileno=int(sys.argv[1])), sys.argv[2] == "required")
     except sandbox.SeccompUnavailable as exc:

@@ -1,4 +1,4 @@
-"""What the routes share: made when the app is, found on `request.app.state`."""
+"""The state that routes share, on `request.app.state`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from service.inference.in_flight import InFlight
 from service.inference.model_server import ModelServer
 from service.inference.registry import Registry
 from service.observability.metrics import Metrics
-from service.request_record import Account
+from service.request_record import RequestRecord
 from service.server.connections import Connections
 from service.settings import Settings
 
@@ -35,11 +35,11 @@ class State:
         return self.models.in_flight
 
 
-def account_of(request: Request) -> Account:
-    """Where a route notes what the request takes."""
-    account = request.state.account
-    assert isinstance(account, Account)
-    return account
+def record_of(request: Request) -> RequestRecord:
+    """Return the record of a request."""
+    record = request.state.record
+    assert isinstance(record, RequestRecord)
+    return record
 
 
 def state_of(request: Request) -> State:

@@ -99,7 +99,7 @@ class Reloads:
         if before is not None:
             self._retire(before)
             del before
-            gc.sweep()
+            gc.collect_all()
 
     def _load_again(self, attempt: Attempt, kept: str) -> None:
         if not has_card(self._settings.models, attempt.name):
@@ -114,7 +114,7 @@ class Reloads:
             if model is not None:
                 self._retire(model)
                 del model
-                gc.sweep()
+                gc.collect_all()
                 log.info("checkpoint %s is unloaded", name)
         finally:
             self._loads.release(attempt)

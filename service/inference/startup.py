@@ -88,7 +88,7 @@ class Startup:
         for thread in threads:
             thread.join()
         if any(self._registry.status(name) == "failed" for name in self._registry.names):
-            gc.sweep()  # else the objects of a failed load stay frozen
+            gc.collect_all()  # else the objects of a failed load stay frozen
 
     def _list(self, attempt: Attempt) -> None:
         """Raises StartupError."""

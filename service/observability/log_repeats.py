@@ -1,4 +1,4 @@
-"""A limit on lines of log that repeat: some are let through, the others are counted."""
+"""A limit on repeated lines of log: the first ones are written, the others are counted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Suppressed:
-    """Lines that were not written: how many, over how many seconds, and the last one's text."""
+    """Lines that were not written: their count, the seconds that they span, and the last text."""
 
     count: int
     seconds: float
@@ -18,7 +18,7 @@ class Suppressed:
 
 @dataclass
 class _Window:
-    """What one source has logged since `began`, in seconds of the clock."""
+    """The lines of one source since `began`, in seconds of the clock."""
 
     began: float
     texts: set[str] = field(default_factory=set)
@@ -27,11 +27,10 @@ class _Window:
 
 
 class RepeatLimit:
-    """Lets each text of a source through once a window, and few texts of one source.
+    """Admits each text of a source once per window, and at most `max_texts` different ones.
 
     A source is a place in the code; its texts differ by process numbers, names and the like. A
-    window begins with the first line of a source and lasts `window_s` seconds, in which at most
-    `max_texts` different lines are let through.
+    window begins with the first line of a source and lasts `window_s` seconds.
     """
 
     def __init__(
@@ -46,7 +45,7 @@ class RepeatLimit:
         self._windows: dict[Hashable, _Window] = {}
 
     def admit(self, source: Hashable, text: str) -> bool:
-        """Whether this line may be written; counts it where it may not."""
+        """Return whether this line may be written; count it if not."""
         window = self._windows.setdefault(source, _Window(self._clock()))
         if text not in window.texts and len(window.texts) < self._max_texts:
             window.texts.add(text)
@@ -56,10 +55,10 @@ class RepeatLimit:
         return False
 
     def ended(self, all_windows: bool = False) -> Iterator[Suppressed]:
-        """Forget the windows that are over, or all; yields what was suppressed in each."""
+        """End the windows that are over, or all of them; yield what each suppressed."""
         now = self._clock()
         while self._windows:
-            source, window = next(iter(self._windows.items()))  # the one that began first
+            source, window = next(iter(self._windows.items()))  # the oldest
             seconds = now - window.began
             if not all_windows and seconds < self._window_s:
                 return

@@ -24,11 +24,11 @@ from service.request_record import request_id
 
 Format = Literal["console", "json"]
 
-#: Characters that are written at a time: never more bytes than a pipe with room takes at once.
+#: Characters per write: at most the bytes that a writable pipe accepts without blocking.
 _PIECE = 1000
-#: Seconds that a pipe's reader is waited for.
-_PATIENCE_S = 0.1
-#: Has one line for each request, whose number is limited elsewhere.
+#: Seconds to wait for the reader of a pipe.
+_PIPE_TIMEOUT_S = 0.1
+#: One line for each request; the rate of requests is limited elsewhere.
 _ACCESS = "scmrl.access"
 
 
@@ -54,10 +54,10 @@ class _Console(logging.Formatter):
     """Time, level, logger and message; the request's id before it where there is one."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 logging's name
-        known = request_id.get()
-        has_one = isinstance(record.msg, Event) and "id" in record.msg.fields
-        if known is not None and not has_one:
-            record.message = f"id={known} {record.message}"
+        current_id = request_id.get()
+        has_id = isinstance(record.msg, Event) and "id" in record.msg.fields
+        if current_id is not None and not has_id:
+            record.message = f"id={current_id} {record.message}"
         return super().formatMessage(record)
 
 
@@ -65,28 +65,28 @@ class _Json(logging.Formatter):
     """One object a line: time (UTC), level, logger, message, the request's id, and fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        told: dict[str, Any] = {
+        entry: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
         }
-        known = request_id.get()
-        if known is not None:
-            told["id"] = known
+        current_id = request_id.get()
+        if current_id is not None:
+            entry["id"] = current_id
         if isinstance(record.msg, Event):
-            told |= {"message": record.msg.message, **record.msg.fields}
+            entry |= {"message": record.msg.message, **record.msg.fields}
         else:
-            told["message"] = record.getMessage()
+            entry["message"] = record.getMessage()
         if record.exc_info:
-            told["exception"] = self.formatException(record.exc_info)
-        return json.dumps(told, default=str)
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry, default=str)
 
 
 class _Output(logging.StreamHandler[TextIO]):
-    """Writes lines to stderr; a warning that repeats is written once a minute, with its number.
+    """Writes lines to stderr; a repeated warning is written once a minute, with its count.
 
-    Counts lines that cannot be written, and does not wait for a pipe that nobody reads: every
-    request would wait.
+    Counts lines that cannot be written. Does not block on a pipe whose reader is stuck, since
+    every request would wait.
     """
 
     def __init__(self, limit: RepeatLimit | None = None) -> None:
@@ -97,7 +97,7 @@ class _Output(logging.StreamHandler[TextIO]):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            # A critical line is the last that the process writes: nothing is left for after it.
+            # A critical line is the last one of the process: report all repeats before it.
             for suppressed in self._limit.ended(all_windows=record.levelno >= logging.CRITICAL):
                 self._write(self.format(_summary(suppressed)))
             if not _is_limited(record) or self._limit.admit(*_source_and_text(record)):
@@ -106,7 +106,7 @@ class _Output(logging.StreamHandler[TextIO]):
             self.handleError(record)
 
     def close(self) -> None:
-        """Write what was suppressed and not yet reported."""
+        """Report suppressed lines."""
         with suppress(Exception):  # the stream may be closed
             for suppressed in self._limit.ended(all_windows=True):
                 self._write(self.format(_summary(suppressed)))
@@ -122,15 +122,15 @@ class _Output(logging.StreamHandler[TextIO]):
             self.flush()
 
     def _has_room(self) -> bool:
-        """Whether a piece can be written now, or soon, where the last one could be."""
+        """Whether a piece can be written now, or soon if the last one could be."""
         try:
             file = self.stream.fileno()
             mode = os.fstat(file).st_mode
             if not stat.S_ISFIFO(mode) and not stat.S_ISSOCK(mode):
                 return True
-        except OSError:  # no file at all, or one that is closed: writing tells
+        except OSError:  # not a file, or closed: the write will fail
             return True
-        _, ready, _ = select.select([], [file], [], 0 if self._stuck else _PATIENCE_S)
+        _, ready, _ = select.select([], [file], [], 0 if self._stuck else _PIPE_TIMEOUT_S)
         self._stuck = not ready
         return bool(ready)
 
@@ -142,12 +142,12 @@ class _Output(logging.StreamHandler[TextIO]):
 
 
 def _is_limited(record: logging.LogRecord) -> bool:
-    """Whether repeats are suppressed: of warnings and errors that are not about one request."""
+    """Whether repeats are suppressed: for warnings and errors, but not in the access log."""
     return record.levelno >= logging.WARNING and record.name != _ACCESS
 
 
 def _source_and_text(record: logging.LogRecord) -> tuple[tuple[str, int], str]:
-    """The place in the code that logs, and what it says, with the error's text if there is one."""
+    """Return the place in the code that logs, and the text, with that of an exception."""
     text = record.getMessage()
     if record.exc_info and record.exc_info[1] is not None:
         text += f": {record.exc_info[1]!r}"
@@ -163,34 +163,34 @@ def _summary(suppressed: Suppressed) -> logging.LogRecord:
 
 
 def lost() -> int:
-    """Lines of log that could not be written, as where a disk is full or nobody reads."""
+    """Return the number of lines that could not be written: a full disk, a stuck reader."""
     return sum(h.lost for h in logging.getLogger().handlers if isinstance(h, _Output))
 
 
 def formatter(kind: Format) -> logging.Formatter:
-    """What writes a record as one line; a traceback makes several on a console."""
+    """Return the formatter of one line per record; on a console a traceback has several."""
     if kind == "json":
         return _Json()
     return _Console("%(asctime)s %(levelname)s %(name)s %(message)s")
 
 
 def configure(level: str, kind: Format) -> None:
-    """Write what this process logs to stderr: ours from `level` on, warnings of libraries."""
+    """Log to stderr: our own lines from `level` on, and the warnings of libraries."""
     handler = _Output()
     handler.setFormatter(formatter(kind))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.captureWarnings(True)
-    threading.excepthook = _log_death
+    threading.excepthook = _log_thread_death
     logging.getLogger("scmrl").setLevel(level.upper())
     logging.getLogger("uvicorn").setLevel("DEBUG" if level == "debug" else "WARNING")
-    # It warns of each damaged form, which a line of our own tells already.
+    # It warns of each damaged form, for which we have a line of our own.
     logging.getLogger("python_multipart").setLevel("DEBUG" if level == "debug" else "ERROR")
 
 
-def _log_death(died: threading.ExceptHookArgs) -> None:
-    """A thread's last words, as lines of log like all others."""
-    if died.exc_type is SystemExit or died.exc_value is None:
+def _log_thread_death(args: threading.ExceptHookArgs) -> None:
+    """Log the exception that ended a thread."""
+    if args.exc_type is SystemExit or args.exc_value is None:
         return
-    name = died.thread.name if died.thread else "?"
-    error = (died.exc_type, died.exc_value, died.exc_traceback)
+    name = args.thread.name if args.thread else "?"
+    error = (args.exc_type, args.exc_value, args.exc_traceback)
     logging.getLogger("scmrl.threads").critical("the thread %s died", name, exc_info=error)

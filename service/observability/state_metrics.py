@@ -1,4 +1,4 @@
-"""Metrics that are read from the service's state at each scrape, so that nobody keeps them."""
+"""Metrics that are read from the service's state at each scrape."""
 
 from __future__ import annotations
 
@@ -25,12 +25,17 @@ from service.server.connections import REASONS, Connections
 if TYPE_CHECKING:
     import torch
 
-#: Upper bounds of the sizes of batches that are told apart; max_batch can be 1024.
+#: Upper bounds of the buckets of batch sizes; max_batch can be 1024.
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
+#: Name and help of gauges; exported under their names of version 0.1 as well.
+_IN_FLIGHT = ("scmrl_requests_in_flight", "Requests in flight: being decoded, queued or running")
+_SLOTS = ("scmrl_slots", "Slots: maximum number of requests in flight")
+DEPRECATED = ("scmrl_places_taken", "scmrl_places")
 
-class Live(Collector):
-    """The state of checkpoints, decoders and connections."""
+
+class StateMetrics(Collector):
+    """Collects the state of checkpoints, decoders and connections."""
 
     def __init__(
         self, models: ModelServer, decoders: DecoderPool, connections: Connections
@@ -41,11 +46,11 @@ class Live(Collector):
         self._connections = connections
 
     def describe(self) -> list[Metric]:
-        """Names that nobody else may take; the state itself may not be there yet."""
+        """Reserve no names: the state may not exist yet."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics of this moment."""
+        """Return the current values."""
         models = self._registry.ready
         yield self._ready(models)
         yield _info(models)
@@ -53,7 +58,7 @@ class Live(Collector):
         yield _batch_sizes(models)
         yield self._restarts(models)
         yield _engine_errors(models)
-        yield self._intact(models)
+        yield self._files_intact(models)
         yield _log_lines_lost()
         yield from _connections(self._connections)
         yield from _memory(models)
@@ -69,10 +74,10 @@ class Live(Collector):
             family.add_metric([name], float(ready))
         return family
 
-    def _intact(self, models: Mapping[str, Model]) -> Metric:
+    def _files_intact(self, models: Mapping[str, Model]) -> Metric:
         family = GaugeMetricFamily(
             "scmrl_model_files_intact",
-            "Whether a checkpoint's files are still those that it was loaded from",
+            "Whether a checkpoint's files are unchanged since it was loaded",
             labels=["model"],
         )
         for name in models:
@@ -82,12 +87,12 @@ class Live(Collector):
     def _restarts(self, models: Mapping[str, Model]) -> Metric:
         family = CounterMetricFamily(
             "scmrl_worker_restarts",
-            "Workers that died or hung and were replaced: engine threads, decoding processes, "
-            "and the fork server that starts these",
+            "Workers that were replaced after they died or hung: engine threads, decoding "
+            "processes and the fork server that starts these",
             labels=["kind", "model"],
         )
         family.add_metric(["decode", ""], self._decoders.restarts)
-        family.add_metric(["nursery", ""], self._decoders.fork_server_restarts)
+        family.add_metric(["fork_server", ""], self._decoders.fork_server_restarts)
         for name, model in models.items():
             family.add_metric(["engine", name], model.batcher.restarts)
         return family
@@ -96,7 +101,7 @@ class Live(Collector):
 def _engine_errors(models: Mapping[str, Model]) -> Metric:
     family = CounterMetricFamily(
         "scmrl_engine_errors",
-        "Runs of a batch that failed, and times that a device was out of memory",
+        "Batches that failed, and times that a device ran out of memory",
         labels=["kind", "model"],
     )
     for name, model in models.items():
@@ -117,7 +122,7 @@ def _connections(connections: Connections) -> Iterator[Metric]:
     yield GaugeMetricFamily("scmrl_connections", "Open HTTP connections", value=len(connections))
     family = CounterMetricFamily(
         "scmrl_connections_ended",
-        "Connections that the service ended before their time, by reason",
+        "Connections that the service closed early, by reason",
         labels=["reason"],
     )
     for reason in REASONS:
@@ -127,7 +132,7 @@ def _connections(connections: Connections) -> Iterator[Metric]:
 
 def _info(models: Mapping[str, Model]) -> Metric:
     family = InfoMetricFamily(
-        "scmrl_model", "Version of a checkpoint and how it is computed", labels=["model"]
+        "scmrl_model", "Version of a checkpoint and the path that computes it", labels=["model"]
     )
     for name, model in models.items():
         paths = {engine.path for engine in model.engines}  # none while a worker is replaced
@@ -137,53 +142,51 @@ def _info(models: Mapping[str, Model]) -> Metric:
 
 def _load(models: Mapping[str, Model]) -> Iterator[Metric]:
     queued = GaugeMetricFamily(
-        "scmrl_queue_length", "Decoded requests that wait for an engine", labels=["model"]
+        "scmrl_queue_length", "Decoded requests in the queue", labels=["model"]
     )
-    taken = GaugeMetricFamily(
-        "scmrl_places_taken",
-        "Accepted requests: being decoded, waiting or running",
-        labels=["model"],
-    )
-    places = GaugeMetricFamily(
-        "scmrl_places", "Most requests that are accepted at a time", labels=["model"]
+    in_flight, slots = (
+        GaugeMetricFamily(name, documentation, labels=["model"])
+        for name, documentation in (_IN_FLIGHT, _SLOTS)
     )
     for name, model in models.items():
         queued.add_metric([name], model.batcher.queued)
-        taken.add_metric([name], model.batcher.in_flight)
-        places.add_metric([name], model.batcher.slots)
-    yield from (queued, taken, places)
+        in_flight.add_metric([name], model.batcher.in_flight)
+        slots.add_metric([name], model.batcher.slots)
+    yield from (queued, in_flight, slots)
+    for old_name, family in zip(DEPRECATED, (in_flight, slots), strict=True):
+        old = GaugeMetricFamily(old_name, f"Deprecated: use {family.name}", labels=["model"])
+        old.samples = [sample._replace(name=old_name) for sample in family.samples]
+        yield old
 
 
 def _batch_sizes(models: Mapping[str, Model]) -> Metric:
-    family = HistogramMetricFamily(
-        "scmrl_batch_size", "Requests that ran together, of each batch", labels=["model"]
-    )
+    family = HistogramMetricFamily("scmrl_batch_size", "Requests per batch", labels=["model"])
     for name, model in models.items():
         counts = model.batcher.batches.copy()
-        beneath = (0, *_SIZES)
-        held = [
+        lower_bounds = (0, *_SIZES)
+        in_bucket = [
             sum(count for size, count in counts.items() if lower < size <= upper)
-            for lower, upper in zip(beneath, _SIZES, strict=False)
+            for lower, upper in zip(lower_bounds, _SIZES, strict=False)
         ]
-        buckets = [(f"{b:.1f}", n) for b, n in zip(_SIZES, accumulate(held), strict=True)]
+        buckets = [(f"{b:.1f}", n) for b, n in zip(_SIZES, accumulate(in_bucket), strict=True)]
         total = sum(size * count for size, count in counts.items())
         family.add_metric([name], [*buckets, ("+Inf", counts.total())], total)
     return family
 
 
 def _memory(models: Mapping[str, Model]) -> Iterator[Metric]:
-    held = GaugeMetricFamily(
-        "scmrl_device_memory_bytes", "Memory of a device that this process holds", labels=["device"]
+    used = GaugeMetricFamily(
+        "scmrl_device_memory_bytes", "Memory of a device that this process uses", labels=["device"]
     )
     limit = GaugeMetricFamily(
-        "scmrl_device_memory_limit_bytes", "Memory that there is for it", labels=["device"]
+        "scmrl_device_memory_limit_bytes", "Memory that is available to it", labels=["device"]
     )
     devices: set[torch.device] = {e.device for model in models.values() for e in model.engines}
     for device in sorted(devices, key=str):
         from model.engine.memory import memory
 
-        found = memory(device)
-        if found is not None:
-            held.add_metric([str(device)], found.held)
-            limit.add_metric([str(device)], found.limit)
-    yield from (held, limit)
+        usage = memory(device)
+        if usage is not None:
+            used.add_metric([str(device)], usage.held)
+            limit.add_metric([str(device)], usage.limit)
+    yield from (used, limit)

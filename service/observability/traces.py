@@ -1,7 +1,7 @@
 """OpenTelemetry traces: a span for each request and for each stage of its work.
 
-Made only where the standard OTEL_* variables ask for it, and from what was measured, when the
-request has been answered: nothing is imported and nothing is slower without.
+Made from the request record when a request is complete, and only if the standard OTEL_* variables
+are set: otherwise nothing is imported and nothing is slower.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from service.request_record import Answered, Stage
+from service.request_record import CompletedRequest, Stage
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("scmrl.traces")
 
-#: Any of these with a value asks for traces, unless the exporter is "none".
+#: Variables that switch traces on, unless the exporter is "none".
 _EXPORTER = "OTEL_TRACES_EXPORTER"
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-#: The one that the exporter of `scmrl[otel]` speaks.
-_SPOKEN = "http/protobuf"
+#: The protocol of the exporter in `scmrl[otel]`.
+_PROTOCOL = "http/protobuf"
 
 
 def from_environment(version: str, environ: Mapping[str, str] = os.environ) -> Traces | None:
-    """What records traces; None where none are asked for, or they cannot be had: the log says."""
-    variable = _asked_by(environ)
+    """Return a recorder of traces; None if no variable asks for them or, logged, if it fails."""
+    variable = _variable_set(environ)
     if variable is None:
         return None
     try:
@@ -48,8 +48,8 @@ def from_environment(version: str, environ: Mapping[str, str] = os.environ) -> T
     return Traces(provider)
 
 
-def _asked_by(environ: Mapping[str, str]) -> str | None:
-    """The variable that asks for traces, or None."""
+def _variable_set(environ: Mapping[str, str]) -> str | None:
+    """Return the variable that switches traces on, or None."""
     if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
     if environ.get(_EXPORTER) == "none":
@@ -58,19 +58,19 @@ def _asked_by(environ: Mapping[str, str]) -> str | None:
 
 
 def _provider(version: str, environ: Mapping[str, str]) -> TracerProvider | None:
-    """Raises ImportError where OpenTelemetry is not there; None where no exporter is known."""
+    """Return a provider, None if no exporter is known. Raises ImportError without OpenTelemetry."""
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     names = [name.strip() for name in (environ.get(_EXPORTER) or "otlp").split(",")]
-    exporters = [found for name in names if (found := _exporter(name, environ))]
+    exporters = [exporter for name in names if (exporter := _exporter(name, environ))]
     if not exporters:
         return None
     attributes = {"service.version": version}
     if "service.name=" not in environ.get("OTEL_RESOURCE_ATTRIBUTES", ""):
         attributes["service.name"] = environ.get("OTEL_SERVICE_NAME") or "scmrl"
-    # The caller says when it ends: after its last request, not when the interpreter does.
+    # The service stops it after the last request, not the interpreter at its exit.
     provider = TracerProvider(resource=Resource.create(attributes), shutdown_on_exit=False)
     for exporter in exporters:
         provider.add_span_processor(BatchSpanProcessor(exporter))
@@ -86,8 +86,8 @@ def _exporter(name: str, environ: Mapping[str, str]) -> SpanExporter | None:
         log.error("%s is %r: otlp, console and none are known", _EXPORTER, name)
         return None
     for variable in _PROTOCOLS:
-        if environ.get(variable, _SPOKEN) != _SPOKEN:
-            log.error("%s is %r: only %s is spoken", variable, environ[variable], _SPOKEN)
+        if environ.get(variable, _PROTOCOL) != _PROTOCOL:
+            log.error("%s is %r: only %s is supported", variable, environ[variable], _PROTOCOL)
             return None
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
@@ -95,85 +95,85 @@ def _exporter(name: str, environ: Mapping[str, str]) -> SpanExporter | None:
 
 
 class Traces:
-    """Makes spans of answered requests; a thread of the provider's sends them."""
+    """Makes spans of completed requests; a thread of the provider sends them."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
         self._tracer = provider.get_tracer("scmrl")
 
-    def record(self, answered: Answered) -> str | None:
-        """The request's span and its stages'; the id of their trace where that is recorded.
+    def record(self, request: CompletedRequest) -> str | None:
+        """Record the spans of a request and of its stages; return the id of their trace.
 
-        The trace is the caller's where it sent one (W3C traceparent, or as OTEL_PROPAGATORS
-        says). Supervisors' requests leave none.
+        The trace is the caller's if it sent one (W3C traceparent, or as OTEL_PROPAGATORS says).
+        Health checks and scrapes are not recorded.
         """
         from opentelemetry.propagate import extract
         from opentelemetry.trace import SpanKind, format_trace_id, set_span_in_context
 
-        if answered.quiet:
+        if request.quiet:
             return None
-        clock = time.time_ns() - round(1e9 * time.perf_counter())  # ns, from perf_counter's
-        route = answered.route
+        clock = time.time_ns() - round(1e9 * time.perf_counter())  # of perf_counter, in ns
+        route = request.route
         span = self._tracer.start_span(
-            f"{answered.method} {route}" if route else answered.method,
-            context=extract(dict(answered.headers)),
+            f"{request.method} {route}" if route else request.method,
+            context=extract(dict(request.headers)),
             kind=SpanKind.SERVER,
-            attributes=_attributes(answered),
-            start_time=clock + round(1e9 * answered.started),
+            attributes=_attributes(request),
+            start_time=clock + round(1e9 * request.started),
         )
         if not span.is_recording():
             return None
-        within = set_span_in_context(span)
-        for stage in answered.account.stages:
-            self._stage(stage, answered, within, clock)
-        if answered.status >= 500:
-            _fail(span, _error(answered))
-        span.end(clock + round(1e9 * answered.ended))
+        context = set_span_in_context(span)
+        for stage in request.record.stages:
+            self._stage(stage, request, context, clock)
+        if request.status >= 500:
+            _fail(span, _error(request))
+        span.end(clock + round(1e9 * request.ended))
         return format_trace_id(span.get_span_context().trace_id)
 
-    def _stage(self, stage: Stage, answered: Answered, within: Context, clock: int) -> None:
+    def _stage(self, stage: Stage, request: CompletedRequest, context: Context, clock: int) -> None:
         span = self._tracer.start_span(
             stage.name,
-            context=within,
-            attributes=_work(answered),
+            context=context,
+            attributes=_work_attributes(request),
             start_time=clock + round(1e9 * stage.started),
         )
         if stage.failed:
-            _fail(span, _error(answered))
+            _fail(span, _error(request))
         span.end(clock + round(1e9 * stage.ended))
 
     def stop(self) -> None:
-        """Send what has not been sent yet; takes seconds where nobody receives it."""
+        """Send the remaining spans; takes seconds if the collector does not answer."""
         self._provider.shutdown()
 
 
-def _attributes(answered: Answered) -> dict[str, str | int]:
-    """By OpenTelemetry's conventions, and our own under `scmrl.`."""
+def _attributes(request: CompletedRequest) -> dict[str, str | int]:
+    """Return attributes by OpenTelemetry's conventions, and our own under `scmrl.`."""
     attributes: dict[str, str | int] = {
-        "http.request.method": answered.method,
-        "http.response.status_code": answered.status,
-        "url.path": answered.path,
-        "scmrl.request_id": answered.id,
+        "http.request.method": request.method,
+        "http.response.status_code": request.status,
+        "url.path": request.path,
+        "scmrl.request_id": request.id,
     }
-    if answered.route is not None:
-        attributes["http.route"] = answered.route
-    if answered.problem is not None:
-        attributes["scmrl.detail"] = answered.problem.detail
-    if answered.status >= 400:
-        attributes["error.type"] = _error(answered)
-    return attributes | _work(answered)
+    if request.route is not None:
+        attributes["http.route"] = request.route
+    if request.problem is not None:
+        attributes["scmrl.detail"] = request.problem.detail
+    if request.status >= 400:
+        attributes["error.type"] = _error(request)
+    return attributes | _work_attributes(request)
 
 
-def _work(answered: Answered) -> dict[str, str | int]:
-    """Checkpoint, time steps and batch size, as far as the request came."""
-    notes, model = answered.account.notes, answered.account.model
+def _work_attributes(request: CompletedRequest) -> dict[str, str | int]:
+    """Return checkpoint, time steps and batch size, as far as they are known."""
+    notes, model = request.record.notes, request.record.model
     named = {"model": model, "steps": notes.get("steps"), "batch_size": notes.get("batch")}
     return {f"scmrl.{name}": value for name, value in named.items() if value is not None}
 
 
-def _error(answered: Answered) -> str:
-    problem = answered.problem
-    return problem.error.name.lower() if problem else str(answered.status)
+def _error(request: CompletedRequest) -> str:
+    problem = request.problem
+    return problem.error.name.lower() if problem else str(request.status)
 
 
 def _fail(span: Span, why: str) -> None:

@@ -1,4 +1,4 @@
-"""How many CPU cores this process may use: the one place that decides thread counts."""
+"""The CPU cores of this process: the one place that decides thread counts."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _CGROUP_V1 = Path("/sys/fs/cgroup/cpu")
 
 
 def available(v2: Path = _CGROUP_V2, v1: Path = _CGROUP_V1) -> int:
-    """Cores that the scheduler and the container's quota leave to this process, at least 1.
+    """Return the cores that affinity and the cgroup's quota allow, at least 1.
 
-    os.cpu_count() is the machine's; a container limited to 2 of 64 cores would start 64
-    threads that fight for 2.
+    os.cpu_count() counts the machine's: a container limited to 2 of 64 cores would start 64
+    threads on 2 cores.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     quota = _quota(v2, v1)
@@ -25,12 +25,12 @@ def available(v2: Path = _CGROUP_V2, v1: Path = _CGROUP_V1) -> int:
 
 
 def threads(count: int) -> int:
-    """How many compute a network; 0 takes the available cores."""
+    """Return the threads that compute a network; with 0, one for each available core."""
     return count or int(os.environ.get("OMP_NUM_THREADS") or 0) or available()
 
 
 def set_threads(count: int) -> None:
-    """Set the threads of torch where it is not the network that is computed."""
+    """Set torch's threads for work outside the network."""
     import torch
 
     torch.set_num_threads(count)
@@ -38,14 +38,14 @@ def set_threads(count: int) -> None:
 
 
 def set_opencv_threads() -> None:
-    """Give OpenCV one: what it has to do is small, and decoding has processes of its own."""
+    """Give OpenCV one thread: its work here is small, and decoding has its own processes."""
     import cv2
 
     cv2.setNumThreads(1)
 
 
 def _quota(v2: Path, v1: Path) -> float | None:
-    """The cgroup's CPU quota in cores; None where there is none."""
+    """Return the cgroup's CPU quota in cores, None without one."""
     try:
         if v2.exists():
             quota, period = v2.read_text().split()

@@ -1,4 +1,4 @@
-"""Work that the end of the process does not wait for."""
+"""Blocking work in daemon threads, which do not delay the end of the process."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _T = TypeVar("_T")
 
 
 async def in_thread(name: str, work: Callable[[], _T]) -> _T:
-    """What `work` returns or raises, from a daemon thread of its own.
+    """Run `work` in a new daemon thread; return its result or raise its exception.
 
-    asyncio.to_thread is for short work: before the event loop closes, it waits for all of that to
-    end. Cancelled, this leaves the thread to end by itself.
+    Unlike asyncio.to_thread it shares no pool, and the event loop can close before `work` ends. If
+    this coroutine is cancelled, the thread runs on.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[_T] = loop.create_future()
@@ -34,7 +34,7 @@ async def in_thread(name: str, work: Callable[[], _T]) -> _T:
             result = work()
         except BaseException as exc:
             error = exc
-        with suppress(RuntimeError):  # the loop is closed: nobody waits
+        with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(settle, result, error)
 
     threading.Thread(target=run, name=name, daemon=True).start()

@@ -1,7 +1,7 @@
-"""Which objects Python's search for cyclic garbage goes through: those of requests alone.
+"""Garbage collection over the objects of requests only.
 
-A full search goes through every object there is and stops all threads meanwhile: with the
-modules of torch and numba loaded, for a third of a second on two slow cores.
+A full collection visits every object and stops all threads meanwhile: with the modules of torch
+and numba loaded, for a third of a second on two slow cores. Objects that stay are frozen.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from model import allocator
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
-    """No search while modules are loaded, and none later among what that left."""
+def disabled() -> Iterator[None]:
+    """Disable the collector in a block that loads modules, then freeze what the block left."""
     was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        spare()
+        freeze()
         if was_on:
             gc.enable()
 
 
-def spare() -> None:
-    """Leave out what there is now: modules and checkpoints, which stay."""
+def freeze() -> None:
+    """Exclude all present objects (modules, checkpoints) from collection."""
     gc.freeze()
 
 
-def sweep() -> None:
-    """Search all objects once, frozen ones too, and return the freed memory to the kernel."""
+def collect_all() -> None:
+    """Collect once over all objects, frozen ones too; return the freed memory to the kernel."""
     gc.unfreeze()
     gc.collect()
-    spare()
+    freeze()
     allocator.trim()

@@ -1,4 +1,4 @@
-"""torch, imported sooner: half of the time that a service takes until it is ready."""
+"""A faster import of torch, which is half of the time until the service is ready."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import threading
 from pathlib import Path
 from types import ModuleType
 
-#: What `import torch` runs for tracing alone (torch.compile, torch.export, tensors on "meta"):
-#: which shapes come out of each operator, and what it is made of, in Python.
+#: Modules that `import torch` needs for tracing only (torch.compile, torch.export, tensors on
+#: "meta"): operators' output shapes and decompositions, in Python.
 _FOR_TRACING = ("torch._meta_registrations", "torch.distributed._meta_registrations")
 
 
 def preload() -> None:
     """Load torch's largest library in a thread, beside imports of Python code.
 
-    Importing it would keep Python from running anything meanwhile; a foreign call does not. What
-    has libraries of its own waits for this one, and is best imported before or after. Where it
-    fails, the import of torch says why.
+    An import holds Python's lock while the library loads; a foreign call does not. Modules with
+    shared libraries wait for this one: import them before or after. If loading fails, the import
+    of torch raises the error.
     """
     torch = importlib.util.find_spec("torch")
     if sys.platform != "linux" or torch is None or torch.origin is None:
@@ -33,11 +33,11 @@ def preload() -> None:
 
 
 def import_torch() -> None:
-    """Import torch; where there is no GPU, without what only tracing needs, a fifth of the time.
+    """Import torch; without a GPU, skip the modules for tracing, a fifth of the time.
 
-    Nothing is traced here on a CPU. Whoever does so imports those modules, and has all of torch.
-    Triton, which torch brings where it is made for CUDA, is out of sight as well: spikingjelly,
-    where it finds it, has torch look for kernels with all of its compiler, which traces.
+    Nothing is traced on a CPU here; code that traces imports those modules itself. Triton, which
+    CUDA builds of torch bring, is hidden as well: spikingjelly would make torch import its whole
+    compiler.
     """
     if "torch" in sys.modules:
         return
@@ -49,16 +49,16 @@ def import_torch() -> None:
         for name in _FOR_TRACING:
             del sys.modules[name]
     importlib.import_module("torch._prims")  # without it there is no torch.Generator
-    sys.modules["triton"] = None  # type: ignore[assignment]  # as where it is not installed
+    sys.modules["triton"] = None  # type: ignore[assignment]  # as if it were not installed
     if torch.cuda.is_available():
         _complete()
 
 
 def _complete() -> None:
-    """Bring back what a GPU may need.
+    """Import what a GPU needs.
 
-    Triton last: spikingjelly has registered its neuron by then, without the compiler, and computes
-    it by Triton all the same.
+    Triton comes last: spikingjelly has then registered its neuron without the compiler, and still
+    computes it with Triton.
     """
     import torch
 

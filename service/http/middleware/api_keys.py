@@ -67,7 +67,7 @@ class KeyCheck:
 
         key = _key(scope, keys)
         if scope["type"] == "http":
-            scope["state"]["account"].notes["key"] = key.name
+            scope["state"]["record"].notes["key"] = key.name
         if is_admin and key is not keys.admin:
             detail = f"{key.name!r} is an API key; what is under {ADMIN} takes the admin key."
             raise Problem(Error.KEY_REFUSED, detail)

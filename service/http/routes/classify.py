@@ -15,7 +15,7 @@ from service.errors import Error
 from service.http.disconnect import while_wanted
 from service.http.form import form_fields, parse_form, request_body
 from service.http.routes.responses import problems
-from service.http.state import account_of, state_of
+from service.http.state import record_of, state_of
 from service.http.uploads import check_encoding, read_form
 from service.settings import Settings
 
@@ -60,7 +60,7 @@ async def classify_with(request: Request, name: str) -> Response:
 async def _classify(request: Request, name: str) -> Response:
     state = state_of(request)
     settings = state.settings
-    record = account_of(request)
+    record = record_of(request)
     record.model = name if name in state.registry.names else None
     with state.in_flight.request(name) as model:
         model.batcher.check_capacity()  # before the upload is read for nothing

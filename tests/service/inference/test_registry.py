@@ -133,7 +133,7 @@ def test_int8_is_taken_where_the_card_has_its_accuracy(
 def test_of_a_checkpoint_that_is_loaded_anew_the_old_one_is_let_go(weights: Path) -> None:
     models = ModelServer(Settings(models=weights, compile="off"))
     models.startup.load_default()
-    gc.spare()  # as a service does that has started
+    gc.freeze()  # as a service does that has started
     old = weakref.ref(models.registry.get("avdigits").engines[0])
     models.reloads.begin_load("avdigits")()
     assert old() is None

@@ -65,7 +65,7 @@ class Faulty:
         wait_until(lambda: self.total("scmrl_queue_length", model="avdigits") == count)
 
     def until_inside(self, count: int) -> None:
-        wait_until(lambda: self.total("scmrl_places_taken", model="avdigits") == count)
+        wait_until(lambda: self.total("scmrl_requests_in_flight", model="avdigits") == count)
 
     @property
     def ready(self) -> bool:
@@ -263,13 +263,13 @@ def test_decoding_processes_that_are_killed_cost_no_request(service: Faulty, who
     assert service.lines("is replaced")
     if whom == "the fork server":
         assert service.fork_server != fork_server
-        assert service.total(RESTARTS, kind="nursery") >= 1
+        assert service.total(RESTARTS, kind="fork_server") >= 1
         assert service.lines("the fork server (process")
 
 
 def test_a_fork_server_that_is_killed_at_rest_costs_no_request(service: Faulty) -> None:
     """All that it forked die with it: no file is to blame for meeting two of them."""
-    restarts = service.total(RESTARTS, kind="nursery")
+    restarts = service.total(RESTARTS, kind="fork_server")
 
     def several_rest() -> bool:
         assert codes(service.ask("rest1", "rest2", "rest3")) == [200] * 3
@@ -278,14 +278,14 @@ def test_a_fork_server_that_is_killed_at_rest_costs_no_request(service: Faulty) 
     wait_until(several_rest)
     os.kill(service.fork_server, signal.SIGKILL)
     assert codes(service.ask("next")) == [200]
-    wait_until(lambda: service.total(RESTARTS, kind="nursery") > restarts)
+    wait_until(lambda: service.total(RESTARTS, kind="fork_server") > restarts)
 
 
 def test_a_fork_server_that_hangs_is_replaced(service: Faulty) -> None:
-    restarts = service.total(RESTARTS, kind="nursery")
+    restarts = service.total(RESTARTS, kind="fork_server")
     os.kill(service.fork_server, signal.SIGSTOP)
     # It is asked each second and has four to answer; on a machine that is busy, some more.
     assert "decoding process" in service.why_not_ready(within_s=20)
     # It may have been not ready, and ready again, for what the test before did.
-    wait_until(lambda: service.total(RESTARTS, kind="nursery") > restarts)
+    wait_until(lambda: service.total(RESTARTS, kind="fork_server") > restarts)
     wait_until(lambda: service.ready)

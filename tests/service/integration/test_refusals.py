@@ -373,7 +373,7 @@ def test_a_client_that_hangs_up_frees_the_decoder(weights: Path, clip: bytes) ->
             response = client.post(CLASSIFY, files={"clip": clip})
             assert response.status_code == 200
         metrics = client.get("/metrics").text
-    assert 'scmrl_places_taken{model="avdigits"} 0.0' in metrics
+    assert 'scmrl_requests_in_flight{model="avdigits"} 0.0' in metrics
 
 
 def test_steps_are_limited_by_the_setting(tight: httpx.Client, clip: bytes) -> None:

@@ -111,7 +111,7 @@ def test_what_the_threads_of_a_request_log_has_its_id(
     with listening(app) as client:
         until_ready(client)
         client.post(CLASSIFY, files={"clip": clip})
-        (process,) = app.state.scmrl.decoders._idle
+        (process,) = app.state.scmrl.decoders._processes.idle
         os.kill(process.pid, 9)
         answer = client.post(CLASSIFY, files={"clip": clip}).json()
     line = lines.of(answer["id"], "scmrl.decoding")

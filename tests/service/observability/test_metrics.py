@@ -119,7 +119,9 @@ def test_rejects_are_counted_by_their_reason(
     for slot in slots:
         slot.__enter__()
     full = scrape(service)
-    assert full.total("scmrl_places_taken", model="avdigits") == 4
+    assert full.total("scmrl_requests_in_flight", model="avdigits") == 4
+    assert full.total("scmrl_slots", model="avdigits") == 4
+    assert full.total("scmrl_places_taken", model="avdigits") == 4, "the name of version 0.1"
     assert full.total("scmrl_places", model="avdigits") == 4
     seen["full"] = post(clip)
     for slot in slots:
@@ -134,7 +136,7 @@ def test_rejects_are_counted_by_their_reason(
     after = scrape(service)
     assert after.values(name, "reason") == {error.name.lower() for error in Error}
     assert after.total(name, reason="full", model="avdigits") == 1
-    assert after.total("scmrl_places_taken") == 0
+    assert after.total("scmrl_requests_in_flight") == 0
 
 
 def test_no_label_is_what_a_client_makes_up(service: httpx.Client, clip: bytes) -> None:
@@ -213,7 +215,7 @@ def test_restarts_and_a_worker_that_has_gone_are_seen(weights: Path, clip: bytes
         assert client.post(CLASSIFY, files={"clip": clip}).status_code == 200
         assert scrape(client).total(restarts) == 0
 
-        (process,) = app.state.scmrl.decoders._idle
+        (process,) = app.state.scmrl.decoders._processes.idle
         os.kill(process.pid, 9)
         assert client.post(CLASSIFY, files={"clip": clip}).status_code == 200
         assert scrape(client).total(restarts, kind="decode", model="") == 1

@@ -10,19 +10,19 @@ from starlette.datastructures import Headers
 
 from service.errors import Error, Problem
 from service.observability.metrics import Metrics
-from service.request_record import Account, Answered, Stage
+from service.request_record import CompletedRequest, RequestRecord, Stage
 
 _TELLING = ("stage", "reason", "stream", "model")
 
 
-def counts(account: Account, problem: Problem | None = None) -> dict[tuple[str, str], float]:
-    """Samples by name and their telling label's value, after one request of this account."""
+def counts(record: RequestRecord, problem: Problem | None = None) -> dict[tuple[str, str], float]:
+    """Samples by name and their telling label's value, after one request of this record."""
     metrics = Metrics(CollectorRegistry(), "0.0.1")
     now = time.perf_counter()
     metrics.measure(
-        Answered(
+        CompletedRequest(
             id="a", method="POST", path="/v1/classify", route="/v1/classify", headers=Headers(),
-            status=200, started=now - 1, ended=now, account=account, problem=problem,
+            status=200, started=now - 1, ended=now, record=record, problem=problem,
         )
     )  # fmt: skip
     text = metrics.exposition("text/plain")[0].decode()
@@ -35,21 +35,21 @@ def counts(account: Account, problem: Problem | None = None) -> dict[tuple[str, 
 
 def test_a_stage_that_failed_is_not_timed() -> None:
     stages = [Stage("decode", 0.0, 2.0), Stage("run", 2.0, 3.0, failed=True)]
-    samples = counts(Account(model="digits", stages=stages))
+    samples = counts(RequestRecord(model="digits", stages=stages))
     assert samples["scmrl_stage_seconds_sum", "decode"] == 2.0
     assert ("scmrl_stage_seconds_count", "run") not in samples
 
 
 def test_an_answer_of_fewer_steps_under_load_is_counted() -> None:
     rates = {"audio": 0.1}
-    degraded = counts(Account(model="digits", firing_rates=rates, degraded=True))
-    whole = counts(Account(model="digits", firing_rates=rates))
+    degraded = counts(RequestRecord(model="digits", firing_rates=rates, degraded=True))
+    whole = counts(RequestRecord(model="digits", firing_rates=rates))
     assert degraded["scmrl_degraded_total", "digits"] == 1
     assert whole["scmrl_degraded_total", "digits"] == 0
     assert degraded["scmrl_firing_rate_sum", "audio"] == 0.1
 
 
 def test_a_problem_is_a_reject_of_its_kind() -> None:
-    samples = counts(Account(), Problem(Error.FULL, "of a test"))
+    samples = counts(RequestRecord(), Problem(Error.FULL, "of a test"))
     assert samples["scmrl_rejects_total", "full"] == 1
     assert samples["scmrl_rejects_total", "deadline"] == 0
