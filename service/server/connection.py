@@ -34,9 +34,8 @@ class Connection(HttpToolsProtocol):
     - A body with broken framing raises its problem where the app reads the body.
     - Reading slows down for a client that sends many small pieces (see ConnectionLimits), or sends
       requests before its last one is answered.
-    - A response sent before the end of the request's body closes the connection. Meanwhile, what
-      the client sends is dropped for a short time, so that it can read the response (lingering
-      close).
+    - A response sent before the end of the request's body closes the connection, after a short
+      time in which what the client sends is dropped, so that it can read the response.
     - A response that the client does not read is given up after `send_timeout_s`.
     - A client that closes its writing side after a request gets its response. A client that has
       gone altogether is detected by sending the first bytes of the response ahead: its kernel
@@ -204,8 +203,7 @@ class Connection(HttpToolsProtocol):
         is_head = self._reader.head_problem is not None and self.scope.get("method") == "HEAD"
         self.on_message_begin()
         self.scope["method"] = "HEAD" if is_head else ""  # a response to HEAD has no body
-        self.scope["path"] = ""
-        self.scope["raw_path"] = self.scope["query_string"] = b""
+        self.scope["path"], self.scope["raw_path"], self.scope["query_string"] = "", b"", b""
         self.scope["state"][PROBLEM] = problem
         self.cycle = RequestResponseCycle(
             scope=self.scope,

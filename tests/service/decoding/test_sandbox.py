@@ -28,8 +28,8 @@ from tests.service.running_server import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="seccomp is Linux's")
 
-#: Who may run a service: whoever runs the tests; root of a container without capabilities; and a
-#: user, as in the image.
+#: Users that run a service: the one that runs the tests; root of a container without capabilities;
+#: and a user, as in the image.
 IDENTITIES = ("as-is", "no-capabilities", "10001")
 
 #: What becomes of a call that is refused: an error of the filter, or the caller's end.
