@@ -1,4 +1,4 @@
-"""How the C library hands out memory: the engine's and the training's speed depend on it."""
+"""Settings of the C library's allocator, on which the speed of engine and training depends."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _NEVER = 2**31 - 1
 
 
 def keep_memory() -> bool:
-    """Tell glibc's malloc to keep what was freed, and say whether it took the advice.
+    """Make glibc's malloc keep freed memory, and return whether it does.
 
-    By default it maps each large block anew and gives it back after use; the page faults of
-    that cost more than the arithmetic on it. With this, the process stays as large as it has
-    ever been. Elsewhere than on glibc nothing is done.
+    By default it maps each large block anew and unmaps it after use; the page faults cost more
+    than the arithmetic on it. With this, the process keeps its peak memory. Without glibc nothing
+    is changed.
     """
     mallopt = _of_glibc("mallopt")
     if mallopt is None:
         return False
-    advice = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _NEVER), (_M_TOP_PAD, _TOP_PAD))
-    return all(mallopt(parameter, value) == 1 for parameter, value in advice)
+    options = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _NEVER), (_M_TOP_PAD, _TOP_PAD))
+    return all(mallopt(parameter, value) == 1 for parameter, value in options)
 
 
 def trim() -> bool:

@@ -14,6 +14,9 @@ Attention = Literal["spatial", "temporal", "spatial-temporal"]
 Fusion = Literal["add", "concat"]
 #: What weights are rounded to where spikes are multiplied by them.
 Precision = Literal["float32", "int8"]
+#: How an engine computes the network: layer by layer as published; fused on a CPU, in float32 or
+#: with int8 weights; or on CUDA as recorded graphs, of the plain network or of the fused one.
+EnginePath = Literal["plain", "fused", "fused-int8", "graphs", "fused-graphs"]
 
 #: Most time steps T of a call: the packed spikes of a neuron are one integer of 64 bits on CUDA.
 MAX_STEPS = 64

@@ -1,15 +1,13 @@
-"""The network on one device: its fastest path, compared with the plain network before use."""
+"""The network on one device, on the fastest path that gives the plain network's outputs."""
 
 from model.engine.engine import (
     Engine,
-    Path,
-    computing,
     devices,
+    inference_context,
 )
 
 __all__ = [
     "Engine",
-    "Path",
-    "computing",
     "devices",
+    "inference_context",
 ]

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from model import allocator
-from model.config import Config, StreamConfig
-from model.engine.engine import Engine, Path, computing
-from model.engine.memory import greatest_resident
+from model.config import Config, EnginePath, StreamConfig
+from model.engine.engine import Engine, inference_context
+from model.engine.memory import peak_resident
 from model.engine.parity import ParityLayers
 from model.engine.parity_cpu import CPUParityLayers
 from model.fused.cpu.network import CPUNetwork
@@ -68,7 +68,7 @@ class Timing:
     """One path on one batch: median milliseconds a batch over `rounds`, samples a second, and
     how many times as fast as the plain path."""
 
-    path: Path
+    path: EnginePath
     batch: int
     milliseconds: float
     samples_s: float
@@ -93,7 +93,7 @@ def network(case: Case, seed: int = 0) -> SCMRL:
     return made.eval()
 
 
-def parity_layers(network: SCMRL, path: Path) -> ParityLayers | None:
+def parity_layers(network: SCMRL, path: EnginePath) -> ParityLayers | None:
     """Return the layers of a fused path, to be compared with the plain network; else None."""
     if path == "fused-graphs":
         from model.engine.parity_cuda import CUDAParityLayers
@@ -120,7 +120,7 @@ def _repeated(frames: dict[str, Tensor], steps: int) -> dict[str, Tensor]:
     return {name: x.expand(steps, *x.shape[1:]) for name, x in frames.items()}
 
 
-def paths(device: str) -> tuple[Path, ...]:
+def paths(device: str) -> tuple[EnginePath, ...]:
     """How a network can be computed there."""
     return (
         ("plain", "fused", "fused-int8") if device == "cpu" else ("plain", "graphs", "fused-graphs")
@@ -140,11 +140,11 @@ def timings(
     taken = {
         path: engine
         for path, engine in engines.items()
-        if path == "plain" or engine.take([path], case.steps)
+        if path == "plain" or engine.use_fastest([path], case.steps)
     }
     for batch in batches:
         frames = inputs(case, batch, seed=1)
-        took: dict[Path, list[float]] = {path: [] for path in taken}
+        took: dict[EnginePath, list[float]] = {path: [] for path in taken}
         end = time.perf_counter() + seconds
         rounds = 0
         while rounds < _WARM + 3 or time.perf_counter() < end:
@@ -207,7 +207,7 @@ def neurons(device: str, rounds: int = 20) -> float:
     (spikingjelly's): T = 4, on the currents of 64 samples' first layer of 32 channels."""
     current = torch.rand((4, 64, 32, 128, 128), device=device)
     neuron = LIF()
-    with computing(torch.device(device)):
+    with inference_context(torch.device(device)):
         return 2 * 4 * current.numel() / _least(lambda: neuron(current), device, rounds)
 
 
@@ -223,7 +223,7 @@ def _least(work: Callable[[], object], device: str, rounds: int) -> float:
     return best
 
 
-def memory(name: str, path: Path, batch: int, device: str = "cpu") -> int:
+def memory(name: str, path: EnginePath, batch: int, device: str = "cpu") -> int:
     """Greatest memory, in MiB, of a fresh process that runs a batch three times: what is resident
     of it, or what torch takes of a GPU's."""
     command = [sys.executable, "-m", "model.engine.bench", name, path, str(batch), device]
@@ -231,17 +231,17 @@ def memory(name: str, path: Path, batch: int, device: str = "cpu") -> int:
     return int(done.stdout) // 1024**2
 
 
-def _run_alone(name: str, path: Path, batch: int, device: str) -> None:
+def _run_alone(name: str, path: EnginePath, batch: int, device: str) -> None:
     """What `memory` starts: prints its own greatest memory in bytes."""
     allocator.keep_memory()
     case = CASES[name]
     engine = Engine(network(case), device)
     if path != "plain":
-        engine.take([path], case.steps)
+        engine.use_fastest([path], case.steps)
     for _ in range(3):
         engine.run(inputs(case, batch, seed=1), case.steps)
-    print(greatest_resident() if device == "cpu" else torch.cuda.max_memory_reserved(device))
+    print(peak_resident() if device == "cpu" else torch.cuda.max_memory_reserved(device))
 
 
 if __name__ == "__main__":
-    _run_alone(sys.argv[1], cast(Path, sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    _run_alone(sys.argv[1], cast(EnginePath, sys.argv[2]), int(sys.argv[3]), sys.argv[4])

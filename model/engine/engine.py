@@ -1,4 +1,4 @@
-"""The network on one device, for one caller after the other."""
+"""The network on one device, for any number of threads."""
 
 from __future__ import annotations
 
@@ -7,85 +7,76 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from model.config import MAX_STEPS, Config, Precision
+from model.config import MAX_STEPS, Config, EnginePath, Precision
 from model.device import find
-from model.engine.cuda_graphs import BATCH_SIZES, GraphedNetwork
-from model.engine.outputs import joined, on_cpu
+from model.engine.cuda_graphs import BATCH_SIZES, Forward, GraphedNetwork
+from model.engine.outputs import concatenate, to_cpu
 from model.network import SCMRL, Output
 
 log = logging.getLogger("scmrl.engine")
 
-#: How a network is computed: layer by layer as published; fused on a CPU
-#: (model/fused/cpu/network.py), in float32 or with int8 weights; or on CUDA as recorded graphs
-#: (model/engine/cuda_graphs.py), of spikingjelly's neurons or of fused layers
-#: (model/fused/cuda/network.py).
-Path = Literal["plain", "fused", "fused-int8", "graphs", "fused-graphs"]
-
-#: A path: inputs [T or 1, B, C, H, W] by stream on the CPU, T, and whether maps are wanted.
-Compute = Callable[[Mapping[str, Tensor], int, bool], Output]
-
-#: A faster path must give the plain one's probabilities to within this, or it is not taken.
+#: Largest difference of a probability to the plain path's with which a float32 path is used.
 TOLERANCE = 1e-4
 
-#: Kernels that are compiled at most before a fast path has an answer.
-_KERNELS = 12
+#: Most kernels that a path compiles at its first run.
+_MAX_KERNELS = 12
 
-#: Samples, rounds and time steps by which paths of one device are timed against each other.
-_TIMED, _ROUNDS, _STEPS = 8, 5, 4
+#: Samples and rounds with which the paths of a device are timed against each other.
+_TIMING_BATCH, _TIMING_ROUNDS = 8, 5
+#: Time steps that a path is prepared for where no others are given.
+_STEPS = 4
 
-#: Parts that a device must have had memory for before larger ones are tried again.
-_FITTED = 100
+#: Runs at a reduced batch size after which a larger one is tried again.
+_RUNS_BEFORE_GROWTH = 100
 
-#: What `Engine.run` can be asked to explain beside its logits.
+#: Values of `explain` in `Engine.run`.
 EXPLAINS = frozenset({"attention"})
 
 
 class Engine:
     """Runs a network on one device; any number of threads may call it.
 
-    The network is moved there and put in eval mode: it is the engine's from then on. `device`
-    is "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N"; on a CPU it is computed by
-    `threads`, by default as many as torch has where the engine is made. Raises RuntimeError where
-    the device is not there.
+    The network is moved there and put in eval mode, and must not be changed afterwards. `device` is
+    "auto" (CUDA where available), "cpu", "cuda" or "cuda:N". On a CPU it uses `threads` threads, by
+    default torch's number in the calling thread. Raise RuntimeError where the device is not
+    available.
     """
 
     def __init__(self, network: SCMRL, device: str = "auto", threads: int | None = None) -> None:
         self._device = find(device)
         self._threads = threads or torch.get_num_threads()
         self._network = network.to(self._device).eval()
-        # One run at a time: each takes all cores (or the GPU) anyway, and two at once would
-        # hold twice the memory.
+        # One run at a time: each uses all cores (or the GPU) anyway, and two would need twice the
+        # memory.
         self._lock = threading.Lock()
-        self._compute: Compute = self._plain
-        self._path: Path = "plain"
-        self._steps = _STEPS  # that the path was prepared for
-        self._most = sys.maxsize  # samples at a time that the device has memory for
-        self._fitted = 0  # parts of that many since it was last changed
-        self._shortages = 0
+        self._compute: Forward = self._plain
+        self._path: EnginePath = "plain"
+        self._steps = _STEPS  # of the path's preparation
+        self._max_batch = sys.maxsize  # samples per run that the device has memory for
+        self._full_runs = 0  # runs of that many samples since it was last changed
+        self._out_of_memory_count = 0
 
     @property
-    def path(self) -> Path:
-        """How it is computed now."""
+    def path(self) -> EnginePath:
+        """The path in use."""
         return self._path
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """The network's device."""
         return self._device
 
     @property
-    def shortages(self) -> int:
-        """How often the device was out of memory, after which batches are run in smaller parts
-        for a while."""
-        return self._shortages
+    def out_of_memory_count(self) -> int:
+        """How often the device was out of memory; batches are then run in smaller parts."""
+        return self._out_of_memory_count
 
     @property
     def config(self) -> Config:
@@ -98,82 +89,87 @@ class Engine:
         steps: int | None = None,
         explain: Collection[str] = (),
     ) -> Output:
-        """The network's output, on the CPU, for `inputs` [T or 1, B, C, H, W] by stream.
+        """Return the network's output, on the CPU, for `inputs` [T or 1, B, C, H, W] by stream.
 
-        A stream of one step is repeated for `steps` time steps, by default as many as the
-        longest stream has, at most MAX_STEPS. `explain` may hold "attention". Raises ValueError,
-        naming the stream, for inputs that are not the network's.
+        A stream of one step is repeated for `steps` time steps, by default those of the longest
+        stream, at most MAX_STEPS. `explain` may hold "attention". Raise ValueError, naming the
+        stream, for inputs that do not fit the network.
         """
         unknown = set(explain) - EXPLAINS
         if unknown:
             raise ValueError(f"explain {sorted(unknown)}: can be {sorted(EXPLAINS)}")
-        steps = self._checked(inputs, steps)
-        given = {name: x.to(torch.float32) for name, x in inputs.items()}
-        with self._lock, computing(self._device):
-            return self._in_parts(given, steps, "attention" in explain)
+        steps = self._check(inputs, steps)
+        floats = {name: x.to(torch.float32) for name, x in inputs.items()}
+        with self._lock, inference_context(self._device):
+            return self._run_in_parts(floats, steps, "attention" in explain)
 
     def fuse(self, precision: Precision = "float32", steps: int = _STEPS) -> bool:
-        """Change over to the fast path between two runs; False where there is none.
+        """Switch to the fast path, between two runs; return False where none can be used.
 
-        That is "fused" on CPUs, and on CUDA whichever of "fused-graphs" and "graphs" is the faster
-        there. With "int8" it is "fused-int8", whose accuracy has to be measured. The first time,
-        kernels are compiled, which takes some seconds, and kept on disk, or in memory alone where
-        that cannot be written. On CUDA, runs of `steps` time steps are prepared for.
+        That is "fused" on CPUs, and on CUDA the faster of "fused-graphs" and "graphs". "int8" is
+        "fused-int8", whose accuracy has to be measured. At the first call kernels are compiled,
+        which takes seconds, and cached on disk where possible. On CUDA, runs of `steps` time
+        steps are recorded.
         """
         if self._device.type == "cpu":
-            return self.take(["fused-int8" if precision == "int8" else "fused"], steps)
+            return self.use_fastest(["fused-int8" if precision == "int8" else "fused"], steps)
         if precision == "int8":
-            log.warning("int8 is for CPUs: not taken on %s", self._device)
+            log.warning("int8 is for CPUs: not used on %s", self._device)
             return False
-        return self.take(["fused-graphs", "graphs"], steps)
+        return self.use_fastest(["fused-graphs", "graphs"], steps)
 
-    def take(self, paths: Sequence[Path], steps: int = _STEPS) -> bool:
-        """Change over to the fastest of `paths` here, as `fuse` does; False where none can be
-        prepared, or gives the plain path's answers (what is asked of those in float32)."""
-        found: dict[Path, Compute] = {}
+    def use_fastest(self, paths: Sequence[EnginePath], steps: int = _STEPS) -> bool:
+        """Switch to the fastest of `paths`, as `fuse` does.
+
+        Return False where none can be prepared; float32 paths must give the plain path's outputs.
+        """
+        prepared: dict[EnginePath, Forward] = {}
         for path in paths:
-            fast = self._prepared(path, steps)
-            if fast is not None:
-                found[path] = fast
-        if not found:
+            forward = self._prepare(path, steps)
+            if forward is not None:
+                prepared[path] = forward
+        if not prepared:
             return False
         with self._lock:
-            self._path = self._fastest(found, steps)
-            self._compute, self._steps = found[self._path], steps
+            self._path = self._fastest(prepared, steps)
+            self._compute, self._steps = prepared[self._path], steps
         return True
 
-    def renewed(self) -> Engine:
-        """Another engine of this network on its device and path, for where this one is lost.
+    def renew(self) -> Engine:
+        """Return another engine of this network, device and path, to replace a lost one.
 
-        It has been run once, for nobody: raises what that raises where the device still fails.
+        It is run once: raise what that raises where the device still fails.
         """
         other = Engine(deepcopy(self._network), str(self._device), self._threads)
-        other._shortages = self._shortages
+        other._out_of_memory_count = self._out_of_memory_count
         if self._path != "plain":
-            other.take([self._path], self._steps)
-        other.warm(1, [1])
+            other.use_fastest([self._path], self._steps)
+        other.warm_up(1, [1])
         return other
 
-    def _prepared(self, path: Path, steps: int) -> Compute | None:
-        """A faster path that gives the plain one's answers; None where it cannot be taken."""
+    def _prepare(self, path: EnginePath, steps: int) -> Forward | None:
+        """Return a path that gives the plain path's outputs; None where there is none."""
         try:
-            with computing(self._device):
-                fast = self._made(path, steps)
-                # A recording may not be disturbed by a run; a compiler may.
-                with self._lock if isinstance(fast, GraphedNetwork) else nullcontext():
-                    if isinstance(fast, GraphedNetwork):
-                        fast.record(steps)
-                    difference = self._difference_once_compiled(fast)
-        except Exception:  # a compiler's errors are many, and the plain path is there
-            log.exception("the path %s cannot be prepared: not taken", path)
+            with inference_context(self._device):
+                forward = self._build(path, steps)
+                # A recording must not be disturbed by a run; a compiler may.
+                with self._lock if isinstance(forward, GraphedNetwork) else nullcontext():
+                    if isinstance(forward, GraphedNetwork):
+                        forward.record(steps)
+                    difference = self._compile_and_compare(forward)
+        except Exception:  # compilers raise many kinds, and the plain path is there
+            log.exception("the path %s cannot be prepared: not used", path)
             return None
         if difference > TOLERANCE and path != "fused-int8":
-            log.warning("the path %s is off by %.1e in probability: not taken", path, difference)
+            log.warning(
+                "the path %s differs by %.1e in probability from the plain one: not used",
+                path, difference,
+            )  # fmt: skip
             return None
-        return fast
+        return forward
 
-    def _made(self, path: Path, steps: int) -> Compute:
-        """A path whose kernels for CUDA are compiled."""
+    def _build(self, path: EnginePath, steps: int) -> Forward:
+        """Return a path; CUDA's kernels are compiled, as that may not happen while recording."""
         if path == "graphs":
             return GraphedNetwork(self._network, self._forward)
         if path == "fused-graphs":
@@ -181,38 +177,38 @@ class Engine:
 
             fused = CUDANetwork(self._network)
             for batch in (1, BATCH_SIZES[-1]):
-                fused(self._stills(batch, self._device), steps, True)
+                fused(self._zeros(batch, self._device), steps, True)
             return GraphedNetwork(self._network, fused)
         from model.fused.cpu.network import CPUNetwork
 
         return CPUNetwork(self._network, self._threads, int8=path == "fused-int8")
 
-    def _fastest(self, found: Mapping[Path, Compute], steps: int) -> Path:
-        """The path that is the fastest here; of several, they are timed in turns."""
-        if len(found) == 1:
-            return next(iter(found))
-        stills = self._stills(_TIMED)
-        took: dict[Path, list[float]] = {path: [] for path in found}
-        with computing(self._device):
-            for _ in range(_ROUNDS):
-                for path, compute in found.items():
+    def _fastest(self, prepared: Mapping[EnginePath, Forward], steps: int) -> EnginePath:
+        """Return the path with the least median time; several are timed in turns."""
+        if len(prepared) == 1:
+            return next(iter(prepared))
+        inputs = self._zeros(_TIMING_BATCH)
+        seconds: dict[EnginePath, list[float]] = {path: [] for path in prepared}
+        with inference_context(self._device):
+            for _ in range(_TIMING_ROUNDS):
+                for path, forward in prepared.items():
                     started = time.perf_counter()
-                    compute(stills, steps, False)
-                    took[path].append(time.perf_counter() - started)
-        medians = {path: 1000 * statistics.median(times) for path, times in took.items()}
-        told = ", ".join(f"{path} {median:.2f} ms" for path, median in medians.items())
-        log.info("a batch of %d on %s: %s", _TIMED, self._device, told)
+                    forward(inputs, steps, False)
+                    seconds[path].append(time.perf_counter() - started)
+        medians = {path: 1000 * statistics.median(times) for path, times in seconds.items()}
+        listed = ", ".join(f"{path} {median:.2f} ms" for path, median in medians.items())
+        log.info("a batch of %d on %s: %s", _TIMING_BATCH, self._device, listed)
         return min(medians, key=lambda path: medians[path])
 
-    def _in_parts(self, inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
-        """The whole batch, or as many samples at a time as the device has memory for."""
+    def _run_in_parts(self, inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
+        """Run the whole batch, or as many samples at a time as the device has memory for."""
         batch = next(iter(inputs.values())).shape[1]
         outputs: list[Output] = []
         done = 0
         while done < batch:
-            count = min(self._most, batch - done)
+            count = min(self._max_batch, batch - done)
             part = {name: x.narrow(1, done, count) for name, x in inputs.items()}
-            output = self._attempt(part, steps, attention)
+            output = self._try_run(part, steps, attention)
             if output is not None:
                 outputs.append(output)
                 done += count
@@ -220,24 +216,24 @@ class Engine:
                 continue
             if count == 1:
                 raise MemoryError(f"{self._device} has too little memory for one sample")
-            self._most, self._fitted = count // 2, 0
-            log.warning("%s is out of memory: batches of %d", self._device, self._most)
-        return joined(outputs)
+            self._max_batch, self._full_runs = count // 2, 0
+            log.warning("%s is out of memory: batches of %d", self._device, self._max_batch)
+        return concatenate(outputs)
 
     def _grow(self, count: int) -> None:
-        """Try larger parts again, some time after the device was out of memory."""
-        if count < self._most:
+        """Double the batch size some runs after the device was out of memory."""
+        if count < self._max_batch:
             return
-        self._fitted += 1
-        if self._fitted >= _FITTED:
-            self._most, self._fitted = 2 * self._most, 0
+        self._full_runs += 1
+        if self._full_runs >= _RUNS_BEFORE_GROWTH:
+            self._max_batch, self._full_runs = 2 * self._max_batch, 0
 
-    def _attempt(self, inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output | None:
-        """The output on the CPU; None where the device is out of memory."""
+    def _try_run(self, inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output | None:
+        """Return the output on the CPU; None where the device is out of memory."""
         try:
             return self._compute(inputs, steps, attention)
         except torch.OutOfMemoryError:
-            self._shortages += 1  # what the attempt held is free once this block has ended
+            self._out_of_memory_count += 1  # its tensors are freed at the end of this block
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         return None
@@ -245,51 +241,53 @@ class Engine:
     def _plain(self, inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
         moved = {name: x.to(self._device) for name, x in inputs.items()}
         with _torch_threads(self._threads):
-            return on_cpu(self._forward(moved, steps, attention))
+            return to_cpu(self._forward(moved, steps, attention))
 
     def _forward(self, inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
-        """The network, of inputs on its device."""
-        # Repeated as late as this: a repetition is a view and takes no memory.
-        held = {name: x.expand(steps, *x.shape[1:]) for name, x in inputs.items()}
-        output: Output = self._network(held, attention=attention)
+        """Run the plain network on inputs on its device."""
+        # Repeated on the device, where it is a view and takes no memory.
+        repeated = {name: x.expand(steps, *x.shape[1:]) for name, x in inputs.items()}
+        output: Output = self._network(repeated, attention=attention)
         return output
 
-    def _difference_once_compiled(self, other: Compute) -> float:
-        """`_difference`, again for as long as kernels are compiled that no disk takes.
+    def _compile_and_compare(self, other: Forward) -> float:
+        """Return `_difference`, again after each compiled kernel that cannot be written to disk.
 
-        numba has a kernel in memory before it fails to write it. Raises OSError in the end.
+        numba has a kernel in memory before it fails to cache it. Raise OSError after _MAX_KERNELS.
         """
-        for _ in range(_KERNELS):
+        for _ in range(_MAX_KERNELS):
             try:
                 return self._difference(other)
             except OSError as exc:
-                log.warning("a compiled kernel cannot be kept (NUMBA_CACHE_DIR): %s", exc)
+                log.warning("a compiled kernel cannot be cached (NUMBA_CACHE_DIR): %s", exc)
         return self._difference(other)
 
-    def _difference(self, other: Compute) -> float:
-        """Greatest difference of a probability between another path and the plain one."""
+    def _difference(self, other: Forward) -> float:
+        """Return the largest difference of a probability between another path and the plain one."""
         generator = torch.Generator().manual_seed(0)
         inputs = {
             name: torch.rand((2, 2, s.channels, *s.size), generator=generator)
             for name, s in self._network.config.streams.items()
         }
-        ours, theirs = (path(inputs, 2, True).logits.softmax(1) for path in (self._plain, other))
-        return float((ours - theirs).abs().max())
+        expected, actual = (
+            path(inputs, 2, True).logits.softmax(1) for path in (self._plain, other)
+        )
+        return float((expected - actual).abs().max())
 
-    def warm(self, steps: int, batch_sizes: Iterable[int]) -> None:
-        """Run once for each batch size, so that no caller waits for what the first run sets up."""
+    def warm_up(self, steps: int, batch_sizes: Iterable[int]) -> None:
+        """Run once at each batch size, so that no caller waits for the set-up of a first run."""
         for batch in batch_sizes:
-            self.run(self._stills(batch), steps, explain=EXPLAINS)
+            self.run(self._zeros(batch), steps, explain=EXPLAINS)
 
-    def _stills(self, batch: int, device: torch.device | None = None) -> dict[str, Tensor]:
-        """Inputs [1, B, C, H, W] of all streams, by default on the CPU."""
+    def _zeros(self, batch: int, device: torch.device | None = None) -> dict[str, Tensor]:
+        """Return inputs [1, B, C, H, W] of all streams, by default on the CPU."""
         return {
             name: torch.zeros(1, batch, stream.channels, *stream.size, device=device)
             for name, stream in self._network.config.streams.items()
         }
 
-    def _checked(self, inputs: Mapping[str, Tensor], steps: int | None) -> int:
-        """The number of time steps, once all inputs have been checked."""
+    def _check(self, inputs: Mapping[str, Tensor], steps: int | None) -> int:
+        """Check all inputs, and return the number of time steps. Raise ValueError."""
         streams = self._network.config.streams
         if not inputs:
             raise ValueError(f"no inputs: one or more of {sorted(streams)} are needed")
@@ -312,9 +310,9 @@ class Engine:
 
 
 def devices(name: str) -> list[str]:
-    """Where a service runs a network: "auto" and "cuda" are every CUDA device that is there.
+    """Return the devices of a setting: "auto" and "cuda" are all CUDA devices.
 
-    Raises DeviceError where it is not there.
+    Raise DeviceError where there is none.
     """
     device = find(name)
     if device.type != "cuda" or device.index is not None:
@@ -324,7 +322,7 @@ def devices(name: str) -> list[str]:
 
 @contextmanager
 def _torch_threads(count: int) -> Iterator[None]:
-    """torch computes by so many threads; how many it has is each thread's own matter."""
+    """Set torch's number of threads, which is a property of the calling thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -334,9 +332,9 @@ def _torch_threads(count: int) -> Iterator[None]:
 
 
 @contextmanager
-def computing(device: torch.device) -> Iterator[None]:
-    """Nothing is kept for gradients; on CUDA the device is the current one, which Triton launches
-    on, and cuDNN's convolutions are float32: TF32 moves spikes that are near their threshold."""
+def inference_context(device: torch.device) -> Iterator[None]:
+    """Disable gradients. On CUDA, make the device the current one, which Triton launches on, and
+    cuDNN's convolutions float32: TF32 moves spikes that are near their threshold."""
     with torch.inference_mode():
         if device.type != "cuda":
             yield

@@ -1,4 +1,4 @@
-"""How much memory a device has, and how much of it this process holds."""
+"""Memory of a device, and how much of it this process uses."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _STATUS = Path("/proc/self/status")
 
 @dataclass(frozen=True)
 class Memory:
-    """`held` by this process and the most there is, in bytes."""
+    """Bytes `used` by this process, and the `limit`."""
 
-    held: int
+    used: int
     limit: int
 
 
 def memory(device: torch.device, statm: Path = _STATM, cgroup: Path = _CGROUP) -> Memory | None:
-    """Memory of a device; None where the system does not say.
+    """Return the memory of a device; None where the system does not report it.
 
-    On CUDA it is what torch has taken, in use or kept for later, without CUDA's own context; on
-    a CPU what is resident, and the limit is the container's or else the machine's.
+    On CUDA it is what torch has reserved, without CUDA's own context. On a CPU it is resident
+    memory, and the limit is the container's or else the machine's.
     """
     if device.type == "cuda":
         whole = torch.cuda.get_device_properties(device).total_memory
@@ -38,16 +38,16 @@ def memory(device: torch.device, statm: Path = _STATM, cgroup: Path = _CGROUP) -
         return None
 
 
-def greatest_resident() -> int:
-    """The most memory, in bytes, that was resident since this process's program began (Linux).
+def peak_resident() -> int:
+    """Return the peak of resident memory since this process's program started, in bytes (Linux).
 
-    getrusage would count what the process that started it held at that moment.
+    getrusage would include the memory of the parent process at the fork.
     """
-    told = _STATUS.read_text().split("VmHWM:")[1].split()[0]
-    return 1024 * int(told)
+    kilobytes = _STATUS.read_text().split("VmHWM:")[1].split()[0]
+    return 1024 * int(kilobytes)
 
 
 def _quota(cgroup: Path) -> int:
-    """The container's memory in bytes; a number beyond any machine's where it has no limit."""
-    told = cgroup.read_text().strip() if cgroup.exists() else "max"
-    return 1 << 62 if told == "max" else int(told)
+    """Return the container's limit in bytes; more than any machine has where there is none."""
+    limit = cgroup.read_text().strip() if cgroup.exists() else "max"
+    return 1 << 62 if limit == "max" else int(limit)

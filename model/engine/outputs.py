@@ -1,4 +1,4 @@
-"""Outputs of batches taken apart, put together and moved: tensor by tensor, along its batch."""
+"""Slice, concatenate and move the outputs of batches: tensor by tensor, along the batch."""
 
 from __future__ import annotations
 
@@ -10,78 +10,83 @@ from torch import Tensor
 
 from model.network import Output, StreamAttention
 
-
-def sliced(output: Output, first: int, count: int) -> Output:
-    """`count` samples from `first` on, as views."""
-    return _each([output], lambda xs, dim: xs[0].narrow(dim, first, count))
+#: Makes one tensor of an output's tensors, given the dimension of their batch.
+_Operation = Callable[[Sequence[Tensor], int], Tensor]
 
 
-def joined(outputs: Sequence[Output]) -> Output:
-    """Parts of a batch, one after the other, as one."""
+def slice_samples(output: Output, first: int, count: int) -> Output:
+    """Return `count` samples from `first` on, as views."""
+    return _map_tensors([output], lambda tensors, dim: tensors[0].narrow(dim, first, count))
+
+
+def concatenate(outputs: Sequence[Output]) -> Output:
+    """Return parts of a batch, one after the other, as one output."""
     if len(outputs) == 1:
         return outputs[0]
-    return _each(outputs, lambda xs, dim: torch.cat(list(xs), dim))
+    return _map_tensors(outputs, lambda tensors, dim: torch.cat(list(tensors), dim))
 
 
-def on_cpu(output: Output) -> Output:
-    """The output in the CPU's memory."""
-    moved = _each([output], lambda xs, _: xs[0].cpu())
+def to_cpu(output: Output) -> Output:
+    """Return the output in the CPU's memory."""
+    moved = _map_tensors([output], lambda tensors, _: tensors[0].cpu())
     return replace(moved, bias=output.bias.cpu())
 
 
-def packed(output: Output) -> Tensor:
-    """All that belongs to samples, one tensor after the other, as one: one copy moves it."""
-    found: list[Tensor] = []
+def flatten(output: Output) -> Tensor:
+    """Return all tensors of the samples (not `bias`) as one flat tensor, which one copy moves."""
+    flat: list[Tensor] = []
 
-    def kept(xs: Sequence[Tensor], dim: int) -> Tensor:
-        found.append(xs[0].flatten())
-        return xs[0]
+    def append(tensors: Sequence[Tensor], dim: int) -> Tensor:
+        flat.append(tensors[0].flatten())
+        return tensors[0]
 
-    _each([output], kept)
-    return torch.cat(found)
-
-
-def unpacked(values: Tensor, like: Output) -> Output:
-    """What was packed, as views, shaped as `like`, whose bias it has."""
-    first = 0
-
-    def taken(xs: Sequence[Tensor], dim: int) -> Tensor:
-        nonlocal first
-        first += xs[0].numel()
-        return values[first - xs[0].numel() : first].view(xs[0].shape)
-
-    return _each([like], taken)
+    _map_tensors([output], append)
+    return torch.cat(flat)
 
 
-def _each(outputs: Sequence[Output], make: Callable[[Sequence[Tensor], int], Tensor]) -> Output:
-    """An output of what `make` gives for each tensor and its batch's dimension."""
+def unflatten(values: Tensor, like: Output) -> Output:
+    """Return the output of a flat tensor, as views; shapes and `bias` are those of `like`."""
+    start = 0
+
+    def view(tensors: Sequence[Tensor], dim: int) -> Tensor:
+        nonlocal start
+        first, start = start, start + tensors[0].numel()
+        return values[first:start].view(tensors[0].shape)
+
+    return _map_tensors([like], view)
+
+
+def _map_tensors(outputs: Sequence[Output], operation: _Operation) -> Output:
+    """Return an output whose tensors are made from the same tensor of each of `outputs`."""
     first = outputs[0]
     attention = None
     if first.attention is not None:
         attention = {
-            name: _maps([o.attention[name] for o in outputs if o.attention], make)
+            name: _map_attention([o.attention[name] for o in outputs if o.attention], operation)
             for name in first.attention
         }
     return replace(
         first,
-        logits=make([o.logits for o in outputs], 0),
-        residuals={name: make([o.residuals[name] for o in outputs], 1) for name in first.residuals},
+        logits=operation([o.logits for o in outputs], 0),
+        residuals={
+            name: operation([o.residuals[name] for o in outputs], 1) for name in first.residuals
+        },
         stream_logits={
-            name: make([o.stream_logits[name] for o in outputs], 0) for name in first.stream_logits
+            name: operation([o.stream_logits[name] for o in outputs], 0)
+            for name in first.stream_logits
         },
         firing_rates={
-            name: make([o.firing_rates[name] for o in outputs], 0) for name in first.firing_rates
+            name: operation([o.firing_rates[name] for o in outputs], 0)
+            for name in first.firing_rates
         },
         attention=attention,
     )
 
 
-def _maps(
-    parts: Sequence[StreamAttention], make: Callable[[Sequence[Tensor], int], Tensor]
-) -> StreamAttention:
+def _map_attention(parts: Sequence[StreamAttention], operation: _Operation) -> StreamAttention:
     spatial = [part.spatial for part in parts if part.spatial is not None]
     temporal = [part.temporal for part in parts if part.temporal is not None]
     return StreamAttention(
-        spatial=make(spatial, 0) if spatial else None,
-        temporal=make(temporal, 0) if temporal else None,
+        spatial=operation(spatial, 0) if spatial else None,
+        temporal=operation(temporal, 0) if temporal else None,
     )

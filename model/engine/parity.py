@@ -14,7 +14,7 @@ from typing import Protocol, cast
 
 from torch import Tensor
 
-from model.engine.engine import computing
+from model.engine.engine import inference_context
 from model.network import SCMRL, Output
 from model.network.patch import PatchSplitting
 
@@ -79,7 +79,7 @@ def measure_parity(
     `batches`: frames [T or 1, B, C, H, W] by stream, on the device of the networks.
     """
     total = Parity()
-    with computing(plain.head.bias.device):
+    with inference_context(plain.head.bias.device):
         for frames in batches:
             total += _compare_outputs(plain, fused, frames, steps)
             for sample in range(next(iter(frames.values())).shape[1]):

@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
+from model.arrays import Float64Array
 from model.config import STAGES, StreamConfig
 from model.network import Output, StreamAttention
 from model.preprocess.prepared import Prepared
-
-Floats = NDArray[np.float64]
 
 #: Name of the head's own share among the contributions.
 BIAS = "bias"
@@ -29,11 +27,11 @@ class SpatialMap:
     each cell begins and ends, outside the frame or the sound where there is padding.
     """
 
-    values: Floats
+    values: Float64Array
     rows: str
     columns: str
-    row_edges: Floats
-    column_edges: Floats
+    row_edges: Float64Array
+    column_edges: Float64Array
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class StreamMaps:
     """
 
     spatial: SpatialMap | None
-    temporal: Floats | None
+    temporal: Float64Array | None
 
 
 def contributions(
@@ -80,7 +78,7 @@ def attention_maps(
     )
 
 
-def _with_axes(values: Floats, prepared: Prepared, stream: StreamConfig) -> SpatialMap:
+def _with_axes(values: Float64Array, prepared: Prepared, stream: StreamConfig) -> SpatialMap:
     return SpatialMap(
         values,
         prepared.rows,
@@ -90,7 +88,7 @@ def _with_axes(values: Floats, prepared: Prepared, stream: StreamConfig) -> Spat
     )
 
 
-def _token_edges(edges: Floats, tokens: int, stream: StreamConfig) -> Floats:
+def _token_edges(edges: Float64Array, tokens: int, stream: StreamConfig) -> Float64Array:
     """Edges [tokens + 1] of the tokens, from those of the tensor's cells.
 
     Each stage of patch splitting halves a side, so a token stands for 2^stages cells; the last
@@ -100,5 +98,5 @@ def _token_edges(edges: Floats, tokens: int, stream: StreamConfig) -> Floats:
     return np.asarray(edges[np.minimum(np.arange(tokens + 1) * cells, len(edges) - 1)])
 
 
-def _array(values: Tensor) -> Floats:
+def _array(values: Tensor) -> Float64Array:
     return np.asarray(values.numpy(), np.float64)

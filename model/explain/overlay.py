@@ -6,13 +6,10 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from model.arrays import Float64Array, UInt8Array
 from model.explain.maps import SpatialMap
 from model.preprocess.prepared import Prepared
-
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float64]
 
 #: Longest side of a drawn frame, in pixels, and the size of a drawn spectrogram.
 _LONGEST, _SHORTEST = 640, 240
@@ -35,7 +32,7 @@ def overlay(spatial: SpatialMap, prepared: Prepared) -> bytes:
     return _png(_over_frame(spatial, prepared.canvas))
 
 
-def _over_frame(spatial: SpatialMap, frame: Bytes) -> Bytes:
+def _over_frame(spatial: SpatialMap, frame: UInt8Array) -> UInt8Array:
     """Map over frame, RGB [h, w, 3]."""
     height, width = frame.shape[:2]
     longest = max(height, width)
@@ -48,7 +45,7 @@ def _over_frame(spatial: SpatialMap, frame: Bytes) -> Bytes:
     return _blended(shown, _sampled(spatial, at_rows, at_columns))
 
 
-def _plot(spatial: SpatialMap, prepared: Prepared) -> Bytes:
+def _plot(spatial: SpatialMap, prepared: Prepared) -> UInt8Array:
     """Map over spectrogram with its axes, RGB."""
     height, width = _PLOT
     grey = cv2.cvtColor(prepared.canvas, cv2.COLOR_RGB2GRAY)
@@ -64,13 +61,13 @@ def _plot(spatial: SpatialMap, prepared: Prepared) -> Bytes:
     return page
 
 
-def _stretched(edges: Floats, pixels: int) -> Floats:
+def _stretched(edges: Float64Array, pixels: int) -> Float64Array:
     """Where the centre of each of `pixels` lies, in the unit of the edges."""
     cells = (np.arange(pixels) + 0.5) / pixels * (len(edges) - 1)
     return np.interp(cells, np.arange(len(edges)), edges)
 
 
-def _sampled(spatial: SpatialMap, rows: Floats, columns: Floats) -> Floats:
+def _sampled(spatial: SpatialMap, rows: Float64Array, columns: Float64Array) -> Float64Array:
     """The map at these places, bilinear between the middles of its cells, 0 to 1."""
     by_row = _weights(spatial.row_edges, rows)
     by_column = _weights(spatial.column_edges, columns)
@@ -78,14 +75,14 @@ def _sampled(spatial: SpatialMap, rows: Floats, columns: Floats) -> Floats:
     return np.asarray(by_row @ spatial.values @ by_column.T / (greatest if greatest > 0 else 1))
 
 
-def _weights(edges: Floats, places: Floats) -> Floats:
+def _weights(edges: Float64Array, places: Float64Array) -> Float64Array:
     """Weight [places, cells] of each cell at each place."""
     middles = (edges[1:] + edges[:-1]) / 2
     at = np.interp(places, middles, np.arange(len(middles)))
     return np.asarray(np.maximum(0, 1 - np.abs(at[:, None] - np.arange(len(middles)))))
 
 
-def _blended(picture: Bytes, share: Floats) -> Bytes:
+def _blended(picture: UInt8Array, share: Float64Array) -> UInt8Array:
     """The picture in grey under the map's colours, as far as each place was looked at."""
     grey = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     levels = np.rint(share * 255).astype(np.uint8)
@@ -94,7 +91,7 @@ def _blended(picture: Bytes, share: Floats) -> Bytes:
     return np.asarray(np.rint(grey * (1 - opacity) + colours * opacity), np.uint8)
 
 
-def _number_rows(page: Bytes, at: Floats) -> None:
+def _number_rows(page: UInt8Array, at: Float64Array) -> None:
     """Frequencies on the left; the lowest is at the bottom."""
     bottom = _ABOVE + len(at)
     for value in (100, 250, 500, 1000, 2000, 4000, 8000, 16_000):
@@ -105,7 +102,7 @@ def _number_rows(page: Bytes, at: Floats) -> None:
     _write(page, "Hz", (_LEFT - 8, _ABOVE + 6), "right")
 
 
-def _number_columns(page: Bytes, at: Floats) -> None:
+def _number_columns(page: UInt8Array, at: Float64Array) -> None:
     """Seconds below."""
     y = page.shape[0] - _BELOW
     for value in _round_steps(float(at[0]), float(at[-1])):
@@ -124,13 +121,13 @@ def _round_steps(low: float, high: float) -> Sequence[float]:
     return [round(float(n * step), 6) + 0.0 for n in np.arange(first, np.floor(high / step) + 1)]
 
 
-def _write(page: Bytes, text: str, at: tuple[int, int], align: str) -> None:
+def _write(page: UInt8Array, text: str, at: tuple[int, int], align: str) -> None:
     (width, height), _ = cv2.getTextSize(text, _FONT, 0.42, 1)
     left = at[0] - (width if align == "right" else width // 2)
     origin = (left, at[1] + height // 2)
     cv2.putText(page, text, origin, _FONT, 0.42, _BLACK, 1, cv2.LINE_AA)
 
 
-def _png(picture: Bytes) -> bytes:
+def _png(picture: UInt8Array) -> bytes:
     _, encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     return encoded.tobytes()

@@ -1,1 +1,1 @@
-"""The network made fast: equal answers, fewer passes over memory."""
+"""The network with fused layers: equal outputs, fewer passes over memory."""

@@ -1,4 +1,4 @@
-"""Batch norm and what a neuron does to its input, folded into the weights before them."""
+"""Batch norm and the neuron's 1/tau and threshold, folded into the weights before them."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from model.network.scmrl import CrossModalResidual
 
 
 def stage(layer: Stage) -> tuple[Tensor, Tensor]:
-    """Weight [C', C, 3, 3] and bias [C'] for a neuron h = v / 2 + x that fires at 1."""
-    return _folded(layer.conv.weight, None, layer.norm, layer.lif)
+    """Return weight [C', C, 3, 3] and bias [C'] for a neuron h = v / 2 + x that fires at 1."""
+    return _fold(layer.conv.weight, None, layer.norm, layer.lif)
 
 
 def projection(layer: Projection) -> tuple[Tensor, Tensor]:
-    """Weight [C', C, 1] and bias [C'], likewise."""
-    return _folded(layer.conv.weight, layer.conv.bias, layer.norm, layer.lif)
+    """Return weight [C', C, 1] and bias [C'], likewise."""
+    return _fold(layer.conv.weight, layer.conv.bias, layer.norm, layer.lif)
 
 
 def alignment(residual: CrossModalResidual) -> tuple[Tensor, Tensor] | None:
-    """Weight [C, C] and bias [C], likewise; None where the network does not align."""
+    """Return weight [C, C] and bias [C], likewise; None where the network does not align."""
     if residual.align is None or residual.lif is None:
         return None
     unit = residual.lif.tau * residual.lif.v_threshold
     return residual.align.weight.detach() / unit, residual.align.bias.detach() / unit
 
 
-def _folded(
+def _fold(
     weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm1d | nn.BatchNorm2d, lif: LIF
 ) -> tuple[Tensor, Tensor]:
-    """Computed in float64, so that rounding it to float32 is the only loss."""
+    """Return folded weight and bias, computed in float64 and rounded once to float32."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     unit = lif.tau * lif.v_threshold

@@ -34,7 +34,7 @@ class Classifier(litserve.LitAPI):  # type: ignore[misc]  # LitServe is untyped
         self.engine = Engine(network, device=device)
         if os.environ["BENCH_PATH"] == "fused" and not self.engine.fuse():
             raise RuntimeError("there is no fused path")
-        self.engine.warm(self.card.steps, [1, self.max_batch_size])
+        self.engine.warm_up(self.card.steps, [1, self.max_batch_size])
         self.wanted = DecodeRequest.from_card(self.card, self.card.steps, canvas=False)
 
     # LitServe looks at this annotation (an object: no postponed ones in this file) to tell that

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from model.config import EnginePath
 from model.media.audio.downmix import DownmixMethod
 
 
@@ -185,7 +186,7 @@ class ModelSummary(_Answer):
     steps: int | None = Field(None, description="Default number of time steps T.")
     missing_streams: bool | None = Field(None, description="Whether a stream may be missing.")
     device: str | None = Field(None, examples=["cpu"])
-    path: Literal["plain", "fused", "fused-int8", "graphs", "fused-graphs"] | None = Field(
+    path: EnginePath | None = Field(
         None, description="How the network is computed: layer by layer, or by fused kernels."
     )
 

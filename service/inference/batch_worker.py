@@ -106,12 +106,12 @@ class BatchWorker:
 
     def _run(self, batch: list[QueuedRequest], *, again: bool = True) -> None:
         """Run a batch and answer it; if it fails, run each of its requests once more alone."""
-        from model.engine.outputs import sliced
+        from model.engine.outputs import slice_samples
 
         started = self._running_since = time.monotonic()
         try:
             output = _infer(self.engine, batch)
-            shares = [sliced(output, index, 1) for index in range(len(batch))]
+            shares = [slice_samples(output, index, 1) for index in range(len(batch))]
         except Exception as exc:
             self._fail(batch, exc, again)
             return

@@ -64,4 +64,4 @@ def warm(model: Model, max_batch: int) -> None:
     for engine in model.engines:
         # A CPU prepares nothing for a batch's size, so that more would only delay readiness.
         sizes = {1} if engine.device.type == "cpu" else {1, max_batch}
-        engine.warm(model.card.steps, sorted(sizes))
+        engine.warm_up(model.card.steps, sorted(sizes))

@@ -96,7 +96,7 @@ class WorkerSupervisor:
     @property
     def shortages(self) -> int:
         """How often a device was out of memory."""
-        return sum(engine.shortages for engine in (*self.engines, *self._awaiting))
+        return sum(engine.out_of_memory_count for engine in (*self.engines, *self._awaiting))
 
     def _replace(self, engine: Engine) -> None:
         error = TimeoutError(f"a lost worker has not been replaced after {_REPLACE_S:g} s")
@@ -104,7 +104,7 @@ class WorkerSupervisor:
         timeout.daemon = True
         timeout.start()
         try:
-            successor = self._make_worker(engine.renewed())
+            successor = self._make_worker(engine.renew())
         finally:
             timeout.cancel()
         with self._queue.lock:

@@ -187,6 +187,6 @@ def _memory(models: Mapping[str, Model]) -> Iterator[Metric]:
 
         usage = memory(device)
         if usage is not None:
-            used.add_metric([str(device)], usage.held)
+            used.add_metric([str(device)], usage.used)
             limit.add_metric([str(device)], usage.limit)
     yield from (used, limit)

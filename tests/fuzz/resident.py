@@ -24,7 +24,7 @@ def resident(pid: int) -> Resident:
     found = memory(torch.device("cpu"), statm=Path(f"/proc/{pid}/statm"))
     assert found is not None
     own = [entry for entry in os.listdir("/proc") if entry.isdecimal() and _parent(entry, pid)]
-    return Resident(found.held // (1 << 20), len(own))
+    return Resident(found.used // (1 << 20), len(own))
 
 
 def _parent(entry: str, pid: int) -> bool:

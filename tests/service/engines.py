@@ -45,7 +45,7 @@ class NumberEngine:
     def device(self) -> str:
         return "a test"
 
-    def renewed(self) -> NumberEngine:
+    def renew(self) -> NumberEngine:
         """What takes the place of an engine whose worker was lost."""
         self.successor = NumberEngine()
         return self.successor

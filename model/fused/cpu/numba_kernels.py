@@ -1,12 +1,12 @@
-"""The network's inner loops for one sample on a CPU, compiled by numba (no C compiler is needed).
+"""Inner loops of the network for one sample on a CPU, compiled by numba (no C compiler is needed).
 
 Layout is channels last: a sample's currents and spikes are [T, H, W, C] or [T, N, C], so that
-the innermost loop runs over channels. Currents come with 1/tau and 1/threshold folded in, which
-makes the neuron h = v / 2 + x, a spike where h >= 1. Each kernel touches its input once: the
-membrane potential of a row stays in the first cache while the time steps go by.
+the innermost loop runs over channels. 1/tau and 1/threshold are folded into currents, which makes
+the neuron h = v / 2 + x, a spike where h >= 1. Each kernel reads its input once: the membrane
+potential of a row stays in the L1 cache over all time steps.
 
-All arrays are float32, and C-contiguous where nothing else is said. Compiled code is kept on disk
-where that can be written.
+All arrays are float32 and C-contiguous, unless stated otherwise. Compiled code is cached on disk
+where possible.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ from typing import TypeVar, cast
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
-Spikes = NDArray[np.float32] | NDArray[np.uint8]
+from model.arrays import Float32Array, UInt8Array
+
+#: A kernel of q, k, v, scale and the spikes it writes.
+AttendOverSteps = Callable[
+    [Float32Array, Float32Array, Float32Array, np.float32, Float32Array], None
+]
 _F = TypeVar("_F", bound=Callable[..., None])
 
 log = logging.getLogger("scmrl.kernels")
@@ -32,20 +35,20 @@ _ZERO = np.float32(0.0)
 
 
 def jit(kernel: _F) -> _F:
-    """Compile it at its first call; numba refuses to where it finds no folder to keep it in."""
+    """Compile a kernel at its first call, without a cache where numba finds no folder for one."""
     compiled = partial(njit, nogil=True, boundscheck=False, error_model="numpy")
     try:
         return cast(_F, compiled(cache=True)(kernel))
     except RuntimeError as exc:
-        log.warning("a compiled kernel cannot be kept (NUMBA_CACHE_DIR): %s", exc)
+        log.warning("a compiled kernel cannot be cached (NUMBA_CACHE_DIR): %s", exc)
         return cast(_F, compiled()(kernel))
 
 
 @jit
-def fire(current: Floats) -> None:
-    """Overwrite currents [T, ...] by their spikes."""
+def fire(current: Float32Array) -> None:
+    """Overwrite currents [T, ...] by their spikes, in blocks of neurons that fit the L1 cache."""
     steps = current.shape[0]
-    currents = current.reshape(steps, -1)
+    currents = current.reshape(steps, -1)  # [T, neurons]
     count = currents.shape[1]
     block = 1024
     v = np.empty(block, np.float32)
@@ -56,14 +59,14 @@ def fire(current: Floats) -> None:
             x = currents[t, start : start + length]
             for i in range(length):
                 h = v[i] * _HALF + x[i]
-                fires = h >= _ONE
-                x[i] = _ONE if fires else _ZERO
-                v[i] = _ZERO if fires else h
+                spike = h >= _ONE
+                x[i] = _ONE if spike else _ZERO
+                v[i] = _ZERO if spike else h
 
 
 @jit
-def fire_shifted(current: Floats, shift: Floats) -> None:
-    """Overwrite sums [T, N, C] by the spikes of currents that are `shift` [C] greater."""
+def fire_shifted(current: Float32Array, shift: Float32Array) -> None:
+    """Overwrite sums [T, N, C] by the spikes of currents sum + `shift` [C]."""
     steps, tokens, channels = current.shape
     v = np.empty(channels, np.float32)
     for n in range(tokens):
@@ -72,71 +75,75 @@ def fire_shifted(current: Floats, shift: Floats) -> None:
             x = current[t, n]
             for i in range(channels):
                 h = v[i] * _HALF + (x[i] + shift[i])
-                fires = h >= _ONE
-                x[i] = _ONE if fires else _ZERO
-                v[i] = _ZERO if fires else h
+                spike = h >= _ONE
+                x[i] = _ONE if spike else _ZERO
+                v[i] = _ZERO if spike else h
 
 
 @jit
-def fire_and_pool(current: Floats, pooled: Spikes) -> None:
-    """Spikes of currents [T or 1, H, W, C], through max-pool 3x3 / 2: pooled [T, H', W', C], which
-    may be bytes.
+def fire_and_pool(current: Float32Array, pooled: Float32Array | UInt8Array) -> None:
+    """Write the spikes of currents [T or 1, H, W, C], max-pooled (3x3, stride 2, padding 1), into
+    pooled [T, H', W', C], which may be bytes.
 
-    The greatest of spikes is whether any fired, so rows of spikes are kept as bytes, three at a
-    time, and never written to memory.
+    The maximum of spikes is their "or". Only three rows of spikes exist at a time, as bytes.
     """
-    steps, _, columns_out, channels = pooled.shape
+    steps, _, pooled_columns, channels = pooled.shape
     held = current.shape[0] == 1
     rows, columns = current.shape[1], current.shape[2]
     length = columns * channels
     v = np.empty(length, np.float32)
-    fired = np.zeros((steps, 3, length), np.uint8)
-    across = np.empty(length, np.uint8)
+    spikes = np.zeros((steps, 3, length), np.uint8)  # row y is at y % 3
+    any_of_three = np.empty(length, np.uint8)  # whether a pixel or its vertical neighbours fired
     for row in range(rows):
         v[:] = _ZERO
         for t in range(steps):
             x = current[0 if held else t, row].reshape(length)
-            out = fired[t, row % 3]
+            out = spikes[t, row % 3]
             for i in range(length):
                 h = v[i] * _HALF + x[i]
-                fires = h >= _ONE
-                out[i] = fires
-                v[i] = _ZERO if fires else h
+                spike = h >= _ONE
+                out[i] = spike
+                v[i] = _ZERO if spike else h
         if row % 2 == 0 and row != rows - 1:
-            continue
-        above, here, below = (row + 1) % 3, (row + 2) % 3, row % 3
-        if row % 2 == 0:  # the last row of an odd number: nothing below it
-            above, here, below = (row + 2) % 3, row % 3, row % 3
+            continue  # the window's last row is the next one
+        above, centre_row, below = (row + 1) % 3, (row + 2) % 3, row % 3
+        if row % 2 == 0:  # the last of an odd number of rows has none below
+            above, centre_row, below = (row + 2) % 3, row % 3, row % 3
         for t in range(steps):
-            first = fired[t, above] if row > 1 else fired[t, here]
-            second, third = fired[t, here], fired[t, below]
+            first = spikes[t, above] if row > 1 else spikes[t, centre_row]
+            second, third = spikes[t, centre_row], spikes[t, below]
             for i in range(length):
-                across[i] = first[i] | second[i] | third[i]
+                any_of_three[i] = first[i] | second[i] | third[i]
             line = pooled[t, row // 2]
-            for column in range(columns_out):
+            for column in range(pooled_columns):
                 centre = 2 * column * channels
                 left = max(centre - channels, 0)
                 right = centre + channels if 2 * column + 1 < columns else centre
                 for c in range(channels):
-                    line[column, c] = across[left + c] | across[centre + c] | across[right + c]
+                    line[column, c] = (
+                        any_of_three[left + c] | any_of_three[centre + c] | any_of_three[right + c]
+                    )
 
 
 @lru_cache
-def attend_over_steps(width: int) -> Callable[[Floats, Floats, Floats, np.float32, Floats], None]:
-    """The kernel for heads of `width` channels, which is a constant in its compiled loops.
+def attend_over_steps(
+    width: int,
+) -> Callable[[Float32Array, Float32Array, Float32Array, np.float32, Float32Array], None]:
+    """Return the kernel for heads of `width` channels, a constant in its compiled loops.
 
-    q, k, v and the last argument, its result, are [T, N, C], all but the result parts of longer
-    rows: spikes of scale (q k^T) v over the steps at each token, heads and steps mixed as
-    published: entry (head, step, i) of a token goes to place (head T + step) width + i of its
-    [T, C].
+    It takes q, k, v [T, N, C] (slices of longer rows) and scale, and writes spikes [T, N, C] of
+    scale (q k^T) v over the steps at each token. Heads and steps are mixed as published: entry
+    (head, step, i) of a token is entry (head T + step) width + i of its flattened [T, C].
     """
 
     @jit
-    def attend(q: Floats, k: Floats, v: Floats, scale: np.float32, spikes: Floats) -> None:
+    def attend(
+        q: Float32Array, k: Float32Array, v: Float32Array, scale: np.float32, spikes: Float32Array
+    ) -> None:
         steps, tokens, channels = q.shape
         heads = channels // width
         current = np.empty((heads, steps, width), np.float32)
-        mixed = current.reshape(steps, channels)
+        mixed = current.reshape(steps, channels)  # the same memory
         potential = np.empty(channels, np.float32)
         for n in range(tokens):
             current[:] = _ZERO
@@ -154,8 +161,8 @@ def attend_over_steps(width: int) -> Callable[[Floats, Floats, Floats, np.float3
             for t in range(steps):
                 for c in range(channels):
                     h = potential[c] * _HALF + mixed[t, c]
-                    fires = h >= _ONE
-                    spikes[t, n, c] = _ONE if fires else _ZERO
-                    potential[c] = _ZERO if fires else h
+                    spike = h >= _ONE
+                    spikes[t, n, c] = _ONE if spike else _ZERO
+                    potential[c] = _ZERO if spike else h
 
     return attend

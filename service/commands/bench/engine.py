@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from torch import Tensor
 
-    from model.engine import Path as EnginePath
+    from model.config import EnginePath
     from model.engine.parity import Parity
 
 

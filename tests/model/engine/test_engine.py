@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.config import MAX_STEPS, Config, StreamConfig
-from model.engine.engine import Compute, Engine, Path
-from model.engine.outputs import packed, sliced, unpacked
+from model.config import MAX_STEPS, Config, EnginePath, StreamConfig
+from model.engine.cuda_graphs import Forward
+from model.engine.engine import Engine
+from model.engine.outputs import flatten, slice_samples, unflatten
 from model.fused.cpu.network import CPUNetwork
 from model.network import SCMRL, Output
 from tests.model.networks import lively, noise
@@ -128,7 +129,7 @@ def test_warm_runs_every_batch_size(network: SCMRL) -> None:
     hook = network.patch["visual"].register_forward_hook(
         lambda _, given, gave: seen.append(tuple(gave.shape[:2]))
     )
-    engine.warm(STEPS, (1, 2, 4))
+    engine.warm_up(STEPS, (1, 2, 4))
     hook.remove()
     assert seen == [(STEPS, 1), (STEPS, 2), (STEPS, 4)]
 
@@ -173,10 +174,10 @@ def test_a_fast_path_is_taken_where_no_disk_takes_its_kernels(
         return engine._plain(inputs, steps, attention)
 
     engine = Engine(network, "cpu")
-    monkeypatch.setattr(engine, "_made", lambda path, steps: compute)
+    monkeypatch.setattr(engine, "_build", lambda path, steps: compute)
     assert engine.fuse()
     assert engine.path == "fused"
-    assert caplog.text.count("cannot be kept (NUMBA_CACHE_DIR)") == 3
+    assert caplog.text.count("cannot be cached (NUMBA_CACHE_DIR)") == 3
     compiled = -1000
     assert not engine.fuse(), "of a disk that fails at everything"
 
@@ -195,7 +196,7 @@ def test_its_threads_are_those_it_was_given_wherever_it_runs(network: SCMRL) -> 
         assert seen == [2, 2]
         assert torch.get_num_threads() == 1
         assert engine.fuse()
-        renewed = engine.renewed()
+        renewed = engine.renew()
         assert isinstance(renewed._compute, CPUNetwork)
         assert renewed._compute._threads == 2
     finally:
@@ -213,7 +214,7 @@ def test_of_several_paths_the_fastest_that_agrees_is_taken(
     engine = Engine(network, "cpu")
     now = 0.0
 
-    def made(path: str, steps: int) -> Compute:
+    def made(path: str, steps: int) -> Forward:
         def compute(inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
             nonlocal now
             now += 0.05 if path == "graphs" else 0.01
@@ -226,30 +227,30 @@ def test_of_several_paths_the_fastest_that_agrees_is_taken(
             raise RuntimeError("Failed to find C compiler.")
         return compute
 
-    monkeypatch.setattr(engine, "_made", made)
+    monkeypatch.setattr(engine, "_build", made)
     monkeypatch.setattr("model.engine.engine.time", SimpleNamespace(perf_counter=lambda: now))
-    assert engine.take(["wrong", "graphs", "fused-graphs", "without a compiler"])  # type: ignore[list-item]
+    assert engine.use_fastest(["wrong", "graphs", "fused-graphs", "without a compiler"])  # type: ignore[list-item]
     assert engine.path == "fused-graphs"
-    assert "the path wrong is off by" in caplog.text
+    assert "the path wrong differs by" in caplog.text
     assert "the path without a compiler cannot be prepared" in caplog.text
-    assert not engine.take(["wrong"])  # type: ignore[list-item]
+    assert not engine.use_fastest(["wrong"])  # type: ignore[list-item]
     assert engine.path == "fused-graphs", "what is there goes on"
 
 
 @given(batch=st.integers(1, 5), first=st.integers(0, 4), attention=st.booleans())
 @settings(max_examples=10, deadline=None)
-def test_an_output_is_the_same_packed_and_unpacked(batch: int, first: int, attention: bool) -> None:
+def test_an_output_is_the_same_flat_and_back(batch: int, first: int, attention: bool) -> None:
     network = lively(CONFIG)
     held = {name: x.expand(2, *x.shape[1:]) for name, x in clips(batch).items()}
     with torch.inference_mode():
         output = network(held, attention=attention)
     other = network(held, attention=attention)  # of the same shapes
-    found = unpacked(packed(output), other)
-    assert torch.equal(packed(found), packed(output))
+    found = unflatten(flatten(output), other)
+    assert torch.equal(flatten(found), flatten(output))
     assert torch.equal(found.logits, output.logits)
     assert (found.attention is not None) == attention
     count = min(batch, first + 1)
-    part = sliced(found, batch - count, count)
+    part = slice_samples(found, batch - count, count)
     for name, rate in output.firing_rates.items():
         assert torch.equal(part.firing_rates[name], rate[batch - count :])
     for name, residual in output.residuals.items():
@@ -312,12 +313,12 @@ def test_out_of_memory_is_met_by_smaller_batches_and_remembered(
 def test_larger_batches_are_tried_again_after_many_that_fitted(
     network: SCMRL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model.engine.engine._FITTED", 3)
+    monkeypatch.setattr("model.engine.engine._RUNS_BEFORE_GROWTH", 3)
     engine, tried = short_of_memory(network, most=2)
     for _ in range(4):
         engine.run(clips(4), STEPS)
     assert tried == [4, 2, 2, 2, 2, 4, 2, 2, 2, 2]
-    assert engine.shortages == 2
+    assert engine.out_of_memory_count == 2
 
 
 def test_a_device_without_memory_for_one_sample_says_so(network: SCMRL) -> None:
@@ -329,11 +330,11 @@ def test_a_device_without_memory_for_one_sample_says_so(network: SCMRL) -> None:
 @pytest.mark.cuda
 @pytest.mark.parametrize("path", ["fused-graphs", "graphs"])
 @pytest.mark.parametrize("steps", [1, 4])
-def test_graphs_agree_with_the_plain_network_in_any_company(steps: int, path: Path) -> None:
+def test_graphs_agree_with_the_plain_network_in_any_company(steps: int, path: EnginePath) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     plain, graphs = Engine(lively(CONFIG), "cuda"), Engine(lively(CONFIG), "cuda")
-    assert graphs.take([path], steps)
+    assert graphs.use_fastest([path], steps)
     assert graphs.path == path
     inputs = clips(70)
     expected = plain.run(inputs, steps, explain=("attention",))
@@ -364,7 +365,7 @@ def test_a_device_that_is_short_of_memory_answers_in_smaller_batches() -> None:
         output = engine.run(inputs, STEPS)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert engine.shortages > 0
+    assert engine.out_of_memory_count > 0
     assert (output.logits.softmax(1) - expected.softmax(1)).abs().max() <= 1e-5
 
 

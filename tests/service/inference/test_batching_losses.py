@@ -343,7 +343,7 @@ def test_a_worker_that_cannot_be_replaced_at_once_is_replaced_later(
         with pytest.raises(Problem):
             asyncio.run(ask(batcher, 1))
         wait_until(lambda: batcher.not_ready_reason(60) is not None)
-        monkeypatch.setattr(engine, "renewed", fail)
+        monkeypatch.setattr(engine, "renew", fail)
         for _ in range(2):
             with pytest.raises(Poisoned):
                 batcher.replace_lost_workers(hung_after_s=60)
@@ -369,7 +369,7 @@ def test_where_even_the_replacement_hangs_the_device_is_lost(
         with pytest.raises(Problem):
             asyncio.run(ask(batcher, 1))
         wait_until(lambda: batcher.not_ready_reason(60) is not None)
-        monkeypatch.setattr(engine, "renewed", hang)
+        monkeypatch.setattr(engine, "renew", hang)
         with pytest.raises(Poisoned):
             batcher.replace_lost_workers(hung_after_s=60)
     assert "has not been replaced" in str(told[0])

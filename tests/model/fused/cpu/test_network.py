@@ -128,7 +128,7 @@ def test_int8_is_the_network_with_rounded_weights() -> None:
     generator = torch.Generator().manual_seed(0)
     weight, bias = torch.randn(8, 4, 3, 3, generator=generator), torch.randn(8, generator=generator)
     spikes = torch.randint(0, 3, (2, 4, 9, 7), generator=generator, dtype=torch.uint8)
-    rounded, scale, _ = int8_kernels._rounded(weight)
+    rounded, scale, _ = int8_kernels.quantise(weight)
     assert rounded.abs().amax((1, 2, 3)).tolist() == [127] * 8
     used = rounded.float() * scale.reshape(-1, 1, 1, 1)
     assert (used - weight).abs().max() <= 0.51 * scale.max()
@@ -171,4 +171,4 @@ print(current.tolist())
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "[[1.0, 0.0], [0.0, 1.0]]", done.stderr
-    assert "cannot be kept (NUMBA_CACHE_DIR)" in done.stderr
+    assert "cannot be cached (NUMBA_CACHE_DIR)" in done.stderr

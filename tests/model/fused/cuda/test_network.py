@@ -22,7 +22,7 @@ from torch.nn.functional import conv2d, max_pool2d
 pytest.importorskip("triton", reason="needs triton, which there is for Linux on x86-64")
 
 from model.config import MAX_STEPS, Attention, Config, StreamConfig
-from model.engine.outputs import on_cpu
+from model.engine.outputs import to_cpu
 from model.engine.parity import measure_parity
 from model.engine.parity_cuda import CUDAParityLayers
 from model.fused import folding
@@ -45,7 +45,7 @@ def fused(network: SCMRL, inputs: dict[str, Tensor], steps: int) -> Output:
     with torch.inference_mode():
         output = made({name: x.to(DEVICE) for name, x in inputs.items()}, steps, True)
     network.cpu()
-    return on_cpu(output)
+    return to_cpu(output)
 
 
 def bits(spikes: Tensor) -> Tensor:
