@@ -1,1 +1,1 @@
-"""Bytes of clips to arrays, without torch and within limits."""
+"""Decode files in memory to arrays, within limits and without torch."""

@@ -1,4 +1,4 @@
-"""A file in memory that a library may work on for a limited CPU time."""
+"""A file in memory with a limit on the CPU time of the library that reads it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from model.media.types import TooLarge
 
 
 class BoundedInput(io.BytesIO):
-    """A file that ends early for a reader that has used up `limit_s` seconds of CPU time.
+    """A file that reports its end once its reader has used `limit_s` seconds of CPU time.
 
-    A megabyte of tags can take FFmpeg and libsndfile minutes: they compare each with all before
-    it. Only the CPU time of the calling thread within `measured` counts, at each read.
+    A megabyte of tags can take FFmpeg and libsndfile minutes, because they compare each tag with
+    all previous ones. The CPU time of the calling thread between `start_clock` and `stop_clock`
+    counts, and is checked at each read.
     """
 
     def __init__(self, data: bytes, limit_s: float) -> None:
@@ -22,43 +23,47 @@ class BoundedInput(io.BytesIO):
         self.data = data  # getbuffer() would copy it
         self._limit_s = limit_s
         self._used_s = 0.0
-        self._since: float | None = None
-        self._is_spent = False
+        self._started_at: float | None = None
+        self._is_exhausted = False
 
     @contextmanager
-    def measured(self) -> Iterator[None]:
-        """Count the CPU time of this block. Raises TooLarge, in place of what the block raises,
-        where the time is used up."""
-        self.begin()
+    def measure(self) -> Iterator[None]:
+        """Count the CPU time of a block.
+
+        Raises TooLarge, instead of the block's own error, if the time is exhausted.
+        """
+        self.start_clock()
         try:
             yield
         finally:
-            self.end()
+            self.stop_clock()
 
-    def begin(self) -> None:
-        """Begin to count."""
-        self._since = thread_time()
+    def start_clock(self) -> None:
+        """Start counting CPU time."""
+        self._started_at = thread_time()
 
-    def end(self) -> None:
-        """End to count. Raises TooLarge where the time is used up."""
-        if self._since is not None:
-            self._used_s += thread_time() - self._since
-        self._since = None
-        if self._is_spent:
+    def stop_clock(self) -> None:
+        """Stop counting CPU time. Raises TooLarge if it is exhausted."""
+        if self._started_at is not None:
+            self._used_s += thread_time() - self._started_at
+        self._started_at = None
+        if self._is_exhausted:
             raise TooLarge(
-                f"to find its headers and packets takes more than {self._limit_s:g} s of CPU time, "
-                "which is the most that is accepted (max_demux_cpu_s)"
+                f"reading its headers and packets takes more than {self._limit_s:g} s of CPU time "
+                "(max_demux_cpu_s)"
             )
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """As BytesIO; nothing once the time is used up."""
-        return b"" if self._ends() else super().read(size)
+        """Read as BytesIO; return nothing once the time is exhausted."""
+        return b"" if self._check_clock() else super().read(size)
 
     def readinto(self, buffer, /) -> int:  # type: ignore[no-untyped-def]
-        """As BytesIO; nothing once the time is used up."""
-        return 0 if self._ends() else super().readinto(buffer)
+        """Read as BytesIO; return 0 once the time is exhausted."""
+        return 0 if self._check_clock() else super().readinto(buffer)
 
-    def _ends(self) -> bool:
-        if self._since is not None and not self._is_spent:
-            self._is_spent = self._used_s + thread_time() - self._since > self._limit_s
-        return self._is_spent
+    def _check_clock(self) -> bool:
+        """Return whether the time is exhausted."""
+        if self._started_at is not None and not self._is_exhausted:
+            used_s = self._used_s + thread_time() - self._started_at
+            self._is_exhausted = used_s > self._limit_s
+        return self._is_exhausted

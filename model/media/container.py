@@ -1,9 +1,9 @@
-"""Sound and frames out of containers (mp4, mov, webm, mkv, avi, flv, …), by PyAV, in memory.
+"""Decode the sound and frames of containers (mp4, mov, webm, mkv, avi, flv, …) by PyAV.
 
-One pass over the packets decodes the sound and notes when each frame is shown. Only then is it
-known how long the clip is, whatever its header says, and which frames are wanted; the video
-decoder is given the groups of pictures that hold one, and nothing else is converted to RGB.
-That is decoding in order where a clip is short and seeking where it is long, without an index.
+One pass over the packets decodes the sound and records when each frame is shown. Only then are the
+clip's real duration and the selected frames known, whatever its header says. The video decoder
+then gets the groups of pictures that contain a selected frame, and only selected frames are
+converted to RGB. This decodes short clips in order and seeks in long ones, without an index.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Disposition, Stream
 
-from model.media.audio.track_choice import Tracks
+from model.media.audio.track_selection import TrackSelector
 from model.media.bounded_input import BoundedInput
 from model.media.headers import ebml
-from model.media.headers.encryption import Kind, encrypted_kinds
+from model.media.headers.encryption import StreamKind, encrypted_kinds
 from model.media.pyav import open_input
 from model.media.types import Clip, Limits, TooLarge, UnknownFormat, Unusable
-from model.media.video.frames import spread
+from model.media.video.frames import read_frames
 from model.media.video.timeline import Timeline
 
-#: What may be opened. Left out on purpose: playlists (they name other files and addresses),
-#: pictures that stand still (OpenCV reads those), raw streams and everything that no clip comes in.
+#: FFmpeg's demuxers that may be used. Not among them: playlists (they refer to other files and
+#: addresses), still pictures (OpenCV decodes those), raw streams and formats that no clip has.
 _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,mpegts,mpeg,ogg,asf,gif,apng,"
     "mp3,wav,w64,aiff,flac,aac,ac3,eac3,amr,amrnb,amrwb,caf,au,tta"
 )
-#: Bytes by which a damaged file is still known for one of these: (offset, bytes).
+#: Signatures by which a damaged file is still recognised: (offset, bytes).
 _SIGNATURES: tuple[tuple[int, bytes], ...] = (
     *((4, box) for box in (b"ftyp", b"moov", b"mdat", b"moof", b"wide", b"free")),
     *((0, head) for head in (b"\x1a\x45\xdf\xa3", b"RIFF", b"RF64", b"FLV\x01", b"OggS", b"ID3")),
@@ -39,86 +39,86 @@ _SIGNATURES: tuple[tuple[int, bytes], ...] = (
     (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"),
 )
 
-#: More packets than a minute of any honest clip has. Each costs time and memory.
+#: Largest number of packets per minute. Ordinary clips have far fewer.
 _PACKETS_PER_MINUTE = 60_000
-#: Whose headers say how long the clip is; of others FFmpeg guesses by their size.
+#: Formats whose header has the duration. For others FFmpeg estimates it from the file size.
 _WITH_DURATION = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "flv", "live_flv", "asf", "avi")
-_NOUNS: dict[Kind, str] = {"audio": "sound", "video": "picture"}
+_NOUNS: dict[StreamKind, str] = {"audio": "sound", "video": "picture"}
 _SEND_DECRYPTED = "send it without encryption (DRM)"
 
 
 def read_container(
     data: bytes, frames: int, *, sound: bool, pictures: bool, limits: Limits, accepted: str
 ) -> Clip:
-    """`frames` pictures, evenly spread by time, and the sound, as far as they are asked for.
+    """Decode the sound (if `sound`) and `frames` evenly spaced pictures (if `pictures`).
 
-    Raises UnknownFormat (naming what is `accepted`), Unusable (known, but it cannot be opened)
-    and TooLarge.
+    Raises UnknownFormat (its message lists the `accepted` formats), Unusable (a known format that
+    cannot be opened) and TooLarge.
     """
     encrypted = encrypted_kinds(data)
-    with ExitStack() as opened:
+    with ExitStack() as stack:
         file = BoundedInput(data, limits.max_demux_cpu_s)
-        container = opened.enter_context(_opened(file, accepted, is_encrypted=bool(encrypted)))
-        audio, no_sound = _readable(container, "audio", encrypted) if sound else ([], None)
-        video, no_picture = _chosen(container, encrypted) if pictures else (None, None)
-        tracks = _tracks(container, audio, limits) if audio else None
-        timed = _timed_sound(container, audio) if video is not None else None
+        container = stack.enter_context(_open(file, accepted, is_encrypted=bool(encrypted)))
+        audio, no_sound = _usable_streams(container, "audio", encrypted) if sound else ([], None)
+        video, no_picture = _select_video(container, encrypted) if pictures else (None, None)
+        tracks = _select_tracks(container, audio, limits) if audio else None
+        timing_audio = _timing_audio(container, audio) if video is not None else None
         timeline = Timeline(limits)
-        streams = dict.fromkeys(s for s in (*audio, timed, video) if s is not None)
-        reading = _Reading(container, list(streams), file, limits)
-        for packet in list(reading):  # before any is decoded: they may be too many
+        streams = dict.fromkeys(s for s in (*audio, timing_audio, video) if s is not None)
+        reader = _PacketReader(container, list(streams), file, limits)
+        for packet in list(reader):  # check their number before any is decoded
             if video is not None and packet.stream_index == video.index:
                 timeline.add(packet)
                 continue
-            if timed is not None and packet.stream_index == timed.index:
+            if timing_audio is not None and packet.stream_index == timing_audio.index:
                 timeline.add_sound(packet)
             if tracks is not None:
                 tracks.add(packet)
-        heard = seen = None
+        decoded_sound = decoded_pictures = None
         if tracks is not None:
-            heard, no_sound = tracks.sound()
+            decoded_sound, no_sound = tracks.sound()
         if video is not None:
             index = video.index
 
-            def reopened() -> Stream:
-                again = BoundedInput(data, limits.max_demux_cpu_s)
-                return opened.enter_context(_opened(again, accepted)).streams[index]
+            def reopen() -> Stream:
+                file = BoundedInput(data, limits.max_demux_cpu_s)
+                return stack.enter_context(_open(file, accepted)).streams[index]
 
-            timeline.close(_header_end_s(container, video, data, timeline, reading))
-            seen, no_picture = spread(video, reopened, timeline, frames, limits)
-        return Clip(heard, seen, no_sound, no_picture)
+            timeline.close(_header_end_s(container, video, data, timeline, reader))
+            decoded_pictures, no_picture = read_frames(video, reopen, timeline, frames, limits)
+        return Clip(decoded_sound, decoded_pictures, no_sound, no_picture)
 
 
-def _opened(file: BoundedInput, accepted: str, *, is_encrypted: bool = False) -> InputContainer:
+def _open(file: BoundedInput, accepted: str, *, is_encrypted: bool = False) -> InputContainer:
     options = {"format_whitelist": _FORMATS}
     if file.data[8:12] != b"AVI ":
-        # No frame is decoded only to guess how many are held back for reordering. A wrong guess
-        # costs frames at most, which are missed and decoded again; AVI's have no times to miss.
+        # Do not decode frames to estimate the reordering delay. A wrong estimate only costs frames
+        # that are missed and decoded again. AVI has no time stamps by which they would be missed.
         options["skip_frame"] = "all"
     try:
-        with file.measured():
-            return open_input(file, options=options, io_open=_refused)
+        with file.measure():
+            return open_input(file, options=options, io_open=_refuse_io)
     except (MemoryError, TooLarge):
         raise
-    except Exception as error:  # FFmpeg's errors, and builtin ones on some damage
+    except Exception as error:  # FFmpeg's errors, and builtin ones for some damaged files
         if is_encrypted:
             raise Unusable(f"the file is encrypted; {_SEND_DECRYPTED}") from error
-        if any(file.data.startswith(mark, at) for at, mark in _SIGNATURES):
-            raise Unusable("the file is damaged or cut short: it cannot be opened") from error
+        if any(file.data.startswith(signature, offset) for offset, signature in _SIGNATURES):
+            raise Unusable("the file is damaged or truncated: it cannot be opened") from error
         raise UnknownFormat(
-            f"this is not a kind of file that is read here, whatever its name; send {accepted}"
+            f"this file format is not supported, whatever its name; send {accepted}"
         ) from error
 
 
-def _refused(*_: Any, **__: Any) -> NoReturn:
-    """A container may name further files; none is opened."""
+def _refuse_io(*_: Any, **__: Any) -> NoReturn:
+    """Refuse to open further files that a container refers to."""
     raise PermissionError("a clip may not refer to other files")
 
 
-def _readable(
-    container: InputContainer, kind: Kind, encrypted: frozenset[Kind]
+def _usable_streams(
+    container: InputContainer, kind: StreamKind, encrypted: frozenset[StreamKind]
 ) -> tuple[list[Stream], str | None]:
-    """The streams of a kind that can be read; or none and why."""
+    """Return the streams of a kind that can be decoded; or none and the problem."""
     noun = _NOUNS[kind]
     streams = [stream for stream in container.streams if stream.type == kind]
     if kind in encrypted and (streams or not container.streams):
@@ -127,25 +127,26 @@ def _readable(
         return [], f"there is no {noun} in it"
     streams = [stream for stream in streams if stream.codec_context is not None]
     if not streams:
-        return [], f"its {noun} is in a codec that is not read here"
+        return [], f"the codec of its {noun} is not supported"
     streams = [s for s in streams if not s.disposition & Disposition.attached_pic]
     if not streams:
         return [], "its only picture is cover art"
     return streams, None
 
 
-def _chosen(
-    container: InputContainer, encrypted: frozenset[Kind]
+def _select_video(
+    container: InputContainer, encrypted: frozenset[StreamKind]
 ) -> tuple[Stream | None, str | None]:
-    """The video stream to read, the default one if several are there; or None and why.
+    """Return the video stream to decode; or None and the problem.
 
-    Of AVIF's film and the still that stands for it, both default, the film.
+    Prefer the default stream, and then one with more than one frame: an AVIF image sequence and
+    its still picture are both default.
     """
-    streams, no_picture = _readable(container, "video", encrypted)
-    return (max(streams, key=_standing), None) if streams else (None, no_picture)
+    streams, problem = _usable_streams(container, "video", encrypted)
+    return (max(streams, key=_preference), None) if streams else (None, problem)
 
 
-def _standing(stream: Stream) -> tuple[bool, bool]:
+def _preference(stream: Stream) -> tuple[bool, bool]:
     return _is_default(stream), stream.frames != 1
 
 
@@ -153,23 +154,25 @@ def _is_default(stream: Stream) -> bool:
     return bool(stream.disposition & Disposition.default)
 
 
-def _tracks(container: InputContainer, streams: list[Stream], limits: Limits) -> Tracks:
-    """The sound tracks, default ones first."""
+def _select_tracks(
+    container: InputContainer, streams: list[Stream], limits: Limits
+) -> TrackSelector:
+    """Return a selector of the audio tracks, default ones first."""
     indices = [stream.index for stream in container.streams if stream.type == "audio"]
     preferred = sorted(streams, key=lambda stream: not _is_default(stream))
-    return Tracks(preferred, indices, limits)
+    return TrackSelector(preferred, indices, limits)
 
 
-def _timed_sound(container: InputContainer, audio: list[Stream]) -> Stream | None:
-    """The sound whose time stamps go with the video's, also where no sound is asked for."""
-    sounds = audio or [stream for stream in container.streams if stream.type == "audio"]
-    return max(sounds, key=_standing, default=None)
+def _timing_audio(container: InputContainer, audio: list[Stream]) -> Stream | None:
+    """Return the audio stream whose time stamps belong to the video's, even if not decoded."""
+    streams = audio or [stream for stream in container.streams if stream.type == "audio"]
+    return max(streams, key=_preference, default=None)
 
 
-class _Reading:
-    """The streams' packets, up to the end or to where the file is damaged.
+class _PacketReader:
+    """Iterate over the packets of streams, up to the end or to damage.
 
-    `is_whole`: whether that was the end, once all are read.
+    `is_complete`: after the iteration, whether it reached the end of the file without damage.
     """
 
     def __init__(
@@ -179,48 +182,50 @@ class _Reading:
         self._streams = streams
         self._file = file
         self._limits = limits
-        self.is_whole = True
+        self.is_complete = True
 
     def __iter__(self) -> Iterator[Packet[Any]]:
-        """Raises TooLarge where they are too many or too long, or take too much time to find."""
+        """Raise TooLarge if there are too many packets or bytes, or demuxing takes too long."""
         if not self._streams:
             return
         packets = self._container.demux(self._streams)
-        left = len(self._file.data) + self._limits.max_inflated_bytes
-        most = self._limits.in_all(_PACKETS_PER_MINUTE)
-        for _ in range(most):
+        remaining_bytes = len(self._file.data) + self._limits.max_inflated_bytes
+        max_packets = self._limits.scale_to_duration(_PACKETS_PER_MINUTE)
+        for _ in range(max_packets):
             try:
-                self._file.begin()
+                self._file.start_clock()
                 packet = next(packets, None)
-                self._file.end()
+                self._file.stop_clock()
             except (MemoryError, TooLarge):
                 raise
-            except Exception:  # what came before the damage counts
-                self._file.end()
-                self.is_whole = False
+            except Exception:  # packets before the damage count
+                self._file.stop_clock()
+                self.is_complete = False
                 return
             if packet is None:
                 return
-            left -= packet.size
-            if left < 0:  # Matroska's packets may be compressed
+            remaining_bytes -= packet.size
+            if remaining_bytes < 0:  # Matroska's packets may be compressed
                 raise TooLarge(
                     "its packets inflate to more than the file and "
                     f"{self._limits.max_inflated_bytes} bytes (max_inflated_bytes)"
                 )
             if packet.size:
-                self.is_whole = not packet.is_corrupt
+                self.is_complete = not packet.is_corrupt
                 yield packet
         raise TooLarge(
-            f"the file has more than {most} packets, which is more than any clip of "
+            f"the file has more than {max_packets} packets, which is more than any clip of "
             f"{self._limits.max_duration_s:g} s has"
         )
 
 
 def _header_end_s(
-    container: InputContainer, video: Stream, data: bytes, timeline: Timeline, reading: _Reading
+    container: InputContainer, video: Stream, data: bytes, timeline: Timeline, reader: _PacketReader
 ) -> float | None:
-    """When the clip ends by its header (s); None where none says so, or the file is cut short."""
+    """Return the clip's end (s) by its header; None if it has none or the file is truncated."""
     if container.format.name not in _WITH_DURATION or container.duration is None:
         return None
-    is_cut = not reading.is_whole or len(timeline.packets) < video.frames or ebml.is_cut(data)
-    return None if is_cut else container.duration / 1_000_000
+    is_truncated = (
+        not reader.is_complete or len(timeline.packets) < video.frames or ebml.is_truncated(data)
+    )
+    return None if is_truncated else container.duration / 1_000_000

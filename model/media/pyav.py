@@ -1,8 +1,8 @@
-"""PyAV 18 and 19 called in one way: Python 3.11 has the one, later Pythons the other.
+"""Differences between PyAV 18 (Python 3.11) and PyAV 19 (later Pythons).
 
-PyAV 19 reads tags with surrogateescape always; PyAV 18 raises on tags that are not UTF-8 unless
-it is told how to read them. PyAV 19 has its own rational numbers, with 0/1 for what is not set;
-PyAV 18 has `Fraction`, and None. PyAV 18 knows not all kinds of side data that its FFmpeg gives.
+PyAV 19 always decodes tags with surrogateescape; PyAV 18 raises on tags that are not UTF-8 unless
+`metadata_errors` is passed. Unset rational numbers are 0/1 in PyAV 19 and None in PyAV 18. PyAV 18
+raises on some kinds of side data.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ MAJOR_VERSION = int(av.__version__.split(".")[0])
 
 _TAG_OPTIONS: dict[str, Any] = {"metadata_errors": "surrogateescape"} if MAJOR_VERSION < 19 else {}
 
-#: Bytes that FFmpeg reads at a time: `BoundedInput` looks at the clock as often.
+#: Bytes per read of FFmpeg. `BoundedInput` checks the CPU time at each read.
 _BUFFER_BYTES = 4096
 
 
 def open_input(
     file: BinaryIO, *, options: dict[str, str], io_open: Callable[..., Any]
 ) -> InputContainer:
-    """Open a container for reading; its tags may hold any bytes.
+    """Open a container for reading, whatever bytes its tags contain.
 
-    `io_open` is called for each further file that the container names. Raises what `av.open`
-    raises: FFmpeg's errors, and builtin ones on some damage.
+    `io_open` is called for each further file that the container refers to. Raises what `av.open`
+    raises: FFmpeg's errors, and builtin ones for some damaged files.
     """
     container: InputContainer = av.open(
         file, "r", options=options, io_open=io_open, buffer_size=_BUFFER_BYTES, **_TAG_OPTIONS
@@ -39,27 +39,27 @@ def open_input(
     return container
 
 
-def fraction(rational: Any) -> Fraction | None:
-    """A rate, a time base or an aspect ratio of PyAV; None where it is not set."""
+def to_fraction(rational: Any) -> Fraction | None:
+    """Convert a rate, time base or aspect ratio of PyAV; None if it is not set."""
     if not rational or not rational.denominator:
         return None
     return Fraction(rational.numerator, rational.denominator)
 
 
-#: Where PyAV tells the angle of a display matrix alone: a, b, c, d by quarter turns anticlockwise.
-_TURNS = ((1, 0, 0, 1), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, -1, 0))
+#: a, b, c, d of a display matrix by quarter turns anticlockwise.
+_QUARTER_TURNS = ((1, 0, 0, 1), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, -1, 0))
 
 
 def display_matrix(frame: VideoFrame) -> tuple[int, int, int, int] | None:
-    """a, b, c, d of a frame's display matrix: (x, y) is shown at (a x + c y, b x + d y).
+    """Return a, b, c, d of a frame's display matrix, or None if it has none.
 
-    None where it has none.
+    The matrix maps pixel (x, y) to (a x + c y, b x + d y).
     """
     try:
-        sides: Any = frame.side_data  # PyAV's annotations know no key but str
-    except ValueError:  # beside a kind that it does not know, such as Exif
-        return _TURNS[round(frame.rotation / 90) % 4]
-    matrix = sides.get(Type.DISPLAYMATRIX)
+        side_data: Any = frame.side_data  # annotated with str keys only
+    except ValueError:  # a kind of side data that PyAV 18 does not know, such as Exif
+        return _QUARTER_TURNS[round(frame.rotation / 90) % 4]
+    matrix = side_data.get(Type.DISPLAYMATRIX)
     if matrix is None:
         return None
     a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32, 5).tolist()

@@ -1,7 +1,7 @@
-"""Bytes to arrays: containers by PyAV, sound files by soundfile, pictures by OpenCV.
+"""Decode files: containers by PyAV, sound files by soundfile, pictures by OpenCV.
 
-Everything stays in memory and within `Limits`; for any bytes at all, these functions return or
-raise a `MediaError`. They use as many threads as `Limits` says, and keep nothing between calls.
+Files are decoded in memory and within `Limits`. For any bytes, these functions return or raise a
+`MediaError`. They use at most `Limits.threads` threads and keep no state between calls.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from model.media.audio.recording import Asked, read_recording
+from model.media.audio.recording import ReadRequest, read_recording
 from model.media.headers import png
-from model.media.picture import animation, picture_file
+from model.media.picture import animation, header, picture_file
 from model.media.types import (
     Clip,
     Limits,
@@ -54,51 +54,54 @@ def read_clip(
     pictures: bool = True,
     limits: Limits = _DEFAULTS,
 ) -> Clip:
-    """The sound of a clip and `frames` of its pictures, as far as they are asked for.
+    """Decode the sound of a clip (if `sound`) and `frames` of its pictures (if `pictures`).
 
-    The pictures are those shown at the centres of `frames` equal parts of the clip's time. A
-    part that is asked for and missing is None, and its problem says why; raises UnknownFormat,
-    TooLarge, and Unusable where nothing that was asked for can be read.
+    The pictures are those shown at the centres of `frames` equal parts of the clip's duration. A
+    requested part that cannot be decoded is None, and its problem says why. Raises UnknownFormat,
+    TooLarge, and Unusable if no requested part can be decoded.
     """
     _check_count(frames, limits)
-    with _only_media_errors(data):
-        asked = Asked(sound, frames if pictures else 0, limits, _CLIPS)
-        clip = _clip(data, asked)
+    with _as_media_errors(data):
+        request = ReadRequest(sound, frames if pictures else 0, limits, _CLIPS)
+        clip = _read_clip(data, request)
     if clip.sound is None and clip.pictures is None:
         problems = [p for p in (clip.pictures_problem, clip.sound_problem) if p]
-        raise Unusable("; ".join(problems) or "neither sound nor pictures were asked for")
+        raise Unusable("; ".join(problems) or "neither sound nor pictures were requested")
     return clip
 
 
 def read_sound(data: bytes, *, limits: Limits = _DEFAULTS) -> Sound:
-    """The sound in a sound file or a container, every channel at its own rate.
+    """Decode the sound of a sound file or a container, with its channels and sample rate.
 
     Raises UnknownFormat, TooLarge and Unusable (no sound, no samples, NaN, damaged).
     """
-    with _only_media_errors(data):
-        clip = read_recording(data, Asked(True, 0, limits, _SOUNDS))
+    with _as_media_errors(data):
+        clip = read_recording(data, ReadRequest(True, 0, limits, _SOUNDS))
     if clip.sound is None:
         raise Unusable(clip.sound_problem or "there is no sound in it")
     return clip.sound
 
 
 def read_picture(data: bytes, *, limits: Limits = _DEFAULTS) -> NDArray[np.uint8]:
-    """A picture file, uint8 RGB [h, w, 3], upright. Raises UnknownFormat, TooLarge, Unusable."""
-    with _only_media_errors(data):
-        return picture_file.decoded(data, limits)
+    """Decode a picture file to uint8 RGB [h, w, 3], upright.
+
+    Raises UnknownFormat, TooLarge and Unusable.
+    """
+    with _as_media_errors(data):
+        return picture_file.decode_picture(data, limits)
 
 
 def read_pictures(datas: Sequence[bytes], *, limits: Limits = _DEFAULTS) -> Pictures:
-    """Picture files in their order; errors say which of them (the first is 1)."""
+    """Decode picture files in order. Errors name the number of the picture, from 1."""
     _check_count(len(datas), limits)
-    largest = limits.max_total_pixels // len(datas)
+    max_pixels = limits.max_total_pixels // len(datas)
     frames = []
     for number, data in enumerate(datas, 1):
         try:
-            frames.append(picture_file.shrunk(read_picture(data, limits=limits), largest))
+            frames.append(picture_file.shrink(read_picture(data, limits=limits), max_pixels))
         except MediaError as error:
-            where = f"picture {number} of {len(datas)}: " if len(datas) > 1 else ""
-            raise type(error)(where + error.detail) from error
+            prefix = f"picture {number} of {len(datas)}: " if len(datas) > 1 else ""
+            raise type(error)(prefix + error.detail) from error
     return Pictures(tuple(frames), tuple(float(index) for index in range(len(frames))))
 
 
@@ -110,8 +113,8 @@ def _check_count(frames: int, limits: Limits) -> None:
 
 
 @contextmanager
-def _only_media_errors(data: bytes) -> Iterator[None]:
-    """Whatever a decoder raises on these bytes becomes a MediaError."""
+def _as_media_errors(data: bytes) -> Iterator[None]:
+    """Convert every exception of a decoder to a MediaError. Raises Unusable for empty `data`."""
     if not data:
         raise Unusable("the file is empty")
     try:
@@ -119,29 +122,30 @@ def _only_media_errors(data: bytes) -> Iterator[None]:
     except MediaError:
         raise
     except MemoryError as error:
-        raise TooLarge("the file needs more memory than there is") from error
+        raise TooLarge("there is not enough memory to decode the file") from error
     except Exception as error:
         raise Unusable(f"the file is damaged: {type(error).__name__} in decoding it") from error
 
 
-def _clip(data: bytes, asked: Asked) -> Clip:
-    kind = picture_file.kind_of(data)
-    if kind is None or picture_file.may_move(data, kind):
-        if kind == "PNG":
-            width, height = png.header_size(data)  # it may be cut short
-            picture_file.check_size(width, height, asked.limits)
-            animation.check_composed(png.pictures(data), width, height, asked.limits)
-            png.check_inflated(data, asked.limits)
-        return read_recording(data, asked)
-    no_sound = None
-    if asked.sound:
-        no_sound = f"{'an' if kind == 'AVIF' else 'a'} {kind} picture has no sound"
-    if not asked.frames:
-        return Clip(None, None, no_sound, None)
-    if animation.is_animated(data):
-        film = animation.read_animation(data, asked.frames, asked.limits)
-        return Clip(None, film, no_sound, None)
-    still = picture_file.shrunk(
-        picture_file.decoded(data, asked.limits), asked.limits.max_total_pixels
-    )
-    return Clip(None, Pictures((still,), (0.0,)), no_sound, None)
+def _read_clip(data: bytes, request: ReadRequest) -> Clip:
+    limits = request.limits
+    picture_format = header.detect_format(data)
+    if picture_format is None or header.may_be_animated(data, picture_format):
+        if picture_format == "PNG":
+            width, height = png.read_header_size(data)  # the file may be truncated
+            header.check_size(width, height, limits)
+            animation.check_composed_pixels(png.count_frames(data), width, height, limits)
+            png.check_inflated(data, limits)
+        return read_recording(data, request)
+    sound_problem = None
+    if request.sound:
+        article = "an" if picture_format == "AVIF" else "a"
+        sound_problem = f"{article} {picture_format} picture has no sound"
+    if not request.frames:
+        return Clip(None, None, sound_problem, None)
+    if animation.is_animated_webp(data):
+        pictures = animation.read_webp_animation(data, request.frames, limits)
+        return Clip(None, pictures, sound_problem, None)
+    picture = picture_file.decode_picture(data, limits)
+    picture = picture_file.shrink(picture, limits.max_total_pixels)
+    return Clip(None, Pictures((picture,), (0.0,)), sound_problem, None)

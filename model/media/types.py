@@ -1,4 +1,4 @@
-"""What decoding gives: sounds, pictures and clips, the limits they keep to, and the errors."""
+"""Results of decoding (sounds, pictures, clips), its limits and its errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 class MediaError(ValueError):
-    """A file that cannot be used; `detail` says to its sender what is wrong with it."""
+    """A file cannot be used. `detail` is the message for its sender."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
@@ -17,39 +17,38 @@ class MediaError(ValueError):
 
 
 class UnknownFormat(MediaError):
-    """Not a kind of file that is read here (HTTP 415)."""
+    """The file's format is not supported (HTTP 415)."""
 
 
 class Unusable(MediaError):
-    """A known kind of file, but empty, damaged, or without what is needed (HTTP 422)."""
+    """The format is supported, but the file is empty, damaged or lacks a stream (HTTP 422)."""
 
 
 class TooLarge(MediaError):
-    """Longer, larger or more than the limits allow (HTTP 413)."""
+    """The file exceeds a limit (HTTP 413)."""
 
 
-#: A clip may exceed its longest duration by this much: encoders pad the last block of sound.
+#: Tolerance of the duration limit, in seconds: encoders pad the last block of sound.
 SLACK_S = 0.25
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one file may cost. All are checked against what is decoded, never trusted to headers.
+    """Limits of one file. Each is checked against decoded data, not against headers alone.
 
-    - `max_duration_s`: longest clip or sound, in seconds.
-    - `max_pixels`: largest single picture or video frame.
-    - `max_total_pixels`: all pictures of one answer; more are shrunk until they fit.
-    - `max_composed_pixels`: of a file whose pictures are composed one after the other, width x
-      height x pictures of a GIF or APNG; width x height x scans of a JPEG.
-    - `max_inflated_bytes`: what texts, profiles and surplus pixel data of a PNG inflate to; by
-      how much the packets of a container may be larger than the file.
-    - `max_decoded_pixels`: of a video, width x height x frames that have to be decoded for the
-      pictures that are wanted.
-    - `max_demux_cpu_s`: CPU time, in seconds, to find a file's headers and packets.
-    - `max_frames`: most pictures in one answer.
+    - `max_duration_s`: duration of a clip or sound, in seconds.
+    - `max_pixels`: pixels of one picture or video frame.
+    - `max_total_pixels`: pixels of all returned pictures; larger ones are shrunk to fit.
+    - `max_composed_pixels`: width x height x frames of a GIF or APNG, width x height x scans of
+      a JPEG.
+    - `max_inflated_bytes`: inflated bytes of a PNG's texts, profiles and surplus pixel data;
+      bytes by which a container's packets may exceed the file.
+    - `max_decoded_pixels`: width x height x frames of a video that have to be decoded.
+    - `max_demux_cpu_s`: CPU time, in seconds, for opening and demuxing a file.
+    - `max_frames`: number of returned pictures.
     - `max_channels`, `min_sample_rate`, `max_sample_rate` (Hz), `max_samples` (over all
       channels): of a sound.
-    - `threads`: that may decode one video at a time.
+    - `threads`: number of threads that decode one video.
     """
 
     max_duration_s: float = 60.0
@@ -66,17 +65,18 @@ class Limits:
     max_samples: int = 50_000_000
     threads: int = 1
 
-    def in_all(self, per_minute: int) -> int:
-        """So many for a file of the longest duration; at least those of a minute."""
+    def scale_to_duration(self, per_minute: int) -> int:
+        """Scale a limit per minute to `max_duration_s`, or to one minute if that is shorter."""
         return round(per_minute * max(1.0, self.max_duration_s / 60))
 
 
 @dataclass(frozen=True)
 class Sound:
-    """`samples` float32 [channels, n], finite, nominally in [-1, 1], at `sample_rate` Hz.
+    """A sound: `samples` float32 [channels, n], finite, nominally in [-1, 1].
 
-    It is number `track` (the first is 1) of the file's `tracks` sound tracks. `complete` is False
-    where a part of the file could not be decoded, so that a second reader may find more.
+    `sample_rate` is in Hz. `track` is the number (from 1) of the audio track in the file, of
+    `tracks`. `complete` is False if a part of the file could not be decoded, so that another
+    library may decode more.
     """
 
     samples: NDArray[np.float32]
@@ -87,15 +87,16 @@ class Sound:
 
     @property
     def duration_s(self) -> float:
-        """Length in seconds."""
+        """Duration in seconds."""
         return float(self.samples.shape[1] / self.sample_rate)
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """`frames` uint8 RGB [h, w, 3], upright, in order; `times_s` seconds from the first frame.
+    """Pictures: `frames` uint8 RGB [h, w, 3], upright, in order of time.
 
-    Pictures that came one by one have no times: theirs are 0, 1, 2, …
+    `times_s` are in seconds from the first frame. Pictures from separate files have the times
+    0, 1, 2, …
     """
 
     frames: tuple[NDArray[np.uint8], ...]
@@ -104,7 +105,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Clip:
-    """What could be read of a clip; where a part is None, its problem says why."""
+    """The decoded parts of a clip. `sound_problem` and `pictures_problem` explain a None."""
 
     sound: Sound | None
     pictures: Pictures | None

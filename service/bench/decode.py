@@ -99,7 +99,7 @@ def _timing(spec: ClipSpec, rounds: int) -> DecodeTiming:
     shown, chosen = _every(data), (_wanted(data), _alone(data))
     centres = [int((part + 0.5) / FRAMES * len(shown)) for part in range(FRAMES)]
     same = all(
-        np.array_equal(colour.shown(shown[at], spec.width, spec.height), ours)
+        np.array_equal(colour.to_srgb(shown[at], spec.width, spec.height), ours)
         for pictures in chosen
         for at, ours in zip(centres, pictures.frames, strict=True)
     )

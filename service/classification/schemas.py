@@ -33,7 +33,7 @@ class Stream(_Answer):
         None,
         description="Why it was not used: it is missing or, where the checkpoint copes with that, "
         "it carries nothing (the sound is silent, the pictures are blank).",
-        examples=["the sound is silent (nothing in it is louder than -90 dB of full scale)"],
+        examples=["the sound is silent (nothing in it exceeds -90 dBFS)"],
     )
     duration_s: float | None = Field(None, description="Length of the sound.", examples=[1.9])
     sample_rate: int | None = Field(None, description="Hz.", examples=[48000])

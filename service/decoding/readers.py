@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from model.media import reader
-from model.media.picture.picture_file import shrunk
+from model.media.picture.picture_file import shrink
 from model.media.types import Limits, MediaError, Pictures, Unusable
 from model.preprocess.frames import segment_centres
 from service.decoding.sources import Missing, PicturesSource, SoundSource, Source
@@ -86,6 +86,6 @@ def read_frames(files: Sequence[bytes], options: ReadOptions) -> dict[str, Sourc
         except MediaError as exc:
             raise type(exc)(f"picture {index + 1} of {count}: {exc.detail}") from exc
         if index in needed:
-            pictures[index] = shrunk(picture, largest)
+            pictures[index] = shrink(picture, largest)
     times_s = tuple(float(index) for index in pictures)
     return {"frames": PicturesSource(Pictures(tuple(pictures.values()), times_s))}

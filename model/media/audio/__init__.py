@@ -1,1 +1,1 @@
-"""The sound of files and of containers' audio tracks."""
+"""Sound of sound files and of containers' audio streams."""

@@ -1,4 +1,4 @@
-"""Sound files by soundfile, in memory, within limits."""
+"""Read sound files by soundfile, in memory and within limits."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import io
 
 import numpy as np
 import soundfile
-from numpy.typing import NDArray
 
-from model.media.audio.track import NOT_NUMBERS, check_sound
+from model.arrays import Float32Array
+from model.media.audio.track import NOT_FINITE, check_sound
 from model.media.bounded_input import BoundedInput
 from model.media.types import Limits, Sound, Unusable
 
-#: Samples of each channel that are read at a time: nothing is allocated from a header, and where
-#: a block fails, no more than this is lost.
+#: Samples of each channel per read. Memory is allocated by decoded samples, not by the header, and
+#: a damaged block loses at most this many.
 _BLOCK = 2048
 
 
-class _File(BoundedInput):
-    """A file whose damaged header may send its reader to before the beginning."""
+class _SoundFileInput(BoundedInput):
+    """A file that tolerates seeks to before its beginning, as a damaged header causes."""
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        """As BytesIO, but it stays where it is when asked for what is not there."""
+        """Seek as BytesIO, but stay at the current position if the target is invalid."""
         try:
             return super().seek(offset, whence)
         except (ValueError, OverflowError):  # soundfile would print a traceback
@@ -29,32 +29,32 @@ class _File(BoundedInput):
 
 
 def read_sound_file(data: bytes, limits: Limits) -> Sound | None:
-    """The sound as soundfile reads it, as far as it can; None where it reads nothing.
+    """Decode a sound file up to its end or to damage; None if nothing can be decoded.
 
-    Raises TooLarge (also where opening it takes too much time) and Unusable (sample rate, NaN).
+    Raises TooLarge (also if opening takes too much CPU time) and Unusable (sample rate, NaN).
     """
-    pieces: list[NDArray[np.float32]] = []
+    blocks: list[Float32Array] = []  # [n, channels]
     length = rate = 0
     complete = False
     try:
-        source = _File(data, limits.max_demux_cpu_s)
-        with source.measured():
+        source = _SoundFileInput(data, limits.max_demux_cpu_s)
+        with source.measure():
             opened = soundfile.SoundFile(source)
         with opened as file:
             # soundfile would seek behind each block, which fails in FLAC of unknown length.
             file.seekable = lambda: False
             rate = file.samplerate
             check_sound(rate, file.channels, 0, limits)
-            while (piece := file.read(_BLOCK, dtype="float32", always_2d=True)).shape[0]:
-                pieces.append(piece)
-                length += piece.shape[0]
+            while (block := file.read(_BLOCK, dtype="float32", always_2d=True)).shape[0]:
+                blocks.append(block)
+                length += block.shape[0]
                 check_sound(rate, file.channels, length, limits)
             complete = length >= file.frames
     except soundfile.SoundFileError:
-        pass  # not a sound file, or damaged: what came before the damage counts
+        pass  # not a sound file, or damaged: samples before the damage count
     if not length:
         return None
-    samples = np.ascontiguousarray(np.concatenate(pieces).T)
+    samples = np.ascontiguousarray(np.concatenate(blocks).T)
     if not np.isfinite(samples).all():
-        raise Unusable(NOT_NUMBERS)
+        raise Unusable(NOT_FINITE)
     return Sound(samples, rate, complete=complete)

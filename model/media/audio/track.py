@@ -1,4 +1,4 @@
-"""The sound of a container's track, packet by packet, within limits."""
+"""Decode a container's audio track packet by packet, within limits."""
 
 from __future__ import annotations
 
@@ -10,51 +10,51 @@ import numpy as np
 from av.audio.frame import AudioFrame
 from av.packet import Packet
 from av.stream import Stream
-from numpy.typing import NDArray
 
+from model.arrays import Float32Array
 from model.media.audio.resample import resample_soxr
-from model.media.pyav import fraction
+from model.media.pyav import to_fraction
 from model.media.types import SLACK_S, Limits, Sound, TooLarge, Unusable
 
-Floats = NDArray[np.float32]
-
-NOT_NUMBERS = "its sound holds values that are no numbers (NaN or infinite)"
-#: PyAV looks for the end of a frame's planes where 8 or more leave none, and the process dies.
+NOT_FINITE = "its sound contains NaN or infinite values"
+#: PyAV searches for a null pointer behind a frame's planes. With 8 or more planes there is none,
+#: and the process crashes.
 _UNSAFE_PLANES = 8
-#: Decoders that set the sample rate of a frame before they read it in the frame's own header.
+#: Decoders that set a frame's sample rate before they have read it in the frame's header.
 _LATE_RATES = ("mp1", "mp2", "mp3")
-#: A sound that ends this much before its header says, in seconds, has lost some of its packets.
-_SHORT_S = 0.05
+#: A sound that is shorter than its header says by more than this, in seconds, lacks packets.
+_MAX_MISSING_S = 0.05
 
 
-class Samples:
-    """The decoded sound of one track, gathered piece by piece within the limits.
+class TrackDecoder:
+    """Decode one audio track within the limits.
 
-    Sample rate, channels and format may change from one frame to the next, as they do in
-    broadcasts and where files were put together.
+    Sample rate, channels and sample format may change from frame to frame, as in broadcasts and
+    concatenated files.
     """
 
     def __init__(self, stream: Stream, limits: Limits) -> None:
         self._stream = stream
         self._limits = limits
-        self._parts: list[_Part] = []
+        self._segments: list[_Segment] = []
         self._seconds = 0.0
         self._complete = True
-        self._packers: dict[tuple[str, str, int], av.AudioResampler] = {}
+        self._converters: dict[tuple[str, str, int], av.AudioResampler] = {}
 
     def add(self, packet: Packet[Any]) -> None:
-        """Decode a packet; raises TooLarge or Unusable as `check_sound` does."""
+        """Decode a packet. Raises TooLarge and Unusable as `check_sound` does."""
         self._complete &= not packet.is_corrupt
         self._decode(packet)
 
     def sound(self) -> tuple[Sound | None, str | None]:
-        """The sound, after the last packet; or None and why. Raises as `add` does."""
-        self._decode(None)  # what the decoder still holds
-        if not self._parts:
-            return None, "its sound is damaged or empty: nothing of it could be decoded"
-        sounds = [Sound(np.concatenate(p.pieces, axis=1), p.rate) for p in self._parts]
-        sound = joined(sounds, self._limits, complete=self._complete and not self._is_short())
-        return (sound, None) if np.isfinite(sound.samples).all() else (None, NOT_NUMBERS)
+        """Return the sound, after the last packet; or None and the problem. Raises as `add`."""
+        self._decode(None)  # flush the decoder
+        if not self._segments:
+            return None, "its sound is damaged or empty: nothing could be decoded"
+        sounds = [Sound(np.concatenate(s.blocks, axis=1), s.rate) for s in self._segments]
+        complete = self._complete and not self._is_short()
+        sound = concatenate(sounds, self._limits, complete=complete)
+        return (sound, None) if np.isfinite(sound.samples).all() else (None, NOT_FINITE)
 
     def _decode(self, packet: Packet[Any] | None) -> None:
         context: Any = self._stream.codec_context
@@ -62,99 +62,99 @@ class Samples:
             frames = list(context.decode(packet))
         except MemoryError:
             raise
-        except Exception:  # FFmpeg's errors, and builtin ones on some damage
+        except Exception:  # FFmpeg's errors, and builtin ones for some damaged packets
             self._complete = False
             return
         for frame in frames:
             rate = frame.sample_rate
             if context.codec.canonical_name in _LATE_RATES:
                 rate = context.sample_rate
-            samples = self._samples(frame)
+            samples = self._frame_samples(frame)
             if samples is not None and samples.shape[1]:
                 self._append(samples, rate)
 
-    def _append(self, samples: Floats, rate: int) -> None:
+    def _append(self, samples: Float32Array, rate: int) -> None:
         channels, length = samples.shape
         self._seconds += length / rate if rate > 0 else 0
-        # All of it at this piece's rate, which is exact where that does not change.
+        # The total length at this frame's rate; exact unless the rate changes.
         check_sound(rate, channels, round(self._seconds * rate), self._limits)
-        last = self._parts[-1] if self._parts else None
+        last = self._segments[-1] if self._segments else None
         if last is None or (last.rate, last.channels) != (rate, channels):
-            last = _Part(rate, channels)
-            self._parts.append(last)
-        last.pieces.append(samples)
+            last = _Segment(rate, channels)
+            self._segments.append(last)
+        last.blocks.append(samples)
 
-    def _samples(self, frame: AudioFrame) -> Floats | None:
-        """Samples [channels, n]; None where not even FFmpeg can convert them."""
+    def _frame_samples(self, frame: AudioFrame) -> Float32Array | None:
+        """Return samples [channels, n]; None if they cannot be converted."""
         try:
             if frame.format.is_planar and frame.layout.nb_channels >= _UNSAFE_PLANES:
-                return self._packed(frame)
+                return self._convert_by_ffmpeg(frame)
             try:
-                return _values(frame)
-            except ValueError:  # a format that PyAV does not hand over
-                return self._packed(frame)
+                return _to_float32(frame)
+            except ValueError:  # a sample format that PyAV does not support
+                return self._convert_by_ffmpeg(frame)
         except (ValueError, av.error.FFmpegError):
             self._complete = False
             return None
 
-    def _packed(self, frame: AudioFrame) -> Floats | None:
-        """Samples [channels, n] by FFmpeg's own conversion to interleaved floats."""
+    def _convert_by_ffmpeg(self, frame: AudioFrame) -> Float32Array | None:
+        """Return samples [channels, n], converted to interleaved floats by FFmpeg."""
         key = (frame.format.name, frame.layout.name, frame.sample_rate)
-        packer = self._packers.setdefault(key, av.AudioResampler("flt"))
-        packed = [_values(part) for part in packer.resample(frame)]
-        return np.concatenate(packed, axis=1) if packed else None
+        converter = self._converters.setdefault(key, av.AudioResampler("flt"))
+        converted = [_to_float32(part) for part in converter.resample(frame)]
+        return np.concatenate(converted, axis=1) if converted else None
 
     def _is_short(self) -> bool:
-        """Whether less was decoded than the container's header says there is."""
-        time_base = fraction(self._stream.time_base)
+        """Return whether the decoded sound is shorter than the header says."""
+        time_base = to_fraction(self._stream.time_base)
         if not self._stream.duration or time_base is None:
             return False
-        return self._seconds < float(self._stream.duration * time_base) - _SHORT_S
+        return self._seconds < float(self._stream.duration * time_base) - _MAX_MISSING_S
 
 
-class _Part:
-    """Pieces [channels, n] that follow each other at one rate in Hz."""
+class _Segment:
+    """Consecutive blocks [channels, n] with one sample rate (Hz)."""
 
     def __init__(self, rate: int, channels: int) -> None:
         self.rate = rate
         self.channels = channels
-        self.pieces: list[Floats] = []
+        self.blocks: list[Float32Array] = []
 
 
-def joined(parts: Sequence[Sound], limits: Limits, *, complete: bool) -> Sound:
-    """One sound of parts that follow each other, each converted to one format.
+def concatenate(sounds: Sequence[Sound], limits: Limits, *, complete: bool) -> Sound:
+    """Concatenate sounds after converting each to one sample rate and number of channels.
 
-    That is the highest sample rate and the most channels of any part, so that nothing is lost.
-    Channels that a part lacks hold the average of those it has, which keeps its average. Track
-    numbers are those of the first part. Raises TooLarge where all of it exceeds the limits.
+    These are the highest of all sounds, so that nothing is lost. Missing channels are filled with
+    the average of the existing ones, which keeps the average. Track numbers are those of the
+    first sound. Raises TooLarge if the result exceeds the limits.
     """
-    rate = max(part.sample_rate for part in parts)
-    channels = max(part.samples.shape[0] for part in parts)
-    seconds = sum(part.duration_s for part in parts)
+    rate = max(sound.sample_rate for sound in sounds)
+    channels = max(sound.samples.shape[0] for sound in sounds)
+    seconds = sum(sound.duration_s for sound in sounds)
     check_sound(rate, channels, round(seconds * rate), limits)
-    converted = [_converted(part, rate, channels) for part in parts]
-    samples = np.concatenate(converted, axis=1) if len(parts) > 1 else converted[0]
-    return Sound(np.ascontiguousarray(samples), rate, parts[0].track, parts[0].tracks, complete)
+    converted = [_convert(sound, rate, channels) for sound in sounds]
+    samples = np.concatenate(converted, axis=1) if len(sounds) > 1 else converted[0]
+    return Sound(np.ascontiguousarray(samples), rate, sounds[0].track, sounds[0].tracks, complete)
 
 
-def _converted(sound: Sound, rate: int, channels: int) -> Floats:
-    """Samples [channels, n] at `rate` Hz."""
-    samples, lacking = sound.samples, channels - sound.samples.shape[0]
+def _convert(sound: Sound, rate: int, channels: int) -> Float32Array:
+    """Return samples [channels, n] at `rate` Hz."""
+    samples, missing = sound.samples, channels - sound.samples.shape[0]
     if sound.sample_rate != rate:
         samples = resample_soxr(np.ascontiguousarray(samples.T), sound.sample_rate, rate).T
-    if lacking:
+    if missing:
         average = samples.mean(axis=0, dtype=np.float64).astype(np.float32)
-        samples = np.concatenate([samples, np.tile(average, (lacking, 1))])
+        samples = np.concatenate([samples, np.tile(average, (missing, 1))])
     return samples
 
 
 def check_sound(rate: int, channels: int, length: int, limits: Limits) -> None:
-    """Raises TooLarge or Unusable where `length` samples of each channel exceed the limits."""
-    accepted = f"{limits.min_sample_rate} to {limits.max_sample_rate} are accepted"
+    """Raise TooLarge or Unusable if a sound of `length` samples per channel exceeds the limits."""
+    accepted = f"{limits.min_sample_rate} to {limits.max_sample_rate} Hz are accepted"
     if rate > limits.max_sample_rate:
-        raise TooLarge(f"its sound has {rate} samples a second; {accepted}")
+        raise TooLarge(f"its sound has a sample rate of {rate} Hz; {accepted}")
     if rate < limits.min_sample_rate:
-        raise Unusable(f"its sound has {rate} samples a second; {accepted}")
+        raise Unusable(f"its sound has a sample rate of {rate} Hz; {accepted}")
     if channels > limits.max_channels:
         raise TooLarge(f"its sound has {channels} channels; at most {limits.max_channels}")
     if length > (limits.max_duration_s + SLACK_S) * rate:
@@ -163,15 +163,15 @@ def check_sound(rate: int, channels: int, length: int, limits: Limits) -> None:
         raise TooLarge(f"its sound has more than {limits.max_samples} samples")
 
 
-def _values(frame: AudioFrame) -> Floats:
-    """Samples [channels, n] in [-1, 1]; ValueError for a format that PyAV does not hand over."""
+def _to_float32(frame: AudioFrame) -> Float32Array:
+    """Return samples [channels, n] in [-1, 1]. Raises ValueError for unsupported formats."""
     values = frame.to_ndarray()
     if not frame.format.is_planar:
         values = values.reshape(-1, frame.layout.nb_channels).T
     if values.dtype.kind == "f":
-        with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinite
+        with np.errstate(over="ignore"):  # values beyond float32 are rejected as infinite later
             return np.asarray(values, np.float32)
     if values.dtype.kind == "u":
         return np.asarray((values.astype(np.float32) - 128) / 128, np.float32)
-    full = 2.0 ** (8 * values.dtype.itemsize - 1)
-    return np.asarray(values.astype(np.float32) / full, np.float32)
+    full_scale = 2.0 ** (8 * values.dtype.itemsize - 1)
+    return np.asarray(values.astype(np.float32) / full_scale, np.float32)

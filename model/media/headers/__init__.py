@@ -1,1 +1,1 @@
-"""What a file's headers say of it, read before a library does: sizes, counts, encryption."""
+"""Read headers of files before a decoding library does: sizes, counts, encryption."""

@@ -1,79 +1,79 @@
-"""What the elements of a Matroska or WebM file say of it."""
+"""Find EBML elements in Matroska and WebM files (RFC 8794)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-_HEAD = b"\x1a\x45\xdf\xa3"
+_MAGIC = b"\x1a\x45\xdf\xa3"
 _SEGMENT = 0x18538067
-#: More elements on one level than a header has.
-_MOST_ELEMENTS = 1000
+#: Largest number of elements on one level. Headers have far fewer.
+_MAX_ELEMENTS = 1000
 
 
 class _Element(NamedTuple):
-    """What an element holds is at `begin` to `end`; `end` is None where it does not say."""
+    """An element whose data is at `begin` to `end`; `end` is None for an unknown size."""
 
-    number: int
+    element_id: int
     begin: int
     end: int | None
 
 
-def is_cut(data: bytes) -> bool:
-    """Whether the file ends before its segment does, as far as that says where it ends."""
+def is_truncated(data: bytes) -> bool:
+    """Return whether the file ends before its segment. False if the segment's size is unknown."""
     segment = _segment(data)
     return segment is not None and segment.end is not None and segment.end > len(data)
 
 
 def _segment(data: bytes) -> _Element | None:
-    if not data.startswith(_HEAD):
+    if not data.startswith(_MAGIC):
         return None
     elements = _elements(data, 0, len(data))
-    return next((element for element in elements if element.number == _SEGMENT), None)
+    return next((element for element in elements if element.element_id == _SEGMENT), None)
 
 
-def in_segment(data: bytes, *path: int) -> Iterator[tuple[int, int]]:
-    """Where what the elements at a path of numbers below the segment hold begins and ends."""
+def find_in_segment(data: bytes, *path: int) -> Iterator[tuple[int, int]]:
+    """Yield begin and end of the data of each element at a path of IDs below the segment."""
     segment = _segment(data)
     if segment is not None:
-        yield from within(data, segment.begin, segment.end or len(data), *path)
+        yield from find_elements(data, segment.begin, segment.end or len(data), *path)
 
 
-def within(data: bytes, begin: int, end: int, *path: int) -> Iterator[tuple[int, int]]:
-    """The same of those between two places."""
+def find_elements(data: bytes, begin: int, end: int, *path: int) -> Iterator[tuple[int, int]]:
+    """Yield begin and end of the data of each element at a path of IDs, from `begin` to `end`."""
     if not path:
         yield begin, end
         return
     for element in _elements(data, begin, end):
-        if element.number == path[0]:
-            yield from within(data, element.begin, element.end or end, *path[1:])
+        if element.element_id == path[0]:
+            yield from find_elements(data, element.begin, element.end or end, *path[1:])
 
 
 def _elements(data: bytes, begin: int, end: int) -> Iterator[_Element]:
-    """The elements between two places, up to one that does not say where it ends."""
-    at = begin
-    for _ in range(_MOST_ELEMENTS):
-        number, at = _number(data, at, keep_mark=True)
-        size, at = _number(data, at, keep_mark=False)
-        if number is None or at > min(end, len(data)):
+    """Yield the elements from `begin` to `end`, up to one of unknown size."""
+    offset = begin
+    for _ in range(_MAX_ELEMENTS):
+        element_id, offset = _read_vint(data, offset, keep_marker=True)
+        size, offset = _read_vint(data, offset, keep_marker=False)
+        if element_id is None or offset > min(end, len(data)):
             return
-        yield _Element(number, at, None if size is None else at + size)
+        yield _Element(element_id, offset, None if size is None else offset + size)
         if size is None:
             return
-        at += size
+        offset += size
 
 
-def _number(data: bytes, at: int, keep_mark: bool) -> tuple[int | None, int]:
-    """A number of variable length and where it ends; None where all its bits are set, or none is.
+def _read_vint(data: bytes, offset: int, keep_marker: bool) -> tuple[int | None, int]:
+    """Return a variable-size integer and the offset behind it (RFC 8794, 4).
 
-    Its length is in its first byte: as many zeros as bytes follow, and a one as a mark.
+    The integer is None if it is invalid, or, without `keep_marker`, reserved for unknown sizes.
     """
-    if at >= len(data) or not data[at]:
-        return None, at + 1
-    length = 9 - data[at].bit_length()
-    number = int.from_bytes(data[at : at + length], "big")
+    if offset >= len(data) or not data[offset]:
+        return None, offset + 1
+    length = 9 - data[offset].bit_length()
+    number = int.from_bytes(data[offset : offset + length], "big")
     value = number & ((1 << 7 * length) - 1)
     unknown = value == (1 << 7 * length) - 1
-    if keep_mark:
-        return number, at + length
-    return (None if unknown else value), at + length
+    if keep_marker:
+        return number, offset + length
+    return (None if unknown else value), offset + length

@@ -1,14 +1,14 @@
-"""ID3 tags at the beginning of files that are no MP3."""
+"""Strip ID3 tags from files of formats other than MP3."""
 
 from __future__ import annotations
 
 _TAG = b"ID3"
 _HEAD_BYTES = 10
-#: More tags than an honest file begins with: each costs time.
-_MOST_TAGS = 1000
+#: Largest number of tags that are skipped.
+_MAX_TAGS = 1000
 _FOOTER = 0x10
-#: How files begin that a tag may have been put before: (offset, bytes). MP3 and AAC keep theirs,
-#: which may hold cover art, and say so.
+#: Signatures of formats that have no ID3 tags of their own: (offset, bytes). MP3 and AAC are not
+#: among them: their tags may hold cover art.
 _FILES: tuple[tuple[int, bytes], ...] = (
     *((0, head) for head in (b"RIFF", b"RIFX", b"RF64", b"BW64", b"riff", b"FORM", b"fLaC")),
     *((0, head) for head in (b"OggS", b"caff", b".snd", b"#!AMR", b"FLV\x01", b"TTA", b"wvpk")),
@@ -18,10 +18,10 @@ _FILES: tuple[tuple[int, bytes], ...] = (
 )
 
 
-def without_leading_tags(data: bytes) -> bytes:
-    """The file behind its ID3v2 tags, where it is of a kind that has none; else as it is."""
+def strip_leading_tags(data: bytes) -> bytes:
+    """Return the file without leading ID3v2 tags if its format has none; else unchanged."""
     start = 0
-    for _ in range(_MOST_TAGS):
+    for _ in range(_MAX_TAGS):
         if not data.startswith(_TAG, start) or start + _HEAD_BYTES > len(data):
             break
         sizes = data[start + 6 : start + _HEAD_BYTES]

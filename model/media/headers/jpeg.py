@@ -1,4 +1,4 @@
-"""What a JPEG's segments say: its size, and how many scans its decoder would go through."""
+"""Read a JPEG's segments: its size and its number of scans (ITU-T T.81, annex B)."""
 
 from __future__ import annotations
 
@@ -8,45 +8,45 @@ from typing import NamedTuple
 
 from model.media.types import Limits, TooLarge
 
-#: More segments than an honest JPEG has: each costs time.
-_MOST_SEGMENTS = 100_000
-#: A marker: in a scan's data, 0xFF is followed by a zero or by a restart marker's number.
+#: Largest number of segments in a JPEG.
+_MAX_SEGMENTS = 100_000
+#: A marker. Within a scan's data, 0xFF is followed by 0x00 or by a restart marker's number.
 _MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 _START_OF_SCAN, _START_OF_IMAGE, _END_OF_IMAGE, _TEM = 0xDA, 0xD8, 0xD9, 0x01
-_NO_FRAMES = (0xC4, 0xC8, 0xCC)
+_NOT_FRAMES = (0xC4, 0xC8, 0xCC)
 
 
 class _Segment(NamedTuple):
-    """A segment's marker, and where its length stands."""
+    """A segment's marker, and the offset of its length."""
 
     marker: int
     begin: int
 
 
-def size(data: bytes) -> tuple[int, int]:
-    """Width and height of the first frame; (0, 0) where there is none.
+def read_size(data: bytes) -> tuple[int, int]:
+    """Return width and height of the first frame; (0, 0) if there is none.
 
-    Raises TooLarge where there are too many segments.
+    Raises TooLarge for too many segments.
     """
     for segment in _segments(data):
-        if 0xC0 <= segment.marker <= 0xCF and segment.marker not in _NO_FRAMES:
-            return _number(data, segment.begin + 5), _number(data, segment.begin + 3)
+        if 0xC0 <= segment.marker <= 0xCF and segment.marker not in _NOT_FRAMES:
+            return _read_uint16(data, segment.begin + 5), _read_uint16(data, segment.begin + 3)
     return 0, 0
 
 
 def check_scans(data: bytes, width: int, height: int, limits: Limits) -> None:
-    """Raise TooLarge where its scans go over more pixels than `limits.max_composed_pixels`."""
-    most = max(1, limits.max_composed_pixels // (width * height))
+    """Raise TooLarge if width x height x scans exceeds `limits.max_composed_pixels`."""
+    max_scans = max(1, limits.max_composed_pixels // (width * height))
     for number, _ in enumerate(_scans(data)):
-        if number == most:
+        if number == max_scans:
             raise TooLarge(
-                f"the JPEG of {width} x {height} pixels has more than {most} scans; width x "
+                f"the JPEG of {width} x {height} pixels has more than {max_scans} scans; width x "
                 f"height x scans may be at most {limits.max_composed_pixels} pixels"
             )
 
 
-def scans(data: bytes) -> int:
-    """How many scans the image has. Raises as `size` does."""
+def count_scans(data: bytes) -> int:
+    """Return the number of scans. Raises TooLarge for too many segments."""
     return sum(1 for _ in _scans(data))
 
 
@@ -55,19 +55,19 @@ def _scans(data: bytes) -> Iterator[_Segment]:
 
 
 def _segments(data: bytes) -> Iterator[_Segment]:
-    """The segments up to the end of the image. Raises TooLarge where there are too many."""
-    at = 2
-    for _ in range(_MOST_SEGMENTS):
-        found = _MARKER.search(data, at)
-        if found is None or found[1][0] == _END_OF_IMAGE:
+    """Yield the segments up to the end of the image. Raises TooLarge for too many."""
+    offset = 2
+    for _ in range(_MAX_SEGMENTS):
+        match = _MARKER.search(data, offset)
+        if match is None or match[1][0] == _END_OF_IMAGE:
             return
-        marker, at = found[1][0], found.end()
+        marker, offset = match[1][0], match.end()
         if marker in (_START_OF_IMAGE, _TEM):  # these have no length
             continue
-        yield _Segment(marker, at)
-        at += max(2, _number(data, at))
-    raise TooLarge(f"the JPEG has more than {_MOST_SEGMENTS} segments, which is the most accepted")
+        yield _Segment(marker, offset)
+        offset += max(2, _read_uint16(data, offset))
+    raise TooLarge(f"the JPEG has more than {_MAX_SEGMENTS} segments, the limit")
 
 
-def _number(data: bytes, at: int) -> int:
-    return int.from_bytes(data[at : at + 2], "big")
+def _read_uint16(data: bytes, offset: int) -> int:
+    return int.from_bytes(data[offset : offset + 2], "big")

@@ -1,7 +1,7 @@
-"""How many entries the tables of an MP4 or MOV file have, counted before FFmpeg reads them.
+"""Limit the number of table entries of an MP4 or MOV file before FFmpeg reads them.
 
-A few bytes can list millions of samples: in a table of one entry, in a fragment without a size
-for each, or by an edit list that shows the same ones again and again.
+A few bytes can declare millions of samples: in a table of one entry, in a fragment without
+per-sample sizes, or by an edit list that repeats them.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from typing import NamedTuple
 
 from model.media.types import Limits, TooLarge
 
-#: More boxes than a minute has: with a fragment for each frame it has half of them.
+#: Largest number of boxes per minute. A file with a fragment for each frame has half of them.
 BOXES_PER_MINUTE = 100_000
-#: More entries of tables, or samples, than a minute has: each costs time and memory.
+#: Largest number of table entries, or samples, per minute.
 ENTRIES_PER_MINUTE = 1_000_000
-#: Names that a file begins with.
+#: Names of the first box of a file.
 _FIRST = (b"ftyp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"styp", b"sidx", b"pnot")
-#: Boxes that FFmpeg looks for boxes in, wherever they are.
+#: Boxes in which FFmpeg looks for further boxes.
 _CONTAINERS = frozenset(
     (
         *(b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"dinf", b"udta", b"moof", b"traf"),
         *(b"mvex", b"tref", b"wave", b"cmov", b"mfra"),
     )
 )
-#: Where a table's number of entries is, behind the box's head.
+#: Offset of a table's number of entries behind the box header.
 _COUNTS = {
     **dict.fromkeys((b"stts", b"ctts", b"stsc", b"stco", b"co64", b"stss", b"stps", b"elst"), 4),
     b"trun": 4,
@@ -36,12 +36,12 @@ _COUNTS = {
     b"tfra": 12,
 }
 _TABLE = re.compile(rb"|".join(_COUNTS))
-#: Samples of PCM that FFmpeg makes one packet of.
+#: PCM samples that FFmpeg puts into one packet.
 _PCM_SAMPLES = 1024
 
 
 class _Box(NamedTuple):
-    """A box's name, and where what it holds begins and ends."""
+    """A box's name, and begin and end of its content."""
 
     name: bytes
     begin: int
@@ -50,25 +50,25 @@ class _Box(NamedTuple):
 
 @dataclass
 class _Track:
-    """What a track's tables say: numbers of entries, and kinds of media."""
+    """A track's numbers of table entries by box name, and its kinds of media."""
 
     counts: dict[bytes, int] = field(default_factory=dict)
     kinds: set[bytes] = field(default_factory=set)
     longest_chunk: int = 0
-    is_by_sample: bool = False
+    is_per_sample: bool = False
 
     @property
     def packets(self) -> int:
-        """How many FFmpeg lists, with all edits."""
+        """Number of packets that FFmpeg will list, with all edits."""
         samples = self.counts.get(b"stsz", 0) + self.counts.get(b"stz2", 0)
-        if self.is_by_sample and self.counts[b"stts"] == 1 and self.kinds == {b"soun"}:
+        if self.is_per_sample and self.counts[b"stts"] == 1 and self.kinds == {b"soun"}:
             chunks = self.counts.get(b"stco", 0) + self.counts.get(b"co64", 0)
             samples = chunks * -(-self.longest_chunk // _PCM_SAMPLES)
         return samples * max(1, self.counts.get(b"elst", 0))
 
 
 def check_tables(data: bytes, limits: Limits) -> None:
-    """Raise TooLarge where an MP4 has too many boxes, or its tables too many entries."""
+    """Raise TooLarge if an MP4 has too many boxes, or its tables too many entries."""
     if data[4:8] in _FIRST:
         tables = _Tables(limits)
         tables.read(data)
@@ -85,23 +85,23 @@ class _Tables:
         self._tracks = [_Track()]
 
     def check(self) -> None:
-        """Raise TooLarge where all tables together have too many entries."""
-        most = self._limits.in_all(ENTRIES_PER_MINUTE)
-        if self._entries + sum(track.packets for track in self._tracks) > most:
+        """Raise TooLarge if all tables together have too many entries."""
+        max_entries = self._limits.scale_to_duration(ENTRIES_PER_MINUTE)
+        if self._entries + sum(track.packets for track in self._tracks) > max_entries:
             raise TooLarge(
-                f"its tables list more than {most} entries or samples, which is more than any "
+                f"its tables list more than {max_entries} entries or samples, more than any "
                 f"clip of {self._limits.max_duration_s:g} s has"
             )
 
     def read(self, data: bytes) -> None:
-        """Note all tables. Raises TooLarge where there are too many boxes."""
+        """Count the entries of all tables. Raises TooLarge for too many boxes."""
         self._read(data, _Box(b"", 0, len(data)))
 
     def _read(self, data: bytes, parent: _Box) -> None:
         for box in _children(data, parent.begin, parent.end):
             self._boxes += 1
-            if self._boxes > (most := self._limits.in_all(BOXES_PER_MINUTE)):
-                raise TooLarge(f"the file has more than {most} boxes, which is the most accepted")
+            if self._boxes > (max_entries := self._limits.scale_to_duration(BOXES_PER_MINUTE)):
+                raise TooLarge(f"the file has more than {max_entries} boxes, the limit")
             if box.name == b"trak":
                 self._tracks.append(_Track())
             self._note(data, box)
@@ -116,27 +116,29 @@ class _Tables:
             kind = data[box.begin + 8 : box.begin + 12]
             track.kinds |= {kind} & {b"soun", b"vide"}
         if box.name == b"stts":
-            track.is_by_sample = _number(data, box.begin + 12) == 1
+            track.is_per_sample = _read_uint32(data, box.begin + 12) == 1
         if box.name == b"stsc":
-            most = box.begin + 8 + 12 * self._limits.in_all(ENTRIES_PER_MINUTE)
-            runs = range(box.begin + 8, min(box.end - 11, most), 12)
-            track.longest_chunk = max((_number(data, at + 4) for at in runs), default=0)
+            max_entries = box.begin + 8 + 12 * self._limits.scale_to_duration(ENTRIES_PER_MINUTE)
+            runs = range(box.begin + 8, min(box.end - 11, max_entries), 12)
+            track.longest_chunk = max(
+                (_read_uint32(data, offset + 4) for offset in runs), default=0
+            )
         if box.name == b"stsd":
             for table in _TABLE.finditer(data, box.begin, box.end):
                 self._count(data, table[0], table.end())
         if box.name == b"cmvd":
-            self.read(_inflated(data[box.begin + 4 : box.end], self._limits))
+            self.read(_inflate(data[box.begin + 4 : box.end], self._limits))
 
     def _count(self, data: bytes, name: bytes, begin: int) -> None:
-        count = _number(data, begin + _COUNTS[name])
+        count = _read_uint32(data, begin + _COUNTS[name])
         counts = self._tracks[-1].counts
         counts[name] = counts.get(name, 0) + count
         if name not in (b"stsz", b"stz2"):
             self._entries += count
 
 
-def _inflated(data: bytes, limits: Limits) -> bytes:
-    """The boxes in a compressed one. Raises TooLarge where they are too long."""
+def _inflate(data: bytes, limits: Limits) -> bytes:
+    """Return the boxes in a compressed one. Raises TooLarge beyond `max_inflated_bytes`."""
     try:
         boxes = zlib.decompressobj().decompress(data, limits.max_inflated_bytes + 1)
     except zlib.error:
@@ -150,19 +152,19 @@ def _inflated(data: bytes, limits: Limits) -> bytes:
 
 
 def _children(data: bytes, begin: int, end: int) -> Iterator[_Box]:
-    """The boxes between two places."""
-    at = begin
-    while at + 8 <= end:
-        size, head = _number(data, at), 8
+    """Yield the boxes from `begin` to `end`."""
+    offset = begin
+    while offset + 8 <= end:
+        size, header_size = _read_uint32(data, offset), 8
         if size == 1:
-            size, head = int.from_bytes(data[at + 8 : at + 16], "big"), 16
+            size, header_size = int.from_bytes(data[offset + 8 : offset + 16], "big"), 16
         elif size == 0:
-            size = end - at
-        if size < head:
+            size = end - offset
+        if size < header_size:
             return
-        yield _Box(data[at + 4 : at + 8], at + head, min(end, at + size))
-        at += size
+        yield _Box(data[offset + 4 : offset + 8], offset + header_size, min(end, offset + size))
+        offset += size
 
 
-def _number(data: bytes, at: int) -> int:
-    return int.from_bytes(data[at : at + 4], "big")
+def _read_uint32(data: bytes, offset: int) -> int:
+    return int.from_bytes(data[offset : offset + 4], "big")

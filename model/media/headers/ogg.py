@@ -1,4 +1,4 @@
-"""Ogg files that were put together: each link of the chain is a file of its own (RFC 3533)."""
+"""Split chained Ogg files: each link of the chain is a complete Ogg file (RFC 3533)."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from dataclasses import dataclass
 from model.media.types import TooLarge
 
 _CAPTURE = b"OggS"
-#: Bytes of a page's header before its table of segments.
+#: Bytes of a page's header before its segment table.
 _HEAD_BYTES = 27
 _BEGINNING_OF_STREAM = 2
-#: How the first packets of video streams begin: Theora, Dirac, VP8, OGM's video.
+#: First bytes of video streams: Theora, Dirac, VP8 and OGM video.
 _VIDEO_HEADS = (b"\x80theora", b"BBCD\0", b"OVP80", b"\x01video")
-#: Most links of a chain: a minute of radio has a few, and each costs time.
+#: Largest number of links in a chain. A minute of internet radio has a few.
 _MAX_LINKS = 100
-#: Most pages, or what looks like one: a minute has a few thousand, and each costs time.
+#: Largest number of pages. A minute of sound has a few thousand.
 _MAX_PAGES = 100_000
 
 
 @dataclass(frozen=True)
 class _Page:
-    """Where a page begins, whether a stream begins with it, and how its body begins."""
+    """A page's offset, whether it begins a stream, and the first bytes of its body."""
 
     start: int
     begins_stream: bool
     head: bytes
 
 
-def links(data: bytes) -> list[bytes]:
-    """The files that an Ogg file is made of; a file of any other kind, whole.
+def split_links(data: bytes) -> list[bytes]:
+    """Return the links of an Ogg file; a file of any other format as its own single link.
 
-    A link begins with the first pages of its streams, behind pages of another link. Raises
-    TooLarge where there are more than a hundred, or too many pages.
+    A link begins with the first pages of its streams, behind pages of the previous link. Raises
+    TooLarge for too many links or pages.
     """
     if not data.startswith(_CAPTURE):
         return [data]
@@ -41,7 +41,7 @@ def links(data: bytes) -> list[bytes]:
         if page.begins_stream and not was_beginning:
             starts.append(page.start)
             if len(starts) > _MAX_LINKS:
-                raise TooLarge(f"the file is more than {_MAX_LINKS} Ogg files in one")
+                raise TooLarge(f"the file is a chain of more than {_MAX_LINKS} Ogg files")
         was_beginning = page.begins_stream
     if len(starts) == 1:
         return [data]
@@ -49,21 +49,21 @@ def links(data: bytes) -> list[bytes]:
 
 
 def has_pictures(data: bytes) -> bool:
-    """Whether a stream of an Ogg file is video."""
+    """Return whether a stream of an Ogg file is video."""
     return any(page.begins_stream and page.head.startswith(_VIDEO_HEADS) for page in _pages(data))
 
 
 def is_one_sound(data: bytes) -> bool:
-    """Whether this is an Ogg file of a single stream, which is no video."""
+    """Return whether this is an Ogg file of a single stream that is not video."""
     if not data.startswith(_CAPTURE) or has_pictures(data):
         return False
     return sum(page.begins_stream for page in _pages(data)) == 1
 
 
 def _pages(data: bytes) -> Iterator[_Page]:
-    """The pages, in order; bytes between them, where the file is damaged, are passed over.
+    """Yield the pages in order, skipping damaged bytes between them.
 
-    Raises TooLarge where there are too many.
+    Raises TooLarge for too many.
     """
     start = data.find(_CAPTURE)
     for _ in range(_MAX_PAGES):
@@ -76,7 +76,7 @@ def _pages(data: bytes) -> Iterator[_Page]:
         end = body + sum(data[start + _HEAD_BYTES : body])
         if end == len(data):
             return
-        # A length that leads to no page is damaged, or the page is: the next one is looked for.
-        whole = data.startswith(_CAPTURE, end)
-        start = end if whole else data.find(_CAPTURE, start + len(_CAPTURE))
-    raise TooLarge(f"the file has more than {_MAX_PAGES} Ogg pages, which is the most accepted")
+        # A length that does not lead to a page is damaged, or the page is: search the next one.
+        has_next_page = data.startswith(_CAPTURE, end)
+        start = end if has_next_page else data.find(_CAPTURE, start + len(_CAPTURE))
+    raise TooLarge(f"the file has more than {_MAX_PAGES} Ogg pages, the limit")

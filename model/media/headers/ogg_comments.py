@@ -1,4 +1,4 @@
-"""How many comments the long header packets of an Ogg file hold."""
+"""Count the comments in long header packets of Ogg files."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from collections.abc import Iterator
 
 _CAPTURE, _HEAD_BYTES = b"OggS", 27
 _FULL = b"\xff"
-#: How packets of comments begin, wherever they are; and of a stream's pages, those in which one of
-#: another codec may begin.
+#: First bytes of comment packets; and the number of a stream's first pages in which a comment
+#: packet of another codec may begin.
 _MARKS = (b"\x03vorbis", b"\x81theora", b"OVP80\x02", b"OpusTags")
 _FIRST_PAGES = 2
 
 
-def comments(data: bytes) -> Iterator[int]:
-    """The number of comments in each packet that is longer than a page.
+def count_comments(data: bytes) -> Iterator[int]:
+    """Yield the number of comments (equals signs) in each packet that is longer than a page.
 
-    FFmpeg reads such a packet whole before it compares its comments. A comment has an equals sign.
+    FFmpeg reads such a packet completely before it compares its comments.
     """
     pages: Counter[bytes] = Counter()
-    counts: dict[bytes, int] = {}  # of packets that go on, by stream
+    counts: dict[bytes, int] = {}  # of packets that continue on the next page, by stream
     for serial, lacing, body in _pages(data):
         full = len(lacing) - len(lacing.lstrip(_FULL))
-        goes_on = full == len(lacing)
+        is_continued = full == len(lacing)
         if serial in counts:
-            end = 255 * full + (0 if goes_on else lacing[full])
+            end = 255 * full + (0 if is_continued else lacing[full])
             counts[serial] += body.count(b"=", 0, end)
             yield counts[serial]
-            if goes_on:
+            if is_continued:
                 continue
             del counts[serial]
         rest = len(lacing) - len(lacing.rstrip(_FULL))
@@ -38,11 +38,13 @@ def comments(data: bytes) -> Iterator[int]:
 
 
 def _pages(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """Serial number, lengths of segments and body of each page."""
-    at = 0 if data.startswith(_CAPTURE) else -1
-    while 0 <= at <= len(data) - _HEAD_BYTES:
-        begin = at + _HEAD_BYTES + data[at + _HEAD_BYTES - 1]
-        lacing = data[at + _HEAD_BYTES : begin]
+    """Yield serial number, segment table and body of each page."""
+    offset = 0 if data.startswith(_CAPTURE) else -1
+    while 0 <= offset <= len(data) - _HEAD_BYTES:
+        begin = offset + _HEAD_BYTES + data[offset + _HEAD_BYTES - 1]
+        lacing = data[offset + _HEAD_BYTES : begin]
         end = begin + sum(lacing)
-        yield data[at + 14 : at + 18], lacing, data[begin:end]
-        at = data.find(_CAPTURE, end if data.startswith(_CAPTURE, end) else at + len(_CAPTURE))
+        yield data[offset + 14 : offset + 18], lacing, data[begin:end]
+        offset = data.find(
+            _CAPTURE, end if data.startswith(_CAPTURE, end) else offset + len(_CAPTURE)
+        )

@@ -1,4 +1,4 @@
-"""What a PNG's chunks say: its size, and how much its decoder would inflate."""
+"""Read a PNG's chunks: its size, and how many bytes its decoder would inflate."""
 
 from __future__ import annotations
 
@@ -8,99 +8,102 @@ from typing import NamedTuple
 
 from model.media.types import Limits, TooLarge
 
-#: More chunks than an honest PNG has: each costs time. Encoders write 8 KiB or more in each.
-_MOST_CHUNKS = 100_000
-#: More texts than an honest PNG has: FFmpeg compares each with all before it.
-_MOST_TEXTS = 2000
+#: Largest number of chunks in a PNG. Encoders write 8 KiB or more into each.
+_MAX_CHUNKS = 100_000
+#: Largest number of text chunks in a PNG. FFmpeg compares each with all previous ones.
+_MAX_TEXTS = 2000
 _TEXTS = frozenset((b"tEXt", b"zTXt", b"iTXt"))
-#: Samples of a pixel by colour type.
+#: Samples per pixel, by colour type.
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-#: No deflate stream inflates to more than this many times its length.
-_HIGHEST_RATIO = 1032
-#: Bytes that are inflated at a time, and that they are inflated from.
+#: Highest compression ratio of deflate.
+_MAX_RATIO = 1032
+#: Output and input bytes per call of zlib.
 _OUT_BYTES, _IN_BYTES = 1 << 18, 1 << 16
 
 
 class _Chunk(NamedTuple):
-    """A chunk's name, and where its data begins and ends."""
+    """A chunk's name, and begin and end of its data."""
 
     name: bytes
     begin: int
     end: int
 
 
-def size(data: bytes) -> tuple[int, int]:
-    """Width and height; (0, 0) where a chunk is longer than the file: OpenCV would allocate it.
+def read_size(data: bytes) -> tuple[int, int]:
+    """Return width and height; (0, 0) if a chunk is longer than the file.
 
-    Raises TooLarge where there are too many chunks.
+    OpenCV would allocate such a chunk. Raises TooLarge for too many chunks.
     """
     last = max(_chunks(data), key=lambda chunk: chunk.begin, default=None)
     if last is None or last.name != b"IEND" or last.end + 4 > len(data):
         return 0, 0
-    return header_size(data)
+    return read_header_size(data)
 
 
-def header_size(data: bytes) -> tuple[int, int]:
-    """Width and height, whatever follows."""
-    return _number(data, 16), _number(data, 20)
+def read_header_size(data: bytes) -> tuple[int, int]:
+    """Return width and height by the header alone."""
+    return _read_uint32(data, 16), _read_uint32(data, 20)
 
 
 def check_inflated(data: bytes, limits: Limits) -> None:
-    """Raise TooLarge where compressed texts and profiles, and what follows the pixels of each
-    picture, inflate to more than `limits.max_inflated_bytes` in all.
+    """Raise TooLarge if the PNG inflates to too many bytes besides its pixels.
 
-    To be called where the size and the number of pictures are known to be accepted: what their
-    pixels inflate to is no surplus, and is gone through.
+    Compressed texts and profiles, and surplus data behind the pixels of each picture, may inflate
+    to `limits.max_inflated_bytes` in total. Check size and number of pictures first: their pixels
+    are inflated here without a limit.
     """
-    left_after(data, limits.max_inflated_bytes, limits)
+    remaining_after(data, limits.max_inflated_bytes, limits)
 
 
-def pictures(data: bytes) -> int:
-    """How many pictures an APNG composes; 0 for any other PNG. Raises as `size` does."""
+def count_frames(data: bytes) -> int:
+    """Return the number of frames of an APNG; 0 for other PNGs. Raises TooLarge as `read_size`."""
     return sum(chunk.name == b"fcTL" for chunk in _chunks(data))
 
 
-def left_after(data: bytes, left: int, limits: Limits) -> int:
-    """What is left of `left` bytes after such texts, profiles and surplus. Raises TooLarge."""
+def remaining_after(data: bytes, remaining: int, limits: Limits) -> int:
+    """Subtract the inflated bytes of texts, profiles and surplus from `remaining` bytes.
+
+    Raises TooLarge if there are more.
+    """
     view = memoryview(data)
-    whole = expected = _raw_bytes(data, _number(data, 16), _number(data, 20))
+    whole = expected = _uncompressed_bytes(data, _read_uint32(data, 16), _read_uint32(data, 20))
     pixels: list[memoryview] = []
     texts = 0
     for chunk in _chunks(data):
         if chunk.name in (b"IDAT", b"fdAT"):
             pixels.append(view[chunk.begin + 4 * (chunk.name == b"fdAT") : chunk.end])
-        elif chunk.name == b"fcTL":  # the next picture begins, whatever else lay in between
-            left = _rest(left, pixels, expected, limits)
+        elif chunk.name == b"fcTL":  # a new frame begins
+            remaining = _remaining_after_stream(remaining, pixels, expected, limits)
             pixels = []
-            width, height = _number(data, chunk.begin + 4), _number(data, chunk.begin + 8)
-            expected = min(whole, _raw_bytes(data, width, height))
+            width, height = _read_uint32(data, chunk.begin + 4), _read_uint32(data, chunk.begin + 8)
+            expected = min(whole, _uncompressed_bytes(data, width, height))
         else:
             texts += chunk.name in _TEXTS
-            if texts > _MOST_TEXTS:
-                raise TooLarge(
-                    f"the PNG has more than {_MOST_TEXTS} texts, which is the most accepted"
-                )
-            text = _compressed(view[chunk.begin : chunk.end], chunk.name)
-            left = _rest(left, [text], 0, limits)
-    return _rest(left, pixels, expected, limits)
+            if texts > _MAX_TEXTS:
+                raise TooLarge(f"the PNG has more than {_MAX_TEXTS} texts, the limit")
+            text = _compressed_payload(view[chunk.begin : chunk.end], chunk.name)
+            remaining = _remaining_after_stream(remaining, [text], 0, limits)
+    return _remaining_after_stream(remaining, pixels, expected, limits)
 
 
-def _rest(left: int, stream: list[memoryview], expected: int, limits: Limits) -> int:
-    """What is left to inflate after a stream of which `expected` bytes are pixels."""
-    most = expected + left
-    if _HIGHEST_RATIO * sum(map(len, stream)) <= expected:
-        return left
-    length = _inflated_bytes(stream, most)
-    if length > most:
+def _remaining_after_stream(
+    remaining: int, stream: list[memoryview], expected: int, limits: Limits
+) -> int:
+    """Subtract the inflated bytes of a stream, without its `expected` bytes of pixels."""
+    max_length = expected + remaining
+    if _MAX_RATIO * sum(map(len, stream)) <= expected:
+        return remaining
+    length = _inflated_bytes(stream, max_length)
+    if length > max_length:
         raise TooLarge(
             "the PNG's compressed texts, profiles and surplus pixel data inflate to more than "
-            f"{limits.max_inflated_bytes} bytes, which is the most that is accepted"
+            f"{limits.max_inflated_bytes} bytes (max_inflated_bytes)"
         )
-    return left - max(0, length - expected)
+    return remaining - max(0, length - expected)
 
 
-def _inflated_bytes(stream: Iterable[memoryview], most: int) -> int:
-    """How many bytes a zlib stream inflates to, counted up to a little more than `most`."""
+def _inflated_bytes(stream: Iterable[memoryview], max_length: int) -> int:
+    """Return the inflated size of a zlib stream, counted up to a little more than `max_length`."""
     inflating = zlib.decompressobj()
     count = 0
     try:
@@ -110,15 +113,15 @@ def _inflated_bytes(stream: Iterable[memoryview], most: int) -> int:
                 while rest and not inflating.eof:
                     count += len(inflating.decompress(rest, _OUT_BYTES))
                     rest = inflating.unconsumed_tail
-                    if count > most:
+                    if count > max_length:
                         return count
-    except zlib.error:  # its decoder stops there as well
+    except zlib.error:  # the decoder stops there as well
         pass
     return count
 
 
-def _compressed(chunk: memoryview, name: bytes) -> memoryview:
-    """The zlib stream in a text or profile chunk; empty where there is none."""
+def _compressed_payload(chunk: memoryview, name: bytes) -> memoryview:
+    """Return the zlib stream in a text or profile chunk; empty if there is none."""
     if name in (b"zTXt", b"iCCP"):
         keyword = bytes(chunk[:80]).find(b"\0")
         return chunk[keyword + 2 :] if keyword >= 0 else chunk[:0]
@@ -133,25 +136,27 @@ def _compressed(chunk: memoryview, name: bytes) -> memoryview:
     return chunk[:0]
 
 
-def _raw_bytes(data: bytes, width: int, height: int) -> int:
-    """Bytes of a picture's rows before compression, rounded up for interlaced ones."""
+def _uncompressed_bytes(data: bytes, width: int, height: int) -> int:
+    """Return the bytes of a picture's rows before compression, rounded up for interlacing."""
     bits = width * _SAMPLES.get(data[25] if len(data) > 25 else 0, 4) * data[24]
     return height * (bits // 8 + 1 + 8) + 8 * width
 
 
 def _chunks(data: bytes) -> Iterator[_Chunk]:
-    """The chunks up to IEND or the file's end. Raises TooLarge where there are too many."""
-    at = 8
-    for _ in range(_MOST_CHUNKS):
-        if at >= len(data):
+    """Yield the chunks up to IEND or the end of the file. Raises TooLarge for too many."""
+    offset = 8
+    for _ in range(_MAX_CHUNKS):
+        if offset >= len(data):
             return
-        chunk = _Chunk(data[at + 4 : at + 8], at + 8, at + 8 + _number(data, at))
+        chunk = _Chunk(
+            data[offset + 4 : offset + 8], offset + 8, offset + 8 + _read_uint32(data, offset)
+        )
         yield chunk
         if chunk.name == b"IEND":
             return
-        at = chunk.end + 4
-    raise TooLarge(f"the PNG has more than {_MOST_CHUNKS} chunks, which is the most accepted")
+        offset = chunk.end + 4
+    raise TooLarge(f"the PNG has more than {_MAX_CHUNKS} chunks, the limit")
 
 
-def _number(data: bytes, at: int) -> int:
-    return int.from_bytes(data[at : at + 4], "big")
+def _read_uint32(data: bytes, offset: int) -> int:
+    return int.from_bytes(data[offset : offset + 4], "big")

@@ -1,1 +1,1 @@
-"""Still pictures and animations."""
+"""Still pictures and animated WebP."""

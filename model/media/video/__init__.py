@@ -1,1 +1,1 @@
-"""The frames of a container's video track."""
+"""Frames of containers' video streams."""

@@ -1,82 +1,88 @@
-"""Which packets of a video have to be decoded, from which key frames on, and in which shares."""
+"""Plan the decoding of a video: which packets, from which key frames, in which parallel parts."""
 
 from __future__ import annotations
 
 from av.stream import Stream
 
-from model.media.video.packets import is_needless
-from model.media.video.timeline import SAME_S, Shown, Timeline
+from model.media.video.packets import is_non_reference
+from model.media.video.time_stamps import TIME_TOLERANCE_S, TimedPacket
+from model.media.video.timeline import Timeline
 
-#: How many times less the longest share must be than all, or it is not worth a decoder of its own.
-_MUCH_SOONER = 1.5
-
-
-def places_of(packets: list[Shown]) -> dict[float, int]:
-    """Which packet makes the frame that is shown at a time."""
-    return {shown.time: index for index, shown in enumerate(packets)}
+#: Decode in parallel only if the most expensive part is this many times cheaper than all.
+_MIN_SPEEDUP = 1.5
 
 
-def starts_of(packets: list[Shown], wanted: list[float]) -> dict[float, int]:
-    """For each time that is wanted, the last packet to begin decoding at.
+def index_by_time(packets: list[TimedPacket]) -> dict[float, int]:
+    """Return the index of the packet whose frame is shown at each time."""
+    return {packet.time: index for index, packet in enumerate(packets)}
 
-    Where fragments come twice, the container discards the second ones, at the same times.
+
+def start_packets(packets: list[TimedPacket], times: list[float]) -> dict[float, int]:
+    """Return, for each time, the index of the last packet at which decoding can start.
+
+    If an mp4 contains fragments twice, the container discards the second ones, which have the
+    same times.
     """
-    keys = [index for index, packet in enumerate(packets) if packet.key]
+    keys = [index for index, packet in enumerate(packets) if packet.is_key]
 
     def rank(index: int) -> tuple[float, bool, int]:
         return packets[index].time, not packets[index].packet.is_discard, index
 
     def start(time: float) -> int:
-        before = [index for index in keys if packets[index].time <= time + SAME_S]
+        before = [index for index in keys if packets[index].time <= time + TIME_TOLERANCE_S]
         return max(before, key=rank, default=0)
 
-    return {time: start(time) for time in wanted}
+    return {time: start(time) for time in times}
 
 
-def needed_packets(timeline: Timeline, wanted: list[float]) -> list[int]:
-    """The numbers of the packets that are decoded for the times that are wanted, if all goes well.
+def packets_to_decode(timeline: Timeline, times: list[float]) -> list[int]:
+    """Return the indices of the packets that are decoded for `times`, if none is damaged.
 
-    Of H.264, that may be less: see `without_needless`.
+    For H.264 fewer may be decoded: see `drop_non_reference`.
     """
-    places = places_of(timeline.packets)
+    indices = index_by_time(timeline.packets)
     ends: dict[int, int] = {}
-    for time, start in starts_of(timeline.packets, wanted).items():
-        ends[start] = max(ends.get(start, 0), places[time] + 1)
+    for time, start in start_packets(timeline.packets, times).items():
+        ends[start] = max(ends.get(start, 0), indices[time] + 1)
     return sorted({index for start, end in ends.items() for index in range(start, end)})
 
 
-def without_needless(stream: Stream, timeline: Timeline, numbers: list[int]) -> list[int]:
-    """The same without packets of H.264 that no other is made from."""
+def drop_non_reference(stream: Stream, timeline: Timeline, indices: list[int]) -> list[int]:
+    """Return `indices` without H.264 packets that hold non-reference slices only."""
     if stream.codec_context.name != "h264":
-        return numbers
+        return indices
     packets, state = timeline.packets, timeline.state
-    sizes = {index: state.length_bytes(index) for index in numbers}
+    sizes = {index: state.unit_length_size(index) for index in indices}
     return [
-        at for at, size in sizes.items() if not size or not is_needless(packets[at].packet, size)
+        index
+        for index, size in sizes.items()
+        if not size or not is_non_reference(packets[index].packet, size)
     ]
 
 
-def shared_out(packets: list[Shown], wanted: list[float], most: int) -> list[list[float]]:
-    """The times that are wanted, in at most `most` shares that are decoded apart.
+def split_at_key_frames(
+    packets: list[TimedPacket], times: list[float], max_parts: int
+) -> list[list[float]]:
+    """Split `times` into at most `max_parts` parts that are decoded in parallel.
 
-    What is decoded from one key frame on stays together. It is one share where two or more would
-    not be done much sooner.
+    Frames that are decoded from the same key frame stay together. Returns one part if more would
+    not be much faster.
     """
-    if most == 1:
-        return [wanted]
+    if max_parts == 1:
+        return [times]
     groups: dict[int, list[float]] = {}
-    for time, start in starts_of(packets, wanted).items():
+    for time, start in start_packets(packets, times).items():
         groups.setdefault(start, []).append(time)
     if len(groups) < 2:
-        return [wanted]
-    places = places_of(packets)
-    costs = {start: max(1, places[times[-1]] + 1 - start) for start, times in groups.items()}
-    shares: list[list[float]] = [[] for _ in range(min(most, len(groups)))]
-    loads = [0] * len(shares)
+        return [times]
+    indices = index_by_time(packets)
+    costs = {start: max(1, indices[group[-1]] + 1 - start) for start, group in groups.items()}
+    parts: list[list[float]] = [[] for _ in range(min(max_parts, len(groups)))]
+    loads = [0] * len(parts)
     for start in sorted(groups, key=lambda start: -costs[start]):
         least = loads.index(min(loads))
-        shares[least] += groups[start]
+        parts[least] += groups[start]
         loads[least] += costs[start]
-    if sum(loads) < _MUCH_SOONER * max(loads):
-        return [wanted]
-    return [sorted(share) for share in shares]
+    if sum(loads) < _MIN_SPEEDUP * max(loads):
+        return [times]
+    return [sorted(part) for part in parts]

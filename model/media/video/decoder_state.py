@@ -1,87 +1,91 @@
-"""What a decoder has to be given again before it begins at a later key frame.
+"""Decoder state that packets carry for later ones: palettes, extradata, parameter sets.
 
-A palette, new extradata or a parameter set comes with one packet and holds for those behind it.
-A decoder that is not given that packet would use an older one, or none at all.
+A decoder that starts at a later key frame must be given the current state again. Without it, it
+would use an older one, or none at all.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 from av.packet import Packet, PacketSideData, packet_sidedata_type_from_literal
 
-from model.media.video.packets import copied, joined, length_bytes, parameter_sets
+from model.media.video.packets import copy_packet, join_units, parameter_sets, unit_length_size
 
-#: Most parameter sets that are given again: more than a stream of H.264 may have.
+#: Largest number of parameter sets that are repeated: more than H.264 allows.
 _MAX_SETS = 320
-_Kind = Literal["palette", "new_extradata"]
-_KINDS: tuple[_Kind, ...] = ("palette", "new_extradata")
+_SideDataKind = Literal["palette", "new_extradata"]
+_SIDE_DATA_KINDS: tuple[_SideDataKind, ...] = ("palette", "new_extradata")
 
 
-class _Sets(NamedTuple):
-    """The parameter sets in the packet of this number."""
+class _ParameterSets(NamedTuple):
+    """The parameter sets in the packet at `packet_index`."""
 
-    packet: int
+    packet_index: int
     units: tuple[bytes, ...]
 
 
 class DecoderState:
-    """Palettes, extradata and parameter sets, each with the number of the packet it came in."""
+    """Palettes, extradata and parameter sets, with the index of the packet that carries them."""
 
     def __init__(self) -> None:
-        self._side: dict[_Kind, list[tuple[int, Packet[Any]]]] = {kind: [] for kind in _KINDS}
-        self._sets: list[_Sets] = []
+        self._side_data: dict[_SideDataKind, list[tuple[int, Packet[Any]]]] = {
+            kind: [] for kind in _SIDE_DATA_KINDS
+        }
+        self._sets: list[_ParameterSets] = []
         self._first: Packet[Any] | None = None
         self._codec = ""
-        self._sizes: list[tuple[int, int]] = []
+        self._length_sizes: list[tuple[int, int]] = []
 
     @property
     def changes(self) -> bool:
-        """Whether what holds for the first packet does not hold for all."""
-        return len(self._sets) > 1 or bool(self._side["new_extradata"])
+        """Whether the state changes within the stream."""
+        return len(self._sets) > 1 or bool(self._side_data["new_extradata"])
 
     def add(self, index: int, packet: Packet[Any]) -> None:
-        """Note what packet number `index` carries for those behind it."""
+        """Record the state that the packet at `index` carries."""
         if self._first is None:
             context: Any = packet.stream.codec_context
             self._first, self._codec = packet, context.name
-            self._sizes.append((index, length_bytes(self._codec, context.extradata)))
-        for side in packet.iter_sidedata():
-            if side.data_type in _KINDS:
-                self._side[side.data_type].append((index, packet))
-                if side.data_type == "new_extradata":
-                    self._sizes.append((index, length_bytes(self._codec, bytes(side))))
-        size = self._sizes[-1][1]
-        units = parameter_sets(packet, self._codec, size)
+            self._length_sizes.append((index, unit_length_size(self._codec, context.extradata)))
+        for side_data in packet.iter_sidedata():
+            if side_data.data_type in _SIDE_DATA_KINDS:
+                self._side_data[side_data.data_type].append((index, packet))
+                if side_data.data_type == "new_extradata":
+                    size = unit_length_size(self._codec, bytes(side_data))
+                    self._length_sizes.append((index, size))
+        units = parameter_sets(packet, self._codec, self._length_sizes[-1][1])
         if units and (not self._sets or units != self._sets[-1].units):
-            self._sets.append(_Sets(index, units))
+            self._sets.append(_ParameterSets(index, units))
 
-    def length_bytes(self, index: int) -> int:
-        """Bytes of the length before each unit in packet number `index`; 0 where it has none."""
-        at = bisect_right(self._sizes, index, key=lambda change: change[0])
-        return self._sizes[at - 1][1] if at else 0
+    def unit_length_size(self, index: int) -> int:
+        """Return the bytes of the length before each unit in the packet at `index`; 0 for none."""
+        position = bisect_right(self._length_sizes, index, key=lambda change: change[0])
+        return self._length_sizes[position - 1][1] if position else 0
 
-    def restated(self, index: int, packet: Packet[Any]) -> Packet[Any]:
-        """The packet with all that earlier ones carry for it, to begin decoding at it."""
-        side = [data for kind in _KINDS if (data := self._side_data(kind, index))]
-        since = self._last(self._side["new_extradata"], index)
-        since_index = since[0] if since else 0
-        before = self._sets[: bisect_left(self._sets, index, key=lambda sets: sets.packet)]
-        size = self.length_bytes(index)
-        units = list(_newest(sets for sets in before if sets.packet >= since_index))
-        has_all = units == list(parameter_sets(packet, self._codec, size))
-        if not side and (not units or has_all):
+    def with_state(self, index: int, packet: Packet[Any]) -> Packet[Any]:
+        """Return the packet at `index` with the current state, so that decoding can start at it."""
+        side_data = [
+            data for kind in _SIDE_DATA_KINDS if (data := self._current_side_data(kind, index))
+        ]
+        last_extradata = self._last_change(self._side_data["new_extradata"], index)
+        first_index = last_extradata[0] if last_extradata else 0
+        previous = self._sets[: bisect_left(self._sets, index, key=lambda sets: sets.packet_index)]
+        size = self.unit_length_size(index)
+        units = _latest_units(sets for sets in previous if sets.packet_index >= first_index)
+        has_all_units = units == list(parameter_sets(packet, self._codec, size))
+        if not side_data and (not units or has_all_units):
             return packet
-        return copied(packet, joined(units, size) + bytes(packet), side)
+        return copy_packet(packet, join_units(units, size) + bytes(packet), side_data)
 
-    def _side_data(self, kind: _Kind, index: int) -> PacketSideData | None:
-        """What of this kind holds for a packet, of a stream in which it changes."""
-        changes = self._side[kind]
+    def _current_side_data(self, kind: _SideDataKind, index: int) -> PacketSideData | None:
+        """Return the side data that applies at `index`; None if its kind never changes."""
+        changes = self._side_data[kind]
         if not changes:
             return None
-        if last := self._last(changes, index + 1):
+        if last := self._last_change(changes, index + 1):
             return last[1].get_sidedata(kind)
         context: Any = self._first.stream.codec_context if self._first else None
         if kind == "palette" or context is None or not context.extradata:
@@ -92,18 +96,18 @@ class DecoderState:
         return data
 
     @staticmethod
-    def _last(
-        changes: list[tuple[int, Packet[Any]]], before: int
+    def _last_change(
+        changes: list[tuple[int, Packet[Any]]], end: int
     ) -> tuple[int, Packet[Any]] | None:
-        """The last change before packet number `before`."""
-        at = bisect_left(changes, before, key=lambda change: change[0])
-        return changes[at - 1] if at else None
+        """Return the last change before index `end`."""
+        position = bisect_left(changes, end, key=lambda change: change[0])
+        return changes[position - 1] if position else None
 
 
-def _newest(sets: Iterator[_Sets]) -> list[bytes]:
-    """Their units in order, each once where it came last: they replace each other by number."""
+def _latest_units(changes: Iterable[_ParameterSets]) -> list[bytes]:
+    """Return the units in order of their last occurrence: later ones replace equal numbers."""
     order: dict[bytes, None] = {}
-    for change in sets:
+    for change in changes:
         for unit in change.units:
             order.pop(unit, None)
             order[unit] = None

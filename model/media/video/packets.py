@@ -1,4 +1,4 @@
-"""Packets: their frames, their units, which nothing is made from, where decoding can start."""
+"""Decode and inspect video packets: NAL units, non-reference frames, random access points."""
 
 from __future__ import annotations
 
@@ -8,21 +8,19 @@ from typing import Any, NamedTuple
 from av.packet import Packet, PacketSideData
 from av.stream import Stream
 
-#: More units than an honest packet has: each costs time.
-_MOST_UNITS = 1000
-#: Bytes of a unit in which the kind of its slice is found, behind the number of a macroblock.
-_HEAD_BYTES = 8
-#: What begins a unit that has no length.
-_MARK = b"\0\0\1"
-#: Kinds of slices that are predicted from no other frame: I and SI, of a frame that has others, or
-#: nothing else (H.264, 7.4.3).
-_INTRA = frozenset((2, 4, 7, 9))
+#: Largest number of units in a packet that are read.
+_MAX_UNITS = 1000
+#: Bytes at the beginning of a slice that contain first_mb_in_slice and slice_type.
+_SLICE_HEADER_BYTES = 8
+#: Start code before a unit (H.264, annex B).
+_START_CODE = b"\0\0\1"
+#: slice_type of I and SI slices (H.264, 7.4.3).
+_INTRA_SLICE_TYPES = frozenset((2, 4, 7, 9))
 
-
-#: Codecs whose decoders say which frames are made from no other, so that a key frame that is none
-#: is noticed; and H.264, whose packets say it themselves. Of others, screen recorders' for one,
-#: the container's word is not enough: old ones have it on every packet.
-SELF_CHECKED = frozenset(
+#: Codecs whose decoders report which frames are key frames, so that a wrong key frame flag of the
+#: container is detected. H.264 is not among them: its packets are parsed. For other codecs, such
+#: as screen recorders', the flag is not reliable: old files have it on every packet.
+RELIABLE_KEY_FRAMES = frozenset(
     (
         *("hevc", "vp8", "vp9", "av1", "libdav1d", "vvc", "theora", "cavs", "snow", "zmbv", "ffv1"),
         *("mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4", "h263"),
@@ -32,9 +30,9 @@ SELF_CHECKED = frozenset(
 
 
 class _Syntax(NamedTuple):
-    """How a codec's units are told apart by their first byte.
+    """How a codec's units are distinguished by their first byte.
 
-    `sets`: kinds that hold for later packets too; `pictures`: kinds that end their search.
+    `sets`: types of parameter sets; `pictures`: types of slices, before which sets are searched.
     """
 
     mask: int
@@ -53,142 +51,156 @@ _SYNTAX = {
 }
 
 
-def decoded(stream: Stream, packet: Packet[Any] | None) -> list[Any]:
-    """The frames that a packet completes (None: those that the decoder holds), none if damaged."""
-    return decoded_or_none(stream, packet) or []
+def decode(stream: Stream, packet: Packet[Any] | None) -> list[Any]:
+    """Decode a packet to frames; none if it is damaged. None as packet flushes the decoder."""
+    return decode_or_none(stream, packet) or []
 
 
-def decoded_or_none(stream: Stream, packet: Packet[Any] | None) -> list[Any] | None:
-    """The same; None if the decoder refuses the packet."""
+def decode_or_none(stream: Stream, packet: Packet[Any] | None) -> list[Any] | None:
+    """Decode a packet to frames; None if the decoder raises an error."""
     try:
         return list(stream.codec_context.decode(packet))  # type: ignore[attr-defined]
     except MemoryError:
         raise
-    except Exception:  # FFmpeg's errors, and builtin ones on some damage
+    except Exception:  # FFmpeg's errors, and builtin ones for some damaged packets
         return None
 
 
-def length_bytes(codec: str, extradata: bytes | None) -> int:
-    """Bytes of the length before each unit of H.264 or HEVC in mp4 or Matroska; else 0."""
-    head, at = extradata or b"", {"h264": 4, "hevc": 21}.get(codec, 0)
-    return (head[at] & 3) + 1 if at and len(head) > at and head[0] == 1 else 0
+def unit_length_size(codec: str, extradata: bytes | None) -> int:
+    """Return the bytes of the length before each unit of H.264 or HEVC; 0 for start codes.
+
+    mp4 and Matroska have lengths, MPEG-TS and AVI start codes.
+    """
+    header, offset = extradata or b"", {"h264": 4, "hevc": 21}.get(codec, 0)
+    return (header[offset] & 3) + 1 if offset and len(header) > offset and header[0] == 1 else 0
 
 
-def parameter_sets(packet: Packet[Any], codec: str, size: int) -> tuple[bytes, ...]:
-    """The units before a packet's picture that hold for later packets too, without marks.
+def parameter_sets(packet: Packet[Any], codec: str, length_size: int) -> tuple[bytes, ...]:
+    """Return the parameter sets before a packet's first slice, without lengths or start codes.
 
-    `size` is how many bytes the length before each of its units has; 0 where each has a mark.
+    `length_size` is the bytes of the length before each unit; 0 for start codes.
     """
     syntax = _SYNTAX.get(codec)
     if syntax is None:
         return ()
     data = memoryview(packet)
     units: list[bytes] = []
-    for at in _units(data, size) if size else _marked_units(data):
-        kind = (data[at] & syntax.mask) >> syntax.shift
+    for offset in _unit_offsets(data, length_size):
+        kind = (data[offset] & syntax.mask) >> syntax.shift
         if kind in syntax.pictures:
             break
         if kind in syntax.sets:
-            units.append(_unit(data, at, size))
+            units.append(_unit(data, offset, length_size))
     return tuple(units)
 
 
-def joined(units: Iterable[bytes], size: int) -> bytes:
-    """Units behind their lengths of `size` bytes, or behind marks where that is 0.
+def join_units(units: Iterable[bytes], length_size: int) -> bytes:
+    """Join units with lengths of `length_size` bytes, or with start codes if it is 0.
 
-    Those that are too long for such a length are left out.
+    Units that are too long for such a length are omitted.
     """
-    if size:
-        fitting = [unit for unit in units if len(unit) < 1 << 8 * size]
-        return b"".join(len(unit).to_bytes(size, "big") + unit for unit in fitting)
-    return b"".join(b"\0" + _MARK + unit for unit in units)
+    if length_size:
+        fitting = [unit for unit in units if len(unit) < 1 << 8 * length_size]
+        return b"".join(len(unit).to_bytes(length_size, "big") + unit for unit in fitting)
+    return b"".join(b"\0" + _START_CODE + unit for unit in units)
 
 
-def copied(packet: Packet[Any], data: bytes, side: Iterable[PacketSideData] = ()) -> Packet[Any]:
-    """A packet of other bytes with the times of this one, its side data and more; it is shown."""
+def copy_packet(
+    packet: Packet[Any], data: bytes, side_data: Iterable[PacketSideData] = ()
+) -> Packet[Any]:
+    """Return a packet of `data` with the times and side data of `packet`, and more side data.
+
+    The copy has no discard flag, so that its frame is shown.
+    """
     copy: Packet[Any] = Packet(data)
     copy.pts, copy.dts, copy.duration = packet.pts, packet.dts, packet.duration
     copy.time_base = packet.time_base
     copy.is_keyframe = packet.is_keyframe
-    for data_of_side in (*packet.iter_sidedata(), *side):
-        copy.set_sidedata(data_of_side)
+    for item in (*packet.iter_sidedata(), *side_data):
+        copy.set_sidedata(item)
     return copy
 
 
-def is_start(packet: Packet[Any], size: int) -> bool:
-    """Whether decoding can start at a packet with its frame and all that are shown later.
+def is_random_access_point(packet: Packet[Any], length_size: int) -> bool:
+    """Return whether decoding can start at a packet, for its frame and all that are shown later.
 
-    FFmpeg's flag is also on H.264 that is refreshed bit by bit from there on: on frames that are
-    predicted from others. `size`: as in `parameter_sets`.
+    FFmpeg's key flag is also set where a gradual intra refresh of H.264 begins, on frames that
+    are predicted from others. `length_size` is as in `parameter_sets`.
     """
     context: Any = packet.stream.codec_context
     if context.name != "h264":
-        is_known = context.name in SELF_CHECKED or context.codec.intra_only
+        is_known = context.name in RELIABLE_KEY_FRAMES or context.codec.intra_only
         return bool(packet.is_keyframe) and is_known
     if not packet.is_keyframe:
         return False
     data = memoryview(packet)
-    for at in _units(data, size) if size else _marked_units(data):
-        if _is_slice(data[at]):  # a second field's may be predicted from the first one's
-            return _slice_kind(data[at : at + _HEAD_BYTES]) in _INTRA
+    for offset in _unit_offsets(data, length_size):
+        if _is_slice(data[offset]):  # the first field's; the second may be predicted from it
+            return _slice_type(data[offset : offset + _SLICE_HEADER_BYTES]) in _INTRA_SLICE_TYPES
     return True
 
 
-def is_needless(packet: Packet[Any], size: int) -> bool:
-    """Whether an H.264 packet holds slices that no other frame is made from, and none else.
+def is_non_reference(packet: Packet[Any], length_size: int) -> bool:
+    """Return whether all slices of an H.264 packet are non-reference (nal_ref_idc is 0).
 
-    `size` is how many bytes the length before each of its units has. A unit's first byte has
-    nal_ref_idc, which is 0 then (H.264, 7.3.1). One with a parameter set is needed.
+    Packets with parameter sets count as reference. `length_size` is the bytes of the length
+    before each unit. The first byte of a unit has nal_ref_idc (H.264, 7.3.1).
     """
     data = memoryview(packet)
-    heads = [data[at] for at in _units(data, size)]
-    slices = [head for head in heads if _is_slice(head)]
+    headers = [data[offset] for offset in _length_prefixed_units(data, length_size)]
+    slices = [header for header in headers if _is_slice(header)]
     sets = _SYNTAX["h264"].sets
     return (
         bool(slices)
-        and len(heads) < _MOST_UNITS
-        and not any(head & 0x60 for head in slices)
-        and not any(head & 0x1F in sets for head in heads)
+        and len(headers) < _MAX_UNITS
+        and not any(header & 0x60 for header in slices)
+        and not any(header & 0x1F in sets for header in headers)
     )
 
 
-def _units(data: memoryview, size: int) -> Iterator[int]:
-    """Where an H.264 packet's units begin, each behind its length of `size` bytes."""
-    at = 0
-    for _ in range(_MOST_UNITS):
-        if at + size >= len(data):
+def _unit_offsets(data: memoryview, length_size: int) -> Iterator[int]:
+    return _length_prefixed_units(data, length_size) if length_size else _start_code_units(data)
+
+
+def _length_prefixed_units(data: memoryview, length_size: int) -> Iterator[int]:
+    """Yield the offset of each unit behind its length of `length_size` bytes."""
+    offset = 0
+    for _ in range(_MAX_UNITS):
+        if offset + length_size >= len(data):
             return
-        yield at + size
-        at += size + int.from_bytes(data[at : at + size], "big")
+        yield offset + length_size
+        offset += length_size + int.from_bytes(data[offset : offset + length_size], "big")
 
 
-def _marked_units(data: memoryview) -> Iterator[int]:
-    """The same, each behind a mark, as in MPEG-TS and AVI (H.264, annex B)."""
-    whole, at = bytes(data), 0
-    for _ in range(_MOST_UNITS):
-        at = whole.find(_MARK, at) + len(_MARK)
-        if at < len(_MARK) or at >= len(whole):
+def _start_code_units(data: memoryview) -> Iterator[int]:
+    """Yield the offset of each unit behind its start code (H.264, annex B)."""
+    whole, offset = bytes(data), 0
+    for _ in range(_MAX_UNITS):
+        offset = whole.find(_START_CODE, offset) + len(_START_CODE)
+        if offset < len(_START_CODE) or offset >= len(whole):
             return
-        yield at
+        yield offset
 
 
-def _unit(data: memoryview, at: int, size: int) -> bytes:
-    """The unit that begins there, up to where its length or the next mark ends it."""
-    if size:
-        return bytes(data[at : at + int.from_bytes(data[at - size : at], "big")])
-    rest = bytes(data[at:])
-    end = rest.find(_MARK)
+def _unit(data: memoryview, offset: int, length_size: int) -> bytes:
+    """Return the unit at an offset, up to its length or the next start code."""
+    if length_size:
+        return bytes(
+            data[offset : offset + int.from_bytes(data[offset - length_size : offset], "big")]
+        )
+    rest = bytes(data[offset:])
+    end = rest.find(_START_CODE)
     return rest if end < 0 else rest[:end]
 
 
-def _is_slice(head: int) -> bool:
-    """Whether nal_unit_type, in a unit's first byte, is one of a slice's, 1 to 5 (H.264, 7.3.1)."""
-    return 1 <= head & 0x1F <= 5
+def _is_slice(header: int) -> bool:
+    """Return whether nal_unit_type, in a unit's first byte, is a slice's, 1 to 5 (H.264, 7.3.1)."""
+    return 1 <= header & 0x1F <= 5
 
 
-def _slice_kind(head: memoryview) -> int:
-    """slice_type, the second Exp-Golomb number of a slice's header (H.264, 7.3.3, 9.1)."""
-    bits = f"{int.from_bytes(head[1:], 'big'):0{8 * (len(head) - 1)}b}"
+def _slice_type(header: memoryview) -> int:
+    """Return slice_type, the second Exp-Golomb code of a slice header (H.264, 7.3.3, 9.1)."""
+    bits = f"{int.from_bytes(header[1:], 'big'):0{8 * (len(header) - 1)}b}"
     kind = -1
     for _ in range(2):
         zeros = bits.find("1")

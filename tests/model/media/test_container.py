@@ -31,7 +31,7 @@ from model.media.reader import (
     Unusable,
     read_clip,
 )
-from model.media.video import frames
+from model.media.video import frame_decoder, frames
 from tests.model.made import (
     SIZE,
     Bytes,
@@ -312,7 +312,7 @@ def test_only_the_groups_that_hold_a_wanted_frame_are_decoded(
 ) -> None:
     data = clip("matroska", frames=[numbered(n % 28) for n in range(200)], group=10)
     decoded, converted = [], []
-    decode, drain, convert = frames.decoded_or_none, frames.decoded, frames._rgb
+    decode, drain, convert = frame_decoder.decode_or_none, frame_decoder.decode, frames._to_rgb
 
     def counted_decode(stream: Any, packet: Any) -> list[Any] | None:
         decoded.append(packet)
@@ -326,9 +326,9 @@ def test_only_the_groups_that_hold_a_wanted_frame_are_decoded(
         converted.append(frame)
         return convert(frame, *args)
 
-    monkeypatch.setattr(frames, "decoded_or_none", counted_decode)
-    monkeypatch.setattr(frames, "decoded", counted_drain)
-    monkeypatch.setattr(frames, "_rgb", counted_convert)
+    monkeypatch.setattr(frame_decoder, "decode_or_none", counted_decode)
+    monkeypatch.setattr(frame_decoder, "decode", counted_drain)
+    monkeypatch.setattr(frames, "_to_rgb", counted_convert)
     assert numbers_of(data, 2) == [50 % 28, 150 % 28]
     assert len(converted) == 2
     assert 2 <= len(decoded) <= 24  # the last frame of both groups of 10, and an end for each
@@ -352,13 +352,13 @@ def test_a_packet_that_is_damaged_leaves_the_frames_around_it(codec: str, thread
 def test_groups_of_pictures_are_decoded_beside_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     data = clip("matroska", "libvpx", [numbered(n % 28) for n in range(40)], group=10)
     inside = Barrier(2)
-    read = frames._read
+    read = frames._read_part
 
     def met(*args: Any, **named: Any) -> Any:
         inside.wait(30)  # until the other has begun as well
         return read(*args, **named)
 
-    monkeypatch.setattr(frames, "_read", met)
+    monkeypatch.setattr(frames, "_read_part", met)
     pictures = pictures_of(data, 4, Limits(threads=2))
     assert [number_of(picture) for picture in pictures.frames] == [5, 15, 25, 35 % 28]
 
@@ -695,7 +695,7 @@ def test_nothing_is_written_to_a_file(tmp_path: Path) -> None:
 
 def test_an_mp4_without_its_end_cannot_be_opened_and_says_so() -> None:
     data = clip()
-    with pytest.raises(Unusable, match="cut short"):
+    with pytest.raises(Unusable, match="truncated"):
         read_clip(data[: len(data) // 2], 2)
 
 

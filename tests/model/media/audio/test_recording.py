@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.media.audio.sound_file import read_sound_file
-from model.media.audio.track import joined
+from model.media.audio.track import concatenate
 from model.media.container import read_container
 from model.media.headers import ogg
-from model.media.headers.id3 import without_leading_tags
+from model.media.headers.id3 import strip_leading_tags
 from model.media.reader import read_clip, read_sound
 from model.media.types import Clip, Limits, MediaError, Sound, TooLarge, Unusable
 from tests.model.made import Floats, clip, damaged, numbered, sound_file, tone, tracks
@@ -292,7 +292,7 @@ def test_parts_are_joined_at_the_highest_rate_with_most_channels(
         Sound(0.1 * (1 + index) + 0 * tone(0.25, rate, channels), rate)
         for index, (rate, channels) in enumerate(formats)
     ]
-    sound = joined(parts, Limits(), complete=True)
+    sound = concatenate(parts, Limits(), complete=True)
     assert sound.sample_rate == max(rate for rate, _ in formats)
     assert sound.samples.shape[0] == max(channels for _, channels in formats)
     assert sound.samples.dtype == np.float32
@@ -306,19 +306,19 @@ def test_parts_are_joined_at_the_highest_rate_with_most_channels(
 def test_parts_that_are_too_much_together_are_refused() -> None:
     parts = [Sound(np.zeros((1, 8000), np.float32), 8000)] * 3
     with pytest.raises(TooLarge, match="longer than 2 s"):
-        joined(parts, Limits(max_duration_s=2), complete=True)
+        concatenate(parts, Limits(max_duration_s=2), complete=True)
     wide = [*parts, Sound(np.zeros((16, 100), np.float32), 384_000)]
     with pytest.raises(TooLarge, match="more than 10000000 samples"):
-        joined(wide, Limits(max_samples=10_000_000), complete=True)
+        concatenate(wide, Limits(max_samples=10_000_000), complete=True)
 
 
 def test_the_links_of_an_ogg_file_are_found_whatever_lies_in_them() -> None:
     parts = [sound_file(tone(0.2, 48_000, n), 48_000, "OGG", "VORBIS") for n in (1, 2, 1)]
-    assert ogg.links(b"".join(parts)) == parts
-    assert ogg.links(parts[0]) == [parts[0]]
-    assert ogg.links(b"RIFF" + parts[0] * 2) == [b"RIFF" + parts[0] * 2]
+    assert ogg.split_links(b"".join(parts)) == parts
+    assert ogg.split_links(parts[0]) == [parts[0]]
+    assert ogg.split_links(b"RIFF" + parts[0] * 2) == [b"RIFF" + parts[0] * 2]
     with pytest.raises(TooLarge, match="more than 100 Ogg files"):
-        ogg.links(parts[0] * 101)
+        ogg.split_links(parts[0] * 101)
 
 
 def test_the_damaged_link_of_an_ogg_file_is_left_out() -> None:
@@ -359,7 +359,7 @@ def test_tags_before_any_kind_of_file_change_nothing(
     kind: str, codec: str, rate: int, tag: bytes
 ) -> None:
     data = whole(kind, codec, rate, 1)
-    assert without_leading_tags(tag + data) == data
+    assert strip_leading_tags(tag + data) == data
     np.testing.assert_array_equal(read_sound(tag + data).samples, read_sound(data).samples)
     tagged = read_clip(tag + data, 1).sound
     assert tagged is not None
@@ -368,12 +368,12 @@ def test_tags_before_any_kind_of_file_change_nothing(
 
 @pytest.mark.parametrize("data", [b"", b"ID3", id3(), id3()[:20], b"ID3" + bytes(7), id3() + b"x"])
 def test_what_no_known_file_follows_keeps_its_tag(data: bytes) -> None:
-    assert without_leading_tags(data) == data
+    assert strip_leading_tags(data) == data
 
 
 def test_an_mp3_keeps_its_tag_which_may_hold_cover_art() -> None:
     data = id3() + whole("MP3", "MPEG_LAYER_III", 48_000, 1)
-    assert without_leading_tags(data) == data
+    assert strip_leading_tags(data) == data
     assert read_sound(data).duration_s == pytest.approx(0.35, abs=0.05)
 
 
@@ -426,6 +426,6 @@ def test_limits_hold_for_every_track_that_is_decoded() -> None:
 def test_a_rate_of_a_damaged_frame_is_held_to_the_limits() -> None:
     data = bytearray(sound_file(tone(0.1, 8000), 8000))
     data[24:28] = struct.pack("<I", 900_000)
-    with pytest.raises(TooLarge, match="900000 samples a second"):
+    with pytest.raises(TooLarge, match="sample rate of 900000 Hz"):
         read_sound(bytes(data))
     assert isinstance(read_clip(sound_file(tone(0.1, 8000), 8000), 1), Clip)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.media.bounded_input import BoundedInput
-from model.media.headers.header_counts import MOST_TAGS, check_counts
+from model.media.headers.header_counts import MAX_TAGS, check_header_counts
 from model.media.headers.mp4_tables import check_tables
 from model.media.reader import Limits, TooLarge, read_clip, read_sound
 from tests.model import costly, costly_headers, made
@@ -39,13 +39,13 @@ def edit_list(count: int) -> bytes:
         (costly_headers.compressed_header(bytes(17 * MIB)), "16777216 bytes"),
         (mp4(track(), box(b"free") * 100_001), "100000 boxes"),
         (mp4(track(60_001), after=box(b"free", bytes(70_000))), "60000 packets"),
-        (costly_headers.matroska_tags(MOST_TAGS + 1), "5000"),
+        (costly_headers.matroska_tags(MAX_TAGS + 1), "5000"),
         (costly_headers.compressed_blocks(3), "inflate to more than the file and 16777216 bytes"),
         (costly_headers.matroska(costly_headers.cluster(*[b"ab"] * 60_001)), "60000 packets"),
-        (costly_headers.flac((4, costly_headers.comments(MOST_TAGS + 1))), "5000"),
+        (costly_headers.flac((4, costly_headers.comments(MAX_TAGS + 1))), "5000"),
         (costly_headers.flac(*[(1, b"")] * 10_001), "10000 blocks"),
-        (costly_headers.caf(MOST_TAGS + 1), "5000"),
-        (costly_headers.ogg_film(MOST_TAGS + 6000), "5000"),
+        (costly_headers.caf(MAX_TAGS + 1), "5000"),
+        (costly_headers.ogg_film(MAX_TAGS + 6000), "5000"),
         (costly_headers.id3(*[costly_headers.id3_frame(b"TXXX", b"\0a\0b")] * 5001), "5000"),
         (costly_headers.id3(costly_headers.id3_compressed(b"TXXX", bytes(17 * MIB))), "16777216"),
         (costly_headers.id3(costly_headers.id3_compressed(b"CHAP", bytes(30))), "ID3"),
@@ -85,19 +85,19 @@ def test_tags_that_are_read_one_by_one_are_stopped_by_the_clock() -> None:
 def test_the_clock_runs_while_a_file_is_opened_and_read_alone() -> None:
     file = BoundedInput(bytes(range(10)), 0.0)
     assert file.read(3) == b"\0\1\2"
-    file.begin()
+    file.start_clock()
     assert file.read(3) == b""
     assert file.readinto(bytearray(3)) == 0
     with pytest.raises(TooLarge, match="0 s of CPU time"):
-        file.end()
-    with pytest.raises(TooLarge), BoundedInput(b"", 0.0).measured() as _:
+        file.stop_clock()
+    with pytest.raises(TooLarge), BoundedInput(b"", 0.0).measure() as _:
         raise_after_reading(0.0)
 
 
 def raise_after_reading(limit_s: float) -> None:
     """As a library does that finds a file cut short."""
     file = BoundedInput(b"a", limit_s)
-    with file.measured():
+    with file.measure():
         file.read(1)
         raise ValueError
 
@@ -121,7 +121,7 @@ def test_what_honest_files_list_stays_below_the_limits() -> None:
         pictures = read_clip(data, 5).pictures
         assert pictures is not None
         assert [made.number_of(frame) for frame in pictures.frames] == [1, 3, 5, 7, 9]
-    check_counts(costly_headers.transport(3, repeats=60), Limits())
+    check_header_counts(costly_headers.transport(3, repeats=60), Limits())
 
 
 def test_bounds_of_lists_grow_with_the_longest_duration() -> None:
@@ -158,7 +158,7 @@ def test_any_headers_are_walked_to_an_end(noise: bytes, at: int) -> None:
     for data in files:
         damaged = data[:at] + noise + data[at:]
         try:
-            check_counts(damaged, Limits())
+            check_header_counts(damaged, Limits())
             check_tables(damaged, Limits())
         except TooLarge:
             pass

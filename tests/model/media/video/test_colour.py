@@ -144,7 +144,7 @@ def test_the_matrix_and_the_range_that_a_file_tells_are_undone(
     assert np.abs(found - PATCHES).max() <= 2
 
 
-@pytest.mark.parametrize(("size", "matrix"), [(SIZE, BT601), (colour._HD // 2, BT709)])
+@pytest.mark.parametrize(("size", "matrix"), [(SIZE, BT601), (colour._HD_HEIGHT // 2, BT709)])
 def test_a_matrix_that_is_not_told_is_that_of_the_size(
     size: int, matrix: tuple[int, float, float]
 ) -> None:
@@ -157,11 +157,12 @@ def test_a_matrix_that_is_not_undone_is_named_and_the_sound_kept(matrix: int) ->
     yuv = planes(large(PATCHES) / 255, BT601[1:], 8, False)
     found = read_clip(coded(yuv, 8, Tags(matrix), sound=tone(0.1, 8000)), 1)
     assert found.pictures is None
-    assert f"colours that are not read here (yuv444p, colour matrix {matrix}); RGB" in str(
-        found.pictures_problem
+    assert (
+        f"the colours of its picture are not supported (yuv444p, colour matrix {matrix}); RGB"
+        in str(found.pictures_problem)
     )
     assert found.sound is not None
-    with pytest.raises(Unusable, match="colours that are not read here"):
+    with pytest.raises(Unusable, match="colours of its picture are not supported"):
         read_clip(coded(yuv, 8, Tags(matrix)), 1)
 
 
@@ -203,7 +204,7 @@ def test_wide_colours_without_hdr_are_brought_to_srgb() -> None:
 
 
 def test_a_large_hdr_frame_is_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(colour, "LARGEST_WIDE", 16 * 32)
+    monkeypatch.setattr(colour, "MAX_WIDE_GAMUT_PIXELS", 16 * 32)
     pictures = read_clip(hdr(light(large(PATCHES)), PQ), 1).pictures
     assert pictures is not None
     assert pictures.frames[0].shape == (16, 32, 3)

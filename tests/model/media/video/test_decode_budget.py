@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.media.headers import jpeg, png
-from model.media.headers.id3 import without_leading_tags
+from model.media.headers.id3 import strip_leading_tags
 from model.media.reader import Limits, TooLarge, read_clip, read_picture, read_sound
 from tests.model import costly, made
 
@@ -117,7 +117,7 @@ def test_scans_of_a_thumbnail_and_behind_the_end_do_not_count() -> None:
     data = costly.jpeg(64, 64, 0)
     data = data[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(hidden)) + hidden + data[2:] + hidden
     jpeg.check_scans(data, 64, 64, Limits(max_composed_pixels=64 * 64))
-    assert jpeg.size(data) == (64, 64)
+    assert jpeg.read_size(data) == (64, 64)
 
 
 @given(st.binary(max_size=200), st.integers(0, 400))
@@ -125,8 +125,8 @@ def test_scans_of_a_thumbnail_and_behind_the_end_do_not_count() -> None:
 def test_any_bytes_are_walked_to_an_end(noise: bytes, at: int) -> None:
     for data in (costly.png(INFLATED["iTXt"](20)), costly.jpeg(16, 16, 2)):
         damaged = data[:at] + noise + data[at:]
-        jpeg.size(damaged)
-        png.size(damaged)
+        jpeg.read_size(damaged)
+        png.read_size(damaged)
         jpeg.check_scans(damaged, 16, 16, Limits())
         png.check_inflated(damaged, Limits())
 
@@ -146,7 +146,7 @@ def test_ogg_pages_are_bounded() -> None:
 def test_a_few_tags_before_a_file_are_passed_over_and_many_are_not() -> None:
     tag, wav = b"ID3\4" + bytes(6), made.sound_file(made.tone(0.1, 8000), 8000, "WAV")
     assert read_sound(tag * 3 + wav).sample_rate == 8000
-    assert without_leading_tags(tag * 5000 + wav).startswith(tag)
+    assert strip_leading_tags(tag * 5000 + wav).startswith(tag)
 
 
 def test_a_clip_without_pictures_asked_for_is_not_composed() -> None:
