@@ -88,10 +88,12 @@ def create_app(
     on_ready: Callable[[], None] = lambda: None,
     on_failure: Callable[[StartupError], None] = lambda error: None,
 ) -> FastAPI:
-    """The application. `on_ready` is called when a clip would be answered by the default
-    checkpoint, `on_failure` when it never will: whoever runs the app must then end it. `start_keys`
-    are the keys, where they have been read already; they are read again when `hangups` grows.
-    Raises KeysError.
+    """Create the application. Raises KeysError.
+
+    - `start_keys`: the keys, if they have been read already.
+    - `hangups`: the number of SIGHUPs so far; keys are reloaded when it grows.
+    - `on_ready`: called when the default checkpoint can answer clips.
+    - `on_failure`: called when it never will; the caller must then end the process.
     """
     settings = settings or Settings()
     start_keys = start_keys or key_file.read(settings)
@@ -102,10 +104,10 @@ def create_app(
     failed: list[StartupError] = []
 
     def fail(error: StartupError) -> None:
-        """Nothing can be answered until the process is started anew."""
+        """Report an error after which only a restart of the process helps."""
         failed.append(error)
         if len(failed) > 1:
-            return  # all that is asked of a lost device fails
+            return  # every batch on a lost device fails
         log.critical("%s", error)
         on_failure(error)
 
@@ -130,8 +132,8 @@ def create_app(
             yield
         finally:
             keyring.stop()
-            await asyncio.to_thread(models.stop)  # it waits for what runs
-            loading.cancel()  # its thread goes on, until it sees that the service stops
+            await asyncio.to_thread(models.stop)  # it waits for running batches
+            loading.cancel()  # its thread runs on until it sees that the service stops
             with suppress(asyncio.CancelledError):
                 await loading
             state.decoders.stop()
@@ -175,9 +177,9 @@ def _add_middleware(
     measure: Callable[[CompletedRequest], None],
     trace: Callable[[CompletedRequest], str | None] | None,
 ) -> None:
-    """From the innermost to the outermost, which sees a request first and its answer last.
+    """Add middleware from the innermost to the outermost, which sees a request first.
 
-    A browser asks whether it may send a key without sending one: CORS lies outside the keys.
+    CORS is outside the key check: a browser's preflight request carries no key.
     """
     app.add_middleware(HeadRequests)
     app.add_middleware(
@@ -219,7 +221,7 @@ async def _load(
 
 
 def _load_default(state: State) -> bool:
-    """Load the default checkpoint and try the decoders; whether a clip would be answered now.
+    """Load the default checkpoint and test the decoders; return whether clips can be answered.
 
     Raises StartupError.
     """
@@ -232,7 +234,7 @@ def _load_default(state: State) -> bool:
 
 
 def _add_docs(app: FastAPI, settings: Settings, start_keys: key_file.Keys) -> None:
-    """Swagger UI from files of our own, since a service may stand where there is no CDN."""
+    """Serve Swagger UI from our own files, since there may be no access to a CDN."""
     static = StaticFiles(directory=str(files("fastapi_offline") / "static"))
     app.mount("/docs/static", static, name="docs-static")
 
@@ -259,7 +261,7 @@ def _add_docs(app: FastAPI, settings: Settings, start_keys: key_file.Keys) -> No
         schema = describe()
         body = ErrorBody.model_json_schema(ref_template="#/components/schemas/{model}")
         schema["components"]["schemas"].setdefault(SCHEMA_NAME, body)
-        _leave_out_fastapis_error(schema)
+        _remove_validation_errors(schema)
         classify.describe(schema, settings)
         api_keys.describe(schema, start_keys)
         return schema
@@ -267,8 +269,8 @@ def _add_docs(app: FastAPI, settings: Settings, start_keys: key_file.Keys) -> No
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _leave_out_fastapis_error(schema: dict[str, Any]) -> None:
-    """FastAPI describes a 422 of its own wherever a path has a parameter; none is ever sent."""
+def _remove_validation_errors(schema: dict[str, Any]) -> None:
+    """Remove FastAPI's own 422 of paths with parameters, which is never sent."""
     for name in ("HTTPValidationError", "ValidationError"):
         schema["components"]["schemas"].pop(name, None)
     for path in schema["paths"].values():

@@ -1,4 +1,4 @@
-"""Every error the service answers with, in one place."""
+"""All errors of the service."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Error(Enum):
-    """Kind of error: HTTP status, title. Its type is `urn:scmrl:error:` and its name."""
+    """A kind of error: HTTP status and title. Its type is `urn:scmrl:error:` and its name."""
 
     MALFORMED = (400, "The request is not HTTP/1.1")
     UNREADABLE_FORM = (400, "The form could not be read")
@@ -48,8 +48,9 @@ class Error(Enum):
 class Problem(Exception):
     """An error on its way to the client.
 
-    `detail` is for people: what was wrong with this request, and what would be accepted.
-    `field` is the form field to blame, `retry_after_s` when it is worth trying again.
+    - `detail`: what was wrong with this request, and what would be accepted.
+    - `field`: the form field that caused it.
+    - `retry_after_s`: seconds after which a retry makes sense.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Problem(Exception):
         self.retry_after_s = retry_after_s
 
     def body(self, request_id: str | None = None) -> dict[str, Any]:
-        """The problem document, without empty members."""
+        """Return the problem document, without empty members."""
         members = {
             "type": self.error.type,
             "title": self.error.title,
@@ -80,9 +81,9 @@ class Problem(Exception):
 
 
 class StartupError(Exception):
-    """The service cannot start, or cannot go on; the message says why, for the operator.
+    """The service cannot start or go on; the message tells the operator why.
 
-    `misused`: a setting is to blame.
+    `misused`: a setting is wrong.
     """
 
     def __init__(self, message: str, *, misused: bool = False) -> None:

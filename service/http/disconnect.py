@@ -1,4 +1,4 @@
-"""How long an answer is worth working for: until its deadline, while its client is there."""
+"""Cancellation of work at its deadline or when its client disconnects."""
 
 from __future__ import annotations
 
@@ -13,30 +13,32 @@ from service.errors import Error, Problem
 _T = TypeVar("_T")
 
 
-async def while_wanted(request: Request, work: Coroutine[Any, Any, _T], deadline_s: float) -> _T:
-    """The result of `work`, which is cancelled at the deadline or when the client goes away.
+async def run_until_disconnect(
+    request: Request, work: Coroutine[Any, Any, _T], deadline_s: float
+) -> _T:
+    """Return the result of `work`; cancel it after `deadline_s` seconds or on disconnect.
 
-    To be called when the request's body has been read. Returns when `work` has ended, also where
-    it is cancelled: what it holds is free then. Raises Problem DEADLINE or ClientDisconnect.
+    Call this after the request's body has been read. It returns once `work` has ended, even if
+    cancelled, so that its resources are free. Raises Problem DEADLINE or ClientDisconnect.
     """
-    working = asyncio.ensure_future(work)
-    watching = asyncio.ensure_future(_gone(request))
+    task = asyncio.ensure_future(work)
+    disconnect = asyncio.ensure_future(_wait_for_disconnect(request))
     try:
         await asyncio.wait(
-            {working, watching}, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED
+            {task, disconnect}, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED
         )
-        if working.done():
-            return working.result()
-        if watching.done():
+        if task.done():
+            return task.result()
+        if disconnect.done():
             raise ClientDisconnect
         raise Problem(Error.DEADLINE, f"There was no answer within {deadline_s:g} s.")
     finally:
-        working.cancel()
-        watching.cancel()
-        await asyncio.gather(working, watching, return_exceptions=True)
+        task.cancel()
+        disconnect.cancel()
+        await asyncio.gather(task, disconnect, return_exceptions=True)
 
 
-async def _gone(request: Request) -> None:
-    """Return when the client has closed its connection."""
+async def _wait_for_disconnect(request: Request) -> None:
+    """Return when the client has disconnected."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

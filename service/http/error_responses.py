@@ -1,4 +1,4 @@
-"""Errors as answers: RFC 9457 `application/problem+json`."""
+"""Error responses: RFC 9457 `application/problem+json`."""
 
 from __future__ import annotations
 
@@ -16,23 +16,20 @@ from service.errors import Error, Problem
 MEDIA_TYPE = "application/problem+json"
 
 #: Statuses that Starlette itself raises.
-_OWN_STATUSES = {404: Error.NOT_FOUND, 405: Error.METHOD_NOT_ALLOWED, 413: Error.TOO_LARGE}
+_STARLETTE_STATUSES = {404: Error.NOT_FOUND, 405: Error.METHOD_NOT_ALLOWED, 413: Error.TOO_LARGE}
 
 
 def respond(
     request: HTTPConnection, problem: Problem, headers: dict[str, str] | None = None
 ) -> JSONResponse:
-    """The answer to a problem; `request.state.id` is the id that the log has.
-
-    A WebSocket that is being opened may have none.
-    """
+    """Return the response to a problem, with the request's id (a WebSocket may have none)."""
     request.state.problem = problem
     headers = dict(headers or {})
     if problem.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(problem.retry_after_s)))
     if problem.error is Error.UNSUPPORTED_ENCODING:
         headers["Accept-Encoding"] = "identity"
-    if problem.error is Error.STOPPING:  # what is sent next on it would meet a closed connection
+    if problem.error is Error.STOPPING:  # a further request would meet a closed connection
         headers["Connection"] = "close"
     return JSONResponse(
         problem.body(getattr(request.state, "id", None)),
@@ -43,7 +40,7 @@ def respond(
 
 
 def install(app: FastAPI) -> None:
-    """Make the app answer every error it knows with a problem document."""
+    """Answer all errors of the app with problem documents."""
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(RequestValidationError, _validation_error)
@@ -55,10 +52,10 @@ async def _problem(request: Request, exc: Exception) -> JSONResponse:
 
 
 async def _http_exception(request: Request, exc: Exception) -> JSONResponse:
-    """Starlette's own: no such route, wrong method."""
+    """Convert Starlette's errors: no such route, wrong method."""
     assert isinstance(exc, HTTPException)
     fallback = Error.UNREADABLE_FORM if exc.status_code < 500 else Error.INTERNAL
-    error = _OWN_STATUSES.get(exc.status_code, fallback)
+    error = _STARLETTE_STATUSES.get(exc.status_code, fallback)
     path, method = request.url.path, request.method
     details = {
         Error.NOT_FOUND: f"There is nothing at {path}; /docs lists what there is.",
@@ -69,7 +66,7 @@ async def _http_exception(request: Request, exc: Exception) -> JSONResponse:
 
 
 async def _validation_error(request: Request, exc: Exception) -> JSONResponse:
-    """FastAPI's own: a parameter in the path or the query that does not validate."""
+    """Convert FastAPI's errors: invalid parameters in path or query."""
     assert isinstance(exc, RequestValidationError)
     first = exc.errors()[0]
     field = str(first["loc"][-1])

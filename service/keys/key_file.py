@@ -1,5 +1,5 @@
-"""The keys of the clients and of the operator: read from the settings and their files, kept as
-hashes, compared in constant time."""
+"""API keys and the admin key: read from settings and files, kept as hashes, compared in constant
+time."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from service.settings import Settings
 #: The admin key's name in the log; no other key may have it.
 ADMIN_NAME = "admin"
 
-#: Fewest characters of a key: guesses are not slowed down, so a key must not be guessable.
+#: Minimum length of a key. Guesses are not rate-limited, so a key must not be guessable.
 MIN_LENGTH = 20
-#: Largest file of keys that is read, in bytes.
+#: Maximum size of a key file, in bytes.
 MAX_FILE_BYTES = 1 << 20
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-#: What RFC 6750 lets a bearer token be.
+#: Bearer tokens by RFC 6750.
 _SECRET = re.compile(r"[A-Za-z0-9._~+/=-]+")
-#: What stands before the SHA-256 of a key, in hex, in the place of the key.
+#: Prefix of a hashed key: `sha256:` and its digest in hex.
 _HASHED = "sha256"
 _HEX = re.compile(r"[0-9a-fA-F]{64}")
 _SHAPE = (
     "`name:key` or `name:key:requests-per-minute`; `sha256:` and 64 hex digits can stand for a key"
 )
 _GOOD_SECRET = f"at least {MIN_LENGTH} of A-Z a-z 0-9 . _ ~ + / = - (`scmrl keys new` makes one)"
-_WAIVER = "SCMRL_ALLOW_WEAK_KEYS=true takes it all the same"
+_WAIVER = "SCMRL_ALLOW_WEAK_KEYS=true accepts it anyway"
 _BAD_NAME = f"the name must be 1 to 64 of A-Z a-z 0-9 . _ - and not {ADMIN_NAME!r}"
 
 
 class KeysError(Exception):
-    """The keys that were set cannot be used. The message says where, and never quotes an entry."""
+    """Keys that cannot be used. The message says where, and never quotes an entry."""
 
 
 @dataclass(frozen=True)
@@ -56,17 +56,16 @@ class Key:
 
 @dataclass(frozen=True)
 class Keys:
-    """Every key of a service. Without `api` keys anybody may ask; without `admin` there is no
+    """All keys of a service. Without `api` keys no key is needed; without `admin` there is no
     /v1/admin."""
 
     api: tuple[Key, ...] = ()
     admin: Key | None = None
 
     def find(self, secret: bytes) -> Key | None:
-        """The key with this secret.
+        """Return the key with this secret, or None.
 
-        Hashes are compared, each in constant time and always all of them: how long it takes
-        tells neither how much of a guess is right nor whose key it is close to.
+        All hashes are compared, each in constant time, so that timing discloses nothing.
         """
         digest = _digest(secret)
         owner = None
@@ -77,7 +76,7 @@ class Keys:
 
 
 def read(settings: Settings) -> Keys:
-    """The keys of the settings and of the files that they name. Raises KeysError."""
+    """Read the keys of the settings and of the files that they name. Raises KeysError."""
     default, weak = settings.rate_limit_per_min, settings.allow_weak_keys
     api = list(_parsed(settings.api_keys.get_secret_value(), "SCMRL_API_KEYS", default, weak))
     file = settings.api_keys_file
@@ -92,12 +91,12 @@ def read(settings: Settings) -> Keys:
 
 
 def exposed(settings: Settings) -> Iterator[str]:
-    """A warning for each key file that more users may read, or write, than the service needs."""
+    """Yield a warning for each key file with permissions wider than the service needs."""
     for file in (settings.api_keys_file, settings.admin_key_file):
         try:
             status = file.stat() if file is not None else None
         except OSError:
-            continue  # `read` says so
+            continue  # `read` reports it
         users = list(_users_of(status)) if status is not None else []
         if users:
             yield (
@@ -116,10 +115,10 @@ def _users_of(status: os.stat_result) -> Iterator[str]:
 
 
 def record(name: str, secret: str, per_minute: int | None = None, allow_weak: bool = False) -> str:
-    """The entry of a key file for a key, with its SHA-256 in its place.
+    """Return the entry of a key file for a key, with the SHA-256 of its secret.
 
     `name` is the client's, or ADMIN_NAME for the content of SCMRL_ADMIN_KEY_FILE. `per_minute` is
-    the key's limit in requests, None for the service's default. Raises KeysError.
+    the limit in requests per minute, None for the service's default. Raises KeysError.
     """
     hashed = f"{_HASHED}:{_digest_of(secret, f'key of {name}', allow_weak).hex()}"
     if name == ADMIN_NAME:
@@ -148,7 +147,7 @@ def _parsed(text: str, source: str, default_per_minute: int, allow_weak: bool) -
 
 
 def _entries(text: str) -> Iterator[str]:
-    """What stands between commas and ends of lines, without comments."""
+    """Yield the entries between commas and line ends, without comments."""
     for line in text.splitlines():
         for entry in line.split("#")[0].split(","):
             if entry.strip():
@@ -158,7 +157,7 @@ def _entries(text: str) -> Iterator[str]:
 def _admin(settings: Settings) -> Key | None:
     text, file = settings.admin_key.get_secret_value(), settings.admin_key_file
     if text and file is not None:
-        raise KeysError("SCMRL_ADMIN_KEY and SCMRL_ADMIN_KEY_FILE are both set; one is taken")
+        raise KeysError("SCMRL_ADMIN_KEY and SCMRL_ADMIN_KEY_FILE are both set; set one of them")
     if not text and file is None:
         return None
     source = "SCMRL_ADMIN_KEY" if file is None else f"{file} (SCMRL_ADMIN_KEY_FILE)"
@@ -167,7 +166,7 @@ def _admin(settings: Settings) -> Key | None:
 
 
 def _digest_of(secret: str, where: str, allow_weak: bool) -> bytes:
-    """The SHA-256 of `secret`, which is a key or `sha256:` and its hash. Raises KeysError."""
+    """Return the SHA-256 of `secret`, a key or `sha256:` and its digest. Raises KeysError."""
     kind, _, digest = secret.partition(":")
     if kind == _HASHED and digest:
         if not _HEX.fullmatch(digest):
@@ -186,7 +185,7 @@ def _digest_of(secret: str, where: str, allow_weak: bool) -> bytes:
 
 
 def _check_distinct(keys: list[Key]) -> None:
-    """A name or a secret twice: the log could not say who asked, or the wrong limit would hold."""
+    """Raise KeysError for a repeated name or secret: the log and the limits would be ambiguous."""
     names: set[str] = set()
     named: dict[bytes, str] = {}
     for key in keys:

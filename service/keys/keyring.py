@@ -1,4 +1,4 @@
-"""The keys in force, which are read again while the service runs."""
+"""The current keys, reloaded while the service runs."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from service.settings import Settings
 
 log = logging.getLogger("scmrl.keys")
 
-#: Seconds between two looks at the files of keys, and for which a file must not have changed
-#: before it is read: a file that is being written is not whole.
-_LOOK_S = 1.0
-#: The count of SIGHUPs, and of each file its inode, size and times; None where there is none.
-_Look = tuple[int, tuple[tuple[int, ...] | None, ...]]
+#: Seconds between two checks of the key files. A file must be unchanged for as long before it is
+#: read, since it may be incomplete while it is written.
+_CHECK_S = 1.0
+#: The count of SIGHUPs, and inode, size and times of each file, None for a missing one.
+_Fingerprint = tuple[int, tuple[tuple[int, ...] | None, ...]]
 
 
 class Keyring:
-    """Holds the keys and reads them again when a file of theirs changes or `hangups` has grown.
+    """Holds the keys; reloads them when one of their files changes or `hangups` grows.
 
-    Keys that cannot be read leave the old ones in force, and one error line. `keys` is replaced as
-    a whole, so that any thread may read it.
+    If they cannot be read, the old ones stay, with one error in the log. `keys` is replaced as a
+    whole: any thread may read it.
     """
 
     def __init__(
@@ -33,48 +33,48 @@ class Keyring:
         self._settings = settings
         self._hangups = hangups
         self._warnings = set(exposed(settings))
-        self._tried = self._last = self._look()
+        self._loaded = self._last = self._fingerprint()
         self._stopping = threading.Event()
 
     def watch(self) -> None:
-        """Look once a second, until `stop`; a thread's whole work, since a disk may hang.
+        """Check once per second until `stop`; the whole work of a thread, since a disk may hang.
 
-        Whatever goes wrong is logged, once as long as it stays the same, and looking goes on.
+        Each error is logged once while it persists.
         """
-        trouble = None
-        while not self._stopping.wait(_LOOK_S):
+        last_error = None
+        while not self._stopping.wait(_CHECK_S):
             try:
-                self.look()
+                self.check()
             except Exception as exc:
-                if repr(exc) != trouble:
-                    log.exception("the keys cannot be looked after; it is tried every second")
-                trouble = repr(exc)
+                if repr(exc) != last_error:
+                    log.exception("checking the keys failed; retrying every second")
+                last_error = repr(exc)
             else:
-                trouble = None
+                last_error = None
 
-    def look(self) -> None:
-        """Read keys that have changed, once they have been the same at two looks."""
-        now = self._look()
+    def check(self) -> None:
+        """Reload keys that have changed and are the same as at the check before."""
+        now = self._fingerprint()
         is_settled, self._last = now == self._last, now
-        if now == self._tried or not is_settled:
+        if now == self._loaded or not is_settled:
             return
         error, keys = None, self.keys
         try:
             keys = read(self._settings)
         except KeysError as exc:
             error = exc
-        if self._look() != now:
-            return  # what has been read may be half of a file
-        self._tried = now
+        if self._fingerprint() != now:
+            return  # the file may have been read in part
+        self._loaded = now
         if error is not None:
-            log.error("the keys cannot be read again, and the old ones stay in force: %s", error)
+            log.error("the keys cannot be reloaded; the old ones stay in use: %s", error)
             return
         self.keys = keys
-        log.info("the keys have been read again: %d API keys", len(keys.api))
+        log.info("the keys are reloaded: %d API keys", len(keys.api))
         self._warn()
 
     def stop(self) -> None:
-        """Let `watch` end."""
+        """End `watch`."""
         self._stopping.set()
 
     def _warn(self) -> None:
@@ -83,7 +83,7 @@ class Keyring:
             log.warning("%s", warning)
         self._warnings = warnings
 
-    def _look(self) -> _Look:
+    def _fingerprint(self) -> _Fingerprint:
         files = (self._settings.api_keys_file, self._settings.admin_key_file)
         return self._hangups(), tuple(_status(file) for file in files)
 

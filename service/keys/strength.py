@@ -1,20 +1,19 @@
-"""How hard a key is to guess, as zxcvbn estimates it: a list of passwords and words, names, rows
-of a keyboard, sequences, repeats and dates."""
+"""The strength of a key as zxcvbn estimates it, from lists of passwords, words and names, and from
+keyboard rows, sequences, repeats and dates."""
 
 from __future__ import annotations
 
 import math
 import re
 
-#: Bits of the estimate from which a key is strong.
+#: A key is strong from this estimate on, in bits.
 _STRONG_BITS = 60.0
-#: Share of the bits of a random key with the same length and kinds of characters from which a key
-#: is strong, too. 20 random hex digits have 80 bits, of which the estimate leaves out the digits
-#: that happen to be a date or a name.
+#: It is strong as well from this share of the bits of a random key of the same length and alphabet.
+#: 20 random hex digits have 80 bits; the estimate omits digits that happen to form a date or name.
 _STRONG_SHARE = 0.5
-#: Characters that are looked at: a key with a strong beginning is strong, and the estimate takes
-#: longer than in proportion to the length.
-_FIRST, _MOST = 24, 128
+#: Numbers of first characters to estimate. A key with a strong prefix is strong, and the time of an
+#: estimate grows faster than the length.
+_PREFIX, _MAX_LENGTH = 24, 128
 _ALPHANUMERIC = re.compile(r"[A-Za-z0-9]+")
 _WORD_OR_NUMBER = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
 _KINDS = (
@@ -24,16 +23,16 @@ _KINDS = (
     (re.compile(r"[0-9a-z]*|[0-9A-Z]*"), 36),
     (re.compile(r"[a-zA-Z]*"), 52),
 )
-#: Words that stand in keys for this service more often than in the lists of zxcvbn.
+#: Words that keys of this service contain more often than zxcvbn's lists suggest.
 _WORDS = ("scmrl", "api", "key", "secret", "token", "admin", "service", "dev", "prod", "test")
 
 
 def is_guessable(secret: str) -> bool:
-    """Whether a key is words, rows of keys, sequences, repeats or dates for the greater part.
+    """Return whether a key consists mostly of words, keyboard rows, sequences, repeats or dates.
 
-    Words of other languages than English are not known. Takes 5 to 20 ms.
+    Knows English words only. Takes 5 to 20 ms.
     """
-    return not (_is_strong(secret[:_FIRST]) or _is_strong(secret[:_MOST]))
+    return not (_is_strong(secret[:_PREFIX]) or _is_strong(secret[:_MAX_LENGTH]))
 
 
 def _is_strong(secret: str) -> bool:
@@ -47,14 +46,13 @@ def _is_strong(secret: str) -> bool:
 
 
 def _bits(text: str, per_character: float) -> float:
-    """The binary logarithm of the guesses that `text` takes, where each character that belongs to
-    no pattern takes `per_character`."""
-    from zxcvbn import zxcvbn  # its lists take 40 ms
+    """Return log2 of the guesses for `text`; characters outside patterns count `per_character`."""
+    from zxcvbn import zxcvbn  # its lists take 40 ms to load
 
     if not text:
         return 0.0
     bits = 0.0
-    for match in zxcvbn(text, user_inputs=_WORDS, max_length=_MOST)["sequence"]:
+    for match in zxcvbn(text, user_inputs=_WORDS, max_length=_MAX_LENGTH)["sequence"]:
         random = len(match["token"]) * per_character
         is_random = match["pattern"] == "bruteforce"
         bits += random if is_random else min(random, math.log2(match["guesses"]))

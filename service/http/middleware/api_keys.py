@@ -1,8 +1,8 @@
-"""Who may ask what: the check of keys in front of every route.
+"""Authentication: the check of API keys in front of every route.
 
-Where API keys are set, every address needs one but those in OPEN, /metrics included: Prometheus
-can send a key, and what it counts tells who asks how much. Every address under ADMIN needs the
-admin key, and is not there where none is set. The admin key may ask all that an API key may.
+If API keys are set, every path outside OPEN needs one. That includes /metrics: Prometheus can send
+a key, and the metrics disclose traffic. Every path under ADMIN needs the admin key, and is 404 if
+none is set. The admin key is also accepted wherever an API key is.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import Error, Problem
 from service.http.error_responses import respond
-from service.http.middleware.rate_limit import Bucket
+from service.http.middleware.rate_limit import TokenBucket
 from service.http.routes.responses import problems
 from service.keys.key_file import Key, Keys
 from service.keys.keyring import Keyring
 
-#: Addresses that need no key: what supervisors ask, and pages in which a person enters one.
-#: `/*` stands for whatever is in the folder.
+#: Paths that need no key: health checks, and the pages in which a person enters a key. `/*` matches
+#: every file of the folder.
 OPEN = ("/", "/healthz", "/readyz", "/docs", "/docs/static/*", "/openapi.json")
 
-#: Addresses that begin like this are the admin key's. Not `/v1/admin/`: a route's pattern takes
-#: `/v1/admin` and, since `$` does, a line's end behind it.
+#: Prefix of the paths that need the admin key. Not `/v1/admin/`: a route's pattern also matches
+#: `/v1/admin` and, since `$` does, a trailing newline.
 ADMIN = "/v1/admin"
 
 _HEADER = "send `Authorization: Bearer KEY` (curl: -H 'Authorization: Bearer KEY')"
@@ -32,16 +32,18 @@ _WEBSOCKET_REFUSED = 1008  # RFC 6455: a policy was violated
 
 
 class KeyCheck:
-    """Refuses who may not ask before anything of the body is read, and notes who asks.
+    """Check a request's key before its body is read, and note the key's name for the log.
 
-    401 without a key that is known, 403 with an API key where the admin key is needed, 429 with
-    Retry-After where a key has asked too often. WebSockets are checked as they are opened.
+    401 without a known key, 403 with an API key where the admin key is needed, 429 with Retry-After
+    beyond the key's rate limit. WebSockets are checked when they are opened.
     """
 
     def __init__(self, app: ASGIApp, keyring: Keyring) -> None:
         self.app = app
         self._keyring = keyring
-        self._buckets: dict[str, Bucket] = {}  # by the key's name, so that they outlive a reading
+        self._token_buckets: dict[
+            str, TokenBucket
+        ] = {}  # by the key's name, so that they survive a reload of keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -76,7 +78,7 @@ class KeyCheck:
     def _count(self, key: Key) -> None:
         if not key.per_minute:
             return
-        bucket = self._buckets.setdefault(key.name, Bucket(key.per_minute))
+        bucket = self._token_buckets.setdefault(key.name, TokenBucket(key.per_minute))
         bucket.per_minute = key.per_minute
         wait_s = bucket.take()
         if wait_s:
@@ -99,14 +101,14 @@ def _key(scope: Scope, keys: Keys) -> Key:
 
 
 def is_open(path: str) -> bool:
-    """Whether nobody needs a key there."""
+    """Return whether a path needs no key."""
     return path in OPEN or any(
         path.startswith(folder[:-1]) for folder in OPEN if folder.endswith("/*")
     )
 
 
 def describe(schema: dict[str, Any], keys: Keys) -> None:
-    """Tell in an OpenAPI description which addresses need a key, so that /docs asks for it."""
+    """Add to an OpenAPI description which paths need a key, so that /docs asks for it."""
     needed = False
     for path, operations in list(schema["paths"].items()):
         is_admin = path.startswith(ADMIN)
@@ -137,7 +139,7 @@ async def _refuse(problem: Problem, scope: Scope, receive: Receive, send: Send) 
 
 
 def _path(scope: Scope) -> str:
-    """The path as routes see it: without what the app is mounted under."""
+    """Return the path as routes see it: without the prefix under which the app is mounted."""
     path: str = scope["path"]
     root: str = scope.get("root_path", "")
     if root and path.startswith(root) and path[len(root) :][:1] in ("", "/"):

@@ -1,4 +1,4 @@
-"""What request bodies may cost, enforced while they stream in."""
+"""Limits on request bodies, enforced while they stream in."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import Error, Problem
 
-#: Seconds from a body's start in which no rate is asked for.
-_FREE_S = 10.0
+#: Seconds from a body's start in which no minimum rate applies.
+_GRACE_S = 10.0
 
 
 class BodyLimit:
-    """Stops reading a body at `max_bytes`, or where it has not arrived after `max_seconds`, or
-    arrives slower than `min_rate` bytes a second after its first seconds; and any body where those
-    of all requests together would pass `max_total_bytes`.
+    """Raise a Problem for a body beyond a limit, while it is read.
 
-    A body counts until its request is answered. Starlette has RequestBodyLimitMiddleware, but
-    where the client announces the length it replaces whatever the app answers with a plain-text
-    413 of its own; here the error is a problem document like any other, and says the limit and
-    what came.
+    - `max_bytes`: of one body.
+    - `max_total_bytes`: of the bodies of all requests that are not answered yet.
+    - `max_seconds`: from a body's start to its end.
+    - `min_rate`: in bytes per second, after the first seconds.
+
+    Starlette's RequestBodyLimitMiddleware replaces the app's response with a plain-text 413; here
+    the error is a problem document with the limit and the size.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class BodyLimit:
         self.max_total_bytes = max_total_bytes
         self.max_seconds = max_seconds
         self.min_rate = min_rate
-        self._held = 0  # bytes
+        self._total_bytes = 0  # bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -51,7 +52,7 @@ class BodyLimit:
 
         async def receive_within_limits() -> Message:
             nonlocal received, ended
-            if ended:  # what comes now is the client's going away
+            if ended:  # only http.disconnect can follow
                 return await receive()
             if announced.isdecimal() and int(announced) > self.max_bytes:
                 raise self._too_large(f"is {announced} bytes")
@@ -59,10 +60,10 @@ class BodyLimit:
             size = len(message.get("body", b""))
             ended = not message.get("more_body", False)
             received += size
-            self._held += size
+            self._total_bytes += size
             if received > self.max_bytes:
                 raise self._too_large(f"has more than {self.max_bytes} bytes")
-            if self._held > self.max_total_bytes:
+            if self._total_bytes > self.max_total_bytes:
                 detail = f"The uploads of all clients have more than {self.max_total_bytes} bytes."
                 raise Problem(Error.FULL, f"{detail} Please try again later.", retry_after_s=1)
             return message
@@ -70,11 +71,11 @@ class BodyLimit:
         try:
             await self.app(scope, receive_within_limits, send)
         finally:
-            self._held -= received
+            self._total_bytes -= received
 
     async def _in_time(self, receive: Receive, started: float, received: int) -> Message:
-        """The next message. Raises Problem UPLOAD_TIMEOUT."""
-        needed = _FREE_S + received / self.min_rate
+        """Receive the next message. Raises Problem UPLOAD_TIMEOUT."""
+        needed = _GRACE_S + received / self.min_rate
         try:
             async with asyncio.timeout_at(started + min(self.max_seconds, needed)):
                 return await receive()

@@ -1,4 +1,4 @@
-"""HEAD wherever GET is: the same status and headers, without the body."""
+"""HEAD for every GET route: the same status and headers, without the body."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class HeadRequests:
-    """Innermost middleware: routes see a GET, and what they send as its body is dropped.
+    """Innermost middleware: passes HEAD on as GET and drops the response's body.
 
-    FastAPI adds no HEAD to its routes, and adding it there would describe each twice in OpenAPI.
+    FastAPI routes do not accept HEAD, and adding it to them would list each twice in OpenAPI.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -25,10 +25,10 @@ class HeadRequests:
             elif message["type"] == "http.response.body" and not message.get("more_body", False):
                 await send({"type": "http.response.body", "body": b""})
 
-        # The server goes by its own scope, in which it is a HEAD.
+        # The server keeps its own scope, in which the method is HEAD.
         as_get = {**scope, "method": "GET"}
         try:
             await self.app(as_get, receive, send_without_body)
         finally:
             if "route" in as_get:
-                scope["route"] = as_get["route"]  # what the log and the metrics name
+                scope["route"] = as_get["route"]  # for the log and the metrics

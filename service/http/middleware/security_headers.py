@@ -1,4 +1,4 @@
-"""What every answer tells browsers that they must not do with it."""
+"""Headers that restrict what browsers may do with a response."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import re
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-#: For answers that are no pages: a browser that shows one all the same runs and loads nothing.
+#: For responses that are not pages: a browser that shows one runs and loads nothing.
 _NOTHING = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
-_ON_EVERY_ANSWER = {
+_ON_EVERY_RESPONSE = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",  # for browsers that do not know frame-ancestors
     "Referrer-Policy": "no-referrer",
@@ -24,10 +24,10 @@ _INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
 
 class SecurityHeaders:
-    """Outermost middleware, so that a 500 has the headers as well.
+    """Outermost middleware, so that a 500 has the headers too.
 
-    A header that a route has set stays: a page needs a policy of its own. No answer is kept by a
-    cache, but those with an ETag, which are files.
+    A header that a route has set stays, since a page needs its own policy. Responses are not
+    cached, except those with an ETag, which are files.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -41,7 +41,7 @@ class SecurityHeaders:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in _ON_EVERY_ANSWER.items():
+                for name, value in _ON_EVERY_RESPONSE.items():
                     headers.setdefault(name, value)
                 if "etag" not in headers:
                     headers.setdefault("Cache-Control", "no-store")
@@ -51,9 +51,9 @@ class SecurityHeaders:
 
 
 def page_policy(html: str) -> str:
-    """The Content-Security-Policy of a page of ours: files from here, and its inline scripts.
+    """Return the Content-Security-Policy of a page: own files, and its inline scripts by hash.
 
-    Scripts are allowed by their hashes: one that came in with somebody's text does not run.
+    An injected script has no listed hash and does not run.
     """
     scripts = " ".join(f"'sha256-{_hash(script)}'" for script in _INLINE_SCRIPT.findall(html))
     return "; ".join(

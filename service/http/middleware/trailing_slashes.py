@@ -1,7 +1,7 @@
-"""Addresses with a slash at their end lead to those without one.
+"""Redirects from paths with a trailing slash to those without.
 
-Starlette's own redirect names the host that the client's Host header names, and leaves out a
-prefix that a proxy has taken off the path. A relative one does neither.
+Starlette's own redirect repeats the client's Host header and loses a prefix that a proxy has
+removed from the path. A relative redirect does neither.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Match, Route
 
-#: As many as there are: a redirect keeps the method.
+#: All methods: a redirect keeps the method.
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 def install(app: FastAPI) -> None:
-    """Add the route. To be called when all others have been added, which come first."""
+    """Add the route. Call this last: routes match in the order in which they were added."""
 
     async def redirect(request: Request) -> Response:
         scope = request.scope

@@ -12,7 +12,7 @@ from service.classification.pipeline import Call
 from service.classification.schemas import Classification
 from service.classification.served import ServedClassifier
 from service.errors import Error
-from service.http.disconnect import while_wanted
+from service.http.disconnect import run_until_disconnect
 from service.http.form import form_fields, parse_form, request_body
 from service.http.routes.responses import problems
 from service.http.state import record_of, state_of
@@ -74,7 +74,7 @@ async def _classify(request: Request, name: str) -> Response:
         files, options = parse_form(form, settings, name)
         classifier = ServedClassifier(state.in_flight, state.decoders, settings)
         work = classifier.classify_with(model, files, options, Call(request.state.id, record))
-        answer = await while_wanted(request, work, settings.request_deadline_s)
+        answer = await run_until_disconnect(request, work, settings.request_deadline_s)
     body = answer.model_dump_json(exclude_none=True)
     return Response(body, media_type="application/json")
 

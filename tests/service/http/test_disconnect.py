@@ -9,7 +9,7 @@ import pytest
 from starlette.requests import ClientDisconnect, Request
 
 from service.errors import Error, Problem
-from service.http.disconnect import while_wanted
+from service.http.disconnect import run_until_disconnect
 
 
 class Work:
@@ -44,7 +44,7 @@ def test_work_that_is_done_in_time_is_answered() -> None:
     async def scenario() -> str:
         work = Work()
         work.done.set()
-        return await while_wanted(request(asyncio.Event()), work.run(), 30)
+        return await run_until_disconnect(request(asyncio.Event()), work.run(), 30)
 
     assert asyncio.run(scenario()) == "an answer"
 
@@ -53,7 +53,9 @@ def test_work_is_cancelled_at_the_deadline() -> None:
     async def scenario() -> None:
         work = Work()
         with pytest.raises(Problem, match=r"within 0\.01 s") as raised:
-            await asyncio.wait_for(while_wanted(request(asyncio.Event()), work.run(), 0.01), 30)
+            await asyncio.wait_for(
+                run_until_disconnect(request(asyncio.Event()), work.run(), 0.01), 30
+            )
         assert raised.value.error is Error.DEADLINE
         assert work.cancelled
 
@@ -63,7 +65,7 @@ def test_work_is_cancelled_at_the_deadline() -> None:
 def test_work_is_cancelled_when_its_client_goes_away() -> None:
     async def scenario() -> None:
         work, gone = Work(), asyncio.Event()
-        waiting = asyncio.create_task(while_wanted(request(gone), work.run(), 30))
+        waiting = asyncio.create_task(run_until_disconnect(request(gone), work.run(), 30))
         await work.begun.wait()
         assert not waiting.done()
         gone.set()
@@ -79,4 +81,4 @@ def test_what_the_work_raises_comes_back() -> None:
         raise LookupError("of a test")
 
     with pytest.raises(LookupError, match="of a test"):
-        asyncio.run(while_wanted(request(asyncio.Event()), fails(), 30))
+        asyncio.run(run_until_disconnect(request(asyncio.Event()), fails(), 30))

@@ -36,11 +36,11 @@ def test_a_changed_file_is_in_force_without_a_restart(
         wait_until(lambda: status(client, BERT) == 200)
         assert status(client, ANNA) == 429, "its limit was forgotten"
         file.write_text("bert:short\n")
-        wait_until(lambda: "cannot be read again" in caplog.text)
+        wait_until(lambda: "cannot be reloaded" in caplog.text)
         assert status(client, BERT) == 200
         file.write_text(f"anna:{ANNA}:2\n")
         wait_until(lambda: status(client, BERT) == 401)
-    assert caplog.text.count("cannot be read again") == 1
+    assert caplog.text.count("cannot be reloaded") == 1
 
 
 def test_a_hangup_reads_the_keys_again(serve: type[Serve], weights: Path, tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_a_hangup_reads_the_keys_again(serve: type[Serve], weights: Path, tmp_pa
     service = serve("--models", weights, "--port", 0, "--api-keys-file", file)
     service.address()
     service.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: "the keys have been read again" in service.logged)
+    wait_until(lambda: "the keys are reloaded" in service.logged)
     assert service.stop() == 0
 
 
@@ -81,9 +81,9 @@ def test_a_file_is_read_once_it_has_stayed_the_same_for_a_look(watched: Watched)
     whole = f"bert:{BERT}:30\ncarl:{BERT}carl\n"
     for length in (len(f"bert:{BERT}"), len(f"bert:{BERT}:3"), len(whole)):
         watched.write(whole[:length])
-        watched.keyring.look()
+        watched.keyring.check()
         assert watched.names == ["anna"]
-    watched.keyring.look()
+    watched.keyring.check()
     assert watched.names == ["bert", "carl"]
     assert watched.keyring.keys.api[0].per_minute == 30
 
@@ -97,14 +97,14 @@ def test_what_was_read_while_the_file_changed_is_not_taken(
         return read(settings)
 
     watched.write(new)
-    watched.keyring.look()
+    watched.keyring.check()
     with monkeypatch.context() as patch:
         patch.setattr(keyring, "read", read_while_it_changes)
-        watched.keyring.look()
+        watched.keyring.check()
     assert watched.names == ["anna"]
     assert not caplog.records
-    watched.keyring.look()
-    watched.keyring.look()
+    watched.keyring.check()
+    watched.keyring.check()
     assert (watched.names == ["bert"]) == (new == f"bert:{BERT}\n")
     assert (len(caplog.records) == 1) == (new == "bert:short\n")
 
@@ -115,16 +115,16 @@ def test_a_file_that_cannot_be_used_keeps_the_old_keys_and_costs_one_line(
 ) -> None:
     watched.write(bad)
     for _ in range(5):
-        watched.keyring.look()
+        watched.keyring.check()
     watched.file.unlink()
     for _ in range(5):
-        watched.keyring.look()
+        watched.keyring.check()
     assert watched.names == ["anna"]
     assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
     assert "No such file" in caplog.records[1].message
     watched.write(f"bert:{BERT}\n")
-    watched.keyring.look()
-    watched.keyring.look()
+    watched.keyring.check()
+    watched.keyring.check()
     assert watched.names == ["bert"]
 
 
@@ -133,7 +133,7 @@ def test_a_file_that_everybody_may_read_from_now_on_is_warned_of_once(
 ) -> None:
     watched.file.chmod(0o604)
     for _ in range(4):
-        watched.keyring.look()
+        watched.keyring.check()
     assert [r.levelname for r in caplog.records if "every user may read" in r.message] == [
         "WARNING"
     ]
@@ -148,7 +148,7 @@ def test_an_error_that_nobody_thought_of_does_not_end_the_watching(
         failed.release()
         raise RuntimeError("nobody thought of this")
 
-    monkeypatch.setattr(keyring, "_LOOK_S", 0.01)
+    monkeypatch.setattr(keyring, "_CHECK_S", 0.01)
     monkeypatch.setattr(keyring, "read", fail)
     thread = threading.Thread(target=watched.keyring.watch, daemon=True)
     thread.start()
@@ -160,5 +160,5 @@ def test_an_error_that_nobody_thought_of_does_not_end_the_watching(
     watched.keyring.stop()
     thread.join(60)
     assert not thread.is_alive()
-    assert caplog.text.count("the keys cannot be looked after") == 1
+    assert caplog.text.count("checking the keys failed") == 1
     assert "nobody thought of this" in caplog.text

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.http.middleware.rate_limit import Bucket
+from service.http.middleware.rate_limit import TokenBucket
 
 
 class Clock:
@@ -19,7 +19,7 @@ class Clock:
 
 def test_so_many_come_at_once_and_then_as_fast_as_it_fills() -> None:
     clock = Clock()
-    bucket = Bucket(6, clock)
+    bucket = TokenBucket(6, clock)
     assert [bucket.take() for _ in range(6)] == [0.0] * 6
     assert bucket.take() == pytest.approx(10)
     clock.now += 4
@@ -31,7 +31,7 @@ def test_so_many_come_at_once_and_then_as_fast_as_it_fills() -> None:
 
 def test_it_never_holds_more_than_a_minutes_worth() -> None:
     clock = Clock()
-    bucket = Bucket(3, clock)
+    bucket = TokenBucket(3, clock)
     clock.now += 86_400
     assert [bucket.take() > 0 for _ in range(4)] == [False, False, False, True]
 
@@ -44,7 +44,7 @@ def test_a_wait_that_was_told_is_enough_and_the_limit_holds(
     per_minute: int, pauses: list[float]
 ) -> None:
     clock = Clock()
-    bucket = Bucket(per_minute, clock)
+    bucket = TokenBucket(per_minute, clock)
     taken = 0
     for pause in pauses:
         clock.now += pause
