@@ -1,4 +1,4 @@
-"""The network's configuration: what a checkpoint's card says about its architecture."""
+"""The network's configuration, as in a checkpoint's card."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ from model.preprocess.specs import Size
 Splitting = Literal["deep", "shallow"]
 Attention = Literal["spatial", "temporal", "spatial-temporal"]
 Fusion = Literal["add", "concat"]
-#: What weights are rounded to where spikes are multiplied by them.
+#: Precision of the weights that are multiplied by spikes.
 Precision = Literal["float32", "int8"]
 #: How an engine computes the network: layer by layer as published; fused on a CPU, in float32 or
 #: with int8 weights; or on CUDA as recorded graphs, of the plain network or of the fused one.
 EnginePath = Literal["plain", "fused", "fused-int8", "graphs", "fused-graphs"]
 
-#: Most time steps T of a call: the packed spikes of a neuron are one integer of 64 bits on CUDA.
+#: Largest number of time steps T of a call: CUDA packs the spikes of a neuron into 64 bits.
 MAX_STEPS = 64
-#: Greatest seed that torch's generators take.
+#: Largest seed of torch's generators.
 MAX_SEED = 2**63 - 1
 
-#: Stages of conv, batch norm, neuron and halving max-pool in each kind of patch splitting.
+#: Number of stages of patch splitting. A stage is conv, batch norm, neuron and 2 x 2 max-pool.
 STAGES: dict[Splitting, int] = {"deep": 4, "shallow": 2}
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class StreamConfig(BaseModel):
-    """One input stream (`audio`, `visual`, …).
+    """One input stream (`audio`, `visual`, …) of tensors [T, B, C, H, W].
 
-    `channels` C and `size` (H, W) are those of its input tensor [T, B, C, H, W]; `splitting`
-    is how it becomes tokens: `deep` has one token for 16 x 16 pixels, `shallow` for 4 x 4.
+    - `channels`: C.
+    - `size`: (H, W).
+    - `splitting`: patch splitting; `deep` makes one token of 16 x 16 pixels, `shallow` of 4 x 4.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,7 +45,7 @@ class StreamConfig(BaseModel):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of the token grid; each max-pool halves a side, rounding up."""
+        """Rows and columns of the token grid. Each max-pool halves a side, rounding up."""
         height, width = self.size
         for _ in range(STAGES[self.splitting]):
             height, width = (height + 1) // 2, (width + 1) // 2
@@ -58,12 +59,18 @@ class StreamConfig(BaseModel):
 
 
 class Config(BaseModel):
-    """S-CMRL as published, for any number of named streams.
+    """Configuration of S-CMRL (arXiv 2502.12488), for any number of named streams.
 
-    One stream is the published single-stream network (self-attention, `depth` blocks). Two or
-    more are fused: `attention` chooses the cross-modal attention (None: no cross-modal
-    residual), `alignment` adds the semantic-alignment transform, `alpha` weighs the residual
-    (the paper's alpha). The order of `streams` is the order of concatenation.
+    With one stream, this is the published unimodal network: self-attention in `depth` blocks.
+    Two or more streams are fused:
+
+    - `streams`: by name. Their order is the order of concatenation.
+    - `classes`: number of labels. `embed_dim`: channels D of the tokens. `heads`: attention heads.
+      `mlp_ratio`: hidden channels of the MLP over D.
+    - `attention`: cross-modal attention; None for no cross-modal residual.
+    - `alignment`: apply the semantic-alignment transform.
+    - `alpha`: weight of the residual (the paper's alpha).
+    - `fusion`: add or concatenate the streams' pooled features before the head.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -82,7 +89,7 @@ class Config(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.streams:
-            raise ValueError("streams: at least one is needed")
+            raise ValueError("streams: at least one is required")
         for name in self.streams:
             if not _NAME.fullmatch(name) or _is_module_attribute(name):
                 raise ValueError(f"streams: {name!r} cannot name a stream")
@@ -97,7 +104,7 @@ class Config(BaseModel):
         if pairs_tokens and len(self.streams) > 1 and len(set(counts.values())) > 1:
             raise ValueError(
                 f"{self.attention} attention pairs tokens one to one, so every stream needs "
-                f"the same number of them; these have {counts}"
+                f"the same number of tokens; these have {counts}"
             )
         return self
 

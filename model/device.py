@@ -1,4 +1,4 @@
-"""Names of devices, as options and settings have them."""
+"""Resolve names of devices, as in options and settings, to torch devices."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ _NAME = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 
 
 class DeviceError(RuntimeError):
-    """No such device; the message says what can be chosen."""
+    """There is no such device. The message lists the valid names."""
 
 
 def check_name(name: str) -> str:
-    """The name, where it could be one of a device. Raises DeviceError."""
+    """Return `name` if its syntax is valid. Raises DeviceError. Does not import torch."""
     if not _NAME.fullmatch(name):
-        raise DeviceError(f"there is no device {name[:50]!r}; can be {CHOICES}")
+        raise DeviceError(f"there is no device {name[:50]!r}; choose {CHOICES}")
     return name
 
 
-def find(name: str) -> torch.device:
-    """The device: for "auto" CUDA where it is there, or else the CPU.
+def resolve_device(name: str) -> torch.device:
+    """Return the device of a name; for "auto", CUDA if available and else the CPU.
 
-    Raises DeviceError where it is not there.
+    Raises DeviceError if this machine does not have the device.
     """
     import torch
 
@@ -37,9 +37,9 @@ def find(name: str) -> torch.device:
     device = torch.device(name)
     if device.type == "cuda" and not count:
         raise DeviceError(
-            f"device {name}: this machine (or this build of torch) has no CUDA; can be auto or cpu"
+            f"device {name}: this machine (or this build of torch) has no CUDA; choose auto or cpu"
         )
     if device.index is not None and device.index >= count:
-        there = ", ".join(f"cuda:{index}" for index in range(count))
-        raise DeviceError(f"device {name} is not there; can be auto, cpu, cuda, {there}")
+        devices = ", ".join(f"cuda:{index}" for index in range(count))
+        raise DeviceError(f"there is no device {name}; choose auto, cpu, cuda, {devices}")
     return device

@@ -1,4 +1,4 @@
-"""Values to spikes over time steps: direct, rate and latency encoding."""
+"""Encode values as spikes over time steps: direct, rate and latency encoding."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
 
 
 def encode(values: Tensor, steps: int, encoding: Encoding, *, seed: int = 0) -> Tensor:
-    """One stream of one clip, [T or 1, ...], for `steps` time steps, [steps, ...].
+    """Encode one stream of one clip, [T or 1, ...], for `steps` time steps, [steps, ...].
 
-    - `direct`: the values themselves are the first layer's input current at each step (as
-      published); a single one is held, as a view that takes no memory.
-    - `rate`: spikes of a Poisson process: 1 with the value's probability, drawn anew at each
-      step by a generator of `seed`, so that a clip has one answer.
-    - `latency`: one spike, the earlier the larger the value: at step (T - 1)(1 - x), rounded.
-      Of a moving picture x is the mean over its steps.
+    - `direct`: the values are the input current of the first layer at each step, as published. A
+      single step is repeated as a view, without memory of its own.
+    - `rate`: Poisson (Bernoulli) encoding: a spike with the value's probability, independently at
+      each step. The generator has a fixed `seed`, so that a clip always has the same answer.
+    - `latency`: one spike at step (T - 1)(1 - x), rounded: larger values fire earlier. x is the
+      mean over the steps of `values`.
 
-    Rate and latency take values in [0, 1]; others are clipped to it. Raises ValueError for an
-    unknown encoding, or where `values` has neither 1 nor `steps` time steps.
+    Values of rate and latency encoding are clipped to [0, 1]. Raises ValueError for an unknown
+    encoding, or if `values` has neither 1 nor `steps` time steps.
     """
     if len(values) not in (1, steps):
-        raise ValueError(f"{len(values)} time steps, but 1 or {steps} are needed")
+        raise ValueError(f"{len(values)} time steps; expected 1 or {steps}")
     if encoding == "direct":
         return values.expand(steps, *values.shape[1:])
     if encoding == "rate":
-        return _rate(values, steps, seed)
+        return _encode_rate(values, steps, seed)
     if encoding == "latency":
-        return _latency(values, steps)
-    raise ValueError(f"encoding {encoding!r}: can be {', '.join(ENCODINGS)}")
+        return _encode_latency(values, steps)
+    raise ValueError(f"unknown encoding {encoding!r}; choose {', '.join(ENCODINGS)}")
 
 
-def _rate(values: Tensor, steps: int, seed: int) -> Tensor:
-    import torch  # at first use: cards name an encoding without torch
+def _encode_rate(values: Tensor, steps: int, seed: int) -> Tensor:
+    import torch  # not at the top: cards name an encoding without torch
 
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.rand((steps, *values.shape[1:]), generator=generator)
-    return (drawn < values.cpu()).to(values)  # [0, 1): 0 never fires and 1 always
+    thresholds = torch.rand((steps, *values.shape[1:]), generator=generator)  # in [0, 1)
+    return (thresholds < values.cpu()).to(values)  # 0 never fires, 1 always does
 
 
-def _latency(values: Tensor, steps: int) -> Tensor:
+def _encode_latency(values: Tensor, steps: int) -> Tensor:
     import torch
 
-    at = ((steps - 1) * (1 - values.mean(0).clamp(0, 1))).round()
-    step = torch.arange(steps, device=values.device).reshape(-1, *[1] * at.ndim)
-    return (step == at).to(values)
+    spike_step = ((steps - 1) * (1 - values.mean(0).clamp(0, 1))).round()
+    step = torch.arange(steps, device=values.device).reshape(-1, *[1] * spike_step.ndim)
+    return (step == spike_step).to(values)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from model.config import MAX_STEPS, Config, EnginePath, Precision
-from model.device import find
+from model.device import resolve_device
 from model.engine.cuda_graphs import BATCH_SIZES, Forward, GraphedNetwork
 from model.engine.outputs import concatenate, to_cpu
 from model.network import SCMRL, Output
@@ -50,7 +50,7 @@ class Engine:
     """
 
     def __init__(self, network: SCMRL, device: str = "auto", threads: int | None = None) -> None:
-        self._device = find(device)
+        self._device = resolve_device(device)
         self._threads = threads or torch.get_num_threads()
         self._network = network.to(self._device).eval()
         # One run at a time: each uses all cores (or the GPU) anyway, and two would need twice the
@@ -314,7 +314,7 @@ def devices(name: str) -> list[str]:
 
     Raise DeviceError where there is none.
     """
-    device = find(name)
+    device = resolve_device(name)
     if device.type != "cuda" or device.index is not None:
         return [str(device)]
     return [f"cuda:{index}" for index in range(torch.cuda.device_count())]

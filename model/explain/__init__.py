@@ -1,1 +1,1 @@
-"""What an answer rests on: contributions, attention maps, overlays."""
+"""Explanations of an answer: contributions of streams, attention maps, overlays."""

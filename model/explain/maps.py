@@ -1,4 +1,4 @@
-"""What an answer rests on: each stream's exact share of the logits, and where it was looked."""
+"""Explain an answer: each stream's exact contribution to the logits, and attention maps."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from model.config import STAGES, StreamConfig
 from model.network import Output, StreamAttention
 from model.preprocess.prepared import Prepared
 
-#: Name of the head's own share among the contributions.
+#: Name of the head's bias among the contributions.
 BIAS = "bias"
 
 
 @dataclass(frozen=True)
 class SpatialMap:
-    """Where in one stream the other streams looked, over the stream's token grid.
+    """Spatial attention of the other streams to one stream, over that stream's token grid.
 
-    `values` [rows, columns] are not negative and sum to 1, or all 0 where no query met a key.
-    `rows` and `columns` name the axes with their units ("y" and "x" in pixels of the frame,
-    "frequency_hz", "time_s"); `row_edges` [rows + 1] and `column_edges` [columns + 1] are where
-    each cell begins and ends, outside the frame or the sound where there is padding.
+    - `values` [rows, columns]: not negative, with a sum of 1; all 0 if no query matched a key.
+    - `rows`, `columns`: names of the axes: "y" and "x" (pixels of the frame), or "frequency_hz"
+      and "time_s".
+    - `row_edges` [rows + 1], `column_edges` [columns + 1]: where each cell begins and ends, in the
+      axis's unit. Cells in the padding lie outside the frame or the sound.
     """
 
     values: Float64Array
@@ -36,9 +37,10 @@ class SpatialMap:
 
 @dataclass(frozen=True)
 class StreamMaps:
-    """One stream's maps of one clip. None where the network has no such attention.
+    """Attention maps of one stream of one clip. None if the network has no such attention.
 
-    `temporal` [T, T]: mean of 0.25 q k^T from the step that looks (row) to the step looked at.
+    `temporal` [T, T]: mean of 0.25 q k^T over heads and tokens; rows are the steps of the query,
+    columns those of the key.
     """
 
     spatial: SpatialMap | None
@@ -48,37 +50,35 @@ class StreamMaps:
 def contributions(
     output: Output, streams: Sequence[str], labels: Sequence[str], sample: int = 0
 ) -> dict[str, dict[str, float]]:
-    """Each stream's share of each label's logit for one sample of a batch, and the `bias`.
+    """Return each stream's term of each label's logit for one sample of a batch, and the bias.
 
-    The head is linear in the streams' pooled features, so the shares and the bias add up to the
-    logit: nothing is approximated. A stream that was missing has 0.
+    The head is linear in the streams' pooled features, so the terms and the bias add up to the
+    logit exactly. The terms of a missing stream are 0.
     """
-    silent = [0.0] * len(labels)
-    shares = {
-        name: output.stream_logits[name][sample].tolist()
-        if name in output.stream_logits
-        else silent
+    zeros = [0.0] * len(labels)
+    terms = {
+        name: output.stream_logits[name][sample].tolist() if name in output.stream_logits else zeros
         for name in streams
     }
-    shares[BIAS] = output.bias.tolist()
-    return {name: dict(zip(labels, values, strict=True)) for name, values in shares.items()}
+    terms[BIAS] = output.bias.tolist()
+    return {name: dict(zip(labels, values, strict=True)) for name, values in terms.items()}
 
 
 def attention_maps(
     attention: StreamAttention, prepared: Prepared, stream: StreamConfig, sample: int = 0
 ) -> StreamMaps:
-    """The maps of one stream and one sample of a batch, with axes in the source's units.
+    """Return the maps of one stream of one sample of a batch, with axes in the source's units.
 
-    `prepared` is what the network was shown of the stream.
+    `prepared` is the network's input of the stream.
     """
     spatial, temporal = attention.spatial, attention.temporal
     return StreamMaps(
-        spatial=None if spatial is None else _with_axes(_array(spatial[sample]), prepared, stream),
+        spatial=None if spatial is None else _add_axes(_array(spatial[sample]), prepared, stream),
         temporal=None if temporal is None else _array(temporal[sample]),
     )
 
 
-def _with_axes(values: Float64Array, prepared: Prepared, stream: StreamConfig) -> SpatialMap:
+def _add_axes(values: Float64Array, prepared: Prepared, stream: StreamConfig) -> SpatialMap:
     return SpatialMap(
         values,
         prepared.rows,
@@ -89,10 +89,10 @@ def _with_axes(values: Float64Array, prepared: Prepared, stream: StreamConfig) -
 
 
 def _token_edges(edges: Float64Array, tokens: int, stream: StreamConfig) -> Float64Array:
-    """Edges [tokens + 1] of the tokens, from those of the tensor's cells.
+    """Return the edges [tokens + 1] of the tokens, from those of the tensor's cells.
 
-    Each stage of patch splitting halves a side, so a token stands for 2^stages cells; the last
-    one for what is left.
+    Each stage of patch splitting halves a side, so a token covers 2^stages cells; the last one
+    covers the remainder.
     """
     cells = 2 ** STAGES[stream.splitting]
     return np.asarray(edges[np.minimum(np.arange(tokens + 1) * cells, len(edges) - 1)])

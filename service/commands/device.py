@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from model.device import CHOICES, DeviceError, check_name, find
+from model.device import CHOICES, DeviceError, check_name, resolve_device
 
 
 def _check(name: str) -> str:
@@ -17,7 +17,7 @@ def _check(name: str) -> str:
             from service.runtime.torch_import import import_torch
 
             import_torch()
-            find(name)
+            resolve_device(name)
     except DeviceError as exc:
         raise typer.BadParameter(str(exc)) from None
     return name

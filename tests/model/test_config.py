@@ -24,7 +24,7 @@ FINE: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"streams": {}}, "streams: at least one is needed"),
+        ({"streams": {}}, "streams: at least one is required"),
         ({"streams": {"au.dio": AUDIO}}, "'au.dio' cannot name a stream"),
         ({"streams": {"": AUDIO}}, "'' cannot name a stream"),
         ({"streams": {"training": AUDIO}}, "'training' cannot name a stream"),

@@ -65,7 +65,7 @@ def test_values_out_of_range_are_clipped(encoding: str) -> None:
 
 
 def test_what_cannot_be_encoded_is_refused() -> None:
-    with pytest.raises(ValueError, match="3 time steps, but 1 or 4"):
+    with pytest.raises(ValueError, match="3 time steps; expected 1 or 4"):
         encode(torch.zeros(3, 1, 4, 4), 4, "direct")
     with pytest.raises(ValueError, match="morse"):
         encode(torch.zeros(1, 1, 4, 4), 4, "morse")  # type: ignore[arg-type]

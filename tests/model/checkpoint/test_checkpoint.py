@@ -278,7 +278,7 @@ def test_a_card_that_is_no_json_object_is_refused(folder: Path, text: bytes) -> 
         ({"labels": ["a", "b"]}, "", "2 of them for 4 classes"),
         ({"labels": ["a", "b", "c", "a"]}, "", "labels: a name is there twice"),
         ({"streams": {}}, "", r"streams: \[\] where config.streams has \['audio', 'visual'\]"),
-        ({"config": {"streams": {}, "classes": 4}}, "config", "at least one is needed"),
+        ({"config": {"streams": {}, "classes": 4}}, "config", "at least one is required"),
         ({"config": {**CONFIG.model_dump(), "embed_dim": 9}}, "config", "embed_dim 9"),
         ({"config": {**CONFIG.model_dump(), "alpha": math.nan}}, "config.alpha", "finite"),
         ({"accuracy": [{"what": "all", "value": 1.0}]}, "accuracy.0.conditions", "required"),
@@ -538,5 +538,5 @@ def test_a_published_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("file", "most"), [(WEIGHTS, MAX_WEIGHTS_BYTES), (CARD, MAX_CARD_BYTES)])
 def test_a_file_that_is_too_large_is_refused_unread(folder: Path, file: str, most: int) -> None:
     os.truncate(folder / file, most + 1)  # of holes, which take no room on the disk
-    with pytest.raises(CheckpointError, match=f"has {most + 1} bytes; at most {most} are read"):
+    with pytest.raises(CheckpointError, match=f"has {most + 1} bytes; at most {most} are accepted"):
         load(folder)

@@ -194,7 +194,7 @@ def test_a_key_file_that_is_too_large_is_refused(tmp_path: Path) -> None:
     assert keys(api_keys_file=file).api
     with file.open("a") as stream:
         stream.write("\n")
-    assert f"at most {MAX_FILE_BYTES} are read" in refusal(api_keys_file=file)
+    assert f"at most {MAX_FILE_BYTES} are accepted" in refusal(api_keys_file=file)
 
 
 @pytest.mark.parametrize("per_minute", [None, 0, 60])
