@@ -1,4 +1,4 @@
-"""How fast each path of the engine is against the plain network: interleaved, on equal inputs."""
+"""Benchmarks of the engine's paths against the plain network, in turns, on equal inputs."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from model.fused.cpu.network import CPUNetwork
 from model.network import SCMRL
 from model.network.neuron import LIF
 
-#: Firing of a random network like that of a trained one: batch norms' scale and shift.
+#: Scale and shift of batch norms with which a random network fires as a trained one does.
 _SCALE, _SHIFT = 1.5, 0.4
-#: Rounds that are not counted: the first ones fill caches.
-_WARM = 2
+#: Rounds that are not measured: they fill caches.
+_WARM_UP = 2
 
 
 @dataclass(frozen=True)
 class Case:
-    """A network and how it is called: time steps T, and whether frames are held for all of them."""
+    """A network and its inputs: time steps T, and whether one frame is held for all of them."""
 
     config: Config
     steps: int
@@ -65,8 +65,8 @@ CASES: dict[str, Case] = {
 
 @dataclass(frozen=True)
 class Timing:
-    """One path on one batch: median milliseconds a batch over `rounds`, samples a second, and
-    how many times as fast as the plain path."""
+    """One path at one batch size: median milliseconds per batch over `rounds`, samples per second,
+    and the speed-up over the plain path."""
 
     path: EnginePath
     batch: int
@@ -77,20 +77,20 @@ class Timing:
 
 
 def network(case: Case, seed: int = 0) -> SCMRL:
-    """A random network whose layers fire, in eval mode.
+    """Return a random network whose layers fire, in eval mode.
 
-    Batch norms take their statistics from one batch of noise.
+    The statistics of batch norms are those of one batch of noise.
     """
     torch.manual_seed(seed)
-    made = SCMRL(case.config)
-    norms = [m for m in made.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
+    random = SCMRL(case.config)
+    norms = [m for m in random.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
     for norm in norms:
         nn.init.constant_(norm.weight, _SCALE)
         nn.init.constant_(norm.bias, _SHIFT)
-        norm.momentum = None  # the mean over the batches that are seen
+        norm.momentum = None  # statistics are the mean over batches
     with torch.no_grad():
-        made.train()(_repeated(inputs(case, 2, seed), case.steps))
-    return made.eval()
+        random.train()(_repeat(inputs(case, 2, seed), case.steps))
+    return random.eval()
 
 
 def parity_layers(network: SCMRL, path: EnginePath) -> ParityLayers | None:
@@ -107,7 +107,7 @@ def parity_layers(network: SCMRL, path: EnginePath) -> ParityLayers | None:
 
 
 def inputs(case: Case, batch: int, seed: int) -> dict[str, Tensor]:
-    """Random frames [T or 1, B, C, H, W]."""
+    """Return random frames [T or 1, B, C, H, W] by stream."""
     generator = torch.Generator().manual_seed(seed)
     steps = 1 if case.held else case.steps
     return {
@@ -116,12 +116,12 @@ def inputs(case: Case, batch: int, seed: int) -> dict[str, Tensor]:
     }
 
 
-def _repeated(frames: dict[str, Tensor], steps: int) -> dict[str, Tensor]:
+def _repeat(frames: dict[str, Tensor], steps: int) -> dict[str, Tensor]:
     return {name: x.expand(steps, *x.shape[1:]) for name, x in frames.items()}
 
 
 def paths(device: str) -> tuple[EnginePath, ...]:
-    """How a network can be computed there."""
+    """Return the paths that a kind of device has."""
     return (
         ("plain", "fused", "fused-int8") if device == "cpu" else ("plain", "graphs", "fused-graphs")
     )
@@ -130,89 +130,89 @@ def paths(device: str) -> tuple[EnginePath, ...]:
 def timings(
     case: Case, batches: Sequence[int], seconds: float, device: str = "cpu"
 ) -> Iterator[Timing]:
-    """Each path on each batch size, in turns, for about `seconds` a batch size; the log says why
-    where one cannot be taken, which is then left out.
+    """Time each path at each batch size, in turns, for about `seconds` per batch size.
 
-    From inputs in the CPU's memory to outputs there, so that it is what a caller waits for.
+    From inputs in the CPU's memory to outputs there, as a caller sees it. A path that cannot be
+    used is left out; the log says why.
     """
     allocator.keep_memory()
     engines = {path: Engine(network(case), device) for path in paths(device)}
-    taken = {
+    usable = {
         path: engine
         for path, engine in engines.items()
         if path == "plain" or engine.use_fastest([path], case.steps)
     }
     for batch in batches:
         frames = inputs(case, batch, seed=1)
-        took: dict[EnginePath, list[float]] = {path: [] for path in taken}
+        seconds_of: dict[EnginePath, list[float]] = {path: [] for path in usable}
         end = time.perf_counter() + seconds
         rounds = 0
-        while rounds < _WARM + 3 or time.perf_counter() < end:
-            for path, engine in taken.items():
-                # Not timed: what another path leaves behind (threads of OpenMP spin on for a
-                # while) is no cost of this one, which in a service comes after itself.
+        while rounds < _WARM_UP + 3 or time.perf_counter() < end:
+            for path, engine in usable.items():
+                # Not timed: OpenMP's threads of the previous path spin for a while, which in a
+                # service, with one path, does not happen.
                 engine.run(frames, case.steps)
                 started = time.perf_counter()
                 engine.run(frames, case.steps)
-                if rounds >= _WARM:
-                    took[path].append(time.perf_counter() - started)
+                if rounds >= _WARM_UP:
+                    seconds_of[path].append(time.perf_counter() - started)
             rounds += 1
-        base = statistics.median(took["plain"])
-        for path, times in took.items():
+        base = statistics.median(seconds_of["plain"])
+        for path, times in seconds_of.items():
             median = statistics.median(times)
             yield Timing(path, batch, 1000 * median, batch / median, base / median, len(times))
 
 
 def operations(case: Case) -> int:
-    """Multiply-accumulates of one sample's convolutions and linear maps, as published: every time
-    step and every weight counts, whether or not there is a spike.
+    """Return multiply-accumulates of one sample's convolutions and linear maps, as published.
 
-    Of frames that are held, the first convolution counts once.
+    Every time step and weight counts, whether or not there is a spike; the first convolution of
+    frames that are held counts once.
     """
-    made = network(case)
+    plain = network(case)
     count = 0
 
-    def add(layer: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
+    def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal count
         weight = layer.weight
         assert isinstance(weight, Tensor)
-        count += made.numel() // weight.shape[0] * weight.numel()
+        count += output.numel() // weight.shape[0] * weight.numel()
 
-    for layer in made.modules():
+    for layer in plain.modules():
         if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear):
             layer.register_forward_hook(add)
     with torch.inference_mode():
-        made(_repeated(inputs(case, 1, seed=1), case.steps))
+        plain(_repeat(inputs(case, 1, seed=1), case.steps))
     return count
 
 
 def peak(device: str = "cpu", rounds: int = 20) -> float:
-    """Multiply-accumulates a second that a device reaches: a float32 product of matrices (that fit
-    a CPU's caches, or fill a GPU), the best of some rounds."""
+    """Return the multiply-accumulates per second of a float32 matrix product (that fits a CPU's
+    caches, or fills a GPU), the best of some rounds."""
     side = 1024 if device == "cpu" else 8192
     a, b = (torch.rand(side, side, device=device) for _ in range(2))
     out = torch.empty_like(a)
-    return side**3 / _least(lambda: torch.mm(a, b, out=out), device, rounds)
+    return side**3 / _min_seconds(lambda: torch.mm(a, b, out=out), device, rounds)
 
 
 def bandwidth(device: str, rounds: int = 20) -> float:
-    """Bytes a second, read and written, of a copy on a GPU, the best of some rounds."""
+    """Return bytes per second, read and written, of a copy on a GPU, the best of some rounds."""
     source = torch.zeros(2**28, device=device)
     out = torch.empty_like(source)
-    return 2 * 4 * 2**28 / _least(lambda: out.copy_(source), device, rounds)
+    return 2 * 4 * 2**28 / _min_seconds(lambda: out.copy_(source), device, rounds)
 
 
 def neurons(device: str, rounds: int = 20) -> float:
-    """Bytes a second, currents read and spikes written, of the plain network's neurons on a GPU
-    (spikingjelly's): T = 4, on the currents of 64 samples' first layer of 32 channels."""
+    """Return bytes per second, currents read and spikes written, of spikingjelly's neurons on CUDA:
+    T = 4, currents of 64 samples' first layer of 32 channels."""
     current = torch.rand((4, 64, 32, 128, 128), device=device)
     neuron = LIF()
     with inference_context(torch.device(device)):
-        return 2 * 4 * current.numel() / _least(lambda: neuron(current), device, rounds)
+        return 2 * 4 * current.numel() / _min_seconds(lambda: neuron(current), device, rounds)
 
 
-def _least(work: Callable[[], object], device: str, rounds: int) -> float:
-    """Seconds of the fastest of some rounds."""
+def _min_seconds(work: Callable[[], object], device: str, rounds: int) -> float:
+    """Return the seconds of the fastest of some rounds."""
     best = float("inf")
     for _ in range(rounds):
         started = time.perf_counter()
@@ -224,15 +224,15 @@ def _least(work: Callable[[], object], device: str, rounds: int) -> float:
 
 
 def memory(name: str, path: EnginePath, batch: int, device: str = "cpu") -> int:
-    """Greatest memory, in MiB, of a fresh process that runs a batch three times: what is resident
-    of it, or what torch takes of a GPU's."""
+    """Return the peak memory, in MiB, of a new process that runs a batch three times: its resident
+    memory, or what torch reserves of a GPU's."""
     command = [sys.executable, "-m", "model.engine.bench", name, path, str(batch), device]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return int(done.stdout) // 1024**2
 
 
 def _run_alone(name: str, path: EnginePath, batch: int, device: str) -> None:
-    """What `memory` starts: prints its own greatest memory in bytes."""
+    """Print this process's peak memory in bytes, for `memory`."""
     allocator.keep_memory()
     case = CASES[name]
     engine = Engine(network(case), device)

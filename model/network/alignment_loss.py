@@ -1,4 +1,4 @@
-"""Semantic alignment optimisation, SAO: the loss that draws the streams together."""
+"""Semantic alignment optimisation (SAO): the contrastive loss between streams."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn.functional import log_softmax
 
 
 def pair_loss(rows: Tensor, columns: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """Alignment loss of two streams (the paper's L_sao).
+    """Return the alignment loss of two streams (the paper's L_sao).
 
     `rows` and `columns` are residuals [T, B, C], `labels` [B]. With f their means over T and
     S = f_rows f_columns^T / temperature, not normalised:
@@ -26,7 +26,7 @@ def pair_loss(rows: Tensor, columns: Tensor, labels: Tensor, temperature: float)
 def alignment_loss(
     residuals: Mapping[str, Tensor], labels: Tensor, temperature: float = 0.07
 ) -> Tensor:
-    """Sum of `pair_loss` over the pairs of streams, in the order of the network's streams.
+    """Return the sum of `pair_loss` over the pairs of streams, in the network's order.
 
     0 where fewer than two streams have a residual.
     """

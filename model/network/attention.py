@@ -32,10 +32,10 @@ class Projection(nn.Module):
 
 @dataclass(frozen=True)
 class Maps:
-    """What one attention looked at, before any normalisation.
+    """Attention maps of one attention, not normalised.
 
-    `spatial` [B, N_source]: 0.25 q k^T, its mean over steps and heads and target tokens.
-    `temporal` [B, T, T]: 0.25 q k^T over steps, its mean over heads and tokens.
+    `spatial` [B, N_source]: mean of 0.25 q k^T over steps, heads and target tokens.
+    `temporal` [B, T, T]: mean of 0.25 q k^T over heads and tokens.
     """
 
     spatial: Tensor | None = None
@@ -84,7 +84,7 @@ class SpikingAttention(nn.Module):
 
     @staticmethod
     def _mix_heads_and_steps(x: Tensor) -> Tensor:
-        """[N, B, heads, T, d] to [T, B, C, N] as published: the head axis is not moved back.
+        """Return [N, B, heads, T, d] as [T, B, C, N] as published: the head axis is not moved back.
 
         Channel c of step t is therefore entry (t C + c) of the flattened (heads, T, d). It looks
         like a slip in the published code, but its trained weights depend on it.
@@ -94,11 +94,11 @@ class SpikingAttention(nn.Module):
 
     def _maps(self, q: Tensor, k: Tensor) -> Maps:
         if self.over == "temporal":
-            return Maps(temporal=torch.einsum("tbcn,sbcn->bts", q, k) * self._mean(q.shape[3]))
-        looked = (q.sum(3, keepdim=True) * k).sum((0, 2))  # [B, N_source]
-        return Maps(spatial=looked * self._mean(q.shape[0] * q.shape[3]))
+            return Maps(temporal=torch.einsum("tbcn,sbcn->bts", q, k) * self._scale(q.shape[3]))
+        attended = (q.sum(3, keepdim=True) * k).sum((0, 2))  # [B, N_source]
+        return Maps(spatial=attended * self._scale(q.shape[0] * q.shape[3]))
 
-    def _mean(self, count: int) -> float:
+    def _scale(self, count: int) -> float:
         return SCALE / (count * self.heads)
 
 
@@ -117,8 +117,8 @@ class CCSSA(nn.Module):
     def forward(self, target: Tensor, source: Tensor, maps: bool) -> tuple[Tensor, Maps]:
         if self.temporal is None:
             assert self.spatial is not None
-            spikes, looked = self.spatial(target, source, maps)
-            return spikes, looked
+            spikes, over_space = self.spatial(target, source, maps)
+            return spikes, over_space
         across_time, over_time = self.temporal(target, source, maps)
         if self.spatial is None:
             return across_time, over_time

@@ -23,16 +23,16 @@ class Stage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         steps = x.shape[0]
         # Direct encoding repeats one frame: its current is the same at each step, so one
-        # convolution serves all.
-        held = x[:1] if x.stride(0) == 0 else x
-        current = self.norm(self.conv(held.flatten(0, 1)))
-        current = current.unflatten(0, (held.shape[0], -1))  # [T or 1, B, C', H, W]
+        # convolution is enough.
+        frames = x[:1] if x.stride(0) == 0 else x
+        current = self.norm(self.conv(frames.flatten(0, 1)))
+        current = current.unflatten(0, (frames.shape[0], -1))  # [T or 1, B, C', H, W]
         spikes: Tensor = self.lif(current.expand(steps, -1, -1, -1, -1))
         return spikes
 
 
 class PatchSplitting(nn.Module):
-    """A stream's frames [T, B, C, H, W] to tokens [T, B, D, N], row by row; values 0, 1 or 2.
+    """Frames [T, B, C, H, W] of a stream to tokens [T, B, D, N], row by row; values 0, 1 or 2.
 
     Each stage halves the sides by a max-pool over its spikes and doubles the channels up to D;
     a last stage, added to its own input, stands for the position of a token.

@@ -16,11 +16,11 @@ from model.network.patch import PatchSplitting
 
 @dataclass(frozen=True)
 class StreamAttention:
-    """Where the other streams looked in this one.
+    """Attention maps of the other streams' queries over this stream.
 
     `spatial` [B, rows, columns] over the stream's token grid: non-negative, sums to 1, or all 0
-    where no query met a key. `temporal` [B, T, T]: mean of 0.25 q k^T from the step that looks
-    (row) to the step looked at (column). None where the network has no such attention.
+    where q k^T is 0. `temporal` [B, T, T]: mean of 0.25 q k^T from the query's step (row) to the
+    key's step (column). None where the network has no such attention.
     """
 
     spatial: Tensor | None
@@ -29,14 +29,14 @@ class StreamAttention:
 
 @dataclass(frozen=True)
 class Output:
-    """What a forward pass gives.
+    """The result of a forward pass.
 
     `logits` [B, classes]; `bias` [classes], the head's. `residuals`: each stream's cross-modal
     residual, mean over tokens, [T, B, C] (the features of the alignment loss). `stream_logits`:
     each stream's exact share of the logits [B, classes]; their sum plus the bias is `logits`.
     `firing_rates`: spikes per neuron and step [B], 0 to 1, of the layers that make a stream's
     tokens: the last stage of its patch splitting, after its pooling, and the position stage.
-    `attention` by the stream that the map is drawn on; None where it was not asked for.
+    `attention` by the stream that the map lies on (the keys'); None where not requested.
     """
 
     logits: Tensor
@@ -48,7 +48,7 @@ class Output:
 
 
 class CrossModalResidual(nn.Module):
-    """What one source stream adds to one target stream: CCSSA, then semantic alignment.
+    """The residual of one source stream in one target stream: CCSSA, then semantic alignment.
 
     Tokens [T, B, C, N] to the residual [T, B, C, N]. The alignment transform is a linear map
     over channels and a neuron; without it the attention's own output is the residual.
@@ -62,10 +62,10 @@ class CrossModalResidual(nn.Module):
         self.lif = LIF() if config.alignment else None
 
     def forward(self, target: Tensor, source: Tensor, maps: bool) -> tuple[Tensor, Maps]:
-        complement, looked = self.attention(target, source, maps)
+        complement, attended = self.attention(target, source, maps)
         if self.align is None or self.lif is None:
-            return complement, looked
-        return self.lif(self.align(complement.transpose(2, 3)).transpose(2, 3)), looked
+            return complement, attended
+        return self.lif(self.align(complement.transpose(2, 3)).transpose(2, 3)), attended
 
 
 class MLP(nn.Module):
@@ -91,8 +91,8 @@ class SelfBlock(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor, maps: bool) -> tuple[Tensor, Maps]:
-        spikes, looked = self.attention(x, x, maps)
-        return self.mlp(x + spikes), looked
+        spikes, attended = self.attention(x, x, maps)
+        return self.mlp(x + spikes), attended
 
 
 class SCMRL(nn.Module):
@@ -123,31 +123,31 @@ class SCMRL(nn.Module):
         self.apply(_initialise)
 
     def forward(self, inputs: Mapping[str, Tensor], attention: bool = False) -> Output:
-        """Class logits for frames [T, B, C, H, W] by stream; every stream has the same T and B.
+        """Return class logits for frames [T, B, C, H, W] by stream, of equal T and B.
 
-        A stream that is not in `inputs` adds nothing and gives no residual. `attention` asks
-        for the maps. Raises ValueError on an unknown stream or where there is none at all.
+        A stream that is not in `inputs` adds nothing and gives no residual. With `attention`,
+        maps are returned as well. Raise ValueError for an unknown stream or no stream.
         """
         self._check(inputs)
         tokens = {n: self.patch[n](inputs[n]) for n in self.config.streams if n in inputs}
         rates = {name: firing_rate(x, (0, 2, 3)) for name, x in tokens.items()}
         if self.single:
-            tokens, residuals, looked = self._self_attend(tokens, attention)
+            tokens, residuals, attended = self._self_attend(tokens, attention)
         else:
-            tokens, residuals, looked = self._cross_attend(tokens, attention)
+            tokens, residuals, attended = self._cross_attend(tokens, attention)
         pooled = {name: x.mean((0, 3)) for name, x in tokens.items()}
-        return self.read_out(pooled, rates, residuals, looked if attention else None)
+        return self.read_out(pooled, rates, residuals, attended if attention else None)
 
     def read_out(
         self,
         features: dict[str, Tensor],
         firing_rates: dict[str, Tensor],
         residuals: dict[str, Tensor],
-        looked: dict[str, list[Maps]] | None,
+        maps: dict[str, list[Maps]] | None,
     ) -> Output:
-        """The head: logits from each stream's pooled features [B, C], and what goes with them.
+        """Return the output, with logits from each stream's pooled features [B, C].
 
-        `looked`: the raw maps by the stream that was looked at, None where not asked for.
+        `maps`: the raw maps by the stream that they lie on, None where not requested.
         """
         stream_logits = self._head(features)
         return Output(
@@ -156,55 +156,57 @@ class SCMRL(nn.Module):
             residuals=residuals,
             stream_logits=stream_logits,
             firing_rates=firing_rates,
-            attention=None if looked is None else self._attention(looked),
+            attention=None if maps is None else self._attention(maps),
         )
 
     def _self_attend(
         self, tokens: dict[str, Tensor], maps: bool
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, list[Maps]]]:
         ((name, x),) = tokens.items()
-        looked = []
+        attended = []
         for block in self.blocks:
-            x, seen = block(x, maps)
-            looked.append(seen)
-        return {name: x}, {}, {name: looked}
+            x, over_itself = block(x, maps)
+            attended.append(over_itself)
+        return {name: x}, {}, {name: attended}
 
     def _cross_attend(
         self, tokens: dict[str, Tensor], maps: bool
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, list[Maps]]]:
         fused, residuals = {}, {}
-        looked: dict[str, list[Maps]] = {name: [] for name in tokens}
+        attended: dict[str, list[Maps]] = {name: [] for name in tokens}
         for target, x in tokens.items():
             received = []
             for source in tokens:
                 if source == target or target not in self.residual:
                     continue
-                residual, seen = self.residual[target][source](x, tokens[source], maps)  # type: ignore[index]
+                residual, over_source = self.residual[target][source](x, tokens[source], maps)  # type: ignore[index]
                 received.append(residual)
-                looked[source].append(seen)
+                attended[source].append(over_source)
             if received:
                 total = received[0] if len(received) == 1 else torch.stack(received).sum(0)
                 residuals[target] = total.mean(3)
                 x = x + self.config.alpha * total
             fused[target] = self.mlp[target](x)
-        return fused, residuals, looked
+        return fused, residuals, attended
 
     def _head(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Each stream's share [B, classes] of the logits, from its pooled features [B, C]."""
+        """Return each stream's share [B, classes] of the logits, from its features [B, C]."""
         names = list(self.config.streams)
         if self.config.fusion == "add":
             return {name: x @ self.head.weight.T for name, x in features.items()}
         weights = dict(zip(names, self.head.weight.split(self.config.embed_dim, 1), strict=True))
         return {name: x @ weights[name].T for name, x in features.items()}
 
-    def _attention(self, looked: dict[str, list[Maps]]) -> dict[str, StreamAttention]:
+    def _attention(self, maps: dict[str, list[Maps]]) -> dict[str, StreamAttention]:
         return {
             name: StreamAttention(
-                spatial=_share([m.spatial for m in seen], self.config.streams[name].grid),
-                temporal=_mean([m.temporal for m in seen]),
+                spatial=_normalise(
+                    [m.spatial for m in over_stream], self.config.streams[name].grid
+                ),
+                temporal=_mean([m.temporal for m in over_stream]),
             )
-            for name, seen in looked.items()
-            if seen
+            for name, over_stream in maps.items()
+            if over_stream
         }
 
     def _check(self, inputs: Mapping[str, Tensor]) -> None:
@@ -214,30 +216,30 @@ class SCMRL(nn.Module):
 
 
 def firing_rate(tokens: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Spikes per neuron and step of tokens, over all but their batch.
+    """Return spikes per neuron and step of tokens: the mean over `dims`, all but the batch.
 
     A token is the sum of the spikes of two layers, so the mean of its values is twice the rate.
     """
     return tokens.mean(dims) / 2
 
 
-def _share(maps: list[Tensor | None], grid: tuple[int, int]) -> Tensor | None:
-    """Mean of the maps [B, N], each divided by its sum, as the token grid."""
+def _normalise(maps: list[Tensor | None], grid: tuple[int, int]) -> Tensor | None:
+    """Return the mean of maps [B, N], divided by its sum, as the token grid [B, rows, columns]."""
     total = _mean(maps)
     if total is None:
         return None
     total = total / total.sum(1, keepdim=True).clamp_min(torch.finfo(total.dtype).tiny)
-    shares: Tensor = total.unflatten(1, grid)
-    return shares
+    on_grid: Tensor = total.unflatten(1, grid)
+    return on_grid
 
 
 def _mean(maps: list[Tensor | None]) -> Tensor | None:
-    found = [x for x in maps if x is not None]
-    return torch.stack(found).mean(0) if found else None
+    present = [x for x in maps if x is not None]
+    return torch.stack(present).mean(0) if present else None
 
 
 def _initialise(module: nn.Module) -> None:
-    """As published: linear weights from a truncated normal, biases 0; the rest torch's own."""
+    """Initialise as published: linear weights truncated normal, biases 0, the rest as torch."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)
