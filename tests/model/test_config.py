@@ -1,4 +1,4 @@
-"""A configuration that cannot be a network says why."""
+"""Errors of invalid configurations, and properties of valid ones."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ FINE: dict[str, Any] = {
         ({"steps": 4}, "steps"),
     ],
 )
-def test_a_wrong_configuration_names_what_is_wrong(change: dict[str, Any], told: str) -> None:
+def test_an_error_names_the_invalid_field(change: dict[str, Any], told: str) -> None:
     Config.model_validate(FINE)
     with pytest.raises(ValidationError) as raised:
         Config.model_validate({**FINE, **change})
@@ -55,7 +55,7 @@ def test_a_wrong_configuration_names_what_is_wrong(change: dict[str, Any], told:
 
 
 @pytest.mark.parametrize("attention", ["temporal", "spatial-temporal"])
-def test_temporal_attention_needs_equally_many_tokens(attention: str) -> None:
+def test_temporal_attention_requires_equal_numbers_of_tokens(attention: str) -> None:
     streams = {"audio": AUDIO, "visual": {**VISUAL, "size": (32, 64)}}
     with pytest.raises(ValidationError, match=r"'audio': 6, 'visual': 8"):
         Config.model_validate({**FINE, "streams": streams, "attention": attention})
@@ -73,7 +73,7 @@ def test_temporal_attention_needs_equally_many_tokens(attention: str) -> None:
         ((13, 18), "shallow", (4, 5)),
     ],
 )
-def test_a_grid_has_a_token_for_16_or_4_pixels(
+def test_a_token_covers_16_or_4_pixels(
     size: tuple[int, int], splitting: str, grid: tuple[int, int]
 ) -> None:
     stream = StreamConfig.model_validate({"channels": 1, "size": size, "splitting": splitting})
@@ -81,7 +81,7 @@ def test_a_grid_has_a_token_for_16_or_4_pixels(
     assert stream.tokens == grid[0] * grid[1]
 
 
-def test_json_gives_the_same_configuration_and_order_of_streams() -> None:
+def test_json_keeps_the_configuration_and_the_order_of_streams() -> None:
     config = Config.model_validate({**FINE, "streams": {"visual": VISUAL, "audio": AUDIO}})
     again = Config.model_validate_json(config.model_dump_json())
     assert again == config
@@ -95,7 +95,7 @@ def test_defaults_are_the_published_network() -> None:
     assert (config.fusion, config.depth) == ("add", 1)
 
 
-def test_every_stream_name_that_is_allowed_can_be_built() -> None:
+def test_every_allowed_stream_name_can_be_built() -> None:
     for name in ("tactile", "touch_2", "lidar"):
         config = Config.model_validate({**FINE, "streams": {"audio": AUDIO, name: VISUAL}})
         assert f"patch.{name}.position.conv.weight" in SCMRL(config).state_dict()

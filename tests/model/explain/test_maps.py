@@ -1,4 +1,4 @@
-"""Contributions add up, and maps say where in the source they point."""
+"""Contributions add up, and the axes of maps locate tokens in the source."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_missing_stream_contributes_nothing() -> None:
     assert any(shares["audio"].values())
 
 
-def test_a_visual_token_is_found_in_pixels_of_the_frame() -> None:
+def test_edges_of_visual_tokens_are_in_pixels_of_the_frame() -> None:
     spatial = looked("visual", 2, 4)
     assert (spatial.rows, spatial.columns) == ("y", "x")
     assert spatial.values.shape == (6, 6)
@@ -87,7 +87,7 @@ def test_a_visual_token_is_found_in_pixels_of_the_frame() -> None:
     assert spatial.row_edges == pytest.approx((np.arange(7) * 16 - 12) * 240 / 72)
 
 
-def test_an_audio_token_is_found_in_hertz_and_seconds() -> None:
+def test_edges_of_audio_tokens_are_in_hertz_and_seconds() -> None:
     spatial = looked("audio", 0, 3)
     assert (spatial.rows, spatial.columns) == ("frequency_hz", "time_s")
     assert spatial.values.shape == (4, 12)
@@ -117,7 +117,7 @@ def colourful(png: bytes) -> NDArray[np.float64]:
     return np.ptp(picture.astype(float), axis=2)
 
 
-def test_the_picture_of_a_map_is_coloured_where_the_map_points() -> None:
+def test_an_overlay_is_coloured_where_the_map_is_high() -> None:
     colour = colourful(overlay(looked("visual", 2, 4), frame()))
     assert colour.shape == (240, 320)
     # The token's cell: columns 213 to 267, rows 67 to 120.
@@ -144,7 +144,7 @@ def starts(dark: NDArray[np.bool_]) -> list[int]:
     return [int(at) for at in np.flatnonzero(dark & ~np.pad(dark, (1, 0))[:-1])]
 
 
-def test_the_axes_of_a_spectrogram_are_marked_where_their_numbers_are() -> None:
+def test_ticks_of_a_spectrogram_are_at_their_values() -> None:
     """The plot is 360 x 560 pixels, from (12, 64) on; marks are left of it and below it."""
     prepared = sound()
     page = darkest(overlay(looked("audio", 0, 3), prepared))
@@ -169,7 +169,7 @@ def test_the_axes_of_a_spectrogram_are_marked_where_their_numbers_are() -> None:
     raise AssertionError(f"marks at {marks} are at no round numbers of seconds")
 
 
-def test_a_map_of_nothing_is_a_grey_picture() -> None:
+def test_an_empty_map_is_a_grey_picture() -> None:
     spatial = looked("visual", 0, 0)
     nothing = SpatialMap(
         np.zeros_like(spatial.values), "y", "x", spatial.row_edges, spatial.column_edges
@@ -178,7 +178,7 @@ def test_a_map_of_nothing_is_a_grey_picture() -> None:
 
 
 @pytest.mark.parametrize("size", [(3000, 4000), (1, 1), (16, 900), (90, 60)])
-def test_pictures_of_any_size_are_drawn_at_a_readable_one(size: tuple[int, int]) -> None:
+def test_overlays_have_a_readable_size(size: tuple[int, int]) -> None:
     grid = torch.full((1, 6, 6), 1 / 36)
     prepared = frame(*size)
     spatial = attention_maps(StreamAttention(grid, None), prepared, STREAMS["visual"]).spatial

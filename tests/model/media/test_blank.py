@@ -1,4 +1,4 @@
-"""Which sounds and pictures carry nothing."""
+"""Detection of silent sounds and blank pictures."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_dither_of_16_bits_is_silent() -> None:
         ("wav", "pcm_u8"), ("wav", "adpcm_ima_wav"),
     ],
 )  # fmt: skip
-def test_silence_is_silent_however_it_is_coded(container: str, codec: str) -> None:
+def test_silence_is_silent_in_every_codec(container: str, codec: str) -> None:
     data = clip(container, frames=[], sound=np.zeros((2, 24_000), np.float32), sound_codec=codec)
     assert silence_reason(read_sound(data)) is not None
 
@@ -56,7 +56,7 @@ def test_silence_is_silent_however_it_is_coded(container: str, codec: str) -> No
     where=st.integers(0, 999),
 )
 @settings(max_examples=100, deadline=None)
-def test_what_leaves_the_range_anywhere_is_a_sound(
+def test_any_sample_outside_the_range_is_a_sound(
     peak: float, offset: float, channels: int, where: int
 ) -> None:
     samples = np.full((channels, 1000), offset, np.float64)
@@ -88,7 +88,7 @@ def test_pictures_of_one_colour_each_are_blank(
     colour=st.integers(0, 2),
 )
 @settings(max_examples=100, deadline=None)
-def test_the_faintest_and_smallest_ink_is_a_picture(
+def test_the_faintest_and_smallest_mark_is_a_picture(
     grey: int, row: int, column: int, colour: int
 ) -> None:
     page = np.full((47, 63, 3), grey, np.uint8)
@@ -98,14 +98,14 @@ def test_the_faintest_and_smallest_ink_is_a_picture(
     assert not is_blank(page)
 
 
-def test_one_picture_that_shows_something_is_enough() -> None:
+def test_one_picture_that_is_not_blank_is_enough() -> None:
     black = np.zeros((48, 64, 3), np.uint8)
     assert not is_blank(black, black, quadrants(), black)
 
 
 @pytest.mark.parametrize("codec", ["libx264", "libvpx", "mpeg4"])
 @pytest.mark.parametrize("grey", [0, 77, 255])
-def test_a_film_of_one_colour_is_blank_however_it_is_coded(codec: str, grey: int) -> None:
+def test_a_video_of_one_colour_is_blank_in_every_codec(codec: str, grey: int) -> None:
     container = "webm" if codec == "libvpx" else "mp4"
     film = clip(container, codec, [np.full((48, 64, 3), grey, np.uint8)] * 6)
     recording = read_clip(film, 4).pictures
@@ -113,7 +113,7 @@ def test_a_film_of_one_colour_is_blank_however_it_is_coded(codec: str, grey: int
     assert blank_reason(recording) is not None
 
 
-def test_of_the_files_of_others_only_the_one_of_zeros_is_taken_for_silent(shared: Path) -> None:
+def test_of_third_party_files_only_the_one_of_zeros_is_silent(shared: Path) -> None:
     silent, blank = [], []
     for path in sorted((shared / "media").glob("*.[3mw]*")):
         try:

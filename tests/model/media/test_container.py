@@ -1,4 +1,4 @@
-"""Containers: which frames come out, how they are shown, and their sound."""
+"""Containers: selection and display of frames, and sound."""
 
 from __future__ import annotations
 
@@ -131,9 +131,7 @@ def test_frames_are_those_at_the_centres_of_equal_parts_of_the_time(
         ("apng", "apng", "rgb24"),
     ],
 )
-def test_deep_old_and_rare_kinds_of_video_are_read_alike(
-    kind: str, codec: str, pixels: str
-) -> None:
+def test_high_bit_depths_and_old_codecs_are_read_alike(kind: str, codec: str, pixels: str) -> None:
     data = clip(kind, codec, pixels=pixels)
     assert numbers_of(data, 4) == [1, 3, 6, 8]
 
@@ -145,12 +143,12 @@ def test_deep_old_and_rare_kinds_of_video_are_read_alike(
 )
 def test_odd_sizes_are_kept(kind: str, codec: str, pixels: str, size: tuple[int, int]) -> None:
     picture = np.full((*size, 3), (200, 40, 30), np.uint8)
-    found = pictures_of(clip(kind, codec, [picture] * 2, pixels=pixels), 1).frames[0]
-    assert found.shape == picture.shape
-    assert np.abs(found.astype(int) - picture).max() <= 3
+    decoded = pictures_of(clip(kind, codec, [picture] * 2, pixels=pixels), 1).frames[0]
+    assert decoded.shape == picture.shape
+    assert np.abs(decoded.astype(int) - picture).max() <= 3
 
 
-def test_a_frame_that_begins_at_the_very_centre_is_the_one_shown() -> None:
+def test_a_frame_that_begins_exactly_at_the_centre_is_selected() -> None:
     for kind, codec, _ in CONTAINERS:
         assert numbers_of(clip(kind, codec), 5) == [1, 3, 5, 7, 9], (kind, codec)
 
@@ -159,7 +157,7 @@ def test_one_frame_is_the_one_in_the_middle() -> None:
     assert numbers_of(clip(), 1) == [5]
 
 
-def test_a_clip_with_fewer_frames_than_asked_for_repeats_them() -> None:
+def test_a_clip_with_fewer_frames_than_requested_repeats_them() -> None:
     data = clip(frames=[numbered(0), numbered(9)])
     assert numbers_of(data, 6) == [0, 0, 0, 9, 9, 9]
     assert numbers_of(clip(frames=[numbered(4)]), 3) == [4, 4, 4]
@@ -180,11 +178,11 @@ def test_time_stamps_may_start_late() -> None:
 
 
 @pytest.mark.parametrize(("kind", "codec"), [("gif", "gif"), ("avif", "libsvtav1")])
-def test_a_picture_that_moves_is_a_clip(kind: str, codec: str) -> None:
+def test_an_animated_picture_is_a_clip(kind: str, codec: str) -> None:
     assert numbers_of(clip(kind, codec), 2) == [2, 7]
 
 
-def test_fragments_that_come_twice_are_shown_once() -> None:
+def test_repeated_fragments_are_shown_once() -> None:
     data = clip(muxer={"movflags": "frag_keyframe+empty_moov"}, group=5)
     assert numbers_of(data + data, 4) == [1, 3, 6, 8]
 
@@ -204,23 +202,23 @@ def _of_two_streams(default: int) -> bytes:
         for number, video, audio in streams:
             frame = av.VideoFrame.from_ndarray(numbered(7 + number), format="rgb24")
             sound = np.full((1, 100), 0.25 * number, np.float32)
-            heard = av.AudioFrame.from_ndarray(sound, format="flt", layout="mono")
+            block = av.AudioFrame.from_ndarray(sound, format="flt", layout="mono")
             frame.pts, frame.time_base = 0, Fraction(1, 10)
-            heard.sample_rate, heard.pts = 8000, 0
+            block.sample_rate, block.pts = 8000, 0
             output.mux([*video.encode(frame), *video.encode(None)])
-            output.mux([*audio.encode(heard), *audio.encode(None)])
+            output.mux([*audio.encode(block), *audio.encode(None)])
     return file.getvalue()
 
 
-@pytest.mark.parametrize(("default", "taken"), [(0, 0), (1, 1), (None, 0)])
-def test_of_several_streams_the_default_or_else_the_first_is_taken(
-    default: int | None, taken: int
+@pytest.mark.parametrize(("default", "selected"), [(0, 0), (1, 1), (None, 0)])
+def test_the_default_stream_or_else_the_first_is_selected(
+    default: int | None, selected: int
 ) -> None:
-    found = read_clip(_of_two_streams(-1 if default is None else default), 1)
-    assert found.pictures is not None
-    assert found.sound is not None
-    assert number_of(found.pictures.frames[0]) == 7 + taken
-    assert found.sound.samples.max() == 0.25 * taken
+    decoded = read_clip(_of_two_streams(-1 if default is None else default), 1)
+    assert decoded.pictures is not None
+    assert decoded.sound is not None
+    assert number_of(decoded.pictures.frames[0]) == 7 + selected
+    assert decoded.sound.samples.max() == 0.25 * selected
 
 
 @pytest.mark.parametrize("group", [1, 5, 300])
@@ -254,15 +252,15 @@ def test_the_frames_are_the_same_as_of_decoding_everything(codec: str, group: in
         ("mpegts", "mpeg2video", {"bf": "2"}),
     ],
 )
-def test_any_number_of_frames_is_as_decoding_everything_shows_them(
+def test_any_number_of_frames_equals_full_decoding(
     kind: str, codec: str, encoder: dict[str, str], group: int
 ) -> None:
     data = clip(kind, codec, [numbered(n) for n in range(28)], group=group, encoder=encoder)
     every = all_decoded(data)
-    for wanted, threads in product(range(1, 16), (1, 3)):
-        picked = pictures_of(data, wanted, Limits(threads=threads))
+    for count, threads in product(range(1, 16), (1, 3)):
+        picked = pictures_of(data, count, Limits(threads=threads))
         for part, picture in enumerate(picked.frames):
-            assert_is_frame(picture, int((part + 0.5) / wanted * len(every)), every)
+            assert_is_frame(picture, int((part + 0.5) / count * len(every)), every)
 
 
 X264 = st.fixed_dictionaries(
@@ -284,30 +282,30 @@ X264 = st.fixed_dictionaries(
 
 @given(X264, st.sampled_from(["mp4", "matroska", "mpegts", "flv"]), st.integers(1, 9))
 @settings(max_examples=60, deadline=None)
-def test_whatever_the_encoder_was_told_frames_are_as_decoding_everything_shows_them(
-    options: dict[str, Any], kind: str, wanted: int
+def test_frames_equal_full_decoding_with_any_encoder_options(
+    options: dict[str, Any], kind: str, count: int
 ) -> None:
-    told = {"x264-params": ":".join(f"{name}={value}" for name, value in options.items())}
-    data = clip(kind, frames=[numbered(n) for n in range(28)], encoder=told)
+    encoder = {"x264-params": ":".join(f"{name}={value}" for name, value in options.items())}
+    data = clip(kind, frames=[numbered(n) for n in range(28)], encoder=encoder)
     every = all_decoded(data)
     for threads in (1, 3):
-        pictures = pictures_of(data, wanted, Limits(threads=threads)).frames
+        pictures = pictures_of(data, count, Limits(threads=threads)).frames
         for part, picture in enumerate(pictures):
-            assert_is_frame(picture, int((part + 0.5) / wanted * len(every)), every)
+            assert_is_frame(picture, int((part + 0.5) / count * len(every)), every)
 
 
 @pytest.mark.parametrize("group", [5, 28])
-def test_frames_are_right_where_no_header_says_how_far_they_are_reordered(group: int) -> None:
+def test_frames_are_right_without_a_reordering_delay_in_the_header(group: int) -> None:
     encoder = {"bf": "5", "x264-params": "b-adapt=0:b-pyramid=normal"}
     data = clip(frames=[numbered(n) for n in range(28)], group=group, encoder=encoder)
     every = all_decoded(data)
-    for wanted in range(1, 16):
-        picked = pictures_of(without_reordering(data), wanted)
+    for count in range(1, 16):
+        picked = pictures_of(without_reordering(data), count)
         for part, picture in enumerate(picked.frames):
-            assert_is_frame(picture, int((part + 0.5) / wanted * len(every)), every)
+            assert_is_frame(picture, int((part + 0.5) / count * len(every)), every)
 
 
-def test_only_the_groups_that_hold_a_wanted_frame_are_decoded(
+def test_only_groups_of_pictures_with_a_selected_frame_are_decoded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     data = clip("matroska", frames=[numbered(n % 28) for n in range(200)], group=10)
@@ -339,7 +337,7 @@ def test_only_the_groups_that_hold_a_wanted_frame_are_decoded(
 
 @pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("codec", ["libvpx", "libx264"])
-def test_a_packet_that_is_damaged_leaves_the_frames_around_it(codec: str, threads: int) -> None:
+def test_frames_around_a_damaged_packet_are_decoded(codec: str, threads: int) -> None:
     data = clip("matroska", codec, group=5)
     with av.open(io.BytesIO(data)) as file:
         packets = [bytes(packet) for packet in file.demux(video=0) if packet.size]
@@ -349,7 +347,7 @@ def test_a_packet_that_is_damaged_leaves_the_frames_around_it(codec: str, thread
     assert [number_of(picture) for picture in pictures.frames[:2]] == [1, 3]
 
 
-def test_groups_of_pictures_are_decoded_beside_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_of_pictures_are_decoded_in_parallel(monkeypatch: pytest.MonkeyPatch) -> None:
     data = clip("matroska", "libvpx", [numbered(n % 28) for n in range(40)], group=10)
     inside = Barrier(2)
     read = frames._read_part
@@ -367,7 +365,7 @@ def test_groups_of_pictures_are_decoded_beside_each_other(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("matrix", "shown"),
+    ("matrix", "oriented"),
     [
         ((1, 0, 0, 1), lambda picture: picture),
         ((0, 1, -1, 0), lambda picture: np.rot90(picture, -1)),  # a phone held upright
@@ -379,11 +377,11 @@ def test_groups_of_pictures_are_decoded_beside_each_other(monkeypatch: pytest.Mo
     ],
 )
 def test_the_display_matrix_turns_and_mirrors_the_picture(
-    matrix: tuple[int, int, int, int], shown: Callable[[Bytes], Bytes]
+    matrix: tuple[int, int, int, int], oriented: Callable[[Bytes], Bytes]
 ) -> None:
     data = turned(clip(frames=[quadrants()] * 3), matrix)
     picture = pictures_of(data, 1).frames[0]
-    expected = shown(quadrants())
+    expected = oriented(quadrants())
     assert picture.shape == expected.shape
     assert picture.flags.c_contiguous
     assert np.abs(picture.astype(int) - expected.astype(int)).mean() < 12
@@ -421,7 +419,7 @@ ANAMORPHIC = [
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize(("kind", "codec"), ANAMORPHIC)
-def test_pixels_whose_form_the_frames_alone_tell_are_made_square(
+def test_an_aspect_ratio_in_the_frames_alone_is_applied(
     kind: str, codec: str, threads: int
 ) -> None:
     data = clip(kind, codec, [numbered(3)] * 9, group=3, aspect=Fraction(4, 3))  # 16:9
@@ -431,7 +429,7 @@ def test_pixels_whose_form_the_frames_alone_tell_are_made_square(
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("codec", ["libx264", "libx265", "mpeg2video"])
-def test_pixels_whose_form_changes_are_each_made_square(codec: str, threads: int) -> None:
+def test_a_changing_aspect_ratio_is_applied_frame_by_frame(codec: str, threads: int) -> None:
     wide, square = Fraction(4, 3), Fraction(1, 1)
     parts = [
         clip("mpegts", codec, [numbered(n)] * 9, group=3, aspect=aspect)
@@ -441,13 +439,13 @@ def test_pixels_whose_form_changes_are_each_made_square(codec: str, threads: int
     assert [picture.shape[1] for picture in pictures] == [85] * 9 + [64] * 9
 
 
-def test_the_form_of_pixels_that_the_container_tells_comes_first() -> None:
+def test_the_containers_aspect_ratio_has_precedence() -> None:
     data = clip("matroska", frames=[numbered(3)] * 3, aspect=Fraction(2, 1))
     assert pictures_of(data, 1).frames[0].shape == (48, 128, 3)
 
 
 @pytest.mark.parametrize(
-    ("orientation", "shown"),
+    ("orientation", "oriented"),
     [
         (1, lambda picture: picture),
         (3, lambda picture: np.rot90(picture, 2)),
@@ -455,8 +453,8 @@ def test_the_form_of_pixels_that_the_container_tells_comes_first() -> None:
         (8, lambda picture: np.rot90(picture, 1)),
     ],
 )
-def test_a_cameras_jpegs_are_turned_as_their_exif_says(
-    orientation: int, shown: Callable[[Bytes], Bytes]
+def test_motion_jpeg_is_turned_by_its_exif_orientation(
+    orientation: int, oriented: Callable[[Bytes], Bytes]
 ) -> None:
     data = clip("mov", "mjpeg", [quadrants()] * 3, pixels="yuvj420p")
     exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0"
@@ -465,14 +463,16 @@ def test_a_cameras_jpegs_are_turned_as_their_exif_says(
     packets = packets_of(data)
     marked = [with_data(p, bytes(p)[:2] + segment + bytes(p)[2:]) for p in packets]
     picture = pictures_of(packed("mov", marked, like=data), 1).frames[0]
-    expected = shown(quadrants())
+    expected = oriented(quadrants())
     assert picture.shape == expected.shape
     assert np.abs(picture.astype(int) - expected).mean() < 12
 
 
 @pytest.mark.parametrize("kind", ["mpegts", "matroska", "mp4"])
 @pytest.mark.parametrize("codec", ["h264", "hevc"])
-def test_a_streams_own_orientation_turns_all_frames_of_its_group(kind: str, codec: str) -> None:
+def test_a_display_matrix_in_the_stream_applies_to_its_group_of_pictures(
+    kind: str, codec: str
+) -> None:
     """It comes with the key frame alone, and holds for those behind it."""
     encoder = {"h264": {"bf": "0"}, "hevc": {"x265-params": "bframes=0:log-level=none"}}[codec]
     library = {"h264": "libx264", "hevc": "libx265"}[codec]
@@ -501,14 +501,14 @@ def test_many_large_pictures_are_shrunk_until_they_fit() -> None:
 
 
 @pytest.mark.parametrize(("kind", "codec", "sound_codec"), CONTAINERS)
-def test_the_sound_of_a_clip_keeps_its_rate_channels_and_wave(
+def test_the_sound_of_a_clip_keeps_its_rate_channels_and_waveform(
     kind: str, codec: str, sound_codec: str
 ) -> None:
     sent = tone(1.0, 48_000, 2)
-    found = read_clip(clip(kind, codec, sound=sent, sound_codec=sound_codec), 4)
-    assert found.pictures is not None
-    assert len(found.pictures.frames) == 4
-    sound = found.sound
+    decoded = read_clip(clip(kind, codec, sound=sent, sound_codec=sound_codec), 4)
+    assert decoded.pictures is not None
+    assert len(decoded.pictures.frames) == 4
+    sound = decoded.sound
     assert sound is not None
     assert sound.sample_rate == 48_000
     assert sound.samples.dtype == np.float32
@@ -522,19 +522,19 @@ def test_the_sound_of_a_clip_keeps_its_rate_channels_and_wave(
 
 
 @pytest.mark.parametrize("rate", [8000, 22_050, 44_100])
-def test_lossless_sound_comes_out_as_it_went_in(rate: int) -> None:
+def test_lossless_sound_is_decoded_exactly(rate: int) -> None:
     sent = tone(0.5, rate, 1)
-    found = sound_of(clip("matroska", sound=sent, sound_codec="pcm_s16le", sound_rate=rate))
-    assert found.sample_rate == rate
-    assert found.samples.shape == sent.shape
-    np.testing.assert_allclose(found.samples, sent, atol=1 / 32_000)
+    decoded = sound_of(clip("matroska", sound=sent, sound_codec="pcm_s16le", sound_rate=rate))
+    assert decoded.sample_rate == rate
+    assert decoded.samples.shape == sent.shape
+    np.testing.assert_allclose(decoded.samples, sent, atol=1 / 32_000)
 
 
 @pytest.mark.parametrize("codec", ["pcm_u8", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_f64le"])
 def test_every_sample_format_has_the_same_scale(codec: str) -> None:
     sent = tone(0.1, 8000, 2)
-    found = sound_of(clip("matroska", sound=sent, sound_codec=codec, sound_rate=8000))
-    np.testing.assert_allclose(found.samples, sent, atol=1 / 120 if codec == "pcm_u8" else 1e-4)
+    decoded = sound_of(clip("matroska", sound=sent, sound_codec=codec, sound_rate=8000))
+    np.testing.assert_allclose(decoded.samples, sent, atol=1 / 120 if codec == "pcm_u8" else 1e-4)
 
 
 @pytest.mark.parametrize(
@@ -550,7 +550,7 @@ def test_every_sample_format_has_the_same_scale(codec: str) -> None:
         ("matroska", "pcm_s16le", 6),
     ],
 )
-def test_many_channels_are_heard_each_in_its_place(kind: str, codec: str, channels: int) -> None:
+def test_many_channels_keep_their_order(kind: str, codec: str, channels: int) -> None:
     sent = np.repeat(tone(0.5, 48_000), channels, axis=0)
     sent *= np.linspace(0.2, 1, channels, dtype=np.float32)[:, None]
     try:
@@ -562,16 +562,16 @@ def test_many_channels_are_heard_each_in_its_place(kind: str, codec: str, channe
     sound = sound_of(data)
     assert sound.samples.shape[0] == channels
     assert sound.samples.shape[1] == pytest.approx(24_000, abs=2048)
-    heard = [channel for channel in range(channels) if (channels, channel) not in _WOOFERS]
+    frame = [channel for channel in range(channels) if (channels, channel) not in _WOOFERS]
     loudness = sound.samples[:, 6000:18_000].std(axis=1)
-    np.testing.assert_allclose(loudness[heard], sent[heard].std(axis=1), rtol=0.1)
+    np.testing.assert_allclose(loudness[frame], sent[frame].std(axis=1), rtol=0.1)
 
 
 #: (of so many channels, the one) that a codec keeps for low frequencies only.
 _WOOFERS = {(6, 3), (8, 3)}
 
 
-def test_a_clip_without_sound_or_without_pictures_says_so() -> None:
+def test_a_clip_without_sound_or_pictures_reports_it() -> None:
     silent = read_clip(clip(), 2)
     assert silent.sound is None
     assert silent.sound_problem == "there is no sound in it"
@@ -582,7 +582,7 @@ def test_a_clip_without_sound_or_without_pictures_says_so() -> None:
     assert blind.sound_problem is None
 
 
-def test_what_is_not_asked_for_is_not_read_and_not_missed() -> None:
+def test_parts_that_are_not_requested_are_neither_read_nor_reported() -> None:
     data = clip(sound=tone(0.5, 48_000))
     assert read_clip(data, 2, sound=False).sound is None
     assert read_clip(data, 2, pictures=False).pictures is None
@@ -593,28 +593,28 @@ def test_what_is_not_asked_for_is_not_read_and_not_missed() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
-def test_sound_that_holds_no_numbers_is_named_and_the_pictures_kept(value: float) -> None:
+def test_sound_with_nan_is_reported_and_the_pictures_returned(value: float) -> None:
     data = clip("matroska", sound=tone(0.5, 48_000), sound_codec="pcm_f64le")
     samples = np.frombuffer(tone(0.5, 48_000)[0].astype("<f8")[100:104].tobytes(), np.uint8)
     at = data.index(samples.tobytes())
     data = data[:at] + np.array([value], "<f8").tobytes() + data[at + 8 :]
-    found = read_clip(data, 2)
-    assert found.sound is None
-    assert "NaN" in (found.sound_problem or "")
-    assert found.pictures is not None
+    decoded = read_clip(data, 2)
+    assert decoded.sound is None
+    assert "NaN" in (decoded.sound_problem or "")
+    assert decoded.pictures is not None
 
 
-def test_cover_art_is_no_picture_of_a_clip() -> None:
+def test_cover_art_is_not_a_picture_of_a_clip() -> None:
     cover = b"\x00image/png\x00\x03\x00" + bytes(cv2.imencode(".png", quadrants())[1])
     frame = b"APIC" + len(cover).to_bytes(4, "big") + b"\x00\x00" + cover
     size = len(frame)
     tag = b"ID3\x03\x00\x00" + bytes((size >> shift) & 0x7F for shift in (21, 14, 7, 0))
     data = tag + frame + sound_file(tone(1.0, 44_100), 44_100, "MP3")
-    found = read_clip(data, 2)
-    assert found.pictures is None
-    assert found.pictures_problem == "its only picture is cover art"
-    assert found.sound is not None
-    assert found.sound.duration_s == pytest.approx(1.0, abs=0.1)
+    decoded = read_clip(data, 2)
+    assert decoded.pictures is None
+    assert decoded.pictures_problem == "its only picture is cover art"
+    assert decoded.sound is not None
+    assert decoded.sound.duration_s == pytest.approx(1.0, abs=0.1)
 
 
 # --- limits --------------------------------------------------------------------------------
@@ -664,7 +664,7 @@ def test_more_frames_than_the_limit_are_refused_before_anything_is_read() -> Non
         b"\x7fELF" + bytes(200),
     ],
 )
-def test_what_is_no_clip_is_an_unknown_format_and_opens_no_other_file(text: bytes) -> None:
+def test_an_unknown_format_is_refused_and_opens_no_other_file(text: bytes) -> None:
     with pytest.raises(UnknownFormat, match="mp4, mov, webm"):
         read_clip(text, 2)
 
@@ -685,15 +685,15 @@ def test_nothing_is_written_to_a_file(tmp_path: Path) -> None:
     with _no_file_can_be_written():
         with pytest.raises(OSError, match="File too large"):
             (tmp_path / "a").write_bytes(b"the wall stands")
-        found = read_clip(data, 4)
-    assert found.pictures is not None
-    assert found.sound is not None
+        decoded = read_clip(data, 4)
+    assert decoded.pictures is not None
+    assert decoded.sound is not None
 
 
 # --- damage --------------------------------------------------------------------------------
 
 
-def test_an_mp4_without_its_end_cannot_be_opened_and_says_so() -> None:
+def test_a_truncated_mp4_without_index_is_reported() -> None:
     data = clip()
     with pytest.raises(Unusable, match="truncated"):
         read_clip(data[: len(data) // 2], 2)
@@ -709,7 +709,7 @@ def test_an_mp4_without_its_end_cannot_be_opened_and_says_so() -> None:
         ("mpegts", "libx264", {}),
     ],
 )
-def test_a_clip_that_was_cut_short_gives_what_is_left_of_it(
+def test_a_truncated_clip_is_read_up_to_its_end(
     kind: str, codec: str, muxer: dict[str, str]
 ) -> None:
     rng = np.random.default_rng(0)
@@ -720,7 +720,7 @@ def test_a_clip_that_was_cut_short_gives_what_is_left_of_it(
     assert 0.2 < pictures.times_s[-1] < 0.8
 
 
-def test_a_recording_of_a_browser_needs_no_duration_and_no_index() -> None:
+def test_a_browsers_recording_needs_neither_duration_nor_index() -> None:
     data = clip("webm", "libvpx", sound=tone(1, 48_000), sound_codec="libopus", muxer={"live": "1"})
     with av.open(io.BytesIO(data)) as file:
         assert file.duration is None
@@ -742,11 +742,11 @@ def _whole() -> tuple[bytes, ...]:
 
 @given(data=st.data())
 @settings(max_examples=200, deadline=None)
-def test_a_damaged_clip_is_an_answer_or_a_media_error(data: st.DataObject) -> None:
+def test_a_damaged_clip_is_decoded_or_raises_a_media_error(data: st.DataObject) -> None:
     broken = damaged(data, _whole(), flips=8)
     try:
-        found = read_clip(broken, 3)
+        decoded = read_clip(broken, 3)
     except MediaError:
         return
-    assert found.sound is None or np.isfinite(found.sound.samples).all()
-    assert found.pictures is None or len(found.pictures.frames) == 3
+    assert decoded.sound is None or np.isfinite(decoded.sound.samples).all()
+    assert decoded.pictures is None or len(decoded.pictures.frames) == 3

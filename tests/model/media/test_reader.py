@@ -1,4 +1,4 @@
-"""Sound files, lists of pictures, and the files that somebody else made."""
+"""Sound files, lists of pictures, and third-party files."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ WAVS = {
 }
 
 
-def cropped_alike(found: Sound, sent: Floats) -> Floats:
+def cropped_alike(decoded: Sound, sent: Floats) -> Floats:
     """What was sent, as long as what was found; a codec may pad it by a block or two."""
-    assert 0 <= found.samples.shape[1] - sent.shape[1] <= 3000
-    return found.samples[:, : sent.shape[1]]
+    assert 0 <= decoded.samples.shape[1] - sent.shape[1] <= 3000
+    return decoded.samples[:, : sent.shape[1]]
 
 
 # --- sound files ---------------------------------------------------------------------------
@@ -50,7 +50,7 @@ def cropped_alike(found: Sound, sent: Floats) -> Floats:
 
 @pytest.mark.parametrize("subtype", WAVS)
 @pytest.mark.parametrize("channels", [1, 2])
-def test_every_width_of_wav_has_the_same_scale(subtype: str, channels: int) -> None:
+def test_every_sample_width_of_wav_has_the_same_scale(subtype: str, channels: int) -> None:
     sent = tone(0.2, 16_000, channels)
     data = sound_file(sent, 16_000, "WAV", subtype)
     sound = read_sound(data)
@@ -62,7 +62,7 @@ def test_every_width_of_wav_has_the_same_scale(subtype: str, channels: int) -> N
 
 
 @pytest.mark.parametrize("kind", ["FLAC", "AIFF", "W64", "RF64", "CAF", "WAVEX", "AU"])
-def test_other_lossless_files_come_out_as_they_went_in(kind: str) -> None:
+def test_lossless_files_are_decoded_exactly(kind: str) -> None:
     sent = tone(0.2, 22_050, 2)
     sound = read_sound(sound_file(sent, 22_050, kind, "PCM_16"))
     assert sound.sample_rate == 22_050
@@ -73,14 +73,19 @@ def test_other_lossless_files_come_out_as_they_went_in(kind: str) -> None:
     ("kind", "subtype"),
     [("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III")],
 )
-def test_lossy_files_sound_like_what_went_in(kind: str, subtype: str) -> None:
+def test_lossy_files_are_decoded_closely(kind: str, subtype: str) -> None:
     sent = tone(1.0, 48_000, 2)
     sound = read_sound(sound_file(sent, 48_000, kind, subtype))
     assert sound.sample_rate == 48_000
-    found = cropped_alike(sound, sent)
-    for heard, said in zip(found, sent, strict=True):
-        assert np.corrcoef(np.abs(np.fft.rfft(heard)), np.abs(np.fft.rfft(said)))[0, 1] > 0.98
-        assert float(heard.std()) == pytest.approx(float(said.std()), rel=0.05)
+    decoded = cropped_alike(sound, sent)
+    for decoded_channel, sent_channel in zip(decoded, sent, strict=True):
+        assert (
+            np.corrcoef(np.abs(np.fft.rfft(decoded_channel)), np.abs(np.fft.rfft(sent_channel)))[
+                0, 1
+            ]
+            > 0.98
+        )
+        assert float(decoded_channel.std()) == pytest.approx(float(sent_channel.std()), rel=0.05)
 
 
 @pytest.mark.parametrize(("kind", "codec"), [("mp4", "aac"), ("webm", "libopus"), ("adts", "aac")])
@@ -92,37 +97,37 @@ def test_the_sound_of_a_container_without_pictures_is_a_sound_file(kind: str, co
     assert sound.duration_s == pytest.approx(1.0, abs=0.05)
 
 
-def test_the_sound_of_a_film_can_be_sent_as_the_sound() -> None:
+def test_the_sound_of_a_video_can_be_read_alone() -> None:
     assert read_sound(clip(sound=tone(0.5, 48_000))).duration_s == pytest.approx(0.5, abs=0.05)
     with pytest.raises(Unusable, match="no sound"):
         read_sound(clip())
 
 
 @pytest.mark.parametrize("rate", [1000, 8000, 11_025, 44_100, 96_000, 192_000, 384_000])
-def test_rates_are_kept_as_they_are(rate: int) -> None:
+def test_sample_rates_are_unchanged(rate: int) -> None:
     sound = read_sound(sound_file(tone(0.1, rate), rate))
     assert sound.sample_rate == rate
     assert sound.samples.shape == (1, rate // 10)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 6, 16])
-def test_every_channel_is_kept_in_its_place(channels: int) -> None:
+def test_channels_keep_their_order(channels: int) -> None:
     sent = np.repeat(np.arange(channels, dtype=np.float32)[:, None] / 32, 100, axis=1)
     np.testing.assert_allclose(read_sound(sound_file(sent, 8000)).samples, sent, atol=1e-4)
     if channels > 2:
         return
-    found = read_clip(sound_file(sent, 8000), 1).sound
-    assert found is not None
-    np.testing.assert_allclose(found.samples, sent, atol=1e-4)
+    decoded = read_clip(sound_file(sent, 8000), 1).sound
+    assert decoded is not None
+    np.testing.assert_allclose(decoded.samples, sent, atol=1e-4)
 
 
 def test_a_sound_file_is_also_a_clip_without_pictures() -> None:
     sent = tone(0.5, 8000, 2)
     for kind in ("WAV", "FLAC", "MP3"):
-        found = read_clip(sound_file(sent, 8000, kind), 4)
-        assert found.sound is not None
-        assert found.pictures is None
-        assert found.pictures_problem == "there is no picture in it"
+        decoded = read_clip(sound_file(sent, 8000, kind), 4)
+        assert decoded.sound is not None
+        assert decoded.pictures is None
+        assert decoded.pictures_problem == "there is no picture in it"
 
 
 @pytest.mark.parametrize(
@@ -130,25 +135,25 @@ def test_a_sound_file_is_also_a_clip_without_pictures() -> None:
     [("VOC", "PCM_16"), ("IRCAM", "ULAW"), ("NIST", "PCM_24"), ("SVX", "PCM_16"),
      ("WAV", "NMS_ADPCM_32"), ("WAV", "IMA_ADPCM"), ("AU", "G721_32")],
 )  # fmt: skip
-def test_a_sound_that_soundfile_alone_reads_well_is_a_clip_as_well(kind: str, subtype: str) -> None:
+def test_a_format_that_only_soundfile_decodes_is_a_clip_as_well(kind: str, subtype: str) -> None:
     data = sound_file(tone(0.2, 8000), 8000, kind, subtype)
-    found = read_clip(data, 1)
-    assert found.sound is not None
-    assert found.pictures_problem == "there is no picture in it"
-    np.testing.assert_array_equal(found.sound.samples, read_sound(data).samples)
-    assert found.sound.duration_s == pytest.approx(0.2, abs=0.06)  # whole blocks
-    assert float(found.sound.samples[:, :1600].std()) == pytest.approx(0.5 / 2**0.5, rel=0.05)
+    decoded = read_clip(data, 1)
+    assert decoded.sound is not None
+    assert decoded.pictures_problem == "there is no picture in it"
+    np.testing.assert_array_equal(decoded.sound.samples, read_sound(data).samples)
+    assert decoded.sound.duration_s == pytest.approx(0.2, abs=0.06)  # whole blocks
+    assert float(decoded.sound.samples[:, :1600].std()) == pytest.approx(0.5 / 2**0.5, rel=0.05)
 
 
 @pytest.mark.parametrize("subtype", ["OPUS", "VORBIS"])
-def test_ogg_files_that_were_put_together_are_read_to_their_end(subtype: str) -> None:
+def test_chained_ogg_files_are_read_to_their_end(subtype: str) -> None:
     data = sound_file(tone(1.5, 48_000), 48_000, "OGG", subtype)
     assert read_sound(data + data).duration_s == pytest.approx(3.0, abs=0.05)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])
-def test_a_sound_that_holds_no_numbers_is_unusable(value: float, subtype: str) -> None:
+def test_a_sound_with_nan_is_unusable(value: float, subtype: str) -> None:
     samples = tone(0.1, 8000)
     samples[0, 400] = value
     data = sound_file(samples, 8000, "WAV", subtype)
@@ -158,7 +163,7 @@ def test_a_sound_that_holds_no_numbers_is_unusable(value: float, subtype: str) -
         read_clip(data, 1, pictures=False)
 
 
-def test_a_double_that_float32_cannot_hold_is_unusable() -> None:
+def test_a_double_beyond_float32_is_unusable() -> None:
     data = sound_file(np.full((1, 100), 1e300), 8000, "WAV", "DOUBLE")
     with pytest.raises(Unusable, match="infinite"):
         read_sound(data)
@@ -171,7 +176,7 @@ def test_a_sound_of_no_samples_is_unusable(kind: str) -> None:
         read_sound(data)
 
 
-def test_an_empty_file_is_unusable_as_anything() -> None:
+def test_an_empty_file_is_unusable() -> None:
     with pytest.raises(Unusable, match="empty"):
         read_sound(b"")
     with pytest.raises(Unusable, match="empty"):
@@ -180,7 +185,7 @@ def test_an_empty_file_is_unusable_as_anything() -> None:
         read_pictures([_png(1), b""])
 
 
-def test_words_are_no_sound_whatever_their_name() -> None:
+def test_text_is_an_unknown_sound_format() -> None:
     with pytest.raises(UnknownFormat, match="wav, flac, ogg, mp3 or m4a"):
         read_sound(b"one two three " * 40)
     with pytest.raises(UnknownFormat):
@@ -188,7 +193,7 @@ def test_words_are_no_sound_whatever_their_name() -> None:
 
 
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3"])
-def test_a_sound_that_was_cut_short_gives_what_is_left_of_it(kind: str) -> None:
+def test_a_truncated_sound_is_read_up_to_its_end(kind: str) -> None:
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, (1, 96_000)).astype(np.float32)
     data = sound_file(noise, 48_000, kind)
     sound = read_sound(data[: len(data) // 2])
@@ -196,7 +201,7 @@ def test_a_sound_that_was_cut_short_gives_what_is_left_of_it(kind: str) -> None:
     assert sound.samples.std() > 0.1
 
 
-def test_a_header_that_claims_gigabytes_costs_nothing() -> None:
+def test_a_header_that_claims_gigabytes_allocates_nothing() -> None:
     data = bytearray(sound_file(tone(0.1, 8000), 8000))
     data[4:8] = data[40:44] = struct.pack("<I", 0xFFFF_FFF0)
     assert read_sound(bytes(data)).samples.shape == (1, 800)
@@ -218,7 +223,7 @@ def test_too_many_channels_or_samples_are_refused() -> None:
 
 
 @pytest.mark.parametrize(("rate", "error"), [(500, Unusable), (500_000, TooLarge)])
-def test_rates_that_nobody_records_at_are_refused(rate: int, error: type[Exception]) -> None:
+def test_sample_rates_outside_the_limits_are_refused(rate: int, error: type[Exception]) -> None:
     with pytest.raises(error, match="1000 to 384000"):
         read_sound(sound_file(np.zeros((1, 100), np.float32), rate))
 
@@ -233,13 +238,13 @@ def _png(number: int, picture: Bytes | None = None) -> bytes:
 
 def test_pictures_keep_their_order_and_sizes() -> None:
     small = np.full((10, 20, 3), 16 + 8 * 7, np.uint8)
-    found = read_pictures([_png(5), _png(0, small), _png(3)])
-    assert [number_of(picture) for picture in found.frames] == [5, 7, 3]
-    assert found.times_s == (0.0, 1.0, 2.0)
-    assert found.frames[1].shape == (10, 20, 3)
+    decoded = read_pictures([_png(5), _png(0, small), _png(3)])
+    assert [number_of(picture) for picture in decoded.frames] == [5, 7, 3]
+    assert decoded.times_s == (0.0, 1.0, 2.0)
+    assert decoded.frames[1].shape == (10, 20, 3)
 
 
-def test_the_picture_that_is_wrong_is_named() -> None:
+def test_an_error_names_the_number_of_the_picture() -> None:
     with pytest.raises(UnknownFormat, match="picture 2 of 3: this picture format is not supported"):
         read_pictures([_png(1), b"words", _png(1)])
     with pytest.raises(TooLarge, match="picture 3 of 3: the picture is 64 x 48"):
@@ -258,18 +263,18 @@ def test_no_pictures_and_too_many_are_refused() -> None:
 
 
 def test_many_large_pictures_are_shrunk_until_they_fit() -> None:
-    found = read_pictures([_png(3)] * 4, limits=Limits(max_total_pixels=4 * 24 * 32))
-    assert [picture.shape for picture in found.frames] == [(24, 32, 3)] * 4
+    decoded = read_pictures([_png(3)] * 4, limits=Limits(max_total_pixels=4 * 24 * 32))
+    assert [picture.shape for picture in decoded.frames] == [(24, 32, 3)] * 4
 
 
 @pytest.mark.parametrize("kind", [".png", ".jpg", ".webp", ".bmp", ".tiff"])
-def test_a_picture_sent_as_a_clip_is_one_that_stands_still(kind: str) -> None:
+def test_a_still_picture_is_a_clip_of_one_frame(kind: str) -> None:
     data = cv2.imencode(kind, numbered(6))[1].tobytes()
-    found = read_clip(data, 4)
-    assert found.pictures is not None
-    assert [number_of(picture) for picture in found.pictures.frames] == [6]
-    assert found.sound is None
-    assert "has no sound" in (found.sound_problem or "")
+    decoded = read_clip(data, 4)
+    assert decoded.pictures is not None
+    assert [number_of(picture) for picture in decoded.pictures.frames] == [6]
+    assert decoded.sound is None
+    assert "has no sound" in (decoded.sound_problem or "")
     with pytest.raises(Unusable, match="has no sound"):
         read_clip(data, 4, pictures=False)
 
@@ -290,7 +295,7 @@ def test_an_animated_webp_is_sampled_by_time() -> None:
     assert number_of(read_pictures([data]).frames[0]) == 0  # in `frames`, the first
 
 
-def test_an_animated_webp_is_held_to_the_limits() -> None:
+def test_the_limits_apply_to_animated_webp() -> None:
     data = _moving_webp(range(10), [100] * 10)
     with pytest.raises(TooLarge, match="10 pictures of 64 x 48 pixels; at most 9999 in total"):
         read_clip(data, 4, limits=Limits(max_total_pixels=9999))
@@ -322,13 +327,13 @@ HEADS = [
 
 @given(head=st.sampled_from(HEADS), rest=st.binary(max_size=300))
 @settings(max_examples=200, deadline=None)
-def test_any_bytes_are_an_answer_or_a_media_error(head: bytes, rest: bytes) -> None:
+def test_any_bytes_are_decoded_or_raise_a_media_error(head: bytes, rest: bytes) -> None:
     for read in (read_sound, lambda data: read_clip(data, 2)):
         try:
-            found = read(head + rest)
+            decoded = read(head + rest)
         except MediaError:
             continue
-        assert isinstance(found, Sound | Clip)
+        assert isinstance(decoded, Sound | Clip)
 
 
 @cache
@@ -341,7 +346,7 @@ def _whole() -> tuple[bytes, ...]:
 
 @given(data=st.data())
 @settings(max_examples=200, deadline=None)
-def test_a_damaged_sound_is_a_sound_or_a_media_error(data: st.DataObject) -> None:
+def test_a_damaged_sound_is_decoded_or_raises_a_media_error(data: st.DataObject) -> None:
     broken = damaged(data, _whole(), flips=6)
     try:
         sound = read_sound(broken)
@@ -375,15 +380,15 @@ def media(shared: Path) -> Path:
         ("exoplayer_video_desks.3gp", (288, 384), 4.3),
     ],
 )
-def test_clips_of_many_origins_are_read(
+def test_third_party_clips_are_read(
     media: Path, name: str, size: tuple[int, int], last_s: float
 ) -> None:
-    found = read_clip((media / name).read_bytes(), 4)
-    assert found.pictures is not None
-    assert [frame.shape for frame in found.pictures.frames] == [(*size, 3)] * 4
-    assert found.pictures.times_s[-1] == pytest.approx(last_s, abs=0.1)
-    assert found.pictures.times_s[0] < found.pictures.times_s[1] < found.pictures.times_s[2]
-    assert all(frame.std() > 2 for frame in found.pictures.frames)
+    decoded = read_clip((media / name).read_bytes(), 4)
+    assert decoded.pictures is not None
+    assert [frame.shape for frame in decoded.pictures.frames] == [(*size, 3)] * 4
+    assert decoded.pictures.times_s[-1] == pytest.approx(last_s, abs=0.1)
+    assert decoded.pictures.times_s[0] < decoded.pictures.times_s[1] < decoded.pictures.times_s[2]
+    assert all(frame.std() > 2 for frame in decoded.pictures.frames)
 
 
 @pytest.mark.parametrize(
@@ -401,7 +406,7 @@ def test_clips_of_many_origins_are_read(
         ("exoplayer_bear-id3.mp3", 2, 48_000, 2.8),
     ],
 )
-def test_sounds_of_many_origins_are_read(
+def test_third_party_sounds_are_read(
     media: Path, name: str, channels: int, rate: int, seconds: float
 ) -> None:
     data = (media / name).read_bytes()
@@ -421,11 +426,11 @@ def test_the_same_sine_of_eight_and_of_sixteen_bits_is_equally_loud(media: Path)
     assert np.abs(fine - coarse).max() < 0.01
 
 
-def test_videos_without_sound_say_so(media: Path) -> None:
+def test_videos_without_sound_report_it(media: Path) -> None:
     for name in ("testsrc2_vp9.webm", "h265_video.mp4", "av1_video.mkv"):
-        found = read_clip((media / name).read_bytes(), 1)
-        assert found.sound is None
-        assert found.sound_problem == "there is no sound in it"
+        decoded = read_clip((media / name).read_bytes(), 1)
+        assert decoded.sound is None
+        assert decoded.sound_problem == "there is no sound in it"
 
 
 def test_cover_art_and_codecs_that_ffmpeg_cannot_decode_are_named(media: Path) -> None:
@@ -435,11 +440,11 @@ def test_cover_art_and_codecs_that_ffmpeg_cannot_decode_are_named(media: Path) -
         read_sound((media / "exoplayer_sample_ac4.mp4").read_bytes())
 
 
-def test_of_damaged_clips_what_can_be_read_is_read(media: Path) -> None:
+def test_damaged_clips_are_read_as_far_as_possible(media: Path) -> None:
     for name in ("exoplayer_sample_mdat_too_long.mp4", "moviepy_video_with_failing_audio.mp4"):
-        found = read_clip((media / name).read_bytes(), 4)
-        assert found.sound is not None
-        assert found.pictures is not None
+        decoded = read_clip((media / name).read_bytes(), 4)
+        assert decoded.sound is not None
+        assert decoded.pictures is not None
     assert read_clip((media / "decord_corrupted.mp4").read_bytes(), 4).pictures is not None
     with pytest.raises(Unusable, match=r"picture \(vp9\) is damaged"):
         read_clip((media / "exoplayer_invalid-bitstream.webm").read_bytes(), 4)
@@ -447,15 +452,15 @@ def test_of_damaged_clips_what_can_be_read_is_read(media: Path) -> None:
         read_sound((media / "exoplayer_1024_incrementing_bytes.mp3").read_bytes())
 
 
-def test_every_file_of_others_is_an_answer_or_a_media_error(media: Path) -> None:
+def test_every_third_party_file_is_decoded_or_raises_a_media_error(media: Path) -> None:
     files = [path for path in sorted(media.iterdir()) if path.suffix != ".md"]
     assert len(files) > 20
     for path in files:
         data = path.read_bytes()
         for cut in (len(data), len(data) // 2, 100):
             try:
-                found = read_clip(data[:cut], 3)
+                decoded = read_clip(data[:cut], 3)
             except MediaError:
                 continue
-            assert found.sound is None or np.isfinite(found.sound.samples).all()
-            assert found.sound is not None or found.pictures is not None
+            assert decoded.sound is None or np.isfinite(decoded.sound.samples).all()
+            assert decoded.sound is not None or decoded.pictures is not None

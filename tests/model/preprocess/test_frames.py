@@ -27,7 +27,7 @@ def _frame_spec(profile: str) -> FrameSpec:
     return spec
 
 
-CROP, INK = _frame_spec("crema_d"), _frame_spec("avdigits").model_copy(update={"size": (96, 96)})
+CROP, MEDIAN = _frame_spec("crema_d"), _frame_spec("avdigits").model_copy(update={"size": (96, 96)})
 #: The whole frame in its own colours.
 PAD = FrameSpec(
     fit="pad", resize="area", size=(96, 96), mean=(0.5,) * 3, std=(0.25,) * 3, frames="spread"
@@ -76,23 +76,21 @@ def _bright(prepared: Prepared, spec: FrameSpec) -> NDArray[np.bool_]:
 
 @pytest.mark.parametrize("spec", [CROP, PAD], ids=["crop", "pad"])
 @pytest.mark.parametrize("shape", SHAPES[:3])
-def test_what_lies_in_a_picture_is_found_where_the_edges_say(
-    spec: FrameSpec, shape: tuple[int, int]
-) -> None:
+def test_edges_locate_an_object_in_the_picture(spec: FrameSpec, shape: tuple[int, int]) -> None:
     height, width = shape
     box = (int(0.4 * height), int(0.55 * height), int(0.42 * width), int(0.6 * width))
-    found = prepare_frames(still(_marked(shape, box)), spec, 1)
+    prepared = prepare_frames(still(_marked(shape, box)), spec, 1)
     # Padding has the mean's colour, which the test must not take for white.
     inside = np.outer(
-        *(_inside(e, n) for e, n in ((found.row_edges, height), (found.column_edges, width)))
+        *(_inside(e, n) for e, n in ((prepared.row_edges, height), (prepared.column_edges, width)))
     )
-    rows, columns = np.nonzero(_bright(found, spec) & inside)
-    row, column = np.diff(found.row_edges)[0], np.diff(found.column_edges)[0]
-    assert (found.rows, found.columns) == ("y", "x")
-    assert found.row_edges[rows.min()] == pytest.approx(box[0], abs=row)
-    assert found.row_edges[rows.max() + 1] == pytest.approx(box[1], abs=row)
-    assert found.column_edges[columns.min()] == pytest.approx(box[2], abs=column)
-    assert found.column_edges[columns.max() + 1] == pytest.approx(box[3], abs=column)
+    rows, columns = np.nonzero(_bright(prepared, spec) & inside)
+    row, column = np.diff(prepared.row_edges)[0], np.diff(prepared.column_edges)[0]
+    assert (prepared.rows, prepared.columns) == ("y", "x")
+    assert prepared.row_edges[rows.min()] == pytest.approx(box[0], abs=row)
+    assert prepared.row_edges[rows.max() + 1] == pytest.approx(box[1], abs=row)
+    assert prepared.column_edges[columns.min()] == pytest.approx(box[2], abs=column)
+    assert prepared.column_edges[columns.max() + 1] == pytest.approx(box[3], abs=column)
 
 
 def _inside(edges: NDArray[np.float64], length: int) -> NDArray[np.bool_]:
@@ -101,24 +99,26 @@ def _inside(edges: NDArray[np.float64], length: int) -> NDArray[np.bool_]:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_padding_is_outside_the_picture_and_zero_and_nothing_else_is(
+def test_exactly_the_padding_is_zero_and_outside_the_picture(
     shape: tuple[int, int],
 ) -> None:
-    found = prepare_frames(still(np.full((*shape, 3), 250, np.uint8)), PAD, 1)
-    inside = np.outer(_inside(found.row_edges, shape[0]), _inside(found.column_edges, shape[1]))
-    assert (found.tensor[0][:, ~inside] == 0).all()
-    assert (found.tensor[0][:, inside] > 1).all()
+    prepared = prepare_frames(still(np.full((*shape, 3), 250, np.uint8)), PAD, 1)
+    inside = np.outer(
+        _inside(prepared.row_edges, shape[0]), _inside(prepared.column_edges, shape[1])
+    )
+    assert (prepared.tensor[0][:, ~inside] == 0).all()
+    assert (prepared.tensor[0][:, inside] > 1).all()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_whole_frame_is_kept_where_it_is_padded(shape: tuple[int, int]) -> None:
-    found = prepare_frames(still(quadrants(*shape)), PAD, 1)
-    for edges, length in ((found.row_edges, shape[0]), (found.column_edges, shape[1])):
+def test_fit_pad_keeps_the_whole_frame(shape: tuple[int, int]) -> None:
+    prepared = prepare_frames(still(quadrants(*shape)), PAD, 1)
+    for edges, length in ((prepared.row_edges, shape[0]), (prepared.column_edges, shape[1])):
         assert np.abs(edges).min() < 1e-6  # the frame begins and ends at edges of cells
         assert np.abs(edges - length).min() < 1e-6
-    rows = np.flatnonzero(_inside(found.row_edges, shape[0]))
-    columns = np.flatnonzero(_inside(found.column_edges, shape[1]))
-    colours = found.tensor[0].transpose(1, 2, 0) * PAD.std + PAD.mean
+    rows = np.flatnonzero(_inside(prepared.row_edges, shape[0]))
+    columns = np.flatnonzero(_inside(prepared.column_edges, shape[1]))
+    colours = prepared.tensor[0].transpose(1, 2, 0) * PAD.std + PAD.mean
     corners = {
         (rows[0], columns[0]): (1, 0, 0),
         (rows[0], columns[-1]): (0, 1, 0),
@@ -130,22 +130,22 @@ def test_the_whole_frame_is_kept_where_it_is_padded(shape: tuple[int, int]) -> N
 
 
 @pytest.mark.parametrize(("shape", "cells"), [((480, 640), (72, 96)), ((640, 480), (96, 72))])
-def test_landscape_and_portrait_keep_their_shape_and_are_centred(
+def test_fit_pad_keeps_the_aspect_ratio_and_centres(
     shape: tuple[int, int], cells: tuple[int, int]
 ) -> None:
-    found = prepare_frames(still(quadrants(*shape)), PAD, 1)
-    for edges, length, kept in zip(
-        (found.row_edges, found.column_edges), shape, cells, strict=True
+    prepared = prepare_frames(still(quadrants(*shape)), PAD, 1)
+    for edges, length, inside_cells in zip(
+        (prepared.row_edges, prepared.column_edges), shape, cells, strict=True
     ):
         inside = np.flatnonzero(_inside(edges, length))
-        assert len(inside) == kept
+        assert len(inside) == inside_cells
         assert inside[0] == 95 - inside[-1]
 
 
 @pytest.mark.parametrize("shape", [(480, 640), (640, 480), (200, 150)])
 def test_a_crop_is_the_centre_and_half_of_the_shorter_side(shape: tuple[int, int]) -> None:
-    found = prepare_frames(still(quadrants(*shape)), CROP, 1)
-    for edges, length in ((found.row_edges, shape[0]), (found.column_edges, shape[1])):
+    prepared = prepare_frames(still(quadrants(*shape)), CROP, 1)
+    for edges, length in ((prepared.row_edges, shape[0]), (prepared.column_edges, shape[1])):
         assert edges.shape == (129,)
         assert edges[-1] - edges[0] == pytest.approx(min(shape) / 2, rel=0.01)
         assert (edges[0] + edges[-1]) / 2 == pytest.approx(length / 2, abs=length / 200)
@@ -159,16 +159,16 @@ def test_values_are_normalised_by_mean_and_deviation() -> None:
         np.testing.assert_allclose(tensor[0, :, 40, 40], expected, atol=1e-5)
 
 
-def test_the_canvas_of_pictures_is_the_middle_one_taken() -> None:
+def test_the_canvas_is_the_middle_selected_picture() -> None:
     sequence = [np.full((20, 30, 3), value, np.uint8) for value in range(8)]
-    found = prepare_frames(Pictures(tuple(sequence), tuple(map(float, range(8)))), PAD, 4)
-    assert np.array_equal(found.canvas, sequence[5])
+    prepared = prepare_frames(Pictures(tuple(sequence), tuple(map(float, range(8)))), PAD, 4)
+    assert np.array_equal(prepared.canvas, sequence[5])
 
 
 # --- selection ------------------------------------------------------------------------------
 
 
-def _taken(count: int, spec: FrameSpec, steps: int) -> list[int]:
+def _selected(count: int, spec: FrameSpec, steps: int) -> list[int]:
     """Numbers of the pictures in the tensor, of `count` ones in rising grey."""
     sequence = tuple(np.full((100, 100, 3), 3 * number, np.uint8) for number in range(count))
     tensor = prepare_frames(Pictures(sequence, tuple(map(float, range(count)))), spec, steps).tensor
@@ -177,7 +177,7 @@ def _taken(count: int, spec: FrameSpec, steps: int) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("count", "steps", "taken"),
+    ("count", "steps", "selected"),
     [
         (4, 4, [0, 1, 2, 3]),
         (8, 4, [1, 3, 5, 7]),
@@ -187,17 +187,19 @@ def _taken(count: int, spec: FrameSpec, steps: int) -> list[int]:
         (5, 2, [1, 3]),
     ],
 )
-def test_spread_takes_a_picture_for_each_step(count: int, steps: int, taken: list[int]) -> None:
-    assert _taken(count, PAD, steps) == taken
+def test_spread_selects_a_picture_for_each_step(
+    count: int, steps: int, selected: list[int]
+) -> None:
+    assert _selected(count, PAD, steps) == selected
 
 
-def test_one_picture_stands_for_all_steps() -> None:
-    assert _taken(1, PAD, 16) == [0]
+def test_one_picture_is_used_for_all_steps() -> None:
+    assert _selected(1, PAD, 16) == [0]
 
 
-def test_middle_takes_one_whatever_the_steps() -> None:
-    assert _taken(7, CROP, 4) == [3]
-    assert _taken(1, CROP, 4) == [0]
+def test_middle_selects_one_picture_for_any_number_of_steps() -> None:
+    assert _selected(7, CROP, 4) == [3]
+    assert _selected(1, CROP, 4) == [0]
 
 
 @given(
@@ -213,16 +215,16 @@ def test_pictures_of_any_size_give_a_finite_tensor(
 ) -> None:
     spec = _frame_spec(profile)
     sequence = tuple(quadrants(height, width) for _ in range(count))
-    found = prepare_frames(Pictures(sequence, tuple(map(float, range(count)))), spec, steps)
+    prepared = prepare_frames(Pictures(sequence, tuple(map(float, range(count)))), spec, steps)
     one = spec.frames == "middle" or count == 1 or steps == 1
-    assert found.tensor.shape == (1 if one else steps, spec.channels, *spec.size)
-    assert np.isfinite(found.tensor).all()
-    assert len(found.row_edges) == spec.size[0] + 1
-    assert (np.diff(found.row_edges) > 0).all()
-    assert (np.diff(found.column_edges) > 0).all()
+    assert prepared.tensor.shape == (1 if one else steps, spec.channels, *spec.size)
+    assert np.isfinite(prepared.tensor).all()
+    assert len(prepared.row_edges) == spec.size[0] + 1
+    assert (np.diff(prepared.row_edges) > 0).all()
+    assert (np.diff(prepared.column_edges) > 0).all()
 
 
-def test_shrinking_averages_and_makes_no_pattern_of_its_own() -> None:
+def test_shrinking_does_not_alias() -> None:
     board = (np.indices((768, 768)).sum(axis=0) % 2 * 255).astype(np.uint8)
     for spec in (CROP, PAD):
         values = prepare_frames(still(cv2.merge([board] * 3)), spec, 1).tensor[0, 0]
@@ -230,16 +232,16 @@ def test_shrinking_averages_and_makes_no_pattern_of_its_own() -> None:
         assert np.abs(grey - 127.5).max() < 3
 
 
-def written(ink: tuple[int, int, int], paper: tuple[int, int, int]) -> Pictures:
-    """A bar of ink on paper, with a little noise as a camera's."""
-    page = np.full((240, 320, 3), paper, np.float32)
-    page[80:160, 200:215] = ink
+def drawing(foreground: tuple[int, int, int], background: tuple[int, int, int]) -> Pictures:
+    """A bar on a plain background, with a camera's noise."""
+    page = np.full((240, 320, 3), background, np.float32)
+    page[80:160, 200:215] = foreground
     page += np.random.default_rng(0).normal(0, 2, page.shape)
     return still(np.clip(page, 0, 255).astype(np.uint8))
 
 
 @pytest.mark.parametrize(
-    ("ink", "paper"),
+    ("foreground", "background"),
     [
         ((255, 255, 255), (20, 20, 20)),
         ((10, 10, 10), (240, 240, 230)),
@@ -247,39 +249,39 @@ def written(ink: tuple[int, int, int], paper: tuple[int, int, int]) -> Pictures:
         ((140, 140, 150), (90, 90, 90)),
     ],
 )
-def test_ink_looks_alike_whatever_its_colour_and_the_paper_s(
-    ink: tuple[int, int, int], paper: tuple[int, int, int]
+def test_background_median_is_independent_of_colours(
+    foreground: tuple[int, int, int], background: tuple[int, int, int]
 ) -> None:
-    found = prepare_frames(written(ink, paper), INK, 4).tensor
-    assert found.shape == (1, 1, 96, 96)
-    plane = found[0, 0]
+    prepared = prepare_frames(drawing(foreground, background), MEDIAN, 4).tensor
+    assert prepared.shape == (1, 1, 96, 96)
+    plane = prepared[0, 0]
     assert plane[38:58, 61:64].min() > 0.9  # 240 x 320 fitted into 96: a tenth of three, padded
     assert plane[:, :55].max() < 0.2
-    assert found.min() >= 0
-    assert found.max() <= 1
+    assert prepared.min() >= 0
+    assert prepared.max() <= 1
 
 
-def test_padding_is_paper() -> None:
-    plane = prepare_frames(written((255, 255, 255), (20, 20, 20)), INK, 1).tensor[0, 0]
+def test_padding_has_the_value_of_the_background() -> None:
+    plane = prepare_frames(drawing((255, 255, 255), (20, 20, 20)), MEDIAN, 1).tensor[0, 0]
     assert not plane[:12].any()
     assert not plane[84:].any()
 
 
 @pytest.mark.parametrize("value", [0, 90, 255])
-def test_an_empty_page_is_not_brought_up_to_ink(value: int) -> None:
+def test_noise_on_an_empty_page_is_not_scaled_up(value: int) -> None:
     page = np.full((60, 80, 3), value, np.int16)
     page += np.random.default_rng(0).integers(-2, 3, page.shape, np.int16)
-    found = prepare_frames(still(np.clip(page, 0, 255).astype(np.uint8)), INK, 1).tensor
-    assert found.max() < 0.35
+    prepared = prepare_frames(still(np.clip(page, 0, 255).astype(np.uint8)), MEDIAN, 1).tensor
+    assert prepared.max() < 0.35
 
 
-def test_a_speck_does_not_set_the_level_of_the_ink() -> None:
-    faint = written((140, 140, 140), (90, 90, 90))
+def test_a_speck_does_not_set_the_level() -> None:
+    faint = drawing((140, 140, 140), (90, 90, 90))
     faint.frames[0][10:14, 10:14] = 255
-    assert prepare_frames(faint, INK, 1).tensor[0, 0, 38:58, 61:64].min() > 0.9
+    assert prepare_frames(faint, MEDIAN, 1).tensor[0, 0, 38:58, 61:64].min() > 0.9
 
 
-def test_a_spec_of_ink_has_a_level_of_its_own() -> None:
-    given = INK.model_dump() | {"mean": (0.5, 0.5, 0.5)}
+def test_background_median_refuses_mean_and_std() -> None:
+    fields = MEDIAN.model_dump() | {"mean": (0.5, 0.5, 0.5)}
     with pytest.raises(ValueError, match="omit mean and std"):
-        FrameSpec.model_validate(given)
+        FrameSpec.model_validate(fields)

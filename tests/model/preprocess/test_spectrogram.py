@@ -43,7 +43,7 @@ def burst(pitch: float, begin: float, end: float, seconds: float = 2.0) -> Sound
     return Sound(samples.astype(np.float32)[None], RATE)
 
 
-def loudest(prepared: Prepared) -> tuple[int, int]:
+def loudest_cell(prepared: Prepared) -> tuple[int, int]:
     """Row and column of the loudest cell."""
     values = prepared.tensor[0, 0]
     row, column = np.unravel_index(int(values.argmax()), values.shape)
@@ -66,9 +66,7 @@ def test_a_spectrogram_at_the_published_rate_is_the_published_one(golden: Path) 
 
 
 @pytest.mark.parametrize("name", ["wav16k", "wav44k"])
-def test_a_spectrogram_of_another_rate_is_as_good_as_the_published_one(
-    golden: Path, name: str
-) -> None:
+def test_a_resampled_spectrogram_is_close_to_the_published_one(golden: Path, name: str) -> None:
     theirs = load_file(golden / f"{name}.safetensors")
     sound = read_sound((golden / f"{name}.wav").read_bytes())
     resampled = resample_sinc(sound.samples[0], sound.sample_rate, 22_050)
@@ -83,54 +81,52 @@ def test_a_spectrogram_of_another_rate_is_as_good_as_the_published_one(
 
 @pytest.mark.parametrize("spec", [PAPER, UNCLIPPED], ids=["published", "mel"])
 @pytest.mark.parametrize("pitch", [300.0, 1000.0, 3000.0])
-def test_a_tone_is_brightest_in_the_row_that_its_edges_say(
+def test_a_tone_is_brightest_in_the_row_of_its_frequency(
     spec: SpectrogramSpec, pitch: float
 ) -> None:
-    found = prepare_spectrogram(burst(pitch, 0.8, 1.2), spec)
-    row, _ = loudest(found)
-    assert found.rows == "frequency_hz"
-    slack = max(spec.sample_rate / spec.n_fft, np.diff(found.row_edges)[row]) / 2
-    assert found.row_edges[row] - slack <= pitch <= found.row_edges[row + 1] + slack
+    prepared = prepare_spectrogram(burst(pitch, 0.8, 1.2), spec)
+    row, _ = loudest_cell(prepared)
+    assert prepared.rows == "frequency_hz"
+    slack = max(spec.sample_rate / spec.n_fft, np.diff(prepared.row_edges)[row]) / 2
+    assert prepared.row_edges[row] - slack <= pitch <= prepared.row_edges[row + 1] + slack
 
 
 @pytest.mark.parametrize("spec", [PAPER, OURS], ids=["published", "mel"])
 @pytest.mark.parametrize("begin", [0.1, 0.7, 1.5])
-def test_a_tone_is_bright_in_the_columns_that_its_time_says(
-    spec: SpectrogramSpec, begin: float
-) -> None:
-    found = prepare_spectrogram(burst(1000, begin, begin + 0.3), spec)
-    row, _ = loudest(found)
-    values = found.tensor[0, 0, row]
+def test_a_tone_is_bright_in_the_columns_of_its_time(spec: SpectrogramSpec, begin: float) -> None:
+    prepared = prepare_spectrogram(burst(1000, begin, begin + 0.3), spec)
+    row, _ = loudest_cell(prepared)
+    values = prepared.tensor[0, 0, row]
     bright = np.flatnonzero(values > (values.max() + values.min()) / 2)
-    assert found.columns == "time_s"
-    reach = spec.n_fft / spec.sample_rate / 2 + np.diff(found.column_edges)[0]
-    assert found.column_edges[bright[0]] == pytest.approx(begin, abs=reach)
-    assert found.column_edges[bright[-1] + 1] == pytest.approx(begin + 0.3, abs=reach)
+    assert prepared.columns == "time_s"
+    reach = spec.n_fft / spec.sample_rate / 2 + np.diff(prepared.column_edges)[0]
+    assert prepared.column_edges[bright[0]] == pytest.approx(begin, abs=reach)
+    assert prepared.column_edges[bright[-1] + 1] == pytest.approx(begin + 0.3, abs=reach)
 
 
 @pytest.mark.parametrize("spec", [PAPER, OURS], ids=["published", "mel"])
-def test_the_axes_of_a_sound_have_one_edge_more_than_cells_and_rise(spec: SpectrogramSpec) -> None:
-    found = prepare_spectrogram(burst(1000, 0.2, 0.5), spec)
+def test_axes_have_one_edge_more_than_cells_and_ascend(spec: SpectrogramSpec) -> None:
+    prepared = prepare_spectrogram(burst(1000, 0.2, 0.5), spec)
     height, width = spec.size
-    assert found.tensor.shape == (1, 1, height, width)
-    assert found.row_edges.shape == (height + 1,)
-    assert found.column_edges.shape == (width + 1,)
-    assert (np.diff(found.row_edges) > 0).all()
-    assert (np.diff(found.column_edges) > 0).all()
-    assert found.row_edges[0] >= spec.fmin
-    assert found.row_edges[-1] <= spec.max_frequency
+    assert prepared.tensor.shape == (1, 1, height, width)
+    assert prepared.row_edges.shape == (height + 1,)
+    assert prepared.column_edges.shape == (width + 1,)
+    assert (np.diff(prepared.row_edges) > 0).all()
+    assert (np.diff(prepared.column_edges) > 0).all()
+    assert prepared.row_edges[0] >= spec.fmin
+    assert prepared.row_edges[-1] <= spec.max_frequency
 
 
 def test_a_published_spectrogram_spans_the_whole_sound() -> None:
-    found = prepare_spectrogram(burst(1000, 0.2, 0.5, seconds=3), PAPER)
+    prepared = prepare_spectrogram(burst(1000, 0.2, 0.5, seconds=3), PAPER)
     column = PAPER.hop_length / PAPER.sample_rate
-    assert found.column_edges[0] == pytest.approx(-column / 2)
-    assert found.column_edges[-1] == pytest.approx(3, abs=column)
-    assert found.row_edges[0] == 0
-    assert found.row_edges[-1] == PAPER.sample_rate / 2
+    assert prepared.column_edges[0] == pytest.approx(-column / 2)
+    assert prepared.column_edges[-1] == pytest.approx(3, abs=column)
+    assert prepared.row_edges[0] == 0
+    assert prepared.row_edges[-1] == PAPER.sample_rate / 2
 
 
-def test_a_window_of_a_sound_spans_its_seconds_and_may_begin_before_it() -> None:
+def test_a_window_spans_window_s_and_may_begin_before_the_sound() -> None:
     assert OURS.window_s is not None
     short = prepare_spectrogram(burst(1000, 0.1, 0.3, seconds=0.4), OURS)
     assert short.column_edges[-1] - short.column_edges[0] == pytest.approx(OURS.window_s, abs=0.01)
@@ -140,16 +136,16 @@ def test_a_window_of_a_sound_spans_its_seconds_and_may_begin_before_it() -> None
 
 def test_the_word_is_in_the_middle_of_the_window() -> None:
     for begin in (0.0, 1.0, 4.5):
-        found = prepare_spectrogram(burst(800, begin, begin + 0.4, seconds=5), OURS)
-        middle = found.column_edges[[0, -1]].mean()
+        prepared = prepare_spectrogram(burst(800, begin, begin + 0.4, seconds=5), OURS)
+        middle = prepared.column_edges[[0, -1]].mean()
         assert middle == pytest.approx(begin + 0.2, abs=0.05)
 
 
-def test_the_canvas_of_a_sound_is_its_tensor_in_colours() -> None:
-    found = prepare_spectrogram(burst(1000, 0.8, 1.2), OURS)
-    assert found.canvas.shape == (*OURS.size, 3)
-    assert found.canvas.dtype == np.uint8
-    values, brightness = found.tensor[0, 0], found.canvas.astype(int).sum(axis=2)
+def test_the_canvas_is_the_tensor_in_colours() -> None:
+    prepared = prepare_spectrogram(burst(1000, 0.8, 1.2), OURS)
+    assert prepared.canvas.shape == (*OURS.size, 3)
+    assert prepared.canvas.dtype == np.uint8
+    values, brightness = prepared.tensor[0, 0], prepared.canvas.astype(int).sum(axis=2)
     assert brightness[values == values.max()].min() > brightness[values == 0].max()
 
 
@@ -164,7 +160,7 @@ def _noisy_word(seconds: float = 1.0) -> Floats:
 
 
 @pytest.mark.parametrize("gain", [1e-4, 0.1, 2.0, 1e4])
-def test_gain_does_not_matter_where_the_peak_is_levelled(gain: float) -> None:
+def test_level_peak_is_independent_of_gain(gain: float) -> None:
     word = _noisy_word()
     quiet = prepare_spectrogram(Sound(word, RATE), OURS)
     loud = prepare_spectrogram(Sound(word * np.float32(gain), RATE), OURS)
@@ -172,7 +168,7 @@ def test_gain_does_not_matter_where_the_peak_is_levelled(gain: float) -> None:
     np.testing.assert_array_equal(loud.column_edges, quiet.column_edges)
 
 
-def test_gain_matters_as_published_where_it_is_clipped() -> None:
+def test_level_clip_depends_on_gain_as_published() -> None:
     word = Sound(_noisy_word(), RATE)
     louder = prepare_spectrogram(Sound(word.samples * 2, RATE), PAPER).tensor
     apart = louder - prepare_spectrogram(word, PAPER).tensor
@@ -188,7 +184,7 @@ def test_samples_above_full_scale_are_clipped_as_published() -> None:
     )
 
 
-def test_silence_around_a_word_moves_it_and_adds_nothing() -> None:
+def test_silence_around_a_word_shifts_its_window_only() -> None:
     word = _noisy_word()
     alone = prepare_spectrogram(Sound(word, RATE), OURS)
     padded = np.pad(word, ((0, 0), (RATE, RATE // 2)))
@@ -200,7 +196,7 @@ def test_silence_around_a_word_moves_it_and_adds_nothing() -> None:
     assert (alone.tensor[..., outside] == 0).all()
 
 
-def test_channels_are_mixed_to_their_mean() -> None:
+def test_channels_are_averaged() -> None:
     word = _noisy_word()
     both = Sound(np.concatenate([word, 0.5 * word]), RATE)
     np.testing.assert_allclose(
@@ -213,9 +209,9 @@ def test_channels_are_mixed_to_their_mean() -> None:
 @pytest.mark.parametrize("spec", [PAPER, OURS], ids=["published", "mel"])
 @pytest.mark.parametrize("length", [1, 2, 100, 40_000])
 def test_digital_silence_is_finite_and_even(spec: SpectrogramSpec, length: int) -> None:
-    found = prepare_spectrogram(Sound(np.zeros((2, length), np.float32), RATE), spec)
-    assert np.isfinite(found.tensor).all()
-    assert float(np.ptp(found.tensor)) < 1e-5
+    prepared = prepare_spectrogram(Sound(np.zeros((2, length), np.float32), RATE), spec)
+    assert np.isfinite(prepared.tensor).all()
+    assert float(np.ptp(prepared.tensor)) < 1e-5
 
 
 @given(
@@ -232,18 +228,18 @@ def test_every_finite_sound_gives_a_finite_tensor(
 ) -> None:
     noise = np.random.default_rng(seed).uniform(-1, 1, (channels, length)) * loudness
     spec = _sound_spec(profile)
-    found = prepare_spectrogram(Sound(noise.astype(np.float32), rate), spec)
-    assert found.tensor.shape == (1, 1, *spec.size)
-    assert found.tensor.dtype == np.float32
-    assert np.isfinite(found.tensor).all()
+    prepared = prepare_spectrogram(Sound(noise.astype(np.float32), rate), spec)
+    assert prepared.tensor.shape == (1, 1, *spec.size)
+    assert prepared.tensor.dtype == np.float32
+    assert np.isfinite(prepared.tensor).all()
 
 
 @pytest.mark.parametrize("spec", [PAPER, OURS], ids=["published", "mel"])
 @pytest.mark.parametrize("rate", [8000, 22_050, 48_000])
-def test_absurdly_loud_samples_overflow_nothing(spec: SpectrogramSpec, rate: int) -> None:
+def test_extreme_samples_do_not_overflow(spec: SpectrogramSpec, rate: int) -> None:
     signs = np.sign(np.random.default_rng(0).standard_normal((1, 4000)))
-    found = prepare_spectrogram(Sound((3.4e38 * signs).astype(np.float32), rate), spec)
-    assert np.isfinite(found.tensor).all()
+    prepared = prepare_spectrogram(Sound((3.4e38 * signs).astype(np.float32), rate), spec)
+    assert np.isfinite(prepared.tensor).all()
 
 
 # --- noise floor ---------------------------------------------------------------------------
@@ -271,7 +267,7 @@ def values(percentile: float | None, share: float = 1.0) -> NDArray[np.float32]:
     return prepare_spectrogram(noisy(), spec).tensor[0, 0]
 
 
-def test_a_low_percentile_is_the_quiet_part_and_a_high_one_the_loud() -> None:
+def test_a_low_percentile_is_the_quiet_part_and_a_high_one_the_loud_part() -> None:
     quiet, loud = values(20.0), values(85.0)
     assert float(np.median(quiet - loud)) == pytest.approx(np.log(LOUDER), abs=0.3)
     later = quiet[:, 100:]  # where the noise is its own floor
@@ -285,6 +281,6 @@ def test_the_floor_rises_with_its_percentile() -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
-def test_as_much_of_the_floor_is_taken_away_as_its_share_says(share: float) -> None:
+def test_floor_share_of_the_floor_is_subtracted(share: float) -> None:
     none, whole = values(None), values(20.0)
     np.testing.assert_allclose(values(20.0, share), none + share * (whole - none), atol=1e-4)

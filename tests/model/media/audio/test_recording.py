@@ -1,4 +1,4 @@
-"""The sound of sound files and containers: all of it, and the same in every form field."""
+"""Sound of sound files and containers: complete, and equal in every form field."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_every_field_gives_the_same_samples_of_the_same_file(
     assert_every_field_reads_it_alike(first)
 
 
-def test_every_field_reads_the_files_of_others_alike(shared: Path) -> None:
+def test_every_field_reads_third_party_files_alike(shared: Path) -> None:
     paths = [*(shared / "cases").glob("*.[fmw]*"), *(shared / "media").glob("*.[3mw]*")]
     assert len(paths) > 20
     for path in paths:
@@ -127,7 +127,7 @@ def test_every_field_reads_the_files_of_others_alike(shared: Path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "codec", "rate"), CONTAINERS)
-def test_a_container_s_sound_is_all_that_its_decoder_gives(
+def test_a_containers_sound_has_all_samples_of_its_decoder(
     kind: str, codec: str, rate: int
 ) -> None:
     data = whole(kind, codec, rate, 1)
@@ -153,7 +153,7 @@ def test_a_sound_file_has_all_of_its_samples(kind: str, codec: str, channels: in
 
 
 @pytest.mark.parametrize("codec", ["wmav1", "wmav2"])
-def test_what_the_decoder_holds_at_the_end_of_the_stream_is_kept(codec: str) -> None:
+def test_the_decoder_is_flushed_at_the_end_of_the_stream(codec: str) -> None:
     sent = tone(0.35, 44_100)
     data = clip("asf", frames=[], sound=sent, sound_codec=codec, sound_rate=44_100,
                 sound_bits=64_000)  # fmt: skip
@@ -199,7 +199,7 @@ def broken(data: bytes, at: float) -> bytes:
     ("kind", "codec"), [("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", None)]
 )
 @pytest.mark.parametrize("at", [0.3, 0.5, 0.8])
-def test_of_two_readers_the_one_that_gets_further_counts(
+def test_the_longer_sound_of_two_libraries_is_returned(
     kind: str, codec: str | None, at: float
 ) -> None:
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, (1, 96_000)).astype(np.float32)
@@ -232,7 +232,7 @@ JOINED = [
 @pytest.mark.parametrize(
     ("first", "second"), [((48_000, 2), (24_000, 1)), ((24_000, 1), (48_000, 2))]
 )
-def test_a_sound_whose_format_changes_is_read_whole(
+def test_a_sound_whose_format_changes_is_read_completely(
     kind: str, codec: str, first: tuple[int, int], second: tuple[int, int]
 ) -> None:
     if codec == "ac3":  # it knows no 24 kHz
@@ -260,7 +260,7 @@ def test_a_sound_whose_format_changes_is_read_whole(
 
 
 @pytest.mark.parametrize(("kind", "codec"), [("mp3", "libmp3lame"), ("mpegts", "mp2")])
-def test_no_frame_is_taken_to_have_the_rate_of_the_part_before(kind: str, codec: str) -> None:
+def test_every_frame_has_the_rate_of_its_own_header(kind: str, codec: str) -> None:
     rates = {1: 24_000, 2: 48_000}  # by channels
     data = b"".join(
         clip(kind, frames=[], sound=tone(0.5, rates[n], n), sound_codec=codec, sound_rate=rates[n])
@@ -285,7 +285,7 @@ def test_no_frame_is_taken_to_have_the_rate_of_the_part_before(kind: str, codec:
     )
 )
 @settings(max_examples=40, deadline=None)
-def test_parts_are_joined_at_the_highest_rate_with_most_channels(
+def test_sounds_are_concatenated_at_the_highest_rate_with_most_channels(
     formats: list[tuple[int, int]],
 ) -> None:
     parts = [
@@ -303,7 +303,7 @@ def test_parts_are_joined_at_the_highest_rate_with_most_channels(
         assert sound.samples[:, at].mean() == pytest.approx(0.1 * (1 + index), abs=0.01)
 
 
-def test_parts_that_are_too_much_together_are_refused() -> None:
+def test_sounds_that_exceed_the_limits_together_are_refused() -> None:
     parts = [Sound(np.zeros((1, 8000), np.float32), 8000)] * 3
     with pytest.raises(TooLarge, match="longer than 2 s"):
         concatenate(parts, Limits(max_duration_s=2), complete=True)
@@ -312,7 +312,7 @@ def test_parts_that_are_too_much_together_are_refused() -> None:
         concatenate(wide, Limits(max_samples=10_000_000), complete=True)
 
 
-def test_the_links_of_an_ogg_file_are_found_whatever_lies_in_them() -> None:
+def test_the_links_of_an_ogg_file_are_split_whatever_their_content() -> None:
     parts = [sound_file(tone(0.2, 48_000, n), 48_000, "OGG", "VORBIS") for n in (1, 2, 1)]
     assert ogg.split_links(b"".join(parts)) == parts
     assert ogg.split_links(parts[0]) == [parts[0]]
@@ -321,14 +321,14 @@ def test_the_links_of_an_ogg_file_are_found_whatever_lies_in_them() -> None:
         ogg.split_links(parts[0] * 101)
 
 
-def test_the_damaged_link_of_an_ogg_file_is_left_out() -> None:
+def test_a_damaged_link_of_an_ogg_file_is_skipped() -> None:
     first, second = (sound_file(tone(1.0, 48_000), 48_000, "OGG", "VORBIS") for _ in range(2))
     ruined = first[:60] + bytes(len(first) - 60)
     sound = read_sound(ruined + second)
     assert sound.duration_s == pytest.approx(1.0, abs=0.01)
 
 
-def test_ogg_files_with_pictures_keep_them_when_they_are_put_together() -> None:
+def test_chained_ogg_files_keep_their_pictures() -> None:
     film = clip("ogg", "libtheora", [numbered(9)] * 6, sound=tone(0.5, 48_000),
                 sound_codec="libopus")  # fmt: skip
     recording = read_clip(film + film, 2)
@@ -337,7 +337,7 @@ def test_ogg_files_with_pictures_keep_them_when_they_are_put_together() -> None:
     assert recording.sound.duration_s == pytest.approx(1.0, abs=0.05)
 
 
-def test_the_whole_of_a_sound_that_turns_from_stereo_to_mono_is_read(shared: Path) -> None:
+def test_a_sound_that_changes_from_stereo_to_mono_is_read_completely(shared: Path) -> None:
     sound = read_sound((shared / "cases/mono_after_stereo.mp3").read_bytes())
     assert sound.duration_s == pytest.approx(2.69, abs=0.01)
     assert sound.samples.shape[0] == 2
@@ -355,7 +355,7 @@ def test_the_whole_of_a_sound_that_turns_from_stereo_to_mono_is_read(shared: Pat
         ("ac3", "ac3", 48_000),
     ],
 )  # fmt: skip
-def test_tags_before_any_kind_of_file_change_nothing(
+def test_leading_tags_change_nothing_in_any_format(
     kind: str, codec: str, rate: int, tag: bytes
 ) -> None:
     data = whole(kind, codec, rate, 1)
@@ -367,7 +367,7 @@ def test_tags_before_any_kind_of_file_change_nothing(
 
 
 @pytest.mark.parametrize("data", [b"", b"ID3", id3(), id3()[:20], b"ID3" + bytes(7), id3() + b"x"])
-def test_what_no_known_file_follows_keeps_its_tag(data: bytes) -> None:
+def test_an_unknown_format_keeps_its_tag(data: bytes) -> None:
     assert strip_leading_tags(data) == data
 
 
@@ -387,28 +387,28 @@ NOTHING = np.zeros((1, 8000), np.float32)
     [("mp4", "aac"), ("matroska", "aac"), ("mov", "pcm_s16le"), ("mpegts", "mp2")],
 )
 @pytest.mark.parametrize(
-    ("order", "taken"), [("szz", 1), ("zsz", 2), ("zzs", 3), ("zss", 2), ("zz", 1), ("s", 1)]
+    ("order", "selected"), [("szz", 1), ("zsz", 2), ("zzs", 3), ("zss", 2), ("zz", 1), ("s", 1)]
 )
-def test_the_first_sound_track_that_is_not_silent_is_taken(
-    container: str, codec: str, order: str, taken: int
+def test_the_first_audio_track_that_is_not_silent_is_selected(
+    container: str, codec: str, order: str, selected: int
 ) -> None:
     sounds = [tone(0.5, 16_000) if letter == "s" else NOTHING for letter in order]
     data = tracks(sounds, container, codec)
     for sound in (read_sound(data), read_clip(data, 1).sound):
         assert sound is not None
-        assert (sound.track, sound.tracks) == (taken, len(order))
+        assert (sound.track, sound.tracks) == (selected, len(order))
         assert (sound.samples.std() > 0.1) == ("s" in order)
 
 
-@pytest.mark.parametrize(("first", "taken"), [("sound", 3), ("nothing", 1)])
-def test_the_default_track_comes_before_the_others(first: str, taken: int) -> None:
+@pytest.mark.parametrize(("first", "selected"), [("sound", 3), ("nothing", 1)])
+def test_the_default_track_comes_before_the_others(first: str, selected: int) -> None:
     speech = tone(0.5, 16_000)
     last = speech if first == "sound" else NOTHING
     sound = read_sound(tracks([speech, speech, last], "matroska", "aac", default=2))
-    assert (sound.track, sound.tracks) == (taken, 3)
+    assert (sound.track, sound.tracks) == (selected, 3)
 
 
-def test_a_track_that_cannot_be_decoded_is_passed_over() -> None:
+def test_a_track_that_cannot_be_decoded_is_skipped() -> None:
     data = bytearray(tracks([tone(0.5, 16_000)] * 2, "mov", "pcm_s16le"))
     at = data.index(b"sowt", data.index(b"stsd"))
     data[at : at + 4] = b"zzzz"
@@ -416,14 +416,14 @@ def test_a_track_that_cannot_be_decoded_is_passed_over() -> None:
     assert (sound.track, sound.tracks) == (2, 2)
 
 
-def test_limits_hold_for_every_track_that_is_decoded() -> None:
+def test_limits_apply_to_every_decoded_track() -> None:
     long = np.pad(tone(0.5, 16_000), ((0, 0), (0, 32_000)))
     data = tracks([NOTHING, long], "mov", "pcm_s16le")
     with pytest.raises(TooLarge, match="longer than 1 s"):
         read_sound(data, limits=Limits(max_duration_s=1))
 
 
-def test_a_rate_of_a_damaged_frame_is_held_to_the_limits() -> None:
+def test_the_limits_apply_to_the_rate_of_a_damaged_frame() -> None:
     data = bytearray(sound_file(tone(0.1, 8000), 8000))
     data[24:28] = struct.pack("<I", 900_000)
     with pytest.raises(TooLarge, match="sample rate of 900000 Hz"):

@@ -1,4 +1,4 @@
-"""Encrypted streams are called encrypted, whatever can be decoded of them."""
+"""Encrypted streams are detected."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_common_encryption_of_an_mp4(kind: str, muxer: dict[str, str]) -> None:
     assert_called_encrypted(data)
 
 
-def test_where_the_sound_alone_is_encrypted_the_pictures_are_read() -> None:
+def test_pictures_are_read_if_only_the_sound_is_encrypted() -> None:
     clear = clip(sound=tone(1, 48_000))
     data = clear.replace(b"mp4a", b"drms")  # as Apple calls it
     mixed = read_clip(data, 2)
@@ -138,5 +138,5 @@ _HEADS = (
 
 
 @given(st.sampled_from(_HEADS), st.binary(max_size=600))
-def test_any_bytes_are_encrypted_or_not(head: bytes, rest: bytes) -> None:
+def test_detection_accepts_any_bytes(head: bytes, rest: bytes) -> None:
     assert encrypted_kinds(head + rest) <= {"audio", "video"}

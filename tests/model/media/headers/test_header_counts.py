@@ -1,4 +1,4 @@
-"""What headers list and what videos ask to be decoded is counted before a library does it."""
+"""Lists in headers are counted before a library reads them."""
 
 from __future__ import annotations
 
@@ -70,19 +70,19 @@ def edit_list(count: int) -> bytes:
         *("m2ts-programmes", "programmes-again"),
     ],
 )
-def test_what_headers_list_is_bounded(data: bytes, what: str) -> None:
+def test_the_length_of_lists_in_headers_is_limited(data: bytes, what: str) -> None:
     # A busy machine may take longer to list packets than the clock of a file allows.
     limits = Limits(max_demux_cpu_s=60.0)
     with pytest.raises(TooLarge, match=what):
         read_clip(data, 4, limits=limits)
 
 
-def test_tags_that_are_read_one_by_one_are_stopped_by_the_clock() -> None:
+def test_reading_many_tags_is_stopped_by_the_cpu_time() -> None:
     with pytest.raises(TooLarge, match="max_demux_cpu_s"):
         read_clip(costly_headers.riff_tags(60_000), 1)
 
 
-def test_the_clock_runs_while_a_file_is_opened_and_read_alone() -> None:
+def test_only_opening_and_demuxing_count_as_cpu_time() -> None:
     file = BoundedInput(bytes(range(10)), 0.0)
     assert file.read(3) == b"\0\1\2"
     file.start_clock()
@@ -103,13 +103,13 @@ def raise_after_reading(limit_s: float) -> None:
 
 
 @pytest.mark.parametrize("kind", ["mp4", "matroska", "mpegts", "avi", "flv"])
-def test_no_time_at_all_refuses_every_container(kind: str) -> None:
+def test_a_cpu_time_of_zero_refuses_every_container(kind: str) -> None:
     data = made.clip(kind, "mpeg4" if kind in ("avi", "matroska") else "libx264")
     with pytest.raises(TooLarge, match="max_demux_cpu_s"):
         read_clip(data, 2, limits=Limits(max_demux_cpu_s=0.0))
 
 
-def test_what_honest_files_list_stays_below_the_limits() -> None:
+def test_ordinary_files_stay_below_the_limits() -> None:
     fragments = made.clip("mp4", muxer={"movflags": "frag_every_frame+empty_moov"})
     tagged = costly_headers.id3(
         *(costly_headers.id3_frame(b"TXXX", b"\0%d\0b" % number) for number in range(500)),
@@ -124,7 +124,7 @@ def test_what_honest_files_list_stays_below_the_limits() -> None:
     check_header_counts(costly_headers.transport(3, repeats=60), Limits())
 
 
-def test_bounds_of_lists_grow_with_the_longest_duration() -> None:
+def test_limits_of_lists_scale_with_the_duration_limit() -> None:
     data = mp4(track(MANY))
     check_tables(data, Limits(max_duration_s=300))
     with pytest.raises(TooLarge):
@@ -145,7 +145,7 @@ def test_samples_count_once_for_each_edit(samples: int, edits: int) -> None:
 
 @given(st.binary(max_size=200), st.integers(0, 900))
 @settings(max_examples=200, deadline=None)
-def test_any_headers_are_walked_to_an_end(noise: bytes, at: int) -> None:
+def test_parsing_any_headers_terminates(noise: bytes, at: int) -> None:
     files = (
         mp4(track(edits=edit_list(3)), after=costly_headers.fragment(3)),
         costly_headers.matroska_tags(3),
@@ -185,9 +185,7 @@ def repeated(packets: list[Packet], times: int) -> list[Packet]:
         ("mp4", "mpeg4", {}),
     ],
 )
-def test_frames_that_change_nothing_count_as_frames(
-    kind: str, codec: str, encoder: dict[str, str]
-) -> None:
+def test_frames_without_changes_count(kind: str, codec: str, encoder: dict[str, str]) -> None:
     frames = [made.quadrants()] * 10
     like = made.clip(kind, codec, frames, range(0, 1000, 100), group=100, encoder=encoder)
     data = made.packed(kind, repeated(made.packets_of(like), 20), like=like)
@@ -199,7 +197,7 @@ def test_frames_that_change_nothing_count_as_frames(
         read_clip(data, 4, limits=Limits(max_decoded_pixels=count // 2 * 64 * 48))
 
 
-def test_a_minute_of_full_high_definition_is_decoded() -> None:
+def test_a_minute_of_full_hd_is_decoded() -> None:
     assert Limits.max_decoded_pixels > 60 * 60 * 1920 * 1080
     assert Limits.max_decoded_pixels > 60 * 30 * 3840 * 2160
 
@@ -227,7 +225,7 @@ ZTXT = costly.chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(9 * MIB), 9))
     ],
     ids=["scans", "texts", "surplus"],
 )
-def test_pictures_in_a_film_count_together(
+def test_pictures_in_a_video_count_together(
     codec: str, picture: bytes, limits: Limits, what: str
 ) -> None:
     assert read_clip(film_of(codec, [picture]), 1, limits=limits).pictures is not None
@@ -236,7 +234,7 @@ def test_pictures_in_a_film_count_together(
 
 
 @pytest.mark.parametrize("size", [(70_000, 70_000), (5760, 5760)])
-def test_an_apng_is_not_inflated_to_learn_that_it_is_too_large(size: tuple[int, int]) -> None:
+def test_an_apng_that_is_too_large_is_refused_before_inflating(size: tuple[int, int]) -> None:
     width, height = size
     head = costly.chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0))
     control = costly.chunk(
@@ -249,7 +247,7 @@ def test_an_apng_is_not_inflated_to_learn_that_it_is_too_large(size: tuple[int, 
         read_clip(data, 1)
 
 
-def test_texts_of_a_png_are_bounded() -> None:
+def test_texts_of_a_png_are_limited() -> None:
     texts = (costly.chunk(b"tEXt", b"%06d\0a" % number) for number in range(2001))
     with pytest.raises(TooLarge, match="2000 texts"):
         read_clip(costly.apng(8, 8, 2)[:-12] + b"".join(texts), 1)

@@ -1,4 +1,4 @@
-"""Picture files: kinds, colours, orientation, and what is refused before it is decoded."""
+"""Picture files: formats, colours, orientation, and limits before decoding."""
 
 from __future__ import annotations
 
@@ -81,19 +81,19 @@ def with_alpha(picture: Bytes, alpha: int | Bytes) -> Bytes:
     return np.dstack([picture, full])
 
 
-def differs_by(found: Bytes, expected: Bytes) -> float:
-    assert found.shape == expected.shape
-    return float(np.abs(found.astype(int) - expected.astype(int)).mean())
+def differs_by(decoded: Bytes, expected: Bytes) -> float:
+    assert decoded.shape == expected.shape
+    return float(np.abs(decoded.astype(int) - expected.astype(int)).mean())
 
 
 # --- kinds and colours ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_picture_becomes_rgb(kind: str) -> None:
-    found = read_picture(file(kind, quadrants()))
-    assert found.dtype == np.uint8
-    assert differs_by(found, quadrants()) < (4 if kind in (".jpg", ".avif") else 2)
+def test_every_picture_format_becomes_rgb(kind: str) -> None:
+    decoded = read_picture(file(kind, quadrants()))
+    assert decoded.dtype == np.uint8
+    assert differs_by(decoded, quadrants()) < (4 if kind in (".jpg", ".avif") else 2)
 
 
 def test_a_progressive_jpeg_is_read_like_a_baseline_one() -> None:
@@ -105,9 +105,9 @@ def test_a_progressive_jpeg_is_read_like_a_baseline_one() -> None:
 @pytest.mark.parametrize("kind", [".jpg", ".png", ".bmp", ".tiff"])
 def test_grey_becomes_three_equal_channels(kind: str) -> None:
     ramp = np.tile(np.arange(0, 256, 4, np.uint8), (32, 1))
-    found = read_picture(file(kind, ramp))
-    assert found.shape == (32, 64, 3)
-    assert differs_by(found, np.dstack([ramp] * 3)) < 2
+    decoded = read_picture(file(kind, ramp))
+    assert decoded.shape == (32, 64, 3)
+    assert differs_by(decoded, np.dstack([ramp] * 3)) < 2
 
 
 @pytest.mark.parametrize("kind", [".png", ".tiff"])
@@ -115,9 +115,9 @@ def test_grey_becomes_three_equal_channels(kind: str) -> None:
 def test_sixteen_bits_become_eight(kind: str, channels: int) -> None:
     values = np.linspace(0, 65_535, 64).astype(np.uint16)
     picture = np.tile(values[None, :, None], (32, 1, channels)).squeeze()
-    found = read_picture(file(kind, picture))
+    decoded = read_picture(file(kind, picture))
     expected = np.dstack([np.tile(values / 257, (32, 1))] * 3)
-    assert np.abs(found - expected).max() <= 1
+    assert np.abs(decoded - expected).max() <= 1
 
 
 def test_sixteen_bits_with_alpha_become_eight() -> None:
@@ -129,43 +129,43 @@ def test_sixteen_bits_with_alpha_become_eight() -> None:
 def test_a_palette_is_looked_up() -> None:
     palette = chunk(b"PLTE", bytes([200, 10, 20, 30, 220, 40]))
     rows = b"\x00\x00\x00\x01\x01" * 4
-    found = read_picture(png(4, 4, 8, 3, rows, palette))
-    assert found[0, 0].tolist() == [200, 10, 20]
-    assert found[0, 3].tolist() == [30, 220, 40]
+    decoded = read_picture(png(4, 4, 8, 3, rows, palette))
+    assert decoded[0, 0].tolist() == [200, 10, 20]
+    assert decoded[0, 3].tolist() == [30, 220, 40]
 
 
 def test_one_bit_is_black_or_white() -> None:
-    found = read_picture(png(8, 2, 1, 0, b"\x00\xf0\x00\x0f"))
-    assert found[:, :, 0].tolist() == [[255] * 4 + [0] * 4, [0] * 4 + [255] * 4]
+    decoded = read_picture(png(8, 2, 1, 0, b"\x00\xf0\x00\x0f"))
+    assert decoded[:, :, 0].tolist() == [[255] * 4 + [0] * 4, [0] * 4 + [255] * 4]
 
 
 @pytest.mark.parametrize("kind", [".png", ".webp"])
-def test_dark_ink_on_nothing_is_shown_on_white(kind: str) -> None:
+def test_dark_colours_are_composited_over_white(kind: str) -> None:
     alpha = np.zeros((40, 40), np.uint8)
     alpha[10:30, 10:30] = 255
-    found = read_picture(file(kind, with_alpha(np.full((40, 40, 3), 20, np.uint8), alpha)))
-    assert found[0, 0].tolist() == [255, 255, 255]
-    assert found[20, 20].tolist() == [20, 20, 20]
+    decoded = read_picture(file(kind, with_alpha(np.full((40, 40, 3), 20, np.uint8), alpha)))
+    assert decoded[0, 0].tolist() == [255, 255, 255]
+    assert decoded[20, 20].tolist() == [20, 20, 20]
 
 
-def test_light_ink_on_nothing_is_shown_on_black() -> None:
+def test_light_colours_are_composited_over_black() -> None:
     alpha = np.zeros((40, 40), np.uint8)
     alpha[10:30, 10:30] = 255
-    found = read_picture(file(".png", with_alpha(np.full((40, 40, 3), 240, np.uint8), alpha)))
-    assert found[0, 0].tolist() == [0, 0, 0]
-    assert found[20, 20].tolist() == [240, 240, 240]
+    decoded = read_picture(file(".png", with_alpha(np.full((40, 40, 3), 240, np.uint8), alpha)))
+    assert decoded[0, 0].tolist() == [0, 0, 0]
+    assert decoded[20, 20].tolist() == [240, 240, 240]
 
 
-def test_half_transparent_ink_is_mixed_with_the_paper() -> None:
-    found = read_picture(file(".png", with_alpha(np.full((8, 8, 3), 55, np.uint8), 127)))
-    assert np.abs(found.astype(int) - 155).max() <= 1
+def test_half_transparent_colours_are_blended_with_the_background() -> None:
+    decoded = read_picture(file(".png", with_alpha(np.full((8, 8, 3), 55, np.uint8), 127)))
+    assert np.abs(decoded.astype(int) - 155).max() <= 1
 
 
-def test_a_transparent_colour_of_a_palette_shows_the_paper() -> None:
+def test_a_transparent_palette_colour_shows_the_background() -> None:
     palette = chunk(b"PLTE", bytes([0, 0, 0, 10, 10, 10]))
     see_through = chunk(b"tRNS", b"\x00")
-    found = read_picture(png(4, 1, 8, 3, b"\x00\x00\x00\x01\x01", palette, see_through))
-    assert found[0, :, 0].tolist() == [255, 255, 10, 10]
+    decoded = read_picture(png(4, 1, 8, 3, b"\x00\x00\x00\x01\x01", palette, see_through))
+    assert decoded[0, :, 0].tolist() == [255, 255, 10, 10]
 
 
 # --- what OpenCV would hand over otherwise -------------------------------------------------
@@ -180,15 +180,15 @@ def test_floats_are_from_0_to_1_or_to_the_largest(
     ramp = np.tile(np.linspace(0, white, 52)[None, :, None], (8, 1, channels))
     if channels == 4:
         ramp[..., 3] = 1
-    found = read_picture(file(".tiff", ramp.squeeze().astype(dtype)))
+    decoded = read_picture(file(".tiff", ramp.squeeze().astype(dtype)))
     expected = np.tile(np.arange(0, 256, 5), (8, 1))
-    assert np.abs(found - expected[..., None]).max() <= 1
+    assert np.abs(decoded - expected[..., None]).max() <= 1
     half = read_picture(file(".tiff", np.full((8, 8), 0.5, dtype)))
     assert (half == 128).all()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_floats_that_are_no_numbers_are_unusable(value: float) -> None:
+def test_nan_and_infinite_floats_are_unusable(value: float) -> None:
     picture = np.zeros((8, 8, 3), np.float32)
     picture[3, 3, 1] = value
     with pytest.raises(Unusable, match="NaN"):
@@ -213,18 +213,18 @@ def _strip(samples: NDArray[np.generic], **tags: int) -> bytes:
 
 @pytest.mark.parametrize("extra", [1, 2], ids=["associated", "unassociated"])
 @pytest.mark.parametrize("bits", [8, 16])
-def test_a_transparent_tiff_shows_the_paper(bits: int, extra: int) -> None:
+def test_a_transparent_tiff_shows_the_background(bits: int, extra: int) -> None:
     ink, alpha = np.array([200, 40, 30]), np.array([0, 128, 255])
     coloured = ink * alpha[:, None] / 255 if extra == 1 else np.tile(ink, (3, 1))
     row = np.column_stack([coloured, alpha])
     unit = 1 if bits == 8 else 257
     samples = np.rint(np.tile(row, (4, 1, 1)) * unit).astype(f"<u{bits // 8}")
-    found = read_picture(_strip(samples, t338=extra)).astype(int)
-    np.testing.assert_allclose(found[0, :, 0], [255, 227, 200], atol=2)
-    np.testing.assert_allclose(found[0, :, 2], [255, 142, 30], atol=2)
+    decoded = read_picture(_strip(samples, t338=extra)).astype(int)
+    np.testing.assert_allclose(decoded[0, :, 0], [255, 227, 200], atol=2)
+    np.testing.assert_allclose(decoded[0, :, 2], [255, 142, 30], atol=2)
 
 
-def test_integers_that_do_not_tell_what_is_white_are_refused_with_what_is_read() -> None:
+def test_signed_integers_are_refused_with_the_supported_types() -> None:
     samples = np.zeros((4, 4, 1), "<i4")
     with pytest.raises(Unusable, match="8 and 16 bits and floats are"):
         read_picture(_strip(samples, t339=2))
@@ -233,7 +233,7 @@ def test_integers_that_do_not_tell_what_is_white_are_refused_with_what_is_read()
 
 
 @pytest.mark.parametrize("transform", [0, 2], ids=["CMYK", "YCCK"])
-def test_a_jpeg_of_four_inks_is_not_inverted(transform: int) -> None:
+def test_a_cmyk_jpeg_is_not_inverted(transform: int) -> None:
     image = pytest.importorskip("PIL.Image", reason="only Pillow writes JPEGs of four inks")
     inks = 255 - quadrants().astype(np.float64)
     if transform:  # the file has the luma and chroma of its inks
@@ -251,12 +251,12 @@ def test_a_jpeg_of_four_inks_is_not_inverted(transform: int) -> None:
 
 
 @pytest.mark.parametrize("depth", [8, 10, 12])
-def test_every_depth_of_avif_and_its_alpha_are_read(depth: int) -> None:
+def test_every_bit_depth_and_alpha_of_avif_are_read(depth: int) -> None:
     picture = with_alpha(np.full((16, 16, 3), 40, np.uint8), 128)
     deep = picture if depth == 8 else np.asarray(picture.astype(np.uint16) * 257 >> 16 - depth)
     best = (cv2.IMWRITE_AVIF_DEPTH, depth, cv2.IMWRITE_AVIF_QUALITY, 100)
-    found = read_picture(file(".avif", deep, *best))
-    assert np.abs(found.astype(int) - 147).max() <= 2
+    decoded = read_picture(file(".avif", deep, *best))
+    assert np.abs(decoded.astype(int) - 147).max() <= 2
     opaque = np.ascontiguousarray(deep[..., :3])
     assert np.abs(read_picture(file(".avif", opaque, *best)).astype(int) - 40).max() <= 2
 
@@ -273,14 +273,14 @@ TURNS: dict[tuple[int, int | None], Callable[[Bytes], Bytes]] = {
 
 
 @pytest.mark.parametrize("turn", TURNS)
-def test_the_turn_and_the_mirror_of_an_avif_are_done(turn: tuple[int, int | None]) -> None:
+def test_rotation_and_mirror_of_avif_are_applied(turn: tuple[int, int | None]) -> None:
     data = file(".avif", quadrants())
     angle, mirror = turn
     boxes = b"\0\0\0\x09irot" + bytes([angle])
     boxes += b"" if mirror is None else b"\0\0\0\x09imir" + bytes([mirror])
-    found = read_picture(_described(data, boxes))
-    assert found.flags.c_contiguous
-    assert differs_by(found, TURNS[turn](quadrants())) < 4
+    decoded = read_picture(_described(data, boxes))
+    assert decoded.flags.c_contiguous
+    assert differs_by(decoded, TURNS[turn](quadrants())) < 4
 
 
 def _described(avif: bytes, more: bytes) -> bytes:
@@ -325,11 +325,11 @@ def _png(orientation: int, alpha: bool) -> bytes:
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 @pytest.mark.parametrize("kind", ["jpeg", "png", "png with alpha"])
-def test_the_exif_orientation_is_undone(kind: str, orientation: int) -> None:
+def test_the_exif_orientation_is_applied(kind: str, orientation: int) -> None:
     data = _jpeg(orientation) if kind == "jpeg" else _png(orientation, kind.endswith("alpha"))
-    found = read_picture(data)
-    assert found.flags.c_contiguous
-    assert differs_by(found, ORIENTATIONS[orientation](quadrants())) < 4
+    decoded = read_picture(data)
+    assert decoded.flags.c_contiguous
+    assert differs_by(decoded, ORIENTATIONS[orientation](quadrants())) < 4
 
 
 # --- what is refused -----------------------------------------------------------------------
@@ -403,7 +403,7 @@ def test_a_png_chunk_that_claims_gigabytes_is_refused_before_decoding(
         read_picture(data[:at] + b"\xfe\x00\x00\x00" + data[at + 4 :])
 
 
-def test_the_limit_of_pixels_is_the_caller_s() -> None:
+def test_the_caller_sets_the_limit_of_pixels() -> None:
     data = file(".png", quadrants(48, 64))
     assert read_picture(data, limits=Limits(max_pixels=48 * 64)).shape == (48, 64, 3)
     with pytest.raises(TooLarge, match="64 x 48"):
@@ -413,14 +413,14 @@ def test_the_limit_of_pixels_is_the_caller_s() -> None:
 @pytest.mark.parametrize(
     "data", [b"hello, this is no picture", bytes(64), b"\x89PNG\r\n\x00", b"%PDF-1.7", b"<svg/>"]
 )
-def test_what_is_no_picture_is_an_unknown_format(data: bytes) -> None:
+def test_a_file_that_is_not_a_picture_is_an_unknown_format(data: bytes) -> None:
     with pytest.raises(UnknownFormat, match="JPEG, PNG, WebP"):
         read_picture(data)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_a_picture_that_was_cut_short_is_unusable(kind: str, share: float) -> None:
+def test_a_truncated_picture_is_unusable(kind: str, share: float) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     data = file(kind, noise)
     with pytest.raises(Unusable, match="damaged or truncated"):
@@ -442,7 +442,7 @@ def test_jpegs_made_to_break_a_decoder_are_unusable(shared: Path) -> None:
         read_picture((shared / "media/heapbof.png").read_bytes())
 
 
-def test_good_pictures_of_others_are_read(shared: Path) -> None:
+def test_valid_third_party_pictures_are_read(shared: Path) -> None:
     gradient = read_picture((shared / "media/gradient.jpg").read_bytes())
     assert gradient.shape == (720, 1280, 3)
     assert gradient.std() > 30
@@ -470,7 +470,7 @@ HEADS = [
 
 @given(head=st.sampled_from([b"", *HEADS, b"BM\x40\0\0\0\0\0\0\0"]), rest=st.binary(max_size=200))
 @settings(max_examples=200, deadline=None)
-def test_any_bytes_are_a_picture_or_a_media_error(head: bytes, rest: bytes) -> None:
+def test_any_bytes_are_a_picture_or_raise_a_media_error(head: bytes, rest: bytes) -> None:
     try:
         picture = read_picture(head + rest)
     except MediaError:
@@ -481,7 +481,7 @@ def test_any_bytes_are_a_picture_or_a_media_error(head: bytes, rest: bytes) -> N
 
 @given(data=st.data())
 @settings(max_examples=200, deadline=None)
-def test_a_damaged_picture_is_a_picture_or_a_media_error(data: st.DataObject) -> None:
+def test_a_damaged_picture_is_decoded_or_raises_a_media_error(data: st.DataObject) -> None:
     broken = damaged(data, _whole(), flips=6)
     try:
         picture = read_picture(broken)

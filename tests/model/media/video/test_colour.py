@@ -22,7 +22,7 @@ Values = NDArray[np.float64]
 #: Matrices: FFmpeg's number, and the weights of red and blue in luma.
 BT601, BT709, BT2020 = (6, 0.299, 0.114), (1, 0.2126, 0.0722), (9, 0.2627, 0.0593)
 #: FFmpeg's numbers of ranges, primaries and curves.
-LIMITED, FULL, UNTOLD = 1, 2, 2
+LIMITED, FULL, UNSPECIFIED = 1, 2, 2
 PQ, HLG = 16, 18
 SIZE = 16  # of each patch
 PATCHES = np.array(
@@ -43,8 +43,8 @@ class Tags:
 
     matrix: int
     colour_range: int = LIMITED
-    curve: int = UNTOLD
-    primaries: int = UNTOLD
+    curve: int = UNSPECIFIED
+    primaries: int = UNSPECIFIED
 
     def put_on(self, target: av.VideoFrame | av.VideoCodecContext) -> None:
         target.colorspace, target.color_range = self.matrix, self.colour_range
@@ -62,10 +62,10 @@ def planes(rgb: Values, weights: tuple[float, float], bits: int, full: bool) -> 
     chroma = [(rgb[..., 2] - luma) / (2 - 2 * blue), (rgb[..., 0] - luma) / (2 - 2 * red)]
     unit, top = 2 ** (bits - 8), 2**bits - 1
     if full:
-        found = [luma * top, *(128 * unit + part * top for part in chroma)]
+        decoded = [luma * top, *(128 * unit + part * top for part in chroma)]
     else:
-        found = [16 * unit + 219 * unit * luma, *(unit * (128 + 224 * part) for part in chroma)]
-    return np.clip(np.rint(found), 0, top).astype(np.uint16)
+        decoded = [16 * unit + 219 * unit * luma, *(unit * (128 + 224 * part) for part in chroma)]
+    return np.clip(np.rint(decoded), 0, top).astype(np.uint16)
 
 
 def coded(yuv: NDArray[np.uint16], bits: int, tags: Tags, *, sound: Floats | None = None) -> bytes:
@@ -90,9 +90,9 @@ def coded(yuv: NDArray[np.uint16], bits: int, tags: Tags, *, sound: Floats | Non
             output.mux(video.encode(frame))
         output.mux(video.encode(None))
         if audio is not None and sound is not None:
-            heard = av.AudioFrame.from_ndarray(sound, format="flt", layout="mono")
-            heard.sample_rate, heard.pts = 8000, 0
-            output.mux([*audio.encode(heard), *audio.encode(None)])
+            block = av.AudioFrame.from_ndarray(sound, format="flt", layout="mono")
+            block.sample_rate, block.pts = 8000, 0
+            output.mux([*audio.encode(block), *audio.encode(None)])
     return file.getvalue()
 
 
@@ -119,9 +119,9 @@ def pq(nits: Values) -> Values:
 
 def hlg(nits: Values) -> Values:
     """ITU-R BT.2100 for a display of 1000 cd/m²: back through its system gamma, then its curve."""
-    shown = np.clip(nits / 1000, 0, 1)
-    luminance = np.maximum(shown @ (0.2627, 0.6780, 0.0593), 1e-9)[..., None]
-    scene = np.clip(shown * luminance ** (1 / 1.2 - 1), 0, 1)
+    displayed = np.clip(nits / 1000, 0, 1)
+    luminance = np.maximum(displayed @ (0.2627, 0.6780, 0.0593), 1e-9)[..., None]
+    scene = np.clip(displayed * luminance ** (1 / 1.2 - 1), 0, 1)
     a, b, c = 0.17883277, 0.28466892, 0.55991073
     bright = a * np.log(np.maximum(12 * scene - b, 1e-9)) + c
     return np.where(scene <= 1 / 12, np.sqrt(3 * scene), bright)
@@ -136,32 +136,32 @@ CURVES = {PQ: pq, HLG: hlg}
 @pytest.mark.parametrize("bits", [8, 10, 12])
 @pytest.mark.parametrize("colour_range", [LIMITED, FULL])
 @pytest.mark.parametrize("matrix", [BT601, BT709, BT2020])
-def test_the_matrix_and_the_range_that_a_file_tells_are_undone(
+def test_matrix_and_range_are_converted(
     matrix: tuple[int, float, float], colour_range: int, bits: int
 ) -> None:
     yuv = planes(large(PATCHES) / 255, matrix[1:], bits, colour_range == FULL)
-    found = patches_of(coded(yuv, bits, Tags(matrix[0], colour_range)))
-    assert np.abs(found - PATCHES).max() <= 2
+    decoded = patches_of(coded(yuv, bits, Tags(matrix[0], colour_range)))
+    assert np.abs(decoded - PATCHES).max() <= 2
 
 
 @pytest.mark.parametrize(("size", "matrix"), [(SIZE, BT601), (colour._HD_HEIGHT // 2, BT709)])
-def test_a_matrix_that_is_not_told_is_that_of_the_size(
+def test_an_unspecified_matrix_depends_on_the_size(
     size: int, matrix: tuple[int, float, float]
 ) -> None:
     yuv = planes(large(PATCHES, size) / 255, matrix[1:], 8, False)
-    assert np.abs(patches_of(coded(yuv, 8, Tags(UNTOLD))) - PATCHES).max() <= 2
+    assert np.abs(patches_of(coded(yuv, 8, Tags(UNSPECIFIED))) - PATCHES).max() <= 2
 
 
 @pytest.mark.parametrize("matrix", [8, 10, 14], ids=["YCgCo", "BT.2020 CL", "ICtCp"])
-def test_a_matrix_that_is_not_undone_is_named_and_the_sound_kept(matrix: int) -> None:
+def test_an_unsupported_matrix_is_named_and_the_sound_returned(matrix: int) -> None:
     yuv = planes(large(PATCHES) / 255, BT601[1:], 8, False)
-    found = read_clip(coded(yuv, 8, Tags(matrix), sound=tone(0.1, 8000)), 1)
-    assert found.pictures is None
+    decoded = read_clip(coded(yuv, 8, Tags(matrix), sound=tone(0.1, 8000)), 1)
+    assert decoded.pictures is None
     assert (
         f"the colours of its picture are not supported (yuv444p, colour matrix {matrix}); RGB"
-        in str(found.pictures_problem)
+        in str(decoded.pictures_problem)
     )
-    assert found.sound is not None
+    assert decoded.sound is not None
     with pytest.raises(Unusable, match="colours of its picture are not supported"):
         read_clip(coded(yuv, 8, Tags(matrix)), 1)
 
@@ -169,26 +169,26 @@ def test_a_matrix_that_is_not_undone_is_named_and_the_sound_kept(matrix: int) ->
 # --- HDR -----------------------------------------------------------------------------------
 
 
-def hdr(shown: Values, curve: int) -> bytes:
+def hdr(displayed: Values, curve: int) -> bytes:
     """Linear sRGB [h, w, 3], paper white at 203 cd/m² being 1, as 10 bits in BT.2020."""
-    values = CURVES[curve](203 * shown @ SRGB_TO_2020.T)
+    values = CURVES[curve](203 * displayed @ SRGB_TO_2020.T)
     return coded(planes(values, BT2020[1:], 10, False), 10, Tags(9, LIMITED, curve, 9))
 
 
 @pytest.mark.parametrize("curve", CURVES)
 def test_hdr_looks_like_the_scene_in_sdr(curve: int) -> None:
-    found = patches_of(hdr(light(large(PATCHES)), curve))
-    assert np.abs(found - PATCHES).max() <= 4
+    decoded = patches_of(hdr(light(large(PATCHES)), curve))
+    assert np.abs(decoded - PATCHES).max() <= 4
 
 
 @pytest.mark.parametrize("curve", CURVES)
 def test_highlights_of_hdr_are_compressed_and_keep_their_hue(curve: int) -> None:
     stops = np.linspace(0, 3, 8)
     grey = np.repeat(stops.reshape(2, 4, 1), 3, axis=2)
-    found = patches_of(hdr(large(grey).astype(np.float64), curve))
-    assert (np.diff(found[..., 0].ravel()) >= 0).all()
-    assert found[0, 0].max() == 0
-    assert found[1, 3].min() == 255
+    decoded = patches_of(hdr(large(grey).astype(np.float64), curve))
+    assert (np.diff(decoded[..., 0].ravel()) >= 0).all()
+    assert decoded[0, 0].max() == 0
+    assert decoded[1, 3].min() == 255
     white = patches_of(hdr(np.ones((2 * SIZE, 4 * SIZE, 3)), curve))
     assert 240 <= white.min() <= white.max() <= 250
     orange = patches_of(hdr(large(np.full((2, 4, 3), (4.0, 1.0, 0.1))).astype(np.float64), curve))
@@ -196,7 +196,7 @@ def test_highlights_of_hdr_are_compressed_and_keep_their_hue(curve: int) -> None
     assert orange[0, 0, 1] == pytest.approx(137, abs=4)  # a quarter of the red's light
 
 
-def test_wide_colours_without_hdr_are_brought_to_srgb() -> None:
+def test_wide_gamut_without_hdr_is_converted_to_srgb() -> None:
     values = np.clip(light(large(PATCHES)) @ SRGB_TO_2020.T, 0, 1)
     values = np.where(values <= 0.0031308, 12.92 * values, 1.055 * values ** (1 / 2.4) - 0.055)
     data = coded(planes(values, BT2020[1:], 10, False), 10, Tags(9, LIMITED, 14, 9))
@@ -232,7 +232,7 @@ def transparent(ink: int, alpha: Bytes, codec: str, pixels: str) -> Bytes:
 @pytest.mark.parametrize(
     ("codec", "pixels"), [("qtrle", "argb"), ("png", "rgba"), ("prores_ks", "yuva444p10le")]
 )
-def test_what_is_transparent_in_a_video_shows_the_paper(codec: str, pixels: str) -> None:
+def test_transparent_video_is_composited(codec: str, pixels: str) -> None:
     alpha = np.zeros((48, 64), np.uint8)
     alpha[:, 16:] = 128
     alpha[:, 32:] = 255
@@ -242,6 +242,6 @@ def test_what_is_transparent_in_a_video_shows_the_paper(codec: str, pixels: str)
     np.testing.assert_allclose(light_ink, [0, 110, 220, 220], atol=3)
 
 
-def test_alpha_that_nobody_filled_in_hides_nothing() -> None:
-    found = transparent(120, np.zeros((48, 64), np.uint8), "rawvideo", "argb")
-    assert np.abs(found.astype(int) - 120).max() <= 1
+def test_an_unused_alpha_channel_is_ignored() -> None:
+    decoded = transparent(120, np.zeros((48, 64), np.uint8), "rawvideo", "argb")
+    assert np.abs(decoded.astype(int) - 120).max() <= 1

@@ -1,4 +1,4 @@
-"""A small file that asks for much is refused before it costs its decoder time."""
+"""Small files that require much work are refused before they are decoded."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ INFLATED: dict[str, Callable[[int], bytes]] = {
     ],
     ids=["gif", "apng", "scans", "texts", "texts-behind", "pixels", "apng-pixels"],
 )
-def test_what_a_few_bytes_ask_for_is_bounded(data: bytes, what: str) -> None:
+def test_the_work_that_a_few_bytes_require_is_limited(data: bytes, what: str) -> None:
     with pytest.raises(TooLarge, match=what):
         read_clip(data, 4)
 
@@ -59,7 +59,7 @@ def test_the_limits_can_be_raised() -> None:
         assert clip.pictures is not None
 
 
-def test_honest_files_stay_far_below_the_limits() -> None:
+def test_ordinary_files_stay_far_below_the_limits() -> None:
     for data in (costly.gif(480, 270, 300), costly.apng(512, 512, 180)):
         clip = read_clip(data, 4)
         assert clip.pictures is not None
@@ -72,7 +72,7 @@ def test_honest_files_stay_far_below_the_limits() -> None:
 
 @given(st.sampled_from(sorted(INFLATED)), st.integers(0, 300_000), st.integers(1, 4))
 @settings(max_examples=60, deadline=None)
-def test_what_chunks_inflate_to_counts_exactly(kind: str, length: int, count: int) -> None:
+def test_inflated_bytes_of_chunks_count_exactly(kind: str, length: int, count: int) -> None:
     data = costly.png(INFLATED[kind](length) * count)
     png.check_inflated(data, Limits(max_inflated_bytes=length * count))
     if length:
@@ -87,7 +87,7 @@ def test_what_chunks_inflate_to_counts_exactly(kind: str, length: int, count: in
     st.integers(0, 8),
 )
 @settings(max_examples=60, deadline=None)
-def test_the_pixels_of_a_whole_picture_are_no_surplus(
+def test_the_pixels_of_a_complete_picture_are_not_surplus(
     width: int, height: int, form: tuple[int, int], level: int
 ) -> None:
     color, depth = form
@@ -112,7 +112,7 @@ def test_scans_count_exactly(scans: int, most: int) -> None:
             jpeg.check_scans(data, 64, 64, limits)
 
 
-def test_scans_of_a_thumbnail_and_behind_the_end_do_not_count() -> None:
+def test_scans_of_a_thumbnail_or_behind_the_end_do_not_count() -> None:
     hidden = costly.jpeg(8, 8, 20)
     data = costly.jpeg(64, 64, 0)
     data = data[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(hidden)) + hidden + data[2:] + hidden
@@ -122,7 +122,7 @@ def test_scans_of_a_thumbnail_and_behind_the_end_do_not_count() -> None:
 
 @given(st.binary(max_size=200), st.integers(0, 400))
 @settings(max_examples=200, deadline=None)
-def test_any_bytes_are_walked_to_an_end(noise: bytes, at: int) -> None:
+def test_parsing_any_bytes_terminates(noise: bytes, at: int) -> None:
     for data in (costly.png(INFLATED["iTXt"](20)), costly.jpeg(16, 16, 2)):
         damaged = data[:at] + noise + data[at:]
         jpeg.read_size(damaged)
@@ -131,25 +131,25 @@ def test_any_bytes_are_walked_to_an_end(noise: bytes, at: int) -> None:
         png.check_inflated(damaged, Limits())
 
 
-def test_chunks_and_segments_are_bounded() -> None:
+def test_chunks_and_segments_are_limited() -> None:
     with pytest.raises(TooLarge, match="100000 chunks"):
         read_picture(costly.png(costly.chunk(b"teXt", b"") * 100_001))
     with pytest.raises(TooLarge, match="100000 segments"):
         read_picture(b"\xff\xd8" + b"\xff\xfe\0\2" * 100_001)
 
 
-def test_ogg_pages_are_bounded() -> None:
+def test_ogg_pages_are_limited() -> None:
     with pytest.raises(TooLarge, match="100000 Ogg pages"):
         read_sound(b"OggS" * 200_000)
 
 
-def test_a_few_tags_before_a_file_are_passed_over_and_many_are_not() -> None:
+def test_a_few_leading_tags_are_skipped_and_many_are_not() -> None:
     tag, wav = b"ID3\4" + bytes(6), made.sound_file(made.tone(0.1, 8000), 8000, "WAV")
     assert read_sound(tag * 3 + wav).sample_rate == 8000
     assert strip_leading_tags(tag * 5000 + wav).startswith(tag)
 
 
-def test_a_clip_without_pictures_asked_for_is_not_composed() -> None:
+def test_pictures_that_are_not_requested_are_not_composed() -> None:
     clip = made.clip(sound=made.tone(0.5, 48_000))
     assert (
         read_clip(clip, 1, pictures=False, limits=Limits(max_composed_pixels=1)).sound is not None

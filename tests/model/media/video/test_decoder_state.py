@@ -1,4 +1,4 @@
-"""What earlier packets carry for later frames: the frames are as decoding in order shows them."""
+"""Palettes, extradata and parameter sets of skipped packets: frames equal decoding in order."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ def in_order(data: bytes) -> list[Bytes]:
         return [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
 
 
-def assert_as_in_order(data: bytes, wanted: int, threads: int = 1) -> None:
+def assert_as_in_order(data: bytes, count: int, threads: int = 1) -> None:
     every = in_order(data)
-    for part, picture in enumerate(pictures_of(data, wanted, threads).frames):
-        expected = every[int((part + 0.5) / wanted * len(every))]
+    for part, picture in enumerate(pictures_of(data, count, threads).frames):
+        expected = every[int((part + 0.5) / count * len(every))]
         assert picture.shape == expected.shape
         assert np.abs(picture.astype(int) - expected.astype(int)).mean() < 1
 
@@ -98,28 +98,28 @@ def screens(draw: st.DrawFn, pixels: str, may_change: bool) -> list[av.VideoFram
     return frames
 
 
-@given(data=st.data(), wanted=st.integers(1, 9), threads=st.sampled_from([1, 3]))
+@given(data=st.data(), count=st.integers(1, 9), threads=st.sampled_from([1, 3]))
 @settings(max_examples=60, deadline=None)
-def test_screen_recordings_are_as_decoding_in_order_shows_them(
-    data: st.DataObject, wanted: int, threads: int
+def test_screen_recordings_equal_decoding_in_order(
+    data: st.DataObject, count: int, threads: int
 ) -> None:
     kind, codec, pixels = data.draw(st.sampled_from(SCREENS))
     # AVI's muxer alone writes a palette that changes.
     frames = data.draw(screens(pixels, may_change=(kind, codec) == ("avi", "rawvideo")))
     recording = film(kind, codec, frames, group=data.draw(st.sampled_from([1, 4, 30])))
-    assert_as_in_order(recording, wanted, threads)
+    assert_as_in_order(recording, count, threads)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_a_palette_that_changes_in_mid_stream_holds_for_the_frames_behind_it(threads: int) -> None:
+def test_a_palette_change_applies_to_the_following_frames(threads: int) -> None:
     palettes = np.zeros((2, 256, 4), np.uint8)
     palettes[:, 1] = (255, 200, 40, 30), (255, 30, 40, 200)
     picture = np.ones(SIZE, np.uint8)
     frames = [_screen("pal8", picture, palettes[int(number >= 5)]) for number in range(10)]
     data = film("avi", "rawvideo", frames)
     assert sum(packet.has_sidedata("palette") for packet in packets_of(data)) == 2
-    for wanted in range(1, 11):
-        assert_as_in_order(data, wanted, threads)
+    for count in range(1, 11):
+        assert_as_in_order(data, count, threads)
 
 
 def _new_extradata(packet: Packet, extradata: bytes) -> None:
@@ -168,23 +168,23 @@ def _joined(first: bytes, second: bytes) -> list[Packet]:
 
 @given(X264, X264, st.sampled_from([0, 2]), st.integers(1, 9), st.sampled_from([1, 3]))
 @settings(max_examples=25, deadline=None)
-def test_new_extradata_holds_for_the_frames_behind_it(
-    one: dict[str, int], other: dict[str, int], bframes: int, wanted: int, threads: int
+def test_new_extradata_applies_to_the_following_frames(
+    one: dict[str, int], other: dict[str, int], bframes: int, count: int, threads: int
 ) -> None:
     first, second = _recording(1, bframes=bframes, **one), _recording(2, bframes=bframes, **other)
     data = packed("flv", _joined(first, second), like=first)
     changed = sum(packet.has_sidedata("new_extradata") for packet in packets_of(data))
     assert changed == (one != other)
-    assert_as_in_order(data, wanted, threads)
+    assert_as_in_order(data, count, threads)
 
 
 def test_two_sample_descriptions_of_an_mp4_are_both_used(shared: Path) -> None:
     data = (shared / "cases/two_avcC.mp4").read_bytes()
     every = in_order(data)
-    for wanted, threads in product((1, 2, 3, 4, 7, 12), (1, 3)):
-        pictures = pictures_of(data, wanted, threads)
+    for count, threads in product((1, 2, 3, 4, 7, 12), (1, 3)):
+        pictures = pictures_of(data, count, threads)
         for part, picture in enumerate(pictures.frames):
-            expected = every[int((part + 0.5) / wanted * len(every))]
+            expected = every[int((part + 0.5) / count * len(every))]
             assert picture.shape == expected.shape
             assert np.abs(picture.astype(int) - expected.astype(int)).mean() < 1
 
@@ -202,7 +202,7 @@ _BLOCKS = [{"x265-params": f"log-level=none:ctu={size}"} for size in (16, 32)]
         *((kind, "libx265", _BLOCKS, (32, 33, 34)) for kind in ("mp4", "matroska")),
     ],
 )
-def test_parameter_sets_that_come_once_hold_for_the_frames_behind_them(
+def test_parameter_sets_that_occur_once_apply_to_the_following_frames(
     kind: str, codec: str, encoders: list[dict[str, str]], sets: tuple[int, ...], threads: int
 ) -> None:
     rng = np.random.default_rng(0)
@@ -217,12 +217,12 @@ def test_parameter_sets_that_come_once_hold_for_the_frames_behind_them(
         )
         for number, packet in enumerate(packets_of(recording)):
             kinds = {unit: _kind(unit, codec) for unit in units(bytes(packet))}
-            kept = [unit for unit, kind in kinds.items() if not number or kind not in sets]
-            packets.append(with_data(packet, b"".join(kept), shift=shift))
+            remaining = [unit for unit, kind in kinds.items() if not number or kind not in sets]
+            packets.append(with_data(packet, b"".join(remaining), shift=shift))
     data = packed(kind, packets, like=recordings[0])
     assert len(in_order(data)) == 56
-    for wanted in (1, 2, 5, 8, 13):
-        assert_as_in_order(data, wanted, threads)
+    for count in (1, 2, 5, 8, 13):
+        assert_as_in_order(data, count, threads)
 
 
 def _kind(unit: bytes, codec: str) -> int:
@@ -261,21 +261,21 @@ def _nearest(picture: Bytes, frames: list[Bytes]) -> int:
         ("mp4", "mpeg2video"),
     ],
 )
-def test_key_frames_that_are_none_are_noticed(kind: str, codec: str) -> None:
+def test_false_key_frame_flags_are_detected(kind: str, codec: str) -> None:
     frames, avi = _predicted(codec, group=9)
     packets = packets_of(avi)
     for packet in packets:
         packet.is_keyframe = True
     lying = packed(kind, packets, like=avi).replace(b"stss", b"free")  # without it, all are
     assert all(packet.is_keyframe for packet in packets_of(lying))
-    for wanted, threads in product((1, 2, 3, 7), (1, 3)):
-        pictures = pictures_of(lying, wanted, threads)
+    for count, threads in product((1, 2, 3, 7), (1, 3)):
+        pictures = pictures_of(lying, count, threads)
         numbers = [_nearest(picture, frames) for picture in pictures.frames]
-        assert numbers == [int((part + 0.5) / wanted * 28) for part in range(wanted)]
+        assert numbers == [int((part + 0.5) / count * 28) for part in range(count)]
 
 
 @pytest.mark.parametrize("codec", PREDICTED)
-def test_a_recording_that_begins_before_a_key_frame_shows_what_follows_that(codec: str) -> None:
+def test_a_recording_that_begins_before_a_key_frame_starts_at_it(codec: str) -> None:
     frames, data = _predicted(codec, group=9)
     cut = packed("avi", packets_of(data)[3:], like=data)
     numbers = [_nearest(picture, frames) for picture in pictures_of(cut, 12).frames]
@@ -284,7 +284,7 @@ def test_a_recording_that_begins_before_a_key_frame_shows_what_follows_that(code
 
 
 @pytest.mark.parametrize("codec", PREDICTED)
-def test_a_recording_without_any_key_frame_is_called_damaged(codec: str) -> None:
+def test_a_recording_without_any_key_frame_is_damaged(codec: str) -> None:
     _, data = _predicted(codec, group=300)
     cut = packed("avi", packets_of(data)[1:], like=data)
     with pytest.raises(Unusable, match=r"picture \(.*\) is damaged or empty"):
@@ -295,7 +295,7 @@ def test_a_recording_without_any_key_frame_is_called_damaged(codec: str) -> None
     st.sampled_from(["libx264", "mpeg4", "mpeg2video"]), st.integers(0, 27), st.integers(0, 9999)
 )
 @settings(max_examples=40, deadline=None)
-def test_frames_that_the_decoder_flags_as_damaged_are_not_taken(
+def test_frames_that_the_decoder_flags_as_damaged_are_discarded(
     codec: str, broken: int, seed: int
 ) -> None:
     rng = np.random.default_rng(5)

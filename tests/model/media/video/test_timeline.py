@@ -1,4 +1,4 @@
-"""When frames are shown: held ones, recordings that were joined, and time stamps that jump."""
+"""When frames are shown: held frames, concatenated recordings, jumps of time stamps."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def numbers_of(data: bytes, frames: int, limits: Limits = DEFAULTS) -> list[int]
     return [number_of(picture) for picture in pictures_of(data, frames, limits).frames]
 
 
-def centres(numbers: list[int], wanted: int) -> list[int]:
+def centres(numbers: list[int], count: int) -> list[int]:
     """Of frames that are each shown as long, those at the centres of equal parts."""
-    return [numbers[(2 * part + 1) * len(numbers) // (2 * wanted)] for part in range(wanted)]
+    return [numbers[(2 * part + 1) * len(numbers) // (2 * count)] for part in range(count)]
 
 
 def with_duration(matroska: bytes, milliseconds: float) -> bytes:
@@ -52,7 +52,7 @@ def with_duration(matroska: bytes, milliseconds: float) -> bytes:
 # --- the last frame ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("asked", [True, False])
+@pytest.mark.parametrize("reads_sound", [True, False])
 @pytest.mark.parametrize(
     ("kind", "codec", "sound_codec", "muxer"),
     [
@@ -66,12 +66,12 @@ def with_duration(matroska: bytes, milliseconds: float) -> bytes:
     ],
 )
 def test_the_last_frame_is_shown_until_the_sound_ends(
-    kind: str, codec: str, sound_codec: str, muxer: dict[str, str], asked: bool
+    kind: str, codec: str, sound_codec: str, muxer: dict[str, str], reads_sound: bool
 ) -> None:
     frames, times = [numbered(3), numbered(20)], [0, 100]
     sound = tone(2, 48_000)
     data = clip(kind, codec, frames, times, sound=sound, sound_codec=sound_codec, muxer=muxer)
-    pictures = read_clip(data, 4, sound=asked).pictures
+    pictures = read_clip(data, 4, sound=reads_sound).pictures
     assert pictures is not None
     assert [number_of(picture) for picture in pictures.frames] == [20] * 4
     assert pictures.times_s == pytest.approx([0.1] * 4, abs=0.03)  # AAC begins early
@@ -85,7 +85,7 @@ def test_the_last_frame_is_shown_until_the_header_says_that_the_clip_ends() -> N
 
 
 @pytest.mark.parametrize("hours", [0.02, 47, 1e12, float("inf"), float("nan")])
-def test_a_header_that_claims_more_than_the_limit_is_not_believed(hours: float) -> None:
+def test_a_header_duration_beyond_the_limit_is_ignored(hours: float) -> None:
     data = with_duration(clip("matroska", "libvpx"), hours * 3_600_000)
     assert numbers_of(data, 4) == [1, 3, 6, 8]
 
@@ -99,7 +99,7 @@ def test_a_header_that_claims_more_than_the_limit_is_not_believed(hours: float) 
         ("mp4", "libx264", {"movflags": "frag_every_frame+empty_moov"}),
     ],
 )
-def test_a_header_of_a_file_that_was_cut_short_is_not_believed(
+def test_the_header_duration_of_a_truncated_file_is_ignored(
     kind: str, codec: str, muxer: dict[str, str]
 ) -> None:
     rng = np.random.default_rng(0)
@@ -110,14 +110,14 @@ def test_a_header_of_a_file_that_was_cut_short_is_not_believed(
     assert times.count(times[-1]) <= 20 / len(set(times)) + 1  # as long as the others
 
 
-def test_the_padding_of_the_sound_holds_no_frame() -> None:
+def test_the_padding_of_the_sound_does_not_extend_the_last_frame() -> None:
     silent = clip("mp4", frames=[numbered(n) for n in range(28)])
     padded = clip("mp4", frames=[numbered(n) for n in range(28)], sound=tone(2.85, 48_000))
-    for wanted in range(1, 29):
-        assert numbers_of(padded, wanted) == numbers_of(silent, wanted)
+    for count in range(1, 29):
+        assert numbers_of(padded, count) == numbers_of(silent, count)
 
 
-def test_a_recorders_held_frame_is_as_if_it_had_been_repeated(shared: Path) -> None:
+def test_a_held_frame_equals_repeated_frames(shared: Path) -> None:
     held = (shared / "cases/held_last_frame.webm").read_bytes()
     repeated = (shared / "cases/held_last_frame_as_30_frames.webm").read_bytes()
     for one, other in zip(
@@ -130,9 +130,7 @@ def test_a_recorders_held_frame_is_as_if_it_had_been_repeated(shared: Path) -> N
 
 
 @pytest.mark.parametrize(("kind", "codec"), [("matroska", "libvpx"), ("mpegts", "libx264")])
-def test_a_frame_that_stands_while_the_sound_goes_on_is_shown_as_long(
-    kind: str, codec: str
-) -> None:
+def test_a_frame_is_held_through_a_pause_that_sound_covers(kind: str, codec: str) -> None:
     frames, times = [numbered(n) for n in (2, 9, 16, 23)], [0, 100, 8000, 8100]
     still = clip(kind, codec, frames, times)
     assert numbers_of(still, 4) == [2, 9, 16, 23]  # 7.9 s that nobody can have seen
@@ -141,13 +139,13 @@ def test_a_frame_that_stands_while_the_sound_goes_on_is_shown_as_long(
     assert numbers_of(spoken, 41)[-1] == 23
 
 
-def test_a_frame_whose_packet_says_so_stands_without_a_sound() -> None:
+def test_a_frame_is_held_for_its_packets_duration_without_sound() -> None:
     frames, times = [numbered(n) for n in (2, 9, 16, 23)], [0, 100, 8000, 8100]
     data = clip("mp4", frames=frames, times_ms=times, encoder={"bf": "0"})
     assert numbers_of(data, 4) == [9, 9, 9, 9]
 
 
-def test_what_stands_while_the_sound_goes_on_counts_as_time() -> None:
+def test_held_frames_count_towards_the_duration() -> None:
     frames, times = [numbered(n) for n in (2, 9)], [0, 7000]
     data = clip("matroska", "libvpx", frames, times, sound=tone(7, 48_000), sound_codec="libopus")
     with pytest.raises(TooLarge, match="longer than 6 s, by their time stamps"):
@@ -176,16 +174,16 @@ JOINABLE = [
     lengths=st.lists(st.integers(2, 9), min_size=2, max_size=3),
     late_ms=st.sampled_from([0, 0, 500, 90_000]),
     group=st.sampled_from([3, 12]),
-    wanted=st.integers(1, 12),
+    count=st.integers(1, 12),
     threads=st.sampled_from([1, 3]),
 )
 @settings(max_examples=50, deadline=None)
-def test_joined_recordings_follow_each_other(
+def test_concatenated_recordings_follow_each_other(
     joinable: tuple[str, str, dict[str, str]],
     lengths: list[int],
     late_ms: int,
     group: int,
-    wanted: int,
+    count: int,
     threads: int,
 ) -> None:
     kind, codec, encoder = joinable
@@ -199,19 +197,19 @@ def test_joined_recordings_follow_each_other(
         muxer = {"live": "1"} if kind in ("webm", "matroska") and len(lengths) > 2 else {}
         data += clip(kind, codec, frames, times, group=group, encoder=encoder, muxer=muxer)
         begin += length
-    assert numbers_of(data, wanted, Limits(threads=threads)) == centres(numbers, wanted)
+    assert numbers_of(data, count, Limits(threads=threads)) == centres(numbers, count)
 
 
 @pytest.mark.parametrize("lengths", [(10, 10), (12, 5), (5, 12)])
-def test_fragmented_mp4s_that_were_joined_follow_each_other(lengths: tuple[int, int]) -> None:
+def test_concatenated_fragmented_mp4s_follow_each_other(lengths: tuple[int, int]) -> None:
     numbers = list(range(sum(lengths)))
     parts = numbers[: lengths[0]], numbers[lengths[0] :]
     muxer = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
     data = b"".join(
         clip(frames=[numbered(n) for n in part], group=4, muxer=muxer) for part in parts
     )
-    for wanted, threads in product((1, 2, 3, 7), (1, 3)):
-        assert numbers_of(data, wanted, Limits(threads=threads)) == centres(numbers, wanted)
+    for count, threads in product((1, 2, 3, 7), (1, 3)):
+        assert numbers_of(data, count, Limits(threads=threads)) == centres(numbers, count)
 
 
 def test_a_second_recording_may_begin_before_its_first_key_frame() -> None:
@@ -223,24 +221,24 @@ def test_a_second_recording_may_begin_before_its_first_key_frame() -> None:
     assert numbers[33:] == list(range(8, 28))  # of the second's first four nothing can be made
 
 
-def test_the_sound_of_joined_recordings_holds_the_last_frame_of_all() -> None:
+def test_the_sound_of_concatenated_recordings_extends_the_last_frame() -> None:
     first = clip("mpegts", frames=[numbered(n) for n in range(10)], sound=tone(1, 48_000))
     second = clip("mpegts", frames=[numbered(20)] * 2, sound=tone(1, 48_000))
     assert numbers_of(first + second, 4) == [2, 7, 20, 20]
 
 
-def test_joined_recordings_are_as_long_as_all_of_them() -> None:
+def test_the_duration_of_concatenated_recordings_is_their_sum() -> None:
     data = clip("mpegts") + clip("mpegts")
     with pytest.raises(TooLarge, match=r"longer than 1\.5 s"):
         pictures_of(data, 2, Limits(max_duration_s=1.5))
     assert len(pictures_of(data, 2, Limits(max_duration_s=2)).frames) == 2
 
 
-def test_a_recording_whose_stamps_restart_is_as_the_retimed_one(shared: Path) -> None:
+def test_a_recording_with_restarting_stamps_equals_the_retimed_one(shared: Path) -> None:
     restarted = (shared / "cases/restart.ts").read_bytes()
     retimed = (shared / "cases/restart_retimed.mp4").read_bytes()
-    for wanted in (1, 2, 4, 7, 12):
-        one, other = pictures_of(restarted, wanted), pictures_of(retimed, wanted)
+    for count in (1, 2, 4, 7, 12):
+        one, other = pictures_of(restarted, count), pictures_of(retimed, count)
         assert one.times_s == pytest.approx(other.times_s, abs=2e-3)
         for picture, expected in zip(one.frames, other.frames, strict=True):
             assert np.abs(picture.astype(int) - expected).mean() < 2
@@ -254,12 +252,12 @@ def test_a_recording_whose_stamps_restart_is_as_the_retimed_one(shared: Path) ->
     bframes=st.sampled_from(["0", "3"]),
     length=st.integers(4, 28),
     jump=st.data(),
-    wanted=st.integers(1, 12),
+    count=st.integers(1, 12),
     threads=st.sampled_from([1, 3]),
 )
 @settings(max_examples=50, deadline=None)
 def test_a_jump_of_the_time_stamps_is_closed(
-    kind: str, bframes: str, length: int, jump: st.DataObject, wanted: int, threads: int
+    kind: str, bframes: str, length: int, jump: st.DataObject, count: int, threads: int
 ) -> None:
     at = jump.draw(st.integers(1, length - 1))
     # What stands for longer than a clip may be is no frame that is held, even in an mp4.
@@ -268,14 +266,14 @@ def test_a_jump_of_the_time_stamps_is_closed(
     frames = [numbered(n) for n in range(length)]
     encoder = {"bf": "0" if kind == "flv" else bframes}  # its muxer has no room for such delays
     data = clip(kind, frames=frames, times_ms=times, group=7, encoder=encoder)
-    pictures = pictures_of(data, wanted, Limits(threads=threads))
+    pictures = pictures_of(data, count, Limits(threads=threads))
     numbers = [number_of(picture) for picture in pictures.frames]
-    expected = centres(list(range(length)), wanted)
+    expected = centres(list(range(length)), count)
     assert numbers == expected
     assert pictures.times_s == pytest.approx([n / 10 for n in expected], abs=0.01)
 
 
-def test_a_jump_is_closed_where_the_sound_jumps_as_well() -> None:
+def test_a_jump_is_closed_if_the_sound_jumps_as_well() -> None:
     first = clip("mpegts", sound=tone(1, 48_000))
     late = clip(
         "mpegts", frames=[numbered(n) for n in range(10, 20)], times_ms=range(90_000, 91_000, 100)
@@ -283,7 +281,7 @@ def test_a_jump_is_closed_where_the_sound_jumps_as_well() -> None:
     assert numbers_of(first + late, 5) == [2, 6, 10, 14, 18]
 
 
-def test_frames_that_come_out_of_order_are_no_step_back() -> None:
+def test_reordered_frames_are_not_a_step_back() -> None:
     """Not even where a frame is a second, and no packet says when it is decoded."""
     frames, times = [numbered(n) for n in range(28)], range(0, 28_000, 1000)
     encoder = {"bf": "5", "x264-params": "b-adapt=0:b-pyramid=normal"}
@@ -292,7 +290,7 @@ def test_frames_that_come_out_of_order_are_no_step_back() -> None:
         assert numbers_of(data, 28) == list(range(28)), kind
 
 
-def test_slides_that_stand_for_long_are_all_shown() -> None:
+def test_long_slides_are_all_shown() -> None:
     frames = [numbered(n) for n in range(5)]
     data = clip("matroska", "libvpx", frames, range(0, 50_000, 10_000))
     assert numbers_of(data, 5) == [0, 1, 2, 3, 4]
