@@ -142,7 +142,7 @@ def test_a_bad_clip_is_reported_and_the_others_are_classified(
     bad = [tmp_path / name for name in ("notes.mp4", "empty.mp4", "missing.mp4")]
     result = scmrl("classify", bad[0], SEVEN, *bad[1:], code=1)
     assert "digit-7.webm" in result.stdout
-    for clip, told in zip(bad, ("not a kind of file", "empty", "No such file"), strict=True):
+    for clip, told in zip(bad, ("not supported", "empty", "No such file"), strict=True):
         (line,) = [x for x in result.stderr.splitlines() if x.startswith(str(clip))]
         assert told in line
     lines = scmrl("classify", bad[0], SEVEN, "--json", code=1).stdout.splitlines()
