@@ -1,9 +1,8 @@
-"""All errors of the service."""
+"""All errors of the service; service.http.problem_document is how they look over HTTP."""
 
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any
 
 
 class Error(Enum):
@@ -66,18 +65,6 @@ class Problem(Exception):
         self.detail = detail
         self.field = field
         self.retry_after_s = retry_after_s
-
-    def body(self, request_id: str | None = None) -> dict[str, Any]:
-        """Return the problem document, without empty members."""
-        members = {
-            "type": self.error.type,
-            "title": self.error.title,
-            "status": self.error.status,
-            "detail": self.detail,
-            "field": self.field,
-            "id": request_id,
-        }
-        return {name: value for name, value in members.items() if value is not None}
 
 
 class StartupError(Exception):

@@ -164,17 +164,6 @@ class Classification(_Answer):
     timing_ms: Timing
 
 
-class ErrorBody(_Answer):
-    """A problem document (RFC 9457)."""
-
-    type: str = Field(examples=["urn:scmrl:error:unusable"])
-    title: str = Field(examples=["The file was read but cannot be used"])
-    status: int = Field(examples=[422])
-    detail: str = Field(examples=["`clip`: there are no pictures in it."])
-    field: str | None = Field(None, description="The form field to blame.", examples=["clip"])
-    id: str | None = Field(None, description="The request's id, also in the log.")
-
-
 class ModelSummary(_Answer):
     name: str = Field(examples=["avdigits"])
     default: bool = Field(description="Whether it answers POST /v1/classify.")

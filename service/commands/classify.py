@@ -207,11 +207,13 @@ def _classify(classifier: Classifier, request: _Request, options: Options) -> Ou
 
 
 def _json_line(outcome: Outcome) -> str:
+    from service.http.problem_document import make_document
+
     members = {"clip": str(outcome.clip)}
     if outcome.answer is not None:
         return json.dumps(members | outcome.answer.model_dump(exclude_none=True))
     assert outcome.problem is not None
-    return json.dumps(members | {"error": outcome.problem.body()})
+    return json.dumps(members | {"error": make_document(outcome.problem)})
 
 
 def _write_overlays(out: Path, outcomes: Sequence[Outcome], quiet: bool) -> bool:

@@ -89,7 +89,8 @@ def run(settings: Settings) -> int:
     """Serve until a signal or a failure, and return the exit code."""
     with gc.disabled():
         torch_import.preload()
-        from service.app import LOADING, create_app
+        from service.app import create_app
+        from service.inference.loading import LOAD_THREAD
         from service.server.server import server_of
 
     for warning in variable_warnings(os.environ):
@@ -146,7 +147,7 @@ def run(settings: Settings) -> int:
     _discard_unwritable_output()
     misused = any(failure.misused for failure in failures)
     code = MISUSED if misused else FAILED if failures else SIGNALS.exit_code
-    if any(thread.name == LOADING for thread in threading.enumerate()):
+    if any(thread.name == LOAD_THREAD for thread in threading.enumerate()):
         os._exit(code)  # torch, which may be computing in it, does not survive Python's own end
     return code
 

@@ -1,4 +1,4 @@
-"""Error responses: RFC 9457 `application/problem+json`."""
+"""Error responses: every error of a route, of Starlette and of FastAPI as a problem document."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 
 from service.errors import Error, Problem
-
-MEDIA_TYPE = "application/problem+json"
+from service.http.problem_document import MEDIA_TYPE, make_document
 
 #: Statuses that Starlette itself raises.
 _STARLETTE_STATUSES = {404: Error.NOT_FOUND, 405: Error.METHOD_NOT_ALLOWED, 413: Error.TOO_LARGE}
@@ -32,7 +31,7 @@ def respond(
     if problem.error is Error.STOPPING:  # a further request would meet a closed connection
         headers["Connection"] = "close"
     return JSONResponse(
-        problem.body(getattr(request.state, "id", None)),
+        make_document(problem, getattr(request.state, "id", None)),
         status_code=problem.error.status,
         headers=headers,
         media_type=MEDIA_TYPE,

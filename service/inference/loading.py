@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from service.errors import Error, Problem
 
 #: Name of the threads that load checkpoints.
-LOADING = "scmrl-load"
+LOAD_THREAD = "scmrl-load"
 #: Detail of the problem of a load, and of /readyz, while the service is being stopped.
 STOPPING = "The service is being stopped."
 #: Most loads and unloads at a time, including those that were given up and have not ended.
@@ -112,7 +112,7 @@ class Loads:
             self.release(attempt)
             raise Problem(Error.STOPPING, STOPPING)
         thread = threading.Thread(
-            target=self._work, args=(attempt, work), name=LOADING, daemon=True
+            target=self._work, args=(attempt, work), name=LOAD_THREAD, daemon=True
         )
         thread.start()
         self._wait(attempt)

@@ -8,7 +8,7 @@ import threading
 from model.device import DeviceError
 from service.errors import Error, Problem, StartupError
 from service.inference.discovery import discover
-from service.inference.loading import LOADING, Attempt, GivenUp, Loads
+from service.inference.loading import LOAD_THREAD, Attempt, GivenUp, Loads
 from service.inference.model_loader import ModelLoader
 from service.inference.registry import Registry
 from service.runtime import cores, gc
@@ -80,11 +80,12 @@ class Startup:
         for name in self._registry.names[1:]:
             if self._stopping.is_set():
                 return
-            threads.append(
-                threading.Thread(target=self._load_other, args=(name,), name=LOADING, daemon=True)
+            thread = threading.Thread(
+                target=self._load_other, args=(name,), name=LOAD_THREAD, daemon=True
             )
-            threads[-1].start()
-            threads[-1].join(_OVERTAKE_S)
+            threads.append(thread)
+            thread.start()
+            thread.join(_OVERTAKE_S)
         for thread in threads:
             thread.join()
         if any(self._registry.status(name) == "failed" for name in self._registry.names):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -28,10 +29,49 @@ if TYPE_CHECKING:
 #: Upper bounds of the buckets of batch sizes; max_batch can be 1024.
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
-#: Name and help of gauges; exported under their names of version 0.1 as well.
-_IN_FLIGHT = ("scmrl_requests_in_flight", "Requests in flight: being decoded, queued or running")
-_SLOTS = ("scmrl_slots", "Slots: maximum number of requests in flight")
-DEPRECATED = ("scmrl_places_taken", "scmrl_places")
+
+@dataclass(frozen=True)
+class _ModelGauge:
+    """A gauge of each served checkpoint; `old_name` is exported beside `name` for one release."""
+
+    name: str
+    documentation: str
+    value: Callable[[Model], float]
+    old_name: str | None = None
+
+    def families(self, models: Mapping[str, Model]) -> Iterator[Metric]:
+        """Return the gauge's family, and the one of its old name."""
+        yield self._family(self.name, self.documentation, models)
+        if self.old_name is not None:
+            yield self._family(self.old_name, f"Deprecated: use {self.name}", models)
+
+    def _family(self, name: str, documentation: str, models: Mapping[str, Model]) -> Metric:
+        family = GaugeMetricFamily(name, documentation, labels=["model"])
+        for model_name, model in models.items():
+            family.add_metric([model_name], self.value(model))
+        return family
+
+
+#: A row for each gauge of a checkpoint's load.
+_MODEL_GAUGES = (
+    _ModelGauge(
+        "scmrl_queue_length", "Decoded requests in the queue", lambda model: model.batcher.queued
+    ),
+    _ModelGauge(
+        "scmrl_requests_in_flight",
+        "Requests in flight: being decoded, queued or running",
+        lambda model: model.batcher.in_flight,
+        old_name="scmrl_places_taken",
+    ),
+    _ModelGauge(
+        "scmrl_slots",
+        "Slots: maximum number of requests in flight",
+        lambda model: model.batcher.slots,
+        old_name="scmrl_places",
+    ),
+)
+#: Old names of metrics that are still exported.
+DEPRECATED = tuple(gauge.old_name for gauge in _MODEL_GAUGES if gauge.old_name is not None)
 
 
 class StateMetrics(Collector):
@@ -54,7 +94,8 @@ class StateMetrics(Collector):
         models = self._registry.ready
         yield self._ready(models)
         yield _info(models)
-        yield from _load(models)
+        for gauge in _MODEL_GAUGES:
+            yield from gauge.families(models)
         yield _batch_sizes(models)
         yield self._restarts(models)
         yield _engine_errors(models)
@@ -138,25 +179,6 @@ def _info(models: Mapping[str, Model]) -> Metric:
         paths = {engine.path for engine in model.engines}  # none while a worker is replaced
         family.add_metric([name], {"version": model.card.version, "path": ",".join(sorted(paths))})
     return family
-
-
-def _load(models: Mapping[str, Model]) -> Iterator[Metric]:
-    queued = GaugeMetricFamily(
-        "scmrl_queue_length", "Decoded requests in the queue", labels=["model"]
-    )
-    in_flight, slots = (
-        GaugeMetricFamily(name, documentation, labels=["model"])
-        for name, documentation in (_IN_FLIGHT, _SLOTS)
-    )
-    for name, model in models.items():
-        queued.add_metric([name], model.batcher.queued)
-        in_flight.add_metric([name], model.batcher.in_flight)
-        slots.add_metric([name], model.batcher.slots)
-    yield from (queued, in_flight, slots)
-    for old_name, family in zip(DEPRECATED, (in_flight, slots), strict=True):
-        old = GaugeMetricFamily(old_name, f"Deprecated: use {family.name}", labels=["model"])
-        old.samples = [sample._replace(name=old_name) for sample in family.samples]
-        yield old
 
 
 def _batch_sizes(models: Mapping[str, Model]) -> Metric:

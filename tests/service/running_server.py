@@ -13,7 +13,8 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
-from service.app import LOADING, create_app
+from service.app import create_app
+from service.inference.loading import LOAD_THREAD
 from service.server.listener import listen
 from service.server.server import server_of
 from service.settings import Settings
@@ -60,7 +61,7 @@ def running(weights: Path, **settings: Any) -> Iterator[httpx.Client]:
 
 def loading() -> bool:
     """Whether a service in this process loads checkpoints still."""
-    return any(thread.name == LOADING for thread in threading.enumerate())
+    return any(thread.name == LOAD_THREAD for thread in threading.enumerate())
 
 
 def until_ready(client: httpx.Client) -> None:

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.errors import Error, Problem
 from service.http.error_responses import respond
 from service.http.middleware.rate_limit import TokenBucket
-from service.http.routes.responses import problems
+from service.http.problem_document import problems
 from service.keys.key_file import Key, Keys
 from service.keys.keyring import Keyring
 

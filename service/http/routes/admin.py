@@ -7,8 +7,8 @@ from starlette.responses import Response
 
 from service.classification.schemas import ModelSummary
 from service.errors import Error
+from service.http.problem_document import problems
 from service.http.routes.models import summary
-from service.http.routes.responses import problems
 from service.http.state import state_of
 from service.runtime.daemon_thread import in_thread
 

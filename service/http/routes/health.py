@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 
 from service.classification.schemas import Health, Readiness
 from service.errors import Error, Problem
-from service.http.routes.responses import problems
+from service.http.problem_document import problems
 from service.http.state import state_of
 
 router = APIRouter(tags=["health"])

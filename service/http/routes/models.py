@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from service.classification.schemas import Models, ModelSummary
 from service.errors import Error
-from service.http.routes.responses import problems
+from service.http.problem_document import problems
 from service.http.state import state_of
 from service.inference.registry import Registry
 

@@ -1,0 +1,96 @@
+"""The OpenAPI description and the pages that show it."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from starlette.responses import HTMLResponse, RedirectResponse
+from starlette.staticfiles import StaticFiles
+
+from service.http import problem_document
+from service.http.middleware import api_keys
+from service.http.middleware.security_headers import page_policy
+from service.http.routes import classify
+from service.keys.key_file import Keys
+from service.settings import Settings
+
+DESCRIPTION = """
+A clip in; class probabilities, each stream's exact contribution and attention maps out, from a
+spiking network that sees and hears (S-CMRL).
+
+With a clip of the clone:
+
+```bash
+curl -F clip=@tests/data/clips/digit-7.webm http://127.0.0.1:8000/v1/classify
+curl -F clip=@tests/data/clips/digit-7.webm -F top_k=3 -F steps=8 -F attention=none \\
+     http://127.0.0.1:8000/v1/classify
+```
+
+```python
+import httpx
+
+with open("tests/data/clips/digit-7.webm", "rb") as clip:
+    answer = httpx.post("http://127.0.0.1:8000/v1/classify", files={"clip": clip}).json()
+print(answer["prediction"])
+```
+
+Every error is a problem document (`application/problem+json`) whose `id` is in the log.
+"""
+
+
+def install(app: FastAPI, settings: Settings, start_keys: Keys) -> None:
+    """Add `/docs`, `/` and the description at `/openapi.json`."""
+    _add_pages(app)
+    _add_description(app, settings, start_keys)
+
+
+def _add_pages(app: FastAPI) -> None:
+    """Serve Swagger UI from our own files, since there may be no access to a CDN."""
+    static = StaticFiles(directory=str(files("fastapi_offline") / "static"))
+    app.mount("/docs/static", static, name="docs-static")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        page = get_swagger_ui_html(
+            openapi_url="openapi.json",
+            title="scmrl",
+            swagger_js_url="docs/static/swagger-ui-bundle.js",
+            swagger_css_url="docs/static/swagger-ui.css",
+            swagger_favicon_url="docs/static/favicon.png",
+            swagger_ui_parameters={"tryItOutEnabled": True, "defaultModelsExpandDepth": 0},
+        )
+        page.headers["Content-Security-Policy"] = page_policy(bytes(page.body).decode())
+        return page
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> RedirectResponse:
+        return RedirectResponse("docs")
+
+
+def _add_description(app: FastAPI, settings: Settings, start_keys: Keys) -> None:
+    """Complete FastAPI's description with errors, limits and keys."""
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = describe()
+        problem_document.add_schema(schema)
+        _remove_validation_errors(schema)
+        classify.describe(schema, settings)
+        api_keys.describe(schema, start_keys)
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _remove_validation_errors(schema: dict[str, Any]) -> None:
+    """Remove FastAPI's own 422 of paths with parameters, which is never sent."""
+    for name in ("HTTPValidationError", "ValidationError"):
+        schema["components"]["schemas"].pop(name, None)
+    for path in schema["paths"].values():
+        for operation in path.values():
+            refusal = operation["responses"].get("422", {})
+            if "application/json" in refusal.get("content", {}):
+                del operation["responses"]["422"]

@@ -1,0 +1,58 @@
+"""Problem documents (RFC 9457): how errors look over HTTP, and in the OpenAPI description.
+
+Another format of errors is a change of this module alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from service.errors import Error, Problem
+
+MEDIA_TYPE = "application/problem+json"
+#: Name of the schema in the OpenAPI description.
+SCHEMA_NAME = "ErrorBody"
+
+
+class ProblemDocument(BaseModel):
+    """A problem document (RFC 9457)."""
+
+    type: str = Field(examples=["urn:scmrl:error:unusable"])
+    title: str = Field(examples=[Error.UNUSABLE.title])
+    status: int = Field(examples=[422])
+    detail: str = Field(examples=["`clip`: there are no pictures in it."])
+    field: str | None = Field(None, description="The form field to blame.", examples=["clip"])
+    id: str | None = Field(None, description="The request's id, also in the log.")
+
+
+def make_document(problem: Problem, request_id: str | None = None) -> dict[str, Any]:
+    """Return the document of a problem, without empty members."""
+    document = ProblemDocument(
+        type=problem.error.type,
+        title=problem.error.title,
+        status=problem.error.status,
+        detail=problem.detail,
+        field=problem.field,
+        id=request_id,
+    )
+    return document.model_dump(exclude_none=True)
+
+
+def problems(*errors: Error) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI `responses` of a route's errors: one a status, described by titles."""
+    titles: dict[int, list[str]] = {}
+    for error in errors:
+        titles.setdefault(error.status, []).append(error.title)
+    schema = {"$ref": f"#/components/schemas/{SCHEMA_NAME}"}
+    return {
+        status: {"description": "; ".join(texts), "content": {MEDIA_TYPE: {"schema": schema}}}
+        for status, texts in titles.items()
+    }
+
+
+def add_schema(description: dict[str, Any]) -> None:
+    """Add the schema of problem documents to an OpenAPI description."""
+    schema = ProblemDocument.model_json_schema(ref_template="#/components/schemas/{model}")
+    description["components"]["schemas"].setdefault(SCHEMA_NAME, schema | {"title": SCHEMA_NAME})

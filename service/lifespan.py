@@ -1,0 +1,86 @@
+"""What runs beside the requests of an app: its threads, from its start to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+
+from fastapi import FastAPI
+
+from service.decoding.availability import DecodingUnavailable
+from service.decoding.job import DecodeRequest
+from service.errors import Problem, StartupError
+from service.http.state import State
+from service.inference.loading import LOAD_THREAD
+from service.keys.keyring import Keyring
+from service.observability.traces import Traces
+from service.runtime import gc
+from service.runtime.daemon_thread import in_thread
+
+
+def make_lifespan(
+    state: State,
+    keyring: Keyring,
+    tracing: Traces | None,
+    on_ready: Callable[[], None],
+    on_failure: Callable[[StartupError], None],
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """Return the lifespan of an app.
+
+    It starts the decoders, the watches and the loading of checkpoints, which go on in the
+    background, and ends them in the order in which they depend on each other.
+    """
+    models, decoders = state.models, state.decoders
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        decoders.start()
+        for watch in (models.watch_workers, models.watch_files, decoders.watch, keyring.watch):
+            threading.Thread(target=watch, name="scmrl-watch", daemon=True).start()
+        loading = asyncio.create_task(_load(state, on_ready, on_failure))
+        try:
+            yield
+        finally:
+            keyring.stop()
+            await asyncio.to_thread(models.stop)  # it waits for running batches
+            loading.cancel()  # its thread runs on until it sees that the service stops
+            with suppress(asyncio.CancelledError):
+                await loading
+            decoders.stop()
+            if tracing is not None:
+                await asyncio.to_thread(tracing.stop)
+
+    return lifespan
+
+
+async def _load(
+    state: State, on_ready: Callable[[], None], on_failure: Callable[[StartupError], None]
+) -> None:
+    """Load in a thread: uvicorn does not listen before the lifespan's start-up returns."""
+    try:
+        with gc.disabled():
+            can_answer = await in_thread(LOAD_THREAD, lambda: _load_default(state))
+    except StartupError as exc:
+        on_failure(exc)
+        return
+    except Problem:
+        return  # the service is being stopped
+    if can_answer:
+        on_ready()
+    await in_thread(LOAD_THREAD, state.models.startup.load_others)
+    gc.freeze()
+
+
+def _load_default(state: State) -> bool:
+    """Load the default checkpoint and test the decoders; return whether clips can be answered.
+
+    Raises StartupError.
+    """
+    state.models.startup.load_default()
+    card = state.registry.get(state.registry.default_name).card
+    try:
+        return state.decoders.run_self_test(DecodeRequest.from_card(card, card.steps))
+    except DecodingUnavailable as exc:
+        raise StartupError(str(exc)) from exc
