@@ -31,7 +31,10 @@ async def run_until_disconnect(
             return task.result()
         if disconnect.done():
             raise ClientDisconnect
-        raise Problem(Error.DEADLINE, f"There was no answer within {deadline_s:g} s.")
+        raise Problem(
+            Error.DEADLINE,
+            f"There was no answer within {deadline_s:g} s (SCMRL_REQUEST_DEADLINE_S).",
+        )
     finally:
         task.cancel()
         disconnect.cancel()

@@ -38,6 +38,11 @@ def respond(
     )
 
 
+def not_found(path: str) -> Problem:
+    """Return the problem of a path without a route."""
+    return Problem(Error.NOT_FOUND, f"There is nothing at {path}; /docs lists the addresses.")
+
+
 def install(app: FastAPI) -> None:
     """Answer all errors of the app with problem documents."""
     app.add_exception_handler(Problem, _problem)
@@ -57,8 +62,8 @@ async def _http_exception(request: Request, exc: Exception) -> JSONResponse:
     error = _STARLETTE_STATUSES.get(exc.status_code, fallback)
     path, method = request.url.path, request.method
     details = {
-        Error.NOT_FOUND: f"There is nothing at {path}; /docs lists what there is.",
-        Error.METHOD_NOT_ALLOWED: f"{path} does not take {method}; /docs says what it does.",
+        Error.NOT_FOUND: not_found(path).detail,
+        Error.METHOD_NOT_ALLOWED: f"{path} does not allow {method}; /docs lists its methods.",
     }
     detail = details.get(error) or str(exc.detail) or HTTPStatus(exc.status_code).phrase
     return respond(request, Problem(error, detail), dict(exc.headers or {}))

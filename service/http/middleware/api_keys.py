@@ -13,7 +13,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import Error, Problem
-from service.http.error_responses import respond
+from service.http.error_responses import not_found, respond
 from service.http.middleware.rate_limit import TokenBucket
 from service.http.problem_document import problems
 from service.keys.key_file import Key, Keys
@@ -61,9 +61,7 @@ class KeyCheck:
         path, keys = _path(scope), self._keyring.keys
         is_admin = path.startswith(ADMIN)
         if is_admin and keys.admin is None:
-            raise Problem(
-                Error.NOT_FOUND, f"There is nothing at {path}; /docs lists what there is."
-            )
+            raise not_found(path)
         if not is_admin and (is_open(path) or not keys.api):
             return
 
@@ -71,7 +69,7 @@ class KeyCheck:
         if scope["type"] == "http":
             scope["state"]["record"].notes["key"] = key.name
         if is_admin and key is not keys.admin:
-            detail = f"{key.name!r} is an API key; what is under {ADMIN} takes the admin key."
+            detail = f"{key.name!r} is an API key; addresses under {ADMIN} need the admin key."
             raise Problem(Error.KEY_REFUSED, detail)
         self._count(key)
 
@@ -83,8 +81,8 @@ class KeyCheck:
         wait_s = bucket.take()
         if wait_s:
             detail = (
-                f"{key.name!r} may ask {key.per_minute} times a minute; "
-                f"the next time in {wait_s:.1f} s."
+                f"The limit of {key.name!r} is {key.per_minute} requests a minute; "
+                f"retry in {wait_s:.1f} s."
             )
             raise Problem(Error.RATE_LIMIT, detail, retry_after_s=wait_s)
 
@@ -96,7 +94,7 @@ def _key(scope: Scope, keys: Keys) -> Key:
         raise Problem(Error.KEY_NEEDED, f"This address needs a key: {_HEADER}.")
     key = keys.find(secret.strip(b" "))
     if key is None:
-        raise Problem(Error.KEY_NEEDED, f"The key is none that is known here: {_HEADER}.")
+        raise Problem(Error.KEY_NEEDED, f"The key is unknown: {_HEADER}.")
     return key
 
 

@@ -64,8 +64,11 @@ class BodyLimit:
             if received > self.max_bytes:
                 raise self._too_large(f"has more than {self.max_bytes} bytes")
             if self._total_bytes > self.max_total_bytes:
-                detail = f"The uploads of all clients have more than {self.max_total_bytes} bytes."
-                raise Problem(Error.FULL, f"{detail} Please try again later.", retry_after_s=1)
+                detail = (
+                    f"The uploads of all clients have more than {self.max_total_bytes} bytes "
+                    "(SCMRL_MAX_TOTAL_UPLOAD_BYTES). Retry after the time in Retry-After."
+                )
+                raise Problem(Error.FULL, detail, retry_after_s=1)
             return message
 
         try:
@@ -90,5 +93,7 @@ class BodyLimit:
             raise Problem(Error.UPLOAD_TIMEOUT, detail) from None
 
     def _too_large(self, what: str) -> Problem:
-        detail = f"The request body {what}; at most {self.max_bytes} are taken."
+        detail = (
+            f"The request body {what}; the limit is {self.max_bytes} bytes (SCMRL_MAX_BODY_BYTES)."
+        )
         return Problem(Error.TOO_LARGE, detail)
