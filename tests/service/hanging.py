@@ -10,12 +10,12 @@ import os
 import time
 from pathlib import Path
 
-from model.checkpoint import checkpoint
+from model.checkpoint import card
 from service import cli
 from service.settings import Settings
 
 NAME = os.environ["HANGS"]
-read = checkpoint.read_regular
+read = card.read_regular
 reads: list[Path] = []
 
 
@@ -28,5 +28,5 @@ def hang(file: Path, max_bytes: int) -> bytes:
 
 
 if __name__ == "__main__":
-    checkpoint.read_regular = hang
+    card.read_regular = hang
     cli.main()

@@ -81,7 +81,7 @@ def test_checkpoints_that_are_loaded_anew_leave_no_thread(models: ModelServer) -
     before = threading.active_count()
     for _ in range(3):
         assert all(engine.fuse() for engine in models.registry.get("avdigits").engines)
-        models.registry.get("avdigits").engines[0].warm(1, [1])
+        models.registry.get("avdigits").engines[0].warm_up(1, [1])
         models.reloads.begin_load("avdigits")()
     wait_until(lambda: threading.active_count() <= before)
 
