@@ -79,7 +79,7 @@ def test_an_empty_line_after_a_request_does_not_begin_a_head() -> None:
 def test_a_body_that_is_too_slow_is_408(
     chunked: bool, monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(body_limit, "_FREE_S", 0.2)
+    monkeypatch.setattr(body_limit, "_GRACE_S", 0.2)
     request = post(bytes(5000)).split(b"\0")[0]
     if chunked:
         request = request.replace(b"Content-Length: 5000", b"Transfer-Encoding: chunked")
@@ -93,7 +93,7 @@ def test_a_body_that_is_too_slow_is_408(
 
 
 def test_a_body_that_is_fast_enough_may_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(body_limit, "_FREE_S", 60.0)
+    monkeypatch.setattr(body_limit, "_GRACE_S", 60.0)
     with running_edge(min_rate=1000) as edge, edge.connect() as client:
         request = post(b"hello")
         client.send(request[:-3])
