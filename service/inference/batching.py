@@ -157,9 +157,9 @@ class Batcher:
         return self._counts.failures
 
     @property
-    def shortages(self) -> int:
+    def out_of_memory_count(self) -> int:
         """How often a device was out of memory."""
-        return self._supervisor.shortages
+        return self._supervisor.out_of_memory_count
 
     @property
     def restarts(self) -> int:

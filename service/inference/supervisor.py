@@ -94,7 +94,7 @@ class WorkerSupervisor:
         return [worker.engine for worker in self._workers]
 
     @property
-    def shortages(self) -> int:
+    def out_of_memory_count(self) -> int:
         """How often a device was out of memory."""
         return sum(engine.out_of_memory_count for engine in (*self.engines, *self._awaiting))
 

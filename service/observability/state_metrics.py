@@ -147,7 +147,7 @@ def _engine_errors(models: Mapping[str, Model]) -> Metric:
     )
     for name, model in models.items():
         family.add_metric(["failed", name], model.batcher.failures)
-        family.add_metric(["out_of_memory", name], model.batcher.shortages)
+        family.add_metric(["out_of_memory", name], model.batcher.out_of_memory_count)
     return family
 
 
