@@ -15,6 +15,16 @@ from tests.watchdog import (  # noqa: F401 hooks
 
 ROOT = Path(__file__).resolve().parent.parent
 
+#: Tests that take one of these start a process with a service in it, or read large data: they are
+#: marked slow, and `make quick` leaves them out. Others are marked where they stand.
+SLOW_FIXTURES = frozenset({"serve", "service", "shared"})
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
