@@ -1,4 +1,4 @@
-"""One network, one device, many callers."""
+"""The engine: one network, one device, many callers."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_steps_are_any_number(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("batch", [2, 3, 8, 17])
-def test_a_clip_has_one_answer_alone_and_in_any_batch(engine: Engine, batch: int) -> None:
+def test_a_sample_has_the_same_output_in_any_batch(engine: Engine, batch: int) -> None:
     inputs = clips(batch, steps=STEPS, seed=batch)
     together = engine.run(inputs, STEPS).logits.softmax(1)
     for index in range(batch):
@@ -97,7 +97,7 @@ def test_a_clip_has_one_answer_alone_and_in_any_batch(engine: Engine, batch: int
         assert (together[index] - single[0]).abs().max() <= 1e-5
 
 
-def test_threads_get_the_answers_of_one_alone(engine: Engine) -> None:
+def test_concurrent_runs_give_the_outputs_of_single_runs(engine: Engine) -> None:
     inputs = clips(24, seed=5)
     expected = [engine.run(alone(inputs, i), STEPS).logits for i in range(24)]
 
@@ -109,13 +109,13 @@ def test_threads_get_the_answers_of_one_alone(engine: Engine) -> None:
     assert all(torch.equal(o.logits, expected[i % 24]) for i, o in enumerate(outputs))
 
 
-def test_a_missing_stream_is_survived(engine: Engine) -> None:
+def test_a_stream_may_be_missing(engine: Engine) -> None:
     output = engine.run({"audio": clips(2)["audio"]}, STEPS)
     assert set(output.stream_logits) == {"audio"}
     assert output.residuals == {}
 
 
-def test_gradients_are_off_and_training_mode_is_left(network: SCMRL) -> None:
+def test_runs_compute_no_gradients_and_change_no_statistics(network: SCMRL) -> None:
     engine = Engine(network.train(), "cpu")
     before = {name: x.clone() for name, x in network.state_dict().items()}
     assert not engine.run(clips(2), STEPS).logits.requires_grad
@@ -123,19 +123,19 @@ def test_gradients_are_off_and_training_mode_is_left(network: SCMRL) -> None:
     assert all(torch.equal(x, after[name]) for name, x in before.items())
 
 
-def test_warm_runs_every_batch_size(network: SCMRL) -> None:
+def test_warm_up_runs_every_batch_size(network: SCMRL) -> None:
     engine = Engine(network, "cpu")
-    seen = []
+    shapes = []
     hook = network.patch["visual"].register_forward_hook(
-        lambda _, given, gave: seen.append(tuple(gave.shape[:2]))
+        lambda _, inputs, output: shapes.append(tuple(output.shape[:2]))
     )
     engine.warm_up(STEPS, (1, 2, 4))
     hook.remove()
-    assert seen == [(STEPS, 1), (STEPS, 2), (STEPS, 4)]
+    assert shapes == [(STEPS, 1), (STEPS, 2), (STEPS, 4)]
 
 
 @pytest.mark.parametrize(
-    ("change", "steps", "told"),
+    ("change", "steps", "message"),
     [
         ({"touch": torch.zeros(1, 2, 1, 32, 48)}, STEPS, "touch: no such stream"),
         ({"audio": torch.zeros(1, 2, 1, 32, 32)}, STEPS, r"audio: .* ends in \(1, 32, 48\)"),
@@ -146,10 +146,10 @@ def test_warm_runs_every_batch_size(network: SCMRL) -> None:
         ({}, MAX_STEPS + 1, "steps 65: can be 1 to 64"),
     ],
 )
-def test_inputs_that_are_not_the_networks_are_refused(
-    engine: Engine, change: dict[str, Tensor], steps: int, told: str
+def test_inputs_that_do_not_fit_the_network_are_refused(
+    engine: Engine, change: dict[str, Tensor], steps: int, message: str
 ) -> None:
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         engine.run(clips(2) | change, steps)
 
 
@@ -160,10 +160,10 @@ def test_nothing_to_run_and_unknown_explanations_are_refused(engine: Engine) -> 
         engine.run(clips(1), STEPS, explain=("colour",))
 
 
-def test_a_fast_path_is_taken_where_no_disk_takes_its_kernels(
+def test_a_fast_path_is_used_where_its_kernels_cannot_be_cached(
     network: SCMRL, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """numba has compiled a kernel when it fails to write it: the next call finds it."""
+    """numba has compiled a kernel when it fails to cache it: the next call uses it."""
     compiled = 0
 
     def compute(inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
@@ -179,13 +179,13 @@ def test_a_fast_path_is_taken_where_no_disk_takes_its_kernels(
     assert engine.path == "fused"
     assert caplog.text.count("cannot be cached (NUMBA_CACHE_DIR)") == 3
     compiled = -1000
-    assert not engine.fuse(), "of a disk that fails at everything"
+    assert not engine.fuse(), "where every write fails"
 
 
-def test_its_threads_are_those_it_was_given_wherever_it_runs(network: SCMRL) -> None:
-    """In a service each is made, run and renewed by threads of which torch knows nothing yet."""
-    before, seen = torch.get_num_threads(), []
-    hook = network.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+def test_it_uses_its_own_number_of_threads_in_any_thread(network: SCMRL) -> None:
+    """In a service it is made, run and renewed by new threads, for which torch has its default."""
+    before, counts = torch.get_num_threads(), []
+    hook = network.register_forward_hook(lambda *_: counts.append(torch.get_num_threads()))
     try:
         torch.set_num_threads(1)
         engine = Engine(network, "cpu", threads=2)
@@ -193,7 +193,7 @@ def test_its_threads_are_those_it_was_given_wherever_it_runs(network: SCMRL) -> 
         with ThreadPoolExecutor(1) as other:
             other.submit(engine.run, clips(1), STEPS).result()
             assert other.submit(torch.get_num_threads).result() == 1, "and are the engine's alone"
-        assert seen == [2, 2]
+        assert counts == [2, 2]
         assert torch.get_num_threads() == 1
         assert engine.fuse()
         renewed = engine.renew()
@@ -204,12 +204,12 @@ def test_its_threads_are_those_it_was_given_wherever_it_runs(network: SCMRL) -> 
         torch.set_num_threads(before)
 
 
-def test_of_several_paths_the_fastest_that_agrees_is_taken(
+def test_the_fastest_path_with_the_plain_outputs_is_used(
     network: SCMRL, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As on a GPU, where a path may be wrong, or miss its compiler, or lose to another.
+    """As on a GPU, where a path may be wrong, lack its compiler, or be slower than another.
 
-    The clock is moved by the paths alone: how busy the machine is decides nothing.
+    Only the paths advance the clock: the machine's load has no influence.
     """
     engine = Engine(network, "cpu")
     now = 0.0
@@ -234,7 +234,7 @@ def test_of_several_paths_the_fastest_that_agrees_is_taken(
     assert "the path wrong differs by" in caplog.text
     assert "the path without a compiler cannot be prepared" in caplog.text
     assert not engine.use_fastest(["wrong"])  # type: ignore[list-item]
-    assert engine.path == "fused-graphs", "what is there goes on"
+    assert engine.path == "fused-graphs", "the path in use stays"
 
 
 @given(batch=st.integers(1, 5), first=st.integers(0, 4), attention=st.booleans())
@@ -245,12 +245,12 @@ def test_an_output_is_the_same_flat_and_back(batch: int, first: int, attention: 
     with torch.inference_mode():
         output = network(held, attention=attention)
     other = network(held, attention=attention)  # of the same shapes
-    found = unflatten(flatten(output), other)
-    assert torch.equal(flatten(found), flatten(output))
-    assert torch.equal(found.logits, output.logits)
-    assert (found.attention is not None) == attention
+    copy = unflatten(flatten(output), other)
+    assert torch.equal(flatten(copy), flatten(output))
+    assert torch.equal(copy.logits, output.logits)
+    assert (copy.attention is not None) == attention
     count = min(batch, first + 1)
-    part = slice_samples(found, batch - count, count)
+    part = slice_samples(copy, batch - count, count)
     for name, rate in output.firing_rates.items():
         assert torch.equal(part.firing_rates[name], rate[batch - count :])
     for name, residual in output.residuals.items():
@@ -266,7 +266,7 @@ def test_a_device_that_is_not_there_is_refused(network: SCMRL) -> None:
 
 
 @pytest.mark.cuda
-def test_cuda_agrees_with_the_cpu(engine: Engine) -> None:
+def test_cuda_gives_the_outputs_of_the_cpu(engine: Engine) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     fast = Engine(lively(CONFIG), "cuda")
@@ -289,7 +289,7 @@ def short_of_memory(network: SCMRL, most: int) -> tuple[Engine, list[int]]:
     return engine, tried
 
 
-def test_out_of_memory_is_met_by_smaller_batches_and_remembered(
+def test_out_of_memory_leads_to_smaller_batches_from_then_on(
     network: SCMRL, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = Engine(network, "cpu").run(clips(7), STEPS, explain=("attention",))
@@ -307,10 +307,10 @@ def test_out_of_memory_is_met_by_smaller_batches_and_remembered(
     assert "out of memory" in caplog.text
     tried.clear()
     engine.run(clips(2), STEPS)
-    assert tried == [1, 1], "it does not fail again at what failed before"
+    assert tried == [1, 1], "it does not try again at once what failed before"
 
 
-def test_larger_batches_are_tried_again_after_many_that_fitted(
+def test_larger_batches_are_tried_again_after_many_runs(
     network: SCMRL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("model.engine.engine._RUNS_BEFORE_GROWTH", 3)
@@ -321,7 +321,7 @@ def test_larger_batches_are_tried_again_after_many_that_fitted(
     assert engine.out_of_memory_count == 2
 
 
-def test_a_device_without_memory_for_one_sample_says_so(network: SCMRL) -> None:
+def test_too_little_memory_for_one_sample_raises(network: SCMRL) -> None:
     engine, _ = short_of_memory(network, most=0)
     with pytest.raises(MemoryError, match="one sample"):
         engine.run(clips(3), STEPS)
@@ -330,7 +330,7 @@ def test_a_device_without_memory_for_one_sample_says_so(network: SCMRL) -> None:
 @pytest.mark.cuda
 @pytest.mark.parametrize("path", ["fused-graphs", "graphs"])
 @pytest.mark.parametrize("steps", [1, 4])
-def test_graphs_agree_with_the_plain_network_in_any_company(steps: int, path: EnginePath) -> None:
+def test_graphs_give_the_plain_outputs_at_any_batch_size(steps: int, path: EnginePath) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     plain, graphs = Engine(lively(CONFIG), "cuda"), Engine(lively(CONFIG), "cuda")

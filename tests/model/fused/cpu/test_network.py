@@ -1,4 +1,4 @@
-"""The fused path gives the plain network's answers: published, random, alone and in company."""
+"""The fused network of CPUs gives the plain network's outputs at any batch size."""
 
 from __future__ import annotations
 
@@ -41,21 +41,21 @@ def case(variant: str, batch: int) -> tuple[SCMRL, dict[str, Tensor], int]:
     return lively(config, seed=3), noise(config, steps=steps, batch=batch, seed=1), steps
 
 
-def assert_same(found: Output, expected: Output) -> None:
+def assert_same(actual: Output, expected: Output) -> None:
     """Equal spikes give equal residuals and maps; the head's sums may be in another order."""
-    torch.testing.assert_close(found.logits, expected.logits, rtol=1e-4, atol=1e-5)
-    assert set(found.residuals) == set(expected.residuals)
+    torch.testing.assert_close(actual.logits, expected.logits, rtol=1e-4, atol=1e-5)
+    assert set(actual.residuals) == set(expected.residuals)
     for name, residual in expected.residuals.items():
-        torch.testing.assert_close(found.residuals[name], residual, rtol=0, atol=1e-6)
-    assert set(found.firing_rates) == set(expected.firing_rates)
+        torch.testing.assert_close(actual.residuals[name], residual, rtol=0, atol=1e-6)
+    assert set(actual.firing_rates) == set(expected.firing_rates)
     for name, rate in expected.firing_rates.items():
-        torch.testing.assert_close(found.firing_rates[name], rate, rtol=0, atol=1e-6)
-    assert found.attention is not None
+        torch.testing.assert_close(actual.firing_rates[name], rate, rtol=0, atol=1e-6)
+    assert actual.attention is not None
     assert expected.attention is not None
-    assert set(found.attention) == set(expected.attention)
+    assert set(actual.attention) == set(expected.attention)
     for name, maps in expected.attention.items():
-        torch.testing.assert_close(found.attention[name].spatial, maps.spatial)
-        torch.testing.assert_close(found.attention[name].temporal, maps.temporal)
+        torch.testing.assert_close(actual.attention[name].spatial, maps.spatial)
+        torch.testing.assert_close(actual.attention[name].temporal, maps.temporal)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -65,29 +65,29 @@ def test_every_variant_of_the_network_is_fused(variant: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_published_cases_agree(shared: Path, name: str) -> None:
+def test_published_cases_have_parity(shared: Path, name: str) -> None:
     folder = shared / "golden" / name
     config, steps = _config(folder)
     network = import_published(load_file(folder / "state_dict.safetensors"), config)
     inputs = _inputs(folder / "inputs.safetensors", steps)
-    found = CPUNetwork(network, 2)(inputs, steps, True)
+    actual = CPUNetwork(network, 2)(inputs, steps, True)
     golden = load_file(folder / "golden.safetensors")
-    torch.testing.assert_close(found.logits, golden["logits"], rtol=1e-4, atol=1e-4)
-    assert_same(found, plain(network, inputs, steps))
+    torch.testing.assert_close(actual.logits, golden["logits"], rtol=1e-4, atol=1e-4)
+    assert_same(actual, plain(network, inputs, steps))
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7])
-def test_a_still_is_held_as_a_sequence_of_itself(steps: int) -> None:
+def test_one_frame_equals_its_repetition(steps: int) -> None:
     stream = StreamConfig(channels=2, size=(33, 18))
     network = lively(Config(streams={"a": stream, "b": stream}, classes=4, embed_dim=16, heads=4))
-    still = noise(network.config, steps=1, batch=2)
+    frame = noise(network.config, steps=1, batch=2)
     fused = CPUNetwork(network, 2)
-    repeated = {name: x.repeat(steps, 1, 1, 1, 1) for name, x in still.items()}
-    assert torch.equal(fused(still, steps, False).logits, fused(repeated, steps, False).logits)
-    assert_same(fused(still, steps, True), plain(network, still, steps))
+    repeated = {name: x.repeat(steps, 1, 1, 1, 1) for name, x in frame.items()}
+    assert torch.equal(fused(frame, steps, False).logits, fused(repeated, steps, False).logits)
+    assert_same(fused(frame, steps, True), plain(network, frame, steps))
 
 
-def test_a_sample_fires_the_same_spikes_alone_and_in_company() -> None:
+def test_a_sample_fires_the_same_spikes_at_any_batch_size() -> None:
     stream = StreamConfig(channels=3, size=(32, 32))
     network = lively(Config(streams={"a": stream, "b": stream}, classes=4, embed_dim=64))
     inputs = noise(network.config, steps=4, batch=9)
@@ -109,7 +109,7 @@ def test_a_sample_fires_the_same_spikes_alone_and_in_company() -> None:
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=80, deadline=None)
-def test_neuron_and_pooling_in_one_pass_are_neuron_then_pooling(
+def test_fire_and_pool_equals_neuron_then_max_pool(
     steps: int, rows: int, columns: int, channels: int, held: bool, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -123,27 +123,27 @@ def test_neuron_and_pooling_in_one_pass_are_neuron_then_pooling(
     assert np.array_equal(pooled, expected.permute(0, 2, 3, 1).numpy())
 
 
-def test_int8_is_the_network_with_rounded_weights() -> None:
+def test_int8_kernels_equal_float_ones_with_rounded_weights() -> None:
     """Spikes are bytes without loss and sums are exact, so that nothing else changes."""
     generator = torch.Generator().manual_seed(0)
     weight, bias = torch.randn(8, 4, 3, 3, generator=generator), torch.randn(8, generator=generator)
     spikes = torch.randint(0, 3, (2, 4, 9, 7), generator=generator, dtype=torch.uint8)
-    rounded, scale, _ = int8_kernels.quantise(weight)
-    assert rounded.abs().amax((1, 2, 3)).tolist() == [127] * 8
-    used = rounded.float() * scale.reshape(-1, 1, 1, 1)
-    assert (used - weight).abs().max() <= 0.51 * scale.max()
+    quantised, scale, _ = int8_kernels.quantise(weight)
+    assert quantised.abs().amax((1, 2, 3)).tolist() == [127] * 8
+    rounded = quantised.float() * scale.reshape(-1, 1, 1, 1)
+    assert (rounded - weight).abs().max() <= 0.51 * scale.max()
     last = spikes.contiguous(memory_format=torch.channels_last)
-    found = int8_kernels.conv3x3(weight, bias)(last)
-    expected = conv2d(spikes.float(), used, bias, padding=1)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    flat = used[:, :, 0, 0]
+    currents = int8_kernels.conv3x3(weight, bias)(last)
+    expected = conv2d(spikes.float(), rounded, bias, padding=1)
+    torch.testing.assert_close(currents, expected, rtol=1e-5, atol=1e-5)
+    flat = rounded[:, :, 0, 0]
     tokens = spikes.reshape(2, -1, 4).float()
-    again = int8_kernels.linear(flat, bias)(tokens)
-    torch.testing.assert_close(again, tokens @ flat.T + bias, rtol=1e-2, atol=3e-2)
+    currents = int8_kernels.linear(flat, bias)(tokens)
+    torch.testing.assert_close(currents, tokens @ flat.T + bias, rtol=1e-2, atol=3e-2)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_runs_with_int8_and_alike_in_any_company(variant: str) -> None:
+def test_every_variant_runs_with_int8_at_any_batch_size(variant: str) -> None:
     network, inputs, steps = case(variant, batch=4)
     fused = CPUNetwork(network, 2, int8=True)
     output = fused(inputs, steps, True)
@@ -158,8 +158,8 @@ def test_every_variant_runs_with_int8_and_alike_in_any_company(variant: str) -> 
         )
 
 
-def test_kernels_are_compiled_where_no_folder_can_keep_them() -> None:
-    """As for a user without a home, from packages that are not theirs."""
+def test_kernels_are_compiled_where_no_folder_can_cache_them() -> None:
+    """As for a user without a home directory, with packages that they cannot write to."""
     program = """
 import numba.core.caching
 numba.core.caching.CacheImpl._locator_classes = []

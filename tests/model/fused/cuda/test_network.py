@@ -1,7 +1,7 @@
-"""The fused network for CUDA gives the plain network's answers, and its kernels compile.
+"""The fused network of CUDA gives the plain network's outputs, and its kernels compile.
 
-Where there is no GPU, Triton's interpreter runs the kernels: their arithmetic, but neither the code
-that a compiler makes of them nor a GPU's rounding.
+Without a GPU, Triton's interpreter runs the kernels: their arithmetic, but neither compiled code
+nor a GPU's rounding.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ SHARED = {86: 99 * 1024, 90: 227 * 1024}
 
 
 def fused(network: SCMRL, inputs: dict[str, Tensor], steps: int) -> Output:
-    made = CUDANetwork(network.to(DEVICE))
+    cuda = CUDANetwork(network.to(DEVICE))
     with torch.inference_mode():
-        output = made({name: x.to(DEVICE) for name, x in inputs.items()}, steps, True)
+        output = cuda({name: x.to(DEVICE) for name, x in inputs.items()}, steps, True)
     network.cpu()
     return to_cpu(output)
 
 
-def bits(spikes: Tensor) -> Tensor:
+def pack(spikes: Tensor) -> Tensor:
     """Pack spikes [T, ...]."""
     return packed_spikes.pack(spikes).to(DEVICE)
 
 
-def unlike(found: Tensor, current: Tensor) -> int:
+def count_wrong(packed: Tensor, current: Tensor) -> int:
     """How many packed spikes are not what neurons make of currents [T, ...] (1/tau is in them)."""
-    spikes = packed_spikes.unpack(found, len(current)).cpu()
+    spikes = packed_spikes.unpack(packed, len(current)).cpu()
     # A current on the threshold may be rounded to either side of it, and later spikes follow.
     near = (_charged(current) - 1).abs().amin(0) < 1e-5
     return int(((spikes != LIF()(2 * current)).any(0) & ~near).sum())
@@ -77,17 +77,17 @@ def test_every_variant_of_the_network_is_fused(variant: str) -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-def test_a_still_is_held_as_a_sequence_of_itself(steps: int) -> None:
+def test_one_frame_equals_its_repetition(steps: int) -> None:
     stream = StreamConfig(channels=2, size=(17, 10), splitting="shallow")
     network = lively(Config(streams={"a": stream, "b": stream}, classes=4, embed_dim=16, heads=4))
-    still = noise(network.config, steps=1, batch=2)
-    repeated = {name: x.repeat(steps, 1, 1, 1, 1) for name, x in still.items()}
-    held = fused(network, still, steps)
+    frame = noise(network.config, steps=1, batch=2)
+    repeated = {name: x.repeat(steps, 1, 1, 1, 1) for name, x in frame.items()}
+    held = fused(network, frame, steps)
     assert torch.equal(held.logits, fused(network, repeated, steps).logits)
-    assert_same(held, plain(network, still, steps))
+    assert_same(held, plain(network, frame, steps))
 
 
-def test_a_stream_may_be_missing_and_a_sample_is_the_same_in_any_company() -> None:
+def test_a_stream_may_be_missing_at_any_batch_size() -> None:
     network, inputs, steps = case("concat", batch=3)
     only = {"visual": inputs["visual"]}
     together = fused(network, only, steps)
@@ -109,7 +109,7 @@ def test_a_stream_may_be_missing_and_a_sample_is_the_same_in_any_company() -> No
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=8, deadline=None)
-def test_layers_of_any_size_fire_what_neurons_make_of_a_convolution(
+def test_fire_equals_neurons_after_a_convolution_of_any_size(
     steps: int, height: int, width: int, channels: int, filters: int, side: int, added: bool,
     seed: int,
 ) -> None:  # fmt: skip
@@ -120,21 +120,21 @@ def test_layers_of_any_size_fire_what_neurons_make_of_a_convolution(
     weight *= 1e-3 if seed % 2 else 1.0  # halves have no exponent to spare
     bias = torch.rand(filters, generator=generator) * 0.6
     layer = packed_spikes.spike_weights(weight.to(DEVICE), bias.to(DEVICE))
-    found = packed_spikes.fire(bits(one), layer, steps, bits(two) if added else None)
-    given_ = (one.float() + two.float() * added).flatten(0, 1).permute(0, 3, 1, 2)
-    current = conv2d(given_, weight, bias, padding=side // 2).permute(0, 2, 3, 1)
-    assert unlike(found, current.unflatten(0, (steps, 2))) == 0
+    fired = packed_spikes.fire(pack(one), layer, steps, pack(two) if added else None)
+    spikes = (one.float() + two.float() * added).flatten(0, 1).permute(0, 3, 1, 2)
+    current = conv2d(spikes, weight, bias, padding=side // 2).permute(0, 2, 3, 1)
+    assert count_wrong(fired, current.unflatten(0, (steps, 2))) == 0
     pooled = max_pool2d(one.float().flatten(0, 1).permute(0, 3, 1, 2), 3, 2, 1)
-    expected = bits(pooled.permute(0, 2, 3, 1).unflatten(0, (steps, 2)))
-    assert torch.equal(packed_spikes.pool(bits(one)), expected)
+    expected = pack(pooled.permute(0, 2, 3, 1).unflatten(0, (steps, 2)))
+    assert torch.equal(packed_spikes.pool(pack(one)), expected)
 
 
 def test_more_time_steps_than_an_integer_has_bits_are_refused() -> None:
     steps = MAX_STEPS
     spikes = torch.ones(steps, 1, 2, 2, 3)
-    assert torch.equal(packed_spikes.unpack(bits(spikes), steps).cpu(), spikes)
+    assert torch.equal(packed_spikes.unpack(pack(spikes), steps).cpu(), spikes)
     with pytest.raises(ValueError, match="steps 65: can be 1 to 64"):
-        bits(torch.ones(steps + 1, 1, 2, 2, 3))
+        pack(torch.ones(steps + 1, 1, 2, 2, 3))
 
 
 def small(attention: Attention) -> SCMRL:
@@ -155,7 +155,7 @@ def test_attention_takes_the_most_time_steps(over: str) -> None:
     ones = torch.ones(MAX_STEPS, 1, 1, 2)
     spatial, temporal = packed_spikes.attend_over_tokens, packed_spikes.attend_over_steps
     kernel = spatial if over == "spatial" else temporal
-    fired = kernel(*(bits(ones) for _ in range(3)), 1, 1.0, MAX_STEPS)
+    fired = kernel(*(pack(ones) for _ in range(3)), 1, 1.0, MAX_STEPS)
     assert torch.equal(packed_spikes.unpack(fired, MAX_STEPS).cpu(), ones)
 
 
@@ -164,22 +164,22 @@ def test_the_network_runs_the_most_time_steps() -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     network = small("spatial-temporal")
-    still = noise(network.config, steps=1, batch=1)
-    assert_same(fused(network, still, MAX_STEPS), plain(network, still, MAX_STEPS))
+    frame = noise(network.config, steps=1, batch=1)
+    assert_same(fused(network, frame, MAX_STEPS), plain(network, frame, MAX_STEPS))
 
 
 @pytest.mark.parametrize("held", [True, False])
-def test_layers_of_values_take_any(held: bool) -> None:
+def test_fire_takes_any_values(held: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     frames = torch.randn((1 if held else 3, 2, 5, 4, 33), generator=generator)
     weight = torch.randn(9, 33, 3, 3, generator=generator) / 10
     bias = torch.randn(9, generator=generator)
-    found = packed_spikes.fire(
+    fired = packed_spikes.fire(
         frames.to(DEVICE), packed_spikes.value_weights(weight.to(DEVICE), bias.to(DEVICE)), 3
     )
     current = conv2d(frames.flatten(0, 1).permute(0, 3, 1, 2), weight, bias, padding=1)
     current = current.permute(0, 2, 3, 1).unflatten(0, (-1, 2)).expand(3, -1, -1, -1, -1)
-    assert unlike(found, current) == 0
+    assert count_wrong(fired, current) == 0
 
 
 @given(
@@ -191,7 +191,7 @@ def test_layers_of_values_take_any(held: bool) -> None:
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=8, deadline=None)
-def test_attention_of_any_size_fires_what_the_published_one_does(
+def test_attention_of_any_size_equals_the_published_one(
     over: str, steps: int, tokens: int, heads: int, width: int, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -200,17 +200,17 @@ def test_attention_of_any_size_fires_what_the_published_one_does(
     )
     attention = SpikingAttention(heads * width, heads, over)  # type: ignore[arg-type]
     attend = attention._spatial if over == "spatial" else attention._temporal
-    met = attend(*(x.float().transpose(2, 3) for x in (q, k, v))).transpose(2, 3)
-    # Parts of longer rows, as projections side by side are.
-    rows = torch.cat([bits(q), bits(k), bits(v)], 2)
+    product = attend(*(x.float().transpose(2, 3) for x in (q, k, v))).transpose(2, 3)
+    # Slices of longer rows, as projections of the same tokens are.
+    rows = torch.cat([pack(q), pack(k), pack(v)], 2)
     kernel = (
         packed_spikes.attend_over_tokens if over == "spatial" else packed_spikes.attend_over_steps
     )
-    found = kernel(*rows.chunk(3, 2), heads, 0.3, steps)
-    assert unlike(found, met / 0.25 * 0.3) == 0
+    fired = kernel(*rows.chunk(3, 2), heads, 0.3, steps)
+    assert count_wrong(fired, product / 0.25 * 0.3) == 0
 
 
-def test_weights_in_two_halves_have_float32s_precision_but_for_two_bits() -> None:
+def test_weights_in_two_halves_have_float32s_precision_but_for_two_pack() -> None:
     weight = torch.randn(8, 16, 3, 3) * torch.logspace(-6, 6, 8).reshape(-1, 1, 1, 1)
     layer = packed_spikes.spike_weights(weight, torch.zeros(8))
     assert layer.low is not None
@@ -223,7 +223,7 @@ def test_weights_in_two_halves_have_float32s_precision_but_for_two_bits() -> Non
     assert torch.isfinite(silent.unit).all()
 
 
-def test_folding_changes_nothing_but_where_the_threshold_is() -> None:
+def test_folding_scales_currents_by_tau_and_threshold() -> None:
     network, _, _ = case("spatial", batch=1)
     layer = network.patch["audio"].position  # type: ignore[union-attr]
     weight, bias = folding.stage(layer)  # type: ignore[arg-type]
@@ -236,25 +236,25 @@ def test_folding_changes_nothing_but_where_the_threshold_is() -> None:
     )
 
 
-def test_its_spikes_are_counted_against_the_plain_networks() -> None:
+def test_parity_counts_the_spikes_that_differ() -> None:
     network, inputs, steps = case("concat", batch=2)
     network.to(DEVICE)
     moved = [{name: x.to(DEVICE) for name, x in inputs.items()}]
-    found = measure_parity(network, CUDAParityLayers(CUDANetwork(network)), moved, steps)
-    assert found.samples == 2
-    assert found.spikes > 9_000
-    assert found.tokens > 0
-    assert (found.flips, found.token_flips, found.classes) == (0, 0, 0)
-    assert found.difference < 1e-5
+    parity = measure_parity(network, CUDAParityLayers(CUDANetwork(network)), moved, steps)
+    assert parity.samples == 2
+    assert parity.spikes > 9_000
+    assert parity.tokens > 0
+    assert (parity.flips, parity.token_flips, parity.classes) == (0, 0, 0)
+    assert parity.difference < 1e-5
     other = CUDAParityLayers(CUDANetwork(lively(network.config, seed=8).to(DEVICE)))
-    found = measure_parity(network, other, moved, steps)
-    assert found.flips > found.spikes / 100
-    assert found.token_flips > found.tokens / 100
+    parity = measure_parity(network, other, moved, steps)
+    assert parity.flips > parity.spikes / 100
+    assert parity.token_flips > parity.tokens / 100
 
 
 @pytest.mark.parametrize("capability", SHARED)
 def test_kernels_compile_for_a_card(capability: int, tmp_path: Path) -> None:
-    """For real, down to machine code; that they run is for a test on the card."""
+    """Down to machine code; that they run is tested on a card."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, "-m", "tests.model.compiled", str(capability)],
