@@ -31,9 +31,14 @@ serve: $(VENV)/.serve
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(ARGS)
 
-# Tests that start a service or take long are marked slow: tests/conftest.py and pyproject.toml.
-quick: lint
-	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 $(ARGS)
+# Left out are tests that are marked slow, by themselves or by tests/conftest.py. mypy runs beside the
+# tests. One thread for each process of tests: torch's threads would wait for each other.
+quick: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy & mypy=$$!; \
+		OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --quiet $(ARGS); \
+		tests=$$?; wait $$mypy && exit $$tests
 
 wheel: $(VENV)/.setuptools
 	@rm -rf build dist/scmrl-*.whl

@@ -13,6 +13,8 @@ from model import checkpoint
 from service.settings import WEIGHTS
 from tests.service.running_server import running
 
+pytestmark = pytest.mark.slow
+
 CLIPS = Path(__file__).parent / "data" / "clips"
 FOLDER = WEIGHTS / "avdigits"
 

@@ -17,6 +17,8 @@ import pytest
 from tests.conftest import ROOT
 from tests.service.process import Serve
 
+pytestmark = pytest.mark.slow
+
 CLIP = (ROOT / "tests" / "data" / "clips" / "digit-7.mp4").read_bytes()
 #: What a wheel is built from.
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "model", "service", "weights")

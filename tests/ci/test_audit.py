@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from tests.ci import load
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 audit = load("audit")
 CLEAN, VULNERABLE, NOT_ASKED = 0, 1, 3
 

@@ -32,6 +32,7 @@ def text(*parts: str) -> str:
     return ROOT.joinpath(*parts).read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", SCHEMAS, ids=lambda path: path.name)
 def test_files_match_their_schema(path: Path) -> None:
     tool = Path(sys.executable).with_name("check-jsonschema")

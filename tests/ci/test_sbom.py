@@ -19,6 +19,8 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from packageurl import PackageURL
 
+pytestmark = pytest.mark.slow
+
 sbom = load("sbom")
 DEVICES = ("cpu", "cuda")
 

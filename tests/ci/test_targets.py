@@ -41,6 +41,7 @@ def test_every_target_is_in_the_help_and_has_a_rule() -> None:
         assert target == "help" or re.search(rf'@echo "make {target} ', text), target
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((ROOT / ".github" / "workflows").iterdir()))
 def test_workflows_have_the_shape_that_github_reads(path: Path) -> None:
     tool = Path(sys.executable).with_name("check-jsonschema")

@@ -42,6 +42,7 @@ def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
     run("hadolint", DOCKER / "Dockerfile")
 
 
+@pytest.mark.slow
 def test_compose_has_the_shape_that_compose_reads() -> None:
     run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", DOCKER / "compose.yaml")
 

@@ -22,6 +22,8 @@ from tests.service import checkpoints
 from tests.service.integration.test_refusals import logged, problem
 from tests.service.running_server import listening, running, statuses, until_ready, wait_until
 
+pytestmark = pytest.mark.slow
+
 CLASSIFY = "/v1/classify"
 
 

@@ -57,6 +57,7 @@ NONSENSE = ["inf", "-inf", "nan", "Infinity", "1e400", "-1", "-1e-9", "999999999
             math.inf, -math.inf, math.nan, 1e308, 10**30, "a few", "0x10"]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NUMBERS)
 @settings(max_examples=25, deadline=None)
 @given(value=st.sampled_from(NONSENSE) | st.floats(min_value=1 << 41) | st.floats(max_value=-1e-9))
@@ -66,6 +67,7 @@ def test_an_invalid_number_is_refused_with_its_bounds(name: str, value: Any) -> 
     assert f"to {limits(name)['le']}" in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NUMBERS)
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())

@@ -115,6 +115,7 @@ LIMITS = [
 ]
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
 def test_a_network_within_the_bounds_can_be_built(data: st.DataObject) -> None:

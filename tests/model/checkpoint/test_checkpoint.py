@@ -39,6 +39,8 @@ from model.network import SCMRL
 from model.preprocess.specs import FrameSpec, SpectrogramSpec
 from tests.model.networks import lively, noise
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 SIZE = (8, 12)
 CONFIG = Config(

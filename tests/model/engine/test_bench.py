@@ -10,6 +10,8 @@ from model.engine.parity import measure_parity
 from model.engine.parity_cpu import CPUParityLayers
 from model.fused.cpu.network import CPUNetwork
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(("case", "billions"), [("urbansound8k_av", 0.19), ("crema_d", 2.8)])
 def test_operations_of_a_sample_are_those_of_the_published_network(

@@ -22,6 +22,8 @@ from model.fused.cpu.network import CPUNetwork
 from model.network import SCMRL, Output
 from tests.model.networks import lively, noise
 
+pytestmark = pytest.mark.slow
+
 STEPS = 4
 CONFIG = Config(
     streams={

@@ -56,6 +56,7 @@ def looked(stream: str, row: int, column: int) -> SpatialMap:
     return spatial
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fusion", ["add", "concat"])
 def test_contributions_add_up_to_the_logits(fusion: str) -> None:
     network = lively(config(fusion=fusion))

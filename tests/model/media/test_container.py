@@ -50,7 +50,7 @@ from tests.model.made import (
     without_reordering,
 )
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.slow]
 
 CONTAINERS = [
     ("mp4", "libx264", "aac"),

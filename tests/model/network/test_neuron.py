@@ -99,6 +99,7 @@ def test_a_spike_resets_the_potential_to_zero() -> None:
         assert spikes.flatten().tolist() == [1.0, 0.0, 0.0]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(SEQUENCES, st.sampled_from([1.0, 0.5, 0.93]))
 def test_training_and_eval_give_the_same_spikes(rows: list[list[float]], threshold: float) -> None:

@@ -97,6 +97,7 @@ def test_every_variant_has_its_case() -> None:
         assert int(golden["steps"]) == steps
 
 
+@pytest.mark.slow
 def test_every_spike_is_that_of_the_equations(case: Case) -> None:
     recorded = case.named("spikes")
     assert recorded.keys() == case.spikes.keys()
@@ -266,6 +267,7 @@ def test_no_stream_at_all_is_refused() -> None:
         lively(small(TWO))({})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [("audio",), ("audio", "visual"), ("audio", "visual", "tactile")])
 def test_any_number_of_streams_learns_by_configuration_alone(names: tuple[str, ...]) -> None:
     """Sixteen clips of noise with random labels are learnt by heart, and every parameter moves."""

@@ -29,6 +29,8 @@ from model.training.options import EvaluateOptions, OptionsError, TrainOptions
 from model.training.recipe import card
 from model.training.task import LabelledClip
 
+pytestmark = pytest.mark.slow
+
 CARD = card(TrainOptions.of(AVDigits(), Path("data"), embed_dim=16, steps=2), 0)
 
 

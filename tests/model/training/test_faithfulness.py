@@ -101,6 +101,7 @@ class RestsOnTheInk(Evaluator):
         return 100 * (torch.arange(10) < 1).float()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_ink", [True, False])
 def test_faithfulness_is_higher_for_maps_that_point_at_the_digit(
     at_ink: bool, folder: Path, clips: list[DecodedClip]

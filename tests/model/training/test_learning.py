@@ -26,7 +26,7 @@ from model.training.schedule import FLOAT32_FROM
 from model.training.train import Trainer, train
 from tests.model.networks import lively
 
-pytestmark = pytest.mark.usefixtures("one_core")
+pytestmark = [pytest.mark.usefixtures("one_core"), pytest.mark.slow]
 
 
 @pytest.fixture

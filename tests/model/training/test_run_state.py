@@ -22,7 +22,7 @@ from model.training.run_state import RunError, RunState
 from model.training.task import DataError
 from model.training.train import Trainer, train
 
-pytestmark = pytest.mark.usefixtures("one_core")
+pytestmark = [pytest.mark.usefixtures("one_core"), pytest.mark.slow]
 
 #: Another value of each option that decides what a run ends with.
 OTHERS: dict[str, Any] = {

@@ -27,7 +27,7 @@ from service.commands import evaluate as evaluate_command
 from service.commands import train as train_command
 from tests.model.training.noise_task import Noise
 
-pytestmark = pytest.mark.usefixtures("one_core")
+pytestmark = [pytest.mark.usefixtures("one_core"), pytest.mark.slow]
 
 STREAMS = ("near", "far", "camera")
 

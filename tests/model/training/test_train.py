@@ -23,7 +23,7 @@ from model.training.train import Trainer, train
 
 ROOT = Path(__file__).parents[3]
 
-pytestmark = pytest.mark.usefixtures("one_core")
+pytestmark = [pytest.mark.usefixtures("one_core"), pytest.mark.slow]
 
 
 @pytest.fixture

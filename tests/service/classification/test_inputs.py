@@ -164,6 +164,7 @@ def test_a_row_is_described_and_listed_in_errors(tactile_service: httpx.Client) 
     assert "`tactile` for tactile" in tactile_service.post("/v1/classify").json()["detail"]
 
 
+@pytest.mark.slow
 def test_a_file_for_a_stream_that_a_checkpoint_has_not_is_rejected(
     weights: Path, clip: bytes
 ) -> None:

@@ -27,6 +27,8 @@ from tests.service.conftest import CLIPS
 from tests.service.inference.test_registry import damage
 from tests.service.media_files import without_sound
 
+pytestmark = pytest.mark.slow
+
 SEVEN = CLIPS / "digit-7.webm"
 #: Settings that would be seen on a command line.
 SECRETS = {"api-keys", "admin-key"}

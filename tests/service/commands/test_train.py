@@ -17,6 +17,8 @@ from tests.model.networks import lively
 from tests.service import checkpoints
 from tests.service.commands.test_cli import scmrl, train, training
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:

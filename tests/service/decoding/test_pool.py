@@ -40,6 +40,8 @@ from tests.service.checkpoints import STEPS
 from tests.service.media_files import png, tone, wav
 from tests.service.running_server import wait_until
 
+pytestmark = pytest.mark.slow
+
 CARD = checkpoints.card()
 WANTED = DecodeRequest.from_card(CARD, STEPS)
 GENEROUS = DecodeLimits(seconds=60, memory_bytes=1 << 30)

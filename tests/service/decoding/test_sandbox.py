@@ -26,7 +26,10 @@ from tests.service.decoding.test_pool import good, problem, run, started
 from tests.service.process import Serve
 from tests.service.running_server import wait_until
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="seccomp is Linux's")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="seccomp is Linux's"),
+    pytest.mark.slow,
+]
 
 #: Users that run a service: the one that runs the tests; root of a container without capabilities;
 #: and a user, as in the image.

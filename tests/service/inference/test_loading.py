@@ -26,6 +26,8 @@ from tests.service.http.routes.test_admin import KEY, MODELS
 from tests.service.integration.test_refusals import problem
 from tests.service.running_server import listening, loading, statuses, until_ready, wait_until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def answers() -> Iterator[threading.Event]:

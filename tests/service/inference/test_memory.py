@@ -23,6 +23,8 @@ from tests.resident import MIB, Kept, needs_glibc, resident
 from tests.service.inference.test_registry import damage
 from tests.service.running_server import wait_until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def models(weights: Path, tmp_path: Path) -> Iterator[ModelServer]:

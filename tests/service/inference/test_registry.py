@@ -19,6 +19,8 @@ from tests.service import checkpoints
 from tests.service.integration.test_refusals import problem
 from tests.service.running_server import running, statuses
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def copied(weights: Path, tmp_path: Path) -> Path:

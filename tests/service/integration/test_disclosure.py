@@ -32,6 +32,8 @@ from tests.service.inference.test_registry import damage
 from tests.service.media_files import png, tone, wav
 from tests.service.running_server import listening, running, statuses, until_ready, wait_until
 
+pytestmark = pytest.mark.slow
+
 FORM = "multipart/form-data; boundary=b"
 
 #: What an answer must not name: where the code lies, what it is made of, and in which versions.

@@ -20,6 +20,8 @@ from tests.service.media_files import tone, wav
 from tests.service.process import WITHIN_S, Serve
 from tests.service.running_server import statuses, wait_until
 
+pytestmark = pytest.mark.slow
+
 
 def loaded(client: httpx.Client) -> bool:
     """Whether there is a service that has loaded its checkpoints."""

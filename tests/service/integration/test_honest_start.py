@@ -27,6 +27,8 @@ from tests.service.decoding.test_pool import WANTED, fork_server_pid, good, run
 from tests.service.process import Serve
 from tests.service.running_server import wait_until
 
+pytestmark = pytest.mark.slow
+
 #: What a library says that is not installed whole.
 REASON = "libnothing.so.1: cannot open shared object file"
 

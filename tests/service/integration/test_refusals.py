@@ -24,6 +24,8 @@ from tests.model import costly
 from tests.service.media_files import png, tone, wav, without_sound
 from tests.service.running_server import running, wait_until
 
+pytestmark = pytest.mark.slow
+
 CLASSIFY = "/v1/classify"
 FORM = {"Content-Type": "multipart/form-data; boundary=b"}
 #: Over HTTP a smaller example may take minutes to find: no test may outlive its limit.

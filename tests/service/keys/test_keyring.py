@@ -24,6 +24,7 @@ def status(client: httpx.Client, key: str) -> int:
     return client.get("/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code
 
 
+@pytest.mark.slow
 def test_a_changed_file_is_in_force_without_a_restart(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

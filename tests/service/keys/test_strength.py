@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from service.keys.strength import is_guessable
 
+pytestmark = pytest.mark.slow
+
 GUESSABLE = [
     "1q2w3e4r5t6y7u8i9o0p", "qwertyuiopasdfghjklz", "asdfghjkl-qwertyuiop-zxcvbnm",
     "my-secret-api-key-2026", "the-operators-own-key", "dev-api-key-for-testing-only",

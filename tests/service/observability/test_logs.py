@@ -103,6 +103,7 @@ def test_uploads_headers_and_keys_are_in_no_line(
     assert "my-secret" not in "".join(lines.written)
 
 
+@pytest.mark.slow
 def test_what_the_threads_of_a_request_log_has_its_id(
     weights: Path, lines: Lines, clip: bytes
 ) -> None:

@@ -23,6 +23,8 @@ from tests.conftest import ROOT
 from tests.service.running_server import listening, until_ready, wait_until
 from tests.service.scraped import Scrape, scrape
 
+pytestmark = pytest.mark.slow
+
 CLASSIFY = "/v1/classify"
 STAGES = {"decode_wait", "decode", "preprocess", "queue", "inference", "explain"}
 

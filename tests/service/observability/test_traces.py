@@ -250,6 +250,7 @@ def test_what_cannot_be_had_is_told_of(
     assert told in caplog.text
 
 
+@pytest.mark.slow
 def test_without_the_extra_it_is_told_of_and_the_service_starts(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = Path(__file__).parents[3] / "weights" / "avdigits"
 #: Starts as a service does.
 _QUICK = (

@@ -57,6 +57,7 @@ def test_pipelined_requests_are_answered_in_order(shared_edge: Edge, count: int)
             assert client.answer().body == b"%d" % number
 
 
+@pytest.mark.slow
 def test_few_of_many_pipelined_requests_are_buffered_while_the_first_is_answered() -> None:
     with running_edge() as edge, edge.connect() as client:
         client.send(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n", 5000 * GET)

@@ -20,6 +20,8 @@ from tests.service.running_server import wait_until
 from tests.service.scarce import FILES
 from tests.service.server.edge import GET, WITHIN_S, Client
 
+pytestmark = pytest.mark.slow
+
 
 def test_open_files_are_reserved_for_decoders_and_libraries(
     monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture

@@ -26,6 +26,8 @@ from tests.model.network.test_golden import CASES, _config, _inputs
 from tests.model.network.test_scmrl import read
 from tests.model.networks import lively, noise
 
+pytestmark = pytest.mark.slow
+
 
 def plain(network: SCMRL, inputs: dict[str, Tensor], steps: int) -> Output:
     held = {name: x.expand(steps, *x.shape[1:]) for name, x in inputs.items()}

@@ -35,6 +35,8 @@ from tests.model.fused.cpu.test_network import assert_same, case, plain
 from tests.model.make_golden import VARIANTS
 from tests.model.networks import lively, noise
 
+pytestmark = pytest.mark.slow
+
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 #: Bytes of shared memory that a block may have, by compute capability (CUDA's programming guide).
 SHARED = {86: 99 * 1024, 90: 227 * 1024}

@@ -23,7 +23,7 @@ from model.media.reader import read_clip, read_sound
 from model.media.types import Clip, Limits, MediaError, Sound, TooLarge, Unusable
 from tests.model.made import Floats, clip, damaged, numbered, sound_file, tone, tracks
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.slow]
 
 #: (container, codec, sample rate) as FFmpeg writes them, and (kind, subtype) as soundfile does.
 CONTAINERS = [

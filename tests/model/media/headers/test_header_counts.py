@@ -17,6 +17,8 @@ from model.media.reader import Limits, TooLarge, read_clip, read_sound
 from tests.model import costly, costly_headers, made
 from tests.model.costly_headers import box, mp4, numbers, table, track
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 MANY = 2_000_000
 

@@ -50,6 +50,7 @@ def test_the_work_that_a_few_bytes_require_is_limited(data: bytes, what: str) ->
         read_clip(data, 4)
 
 
+@pytest.mark.slow
 def test_the_limits_can_be_raised() -> None:
     limits = Limits(max_composed_pixels=1 << 40, max_inflated_bytes=1 << 30)
     for data in (costly.gif(3000, 3000, 112), costly.png(INFLATED["zTXt"](9 * MIB) * 2)):

@@ -27,7 +27,7 @@ from tests.model.made import (
     with_data,
 )
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.slow]
 
 #: Screen recorders' and old codecs, whose frames change the one before, and pixel formats.
 SCREENS = [

@@ -22,7 +22,7 @@ from tests.model.made import (
     tone,
 )
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.slow]
 
 DEFAULTS = Limits()
 _DURATION = b"\x44\x89\x88"  # the element that says how long a Matroska file is, in ms

@@ -24,6 +24,8 @@ from model.training.avdigits.scene import draw_scene
 from model.training.batches import Batches
 from model.training.task import BatchPlan, DataError
 
+pytestmark = pytest.mark.slow
+
 DIGIT = np.zeros((28, 28), np.uint8)
 DIGIT[4:24, 11:17] = 255
 

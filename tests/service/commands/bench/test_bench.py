@@ -13,6 +13,8 @@ from service.bench.clips import MIX, ClipSpec, render_clip
 from service.bench.load import RequestOutcome
 from service.bench.scaling import _fit
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("aiohttp", reason="scmrl[bench] is not installed")
 
 

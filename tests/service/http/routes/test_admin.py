@@ -21,6 +21,8 @@ from tests.service.integration.test_refusals import problem
 from tests.service.running_server import listening, statuses, wait_until
 from tests.service.scraped import scrape
 
+pytestmark = pytest.mark.slow
+
 MODELS = "/v1/admin/models"
 KEY = "admin-q7Zt4mXv9RkB2wLc8NpY"
 

@@ -227,6 +227,7 @@ def test_the_overlay_is_a_png_over_the_frame_and_over_the_spectrogram(
     assert np.array(values) == pytest.approx(np.array(grid), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_an_answer_is_the_same_alone_and_together_with_others(weights: Path) -> None:
     clips = [(CLIPS / f"digit-{digit}.mp4").read_bytes() for digit in range(10)]
     with running(weights, max_batch_wait_ms=5000) as service:
