@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from model.fused import folding
+from model.fused.folding import Folded
 from model.network.attention import SCALE, Maps, SpikingAttention
 from model.network.patch import PatchSplitting, Stage
 from model.network.scmrl import MLP, SCMRL, CrossModalResidual, Output, firing_rate
@@ -62,10 +63,8 @@ class Layers(Protocol[Tokens]):
     def tokens(self, pooled: Tensor, position: Tensor) -> Tokens:
         """Return the tokens of the last stage's pooled spikes and the position stage's."""
 
-    def linear(
-        self, folded: Sequence[tuple[Tensor, Tensor]], takes: LinearInput
-    ) -> LinearLayer[Tokens]:
-        """Make linear maps of the same input from their folded weights and biases."""
+    def linear(self, maps: Sequence[Folded], takes: LinearInput) -> LinearLayer[Tokens]:
+        """Make linear maps of the same input, and their neurons."""
 
     def attention(self, attention: SpikingAttention) -> AttentionLayer:
         """Make the product of an attention."""

@@ -8,7 +8,8 @@ import torch
 from spikingjelly.activation_based import functional, neuron, surrogate
 from torch import Tensor
 
-#: Membrane time constant of every published neuron, in time steps.
+#: Membrane time constant of every published neuron, in time steps, above 1. The fused networks take
+#: it from the neurons that they fold (model/fused/folding.py).
 TAU = 2.0
 #: Steepness of the surrogate sigmoid, whose derivative replaces the spike's.
 SURROGATE_ALPHA = 4.0
@@ -43,6 +44,11 @@ class LIF(neuron.LIFNode):  # type: ignore[misc]  # spikingjelly is untyped
             step_mode="m",
         )
         self.register_buffer("threshold", torch.tensor(threshold))
+
+    @property
+    def decay(self) -> float:
+        """Share of the membrane potential that is left after a time step: h = decay v + x / tau."""
+        return 1.0 - 1.0 / float(self.tau)
 
     def multi_step_forward(self, x_seq: Tensor) -> Tensor:
         """Return spikes (0 or 1) of input currents, both [T, ...]."""

@@ -24,8 +24,9 @@ from torch.nn.functional import conv2d
 from model.fused import folding
 from model.fused.cpu import int8_kernels, numba_kernels, winograd
 from model.fused.cpu.int8_kernels import Map
+from model.fused.folding import Folded, FoldedAttention
 from model.fused.network import AttentionLayer, LinearInput
-from model.network.attention import SCALE, SpikingAttention
+from model.network.attention import SpikingAttention
 from model.network.patch import Stage
 
 #: The type of spikes between convolutions.
@@ -51,14 +52,13 @@ class CPULayers:
         """Two [T, C, H, W] to their sum [T, N, C]."""
         return (pooled + position).permute(0, 2, 3, 1).flatten(1, 2).float()
 
-    def linear(self, folded: Sequence[tuple[Tensor, Tensor]], takes: LinearInput) -> Linear:
-        return Linear(folded, int8=self._int8 and takes != "reals")
+    def linear(self, maps: Sequence[Folded], takes: LinearInput) -> Linear:
+        return Linear(maps, int8=self._int8 and takes != "reals")
 
     def attention(self, attention: SpikingAttention) -> AttentionLayer:
-        lif = attention.lif
-        scale = SCALE / (lif.tau * lif.v_threshold)
         layer = AttentionOverTokens if attention.over == "spatial" else AttentionOverSteps
-        return layer(attention.heads, attention.query.conv.out_channels, scale)
+        channels = attention.query.conv.out_channels
+        return layer(attention.heads, channels, folding.attention(attention))
 
     def values(self, x: Tensor, steps: int) -> Tensor:
         """[T, N, C] are values already."""
@@ -72,11 +72,13 @@ class ConvStage:
     """
 
     def __init__(self, stage: Stage, *, frames: bool, pooled: bool, int8: bool) -> None:
-        weight, bias = folding.stage(stage)
+        folded = folding.stage(stage)
+        weight, bias = folded.weight, folded.bias
         if frames or (not int8 and weight.shape[1] < winograd.MIN_CHANNELS):
             self._conv = _conv3x3(weight, bias)
         else:
             self._conv = (int8_kernels if int8 else winograd).conv3x3(weight, bias)
+        self._decay = np.float32(folded.decay)
         self._pooled = pooled
         self._spike_type: SpikeType = np.uint8 if int8 else np.float32
         #: The type of its input.
@@ -86,25 +88,22 @@ class ConvStage:
         """[T or 1, C, H, W], channels last, to [steps, C', H', W'] alike."""
         current = self._conv(x).permute(0, 2, 3, 1)  # [T or 1, H, W, C']
         if not self._pooled:  # only the first stage, which is pooled, has inputs of one step
-            return _fire(current).permute(0, 3, 1, 2).to(x.dtype)
+            return _fire(current, self._decay).permute(0, 3, 1, 2).to(x.dtype)
         values = current.contiguous().numpy()
         _, height, width, channels = values.shape
         spikes = np.empty((steps, (height + 1) // 2, (width + 1) // 2, channels), self._spike_type)
-        numba_kernels.fire_and_pool(values, spikes)
+        numba_kernels.fire_and_pool(values, self._decay, spikes)
         return torch.from_numpy(spikes).permute(0, 3, 1, 2)
 
 
 class Linear:
     """Linear maps of the same input side by side and their neurons: [T, N, C] to [T, N, C'].
 
-    `folded`: weight [C', C, ...] and bias [C'] of each. With `int8` the input has to be small
-    integers, as spikes are.
+    With `int8` the input has to be small integers, as spikes are.
     """
 
-    def __init__(self, folded: Sequence[tuple[Tensor, Tensor]], *, int8: bool) -> None:
-        weight = torch.cat([weight.flatten(1) for weight, _ in folded])
-        bias = torch.cat([bias for _, bias in folded])
-        self._fire = (_int8_linear if int8 else _float_linear)(weight, bias)
+    def __init__(self, maps: Sequence[Folded], *, int8: bool) -> None:
+        self._fire = (_int8_linear if int8 else _float_linear)(folding.side_by_side(maps))
 
     def __call__(self, x: Tensor, steps: int) -> Tensor:
         return self._fire(x)
@@ -117,31 +116,33 @@ class AttentionOverTokens:
     products are faster; the products of one head with another are masked.
     """
 
-    def __init__(self, heads: int, channels: int, scale: float) -> None:
+    def __init__(self, heads: int, channels: int, folded: FoldedAttention) -> None:
         width = channels // heads
         heads_per_block = gcd(heads, max(1, _BLOCK_CHANNELS // width))
         self._block = width * heads_per_block
-        # `scale` where a channel meets one of its own head, 0 elsewhere: [block, block].
-        self._mask = torch.block_diag(*[torch.full((width, width), scale)] * heads_per_block)
+        # The scale where a channel meets one of its own head, 0 elsewhere: [block, block].
+        head = torch.full((width, width), folded.scale)
+        self._mask = torch.block_diag(*[head] * heads_per_block)
+        self._decay = np.float32(folded.decay)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, steps: int) -> Tensor:
         blocks = [
             torch.bmm(q_, torch.bmm(k_.transpose(1, 2), v_).mul_(self._mask))  # [T, N, block]
             for q_, k_, v_ in zip(*(x.split(self._block, 2) for x in (q, k, v)), strict=True)
         ]
-        return _fire(blocks[0] if len(blocks) == 1 else torch.cat(blocks, 2))
+        return _fire(blocks[0] if len(blocks) == 1 else torch.cat(blocks, 2), self._decay)
 
 
 class AttentionOverSteps:
     """Spikes of (q k^T) v over the steps at each token, [T, N, C]."""
 
-    def __init__(self, heads: int, channels: int, scale: float) -> None:
+    def __init__(self, heads: int, channels: int, folded: FoldedAttention) -> None:
         self._attend = numba_kernels.attend_over_steps(channels // heads)
-        self._scale = np.float32(scale)
+        self._scale, self._decay = np.float32(folded.scale), np.float32(folded.decay)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, steps: int) -> Tensor:
         spikes = torch.empty(q.shape)
-        self._attend(q.numpy(), k.numpy(), v.numpy(), self._scale, spikes.numpy())
+        self._attend(q.numpy(), k.numpy(), v.numpy(), self._scale, self._decay, spikes.numpy())
         return spikes
 
 
@@ -151,26 +152,27 @@ def _conv3x3(weight: Tensor, bias: Tensor) -> Map:
     return lambda x: conv2d(x, weight, bias, padding=1)
 
 
-def _float_linear(weight: Tensor, bias: Tensor) -> Map:
+def _float_linear(folded: Folded) -> Map:
     """Return a linear map with its neurons, which add the bias: that is faster than in the map."""
-    transposed, shift = weight.T.contiguous(), bias.numpy()
+    transposed, shift = folded.weight.T.contiguous(), folded.bias.numpy()
+    decay = np.float32(folded.decay)
 
     def fire(x: Tensor) -> Tensor:
         current = torch.matmul(x, transposed)
-        numba_kernels.fire_shifted(current.numpy(), shift)
+        numba_kernels.fire_shifted(current.numpy(), shift, decay)
         return current
 
     return fire
 
 
-def _int8_linear(weight: Tensor, bias: Tensor) -> Map:
+def _int8_linear(folded: Folded) -> Map:
     """Return a linear map with int8 weights and its neurons."""
-    current = int8_kernels.linear(weight, bias)
-    return lambda x: _fire(current(x))
+    current, decay = int8_kernels.linear(folded.weight, folded.bias), np.float32(folded.decay)
+    return lambda x: _fire(current(x), decay)
 
 
-def _fire(current: Tensor) -> Tensor:
+def _fire(current: Tensor, decay: np.float32) -> Tensor:
     """Overwrite currents [T, ...] by their spikes, and return them contiguous."""
     current = current.contiguous()
-    numba_kernels.fire(current.numpy())
+    numba_kernels.fire(current.numpy(), decay)
     return current

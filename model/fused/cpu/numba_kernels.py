@@ -2,11 +2,12 @@
 
 Layout is channels last: a sample's currents and spikes are [T, H, W, C] or [T, N, C], so that
 the innermost loop runs over channels. 1/tau and 1/threshold are folded into currents, which makes
-the neuron h = v / 2 + x, a spike where h >= 1. Each kernel reads its input once: the membrane
+the neuron h = decay v + x, a spike where h >= 1. Each kernel reads its input once: the membrane
 potential of a row stays in the L1 cache over all time steps.
 
 All arrays are float32 and C-contiguous, unless stated otherwise. Compiled code is cached on disk
-where possible.
+where possible, until this file changes: so `decay`, which comes from model/network/neuron.py, is an
+argument and no constant.
 """
 
 from __future__ import annotations
@@ -21,15 +22,14 @@ from numba import njit
 
 from model.arrays import Float32Array, UInt8Array
 
-#: A kernel of q, k, v, scale and the spikes it writes.
+#: A kernel of q, k, v, scale, decay and the spikes it writes.
 AttendOverSteps = Callable[
-    [Float32Array, Float32Array, Float32Array, np.float32, Float32Array], None
+    [Float32Array, Float32Array, Float32Array, np.float32, np.float32, Float32Array], None
 ]
 _F = TypeVar("_F", bound=Callable[..., None])
 
 log = logging.getLogger("scmrl.kernels")
 
-_HALF = np.float32(0.5)
 _ONE = np.float32(1.0)
 _ZERO = np.float32(0.0)
 
@@ -45,7 +45,7 @@ def jit(kernel: _F) -> _F:
 
 
 @jit
-def fire(current: Float32Array) -> None:
+def fire(current: Float32Array, decay: np.float32) -> None:
     """Overwrite currents [T, ...] by their spikes, in blocks of neurons that fit the L1 cache."""
     steps = current.shape[0]
     currents = current.reshape(steps, -1)  # [T, neurons]
@@ -58,14 +58,14 @@ def fire(current: Float32Array) -> None:
         for t in range(steps):
             x = currents[t, start : start + length]
             for i in range(length):
-                h = v[i] * _HALF + x[i]
+                h = v[i] * decay + x[i]
                 spike = h >= _ONE
                 x[i] = _ONE if spike else _ZERO
                 v[i] = _ZERO if spike else h
 
 
 @jit
-def fire_shifted(current: Float32Array, shift: Float32Array) -> None:
+def fire_shifted(current: Float32Array, shift: Float32Array, decay: np.float32) -> None:
     """Overwrite sums [T, N, C] by the spikes of currents sum + `shift` [C]."""
     steps, tokens, channels = current.shape
     v = np.empty(channels, np.float32)
@@ -74,14 +74,16 @@ def fire_shifted(current: Float32Array, shift: Float32Array) -> None:
         for t in range(steps):
             x = current[t, n]
             for i in range(channels):
-                h = v[i] * _HALF + (x[i] + shift[i])
+                h = v[i] * decay + (x[i] + shift[i])
                 spike = h >= _ONE
                 x[i] = _ONE if spike else _ZERO
                 v[i] = _ZERO if spike else h
 
 
 @jit
-def fire_and_pool(current: Float32Array, pooled: Float32Array | UInt8Array) -> None:
+def fire_and_pool(
+    current: Float32Array, decay: np.float32, pooled: Float32Array | UInt8Array
+) -> None:
     """Write the spikes of currents [T or 1, H, W, C], max-pooled (3x3, stride 2, padding 1), into
     pooled [T, H', W', C], which may be bytes.
 
@@ -100,7 +102,7 @@ def fire_and_pool(current: Float32Array, pooled: Float32Array | UInt8Array) -> N
             x = current[0 if held else t, row].reshape(length)
             out = spikes[t, row % 3]
             for i in range(length):
-                h = v[i] * _HALF + x[i]
+                h = v[i] * decay + x[i]
                 spike = h >= _ONE
                 out[i] = spike
                 v[i] = _ZERO if spike else h
@@ -126,20 +128,20 @@ def fire_and_pool(current: Float32Array, pooled: Float32Array | UInt8Array) -> N
 
 
 @lru_cache
-def attend_over_steps(
-    width: int,
-) -> Callable[[Float32Array, Float32Array, Float32Array, np.float32, Float32Array], None]:
+def attend_over_steps(width: int) -> AttendOverSteps:
     """Return the kernel for heads of `width` channels, a constant in its compiled loops.
 
-    It takes q, k, v [T, N, C] (slices of longer rows) and scale, and writes spikes [T, N, C] of
-    scale (q k^T) v over the steps at each token. Heads and steps are mixed as published: entry
-    (head, step, i) of a token is entry (head T + step) width + i of its flattened [T, C].
+    It takes q, k, v [T, N, C] (slices of longer rows), scale and decay, and writes spikes
+    [T, N, C] of scale (q k^T) v over the steps at each token. Heads and steps are mixed as
+    published: entry (head, step, i) of a token is entry (head T + step) width + i of its flattened
+    [T, C].
     """
 
     @jit
     def attend(
-        q: Float32Array, k: Float32Array, v: Float32Array, scale: np.float32, spikes: Float32Array
-    ) -> None:
+        q: Float32Array, k: Float32Array, v: Float32Array,
+        scale: np.float32, decay: np.float32, spikes: Float32Array,
+    ) -> None:  # fmt: skip
         steps, tokens, channels = q.shape
         heads = channels // width
         current = np.empty((heads, steps, width), np.float32)
@@ -160,7 +162,7 @@ def attend_over_steps(
             potential[:] = _ZERO
             for t in range(steps):
                 for c in range(channels):
-                    h = potential[c] * _HALF + mixed[t, c]
+                    h = potential[c] * decay + mixed[t, c]
                     spike = h >= _ONE
                     spikes[t, n, c] = _ONE if spike else _ZERO
                     potential[c] = _ZERO if spike else h

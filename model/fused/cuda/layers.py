@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from model.fused import folding
 from model.fused.cuda import packed_spikes
+from model.fused.folding import Folded
 from model.fused.network import LinearInput
-from model.network.attention import SCALE, SpikingAttention
+from model.network.attention import SpikingAttention
 from model.network.patch import Stage
 
 
@@ -42,8 +42,8 @@ class PackedLayers:
         """Two [B, H, W, C] as tokens."""
         return PackedTokens(pooled.flatten(1, 2), position.flatten(1, 2))
 
-    def linear(self, folded: Sequence[tuple[Tensor, Tensor]], takes: LinearInput) -> PackedLinear:
-        return PackedLinear(folded, packed=takes == "spikes")
+    def linear(self, maps: Sequence[Folded], takes: LinearInput) -> PackedLinear:
+        return PackedLinear(maps, packed=takes == "spikes")
 
     def attention(self, attention: SpikingAttention) -> PackedAttention:
         return PackedAttention(attention)
@@ -63,7 +63,7 @@ class PackedStage:
 
     def __init__(self, stage: Stage, *, frames: bool, pooled: bool) -> None:
         weights = packed_spikes.value_weights if frames else packed_spikes.spike_weights
-        self._weights = weights(*folding.stage(stage))
+        self._weights = weights(folding.stage(stage))
         self._pooled = pooled
 
     def __call__(self, x: Tensor, steps: int) -> Tensor:
@@ -74,14 +74,12 @@ class PackedStage:
 class PackedLinear:
     """Linear maps of the same input side by side and their neurons, to packed spikes [B, N, C'].
 
-    `folded`: weight [C', C, ...] and bias [C'] of each. The input is packed spikes [B, N, C] or
-    tokens where `packed`, else values [T, B, N, C].
+    The input is packed spikes [B, N, C] or tokens where `packed`, else values [T, B, N, C].
     """
 
-    def __init__(self, folded: Sequence[tuple[Tensor, Tensor]], *, packed: bool) -> None:
+    def __init__(self, maps: Sequence[Folded], *, packed: bool) -> None:
         weights = packed_spikes.spike_weights if packed else packed_spikes.value_weights
-        matrices, biases = zip(*folded, strict=True)
-        self._weights = weights(torch.cat(matrices), torch.cat(biases))
+        self._weights = weights(folding.side_by_side(maps))
 
     def __call__(self, x: Tensor | PackedTokens, steps: int) -> Tensor:
         # `fire` takes pixels: a token is a pixel of a picture of one row.
@@ -100,7 +98,7 @@ class PackedAttention:
             packed_spikes.attend_over_tokens if over_tokens else packed_spikes.attend_over_steps
         )
         self._heads = attention.heads
-        self._scale = SCALE / (attention.lif.tau * attention.lif.v_threshold)
+        self._folded = folding.attention(attention)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, steps: int) -> Tensor:
-        return self._attend(q, k, v, self._heads, self._scale, steps)
+        return self._attend(q, k, v, self._heads, self._folded, steps)

@@ -5,7 +5,7 @@ t. Tensors of them are [B, H, W, C] or [B, N, C], bytes where T is at most 8, so
 spikes of all steps take a byte a neuron; a max-pool over spikes is an "or".
 
 A layer reads and writes packed spikes: its currents and membrane potentials stay in registers (the
-paper's LIF, 1/tau and threshold folded into the weights: h = v / 2 + x, a spike where h >= 1).
+paper's LIF, 1/tau and threshold folded into the weights: h = decay v + x, a spike where h >= 1).
 Spikes are exact in half precision, so tensor cores multiply them by weights that are the sum of two
 halves, which together have float32's precision but for two bits, and accumulate in float32. Other
 values (frames, means) are multiplied in three parts of TF32, which is as precise.
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from model.config import MAX_STEPS
 from model.fused.cuda import triton_kernels as kernels
+from model.fused.folding import Folded, FoldedAttention
 
 #: Exponent that the largest weight of a filter is scaled to, so that the remainder of its first
 #: half is a half of full precision as well.
@@ -44,29 +45,31 @@ class Weights:
 
     For spikes: `high` and `low` halves [taps, C, C']. For values: `high` float32, `low` None.
     `unit` and `shift` [C']: the current is sum * unit + shift. A linear map has one tap, a 3x3
-    convolution nine.
+    convolution nine. `decay` is the neuron's.
     """
 
     high: Tensor
     low: Tensor | None
     unit: Tensor
     shift: Tensor
+    decay: float
 
 
-def spike_weights(weight: Tensor, bias: Tensor) -> Weights:
-    """Return weights for spikes, from folded weight [C', C, ...] and bias [C']
-    (model/fused/folding.py)."""
-    weight = _by_tap(weight)
+def spike_weights(folded: Folded) -> Weights:
+    """Return weights for spikes."""
+    weight, bias = _by_tap(folded.weight), folded.bias
     exponent = torch.frexp(weight.abs().amax((0, 1))).exponent
     scaled = torch.ldexp(weight, _EXPONENT - exponent)
     high = scaled.half()
     unit = torch.ldexp(torch.ones_like(bias), exponent - _EXPONENT)
-    return Weights(high, (scaled - high.float()).half(), unit, bias.contiguous())
+    low = (scaled - high.float()).half()
+    return Weights(high, low, unit, bias.contiguous(), folded.decay)
 
 
-def value_weights(weight: Tensor, bias: Tensor) -> Weights:
-    """Return weights for real values, from folded weight [C', C, ...] and bias [C']."""
-    return Weights(_by_tap(weight), None, torch.ones_like(bias), bias.contiguous())
+def value_weights(folded: Folded) -> Weights:
+    """Return weights for real values."""
+    unit = torch.ones_like(folded.bias)
+    return Weights(_by_tap(folded.weight), None, unit, folded.bias.contiguous(), folded.decay)
 
 
 def _by_tap(weight: Tensor) -> Tensor:
@@ -92,7 +95,7 @@ def fire(x: Tensor, weights: Weights, steps: int, added: Tensor | None = None) -
     kernels.fire[(_ceil_div(pixels, block_m), _ceil_div(filters, block_n))](
         x, x if added is None else added, weights.high, weights.high if values else weights.low,
         weights.unit, weights.shift, fired, pixels, height, width, channels, filters, steps,
-        SIDE=3 if taps == 9 else 1, VALUES=values, HELD=values and len(x) == 1,
+        DECAY=weights.decay, SIDE=3 if taps == 9 else 1, VALUES=values, HELD=values and len(x) == 1,
         ADDED=added is not None, WIDE=steps > 32, BLOCK_M=block_m, BLOCK_N=block_n,
         BLOCK_K=min(max_block_k, max(16, _next_power_of_2(channels))), num_warps=warps,
     )  # fmt: skip
@@ -109,7 +112,7 @@ def pool(x: Tensor) -> Tensor:
 
 
 def attend_over_tokens(
-    q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float, steps: int
+    q: Tensor, k: Tensor, v: Tensor, heads: int, folded: FoldedAttention, steps: int
 ) -> Tensor:
     """Return packed spikes [B, N, C] of scale q (k^T v), by head and step.
 
@@ -121,14 +124,14 @@ def attend_over_tokens(
     grid = (batch * heads, _ceil_div(tokens, _ATTENTION_BLOCK_M))
     kernels.attend_over_tokens[grid](
         q, k, v, fired, tokens, k.shape[1], heads, width, q.stride(1), k.stride(1), v.stride(1),
-        scale, steps, WIDE=steps > 32, BLOCK_M=_ATTENTION_BLOCK_M,
+        folded.scale, steps, DECAY=folded.decay, WIDE=steps > 32, BLOCK_M=_ATTENTION_BLOCK_M,
         BLOCK_D=max(16, _next_power_of_2(width)),
     )  # fmt: skip
     return fired
 
 
 def attend_over_steps(
-    q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float, steps: int
+    q: Tensor, k: Tensor, v: Tensor, heads: int, folded: FoldedAttention, steps: int
 ) -> Tensor:
     """Return packed spikes [B, N, C] of scale (q k^T) v over the steps, at each token and head.
 
@@ -142,7 +145,7 @@ def attend_over_steps(
     block_m = max(1, _BLOCK // block_d)
     kernels.attend_over_steps[(_ceil_div(count, block_m),)](
         q, k, v, fired, count, heads, width, q.stride(1), k.stride(1), v.stride(1),
-        scale, steps, WIDE=steps > 32, BLOCK_M=block_m, BLOCK_D=block_d,
+        folded.scale, steps, DECAY=folded.decay, WIDE=steps > 32, BLOCK_M=block_m, BLOCK_D=block_d,
     )  # fmt: skip
     return fired
 

@@ -2,8 +2,8 @@
 
 Packed spikes and values are contiguous, channels last, but for q, k and v, whose rows (tokens)
 have strides. Arguments in capitals are compile-time constants: BLOCK_M x BLOCK_N outputs per
-program over BLOCK_K channels at a time (powers of 2), and variants of a kernel. With WIDE, packed
-spikes are built in 64 bits instead of 32.
+program over BLOCK_K channels at a time (powers of 2), the neuron's DECAY, and variants of a kernel.
+With WIDE, packed spikes are built in 64 bits instead of 32.
 """
 
 import triton
@@ -11,9 +11,9 @@ import triton.language as tl
 
 
 @triton.jit
-def _charge(potential, current):
+def _charge(potential, current, DECAY: tl.constexpr):
     """Return the membrane potential after one step (reset to 0 by a spike), and the spike."""
-    charged = potential * 0.5 + current
+    charged = potential * DECAY + current
     spike = charged >= 1.0
     return tl.where(spike, 0.0, charged), spike
 
@@ -68,8 +68,9 @@ def _accumulate(
 def fire(
     x, added, high, low, unit, shift, fired,
     pixels, height, width, channels, filters, steps,
-    SIDE: tl.constexpr, VALUES: tl.constexpr, HELD: tl.constexpr, ADDED: tl.constexpr,
-    WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    DECAY: tl.constexpr, SIDE: tl.constexpr, VALUES: tl.constexpr, HELD: tl.constexpr,
+    ADDED: tl.constexpr, WIDE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """A layer: one program computes pixels m = (b, y, x) and filters n over all steps.
 
@@ -94,7 +95,7 @@ def fire(
                 x, added, high, low, m, n, t, pixels, height, width, channels, filters,
                 SIDE, VALUES, ADDED, BLOCK_M, BLOCK_N, BLOCK_K,
             )  # fmt: skip
-        potential, spike = _charge(potential, accumulator * scale + offset)
+        potential, spike = _charge(potential, accumulator * scale + offset, DECAY)
         packed |= spike.to(packed.dtype) << t
     offset_out = m.to(tl.int64)[:, None] * filters + n[None, :]
     mask_out = (m < pixels)[:, None] & (n < filters)[None, :]
@@ -146,7 +147,7 @@ def unpack(x, added, values, count, steps, ADDED: tl.constexpr, BLOCK: tl.conste
 @triton.jit
 def attend_over_tokens(
     q, k, v, fired, targets, sources, heads, width, stride_q, stride_k, stride_v, scale, steps,
-    WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
+    DECAY: tl.constexpr, WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """scale q (k^T v): one program computes BLOCK_M target tokens of one sample and head.
 
@@ -182,7 +183,7 @@ def attend_over_tokens(
         # kv counts up to N tokens, which float16 does not hold.
         q_t = ((q_packed >> t) & 1).to(tl.float32)
         accumulator = tl.dot(q_t, kv, input_precision="ieee")
-        potential, spike = _charge(potential, accumulator * scale)
+        potential, spike = _charge(potential, accumulator * scale, DECAY)
         packed |= spike.to(packed.dtype) << t
     offset_out = row_q[:, None] * (heads * width) + head * width + d[None, :]
     tl.store(fired + offset_out, packed.to(fired.dtype.element_ty), mask=mask_q)
@@ -191,7 +192,7 @@ def attend_over_tokens(
 @triton.jit
 def attend_over_steps(
     q, k, v, fired, count, heads, width, stride_q, stride_k, stride_v, scale, steps,
-    WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
+    DECAY: tl.constexpr, WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """scale (q k^T) v over steps: one program computes BLOCK_M pairs of a token and a head.
 
@@ -219,7 +220,7 @@ def attend_over_steps(
         for s in range(steps):
             weight = tl.sum((q_t & (k_packed >> s)).to(tl.int32), axis=1)  # q k^T: [BLOCK_M]
             accumulator += weight[:, None] * ((v_packed >> s) & 1).to(tl.int32)
-        potential, spike = _charge(potential, accumulator.to(tl.float32) * scale)
+        potential, spike = _charge(potential, accumulator.to(tl.float32) * scale, DECAY)
         packed |= spike.to(packed.dtype) << t
     offset_out = token[:, None] * (heads * width) + head_out[:, None] * width + d[None, :]
     tl.store(fired + offset_out, packed.to(fired.dtype.element_ty), mask=mask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -41,11 +42,33 @@ def test_folding_is_batch_norm_over_tau_and_threshold(
     shape = (2, 3, 5, 5) if kind == "stage" else (2, 3, 7)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).double()
     layer = layer.double().eval()
-    weight, bias = folding.stage(layer) if isinstance(layer, Stage) else folding.projection(layer)
+    fold = folding.stage(layer) if isinstance(layer, Stage) else folding.projection(layer)
+    assert fold.decay == 0.5
     with torch.no_grad():
         expected = layer.norm(layer.conv(x)) / (layer.lif.tau * threshold)
         convolve = nn.functional.conv2d if kind == "stage" else nn.functional.conv1d
         padding = 1 if kind == "stage" else 0
-        folded = convolve(x, weight.double(), bias.double(), padding=padding)
+        folded = convolve(x, fold.weight.double(), fold.bias.double(), padding=padding)
     scale = float(expected.abs().max())
     torch.testing.assert_close(folded, expected, rtol=1e-5, atol=1e-5 * scale)
+
+
+def test_neurons_of_two_time_constants_do_not_fit_side_by_side(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    published = folding.projection(Projection(3, 4).eval())
+    together = folding.side_by_side([published, published])
+    assert together.weight.shape == (8, 3)
+    assert together.bias.shape == (8,)
+    monkeypatch.setattr("model.network.neuron.TAU", 4.0)
+    slower = folding.projection(Projection(3, 4).eval())
+    with pytest.raises(ValueError, match=r"decays \[0.5, 0.75\] of neurons side by side"):
+        folding.side_by_side([published, slower])
+
+
+@pytest.mark.parametrize(("constant", "value"), [("v_reset", -1.0), ("decay_input", False)])
+def test_a_neuron_that_no_kernel_has_is_refused(constant: str, value: float) -> None:
+    layer = Projection(3, 4).eval()
+    setattr(layer.lif, constant, value)
+    with pytest.raises(ValueError, match=f"{constant}={value}.* can be fused"):
+        folding.projection(layer)

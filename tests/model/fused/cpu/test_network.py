@@ -18,7 +18,9 @@ from torch.nn.functional import conv2d, max_pool2d
 from model.checkpoint import import_published
 from model.config import Config, StreamConfig
 from model.fused.cpu import int8_kernels, numba_kernels
+from model.fused.cpu.layers import Linear
 from model.fused.cpu.network import CPUNetwork
+from model.fused.folding import Folded
 from model.network import SCMRL, Output
 from model.network.neuron import LIF
 from tests.model.make_golden import FOLDER, VARIANTS
@@ -64,6 +66,40 @@ def assert_same(actual: Output, expected: Output) -> None:
 def test_every_variant_of_the_network_is_fused(variant: str) -> None:
     network, inputs, steps = case(variant, batch=3)
     assert_same(CPUNetwork(network, 2)(inputs, steps, True), plain(network, inputs, steps))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("tau", [1.25, 4.0])
+def test_another_time_constant_is_the_plain_networks(
+    variant: str, tau: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where kernels that were compiled for the published one are cached on disk."""
+    network, inputs, steps = case(variant, batch=2)
+    published = plain(network, inputs, steps)
+    monkeypatch.setattr("model.network.neuron.TAU", tau)
+    network, inputs, steps = case(variant, batch=2)
+    expected = plain(network, inputs, steps)
+    assert all(rate.all() for rate in expected.firing_rates.values())
+    assert not torch.allclose(expected.logits, published.logits, atol=1e-2)
+    assert_same(CPUNetwork(network, 2)(inputs, steps, True), expected)
+
+
+@pytest.mark.parametrize("tau", [1.25, 2.0, 4.0])
+def test_int8_neurons_have_the_time_constant_too(
+    tau: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights of 127 levels are not rounded, so that the spikes are those of the neuron itself."""
+    monkeypatch.setattr("model.network.neuron.TAU", tau)
+    lif, generator = LIF(), torch.Generator().manual_seed(0)
+    weight = torch.randint(-127, 128, (9, 16), generator=generator).float()
+    weight[:, 0] = 127
+    weight /= 127 * 4
+    bias = torch.rand(9, generator=generator)
+    spikes = torch.randint(0, 2, (6, 50, 16), generator=generator).float()
+    fired = Linear([Folded(weight, bias, lif.decay)], int8=True)(spikes, 6)
+    current = spikes @ weight.T + bias
+    assert torch.equal(fired, lif(current * tau))
+    assert 0.05 < fired.mean() < 0.95
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -118,7 +154,7 @@ def test_fire_and_pool_equals_neuron_then_max_pool(
     # Multiples of 1/4 meet the threshold exactly, where >= matters.
     current = rng.integers(-4, 12, (1 if held else steps, rows, columns, channels)) / 4
     pooled = np.empty((steps, (rows + 1) // 2, (columns + 1) // 2, channels), np.float32)
-    numba_kernels.fire_and_pool((current / 2).astype(np.float32), pooled)
+    numba_kernels.fire_and_pool((current / 2).astype(np.float32), np.float32(0.5), pooled)
     x = torch.from_numpy(current.astype(np.float32)).permute(0, 3, 1, 2)
     spikes = LIF()(x.expand(steps, -1, -1, -1))
     expected = max_pool2d(spikes, 3, stride=2, padding=1)
@@ -168,7 +204,7 @@ numba.core.caching.CacheImpl._locator_classes = []
 import numpy as np
 from model.fused.cpu import numba_kernels
 current = np.float32([[1.5, 0.5], [0.0, 0.8]])
-numba_kernels.fire(current)
+numba_kernels.fire(current, np.float32(0.5))
 print(current.tolist())
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -28,6 +28,7 @@ from model.engine.parity_cuda import CUDAParityLayers
 from model.fused import folding
 from model.fused.cuda import packed_spikes
 from model.fused.cuda.network import CUDANetwork
+from model.fused.folding import Folded, FoldedAttention
 from model.network import SCMRL, Output
 from model.network.attention import SpikingAttention
 from model.network.neuron import LIF
@@ -55,6 +56,11 @@ def pack(spikes: Tensor) -> Tensor:
     return packed_spikes.pack(spikes).to(DEVICE)
 
 
+def folded(weight: Tensor, bias: Tensor) -> Folded:
+    """Weights before neurons of tau = 2, on the device."""
+    return Folded(weight.to(DEVICE), bias.to(DEVICE), decay=0.5)
+
+
 def count_wrong(packed: Tensor, current: Tensor) -> int:
     """How many packed spikes are not what neurons make of currents [T, ...] (1/tau is in them)."""
     spikes = packed_spikes.unpack(packed, len(current)).cpu()
@@ -75,6 +81,16 @@ def _charged(current: Tensor) -> Tensor:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_of_the_network_is_fused(variant: str) -> None:
     network, inputs, steps = case(variant, batch=1 if variant == "spatial-temporal" else 2)
+    assert_same(fused(network, inputs, steps), plain(network, inputs, steps))
+
+
+@pytest.mark.parametrize("variant", ["spatial-temporal", "single"])
+@pytest.mark.parametrize("tau", [1.25, 4.0])
+def test_another_time_constant_is_the_plain_networks(
+    variant: str, tau: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.network.neuron.TAU", tau)
+    network, inputs, steps = case(variant, batch=1)
     assert_same(fused(network, inputs, steps), plain(network, inputs, steps))
 
 
@@ -121,7 +137,7 @@ def test_fire_equals_neurons_after_a_convolution_of_any_size(
     weight = torch.randn(filters, channels, side, side, generator=generator)
     weight *= 1e-3 if seed % 2 else 1.0  # halves have no exponent to spare
     bias = torch.rand(filters, generator=generator) * 0.6
-    layer = packed_spikes.spike_weights(weight.to(DEVICE), bias.to(DEVICE))
+    layer = packed_spikes.spike_weights(folded(weight, bias))
     fired = packed_spikes.fire(pack(one), layer, steps, pack(two) if added else None)
     spikes = (one.float() + two.float() * added).flatten(0, 1).permute(0, 3, 1, 2)
     current = conv2d(spikes, weight, bias, padding=side // 2).permute(0, 2, 3, 1)
@@ -157,7 +173,7 @@ def test_attention_takes_the_most_time_steps(over: str) -> None:
     ones = torch.ones(MAX_STEPS, 1, 1, 2)
     spatial, temporal = packed_spikes.attend_over_tokens, packed_spikes.attend_over_steps
     kernel = spatial if over == "spatial" else temporal
-    fired = kernel(*(pack(ones) for _ in range(3)), 1, 1.0, MAX_STEPS)
+    fired = kernel(*(pack(ones) for _ in range(3)), 1, FoldedAttention(1.0, 0.5), MAX_STEPS)
     assert torch.equal(packed_spikes.unpack(fired, MAX_STEPS).cpu(), ones)
 
 
@@ -177,7 +193,7 @@ def test_fire_takes_any_values(held: bool) -> None:
     weight = torch.randn(9, 33, 3, 3, generator=generator) / 10
     bias = torch.randn(9, generator=generator)
     fired = packed_spikes.fire(
-        frames.to(DEVICE), packed_spikes.value_weights(weight.to(DEVICE), bias.to(DEVICE)), 3
+        frames.to(DEVICE), packed_spikes.value_weights(folded(weight, bias)), 3
     )
     current = conv2d(frames.flatten(0, 1).permute(0, 3, 1, 2), weight, bias, padding=1)
     current = current.permute(0, 2, 3, 1).unflatten(0, (-1, 2)).expand(3, -1, -1, -1, -1)
@@ -208,19 +224,19 @@ def test_attention_of_any_size_equals_the_published_one(
     kernel = (
         packed_spikes.attend_over_tokens if over == "spatial" else packed_spikes.attend_over_steps
     )
-    fired = kernel(*rows.chunk(3, 2), heads, 0.3, steps)
+    fired = kernel(*rows.chunk(3, 2), heads, FoldedAttention(0.3, 0.5), steps)
     assert count_wrong(fired, product / 0.25 * 0.3) == 0
 
 
 def test_weights_in_two_halves_have_float32s_precision_but_for_two_pack() -> None:
     weight = torch.randn(8, 16, 3, 3) * torch.logspace(-6, 6, 8).reshape(-1, 1, 1, 1)
-    layer = packed_spikes.spike_weights(weight, torch.zeros(8))
+    layer = packed_spikes.spike_weights(Folded(weight, torch.zeros(8), 0.5))
     assert layer.low is not None
     sums = (layer.high.double() + layer.low.double()) * layer.unit.double()
     exact = weight.flatten(2).permute(2, 1, 0).double()
     greatest = exact.abs().amax((0, 1))
     assert ((sums - exact).abs() <= greatest * 2.0**-22).all()
-    silent = packed_spikes.spike_weights(torch.zeros(2, 3, 1), torch.zeros(2))
+    silent = packed_spikes.spike_weights(Folded(torch.zeros(2, 3, 1), torch.zeros(2), 0.5))
     assert torch.isfinite(silent.high).all()
     assert torch.isfinite(silent.unit).all()
 
@@ -228,13 +244,13 @@ def test_weights_in_two_halves_have_float32s_precision_but_for_two_pack() -> Non
 def test_folding_scales_currents_by_tau_and_threshold() -> None:
     network, _, _ = case("spatial", batch=1)
     layer = network.patch["audio"].position  # type: ignore[union-attr]
-    weight, bias = folding.stage(layer)  # type: ignore[arg-type]
-    spikes = (torch.rand(3, weight.shape[1], 5, 5) < 0.4).float()
+    folded = folding.stage(layer)  # type: ignore[arg-type]
+    spikes = (torch.rand(3, folded.weight.shape[1], 5, 5) < 0.4).float()
     with torch.inference_mode():
         current = layer.norm(layer.conv(spikes))  # type: ignore[union-attr,operator]
     unit = 2 * layer.lif.v_threshold  # type: ignore[union-attr]
     torch.testing.assert_close(
-        conv2d(spikes, weight, bias, padding=1), current / unit, rtol=1e-4, atol=1e-5
+        conv2d(spikes, folded.weight, folded.bias, padding=1), current / unit, rtol=1e-4, atol=1e-5
     )
 
 
