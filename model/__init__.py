@@ -1,6 +1,6 @@
-"""All that knows S-CMRL: network, training, checkpoints, media, preprocessing, explanations."""
+"""S-CMRL: network, training, checkpoints, media, preprocessing, explanations."""
 
 import logging
 
-# Torch says on every import that Triton is missing, which on a machine without a GPU is no news.
+# Torch warns on every import that Triton is missing, which is normal on a machine without a GPU.
 logging.getLogger("torch._library.triton").setLevel(logging.ERROR)

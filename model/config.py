@@ -98,7 +98,7 @@ class Config(BaseModel):
         if self.embed_dim % 8:
             raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of 8")
         if int(self.embed_dim * self.mlp_ratio) < 1:
-            raise ValueError(f"mlp_ratio {self.mlp_ratio}: the MLP would have no hidden channel")
+            raise ValueError(f"mlp_ratio {self.mlp_ratio} gives the MLP no hidden channel")
         counts = {name: stream.tokens for name, stream in self.streams.items()}
         pairs_tokens = self.attention in ("temporal", "spatial-temporal")
         if pairs_tokens and len(self.streams) > 1 and len(set(counts.values())) > 1:

@@ -13,13 +13,13 @@ _NAME = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 
 
 class DeviceError(RuntimeError):
-    """There is no such device. The message lists the valid names."""
+    """The device does not exist. The message lists the valid names."""
 
 
 def check_name(name: str) -> str:
     """Return `name` if its syntax is valid. Raises DeviceError. Does not import torch."""
     if not _NAME.fullmatch(name):
-        raise DeviceError(f"there is no device {name[:50]!r}; choose {CHOICES}")
+        raise DeviceError(f"no such device: {name[:50]!r}; choose {CHOICES}")
     return name
 
 
@@ -41,5 +41,5 @@ def resolve_device(name: str) -> torch.device:
         )
     if device.index is not None and device.index >= count:
         devices = ", ".join(f"cuda:{index}" for index in range(count))
-        raise DeviceError(f"there is no device {name}; choose auto, cpu, cuda, {devices}")
+        raise DeviceError(f"no such device: {name}; choose auto, cpu, cuda, {devices}")
     return device

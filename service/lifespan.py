@@ -66,7 +66,7 @@ async def _load(
         on_failure(exc)
         return
     except Problem:
-        return  # the service is being stopped
+        return  # the service is shutting down
     if can_answer:
         on_ready()
     await in_thread(LOAD_THREAD, state.models.startup.load_others)

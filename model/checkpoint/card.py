@@ -1,4 +1,4 @@
-"""The card of a checkpoint: what card.json says about the weights beside it. Read without torch."""
+"""The card of a checkpoint (card.json), which describes its weights. Read without torch."""
 
 from __future__ import annotations
 
@@ -91,21 +91,21 @@ class Card(_Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if len(self.labels) != self.config.classes:
-            counts = f"{len(self.labels)} of them for {self.config.classes} classes"
+            counts = f"{len(self.labels)} labels for {self.config.classes} classes"
             raise ValueError(f"labels: {counts}")
         if len(set(self.labels)) != len(self.labels):
-            raise ValueError("labels: a name is there twice")
-        ours, theirs = sorted(self.streams), sorted(self.config.streams)
-        if ours != theirs:
-            raise ValueError(f"streams: {ours} where config.streams has {theirs}")
+            raise ValueError("labels: every label must be different")
+        names, config_names = sorted(self.streams), sorted(self.config.streams)
+        if names != config_names:
+            raise ValueError(f"streams: {names}, but config.streams has {config_names}")
         for name, spec in self.streams.items():
             stream = self.config.streams[name]
             produced = (spec.channels, *spec.size)
             needed = (stream.channels, *stream.size)
             if produced != needed:
                 raise ValueError(
-                    f"streams.{name}: its preprocessing gives {produced} (channels, height, width) "
-                    f"where config.streams.{name} needs {needed}"
+                    f"streams.{name}: its preprocessing gives {produced} (channels, height, "
+                    f"width), but config.streams.{name} needs {needed}"
                 )
         return self
 

@@ -33,11 +33,11 @@ def load(path: Path | str) -> tuple[SCMRL, Card]:
     digest = hashlib.sha256(data).hexdigest()
     if digest != card.sha256:
         raise CheckpointError(
-            folder / CARD, "sha256", f"{card.sha256 or 'none'} where that of {WEIGHTS} is {digest}"
+            folder / CARD, "sha256", f"is {card.sha256 or 'empty'}, but {WEIGHTS} has {digest}"
         )
     try:
         tensors = load_tensors(data)
-    except (SafetensorError, KeyError, TypeError) as exc:  # types and sizes that torch has not
+    except (SafetensorError, KeyError, TypeError) as exc:  # or types that torch does not have
         raise CheckpointError(weights, "", f"not a safetensors file: {exc}") from exc
     return build(card.config, tensors, weights), card
 
@@ -45,10 +45,10 @@ def load(path: Path | str) -> tuple[SCMRL, Card]:
 def save(path: Path | str, network: SCMRL, card: Card) -> Card:
     """Write a checkpoint's folder, and return the card with the weights' SHA-256 filled in.
 
-    Both files are written beside their places, then renamed into them: a kill leaves each of
-    them old or new, never half of it, and between the two renames `load` refuses the folder for
-    its SHA-256. The same weights give the same bytes. Raises CheckpointError where the card is
-    of another network, OSError where the folder cannot be written.
+    Each file is written under a temporary name and renamed, so that it is never incomplete; between
+    the two renames `load` rejects the folder by its SHA-256. The same weights give the same bytes.
+    Raises CheckpointError where the card is of another network, OSError where the folder cannot be
+    written.
     """
     folder = Path(path)
     if card.config != network.config:
@@ -78,7 +78,7 @@ def build(config: Config, tensors: Mapping[str, Tensor], file: Path | str) -> SC
     network = empty_network(config)
     expected = network.state_dict()
     for name in tensors.keys() - expected.keys():
-        raise CheckpointError(file, name, "no such tensor in a network of this config")
+        raise CheckpointError(file, name, "is not part of a network of this config")
     for name, like in expected.items():
         if name not in tensors:
             raise CheckpointError(file, name, "is missing")
@@ -87,12 +87,12 @@ def build(config: Config, tensors: Mapping[str, Tensor], file: Path | str) -> SC
             raise CheckpointError(
                 file,
                 name,
-                f"{_describe(tensor)} where the config makes it {_describe(like)}",
+                f"is {_describe(tensor)}, but the config needs {_describe(like)}",
             )
         if not tensor.isfinite().all():
             raise CheckpointError(file, name, "holds values that are not finite")
         if name.endswith("threshold") and float(tensor) <= 0:
-            raise CheckpointError(file, name, f"is {float(tensor):g}; a neuron's is above 0")
+            raise CheckpointError(file, name, f"is {float(tensor):g}; must be above 0")
     network.load_state_dict(dict(tensors), assign=True)
     return network.eval()
 

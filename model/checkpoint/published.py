@@ -1,4 +1,4 @@
-"""Import checkpoints of the published implementation: map its names of weights onto ours."""
+"""Import checkpoints of the published implementation: map its weight names to ours."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def import_published_file(path: Path | str, config: Config) -> SCMRL:
             content = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as exc:
         raise CheckpointError(file, "", exc.strerror or str(exc)) from exc
-    except Exception as exc:  # the unpickler raises nearly anything for damaged bytes
-        # Its own message advises to run the file's code after all.
+    except Exception as exc:  # the unpickler raises many kinds of errors for damaged bytes
+        # torch's message advises to load with weights_only=False, which would run the file's code.
         raise CheckpointError(
-            file, "", "refused: damaged, or holds more than tensors and plain data"
+            file, "", "is damaged, or holds more than tensors and plain data"
         ) from exc
     state_dict = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state_dict, dict):
@@ -78,7 +78,7 @@ def _rename_tensors(state_dict: Mapping[str, Tensor], network: SCMRL) -> dict[st
 
     Only names and types of `network` are read: it may be on the meta device. Entries that the
     published network does not use are dropped. Raise PublishedError naming an entry that is
-    missing, unknown or no tensor, or `streams` where `network` has other streams.
+    missing, unknown or not a tensor, or `streams` where `network` has other streams.
     """
     published = {str(name).removeprefix("module."): x for name, x in state_dict.items()}
     modules = dict(_modules(network.config))
@@ -90,9 +90,9 @@ def _rename_tensors(state_dict: Mapping[str, Tensor], network: SCMRL) -> dict[st
             raise PublishedError(entry, "is missing")
         tensor = published.pop(entry)
         if not isinstance(tensor, Tensor):
-            raise PublishedError(entry, f"is no tensor but {type(tensor).__name__}")
-        if not _is_plain(tensor):
-            raise PublishedError(entry, "is no dense tensor of real numbers")
+            raise PublishedError(entry, f"is not a tensor but a {type(tensor).__name__}")
+        if not _is_dense_real(tensor):
+            raise PublishedError(entry, "is not a dense tensor of real numbers")
         tensors[name] = tensor.detach().to("cpu", like.dtype, copy=True)
     for entry in published:
         if not _is_unused(entry, network.config):
@@ -100,9 +100,9 @@ def _rename_tensors(state_dict: Mapping[str, Tensor], network: SCMRL) -> dict[st
     return tensors
 
 
-def _is_plain(x: Tensor) -> bool:
-    odd = x.is_meta or x.is_nested or x.is_quantized or x.is_complex()
-    return x.layout is torch.strided and not odd
+def _is_dense_real(x: Tensor) -> bool:
+    is_special = x.is_meta or x.is_nested or x.is_quantized or x.is_complex()
+    return x.layout is torch.strided and not is_special
 
 
 def _is_unused(entry: str, config: Config) -> bool:

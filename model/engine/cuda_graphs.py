@@ -26,7 +26,7 @@ Forward = Callable[[Mapping[str, Tensor], int, bool], Output]
 #: Batch sizes that graphs are recorded for. Twice the largest is no faster on a GPU that it fills,
 #: and leaves nothing to copy meanwhile.
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
-#: Most graphs in memory: each holds its inputs and activations.
+#: Maximum number of graphs in memory: each holds its inputs and activations.
 _MAX_GRAPHS = 24
 #: Runs before a recording, in which kernels are compiled and selected.
 _WARM_UP = 2

@@ -22,15 +22,15 @@ from model.network import SCMRL, Output
 
 log = logging.getLogger("scmrl.engine")
 
-#: Largest difference of a probability to the plain path's with which a float32 path is used.
+#: Largest difference of a probability from the plain path's at which a float32 path is still used.
 TOLERANCE = 1e-4
 
-#: Most kernels that a path compiles at its first run.
+#: Maximum number of kernels that a path compiles at its first run.
 _MAX_KERNELS = 12
 
 #: Samples and rounds with which the paths of a device are timed against each other.
 _TIMING_BATCH, _TIMING_ROUNDS = 8, 5
-#: Time steps that a path is prepared for where no others are given.
+#: Default number of time steps for which a path is prepared.
 _STEPS = 4
 
 #: Runs at a reduced batch size after which a larger one is tried again.
@@ -114,7 +114,7 @@ class Engine:
         if self._device.type == "cpu":
             return self.use_fastest(["fused-int8" if precision == "int8" else "fused"], steps)
         if precision == "int8":
-            log.warning("int8 is for CPUs: not used on %s", self._device)
+            log.warning("int8 is not used on %s: only CPUs have it", self._device)
             return False
         return self.use_fastest(["fused-graphs", "graphs"], steps)
 
@@ -158,12 +158,12 @@ class Engine:
                         forward.record(steps)
                     difference = self._compile_and_compare(forward)
         except Exception:  # compilers raise many kinds, and the plain path is there
-            log.exception("the path %s cannot be prepared: not used", path)
+            log.exception("path %s is not used: preparing it failed", path)
             return None
         if difference > TOLERANCE and path != "fused-int8":
             log.warning(
-                "the path %s differs by %.1e in probability from the plain one: not used",
-                path, difference,
+                "path %s is not used: its probabilities differ from the plain path's by up to %.1e "
+                "(tolerance %.0e)", path, difference, TOLERANCE,
             )  # fmt: skip
             return None
         return forward
@@ -197,7 +197,7 @@ class Engine:
                     seconds[path].append(time.perf_counter() - started)
         medians = {path: 1000 * statistics.median(times) for path, times in seconds.items()}
         listed = ", ".join(f"{path} {median:.2f} ms" for path, median in medians.items())
-        log.info("a batch of %d on %s: %s", _TIMING_BATCH, self._device, listed)
+        log.info("median time of a batch of %d on %s: %s", _TIMING_BATCH, self._device, listed)
         return min(medians, key=lambda path: medians[path])
 
     def _run_in_parts(self, inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
@@ -215,9 +215,12 @@ class Engine:
                 self._grow(count)
                 continue
             if count == 1:
-                raise MemoryError(f"{self._device} has too little memory for one sample")
+                raise MemoryError(f"{self._device} does not have enough memory for one sample")
             self._max_batch, self._full_runs = count // 2, 0
-            log.warning("%s is out of memory: batches of %d", self._device, self._max_batch)
+            log.warning(
+                "%s is out of memory: batches are limited to %d samples",
+                self._device, self._max_batch,
+            )  # fmt: skip
         return concatenate(outputs)
 
     def _grow(self, count: int) -> None:
@@ -298,14 +301,15 @@ class Engine:
         batch = next(iter(inputs.values())).shape[1:2]
         for name, x in inputs.items():
             if name not in streams:
-                raise ValueError(f"{name}: no such stream, there are {sorted(streams)}")
+                raise ValueError(f"{name}: no such stream; the streams are {sorted(streams)}")
             frame = (streams[name].channels, *streams[name].size)
             if x.dim() != 5 or x.shape[2:] != frame:
-                raise ValueError(f"{name}: {list(x.shape)}, but [T, B, C, H, W] ends in {frame}")
+                expected = f"expected [T, B, C, H, W] with C, H, W = {frame}"
+                raise ValueError(f"{name}: shape {list(x.shape)}; {expected}")
             if len(x) not in (1, steps):
-                raise ValueError(f"{name}: {len(x)} time steps, but 1 or {steps} are needed")
+                raise ValueError(f"{name}: {len(x)} time steps; expected 1 or {steps}")
             if x.shape[1:2] != batch:
-                raise ValueError(f"{name}: {x.shape[1]} samples, but another has {batch[0]}")
+                raise ValueError(f"{name}: {x.shape[1]} samples, but another stream has {batch[0]}")
         return steps
 
 

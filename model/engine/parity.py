@@ -136,5 +136,5 @@ def _compare_fusion(plain: SCMRL, fused: ParityLayers, tokens: Mapping[str, Tens
 
 
 def _compare(expected: Tensor, actual: Tensor) -> Parity:
-    # Sums and differences of small integers and halves are exact, but a rounding is no flip.
+    # Sums and differences of small integers and halves are exact; the tolerance ignores rounding.
     return Parity(spikes=expected.numel(), flips=int(((expected - actual).abs() > 0.25).sum()))

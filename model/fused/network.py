@@ -1,4 +1,4 @@
-"""S-CMRL with fused layers, on one page: the walk of model/network/scmrl.py for CPUs and for CUDA.
+"""S-CMRL with fused layers: the forward pass of model/network/scmrl.py for CPUs and for CUDA.
 
 The two sides bring their layers (`Layers`: model/fused/cpu/layers.py, model/fused/cuda/layers.py)
 and decide what runs side by side (model/fused/cpu/network.py, model/fused/cuda/network.py).

@@ -26,7 +26,7 @@ from model.media.video.frames import read_frames
 from model.media.video.timeline import Timeline
 
 #: FFmpeg's demuxers that may be used. Not among them: playlists (they refer to other files and
-#: addresses), still pictures (OpenCV decodes those), raw streams and formats that no clip has.
+#: URLs), still pictures (OpenCV decodes those), raw streams and formats that clips do not have.
 _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,mpegts,mpeg,ogg,asf,gif,apng,"
     "mp3,wav,w64,aiff,flac,aac,ac3,eac3,amr,amrnb,amrwb,caf,au,tta"
@@ -106,7 +106,7 @@ def _open(file: BoundedInput, accepted: str, *, is_encrypted: bool = False) -> I
         if any(file.data.startswith(signature, offset) for offset, signature in _SIGNATURES):
             raise Unusable("the file is damaged or truncated: it cannot be opened") from error
         raise UnknownFormat(
-            f"this file format is not supported, whatever its name; send {accepted}"
+            f"this file format is not supported (the content counts, not the name); send {accepted}"
         ) from error
 
 
@@ -207,15 +207,15 @@ class _PacketReader:
             remaining_bytes -= packet.size
             if remaining_bytes < 0:  # Matroska's packets may be compressed
                 raise TooLarge(
-                    "its packets inflate to more than the file and "
-                    f"{self._limits.max_inflated_bytes} bytes (max_inflated_bytes)"
+                    "its packets are too large when inflated; at most the size of the file and "
+                    f"{self._limits.max_inflated_bytes} bytes are accepted (max_inflated_bytes)"
                 )
             if packet.size:
                 self.is_complete = not packet.is_corrupt
                 yield packet
         raise TooLarge(
-            f"the file has more than {max_packets} packets, which is more than any clip of "
-            f"{self._limits.max_duration_s:g} s has"
+            f"the file has too many packets; at most {max_packets} are accepted for "
+            f"{self._limits.max_duration_s:g} s (max_duration_s)"
         )
 
 

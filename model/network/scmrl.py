@@ -1,4 +1,4 @@
-"""S-CMRL on one page: patches, cross-modal residuals, MLP, head: the paper's method."""
+"""S-CMRL, the paper's network: patch splitting, cross-modal residuals, MLP, head."""
 
 from __future__ import annotations
 

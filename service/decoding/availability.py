@@ -12,9 +12,9 @@ from service.decoding.fork_server import FailedStarts
 
 log = logging.getLogger("scmrl.decoding")
 
-#: Consecutive starts that fail before the pool is given up.
+#: Consecutive starts that fail before the pool fails.
 _MAX_FAILED_STARTS = 3
-#: Seconds for which starts have to fail before a pool that has started processes is given up.
+#: Seconds for which starts have to fail before a pool that has started processes fails.
 _GIVE_UP_S = 120.0
 
 
@@ -28,7 +28,7 @@ class State(Enum):
     STARTING = "no file has been read yet"
     READY = "a process has read a file, or refused it"
     FAILING = "the last start of a process failed"
-    GIVEN_UP = "starts failed for too long"
+    FAILED = "starts failed for too long"
     STOPPED = "the service stops"
 
 
@@ -38,15 +38,15 @@ class Availability:
         STARTING ──a file was read──▶ READY
         STARTING, READY ──a start failed──▶ FAILING
         FAILING ──a start succeeded──▶ STARTING, or READY if a file was read before
-        FAILING ──starts keep failing──▶ GIVEN_UP
+        FAILING ──starts keep failing──▶ FAILED
         any state ──stop──▶ STOPPED
 
-    A pool is given up after three failed starts; one that has started a process before, only
-    after two minutes of them. `on_given_up` is called then, once.
+    A pool fails after three failed starts; one that has started a process before, only
+    after two minutes of them. `on_failed` is called then, once.
     """
 
-    def __init__(self, on_given_up: Callable[[DecodingUnavailable], None]) -> None:
-        self._on_given_up = on_given_up
+    def __init__(self, on_failed: Callable[[DecodingUnavailable], None]) -> None:
+        self._on_failed = on_failed
         self._lock = threading.Lock()
         self._state = State.STARTING
         self._has_read_file = False
@@ -60,7 +60,7 @@ class Availability:
     @property
     def is_over(self) -> bool:
         """Whether no file will be decoded any more."""
-        return self._state in (State.GIVEN_UP, State.STOPPED)
+        return self._state in (State.FAILED, State.STOPPED)
 
     def wait_for_first_start(self) -> None:
         """Wait until the first process was started, or none will be."""
@@ -88,12 +88,12 @@ class Availability:
                 return
             self._state = State.FAILING
             if failed_starts is not None and self._is_hopeless(failed_starts):
-                self._state = State.GIVEN_UP
+                self._state = State.FAILED
         if before is not State.FAILING:
             log.error("%s", reason)
-        if self._state is State.GIVEN_UP:
+        if self._state is State.FAILED:
             self._first_start.set()
-            self._on_given_up(DecodingUnavailable(reason))
+            self._on_failed(DecodingUnavailable(reason))
 
     def stop(self) -> None:
         with self._lock:

@@ -233,5 +233,5 @@ class ForkServer:
 
     def _unavailable(self) -> RuntimeError:
         failed = self.failed_starts
-        reason = "the service is being stopped" if failed is None else failed.reason
+        reason = "the service is shutting down" if failed is None else failed.reason
         return RuntimeError(f"no decoding process can be started: {reason}")

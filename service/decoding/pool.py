@@ -80,13 +80,13 @@ class DecoderPool:
             with suppress(Problem):
                 self._check_fork_server()
                 reaped = self._processes.reap_idle()
-                if reaped or self._availability.state in (State.FAILING, State.GIVEN_UP):
+                if reaped or self._availability.state in (State.FAILING, State.FAILED):
                     self._processes.add_idle()
 
     def run_self_test(self, request: DecodeRequest) -> bool:
         """Decode a small clip once the first process has started; blocks.
 
-        Returns False where the pool stops or is given up. Raises DecodingUnavailable where the
+        Returns False where the pool stops or fails. Raises DecodingUnavailable where the
         clip cannot be decoded.
         """
         self._availability.wait_for_first_start()
@@ -142,7 +142,7 @@ class DecoderPool:
                 f"{failed_starts.count}."
             )
         state = self._availability.state
-        if state in (State.FAILING, State.GIVEN_UP):
+        if state in (State.FAILING, State.FAILED):
             return "No decoding process can be started."
         if (
             state is State.STARTING

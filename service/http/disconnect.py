@@ -33,7 +33,7 @@ async def run_until_disconnect(
             raise ClientDisconnect
         raise Problem(
             Error.DEADLINE,
-            f"There was no answer within {deadline_s:g} s (SCMRL_REQUEST_DEADLINE_S).",
+            f"No answer within {deadline_s:g} s (SCMRL_REQUEST_DEADLINE_S).",
         )
     finally:
         task.cancel()

@@ -1,4 +1,4 @@
-"""Error responses: every error of a route, of Starlette and of FastAPI as a problem document."""
+"""Answer every error of a route, of Starlette and of FastAPI with a problem document."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def respond(
 
 def not_found(path: str) -> Problem:
     """Return the problem of a path without a route."""
-    return Problem(Error.NOT_FOUND, f"There is nothing at {path}; /docs lists the addresses.")
+    return Problem(Error.NOT_FOUND, f"No such path: {path}; /docs lists all paths.")
 
 
 def install(app: FastAPI) -> None:

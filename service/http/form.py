@@ -58,7 +58,7 @@ VALUES: Mapping[str, Value] = {
         lambda text, settings: _parse_count(text, settings.max_steps),
     ),
     "top_k": Value(
-        "How many probabilities come back, most probable first; default: all.",
+        "Number of probabilities, most probable first; default: all.",
         lambda _: {"type": "integer", "minimum": 1},
         lambda text, _: _parse_count(text, None),
     ),
@@ -72,8 +72,8 @@ VALUES: Mapping[str, Value] = {
         lambda text, _: _parse_choice(text, ATTENTION_DETAILS),
     ),
     "degrade": Value(
-        "`true` (default): under load, and where the operator allows it, fewer time steps "
-        "may be run, and the answer says so; `false` declines. `steps` is never lowered.",
+        "`true` (default): fewer time steps may be run under load where the operator allows it; "
+        "the answer then has `degraded`. `false`: never. T is never lowered if `steps` is sent.",
         lambda _: {"type": "boolean", "default": Options.degrade},
         lambda text, _: _parse_flag(text),
     ),
@@ -81,7 +81,7 @@ VALUES: Mapping[str, Value] = {
 
 
 def form_fields(settings: Settings) -> FormFields:
-    """Return the fields that the form may have, with the most bytes of each file field."""
+    """Return the fields that the form may have, with the maximum bytes of each file field."""
     files = {row.name: int(getattr(settings, row.max_bytes)) for row in inputs.INPUTS}
     return FormFields(files, VALUES.keys())
 

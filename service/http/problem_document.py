@@ -1,6 +1,6 @@
-"""Problem documents (RFC 9457): how errors look over HTTP, and in the OpenAPI description.
+"""Problem documents (RFC 9457): the body of every error response, and its OpenAPI schema.
 
-Another format of errors is a change of this module alone.
+Another error format is a change of this module alone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from service.errors import Error, Problem
 
 MEDIA_TYPE = "application/problem+json"
 #: Name of the schema in the OpenAPI description.
-SCHEMA_NAME = "ErrorBody"
+SCHEMA_NAME = "Problem"
 
 
 class ProblemDocument(BaseModel):
@@ -23,12 +23,14 @@ class ProblemDocument(BaseModel):
     title: str = Field(examples=[Error.UNUSABLE.title])
     status: int = Field(examples=[422])
     detail: str = Field(examples=["`clip`: there are no pictures in it."])
-    field: str | None = Field(None, description="The form field to blame.", examples=["clip"])
-    id: str | None = Field(None, description="The request's id, also in the log.")
+    field: str | None = Field(
+        None, description="The form field that caused the error.", examples=["clip"]
+    )
+    id: str | None = Field(None, description="The id of the request, which the log has as well.")
 
 
 def make_document(problem: Problem, request_id: str | None = None) -> dict[str, Any]:
-    """Return the document of a problem, without empty members."""
+    """Return the problem document as JSON, without members that are None."""
     document = ProblemDocument(
         type=problem.error.type,
         title=problem.error.title,
@@ -41,7 +43,7 @@ def make_document(problem: Problem, request_id: str | None = None) -> dict[str, 
 
 
 def problems(*errors: Error) -> dict[int | str, dict[str, Any]]:
-    """Return the OpenAPI `responses` of a route's errors: one a status, described by titles."""
+    """Return the OpenAPI `responses` of a route's errors: one per status, described by titles."""
     titles: dict[int, list[str]] = {}
     for error in errors:
         titles.setdefault(error.status, []).append(error.title)

@@ -35,8 +35,8 @@ _MAX_HEADERS = 16
 
 @dataclass(frozen=True)
 class FormFields:
-    """The fields that a form may have: `files` with the most bytes of each file, as decoded, and
-    the text fields `values`."""
+    """The fields that a form may have: `files` with the maximum bytes of each file, as decoded,
+    and the text fields `values`."""
 
     files: Mapping[str, int]
     values: Set[str]
@@ -46,7 +46,7 @@ class FormFields:
         return [*self.files, *self.values]
 
     def max_bytes(self, name: str) -> int:
-        """Return the most bytes of one part of this field."""
+        """Return the maximum bytes of one part of this field."""
         return self.files.get(name, MAX_VALUE_BYTES)
 
 
@@ -62,7 +62,7 @@ class Form:
 
 
 def check_encoding(content_encodings: Sequence[str]) -> None:
-    """Reject a body that its Content-Encoding headers call compressed.
+    """Reject a body that is compressed according to its Content-Encoding headers.
 
     Raises Problem UNSUPPORTED_ENCODING.
     """
@@ -82,7 +82,7 @@ async def read_form(
     """Read multipart/form-data of at most `max_parts` parts from `stream`.
 
     A part of a file field is a file if it has a file name or a media type that is not text, or if
-    its content is no text. Raises Problem: UNREADABLE_FORM, UNSUPPORTED_ENCODING, INVALID_FIELD
+    its content is not text. Raises Problem: UNREADABLE_FORM, UNSUPPORTED_ENCODING, INVALID_FIELD
     (also for a field that is not among `fields`) or TOO_LARGE.
     """
     if content_type is None:
@@ -92,8 +92,8 @@ async def read_form(
     if kind != "multipart/form-data" or not boundary:
         raise Problem(
             Error.UNREADABLE_FORM,
-            f"The Content-Type is {content_type[:100]!r}; multipart/form-data with a boundary "
-            "is needed (curl: -F clip=@FILE).",
+            f"The Content-Type is {content_type[:100]!r}; send multipart/form-data with a boundary "
+            "(curl: -F clip=@FILE).",
         )
     reader = _Reader(fields, max_parts)
     try:
@@ -128,7 +128,7 @@ class _Part:
         """Raises Problem INVALID_FIELD, UNREADABLE_FORM or TOO_LARGE."""
         name = self.head.name
         if not self._is_file_field and self.head.filename is not None:
-            detail = f"`{name}` was sent as a file; it is a value (curl: -F {name}=VALUE)."
+            detail = f"`{name}` was sent as a file; send it as text (curl: -F {name}=VALUE)."
             raise Problem(Error.INVALID_FIELD, detail, field=name)
         try:
             self._append(self._decoder.feed(data))
@@ -136,8 +136,9 @@ class _Part:
             raise self._bad_encoding(exc) from exc
         if self._size > self._max_bytes:
             self._check_is_file(b"".join(self._chunks))  # the detail names text, however long it is
-            what = "file" if self._is_file_field else "value"
-            detail = f"The {what} in `{name}` has more than {self._max_bytes} bytes, the maximum."
+            kind = "file" if self._is_file_field else "value"
+            maximum = f"at most {self._max_bytes} bytes are accepted"
+            detail = f"The {kind} in `{name}` is too large; {maximum}."
             raise Problem(Error.TOO_LARGE, detail, field=name)
 
     def finish(self, form: Form) -> None:
@@ -225,13 +226,13 @@ class _Reader:
         head = read_head(self._headers)
         self._parts += 1
         if self._parts > self._max_parts:
-            detail = f"The form has more than {self._max_parts} parts."
+            detail = f"The form has too many parts; at most {self._max_parts} are accepted."
             raise Problem(Error.TOO_LARGE, detail)
         is_file_field = head.name in self._fields.files
         if not is_file_field and head.name not in self._fields.values:
             raise Problem(
                 Error.INVALID_FIELD,
-                f"There is no field {head.name[:100]!r}; the fields are: "
+                f"No such field: {head.name[:100]!r}; the fields are: "
                 f"{', '.join(self._fields.names)}.",
                 field=head.name[:100],
             )

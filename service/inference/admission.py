@@ -9,10 +9,10 @@ from collections import deque
 
 from service.errors import Error, Problem
 
-#: Completions that the rate is measured over, and the fewest that give one.
-_WINDOW, _FEWEST = 64, 4
-#: Share of the longest wait that is left while requests are being rejected.
-_WHILE_REJECTING = 0.25
+#: Completions over which the rate is measured, at most and at least.
+_WINDOW, _MIN_WINDOW = 64, 4
+#: Factor on the limit of the estimated wait while requests are being rejected.
+_REJECTING_FACTOR = 0.25
 #: Pressures from which T is halved, and is as low as the operator allows.
 _HALVE_FROM, _LOWEST_FROM = 0.5, 0.75
 
@@ -21,7 +21,7 @@ class Admission:
     """The slots of one checkpoint: an admitted request holds one until it is answered.
 
     Args:
-        slots: Most requests in flight.
+        slots: Maximum requests in flight.
         max_wait_s: Reject a request whose estimated wait is longer, in seconds. It drops to a
             quarter while requests are being rejected, until none has been for `max_wait_s`: a
             burst is answered whole, but under overload a long queue would make every request
@@ -35,7 +35,7 @@ class Admission:
         self._max_wait_s = max_wait_s
         self._always_admit = min(always_admit, slots)
         self._lock = threading.Lock()
-        self._completion_rate = 0.0  # requests a second; 0 until it has been measured
+        self._completion_rate = 0.0  # requests per second; 0 until it has been measured
         self._completed_at: deque[float] = deque(maxlen=_WINDOW)
         self._rejected_at = -math.inf
 
@@ -48,7 +48,7 @@ class Admission:
     def wait_limit_s(self) -> float:
         """The longest estimated wait that is admitted now, in seconds."""
         is_rejecting = time.monotonic() - self._rejected_at < self._max_wait_s
-        return self._max_wait_s * (_WHILE_REJECTING if is_rejecting else 1.0)
+        return self._max_wait_s * (_REJECTING_FACTOR if is_rejecting else 1.0)
 
     @property
     def pressure(self) -> float:
@@ -69,8 +69,7 @@ class Admission:
             return
         self._rejected_at = time.monotonic()
         reason = (
-            f"{self.in_flight} requests are in flight; the estimated wait is longer than "
-            f"{limit_s:g} s"
+            f"{self.in_flight} requests are in flight; the estimated wait exceeds {limit_s:g} s"
             if too_long
             else f"All {self.slots} slots are in use"
         )
@@ -92,15 +91,15 @@ class Admission:
             self.in_flight -= 1
             self._completed_at.append(time.monotonic())
             elapsed_s = self._completed_at[-1] - self._completed_at[0]
-            if len(self._completed_at) > _FEWEST and elapsed_s > 0:
+            if len(self._completed_at) > _MIN_WINDOW and elapsed_s > 0:
                 self._completion_rate = (len(self._completed_at) - 1) / elapsed_s
 
 
 def reduce_steps(steps: int, min_steps: int, pressure: float) -> int:
     """Return the time steps T to run instead of `steps` under `pressure` (0 to 1).
 
-    Never below `min_steps`; `min_steps` 0 turns it off. There are three levels only (all, half,
-    the fewest), so that requests can still be batched.
+    Never below `min_steps`; `min_steps` 0 turns it off. There are only three levels (all, half,
+    `min_steps`), so that requests can still be batched.
     """
     if not min_steps or pressure < _HALVE_FROM:
         return steps

@@ -34,7 +34,7 @@ class BatchKey:
 
 @dataclass(frozen=True)
 class InferenceResult:
-    """One request's share of a batch: `output` with B = 1, times in seconds."""
+    """The result of one request of a batch: `output` with B = 1, times in seconds."""
 
     output: Output
     batch_size: int
@@ -96,18 +96,18 @@ class BatchQueue:
 
     @property
     def lock(self) -> threading.Condition:
-        """Held: no batch is taken, no consumer comes or goes."""
+        """While it is held, no batch is taken and no consumer attaches or detaches."""
         return self._changed
 
     # --- requests, from the event loop ---------------------------------------------------------
 
     def expect(self) -> None:
-        """Announce a request that is being decoded: `put` or `unexpect` follows."""
+        """Announce a request that is being decoded; call `put` or `unexpect` afterwards."""
         with self._changed:
             self._decoding += 1
 
     def unexpect(self) -> None:
-        """Take the announcement back: the request ended before `put`."""
+        """Withdraw the announcement: the request ended before `put`."""
         with self._changed:
             self._decoding -= 1
             self._changed.notify_all()
@@ -122,7 +122,7 @@ class BatchQueue:
             self._changed.notify_all()
 
     def withdraw(self, request: QueuedRequest) -> None:
-        """Remove a cancelled request. One that is in a batch already runs to its end."""
+        """Remove a cancelled request. One that is already in a batch runs to its end."""
         with self._changed, suppress(ValueError):
             self._requests.remove(request)
 
@@ -140,9 +140,9 @@ class BatchQueue:
             self._changed.notify_all()
 
     def leave(self, consumer: Hashable) -> list[QueuedRequest]:
-        """Detach a consumer that ends; return the requests that no consumer is left for.
+        """Detach a consumer that ends. Return the queued requests if it was the last consumer.
 
-        Nothing is returned for a dismissed consumer.
+        Nothing is returned for a dismissed consumer: its successor takes them.
         """
         with self._changed:
             if consumer not in self._consumers:
@@ -150,8 +150,8 @@ class BatchQueue:
             self._consumers.remove(consumer)
             if self._consumers:
                 return []
-            abandoned, self._requests = list(self._requests), deque()
-            return abandoned
+            unserved, self._requests = list(self._requests), deque()
+            return unserved
 
     def take(self, consumer: Hashable) -> list[QueuedRequest]:
         """Wait for the next batch and take it; empty if closed or the consumer was dismissed."""

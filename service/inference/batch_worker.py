@@ -21,7 +21,7 @@ log = logging.getLogger("scmrl.batching")
 
 #: Errors of torch after which a CUDA device fails at everything until its process ends.
 _FATAL = frozenset({"AcceleratorError"})
-#: Requests that fail one after the other, run alone, until the device is to blame.
+#: Consecutive failures of requests that run alone, after which the device counts as failing.
 _MAX_FAILURES = 8
 
 
@@ -40,8 +40,8 @@ class BatchWorker:
 
     State: made -> `start` -> waiting <-> running a batch -> ended. It ends when the queue is closed
     or dismisses it, when the thread dies, or after `_MAX_FAILURES` failures in a row. A batch that
-    fails is run again request by request, so that only the request to blame gets the error.
-    `on_fatal` receives an error after which the device answers nothing any more.
+    fails is run again request by request, so that only the request that fails gets the error.
+    `on_fatal` receives an error after which the device can run nothing any more.
     """
 
     def __init__(
@@ -93,15 +93,15 @@ class BatchWorker:
         return self._failures >= _MAX_FAILURES
 
     def _work(self) -> None:
-        abandoned: list[QueuedRequest] = []
+        unserved: list[QueuedRequest] = []
         try:
             while not self._is_failing and (batch := self._queue.take(self)):
                 self.batch = batch
                 self._run(batch)
                 self.batch, self._running_since = [], None
         finally:
-            abandoned = self._queue.leave(self)
-            for request in (*self.batch, *abandoned):  # of the batch, those without an answer
+            unserved = self._queue.leave(self)
+            for request in (*self.batch, *unserved):  # of the batch, those without an answer
                 request.deliver(not_served())
 
     def _run(self, batch: list[QueuedRequest], *, again: bool = True) -> None:
@@ -111,16 +111,16 @@ class BatchWorker:
         started = self._running_since = time.monotonic()
         try:
             output = _infer(self.engine, batch)
-            shares = [slice_samples(output, index, 1) for index in range(len(batch))]
+            outputs = [slice_samples(output, index, 1) for index in range(len(batch))]
         except Exception as exc:
             self._fail(batch, exc, again)
             return
         self._failures = 0
         seconds = time.monotonic() - started
         self._counts.batches[len(batch)] += 1
-        for request, share in zip(batch, shares, strict=True):
+        for request, request_output in zip(batch, outputs, strict=True):
             queue_s = started - request.queued_at
-            request.deliver(InferenceResult(share, len(batch), queue_s, seconds))
+            request.deliver(InferenceResult(request_output, len(batch), queue_s, seconds))
 
     def _fail(self, batch: list[QueuedRequest], exc: Exception, again: bool) -> None:
         self._counts.failures += 1
@@ -139,18 +139,15 @@ class BatchWorker:
             len(batch), exc, request_ids(batch),
         )  # fmt: skip
         for request in batch:
-            if not self._is_dismissed and not request.future.done():  # else nothing waits for it
+            if not self._is_dismissed and not request.future.done():  # done: it was cancelled
                 self._run([request], again=False)
 
 
 def _infer(engine: Engine, batch: list[QueuedRequest]) -> Output:
-    import torch
+    from model.engine.inputs import stack_clips
 
     key = batch[0].key
-    inputs = {  # [T or 1, B, C, H, W]
-        name: torch.stack([request.inputs[name] for request in batch], dim=1)
-        for name, _ in key.shapes
-    }
+    inputs = stack_clips([request.inputs for request in batch])
     return engine.run(inputs, steps=key.steps, explain=key.explain)
 
 

@@ -1,10 +1,10 @@
-"""Dynamic batching in front of one checkpoint's engines: slots, a queue, a worker a device.
+"""Dynamic batching in front of one checkpoint's engines: slots, a queue, one worker per device.
 
 A request takes a slot, decodes its upload, then queues. A free worker takes the oldest request and
 all others that can run with it. A cancelled request leaves the queue at once.
 
     event loop                                 threads
-    Admission -> Slot.run -> BatchQueue ------> BatchWorker (one a device)
+    Admission -> Slot.run -> BatchQueue ------> BatchWorker (one per device)
                                                    ^ WorkerSupervisor replaces lost ones
 """
 
@@ -60,11 +60,11 @@ class Batcher:
 
     Args:
         engines: One for each device.
-        max_batch: Most requests in one batch.
+        max_batch: Maximum requests in one batch.
         max_wait_s: Longest wait of a queued request for others that are being decoded, in seconds.
-        slots: Most requests in flight (decoding, queued or running).
+        slots: Maximum requests in flight (decoding, queued or running).
         max_estimated_wait_s: Reject requests with a longer estimated wait, in seconds.
-        on_fatal: Receives an error after which a device answers nothing any more.
+        on_fatal: Receives an error after which a device can run nothing any more.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Batcher:
         self._counts = BatchCounts()
         self._supervisor = WorkerSupervisor(engines, self._queue, self._counts, on_fatal)
 
-    # --- life ------------------------------------------------------------------------------------
+    # --- start and stop --------------------------------------------------------------------------
 
     def start(self) -> None:
         """Start a worker on each device."""
@@ -99,7 +99,7 @@ class Batcher:
     # --- requests --------------------------------------------------------------------------------
 
     def check_capacity(self) -> None:
-        """Raise Problem FULL if no slot is free: before an upload is read in vain."""
+        """Raise Problem FULL if no slot is free. Call it before an upload is read."""
         self._admission.check()
 
     @contextmanager
@@ -133,7 +133,7 @@ class Batcher:
 
     @property
     def slots(self) -> int:
-        """The most requests in flight."""
+        """The maximum number of requests in flight."""
         return self._admission.slots
 
     @property

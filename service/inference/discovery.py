@@ -17,13 +17,13 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 def discover(folder: Path, default: str) -> list[str]:
     """Return the names of the folders in `folder` that hold a card, the default one first.
 
-    Raises StartupError if `folder` is no folder or the default checkpoint is not in it.
+    Raises StartupError if `folder` is not a folder or the default checkpoint is not in it.
     """
     if not folder.is_dir():
         raise StartupError(f"models: {folder} is not a folder (SCMRL_MODELS, --models)")
     names = [name for name in sorted(os.listdir(folder)) if may_have_card(folder / name)]
     if default not in names:
-        available = f"there are: {', '.join(names)}" if names else "there are none"
+        available = f"available: {', '.join(names)}" if names else "the folder has no checkpoints"
         raise StartupError(
             f"default_model: {folder / default / CARD} does not exist; {available} "
             "(SCMRL_DEFAULT_MODEL, --default-model)"

@@ -1,4 +1,4 @@
-"""The files of checkpoints, watched for changes, on disks that may not answer."""
+"""The files of checkpoints, watched for changes, on disks that may hang."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ log = logging.getLogger("scmrl.files")
 
 #: Of each file of a checkpoint: its inode, size in bytes, and time of change in ns.
 FileStates = tuple[tuple[int, int, int], ...]
-#: Seconds after which a disk that has not answered counts as hanging.
+#: Seconds after which a disk that has not responded counts as hanging.
 _HANGS_S = 5.0
 
 
 def file_states(folder: Path) -> FileStates | None:
-    """Return the state of a checkpoint's files; None if one of them cannot be looked at."""
+    """Return the state of a checkpoint's files; None if one of them cannot be read."""
     try:
         stats = [(folder / name).stat() for name in (CARD, WEIGHTS)]
     except OSError:  # no such file, but also a disk that is broken or not there any more
@@ -28,10 +28,12 @@ def file_states(folder: Path) -> FileStates | None:
 
 
 def may_have_card(folder: Path) -> bool:
-    """Return whether a folder has a card, or its disk hangs: then only a load can tell."""
+    """Return whether a folder has a card, or may have one because its disk hangs."""
     answers: list[bool] = []
     thread = threading.Thread(
-        target=lambda: answers.append(os.path.exists(folder / CARD)), name="scmrl-look", daemon=True
+        target=lambda: answers.append(os.path.exists(folder / CARD)),
+        name="scmrl-files",
+        daemon=True,
     )
     thread.start()
     thread.join(_HANGS_S)
@@ -45,7 +47,7 @@ class FileWatch:
         self._folder = folder
         self._loaded: dict[str, FileStates] = {}
         self._problems: dict[str, str] = {}
-        self._looks: dict[str, tuple[threading.Thread, float]] = {}
+        self._checks: dict[str, tuple[threading.Thread, float]] = {}
 
     def note(self, name: str, loaded: FileStates | None) -> None:
         """Note the files that a checkpoint has been loaded from."""
@@ -54,32 +56,30 @@ class FileWatch:
         self._problems.pop(name, None)
 
     def is_intact(self, name: str) -> bool:
-        """Return whether the files were unchanged at the last look."""
+        """Return whether the files were unchanged at the last check."""
         return name not in self._problems
 
-    def look(self, name: str) -> None:
-        """Compare the files in a thread, and log once that they are gone, changed or out of reach.
+    def check(self, name: str) -> None:
+        """Compare the files in a thread; log once that they are missing, changed or unreadable.
 
-        A checkpoint whose disk hangs has one thread, which the others do not wait for.
+        A disk that hangs blocks one thread per checkpoint, and no other checks.
         """
-        thread, began = self._looks.get(name, (None, 0.0))
+        thread, began = self._checks.get(name, (None, 0.0))
         if thread is None or not thread.is_alive():
             thread = threading.Thread(
-                target=self._compare, args=(name,), name="scmrl-look", daemon=True
+                target=self._compare, args=(name,), name="scmrl-files", daemon=True
             )
-            self._looks[name] = thread, time.monotonic()
+            self._checks[name] = thread, time.monotonic()
             thread.start()
         elif time.monotonic() - began > _HANGS_S:
-            self._report(name, "cannot be read: their disk does not answer")
+            self._report(name, "cannot be read: their disk does not respond")
 
     def _compare(self, name: str) -> None:
         now = file_states(self._folder / name)
         if now is None:
-            self._report(name, "are gone: it stays in service until this process ends")
+            self._report(name, "are missing: it stays in service until this process ends")
         elif now != self._loaded.get(name):
-            self._report(
-                name, "have changed: it stays in service as it was, until it is loaded again"
-            )
+            self._report(name, "have changed: the loaded version stays in service until a reload")
         else:
             self._problems.pop(name, None)
 

@@ -40,7 +40,7 @@ class InFlight:
         Raises Problem as Registry.get does, and STOPPING while draining.
         """
         if self._is_draining:
-            detail = "The service is being stopped. Send the request to another instance."
+            detail = "The service is shutting down. Send the request to another instance."
             raise Problem(Error.STOPPING, detail, retry_after_s=5)
         model = self._registry.get(name)
         self._by_model[model] += 1

@@ -1,7 +1,7 @@
 """Load attempts: one per name at a time, each in a thread of its own and within a time limit.
 
-A disk that hangs costs its own load only. Files are read concurrently; what takes the cores or
-the devices (warming up, compiling) is done by one load after another.
+A disk that hangs blocks its own load only. Files are read concurrently; warm-up and compilation,
+which take the cores or the devices, run one load at a time.
 """
 
 from __future__ import annotations
@@ -16,60 +16,60 @@ from service.errors import Error, Problem
 
 #: Name of the threads that load checkpoints.
 LOAD_THREAD = "scmrl-load"
-#: Detail of the problem of a load, and of /readyz, while the service is being stopped.
-STOPPING = "The service is being stopped."
-#: Most loads and unloads at a time, including those that were given up and have not ended.
-MOST_LOADS = 16
-#: Retry-After in seconds: while another load runs, and while one that was given up waits for its
+#: Detail of the problem of a load, and of /readyz, while the service is shutting down.
+STOPPING = "The service is shutting down."
+#: Maximum loads and unloads at a time, including those that were abandoned and have not ended.
+MAX_LOADS = 16
+#: Retry-After in seconds: while another load runs, and while one that was abandoned waits for its
 #: disk.
 _RETRY_S, _RETRY_DISK_S = 5.0, 60.0
-#: Seconds between two checks of whether the service is being stopped.
+#: Seconds between two checks of whether the service is shutting down.
 _LOOK_S = 0.05
 
 
-class GivenUp(Exception):
+class LoadAbandoned(Exception):
     """A load took longer than its limit. Its thread, if it ever ends, changes nothing."""
 
 
 class Attempt:
     """A load of one checkpoint.
 
-    State: running -> committed | given up. `commit` and `give_up` decide it, whichever comes first.
+    State: running -> committed | abandoned, by the first call of `commit` or `abandon`.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.ended = threading.Event()
         self.error: BaseException | None = None
-        #: Seconds that it has waited for its turn, which do not count for its limit.
+        #: Seconds that it has waited for its turn, which do not count towards its limit.
         self.waited_s = 0.0
-        #: Its limit is over: no other load waits for it.
+        #: Whether its time limit has passed; other loads do not wait for it then.
         self.is_overdue = False
         self._lock = threading.Lock()
-        self._is_committed = self._is_given_up = False
+        self._is_committed = self._is_abandoned = False
 
     def commit(self) -> bool:
-        """Return whether the result may be served: not if the load was given up before."""
+        """Mark the load as committed: its result is served. Return False if it was abandoned."""
         with self._lock:
-            self._is_committed = not self._is_given_up
+            self._is_committed = not self._is_abandoned
             return self._is_committed
 
-    def give_up(self) -> bool:
-        """Return whether the load is given up now: not if its result is served already."""
+    def abandon(self) -> bool:
+        """Mark the load as abandoned. Return False if it was committed."""
         with self._lock:
-            self._is_given_up = not self._is_committed
-            return self._is_given_up
+            self._is_abandoned = not self._is_committed
+            return self._is_abandoned
 
     @property
-    def is_given_up(self) -> bool:
-        return self._is_given_up
+    def is_abandoned(self) -> bool:
+        return self._is_abandoned
 
 
 class Loads:
     """Runs loads concurrently, each for `limit_s` seconds at most.
 
-    The name of a load that is given up stays reserved until its thread ends, so that a disk that
-    hangs collects one thread a name, and `MOST_LOADS` in all.
+    The name of an abandoned load stays reserved until its thread ends, so that a disk that hangs
+    blocks at most one thread per name, and `MAX_LOADS` in all.
     """
 
     def __init__(self, limit_s: float, is_stopping: Callable[[], bool]) -> None:
@@ -85,13 +85,13 @@ class Loads:
     def reserve(self, name: str) -> Attempt:
         """Reserve a name until `release`.
 
-        Raises Problem CONFLICT if it is reserved, FULL if `MOST_LOADS` have not ended.
+        Raises Problem CONFLICT if it is reserved, FULL if `MAX_LOADS` have not ended.
         """
         with self._lock:
             other = self.reserved.get(name)
             if other is not None:
                 raise _conflict(other)
-            if len(self.reserved) >= MOST_LOADS:
+            if len(self.reserved) >= MAX_LOADS:
                 raise _full(self.reserved)
             attempt = self.reserved[name] = Attempt(name)
             return attempt
@@ -105,8 +105,8 @@ class Loads:
         """Run `work`, which loads a reserved checkpoint, in a thread; then release the name.
 
         Waits in the calling thread for at most the limit, not counting what `work` waits in
-        `turn`. Committed work continues in the background at the limit. Raises GivenUp, Problem
-        STOPPING, and what `work` raises.
+        `turn`. Committed work continues in the background at the limit. Raises LoadAbandoned,
+        Problem STOPPING, and what `work` raises.
         """
         if self._is_stopping():
             self.release(attempt)
@@ -126,7 +126,7 @@ class Loads:
     def turn(self, attempt: Attempt) -> Iterator[None]:
         """Hold the cores and devices for a part of a load, one load at a time.
 
-        A load that is overdue is not waited for. Raises GivenUp and Problem STOPPING.
+        Does not wait for a load that is overdue. Raises LoadAbandoned and Problem STOPPING.
         """
         with self._turn:
             self._check(attempt)
@@ -147,8 +147,8 @@ class Loads:
     def _check(self, attempt: Attempt) -> None:
         if self._is_stopping():
             raise Problem(Error.STOPPING, STOPPING)
-        if attempt.is_given_up:
-            raise GivenUp(self._too_long)
+        if attempt.is_abandoned:
+            raise LoadAbandoned(self._too_long)
 
     def _work(self, attempt: Attempt, work: Callable[[], object]) -> None:
         try:
@@ -161,20 +161,20 @@ class Loads:
             attempt.ended.set()
 
     def _wait(self, attempt: Attempt) -> None:
-        """Wait for the end of a load, or give it up."""
+        """Wait for the end of a load, or abandon it at its limit."""
         began = time.monotonic()
         while not attempt.ended.wait(_LOOK_S):
-            if self._is_stopping() and attempt.give_up():
+            if self._is_stopping() and attempt.abandon():
                 raise Problem(Error.STOPPING, STOPPING)
             if time.monotonic() - began - attempt.waited_s >= self.limit_s:
                 attempt.is_overdue = True
-                if attempt.give_up():
-                    raise GivenUp(self._too_long)
+                if attempt.abandon():
+                    raise LoadAbandoned(self._too_long)
                 return
 
     @property
     def _too_long(self) -> str:
-        return f"loading it took longer than {self.limit_s:g} s"
+        return f"loading took longer than {self.limit_s:g} s"
 
 
 def _clear_frames(exc: BaseException) -> None:
@@ -186,25 +186,23 @@ def _clear_frames(exc: BaseException) -> None:
 
 
 def timed_out(detail: str) -> Problem:
-    """Return the problem of a request whose load was given up."""
+    """Return the problem of a request whose load was abandoned."""
     return Problem(Error.LOAD_TIMEOUT, detail, retry_after_s=_RETRY_DISK_S)
 
 
 def _conflict(other: Attempt) -> Problem:
     name = repr(other.name[:100])
-    if not other.is_given_up:
-        detail = f"{name} is being loaded or unloaded already. Retry when that has ended."
+    if not other.is_abandoned:
+        detail = f"{name} is already being loaded or unloaded. Retry when that has ended."
         return Problem(Error.CONFLICT, detail, retry_after_s=_RETRY_S)
-    detail = (
-        f"A load of {name} was given up and still waits for its disk. Retry when the disk answers."
-    )
+    detail = f"An abandoned load of {name} still waits for its disk. Retry when the disk responds."
     return Problem(Error.CONFLICT, detail, retry_after_s=_RETRY_DISK_S)
 
 
 def _full(reserved: dict[str, Attempt]) -> Problem:
-    given_up = sum(attempt.is_given_up for attempt in reserved.values())
+    abandoned = sum(attempt.is_abandoned for attempt in reserved.values())
     detail = (
-        f"{len(reserved)} loads and unloads of checkpoints have not ended, which is the limit; "
-        f"{given_up} of them were given up and still wait for their disk."
+        f"{len(reserved)} loads and unloads of checkpoints have not ended; at most {MAX_LOADS} run "
+        f"at a time. {abandoned} of them were abandoned and still wait for their disk."
     )
-    return Problem(Error.FULL, detail, retry_after_s=_RETRY_DISK_S if given_up else _RETRY_S)
+    return Problem(Error.FULL, detail, retry_after_s=_RETRY_DISK_S if abandoned else _RETRY_S)

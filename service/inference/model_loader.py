@@ -37,17 +37,17 @@ class ModelLoader:
         self._on_fatal = on_fatal
 
     def load(self, attempt: Attempt) -> bool:
-        """Load a checkpoint and serve it; return False if the load was given up meanwhile.
+        """Load a checkpoint and serve it; return False if the load was abandoned meanwhile.
 
         Raises what served_model.load raises, StartupError if `compile` is on and the checkpoint
-        has no fused path, GivenUp, Problem STOPPING.
+        has no fused path, LoadAbandoned, Problem STOPPING.
         """
         name, started = attempt.name, time.monotonic()
         loaded_from = file_states(self._settings.models / name)
         model = load(self._settings.models / name, self._settings, self._on_fatal)
         with self._loads.turn(attempt):
             if self._settings.compile == "on" and not self._fuse(model):
-                raise StartupError("compile is on, but there is no fused path (SCMRL_COMPILE)")
+                raise StartupError("SCMRL_COMPILE is on, but the checkpoint has no fused path")
             warm(model, self._settings.max_batch)
         if not attempt.commit():
             return False
@@ -82,7 +82,7 @@ class ModelLoader:
         precision = self._settings.precision
         if precision != "float32" and not model.card.measured_with(precision):
             log.warning(
-                "checkpoint %s stays in float32: its card has no accuracy with %s; measure it "
+                "checkpoint %s runs in float32: its card has no accuracy with %s; measure it "
                 "with `scmrl evaluate --write-card`", model.name, precision,
             )  # fmt: skip
             precision = "float32"

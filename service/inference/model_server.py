@@ -22,7 +22,7 @@ from service.settings import Settings
 
 
 class ModelServer:
-    """Makes the parts and stops them. `on_fatal` receives an error that no device survives."""
+    """Makes the parts and stops them. `on_fatal` receives an error that a device cannot survive."""
 
     def __init__(
         self, settings: Settings, on_fatal: Callable[[Exception], None] = lambda error: None
@@ -41,15 +41,15 @@ class ModelServer:
         self.reloads = Reloads(settings, registry, self.in_flight, loads, loader, stopping)
 
     def watch_workers(self) -> None:
-        """Replace lost workers until `stop`; the whole work of a thread."""
+        """Replace lost workers until `stop`; blocks, so run it in a thread."""
         watch.watch_workers(self.registry, self._settings.engine_timeout_s, self._stopping)
 
     def watch_files(self) -> None:
-        """Look at the checkpoints' files until `stop`; the whole work of a thread."""
+        """Check the checkpoints' files until `stop`; blocks, so run it in a thread."""
         watch.watch_files(self.registry, self.files, self._stopping)
 
     def stop(self) -> None:
-        """Begin nothing more, and end all workers after the batches that they run."""
+        """Start nothing more, and end all workers after their current batches."""
         self._stopping.set()
         for model in self.registry.ready.values():
             model.batcher.stop()
@@ -66,6 +66,6 @@ class ModelServer:
             return f"The default checkpoint {name} could not be loaded. The log has the reason."
         seconds = time.monotonic() - self._made_at
         return (
-            f"The default checkpoint {name} is being loaded, for {seconds:.0f} s so far; a load is "
-            f"given up after {self._settings.load_timeout_s:g} s."
+            f"The default checkpoint {name} is being loaded: for {seconds:.0f} s so far, at most "
+            f"{self._settings.load_timeout_s:g} s (SCMRL_LOAD_TIMEOUT_S)."
         )

@@ -64,7 +64,7 @@ class Registry:
         entry = entries.get(name)
         if entry is None:
             names = ", ".join(entries)
-            detail = f"There is no checkpoint {name[:100]!r}. The checkpoints are: {names}."
+            detail = f"No such checkpoint: {name[:100]!r}; available: {names}."
             raise Problem(Error.UNKNOWN_MODEL, detail)
         if entry.model is not None:
             return entry.model

@@ -12,7 +12,7 @@ from model.checkpoint import CARD
 from service.errors import Error, Problem
 from service.inference.discovery import has_card
 from service.inference.in_flight import InFlight
-from service.inference.loading import Attempt, GivenUp, Loads, timed_out
+from service.inference.loading import Attempt, LoadAbandoned, Loads, timed_out
 from service.inference.model_loader import ModelLoader
 from service.inference.registry import Registry
 from service.inference.served_model import Model
@@ -21,12 +21,12 @@ from service.settings import Settings
 
 log = logging.getLogger("scmrl.registry")
 
-#: Seconds between two looks at the requests in flight of a checkpoint that is being retired.
+#: Seconds between two checks whether a checkpoint that is being retired has requests in flight.
 _RETIRE_S = 0.05
 
 
 class Reloads:
-    """Loads and unloads by name, as an operator asks for them.
+    """Loads and unloads by name, on an operator's request.
 
     State of a checkpoint that is replaced or unloaded: served -> retiring, while it has requests
     in flight -> stopped.
@@ -49,18 +49,18 @@ class Reloads:
         self._stopping = stopping
 
     def begin_load(self, name: str) -> Callable[[], None]:
-        """Reserve a name; return the work that loads its checkpoint, or loads it again.
+        """Reserve a name; return the work that loads its checkpoint, or reloads it, for a thread.
 
-        The work is for a thread. A checkpoint that is served already goes on until the new one is
-        ready; requests in flight keep the one that they began with. Raises Problem CONFLICT if the
-        name is being loaded or unloaded, FULL if too many loads have not ended. The work raises
-        Problem UNKNOWN_MODEL, UNUSABLE, LOAD_TIMEOUT or STOPPING, and changes nothing then.
+        The old checkpoint is served until the new one is ready; requests in flight keep the one
+        that they began with. Raises Problem CONFLICT if the name is being loaded or unloaded, FULL
+        if too many loads have not ended. The work raises Problem UNKNOWN_MODEL, UNUSABLE,
+        LOAD_TIMEOUT or STOPPING, and changes nothing then.
         """
         attempt = self._loads.reserve(name)
         return lambda: self._load(attempt)
 
     def begin_unload(self, name: str) -> Callable[[], None]:
-        """Reserve a name; return the work that ends serving its checkpoint, for a thread.
+        """Reserve a name; return the work that unloads its checkpoint, for a thread.
 
         Requests in flight are answered. Raises Problem UNKNOWN_MODEL, NOT_READY; CONFLICT for the
         default checkpoint and for a name that is being loaded or unloaded; FULL if too many loads
@@ -80,30 +80,31 @@ class Reloads:
 
     def _load(self, attempt: Attempt) -> None:
         name = attempt.name
-        before = self._registry.find(name)
-        kept = "; the loaded checkpoint stays in service" if before else ""
+        previous = self._registry.find(name)
+        unchanged = "; the loaded checkpoint stays in service" if previous else ""
         try:
-            self._loads.run(attempt, lambda: self._load_again(attempt, kept))
+            self._loads.run(attempt, lambda: self._load_again(attempt, unchanged))
         except Problem:
             raise
-        except GivenUp as exc:
+        except LoadAbandoned as exc:
             log.error("cannot serve the checkpoint %s: %s", name, exc)
-            detail = f"{name}: {exc} (SCMRL_LOAD_TIMEOUT_S), and is given up{kept}."
+            detail = f"{name}: {exc} (SCMRL_LOAD_TIMEOUT_S) and was abandoned{unchanged}."
             raise timed_out(detail) from exc
         except Exception as exc:
             log.error("cannot serve the checkpoint %s: %s", name, exc)
             detail = str(exc).replace(f"{self._settings.models}{os.sep}", "")
-            raise Problem(Error.UNUSABLE, f"{detail}{kept}") from exc
+            raise Problem(Error.UNUSABLE, f"{detail}{unchanged}") from exc
         finally:
             allocator.trim()
-        if before is not None:
-            self._retire(before)
-            del before
+        if previous is not None:
+            self._retire(previous)
+            del previous
             gc.collect_all()
 
-    def _load_again(self, attempt: Attempt, kept: str) -> None:
+    def _load_again(self, attempt: Attempt, unchanged: str) -> None:
         if not has_card(self._settings.models, attempt.name):
-            detail = f"There is no {CARD} in a folder {attempt.name[:100]!r} of SCMRL_MODELS{kept}."
+            path = f"{attempt.name[:100]}/{CARD}"
+            detail = f"SCMRL_MODELS has no file {path!r}{unchanged}."
             raise Problem(Error.UNKNOWN_MODEL, detail)
         self._loader.load_and_fuse(attempt)
 
@@ -122,7 +123,7 @@ class Reloads:
     def _retire(self, model: Model) -> None:
         """End a checkpoint's workers once it has no request in flight.
 
-        The first wait is for a request that has got the checkpoint and is not counted yet.
+        The first wait covers a request that holds the checkpoint and is not counted yet.
         """
         while not self._stopping.wait(_RETIRE_S) and self._in_flight.count(model):
             pass

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Model:
     """A checkpoint on its devices, warmed, with the queue in front of them.
 
-    `name` is its folder's, which is what requests call it by.
+    `name` is that of its folder, by which requests select it.
     """
 
     name: str
@@ -60,8 +60,8 @@ def load(
 
 
 def warm(model: Model, max_batch: int) -> None:
-    """Run inference once, so that the first request does not wait for what is set up then."""
+    """Run inference once, so that the first request does not wait for lazy initialization."""
     for engine in model.engines:
-        # A CPU prepares nothing for a batch's size, so that more would only delay readiness.
+        # Nothing on a CPU depends on the batch size: further sizes would only delay readiness.
         sizes = {1} if engine.device.type == "cpu" else {1, max_batch}
         engine.warm_up(model.card.steps, sorted(sizes))

@@ -8,7 +8,7 @@ import threading
 from model.device import DeviceError
 from service.errors import Error, Problem, StartupError
 from service.inference.discovery import discover
-from service.inference.loading import LOAD_THREAD, Attempt, GivenUp, Loads
+from service.inference.loading import LOAD_THREAD, Attempt, LoadAbandoned, Loads
 from service.inference.model_loader import ModelLoader
 from service.inference.registry import Registry
 from service.runtime import cores, gc
@@ -17,10 +17,10 @@ from service.settings import Settings
 
 log = logging.getLogger("scmrl.registry")
 
-#: Seconds from when the default checkpoint can answer until others are loaded and compiled, which
-#: takes the cores, and Python's lock, from the first requests.
+#: Seconds between readiness and the loading and compiling of other checkpoints, which compete with
+#: the first requests for the cores and Python's lock.
 _DELAY_S = 1.0
-#: Seconds after which the load of a checkpoint that takes longer no longer holds up the next one.
+#: Seconds after which a slow load no longer delays the next one.
 _OVERTAKE_S = 5.0
 
 
@@ -63,14 +63,15 @@ class Startup:
                 raise
             if isinstance(exc, DeviceError):
                 raise StartupError(f"--device (SCMRL_DEVICE): {exc}", misused=True) from exc
-            hint = "; --load-timeout-s (SCMRL_LOAD_TIMEOUT_S)" if isinstance(exc, GivenUp) else ""
+            is_late = isinstance(exc, LoadAbandoned)
+            hint = " (SCMRL_LOAD_TIMEOUT_S, --load-timeout-s)" if is_late else ""
             raise StartupError(f"cannot serve the checkpoint {name}: {exc}{hint}") from exc
 
     def load_others(self) -> None:
         """Load the others; one that cannot be served is logged and marked as failed.
 
-        Each checkpoint changes over to its fused path, if the settings want that, once it is
-        served: the first requests do not wait for a compiler.
+        Each checkpoint switches to its fused path once it is served, if `compile` is auto: the
+        first requests do not wait for a compiler.
         """
         if self._stopping.wait(_DELAY_S):
             return
@@ -105,7 +106,7 @@ class Startup:
             if problem.error is Error.FULL:
                 self._registry.fail(name)
                 log.error("cannot serve the checkpoint %s: %s", name, problem)
-            # else an operator loads it, or the service is being stopped
+            # else an operator loads it, or the service is shutting down
         except Exception as exc:
             self._registry.fail(name)
             log.error("cannot serve the checkpoint %s: %s", name, exc)

@@ -23,7 +23,7 @@ class WorkerSupervisor:
     """The workers of one checkpoint's queue.
 
     State of a device: has a worker -> lost it (its engine waits in `_awaiting`) -> has a worker.
-    `on_fatal` receives an error after which a device answers nothing any more.
+    `on_fatal` receives an error after which a device can run nothing any more.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class WorkerSupervisor:
         self._on_fatal = on_fatal
         self._devices = len(engines)
         self._workers = [self._make_worker(engine) for engine in engines]
-        self._awaiting: list[Engine] = []  # engines of lost workers that have no successor yet
+        self._awaiting: list[Engine] = []  # engines of lost workers that are not replaced yet
         self.restarts = 0  # workers that were replaced
 
     def start(self) -> None:
@@ -55,17 +55,17 @@ class WorkerSupervisor:
         if even that hangs.
         """
         with self._queue.lock:
-            lost = {w: why for w in self._workers if (why := w.loss(hung_after_s))}
+            lost = {w: reason for w in self._workers if (reason := w.loss(hung_after_s))}
             if self._queue.is_closed:
                 return
             self._workers = [worker for worker in self._workers if worker not in lost]
             self._awaiting += [worker.engine for worker in lost]
             for worker in lost:
                 worker.dismiss()
-        for worker, why in lost.items():
+        for worker, reason in lost.items():
             log.error(
                 "the worker on %s %s and is being replaced; requests in its batch: %s",
-                worker.engine.device, why, request_ids(worker.batch),
+                worker.engine.device, reason, request_ids(worker.batch),
             )  # fmt: skip
             for request in worker.batch:
                 request.deliver(not_served())
@@ -82,8 +82,8 @@ class WorkerSupervisor:
         """Return what is wrong with a worker: it died, or runs one batch for longer than
         `stalled_after_s`, or is being replaced. None if every device has one that works."""
         for worker in list(self._workers):
-            if why := worker.loss(stalled_after_s):
-                return f"The worker on {worker.engine.device} {why}."
+            if reason := worker.loss(stalled_after_s):
+                return f"The worker on {worker.engine.device} {reason}."
         if len(self._workers) < self._devices:
             return "A worker is being replaced."
         return None

@@ -1,4 +1,4 @@
-"""What is looked after while checkpoints are served, each in a thread: workers and files."""
+"""Periodic checks while checkpoints are served, each in a thread: of workers and of files."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from service.inference.registry import Registry
 
 log = logging.getLogger("scmrl.registry")
 
-#: Seconds between two looks.
+#: Seconds between two checks.
 _WATCH_S = 1.0
-#: Looks in a row without a request in flight, after which freed memory returns to the kernel.
-_IDLE_LOOKS = 10
+#: Consecutive checks without a request in flight, after which freed memory is returned to the
+#: kernel.
+_IDLE_CHECKS = 10
 
 
 def watch_workers(registry: Registry, hung_after_s: float, stopping: threading.Event) -> None:
     """Replace workers that die, or run one batch for `hung_after_s`, until `stopping` is set.
 
-    Freed memory returns to the kernel each `_IDLE_LOOKS` looks without a request in flight.
+    Freed memory is returned to the kernel every `_IDLE_CHECKS` checks without a request in flight.
     """
     failing: set[str] = set()  # names whose worker cannot be replaced: logged once
-    idle_looks = 0
+    idle_checks = 0
     while not stopping.wait(_WATCH_S):
-        idle_looks = 0 if _has_request(registry) else idle_looks + 1
-        if idle_looks and idle_looks % _IDLE_LOOKS == 0:
+        idle_checks = 0 if _has_request(registry) else idle_checks + 1
+        if idle_checks and idle_checks % _IDLE_CHECKS == 0:
             allocator.trim()
         _replace_lost_workers(registry, hung_after_s, failing)
 
@@ -36,7 +37,7 @@ def _has_request(registry: Registry) -> bool:
 
 
 def _replace_lost_workers(registry: Registry, hung_after_s: float, failing: set[str]) -> None:
-    """Look once. A function of its own, so that no model is referenced between two looks."""
+    """Check once. A function of its own, so that no model is referenced between two checks."""
     for name, model in registry.ready.items():
         try:
             model.batcher.replace_lost_workers(hung_after_s)
@@ -50,7 +51,7 @@ def _replace_lost_workers(registry: Registry, hung_after_s: float, failing: set[
 
 
 def watch_files(registry: Registry, files: FileWatch, stopping: threading.Event) -> None:
-    """Look at the files of served checkpoints, until `stopping` is set."""
+    """Check the files of served checkpoints, until `stopping` is set."""
     while not stopping.wait(_WATCH_S):
         for name in registry.ready:
-            files.look(name)
+            files.check(name)

@@ -46,7 +46,7 @@ class Metrics:
         )
         self._request_s = Histogram(
             "scmrl_request_seconds",
-            "Time from a request's head to the end of its response, upload included",
+            "Time from a request's headers to the end of its response, upload included",
             ("route", "model"),
             buckets=_REQUEST_S,
             registry=registry,

@@ -36,13 +36,13 @@ class BodyFraming:
         """Return why the body is refused, or None."""
         if self._run > self._run_bytes:
             return (
-                f"a chunk's size with its extensions, or the trailers, have more than "
+                f"a chunk size with its extensions, or the trailers, have more than "
                 f"{self._run_bytes} bytes"
             )
         framing = self._sent - self._content
         if framing > self._free_bytes + self._content:
             return (
-                f"{framing} bytes of chunk sizes and line ends frame {self._content} bytes of "
-                "body; send larger chunks"
+                f"{framing} bytes of chunk framing for {self._content} bytes of content; send "
+                "larger chunks"
             )
         return None

@@ -27,16 +27,16 @@ log = logging.getLogger("scmrl.http")
 
 
 class Connection(HttpToolsProtocol):
-    """One HTTP connection, with limits that uvicorn leaves open.
+    """One HTTP connection, with limits that uvicorn does not have.
 
-    - A head that is slow, too large or malformed is answered with a problem document by `refuse`,
-      an ASGI app that finds the problem under PROBLEM in the scope's state.
+    - Request headers that are slow, too large or malformed are answered with a problem document by
+      `refuse`, an ASGI app that reads the problem under PROBLEM in the scope's state.
     - A body with broken framing raises its problem where the app reads the body.
     - Reading slows down for a client that sends many small pieces (see ConnectionLimits), or sends
       requests before its last one is answered.
     - A response sent before the end of the request's body closes the connection, after a short
       time in which what the client sends is dropped, so that it can read the response.
-    - A response that the client does not read is given up after `send_timeout_s`.
+    - A connection whose client does not read the response is reset after `send_timeout_s`.
     - A client that closes its writing side after a request gets its response. A client that has
       gone altogether is detected by sending the first bytes of the response ahead: its kernel
       answers with a reset.
@@ -194,10 +194,10 @@ class Connection(HttpToolsProtocol):
             self._body_problem = problem
             self.cycle.message_event.set()
         else:
-            log.warning("a request behind another one was dropped: %s", problem.detail)
+            log.warning("a pipelined request was dropped: %s", problem.detail)
 
     def _refuse_request(self, problem: Problem) -> None:
-        """Respond to a request whose head could not be parsed."""
+        """Respond to a request whose headers could not be parsed."""
         self._timers.cancel("head")
         self._open_connections.set_idle(self, False)
         is_head = self._reader.head_problem is not None and self.scope.get("method") == "HEAD"
@@ -271,7 +271,7 @@ class Connection(HttpToolsProtocol):
     def _give_up_sending(self) -> None:
         self._open_connections.count_ended("unread")
         log.warning(
-            "a response was given up: its client has not read it within %g s "
+            "connection reset: the client has not read a response within %g s "
             "(SCMRL_SEND_TIMEOUT_S)", self._limits.send_timeout_s,
         )  # fmt: skip
         self._channel.abort()

@@ -16,12 +16,13 @@ class ConnectionLimits:
 
     Attributes:
         head_timeout_s: Seconds from the first byte of a request (on a new connection: from its
-            start) to the end of the head.
+            start) to the end of its headers.
         send_timeout_s: Seconds from the first byte of a response that the kernel does not accept
             to its last.
         linger_s: Seconds from a response that is sent before the request's end to the end of the
             connection.
-        max_head_bytes: Bytes of a request's head, and of a run of framing without content.
+        max_head_bytes: Bytes of the request line and headers, and of a run of framing without
+            content.
         max_headers: Header lines of a request.
         framing_bytes: Bytes that the framing of a chunked body (sizes, extensions, line ends,
             trailers) may have beyond as many as its content has.

@@ -10,20 +10,20 @@ PROBLEM = "refusal"
 
 
 def malformed(why: str) -> Problem:
-    return Problem(Error.MALFORMED, f"The request is not HTTP/1.1 as RFC 9112 has it: {why}.")
+    return Problem(Error.MALFORMED, f"Malformed HTTP/1.1 request (RFC 9112): {why}.")
 
 
 def head_too_large(limits: ConnectionLimits) -> Problem:
     return Problem(
         Error.HEAD_TOO_LARGE,
-        f"The request's head is larger than {limits.max_head_bytes} bytes or has more than "
-        f"{limits.max_headers} header lines.",
+        f"The request line and headers are larger than {limits.max_head_bytes} bytes, or there are "
+        f"more than {limits.max_headers} headers.",
     )
 
 
 def head_too_late(limits: ConnectionLimits) -> Problem:
     return Problem(
         Error.HEAD_TIMEOUT,
-        f"The request's head has not arrived within {limits.head_timeout_s:g} s "
+        f"The request headers have not arrived within {limits.head_timeout_s:g} s "
         "(SCMRL_HEAD_TIMEOUT_S).",
     )

@@ -1,4 +1,4 @@
-"""Checks of a request's head beyond those of the parser.
+"""Checks of a request's head (request line and headers) beyond those of the parser.
 
 llhttp, the parser, refuses Content-Length together with Transfer-Encoding, more than one of
 either, line ends without a carriage return, folded header lines, and characters that RFC 9110 does
@@ -21,9 +21,9 @@ Headers = Sequence[tuple[bytes, bytes]]
 def fault(method: str, target: bytes, version: str, headers: Headers) -> str | None:
     """Return why RFC 9112 forbids a head, or None. Header names have to be in lower case."""
     if version not in ("1.0", "1.1"):
-        return f"HTTP/{version} is not spoken here; HTTP/1.1 is"
+        return f"HTTP/{version} is not supported; use HTTP/1.1"
     if method == "CONNECT":
-        return "CONNECT is for proxies; this is none"
+        return "CONNECT is not supported, as this is not a proxy"
     return _target_fault(target) or _host_fault(version, headers) or _coding_fault(version, headers)
 
 
@@ -33,16 +33,16 @@ def _target_fault(target: bytes) -> str | None:
     except httptools.HttpParserInvalidURLError:
         path = None
     if path is None or not path.startswith(b"/"):
-        return "its target is neither a path nor an address with one"
+        return "its target is neither a path nor a URL with a path"
     return None
 
 
 def _host_fault(version: str, headers: Headers) -> str | None:
     hosts = [value.strip(b" \t") for name, value in headers if name == b"host"]
     if len(hosts) != 1 and (version == "1.1" or hosts):
-        return f"a request has one Host header; this one has {len(hosts) or 'none'}"
+        return f"it has {len(hosts) or 'no'} Host headers; exactly one is required"
     if hosts and not _HOST.fullmatch(hosts[0]):
-        return "its Host header is not a host's name or address, with a port or without"
+        return "its Host header is not a host name or address with an optional port"
     return None
 
 
@@ -51,7 +51,7 @@ def _coding_fault(version: str, headers: Headers) -> str | None:
     if codings and version == "1.0":
         return "HTTP/1.0 has no Transfer-Encoding"
     if codings and codings != [b"chunked"]:
-        return "of transfer codings only chunked is read here"
+        return "the only supported transfer coding is chunked"
     return None
 
 

@@ -156,11 +156,16 @@ def check_sound(rate: int, channels: int, length: int, limits: Limits) -> None:
     if rate < limits.min_sample_rate:
         raise Unusable(f"its sound has a sample rate of {rate} Hz; {accepted}")
     if channels > limits.max_channels:
-        raise TooLarge(f"its sound has {channels} channels; at most {limits.max_channels}")
+        raise TooLarge(
+            f"its sound has {channels} channels; at most {limits.max_channels} are accepted"
+        )
     if length > (limits.max_duration_s + SLACK_S) * rate:
         raise TooLarge(f"its sound is longer than {limits.max_duration_s:g} s")
     if length * channels > limits.max_samples:
-        raise TooLarge(f"its sound has more than {limits.max_samples} samples")
+        raise TooLarge(
+            f"its sound has too many samples; at most {limits.max_samples} over all channels are "
+            "accepted"
+        )
 
 
 def _to_float32(frame: AudioFrame) -> Float32Array:

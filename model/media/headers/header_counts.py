@@ -66,7 +66,7 @@ def _id3_frames(data: bytes, limits: Limits) -> Iterator[int]:
     """Yield the number of frames of each ID3v2 tag, anywhere in the file."""
     for number, tag in enumerate(_ID3.finditer(data)):
         if number > _MAX_LISTS:
-            raise TooLarge(f"the file has more than {_MAX_LISTS} ID3 tags")
+            raise TooLarge(f"the file has too many ID3 tags; at most {_MAX_LISTS} are accepted")
         size = _read_synchsafe(data[tag.start() + 6 : tag.start() + _ID3_HEAD_BYTES])
         body = memoryview(data)[tag.start() + _ID3_HEAD_BYTES :][:size]
         _check_id3_inflated(bytes(body), limits)
@@ -91,8 +91,8 @@ def _check_id3_inflated(body: bytes, limits: Limits) -> None:
                 remaining -= int.from_bytes(body[offset + 10 : offset + 14], "big")
             if remaining < 0 or name == b"CHAP":
                 raise TooLarge(
-                    "the frames of its ID3 tag inflate to more than "
-                    f"{limits.max_inflated_bytes} bytes (max_inflated_bytes)"
+                    "the frames of its ID3 tag are too large when inflated; at most "
+                    f"{limits.max_inflated_bytes} bytes are accepted (max_inflated_bytes)"
                 )
         # Some programs write plain 32-bit lengths instead of synchsafe ones.
         next_offset = offset + _ID3_HEAD_BYTES + _read_synchsafe(length)
@@ -119,7 +119,9 @@ def _flac_comments(data: bytes) -> Iterator[int]:
         if is_last or offset + 4 > len(data):
             return
         if number > _MAX_BLOCKS:
-            raise TooLarge(f"the file has more than {_MAX_BLOCKS} blocks before its sound")
+            raise TooLarge(
+                f"the file has too many metadata blocks; at most {_MAX_BLOCKS} are accepted"
+            )
         is_last, kind = bool(data[offset] & 0x80), data[offset] & 0x7F
         begin, offset = (
             offset + 4,
@@ -147,7 +149,7 @@ def _caf_tags(data: bytes) -> Iterator[int]:
         if name == _CAF_TAGS:
             yield int.from_bytes(data[offset : offset + 4], "big")
         offset += size
-    raise TooLarge(f"the file has more than {_MAX_LISTS} chunks, the limit")
+    raise TooLarge(f"the file has too many chunks; at most {_MAX_LISTS} are accepted")
 
 
 def _matroska_tags(data: bytes) -> Iterator[int]:
@@ -161,7 +163,7 @@ def _matroska_tags(data: bytes) -> Iterator[int]:
         size = int.from_bytes(data[begin : begin + length], "big") & (1 << 7 * length) - 1
         yield data.count(_SIMPLE_TAG, begin, begin + length + size)
         begin = data.find(_TAGS, begin)
-    raise TooLarge(f"the file has more than {_MAX_LISTS} lists of tags")
+    raise TooLarge(f"the file has too many lists of tags; at most {_MAX_LISTS} are accepted")
 
 
 def _check_programmes(data: bytes, limits: Limits) -> None:
@@ -182,7 +184,8 @@ def _check_programmes(data: bytes, limits: Limits) -> None:
         entries += sections[section]
         if programmes > MAX_PROGRAMMES or entries * programmes > max_comparisons:
             raise TooLarge(
-                f"its tables list more than {MAX_PROGRAMMES} programmes, or repeat them too often"
+                "its tables list too many programmes, or repeat them too often; at most "
+                f"{MAX_PROGRAMMES} programmes are accepted"
             )
 
 

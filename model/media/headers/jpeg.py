@@ -41,7 +41,8 @@ def check_scans(data: bytes, width: int, height: int, limits: Limits) -> None:
         if number == max_scans:
             raise TooLarge(
                 f"the JPEG of {width} x {height} pixels has more than {max_scans} scans; width x "
-                f"height x scans may be at most {limits.max_composed_pixels} pixels"
+                f"height x scans may be at most {limits.max_composed_pixels} pixels "
+                "(max_composed_pixels)"
             )
 
 
@@ -66,7 +67,7 @@ def _segments(data: bytes) -> Iterator[_Segment]:
             continue
         yield _Segment(marker, offset)
         offset += max(2, _read_uint16(data, offset))
-    raise TooLarge(f"the JPEG has more than {_MAX_SEGMENTS} segments, the limit")
+    raise TooLarge(f"the JPEG has too many segments; at most {_MAX_SEGMENTS} are accepted")
 
 
 def _read_uint16(data: bytes, offset: int) -> int:

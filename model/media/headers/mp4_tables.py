@@ -89,8 +89,8 @@ class _Tables:
         max_entries = self._limits.scale_to_duration(ENTRIES_PER_MINUTE)
         if self._entries + sum(track.packets for track in self._tracks) > max_entries:
             raise TooLarge(
-                f"its tables list more than {max_entries} entries or samples, more than any "
-                f"clip of {self._limits.max_duration_s:g} s has"
+                f"its tables list too many entries or samples; at most {max_entries} are accepted "
+                f"for {self._limits.max_duration_s:g} s (max_duration_s)"
             )
 
     def read(self, data: bytes) -> None:
@@ -100,15 +100,15 @@ class _Tables:
     def _read(self, data: bytes, parent: _Box) -> None:
         for box in _children(data, parent.begin, parent.end):
             self._boxes += 1
-            if self._boxes > (max_entries := self._limits.scale_to_duration(BOXES_PER_MINUTE)):
-                raise TooLarge(f"the file has more than {max_entries} boxes, the limit")
+            if self._boxes > (max_boxes := self._limits.scale_to_duration(BOXES_PER_MINUTE)):
+                raise TooLarge(f"the file has too many boxes; at most {max_boxes} are accepted")
             if box.name == b"trak":
                 self._tracks.append(_Track())
-            self._note(data, box)
+            self._record(data, box)
             if box.name in _CONTAINERS:
                 self._read(data, box)
 
-    def _note(self, data: bytes, box: _Box) -> None:
+    def _record(self, data: bytes, box: _Box) -> None:
         track = self._tracks[-1]
         if box.name in _COUNTS:
             self._count(data, box.name, box.begin)
@@ -145,8 +145,8 @@ def _inflate(data: bytes, limits: Limits) -> bytes:
         return b""
     if len(boxes) > limits.max_inflated_bytes:
         raise TooLarge(
-            f"its headers inflate to more than {limits.max_inflated_bytes} bytes "
-            "(max_inflated_bytes)"
+            f"its headers are too large when inflated; at most {limits.max_inflated_bytes} bytes "
+            "are accepted (max_inflated_bytes)"
         )
     return boxes
 

@@ -41,7 +41,9 @@ def split_links(data: bytes) -> list[bytes]:
         if page.begins_stream and not was_beginning:
             starts.append(page.start)
             if len(starts) > _MAX_LINKS:
-                raise TooLarge(f"the file is a chain of more than {_MAX_LINKS} Ogg files")
+                raise TooLarge(
+                    f"the file is a chain of too many Ogg files; at most {_MAX_LINKS} are accepted"
+                )
         was_beginning = page.begins_stream
     if len(starts) == 1:
         return [data]
@@ -79,4 +81,4 @@ def _pages(data: bytes) -> Iterator[_Page]:
         # A length that does not lead to a page is damaged, or the page is: search the next one.
         has_next_page = data.startswith(_CAPTURE, end)
         start = end if has_next_page else data.find(_CAPTURE, start + len(_CAPTURE))
-    raise TooLarge(f"the file has more than {_MAX_PAGES} Ogg pages, the limit")
+    raise TooLarge(f"the file has too many Ogg pages; at most {_MAX_PAGES} are accepted")

@@ -61,7 +61,7 @@ def count_frames(data: bytes) -> int:
 
 
 def remaining_after(data: bytes, remaining: int, limits: Limits) -> int:
-    """Subtract the inflated bytes of texts, profiles and surplus from `remaining` bytes.
+    """Return `remaining` bytes less the inflated bytes of texts, profiles and surplus.
 
     Raises TooLarge if there are more.
     """
@@ -80,7 +80,7 @@ def remaining_after(data: bytes, remaining: int, limits: Limits) -> int:
         else:
             texts += chunk.name in _TEXTS
             if texts > _MAX_TEXTS:
-                raise TooLarge(f"the PNG has more than {_MAX_TEXTS} texts, the limit")
+                raise TooLarge(f"the PNG has too many texts; at most {_MAX_TEXTS} are accepted")
             text = _compressed_payload(view[chunk.begin : chunk.end], chunk.name)
             remaining = _remaining_after_stream(remaining, [text], 0, limits)
     return _remaining_after_stream(remaining, pixels, expected, limits)
@@ -96,8 +96,8 @@ def _remaining_after_stream(
     length = _inflated_bytes(stream, max_length)
     if length > max_length:
         raise TooLarge(
-            "the PNG's compressed texts, profiles and surplus pixel data inflate to more than "
-            f"{limits.max_inflated_bytes} bytes (max_inflated_bytes)"
+            "the PNG's texts, profiles and surplus pixel data are too large when inflated; at most "
+            f"{limits.max_inflated_bytes} bytes are accepted (max_inflated_bytes)"
         )
     return remaining - max(0, length - expected)
 
@@ -155,7 +155,7 @@ def _chunks(data: bytes) -> Iterator[_Chunk]:
         if chunk.name == b"IEND":
             return
         offset = chunk.end + 4
-    raise TooLarge(f"the PNG has more than {_MAX_CHUNKS} chunks, the limit")
+    raise TooLarge(f"the PNG has too many chunks; at most {_MAX_CHUNKS} are accepted")
 
 
 def _read_uint32(data: bytes, offset: int) -> int:

@@ -19,7 +19,7 @@ def check_composed_pixels(frames: int, width: int, height: int, limits: Limits) 
     if frames * width * height > limits.max_composed_pixels:
         raise TooLarge(
             f"it has {frames} pictures of {width} x {height} pixels; width x height x pictures "
-            f"may be at most {limits.max_composed_pixels} pixels"
+            f"may be at most {limits.max_composed_pixels} pixels (max_composed_pixels)"
         )
 
 

@@ -33,7 +33,7 @@ class DecodeBudget:
     def check_remaining(self, width: int, height: int) -> None:
         """Raise TooLarge if the remaining packets, at this size, exceed the pixels."""
         if self._packets * width * height > self._pixels:
-            raise self._too_many_pixels(f"{self._packets}", width, height)
+            raise self._too_many_pixels(f"{self._packets} frames", width, height)
 
     def check_packet(self, packet: Packet[Any], codec: str, width: int, height: int) -> None:
         """Raise TooLarge if a packet has too many scans, or inflates to too many bytes."""
@@ -53,14 +53,14 @@ class DecodeBudget:
             # Damaged packets may be decoded again, from an earlier key frame.
             self._packets = max(0, self._packets)
         if self._pixels < 0:
-            raise self._too_many_pixels("more", width, height)
+            raise self._too_many_pixels("too many frames", width, height)
         self.check_remaining(width, height)
 
     def _too_many_pixels(self, frames: str, width: int, height: int) -> TooLarge:
         return TooLarge(
-            f"for its pictures {frames} frames of {width} x {height} pixels would have to be "
-            f"decoded; width x height x frames may be at most {self._limits.max_decoded_pixels} "
-            "pixels (max_decoded_pixels)"
+            f"reading its pictures requires decoding {frames} of {width} x {height} pixels; "
+            f"width x height x frames may be at most {self._limits.max_decoded_pixels} pixels "
+            "(max_decoded_pixels)"
         )
 
     def _check_scans(self, data: bytes, width: int, height: int) -> None:
@@ -70,6 +70,6 @@ class DecodeBudget:
             self._scan_pixels -= max(0, jpeg.count_scans(data) - _BASELINE_SCANS) * pixels
         if self._scan_pixels < 0:
             raise TooLarge(
-                f"the JPEGs in it have so many scans that width x height x scans is more than "
+                "its JPEG frames have too many scans; width x height x scans may be at most "
                 f"{self._limits.max_composed_pixels} pixels (max_composed_pixels)"
             )

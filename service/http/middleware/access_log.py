@@ -1,4 +1,4 @@
-"""Request ids, the access log, and a 500 that discloses nothing of the implementation."""
+"""Request ids, the access log, and 500 responses without details of the implementation."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from service.request_record import CompletedRequest, RequestRecord, request_id
 
 log = logging.getLogger("scmrl.access")
 
-#: Accepted ids of clients: none can forge a line of log.
+#: Ids that clients may choose: without line ends, which could forge a line of the log.
 _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 #: Status in the log, as in nginx's, of a client that disconnected; it is never sent.
 CLIENT_GONE = 499
 
-#: Errors of clients that do not speak HTTP: broken or hostile ones. Logged as warnings.
-_NO_HTTP = frozenset({Error.MALFORMED, Error.HEAD_TIMEOUT, Error.HEAD_TOO_LARGE})
+#: Errors of clients that send no valid HTTP: broken or hostile ones. Logged as warnings.
+_INVALID_HTTP = frozenset({Error.MALFORMED, Error.HEAD_TIMEOUT, Error.HEAD_TOO_LARGE})
 
 
 class AccessLog:
@@ -72,13 +72,15 @@ class AccessLog:
             status = CLIENT_GONE
         except asyncio.CancelledError:  # by the server, at the end of its grace period
             if status is None:
-                detail = "The service was stopped before this was answered."
+                detail = "The service was shut down before it could answer."
                 problem = Problem(Error.STOPPING, detail, retry_after_s=5)
                 await respond(Request(scope), problem)(scope, receive, send_with_id)
         except Exception:
             log.exception(Event("unexpected error", {"id": this_id}))
             if status is None:
-                problem = Problem(Error.INTERNAL, "This is a bug; the log has it under this id.")
+                problem = Problem(
+                    Error.INTERNAL, "This is a bug; the log has the traceback under this id."
+                )
                 await respond(Request(scope), problem)(scope, receive, send_with_id)
         finally:
             self._complete(_completed(scope, CLIENT_GONE if status is None else status, started))
@@ -93,8 +95,8 @@ class AccessLog:
 def _level(request: CompletedRequest) -> int:
     if request.quiet:
         return logging.DEBUG
-    is_no_http = request.problem is not None and request.problem.error in _NO_HTTP
-    return logging.WARNING if is_no_http else logging.INFO
+    is_invalid_http = request.problem is not None and request.problem.error in _INVALID_HTTP
+    return logging.WARNING if is_invalid_http else logging.INFO
 
 
 def _request_id(headers: Headers) -> str:

@@ -19,7 +19,7 @@ from service.http.problem_document import problems
 from service.keys.key_file import Key, Keys
 from service.keys.keyring import Keyring
 
-#: Paths that need no key: health checks, and the pages in which a person enters a key. `/*` matches
+#: Paths that need no key: health checks, and the pages on which a key is entered. `/*` matches
 #: every file of the folder.
 OPEN = ("/", "/healthz", "/readyz", "/docs", "/docs/static/*", "/openapi.json")
 
@@ -69,7 +69,7 @@ class KeyCheck:
         if scope["type"] == "http":
             scope["state"]["record"].notes["key"] = key.name
         if is_admin and key is not keys.admin:
-            detail = f"{key.name!r} is an API key; addresses under {ADMIN} need the admin key."
+            detail = f"{key.name!r} is an API key; paths under {ADMIN} need the admin key."
             raise Problem(Error.KEY_REFUSED, detail)
         self._count(key)
 
@@ -81,7 +81,7 @@ class KeyCheck:
         wait_s = bucket.take()
         if wait_s:
             detail = (
-                f"The limit of {key.name!r} is {key.per_minute} requests a minute; "
+                f"The limit of {key.name!r} is {key.per_minute} requests per minute; "
                 f"retry in {wait_s:.1f} s."
             )
             raise Problem(Error.RATE_LIMIT, detail, retry_after_s=wait_s)
@@ -91,10 +91,10 @@ def _key(scope: Scope, keys: Keys) -> Key:
     values = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
     scheme, _, secret = values[0].partition(b" ") if len(values) == 1 else (b"", b"", b"")
     if scheme.lower() != b"bearer":
-        raise Problem(Error.KEY_NEEDED, f"This address needs a key: {_HEADER}.")
+        raise Problem(Error.KEY_NEEDED, f"This path needs an API key: {_HEADER}.")
     key = keys.find(secret.strip(b" "))
     if key is None:
-        raise Problem(Error.KEY_NEEDED, f"The key is unknown: {_HEADER}.")
+        raise Problem(Error.KEY_NEEDED, f"Unknown API key: {_HEADER}.")
     return key
 
 
@@ -106,7 +106,7 @@ def is_open(path: str) -> bool:
 
 
 def describe(schema: dict[str, Any], keys: Keys) -> None:
-    """Add to an OpenAPI description which paths need a key, so that /docs asks for it."""
+    """Add to an OpenAPI description which paths need a key, so that /docs has a field for it."""
     needed = False
     for path, operations in list(schema["paths"].items()):
         is_admin = path.startswith(ADMIN)

@@ -38,7 +38,7 @@ class BodyLimit:
         self.max_total_bytes = max_total_bytes
         self.max_seconds = max_seconds
         self.min_rate = min_rate
-        self._total_bytes = 0  # bytes
+        self._total_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -62,10 +62,10 @@ class BodyLimit:
             received += size
             self._total_bytes += size
             if received > self.max_bytes:
-                raise self._too_large(f"has more than {self.max_bytes} bytes")
+                raise self._too_large("is larger")
             if self._total_bytes > self.max_total_bytes:
                 detail = (
-                    f"The uploads of all clients have more than {self.max_total_bytes} bytes "
+                    f"The uploads of all clients together exceed {self.max_total_bytes} bytes "
                     "(SCMRL_MAX_TOTAL_UPLOAD_BYTES). Retry after the time in Retry-After."
                 )
                 raise Problem(Error.FULL, detail, retry_after_s=1)
@@ -86,14 +86,15 @@ class BodyLimit:
             limit = f"within {self.max_seconds:g} s (SCMRL_UPLOAD_TIMEOUT_S)"
             if needed < self.max_seconds:
                 limit = (
-                    f"at {self.min_rate:g} bytes a second (SCMRL_UPLOAD_MIN_RATE): "
-                    f"{received} bytes came in {needed:.1f} s"
+                    f"at {self.min_rate:g} bytes/s (SCMRL_UPLOAD_MIN_RATE): {received} bytes in "
+                    f"{needed:.1f} s"
                 )
             detail = f"The request body has not arrived {limit}."
             raise Problem(Error.UPLOAD_TIMEOUT, detail) from None
 
-    def _too_large(self, what: str) -> Problem:
+    def _too_large(self, excess: str) -> Problem:
         detail = (
-            f"The request body {what}; the limit is {self.max_bytes} bytes (SCMRL_MAX_BODY_BYTES)."
+            f"The request body {excess}; at most {self.max_bytes} bytes are accepted "
+            "(SCMRL_MAX_BODY_BYTES)."
         )
         return Problem(Error.TOO_LARGE, detail)

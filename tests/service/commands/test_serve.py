@@ -94,7 +94,7 @@ def test_invalid_settings_are_named_by_flag_and_variable(serve: type[Serve]) -> 
     assert "--max-batch (SCMRL_MAX_BATCH)" in told
     assert "can be 0 to 86400 s" in told
     assert "can be 64 to 1048576 MiB" in told
-    assert "--device (SCMRL_DEVICE): there is no device 'abacus'; choose auto, cpu, cuda" in told
+    assert "--device (SCMRL_DEVICE): no such device: 'abacus'; choose auto, cpu, cuda" in told
     assert "Traceback" not in told
     assert serve("--prot", 80).code() == 2
 

@@ -82,7 +82,7 @@ def test_while_requests_are_refused_those_let_in_wait_a_quarter_until_none_is(
     admission.acquire()
     while admission.estimated_wait_s <= 1:
         admission.acquire()
-    with pytest.raises(Problem, match="longer than 1 s"):
+    with pytest.raises(Problem, match="exceeds 1 s"):
         admission.check()
     clock.now += 3.9
     with pytest.raises(Problem):

@@ -308,7 +308,7 @@ def test_a_lone_request_is_run_again_where_it_fails_once() -> None:
 
 def test_one_that_the_memory_is_too_small_for_is_told_so() -> None:
     def fail(numbers: tuple[int, ...]) -> None:
-        raise MemoryError("cuda has too little memory for one sample")
+        raise MemoryError("cuda does not have enough memory for one sample")
 
     with started(NumberEngine(fail)) as batcher:
         for _ in range(20):

@@ -18,7 +18,7 @@ from model.checkpoint import card
 from service.app import create_app
 from service.errors import Error, Problem, StartupError
 from service.inference import file_watch, startup
-from service.inference.loading import MOST_LOADS, GivenUp, Loads
+from service.inference.loading import MAX_LOADS, LoadAbandoned, Loads
 from service.inference.model_server import ModelServer
 from service.settings import Settings
 from tests.service import checkpoints
@@ -116,14 +116,14 @@ def test_a_load_over_its_limit_is_given_up_and_its_name_is_free_when_the_disk_an
         client.headers["Authorization"] = f"Bearer {KEY}"
         wait_until(lambda: "loading" not in statuses(client).values())
         disk.hanging.add("strict")
-        given_up = client.put(f"{MODELS}/strict")
-        assert given_up.status_code == 504
-        assert problem(given_up)["type"] == "urn:scmrl:error:load-timeout"
-        assert "stays in service" in problem(given_up)["detail"]
-        assert int(given_up.headers["Retry-After"]) > 0
+        abandoned = client.put(f"{MODELS}/strict")
+        assert abandoned.status_code == 504
+        assert problem(abandoned)["type"] == "urn:scmrl:error:load-timeout"
+        assert "stays in service" in problem(abandoned)["detail"]
+        assert int(abandoned.headers["Retry-After"]) > 0
         again = client.put(f"{MODELS}/strict")
         assert again.status_code == 409, "its thread hangs still"
-        assert "given up" in problem(again)["detail"]
+        assert "abandoned" in problem(again)["detail"]
         asked = client.post("/v1/models/strict/classify", files={"clip": clip})
         assert asked.status_code == 200
         disk.answers.set()
@@ -196,7 +196,7 @@ def test_unloading_waits_for_the_requests_that_are_inside(folder: Path, clip: by
 
 
 @pytest.mark.parametrize(("module", "call"), [(Path, "is_dir"), (os, "listdir")])
-def test_a_folder_of_checkpoints_that_hangs_is_given_up(
+def test_a_folder_of_checkpoints_that_hangs_is_abandoned(
     weights: Path,
     module: object,
     call: str,
@@ -204,7 +204,7 @@ def test_a_folder_of_checkpoints_that_hangs_is_given_up(
     answers: threading.Event,
 ) -> None:
     monkeypatch.setattr(module, call, lambda *_, **__: answers.wait() and [])
-    with pytest.raises(StartupError, match=r"longer than 0\.5 s; --load-timeout-s"):
+    with pytest.raises(StartupError, match=r"longer than 0\.5 s \(SCMRL_LOAD_TIMEOUT_S"):
         ModelServer(settings(weights, load_timeout_s=0.5)).startup.load_default()
 
 
@@ -250,15 +250,15 @@ def test_files_on_a_disk_that_hangs_are_told_apart_and_the_others_are_looked_at(
     others = set(threading.enumerate())  # of tests before, which may end late
 
     def are_reported() -> bool:
-        watch.look("strict")
-        watch.look("avdigits")
+        watch.check("strict")
+        watch.check("avdigits")
         return not watch.is_intact("strict") and not watch.is_intact("avdigits")
 
     wait_until(are_reported)
-    looks = [one for one in set(threading.enumerate()) - others if one.name == "scmrl-look"]
-    assert len(looks) <= 2
+    checks = [t for t in set(threading.enumerate()) - others if t.name == "scmrl-files"]
+    assert len(checks) <= 2
     assert caplog.text.count("the files of strict cannot be read") == 1
-    assert caplog.text.count("the files of avdigits are gone") == 1
+    assert caplog.text.count("the files of avdigits are missing") == 1
     answers.set()
     wait_until(lambda: are_reported() is False and watch.is_intact("strict"))
 
@@ -278,11 +278,11 @@ def test_a_fifo_in_the_place_of_the_default_checkpoints_weights_is_named(folder:
 
 def test_loads_that_hang_are_bounded_and_the_refusal_says_why(answers: threading.Event) -> None:
     loads = Loads(0.1, lambda: False)
-    for number in range(MOST_LOADS):
+    for number in range(MAX_LOADS):
         attempt = loads.reserve(f"hung-{number}")
-        with pytest.raises(GivenUp):
+        with pytest.raises(LoadAbandoned):
             loads.run(attempt, answers.wait)
-    with pytest.raises(Problem, match=f"{MOST_LOADS} of them were given up") as refused:
+    with pytest.raises(Problem, match=f"{MAX_LOADS} of them were abandoned") as refused:
         loads.reserve("another")
     assert refused.value.error is Error.FULL
     assert refused.value.retry_after_s
@@ -328,7 +328,7 @@ def test_a_load_that_hangs_in_its_turn_does_not_keep_it(answers: threading.Event
         wait_until(lambda: loads.computing is hung)
         loads.run(other, compute)
         assert done.is_set()
-        with pytest.raises(GivenUp):
+        with pytest.raises(LoadAbandoned):
             hanging.result()
     answers.set()
 
@@ -340,9 +340,9 @@ def test_loads_end_when_the_service_does(answers: threading.Event) -> None:
     with ThreadPoolExecutor(1) as pool:
         hanging = pool.submit(loads.run, attempt, answers.wait)
         stopping.set()
-        with pytest.raises(Problem, match="stopped"):
+        with pytest.raises(Problem, match="shutting down"):
             hanging.result(60)
     assert not attempt.commit(), "what it loads would be served"
     answers.set()
-    with pytest.raises(Problem, match="stopped"):
+    with pytest.raises(Problem, match="shutting down"):
         loads.run(loads.reserve("late"), answers.wait)

@@ -79,7 +79,7 @@ def test_a_folder_that_is_not_there_is_refused_by_setting(tmp_path: Path) -> Non
     told = refused(models=tmp_path / "nowhere")
     assert str(tmp_path / "nowhere") in told
     assert "SCMRL_MODELS" in told
-    assert "there are none" in refused(models=tmp_path)
+    assert "the folder has no checkpoints" in refused(models=tmp_path)
 
 
 def test_a_device_that_is_not_there_is_refused_by_name(weights: Path) -> None:
@@ -129,7 +129,7 @@ def test_int8_is_taken_where_the_card_has_its_accuracy(
     models.stop()
     paths = {name: model.engines[0].path for name, model in models.registry.ready.items()}
     assert paths == {"avdigits": "fused-int8", "unmeasured": "fused"}
-    assert "unmeasured stays in float32" in caplog.text
+    assert "unmeasured runs in float32" in caplog.text
 
 
 def test_of_a_checkpoint_that_is_loaded_anew_the_old_one_is_let_go(weights: Path) -> None:

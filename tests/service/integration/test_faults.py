@@ -168,7 +168,7 @@ def test_out_of_memory_makes_batches_smaller(service: Faulty) -> None:
     service.go_on()
     assert codes(first + batch) == [200] * 5
     assert [one.result().json()["batch_size"] for one in batch] == [4] * 4
-    assert service.lines("out of memory: batches of 2")
+    assert service.lines("out of memory: batches are limited to 2 samples")
     assert service.total("scmrl_engine_errors_total", kind="out_of_memory") == before + 1
 
 

@@ -112,7 +112,7 @@ def test_decoders_that_served_are_tried_on_and_come_back(impatient: Path, clip: 
     assert not fatal
 
 
-def test_decoders_that_do_not_come_back_for_long_are_given_up(
+def test_decoding_fails_where_no_process_starts_for_long(
     impatient: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(availability, "_GIVE_UP_S", 1.0)

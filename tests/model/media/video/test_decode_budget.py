@@ -133,14 +133,14 @@ def test_parsing_any_bytes_terminates(noise: bytes, at: int) -> None:
 
 
 def test_chunks_and_segments_are_limited() -> None:
-    with pytest.raises(TooLarge, match="100000 chunks"):
+    with pytest.raises(TooLarge, match="chunks; at most 100000"):
         read_picture(costly.png(costly.chunk(b"teXt", b"") * 100_001))
-    with pytest.raises(TooLarge, match="100000 segments"):
+    with pytest.raises(TooLarge, match="segments; at most 100000"):
         read_picture(b"\xff\xd8" + b"\xff\xfe\0\2" * 100_001)
 
 
 def test_ogg_pages_are_limited() -> None:
-    with pytest.raises(TooLarge, match="100000 Ogg pages"):
+    with pytest.raises(TooLarge, match="Ogg pages; at most 100000"):
         read_sound(b"OggS" * 200_000)
 
 

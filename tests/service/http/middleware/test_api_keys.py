@@ -146,7 +146,7 @@ def test_each_key_has_its_own_limit() -> None:
     assert statuses_of("C3" + BERT) == [200, 429, 429, 429]
     refused = ask(app, CLASSIFY, bearer(ANNA), method="POST")
     assert refused.problem["type"] == "urn:scmrl:error:rate-limit"
-    assert "2 requests a minute" in refused.problem["detail"]
+    assert "2 requests per minute" in refused.problem["detail"]
     assert not refused.read
     assert 20 <= int(refused.headers["Retry-After"]) <= 30, "one comes back in 30 s"
     assert statuses_of(ANNA, "/healthz") == [200] * 4

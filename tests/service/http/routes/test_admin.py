@@ -129,13 +129,13 @@ def test_files_that_are_deleted_are_told_of_once_and_it_is_served_on(
 ) -> None:
     caplog.set_level(logging.ERROR, "scmrl")
     shutil.rmtree(served.folder)
-    wait_until(lambda: "the files of avdigits are gone" in caplog.text)
+    wait_until(lambda: "the files of avdigits are missing" in caplog.text)
     assert served.client.post("/v1/classify", files={"clip": clip}).status_code == 200
     assert served.client.get("/readyz").status_code == 200
-    assert caplog.text.count("the files of avdigits are gone") == 1
+    assert caplog.text.count("the files of avdigits are missing") == 1
     refused = served.client.put(f"{MODELS}/avdigits")
     assert refused.status_code == 404
-    assert "'avdigits'" in problem(refused)["detail"]
+    assert "avdigits/card.json" in problem(refused)["detail"]
     assert "stays in service" in problem(refused)["detail"]
     assert served.client.post("/v1/classify", files={"clip": clip}).status_code == 200
 
@@ -158,7 +158,7 @@ def test_files_that_are_others_are_told_of_until_they_are_loaded(
     assert served.client.post("/v1/classify", files={"clip": clip}).status_code == 200
     assert caplog.text.count("the files of avdigits have changed") == 1
     weights.unlink()
-    wait_until(lambda: "the files of avdigits are gone" in caplog.text)
+    wait_until(lambda: "the files of avdigits are missing" in caplog.text)
     checkpoints.save(served.folder / "avdigits", seed=9, version="1.1.0")
     assert served.client.put(f"{MODELS}/avdigits").status_code == 200
     assert intact() == 1
