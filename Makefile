@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 LOCK ?= requirements.lock
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --quiet $(LOCK:%=--constraint %)
 
-.PHONY: help serve test quick wheel lock lint fuzz audit sbom pin-base try-image try-python try-aarch64 \
+.PHONY: help serve test quick wheel lock lint fuzz attacks audit sbom pin-base try-image try-python try-aarch64 \
 	clean
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make quick   linters, type checker and the tests that are not slow, in under a minute"
 	@echo "make lint    ruff and mypy"
 	@echo "make fuzz    tens of thousands of damaged files, then ten thousand good ones"
+	@echo "make attacks  latency of good clips beside hostile connections, each kind for a minute and a half"
 	@echo "make try-image  build the image and try it, without a Docker engine (.ci/try_image.py)"
 	@echo "make try-python  serve a clip and run all tests on clean Debians, Python 3.11 to 3.14 (.ci/try_python.py)"
 	@echo "make try-aarch64  resolve the runtime dependencies for 64-bit ARM (.ci/try_aarch64.py)"
@@ -87,6 +88,9 @@ try-aarch64: wheel
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.fuzz $(ARGS)
 	$(BIN)/python -m tests.fuzz.endurance
+
+attacks: $(VENV)/.dev
+	$(BIN)/python -m tests.attacks $(ARGS)
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
