@@ -29,11 +29,12 @@ help:
 serve: $(VENV)/.serve
 	$(BIN)/scmrl serve $(ARGS)
 
+# Two processes of tests, of one thread each: torch's threads would wait for each other.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 $(ARGS)
 
 # Left out are tests that are marked slow, by themselves or by tests/conftest.py. mypy runs beside the
-# tests. One thread for each process of tests: torch's threads would wait for each other.
+# tests.
 quick: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -56,8 +56,9 @@ class Serve:
             reader.start()
 
     def _read(self, name: str) -> None:
-        for line in getattr(self.process, name):
-            self._printed[name].append(line)
+        with getattr(self.process, name) as pipe:
+            for line in pipe:
+                self._printed[name].append(line)
 
     @property
     def shown(self) -> str:

@@ -112,9 +112,12 @@ def test_steps_on_a_batch_lower_both_parts_of_its_loss(options: TrainOptions) ->
         return float(cross_entropy(output.logits, labels)), float(aligned)
 
     before = losses()
-    for _ in range(15):
+    later = []
+    for _ in range(30):
         run.train_step(0, inputs, labels)
-    after = losses()
+        later.append(losses())
+    # The alignment of spikes jumps from step to step, and on each machine in its own way.
+    after = np.mean(later[-12:], axis=0)
     assert after[0] < 0.9 * before[0]
     assert after[1] < before[1]
 

@@ -78,6 +78,7 @@ def test_a_server_that_runs_out_of_open_files_recovers() -> None:
         logged = process.communicate(timeout=WITHIN_S)[1]
     finally:
         process.kill()
+        process.communicate()  # closes its pipes
     assert process.returncode == 0
     assert "`ulimit -n`" in logged
     assert "Traceback" not in logged
