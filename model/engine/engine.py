@@ -45,11 +45,18 @@ class Engine:
 
     The network is moved there and put in eval mode, and must not be changed afterwards. `device` is
     "auto" (CUDA where available), "cpu", "cuda" or "cuda:N". On a CPU it uses `threads` threads, by
-    default torch's number in the calling thread. Raise RuntimeError where the device is not
-    available.
+    default torch's number in the calling thread. A batch of more than `max_batch` samples is run in
+    parts. Raise RuntimeError where the device is not available.
     """
 
-    def __init__(self, network: SCMRL, device: str = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        network: SCMRL,
+        device: str = "auto",
+        threads: int | None = None,
+        max_batch: int = sys.maxsize,
+    ) -> None:
+        self.max_batch = max_batch
         self._device = resolve_device(device)
         self._threads = threads or torch.get_num_threads()
         self._network = network.to(self._device).eval()
@@ -59,7 +66,7 @@ class Engine:
         self._compute: Forward = self._plain
         self._path: EnginePath = "plain"
         self._steps = _STEPS  # of the path's preparation
-        self._max_batch = sys.maxsize  # samples per run that the device has memory for
+        self._part = max_batch  # samples per run that the device has memory for
         self._full_runs = 0  # runs of that many samples since it was last changed
         self._out_of_memory_count = 0
 
@@ -140,7 +147,7 @@ class Engine:
 
         It is run once: raise what that raises where the device still fails.
         """
-        other = Engine(deepcopy(self._network), str(self._device), self._threads)
+        other = Engine(deepcopy(self._network), str(self._device), self._threads, self.max_batch)
         other._out_of_memory_count = self._out_of_memory_count
         if self._path != "plain":
             other.use_fastest([self._path], self._steps)
@@ -206,7 +213,7 @@ class Engine:
         outputs: list[Output] = []
         done = 0
         while done < batch:
-            count = min(self._max_batch, batch - done)
+            count = min(self._part, batch - done)
             part = {name: x.narrow(1, done, count) for name, x in inputs.items()}
             output = self._try_run(part, steps, attention)
             if output is not None:
@@ -216,20 +223,19 @@ class Engine:
                 continue
             if count == 1:
                 raise MemoryError(f"{self._device} does not have enough memory for one sample")
-            self._max_batch, self._full_runs = count // 2, 0
+            self._part, self._full_runs = count // 2, 0
             log.warning(
-                "%s is out of memory: batches are limited to %d samples",
-                self._device, self._max_batch,
-            )  # fmt: skip
+                "%s is out of memory: batches are limited to %d samples", self._device, self._part
+            )
         return concatenate(outputs)
 
     def _grow(self, count: int) -> None:
         """Double the batch size some runs after the device was out of memory."""
-        if count < self._max_batch:
+        if count < self._part:
             return
         self._full_runs += 1
         if self._full_runs >= _RUNS_BEFORE_GROWTH:
-            self._max_batch, self._full_runs = 2 * self._max_batch, 0
+            self._part, self._full_runs = min(2 * self._part, self.max_batch), 0
 
     def _try_run(self, inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output | None:
         """Return the output on the CPU; None where the device is out of memory."""

@@ -68,7 +68,8 @@ class QueuedRequest:
 
 
 class BatchQueue:
-    """A FIFO queue of requests. A consumer takes the oldest one and all others of its key.
+    """A FIFO queue of requests. A consumer takes the oldest one and others of its key, as many as
+    it can run at a time.
 
     A consumer waits for a fuller batch only while requests are being decoded, and for `max_wait_s`
     at most; a lone request never waits. Requests are accepted while the queue is open and has a
@@ -78,13 +79,12 @@ class BatchQueue:
     `take` returns an empty batch).
     """
 
-    def __init__(self, max_batch: int, max_wait_s: float) -> None:
-        self._max_batch = max_batch
+    def __init__(self, max_wait_s: float) -> None:
         self._max_wait_s = max_wait_s
         self._changed = threading.Condition()  # of all that follows; re-entrant
         self._requests: deque[QueuedRequest] = deque()
         self._decoding = 0  # admitted requests that have not been put yet
-        self._consumers: set[Hashable] = set()
+        self._consumers: dict[Hashable, int] = {}  # the most requests in a batch of each
         self._is_closed = False
 
     def __len__(self) -> int:
@@ -128,15 +128,15 @@ class BatchQueue:
 
     # --- consumers, one for each device ----------------------------------------------------------
 
-    def attach(self, consumer: Hashable) -> None:
-        """Let a consumer take batches."""
+    def attach(self, consumer: Hashable, max_batch: int) -> None:
+        """Let a consumer take batches of up to `max_batch` requests."""
         with self._changed:
-            self._consumers.add(consumer)
+            self._consumers[consumer] = max_batch
 
     def dismiss(self, consumer: Hashable) -> None:
         """Let a consumer take no more batches; its successor takes what is queued."""
         with self._changed:
-            self._consumers.discard(consumer)
+            self._consumers.pop(consumer, None)
             self._changed.notify_all()
 
     def leave(self, consumer: Hashable) -> list[QueuedRequest]:
@@ -147,7 +147,7 @@ class BatchQueue:
         with self._changed:
             if consumer not in self._consumers:
                 return []
-            self._consumers.remove(consumer)
+            del self._consumers[consumer]
             if self._consumers:
                 return []
             unserved, self._requests = list(self._requests), deque()
@@ -160,10 +160,10 @@ class BatchQueue:
                 if not self._requests:
                     self._changed.wait()
                     continue
-                oldest = self._requests[0]
-                batch = [r for r in self._requests if r.key == oldest.key][: self._max_batch]
+                oldest, max_batch = self._requests[0], self._consumers[consumer]
+                batch = [r for r in self._requests if r.key == oldest.key][:max_batch]
                 wait_s = oldest.queued_at + self._max_wait_s - time.monotonic()
-                if len(batch) < self._max_batch and self._decoding and wait_s > 0:
+                if len(batch) < max_batch and self._decoding and wait_s > 0:
                     self._changed.wait(wait_s)
                     continue
                 for request in batch:

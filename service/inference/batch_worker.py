@@ -63,7 +63,7 @@ class BatchWorker:
 
     def start(self) -> None:
         """Attach to the queue and start the thread."""
-        self._queue.attach(self)
+        self._queue.attach(self, self.engine.max_batch)
         self._thread.start()
 
     def dismiss(self) -> None:

@@ -59,8 +59,7 @@ class Batcher:
     """The slots, queue and workers of one checkpoint; its engines are one on each device.
 
     Args:
-        engines: One for each device.
-        max_batch: Maximum requests in one batch.
+        engines: One for each device, with the maximum requests in one of its batches.
         max_wait_s: Longest wait of a queued request for others that are being decoded, in seconds.
         slots: Maximum requests in flight (decoding, queued or running).
         max_estimated_wait_s: Reject requests with a longer estimated wait, in seconds.
@@ -71,14 +70,14 @@ class Batcher:
         self,
         engines: Sequence[Engine],
         *,
-        max_batch: int,
         max_wait_s: float,
         slots: int,
         max_estimated_wait_s: float = math.inf,
         on_fatal: Callable[[Exception], None] = lambda error: None,
     ) -> None:
-        self._admission = Admission(slots, max_estimated_wait_s, 2 * max_batch * len(engines))
-        self._queue = BatchQueue(max_batch, max_wait_s)
+        always_admit = sum(2 * engine.max_batch for engine in engines)
+        self._admission = Admission(slots, max_estimated_wait_s, always_admit)
+        self._queue = BatchQueue(max_wait_s)
         self._counts = BatchCounts()
         self._supervisor = WorkerSupervisor(engines, self._queue, self._counts, on_fatal)
 

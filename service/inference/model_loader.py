@@ -48,7 +48,7 @@ class ModelLoader:
         with self._loads.turn(attempt):
             if self._settings.compile == "on" and not self._fuse(model):
                 raise StartupError("SCMRL_COMPILE is on, but the checkpoint has no fused path")
-            warm(model, self._settings.max_batch)
+            warm(model)
         if not attempt.commit():
             return False
         model.batcher.start()

@@ -47,10 +47,12 @@ def load(
 
     network, card = checkpoint.load(folder)
     threads = cores.threads(settings.threads)
-    engines = tuple(Engine(deepcopy(network), name, threads) for name in devices(settings.device))
+    engines = tuple(
+        Engine(deepcopy(network), device, threads, max_batch(device, settings))
+        for device in devices(settings.device)
+    )
     batcher = Batcher(
         engines,
-        max_batch=settings.max_batch,
         max_wait_s=settings.max_batch_wait_ms / 1000,
         slots=settings.queue_length,
         max_estimated_wait_s=settings.max_wait_s,
@@ -59,9 +61,17 @@ def load(
     return Model(folder.name, card, batcher)
 
 
-def warm(model: Model, max_batch: int) -> None:
+def max_batch(device: str, settings: Settings) -> int:
+    """Return the maximum requests in a batch of a device ("cpu", "cuda:N"): the same on every one.
+
+    Admission, queue and workers take it from the device's engine, so that it may differ here.
+    """
+    return settings.max_batch
+
+
+def warm(model: Model) -> None:
     """Run inference once, so that the first request does not wait for lazy initialization."""
     for engine in model.engines:
         # Nothing on a CPU depends on the batch size: further sizes would only delay readiness.
-        sizes = {1} if engine.device.type == "cpu" else {1, max_batch}
+        sizes = {1} if engine.device.type == "cpu" else {1, engine.max_batch}
         engine.warm_up(model.card.steps, sorted(sizes))

@@ -34,7 +34,12 @@ class NumberEngine:
     A run waits until `go` is set, then does `before(numbers)`, which may raise.
     """
 
-    def __init__(self, before: Callable[[tuple[int, ...]], None] = lambda numbers: None) -> None:
+    def __init__(
+        self,
+        before: Callable[[tuple[int, ...]], None] = lambda numbers: None,
+        max_batch: int = 4,
+    ) -> None:
+        self.max_batch = max_batch
         self.go = threading.Event()
         self.go.set()
         self.entered = threading.Semaphore(0)
@@ -47,7 +52,7 @@ class NumberEngine:
 
     def renew(self) -> NumberEngine:
         """What takes the place of an engine whose worker was lost."""
-        self.successor = NumberEngine()
+        self.successor = NumberEngine(max_batch=self.max_batch)
         return self.successor
 
     def run(
@@ -78,7 +83,7 @@ def inputs(number: int, size: int = 1) -> dict[str, Tensor]:
 @contextmanager
 def started(engine: NumberEngine, **limits: Any) -> Iterator[Batcher]:
     """A batcher in front of the engine, with its worker running."""
-    chosen = {"max_batch": 4, "max_wait_s": 0.0, "slots": 1000} | limits
+    chosen = {"max_wait_s": 0.0, "slots": 1000} | limits
     made = Batcher([engine], **chosen)  # type: ignore[arg-type]
     made.start()
     try:

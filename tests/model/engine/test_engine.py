@@ -276,9 +276,9 @@ def test_cuda_gives_the_outputs_of_the_cpu(engine: Engine) -> None:
     assert (fast.run(clips(4), STEPS).logits.softmax(1) - expected).abs().max() <= 1e-4
 
 
-def short_of_memory(network: SCMRL, most: int) -> tuple[Engine, list[int]]:
+def short_of_memory(network: SCMRL, most: int, max_batch: int = 1000) -> tuple[Engine, list[int]]:
     """An engine whose device has memory for `most` samples at once, and the batches it tried."""
-    engine = Engine(network, "cpu")
+    engine = Engine(network, "cpu", max_batch=max_batch)
     compute, tried = engine._compute, []
 
     def limited(inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
@@ -321,6 +321,30 @@ def test_larger_batches_are_tried_again_after_many_runs(
         engine.run(clips(4), STEPS)
     assert tried == [4, 2, 2, 2, 2, 4, 2, 2, 2, 2]
     assert engine.out_of_memory_count == 2
+
+
+def test_batches_grow_to_the_engines_maximum_only(
+    network: SCMRL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.engine.engine._RUNS_BEFORE_GROWTH", 1)
+    engine, tried = short_of_memory(network, most=3, max_batch=3)
+    for _ in range(3):
+        engine.run(clips(7), STEPS)
+    assert tried == [3, 3, 1, 3, 3, 1, 3, 3, 1]
+
+
+def test_a_batch_above_the_engines_is_run_in_parts(network: SCMRL) -> None:
+    expected = Engine(network, "cpu").run(clips(7), STEPS).logits
+    engine = Engine(network, "cpu", max_batch=3)
+    for runs in (engine, engine.renew()):
+        counts: list[int] = []
+        hook = runs._network.patch["visual"].register_forward_hook(
+            lambda _, inputs, output, counts=counts: counts.append(output.shape[1])
+        )
+        torch.testing.assert_close(runs.run(clips(7), STEPS).logits, expected)
+        hook.remove()
+        assert counts == [3, 3, 1]
+        assert runs.max_batch == 3
 
 
 def test_too_little_memory_for_one_sample_raises(network: SCMRL) -> None:

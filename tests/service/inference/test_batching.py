@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import ExitStack
 
 import pytest
 
@@ -33,7 +34,7 @@ def test_requests_that_queue_together_run_together() -> None:
         engine.go.set()
         return await asyncio.gather(blocker, *asked)
 
-    with started(engine, max_batch=4) as batcher:
+    with started(engine) as batcher:
         answers = asyncio.run(scenario(batcher))
     assert [run.numbers for run in engine.runs] == [(0,), (1, 2, 3, 4), (5, 6)]
     assert [answered(ran) for ran in answers] == list(range(7))
@@ -181,8 +182,8 @@ def test_retry_after_is_as_long_as_the_queue_takes() -> None:
 
 
 def test_several_devices_share_one_queue() -> None:
-    engines = [NumberEngine(), NumberEngine()]
-    batcher = Batcher(engines, max_batch=2, max_wait_s=0, slots=100)  # type: ignore[arg-type]
+    engines = [NumberEngine(max_batch=2), NumberEngine(max_batch=2)]
+    batcher = Batcher(engines, max_wait_s=0, slots=100)  # type: ignore[arg-type]
 
     async def scenario() -> list[InferenceResult]:
         asked = []
@@ -210,13 +211,77 @@ def test_several_devices_share_one_queue() -> None:
     assert batcher.not_ready_reason(60)
 
 
+def test_each_device_has_a_batch_size_of_its_own() -> None:
+    small, large = engines = [NumberEngine(max_batch=2), NumberEngine(max_batch=5)]
+    batcher = Batcher(engines, max_wait_s=0, slots=100)  # type: ignore[arg-type]
+
+    async def scenario() -> None:
+        for engine in engines:  # each is held in a run, so that the rest queues
+            engine.go.clear()
+        asked = [asyncio.create_task(ask(batcher, n, steps=n + 1)) for n in range(2)]
+        for engine in engines:
+            await until_entered(engine)
+        asked += [asyncio.create_task(ask(batcher, number)) for number in range(2, 13)]
+        await asyncio.sleep(0)
+        assert batcher.queued == 11
+        large.go.set()
+        await asyncio.to_thread(wait_until, lambda: len(large.runs) == 4)
+        small.go.set()
+        await asyncio.gather(*asked)
+
+    batcher.start()
+    try:
+        asyncio.run(scenario())
+    finally:
+        batcher.stop()
+    assert [len(run.numbers) for run in large.runs] == [1, 5, 5, 1]
+    assert [len(run.numbers) for run in small.runs] == [1]
+
+
+def test_the_fuller_batch_that_a_device_waits_for_is_its_own() -> None:
+    engine = NumberEngine(max_batch=1)
+
+    async def scenario(batcher: Batcher) -> InferenceResult:
+        with batcher.slot():  # is being decoded
+            return await asyncio.wait_for(ask(batcher, 1), 10)
+
+    with started(engine, max_wait_s=60) as batcher:
+        assert answered(asyncio.run(scenario(batcher))) == 1
+
+
+def test_as_many_requests_as_two_batches_of_every_device_are_always_admitted() -> None:
+    engines = [NumberEngine(max_batch=1), NumberEngine(max_batch=3)]
+    batcher = Batcher(
+        engines,
+        max_wait_s=0,
+        slots=100,
+        max_estimated_wait_s=1e-9,  # type: ignore[arg-type]
+    )
+
+    async def scenario() -> None:
+        with batcher.slot():  # held, so that a rate is measured
+            for number in range(12):
+                await ask(batcher, number)
+        with ExitStack() as slots:
+            for _ in range(8):
+                slots.enter_context(batcher.slot())
+            with pytest.raises(Problem, match="8 requests are in flight"):
+                batcher.check_capacity()
+
+    batcher.start()
+    try:
+        asyncio.run(scenario())
+    finally:
+        batcher.stop()
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_device_that_dies_leaves_its_queue_to_the_other() -> None:
     def die(numbers: tuple[int, ...]) -> None:
         raise SystemExit
 
-    dying, living = engines = [NumberEngine(die), NumberEngine()]
-    batcher = Batcher(engines, max_batch=1, max_wait_s=0, slots=100)  # type: ignore[arg-type]
+    dying, living = engines = [NumberEngine(die, 1), NumberEngine(max_batch=1)]
+    batcher = Batcher(engines, max_wait_s=0, slots=100)  # type: ignore[arg-type]
 
     async def scenario() -> list[InferenceResult | BaseException]:
         for engine in engines:  # each is held in a run, so that the rest queues

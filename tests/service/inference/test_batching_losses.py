@@ -116,7 +116,7 @@ def test_none_is_lost_whoever_goes_and_whatever_fails(seed: int) -> None:
         if bad := sorted(poison.intersection(numbers)):
             raise Poisoned(str(bad[0]))
 
-    engine = NumberEngine(before)
+    engine = NumberEngine(before, max_batch=8)
 
     async def one(batcher: Batcher, number: int) -> str:
         await asyncio.sleep(random_.uniform(0, 0.1))
@@ -143,7 +143,7 @@ def test_none_is_lost_whoever_goes_and_whatever_fails(seed: int) -> None:
                 kind = "poison" if number in poison else "answer"
                 assert task.result() == f"{kind} {number}", "a mate's"
 
-    with started(engine, max_batch=8, max_wait_s=0.001) as batcher:
+    with started(engine, max_wait_s=0.001) as batcher:
         asyncio.run(scenario(batcher))
         assert batcher.in_flight == 0
         assert answered(asyncio.run(ask(batcher, count))) == count
@@ -248,6 +248,26 @@ def test_a_worker_that_died_is_replaced() -> None:
         assert batcher.restarts == 1
         assert answered(asyncio.run(ask(batcher, 2))) == 2
         assert engine.successor.runs[0].numbers == (2,)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_successor_has_the_batch_size_of_its_device() -> None:
+    engine = NumberEngine(before=die, max_batch=3)
+
+    async def scenario(batcher: Batcher) -> None:
+        blocker = await behind(engine.successor, batcher)
+        asked = [asyncio.create_task(ask(batcher, number)) for number in range(1, 5)]
+        await asyncio.sleep(0)
+        engine.successor.go.set()
+        await asyncio.gather(blocker, *asked)
+
+    with started(engine) as batcher:
+        with pytest.raises(Problem):
+            asyncio.run(ask(batcher, 1))
+        wait_until(lambda: batcher.not_ready_reason(60) is not None)
+        batcher.replace_lost_workers(hung_after_s=60)
+        asyncio.run(scenario(batcher))
+    assert [run.numbers for run in engine.successor.runs] == [(0,), (1, 2, 3), (4,)]
 
 
 def test_a_worker_that_hangs_is_replaced_and_its_batch_refused() -> None:

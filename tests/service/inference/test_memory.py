@@ -42,7 +42,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Engine]]:
     """From now on loads fail when they have made an engine; these engines."""
     engines: list[weakref.ref[Engine]] = []
 
-    def fail(model: Model, max_batch: int) -> None:
+    def fail(model: Model) -> None:
         engines.extend(map(weakref.ref, model.engines))
         raise RuntimeError("no more of them")
 
@@ -103,7 +103,7 @@ def test_what_failed_at_the_start_is_let_go(
 ) -> None:
     monkeypatch.setattr(startup, "_DELAY_S", 0.0)
     with monkeypatch.context() as works:
-        works.setattr(model_loader, "warm", lambda model, max_batch: None)
+        works.setattr(model_loader, "warm", lambda model: None)
         models = ModelServer(Settings(models=weights, compile="off"))
         models.startup.load_default()
     models.startup.load_others()
