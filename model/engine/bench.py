@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from model import allocator
 from model.config import Config, EnginePath, StreamConfig
-from model.engine.engine import Engine, inference_context
+from model.engine.engine import Engine
 from model.engine.memory import peak_resident
 from model.engine.parity import ParityLayers
 from model.engine.parity_cpu import CPUParityLayers
+from model.engine.plain import inference_context
 from model.fused.cpu.network import CPUNetwork
 from model.network import SCMRL
 from model.network.neuron import LIF

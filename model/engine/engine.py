@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import logging
-import statistics
 import sys
 import threading
-import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 
 import torch
@@ -16,20 +13,15 @@ from torch import Tensor
 
 from model.config import MAX_STEPS, Config, EnginePath, Precision
 from model.device import resolve_device
-from model.engine.cuda_graphs import BATCH_SIZES, Forward, GraphedNetwork
-from model.engine.outputs import concatenate, to_cpu
+from model.engine.cuda_graphs import Forward
+from model.engine.inputs import zeros
+from model.engine.outputs import concatenate
+from model.engine.paths import Paths
+from model.engine.plain import inference_context
 from model.network import SCMRL, Output
 
 log = logging.getLogger("scmrl.engine")
 
-#: Largest difference of a probability from the plain path's at which a float32 path is still used.
-TOLERANCE = 1e-4
-
-#: Maximum number of kernels that a path compiles at its first run.
-_MAX_KERNELS = 12
-
-#: Samples and rounds with which the paths of a device are timed against each other.
-_TIMING_BATCH, _TIMING_ROUNDS = 8, 5
 #: Default number of time steps for which a path is prepared.
 _STEPS = 4
 
@@ -63,7 +55,8 @@ class Engine:
         # One run at a time: each uses all cores (or the GPU) anyway, and two would need twice the
         # memory.
         self._lock = threading.Lock()
-        self._compute: Forward = self._plain
+        self._paths = Paths(self._network, self._threads, self._lock)
+        self._compute: Forward = self._paths.plain
         self._path: EnginePath = "plain"
         self._steps = _STEPS  # of the path's preparation
         self._part = max_batch  # samples per run that the device has memory for
@@ -130,15 +123,11 @@ class Engine:
 
         Return False where none can be prepared; float32 paths must give the plain path's outputs.
         """
-        prepared: dict[EnginePath, Forward] = {}
-        for path in paths:
-            forward = self._prepare(path, steps)
-            if forward is not None:
-                prepared[path] = forward
+        prepared = self._paths.prepare(paths, steps)
         if not prepared:
             return False
         with self._lock:
-            self._path = self._fastest(prepared, steps)
+            self._path = self._paths.fastest(prepared, steps)
             self._compute, self._steps = prepared[self._path], steps
         return True
 
@@ -153,59 +142,6 @@ class Engine:
             other.use_fastest([self._path], self._steps)
         other.warm_up(1, [1])
         return other
-
-    def _prepare(self, path: EnginePath, steps: int) -> Forward | None:
-        """Return a path that gives the plain path's outputs; None where there is none."""
-        try:
-            with inference_context(self._device):
-                forward = self._build(path, steps)
-                # A recording must not be disturbed by a run; a compiler may.
-                with self._lock if isinstance(forward, GraphedNetwork) else nullcontext():
-                    if isinstance(forward, GraphedNetwork):
-                        forward.record(steps)
-                    difference = self._compile_and_compare(forward)
-        except Exception:  # compilers raise many kinds, and the plain path is there
-            log.exception("path %s is not used: preparing it failed", path)
-            return None
-        if difference > TOLERANCE and path != "fused-int8":
-            log.warning(
-                "path %s is not used: its probabilities differ from the plain path's by up to %.1e "
-                "(tolerance %.0e)", path, difference, TOLERANCE,
-            )  # fmt: skip
-            return None
-        return forward
-
-    def _build(self, path: EnginePath, steps: int) -> Forward:
-        """Return a path; CUDA's kernels are compiled, as that may not happen while recording."""
-        if path == "graphs":
-            return GraphedNetwork(self._network, self._forward)
-        if path == "fused-graphs":
-            from model.fused.cuda.network import CUDANetwork
-
-            fused = CUDANetwork(self._network)
-            for batch in (1, BATCH_SIZES[-1]):
-                fused(self._zeros(batch, self._device), steps, True)
-            return GraphedNetwork(self._network, fused)
-        from model.fused.cpu.network import CPUNetwork
-
-        return CPUNetwork(self._network, self._threads, int8=path == "fused-int8")
-
-    def _fastest(self, prepared: Mapping[EnginePath, Forward], steps: int) -> EnginePath:
-        """Return the path with the least median time; several are timed in turns."""
-        if len(prepared) == 1:
-            return next(iter(prepared))
-        inputs = self._zeros(_TIMING_BATCH)
-        seconds: dict[EnginePath, list[float]] = {path: [] for path in prepared}
-        with inference_context(self._device):
-            for _ in range(_TIMING_ROUNDS):
-                for path, forward in prepared.items():
-                    started = time.perf_counter()
-                    forward(inputs, steps, False)
-                    seconds[path].append(time.perf_counter() - started)
-        medians = {path: 1000 * statistics.median(times) for path, times in seconds.items()}
-        listed = ", ".join(f"{path} {median:.2f} ms" for path, median in medians.items())
-        log.info("median time of a batch of %d on %s: %s", _TIMING_BATCH, self._device, listed)
-        return min(medians, key=lambda path: medians[path])
 
     def _run_in_parts(self, inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
         """Run the whole batch, or as many samples at a time as the device has memory for."""
@@ -247,53 +183,10 @@ class Engine:
             torch.cuda.empty_cache()
         return None
 
-    def _plain(self, inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
-        moved = {name: x.to(self._device) for name, x in inputs.items()}
-        with _torch_threads(self._threads):
-            return to_cpu(self._forward(moved, steps, attention))
-
-    def _forward(self, inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
-        """Run the plain network on inputs on its device."""
-        # Repeated on the device, where it is a view and takes no memory.
-        repeated = {name: x.expand(steps, *x.shape[1:]) for name, x in inputs.items()}
-        output: Output = self._network(repeated, attention=attention)
-        return output
-
-    def _compile_and_compare(self, other: Forward) -> float:
-        """Return `_difference`, again after each compiled kernel that cannot be written to disk.
-
-        numba has a kernel in memory before it fails to cache it. Raise OSError after _MAX_KERNELS.
-        """
-        for _ in range(_MAX_KERNELS):
-            try:
-                return self._difference(other)
-            except OSError as exc:
-                log.warning("a compiled kernel cannot be cached (NUMBA_CACHE_DIR): %s", exc)
-        return self._difference(other)
-
-    def _difference(self, other: Forward) -> float:
-        """Return the largest difference of a probability between another path and the plain one."""
-        generator = torch.Generator().manual_seed(0)
-        inputs = {
-            name: torch.rand((2, 2, s.channels, *s.size), generator=generator)
-            for name, s in self._network.config.streams.items()
-        }
-        expected, actual = (
-            path(inputs, 2, True).logits.softmax(1) for path in (self._plain, other)
-        )
-        return float((expected - actual).abs().max())
-
     def warm_up(self, steps: int, batch_sizes: Iterable[int]) -> None:
         """Run once at each batch size, so that no caller waits for the set-up of a first run."""
         for batch in batch_sizes:
-            self.run(self._zeros(batch), steps, explain=EXPLAINS)
-
-    def _zeros(self, batch: int, device: torch.device | None = None) -> dict[str, Tensor]:
-        """Return inputs [1, B, C, H, W] of all streams, by default on the CPU."""
-        return {
-            name: torch.zeros(1, batch, stream.channels, *stream.size, device=device)
-            for name, stream in self._network.config.streams.items()
-        }
+            self.run(zeros(self.config, batch), steps, explain=EXPLAINS)
 
     def _check(self, inputs: Mapping[str, Tensor], steps: int | None) -> int:
         """Check all inputs, and return the number of time steps. Raise ValueError."""
@@ -328,26 +221,3 @@ def devices(name: str) -> list[str]:
     if device.type != "cuda" or device.index is not None:
         return [str(device)]
     return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-
-
-@contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
-    """Set torch's number of threads, which is a property of the calling thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def inference_context(device: torch.device) -> Iterator[None]:
-    """Disable gradients. On CUDA, make the device the current one, which Triton launches on, and
-    cuDNN's convolutions float32: TF32 moves spikes that are near their threshold."""
-    with torch.inference_mode():
-        if device.type != "cuda":
-            yield
-            return
-        with torch.cuda.device(device), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            yield

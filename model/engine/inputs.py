@@ -1,4 +1,4 @@
-"""Turn prepared clips into the input tensors of `Engine.run`."""
+"""The input tensors of `Engine.run`: of prepared clips, and blank ones."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from model.config import Config
 from model.encoding import Encoding, encode
 from model.preprocess.prepared import Prepared
 
@@ -43,3 +44,11 @@ def encode_batch(
 ) -> dict[str, Tensor]:
     """Encode and stack clips that have the same streams: [T or 1, B, C, H, W] by stream."""
     return stack_clips([encode_clip(clip, encoding, steps) for clip in clips])
+
+
+def zeros(config: Config, batch: int, device: torch.device | None = None) -> dict[str, Tensor]:
+    """Return blank inputs [1, B, C, H, W] of all streams, by default on the CPU."""
+    return {
+        name: torch.zeros(1, batch, stream.channels, *stream.size, device=device)
+        for name, stream in config.streams.items()
+    }

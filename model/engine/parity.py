@@ -14,7 +14,7 @@ from typing import Protocol, cast
 
 from torch import Tensor
 
-from model.engine.engine import inference_context
+from model.engine.plain import inference_context
 from model.network import SCMRL, Output
 from model.network.patch import PatchSplitting
 

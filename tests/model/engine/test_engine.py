@@ -173,10 +173,10 @@ def test_a_fast_path_is_used_where_its_kernels_cannot_be_cached(
         compiled += 1
         if compiled <= 3:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return engine._plain(inputs, steps, attention)
+        return engine._paths.plain(inputs, steps, attention)
 
     engine = Engine(network, "cpu")
-    monkeypatch.setattr(engine, "_build", lambda path, steps: compute)
+    monkeypatch.setattr(engine._paths, "_build", lambda path, steps: compute)
     assert engine.fuse()
     assert engine.path == "fused"
     assert caplog.text.count("cannot be cached (NUMBA_CACHE_DIR)") == 3
@@ -220,7 +220,7 @@ def test_the_fastest_path_with_the_plain_outputs_is_used(
         def compute(inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
             nonlocal now
             now += 0.05 if path == "graphs" else 0.01
-            output = engine._plain(inputs, steps, attention)
+            output = engine._paths.plain(inputs, steps, attention)
             if path == "wrong":
                 return replace(output, logits=output.logits.flip(1))
             return output
@@ -229,8 +229,8 @@ def test_the_fastest_path_with_the_plain_outputs_is_used(
             raise RuntimeError("Failed to find C compiler.")
         return compute
 
-    monkeypatch.setattr(engine, "_build", made)
-    monkeypatch.setattr("model.engine.engine.time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(engine._paths, "_build", made)
+    monkeypatch.setattr("model.engine.paths.time", SimpleNamespace(perf_counter=lambda: now))
     assert engine.use_fastest(["wrong", "graphs", "fused-graphs", "without a compiler"])  # type: ignore[list-item]
     assert engine.path == "fused-graphs"
     assert "path wrong is not used: its probabilities differ" in caplog.text

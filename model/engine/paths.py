@@ -1,0 +1,126 @@
+"""The paths of a device: each is built, compared with the plain network, and timed."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+
+import torch
+
+from model.config import EnginePath
+from model.engine.cuda_graphs import BATCH_SIZES, Forward, GraphedNetwork
+from model.engine.inputs import zeros
+from model.engine.plain import PlainNetwork, inference_context
+from model.network import SCMRL
+
+log = logging.getLogger("scmrl.engine")
+
+#: Largest difference of a probability from the plain path's at which a float32 path is still used.
+TOLERANCE = 1e-4
+
+#: Maximum number of kernels that a path compiles at its first run.
+_MAX_KERNELS = 12
+
+#: Samples and rounds with which the paths of a device are timed against each other.
+_TIMING_BATCH, _TIMING_ROUNDS = 8, 5
+
+
+class Paths:
+    """The paths on which a network, in eval mode on its device, can be run.
+
+    On a CPU they use `threads` threads. `lock` is held by whoever runs the network: a recording
+    must not be disturbed by a run.
+    """
+
+    def __init__(self, network: SCMRL, threads: int, lock: threading.Lock) -> None:
+        self.plain = PlainNetwork(network, threads)
+        self._network = network
+        self._device = network.head.bias.device
+        self._threads = threads
+        self._lock = lock
+
+    def prepare(self, paths: Sequence[EnginePath], steps: int) -> dict[EnginePath, Forward]:
+        """Return those of `paths` that can be used, prepared for runs of `steps` time steps.
+
+        Float32 paths must give the plain path's outputs; those of the others have to be measured.
+        """
+        prepared = {path: self._prepare(path, steps) for path in paths}
+        return {path: forward for path, forward in prepared.items() if forward is not None}
+
+    def fastest(self, prepared: Mapping[EnginePath, Forward], steps: int) -> EnginePath:
+        """Return the path with the least median time; several are timed in turns."""
+        if len(prepared) == 1:
+            return next(iter(prepared))
+        inputs = zeros(self._network.config, _TIMING_BATCH)
+        seconds: dict[EnginePath, list[float]] = {path: [] for path in prepared}
+        with inference_context(self._device):
+            for _ in range(_TIMING_ROUNDS):
+                for path, forward in prepared.items():
+                    started = time.perf_counter()
+                    forward(inputs, steps, False)
+                    seconds[path].append(time.perf_counter() - started)
+        medians = {path: 1000 * statistics.median(times) for path, times in seconds.items()}
+        listed = ", ".join(f"{path} {median:.2f} ms" for path, median in medians.items())
+        log.info("median time of a batch of %d on %s: %s", _TIMING_BATCH, self._device, listed)
+        return min(medians, key=lambda path: medians[path])
+
+    def _prepare(self, path: EnginePath, steps: int) -> Forward | None:
+        try:
+            with inference_context(self._device):
+                forward = self._build(path, steps)
+                # A recording must not be disturbed by a run; a compiler may.
+                with self._lock if isinstance(forward, GraphedNetwork) else nullcontext():
+                    if isinstance(forward, GraphedNetwork):
+                        forward.record(steps)
+                    difference = self._compile_and_compare(forward)
+        except Exception:  # compilers raise many kinds, and the plain path is there
+            log.exception("path %s is not used: preparing it failed", path)
+            return None
+        if difference > TOLERANCE and path != "fused-int8":
+            log.warning(
+                "path %s is not used: its probabilities differ from the plain path's by up to %.1e "
+                "(tolerance %.0e)", path, difference, TOLERANCE,
+            )  # fmt: skip
+            return None
+        return forward
+
+    def _build(self, path: EnginePath, steps: int) -> Forward:
+        """Return a path; CUDA's kernels are compiled, as that may not happen while recording."""
+        if path == "graphs":
+            return GraphedNetwork(self._network, self.plain.forward)
+        if path == "fused-graphs":
+            from model.fused.cuda.network import CUDANetwork
+
+            fused = CUDANetwork(self._network)
+            for batch in (1, BATCH_SIZES[-1]):
+                fused(zeros(self._network.config, batch, self._device), steps, True)
+            return GraphedNetwork(self._network, fused)
+        from model.fused.cpu.network import CPUNetwork
+
+        return CPUNetwork(self._network, self._threads, int8=path == "fused-int8")
+
+    def _compile_and_compare(self, other: Forward) -> float:
+        """Return `_difference`, again after each compiled kernel that cannot be written to disk.
+
+        numba has a kernel in memory before it fails to cache it. Raise OSError after _MAX_KERNELS.
+        """
+        for _ in range(_MAX_KERNELS):
+            try:
+                return self._difference(other)
+            except OSError as exc:
+                log.warning("a compiled kernel cannot be cached (NUMBA_CACHE_DIR): %s", exc)
+        return self._difference(other)
+
+    def _difference(self, other: Forward) -> float:
+        """Return the largest difference of a probability between another path and the plain one."""
+        generator = torch.Generator().manual_seed(0)
+        inputs = {
+            name: torch.rand((2, 2, s.channels, *s.size), generator=generator)
+            for name, s in self._network.config.streams.items()
+        }
+        expected, actual = (path(inputs, 2, True).logits.softmax(1) for path in (self.plain, other))
+        return float((expected - actual).abs().max())
