@@ -16,7 +16,7 @@ from model.media.video import colour
 from model.preprocess.specs import PROFILES
 from service.bench.clips import MIX, ClipSpec, render_clip
 from service.bench.stopwatch import median_ms, time_call
-from service.classification.inputs import InputFiles
+from service.classification.upload_fields import InputFiles
 from service.decoding.files import decode
 from service.decoding.fork_server import DecodeLimits
 from service.decoding.job import DecodeRequest

@@ -18,7 +18,7 @@ from starlette.formparsers import MultiPartParser
 from model import checkpoint
 from model.engine import Engine
 from model.engine.inputs import encode_batch
-from service.classification.inputs import InputFiles
+from service.classification.upload_fields import InputFiles
 from service.decoding.files import decode
 from service.decoding.job import DecodeRequest, DecodeResult
 from service.runtime import cores

@@ -16,7 +16,7 @@ from model.engine import Engine
 from service.bench import load, servers
 from service.bench.clips import ClipSpec, render_clip
 from service.bench.stopwatch import median_ms, time_call
-from service.classification.inputs import InputFiles
+from service.classification.upload_fields import InputFiles
 from service.decoding.files import decode
 from service.decoding.job import DecodeRequest
 

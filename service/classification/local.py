@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from service.classification import pipeline
-from service.classification.inputs import InputFiles, check_files
 from service.classification.options import Options
 from service.classification.pipeline import Backend, Call
 from service.classification.schemas import Classification
+from service.classification.upload_fields import InputFiles, check_files
 from service.decoding.files import decode
 from service.decoding.job import DecodeRequest, DecodeResult
 from service.inference.batch_queue import InferenceResult

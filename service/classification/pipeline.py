@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from model.media.types import Limits
 from service.classification.answer import ClassifiedClip, build_answer, explain
-from service.classification.inputs import InputFiles
 from service.classification.options import Options
 from service.classification.schemas import Classification
+from service.classification.upload_fields import InputFiles
 from service.decoding.job import DecodeRequest, DecodeResult
 from service.inference.batch_queue import InferenceResult
 from service.request_record import RequestRecord
@@ -58,7 +58,7 @@ class Call:
 async def classify(
     files: InputFiles, options: Options, backend: Backend, call: Call
 ) -> Classification:
-    """Classify `files`, which `inputs.check_files` has accepted.
+    """Classify `files`, which `upload_fields.check_files` has accepted.
 
     Raises Problem where they cannot be used, and what `backend` raises.
     """

@@ -7,10 +7,10 @@ from functools import partial
 
 from model.media.types import Limits
 from service.classification import pipeline
-from service.classification.inputs import InputFiles, check_files
 from service.classification.options import Options
 from service.classification.pipeline import Backend, Call
 from service.classification.schemas import Classification
+from service.classification.upload_fields import InputFiles, check_files
 from service.decoding.pool import DecoderPool
 from service.inference.admission import reduce_steps
 from service.inference.in_flight import InFlight

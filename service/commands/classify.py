@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from model.config import MAX_STEPS
-from service.classification import inputs
-from service.classification.inputs import Input
+from service.classification import upload_fields
+from service.classification.upload_fields import UploadField
 from service.commands.device import Device
 from service.settings import WEIGHTS
 
@@ -52,7 +52,7 @@ def register(app: typer.Typer) -> None:
         files = {row.name: arguments.pop(row.name) or [] for row in rows}
         classify(**arguments, files=files)
 
-    rows = [row for row in inputs.INPUTS if row.name != _CLIP]
+    rows = [row for row in upload_fields.FIELDS if row.name != _CLIP]
     own = inspect.signature(classify, eval_str=True).parameters.values()
     parameters = [parameter for parameter in own if parameter.name != "files"]
     parameters += [_flag(row) for row in rows]
@@ -60,7 +60,7 @@ def register(app: typer.Typer) -> None:
     app.command("classify", help=HELP)(command)
 
 
-def _flag(row: Input) -> inspect.Parameter:
+def _flag(row: UploadField) -> inspect.Parameter:
     """Return the command's parameter for an upload field."""
     repeat = " Repeat the flag for each." if row.max_files else ""
     option = typer.Option(f"--{row.name}", metavar="FILE", help=row.description + repeat)
@@ -143,7 +143,9 @@ def _requests(clips: Sequence[Path], files: _Request) -> list[_Request]:
     """Return what to classify: each clip, or one clip together with the flags' files."""
     files = {name: paths for name, paths in files.items() if paths}
     if not files and not clips:
-        raise typer.BadParameter(f"there is no file: send {inputs.usage()}", param_hint="CLIP")
+        raise typer.BadParameter(
+            f"there is no file: send {upload_fields.usage()}", param_hint="CLIP"
+        )
     if not files:
         return [{_CLIP: [clip]} for clip in clips]
     if len(clips) > 1:
@@ -191,7 +193,7 @@ def _outcomes(
 
 
 def _classify(classifier: Classifier, request: _Request, options: Options) -> Outcome:
-    from service.classification.inputs import InputFiles
+    from service.classification.upload_fields import InputFiles
     from service.errors import Error, Problem
 
     clip = next(path for paths in request.values() for path in paths)

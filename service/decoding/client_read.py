@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from service.classification.inputs import InputFiles
+from service.classification.upload_fields import InputFiles
 from service.decoding.process import Process
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from model.media.types import MediaError, TooLarge, UnknownFormat
 from model.preprocess.specs import Spec
-from service.classification import inputs
-from service.classification.inputs import Input, InputFiles
+from service.classification import upload_fields
+from service.classification.upload_fields import InputFiles, UploadField
 from service.decoding.job import DecodeRequest, DecodeResult, StreamInfo
 from service.decoding.readers import Reader, ReadOptions
 from service.decoding.sources import Missing, Source
@@ -43,7 +43,7 @@ def decode(files: InputFiles, request: DecodeRequest) -> DecodeResult:
 
     Raises Problem: UNKNOWN_FORMAT, UNUSABLE, TOO_LARGE or INVALID_FIELD, naming the field.
     """
-    rows = inputs.rows_of(files)
+    rows = upload_fields.rows_of(files)
     _check_all_used(rows, request)
 
     started = time.perf_counter()
@@ -63,7 +63,7 @@ def decode(files: InputFiles, request: DecodeRequest) -> DecodeResult:
     return DecodeResult(prepared, infos, read - started, time.perf_counter() - read)
 
 
-def _check_all_used(rows: list[Input], request: DecodeRequest) -> None:
+def _check_all_used(rows: list[UploadField], request: DecodeRequest) -> None:
     """Raise Problem INVALID_FIELD for a file that the checkpoint has no stream for."""
     for row in rows:
         if not _specs_fed_by(row, request):
@@ -74,11 +74,13 @@ def _check_all_used(rows: list[Input], request: DecodeRequest) -> None:
             raise Problem(Error.INVALID_FIELD, detail, field=row.name)
 
 
-def _specs_fed_by(row: Input, request: DecodeRequest) -> list[Spec]:
+def _specs_fed_by(row: UploadField, request: DecodeRequest) -> list[Spec]:
     return [spec for name, spec in request.streams.items() if row.feeds(name, spec.kind)]
 
 
-def _read(row: Input, files: InputFiles, request: DecodeRequest) -> Mapping[str, Source | Missing]:
+def _read(
+    row: UploadField, files: InputFiles, request: DecodeRequest
+) -> Mapping[str, Source | Missing]:
     specs = _specs_fed_by(row, request)
     # One picture for each time step where a stream takes them spread over the time.
     is_spread = any(spec.kind == "frames" and spec.frames == "spread" for spec in specs)
@@ -91,7 +93,7 @@ def _read(row: Input, files: InputFiles, request: DecodeRequest) -> Mapping[str,
 
 def _find_source(name: str, spec: Spec, sources: _Sources, request: DecodeRequest) -> _Stream:
     """Return the input of the stream `name`, from the field that was sent for it."""
-    fields = [row for row in inputs.INPUTS if row.feeds(name, spec.kind)]
+    fields = [row for row in upload_fields.FIELDS if row.feeds(name, spec.kind)]
     sent = next((row.name for row in fields if row.name in sources), None)
     if sent is None:
         return _not_sent(name, fields, sources)
@@ -101,9 +103,9 @@ def _find_source(name: str, spec: Spec, sources: _Sources, request: DecodeReques
     return _Stream(sent, source, source.empty_reason() if request.missing_streams else None)
 
 
-def _not_sent(name: str, fields: list[Input], sources: _Sources) -> _Stream:
+def _not_sent(name: str, fields: list[UploadField], sources: _Sources) -> _Stream:
     """Describe a stream that no file was sent for, with the fields that could be added."""
-    sent = [row for row in inputs.INPUTS if row.name in sources]
+    sent = [row for row in upload_fields.FIELDS if row.name in sources]
     names = [f.name for f in fields if not any(f.overlaps(row) for row in sent)]
     if not names:
         return _Stream(sent[0].name, None, f"no upload field is for the stream {name}")

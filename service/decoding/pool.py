@@ -11,7 +11,7 @@ from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import replace
 
-from service.classification.inputs import InputFiles
+from service.classification.upload_fields import InputFiles
 from service.decoding import self_test, wire
 from service.decoding.availability import Availability, DecodingUnavailable, State
 from service.decoding.client_read import CancellableRead, ReadCancelled

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from contextlib import suppress
 
-from service.classification.inputs import InputFiles
+from service.classification.upload_fields import InputFiles
 from service.decoding import wire
 from service.decoding.job import DecodeRequest, DecodeResult
 from service.decoding.proc_status import ProcStatus, Unresponsive

@@ -1,4 +1,4 @@
-"""How the files of each upload field are read: the readers that `inputs.INPUTS` names.
+"""How the files of each upload field are read: the readers that `upload_fields.FIELDS` names.
 
 They run in a decoding process: nothing here may open a file or import a module when it is called.
 """

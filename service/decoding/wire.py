@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from model.preprocess.prepared import Prepared
-from service.classification.inputs import InputFiles
+from service.classification.upload_fields import InputFiles
 from service.decoding.job import DecodeRequest, DecodeResult, StreamInfo
 from service.errors import Error, Problem
 

@@ -37,7 +37,7 @@ import soundfile
 from model.media import reader
 from model.preprocess.prepare import prepare
 from model.preprocess.specs import PROFILES
-from service.classification import inputs
+from service.classification import upload_fields
 from service.decoding import sandbox, wire
 from service.decoding.files import decode
 from service.errors import Error, Problem
@@ -139,7 +139,7 @@ def _warm() -> None:
     for module in pkgutil.walk_packages(av.__path__, "av."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    for row in inputs.INPUTS:
+    for row in upload_fields.FIELDS:
         row.load_reader()
     cv2.setNumThreads(1)
     sound = io.BytesIO()

@@ -1,6 +1,6 @@
 """The classify form: its fields, their OpenAPI description, and how they are parsed.
 
-The file fields are the rows of `classification.inputs.INPUTS`; the value fields are `VALUES`.
+The file fields are the rows of `classification.upload_fields`; the value fields are `VALUES`.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from service.classification import inputs
-from service.classification.inputs import InputFiles
+from service.classification import upload_fields
 from service.classification.options import ATTENTION_DETAILS, Options
+from service.classification.upload_fields import InputFiles
 from service.errors import Error, Problem
-from service.http.uploads import Form, FormFields
+from service.http.multipart_body import Form, FormFields
 from service.settings import Settings
 
 
@@ -82,7 +82,7 @@ VALUES: Mapping[str, Value] = {
 
 def form_fields(settings: Settings) -> FormFields:
     """Return the fields that the form may have, with the maximum bytes of each file field."""
-    files = {row.name: int(getattr(settings, row.max_bytes)) for row in inputs.INPUTS}
+    files = {row.name: int(getattr(settings, row.max_bytes)) for row in upload_fields.FIELDS}
     return FormFields(files, VALUES.keys())
 
 
@@ -91,7 +91,7 @@ def parse_form(
 ) -> tuple[InputFiles, Options]:
     """Return the files and the options of a form, with `model` among the options.
 
-    Raises Problem INVALID_FIELD for a value, and as `inputs.check_files` does.
+    Raises Problem INVALID_FIELD for a value, and as `upload_fields.check_files` does.
     """
     values = {
         name: _parse_value(name, form.values[name], settings)
@@ -99,14 +99,14 @@ def parse_form(
         if name in form.values
     }
     files = InputFiles(**form.files)
-    inputs.check_files(files, settings)
+    upload_fields.check_files(files, settings)
     return files, Options(model=model, **values)
 
 
 def request_body(settings: Settings) -> dict[str, Any]:
     """Return the form as an OpenAPI request body: it is parsed while it arrives, not by FastAPI."""
     properties: dict[str, Any] = {}
-    for row in inputs.INPUTS:
+    for row in upload_fields.FIELDS:
         binary: dict[str, Any] = {"type": "string", "format": "binary"}
         schema = {"type": "array", "items": binary} if row.max_files else binary
         properties[row.name] = {**schema, "description": row.description}

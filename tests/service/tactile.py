@@ -1,4 +1,4 @@
-"""A stream of a new kind as one adds it: a row of `inputs.INPUTS`, and a reader.
+"""A stream of a new kind as one adds it: a row of `upload_fields.FIELDS`, and a reader.
 
 `tactile` takes the frames of a pressure sensor as .npy, float [n, rows, columns] in kPa. As
 `python -m tests.service.tactile FD SANDBOX` this is the fork server whose processes know the row.
@@ -19,14 +19,14 @@ from model.media.types import TooLarge, UnknownFormat, Unusable
 from model.preprocess.frames import segment_centres
 from model.preprocess.prepared import Prepared
 from model.preprocess.specs import Spec
-from service.classification import inputs
-from service.classification.inputs import Input
+from service.classification import upload_fields
+from service.classification.upload_fields import UploadField
 from service.decoding import fork_server_process, worker
 from service.decoding.job import StreamInfo
 from service.decoding.readers import ReadOptions
 from service.decoding.sources import Missing, Source
 
-TACTILE = Input(
+TACTILE = UploadField(
     name="tactile",
     kinds=("frames",),
     reader="tests.service.tactile:read_pressure",
@@ -107,13 +107,13 @@ def touch(seed: int = 0) -> NDArray[np.float32]:
 @contextmanager
 def tactile_row() -> Iterator[None]:
     """The row in this process, and in the decoding processes that are started in the block."""
-    others = [row for row in inputs.INPUTS if row is not TACTILE]  # a fixture may have added it
+    others = [row for row in upload_fields.FIELDS if row is not TACTILE]  # of a fixture
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inputs, "INPUTS", (*others, TACTILE))
+        patch.setattr(upload_fields, "FIELDS", (*others, TACTILE))
         patch.setattr(fork_server_process, "_WORKER", "tests.service.tactile")
         yield
 
 
 if __name__ == "__main__":
-    inputs.INPUTS = (*inputs.INPUTS, TACTILE)
+    upload_fields.FIELDS = (*upload_fields.FIELDS, TACTILE)
     worker.main()

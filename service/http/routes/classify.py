@@ -14,9 +14,9 @@ from service.classification.served import ServedClassifier
 from service.errors import Error
 from service.http.disconnect import run_until_disconnect
 from service.http.form import form_fields, parse_form, request_body
+from service.http.multipart_body import check_encoding, read_form
 from service.http.problem_document import problems
 from service.http.state import record_of, state_of
-from service.http.uploads import check_encoding, read_form
 from service.settings import Settings
 
 router = APIRouter(prefix="/v1", tags=["classify"])

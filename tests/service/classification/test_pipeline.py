@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from service.classification.inputs import InputFiles
 from service.classification.local import Classifier
 from service.classification.options import Options
 from service.classification.pipeline import Call
 from service.classification.served import ServedClassifier
+from service.classification.upload_fields import InputFiles
 from service.decoding.fork_server import DecodeLimits
 from service.decoding.pool import DecoderPool
 from service.errors import Error, Problem
@@ -26,7 +26,7 @@ from service.settings import Settings
 HTTP = ("starlette", "fastapi", "uvicorn", "python_multipart", "service.http", "service.app")
 
 
-@pytest.mark.parametrize("module", ["pipeline", "served", "local", "inputs", "options"])
+@pytest.mark.parametrize("module", ["pipeline", "served", "local", "upload_fields", "options"])
 def test_nothing_that_it_imports_knows_of_http(module: str) -> None:
     """Directly or by way of others; in a process of its own."""
     script = (
@@ -42,7 +42,7 @@ def test_nothing_that_it_imports_knows_of_http(module: str) -> None:
 
 def test_the_table_imports_nothing_heavy() -> None:
     script = (
-        "import sys, service.classification.inputs\n"
+        "import sys, service.classification.upload_fields\n"
         "print(sorted({'torch', 'av', 'cv2', 'numpy', 'pydantic'} & sys.modules.keys()))"
     )
     imported = subprocess.run(

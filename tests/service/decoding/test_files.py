@@ -14,7 +14,7 @@ from model.checkpoint import Card
 from model.config import Config
 from model.engine.inputs import encode_clip
 from model.media.reader import Limits
-from service.classification.inputs import InputFiles
+from service.classification.upload_fields import InputFiles
 from service.decoding.files import decode
 from service.decoding.job import DecodeRequest, DecodeResult
 from service.errors import Error, Problem

@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.media.reader import Limits
-from service.classification.inputs import InputFiles
+from service.classification.upload_fields import InputFiles
 from service.decoding import process_set
 from service.decoding.files import decode
 from service.decoding.fork_server import DecodeLimits

@@ -15,7 +15,7 @@ from typing import Literal
 import httpx
 import pytest
 
-from service.classification.inputs import InputFiles
+from service.classification.upload_fields import InputFiles
 from service.decoding import sandbox, syscalls
 from service.decoding.pool import DecodeLimits
 from service.decoding.sandbox import Layers

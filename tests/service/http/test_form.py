@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from service.classification.inputs import InputFiles
 from service.classification.options import Options
+from service.classification.upload_fields import InputFiles
 from service.errors import Error, Problem
 from service.http.form import parse_form
-from service.http.uploads import Form
+from service.http.multipart_body import Form
 from service.settings import Settings
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.classification.inputs import InputFiles
+from service.classification.upload_fields import InputFiles
 from service.decoding import availability, fork_server, pool
 from service.decoding.availability import DecodingUnavailable
 from service.decoding.fork_server import DecodeLimits

@@ -1,9 +1,10 @@
-"""What can be classified: one row for each upload field, and the files of one request.
+"""The upload fields: one row for each in `FIELDS`, and the files of one request.
 
-Everything that names upload fields reads `INPUTS`: the form, the decoding processes, the flags of
-`scmrl classify`, the OpenAPI description and the error details. A stream of a new kind is a row
-here and a reader (`service.decoding.readers`). The service and the decoding processes both import
-this module, so it imports nothing heavy.
+Everything that names upload fields reads the rows: the form, the decoding processes, the flags of
+`scmrl classify`, the OpenAPI description and the error details. An upload field, and with it the
+input of a third stream, is a row here and a reader (`service.decoding.readers`). How a stream is
+then preprocessed is the spec in its checkpoint's card (`model.preprocess.specs`). The service and
+the decoding processes both import this module, so it imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Input:
+class UploadField:
     """One upload field.
 
     - `name`: the form field; `scmrl classify` has a flag of the same name.
@@ -53,35 +54,35 @@ class Input:
             return False
         if self.stream is not None:
             return self.stream == stream
-        return all(row.stream != stream for row in INPUTS)
+        return all(row.stream != stream for row in FIELDS)
 
-    def overlaps(self, other: Input) -> bool:
+    def overlaps(self, other: UploadField) -> bool:
         """Return whether both would feed the same stream, so that a request can have only one."""
         return self.stream == other.stream and not set(self.kinds).isdisjoint(other.kinds)
 
 
 #: The upload fields, in the order in which they are listed.
-INPUTS: tuple[Input, ...] = (
-    Input(
+FIELDS: tuple[UploadField, ...] = (
+    UploadField(
         name="clip",
         kinds=("spectrogram", "frames"),
         reader="service.decoding.readers:read_clip",
         description="A file with sound and picture: mp4, mov, webm, mkv, avi, flv, …",
     ),
-    Input(
+    UploadField(
         name="video",
         kinds=("frames",),
         reader="service.decoding.readers:read_video",
         description="Instead of `clip`: a video, of which only the pictures are used.",
     ),
-    Input(
+    UploadField(
         name="frames",
         kinds=("frames",),
         reader="service.decoding.readers:read_frames",
         description="Instead of `video`: pictures (jpeg, png, webp, …) in their order in time.",
         max_files="max_frames",
     ),
-    Input(
+    UploadField(
         name="audio",
         kinds=("spectrogram",),
         reader="service.decoding.readers:read_audio",
@@ -121,13 +122,13 @@ class InputFiles(Mapping[str, tuple[bytes, ...]]):
 
     @property
     def first_field(self) -> str:
-        """The first field that has a file, in the order of `INPUTS`."""
+        """The first field that has a file, in the order of `FIELDS`."""
         return next(row.name for row in rows_of(self))
 
 
-def rows_of(files: InputFiles) -> list[Input]:
-    """Return the rows of the fields that were sent, in the order of `INPUTS`."""
-    return [row for row in INPUTS if row.name in files]
+def rows_of(files: InputFiles) -> list[UploadField]:
+    """Return the rows of the fields that were sent, in the order of `FIELDS`."""
+    return [row for row in FIELDS if row.name in files]
 
 
 def check_files(files: InputFiles, settings: Settings) -> None:
@@ -138,7 +139,7 @@ def check_files(files: InputFiles, settings: Settings) -> None:
     rows = rows_of(files)
     if not rows:
         raise Problem(
-            Error.INVALID_FIELD, f"There is no file: send {usage()}.", field=INPUTS[0].name
+            Error.INVALID_FIELD, f"There is no file: send {usage()}.", field=FIELDS[0].name
         )
     for number, row in enumerate(rows):
         for other in rows[number + 1 :]:
@@ -149,7 +150,7 @@ def check_files(files: InputFiles, settings: Settings) -> None:
         _check_field(row, files[row.name], settings)
 
 
-def _check_field(row: Input, files: Sequence[bytes], settings: Settings) -> None:
+def _check_field(row: UploadField, files: Sequence[bytes], settings: Settings) -> None:
     """Raise Problem INVALID_FIELD, TOO_LARGE or UNUSABLE."""
     if row.max_files is None and len(files) > 1:
         detail = f"`{row.name}` was sent {len(files)} times; send it once."
@@ -166,7 +167,7 @@ def _check_field(row: Input, files: Sequence[bytes], settings: Settings) -> None
 def usage() -> str:
     """Return which fields can be sent, stream by stream, for an error's detail."""
     streams: dict[tuple[str | None, str], list[str]] = {}
-    for row in INPUTS:
+    for row in FIELDS:
         for kind in row.kinds:
             streams.setdefault((row.stream, kind), []).append(f"`{row.name}`")
     choices = [

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from model.config import Config, StreamConfig
 from model.preprocess.specs import FrameSpec
-from service.classification import inputs
-from service.classification.inputs import Input, InputFiles, check_files
+from service.classification import upload_fields
+from service.classification.upload_fields import InputFiles, UploadField, check_files
 from service.commands import classify
 from service.errors import Error, Problem
 from service.http.form import VALUES, form_fields
@@ -30,19 +30,19 @@ STREAMS = ("audio", "visual", "tactile")
 
 
 def test_every_row_names_a_reader_and_settings_that_are_there() -> None:
-    for row in inputs.INPUTS:
+    for row in upload_fields.FIELDS:
         assert callable(row.load_reader())
         assert row.max_bytes in Settings.model_fields
         assert row.max_files is None or row.max_files in Settings.model_fields
 
 
 def test_no_upload_field_has_the_name_of_an_option() -> None:
-    assert {row.name for row in inputs.INPUTS}.isdisjoint(VALUES)
+    assert {row.name for row in upload_fields.FIELDS}.isdisjoint(VALUES)
 
 
 def test_a_row_that_names_its_stream_feeds_that_one_alone() -> None:
     with tactile_row():
-        rows = {row.name: row for row in inputs.INPUTS}
+        rows = {row.name: row for row in upload_fields.FIELDS}
         assert [name for name, row in rows.items() if row.feeds("tactile", "frames")] == ["tactile"]
         assert not rows["tactile"].feeds("visual", "frames")
         assert rows["clip"].feeds("visual", "frames")
@@ -62,8 +62,8 @@ def test_files_tell_their_sizes_and_never_their_content() -> None:
 def test_a_limit_of_bytes_is_the_setting_that_the_row_names(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    row = Input("big", ("frames",), "m:f", "A large file.", max_bytes="max_body_bytes")
-    monkeypatch.setattr(inputs, "INPUTS", (*inputs.INPUTS, row))
+    row = UploadField("big", ("frames",), "m:f", "A large file.", max_bytes="max_body_bytes")
+    monkeypatch.setattr(upload_fields, "FIELDS", (*upload_fields.FIELDS, row))
     fields = form_fields(Settings(max_file_bytes=2048, max_body_bytes=4096))
     assert (fields.max_bytes("clip"), fields.max_bytes("big")) == (2048, 4096)
 

@@ -1,7 +1,8 @@
 """Parse a multipart body in memory, within limits that hold while it streams in.
 
 Starlette's own form parser writes every file over 1 MiB to a temporary file and limits no
-file's size, so the streaming parser beneath it (python-multipart) is used directly.
+file's size, so the streaming parser beneath it (python-multipart) is used directly. Which fields
+there are is not its matter: `service.classification.upload_fields`.
 """
 
 from __future__ import annotations

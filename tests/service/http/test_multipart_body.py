@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.errors import Error, Problem
-from service.http.uploads import Form, FormFields, check_encoding, read_form
+from service.http.multipart_body import Form, FormFields, check_encoding, read_form
 from tests.service.conftest import CLIPS
 
 MAX_FILE_BYTES, MAX_PARTS = 1000, 4
