@@ -1,4 +1,4 @@
-"""All errors of the service; service.http.problem_document is how they look over HTTP."""
+"""All kinds of errors of the service; `service.http.problem_document` is their form over HTTP."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Error(Enum):
 
 
 class Problem(Exception):
-    """An error on its way to the client.
+    """An error that is returned to the client.
 
     - `detail`: what was wrong with this request, and what would be accepted.
     - `field`: the form field that caused it.
@@ -68,9 +68,9 @@ class Problem(Exception):
 
 
 class StartupError(Exception):
-    """The service cannot start or go on; the message tells the operator why.
+    """The service cannot start or continue. The message has the reason, for the operator.
 
-    `misused`: a setting is wrong.
+    `misused`: a setting is invalid.
     """
 
     def __init__(self, message: str, *, misused: bool = False) -> None:

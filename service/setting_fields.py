@@ -25,20 +25,23 @@ class Topic(StrEnum):
     LOGS = "Logs"
 
 
-def setting(topic: Topic, default: Any, description: str, unit: str = "", **bounds: Any) -> Any:
+def setting(
+    topic: Topic, default: Any, description: str, unit: str = "", *, zero: str = "", **bounds: Any
+) -> Any:
     """Return a field with its topic and unit, from which docs/settings.md is generated.
 
-    A number needs an upper and a lower bound, so that infinity and sizes that no machine has are
-    refused at the start.
+    `zero` says what 0 means where it is not a number of units, as "automatic". A number needs an
+    upper and a lower bound, so that infinity and sizes that no machine has are rejected at the
+    start.
     """
     if type(default) is float:
         bounds["allow_inf_nan"] = False
-    extra: dict[str, Any] = {"topic": topic, "unit": unit}
+    extra: dict[str, Any] = {"topic": topic, "unit": unit, "zero": zero}
     return Field(default, description=description, json_schema_extra=extra, **bounds)
 
 
 def seconds(topic: Topic, default: float, description: str, ge: float | None = None) -> Any:
-    """Return the field of a time of up to a day: more than zero, or at least `ge` seconds."""
+    """Return the field of a time of at most a day: more than zero, or at least `ge` seconds."""
     lower = {"gt": 0} if ge is None else {"ge": ge}
     return setting(topic, default, description, "s", **lower, le=DAY_S)
 

@@ -77,7 +77,7 @@ class Settings(BaseSettings):
     # --- checkpoints and devices --------------------------------------------------------------
 
     models: Path = setting(
-        Topic.CHECKPOINTS, WEIGHTS, "Folder of checkpoints, with one folder for each name"
+        Topic.CHECKPOINTS, WEIGHTS, "Folder of checkpoints, one sub-folder for each"
     )
     default_model: str = setting(
         Topic.CHECKPOINTS, "avdigits", "Checkpoint that answers POST /v1/classify"
@@ -85,26 +85,28 @@ class Settings(BaseSettings):
     device: Annotated[str, AfterValidator(_check_device)] = setting(
         Topic.CHECKPOINTS,
         "auto",
-        "Device of the networks: cpu, cuda (all CUDA devices) or cuda:N (one of them); auto is "
-        "cuda where available, else cpu",
+        "Device that runs the networks: cpu, cuda (all CUDA devices), cuda:N (one of them), or "
+        "auto: cuda if available, else cpu",
     )
     compile: Literal["auto", "off", "on"] = setting(
         Topic.CHECKPOINTS,
         "auto",
-        "Fused kernels: auto compiles them in the background and switches to them once they "
-        "agree with the plain network; on compiles them before the service is ready; off never",
+        "When to compile the fused kernels, which are used if they agree with the plain network: "
+        "auto compiles them in the background after the start; on compiles them before the "
+        "service is ready; off does not use them",
     )
     precision: Literal["float32", "int8"] = setting(
         Topic.CHECKPOINTS,
         "float32",
-        "Weights of the fused network; int8 is faster, changes spikes near the threshold, and "
-        "applies to checkpoints whose card has an accuracy measured with it",
+        "Precision of the weights of the fused network on CPUs. int8 is faster and changes some "
+        "spikes; it is used only for checkpoints whose card has an accuracy measured with int8",
     )
     threads: int = setting(
         Topic.CHECKPOINTS,
         0,
-        "CPU threads of one network; 0 uses the cores in the CPU quota",
+        "CPU threads of one network; 0: one for each core that affinity and CPU quota allow",
         "threads",
+        zero="automatic",
         ge=0,
         le=1024,
     )
@@ -112,14 +114,12 @@ class Settings(BaseSettings):
     # --- address and connections --------------------------------------------------------------
 
     host: str = setting(Topic.NETWORK, "127.0.0.1", "Address to listen on")
-    port: int = setting(
-        Topic.NETWORK, 8000, "Port to listen on; 0 picks a free one", ge=0, le=65535
-    )
+    port: int = setting(Topic.NETWORK, 8000, "Port to listen on; 0: any free port", ge=0, le=65535)
     max_connections: int = setting(
         Topic.NETWORK,
         4096,
-        "Maximum open connections, lower where the limit of open files is; beyond it, a new "
-        "connection closes the one that has been idle longest, or is refused where none is idle",
+        "Maximum open connections, reduced if the limit of open files is lower. Beyond it, a new "
+        "connection closes the one that has been idle longest, or is refused if none is idle",
         "connections",
         ge=1,
         le=1_000_000,
@@ -127,8 +127,8 @@ class Settings(BaseSettings):
     keep_alive_s: int = setting(
         Topic.NETWORK,
         75,
-        "Close a connection that is idle for this long between two requests; set it above the "
-        "idle timeout of a load balancer in front, which else reuses closed connections",
+        "Close a connection that has been idle for this long between two requests. Set it above "
+        "the idle timeout of a load balancer, so that it does not reuse closed connections",
         "s",
         ge=1,
         le=DAY_S,
@@ -136,18 +136,19 @@ class Settings(BaseSettings):
     head_timeout_s: float = seconds(
         Topic.NETWORK,
         10.0,
-        "Time limit for a request's head, from its first byte or from the start of a connection",
+        "Time limit for receiving the request line and headers, from the first byte or, on a new "
+        "connection, from its start",
     )
     send_timeout_s: float = seconds(
         Topic.NETWORK,
         60.0,
-        "Time limit for the client to read a response; then the connection is reset",
+        "Reset the connection when the client has not read a response within this time",
     )
     linger_s: float = seconds(
         Topic.NETWORK,
         5.0,
-        "Keep a connection open for this long after a response that was sent before the end of "
-        "the request, so that the client can read it",
+        "After a response that was sent before the whole request had arrived, keep reading and "
+        "dropping the upload for this long, so that the client can read the response",
     )
 
     # --- keys and origins ---------------------------------------------------------------------
@@ -155,16 +156,16 @@ class Settings(BaseSettings):
     api_keys: SecretStr = setting(
         Topic.KEYS,
         SecretStr(""),
-        "API keys, separated by commas or line ends: `name:key` or `name:key:requests-per-minute`; "
-        "`sha256:` and the SHA-256 of the key in hex may stand for the key",
+        "API keys, separated by commas or line ends: `name:key` or `name:key:requests-per-minute`. "
+        "A key may be replaced by `sha256:` and its SHA-256 in hex",
     )
     api_keys_file: Path | None = setting(
         Topic.KEYS,
         None,
-        "File of API keys, one `name:key` a line, # for comments; read again when it changes",
+        "File of API keys, one `name:key` per line, # for comments; reloaded when it changes",
     )
     admin_key: SecretStr = setting(
-        Topic.KEYS, SecretStr(""), "Key of /v1/admin, which answers 404 without one"
+        Topic.KEYS, SecretStr(""), "Key for /v1/admin; without one, /v1/admin is 404"
     )
     admin_key_file: Path | None = setting(
         Topic.KEYS, None, "File that contains the admin key and nothing else"
@@ -173,20 +174,21 @@ class Settings(BaseSettings):
         Topic.KEYS, False, "Accept keys that are shorter than 20 characters or easy to guess"
     )
     allow_anonymous: bool = setting(
-        Topic.KEYS, False, "Serve without API keys on an address that others can reach"
+        Topic.KEYS, False, "Serve without API keys on addresses that other machines can reach"
     )
     rate_limit_per_min: int = setting(
         Topic.KEYS,
         0,
-        "Requests per minute, and at once, for each key without a rate of its own; 0 is no limit",
+        "Rate limit of each key that has none of its own; also the size of the largest burst",
         "requests/min",
+        zero="no limit",
         ge=0,
         le=1_000_000,
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parse_origins)] = setting(
         Topic.KEYS,
         (),
-        "Origins whose web pages may send requests, separated by commas; * for all",
+        "Origins whose web pages may send requests (CORS), separated by commas; * for all",
     )
 
     # --- uploads ------------------------------------------------------------------------------
@@ -196,15 +198,15 @@ class Settings(BaseSettings):
     max_total_upload_bytes: int = size(
         Topic.UPLOADS,
         1024 * MIB,
-        "Maximum size of all request bodies in memory together; beyond it, reject with 503",
+        "Reject with 503 when all request bodies in memory together exceed this",
     )
     upload_timeout_s: float = setting(
-        Topic.UPLOADS, 30.0, "Time limit for a request body to arrive", "s", gt=0, le=DAY_S
+        Topic.UPLOADS, 30.0, "Time limit for receiving a request body", "s", gt=0, le=DAY_S
     )
     upload_min_rate: int = setting(
         Topic.UPLOADS,
         1024,
-        "Minimum mean rate at which a request body has to arrive, from its 10th second on",
+        "Reject a request body whose mean rate is below this, from its 10th second on",
         "bytes/s",
         ge=1,
         le=MAX_BYTES,
@@ -232,7 +234,7 @@ class Settings(BaseSettings):
     max_decoded_pixels: int = setting(
         Topic.MEDIA,
         16_000_000_000,
-        "Maximum pixels of a video that are decoded to reach its frames, width x height x frames",
+        "Maximum pixels that are decoded of one video, width x height x frames",
         "px",
         ge=1,
         le=1 << 40,
@@ -240,8 +242,8 @@ class Settings(BaseSettings):
     max_composed_pixels: int = setting(
         Topic.MEDIA,
         1_000_000_000,
-        "Maximum pixels that a GIF or APNG (width x height x pictures) or a progressive JPEG "
-        "(width x height x scans) composes",
+        "Maximum pixels that are composed to decode a GIF or APNG (width x height x pictures) or "
+        "a progressive JPEG (width x height x scans)",
         "px",
         ge=1,
         le=1 << 40,
@@ -249,13 +251,13 @@ class Settings(BaseSettings):
     max_inflated_bytes: int = size(
         Topic.MEDIA,
         16 * MIB,
-        "Maximum size of the inflated texts, profiles and surplus pixel data of a PNG; also by "
-        "how much the inflated packets of a container may exceed its file",
+        "Maximum size of the texts, profiles and surplus pixel data of a PNG when inflated, and "
+        "maximum excess of a container's inflated packets over its file size",
     )
     max_demux_cpu_s: float = seconds(
         Topic.MEDIA,
         0.4,
-        "CPU time limit for the headers and packets of a file; valid files need a tenth of it",
+        "CPU time limit for parsing the headers and packets of a file; valid files need a tenth",
     )
     max_channels: int = setting(
         Topic.MEDIA, 16, "Maximum channels of a sound", "channels", ge=1, le=64
@@ -269,18 +271,19 @@ class Settings(BaseSettings):
     decode_workers: int = setting(
         Topic.DECODING,
         0,
-        "Processes that decode uploads, one request each; 0 is one per core",
+        "Processes that decode uploads, one request each; 0: one per core",
         "processes",
+        zero="automatic",
         ge=0,
         le=1024,
     )
     decode_timeout_s: float = setting(
-        Topic.DECODING, 10.0, "Time limit to read the files of a request", "s", gt=0, le=DAY_S
+        Topic.DECODING, 10.0, "Time limit for decoding the files of a request", "s", gt=0, le=DAY_S
     )
     decode_memory_mib: int = setting(
         Topic.DECODING,
         1024,
-        "Memory limit to read the files of a request",
+        "Memory limit of each decoding process, beyond its libraries",
         "MiB",
         ge=64,
         le=1 << 20,
@@ -288,8 +291,8 @@ class Settings(BaseSettings):
     sandbox: Literal["auto", "required"] = setting(
         Topic.DECODING,
         "auto",
-        "Sandbox of the decoding processes: auto uses each layer that the machine supports; "
-        "required does not start without seccomp",
+        "Sandbox of the decoding processes: auto uses every layer that the machine supports; "
+        "with required the service does not start without seccomp",
     )
 
     # --- batches, queue and overload ----------------------------------------------------------
@@ -308,8 +311,8 @@ class Settings(BaseSettings):
     max_batch_wait_ms: float = setting(
         Topic.INFERENCE,
         2.0,
-        "Maximum time that a batch waits for requests that are still being decoded; a request "
-        "that is alone does not wait",
+        "Maximum time that a batch waits for requests that are being decoded; a lone request "
+        "does not wait",
         "ms",
         ge=0,
         le=60_000,
@@ -317,7 +320,7 @@ class Settings(BaseSettings):
     queue_length: int = setting(
         Topic.INFERENCE,
         128,
-        "Maximum requests in flight for each checkpoint; beyond it, reject with 503",
+        "Reject with 503 when a checkpoint has this many requests in flight",
         "requests",
         ge=1,
         le=100_000,
@@ -325,20 +328,20 @@ class Settings(BaseSettings):
     max_wait_s: float = seconds(
         Topic.INFERENCE,
         4.0,
-        "Reject with 503 when the estimated wait exceeds this; drops to a quarter while requests "
+        "Reject with 503 when the estimated wait exceeds this, or a quarter of it while requests "
         "are being rejected",
     )
     min_steps_under_load: int = setting(
         Topic.INFERENCE,
         0,
-        "Under load, reduce the time steps T of requests to no fewer than this before any is "
-        "rejected; 0 never reduces them",
+        "Before requests are rejected, reduce their time steps T, to this many at least",
         "steps",
+        zero="never reduce",
         ge=0,
         le=MAX_STEPS,
     )
     request_deadline_s: float = seconds(
-        Topic.INFERENCE, 30.0, "Answer 504 when this has passed since the end of the upload"
+        Topic.INFERENCE, 30.0, "Answer 504 when this time has passed since the end of the upload"
     )
 
     # --- start, stop and supervision ----------------------------------------------------------
@@ -346,10 +349,14 @@ class Settings(BaseSettings):
     load_timeout_s: float = seconds(
         Topic.TIMES,
         120.0,
-        "Time limit to load a checkpoint; at the start, the service ends when it has passed",
+        "Abandon loading a checkpoint after this time; at the start, the service exits if it is "
+        "the default checkpoint",
     )
     stalled_after_s: float = seconds(
-        Topic.TIMES, 4.0, "Report not ready when one batch runs longer than this"
+        Topic.TIMES,
+        4.0,
+        "Answer /readyz with 503 when a worker runs one batch, or every decoding process is at "
+        "one file, for longer than this",
     )
     engine_timeout_s: float = seconds(
         Topic.TIMES, 20.0, "Replace a worker when one batch runs longer than this"
@@ -357,11 +364,11 @@ class Settings(BaseSettings):
     shutdown_delay_s: float = seconds(
         Topic.TIMES,
         0.0,
-        "At shutdown, keep running for at least this long while new requests get 503",
+        "At shutdown, run on for at least this long and answer new requests with 503",
         ge=0,
     )
     shutdown_grace_s: float = seconds(
-        Topic.TIMES, 30.0, "At shutdown, wait at most this long for requests in flight", ge=0
+        Topic.TIMES, 30.0, "At shutdown, wait for requests in flight for at most this long", ge=0
     )
 
     # --- logs ---------------------------------------------------------------------------------
@@ -370,5 +377,5 @@ class Settings(BaseSettings):
         Topic.LOGS, "info", "Minimum severity of log messages"
     )
     log_format: Literal["console", "json"] = setting(
-        Topic.LOGS, "console", "Format of log lines: text, or one JSON object a line"
+        Topic.LOGS, "console", "Format of log lines: text, or one JSON object per line"
     )

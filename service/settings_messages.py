@@ -67,5 +67,14 @@ def describe_bounds(field: FieldInfo) -> str:
 
 def unit(field: FieldInfo) -> str:
     """Return the unit of a setting; empty where it has none."""
+    return _extra(field, "unit")
+
+
+def zero(field: FieldInfo) -> str:
+    """Return what 0 means where it is not a number of units, as "automatic"; else empty."""
+    return _extra(field, "zero")
+
+
+def _extra(field: FieldInfo, key: str) -> str:
     extra = field.json_schema_extra
-    return str(extra.get("unit", "")) if isinstance(extra, dict) else ""
+    return str(extra.get(key, "")) if isinstance(extra, dict) else ""

@@ -1,4 +1,4 @@
-"""The state of a run that scmrl 0.1 wrote, with the names that options have since."""
+"""Convert the state of a run of scmrl 0.1 to the current names of options."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ RENAMED = {
     "ramp": "curriculum",
     "smoothing": "label_smoothing",
 }
-#: What `--slow STREAM` multiplied the learning rate of that stream, and of the classifier, by.
+#: Factor of `--slow STREAM` on the learning rate of that stream and of the classifier.
 SLOW = 0.1
 
 
 def convert(content: dict[str, Any]) -> dict[str, Any]:
-    """Return the content of a run's state file with today's names; that of today as it is."""
+    """Return the content of a run's state file with current names; unchanged if it has them."""
     settings = content["settings"]
     if "shares" not in settings:
         return content
@@ -37,11 +37,11 @@ def convert(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def modality_dropout(shares: str) -> str:
-    """Return what `--shares` said, as `--modality-dropout` says it: "both" is "all"."""
+    """Return the `--modality-dropout` for the value of `--shares`: "both" is now "all"."""
     entries = shares.split(",")
     return ",".join("all=" + x[5:] if x.startswith("both=") else x for x in entries)
 
 
 def lr_multiplier(slow: list[str]) -> str:
-    """Return what `--slow STREAM` said, as `--lr-multiplier` says it."""
+    """Return the `--lr-multiplier` for the values of `--slow STREAM`."""
     return ",".join(f"{name}={SLOW}" for name in [*slow, "head"])

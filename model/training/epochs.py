@@ -1,4 +1,4 @@
-"""The metrics of each epoch of a training, and their table, metrics.csv."""
+"""The metrics of each epoch of a training run, and their table, metrics.csv."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def append(table: Path, metrics: EpochMetrics) -> None:
     Raises ValueError where the file is not a table of epochs, OSError where it cannot be written.
     """
     row = {name: f"{value:.6g}" for name, value in metrics.columns().items()}
-    before = rows(table, tuple(metrics.accuracies.alone))
-    earlier = [each for each in before if int(each["epoch"]) < metrics.epoch]
+    existing = rows(table, tuple(metrics.accuracies.alone))
+    earlier = [each for each in existing if int(each["epoch"]) < metrics.epoch]
     with table.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(row))
         writer.writeheader()

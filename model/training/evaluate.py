@@ -26,16 +26,16 @@ from model.training.task import LabelledClip, Task, streams_alone
 SNRS_DB = (-10, -5, 0, 5, 10, 15, 20)
 #: Time steps that are measured.
 STEPS = tuple(range(1, 9))
-#: Least distance of an object's centre from the frame's, over the frame, at which it is off-centre.
+#: Distance between the centres of object and frame, in frame sizes, from which on it is off-centre.
 OFF_CENTRE = 0.2
 
 
 def evaluate(options: EvaluateOptions, console: Console | None = None) -> Card:
     """Measure, print a table, draw the figures, and return the card with its measurements.
 
-    The clips are media files in memory, decoded as a client's would be; noise is added to decoded
-    clips. Attention maps are measured where the network has spatial attention, on clips whose
-    object is off-centre.
+    The clips are media files in memory, decoded as the service does; noise is added after decoding.
+    Attention maps are measured if the network has spatial attention, on clips whose object is
+    off-centre.
 
     Raises CheckpointError where the checkpoint is damaged or its task is unknown, DataError, and
     OptionsError where `out`, or the checkpoint that is to be written, cannot be written.
@@ -145,7 +145,7 @@ def off_centre(clips: Sequence[DecodedClip], count: int) -> list[DecodedClip]:
 
 
 def _offset(truth: LabelledClip) -> float:
-    """Return the distance of the box's centre from the frame's, over the frame; 0 without a box."""
+    """Return the distance of the box's centre from the frame's, in frame sizes; 0 without a box."""
     if truth.box is None or truth.size is None:
         return 0.0
     height, width = truth.size
@@ -168,12 +168,12 @@ def measure_maps(evaluator: Evaluator, clips: Sequence[DecodedClip]) -> list[Mea
             what=f"attention: {what}", value=value, low=None, high=None,
             n=result.count, conditions=conditions,
         )
-        for what, value in _describe(result).items()
+        for what, value in _measures(result).items()
     ]  # fmt: skip
 
 
-def _describe(result: Faithfulness) -> dict[str, float]:
-    """Return the measures of faithfulness by what the card calls them."""
+def _measures(result: Faithfulness) -> dict[str, float]:
+    """Return the measures of faithfulness by their names in the card."""
     return {
         "map's mass in the object's box": result.mass,
         "box's share of the frame": result.area,
@@ -184,12 +184,12 @@ def _describe(result: Faithfulness) -> dict[str, float]:
 
 
 def all_streams(task: Task) -> str:
-    """Return what all streams together are called in reports."""
+    """Return the name in reports for all streams together."""
     return {1: "one stream", 2: "both streams"}.get(len(task.specs), "all streams")
 
 
 def _table(measurements: Sequence[Measurement]) -> Table:
-    table = Table("what", "value", "95 % interval", "n", "conditions")
+    table = Table("measurement", "value", "95 % interval", "clips", "conditions")
     for m in measurements:
         is_map = m.what.startswith("attention")
         value = f"{m.value:.3f}" if is_map else f"{m.value:.1%}"

@@ -46,7 +46,7 @@ class Evaluator:
         network, self.card = checkpoint.load(folder)
         self.task = task_of(self.card, folder)
         self.engine = Engine(network, device=device)
-        self.engine.fuse(steps=self.card.steps)  # what the service runs on
+        self.engine.fuse(steps=self.card.steps)  # as the service does
 
     def prepare(self, clip: Clip, steps: int, stream: str | None = None) -> dict[str, Prepared]:
         """Preprocess one stream, or each that the clip has, as the card says."""
@@ -109,8 +109,8 @@ def decode_clips(
 ) -> list[DecodedClip]:
     """Decode clips at the checkpoint's T, under a progress bar."""
     steps = evaluator.card.steps
-    shown = track(clips, "clips", count, transient=True)
-    return [DecodedClip(clip, read_clip(clip.data, steps)) for clip in shown]
+    tracked = track(clips, "clips", count, transient=True)
+    return [DecodedClip(clip, read_clip(clip.data, steps)) for clip in tracked]
 
 
 def held_out_batches(

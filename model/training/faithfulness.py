@@ -39,8 +39,8 @@ def faithfulness(
 ) -> Faithfulness:
     """Measure the spatial attention maps on `stream` of clips that have a box in its frame.
 
-    The map needs all streams, since it says where the others looked; the prediction of `stream`
-    alone is what hiding acts on.
+    The maps are computed with all streams, since they show where the others attend. The effect of
+    hiding is measured on the prediction of `stream` alone.
     """
     masses, areas, drops_top, drops_random = [], [], [], []
     rng = np.random.default_rng(5)

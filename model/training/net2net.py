@@ -1,4 +1,4 @@
-"""Net2Net (arXiv 1511.05641): a trained network starts one with more channels."""
+"""Net2Net (arXiv 1511.05641): initialize a network from a trained one with fewer channels."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from torch import Tensor
 
 from model.network import SCMRL
 
-#: Standard deviation of the parts that a weight is split into, over their mean: copies of equal
-#: weight would have equal gradients, and stay equal for ever.
+#: Standard deviation of the parts that a weight is split into, relative to their mean. Equal copies
+#: would have equal gradients and stay equal.
 _NOISE = 0.2
 
 
 def widen(narrow: SCMRL, wide: SCMRL, seed: int = 0) -> None:
     """Load the weights of `narrow` into `wide`, which has the same layout and k times the channels.
 
-    Every channel is replicated k times, and the weights that read it are split among the copies,
-    so that convolutions, MLP and head compute the same. Products of queries and keys grow with
-    the copies, which training has to settle. Raises ValueError where a shape does not fit.
+    Every channel is replicated k times, and the weights that take it as input are split among the
+    copies, so that convolutions, MLP and head compute the same. Products of queries and keys grow
+    with the number of copies, which training has to correct. Raises ValueError where a shape does
+    not fit.
     """
     generator = torch.Generator().manual_seed(seed)
     source = narrow.state_dict()

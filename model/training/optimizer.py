@@ -1,4 +1,4 @@
-"""The optimizer of a training: AdamW, with a learning-rate multiplier for each part."""
+"""The optimizer of a training run: AdamW, with a learning-rate multiplier for each part."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The options of `scmrl train` and `scmrl evaluate`: defaults, ranges and help, in this one place.
+"""The options of `scmrl train` and `scmrl evaluate`: defaults, ranges and help.
 
-The command line makes its flags from these dataclasses, so that nothing heavy is imported here.
+The command line makes its flags from these dataclasses, so this module imports nothing slow.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from model.training.task import Task
 
 #: Attention heads of the networks that are trained.
 HEADS: int = Config.model_fields["heads"].default
-#: The classifier, in `TrainOptions.lr_multiplier`, beside the names of streams.
+#: Key of the classifier in `TrainOptions.lr_multiplier`; the other keys are names of streams.
 HEAD = "head"
-#: Every stream, in `TrainOptions.modality_dropout`.
+#: Key of all streams together in `TrainOptions.modality_dropout`.
 ALL = "all"
 
 
 class OptionsError(ValueError):
-    """An option that cannot be used: its name, its value, and what is allowed."""
+    """An option is invalid. The message has its name, its value and what is allowed."""
 
 
 def option(
@@ -49,44 +49,41 @@ def option(
 class TrainOptions:
     """How to train a network on a task. `TrainOptions.of` fills in the defaults of the task.
 
-    `learning_rate` is for `batch` clips a step; after `warmup_epochs` it falls along a cosine to a
-    hundredth. `steps` is T as served: shorter sequences are mixed in, most of them early. `alpha`
-    weighs the cross-modal residuals.
+    `learning_rate` is for `batch` clips per optimizer step; after `warmup_epochs` it falls along a
+    cosine to a hundredth. `steps` is the T of the checkpoint; training also uses shorter sequences,
+    mostly in early epochs. `alpha` is the weight of the cross-modal residuals (the paper's alpha).
 
-    `modality_dropout` is the probability that a batch has these streams alone, by their names
-    joined with "+"; "all" stands for every stream. `lr_multiplier` multiplies the learning rate of
-    a stream's patch splitting and MLP, by the name of the stream, and that of the classifier, by
-    "head".
+    `modality_dropout` maps streams, joined with "+", to the probability that a batch has only
+    these; "all" stands for every stream. `lr_multiplier` maps the name of a stream to a factor on
+    the learning rate of its patch splitting and MLP, and "head" to that of the classifier.
 
-    With `freeze_norms`, batch norms keep their running statistics. These are averages over
-    batches with and without each stream; a last part of a training with frozen ones lets the
-    network answer well with them, for all streams together and for each alone.
+    With `freeze_norms`, batch norms keep their running statistics, which are averages over batches
+    with and without each stream. Use it in a last run, so that the network adapts to these
+    statistics, for all streams together and for each alone.
     """
 
     task: Task
     data: Path
-    out: Path = option(MISSING, "Folder for checkpoints, metrics.csv and TensorBoard's events.")
-    epochs: int = option(26, "Epochs, of --clips clips each.", between=(1, 100_000))
-    clips: int = option(
-        10_000, "Clips per epoch; every epoch draws new ones.", between=(1, 1_000_000_000)
-    )
+    out: Path = option(MISSING, "Folder for checkpoints, metrics.csv and TensorBoard events.")
+    epochs: int = option(26, "Number of epochs.", between=(1, 100_000))
+    clips: int = option(10_000, "Clips per epoch, drawn anew for each.", between=(1, 1_000_000_000))
     batch: int = option(50, "Clips per batch.", between=(2, 10_000))
     embed_dim: int = option(
         128,
-        f"Channels C, a multiple of {HEADS}.",
+        f"Channels of the tokens (embed_dim D), a multiple of {HEADS}.",
         between=(16, 4096),
         flag="channels",
     )
-    alpha: float = option(0.5, "Weight of the cross-modal residuals.", between=(0, 1000))
-    steps: int = option(4, "Time steps T as served.", between=(1, MAX_STEPS))
+    alpha: float = option(0.5, "Weight alpha of the cross-modal residuals.", between=(0, 1000))
+    steps: int = option(4, "Time steps T of the checkpoint.", between=(1, MAX_STEPS))
     learning_rate: float = option(3e-3, "Peak learning rate.", between=(0, 100))
     weight_decay: float = option(1e-2, "Weight decay of AdamW.", between=(0, 100))
     warmup_epochs: float = option(
-        0.5, "Epochs over which the learning rate rises from 0.", between=(0, 100_000)
+        0.5, "Epochs of linear learning-rate warm-up.", between=(0, 100_000)
     )
     curriculum: float = option(
         0.4,
-        "Fraction of the training over which examples go from easy to hard.",
+        "Fraction of the training during which the augmentation grows to full difficulty.",
         between=(1e-6, 1),
     )
     label_smoothing: float = option(0.1, "Label smoothing of the cross-entropy.", between=(0, 1))
@@ -94,27 +91,29 @@ class TrainOptions:
         0.07, "Temperature of the semantic alignment loss.", between=(1e-3, 1000)
     )
     development_clips: int = option(
-        400, "Held-out clips that measure each epoch.", between=(10, 1_000_000)
+        400, "Held-out clips on which each epoch is evaluated.", between=(10, 1_000_000)
     )
     modality_dropout: Mapping[str, float] = option(
-        {ALL: 1.0}, "Probabilities that a batch has these streams alone; they sum to 1."
+        {ALL: 1.0}, "Probabilities that a batch has only these streams; they sum to 1."
     )
     lr_multiplier: Mapping[str, float] = option(
-        {}, "Factors on the learning rate of streams, and of the classifier (head)."
+        {}, "Factors on the learning rate of streams and of the classifier (head)."
     )
-    freeze_norms: bool = option(False, "Keep the batch norms' running statistics.")
+    freeze_norms: bool = option(False, "Do not update the running statistics of batch norms.")
     average: int = option(
         0,
-        "Last epochs whose weights are averaged into one more candidate for the best.",
+        "Average the weights of this many last epochs, and keep the result if it is the best.",
         between=(0, 100_000),
     )
-    seed: int = option(0, "The same seed gives the same weights.", between=(0, MAX_SEED))
-    init_from: Path | None = option(
-        None, "A checkpoint whose weights to start from; it may have fewer channels."
+    seed: int = option(
+        0, "Random seed; the same seed gives the same weights.", between=(0, MAX_SEED)
     )
-    resume: bool = option(False, "Continue the run in --out after its last epoch.")
+    init_from: Path | None = option(
+        None, "Checkpoint to initialize the weights from; it may have fewer channels."
+    )
+    resume: bool = option(False, "Resume the run in --out after its last epoch.")
     workers: int = option(
-        0, "Processes that draw clips; 0: none, fastest on two cores.", between=(0, 64)
+        0, "Data-loading processes; 0: in the main process, fastest on two cores.", between=(0, 64)
     )
     command: str = "scmrl train"
 
@@ -132,9 +131,9 @@ class TrainOptions:
                 f"--channels {self.embed_dim}: must be a multiple of {HEADS}, the number of heads"
             )
         if self.batch > self.clips:
-            raise OptionsError(f"--batch {self.batch}: is more than --clips {self.clips}")
+            raise OptionsError(f"--batch {self.batch}: must be at most --clips {self.clips}")
         if self.average > self.epochs:
-            raise OptionsError(f"--average {self.average}: is more than --epochs {self.epochs}")
+            raise OptionsError(f"--average {self.average}: must be at most --epochs {self.epochs}")
         self._check_modality_dropout()
         self._check_lr_multiplier()
 
@@ -166,7 +165,7 @@ class TrainOptions:
         for name, factor in self.lr_multiplier.items():
             if name not in known:
                 raise OptionsError(
-                    f"--lr-multiplier {name}: no such stream, there are {', '.join(known)}"
+                    f"--lr-multiplier {name}: no such stream; choose {', '.join(known)}"
                 )
             if not 0 <= factor <= 100:
                 raise OptionsError(f"--lr-multiplier {name}={factor:g}: must be 0 to 100")
@@ -174,23 +173,24 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """What to measure: a checkpoint's folder, the data's, and how many clips.
+    """How to evaluate a checkpoint: its folder, the data folder, and numbers of clips.
 
-    `curve_clips` are the first of `clips`. With `write_card`, the measurements go into the
-    checkpoint's card.
+    The first `curve_clips` of the `clips` are used for the curves over noise and T.
     """
 
     checkpoint: Path
     data: Path
     out: Path = option(Path("runs/figures"), "Folder for the figures.")
-    clips: int = option(1000, "Clips that measure accuracy.", between=(10, 100_000))
-    curve_clips: int = option(300, "Clips per point of each curve.", between=(1, 100_000))
+    clips: int = option(1000, "Clips for the accuracy.", between=(10, 100_000))
+    curve_clips: int = option(300, "Clips for each point of a curve.", between=(1, 100_000))
     attention_clips: int = option(
-        300, "Clips that measure attention maps: their object is off-centre.", between=(1, 100_000)
+        300,
+        "Clips for the faithfulness of attention maps; only those with an off-centre object.",
+        between=(1, 100_000),
     )
-    seed: int = option(7, "Decides the clips.", between=(0, MAX_SEED))
+    seed: int = option(7, "Random seed of the clips.", between=(0, MAX_SEED))
     device: str = "auto"
-    write_card: bool = option(False, "Write the measurements into the checkpoint's card.")
+    write_card: bool = option(False, "Write the results into the checkpoint's card.")
 
     def __post_init__(self) -> None:
         """Raise OptionsError, naming the option, where a value is out of range."""
@@ -198,7 +198,7 @@ class EvaluateOptions:
 
 
 def flag(name: str) -> str:
-    """Return the command line's flag for a field of TrainOptions, EvaluateOptions or a task."""
+    """Return the command-line flag of a field of TrainOptions, EvaluateOptions or a task."""
     renamed = {f.name: f.metadata.get("flag") for f in fields(TrainOptions)}
     return "--" + (renamed.get(name) or name).replace("_", "-")
 
@@ -225,7 +225,7 @@ def range_of(each: Field[Any]) -> tuple[float, float] | None:
 
 
 def make_folder(name: str, folder: Path) -> None:
-    """Create a folder, and check before hours of work that it can be written.
+    """Create a folder, and check that it is writable, before hours of work.
 
     Raises OptionsError, naming the flag of the option `name`.
     """

@@ -1,4 +1,4 @@
-"""The network and the card of a training, and whether a checkpoint is of its task."""
+"""The network and the card of a training run, and the check that a checkpoint is of its task."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def configuration(options: TrainOptions) -> Config:
 
 
 def card(options: TrainOptions, epochs: int) -> Card:
-    """Return the card of a checkpoint after so many epochs, without any measurement."""
+    """Return the card of a checkpoint after `epochs` epochs, without measurements."""
     task = options.task
     optimizer = (
         f"AdamW, learning rate {options.learning_rate}, cosine, "
@@ -69,11 +69,11 @@ def _initial_weights(init_from: Path | None) -> dict[str, str]:
     """Return the note on how the weights that a training starts from were trained."""
     if init_from is None:
         return {}
-    before = checkpoint.read_card(init_from)
-    if before.training is None:
-        return {"init_from": before.name}
-    extent = f"{before.training.epochs} epochs, {before.config.embed_dim} channels"
-    return {"init_from": f"{before.training.command} ({extent})"}
+    initial = checkpoint.read_card(init_from)
+    if initial.training is None:
+        return {"init_from": initial.name}
+    extent = f"{initial.training.epochs} epochs, {initial.config.embed_dim} channels"
+    return {"init_from": f"{initial.training.command} ({extent})"}
 
 
 def task_of(card: Card, folder: Path) -> Task:
@@ -97,7 +97,7 @@ def check_task(task: Task, card: Card, folder: Path) -> None:
         raise _of_another_task(card, folder, [task])
     kinds, expected = _kinds(card.streams), _kinds(task.specs)
     if kinds != expected:
-        problem = f"{kinds} are no streams of {task.name}, {expected}"
+        problem = f"{kinds} are not the streams of {task.name}: {expected}"
         raise CheckpointError(folder / checkpoint.CARD, "streams", problem)
 
 
@@ -109,5 +109,5 @@ def _kinds(specs: Mapping[str, Spec]) -> dict[str, str]:
 def _of_another_task(card: Card, folder: Path, tasks: list[Task]) -> CheckpointError:
     labels = ", ".join(card.labels[:10]) + (", …" if len(card.labels) > 10 else "")
     known = "; ".join(f"{task.name} has {', '.join(task.labels)}" for task in tasks)
-    problem = f"{labels} are those of another task; {known}"
+    problem = f"{labels} are not those of a known task; {known}"
     return CheckpointError(folder / checkpoint.CARD, "labels", problem)

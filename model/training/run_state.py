@@ -1,4 +1,4 @@
-"""The state of a training that is resumed: its file, and the settings that it was started with."""
+"""The state of a training run, to resume it: its file, and the settings it was started with."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from model.training.options import TrainOptions, flag
 
 Weights = dict[str, Tensor]
 
-#: Options that may differ when a run is resumed: they change nothing that is learnt. The data may
-#: lie elsewhere, since its contents are compared.
+#: Options that may differ when a run is resumed, since they do not affect the weights. The data may
+#: be moved, since its contents are compared.
 _FREE = frozenset({"task", "data", "out", "resume", "workers", "command"})
 
 
@@ -55,14 +55,14 @@ def load(file: Path) -> RunState:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as exc:
         raise RunError(f"{file}: {exc.strerror or exc}; there is no run to resume") from exc
-    except Exception as exc:  # the unpickler raises nearly anything for damaged bytes
-        # Its own message advises to run the file's code after all.
+    except Exception as exc:  # the unpickler raises many kinds of errors for damaged bytes
+        # torch's message advises to load with weights_only=False, which would run the file's code.
         raise RunError(f"{file}: damaged, or not the state of a run") from exc
     if not isinstance(content, dict) or content.keys() != _TYPES.keys():
         raise RunError(f"{file}: not the state of a run, or that of an earlier version")
     for name, kind in _TYPES.items():
         if not isinstance(content[name], kind):
-            raise RunError(f"{file}: not the state of a run: {name} is no {kind.__name__}")
+            raise RunError(f"{file}: not the state of a run: {name} is not a {kind.__name__}")
     try:
         return RunState(**earlier_state.convert(content))
     except (KeyError, TypeError, AttributeError) as exc:
@@ -80,7 +80,7 @@ _TYPES: dict[str, type] = {
 
 
 def settings(options: TrainOptions, data_sha256: str) -> dict[str, str]:
-    """Return what decides the weights that a run ends with, as text by the name of its option."""
+    """Return the options that affect the weights, as text by their names."""
     values: dict[str, object] = {
         field.name: getattr(options, field.name)
         for field in fields(options)
@@ -94,7 +94,7 @@ def settings(options: TrainOptions, data_sha256: str) -> dict[str, str]:
 
 
 def _floats(options: TrainOptions) -> list[str]:
-    """Return the names of the options that are no integers: 1 and 1.0 are the same."""
+    """Return the names of the options of type float, for which 1 and 1.0 are the same."""
     return [field.name for field in fields(options) if isinstance(field.default, float)]
 
 
@@ -107,12 +107,12 @@ def _text(value: object) -> str:
 def check_same(file: Path, saved: Mapping[str, str], now: Mapping[str, str]) -> None:
     """Raise RunError, naming each setting that differs from that of the run's start."""
     differences = [
-        f"{flag(name)} {now.get(name, 'none')} where the run has {saved.get(name, 'none')}"
+        f"{flag(name)} {now.get(name, 'none')}, but the run has {saved.get(name, 'none')}"
         for name in [*now, *(saved.keys() - now.keys())]
         if now.get(name) != saved.get(name)
     ]
     if differences:
         raise RunError(
             f"{file} was started with other settings: {'; '.join(differences)}; "
-            "resume it with its own, or choose another --out"
+            "resume it with the same settings, or choose another --out"
         )

@@ -1,4 +1,4 @@
-"""The schedule of a training: learning rate, precision, streams, T and difficulty of each step."""
+"""The schedule of a training run: learning rate, precision, streams, T, difficulty of each step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHORT_UNTIL = 0.8
 
 @dataclass(frozen=True)
 class Schedule:
-    """What each optimiser step of a training does. `step` counts from 0 over all epochs."""
+    """The parameters of each optimizer step of a run. `step` counts from 0 over all epochs."""
 
     options: TrainOptions
     steps_per_epoch: int
@@ -41,7 +41,7 @@ class Schedule:
     def bfloat16(self, step: int) -> bool:
         """Return whether the forward pass uses bfloat16.
 
-        It is 1.5 times as fast; the last steps, in float32, make up for its rounding.
+        It is 1.5 times as fast; the last steps, in float32, correct its rounding errors.
         """
         return self.progress(step) < FLOAT32_FROM
 
@@ -62,6 +62,6 @@ class Schedule:
         else:
             lengths = (2, longest, longest, longest)
         steps = min(int(rng.choice(lengths)), longest)
-        # Weights of another training have learnt the easy examples already.
+        # Weights of another run have already learnt the easy examples.
         difficulty = 1.0 if self.options.init_from else min(1.0, progress / self.options.curriculum)
         return BatchPlan(self.options.batch_streams(entry), steps, difficulty)

@@ -1,4 +1,4 @@
-"""The protocol of a task: what `scmrl train` and `scmrl evaluate` need to know of one.
+"""The protocol of a task, which `scmrl train` and `scmrl evaluate` use.
 
 The command line imports the tasks to list their options, so that a module that defines one must
 not import torch, OpenCV or a decoder before `Task.load` is called.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class DataError(ValueError):
-    """A data folder that does not hold its task's data; names the files."""
+    """A data folder does not have the data of its task. The message names the files."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Data(Protocol):
 
     @property
     def sha256(self) -> str:
-        """Digest of the training data: a run is resumed with the data it was started with."""
+        """Digest of the training data, by which a resumed run checks that it is the same."""
 
     def training_examples(self, seed: int, cache: Path) -> Examples:
         """Return augmented examples to train on. Files worth keeping may be written to `cache`."""
@@ -126,14 +126,14 @@ class Task(Protocol):
 
     @property
     def test_set(self) -> str:
-        """What `Data.test_clips` are, as the conditions of a measurement say it."""
+        """Description of `Data.test_clips`, for the conditions of a measurement."""
 
     @property
     def defaults(self) -> Mapping[str, Any]:
-        """Fields of TrainOptions whose default is another for this task."""
+        """Defaults of TrainOptions that differ for this task, by field."""
 
     def learning_settings(self) -> Mapping[str, object]:
-        """Return what decides the weights among the task's own options, by their name."""
+        """Return those of the task's own options that affect the weights, by their names."""
 
     def card_notes(self) -> Mapping[str, str]:
         """Return what the card says about the data beyond `sources`."""
@@ -142,9 +142,9 @@ class Task(Protocol):
         """Return the data sets that are trained on, with their licences."""
 
     def load(self, folder: Path) -> Data:
-        """Load and check a data folder. Raises DataError, naming the files that are at fault."""
+        """Load and check a data folder. Raises DataError, naming the invalid files."""
 
 
 def streams_alone(task: Task) -> tuple[str, ...]:
-    """Return the streams by which a network is measured alone, beside all of them together."""
+    """Return the streams with which alone a network is measured, besides all of them together."""
     return tuple(task.specs) if task.missing_streams and len(task.specs) > 1 else ()

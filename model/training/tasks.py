@@ -1,4 +1,4 @@
-"""The tasks that can be trained. To add one, write a folder like `avdigits` and add a row here."""
+"""The tasks of `scmrl train`. To add one, write a folder like `avdigits` and add a row here."""
 
 from __future__ import annotations
 

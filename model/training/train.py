@@ -1,4 +1,4 @@
-"""Training of a task: `scmrl train NAME` (the paper's losses, a schedule for two cores)."""
+"""`scmrl train NAME`: train a network on a task with the paper's losses."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def train(options: TrainOptions) -> Path:
     Writes after each epoch: `out`/last.pt (to resume from), `out`/best, `out`/metrics.csv and
     TensorBoard's events. Ctrl-C ends after the current batch with the best so far.
 
-    Raises before training DataError, OptionsError where `out` or `init_from` cannot be used,
-    CheckpointError where `init_from` is damaged or of another task, and RunError where `resume`
-    finds no run, or one that was started with other settings. Raises OSError where an epoch cannot
-    be written.
+    Raises before the first epoch: DataError; OptionsError where `out` or `init_from` cannot be
+    used; CheckpointError where `init_from` is damaged or of another task; RunError where there is
+    no run to resume, or it was started with other settings. Raises OSError where an epoch cannot be
+    written.
     """
     trainer = Trainer(options)
     trainer.restore()
@@ -58,9 +58,9 @@ def train(options: TrainOptions) -> Path:
                 console.print(str(metrics))
             if options.average:
                 accuracies = trainer.average_weights()
-                console.print(f"mean of the last weights  held-out accuracy: {accuracies}")
+                console.print(f"averaged weights  held-out accuracy: {accuracies}")
         except KeyboardInterrupt:
-            console.print("interrupted; the best epoch so far is in place")
+            console.print("interrupted; the best checkpoint so far is saved")
     if not (options.out / "best" / checkpoint.CARD).exists():
         raise KeyboardInterrupt("interrupted before the first epoch ended: nothing was saved")
     return options.out / "best"
@@ -81,7 +81,7 @@ def compute_loss(output: Output, labels: Tensor, options: TrainOptions) -> tuple
 
 
 class Trainer:
-    """One training: network, optimizer, data, and the epoch and best score so far."""
+    """One training run: network, optimizer, data, and the epoch and best score so far."""
 
     def __init__(self, options: TrainOptions) -> None:
         self.options = options
@@ -107,7 +107,7 @@ class Trainer:
         self.development = [development[i] for i in range(options.development_clips // size)]
 
     def restore(self) -> None:
-        """Load the state to resume, or the weights to start from, where options ask for it."""
+        """Load the state of the run to resume, or the initial weights of `init_from`."""
         if self.saved:
             self._load(self.saved)
         elif self.options.init_from:
@@ -163,7 +163,7 @@ class Trainer:
         return rate
 
     def measure(self) -> Accuracies:
-        """Measure the network on the development clips, which changes nothing."""
+        """Measure the network on the development clips, without a change of its weights."""
         fused = self._accuracy(tuple(self.options.task.specs))
         alone = {name: self._accuracy((name,)) for name in streams_alone(self.options.task)}
         return Accuracies(fused, alone)
@@ -232,7 +232,7 @@ def _load_state(options: TrainOptions, last: Path) -> RunState | None:
     if not options.resume:
         if last.exists():
             raise OptionsError(
-                f"--out {options.out}: holds a run: --resume it or choose another --out"
+                f"--out {options.out}: contains a run; add --resume or choose another --out"
             )
         return None
     state = run_state.load(last)

@@ -1,4 +1,4 @@
-"""Clips to load a server with: of several sizes and codecs, always the same."""
+"""The clips of the benchmarks, in several sizes and codecs; reproducible."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
 
-#: Side of the blocks that pictures are made of, in pixels: detail that a codec has to work for.
+#: Side of the random blocks in the pictures, in pixels, which give codecs realistic work.
 _BLOCK = 16
 
 
 @dataclass(frozen=True)
 class ClipSpec:
-    """A clip: `seconds` of `height` x `width` pixels, `rate` frames a second, a key frame every
+    """A clip: `seconds` of `height` x `width` pixels, `rate` frames per second, a key frame every
     `group` frames."""
 
     name: str
@@ -33,7 +33,8 @@ class ClipSpec:
     group: int = 30
 
 
-#: What people post, and how often of ten: small recordings of a browser, a phone's, a camera's.
+#: The mixed load: clips, and their number of ten requests. As recorded by a browser, a phone and a
+#: camera.
 MIX: tuple[tuple[ClipSpec, int], ...] = (
     (ClipSpec("240p webm, 2 s", "webm", "libvpx", "libopus", 240, 320, 2, 15), 5),
     (ClipSpec("480p mp4, 3 s", "mp4", "libx264", "aac", 480, 640, 3), 3),
@@ -42,7 +43,7 @@ MIX: tuple[tuple[ClipSpec, int], ...] = (
 
 
 def render_clip(spec: ClipSpec) -> bytes:
-    """The clip's file: a moving texture and a tone."""
+    """Return the file of a clip: a moving texture and a tone."""
     rng = np.random.default_rng(0)
     texture = _texture(rng, spec)
     options = {"g": str(spec.group), "threads": "1"}
@@ -54,35 +55,36 @@ def render_clip(spec: ClipSpec) -> bytes:
         video.width, video.height, video.pix_fmt = spec.width, spec.height, "yuv420p"
         audio: Any = container.add_stream(spec.sound, rate=48_000, layout="mono")
         for index in range(round(spec.seconds * spec.rate)):
-            frame = av.VideoFrame.from_ndarray(_shot(texture, spec, index), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(_crop(texture, spec, index), format="rgb24")
             frame.pts, frame.time_base = index, Fraction(1, spec.rate)
             container.mux(video.encode(frame))
         container.mux(video.encode())
-        for heard in _tone(spec.seconds, audio.format.name):
-            container.mux(audio.encode(heard))
+        for audio_frame in _tone(spec.seconds, audio.format.name):
+            container.mux(audio.encode(audio_frame))
         container.mux(audio.encode())
     return file.getvalue()
 
 
 def _texture(rng: np.random.Generator, spec: ClipSpec) -> Bytes:
-    """A picture that is larger than the frame, to move over."""
+    """Return a random picture that is larger than the frames."""
     cells = (spec.height // _BLOCK + 16, spec.width // _BLOCK + 16, 3)
     colours = rng.integers(0, 255, cells, np.uint8)
     return colours.repeat(_BLOCK, axis=0).repeat(_BLOCK, axis=1)
 
 
-def _shot(texture: Bytes, spec: ClipSpec, index: int) -> Bytes:
+def _crop(texture: Bytes, spec: ClipSpec, index: int) -> Bytes:
+    """Return frame `index`: a part of the texture that moves in a circle."""
     x, y = round(100 + 90 * np.sin(index / 20)), round(100 + 90 * np.cos(index / 27))
     return np.ascontiguousarray(texture[y : y + spec.height, x : x + spec.width])
 
 
-def _tone(seconds: float, kind: str) -> list[av.AudioFrame]:
-    """440 Hz in frames of 20 ms."""
+def _tone(seconds: float, sample_format: str) -> list[av.AudioFrame]:
+    """Return a tone of 440 Hz in frames of 20 ms."""
     frames = []
     for first in range(0, round(seconds * 48_000), 960):
         wave = 0.3 * np.sin(2 * np.pi * 440 * np.arange(first, first + 960) / 48_000)
         frame = av.AudioFrame.from_ndarray(wave[None].astype(np.float32), "fltp", "mono")
         frame.sample_rate, frame.pts = 48_000, first
         frames.append(frame)
-    resampler = av.AudioResampler(format=kind, layout="mono", rate=48_000)
-    return [made for frame in frames for made in resampler.resample(frame)]
+    resampler = av.AudioResampler(format=sample_format, layout="mono", rate=48_000)
+    return [resampled for frame in frames for resampled in resampler.resample(frame)]

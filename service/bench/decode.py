@@ -1,4 +1,4 @@
-"""How fast clips are decoded where four frames are wanted of them."""
+"""Benchmark of decoding: four frames of a clip against all frames, and the cost of the sandbox."""
 
 from __future__ import annotations
 
@@ -25,106 +25,121 @@ from service.runtime import cores
 
 #: 10 s of 720p H.264 with a key frame a second (phones), every two, and at the start alone.
 LONG = tuple(
-    ClipSpec(f"720p mp4, 10 s, key frame each {what}", "mp4", "libx264", "aac", 720, 1280, 10,
+    ClipSpec(f"720p mp4, 10 s, key frame each {interval}", "mp4", "libx264", "aac", 720, 1280, 10,
              group=group)
-    for what, group in (("1 s", 30), ("2 s", 60), ("8.3 s", 250))
+    for interval, group in (("1 s", 30), ("2 s", 60), ("8.3 s", 250))
 )  # fmt: skip
 FRAMES = 4
 
 
 @dataclass(frozen=True)
 class DecodeTiming:
-    """Median milliseconds over `rounds`, in turns, pictures alone: to turn every frame into RGB,
-    to decode every frame, and to read those that are wanted, in one thread, and these in as many
-    as a lone request has (`alone_ms`); and whether they are the same, to the bit."""
+    """Median milliseconds over `rounds`, of the pictures alone. The four ways alternate.
+
+    - `all_rgb_ms`: decode all frames and convert them to RGB, with one thread.
+    - `all_ms`: decode all frames, with one thread.
+    - `four_ms`: read the FRAMES frames that a request needs, with one thread.
+    - `four_all_cores_ms`: the same with as many threads as a lone request has.
+    - `same_frames`: whether those frames are equal to the ones of decoding all, bit for bit.
+    """
 
     clip: str
     kilobytes: int
-    every_rgb_ms: float
-    every_ms: float
-    wanted_ms: float
-    alone_ms: float
-    same: bool
+    all_rgb_ms: float
+    all_ms: float
+    four_ms: float
+    four_all_cores_ms: float
+    same_frames: bool
     rounds: int
 
 
 @dataclass(frozen=True)
 class ProcessTiming:
-    """Median milliseconds of a whole request's decoding and preprocessing, here and in a
-    confined process."""
+    """Median milliseconds of a whole request's decoding and preprocessing, in this process and in
+    a sandboxed one."""
 
     clip: str
-    here_ms: float
-    confined_ms: float
+    in_process_ms: float
+    sandboxed_ms: float
     rounds: int
 
 
 def timings(rounds: int) -> list[DecodeTiming]:
-    """Each of the long clips and of the mixed load's."""
+    """Time the decoding of each of the long clips and of the mixed load's clips."""
     return [_timing(spec, rounds) for spec in (*LONG, *(spec for spec, _ in MIX))]
 
 
 def process_timings(rounds: int) -> list[ProcessTiming]:
-    """What the wall between the service and its decoders costs."""
-    wanted = DecodeRequest(
+    """Time decoding and preprocessing in this process and in a sandboxed one."""
+    request = DecodeRequest(
         name="avdigits", streams=PROFILES["avdigits"], missing_streams=True, steps=FRAMES,
         canvas=False,
     )  # fmt: skip
     decoders = DecoderPool(1, DecodeLimits(seconds=60, memory_bytes=1 << 30))
-    found = []
+    results = []
     loop = asyncio.new_event_loop()
     try:
         for spec, _ in MIX:
             files = InputFiles(clip=render_clip(spec))
-            here: list[float] = []
-            confined: list[float] = []
+            in_process: list[float] = []
+            sandboxed: list[float] = []
             for _ in range(rounds + 1):
-                here.append(time_call(partial(decode, files, wanted)))
-                task = decoders.decode(files, wanted)
-                confined.append(time_call(partial(loop.run_until_complete, task)))
-            found.append(ProcessTiming(spec.name, median_ms(here), median_ms(confined), rounds))
+                in_process.append(time_call(partial(decode, files, request)))
+                task = decoders.decode(files, request)
+                sandboxed.append(time_call(partial(loop.run_until_complete, task)))
+            medians = median_ms(in_process), median_ms(sandboxed)
+            results.append(ProcessTiming(spec.name, *medians, rounds))
     finally:
         decoders.stop()
         loop.close()
-    return found
+    return results
 
 
 def _timing(spec: ClipSpec, rounds: int) -> DecodeTiming:
     data = render_clip(spec)
-    ways: tuple[Callable[[bytes], object], ...] = (_every_rgb, _every, _wanted, _alone)
-    times: list[list[float]] = [[] for _ in ways]
+    decoders: tuple[Callable[[bytes], object], ...] = (
+        _convert_all, _decode_all, _read_four, _read_four_on_all_cores,
+    )  # fmt: skip
+    seconds: list[list[float]] = [[] for _ in decoders]
     for _ in range(rounds + 1):  # the first fills caches
-        for taken, work in zip(times, ways, strict=True):
-            taken.append(time_call(partial(work, data)))
-    shown, chosen = _every(data), (_wanted(data), _alone(data))
-    centres = [int((part + 0.5) / FRAMES * len(shown)) for part in range(FRAMES)]
-    same = all(
-        np.array_equal(colour.to_srgb(shown[at], spec.width, spec.height), ours)
-        for pictures in chosen
-        for at, ours in zip(centres, pictures.frames, strict=True)
+        for times, work in zip(seconds, decoders, strict=True):
+            times.append(time_call(partial(work, data)))
+    all_rgb, all_frames, four, all_cores = map(median_ms, seconds)
+    return DecodeTiming(
+        spec.name, len(data) // 1024, all_rgb, all_frames, four, all_cores, _is_same(data, spec),
+        rounds,
+    )  # fmt: skip
+
+
+def _is_same(data: bytes, spec: ClipSpec) -> bool:
+    """Return whether the four frames are equal to those of decoding all frames."""
+    all_frames = _decode_all(data)
+    centres = [int((part + 0.5) / FRAMES * len(all_frames)) for part in range(FRAMES)]
+    return all(
+        np.array_equal(colour.to_srgb(all_frames[index], spec.width, spec.height), frame)
+        for pictures in (_read_four(data), _read_four_on_all_cores(data))
+        for index, frame in zip(centres, pictures.frames, strict=True)
     )
-    every_rgb, every, wanted, alone = (median_ms(taken) for taken in times)
-    return DecodeTiming(spec.name, len(data) // 1024, every_rgb, every, wanted, alone, same, rounds)
 
 
-def _every_rgb(data: bytes) -> None:
-    for frame in _every(data):
-        frame.to_ndarray(format="rgb24", threads=1)  # as ours are: more are slower here
+def _convert_all(data: bytes) -> None:
+    for frame in _decode_all(data):
+        frame.to_ndarray(format="rgb24", threads=1)  # as `colour` does: more are slower here
 
 
-def _every(data: bytes) -> list[av.VideoFrame]:
+def _decode_all(data: bytes) -> list[av.VideoFrame]:
     with av.open(io.BytesIO(data), "r") as container:
         video = container.streams.video[0]
         video.codec_context.thread_count = 1
         return [frame for frame in container.decode([video]) if isinstance(frame, av.VideoFrame)]
 
 
-def _wanted(data: bytes, threads: int = 1) -> reader.Pictures:
+def _read_four(data: bytes, threads: int = 1) -> reader.Pictures:
     limits = reader.Limits(threads=threads)
     pictures = reader.read_clip(data, FRAMES, sound=False, limits=limits).pictures
     assert pictures is not None
     return pictures
 
 
-def _alone(data: bytes) -> reader.Pictures:
-    return _wanted(data, cores.available())
+def _read_four_on_all_cores(data: bytes) -> reader.Pictures:
+    return _read_four(data, cores.available())

@@ -1,8 +1,8 @@
-"""`python -m service.bench.litserve_app PORT MAX_BATCH`: our checkpoint as LitServe serves it.
+"""`python -m service.bench.litserve_app PORT MAX_BATCH`: serve our checkpoint with LitServe.
 
-The same network, decoding, preprocessing and answer; queueing, batching, processes and HTTP are
-LitServe's, as its documentation has them. BENCH_WEIGHTS is the checkpoint's folder, BENCH_PATH
-"plain" or "fused".
+Network, decoding, preprocessing and answer are ours; queueing, batching, processes and HTTP are
+LitServe's, as in its documentation. BENCH_WEIGHTS is the checkpoint's folder, BENCH_PATH "plain" or
+"fused".
 """
 
 import os
@@ -25,7 +25,7 @@ from service.runtime import cores
 
 
 class Classifier(litserve.LitAPI):  # type: ignore[misc]  # LitServe is untyped
-    """A form with `clip` to probabilities, contributions and attention maps."""
+    """Classify the `clip` of a form: probabilities and attention maps."""
 
     def setup(self, device: str) -> None:
         cores.set_threads(cores.threads(0))
@@ -33,14 +33,14 @@ class Classifier(litserve.LitAPI):  # type: ignore[misc]  # LitServe is untyped
         network, self.card = checkpoint.load(Path(os.environ["BENCH_WEIGHTS"]))
         self.engine = Engine(network, device=device)
         if os.environ["BENCH_PATH"] == "fused" and not self.engine.fuse():
-            raise RuntimeError("there is no fused path")
+            raise RuntimeError("the fused path cannot be used on this machine")
         self.engine.warm_up(self.card.steps, [1, self.max_batch_size])
-        self.wanted = DecodeRequest.from_card(self.card, self.card.steps, canvas=False)
+        self.decode_options = DecodeRequest.from_card(self.card, self.card.steps, canvas=False)
 
-    # LitServe looks at this annotation (an object: no postponed ones in this file) to tell that
-    # it is to parse the form, and gives its fields.
+    # By this annotation LitServe knows that it must parse the form; it then passes the fields. It
+    # needs the class itself, so this file has no `from __future__ import annotations`.
     def decode_request(self, request: Request) -> Any:
-        return decode(InputFiles(clip=request["clip"].file.read()), self.wanted)
+        return decode(InputFiles(clip=request["clip"].file.read()), self.decode_options)
 
     def batch(self, inputs: list[DecodeResult]) -> dict[str, torch.Tensor]:
         clips = [decoded.prepared for decoded in inputs]
@@ -74,7 +74,7 @@ class Classifier(litserve.LitAPI):  # type: ignore[misc]  # LitServe is untyped
 
 
 if __name__ == "__main__":
-    # Its forms travel to its workers in memory: a file on disk cannot.
+    # Keep forms in memory: LitServe pickles them for its workers, and open files cannot be pickled.
     MultiPartParser.spool_max_size = 1 << 30
     port, max_batch = int(sys.argv[1]), int(sys.argv[2])
     api = Classifier(max_batch_size=max_batch, batch_timeout=0.002, api_path="/v1/classify")

@@ -1,4 +1,4 @@
-"""Servers under load, each in a process of its own: ours, and LitServe with the same network."""
+"""Run the servers of the benchmarks as processes: ours, and LitServe with the same network."""
 
 from __future__ import annotations
 

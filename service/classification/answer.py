@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ClassifiedClip:
-    """All that an answer is made of. `name` is the one that the checkpoint is served by, `steps`
-    the time steps T that the network ran for."""
+    """A clip that the network has run on. `name` is that by which requests select the checkpoint,
+    `steps` the time steps T that the network ran for."""
 
     name: str
     card: Card
@@ -31,7 +31,7 @@ class ClassifiedClip:
 @dataclass(frozen=True)
 class Explanation:
     """`contributions` by stream (and `bias`) and label; `attention` maps by stream, None where
-    they were not asked for."""
+    they were not requested."""
 
     contributions: dict[str, dict[str, float]]
     attention: dict[str, schemas.StreamMaps] | None
@@ -42,14 +42,14 @@ def explain(clip: ClassifiedClip) -> Explanation:
     from model.explain import maps
 
     output = clip.inference.output
-    shares = maps.contributions(output, list(clip.card.streams), clip.card.labels)
+    terms = maps.contributions(output, list(clip.card.streams), clip.card.labels)
     if clip.options.attention == "none":
-        return Explanation(shares, None)
-    return Explanation(shares, {name: _stream_maps(clip, name) for name in output.attention or {}})
+        return Explanation(terms, None)
+    return Explanation(terms, {name: _stream_maps(clip, name) for name in output.attention or {}})
 
 
 def _stream_maps(clip: ClassifiedClip, name: str) -> schemas.StreamMaps:
-    """Return the maps of one stream, with the overlay where it was asked for."""
+    """Return the maps of one stream, with the overlay where it was requested."""
     from model.explain.maps import attention_maps
     from model.explain.overlay import overlay
 

@@ -1,4 +1,4 @@
-"""Classify with one checkpoint in this process, one clip at a time: `scmrl classify`."""
+"""Classify with one checkpoint in this process, one clip at a time, for `scmrl classify`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Classifier:
         self.card: Card = card
         self.engine: Engine = Engine(network, device=device)
         self._backend = Backend(folder.resolve().name, card, _decode, self._run)
-        self._settings = Settings.model_construct()  # the defaults, whatever the environment says
+        self._settings = Settings.model_construct()  # the defaults, without the environment
 
     def classify(self, files: InputFiles, options: Options) -> Classification:
         """Classify one clip. Raises Problem."""

@@ -1,4 +1,4 @@
-"""What can be asked for beside the files, whatever protocol the request came by."""
+"""The options of a classification, independent of the protocol of the request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Options:
 
     - `model`: the checkpoint's name; None: the default one.
     - `steps`: time steps T; None: the checkpoint's own.
-    - `top_k`: how many probabilities are returned, most probable first; None: all.
+    - `top_k`: number of probabilities that are returned, most probable first; None: all.
     - `attention`: "none"; "grid": the maps as numbers; "overlay": drawn as PNGs as well.
     - `degrade`: whether fewer steps may be run under load where `steps` is None.
     """
@@ -28,7 +28,7 @@ class Options:
 
     @property
     def explain(self) -> tuple[str, ...]:
-        """What `Engine.run` is asked to explain beside its logits."""
+        """The explanations to request from `Engine.run`."""
         return () if self.attention == "none" else ("attention",)
 
     @property

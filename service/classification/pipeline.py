@@ -1,7 +1,7 @@
-"""From one clip's files to its answer: decode, prepare, encode, run, explain, answer.
+"""From one clip's files to its answer: decode, preprocess, encode, run, explain, answer.
 
-It knows nothing of HTTP, queues and processes: a route, a WebSocket, the command line and a
-robot's node all call `classify` with a backend, which says where decoding and inference run.
+It is independent of HTTP, queues and processes: every caller (a route, a WebSocket, the command
+line) passes a backend to `classify`, which decodes and runs the network.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Backend:
-    """A checkpoint and where its work is done.
+    """A checkpoint, and the functions that decode for it and run it.
 
-    - `name`: the one that the checkpoint is served by; `card`: its card.
-    - `decode`: decode and preprocess files; raises Problem.
-    - `run`: run the network for a number of steps on inputs [T or 1, C, H, W] by stream.
+    - `name`: by which requests select the checkpoint; `card`: its card.
+    - `decode`: decodes and preprocesses files; raises Problem.
+    - `run`: runs the network for a number of steps on inputs [T or 1, C, H, W] by stream.
     - `limits`: of one file.
-    - `reduce_steps`: fewer time steps T under load; only called where the options allow it.
+    - `reduce_steps`: returns the time steps T to run under load; called only where the options
+      allow fewer.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Backend:
 
 @dataclass(frozen=True)
 class Call:
-    """One classification: its `id`, and the `record` of what it takes."""
+    """One classification: its `id`, and the `record` of its stages."""
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     record: RequestRecord = field(default_factory=RequestRecord)
@@ -60,7 +61,7 @@ async def classify(
 ) -> Classification:
     """Classify `files`, which `upload_fields.check_files` has accepted.
 
-    Raises Problem where they cannot be used, and what `backend` raises.
+    Raises Problem where they cannot be used, and any exception of `backend`.
     """
     from model.engine.inputs import encode_clip
 
@@ -83,12 +84,12 @@ async def classify(
         explanation = await asyncio.to_thread(explain, clip)
     total_s = time.perf_counter() - started
     answer = build_answer(clip, explanation, request_id=call.id, total_s=total_s)
-    _note(record, answer, decoded)
+    _record_answer(record, answer, decoded)
     return answer
 
 
 def _steps(options: Options, backend: Backend) -> int:
-    """Return T: the one asked for, else the checkpoint's, reduced under load where allowed."""
+    """Return T: that of the options, else the checkpoint's, reduced under load where allowed."""
     if options.steps is not None:
         return options.steps
     return backend.reduce_steps(backend.card.steps) if options.degrade else backend.card.steps
@@ -96,16 +97,16 @@ def _steps(options: Options, backend: Backend) -> int:
 
 def _decode_stages(decoded: DecodeResult, seconds: float) -> tuple[tuple[str, float], ...]:
     """Return the stages of decoding, `seconds` together; the first is the wait for a process."""
-    waited = max(0.0, seconds - decoded.decode_s - decoded.preprocess_s)
+    wait_s = max(0.0, seconds - decoded.decode_s - decoded.preprocess_s)
     return (
-        ("decode_wait", waited),
+        ("decode_wait", wait_s),
         ("decode", decoded.decode_s),
         ("preprocess", decoded.preprocess_s),
     )
 
 
-def _note(record: RequestRecord, answer: Classification, decoded: DecodeResult) -> None:
-    """Note for the log how it was answered."""
+def _record_answer(record: RequestRecord, answer: Classification, decoded: DecodeResult) -> None:
+    """Add the answer's steps, times and batch size to the record, for the access log."""
     timing = answer.timing_ms
     record.degraded = answer.degraded
     if answer.degraded:

@@ -1,4 +1,4 @@
-"""What the service answers, as /docs shows it."""
+"""Schemas of the service's JSON responses."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Probability(_Answer):
 
 
 class Stream(_Answer):
-    """What was found for one stream; what does not apply is left out."""
+    """The input of one stream; members that do not apply are left out."""
 
     used: bool
     reason: str | None = Field(
         None,
-        description="Why it was not used: it is missing or, where the checkpoint copes with that, "
-        "it carries nothing (the sound is silent, the pictures are blank).",
+        description="Why it was not used: it is missing, or it is silent or blank and the "
+        "checkpoint supports missing streams.",
         examples=["the sound is silent (nothing in it exceeds -90 dBFS)"],
     )
     duration_s: float | None = Field(None, description="Length of the sound.", examples=[1.9])
@@ -40,14 +40,14 @@ class Stream(_Answer):
     channels: int | None = Field(None, description="Channels of the sound.", examples=[2])
     mixed: DownmixMethod | None = Field(
         None,
-        description="How several channels became one: by their average, or, where they cancel "
-        "each other in it, by the strongest channel alone.",
+        description="How several channels were mixed to one: `average`, or `strongest channel` "
+        "where they cancel each other in the average.",
         examples=["average"],
     )
     track: int | None = Field(
         None,
-        description="Of several sound tracks, the number of the one that was taken: the default "
-        "one, or the first that is not silent. The first is 1.",
+        description="Number of the sound track that was used, from 1, if the file has several: "
+        "the default one, or the first that is not silent.",
         examples=[2],
     )
     tracks: int | None = Field(None, description="Number of sound tracks.", examples=[3])
@@ -57,19 +57,20 @@ class Stream(_Answer):
 
 
 class SpatialMap(_Answer):
-    """Where the other streams looked: shares that sum to 1, or all 0 where nothing fired."""
+    """Attention of the other streams to this one: values that sum to 1, or all 0 if nothing
+    fired."""
 
     values: list[list[float]] = Field(examples=[[[0.25, 0.25], [0.0, 0.5]]])
     rows: str = Field(examples=["frequency_hz"])
     columns: str = Field(examples=["time_s"])
-    row_edges: list[float] = Field(
-        description="Where each row begins and ends, one more than rows."
+    row_edges: list[float] = Field(description="Edges of the rows, one more than there are rows.")
+    column_edges: list[float] = Field(
+        description="Edges of the columns, one more than there are columns."
     )
-    column_edges: list[float] = Field(description="Where each column begins and ends.")
 
 
 class TemporalMap(_Answer):
-    """Mean attention from the time step that looks (row) to the one looked at (column)."""
+    """Mean attention from the time step of the query (row) to that of the key (column)."""
 
     values: list[list[float]] = Field(examples=[[[0.2, 0.1], [0.1, 0.3]]])
 
@@ -151,16 +152,16 @@ class Classification(_Answer):
     prediction: Probability
     probabilities: list[Probability] = Field(description="Most probable first, `top_k` of them.")
     contributions: dict[str, dict[str, float]] = Field(
-        description="Each stream's exact share of every label's logit, and the bias: their sum is "
-        "the logit. A stream that was not used has 0."
+        description="By stream, and `bias`: the exact terms of each label's logit, which is their "
+        "sum. A stream that was not used has 0."
     )
     streams: dict[str, Stream]
     attention: dict[str, StreamMaps] | None = Field(
         None, description="By the stream that the map is drawn on; absent with attention=none."
     )
     steps: int = Field(description="Time steps T that the network ran for.")
-    degraded: bool = Field(description="Whether T was lowered because of the load.")
-    batch_size: int = Field(description="Requests that ran together with this one.")
+    degraded: bool = Field(description="Whether T was reduced because of the load.")
+    batch_size: int = Field(description="Requests in the batch, this one included.")
     timing_ms: Timing
 
 
@@ -176,7 +177,9 @@ class ModelSummary(_Answer):
     missing_streams: bool | None = Field(None, description="Whether a stream may be missing.")
     device: str | None = Field(None, examples=["cpu"])
     path: EnginePath | None = Field(
-        None, description="How the network is computed: layer by layer, or by fused kernels."
+        None,
+        description="Engine path: `plain` is layer by layer, the others use fused kernels "
+        "or CUDA graphs.",
     )
 
 
@@ -191,7 +194,7 @@ class Health(_Answer):
 class Readiness(_Answer):
     status: Literal["ready"]
     sandbox: list[str] = Field(
-        description="What confines the processes that read uploads.",
+        description="Sandbox layers of the decoding processes.",
         examples=[["limits", "no_new_privs", "seccomp"]],
     )
 

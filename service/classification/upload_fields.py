@@ -1,10 +1,10 @@
-"""The upload fields: one row for each in `FIELDS`, and the files of one request.
+"""The table of upload fields (`FIELDS`), and the files of one request.
 
-Everything that names upload fields reads the rows: the form, the decoding processes, the flags of
-`scmrl classify`, the OpenAPI description and the error details. An upload field, and with it the
-input of a third stream, is a row here and a reader (`service.decoding.readers`). How a stream is
-then preprocessed is the spec in its checkpoint's card (`model.preprocess.specs`). The service and
-the decoding processes both import this module, so it imports nothing heavy.
+The form, the decoding processes, the flags of `scmrl classify`, the OpenAPI description and the
+error details are all made from `FIELDS`. A new upload field, also for a third stream, is a row here
+and a reader (`service.decoding.readers`). How a stream is then preprocessed is the spec in its
+checkpoint's card (`model.preprocess.specs`). The service and the decoding processes import this
+module, so it imports nothing slow.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 class UploadField:
     """One upload field.
 
-    - `name`: the form field; `scmrl classify` has a flag of the same name.
-    - `kinds`: the kinds of streams that it feeds, each the `kind` of a spec in a checkpoint's card.
+    - `name`: of the form field, and of the flag of `scmrl classify`.
+    - `kinds`: kinds of the streams that it feeds; a stream's kind is the `kind` of its spec in the
+      checkpoint's card.
     - `reader`: "module:function" that reads its files, a `service.decoding.readers.Reader`. Only
       decoding processes import it.
     - `description`: one sentence for OpenAPI and for the help of `scmrl classify`.
-    - `stream`: the one stream that it feeds, by its name in the card; None: every stream of
-      `kinds` that no other row names.
+    - `stream`: name of the only stream that it feeds; None: every stream of `kinds` that is not
+      the `stream` of another row.
     - `max_bytes`: the setting that bounds each of its files.
     - `max_files`: the setting that bounds how often the field is repeated; None: it is sent once.
     """
@@ -57,7 +58,7 @@ class UploadField:
         return all(row.stream != stream for row in FIELDS)
 
     def overlaps(self, other: UploadField) -> bool:
-        """Return whether both would feed the same stream, so that a request can have only one."""
+        """Return whether both feed the same stream, so that a request can have only one of them."""
         return self.stream == other.stream and not set(self.kinds).isdisjoint(other.kinds)
 
 
@@ -79,7 +80,7 @@ FIELDS: tuple[UploadField, ...] = (
         name="frames",
         kinds=("frames",),
         reader="service.decoding.readers:read_frames",
-        description="Instead of `video`: pictures (jpeg, png, webp, …) in their order in time.",
+        description="Instead of `video`: pictures (jpeg, png, webp, …) in temporal order.",
         max_files="max_frames",
     ),
     UploadField(
@@ -93,7 +94,7 @@ FIELDS: tuple[UploadField, ...] = (
 
 
 class InputFiles(Mapping[str, tuple[bytes, ...]]):
-    """The files of one request by upload field; those of a repeated field in their order.
+    """The files of one request by upload field; those of a repeated field in the order sent.
 
     `InputFiles(clip=data)` or `InputFiles(frames=[first, second], audio=sound)`. A field without
     files is left out.
@@ -139,12 +140,12 @@ def check_files(files: InputFiles, settings: Settings) -> None:
     rows = rows_of(files)
     if not rows:
         raise Problem(
-            Error.INVALID_FIELD, f"There is no file: send {usage()}.", field=FIELDS[0].name
+            Error.INVALID_FIELD, f"No file was sent; send {usage()}.", field=FIELDS[0].name
         )
     for number, row in enumerate(rows):
         for other in rows[number + 1 :]:
             if row.overlaps(other):
-                detail = f"`{row.name}` and `{other.name}` are for the same stream: send {usage()}."
+                detail = f"`{row.name}` and `{other.name}` are for the same stream; send {usage()}."
                 raise Problem(Error.INVALID_FIELD, detail, field=other.name)
     for row in rows:
         _check_field(row, files[row.name], settings)
@@ -160,12 +161,12 @@ def _check_field(row: UploadField, files: Sequence[bytes], settings: Settings) -
         raise Problem(Error.TOO_LARGE, detail, field=row.name)
     for number, data in enumerate(files, start=1):
         if not data:
-            which = f"File {number} of `{row.name}`" if row.max_files else f"`{row.name}`"
-            raise Problem(Error.UNUSABLE, f"{which} is empty.", field=row.name)
+            file = f"File {number} of `{row.name}`" if row.max_files else f"`{row.name}`"
+            raise Problem(Error.UNUSABLE, f"{file} is empty.", field=row.name)
 
 
 def usage() -> str:
-    """Return which fields can be sent, stream by stream, for an error's detail."""
+    """Return the fields that can be sent, stream by stream, for the detail of an error."""
     streams: dict[tuple[str | None, str], list[str]] = {}
     for row in FIELDS:
         for kind in row.kinds:
@@ -182,5 +183,5 @@ def _join(words: Sequence[str], conjunction: str) -> str:
     return f"{', '.join(first)} {conjunction} {last}" if first else last
 
 
-#: What a stream of each kind is made from, in a word.
+#: The content of a stream of each kind, in a word.
 _CONTENT = {"spectrogram": "sound", "frames": "pictures"}

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from service.classification.schemas import Classification
     from service.errors import Problem
 
-HELP = """Classify clips here, without a server.
+HELP = """Classify clips on this machine, without a server.
 
-Prints a table a person can read, or with --json one answer a line as POST /v1/classify gives it.
-A clip that cannot be used is reported, and the others go on; the exit code is then 1.
+Prints a table, or with --json one answer per line, as POST /v1/classify returns it. A clip that
+cannot be used is reported, and the others are classified; the exit code is then 1.
 
-The streams of one clip can also come from several files, as in the form of POST /v1/classify.
+The streams of one clip can also be in several files, as in the form of POST /v1/classify.
 
 Examples:
 
@@ -102,18 +102,18 @@ def classify(
         Path | None,
         typer.Option(
             metavar="OUT.png",
-            help="Write the attention maps over picture and sound, side by side; with several "
-            "clips OUT-CLIP.png each.",
+            help="Write the attention maps over frame and spectrogram, side by side; for several "
+            "clips, one OUT-CLIP.png each.",
         ),
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object a clip and line.")
+        bool, typer.Option("--json", help="Print one JSON object per clip and line.")
     ] = False,
     device: Device = "auto",
     *,
     files: Mapping[str, Sequence[Path]],
 ) -> None:
-    """Run the command; its help is HELP. `files`: those of the flags, by upload field."""
+    """Run the command, whose help is HELP. `files`: of the flags, by upload field."""
     from service.classification.options import Options
     from service.commands import answer_table
 
@@ -143,14 +143,12 @@ def _requests(clips: Sequence[Path], files: _Request) -> list[_Request]:
     """Return what to classify: each clip, or one clip together with the flags' files."""
     files = {name: paths for name, paths in files.items() if paths}
     if not files and not clips:
-        raise typer.BadParameter(
-            f"there is no file: send {upload_fields.usage()}", param_hint="CLIP"
-        )
+        raise typer.BadParameter(f"no file; pass {upload_fields.usage()}", param_hint="CLIP")
     if not files:
         return [{_CLIP: [clip]} for clip in clips]
     if len(clips) > 1:
         flags = ", ".join(f"--{name}" for name in files)
-        raise typer.BadParameter(f"{flags} can go with one clip, not with {len(clips)}")
+        raise typer.BadParameter(f"{flags}: needs a single clip, not {len(clips)}")
     return [{_CLIP: clips, **files} if clips else files]
 
 
@@ -200,8 +198,8 @@ def _classify(classifier: Classifier, request: _Request, options: Options) -> Ou
     try:
         files = {name: [path.read_bytes() for path in paths] for name, paths in request.items()}
     except OSError as exc:
-        which = "" if str(exc.filename) == str(clip) else f"{exc.filename}: "
-        return Outcome(clip, problem=Problem(Error.UNUSABLE, f"{which}{exc.strerror}."))
+        prefix = "" if str(exc.filename) == str(clip) else f"{exc.filename}: "
+        return Outcome(clip, problem=Problem(Error.UNUSABLE, f"{prefix}{exc.strerror}."))
     try:
         return Outcome(clip, answer=classifier.classify(InputFiles(**files), options))
     except Problem as exc:
@@ -229,7 +227,7 @@ def _write_overlays(out: Path, outcomes: Sequence[Outcome], quiet: bool) -> bool
         maps = outcome.answer.attention or {}
         pngs = [base64.b64decode(m.overlay_png) for m in maps.values() if m.overlay_png]
         if not pngs:
-            typer.echo(f"{outcome.clip}: no maps to draw: they need sound and picture", err=True)
+            typer.echo(f"{outcome.clip}: no maps, which need both sound and picture", err=True)
             continue
         path = _overlay_path(out, outcome.clip if len(outcomes) > 1 else None, used)
         try:
@@ -243,7 +241,7 @@ def _write_overlays(out: Path, outcomes: Sequence[Outcome], quiet: bool) -> bool
 
 
 def _overlay_path(out: Path, clip: Path | None, used: set[Path]) -> Path:
-    """OUT.png for one clip; OUT-CLIP.png of several, numbered where two have the same name."""
+    """Return OUT.png for one clip; else OUT-CLIP.png, numbered where clips have the same name."""
     if clip is None:
         return out
     path, number = out.with_name(f"{out.stem}-{clip.stem}{out.suffix}"), 2

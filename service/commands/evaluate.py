@@ -1,4 +1,4 @@
-"""`scmrl evaluate`: a thin call into model.training.evaluate."""
+"""`scmrl evaluate`: the command line of model.training.evaluate."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def evaluate(
 ) -> None:
     """Measure a checkpoint on clips of its task that training never saw.
 
-    Prints accuracies with 95 % intervals (all streams, each alone, under noise, over T) and
-    whether the attention maps point at the object; draws the confusion matrix and the curves.
+    Prints accuracies with 95 % intervals (all streams, each alone, under noise, over T) and the
+    faithfulness of the attention maps; draws the confusion matrix and the curves.
     """
     from rich.console import Console
 

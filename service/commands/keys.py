@@ -1,4 +1,4 @@
-"""`scmrl keys`: API keys, and their lines for a key file."""
+"""`scmrl keys`: generate API keys, and their lines for a key file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PerMinute = Annotated[
     typer.Option(
         min=0,
         max=999_999_999,
-        help="Requests per minute, and at once, with this key; 0 is no limit. "
+        help="Rate limit of this key, in requests per minute; 0: no limit. "
         "[default: SCMRL_RATE_LIMIT_PER_MIN]",
         show_default=False,
     ),
@@ -39,15 +39,15 @@ def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     _KEYS.command("new")(new)
     _KEYS.command("hash")(hash_key)
-    app.add_typer(_KEYS, name="keys", help="Make API keys, and their lines for a key file.")
+    app.add_typer(_KEYS, name="keys", help="Generate API keys, and their lines for a key file.")
 
 
 def new(name: _Name, per_minute: _PerMinute = None) -> None:
-    """Make a random key, and print it with its line for the key file.
+    """Generate a random key, and print it with its line for the key file.
 
-    Pass the key on to the client: it is printed once and not stored. Add the line to the file
+    Give the key to the client: it is printed once and not stored. Add the line to the file
     SCMRL_API_KEYS_FILE or, for `admin`, to SCMRL_ADMIN_KEY_FILE. The line contains only the SHA-256
-    of the key, which is no use for sending requests.
+    of the key, with which no request can be sent.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""`scmrl models`: the checkpoints in a folder."""
+"""`scmrl models`: list the checkpoints in a folder."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def models(
         Path, typer.Option("--models", help="Folder of checkpoints.", envvar="SCMRL_MODELS")
     ] = WEIGHTS,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one card a line, as JSON.")
+        bool, typer.Option("--json", help="Print one card per line, as JSON.")
     ] = False,
 ) -> None:
     """List the checkpoints in a folder, and verify the SHA-256 of their weights.
 
-    Exits with code 1 where a checkpoint is damaged or there is none.
+    Exits with code 1 if a checkpoint is damaged or there are none.
     """
     from rich.console import Console
     from rich.markup import escape

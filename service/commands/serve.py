@@ -44,8 +44,8 @@ Every flag is also an environment variable: `--max-batch 16` is `SCMRL_MAX_BATCH
 required. The path /docs describes the API.
 
 Keys have no flag, as every user of a machine can read its command lines: set `SCMRL_API_KEYS` and
-`SCMRL_ADMIN_KEY`, or pass files; `scmrl keys new` makes a key. API keys are required on an address
-that others can reach.
+`SCMRL_ADMIN_KEY`, or pass files; `scmrl keys new` generates a key. API keys are required on
+addresses that other machines can reach.
 
 Examples:
 
@@ -141,14 +141,14 @@ def run(settings: Settings) -> int:
 
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
         runner.run(serve())
-    if settings.log_format == "console":  # else the log alone has it, as an object
+    if settings.log_format == "console":  # with JSON, only the log has it
         for failure in failures:
             _say(f"scmrl serve: {failure}", to_stderr=True)
     _discard_unwritable_output()
     misused = any(failure.misused for failure in failures)
     code = MISUSED if misused else FAILED if failures else SIGNALS.exit_code
     if any(thread.name == LOAD_THREAD for thread in threading.enumerate()):
-        os._exit(code)  # torch, which may be computing in it, does not survive Python's own end
+        os._exit(code)  # torch may be computing in it, and would crash in Python's finalization
     return code
 
 
@@ -169,7 +169,8 @@ def _option(name: str, field: FieldInfo, hidden: bool = False) -> inspect.Parame
 
 
 def _check_exposure(settings: Settings, keys: Keys) -> None:
-    """Raise KeysError for an address that others can reach, without keys and without a waiver."""
+    """Raise KeysError for an address that other machines can reach, unless keys are set or
+    `allow_anonymous` is."""
     if keys.api or settings.allow_anonymous or _is_loopback(settings.host):
         return
     raise KeysError(

@@ -17,10 +17,9 @@ from model.training.options import TrainOptions, as_text, flag, range_of
 from model.training.task import Task
 from model.training.tasks import TASKS
 
-#: Exit codes: of options, data or a checkpoint that cannot be used, and what a shell gives a
-#: command that Ctrl-C ended.
+#: Exit codes: options, data or a checkpoint cannot be used; ended by Ctrl-C, as shells have it.
 UNUSABLE, INTERRUPTED = 2, 130
-NOT_INSTALLED = "the training's libraries are not installed: pip install -e '.[train]'"
+NOT_INSTALLED = "the libraries for training are not installed: pip install -e '.[train]'"
 
 #: Fields of TrainOptions that are not flags, or that `_command` adds itself.
 _NO_FLAG = frozenset({"task", "data", "command"})
@@ -35,7 +34,7 @@ _DEPRECATED: dict[str, tuple[str, Any]] = {
 _HELP = """{description}
 
 Each epoch prints its accuracy on held-out clips, and writes OUT/best, OUT/metrics.csv and
-TensorBoard's events. Ctrl-C ends cleanly with the best so far.
+TensorBoard events. Ctrl-C stops the training and keeps the best checkpoint so far.
 """
 
 
@@ -87,11 +86,12 @@ def _option(each: Field[Any], default: Any) -> inspect.Parameter:
         switch = typer.Option(flag(each.name), help=each.metadata["help"])
         return _parameter(each.name, Annotated[bool, switch], default)
     kind = Path if default is None else str if isinstance(default, Mapping) else type(default)
-    shown = as_text(default) if isinstance(default, Mapping) else default
+    default_text = as_text(default) if isinstance(default, Mapping) else default
     least, most = range_of(each) or (None, None)
     option = typer.Option(
         flag(each.name),
-        help=f"{each.metadata['help']} [default: {'none' if shown in (None, '') else shown}]",
+        help=f"{each.metadata['help']} [default: "
+        f"{'none' if default_text in (None, '') else default_text}]",
         show_default=False,
         min=least,
         max=most,
@@ -130,17 +130,17 @@ def _train(kind: type[Task], data: Path, flags: dict[str, Any]) -> None:
         fail(str(exc), 1)
     except KeyboardInterrupt as exc:
         fail(str(exc), INTERRUPTED)
-    typer.echo(f"the best checkpoint is in {best}; scmrl evaluate {best} --data {data}")
+    typer.echo(f"the best checkpoint is in {best}; next: scmrl evaluate {best} --data {data}")
 
 
 def _rename_deprecated(changes: dict[str, Any]) -> None:
-    """Move the values of deprecated flags to today's options, with a warning."""
+    """Move the values of deprecated flags to their current options, with a warning."""
     for old, (name, _) in _DEPRECATED.items():
         value = changes.pop(f"deprecated_{old}", None)
         if not value:
             continue
         if name in changes:
-            fail(f"--{old} is the earlier name of {flag(name)}: use one of them", UNUSABLE)
+            fail(f"--{old} is the old name of {flag(name)}; use only one of them", UNUSABLE)
         if old == "shares":
             value = earlier_state.modality_dropout(value)
         if old == "slow":

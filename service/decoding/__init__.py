@@ -1,5 +1,5 @@
-"""Uploads to arrays, in processes that may die of them.
+"""Decode uploads to arrays in sandboxed processes, which damaged files may crash.
 
-`files` does the work, `sandbox` confines the process it runs in, `worker` is that process,
-`wire` what is said to it and back, and `pool` the service's side.
+`pool` is the service's side, `worker` the process, `sandbox` its confinement, `wire` the messages
+between them, and `files` decodes and preprocesses.
 """

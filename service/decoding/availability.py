@@ -1,4 +1,4 @@
-"""Whether the pool can decode: one state, and the transitions between them."""
+"""The state of the decoder pool: whether it can decode."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _GIVE_UP_S = 120.0
 
 
 class DecodingUnavailable(Exception):
-    """No file can be decoded, now or later; the message tells the operator why."""
+    """No file can be decoded, now or later. The message has the reason, for the operator."""
 
 
 class State(Enum):
@@ -50,7 +50,7 @@ class Availability:
         self._lock = threading.Lock()
         self._state = State.STARTING
         self._has_read_file = False
-        #: Set once the first process was started, or none will be.
+        #: Set when the first process was started, or the pool failed or was stopped.
         self._first_start = threading.Event()
 
     @property
@@ -63,7 +63,7 @@ class Availability:
         return self._state in (State.FAILED, State.STOPPED)
 
     def wait_for_first_start(self) -> None:
-        """Wait until the first process was started, or none will be."""
+        """Wait until the first process was started, or the pool has failed or was stopped."""
         self._first_start.wait()
 
     def note_start(self) -> None:
@@ -83,13 +83,13 @@ class Availability:
     def note_failed_start(self, reason: str, failed_starts: FailedStarts | None) -> None:
         """A process could not be started; `failed_starts` are those of the fork server."""
         with self._lock:
-            before = self._state
+            previous = self._state
             if self.is_over:
                 return
             self._state = State.FAILING
             if failed_starts is not None and self._is_hopeless(failed_starts):
                 self._state = State.FAILED
-        if before is not State.FAILING:
+        if previous is not State.FAILING:
             log.error("%s", reason)
         if self._state is State.FAILED:
             self._first_start.set()

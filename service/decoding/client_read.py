@@ -1,4 +1,4 @@
-"""One request's files in a decoding process, until its client has gone."""
+"""Reading of one request's files in a decoding process, which can be cancelled."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from service.decoding.process import Process
 
 
 class ReadCancelled(Exception):
-    """Nobody waits for the result any more."""
+    """The request was cancelled, so its files are not read."""
 
 
 class CancellableRead:
-    """Ties a request's files to the process that reads them, so that it can be interrupted."""
+    """The files of a request and the process that reads them, which `cancel` interrupts."""
 
     def __init__(self, files: InputFiles) -> None:
         self._lock = threading.Lock()
@@ -24,7 +24,7 @@ class CancellableRead:
 
     @property
     def files(self) -> InputFiles:
-        """The files. Raises ReadCancelled, once they have been let go."""
+        """The files. Raises ReadCancelled after `cancel`."""
         files = self._files
         if files is None:
             raise ReadCancelled
@@ -32,9 +32,9 @@ class CancellableRead:
 
     @contextmanager
     def running_in(self, process: Process) -> Iterator[None]:
-        """Let `process` read in this block.
+        """Note that `process` reads the files in this block, so that `cancel` interrupts it.
 
-        Raises ReadCancelled, in place of whatever the block raises, where the request was abandoned
+        Raises ReadCancelled, instead of the block's own error, where the request was cancelled
         before the block ended. The process must then be ended: it may still be reading.
         """
         with self._lock:
@@ -46,13 +46,15 @@ class CancellableRead:
         finally:
             with self._lock:
                 self._process = None
-                abandoned = self._files is None
-            if abandoned:
+                is_cancelled = self._files is None
+            if is_cancelled:
                 raise ReadCancelled
 
     def cancel(self) -> None:
-        """Interrupt the reading, now or as soon as it begins, and let the files go, which the
-        queue would hold for as long as it holds the job; returns at once."""
+        """Interrupt the reading, now or as soon as it begins; returns at once.
+
+        Drops the files, which the executor's queue would otherwise keep in memory with the job.
+        """
         with self._lock:
             self._files = None
             if self._process is not None:

@@ -25,7 +25,8 @@ _Sources = Mapping[str, Mapping[str, Source | Missing]]
 
 @dataclass(frozen=True)
 class _Stream:
-    """The input of one stream: its `source`, the `field` to blame, and why it is not used."""
+    """The input of one stream: its `source`, the upload `field` for errors, and why it is not
+    used."""
 
     field: str
     source: Source | None
@@ -69,7 +70,8 @@ def _check_all_used(rows: list[UploadField], request: DecodeRequest) -> None:
         if not _specs_fed_by(row, request):
             streams = ", ".join(request.streams)
             detail = (
-                f"The checkpoint {request.name} does not take `{row.name}`; its streams: {streams}."
+                f"The checkpoint {request.name} has no stream for `{row.name}`; its streams: "
+                f"{streams}."
             )
             raise Problem(Error.INVALID_FIELD, detail, field=row.name)
 
@@ -118,14 +120,14 @@ def _check_sufficient(streams: list[_Stream], request: DecodeRequest) -> None:
     unused = [stream for stream in streams if stream.unused_reason is not None]
     if not unused:
         return
-    unused.sort(key=lambda stream: stream.source is None)  # blame a file that was sent first
+    unused.sort(key=lambda stream: stream.source is None)  # name a field that was sent, if any
     field = unused[0].field
     reasons = "; ".join(dict.fromkeys(str(stream.unused_reason) for stream in unused))
     if len(unused) == len(streams):
         raise Problem(Error.UNUSABLE, f"There is nothing to classify: {reasons}.", field=field)
     if not request.missing_streams:
         names = " and ".join(request.streams)
-        detail = f"The checkpoint {request.name} needs {names}, and {reasons}."
+        detail = f"The checkpoint {request.name} needs {names}, but {reasons}."
         raise Problem(Error.UNUSABLE, detail, field=field)
 
 

@@ -108,22 +108,22 @@ class ForkServer:
             self.heartbeat()
         with ExitStack() as stack:
             try:
-                ours, theirs = socket.socketpair()
-                stack.enter_context(theirs)
+                service_end, process_end = socket.socketpair()
+                stack.enter_context(process_end)
                 on_failure = stack.enter_context(ExitStack())
-                on_failure.enter_context(ours)
+                on_failure.enter_context(service_end)
                 stderr_tail = StderrTail()
             except OSError as exc:
                 raise RuntimeError(f"no decoding process can be started: {exc}") from exc
             stack.callback(stderr_tail.close_writer)
-            fds = [theirs.fileno(), stderr_tail.writer]
+            fds = [process_end.fileno(), stderr_tail.writer]
             pid = self._request(wire.START, limits.memory_bytes, 2 * limits.seconds, fds)
             on_failure.pop_all()
         self.failed_starts = self._last_logged = None
-        return Process(pid, ours, stderr_tail)
+        return Process(pid, service_end, stderr_tail)
 
     def heartbeat(self) -> None:
-        """Wait for a sign of life. Raises RuntimeError where no fork server can be started."""
+        """Check that the fork server responds. Raises RuntimeError where none can be started."""
         layers = Layers(self._request(wire.HEARTBEAT, 0, 0.0, []))
         if layers != self.sandbox_layers:
             self.sandbox_layers = layers

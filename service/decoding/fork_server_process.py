@@ -37,12 +37,12 @@ class ForkServerProcess:
         self.stderr_tail = StderrTail()
         with ExitStack() as stack:
             stack.callback(self.stderr_tail.close_writer)
-            self._control, theirs = socket.socketpair()
-            stack.enter_context(theirs)
+            self._control, process_end = socket.socketpair()
+            stack.enter_context(process_end)
             on_failure = stack.enter_context(ExitStack())
             on_failure.enter_context(self._control)
             self._control.settimeout(_START_S)
-            self._popen = _spawn(theirs.fileno(), self.stderr_tail.writer, sandbox)
+            self._popen = _spawn(process_end.fileno(), self.stderr_tail.writer, sandbox)
             on_failure.pop_all()
 
     @property
@@ -54,7 +54,7 @@ class ForkServerProcess:
         socket.send_fds(self._control, [command], fds)
         reply = self._control.recv(wire.REPLY.size, socket.MSG_WAITALL)
         if len(reply) < wire.REPLY.size:
-            raise ConnectionError("it has gone")
+            raise ConnectionError("it closed the socket")
         self._control.settimeout(_REPLY_S)
         return int(wire.REPLY.unpack(reply)[0])
 
@@ -80,10 +80,10 @@ class ForkServerProcess:
             self._popen.wait()
 
     def describe_end(self, error: OSError) -> str:
-        """Describe in words how the process ended; `error` is what `request` raised."""
+        """Describe how the process ended; `error` is what `request` raised."""
         code = self._popen.returncode
         if isinstance(error, TimeoutError):
-            return "it does not answer"
+            return "it does not respond"
         if code < 0:
             return f"it was ended by signal {-code} ({signal.strsignal(-code)})"
         return f"it ended with exit code {code}"

@@ -1,6 +1,6 @@
-"""What is wanted of one request's files, and what a decoding process makes of them.
+"""The input and the output of a decoding process, for one request.
 
-What the service itself imports, so nothing here reads a file.
+The service imports this module as well, so it imports no decoder.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
 
 class DecodeRequest(BaseModel):
-    """What to make of the files: the streams of the checkpoint `name`, for `steps` time steps.
+    """How to decode and preprocess the files of one request.
 
-    `missing_streams`: whether it can do without some of them. `canvas`: whether the pictures
-    that maps are drawn on are wanted as well.
+    - `name`: of the checkpoint, for error details; `streams`: its specs.
+    - `missing_streams`: whether the checkpoint supports missing streams.
+    - `steps`: time steps T.
+    - `canvas`: whether to return the pictures that attention maps are drawn on.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,7 +41,7 @@ class DecodeRequest(BaseModel):
     def from_card(
         cls, card: Card, steps: int, limits: Limits | None = None, canvas: bool = True
     ) -> DecodeRequest:
-        """What a checkpoint's card asks for."""
+        """Return the request for a checkpoint, from its card."""
         return cls(
             name=card.name,
             streams=card.streams,
@@ -52,12 +54,12 @@ class DecodeRequest(BaseModel):
 
 @dataclass(frozen=True)
 class StreamInfo:
-    """What was found for one stream; what is not used has the reason.
+    """The input of one stream, for the answer.
 
-    Sound: `duration_s`, `sample_rate` in Hz, number of `channels` and, where there are several,
-    how they were `mixed` to one; of a file with several sound tracks, the number of the `track`
-    (the first is 1) and of all `tracks`. Pictures: number of `frames` used, and the first one's
-    `width` and `height` in pixels.
+    - `used`; `reason`: why it was not used.
+    - Of sound: `duration_s`; `sample_rate` in Hz; number of `channels`, and how several were
+      `mixed` to one; the `track` that was used (from 1) if there are several `tracks`.
+    - Of pictures: number of `frames` used; `width` and `height` of the first in pixels.
     """
 
     used: bool
@@ -75,10 +77,10 @@ class StreamInfo:
 
 @dataclass(frozen=True)
 class DecodeResult:
-    """A request ready for the encoding.
+    """The preprocessed input of one request.
 
-    `prepared` by stream, for the streams that are there; `streams` tells of every stream of the
-    checkpoint. Times in seconds.
+    `prepared`: the streams that are used, by name. `streams`: every stream of the checkpoint. Times
+    are in seconds.
     """
 
     prepared: dict[str, Prepared]

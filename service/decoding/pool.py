@@ -45,8 +45,8 @@ class DecoderPool:
     - A process whose request is cancelled is ended.
 
     Three state machines work together: `ForkServer` starts processes, `ProcessSet` has the idle
-    and busy ones, and `Availability` says whether the pool can decode. `on_unavailable` is called
-    once where it never will again.
+    and busy ones, and `Availability` tracks whether the pool can decode. `on_unavailable` is called
+    once if it never will again.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class DecoderPool:
         failed_starts = self._fork_server.failed_starts
         if failed_starts is not None:
             return (
-                "No decoding process can be started; the log says why. Starts that failed so far: "
+                "No decoding process can be started; the log has the reason. Failed starts so far: "
                 f"{failed_starts.count}."
             )
         state = self._availability.state
@@ -151,7 +151,7 @@ class DecoderPool:
         ):
             return "The decoding processes are being started."
         if self._processes.all_busy_for(stalled_after_s):
-            return f"Every decoding process is at one file for more than {stalled_after_s:g} s."
+            return f"Every decoding process has been at one file for over {stalled_after_s:g} s."
         return None
 
     @property
@@ -232,15 +232,15 @@ class DecoderPool:
     def _explain_loss(
         self, loss: wire.PeerLost, files: InputFiles, restarts_before: int
     ) -> Problem:
-        """Return the problem to answer with where two processes were lost, the second by `loss`.
+        """Return the problem of a request that lost two processes, the second by `loss`.
 
-        The files are not to blame where the fork server was lost since it had `restarts_before`:
-        no file can end it, and all processes end with it.
+        The files are not the cause if the fork server was lost since it had `restarts_before`: no
+        file can end it, and all processes end with it.
         """
         with suppress(RuntimeError):
-            self._fork_server.heartbeat()  # counts a loss that nobody has noticed yet
+            self._fork_server.heartbeat()  # counts a loss that was not detected yet
         if isinstance(loss, Unresponsive) or self._fork_server.restarts != restarts_before:
-            detail = "The decoding processes do not answer."
+            detail = "The decoding processes do not respond."
             return Problem(Error.NOT_READY, detail, retry_after_s=5)
         detail = "The file is damaged: reading it made the decoder fail."
         return Problem(Error.UNUSABLE, detail, field=files.first_field)

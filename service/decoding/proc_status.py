@@ -18,7 +18,7 @@ _MAX_ASLEEP_CHECKS = 6
 
 
 class Unresponsive(PeerLost):
-    """The process is alive and does nothing; its job is not to blame."""
+    """The process is alive but does nothing; its job is not the cause."""
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ _HEARTBEAT_S, _SEND_JOB_S = 4.0, 10.0
 class Process:
     """A decoding process, idle or at one job.
 
-    `pid` is its process id, `job_count` the jobs it was given, `job_started_at` the
-    time.monotonic() of the last one's start, `stderr_tail` what it wrote to stderr last.
+    `pid`: process id. `job_count`: jobs that it has received. `job_started_at`: time.monotonic()
+    at the start of the last one. `stderr_tail`: the last lines that it wrote to stderr.
     """
 
     def __init__(self, pid: int, sock: socket.socket, stderr_tail: StderrTail) -> None:
@@ -32,7 +32,7 @@ class Process:
 
     @property
     def has_ended(self) -> bool:
-        """Whether an idle process has ended, or sends what was not requested."""
+        """Whether an idle process has ended, or sent data without a request."""
         try:
             self._sock.setblocking(False)
             self._sock.recv(1, socket.MSG_PEEK)
@@ -49,7 +49,7 @@ class Process:
             wire.send_heartbeat(self._sock, deadline)
             wire.receive_acknowledgement(self._sock, deadline)
         except TimeoutError:
-            raise Unresponsive(f"it answered no heartbeat within {_HEARTBEAT_S:g} s") from None
+            raise Unresponsive(f"no reply to a heartbeat within {_HEARTBEAT_S:g} s") from None
 
     def decode(self, files: InputFiles, request: DecodeRequest, seconds: float) -> DecodeResult:
         """Send the files and wait for the result.

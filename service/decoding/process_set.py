@@ -56,7 +56,7 @@ class ProcessSet:
         """Take an idle process, or start one. Raises Problem NOT_READY."""
         with suppress(IndexError):
             while (process := self.idle.pop()).has_ended:
-                self.replace(process, "it died while it had nothing to do")
+                self.replace(process, "it died while idle")
             return process
         return self.fork()
 
@@ -89,7 +89,7 @@ class ProcessSet:
         log.warning("decoding process %d is replaced: %s%s", process.pid, reason, lines)
 
     def reap_idle(self) -> int:
-        """End idle processes that have died or send no heartbeat; return how many."""
+        """End idle processes that have died or do not reply to a heartbeat; return how many."""
         reaped = 0
         for _ in range(len(self.idle)):
             with suppress(IndexError):  # a job has acquired one meanwhile

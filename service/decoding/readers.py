@@ -1,6 +1,6 @@
-"""How the files of each upload field are read: the readers that `upload_fields.FIELDS` names.
+"""Read the files of each upload field: the readers that `upload_fields.FIELDS` names.
 
-They run in a decoding process: nothing here may open a file or import a module when it is called.
+They run in a sandboxed process, so they must not open files or import modules when called.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from service.decoding.sources import Missing, PicturesSource, SoundSource, Sourc
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What a checkpoint takes of a field's files: streams of these `kinds`, and `frames` pictures
-    at the centres of as many equal parts of the time."""
+    """What to read from the files of a field: streams of these `kinds`, and `frames` pictures at
+    the centres of as many equal parts of the duration."""
 
     kinds: frozenset[str]
     frames: int
@@ -65,7 +65,7 @@ def read_video(files: Sequence[bytes], options: ReadOptions) -> dict[str, Source
     """Read the pictures of a video."""
     video = reader.read_clip(files[0], options.frames, sound=False, limits=options.limits)
     if video.pictures is None:
-        raise Unusable(video.pictures_problem or "there are no pictures in it")
+        raise Unusable(video.pictures_problem or "it has no pictures")
     return {"frames": PicturesSource(video.pictures)}
 
 
@@ -75,7 +75,7 @@ def read_audio(files: Sequence[bytes], options: ReadOptions) -> dict[str, Source
 
 
 def read_frames(files: Sequence[bytes], options: ReadOptions) -> dict[str, Source | Missing]:
-    """Read every picture, so that a bad one is reported, and keep those that are needed."""
+    """Read every picture, so that a damaged one is reported, and return those that are needed."""
     count = len(files)
     needed = set(segment_centres(count, options.frames))
     largest = options.limits.max_total_pixels // len(needed)

@@ -1,11 +1,11 @@
-"""A small clip that a decoding process has to read before the service says that it is ready."""
+"""The clip that a decoding process must read before the service is ready."""
 
 from __future__ import annotations
 
 import base64
 import zlib
 
-#: Two pictures of 16 x 16 (MPEG-4) with 0.2 s of a tone at 8 kHz, an AVI of 12 kB that packs well.
+#: An AVI of 12 kB, compressed here: two pictures of 16 x 16 (MPEG-4), 0.2 s of a tone at 8 kHz.
 CLIP = zlib.decompress(
     base64.b64decode(
         "eNrtmltPGkEUx8+Kok3ahqY1IX2p9MmH2gBpGl+aoE1I6cU2xVpuKpcVWV2EcFmqQhClAhoUFS945/ZuevG9TT9B"

@@ -1,4 +1,4 @@
-"""What a reader makes of an upload field's files, before preprocessing."""
+"""The results of readers: decoded sounds and pictures, before preprocessing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Source(Protocol):
     """The decoded input of one stream."""
 
     def empty_reason(self) -> str | None:
-        """Return why it carries nothing (silence, blank pictures), None where it does."""
+        """Return why it has no information (silent, blank), or None."""
         ...
 
     def prepare(self, spec: Spec, steps: int) -> Prepared:
@@ -28,13 +28,13 @@ class Source(Protocol):
         ...
 
     def describe(self, unused_reason: str | None) -> StreamInfo:
-        """Return what the answer says of it; `unused_reason`: why it is not used, if it is not."""
+        """Return its description for the answer; `unused_reason`: why it is not used, or None."""
         ...
 
 
 @dataclass(frozen=True)
 class Missing:
-    """No input for a stream, though a file was sent that could have held it, and why."""
+    """A stream that the file lacks, although its upload field can have it, and the reason."""
 
     reason: str
 

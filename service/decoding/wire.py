@@ -1,10 +1,10 @@
 """The messages between the service and a decoding process, over a socket.
 
 A message is the length of its head, the head as JSON, and the bytes that the head describes: files
-one way, arrays the other, straight into their memory. An empty head is a heartbeat. The process
-acknowledges a heartbeat, and a request that it has received whole, with one byte at once. Nothing
-is pickled, and a result is validated like a stranger's: the process that sends it has read
-strangers' files.
+to the process, arrays from it, received into their memory without a copy. An empty head is a
+heartbeat. The process acknowledges a heartbeat, and a request that it has received completely, with
+one byte. Nothing is pickled, and results are validated as untrusted input: the process that sends
+them has read untrusted files.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _MAX_ARRAYS = 1024 * 1024 * 1024
 
 
 class PeerLost(Exception):
-    """The other side has closed the socket, or sent what is no valid message."""
+    """The other side has closed the socket, or sent an invalid message."""
 
 
 class _Message(BaseModel):
@@ -168,7 +168,7 @@ def receive_acknowledgement(sock: socket.socket, deadline: Deadline) -> None:
     received = bytearray(len(_ACKNOWLEDGEMENT))
     _receive_into(sock, memoryview(received), deadline)
     if received != _ACKNOWLEDGEMENT:
-        raise PeerLost("it answers what is no acknowledgement")
+        raise PeerLost("it sent an invalid acknowledgement")
 
 
 def receive_request(sock: socket.socket) -> tuple[InputFiles, DecodeRequest]:
@@ -184,7 +184,7 @@ def receive_request(sock: socket.socket) -> tuple[InputFiles, DecodeRequest]:
     for name, size in message.sizes:
         data = sock.recv(size, socket.MSG_WAITALL)
         if len(data) < size:
-            raise PeerLost("it has gone")
+            raise PeerLost("it closed the socket")
         files.setdefault(name, []).append(data)
     _send_parts(sock, [_ACKNOWLEDGEMENT], unlimited)
     return InputFiles(**files), message.request
@@ -236,14 +236,14 @@ def receive_result(sock: socket.socket, deadline: Deadline) -> DecodeResult:
     try:
         reply = _REPLY.validate_json(_receive_head(sock, deadline))
     except ValidationError as exc:
-        raise PeerLost(f"it answers what is no answer: {exc}") from exc
+        raise PeerLost(f"it sent an invalid reply: {exc}") from exc
     if isinstance(reply, _Rejection):
         raise Problem(Error[reply.error], reply.detail, field=reply.field)
     if isinstance(reply, _Failure):
         raise RuntimeError(f"in a decoding process:\n{reply.traceback}")
     total = sum(getattr(s, part).bytes for s in reply.prepared.values() for part in _ARRAYS)
     if total > _MAX_ARRAYS:
-        raise PeerLost(f"its arrays have {total} bytes")
+        raise PeerLost(f"it sent {total} bytes of arrays; at most {_MAX_ARRAYS} are accepted")
     prepared = {}
     for name, stream in reply.prepared.items():
         arrays = {part: _receive_array(sock, getattr(stream, part), deadline) for part in _ARRAYS}
@@ -278,7 +278,7 @@ def _receive_head(sock: socket.socket, deadline: Deadline) -> bytes:
     _receive_into(sock, memoryview(length), deadline)
     (size,) = _LENGTH.unpack(length)
     if size > _MAX_HEAD:
-        raise PeerLost(f"a head of {size} bytes")
+        raise PeerLost(f"it sent a head of {size} bytes; at most {_MAX_HEAD} are accepted")
     head = bytearray(size)
     _receive_into(sock, memoryview(head), deadline)
     return bytes(head)
@@ -288,5 +288,5 @@ def _receive_into(sock: socket.socket, buffer: memoryview, deadline: Deadline) -
     while buffer:
         count = deadline.wait(partial(sock.recv_into, buffer), sock)
         if not count:
-            raise PeerLost("it has gone")
+            raise PeerLost("it closed the socket")
         buffer = buffer[count:]

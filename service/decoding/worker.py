@@ -121,7 +121,7 @@ def _serve_jobs(sock: socket.socket, confine: Callable[[], object], cpu_s: float
             except Problem as problem:
                 wire.send_problem(sock, problem)
             except MemoryError:
-                detail = "The files need more memory than there is for them."
+                detail = "Decoding the files exceeds the memory limit (SCMRL_DECODE_MEMORY_MIB)."
                 wire.send_problem(sock, Problem(Error.TOO_LARGE, detail))
             del files
     except (wire.PeerLost, sandbox.Orphaned):

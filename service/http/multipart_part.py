@@ -1,4 +1,4 @@
-"""One part of a multipart form: what its headers say, and how its content is decoded."""
+"""Parse the headers of one part of a multipart form, and decode its content."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from urllib.parse import unquote
 
 from service.errors import Error, Problem
 
-#: `; key=value` or `; key="value"`. A quote that is left open, or that stands within the text as
-#: in `filename="a"b.webm"`, is part of the value.
+#: `; key=value` or `; key="value"`. A quote that is not closed, or in the middle of the text as in
+#: `filename="a"b.webm"`, is part of the value.
 _PARAMETER = re.compile(
     r';[ \t]*([^\s=;"]+)[ \t]*=[ \t]*("(?:[^"\\]|\\.)*"(?=[ \t]*(?:;|$))|[^;]*)', re.DOTALL
 )
-#: Encodings of text that a part may name; codecs also knows some that are no encodings of text.
+#: Text encodings that a part may have. Python's codecs also have some that are not for text.
 _CHARSET = re.compile(
     r"utf-?(8|16|32)(-?[lb]e)?|(us-?)?ascii|latin-?1|iso-?8859-?\d+|windows-?125\d|cp125\d"
 )
@@ -25,11 +25,12 @@ _BAD_ESCAPE = re.compile(rb"=(?![0-9A-Fa-f]{2}|\r?\n)")
 
 @dataclass(frozen=True)
 class PartHead:
-    """What the headers of a part say.
+    """The parsed headers of a part.
 
-    `name` of the field. `filename`: None where there is none, empty where a browser sends a field
-    in which no file was chosen. `media_type`, `charset`, `content_encoding` and
-    `transfer_encoding` are in lower case, None where they are not there.
+    - `name`: of the field.
+    - `filename`: None where it is missing; empty where no file was chosen in a browser.
+    - `media_type`, `charset`, `content_encoding`, `transfer_encoding`: in lower case, None where
+      they are missing.
     """
 
     name: str
@@ -47,12 +48,12 @@ class PartHead:
         return self.media_type is not None and not self.media_type.startswith("text/")
 
     def check(self) -> None:
-        """Raise Problem UNSUPPORTED_ENCODING or INVALID_FIELD for what cannot be read here."""
+        """Raise Problem UNSUPPORTED_ENCODING or INVALID_FIELD for a part that is not supported."""
         if self.media_type is not None and self.media_type.startswith("multipart/"):
             raise Problem(
                 Error.INVALID_FIELD,
-                f"`{self.name}` was sent as {self.media_type[:50]}, with parts of its own; send "
-                "each file as a part of the form, with the field's name repeated.",
+                f"`{self.name}` was sent as {self.media_type[:50]}, with nested parts; send each "
+                "file as its own part of the form, with the name of the field repeated.",
                 field=self.name,
             )
         if self.content_encoding not in (None, "", "identity"):
@@ -65,7 +66,7 @@ class PartHead:
 
 
 def read_head(headers: Mapping[str, bytes]) -> PartHead:
-    """The head of a part from its headers, by their names in lower case.
+    """Parse the headers of a part, by their names in lower case.
 
     Raises Problem UNREADABLE_FORM where the field has no name.
     """
@@ -74,7 +75,7 @@ def read_head(headers: Mapping[str, bytes]) -> PartHead:
     if name is None:
         raise Problem(
             Error.UNREADABLE_FORM,
-            "A part of the form has no name; it needs a header as in "
+            "A part of the form has no name; it needs a header such as "
             'Content-Disposition: form-data; name="clip"; filename="clip.mp4".',
         )
     media_type, parameters = split_header(_text(headers.get("content-type", b"")))
@@ -89,9 +90,9 @@ def read_head(headers: Mapping[str, bytes]) -> PartHead:
 
 
 def split_header(value: str) -> tuple[str, dict[str, str]]:
-    """A header's value in lower case, and its parameters with their names in lower case.
+    """Return a header's value and its parameters by name; value and names are in lower case.
 
-    Of a parameter that is repeated the first counts.
+    Of a repeated parameter, the first one is used.
     """
     kind, _, _ = value.partition(";")
     parameters: dict[str, str] = {}
@@ -103,7 +104,7 @@ def split_header(value: str) -> tuple[str, dict[str, str]]:
 
 
 def _parameter(parameters: Mapping[str, str], key: str) -> str | None:
-    """A parameter as RFC 7578 has it, or else as RFC 8187 (`key*`) and RFC 2231 (`key*0`) do."""
+    """Return a parameter (RFC 7578), or else its form of RFC 8187 (`key*`) or 2231 (`key*0`)."""
     if key in parameters:
         return parameters[key]
     extended = next((k for k in parameters if k.partition("*")[0] == key), None)
@@ -128,9 +129,9 @@ def _token(headers: Mapping[str, bytes], name: str) -> str | None:
 
 
 def read_text(content: bytes, head: PartHead) -> str:
-    """The text of a value, UTF-8 unless its part names another encoding.
+    """Decode the text of a value, as UTF-8 unless its part has another charset.
 
-    Raises Problem INVALID_FIELD where the encoding is unknown or the content is none of it.
+    Raises Problem INVALID_FIELD where the charset is unknown or does not fit the content.
     """
     charset = head.charset or "utf-8"
     try:
@@ -138,24 +139,24 @@ def read_text(content: bytes, head: PartHead) -> str:
             raise LookupError
         return content.decode(charset, "replace" if head.charset is None else "strict")
     except (LookupError, UnicodeError):
-        detail = f"`{head.name}` is no text in charset={charset[:50]}; send it in UTF-8."
+        detail = f"`{head.name}` cannot be decoded with charset={charset[:50]}; send UTF-8."
         raise Problem(Error.INVALID_FIELD, detail, field=head.name) from None
 
 
 class ContentDecoder(Protocol):
-    """Undoes a Content-Transfer-Encoding while content streams in."""
+    """Decodes a Content-Transfer-Encoding while the content is received."""
 
     def feed(self, data: bytes) -> bytes:
-        """The next bytes of the content. Raises ValueError where `data` is not encoded so."""
+        """Return the next bytes of the content. Raises ValueError for invalid `data`."""
         ...
 
     def finish(self) -> bytes:
-        """The last bytes. Raises ValueError where some are missing."""
+        """Return the last bytes of the content. Raises ValueError where the data is incomplete."""
         ...
 
 
 def content_decoder(head: PartHead) -> ContentDecoder:
-    """The decoder of a part's content. Raises Problem UNSUPPORTED_ENCODING."""
+    """Return a decoder for the content of a part. Raises Problem UNSUPPORTED_ENCODING."""
     match head.transfer_encoding:
         case None | "" | "binary" | "8bit" | "7bit":
             return _Identity()
@@ -182,15 +183,15 @@ class _Identity:
 class _Base64:
     def __init__(self) -> None:
         self._rest = b""  # fewer than 4 characters
-        self._ended = False  # by padding
+        self._has_ended = False  # by padding
 
     def feed(self, data: bytes) -> bytes:
         text = self._rest + data.translate(None, b" \t\r\n")
-        if text and self._ended:
-            raise ValueError("there is more behind its padding")
+        if text and self._has_ended:
+            raise ValueError("it has data after the padding")
         end = len(text) - len(text) % 4
         self._rest = text[end:]
-        self._ended = text[:end].endswith(b"=")
+        self._has_ended = text[:end].endswith(b"=")
         return binascii.a2b_base64(text[:end], strict_mode=True)
 
     def finish(self) -> bytes:
@@ -200,7 +201,7 @@ class _Base64:
 
 class _QuotedPrintable:
     def __init__(self) -> None:
-        self._rest = b""  # the begin of an escape
+        self._rest = b""  # the beginning of an escape
 
     def feed(self, data: bytes) -> bytes:
         text = self._rest + data
@@ -209,10 +210,10 @@ class _QuotedPrintable:
             end = len(text)
         self._rest = text[end:]
         if bad := _BAD_ESCAPE.search(text, 0, end):
-            raise ValueError(f"there is {text[bad.start() : bad.start() + 3]!r} in it")
+            raise ValueError(f"it has the invalid escape {text[bad.start() : bad.start() + 3]!r}")
         return binascii.a2b_qp(text[:end])
 
     def finish(self) -> bytes:
         if self._rest not in (b"", b"=\n"):
-            raise ValueError(f"it ends in {self._rest!r}")
+            raise ValueError(f"it ends with the incomplete escape {self._rest!r}")
         return b""

@@ -31,7 +31,7 @@ _PROTOCOL = "http/protobuf"
 
 
 def from_environment(version: str, environ: Mapping[str, str] = os.environ) -> Traces | None:
-    """Return a recorder of traces; None if no variable asks for them or, logged, if it fails."""
+    """Return a recorder of traces; None if no variable enables them or, logged, if it fails."""
     variable = _variable_set(environ)
     if variable is None:
         return None
@@ -39,12 +39,13 @@ def from_environment(version: str, environ: Mapping[str, str] = os.environ) -> T
         provider = _provider(version, environ)
     except ImportError as exc:
         log.error(
-            "%s asks for traces, but there is no %s: pip install 'scmrl[otel]'", variable, exc.name
-        )
+            "%s enables traces, but %s is not installed: pip install 'scmrl[otel]'",
+            variable, exc.name,
+        )  # fmt: skip
         return None
     if provider is None:
         return None
-    log.info("traces are sent, as %s asks", variable)
+    log.info("traces are enabled (%s)", variable)
     return Traces(provider)
 
 
@@ -70,7 +71,7 @@ def _provider(version: str, environ: Mapping[str, str]) -> TracerProvider | None
     attributes = {"service.version": version}
     if "service.name=" not in environ.get("OTEL_RESOURCE_ATTRIBUTES", ""):
         attributes["service.name"] = environ.get("OTEL_SERVICE_NAME") or "scmrl"
-    # The service stops it after the last request, not the interpreter at its exit.
+    # The service shuts it down after the last request, not the interpreter at exit.
     provider = TracerProvider(resource=Resource.create(attributes), shutdown_on_exit=False)
     for exporter in exporters:
         provider.add_span_processor(BatchSpanProcessor(exporter))
@@ -83,11 +84,11 @@ def _exporter(name: str, environ: Mapping[str, str]) -> SpanExporter | None:
 
         return ConsoleSpanExporter()
     if name != "otlp":
-        log.error("%s is %r: otlp, console and none are known", _EXPORTER, name)
+        log.error("%s is %r; can be otlp, console or none", _EXPORTER, name)
         return None
     for variable in _PROTOCOLS:
         if environ.get(variable, _PROTOCOL) != _PROTOCOL:
-            log.error("%s is %r: only %s is supported", variable, environ[variable], _PROTOCOL)
+            log.error("%s is %r; can be %s only", variable, environ[variable], _PROTOCOL)
             return None
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
@@ -176,7 +177,7 @@ def _error(request: CompletedRequest) -> str:
     return problem.error.name.lower() if problem else str(request.status)
 
 
-def _fail(span: Span, why: str) -> None:
+def _fail(span: Span, description: str) -> None:
     from opentelemetry.trace import Status, StatusCode
 
-    span.set_status(Status(StatusCode.ERROR, why))
+    span.set_status(Status(StatusCode.ERROR, description))

@@ -1,1 +1,1 @@
-"""The task avdigits: a digit seen while it is heard."""
+"""The task avdigits: a handwritten digit that is shown while it is spoken."""

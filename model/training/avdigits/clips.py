@@ -25,7 +25,7 @@ FRAME_RATES = (10, 15, 25, 30)
 
 
 def labelled_clips(digits: Digits, count: int, seed: int) -> Iterator[LabelledClip]:
-    """Yield `count` clips, all digits equally often; clip i depends on the seed and i alone."""
+    """Yield `count` clips, all digits equally often; clip i depends only on the seed and i."""
     for index in range(count):
         yield labelled_clip(digits, index % 10, np.random.default_rng([seed, index]))
 

@@ -1,4 +1,4 @@
-"""Training examples of avdigits: a digit seen (handwriting) while it is heard (speech)."""
+"""Training examples of avdigits: a handwritten digit that is shown while it is spoken."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ VISUAL = cast(FrameSpec, PROFILES["avdigits"]["visual"])
 
 @dataclass(frozen=True)
 class Scenes:
-    """Examples drawn from digits without end: example i depends on the seed and i alone.
+    """An endless sequence of examples; example i depends only on the seed and i.
 
-    `synthetic` words, by digit, are mixed into the recorded ones. Without `augmented`, nothing is
-    done that is meant for training alone: stretched spectrograms, heavy noise, many small digits.
+    `synthetic` words, by digit, are mixed into the recorded ones. `augmented`: apply augmentations
+    for training (stretched spectrograms, heavy noise, many small digits).
     """
 
     digits: Digits
@@ -43,7 +43,7 @@ class Scenes:
         """Return tensors [T or 1, C, H, W] of the plan's streams, and the digit."""
         rng = np.random.default_rng([self.seed, index])
         digit = int(rng.integers(10))
-        # Each stream has a seed of its own, so that it is the same whether the other is drawn.
+        # Each stream has its own seed, so that it does not depend on whether the other is drawn.
         seeds = rng.integers(0, 2**31, 2)
         streams = {}
         if "audio" in plan.streams:
@@ -129,10 +129,10 @@ def augment_spectrogram(tensor: Floats, rng: Rng) -> Floats:
     plane = tensor[0, 0]
     if rng.random() < 0.6:
         stretch, shift = rng.uniform(0.86, 1.16), rng.uniform(-3, 3)
-        at = np.arange(bands) * stretch + shift
-        low = np.clip(np.floor(at).astype(int), 0, bands - 2)
-        part = np.clip(at - low, 0, 1).astype(np.float32)[:, None]
-        plane = plane[low] * (1 - part) + plane[low + 1] * part
+        positions = np.arange(bands) * stretch + shift
+        low = np.clip(np.floor(positions).astype(int), 0, bands - 2)
+        fraction = np.clip(positions - low, 0, 1).astype(np.float32)[:, None]
+        plane = plane[low] * (1 - fraction) + plane[low + 1] * fraction
     plane = np.roll(plane, int(rng.integers(-12, 13)), axis=1)
     if rng.random() < 0.3:
         first = int(rng.integers(0, bands - 8))

@@ -63,7 +63,9 @@ def load(folder: Path) -> tuple[Digits, Digits]:
     spoken = _words(speech)
     others = sorted(spoken.keys() - {HELD_OUT_SPEAKER})
     if HELD_OUT_SPEAKER not in spoken or not others:
-        raise DataError(f"{speech}: no speaker {HELD_OUT_SPEAKER} beside another")
+        raise DataError(
+            f"{speech}: needs recordings of {HELD_OUT_SPEAKER} and of at least one other speaker"
+        )
     train = tuple(
         tuple(word for speaker in others for word in spoken[speaker][digit]) for digit in range(10)
     )
@@ -101,13 +103,13 @@ def _pictures(file: Path) -> list[Bytes]:
         ) from None
     except OSError as exc:
         raise DataError(f"{file}: cannot be read: {exc.strerror or exc}") from exc
-    except Exception as exc:  # numpy and zipfile raise nearly anything for damaged bytes
+    except Exception as exc:  # numpy and zipfile raise many kinds of errors for damaged bytes
         raise DataError(f"{file}: cannot be read: {exc}") from exc
     if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (28, 28):
         raise DataError(f"{file}: images are {_kind(images)} and must be uint8 [n, 28, 28]")
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
         raise DataError(
-            f"{file}: labels are {_kind(labels)} and must be integers [{len(images)}], one an image"
+            f"{file}: labels are {_kind(labels)}, must be integers [{len(images)}], one per image"
         )
     wrong = np.flatnonzero((labels < 0) | (labels > 9))
     if wrong.size:
@@ -157,9 +159,9 @@ def _recording(file: Path) -> tuple[Floats, str]:
     if samples.shape[1] != 1:
         return silence, f"{samples.shape[1]} channels instead of 1"
     if not len(samples):
-        return silence, "holds no sound"
+        return silence, "has no samples"
     if not np.isfinite(samples).all():
-        return silence, "holds values that are not finite"
+        return silence, "has values that are not finite"
     return samples[:, 0], ""
 
 
@@ -172,7 +174,7 @@ def _missing(digits: Digits, held_out: Digits) -> Iterator[str]:
             images = trained + reserved
             yield f"handwriting.npz: {images} images of digit {digit}; {least} are needed"
         if not digits.words[digit]:
-            yield f"speech/{digit}_SPEAKER_*.wav: none of a speaker beside {HELD_OUT_SPEAKER}"
+            yield f"speech/{digit}_SPEAKER_*.wav: none of a speaker other than {HELD_OUT_SPEAKER}"
         if (takes := len(held_out.words[digit])) < _FEWEST_HELD_OUT:
             yield (
                 f"speech/{digit}_{HELD_OUT_SPEAKER}_*.wav: {takes or 'none'} there; "

@@ -77,8 +77,8 @@ def _color(word: Floats, rng: Rng) -> Floats:
     size = next_fast_len(length, real=True)
     spectrum = rfft(word, size)
     knots = rng.uniform(-10, 10, 6) * rng.uniform(0, 1)
-    at = np.linspace(0, 5, len(spectrum)) ** 0.7 * 5**0.3
-    spectrum = spectrum * 10 ** (np.interp(at, np.arange(6), knots) / 20)
+    positions = np.linspace(0, 5, len(spectrum)) ** 0.7 * 5**0.3
+    spectrum = spectrum * 10 ** (np.interp(positions, np.arange(6), knots) / 20)
     if tail:
         decay = np.exp(-np.arange(tail) / rng.uniform(60, 400))
         room = rng.standard_normal(tail) * decay * rng.uniform(0.02, 0.2)

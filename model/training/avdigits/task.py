@@ -1,4 +1,4 @@
-"""The task avdigits: a digit seen (MNIST's handwriting) while it is heard (spoken digits)."""
+"""The task avdigits: a handwritten digit (MNIST) that is shown while it is spoken."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AVDigits:
-    """Ten digits: a task that is this project's own, small enough to train on two cores."""
+    """The ten digits: this project's own task, small enough to train on two cores."""
 
     name: ClassVar = "avdigits"
     version: ClassVar = "1.0.0"
@@ -88,7 +88,7 @@ class AVDigits:
 
 @dataclass(frozen=True)
 class AVDigitsData:
-    """Digits to train on, and two halves of what is held out: to choose by, and to report."""
+    """Training digits, and the two halves of the held-out ones: development and test."""
 
     training: Digits
     development: Digits

@@ -1,4 +1,4 @@
-"""Digits spoken by espeak-ng: synthetic speakers beside the few real ones."""
+"""Digits spoken by espeak-ng: synthetic speakers in addition to the few real ones."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ VARIANTS = (
 
 
 def available() -> bool:
-    """Whether espeak-ng is installed."""
+    """Return whether espeak-ng is installed."""
     return shutil.which("espeak-ng") is not None
 
 
@@ -49,7 +49,7 @@ def words(count: int, cache: Path) -> tuple[tuple[Floats, ...], ...]:
     if not count:
         return ()
     if not available():
-        Console(stderr=True).print("espeak-ng is not installed: real voices alone are trained on")
+        Console(stderr=True).print("espeak-ng is not installed: training without synthetic voices")
         return ()
     takes: list[list[Floats]] = [[] for _ in range(10)]
     for digit, samples in speakers(count, RATE, cache / f"voices-{count}.npz"):
@@ -92,8 +92,8 @@ def speakers(count: int, rate: int, cache: Path, seed: int = 0) -> list[tuple[in
         try:
             with np.load(cache) as stored:
                 return [(int(name.split("_")[1]), stored[name]) for name in stored.files]
-        except Exception as exc:  # numpy and zipfile raise nearly anything for damaged bytes
-            raise DataError(f"{cache}: cannot be read: {exc}; delete it to make it again") from exc
+        except Exception as exc:  # numpy and zipfile raise many kinds of errors for damaged bytes
+            raise DataError(f"{cache}: cannot be read: {exc}; delete it to recreate it") from exc
     rng = np.random.default_rng(seed)
     jobs = []
     for take in range(count):
@@ -109,5 +109,5 @@ def speakers(count: int, rate: int, cache: Path, seed: int = 0) -> list[tuple[in
     part = cache.with_suffix(".part")
     with part.open("wb") as file:
         np.savez(file, **dict(zip(names, said, strict=True)))  # type: ignore[arg-type]
-    part.replace(cache)  # atomic: a kill leaves no half of it
+    part.replace(cache)  # atomic: the file is never incomplete
     return [(job[1], samples) for job, samples in zip(jobs, said, strict=True)]

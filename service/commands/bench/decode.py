@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 
 def decode(
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds, of which the median counts.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; medians are reported.")] = 5,
     out: Annotated[Path | None, typer.Option(help="Folder for decode.json and decode.png.")] = None,
 ) -> None:
-    """Measure reading four frames against decoding all of a clip, and the cost of the sandbox.
+    """Measure reading four frames of a clip against decoding all, and the cost of the sandbox.
 
     Rounds alternate between the ways. "all to RGB" decodes and converts every frame; "all decoded"
     decodes without conversion; "four" reads the four frames of a request with one thread, "all
-    cores" with as many threads as a request has that runs alone. "speedup" is against each of the
-    first two.
+    cores" with the threads of a request that runs alone. "speedup" is against each of the first
+    two.
     """
     report.require_modules(*["matplotlib"] * bool(out))
     from rich.console import Console
@@ -42,9 +42,9 @@ def decode(
     frame_timings = timings(rounds)
     for t in frame_timings:
         table.add_row(
-            t.clip, str(t.kilobytes), f"{t.every_rgb_ms:.1f}", f"{t.every_ms:.1f}",
-            f"{t.wanted_ms:.1f}", _speedups(t, t.wanted_ms), f"{t.alone_ms:.1f}",
-            _speedups(t, t.alone_ms), "yes" if t.same else "no",
+            t.clip, str(t.kilobytes), f"{t.all_rgb_ms:.1f}", f"{t.all_ms:.1f}",
+            f"{t.four_ms:.1f}", _speedups(t, t.four_ms), f"{t.four_all_cores_ms:.1f}",
+            _speedups(t, t.four_all_cores_ms), "yes" if t.same_frames else "no",
         )  # fmt: skip
     console.print(table)
 
@@ -53,23 +53,24 @@ def decode(
     )
     for heading in ("clip", "in this process", "in a sandbox", "difference"):
         sandbox.add_column(heading, justify="left" if heading == "clip" else "right")
-    confined = process_timings(4 * rounds)
-    for c in confined:
+    sandbox_timings = process_timings(4 * rounds)
+    for p in sandbox_timings:
         sandbox.add_row(
-            c.clip, f"{c.here_ms:.1f}", f"{c.confined_ms:.1f}", f"{c.confined_ms - c.here_ms:+.1f}"
-        )
+            p.clip, f"{p.in_process_ms:.1f}", f"{p.sandboxed_ms:.1f}",
+            f"{p.sandboxed_ms - p.in_process_ms:+.1f}",
+        )  # fmt: skip
     console.print(sandbox)
     if out:
         rows = {
             "frames": [asdict(t) for t in frame_timings],
-            "processes": [asdict(c) for c in confined],
+            "processes": [asdict(p) for p in sandbox_timings],
         }
         report.write(out, "decode", rows, _figure(frame_timings))
 
 
 def _speedups(timing: DecodeTiming, ms: float) -> str:
     """Format the speedup against converting all frames, and against decoding all."""
-    return f"{timing.every_rgb_ms / ms:.1f} / {timing.every_ms / ms:.1f}"
+    return f"{timing.all_rgb_ms / ms:.1f} / {timing.all_ms / ms:.1f}"
 
 
 def _figure(timings: Sequence[DecodeTiming]) -> Figure:
@@ -78,15 +79,15 @@ def _figure(timings: Sequence[DecodeTiming]) -> Figure:
 
     figure = Figure(figsize=(9, 4), layout="constrained")
     axes = figure.subplots()
-    ways = {
-        "all to RGB": [t.every_rgb_ms for t in timings],
-        "all decoded": [t.every_ms for t in timings],
-        "four": [t.wanted_ms for t in timings],
-        "four, all cores": [t.alone_ms for t in timings],
+    series = {
+        "all to RGB": [t.all_rgb_ms for t in timings],
+        "all decoded": [t.all_ms for t in timings],
+        "four": [t.four_ms for t in timings],
+        "four, all cores": [t.four_all_cores_ms for t in timings],
     }
-    for index, (name, values) in enumerate(ways.items()):
-        places = [at + 0.21 * (index - 1.5) for at in range(len(timings))]
-        bars = axes.barh(places, values, 0.2, label=name)
+    for index, (name, values) in enumerate(series.items()):
+        positions = [clip + 0.21 * (index - 1.5) for clip in range(len(timings))]
+        bars = axes.barh(positions, values, 0.2, label=name)
         axes.bar_label(bars, fmt="%.0f", fontsize=8, padding=2)
     axes.set_yticks(range(len(timings)), [t.clip for t in timings])
     axes.invert_yaxis()

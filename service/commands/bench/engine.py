@@ -38,10 +38,10 @@ def engine(
         float, typer.Option(min=0, help="Seconds of measurement for each batch size.")
     ] = 20.0,
     samples: Annotated[
-        int, typer.Option(min=1, help="Random samples on which the paths' outputs are compared.")
+        int, typer.Option(min=1, help="Random samples on which the paths are compared.")
     ] = 64,
     memory: Annotated[
-        bool, typer.Option(help="Measure memory as well, each path in a process of its own.")
+        bool, typer.Option(help="Measure memory as well, each path in its own process.")
     ] = True,
     weights: Annotated[Path, typer.Option(help="Folder of a checkpoint, for --data.")] = WEIGHTS
     / "avdigits",
@@ -70,15 +70,16 @@ def engine(
     if unknown:
         typer.echo(f"--case {unknown[0]}: can be {', '.join(CASES)}", err=True)
         raise typer.Exit(2)
-    where = devices(device)[0]
-    batches = batch or ([1, 8, 32] if where == "cpu" else [1, 8, 64, 256])
+    resolved = devices(device)[0]
+    batches = batch or ([1, 8, 32] if resolved == "cpu" else [1, 8, 64, 256])
     results = [
-        _measure(name, where, batches, seconds, samples, memory, console) for name in case or CASES
+        _measure(name, resolved, batches, seconds, samples, memory, console)
+        for name in case or CASES
     ]
-    real = _compare_on_clips(weights, data, where, clips, console) if data else None
-    memory_speed = _measure_bandwidth(where, console) if where != "cpu" else None
+    clip_parity = _compare_on_clips(weights, data, resolved, clips, console) if data else None
+    bandwidth = _measure_bandwidth(resolved, console) if resolved != "cpu" else None
     if out:
-        content = {"cases": results, "clips": real, "memory": memory_speed}
+        content = {"cases": results, "clips": clip_parity, "memory": bandwidth}
         report.write(out, "engine", content, _figure(results))
 
 
@@ -201,8 +202,8 @@ def _figure(results: Sequence[dict[str, Any]]) -> Figure:
         paths = dict.fromkeys(row["path"] for row in timings)
         for offset, name in zip((-0.27, 0, 0.27), paths, strict=False):
             speeds = [row["samples_s"] for row in timings if row["path"] == name]
-            places = [index + offset for index in range(len(batches))]
-            bars = axes.bar(places, speeds, 0.26, label=name)
+            positions = [index + offset for index in range(len(batches))]
+            bars = axes.bar(positions, speeds, 0.26, label=name)
             axes.bar_label(bars, fmt="%.0f", fontsize=8)
         axes.set_xticks(range(len(batches)), [str(batch) for batch in batches])
         axes.set_xlabel("batch")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def scaling(
     weights: Annotated[Path, typer.Option(help="Folder of a checkpoint.")] = WEIGHTS / "avdigits",
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds, of which the median counts.")] = 7,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; medians are reported.")] = 7,
     seconds: Annotated[
         float, typer.Option(min=1, help="Seconds of load on the service at each point.")
     ] = 8,

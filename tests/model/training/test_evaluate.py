@@ -242,7 +242,7 @@ def test_a_checkpoint_of_another_task_is_refused_by_its_labels(
     update = {"config": config, "labels": ("dog", "cat", "rain", "bell")}
     checkpoint.save(tmp_path / "four", SCMRL(config), CARD.model_copy(update=update))
     options = EvaluateOptions(tmp_path / "four", avdigits_folder, tmp_path / "figures")
-    with pytest.raises(CheckpointError, match=r"labels: dog, cat, rain, bell .* another task"):
+    with pytest.raises(CheckpointError, match=r"labels: dog, cat, rain, bell .* a known task"):
         evaluate.evaluate(options)
     assert not (tmp_path / "figures").exists()
 

@@ -44,11 +44,11 @@ def test_a_number_out_of_range_is_refused_by_its_option(name: str, data: st.Data
     ("options", "message"),
     [
         ({"embed_dim": 40}, "--channels 40: must be a multiple of 16"),
-        ({"batch": 60, "clips": 50}, "--batch 60: is more than --clips 50"),
-        ({"average": 3, "epochs": 2}, "--average 3: is more than --epochs 2"),
+        ({"batch": 60, "clips": 50}, "--batch 60: must be at most --clips 50"),
+        ({"average": 3, "epochs": 2}, "--average 3: must be at most --epochs 2"),
         (
             {"lr_multiplier": {"touch": 0.1}},
-            "--lr-multiplier touch: no such stream, there are audio, visual",
+            "--lr-multiplier touch: no such stream; choose audio, visual",
         ),
         ({"lr_multiplier": {"audio": np.nan}}, "--lr-multiplier audio=nan: must be 0 to 100"),
         (

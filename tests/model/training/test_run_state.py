@@ -78,10 +78,10 @@ def test_every_option_is_tested_here() -> None:
 def test_a_run_is_not_resumed_with_another_setting(name: str, begun: TrainOptions) -> None:
     before = (begun.out / "last.pt").read_bytes()
     message = refusal(replace(begun, **{name: OTHERS[name]}))
-    shown = re.search(rf"{flag(name)} (\S+) where the run has ([^;]+);", message)
+    shown = re.search(rf"{flag(name)} (\S+), but the run has ([^;]+);", message)
     assert shown, message
     assert shown[1] != shown[2]
-    assert message.count("where the run has") == 1
+    assert message.count("but the run has") == 1
     assert (begun.out / "last.pt").read_bytes() == before
 
 
@@ -90,16 +90,16 @@ def test_synthetic_takes_of_another_number_are_refused(
 ) -> None:
     monkeypatch.setattr("model.training.avdigits.voices.available", lambda: True)
     message = refusal(replace(begun, task=AVDigits(synthetic_takes=7)))
-    assert "--synthetic-takes 7 where the run has 0;" in message
+    assert "--synthetic-takes 7, but the run has 0;" in message
 
 
 def test_both_values_of_each_setting_are_named(begun: TrainOptions) -> None:
     message = refusal(replace(begun, alpha=0.25, learning_rate=1e-4, embed_dim=32))
     assert str(begun.out / "last.pt") in message
     for expected in (
-        "--alpha 0.25 where the run has 0.5",
-        "--learning-rate 0.0001 where the run has 0.003",
-        "--channels 32 where the run has 16",
+        "--alpha 0.25, but the run has 0.5",
+        "--learning-rate 0.0001, but the run has 0.003",
+        "--channels 32, but the run has 16",
     ):
         assert expected in message
 
@@ -165,7 +165,7 @@ def test_a_run_of_0_1_is_resumed_to_the_same_weights(begun: TrainOptions, tmp_pa
     as_of_0_1(run_state.load(old.out / "last.pt")).save(old.out / "last.pt")
     assert "shares" in torch.load(old.out / "last.pt", weights_only=True)["settings"]
     refused = refusal(replace(old, lr_multiplier={}))
-    assert "--lr-multiplier none where the run has visual=0.1,head=0.1;" in refused
+    assert "--lr-multiplier none, but the run has visual=0.1,head=0.1;" in refused
     train(slow)
     train(old)
     now, then = (torch.load(run.out / "last.pt", weights_only=True) for run in (slow, old))

@@ -95,7 +95,7 @@ def test_a_run_of_a_second_task_is_resumed(options: TrainOptions, tmp_path: Path
     )
     assert all(torch.equal(x, straight[name]) for name, x in resumed.items())
     other = replace(options, resume=True, task=Noise(gain=2.0))
-    with pytest.raises(ValueError, match=r"--gain 2\.0 where the run has 1\.0;"):
+    with pytest.raises(ValueError, match=r"--gain 2\.0, but the run has 1\.0;"):
         train(other)
 
 
@@ -123,7 +123,7 @@ def test_weights_of_another_task_are_not_started_from(
         task, avdigits_folder, out=tmp_path / "digits", init_from=noise, embed_dim=16,
         development_clips=10,
     )  # fmt: skip
-    message = "white, pink, brown are those of another task; avdigits has 0, 1, 2"
+    message = "white, pink, brown are not those of a known task; avdigits has 0, 1, 2"
     with pytest.raises(CheckpointError, match=message):
         train(digits)
 
@@ -135,7 +135,7 @@ def test_the_task_of_a_checkpoint_is_known_by_its_labels_and_streams(
     card = checkpoint.load(train(replace(options, epochs=1)))[1]
     assert task_of(card, tmp_path) == Noise()
     monkeypatch.delitem(TASKS, "noise")
-    with pytest.raises(CheckpointError, match=r"labels: white, .* another task; avdigits has 0"):
+    with pytest.raises(CheckpointError, match=r"labels: white, .* a known task; avdigits has 0"):
         task_of(card, tmp_path)
 
 
@@ -180,4 +180,4 @@ def test_evaluating_a_checkpoint_of_another_task_says_so(
     best = train(replace(options, epochs=1))
     assert json.loads((best / "card.json").read_text())["name"] == "noise"
     message = scmrl("evaluate", best, "--data", avdigits_folder, code=2).stderr
-    assert "white, pink, brown are those of another task; avdigits has 0, 1, 2" in message
+    assert "white, pink, brown are not those of a known task; avdigits has 0, 1, 2" in message

@@ -60,7 +60,7 @@ def test_a_run_is_not_resumed_with_other_settings(
     data: Path, run: Path, option: str, value: str, before: str
 ) -> None:
     message = resumed(data, run, option, value)
-    assert f"{option} {value} where the run has {before};" in message
+    assert f"{option} {value}, but the run has {before};" in message
     assert len(message.splitlines()) == 1
 
 
@@ -140,7 +140,7 @@ def test_all_faults_of_the_data_are_named_in_one_message(
 
     for file in (folder / "speech").glob("3_somebody_*"):
         file.unlink()
-    assert "speech/3_SPEAKER_*.wav: none of a speaker beside george" in refusal()
+    assert "speech/3_SPEAKER_*.wav: none of a speaker other than george" in refusal()
     for name in ("seven_somebody_1.wav", "12_somebody_1.wav"):
         (folder / "speech" / name).write_bytes(b"")
     message = refusal()
@@ -170,7 +170,7 @@ def test_a_checkpoint_of_another_task_is_neither_evaluated_nor_trained_from(
         train(data, tmp_path / "out", *SMALL, "--init-from", folder),
     ):
         assert message.startswith(f"scmrl: {folder / 'card.json'}: labels: event 0, event 1, ")
-        assert "are those of another task; avdigits has 0, 1, 2, " in message
+        assert "are not those of a known task; avdigits has 0, 1, 2, " in message
 
 
 def test_a_checkpoint_of_one_stream_is_not_evaluated(data: Path, tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_checkpoint_of_one_stream_is_not_evaluated(data: Path, tmp_path: Path)
     checkpoint.save(tmp_path / "blind", lively(config), described)
     message = scmrl("evaluate", tmp_path / "blind", "--data", data, code=2).stderr
     assert "card.json: streams: " in message
-    assert "are no streams of avdigits" in message
+    assert "are not the streams of avdigits" in message
 
 
 def test_a_checkpoint_that_cannot_be_trained_from_is_named(
@@ -259,4 +259,4 @@ def test_the_old_and_the_new_name_of_a_flag_are_not_given_together(
     data: Path, tmp_path: Path, old: tuple[str, str], new: tuple[str, str]
 ) -> None:
     message = train(data, tmp_path, *old, *new)
-    assert f"{old[0]} is the earlier name of {new[0]}: use one of them" in message
+    assert f"{old[0]} is the old name of {new[0]}; use only one of them" in message

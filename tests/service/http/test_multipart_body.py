@@ -275,7 +275,7 @@ def test_a_value_may_have_a_media_type() -> None:
         (base64.b64encode(MEDIA), "base64 text"),
         (base64.encodebytes(MEDIA), "base64 text"),
         (base64.urlsafe_b64encode(MEDIA), "base64 text"),
-        (b"https://example.org/a.mp4", "an address"),
+        (b"https://example.org/a.mp4", "a URL"),
         (b'{"type": "Buffer", "data": [1, 2]}', "JSON"),
         (b"[object File]", "text"),
         ("Сн.webm".encode(), "text"),

@@ -258,5 +258,5 @@ def test_without_the_extra_it_is_told_of_and_the_service_starts(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     with listening(create_app(Settings(models="/nowhere"))) as client:
         assert client.get("/healthz").status_code == 200
-    assert "OTEL_EXPORTER_OTLP_ENDPOINT asks for traces" in caplog.text
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT enables traces" in caplog.text
     assert "pip install 'scmrl[otel]'" in caplog.text
