@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from model.preprocess.specs import Size
+from model.preprocess.stream_spec import Size
 
 Splitting = Literal["deep", "shallow"]
 Attention = Literal["spatial", "temporal", "spatial-temporal"]

@@ -22,8 +22,8 @@ class SpatialMap:
     """Spatial attention of the other streams to one stream, over that stream's token grid.
 
     - `values` [rows, columns]: not negative, with a sum of 1; all 0 if no query matched a key.
-    - `rows`, `columns`: names of the axes: "y" and "x" (pixels of the frame), or "frequency_hz"
-      and "time_s".
+    - `rows`, `columns`: names of the axes: "y" and "x" (pixels of the frame), "frequency_hz" and
+      "time_s", or others.
     - `row_edges` [rows + 1], `column_edges` [columns + 1]: where each cell begins and ends, in the
       axis's unit. Cells in the padding lie outside the frame or the sound.
     """

@@ -1,4 +1,4 @@
-"""Draw attention maps over frames, and over spectrograms with axes."""
+"""Draw attention maps over frames, and over spectrograms and other plots with axes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from model.arrays import Float64Array, UInt8Array
 from model.explain.maps import SpatialMap
 from model.preprocess.prepared import Prepared
 
-#: Bounds of the longer side of a drawn frame, in pixels; size of a drawn spectrogram.
+#: Bounds of the longer side of a drawn frame, in pixels; size of a drawn plot.
 _MAX_SIDE, _MIN_SIDE = 640, 240
 _PLOT_SIZE = (360, 560)  # height, width
-#: Margins of a drawn spectrogram, in pixels; left and bottom have the tick labels.
+#: Margins of a drawn plot, in pixels; left and bottom have the tick labels.
 _MARGIN_LEFT, _MARGIN_BOTTOM, _MARGIN_TOP, _MARGIN_RIGHT = 64, 44, 12, 24
+#: Titles of axes that are not drawn with their names.
+_TITLES = {"time_s": "time in s"}
 #: Opacity of the map at its maximum.
 _MAX_OPACITY = 0.75
 _WHITE, _BLACK = 255, (32, 32, 32)
@@ -23,13 +25,15 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def overlay(spatial: SpatialMap, prepared: Prepared) -> bytes:
-    """Return a PNG of the map over the frame, or the spectrogram (low frequencies at the bottom).
+    """Return a PNG of the map over the frame, or, where the axes are not pixels, over a plot.
+
+    Plots, as of spectrograms, have their first row (the lowest frequency) at the bottom.
 
     The maximum of the map has the brightest colour; where the map is 0 the picture is grey.
     """
-    if spatial.columns == "time_s":
-        return _encode_png(_draw_over_spectrogram(spatial, prepared))
-    return _encode_png(_draw_over_frame(spatial, prepared.canvas))
+    if (spatial.rows, spatial.columns) == ("y", "x"):
+        return _encode_png(_draw_over_frame(spatial, prepared.canvas))
+    return _encode_png(_draw_over_plot(spatial, prepared))
 
 
 def _draw_over_frame(spatial: SpatialMap, frame: UInt8Array) -> UInt8Array:
@@ -45,8 +49,8 @@ def _draw_over_frame(spatial: SpatialMap, frame: UInt8Array) -> UInt8Array:
     return _blend(resized, _sample_map(spatial, row_positions, column_positions))
 
 
-def _draw_over_spectrogram(spatial: SpatialMap, prepared: Prepared) -> UInt8Array:
-    """Draw the map over the spectrogram with its axes, RGB [h, w, 3]."""
+def _draw_over_plot(spatial: SpatialMap, prepared: Prepared) -> UInt8Array:
+    """Draw the map over the canvas with its axes, RGB [h, w, 3]."""
     height, width = _PLOT_SIZE
     grey = cv2.cvtColor(prepared.canvas, cv2.COLOR_RGB2GRAY)
     enlarged = cv2.resize(grey, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -58,8 +62,11 @@ def _draw_over_spectrogram(spatial: SpatialMap, prepared: Prepared) -> UInt8Arra
     page_width = _MARGIN_LEFT + width + _MARGIN_RIGHT
     page = np.full((page_height, page_width, 3), _WHITE, np.uint8)
     page[_MARGIN_TOP : _MARGIN_TOP + height, _MARGIN_LEFT : _MARGIN_LEFT + width] = plot
-    _draw_frequency_axis(page, row_positions)
-    _draw_time_axis(page, column_positions)
+    if spatial.rows == "frequency_hz":
+        _draw_frequency_axis(page, row_positions)
+    else:
+        _draw_text(page, spatial.rows, (_MARGIN_LEFT - 8, _MARGIN_TOP + 6), "right")
+    _draw_column_axis(page, column_positions, _TITLES.get(spatial.columns, spatial.columns))
     return page
 
 
@@ -104,14 +111,14 @@ def _draw_frequency_axis(page: UInt8Array, at: Float64Array) -> None:
     _draw_text(page, "Hz", (_MARGIN_LEFT - 8, _MARGIN_TOP + 6), "right")
 
 
-def _draw_time_axis(page: UInt8Array, at: Float64Array) -> None:
-    """Draw ticks of time (s) at the bottom; `at` [columns]."""
+def _draw_column_axis(page: UInt8Array, at: Float64Array, title: str) -> None:
+    """Draw round ticks at the bottom; `at` [columns]."""
     y = page.shape[0] - _MARGIN_BOTTOM
     for value in _round_ticks(float(at[0]), float(at[-1])):
         x = _MARGIN_LEFT + round(float(np.interp(value, at, np.arange(len(at)))))
         cv2.line(page, (x, y), (x, y + 4), _BLACK, 1)
         _draw_text(page, f"{value:g}", (x, y + 16), "centre")
-    _draw_text(page, "time in s", (_MARGIN_LEFT + len(at) // 2, y + 34), "centre")
+    _draw_text(page, title, (_MARGIN_LEFT + len(at) // 2, y + 34), "centre")
 
 
 def _round_ticks(low: float, high: float) -> Sequence[float]:

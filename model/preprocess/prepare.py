@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from model.preprocess.frames import prepare_frames
 from model.preprocess.prepared import Prepared
-from model.preprocess.specs import Spec
+from model.preprocess.specs import FrameSpec, Spec, SpectrogramSpec
 from model.preprocess.spectrogram import prepare_spectrogram
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ def prepare(
     """Prepare each stream whose sound or pictures are not None, for `steps` time steps."""
     prepared: dict[str, Prepared] = {}
     for name, spec in specs.items():
-        if spec.kind == "spectrogram" and sound is not None:
+        if isinstance(spec, SpectrogramSpec) and sound is not None:
             prepared[name] = prepare_spectrogram(sound, spec)
-        if spec.kind == "frames" and pictures is not None:
+        if isinstance(spec, FrameSpec) and pictures is not None:
             prepared[name] = prepare_frames(pictures, spec, steps)
     return prepared

@@ -12,12 +12,12 @@ class Prepared:
     """One stream of one clip, ready for the encoding.
 
     - `tensor`: float32 [T or 1, C, H, W].
-    - `rows`, `columns`: names of the axes: "y" and "x" (pixels of the frame), or "frequency_hz"
-      and "time_s".
+    - `rows`, `columns`: names of the axes: "y" and "x" (pixels of the frame), "frequency_hz" and
+      "time_s", or others.
     - `row_edges` [H + 1], `column_edges` [W + 1]: where each cell begins and ends, in the axis's
       unit. Cells in the padding lie outside the frame or the sound.
-    - `canvas`: uint8 RGB [h, w, 3], the background of an attention map: the middle frame, or the
-      spectrogram in colours, one pixel for each cell of the tensor.
+    - `canvas`: uint8 RGB [h, w, 3], the background of an attention map: the middle frame, or,
+      where the axes are not pixels, one pixel for each cell of the tensor.
     """
 
     tensor: Float32Array

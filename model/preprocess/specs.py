@@ -1,6 +1,7 @@
 """Preprocessing specifications: how each stream of a checkpoint is preprocessed.
 
-A checkpoint's card holds one spec for each stream. `PROFILES` holds the specs of the paper and of
+A checkpoint's card holds one spec for each stream. Streams of a further kind need a spec class
+beside their preprocessing, and its row in `KINDS`. `PROFILES` holds the specs of the paper and of
 `scmrl train avdigits`.
 """
 
@@ -8,18 +9,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    model_validator,
+)
+from pydantic_core import CoreSchema, core_schema
 
-#: Height or width of an input tensor, in pixels or cells.
-_Side = Annotated[int, Field(ge=4, le=1024)]
-#: Height and width.
-Size = tuple[_Side, _Side]
-#: A value in ln units, or a pixel value divided by 255.
-_Level = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
-#: A standard deviation. Dividing by it neither overflows nor underflows float32.
-_Deviation = Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)]
+from model.preprocess.stream_spec import Deviation, Level, Size, StreamSpec
 
 #: Field names in cards written before avdigits 2.0.1, and the current names.
 _RENAMED_FIELDS = {
@@ -73,9 +75,9 @@ class SpectrogramSpec(BaseModel):
     floor_percentile: float | None = Field(default=None, ge=0, le=100, allow_inf_nan=False)
     floor_share: float = Field(default=1.0, ge=0, le=1, allow_inf_nan=False)
     window_s: float | None = Field(default=None, gt=0, le=60, allow_inf_nan=False)
-    clip: tuple[_Level, _Level] | None = None
-    mean: _Level = 0.0
-    std: _Deviation = 1.0
+    clip: tuple[Level, Level] | None = None
+    mean: Level = 0.0
+    std: Deviation = 1.0
     size: Size
     resize: Literal["antialias", "none"] = "antialias"
 
@@ -145,8 +147,8 @@ class FrameSpec(BaseModel):
     background: Literal["none", "median"] = "none"
     resize: Literal["antialias", "area"] = "antialias"
     size: Size
-    mean: tuple[_Level, _Level, _Level] = (0.0, 0.0, 0.0)
-    std: tuple[_Deviation, _Deviation, _Deviation] = (1.0, 1.0, 1.0)
+    mean: tuple[Level, Level, Level] = (0.0, 0.0, 0.0)
+    std: tuple[Deviation, Deviation, Deviation] = (1.0, 1.0, 1.0)
     frames: Literal["spread", "middle"]
 
     @model_validator(mode="after")
@@ -193,7 +195,24 @@ def _rename_old_fields(specs: Any) -> Any:
     return current
 
 
-Spec = Annotated[SpectrogramSpec | FrameSpec, Field(discriminator="kind")]
+#: The kinds of specs that a card can hold.
+KINDS: tuple[type[StreamSpec], ...] = (SpectrogramSpec, FrameSpec)
+
+
+class _OneOfKinds:
+    """Lets pydantic choose the class of a spec by its `kind`."""
+
+    def __get_pydantic_core_schema__(self, _: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        choices = {_kind(spec): handler.generate_schema(spec) for spec in KINDS}
+        return core_schema.tagged_union_schema(choices, discriminator="kind")
+
+
+def _kind(spec: type[StreamSpec]) -> str:
+    return str(cast(type[BaseModel], spec).model_fields["kind"].default)
+
+
+#: A spec of one of `KINDS`.
+Spec = Annotated[StreamSpec, _OneOfKinds()]
 #: Spec by stream name, as in a card. Field names of older cards are accepted with a FutureWarning.
 Specs = Annotated[dict[str, Spec], BeforeValidator(_rename_old_fields)]
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from model.media.types import MediaError, TooLarge, UnknownFormat
-from model.preprocess.specs import Spec
+from model.preprocess.specs import FrameSpec, Spec
 from service.classification import upload_fields
 from service.classification.upload_fields import InputFiles, UploadField
 from service.decoding.job import DecodeRequest, DecodeResult, StreamInfo
@@ -85,7 +85,7 @@ def _read(
 ) -> Mapping[str, Source | Missing]:
     specs = _specs_fed_by(row, request)
     # One picture for each time step where a stream takes them spread over the time.
-    is_spread = any(spec.kind == "frames" and spec.frames == "spread" for spec in specs)
+    is_spread = any(isinstance(spec, FrameSpec) and spec.frames == "spread" for spec in specs)
     frames = request.steps if is_spread else 1
     kinds = frozenset[str](spec.kind for spec in specs)
     read: Reader = row.load_reader()

@@ -1,6 +1,7 @@
 """Read the files of each upload field: the readers that `upload_fields.FIELDS` names.
 
 They run in a sandboxed process, so they must not open files or import modules when called.
+A reader for a new kind of stream may have a module of its own, together with its `Source`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,33 @@
+"""What the spec of a stream has, of whatever kind, and the types of its fields."""
+
+from __future__ import annotations
+
+from typing import Annotated, Protocol
+
+from pydantic import Field
+
+#: Height or width of an input tensor, in pixels or cells.
+_Side = Annotated[int, Field(ge=4, le=1024)]
+#: Height and width.
+Size = tuple[_Side, _Side]
+#: A value in ln units, or a pixel value divided by 255.
+Level = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
+#: A standard deviation. Dividing by it neither overflows nor underflows float32.
+Deviation = Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)]
+
+
+class StreamSpec(Protocol):
+    """How one stream is preprocessed: a frozen pydantic model, in `specs.KINDS`.
+
+    Its field `kind` is a Literal with a default, by which a card names the class. The tensor is
+    float32 [T or 1, C, H, W] with C = `channels` and (H, W) = `size`.
+    """
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def channels(self) -> int: ...
+
+    @property
+    def size(self) -> tuple[int, int]: ...
