@@ -1,7 +1,11 @@
-"""Counters and histograms of requests, for Prometheus: one registry for each app."""
+"""Counters and histograms of requests, for Prometheus: one registry for each app.
+
+Each metric is one function in `_METRICS`, which declares it and returns what counts a request.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import version
 from platform import python_version
 
@@ -10,7 +14,10 @@ from prometheus_client.exposition import choose_encoder, generate_latest
 from prometheus_client.registry import Collector
 
 from service.errors import Error
-from service.request_record import CompletedRequest, RequestRecord
+from service.request_record import CompletedRequest
+
+#: Counts a completed request in one metric.
+_Observer = Callable[[CompletedRequest], None]
 
 #: Methods with a label value of their own; clients can invent others.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -38,67 +45,12 @@ class Metrics:
         build.info(
             {"version": service_version, "python": python_version(), "torch": version("torch")}
         )
-        self._requests = Counter(
-            "scmrl_requests",
-            "Completed requests; status 499: the client disconnected",
-            ("route", "method", "status", "model"),
-            registry=registry,
-        )
-        self._request_s = Histogram(
-            "scmrl_request_seconds",
-            "Time from a request's headers to the end of its response, upload included",
-            ("route", "model"),
-            buckets=_REQUEST_S,
-            registry=registry,
-        )
-        self._stage_s = Histogram(
-            "scmrl_stage_seconds",
-            "Time that a request spends in one stage",
-            ("stage", "model"),
-            buckets=_STAGE_S,
-            registry=registry,
-        )
-        self._firing_rate = Histogram(
-            "scmrl_firing_rate",
-            "Spikes per neuron and step in the layers that make a stream's tokens, of each request",
-            ("stream", "model"),
-            buckets=_RATES,
-            registry=registry,
-        )
-        self._degraded = Counter(
-            "scmrl_degraded",
-            "Responses with fewer time steps than the checkpoint's because of the load",
-            ("model",),
-            registry=registry,
-        )
-        self._rejects = Counter(
-            "scmrl_rejects",
-            "Requests that were answered with a problem document, by error",
-            ("reason", "model"),
-            registry=registry,
-        )
-        for error in Error:  # rate() needs a first sample of 0
-            self._rejects.labels(_reason(error), "")
+        self._observers = [declare(registry) for declare in _METRICS]
 
     def measure(self, request: CompletedRequest) -> None:
         """Count a completed request."""
-        route = request.route or OTHER
-        method = request.method if request.method in _METHODS else OTHER
-        model = request.record.model or ""
-        self._requests.labels(route, method, str(request.status), model).inc()
-        self._request_s.labels(route, model).observe(request.ended - request.started)
-        if request.problem is not None:
-            self._rejects.labels(_reason(request.problem.error), model).inc()
-        self._measure_work(request.record, model)
-
-    def _measure_work(self, record: RequestRecord, model: str) -> None:
-        for stage in record.stages:
-            if not stage.failed:
-                self._stage_s.labels(stage.name, model).observe(stage.seconds)
-        if record.firing_rates:  # the network ran
-            self._degraded.labels(model).inc(record.degraded)
-        for stream, rate in record.firing_rates.items():
-            self._firing_rate.labels(stream, model).observe(rate)
+        for observe in self._observers:
+            observe(request)
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """Return all metrics in the best format that `accept` allows, and its content type."""
@@ -109,5 +61,116 @@ class Metrics:
             return generate_latest(self._registry), _PLAIN
 
 
-def _reason(error: Error) -> str:
-    return error.name.lower()
+def _requests(registry: CollectorRegistry) -> _Observer:
+    counter = Counter(
+        "scmrl_requests",
+        "Completed requests; status 499: the client disconnected",
+        ("route", "method", "status", "model"),
+        registry=registry,
+    )
+
+    def observe(request: CompletedRequest) -> None:
+        method = request.method if request.method in _METHODS else OTHER
+        counter.labels(_route(request), method, str(request.status), _model(request)).inc()
+
+    return observe
+
+
+def _request_seconds(registry: CollectorRegistry) -> _Observer:
+    histogram = Histogram(
+        "scmrl_request_seconds",
+        "Time from a request's headers to the end of its response, upload included",
+        ("route", "model"),
+        buckets=_REQUEST_S,
+        registry=registry,
+    )
+
+    def observe(request: CompletedRequest) -> None:
+        seconds = request.ended - request.started
+        histogram.labels(_route(request), _model(request)).observe(seconds)
+
+    return observe
+
+
+def _stage_seconds(registry: CollectorRegistry) -> _Observer:
+    histogram = Histogram(
+        "scmrl_stage_seconds",
+        "Time that a request spends in one stage",
+        ("stage", "model"),
+        buckets=_STAGE_S,
+        registry=registry,
+    )
+
+    def observe(request: CompletedRequest) -> None:
+        for stage in request.record.stages:
+            if not stage.failed:
+                histogram.labels(stage.name, _model(request)).observe(stage.seconds)
+
+    return observe
+
+
+def _firing_rate(registry: CollectorRegistry) -> _Observer:
+    histogram = Histogram(
+        "scmrl_firing_rate",
+        "Spikes per neuron and step in the layers that make a stream's tokens, of each request",
+        ("stream", "model"),
+        buckets=_RATES,
+        registry=registry,
+    )
+
+    def observe(request: CompletedRequest) -> None:
+        for stream, rate in request.record.firing_rates.items():
+            histogram.labels(stream, _model(request)).observe(rate)
+
+    return observe
+
+
+def _degraded(registry: CollectorRegistry) -> _Observer:
+    counter = Counter(
+        "scmrl_degraded",
+        "Responses with fewer time steps than the checkpoint's because of the load",
+        ("model",),
+        registry=registry,
+    )
+
+    def observe(request: CompletedRequest) -> None:
+        if request.record.firing_rates:  # the network ran
+            counter.labels(_model(request)).inc(request.record.degraded)
+
+    return observe
+
+
+def _rejects(registry: CollectorRegistry) -> _Observer:
+    counter = Counter(
+        "scmrl_rejects",
+        "Requests that were answered with a problem document, by error",
+        ("reason", "model"),
+        registry=registry,
+    )
+    for error in Error:  # rate() needs a first sample of 0
+        counter.labels(error.name.lower(), "")
+
+    def observe(request: CompletedRequest) -> None:
+        if request.problem is not None:
+            counter.labels(request.problem.error.name.lower(), _model(request)).inc()
+
+    return observe
+
+
+#: The metrics of requests.
+_METRICS: tuple[Callable[[CollectorRegistry], _Observer], ...] = (
+    _requests,
+    _request_seconds,
+    _stage_seconds,
+    _firing_rate,
+    _degraded,
+    _rejects,
+)
+
+
+def _route(request: CompletedRequest) -> str:
+    return request.route or OTHER
+
+
+def _model(request: CompletedRequest) -> str:
+    return request.record.model or ""
