@@ -125,11 +125,12 @@ def _rounds(
             name,
             str(port),
         ]
-        attacker = subprocess.Popen([*command, str(seconds + 5)], cwd=ROOT)
+        attacker = subprocess.Popen([*command, str(seconds + 25)], cwd=ROOT)
         time.sleep(3)  # it imports, and opens its connections
         _add(attacked, asyncio.run(measure(port, seconds)))
         if attacker.poll() is not None:
             raise RuntimeError(f"the attack {name} ended early, with {attacker.returncode}")
+        attacker.kill()
         attacker.wait()
         time.sleep(2)
     return quiet, attacked
