@@ -16,7 +16,7 @@ from service.http.state import State
 from service.inference.loading import LOAD_THREAD
 from service.keys.keyring import Keyring
 from service.observability.traces import Traces
-from service.runtime import gc
+from service.runtime import gc, switch_interval
 from service.runtime.daemon_thread import in_thread
 
 
@@ -36,6 +36,7 @@ def make_lifespan(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        switch_interval.shorten()
         decoders.start()
         for watch in (models.watch_workers, models.watch_files, decoders.watch, keyring.watch):
             threading.Thread(target=watch, name="scmrl-watch", daemon=True).start()

@@ -32,8 +32,8 @@ class Connection(HttpToolsProtocol):
     - Request headers that are slow, too large or malformed are answered with a problem document by
       `refuse`, an ASGI app that reads the problem under PROBLEM in the scope's state.
     - A body with broken framing raises its problem where the app reads the body.
-    - Reading slows down for a client that sends many small pieces (see ConnectionLimits), or sends
-      requests before its last one is answered.
+    - Reading slows down for a client that sends many small pieces, or many requests before its
+      earlier ones are answered (see ConnectionLimits).
     - A response sent before the end of the request's body closes the connection, after a short
       time in which what the client sends is dropped, so that it can read the response.
     - A connection whose client does not read the response is reset after `send_timeout_s`.
@@ -160,6 +160,8 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._unset_keepalive_if_required()
+        if self._in_flight:
+            self._reader.count_pipelined()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:

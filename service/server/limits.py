@@ -33,6 +33,8 @@ class ConnectionLimits:
         read_burst: Reads of fewer than `bytes_per_event` bytes within a request at once. Further
             ones wait, while the kernel collects what arrives for the next read.
         reads_per_s: Such reads per second in the long run.
+        pipelined_burst: Requests at once that are sent before an earlier one is answered.
+        pipelined_per_s: Such requests per second in the long run.
         slice_bytes: Bytes that are parsed between two checks of the counted events.
         linger_bytes: Bytes that are read and dropped after a response.
         linger_bytes_per_s: Rate of that in the long run, in bytes per second.
@@ -49,6 +51,8 @@ class ConnectionLimits:
     events_per_s: int = 4000
     read_burst: int = 200
     reads_per_s: int = 100
+    pipelined_burst: int = 200
+    pipelined_per_s: int = 100
     slice_bytes: int = 4 * KIB
     linger_bytes: int = 32 * MIB
     linger_bytes_per_s: int = 16 * MIB

@@ -33,8 +33,8 @@ class Phase(Enum):
 class RequestReader:
     """Buffers and parses what a client sends, and calls uvicorn's `protocol` with the result.
 
-    Parser events and reads that carry few bytes are counted (see ConnectionLimits); the caller
-    waits `wait_s` before it calls `parse_slice`.
+    Parser events and reads that carry few bytes, and pipelined requests, are counted (see
+    ConnectionLimits); the caller waits `wait_s` before it calls `parse_slice`.
     """
 
     def __init__(self, protocol: HttpToolsProtocol, limits: ConnectionLimits) -> None:
@@ -43,6 +43,7 @@ class RequestReader:
         self.phase = Phase.IDLE
         self._events = TokenBucket(limits.event_burst, limits.events_per_s)
         self._reads = TokenBucket(limits.read_burst, limits.reads_per_s)
+        self._pipelined = TokenBucket(limits.pipelined_burst, limits.pipelined_per_s)
         #: Why the last head was refused; its method is known then.
         self.head_problem: Problem | None = None
         self._framing = BodyFraming(limits.framing_bytes, limits.max_head_bytes)
@@ -62,9 +63,13 @@ class RequestReader:
             self._reads.spend()
         self._unparsed = memoryview(bytes(self._unparsed) + data if self._unparsed else data)
 
+    def count_pipelined(self) -> None:
+        """Count a request that begins before an earlier one is answered."""
+        self._pipelined.spend()
+
     def wait_s(self) -> float:
-        """Return the seconds until the counted events and reads allow another slice."""
-        return max(self._events.wait_s(), self._reads.wait_s())
+        """Return the seconds until what was counted allows another slice."""
+        return max(self._events.wait_s(), self._reads.wait_s(), self._pipelined.wait_s())
 
     def discard(self) -> None:
         """Drop buffered bytes."""

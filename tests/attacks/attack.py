@@ -94,12 +94,19 @@ async def unread_responses(connect: Connect) -> None:
 
 
 async def idle(connect: Connect) -> None:
-    """A connection that sends nothing."""
+    """A connection that sends nothing, and is not opened again once the service has closed it."""
     reader, writer = await connect()
     try:
         await reader.read(1)
+        await asyncio.sleep(3600)
     finally:
         writer.close()
+
+
+async def reconnecting(connect: Connect) -> None:
+    """A connection that is closed as soon as it is open, and opened again."""
+    _, writer = await connect()
+    writer.close()
 
 
 async def abandoned(connect: Connect) -> None:
@@ -132,6 +139,7 @@ ATTACKS: dict[str, tuple[Callable[[Connect], Awaitable[None]], int]] = {
     "refused-bodies": (refused_bodies, 8),
     "unread-responses": (unread_responses, 20),
     "idle": (idle, 5000),
+    "reconnecting": (reconnecting, 100),
     "abandoned": (abandoned, 2),
 }
 

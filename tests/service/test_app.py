@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from model.config import MAX_STEPS
 from service.app import create_app
 from service.inference import model_loader
 from service.inference.served_model import Model
+from service.runtime import switch_interval
 from service.settings import Settings
 from tests.service import checkpoints
 from tests.service.integration.test_refusals import logged, problem
@@ -128,6 +130,10 @@ def test_it_changes_over_to_the_fused_path_with_the_same_answers(
         wait_until(
             lambda: {m["path"] for m in client.get("/v1/models").json()["models"]} == {"fused"}
         )
+
+
+def test_a_busy_event_loop_passes_pythons_lock_on_soon(service: httpx.Client) -> None:
+    assert sys.getswitchinterval() == pytest.approx(switch_interval.SWITCH_INTERVAL_S)
 
 
 def test_a_models_card_is_its_file(service: httpx.Client, weights: Path) -> None:

@@ -113,12 +113,29 @@ def test_many_small_pieces_are_read_slowly(kind: str) -> None:
         "requests": (800, GET * 800),
     }
     count, sent = requests[kind]
-    with running_edge(event_burst=50, events_per_s=2000) as edge, edge.connect() as client:
+    rates = {"events_per_s": 2000, "pipelined_per_s": 2000, "pipelined_burst": 50}
+    with running_edge(event_burst=50, **rates) as edge, edge.connect() as client:
         began = time.monotonic()
         client.send(sent)
         for _ in range(count):
             assert client.answer().status == 200
         assert time.monotonic() - began > 0.2
+
+
+def test_pipelined_requests_are_limited_and_those_that_wait_for_the_response_are_not() -> None:
+    # A slice holds five or six requests, of which one may begin when all are answered.
+    limits = {"pipelined_burst": 5, "pipelined_per_s": 100, "slice_bytes": 6 * len(GET)}
+    with running_edge(**limits) as edge, edge.connect() as client:
+        began = time.monotonic()
+        client.send(GET * 100)
+        for _ in range(100):
+            assert client.answer().status == 200
+        assert time.monotonic() - began > 0.5
+    with running_edge(pipelined_burst=1, pipelined_per_s=1) as edge, edge.connect() as client:
+        client.send(GET)
+        for _ in range(100):  # with one token a second the hundredth would wait for minutes
+            assert client.answer().status == 200
+            client.send(GET)
 
 
 def test_each_small_read_is_counted() -> None:
