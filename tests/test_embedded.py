@@ -70,11 +70,11 @@ def test_the_card_says_what_was_measured_and_on_what() -> None:
     assert picture.value >= 0.96
     assert sound.value >= 0.80
     assert both.value > max(picture.value, sound.value)
-    for found in (both, picture, sound):
-        assert found.n == 1000
-        assert found.low is not None
-        assert found.high is not None
-        assert found.low < found.value < found.high
+    for measurement in (both, picture, sound):
+        assert measurement.n == 1000
+        assert measurement.low is not None
+        assert measurement.high is not None
+        assert measurement.low < measurement.value < measurement.high
     for noisy in ("sound", "picture"):
         fused = measured[f"accuracy, both streams, noise on the {noisy}"].value
         assert fused > measured[f"accuracy, {noisy} alone, noise on it"].value + 0.03

@@ -113,11 +113,11 @@ def test_a_dockerfile_without_one_base_is_left_as_it_is(
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Serve INDEX for every tag, as the registry that skopeo resolves names to; paths asked for."""
-    asked: list[str] = []
+    requested: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append(self.path)
+            requested.append(self.path)
             body = INDEX if "/manifests/" in self.path else b"{}"
             self.send_response(200)
             self.send_header("Content-Type", "application/vnd.oci.image.index.v1+json")
@@ -139,7 +139,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[s
     )
     monkeypatch.setenv("HOME", str(tmp_path))
     try:
-        yield asked
+        yield requested
     finally:
         server.shutdown()
         thread.join()

@@ -104,9 +104,9 @@ def _frame(digit: int, share: float) -> Bytes:
     strokes = [corner + _curve(points) * (0.72 * tall, tall) for points in STROKES[digit]]
     left = round(share * sum(len(points) for points in strokes))
     for points in strokes:
-        shown, left = points[: max(0, left)], left - len(points)
-        if len(shown):
-            fixed = np.rint(shown * 16).astype(np.int32)  # 1/16 pixels
+        drawn, left = points[: max(0, left)], left - len(points)
+        if len(drawn):
+            fixed = np.rint(drawn * 16).astype(np.int32)  # 1/16 pixels
             thick = max(2, round(0.11 * tall))
             cv2.polylines(page, [fixed], False, look.ink, thick, cv2.LINE_AA, 4)
     return page

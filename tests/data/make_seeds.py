@@ -75,8 +75,8 @@ def film(
             pictures.width, pictures.height = 32, 24
             pictures.pix_fmt = "rgb24" if video == "apng" else "yuv420p"
             for index in range(5):
-                shown = np.ascontiguousarray(np.roll(picture, index, 1))
-                frame = av.VideoFrame.from_ndarray(shown, format="rgb24")
+                pixels = np.ascontiguousarray(np.roll(picture, index, 1))
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
                 frame.pts, frame.time_base = index, Fraction(1, 20)
                 file.mux(pictures.encode(frame))
             file.mux(pictures.encode(None))

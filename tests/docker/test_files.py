@@ -69,8 +69,8 @@ def packages() -> list[str]:
 
 def asked_for() -> list[Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    asked = [*project["dependencies"], *project["optional-dependencies"]["otel"]]
-    return [Requirement(line) for line in asked]
+    lines = [*project["dependencies"], *project["optional-dependencies"]["otel"]]
+    return [Requirement(line) for line in lines]
 
 
 def not_as_locked() -> list[str]:
@@ -109,9 +109,9 @@ def seconds(duration: str) -> float:
 
 
 def services() -> dict[str, Any]:
-    found = read(DOCKER / "compose.yaml")["services"]
-    assert isinstance(found, dict)
-    return found
+    definitions = read(DOCKER / "compose.yaml")["services"]
+    assert isinstance(definitions, dict)
+    return definitions
 
 
 def manifest(name: str) -> Any:

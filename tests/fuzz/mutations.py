@@ -61,10 +61,10 @@ def repeated(data: bytes, rng: Rng, others: Sequence[bytes]) -> bytes:
 
 def boxed(data: bytes, rng: Rng, others: Sequence[bytes]) -> bytes:
     """The size of a box is a lie; where there is none, some number of the header."""
-    found = [at for name in _BOXES if (at := data.find(name)) >= 0]
-    if not found or rng.random() < 0.2:
+    offsets = [at for name in _BOXES if (at := data.find(name)) >= 0]
+    if not offsets or rng.random() < 0.2:
         return header(data, rng, others)
-    at = found[int(rng.integers(len(found)))] + int(rng.choice([-4, 4]))
+    at = offsets[int(rng.integers(len(offsets)))] + int(rng.choice([-4, 4]))
     return _written(data, max(0, at), rng)
 
 

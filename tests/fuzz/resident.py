@@ -21,10 +21,10 @@ class Resident:
 
 def resident(pid: int) -> Resident:
     """What a service of this machine holds now."""
-    found = memory(torch.device("cpu"), statm=Path(f"/proc/{pid}/statm"))
-    assert found is not None
+    memory_used = memory(torch.device("cpu"), statm=Path(f"/proc/{pid}/statm"))
+    assert memory_used is not None
     own = [entry for entry in os.listdir("/proc") if entry.isdecimal() and _parent(entry, pid)]
-    return Resident(found.used // (1 << 20), len(own))
+    return Resident(memory_used.used // (1 << 20), len(own))
 
 
 def _parent(entry: str, pid: int) -> bool:

@@ -37,22 +37,22 @@ class Card:
 
 def main(capability: int) -> None:
     driver.set_active(Card(capability))
-    run, seen = JITFunction.run, set()
+    run, hashes = JITFunction.run, set()
 
     def compiled(self: JITFunction, *args: Any, grid: Any, warmup: bool, **constants: Any) -> None:
         kernel = run(self, *args, grid=grid, warmup=True, **constants)
-        if kernel.hash in seen:
+        if kernel.hash in hashes:
             return
-        seen.add(kernel.hash)
+        hashes.add(kernel.hash)
         ptx = kernel.asm["ptx"]
-        told = {
+        report = {
             "kernel": kernel.name,
             "constants": {k: v for k, v in constants.items() if k.isupper()},
             "shared": kernel.metadata.shared,
             "machine_code": len(kernel.asm["cubin"]),
             "tensor_cores": "mma.sync" in ptx or "wgmma" in ptx,
         }
-        print(json.dumps(told), flush=True)
+        print(json.dumps(report), flush=True)
 
     JITFunction.run = compiled
     for name, batches in (("crema_d", (1, 32)), ("events", (1,))):

@@ -38,10 +38,10 @@ class Reference:
             if name in inputs:
                 tokens[name], grids[name] = self._patches(f"patch.{name}", inputs[name])
         if len(self.config["streams"]) == 1:
-            fused, seen = self._single(tokens)
+            fused, attention_maps = self._single(tokens)
         else:
-            fused, seen = self._cross(tokens)
-        for name, maps in seen.items():
+            fused, attention_maps = self._cross(tokens)
+        for name, maps in attention_maps.items():
             self._keep_maps(name, maps, grids[name])
         pooled = [x.mean(axis=3).mean(axis=0) for x in fused.values()]  # [B, C] each
         if self.config["fusion"] == "add":
@@ -107,26 +107,26 @@ class Reference:
         q = self._projection(f"{name}.query", target)
         k = self._projection(f"{name}.key", source)
         v = self._projection(f"{name}.value", source)
-        attended, seen = (_over_steps if name.endswith("temporal") else _over_tokens)(
+        attended, maps = (_over_steps if name.endswith("temporal") else _over_tokens)(
             q, k, v, self.config["heads"]
         )
-        return self._projection(f"{name}.out", self._neuron(f"{name}.lif", attended)), seen
+        return self._projection(f"{name}.out", self._neuron(f"{name}.lif", attended)), maps
 
     def _residual(self, name: str, target: Array, source: Array) -> tuple[Array, dict[str, Array]]:
-        gave, seen = {}, {}
+        outputs, maps = {}, {}
         for kind in self.config["attention"].split("-"):
-            gave[kind], seen[kind] = self._attention(f"{name}.attention.{kind}", target, source)
-        if len(gave) == 1:
-            (x,) = gave.values()
+            outputs[kind], maps[kind] = self._attention(f"{name}.attention.{kind}", target, source)
+        if len(outputs) == 1:
+            (x,) = outputs.values()
         else:
-            by_step = gave["spatial"].mean(axis=3, keepdims=True)  # [T, B, C, 1]
-            by_token = gave["temporal"].mean(axis=0, keepdims=True)  # [1, B, C, N]
+            by_step = outputs["spatial"].mean(axis=3, keepdims=True)  # [T, B, C, 1]
+            by_token = outputs["temporal"].mean(axis=0, keepdims=True)  # [1, B, C, N]
             x = by_step * by_token
         if self.config["alignment"]:
             aligned = np.einsum("oc,tbcn->tbon", self.weights[f"{name}.align.weight"], x)
             aligned = aligned + self.weights[f"{name}.align.bias"][:, None]
             x = self._neuron(f"{name}.lif", aligned)
-        return x, seen
+        return x, maps
 
     def _mlp(self, name: str, x: Array) -> Array:
         return x + self._projection(f"{name}.contract", self._projection(f"{name}.expand", x))
@@ -135,7 +135,7 @@ class Reference:
         self, tokens: dict[str, Array]
     ) -> tuple[dict[str, Array], dict[str, list[dict[str, Array]]]]:
         fused: dict[str, Array] = {}
-        seen: dict[str, list[dict[str, Array]]] = {name: [] for name in tokens}
+        source_maps: dict[str, list[dict[str, Array]]] = {name: [] for name in tokens}
         for target, x in tokens.items():
             total = np.zeros_like(x)
             for source in tokens:
@@ -143,21 +143,21 @@ class Reference:
                     name = f"residual.{target}.{source}"
                     residual, maps = self._residual(name, x, tokens[source])
                     total = total + residual
-                    seen[source].append(maps)
+                    source_maps[source].append(maps)
                     self.residuals[target] = total.mean(axis=3)
             fused[target] = self._mlp(f"mlp.{target}", x + self.config["alpha"] * total)
-        return fused, seen
+        return fused, source_maps
 
     def _single(
         self, tokens: dict[str, Array]
     ) -> tuple[dict[str, Array], dict[str, list[dict[str, Array]]]]:
         ((name, x),) = tokens.items()
-        seen = []
+        maps = []
         for index in range(self.config["depth"]):
-            gave, spatial = self._attention(f"blocks.{index}.attention", x, x)
-            x = self._mlp(f"blocks.{index}.mlp", x + gave)
-            seen.append({"spatial": spatial})
-        return {name: x}, {name: seen}
+            spikes, spatial = self._attention(f"blocks.{index}.attention", x, x)
+            x = self._mlp(f"blocks.{index}.mlp", x + spikes)
+            maps.append({"spatial": spatial})
+        return {name: x}, {name: maps}
 
     def _keep_maps(self, name: str, maps: list[dict[str, Array]], grid: tuple[int, int]) -> None:
         spatial = [x["spatial"] for x in maps if "spatial" in x]
@@ -199,22 +199,22 @@ def _over_tokens(q: Array, k: Array, v: Array, heads: int) -> tuple[Array, Array
     steps, batch, channels, tokens = q.shape
     d = channels // heads
     out = np.zeros_like(q)
-    seen = np.zeros((batch, k.shape[3]))
+    map_sum = np.zeros((batch, k.shape[3]))
     for t in range(steps):
         for b in range(batch):
             for h in range(heads):
                 mine = slice(h * d, (h + 1) * d)
                 weights = q[t, b, mine].T @ k[t, b, mine]  # [N_target, N_source]
                 out[t, b, mine] = 0.25 * (weights @ v[t, b, mine].T).T
-                seen[b] += 0.25 * weights.sum(axis=0)
-    return out, seen / (steps * heads * tokens)
+                map_sum[b] += 0.25 * weights.sum(axis=0)
+    return out, map_sum / (steps * heads * tokens)
 
 
 def _over_steps(q: Array, k: Array, v: Array, heads: int) -> tuple[Array, Array]:
     steps, batch, channels, tokens = q.shape
     d = channels // heads
     out = np.zeros_like(q)
-    seen = np.zeros((batch, steps, steps))
+    map_sum = np.zeros((batch, steps, steps))
     for n in range(tokens):
         for b in range(batch):
             attended = np.zeros((heads, steps, d))
@@ -222,10 +222,10 @@ def _over_steps(q: Array, k: Array, v: Array, heads: int) -> tuple[Array, Array]
                 mine = slice(h * d, (h + 1) * d)
                 weights = q[:, b, mine, n] @ k[:, b, mine, n].T  # [T, T]
                 attended[h] = 0.25 * (weights @ v[:, b, mine, n])
-                seen[b] += 0.25 * weights
+                map_sum[b] += 0.25 * weights
             # As published: [heads, T, d] is read as [T, C], heads and steps mixed.
             flat = attended.ravel()
             for t in range(steps):
                 for c in range(channels):
                     out[t, b, c, n] = flat[t * channels + c]
-    return out, seen / (heads * tokens)
+    return out, map_sum / (heads * tokens)

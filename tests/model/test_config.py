@@ -22,7 +22,7 @@ FINE: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"streams": {}}, "streams: at least one is required"),
         ({"streams": {"au.dio": AUDIO}}, "'au.dio' cannot name a stream"),
@@ -46,12 +46,12 @@ FINE: dict[str, Any] = {
         ({"steps": 4}, "steps"),
     ],
 )
-def test_an_error_names_the_invalid_field(change: dict[str, Any], told: str) -> None:
+def test_an_error_names_the_invalid_field(change: dict[str, Any], message: str) -> None:
     Config.model_validate(FINE)
     with pytest.raises(ValidationError) as raised:
         Config.model_validate({**FINE, **change})
     first = raised.value.errors()[0]
-    assert told in f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    assert message in f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 @pytest.mark.parametrize("attention", ["temporal", "spatial-temporal"])

@@ -27,10 +27,10 @@ class Answer:
     @property
     def problem(self) -> dict[str, Any]:
         assert self.headers["content-type"] == "application/problem+json", self.body
-        told = json.loads(self.body)
-        assert told["status"] == self.status
-        assert told["id"] == self.headers["x-request-id"]
-        return dict(told)
+        document = json.loads(self.body)
+        assert document["status"] == self.status
+        assert document["id"] == self.headers["x-request-id"]
+        return dict(document)
 
 
 def ask(

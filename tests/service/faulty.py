@@ -37,10 +37,10 @@ compute = SCMRL.forward
 def faulty(network: SCMRL, *args: Any, **options: Any) -> Output:
     """The network's answer, unless a fault is told; one that is told meanwhile is the next's."""
     for name, error in ERRORS.items():
-        told = FAULTS / name
-        if told.exists():
-            left = int(told.read_text()) - 1
-            told.write_text(str(left)) if left else told.unlink()
+        fault = FAULTS / name
+        if fault.exists():
+            left = int(fault.read_text()) - 1
+            fault.write_text(str(left)) if left else fault.unlink()
             raise error()
     while (FAULTS / "hang").exists():
         (FAULTS / "hanging").touch()

@@ -71,9 +71,9 @@ class Serve:
     def address(self) -> str:
         """Where it says that it is, once it is ready."""
         wait_until(lambda: "curl" in self.shown or self.process.poll() is not None)
-        found = re.search(r"scmrl is ready on (\S+)", self.shown)
-        assert found, self.logged
-        return found[1]
+        match = re.search(r"scmrl is ready on (\S+)", self.shown)
+        assert match, self.logged
+        return match[1]
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(how)

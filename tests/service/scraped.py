@@ -17,12 +17,14 @@ class Scrape:
     def total(self, name: str, **labels: str) -> float:
         """The sum of the samples that have these labels; 0 where there is none."""
         return sum(
-            value for found, value in self.samples.get(name, []) if labels.items() <= found.items()
+            value
+            for sample_labels, value in self.samples.get(name, [])
+            if labels.items() <= sample_labels.items()
         )
 
     def values(self, name: str, label: str) -> set[str]:
         """What a label is in the samples of a name."""
-        return {found[label] for found, _ in self.samples.get(name, [])}
+        return {sample_labels[label] for sample_labels, _ in self.samples.get(name, [])}
 
 
 def scrape(client: httpx.Client) -> Scrape:

@@ -152,16 +152,16 @@ def test_head_is_get_without_the_body(service: httpx.Client) -> None:
     plain = {path for path, operations in described if "get" in operations and "{" not in path}
     assert plain <= set(PAGES)
     for path in PAGES:
-        asked = {"headers": {"X-Request-ID": "same"}}
-        head, get = service.head(path, **asked), service.get(path, **asked)
+        arguments = {"headers": {"X-Request-ID": "same"}}
+        head, get = service.head(path, **arguments), service.get(path, **arguments)
         assert (head.status_code, head.content) == (get.status_code, b""), path
         times = {"date", "last-modified"}
         kept = [{k: v for k, v in x.headers.items() if k not in times} for x in (head, get)]
         assert kept[0] == kept[1], path
     assert service.head("/metrics").status_code == 200
     assert service.head(CLASSIFY).status_code == 405
-    shown = service.get("/metrics").text
-    assert re.search(r'scmrl_requests_total\{method="HEAD",.*route="/readyz"', shown)
+    output = service.get("/metrics").text
+    assert re.search(r'scmrl_requests_total\{method="HEAD",.*route="/readyz"', output)
 
 
 @pytest.mark.parametrize(
@@ -188,8 +188,10 @@ def test_a_redirect_keeps_a_prefix_and_trusts_no_host(
         assert response.status_code == 404
         return
     assert response.status_code == 307
-    seen = httpx.URL(f"https://proxy.example{prefix}{path}")
-    assert str(seen.join(response.headers["Location"])) == f"https://proxy.example{prefix}{target}"
+    page_url = httpx.URL(f"https://proxy.example{prefix}{path}")
+    assert (
+        str(page_url.join(response.headers["Location"])) == f"https://proxy.example{prefix}{target}"
+    )
 
 
 def test_a_redirect_keeps_an_upload(service: httpx.Client, clip: bytes) -> None:
@@ -201,10 +203,10 @@ def test_a_redirect_keeps_an_upload(service: httpx.Client, clip: bytes) -> None:
 def test_the_description_holds_behind_a_proxy_that_strips_a_prefix(service: httpx.Client) -> None:
     page = service.get("/docs").text
     (described,) = re.findall(r"url: '([^']+)'", page)
-    seen = httpx.URL("https://proxy.example/a/b/docs").join(described)
-    assert seen.path == "/a/b/openapi.json"
+    page_url = httpx.URL("https://proxy.example/a/b/docs").join(described)
+    assert page_url.path == "/a/b/openapi.json"
     (server,) = service.get("/openapi.json").json()["servers"]
-    assert seen.join(server["url"]).path == "/a/b/"
+    assert page_url.join(server["url"]).path == "/a/b/"
 
 
 @pytest.mark.parametrize(
@@ -242,9 +244,9 @@ def test_the_description_is_whole(service: httpx.Client) -> None:
     assert described["openapi"].startswith("3.")
     assert {"title", "version"} <= set(described["info"])
     for reference in references(described):
-        found: Any = described
+        node: Any = described
         for key in reference.removeprefix("#/").split("/"):
-            found = found[key]
+            node = node[key]
     for path in (CLASSIFY, "/v1/models/{name}/classify"):
         operation = described["paths"][path]["post"]
         form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
@@ -284,10 +286,10 @@ def references(part: Any) -> Iterator[str]:
 def test_an_answer_has_the_fields_that_the_description_shows(
     service: httpx.Client, clip: bytes
 ) -> None:
-    shown = service.get("/openapi.json").json()["components"]["schemas"]["Classification"]
+    output = service.get("/openapi.json").json()["components"]["schemas"]["Classification"]
     answer = service.post(CLASSIFY, files={"clip": clip}).json()
-    assert set(answer) == set(shown["properties"])
-    assert set(answer) == set(shown["examples"][0])
+    assert set(answer) == set(output["properties"])
+    assert set(answer) == set(output["examples"][0])
 
 
 def test_a_full_service_says_so_at_once_and_has_room_again(weights: Path, clip: bytes) -> None:

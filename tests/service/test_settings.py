@@ -44,10 +44,10 @@ def limits(name: str) -> dict[str, float]:
 
 @pytest.mark.parametrize("name", NUMBERS)
 def test_every_number_has_a_unit_and_finite_bounds(name: str) -> None:
-    found = limits(name)
-    assert found.keys() in ({"ge", "le"}, {"gt", "le"})
-    assert all(math.isfinite(limit) and limit >= 0 for limit in found.values())
-    assert found["le"] <= 1 << 40
+    bounds = limits(name)
+    assert bounds.keys() in ({"ge", "le"}, {"gt", "le"})
+    assert all(math.isfinite(limit) and limit >= 0 for limit in bounds.values())
+    assert bounds["le"] <= 1 << 40
     extra = NUMBERS[name].json_schema_extra
     assert name == "port" or (isinstance(extra, dict) and extra["unit"])
     assert describe_bounds(NUMBERS[name])
@@ -62,9 +62,9 @@ NONSENSE = ["inf", "-inf", "nan", "Infinity", "1e400", "-1", "-1e-9", "999999999
 @settings(max_examples=25, deadline=None)
 @given(value=st.sampled_from(NONSENSE) | st.floats(min_value=1 << 41) | st.floats(max_value=-1e-9))
 def test_an_invalid_number_is_refused_with_its_bounds(name: str, value: Any) -> None:
-    told = refusal(name, value)
-    assert "can be " in told
-    assert f"to {limits(name)['le']}" in told
+    message = refusal(name, value)
+    assert "can be " in message
+    assert f"to {limits(name)['le']}" in message
 
 
 @pytest.mark.slow
@@ -72,12 +72,12 @@ def test_an_invalid_number_is_refused_with_its_bounds(name: str, value: Any) -> 
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_a_number_within_its_bounds_is_accepted(name: str, data: st.DataObject) -> None:
-    found = limits(name)
-    lowest, most = found.get("ge", found.get("gt")), found["le"]
+    bounds = limits(name)
+    lowest, most = bounds.get("ge", bounds.get("gt")), bounds["le"]
     numbers = (
         st.integers(int(lowest or 0), int(most))
         if NUMBERS[name].annotation is int
-        else st.floats(lowest, most, exclude_min="gt" in found)
+        else st.floats(lowest, most, exclude_min="gt" in bounds)
     )
     value = data.draw(numbers)
     assert getattr(Settings(**{name: value}), name) == value
@@ -99,13 +99,13 @@ def test_a_device_name_is_accepted(device: str) -> None:
     "device", ["foo", "CUDA", "cuda:", "cuda:-1", "cuda:x", "cpu:0", "mps", ""]
 )
 def test_an_unknown_device_is_refused_with_the_choices(device: str) -> None:
-    told = refusal("device", device)
-    assert "auto, cpu, cuda" in told
-    assert "cuda:N" in told
+    message = refusal("device", device)
+    assert "auto, cpu, cuda" in message
+    assert "cuda:N" in message
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("SCMRL_MAX_BACTH", "did you mean SCMRL_MAX_BATCH?"),
         ("SCMRL_DEVCE", "did you mean SCMRL_DEVICE?"),
@@ -114,10 +114,10 @@ def test_an_unknown_device_is_refused_with_the_choices(device: str) -> None:
         ("SCMRL_TELEPHONE", "`scmrl settings` lists all settings"),
     ],
 )
-def test_an_unknown_variable_is_reported_with_the_nearest_name(name: str, told: str) -> None:
+def test_an_unknown_variable_is_reported_with_the_nearest_name(name: str, message: str) -> None:
     (warning,) = variable_warnings(["PATH", name, "SCMRL_PORT", "scmrl_host"])
     assert warning.startswith(f"{name} is not a setting")
-    assert warning.endswith(told)
+    assert warning.endswith(message)
 
 
 def test_settings_and_other_known_variables_cause_no_warning() -> None:

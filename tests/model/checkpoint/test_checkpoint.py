@@ -112,9 +112,9 @@ def refusal(folder: Path) -> CheckpointError:
 
 def test_a_checkpoint_comes_back_as_it_was_saved(folder: Path, network: SCMRL) -> None:
     loaded, card = load(folder)
-    found = loaded.state_dict()
-    assert found.keys() == network.state_dict().keys()
-    assert all(torch.equal(x, found[name]) for name, x in network.state_dict().items())
+    state = loaded.state_dict()
+    assert state.keys() == network.state_dict().keys()
+    assert all(torch.equal(x, state[name]) for name, x in network.state_dict().items())
     assert not loaded.training
     assert card == PLAIN.model_copy(update={"sha256": card.sha256})
     assert card == read_card(folder)
@@ -188,7 +188,7 @@ def _without(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("damage", "field", "told"),
+    ("damage", "field", "message"),
     [
         (_without, "head.bias", "is missing"),
         (lambda t: t | {"head.bias": torch.zeros(5)}, "head.bias", r"\[5\], but .* \[4\]"),
@@ -213,12 +213,12 @@ def test_a_wrong_tensor_is_named(
     network: SCMRL,
     damage: Callable[[dict[str, Tensor]], dict[str, Tensor]],
     field: str,
-    told: str,
+    message: str,
 ) -> None:
     put(folder, save_tensors(damage(state(network))))
     error = refusal(folder)
     assert (Path(error.file), error.field) == (folder / WEIGHTS, field)
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         raise error
 
 
@@ -271,7 +271,7 @@ def test_a_card_that_is_no_json_object_is_refused(folder: Path, text: bytes) -> 
 
 
 @pytest.mark.parametrize(
-    ("fields", "field", "told"),
+    ("fields", "field", "message"),
     [
         ({"name": ""}, "name", "at least 1 character"),
         ({"steps": 65}, "steps", "less than or equal to 64"),
@@ -287,12 +287,12 @@ def test_a_card_that_is_no_json_object_is_refused(folder: Path, text: bytes) -> 
     ],
 )
 def test_a_wrong_card_names_its_field(
-    folder: Path, fields: dict[str, Any], field: str, told: str
+    folder: Path, fields: dict[str, Any], field: str, message: str
 ) -> None:
     change(folder, fields)
     error = refusal(folder)
     assert (Path(error.file), error.field) == (folder / CARD, field)
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         raise error
 
 
@@ -413,7 +413,7 @@ def test_an_imported_network_shares_no_memory_with_what_it_came_from() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "entry", "told"),
+    ("fields", "entry", "message"),
     [
         ({"head.bias": torch.zeros(9)}, "head.bias", r"\[9\]"),
         ({"head.bias": torch.full((4,), math.nan)}, "head.bias", "not finite"),
@@ -427,9 +427,9 @@ def test_an_imported_network_shares_no_memory_with_what_it_came_from() -> None:
     ],
 )
 def test_a_published_entry_that_does_not_fit_is_named(
-    fields: dict[str, Any], entry: str, told: str
+    fields: dict[str, Any], entry: str, message: str
 ) -> None:
-    with pytest.raises(CheckpointError, match=told) as raised:
+    with pytest.raises(CheckpointError, match=message) as raised:
         import_published(published(single()) | fields, SINGLE)
     # The tensors are checked for shape and values under our names, which these share.
     assert raised.value.field == entry
@@ -462,8 +462,8 @@ def test_a_published_file_is_read_with_its_command_line(tmp_path: Path, zipped: 
     }
     file = tmp_path / "model_best.pth.tar"
     torch.save(content, file, _use_new_zipfile_serialization=zipped)
-    found = import_published_file(file, SINGLE).state_dict()
-    assert all(torch.equal(x, found[name]) for name, x in network.state_dict().items())
+    state = import_published_file(file, SINGLE).state_dict()
+    assert all(torch.equal(x, state[name]) for name, x in network.state_dict().items())
 
 
 class Malicious:

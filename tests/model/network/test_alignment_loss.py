@@ -35,9 +35,9 @@ def brute_force(rows: Tensor, columns: Tensor, labels: list[int], temperature: f
 @pytest.mark.parametrize("labels", [[0, 1, 2, 3, 4], [0, 1, 0, 1, 1], [2, 2, 2, 2, 2]])
 def test_the_loss_of_two_streams_is_the_formula(labels: list[int], temperature: float) -> None:
     audio, visual = residual(0), residual(1)
-    found = alignment_loss({"audio": audio, "visual": visual}, torch.tensor(labels), temperature)
+    loss = alignment_loss({"audio": audio, "visual": visual}, torch.tensor(labels), temperature)
     expected = brute_force(audio, visual, labels, temperature)
-    assert found.item() == pytest.approx(expected, rel=1e-6)
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_first_stream_has_the_rows() -> None:

@@ -48,26 +48,28 @@ def tokens(count: int = TOKENS, seed: int = 0) -> Tensor:
 
 
 def run(module: SpikingAttention, target: Tensor, source: Tensor) -> Run:
-    seen: dict[str, Tensor] = {}
+    recorded: dict[str, Tensor] = {}
     for name in ("query", "key", "value"):
         getattr(module, name).register_forward_hook(
-            lambda _, given, gave, name=name: seen.__setitem__(name, gave)
+            lambda _, inputs, output, name=name: recorded.__setitem__(name, output)
         )
-    module.lif.register_forward_pre_hook(lambda _, given: seen.__setitem__("attended", given[0]))
+    module.lif.register_forward_pre_hook(
+        lambda _, inputs: recorded.__setitem__("attended", inputs[0])
+    )
     with torch.no_grad():
         _, maps = module(target, source, True)
     for name in ("query", "key", "value"):
-        assert 0.05 < seen[name].mean() < 0.95
-    return Run(seen["query"], seen["key"], seen["value"], seen["attended"], maps)
+        assert 0.05 < recorded[name].mean() < 0.95
+    return Run(recorded["query"], recorded["key"], recorded["value"], recorded["attended"], maps)
 
 
 @pytest.mark.parametrize("heads", [1, 2, 8])
 def test_spatial_attention_is_a_quarter_of_q_k_v_over_tokens(heads: int) -> None:
     """Whatever the size of a head, without softmax, and with other numbers of tokens."""
-    seen = run(attention("spatial", heads), tokens(), tokens(9, seed=1))
+    recorded = run(attention("spatial", heads), tokens(), tokens(9, seed=1))
     for head in range(heads):
-        q, k, v = (seen.head(x, head, heads) for x in (seen.q, seen.k, seen.v))
-        attended = seen.head(seen.attended, head, heads)
+        q, k, v = (recorded.head(x, head, heads) for x in (recorded.q, recorded.k, recorded.v))
+        attended = recorded.head(recorded.attended, head, heads)
         for t in range(STEPS):
             for b in range(BATCH):
                 expected = 0.25 * (q[t, b].T @ k[t, b]) @ v[t, b].T  # [N_target, d]
@@ -77,17 +79,20 @@ def test_spatial_attention_is_a_quarter_of_q_k_v_over_tokens(heads: int) -> None
 @pytest.mark.parametrize("heads", [1, 2, 8])
 def test_temporal_attention_mixes_heads_and_steps_as_published(heads: int) -> None:
     """Channel c of step t is entry t C + c of the flattened (heads, T, d)."""
-    seen = run(attention("temporal", heads), tokens(), tokens(seed=1))
+    recorded = run(attention("temporal", heads), tokens(), tokens(seed=1))
     for n in range(TOKENS):
         for b in range(BATCH):
             by_head = []
             for head in range(heads):
-                q, k, v = (seen.head(x, head, heads)[:, b, :, n] for x in (seen.q, seen.k, seen.v))
+                q, k, v = (
+                    recorded.head(x, head, heads)[:, b, :, n]
+                    for x in (recorded.q, recorded.k, recorded.v)
+                )
                 by_head.append(0.25 * (q @ k.T) @ v)  # [T, d]
             flat = torch.stack(by_head).flatten()
             for t in range(STEPS):
                 for c in range(CHANNELS):
-                    assert seen.attended[t, b, c, n] == flat[t * CHANNELS + c]
+                    assert recorded.attended[t, b, c, n] == flat[t * CHANNELS + c]
 
 
 def test_the_mixing_is_not_the_plain_merging_of_heads() -> None:
@@ -99,30 +104,30 @@ def test_the_mixing_is_not_the_plain_merging_of_heads() -> None:
 
 @pytest.mark.parametrize("heads", [1, 4])
 def test_the_spatial_map_is_the_mean_over_steps_heads_and_target_tokens(heads: int) -> None:
-    seen = run(attention("spatial", heads), tokens(), tokens(9, seed=1))
+    recorded = run(attention("spatial", heads), tokens(), tokens(9, seed=1))
     weights = torch.zeros(BATCH, STEPS, heads, TOKENS, 9)
     for head in range(heads):
-        q, k = seen.head(seen.q, head, heads), seen.head(seen.k, head, heads)
+        q, k = recorded.head(recorded.q, head, heads), recorded.head(recorded.k, head, heads)
         for t in range(STEPS):
             for b in range(BATCH):
                 weights[b, t, head] = 0.25 * q[t, b].T @ k[t, b]
-    assert seen.maps.spatial is not None
-    torch.testing.assert_close(seen.maps.spatial, weights.mean((1, 2, 3)))
-    assert seen.maps.temporal is None
+    assert recorded.maps.spatial is not None
+    torch.testing.assert_close(recorded.maps.spatial, weights.mean((1, 2, 3)))
+    assert recorded.maps.temporal is None
 
 
 @pytest.mark.parametrize("heads", [1, 4])
 def test_the_temporal_map_is_the_mean_over_heads_and_tokens(heads: int) -> None:
-    seen = run(attention("temporal", heads), tokens(), tokens(seed=1))
+    recorded = run(attention("temporal", heads), tokens(), tokens(seed=1))
     weights = torch.zeros(BATCH, heads, TOKENS, STEPS, STEPS)
     for head in range(heads):
-        q, k = seen.head(seen.q, head, heads), seen.head(seen.k, head, heads)
+        q, k = recorded.head(recorded.q, head, heads), recorded.head(recorded.k, head, heads)
         for n in range(TOKENS):
             for b in range(BATCH):
                 weights[b, head, n] = 0.25 * q[:, b, :, n] @ k[:, b, :, n].T
-    assert seen.maps.temporal is not None
-    torch.testing.assert_close(seen.maps.temporal, weights.mean((1, 2)))
-    assert seen.maps.spatial is None
+    assert recorded.maps.temporal is not None
+    torch.testing.assert_close(recorded.maps.temporal, weights.mean((1, 2)))
+    assert recorded.maps.spatial is None
 
 
 def test_a_temporal_map_goes_from_the_step_that_looks_to_the_step_looked_at() -> None:
@@ -184,6 +189,6 @@ def test_maps_are_made_only_where_they_are_asked_for() -> None:
         module = attention(over, 2)
         with torch.no_grad():
             plain, none = module(tokens(), tokens(seed=1), False)
-            asked, _ = module(tokens(), tokens(seed=1), True)
+            with_maps, _ = module(tokens(), tokens(seed=1), True)
         assert none == Maps()
-        assert torch.equal(plain, asked)
+        assert torch.equal(plain, with_maps)

@@ -157,11 +157,11 @@ def case(request: pytest.FixtureRequest, shared: Path) -> Case:
     config, steps = _config(folder)
     network = import_published(load_file(folder / "state_dict.safetensors"), config)
     inputs = _inputs(folder / "inputs.safetensors", steps)
-    seen: dict[str, Tensor] = {}
+    activations: dict[str, Tensor] = {}
 
-    def record(name: str, _: nn.Module, given: Any, gave: Any) -> None:
-        seen[name] = gave[0] if isinstance(gave, tuple) else gave
-        seen[f"{name}.input"] = given[0]
+    def record(name: str, _: nn.Module, layer_inputs: Any, layer_output: Any) -> None:
+        activations[name] = layer_output[0] if isinstance(layer_output, tuple) else layer_output
+        activations[f"{name}.input"] = layer_inputs[0]
 
     hooks = [m.register_forward_hook(partial(record, n)) for n, m in network.named_modules() if n]
     with torch.inference_mode():
@@ -169,7 +169,7 @@ def case(request: pytest.FixtureRequest, shared: Path) -> Case:
     for hook in hooks:
         hook.remove()
     golden = load_file(folder / "golden.safetensors")
-    return Case(golden, network, inputs, output, seen)
+    return Case(golden, network, inputs, output, activations)
 
 
 def test_every_case_is_tested(shared: Path) -> None:
@@ -182,11 +182,11 @@ def test_no_recorded_activation_differs(case: Case) -> None:
     assert len(names) >= 7
     for name in names:
         recorded = case.golden[f"act.{name}"].float()
-        found = case.found(name)
+        actual = case.found(name)
         if name == "head.in":
-            torch.testing.assert_close(found, recorded, rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(actual, recorded, rtol=1e-6, atol=1e-6)
             continue
-        differing = int((found.reshape(recorded.shape) != recorded).sum())
+        differing = int((actual.reshape(recorded.shape) != recorded).sum())
         assert differing == 0, f"{name}: {differing} of {recorded.numel()} values differ"
 
 
@@ -253,26 +253,26 @@ def test_losses_agree(shared: Path) -> None:
 
 def test_gradients_agree(shared: Path) -> None:
     folder = shared / "golden" / "training"
-    told = json.loads((folder / "grads_small_spatiotemporal.json").read_text())
+    reference = json.loads((folder / "grads_small_spatiotemporal.json").read_text())
     published = load_file(folder / "grads_small_spatiotemporal.safetensors")
     case = shared / "golden" / "small_spatiotemporal"
     config, steps = _config(case)
     network = import_published(load_file(case / "state_dict.safetensors"), config)
-    labels = torch.tensor(told["labels"])
+    labels = torch.tensor(reference["labels"])
 
     output = network(_inputs(case / "inputs.safetensors", steps))  # in eval mode: told["bn"]
-    entropy = cross_entropy(output.logits, labels, label_smoothing=told["smoothing"])
-    aligned = alignment_loss(output.residuals, labels, told["temperature"])
+    entropy = cross_entropy(output.logits, labels, label_smoothing=reference["smoothing"])
+    aligned = alignment_loss(output.residuals, labels, reference["temperature"])
     (entropy + aligned).backward()
 
-    assert abs(entropy.item() - told["ce"]) <= 1e-5
-    assert abs(aligned.item() - told["contrastive"]) <= 1e-5
+    assert abs(entropy.item() - reference["ce"]) <= 1e-5
+    assert abs(aligned.item() - reference["contrastive"]) <= 1e-5
     ours = {name: x.grad for name, x in network.named_parameters()}
     assert len(published) == len(ours) == 100
     for name, expected in published.items():
-        found = ours.pop(_parameter(name))
-        assert found is not None
-        relative = (found - expected).norm() / expected.norm()
+        gradient = ours.pop(_parameter(name))
+        assert gradient is not None
+        relative = (gradient - expected).norm() / expected.norm()
         assert relative <= 1e-4, f"{name}: {relative:.1e}"
 
 

@@ -240,5 +240,5 @@ def test_threads_share_a_neuron() -> None:
     expected = [lif()(x) for x in inputs]
     with ThreadPoolExecutor(8) as pool:
         for run in (node, lambda x: training(node, x)):
-            found = list(pool.map(run, inputs))
-            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+            results = list(pool.map(run, inputs))
+            assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True))

@@ -64,7 +64,9 @@ def case(request: pytest.FixtureRequest) -> Case:
     }
     spikes: dict[str, Tensor] = {}
     hooks = [
-        module.register_forward_hook(lambda _, a, gave, name=name: spikes.__setitem__(name, gave))
+        module.register_forward_hook(
+            lambda _, a, layer_output, name=name: spikes.__setitem__(name, layer_output)
+        )
         for name, module in network.named_modules()
         if isinstance(module, LIF)
     ]
@@ -101,12 +103,12 @@ def test_every_variant_has_its_case() -> None:
 def test_every_spike_is_that_of_the_equations(case: Case) -> None:
     recorded = case.named("spikes")
     assert recorded.keys() == case.spikes.keys()
-    for name, found in case.spikes.items():
-        bits = np.unpackbits(recorded[name].numpy(), count=found.numel())
-        expected = torch.from_numpy(bits).reshape(found.shape).float()
+    for name, layer_spikes in case.spikes.items():
+        bits = np.unpackbits(recorded[name].numpy(), count=layer_spikes.numel())
+        expected = torch.from_numpy(bits).reshape(layer_spikes.shape).float()
         assert 0 < expected.mean() < 1
-        differing = int((found != expected).sum())
-        assert differing == 0, f"{name}: {differing} of {found.numel()} spikes differ"
+        differing = int((layer_spikes != expected).sum())
+        assert differing == 0, f"{name}: {differing} of {layer_spikes.numel()} spikes differ"
 
 
 def test_logits_are_those_of_the_equations(case: Case) -> None:
@@ -119,18 +121,18 @@ def test_residuals_are_those_of_the_equations(case: Case) -> None:
     assert recorded.keys() == case.output.residuals.keys()
     for name, residual in recorded.items():
         assert residual.any()
-        found = case.output.residuals[name].double()
-        torch.testing.assert_close(found, residual, rtol=1e-6, atol=1e-6)
+        actual = case.output.residuals[name].double()
+        torch.testing.assert_close(actual, residual, rtol=1e-6, atol=1e-6)
 
 
 def test_maps_are_those_of_the_equations(case: Case) -> None:
-    found = case.output.attention
-    assert found is not None
+    actual = case.output.attention
+    assert actual is not None
     spatial, temporal = case.named("spatial"), case.named("temporal")
-    assert {n for n, maps in found.items() if maps.spatial is not None} == set(spatial)
-    assert {n for n, maps in found.items() if maps.temporal is not None} == set(temporal)
-    assert found.keys() == spatial.keys() | temporal.keys()
-    for name, maps in found.items():
+    assert {n for n, maps in actual.items() if maps.spatial is not None} == set(spatial)
+    assert {n for n, maps in actual.items() if maps.temporal is not None} == set(temporal)
+    assert actual.keys() == spatial.keys() | temporal.keys()
+    for name, maps in actual.items():
         if maps.spatial is not None:
             assert maps.spatial.shape[1:] == case.network.config.streams[name].grid
             torch.testing.assert_close(maps.spatial.sum((1, 2)), torch.ones(len(maps.spatial)))
@@ -144,8 +146,10 @@ def test_a_streams_firing_rate_is_the_mean_of_the_spikes_that_make_its_tokens(ca
     assert list(rates) == list(case.network.config.streams)
     for name, rate in rates.items():
         last = len(case.network.patch[name].stages) - 1  # type: ignore[arg-type]
-        found = case.spikes[f"patch.{name}.stages.{last}.lif"]
-        pooled = max_pool2d(found.flatten(0, 1), 3, 2, 1).unflatten(0, found.shape[:2])
+        stage_spikes = case.spikes[f"patch.{name}.stages.{last}.lif"]
+        pooled = max_pool2d(stage_spikes.flatten(0, 1), 3, 2, 1).unflatten(
+            0, stage_spikes.shape[:2]
+        )
         both = torch.stack([pooled, case.spikes[f"patch.{name}.position.lif"]])
         torch.testing.assert_close(rate, both.mean((0, 1, 3, 4, 5)), rtol=0, atol=1e-6)
         assert ((rate > 0) & (rate < 1)).all()
@@ -163,7 +167,9 @@ def test_a_streams_share_is_what_its_own_features_give_the_head(case: Case) -> N
     network, config = case.network, case.network.config
     for name, share in case.output.stream_logits.items():
         silent = [network.mlp[other] for other in config.streams if other != name]
-        hooks = [mlp.register_forward_hook(lambda _, a, gave: gave * 0) for mlp in silent]
+        hooks = [
+            mlp.register_forward_hook(lambda _, a, mlp_output: mlp_output * 0) for mlp in silent
+        ]
         with torch.no_grad():
             alone = network(case.inputs).logits
         for hook in hooks:
@@ -220,16 +226,16 @@ def test_a_missing_stream_is_as_if_the_network_never_had_it(fusion: str) -> None
     network = three(fusion=fusion)
     inputs = noise(network.config, steps=4, batch=2)
     for kept in combinations(inputs, 2):
-        given = {name: inputs[name] for name in kept}
+        present = {name: inputs[name] for name in kept}
         with torch.no_grad():
-            found = network(given, attention=True)
-            expected = without(network, kept)(given, attention=True)
-        torch.testing.assert_close(found.logits, expected.logits)
-        assert found.residuals.keys() == set(kept)
-        assert found.attention is not None
+            actual = network(present, attention=True)
+            expected = without(network, kept)(present, attention=True)
+        torch.testing.assert_close(actual.logits, expected.logits)
+        assert actual.residuals.keys() == set(kept)
+        assert actual.attention is not None
         for name in kept:
-            assert torch.equal(found.residuals[name], expected.residuals[name])
-            assert torch.equal(found.attention[name].spatial, expected.attention[name].spatial)
+            assert torch.equal(actual.residuals[name], expected.residuals[name])
+            assert torch.equal(actual.attention[name].spatial, expected.attention[name].spatial)
 
 
 @pytest.mark.parametrize("fusion", ["add", "concat"])
@@ -339,10 +345,10 @@ def test_maps_come_only_where_they_are_asked_for_and_change_no_answer() -> None:
     network = three()
     inputs = noise(network.config, steps=3, batch=2)
     with torch.no_grad():
-        plain, asked = network(inputs), network(inputs, attention=True)
+        plain, with_maps = network(inputs), network(inputs, attention=True)
     assert plain.attention is None
-    assert asked.attention is not None
-    assert torch.equal(plain.logits, asked.logits)
+    assert with_maps.attention is not None
+    assert torch.equal(plain.logits, with_maps.logits)
 
 
 def test_a_map_of_silence_is_nothing_and_not_nan() -> None:

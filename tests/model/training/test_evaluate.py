@@ -167,12 +167,12 @@ def test_accuracy_over_t_is_that_of_t_steps(
 ) -> None:
     evaluate.measure_steps(evaluator, clips[:1], tmp_path)
     assert evaluator.steps == [steps for steps in STEPS for _ in range(3)]
-    shown = [
+    evaluated = [
         clip.pictures
         for clip, streams in zip(evaluator.clips, evaluator.streams, strict=True)
         if clip.pictures and "visual" in streams
     ]
-    assert [len(x.frames) for x in shown] == [steps for steps in STEPS for _ in range(2)]
+    assert [len(x.frames) for x in evaluated] == [steps for steps in STEPS for _ in range(2)]
 
 
 class StoppedError(Exception):
@@ -284,12 +284,12 @@ def test_an_evaluation_writes_figures_and_the_card(avdigits_folder: Path, tmp_pa
     described = card(options, 0)
     folder = tmp_path / "weights"
     checkpoint.save(folder, SCMRL(described.config), described)
-    asked = EvaluateOptions(
+    evaluate_options = EvaluateOptions(
         checkpoint=folder, data=avdigits_folder, out=tmp_path / "figures",
         clips=20, curve_clips=10, attention_clips=5, device="cpu",
     )  # fmt: skip
     console = Console(record=True, width=200, quiet=True)
-    measured = evaluate.evaluate(asked, console)
+    measured = evaluate.evaluate(evaluate_options, console)
     by_name = {m.what: m for m in measured.accuracy}
     both = by_name["accuracy, both streams"]
     assert both.n == 20
@@ -302,5 +302,5 @@ def test_an_evaluation_writes_figures_and_the_card(avdigits_folder: Path, tmp_pa
     for name in ("confusion.png", "noise.png", "steps.png"):
         assert cv2.imread(str(tmp_path / "figures" / name)) is not None
     assert checkpoint.load(folder)[1].accuracy == ()
-    evaluate.evaluate(replace(asked, write_card=True), console)
+    evaluate.evaluate(replace(evaluate_options, write_card=True), console)
     assert checkpoint.load(folder)[1].accuracy == measured.accuracy

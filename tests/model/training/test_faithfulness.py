@@ -57,13 +57,13 @@ def clip(seconds: float = 1.0) -> Clip:
 def test_hiding_covers_a_fifth_of_the_frame_and_no_padding() -> None:
     pictures = clip().pictures
     assert pictures is not None
-    seen = prepare_frames(pictures, SQUARE, 2)
-    frame = content_mask(seen)
+    prepared = prepare_frames(pictures, SQUARE, 2)
+    frame = content_mask(prepared)
     assert frame.sum() == 72 * 96  # 4:3 in a square of 96
     grid = np.zeros((6, 6), np.float32)
     grid[2, 1] = 1
-    after = hide(seen, upsample(grid, seen))
-    changed = np.any(after.tensor != seen.tensor, axis=(0, 1))
+    after = hide(prepared, upsample(grid, prepared))
+    changed = np.any(after.tensor != prepared.tensor, axis=(0, 1))
     assert not changed[~frame].any()
     assert 0.9 * HIDDEN * frame.sum() <= changed.sum() <= HIDDEN * frame.sum() + 1
     assert changed[32 + 8, 16 + 8]  # the middle of the cell that the map points at
@@ -108,9 +108,9 @@ def test_faithfulness_is_higher_for_maps_that_point_at_the_digit(
 ) -> None:
     evaluator = RestsOnTheInk(at_ink)
     Evaluator.__init__(evaluator, folder, "cpu")
-    shown = clips[:1]
-    assert shown[0].truth.label == 0
-    measured = faithfulness(evaluator, shown, CARD.steps, "visual")
+    first_clip = clips[:1]
+    assert first_clip[0].truth.label == 0
+    measured = faithfulness(evaluator, first_clip, CARD.steps, "visual")
     assert measured.count == 1
     assert 0 < measured.area < 1
     assert (measured.mass > 1.3 * measured.area) == at_ink

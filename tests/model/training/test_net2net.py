@@ -25,9 +25,9 @@ def test_one_stream_alone_gets_the_same_answer(times: int) -> None:
     widen(narrow, wide)
     inputs = {"visual": noise(narrow.config, steps=3, batch=4)["visual"]}
     with torch.inference_mode():
-        expected, found = narrow(inputs).logits, wide(inputs).logits
+        expected, actual = narrow(inputs).logits, wide(inputs).logits
     assert expected.std() > 0.01
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_copies_of_a_channel_do_not_stay_equal() -> None:

@@ -78,9 +78,9 @@ def test_every_option_is_tested_here() -> None:
 def test_a_run_is_not_resumed_with_another_setting(name: str, begun: TrainOptions) -> None:
     before = (begun.out / "last.pt").read_bytes()
     message = refusal(replace(begun, **{name: OTHERS[name]}))
-    shown = re.search(rf"{flag(name)} (\S+), but the run has ([^;]+);", message)
-    assert shown, message
-    assert shown[1] != shown[2]
+    match = re.search(rf"{flag(name)} (\S+), but the run has ([^;]+);", message)
+    assert match, message
+    assert match[1] != match[2]
     assert message.count("but the run has") == 1
     assert (begun.out / "last.pt").read_bytes() == before
 

@@ -154,11 +154,11 @@ def scmrl(*arguments: object, code: int = 0) -> Result:
 
 @pytest.mark.usefixtures("registered")
 def test_a_second_task_has_a_command_with_its_options(data: Path, tmp_path: Path) -> None:
-    shown = scmrl("train", "noise", "--help").output
+    stdout = scmrl("train", "noise", "--help").output
     for expected in ("Noise, for a test.", "Folder of levels.txt.", "--gain", "runs/noise"):
-        assert expected in shown
-    assert "all=0.5,near+camera=0.5" in shown
-    assert "--synthetic-takes" not in shown
+        assert expected in stdout
+    assert "all=0.5,near+camera=0.5" in stdout
+    assert "--synthetic-takes" not in stdout
     out = tmp_path / "run"
     scmrl("train", "noise", "--data", data, "--out", out, "--epochs", 1, "--clips", 4, "--batch", 2,
           "--channels", 16, "--steps", 1, "--development-clips", 10, "--gain", 0.5,
@@ -167,9 +167,9 @@ def test_a_second_task_has_a_command_with_its_options(data: Path, tmp_path: Path
     assert (state["task"], state["gain"], state["lr_multiplier"]) == ("noise", "0.5", "far=0.5")
     assert np.loadtxt(out / "metrics.csv", delimiter=",", skiprows=1).shape == (8,)
     figures = tmp_path / "figures"
-    shown = scmrl("evaluate", out / "best", "--data", data, "--out", figures, "--clips", 10,
+    stdout = scmrl("evaluate", out / "best", "--data", data, "--out", figures, "--clips", 10,
                   "--curve-clips", 1, "--attention-clips", 1, "--device", "cpu").output  # fmt: skip
-    assert "accuracy, camera alone" in shown
+    assert "accuracy, camera alone" in stdout
     message = scmrl("train", "noise", "--data", data, "--gain", 11, code=2).stderr
     assert "--gain" in message
 

@@ -55,8 +55,8 @@ def with_weights(weights: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_help_names_every_command_and_loads_nothing_heavy() -> None:
     """In a process of its own, by the console script."""
     script = Path(sys.executable).with_name("scmrl")
-    shown = subprocess.run([script, "--help"], capture_output=True, text=True, check=True).stdout
-    assert all(command in shown for command in COMMANDS)
+    printed = subprocess.run([script, "--help"], capture_output=True, text=True, check=True).stdout
+    assert all(command in printed for command in COMMANDS)
     command = "import sys, service.commands.app"
     heavy = command + "; print({'torch', 'cv2', 'fastapi'} & sys.modules.keys())"
     loaded = subprocess.run(
@@ -67,19 +67,19 @@ def test_help_names_every_command_and_loads_nothing_heavy() -> None:
 
 @pytest.mark.parametrize("command", [*COMMANDS, "train avdigits"])
 def test_each_command_has_help(command: str) -> None:
-    shown = scmrl(*command.split(), "--help").output
-    assert "Usage" in shown
-    assert len(shown.splitlines()) > 8
+    stdout = scmrl(*command.split(), "--help").output
+    assert "Usage" in stdout
+    assert len(stdout.splitlines()) > 8
 
 
 def test_flags_of_serve_are_the_settings_with_their_defaults() -> None:
     from service.settings import Settings
 
-    shown = scmrl("serve", "--help").output
-    flags = set(re.findall(r"--([a-z][a-z-]+)", shown))
+    stdout = scmrl("serve", "--help").output
+    flags = set(re.findall(r"--([a-z][a-z-]+)", stdout))
     assert {name.replace("_", "-") for name in Settings.model_fields} - flags == SECRETS
-    assert "[default: 8 requests]" in shown
-    assert "[default: none]" in shown
+    assert "[default: 8 requests]" in stdout
+    assert "[default: none]" in stdout
 
 
 def test_an_old_name_of_a_flag_works_with_a_warning_and_is_not_in_the_help() -> None:
@@ -95,13 +95,13 @@ def test_secrets_have_no_flag_and_the_help_names_their_variables(
 ) -> None:
     monkeypatch.setenv("SCMRL_API_KEYS", "anna:q7Zt4mXv9RkB2wLc8NpY")
     monkeypatch.setenv("SCMRL_ADMIN_KEY", "q7Zt4mXv9RkB2wLc8NpY")
-    shown = scmrl("serve", "--help").output
-    assert "0123456789" not in shown
+    stdout = scmrl("serve", "--help").output
+    assert "0123456789" not in stdout
     for name in SECRETS:
-        assert "SCMRL_" + name.upper().replace("-", "_") in shown
-        told = scmrl("serve", f"--{name}", "anna:q7Zt4mXv9RkB2wLc8NpY", code=2).output
-        assert "No such option" in told
-        assert "0123456789" not in told
+        assert "SCMRL_" + name.upper().replace("-", "_") in stdout
+        message = scmrl("serve", f"--{name}", "anna:q7Zt4mXv9RkB2wLc8NpY", code=2).output
+        assert "No such option" in message
+        assert "0123456789" not in message
 
 
 # --- classify ------------------------------------------------------------------------------
@@ -110,25 +110,25 @@ def test_secrets_have_no_flag_and_the_help_names_their_variables(
 def test_one_clip_is_a_table_of_labels_with_the_contribution_of_each_stream(
     with_weights: Path,
 ) -> None:
-    shown = scmrl("classify", SEVEN, "--top-k", 3).stdout
-    assert "digit-7.webm" in shown
+    printed = scmrl("classify", SEVEN, "--top-k", 3).stdout
+    assert "digit-7.webm" in printed
     for heading in ("probability", "audio", "visual", "bias", "logit"):
-        assert heading in shown
-    assert shown.count("%") == 3 + 1
-    assert "2.00 s at 48000 Hz" in shown
-    assert "4 pictures of 320 x 240" in shown
+        assert heading in printed
+    assert printed.count("%") == 3 + 1
+    assert "2.00 s at 48000 Hz" in printed
+    assert "4 pictures of 320 x 240" in printed
 
 
 def test_several_clips_are_a_line_each(with_weights: Path) -> None:
     names = [f"digit-{digit}.mp4" for digit in range(3)]
-    shown = scmrl("classify", *(CLIPS / name for name in names)).stdout
-    assert all(name in shown for name in names)
-    assert "3 clips" in shown
+    printed = scmrl("classify", *(CLIPS / name for name in names)).stdout
+    assert all(name in printed for name in names)
+    assert "3 clips" in printed
 
 
 def test_json_is_a_line_a_clip_as_the_service_answers(with_weights: Path) -> None:
-    shown = scmrl("classify", SEVEN, CLIPS / "digit-1.mp4", "--json", "--steps", 2).stdout
-    first, second = map(json.loads, shown.splitlines())
+    printed = scmrl("classify", SEVEN, CLIPS / "digit-1.mp4", "--json", "--steps", 2).stdout
+    first, second = map(json.loads, printed.splitlines())
     assert (Path(first["clip"]).name, Path(second["clip"]).name) == ("digit-7.webm", "digit-1.mp4")
     assert first["steps"] == 2
     assert {entry["label"] for entry in first["probabilities"]} == set(LABELS)
@@ -144,17 +144,17 @@ def test_a_bad_clip_is_reported_and_the_others_are_classified(
     bad = [tmp_path / name for name in ("notes.mp4", "empty.mp4", "missing.mp4")]
     result = scmrl("classify", bad[0], SEVEN, *bad[1:], code=1)
     assert "digit-7.webm" in result.stdout
-    for clip, told in zip(bad, ("not supported", "empty", "No such file"), strict=True):
+    for clip, message in zip(bad, ("not supported", "empty", "No such file"), strict=True):
         (line,) = [x for x in result.stderr.splitlines() if x.startswith(str(clip))]
-        assert told in line
+        assert message in line
     lines = scmrl("classify", bad[0], SEVEN, "--json", code=1).stdout.splitlines()
     assert json.loads(lines[0])["error"]["status"] == 415
     assert json.loads(lines[1])["prediction"]
 
 
 def test_overlay_writes_a_picture_for_each_clip(with_weights: Path, tmp_path: Path) -> None:
-    shown = scmrl("classify", SEVEN, "--overlay", tmp_path / "one.png").stdout
-    assert f"wrote {tmp_path / 'one.png'}" in shown
+    printed = scmrl("classify", SEVEN, "--overlay", tmp_path / "one.png").stdout
+    assert f"wrote {tmp_path / 'one.png'}" in printed
     picture = cv2.imread(str(tmp_path / "one.png"))
     assert picture is not None
     assert picture.shape[1] > picture.shape[0] > 200, "two maps side by side"
@@ -170,9 +170,9 @@ def test_an_overlay_that_cannot_be_written_is_reported(with_weights: Path, tmp_p
     assert "digit-7.webm" in result.stdout, "the answer is there all the same"
     silent = tmp_path / "silent.mp4"
     silent.write_bytes(without_sound((CLIPS / "digit-7.mp4").read_bytes()))
-    told = scmrl("classify", silent, "--overlay", tmp_path / "silent.png")
-    assert "no maps" in told.stderr
-    assert "there is no sound in it" in told.stdout
+    output = scmrl("classify", silent, "--overlay", tmp_path / "silent.png")
+    assert "no maps" in output.stderr
+    assert "there is no sound in it" in output.stdout
 
 
 def test_a_file_name_that_looks_like_markup_is_printed_as_it_is(
@@ -181,9 +181,9 @@ def test_a_file_name_that_looks_like_markup_is_printed_as_it_is(
     odd = shutil.copy(SEVEN, tmp_path / "[bold]a[")
     odder = shutil.copy(SEVEN, tmp_path / "b[nothing].mp4")
     assert "[bold]a[" in scmrl("classify", odd).stdout
-    shown = scmrl("classify", odd, odder).stdout
-    assert "[bold]a[" in shown
-    assert "b[nothing].mp4" in shown
+    printed = scmrl("classify", odd, odder).stdout
+    assert "[bold]a[" in printed
+    assert "b[nothing].mp4" in printed
 
 
 def test_a_checkpoint_is_given_by_name_or_folder(
@@ -193,14 +193,14 @@ def test_a_checkpoint_is_given_by_name_or_folder(
     by_folder = scmrl("classify", SEVEN, "--model", weights / "strict", "--json").stdout
     monkeypatch.chdir(weights / "strict")
     from_within = scmrl("classify", SEVEN, "--model", ".", "--json").stdout
-    answers = [json.loads(shown) for shown in (by_name, by_folder, from_within)]
+    answers = [json.loads(text) for text in (by_name, by_folder, from_within)]
     assert {answer["model"]["name"] for answer in answers} == {"strict"}
     assert len({answer["prediction"]["probability"] for answer in answers}) == 1
 
 
 def test_classify_names_a_missing_checkpoint(weights: Path, tmp_path: Path) -> None:
-    told = scmrl("classify", SEVEN, "--models", tmp_path, code=1).stderr
-    assert str(tmp_path / "avdigits" / "card.json") in told
+    output = scmrl("classify", SEVEN, "--models", tmp_path, code=1).stderr
+    assert str(tmp_path / "avdigits" / "card.json") in output
     copied = shutil.copytree(weights, tmp_path / "copied")
     damage(copied / "avdigits")
     assert "sha256" in scmrl("classify", SEVEN, "--models", copied, code=1).stderr
@@ -215,9 +215,9 @@ def test_classify_refuses_invalid_arguments(arguments: list[str]) -> None:
 
 
 def test_models_lists_checkpoints_and_reports_damaged_ones(weights: Path, tmp_path: Path) -> None:
-    shown = scmrl("models", "--models", weights).stdout
-    for told in ("avdigits", "strict", "0.0.1", "audio, visual", "10: 0, 1, 2"):
-        assert told in shown
+    printed = scmrl("models", "--models", weights).stdout
+    for message in ("avdigits", "strict", "0.0.1", "audio, visual", "10: 0, 1, 2"):
+        assert message in printed
     copied = shutil.copytree(weights, tmp_path / "copied")
     damage(copied / "strict")
     result = scmrl("models", "--models", copied, code=1)
@@ -241,10 +241,10 @@ def test_settings_lists_values_and_hides_secrets(
     monkeypatch.setenv("SCMRL_MAX_BATCH", "13")
     monkeypatch.setenv("SCMRL_ADMIN_KEY", "a-secret-of-the-operator")
     monkeypatch.setenv("COLUMNS", "200")
-    shown = scmrl("settings").output
-    assert re.search(r"SCMRL_MAX_BATCH\s*│\s*13 requests\s*│\s*8 requests", shown)
-    assert re.search(r"SCMRL_ADMIN_KEY\s*│\s*set\s*│\s*none", shown)
-    assert "a-secret" not in shown
+    stdout = scmrl("settings").output
+    assert re.search(r"SCMRL_MAX_BATCH\s*│\s*13 requests\s*│\s*8 requests", stdout)
+    assert re.search(r"SCMRL_ADMIN_KEY\s*│\s*set\s*│\s*none", stdout)
+    assert "a-secret" not in stdout
     monkeypatch.setenv("SCMRL_MAX_BATCH", "none at all")
     assert "SCMRL_MAX_BATCH: " in scmrl("settings", code=2).stderr
 
@@ -266,35 +266,35 @@ def training(folder: Path, rate: int | None = None) -> Path:
 
 def train(data: Path, out: Path, *more: object) -> str:
     """What training says that cannot be."""
-    shown = scmrl(
+    stdout = scmrl(
         "train", "avdigits", "--data", data, "--out", out, "--synthetic-takes", 0, *more, code=2
     ).stderr
-    return str(shown)
+    return str(stdout)
 
 
 def test_training_without_data_says_what_is_missing(tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert str(tmp_path / "handwriting.npz") in train(tmp_path, out)
     assert str(tmp_path / "empty" / "speech") in train(training(tmp_path / "empty"), out)
-    told = train(training(tmp_path / "fast", rate=16_000), out)
-    assert "16000 Hz" in told
-    assert ".wav" in told
+    output = train(training(tmp_path / "fast", rate=16_000), out)
+    assert "16000 Hz" in output
+    assert ".wav" in output
     assert not out.exists()
 
 
 def test_training_with_a_width_that_no_network_has_says_so(tmp_path: Path) -> None:
-    told = train(tmp_path, tmp_path / "out", "--channels", 17)
-    assert told == "scmrl: --channels 17: must be a multiple of 16, the number of heads\n"
+    output = train(tmp_path, tmp_path / "out", "--channels", 17)
+    assert output == "scmrl: --channels 17: must be a multiple of 16, the number of heads\n"
 
 
 @pytest.mark.parametrize(
     "dropout", ["audio", "audio=half", "touch=1", "audio=0.5,visual=0.4", "audio=2,visual=-1"]
 )
 def test_modality_dropout_that_is_none_is_refused(tmp_path: Path, dropout: str) -> None:
-    given = ("train", "avdigits", "--data", tmp_path, "--modality-dropout", dropout)
-    told = scmrl(*given, code=2).stderr
-    assert f"--modality-dropout {dropout}: " in told
-    assert "Traceback" not in told
+    arguments = ("train", "avdigits", "--data", tmp_path, "--modality-dropout", dropout)
+    output = scmrl(*arguments, code=2).stderr
+    assert f"--modality-dropout {dropout}: " in output
+    assert "Traceback" not in output
 
 
 def test_training_leaves_another_run_alone(tmp_path: Path) -> None:
@@ -303,19 +303,19 @@ def test_training_leaves_another_run_alone(tmp_path: Path) -> None:
     (out / "last.pt").write_text("hours of work")
     assert "--resume" in train(data, out, "--development-clips", 10)
     assert (out / "last.pt").read_text() == "hours of work"
-    told = train(data, data / "handwriting.npz" / "out", "--development-clips", 10)
-    assert "Not a directory" in told
+    output = train(data, data / "handwriting.npz" / "out", "--development-clips", 10)
+    assert "Not a directory" in output
 
 
 def test_evaluating_without_a_checkpoint_or_data_says_what_is_missing(
     weights: Path, tmp_path: Path
 ) -> None:
-    told = scmrl("evaluate", tmp_path, "--data", tmp_path, "--out", tmp_path, code=2).stderr
-    assert str(tmp_path / "card.json") in told
-    told = scmrl(
+    output = scmrl("evaluate", tmp_path, "--data", tmp_path, "--out", tmp_path, code=2).stderr
+    assert str(tmp_path / "card.json") in output
+    output = scmrl(
         "evaluate", weights / "avdigits", "--data", tmp_path, "--out", tmp_path, code=2
     ).stderr
-    assert str(tmp_path / "handwriting.npz") in told
+    assert str(tmp_path / "handwriting.npz") in output
 
 
 def test_a_required_option_that_is_missing_is_named() -> None:
@@ -334,9 +334,9 @@ def test_a_required_option_that_is_missing_is_named() -> None:
     ids=lambda command: command[0],
 )
 def test_an_unknown_device_is_reported_with_the_choices(command: tuple[object, ...]) -> None:
-    told = scmrl(*command, "--device", "foo", code=2).stderr
-    assert "--device" in told
-    assert "auto, cpu, cuda" in re.sub(r"[\s│]+", " ", told)
+    output = scmrl(*command, "--device", "foo", code=2).stderr
+    assert "--device" in output
+    assert "auto, cpu, cuda" in re.sub(r"[\s│]+", " ", output)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
@@ -351,9 +351,9 @@ def test_an_unknown_device_is_reported_with_the_choices(command: tuple[object, .
 )
 def test_missing_cuda_is_reported(command: tuple[object, ...]) -> None:
     for device in ("cuda", "cuda:0"):
-        told = scmrl(*command, "--device", device, code=2).stderr
-        assert f"device {device}" in told
-        assert "no CUDA" in told
+        output = scmrl(*command, "--device", device, code=2).stderr
+        assert f"device {device}" in output
+        assert "no CUDA" in output
 
 
 def test_a_new_key_matches_its_line(tmp_path: Path) -> None:

@@ -33,10 +33,10 @@ def test_the_printed_command_works_and_a_signal_ends_the_service(
     (line,) = [x.strip() for x in service.shown.splitlines() if x.strip().startswith("curl")]
     assert line == f"curl -F clip=@tests/data/clips/digit-7.webm {address}/v1/classify"
     if shutil.which("curl"):
-        asked = subprocess.run(
+        completed = subprocess.run(
             [*shlex.split(line), "--noproxy", "*"], cwd=ROOT, capture_output=True, check=True
         )
-        assert b'"prediction"' in asked.stdout
+        assert b'"prediction"' in completed.stdout
     assert service.stop() == 0
     assert "Traceback" not in service.logged
 
@@ -47,8 +47,8 @@ def test_requests_in_flight_at_shutdown_are_answered(
 ) -> None:
     service = serve(SCMRL_MODELS=str(weights), SCMRL_PORT="0")
     url = httpx.URL(service.address())
-    asked = httpx.Request("POST", url.join("/v1/classify"), files={"clip": clip})
-    headers = [f"{name}: {value}" for name, value in asked.headers.items()]
+    request = httpx.Request("POST", url.join("/v1/classify"), files={"clip": clip})
+    headers = [f"{name}: {value}" for name, value in request.headers.items()]
     head = "\r\n".join(["POST /v1/classify HTTP/1.1", *headers, "Expect: 100-continue", "", ""])
     at = (str(url.host), url.port or 80)
     with socket.create_connection(at, timeout=WITHIN_S) as caller:
@@ -60,7 +60,7 @@ def test_requests_in_flight_at_shutdown_are_answered(
         assert (late.status_code, late.json()["type"]) == (503, "urn:scmrl:error:stopping")
         assert late.headers["Retry-After"]
         assert httpx.get(url.join("/healthz")).status_code == 200
-        caller.sendall(asked.read())
+        caller.sendall(request.read())
         answer = caller.makefile("rb").read()
     assert answer.startswith(b"HTTP/1.1 200")
     assert b'"prediction"' in answer
@@ -89,13 +89,13 @@ def test_invalid_settings_are_named_by_flag_and_variable(serve: type[Serve]) -> 
         "--device", "abacus", SCMRL_MAX_BATCH="many",
     )  # fmt: skip
     assert service.code() == 2
-    told = service.logged
-    assert "--queue-length (SCMRL_QUEUE_LENGTH)" in told
-    assert "--max-batch (SCMRL_MAX_BATCH)" in told
-    assert "can be 0 to 86400 s" in told
-    assert "can be 64 to 1048576 MiB" in told
-    assert "--device (SCMRL_DEVICE): no such device: 'abacus'; choose auto, cpu, cuda" in told
-    assert "Traceback" not in told
+    output = service.logged
+    assert "--queue-length (SCMRL_QUEUE_LENGTH)" in output
+    assert "--max-batch (SCMRL_MAX_BATCH)" in output
+    assert "can be 0 to 86400 s" in output
+    assert "can be 64 to 1048576 MiB" in output
+    assert "--device (SCMRL_DEVICE): no such device: 'abacus'; choose auto, cpu, cuda" in output
+    assert "Traceback" not in output
     assert serve("--prot", 80).code() == 2
 
 
@@ -183,15 +183,15 @@ def test_an_address_that_others_reach_needs_keys_or_a_waiver(
     host: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert run(Settings(models="/nowhere", host=host, port=0)) == 2
-    told = capfd.readouterr().err
+    output = capfd.readouterr().err
     for way_out in ("SCMRL_API_KEYS", "--host 127.0.0.1", "SCMRL_ALLOW_ANONYMOUS"):
-        assert way_out in told
+        assert way_out in output
     admin = Settings(models="/nowhere", host=host, admin_key="q7Zt4mXv9RkB2wLc8NpY")
     assert run(admin) == 2, "an admin key is not asked of those who classify"
 
 
 @pytest.mark.parametrize(
-    ("given", "code"),
+    ("settings", "code"),
     [
         ({"host": "0.0.0.0"}, 2),
         ({"host": "0.0.0.0", "allow_anonymous": True}, 1),
@@ -205,7 +205,7 @@ def test_an_address_that_others_reach_needs_keys_or_a_waiver(
     ],
 )
 def test_it_starts_where_that_is_safe_or_allowed(
-    given: dict[str, Any], code: int, monkeypatch: pytest.MonkeyPatch
+    settings: dict[str, Any], code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """1: it went on to listen, which is made to fail here."""
 
@@ -214,7 +214,7 @@ def test_it_starts_where_that_is_safe_or_allowed(
 
     monkeypatch.setattr(serving, "listen", refuse)
     monkeypatch.setattr(serving.logs, "configure", lambda level, shape: None)
-    assert run(Settings(models="/nowhere", **given)) == code
+    assert run(Settings(models="/nowhere", **settings)) == code
 
 
 def test_keys_of_a_file_are_required_and_the_server_software_is_not_disclosed(
@@ -233,16 +233,16 @@ def test_keys_of_a_file_are_required_and_the_server_software_is_not_disclosed(
     assert "curl -H 'Authorization: Bearer KEY' -F clip=" in service.shown
     assert f"scmrl serve: {keys} has keys, and every user may read" in service.logged
     assert httpx.get(f"{address}/v1/models").status_code == 401
-    asked = {"Authorization": "Bearer q7Zt4mXv9RkB2wLc8NpY"}
-    answer = httpx.get(f"{address}/v1/models", headers=asked)
+    authorization = {"Authorization": "Bearer q7Zt4mXv9RkB2wLc8NpY"}
+    answer = httpx.get(f"{address}/v1/models", headers=authorization)
     assert answer.status_code == 200
     assert "server" not in answer.headers
     at = httpx.URL(address)
     with socket.create_connection((str(at.host), at.port or 80), timeout=WITHIN_S) as caller:
         caller.sendall(b"\0\0 not http\r\n\r\n")
-        told = caller.makefile("rb").read().lower()
-    assert told.startswith(b"http/1.1 400")
-    assert not {word for word in (b"uvicorn", b"h11", b"python", b"server:") if word in told}
+        output = caller.makefile("rb").read().lower()
+    assert output.startswith(b"http/1.1 400")
+    assert not {word for word in (b"uvicorn", b"h11", b"python", b"server:") if word in output}
     assert service.stop() == 0
     assert "q7Zt4mXv9RkB2wLc8NpY" not in service.logged + service.shown
     assert "key='anna'" in service.logged

@@ -65,8 +65,8 @@ def test_a_run_is_not_resumed_with_other_settings(
 
 
 def test_a_run_that_is_whole_is_resumed_and_ends_at_once(data: Path, run: Path) -> None:
-    shown = scmrl("train", "avdigits", "--data", data, "--out", run, *SMALL, "--resume").stdout
-    assert f"the best checkpoint is in {run / 'best'}" in shown.replace("\n", "")
+    printed = scmrl("train", "avdigits", "--data", data, "--out", run, *SMALL, "--resume").stdout
+    assert f"the best checkpoint is in {run / 'best'}" in printed.replace("\n", "")
 
 
 def test_a_folder_without_a_run_is_not_resumed(data: Path, run: Path, tmp_path: Path) -> None:
@@ -243,8 +243,8 @@ def test_flags_of_0_1_work_with_a_warning(data: Path, run: Path, tmp_path: Path)
     assert "deprecated" not in quiet.stderr
     states = [torch.load(tmp_path / x / "last.pt", weights_only=True) for x in ("old", "new")]
     assert states[0]["settings"] == states[1]["settings"]
-    shown = scmrl("train", "avdigits", "--help").output
-    assert not any(f"{name} " in shown for name in ("--shares", "--slow", "--from"))
+    stdout = scmrl("train", "avdigits", "--help").output
+    assert not any(f"{name} " in stdout for name in ("--shares", "--slow", "--from"))
 
 
 @pytest.mark.parametrize(

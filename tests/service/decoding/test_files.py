@@ -48,26 +48,26 @@ def refused(files: InputFiles, card: Card = BOTH) -> Problem:
 
 
 def test_a_clip_becomes_what_the_network_takes(clip: bytes) -> None:
-    found = decoded(InputFiles(clip=clip))
-    tensors = encode_clip(found.prepared, BOTH.encoding, STEPS)
+    result = decoded(InputFiles(clip=clip))
+    tensors = encode_clip(result.prepared, BOTH.encoding, STEPS)
     assert {name: tuple(x.shape) for name, x in tensors.items()} == {
         "audio": (1, SPECS["audio"].channels, *SPECS["audio"].size),
         "visual": (STEPS, SPECS["visual"].channels, *SPECS["visual"].size),
     }
     assert all(x.dtype == torch.float32 for x in tensors.values())
-    assert found.decode_s > 0
-    assert found.preprocess_s > 0
+    assert result.decode_s > 0
+    assert result.preprocess_s > 0
 
 
 @pytest.mark.parametrize("encoding", ["rate", "latency"])
 def test_a_card_that_asks_for_spikes_gets_them_at_every_step(clip: bytes, encoding: str) -> None:
     card = checkpoints.card(encoding=encoding)
-    found = inputs(InputFiles(clip=clip), card)
-    for x in found.values():
+    result = inputs(InputFiles(clip=clip), card)
+    for x in result.values():
         assert len(x) == STEPS
         assert set(x.unique().tolist()) <= {0.0, 1.0}
     again = inputs(InputFiles(clip=clip), card)
-    assert all(torch.equal(x, again[name]) for name, x in found.items())
+    assert all(torch.equal(x, again[name]) for name, x in result.items())
 
 
 def test_a_stream_of_a_clip_that_is_not_needed_is_not_missed(clip: bytes) -> None:
@@ -98,8 +98,8 @@ def test_nothing_to_classify_is_told_with_the_reason(clip: bytes) -> None:
 def test_large_frames_share_the_limit_of_pixels() -> None:
     """As the frames of a video do: many large pictures would take gigabytes."""
     frames = tuple(png(np.roll(quadrants(80, 120), n, axis=1)) for n in range(8))
-    found = decoded(InputFiles(frames=frames), limits=replace(Limits(), max_total_pixels=2400))
-    visual = found.streams["visual"]
+    result = decoded(InputFiles(frames=frames), limits=replace(Limits(), max_total_pixels=2400))
+    visual = result.streams["visual"]
     assert visual.width is not None
     assert visual.height is not None
     assert visual.width * visual.height <= 600

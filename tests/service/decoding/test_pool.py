@@ -71,25 +71,25 @@ def started(limits: DecodeLimits = GENEROUS, workers: int = 1) -> Iterator[Decod
 
 
 def run(
-    decoders: DecoderPool, *jobs: InputFiles, wanted: DecodeRequest = WANTED
+    decoders: DecoderPool, *jobs: InputFiles, request: DecodeRequest = WANTED
 ) -> list[DecodeResult | BaseException]:
     """What came of each job; all are given at once."""
 
     async def scenario() -> list[DecodeResult | BaseException]:
-        tasks = (decoders.decode(job, wanted) for job in jobs)
+        tasks = (decoders.decode(job, request) for job in jobs)
         return await asyncio.gather(*tasks, return_exceptions=True)
 
     return asyncio.run(scenario())
 
 
-def good(found: DecodeResult | BaseException) -> DecodeResult:
-    assert isinstance(found, DecodeResult), found
-    return found
+def good(result: DecodeResult | BaseException) -> DecodeResult:
+    assert isinstance(result, DecodeResult), result
+    return result
 
 
-def problem(found: DecodeResult | BaseException) -> Problem:
-    assert isinstance(found, Problem), found
-    return found
+def problem(result: DecodeResult | BaseException) -> Problem:
+    assert isinstance(result, Problem), result
+    return result
 
 
 def idle_pid(decoders: DecoderPool) -> int:
@@ -189,9 +189,9 @@ def test_several_threads_decode_the_same_frames(kind: str, codec: str) -> None:
 
 def test_the_canvas_is_omitted_where_no_map_is_drawn(clip: bytes) -> None:
     with started() as decoders:
-        wanted = DecodeRequest.from_card(CARD, STEPS, canvas=False)
-        found = good(run(decoders, InputFiles(clip=clip), wanted=wanted)[0])
-    assert all(stream.canvas.size == 0 for stream in found.prepared.values())
+        request = DecodeRequest.from_card(CARD, STEPS, canvas=False)
+        result = good(run(decoders, InputFiles(clip=clip), request=request)[0])
+    assert all(stream.canvas.size == 0 for stream in result.prepared.values())
 
 
 def test_every_kind_of_upload_is_read_by_a_confined_process(
@@ -216,7 +216,7 @@ def test_problems_of_files_are_the_same_as_in_this_process() -> None:
         assert problem(refused).error is Error.UNKNOWN_FORMAT
         assert problem(refused).field == "clip"
         short = DecodeRequest.from_card(CARD, STEPS, replace(Limits(), max_duration_s=0.01))
-        (long,) = run(decoders, InputFiles(audio=wav(tone())), wanted=short)
+        (long,) = run(decoders, InputFiles(audio=wav(tone())), request=short)
         assert problem(long).error is Error.TOO_LARGE
         assert good(large).streams["audio"].used
         assert decoders.restarts == 0
@@ -255,7 +255,7 @@ def test_keys_are_not_in_the_environment_of_the_fork_server(
 
 def test_a_file_that_takes_too_long_is_blamed_and_costs_no_other(clip: bytes) -> None:
     with started(DecodeLimits(seconds=1, memory_bytes=1 << 30)) as decoders:
-        slow, after = run(decoders, SLOW, InputFiles(clip=clip), wanted=PATIENT)
+        slow, after = run(decoders, SLOW, InputFiles(clip=clip), request=PATIENT)
         assert problem(slow).error is Error.DECODE_TIMEOUT
         assert problem(slow).field == "clip"
         good(after)
@@ -341,16 +341,16 @@ def test_a_process_that_waits_for_a_cpu_is_not_asleep(tmp_path: Path) -> None:
 
 def test_not_ready_only_while_all_processes_are_busy_for_long() -> None:
     async def scenario(decoders: DecoderPool) -> None:
-        asked = []
+        tasks = []
         for expected in (None, "Every decoding process"):
-            asked.append(asyncio.create_task(decoders.decode(SLOW, PATIENT)))
-            await asyncio.to_thread(wait_until, lambda: len(decoders._processes.busy) == len(asked))
+            tasks.append(asyncio.create_task(decoders.decode(SLOW, PATIENT)))
+            await asyncio.to_thread(wait_until, lambda: len(decoders._processes.busy) == len(tasks))
             await asyncio.sleep(0.1)
             assert (decoders.not_ready_reason(0.05) or "None").startswith(expected or "None")
             assert decoders.not_ready_reason(60) is None, "they may be at large files"
-        for task in asked:
+        for task in tasks:
             task.cancel()
-        await asyncio.wait(asked)
+        await asyncio.wait(tasks)
         assert decoders.not_ready_reason(0.05) is None
 
     with started(workers=2) as decoders:
@@ -374,11 +374,11 @@ def test_a_file_that_kills_its_decoder_twice_is_blamed(
     die = Process.decode
 
     def deadly(
-        process: Process, files: InputFiles, wanted: DecodeRequest, seconds: float
+        process: Process, files: InputFiles, request: DecodeRequest, seconds: float
     ) -> DecodeResult:
         if "audio" in files:
             os.kill(process.pid, signal.SIGSEGV)
-        return die(process, files, wanted, seconds)
+        return die(process, files, request, seconds)
 
     monkeypatch.setattr(Process, "decode", deadly)
     with started(workers=2) as decoders:
@@ -495,11 +495,11 @@ def test_files_are_not_blamed_where_the_fork_server_is_lost_with_its_processes(
     read = Process.decode
 
     def lost(
-        process: Process, files: InputFiles, wanted: DecodeRequest, seconds: float
+        process: Process, files: InputFiles, request: DecodeRequest, seconds: float
     ) -> DecodeResult:
         os.kill(fork_server_pid(decoders), signal.SIGKILL)
         wait_until(lambda: process.has_ended)
-        return read(process, files, wanted, seconds)
+        return read(process, files, request, seconds)
 
     with started() as decoders:
         good(run(decoders, InputFiles(clip=clip))[0])
@@ -604,10 +604,10 @@ def test_a_confined_process_opens_nothing_and_starts_nothing(tmp_path: Path) -> 
         """
     )
     left = tmp_path / "left"
-    found = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", script, str(left)], capture_output=True, text=True, check=True
     )
-    walls, *attempts = found.stdout.splitlines()
+    walls, *attempts = completed.stdout.splitlines()
     if "seccomp" not in walls:
         pytest.skip("libseccomp is not installed")
     assert attempts == ["PermissionError"] * 6 + ["a thread ran", "MemoryError"]

@@ -231,7 +231,7 @@ def test_a_limit_is_of_what_is_decoded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("headers", "error", "told"),
+    ("headers", "error", "message"),
     [
         (f"{NAMED}\nContent-Encoding: gzip", Error.UNSUPPORTED_ENCODING, "gzip"),
         (f"{NAMED}\nContent-Transfer-Encoding: x-uuencode", Error.UNSUPPORTED_ENCODING, "uuenc"),
@@ -244,13 +244,13 @@ def test_a_limit_is_of_what_is_decoded() -> None:
         ),
     ],
 )
-def test_what_a_part_cannot_be_is_refused_by_name(headers: str, error: Error, told: str) -> None:
+def test_what_a_part_cannot_be_is_refused_by_name(headers: str, error: Error, message: str) -> None:
     """However long it is."""
     for content in (b"4", b"4" * (1000 if "hex" in headers else 2000)):
         problem = refused(headed(headers, content))
         assert problem.error is error
         assert problem.field in ("clip", "steps")
-        assert told in problem.detail
+        assert message in problem.detail
 
 
 @pytest.mark.parametrize("charset", ["utf-8", "UTF8", "us-ascii", "ISO-8859-1", '"utf-16"'])

@@ -29,10 +29,10 @@ def test_requests_that_queue_together_run_together() -> None:
 
     async def scenario(batcher: Batcher) -> list[InferenceResult]:
         blocker = await behind(engine, batcher)
-        asked = [asyncio.create_task(ask(batcher, number)) for number in range(1, 7)]
+        tasks = [asyncio.create_task(ask(batcher, number)) for number in range(1, 7)]
         await asyncio.sleep(0)
         engine.go.set()
-        return await asyncio.gather(blocker, *asked)
+        return await asyncio.gather(blocker, *tasks)
 
     with started(engine) as batcher:
         answers = asyncio.run(scenario(batcher))
@@ -46,11 +46,11 @@ def test_each_request_gets_its_own_share_of_everything() -> None:
 
     async def scenario(batcher: Batcher) -> list[InferenceResult]:
         blocker = await behind(engine, batcher)
-        asked = [asyncio.create_task(ask(batcher, n, explain=["attention"])) for n in (5, 6, 7)]
+        tasks = [asyncio.create_task(ask(batcher, n, explain=["attention"])) for n in (5, 6, 7)]
         await asyncio.sleep(0)
         engine.go.set()
         await blocker
-        return await asyncio.gather(*asked)
+        return await asyncio.gather(*tasks)
 
     with started(engine) as batcher:
         answers = asyncio.run(scenario(batcher))
@@ -71,7 +71,7 @@ def test_requests_of_other_steps_maps_or_shapes_run_apart_and_the_oldest_first()
 
     async def scenario(batcher: Batcher) -> None:
         blocker = await behind(engine, batcher)
-        asked = [
+        tasks = [
             asyncio.create_task(asking)
             for asking in (
                 ask(batcher, 1, steps=8),
@@ -84,7 +84,7 @@ def test_requests_of_other_steps_maps_or_shapes_run_apart_and_the_oldest_first()
         ]
         await asyncio.sleep(0)
         engine.go.set()
-        await asyncio.gather(blocker, *asked)
+        await asyncio.gather(blocker, *tasks)
 
     with started(engine) as batcher:
         asyncio.run(scenario(batcher))
@@ -186,20 +186,20 @@ def test_several_devices_share_one_queue() -> None:
     batcher = Batcher(engines, max_wait_s=0, slots=100)  # type: ignore[arg-type]
 
     async def scenario() -> list[InferenceResult]:
-        asked = []
+        tasks = []
         for engine in engines:  # both are held in a run, so that the rest queues
             engine.go.clear()
         for number in range(2):
-            asked.append(asyncio.create_task(ask(batcher, number, steps=number + 1)))
+            tasks.append(asyncio.create_task(ask(batcher, number, steps=number + 1)))
         for engine in engines:
             await until_entered(engine)
         assert [len(engine.runs) for engine in engines] == [1, 1]
-        asked += [asyncio.create_task(ask(batcher, number)) for number in range(2, 8)]
+        tasks += [asyncio.create_task(ask(batcher, number)) for number in range(2, 8)]
         await asyncio.sleep(0)
         engines[1].go.set()
-        answers = await asyncio.gather(*asked[2:])
+        answers = await asyncio.gather(*tasks[2:])
         engines[0].go.set()
-        return [*await asyncio.gather(*asked[:2]), *answers]
+        return [*await asyncio.gather(*tasks[:2]), *answers]
 
     batcher.start()
     try:
@@ -218,16 +218,16 @@ def test_each_device_has_a_batch_size_of_its_own() -> None:
     async def scenario() -> None:
         for engine in engines:  # each is held in a run, so that the rest queues
             engine.go.clear()
-        asked = [asyncio.create_task(ask(batcher, n, steps=n + 1)) for n in range(2)]
+        tasks = [asyncio.create_task(ask(batcher, n, steps=n + 1)) for n in range(2)]
         for engine in engines:
             await until_entered(engine)
-        asked += [asyncio.create_task(ask(batcher, number)) for number in range(2, 13)]
+        tasks += [asyncio.create_task(ask(batcher, number)) for number in range(2, 13)]
         await asyncio.sleep(0)
         assert batcher.queued == 11
         large.go.set()
         await asyncio.to_thread(wait_until, lambda: len(large.runs) == 4)
         small.go.set()
-        await asyncio.gather(*asked)
+        await asyncio.gather(*tasks)
 
     batcher.start()
     try:
@@ -286,14 +286,14 @@ def test_a_device_that_dies_leaves_its_queue_to_the_other() -> None:
     async def scenario() -> list[InferenceResult | BaseException]:
         for engine in engines:  # each is held in a run, so that the rest queues
             engine.go.clear()
-        asked = [asyncio.create_task(ask(batcher, number)) for number in range(6)]
+        tasks = [asyncio.create_task(ask(batcher, number)) for number in range(6)]
         for engine in engines:
             await until_entered(engine)
         dying.go.set()
         await asyncio.to_thread(wait_until, lambda: batcher.not_ready_reason(60) is not None)
         assert batcher.queued == 4
         living.go.set()
-        return await asyncio.gather(*asked, return_exceptions=True)
+        return await asyncio.gather(*tasks, return_exceptions=True)
 
     batcher.start()
     try:
@@ -301,7 +301,7 @@ def test_a_device_that_dies_leaves_its_queue_to_the_other() -> None:
         assert batcher.not_ready_reason(60)
     finally:
         batcher.stop()
-    lost = [found for found in answers if isinstance(found, BaseException)]
+    lost = [answer for answer in answers if isinstance(answer, BaseException)]
     assert len(lost) == 1
     assert isinstance(lost[0], Problem)
     assert lost[0].error is Error.NOT_READY
@@ -313,7 +313,7 @@ def test_a_request_that_is_cancelled_leaves_the_queue_and_is_never_run() -> None
 
     async def scenario(batcher: Batcher) -> None:
         blocker = await behind(engine, batcher)
-        given_up, wanted = (asyncio.create_task(ask(batcher, number)) for number in (1, 2))
+        given_up, kept = (asyncio.create_task(ask(batcher, number)) for number in (1, 2))
         await asyncio.sleep(0)
         assert batcher.queued == 2
         given_up.cancel()
@@ -322,7 +322,7 @@ def test_a_request_that_is_cancelled_leaves_the_queue_and_is_never_run() -> None
         assert batcher.queued == 1
         assert batcher.in_flight == 2
         engine.go.set()
-        assert [answered(ran) for ran in await asyncio.gather(blocker, wanted)] == [0, 2]
+        assert [answered(ran) for ran in await asyncio.gather(blocker, kept)] == [0, 2]
 
     with started(engine) as batcher:
         asyncio.run(scenario(batcher))

@@ -30,14 +30,14 @@ def test_a_cancelled_request_is_not_run_and_its_mates_are() -> None:
 
     async def scenario(batcher: Batcher) -> list[InferenceResult]:
         blocker = await behind(engine, batcher)
-        asked = [asyncio.create_task(ask(batcher, number)) for number in (1, 2, 3)]
+        tasks = [asyncio.create_task(ask(batcher, number)) for number in (1, 2, 3)]
         await asyncio.sleep(0)
-        asked[1].cancel()
-        await asyncio.wait([asked[1]])
-        assert asked[1].cancelled()
+        tasks[1].cancel()
+        await asyncio.wait([tasks[1]])
+        assert tasks[1].cancelled()
         assert batcher.in_flight == 3
         engine.go.set()
-        return [await blocker, await asked[0], await asked[2]]
+        return [await blocker, await tasks[0], await tasks[2]]
 
     with started(engine) as batcher:
         answers = asyncio.run(scenario(batcher))
@@ -51,15 +51,15 @@ def test_one_that_is_cancelled_while_it_runs_leaves_its_mates_alone() -> None:
 
     async def scenario(batcher: Batcher) -> InferenceResult:
         with batcher.slot():  # both queue before either runs
-            asked = [asyncio.create_task(ask(batcher, number)) for number in (1, 2)]
+            tasks = [asyncio.create_task(ask(batcher, number)) for number in (1, 2)]
             await asyncio.sleep(0.01)
         await until_entered(engine)
         assert engine.runs[0].numbers == (1, 2)
-        asked[0].cancel()
-        await asyncio.wait([asked[0]])
+        tasks[0].cancel()
+        await asyncio.wait([tasks[0]])
         assert batcher.in_flight == 1
         engine.go.set()
-        return await asked[1]
+        return await tasks[1]
 
     with started(engine, max_wait_s=20) as batcher:
         assert answered(asyncio.run(scenario(batcher))) == 2
@@ -88,11 +88,11 @@ def test_in_a_batch_that_fails_only_the_one_to_blame_gets_the_error() -> None:
 
     async def scenario(batcher: Batcher) -> list[InferenceResult | BaseException]:
         blocker = await behind(engine, batcher)
-        asked = [asyncio.create_task(ask(batcher, number)) for number in (1, 2, 3)]
+        tasks = [asyncio.create_task(ask(batcher, number)) for number in (1, 2, 3)]
         await asyncio.sleep(0)
         engine.go.set()
         await blocker
-        return await asyncio.gather(*asked, return_exceptions=True)
+        return await asyncio.gather(*tasks, return_exceptions=True)
 
     with started(engine) as batcher:
         one, two, three = asyncio.run(scenario(batcher))
@@ -256,10 +256,10 @@ def test_a_successor_has_the_batch_size_of_its_device() -> None:
 
     async def scenario(batcher: Batcher) -> None:
         blocker = await behind(engine.successor, batcher)
-        asked = [asyncio.create_task(ask(batcher, number)) for number in range(1, 5)]
+        tasks = [asyncio.create_task(ask(batcher, number)) for number in range(1, 5)]
         await asyncio.sleep(0)
         engine.successor.go.set()
-        await asyncio.gather(blocker, *asked)
+        await asyncio.gather(blocker, *tasks)
 
     with started(engine) as batcher:
         with pytest.raises(Problem):
@@ -303,12 +303,12 @@ def test_an_error_that_no_run_survives_is_told() -> None:
     def fail(numbers: tuple[int, ...]) -> None:
         raise AcceleratorError("CUDA error: an illegal memory access was encountered")
 
-    told: list[Exception] = []
+    errors: list[Exception] = []
     engine = NumberEngine(before=fail)
-    with started(engine, on_fatal=told.append) as batcher, pytest.raises(Problem) as caught:
+    with started(engine, on_fatal=errors.append) as batcher, pytest.raises(Problem) as caught:
         asyncio.run(ask(batcher, 1))
     assert caught.value.error is Error.NOT_READY, "another instance can answer it"
-    assert "illegal memory access" in str(told[0])
+    assert "illegal memory access" in str(errors[0])
     assert len(engine.runs) == 1, "it was asked again"
 
 
@@ -379,17 +379,17 @@ def test_where_even_the_replacement_hangs_the_device_is_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def hang() -> NumberEngine:
-        wait_until(lambda: bool(told))
+        wait_until(lambda: bool(errors))
         raise Poisoned("too late")
 
-    told: list[Exception] = []
+    errors: list[Exception] = []
     monkeypatch.setattr(supervisor, "_REPLACE_S", 0.05)
     engine = NumberEngine(before=die)
-    with started(engine, on_fatal=told.append) as batcher:
+    with started(engine, on_fatal=errors.append) as batcher:
         with pytest.raises(Problem):
             asyncio.run(ask(batcher, 1))
         wait_until(lambda: batcher.not_ready_reason(60) is not None)
         monkeypatch.setattr(engine, "renew", hang)
         with pytest.raises(Poisoned):
             batcher.replace_lost_workers(hung_after_s=60)
-    assert "has not been replaced" in str(told[0])
+    assert "has not been replaced" in str(errors[0])

@@ -124,8 +124,8 @@ def test_a_load_over_its_limit_is_given_up_and_its_name_is_free_when_the_disk_an
         again = client.put(f"{MODELS}/strict")
         assert again.status_code == 409, "its thread hangs still"
         assert "abandoned" in problem(again)["detail"]
-        asked = client.post("/v1/models/strict/classify", files={"clip": clip})
-        assert asked.status_code == 200
+        response = client.post("/v1/models/strict/classify", files={"clip": clip})
+        assert response.status_code == 200
         disk.answers.set()
         wait_until(lambda: client.put(f"{MODELS}/strict").status_code == 200)
 
@@ -140,8 +140,8 @@ def test_twelve_reloads_at_once_drop_no_request(tmp_path: Path, clip: bytes) -> 
         loads = [pool.submit(client.put, f"{MODELS}/{name}") for name in names]
         twice = pool.submit(client.put, f"{MODELS}/avdigits")
         paths = ["/v1/classify"] * 4 + [f"/v1/models/{name}/classify" for name in names[:6]]
-        asked = [pool.submit(client.post, path, files={"clip": clip}) for path in paths]
-        assert [one.result().status_code for one in asked] == [200] * len(paths)
+        futures = [pool.submit(client.post, path, files={"clip": clip}) for path in paths]
+        assert [one.result().status_code for one in futures] == [200] * len(paths)
         codes = [one.result().status_code for one in loads]
         assert codes[1:] == [200] * 11
         # Which of the two of one name comes first is not known; one may come after the other.
@@ -179,7 +179,7 @@ def test_unloading_waits_for_the_requests_that_are_inside(folder: Path, clip: by
         wait_until(lambda: statuses(client).get("strict") == "ready")
         headers = {"Content-Type": upload.headers["Content-Type"]}
         path = "/v1/models/strict/classify"
-        asked = pool.submit(client.post, path, content=in_two_parts(), headers=headers)
+        futures = pool.submit(client.post, path, content=in_two_parts(), headers=headers)
         try:
             wait_until(lambda: in_flight.total == 1)
             unloading = pool.submit(client.delete, f"{MODELS}/strict")
@@ -188,7 +188,7 @@ def test_unloading_waits_for_the_requests_that_are_inside(folder: Path, clip: by
             assert not unloading.done()
         finally:
             go_on.set()
-        assert asked.result().status_code == 200
+        assert futures.result().status_code == 200
         assert unloading.result().status_code == 204
 
 

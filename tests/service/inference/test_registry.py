@@ -45,17 +45,17 @@ def refused(**settings: object) -> str:
     models.stop()
     assert models.not_ready_reason() is not None
     assert registry.status(registry.default_name) == "failed"
-    with pytest.raises(Problem) as told:
+    with pytest.raises(Problem) as raised:
         registry.get(registry.default_name)
-    assert told.value.error is Error.MODEL_FAILED
+    assert raised.value.error is Error.MODEL_FAILED
     return str(caught.value)
 
 
 def test_weights_that_are_not_the_cards_are_refused_by_file_and_field(copied: Path) -> None:
     damage(copied / "avdigits")
-    told = refused(models=copied)
-    assert str(copied / "avdigits" / "card.json") in told
-    assert "sha256" in told
+    message = refused(models=copied)
+    assert str(copied / "avdigits" / "card.json") in message
+    assert "sha256" in message
 
 
 def test_a_card_that_makes_no_sense_is_refused_by_file_and_field(copied: Path) -> None:
@@ -63,31 +63,31 @@ def test_a_card_that_makes_no_sense_is_refused_by_file_and_field(copied: Path) -
     card = json.loads(file.read_text())
     card["config"]["heads"] = 5
     file.write_text(json.dumps(card))
-    told = refused(models=copied)
-    assert str(file) in told
-    assert "heads 5" in told
+    message = refused(models=copied)
+    assert str(file) in message
+    assert "heads 5" in message
 
 
 def test_a_default_that_is_not_there_is_refused_by_setting_with_what_is(copied: Path) -> None:
-    told = refused(models=copied, default_model="nobody")
-    assert str(copied / "nobody" / "card.json") in told
-    assert "avdigits, strict" in told
-    assert "--default-model" in told
+    message = refused(models=copied, default_model="nobody")
+    assert str(copied / "nobody" / "card.json") in message
+    assert "avdigits, strict" in message
+    assert "--default-model" in message
 
 
 def test_a_folder_that_is_not_there_is_refused_by_setting(tmp_path: Path) -> None:
-    told = refused(models=tmp_path / "nowhere")
-    assert str(tmp_path / "nowhere") in told
-    assert "SCMRL_MODELS" in told
+    message = refused(models=tmp_path / "nowhere")
+    assert str(tmp_path / "nowhere") in message
+    assert "SCMRL_MODELS" in message
     assert "the folder has no checkpoints" in refused(models=tmp_path)
 
 
 def test_a_device_that_is_not_there_is_refused_by_name(weights: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("CUDA is there")
-    told = refused(models=weights, device="cuda")
-    assert "device cuda" in told
-    assert "no CUDA" in told
+    message = refused(models=weights, device="cuda")
+    assert "device cuda" in message
+    assert "no CUDA" in message
 
 
 def test_a_broken_checkpoint_beside_the_default_leaves_it_served(

@@ -23,8 +23,8 @@ def test_answers_are_as_described_to_requests_that_are_and_that_are_not(
 ) -> None:
     description = schemathesis.openapi.from_url(f"{service.base_url}/openapi.json")
     tried = []
-    for found in description.get_all_operations():
-        operation = found.ok()
+    for result in description.get_all_operations():
+        operation = result.ok()
         for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
 
             @given(operation.as_strategy(generation_mode=mode))

@@ -60,7 +60,7 @@ def test_no_problem_tells_of_the_inside(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level(logging.INFO, "scmrl")
-    seen: set[str] = set()
+    types: set[str] = set()
     broken = shutil.copytree(weights, tmp_path / "weights")
     damage(broken / "strict")
     for answers in (
@@ -70,14 +70,14 @@ def test_no_problem_tells_of_the_inside(
         load_that_hangs(weights, monkeypatch),
     ):
         for answer in answers:
-            told = answer.json()
+            body = answer.json()
             assert answer.status_code >= 400, answer.text
             assert answer.headers["Content-Type"] == "application/problem+json"
-            assert not (found := INSIDE.search(answer.text)), f"{found}: {answer.text}"
+            assert not (leak := INSIDE.search(answer.text)), f"{leak}: {answer.text}"
             assert not {"x-powered-by"} & set(answer.headers)
-            seen.add(told["type"])
-            wait_for_line(caplog, told["id"])
-    assert seen == {error.type for error in Error}, "an error was not driven"
+            types.add(body["type"])
+            wait_for_line(caplog, body["id"])
+    assert types == {error.type for error in Error}, "an error was not driven"
     assert "a private diary" not in caplog.text
 
 

@@ -41,9 +41,9 @@ class Faulty:
     def hang(self, *ids: str, **form: str) -> list[Future[httpx.Response]]:
         """Ask, and wait until the network hangs at it."""
         self.fault("hang")
-        asked = self.ask(*ids, **form)
+        futures = self.ask(*ids, **form)
         wait_until((self.faults / "hanging").exists)
-        return asked
+        return futures
 
     def go_on(self) -> None:
         """End a hang."""
@@ -90,18 +90,18 @@ class Faulty:
 
     def lines(self, text: str) -> list[str]:
         """Lines of log with this text, of which there is one at least."""
-        found: list[str] = []
+        matching: list[str] = []
 
         def look() -> bool:
-            found[:] = [line for line in self.process.logged.splitlines() if text in line]
-            return bool(found)
+            matching[:] = [line for line in self.process.logged.splitlines() if text in line]
+            return bool(matching)
 
         wait_until(look)
-        return found
+        return matching
 
 
-def codes(asked: Sequence[Future[httpx.Response]]) -> list[int]:
-    return [one.result().status_code for one in asked]
+def codes(futures: Sequence[Future[httpx.Response]]) -> list[int]:
+    return [one.result().status_code for one in futures]
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +133,8 @@ def service(
 def well_before_and_after(service: Faulty) -> Iterator[None]:
     wait_until(lambda: service.ready)
     yield
-    for told in service.faults.iterdir():
-        told.unlink()
+    for message in service.faults.iterdir():
+        message.unlink()
     wait_until(lambda: service.ready)
     assert codes(service.ask("after")) == [200]
     service.until_inside(0)
@@ -204,12 +204,12 @@ def test_a_worker_that_dies_is_replaced(service: Faulty) -> None:
 
 def test_a_worker_that_hangs_is_told_of_within_five_seconds_and_replaced(service: Faulty) -> None:
     restarts = service.total(RESTARTS, kind="engine")
-    asked = service.hang("hung")
+    futures = service.hang("hung")
     queued = service.ask("behind")
     service.until_queued(1)
     assert "worker" in service.why_not_ready(within_s=5)
     assert service.client.get("/healthz").status_code == 200
-    assert codes(asked) == [503]
+    assert codes(futures) == [503]
     service.go_on()
     assert codes(queued) == [200]
     wait_until(lambda: service.total(RESTARTS, kind="engine") == restarts + 1)
@@ -220,16 +220,16 @@ def test_a_worker_that_hangs_is_told_of_within_five_seconds_and_replaced(service
 
 def test_time_steps_are_lowered_before_anybody_is_refused(service: Faulty) -> None:
     """Eight places are taken one after the other, while nobody leaves."""
-    asked = service.hang("place1")
+    futures = service.hang("place1")
     for number in range(2, 9):
         form = {"degrade": "false"} if number == 8 else {}
-        asked += service.ask(f"place{number}", **form)
+        futures += service.ask(f"place{number}", **form)
         service.until_inside(number)
     refused = service.classify("place9")
     assert refused.status_code == 503
     assert refused.json()["type"] == "urn:scmrl:error:full"
     service.go_on()
-    answers = [one.result().json() for one in asked]
+    answers = [one.result().json() for one in futures]
     assert [answer["steps"] for answer in answers] == [4, 4, 4, 2, 2, 1, 1, 4]
     assert [answer["degraded"] for answer in answers] == [False] * 3 + [True] * 4 + [False]
     after = service.classify("later").json()
@@ -248,7 +248,7 @@ def test_decoding_processes_that_are_killed_cost_no_request(service: Faulty, who
     for pid in workers:
         os.kill(pid, signal.SIGSTOP)
     service.fault("hang")  # so that all are inside still, whoever reads them
-    asked = service.ask(*(f"{whom[-6:].strip()}-{n}" for n in range(6)), degrade="false")
+    futures = service.ask(*(f"{whom[-6:].strip()}-{n}" for n in range(6)), degrade="false")
     service.until_inside(6)
     killed = {"a worker": workers[:1], "the workers": workers, "the fork server": [fork_server]}[
         whom
@@ -258,7 +258,7 @@ def test_decoding_processes_that_are_killed_cost_no_request(service: Faulty, who
     for pid in set(workers) - set(killed) if whom == "a worker" else ():
         os.kill(pid, signal.SIGCONT)
     service.go_on()
-    assert codes(asked) == [200] * 6
+    assert codes(futures) == [200] * 6
     assert service.total(RESTARTS) > before
     assert service.lines("is replaced")
     if whom == "the fork server":

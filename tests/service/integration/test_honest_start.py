@@ -51,7 +51,7 @@ def test_a_service_without_decoders_is_never_ready_and_ends_with_their_stderr(
         port = free.getsockname()[1]
     with broken(tmp_path):
         service = serve("--models", weights, "--port", port, PYTHONPATH=str(tmp_path))
-        told: set[str] = set()
+        details: set[str] = set()
         while service.process.poll() is None:
             try:
                 answer = httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=10)
@@ -59,11 +59,11 @@ def test_a_service_without_decoders_is_never_ready_and_ends_with_their_stderr(
                 time.sleep(0.05)
                 continue
             assert answer.status_code == 503
-            told.add(answer.json()["detail"])
+            details.add(answer.json()["detail"])
         assert service.code() == 1
     assert not service.shown
-    assert any("No decoding process can be started" in detail for detail in told)
-    assert not any("libnothing" in detail for detail in told)
+    assert any("No decoding process can be started" in detail for detail in details)
+    assert not any("libnothing" in detail for detail in details)
     last = service.logged.splitlines()[-1]
     assert last.startswith("scmrl serve: no decoding process can be started: ")
     assert last.endswith(f"exit code 1: ImportError: {REASON}")

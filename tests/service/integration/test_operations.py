@@ -31,8 +31,8 @@ def test_the_operations_page_names_only_settings_that_there_are() -> None:
 
 
 def test_the_operations_page_explains_every_metric(service: httpx.Client) -> None:
-    shown = service.get("/metrics").text
-    families = set(re.findall(r"^# TYPE (scmrl_\w+) ", shown, re.MULTILINE))
+    output = service.get("/metrics").text
+    families = set(re.findall(r"^# TYPE (scmrl_\w+) ", output, re.MULTILINE))
     assert len(families) > 10
     created = {name for name in families if name.endswith("_created")}
     assert {name for name in families - created if f"`{name}" not in PAGE} == set()

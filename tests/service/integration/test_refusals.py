@@ -53,14 +53,14 @@ def tight(weights: Path) -> Iterator[httpx.Client]:
 def problem(response: httpx.Response) -> dict[str, Any]:
     """The problem document, which every refusal is."""
     assert response.headers["Content-Type"] == "application/problem+json", response.text
-    told = response.json()
-    assert set(told) - {"field"} == {"type", "title", "status", "detail", "id"}
-    assert told["type"].startswith("urn:scmrl:error:")
-    assert told["status"] == response.status_code
-    assert told["id"] == response.headers["X-Request-ID"]
-    assert told["title"]
-    assert told["detail"]
-    return dict(told)
+    body = response.json()
+    assert set(body) - {"field"} == {"type", "title", "status", "detail", "id"}
+    assert body["type"].startswith("urn:scmrl:error:")
+    assert body["status"] == response.status_code
+    assert body["id"] == response.headers["X-Request-ID"]
+    assert body["title"]
+    assert body["detail"]
+    return dict(body)
 
 
 def part(name: str, content: bytes, filename: str | None = None) -> bytes:
@@ -71,7 +71,7 @@ def part(name: str, content: bytes, filename: str | None = None) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("name", "status", "told"),
+    ("name", "status", "message"),
     [
         ("notes.mp4", 415, "mp4, mov, webm"),
         ("empty.mp4", 422, "empty"),
@@ -80,7 +80,7 @@ def part(name: str, content: bytes, filename: str | None = None) -> bytes:
     ],
 )
 def test_a_file_that_is_no_clip_is_refused_whatever_its_name(
-    service: httpx.Client, clip: bytes, name: str, status: int, told: str
+    service: httpx.Client, clip: bytes, name: str, status: int, message: str
 ) -> None:
     content = {
         "notes.mp4": b"Dear diary, " * 100,
@@ -91,7 +91,7 @@ def test_a_file_that_is_no_clip_is_refused_whatever_its_name(
     response = service.post(CLASSIFY, files={"clip": (name, content, "video/mp4")})
     refused = problem(response)
     assert (response.status_code, refused["field"]) == (status, "clip")
-    assert told in refused["detail"]
+    assert message in refused["detail"]
 
 
 @pytest.mark.parametrize(
@@ -126,10 +126,10 @@ def test_files_that_do_not_go_together_are_422(service: httpx.Client, clip: byte
 def test_no_file_at_all_is_422_and_says_what_to_send(service: httpx.Client) -> None:
     for form in ({}, {"data": {"steps": "4"}, "files": {"clip": ("", b"")}}):
         response = service.post(CLASSIFY, **form)  # type: ignore[arg-type]
-        told = problem(response)
-        assert (response.status_code, told["field"]) == (422, "clip")
-        assert "`clip` or `audio` for sound" in told["detail"]
-        assert "`clip`, `video` or `frames` for pictures" in told["detail"]
+        body = problem(response)
+        assert (response.status_code, body["field"]) == (422, "clip")
+        assert "`clip` or `audio` for sound" in body["detail"]
+        assert "`clip`, `video` or `frames` for pictures" in body["detail"]
 
 
 def test_frames_without_a_picture_are_422(service: httpx.Client) -> None:
@@ -142,9 +142,9 @@ def test_a_bad_picture_among_good_ones_is_told_by_its_number(service: httpx.Clie
     good = png(np.zeros((9, 9, 3), np.uint8))
     files = [("frames", x) for x in [good] * 9 + [good[:60]] + [good] * 9]
     response = service.post(CLASSIFY, files=[*files, ("audio", wav(tone()))])
-    told = problem(response)
-    assert (response.status_code, told["field"]) == (422, "frames")
-    assert "picture 10 of 19" in told["detail"]
+    body = problem(response)
+    assert (response.status_code, body["field"]) == (422, "frames")
+    assert "picture 10 of 19" in body["detail"]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -152,9 +152,9 @@ def test_a_sound_that_is_not_numbers_is_422(service: httpx.Client, clip: bytes, 
     samples = tone()
     samples[100] = bad
     response = service.post(CLASSIFY, files={"video": clip, "audio": wav(samples)})
-    told = problem(response)
-    assert (response.status_code, told["field"]) == (422, "audio")
-    assert "NaN" in told["detail"]
+    body = problem(response)
+    assert (response.status_code, body["field"]) == (422, "audio")
+    assert "NaN" in body["detail"]
 
 
 def test_a_picture_is_no_sound_and_a_sound_no_video(service: httpx.Client) -> None:
@@ -168,7 +168,7 @@ def test_a_picture_is_no_sound_and_a_sound_no_video(service: httpx.Client) -> No
 def test_a_checkpoint_that_needs_both_streams_names_the_field_of_the_missing_one(
     service: httpx.Client, clip: bytes
 ) -> None:
-    for files, field, told in (
+    for files, field, message in (
         ({"clip": without_sound(clip)}, "clip", "no sound"),
         ({"video": clip}, "audio", "no `audio` was sent"),
         ({"audio": clip}, "video", "no `video` and no `frames`"),
@@ -176,7 +176,7 @@ def test_a_checkpoint_that_needs_both_streams_names_the_field_of_the_missing_one
         response = service.post("/v1/models/strict/classify", files=files)
         refused = problem(response)
         assert (response.status_code, refused["field"]) == (422, field)
-        assert told in refused["detail"]
+        assert message in refused["detail"]
     whole = service.post("/v1/models/strict/classify", files={"clip": clip})
     assert whole.status_code == 200
 
@@ -220,17 +220,17 @@ def test_a_compressed_body_is_415_and_says_what_is_taken(
         response = service.post(
             CLASSIFY, content=content, headers={**kind, "Content-Encoding": "gzip"}
         )
-        told = problem(response)
+        body = problem(response)
         assert response.status_code == 415
-        assert told["type"] == "urn:scmrl:error:unsupported-encoding"
-        assert "Content-Encoding: gzip" in told["detail"]
+        assert body["type"] == "urn:scmrl:error:unsupported-encoding"
+        assert "Content-Encoding: gzip" in body["detail"]
         assert response.headers["Accept-Encoding"] == "identity"
 
 
 def test_a_clip_is_answered_the_same_however_its_part_is_written(
     service: httpx.Client, clip: bytes
 ) -> None:
-    wanted = service.post(CLASSIFY, files={"clip": clip}).json()["probabilities"]
+    expected = service.post(CLASSIFY, files={"clip": clip}).json()["probabilities"]
     for headers, content in (
         ("; filename*=UTF-8''%D0%A1%D0%BD.webm", clip),
         ("\r\nContent-Type: video/mp4", clip),
@@ -240,7 +240,7 @@ def test_a_clip_is_answered_the_same_however_its_part_is_written(
         body = head.encode() + content + b"\r\n--b--"
         response = service.post(CLASSIFY, content=body, headers=FORM)
         assert response.status_code == 200, response.text
-        assert response.json()["probabilities"] == wanted
+        assert response.json()["probabilities"] == expected
 
 
 def test_what_is_over_a_limit_is_413_and_told_with_the_limit(
@@ -256,9 +256,9 @@ def test_what_is_over_a_limit_is_413_and_told_with_the_limit(
         ({"frames": png(np.zeros((200, 200, 3), np.uint8))}, "frames", "10000"),
     ):
         response = tight.post(CLASSIFY, files=files)
-        told = problem(response)
-        assert (response.status_code, told["field"]) == (413, field), told
-        assert limit in told["detail"]
+        body = problem(response)
+        assert (response.status_code, body["field"]) == (413, field), body
+        assert limit in body["detail"]
 
 
 def test_too_many_parts_are_413(tight: httpx.Client) -> None:
@@ -333,9 +333,9 @@ def test_channels_and_rates_of_sounds_are_limited_by_settings(
 ) -> None:
     with running(weights, **setting) as client:
         response = client.post(CLASSIFY, files={"video": clip, "audio": wav(sound)})
-        told = problem(response)
-    assert (response.status_code, told["field"]) == (413, "audio"), told
-    assert limit in told["detail"]
+        body = problem(response)
+    assert (response.status_code, body["field"]) == (413, "audio"), body
+    assert limit in body["detail"]
 
 
 @pytest.mark.parametrize(
@@ -352,9 +352,9 @@ def test_what_a_file_asks_to_be_composed_is_limited(
     service: httpx.Client, field: str, data: bytes
 ) -> None:
     response = service.post(CLASSIFY, files={field: data})
-    told = problem(response)
-    assert (response.status_code, told["field"]) == (413, field), told
-    assert "1000000000 pixels" in told["detail"] or "16777216 bytes" in told["detail"]
+    body = problem(response)
+    assert (response.status_code, body["field"]) == (413, field), body
+    assert "1000000000 pixels" in body["detail"] or "16777216 bytes" in body["detail"]
 
 
 def test_a_client_that_hangs_up_frees_the_decoder(weights: Path, clip: bytes) -> None:
@@ -403,10 +403,10 @@ def test_refusals_are_in_the_log_under_their_ids_and_uploads_are_not(
         service.post("/v1/models/nobody/classify", files={"clip": clip}),
         service.get("/nowhere"),
     ):
-        told = problem(response)
-        line = logged(caplog, told["id"])
+        body = problem(response)
+        line = logged(caplog, body["id"])
         assert f" {response.status_code} " in line
-        assert told["detail"][:30] in line
+        assert body["detail"][:30] in line
         assert "secret" not in line
 
 

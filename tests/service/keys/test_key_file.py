@@ -102,9 +102,9 @@ def test_a_file_without_keys_is_named(tmp_path: Path) -> None:
 
 def test_keys_are_in_no_repr_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(api_keys=f"anna:{ANNA}", admin_key=BERT)
-    for shown in (repr(settings), str(settings), settings.model_dump_json(), repr(read(settings))):
-        assert ANNA not in shown
-        assert BERT not in shown
+    for text in (repr(settings), str(settings), settings.model_dump_json(), repr(read(settings))):
+        assert ANNA not in text
+        assert BERT not in text
     with pytest.raises(ValueError, match="port") as refused:
         Settings(api_keys=f"anna:{ANNA}", port=-1)
     assert ANNA not in str(refused.value)

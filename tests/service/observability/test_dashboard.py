@@ -22,8 +22,8 @@ _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*(?!\w|\s*\()")
 
 def names(query: str) -> set[str]:
     """The metrics that a query asks for."""
-    found = set(_NAME.findall(_NOT_NAMES.sub(" ", query)))
-    return found - {"by", "or", "and", "unless", "on"}
+    words = set(_NAME.findall(_NOT_NAMES.sub(" ", query)))
+    return words - {"by", "or", "and", "unless", "on"}
 
 
 def panels(dashboard: dict[str, Any]) -> list[dict[str, Any]]:
@@ -37,13 +37,13 @@ def test_every_query_finds_something_and_every_metric_is_shown(
     wait_until(lambda: "scmrl_firing_rate_count" in scrape(service).samples)
     exposed = set(scrape(service).samples) - set(DEPRECATED)
     dashboard = json.loads(DASHBOARD.read_text())
-    asked: set[str] = set()
+    queried: set[str] = set()
     for panel in panels(dashboard):
         for target in panel["targets"]:
-            found = names(target["expr"])
-            assert found, target["expr"]
-            assert found <= exposed, f"{panel['title']}: {found - exposed} are not exposed"
-            asked |= found
+            metrics = names(target["expr"])
+            assert metrics, target["expr"]
+            assert metrics <= exposed, f"{panel['title']}: {metrics - exposed} are not exposed"
+            queried |= metrics
     for variable in dashboard["templating"]["list"]:
         if variable["type"] == "query":
             metric = re.match(r"label_values\((\w+), \w+\)", variable["definition"])
@@ -51,13 +51,13 @@ def test_every_query_finds_something_and_every_metric_is_shown(
             assert metric[1] in exposed
 
     parts = re.compile("_(?:bucket|sum|count)$")
-    shown = {parts.sub("", name) for name in asked}
+    on_panels = {parts.sub("", name) for name in queried}
     ours = {
         parts.sub("", name)
         for name in exposed
         if name.startswith("scmrl_") and not name.endswith("_created")
     }
-    assert ours <= shown, f"on no panel: {ours - shown}"
+    assert ours <= on_panels, f"on no panel: {ours - on_panels}"
 
 
 def test_names_are_what_a_query_asks_for() -> None:

@@ -47,11 +47,11 @@ class Lines(logging.Handler):
     def of(self, known: str, logger: str = "scmrl.access") -> dict[str, Any]:
         """The one object about a request, which is there when its answer has been sent."""
 
-        def found() -> list[dict[str, Any]]:
+        def entries() -> list[dict[str, Any]]:
             return [x for x in self.objects if x.get("id") == known and x["logger"] == logger]
 
-        wait_until(lambda: bool(found()))
-        (one,) = found()
+        wait_until(lambda: bool(entries()))
+        (one,) = entries()
         return one
 
 
@@ -84,10 +84,10 @@ def test_the_line_of_an_answer_has_what_it_took_as_members(
 
 
 def test_the_line_of_a_refusal_has_its_error(service: httpx.Client, lines: Lines) -> None:
-    told = service.post(CLASSIFY, files={"clip": b"my secret " * 20}).json()
-    line = lines.of(told["id"])
+    body = service.post(CLASSIFY, files={"clip": b"my secret " * 20}).json()
+    line = lines.of(body["id"])
     assert (line["status"], line["error"], line["detail"]) == (
-        415, "unknown_format", told["detail"],
+        415, "unknown_format", body["detail"],
     )  # fmt: skip
     assert line["model"] == "avdigits"
 
@@ -141,13 +141,13 @@ def test_a_batch_that_fails_names_its_requests(lines: Lines) -> None:
         if len(numbers) > 1:
             raise ValueError("too many")
 
-    async def asked(known: str) -> None:
+    async def ask_as(known: str) -> None:
         request_id.set(known)  # of this task alone
         await ask(batcher, 1)
 
     async def both() -> None:
         blocker = await behind(engine, batcher)
-        tasks = [asyncio.create_task(asked(known)) for known in ("first", "second")]
+        tasks = [asyncio.create_task(ask_as(known)) for known in ("first", "second")]
         while batcher.queued < 2:
             await asyncio.sleep(0.01)
         engine.go.set()

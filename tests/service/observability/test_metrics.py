@@ -50,25 +50,28 @@ def before(service: httpx.Client) -> Scrape:
 
 def once(client: httpx.Client, holds: Callable[[Scrape], bool]) -> Scrape:
     """The first scrape of which it holds: a request is counted when its answer has been sent."""
-    found = scrape(client)
+    scraped = scrape(client)
 
     def looked() -> bool:
-        nonlocal found
-        found = scrape(client)
-        return holds(found)
+        nonlocal scraped
+        scraped = scrape(client)
+        return holds(scraped)
 
     wait_until(looked)
-    return found
+    return scraped
 
 
 def test_a_clip_is_counted_and_timed_in_every_stage(
     service: httpx.Client, before: Scrape, clip: bytes
 ) -> None:
     answers = [service.post(CLASSIFY, files={"clip": clip}).json() for _ in range(3)]
-    asked = {"route": CLASSIFY, "method": "POST", "status": "200", "model": "avdigits"}
+    request_labels = {"route": CLASSIFY, "method": "POST", "status": "200", "model": "avdigits"}
     requests = "scmrl_requests_total"
     after = once(
-        service, lambda s: s.total(requests, **asked) - before.total(requests, **asked) == 3
+        service,
+        lambda s: (
+            s.total(requests, **request_labels) - before.total(requests, **request_labels) == 3
+        ),
     )
 
     def grew(name: str, **labels: str) -> float:
@@ -82,9 +85,9 @@ def test_a_clip_is_counted_and_timed_in_every_stage(
     for stage in STAGES:
         assert grew("scmrl_stage_seconds_count", stage=stage, model="avdigits") == 3
     for stage in ("decode", "preprocess", "queue", "inference"):
-        told = sum(answer["timing_ms"][stage] for answer in answers)
+        reported = sum(answer["timing_ms"][stage] for answer in answers)
         measured = 1000 * grew("scmrl_stage_seconds_sum", stage=stage)
-        assert measured == pytest.approx(told, abs=0.01)
+        assert measured == pytest.approx(reported, abs=0.01)
     for stream in ("audio", "visual"):
         assert grew("scmrl_firing_rate_count", stream=stream, model="avdigits") == 3
         assert 0 < grew("scmrl_firing_rate_sum", stream=stream) / 3 < 1
@@ -93,8 +96,8 @@ def test_a_clip_is_counted_and_timed_in_every_stage(
 
 def test_a_checkpoint_counts_for_itself(service: httpx.Client, before: Scrape, clip: bytes) -> None:
     service.post("/v1/models/strict/classify", files={"clip": clip})
-    asked = {"route": "/v1/models/{name}/classify", "model": "strict", "status": "200"}
-    once(service, lambda s: s.total("scmrl_requests_total", **asked) == 1)
+    labels = {"route": "/v1/models/{name}/classify", "model": "strict", "status": "200"}
+    once(service, lambda s: s.total("scmrl_requests_total", **labels) == 1)
 
 
 def test_rejects_are_counted_by_their_reason(
@@ -105,7 +108,7 @@ def test_rejects_are_counted_by_their_reason(
         return service.post(path, files={"clip": content}, data=data).status_code
 
     batcher = app.state.scmrl.registry.get("avdigits").batcher
-    seen = {
+    statuses = {
         "unknown_format": post(b"not a clip, " * 20),
         "unusable": post(clip[:200]),
         "too_large": post(bytes(1_000_001)),
@@ -125,15 +128,17 @@ def test_rejects_are_counted_by_their_reason(
     assert full.total("scmrl_slots", model="avdigits") == 4
     assert full.total("scmrl_places_taken", model="avdigits") == 4, "the name of version 0.1"
     assert full.total("scmrl_places", model="avdigits") == 4
-    seen["full"] = post(clip)
+    statuses["full"] = post(clip)
     for slot in slots:
         slot.__exit__(None, None, None)
 
-    assert seen == {name: Error[name.upper()].status for name in seen}
+    assert statuses == {name: Error[name.upper()].status for name in statuses}
     name = "scmrl_rejects_total"
     once(
         service,
-        lambda s: all(s.total(name, reason=r) - before.total(name, reason=r) == 1 for r in seen),
+        lambda s: all(
+            s.total(name, reason=r) - before.total(name, reason=r) == 1 for r in statuses
+        ),
     )
     after = scrape(service)
     assert after.values(name, "reason") == {error.name.lower() for error in Error}
@@ -200,10 +205,10 @@ def test_requests_that_run_together_are_one_batch(
                 return other.post(CLASSIFY, files={"clip": clip}).status_code
 
             with ThreadPoolExecutor(4) as pool:
-                asked = [pool.submit(ask)]
+                submitted = [pool.submit(ask)]
                 assert first.wait(60)
-                asked += [pool.submit(ask) for _ in range(3)]
-        assert [one.result() for one in asked] == [200] * 4
+                submitted += [pool.submit(ask) for _ in range(3)]
+        assert [one.result() for one in submitted] == [200] * 4
         after = scrape(client)
     assert after.total("scmrl_batch_size_count", model="avdigits") == 2
     assert after.total("scmrl_batch_size_sum", model="avdigits") == 4
@@ -236,14 +241,14 @@ def test_restarts_and_a_worker_that_has_gone_are_seen(weights: Path, clip: bytes
 
 
 def test_memory_and_versions_are_told(service: httpx.Client) -> None:
-    found = scrape(service)
-    held = found.total("scmrl_device_memory_bytes")
-    assert 1e6 < held < found.total("scmrl_device_memory_limit_bytes")
-    if found.values("scmrl_device_memory_bytes", "device") == {"cpu"}:
-        assert held == pytest.approx(found.total("process_resident_memory_bytes"), rel=0.2)
-    ((build, _),) = found.samples["scmrl_build_info"]
+    scraped = scrape(service)
+    held = scraped.total("scmrl_device_memory_bytes")
+    assert 1e6 < held < scraped.total("scmrl_device_memory_limit_bytes")
+    if scraped.values("scmrl_device_memory_bytes", "device") == {"cpu"}:
+        assert held == pytest.approx(scraped.total("process_resident_memory_bytes"), rel=0.2)
+    ((build, _),) = scraped.samples["scmrl_build_info"]
     assert set(build) == {"version", "python", "torch"}
-    assert found.total("scmrl_model_info", model="strict", version="0.0.1", path="plain") == 1
+    assert scraped.total("scmrl_model_info", model="strict", version="0.0.1", path="plain") == 1
 
 
 @pytest.mark.parametrize(
@@ -274,6 +279,6 @@ def test_the_description_is_of_what_clients_ask_for(service: httpx.Client) -> No
 
 def test_before_anything_is_loaded_there_are_metrics() -> None:
     with listening(create_app(Settings(models=ROOT / "nowhere"))) as client:
-        found = scrape(client)
-    assert found.total("scmrl_model_ready", model="avdigits") == 0
-    assert found.samples["scmrl_model_ready"]
+        scraped = scrape(client)
+    assert scraped.total("scmrl_model_ready", model="avdigits") == 0
+    assert scraped.samples["scmrl_model_ready"]

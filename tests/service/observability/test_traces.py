@@ -61,11 +61,11 @@ class Collector:
     def trace(self, request_id: str) -> tuple[Span, dict[str, Span]]:
         """A request's span and its stages' by name, once they have come."""
 
-        def found() -> list[Span]:
+        def received() -> list[Span]:
             return [s for s in self.spans if attributes(s).get("scmrl.request_id") == request_id]
 
-        wait_until(lambda: bool(found()))
-        (server,) = found()
+        wait_until(lambda: bool(received()))
+        (server,) = received()
         within = [span for span in self.spans if span.parent_span_id == server.span_id]
         assert all(span.trace_id == server.trace_id for span in within)
         return server, {span.name: span for span in within}
@@ -121,9 +121,12 @@ def test_a_request_is_a_span_with_one_for_each_stage_within(
     server, stages = collector.trace(answer["id"])
     assert server.name == f"POST {CLASSIFY}"
     assert server.kind == Span.SPAN_KIND_SERVER
-    told = attributes(server)
-    assert (told["http.request.method"], told["http.route"]) == ("POST", CLASSIFY)
-    assert told["http.response.status_code"] == 200
+    server_attributes = attributes(server)
+    assert (server_attributes["http.request.method"], server_attributes["http.route"]) == (
+        "POST",
+        CLASSIFY,
+    )
+    assert server_attributes["http.response.status_code"] == 200
     assert server.status.code == Status.STATUS_CODE_UNSET
 
     assert sorted(stages) == sorted(STAGES)
@@ -162,16 +165,16 @@ def test_what_the_caller_does_not_sample_is_not_sent(
 ) -> None:
     trace = "5bf92f3577b34da6a3ce929d0e0e4736"
     traced.get("/v1/models", headers={"traceparent": f"00-{trace}-00f067aa0ba902b7-00"})
-    seen = traced.get("/v1/models").headers["X-Request-ID"]
-    collector.trace(seen)
+    sampled_id = traced.get("/v1/models").headers["X-Request-ID"]
+    collector.trace(sampled_id)
     assert trace not in {span.trace_id.hex() for span in collector.spans}
 
 
 def test_a_refusal_has_its_error_and_where_it_happened(
     traced: httpx.Client, collector: Collector
 ) -> None:
-    told = traced.post(CLASSIFY, files={"clip": b"not a clip, " * 20}).json()
-    server, stages = collector.trace(told["id"])
+    body = traced.post(CLASSIFY, files={"clip": b"not a clip, " * 20}).json()
+    server, stages = collector.trace(body["id"])
     assert attributes(server)["error.type"] == "unknown_format"
     assert attributes(server)["http.response.status_code"] == 415
     assert server.status.code == Status.STATUS_CODE_UNSET, "a client's mistake is no failure"
@@ -192,19 +195,19 @@ def test_uploads_and_headers_are_in_no_span(
 
 
 def test_supervisors_leave_no_spans(traced: httpx.Client, collector: Collector) -> None:
-    asked = [traced.get(path) for path in ("/healthz", "/readyz", "/metrics")]
-    assert {response.status_code for response in asked} == {200}
+    responses = [traced.get(path) for path in ("/healthz", "/readyz", "/metrics")]
+    assert {response.status_code for response in responses} == {200}
     collector.trace(traced.get("/v1/models").headers["X-Request-ID"])
     traced_ids = {attributes(span).get("scmrl.request_id") for span in collector.spans}
-    assert not {response.headers["X-Request-ID"] for response in asked} & traced_ids
+    assert not {response.headers["X-Request-ID"] for response in responses} & traced_ids
 
 
 def test_the_service_has_a_name_and_a_version_that_the_environment_may_replace(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for given, name in (({}, "scmrl"), ({"OTEL_SERVICE_NAME": "mine"}, "mine")):
+    for variables, name in (({}, "scmrl"), ({"OTEL_SERVICE_NAME": "mine"}, "mine")):
         with collecting() as collector:
-            environment = {"OTEL_TRACES_EXPORTER": "otlp", **given}
+            environment = {"OTEL_TRACES_EXPORTER": "otlp", **variables}
             monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", f"{collector.endpoint}/mine")
             monkeypatch.setenv("NO_PROXY", "127.0.0.1")
             recorder = traces.from_environment("1.2.3", environment)
@@ -213,8 +216,10 @@ def test_the_service_has_a_name_and_a_version_that_the_environment_may_replace(
             recorder.stop()
             (request,) = collector.requests
             assert collector.paths == {"/mine"}
-        told = {a.key: a.value.string_value for a in request.resource_spans[0].resource.attributes}
-        assert (told["service.name"], told["service.version"]) == (name, "1.2.3")
+        values = {
+            a.key: a.value.string_value for a in request.resource_spans[0].resource.attributes
+        }
+        assert (values["service.name"], values["service.version"]) == (name, "1.2.3")
 
 
 @pytest.mark.parametrize(
@@ -234,20 +239,20 @@ def test_without_being_asked_there_are_none_and_nothing_is_imported(
 
 
 @pytest.mark.parametrize(
-    ("environment", "told"),
+    ("environment", "message"),
     [
         ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER is 'zipkin'"),
         (
             {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
-            "only http/protobuf",
+            "can be http/protobuf only",
         ),
     ],
 )
 def test_what_cannot_be_had_is_told_of(
-    environment: dict[str, str], told: str, caplog: pytest.LogCaptureFixture
+    environment: dict[str, str], message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert traces.from_environment("1", environment) is None
-    assert told in caplog.text
+    assert message in caplog.text
 
 
 @pytest.mark.slow

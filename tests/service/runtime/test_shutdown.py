@@ -31,10 +31,10 @@ def test_the_handlers_come_from_the_standard_library_alone() -> None:
         "import sys; before = set(sys.modules); import service.cli; "
         "print(*sys.modules.keys() - before)"
     )
-    shown = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", listed], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    assert {name.split(".")[0] for name in shown.split()} - sys.stdlib_module_names == {"service"}
+    assert {name.split(".")[0] for name in output.split()} - sys.stdlib_module_names == {"service"}
 
 
 def test_a_hangup_before_anything_is_imported_does_not_end_it(

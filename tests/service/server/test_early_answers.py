@@ -163,7 +163,7 @@ def test_early_responses_of_the_service_can_be_read() -> None:
     app = create_app(Settings(models="/nowhere", api_keys=f"anna:{KEY}", max_body_bytes=2_000_000))
     key = f"Authorization: Bearer {KEY}"
     form = "Content-Type: multipart/form-data; boundary=b"
-    asked = {
+    expected_statuses = {
         ("/v1/classify", form): 401,
         ("/v1/models", key): 405,
         ("/nothing", key): 404,
@@ -173,7 +173,7 @@ def test_early_responses_of_the_service_can_be_read() -> None:
     }
     with listening(app) as service:
         at = (service.base_url.host, service.base_url.port or 80)
-        for (path, *lines), status in asked.items():
+        for (path, *lines), status in expected_statuses.items():
             with Client(at) as client:
                 client.send(post(BODY, path, *lines))
                 answer = client.answer()

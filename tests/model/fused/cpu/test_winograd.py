@@ -38,9 +38,9 @@ def test_it_is_the_convolution(
 ) -> None:
     x, (weight, bias) = spikes(steps, channels, height, width), layer(channels, out)
     expected = conv2d(x.double(), weight.double(), bias.double(), padding=1)
-    found = winograd.conv3x3(weight, bias)(x)
-    assert found.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
+    actual = winograd.conv3x3(weight, bias)(x)
+    assert actual.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(actual.double(), expected, rtol=0, atol=1e-5)
 
 
 def test_it_rounds_a_few_times_as_much_as_a_plain_sum() -> None:
@@ -48,8 +48,8 @@ def test_it_rounds_a_few_times_as_much_as_a_plain_sum() -> None:
     x, (weight, bias) = spikes(4, 256, 16, 16), layer(256, 64)
     exact = conv2d(x.double(), weight.double(), bias.double(), padding=1)
 
-    def error(found: Tensor) -> float:
-        return float((found - exact).square().mean().sqrt())
+    def error(values: Tensor) -> float:
+        return float((values - exact).square().mean().sqrt())
 
     plain = error(conv2d(x, weight, bias, padding=1))
     assert error(winograd.conv3x3(weight, bias)(x)) < 6 * plain

@@ -79,11 +79,11 @@ def test_noise_has_the_level_that_was_asked_for(snr_db: float) -> None:
 
 
 def test_training_never_sees_what_is_held_out(avdigits_folder: Path) -> None:
-    seen, held_out = data_folder.load(avdigits_folder)
+    training, held_out = data_folder.load(avdigits_folder)
     for digit in range(10):
-        assert len(seen.pictures[digit]) == 18
+        assert len(training.pictures[digit]) == 18
         assert len(held_out.pictures[digit]) == 2
-        words = {word.tobytes() for word in seen.words[digit]}
+        words = {word.tobytes() for word in training.words[digit]}
         assert len(words) == 8
         assert not words & {word.tobytes() for word in held_out.words[digit]}
 

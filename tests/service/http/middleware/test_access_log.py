@@ -37,8 +37,8 @@ def test_an_id_that_could_forge_a_line_of_log_is_replaced(
     service: httpx.Client, forged: str
 ) -> None:
     headers = {b"X-Request-ID": forged.encode()}
-    given = service.get("/healthz", headers=headers).headers["X-Request-ID"]
-    assert re.fullmatch("[0-9a-f]{32}", given)
+    request_id = service.get("/healthz", headers=headers).headers["X-Request-ID"]
+    assert re.fullmatch("[0-9a-f]{32}", request_id)
 
 
 def test_the_line_of_an_answer_tells_what_it_took(
@@ -74,11 +74,11 @@ def test_a_bug_is_a_500_that_tells_nothing_of_the_inside(
 
     with listening(app) as client:
         response = client.get("/broken")
-    told = problem(response)
+    body = problem(response)
     assert response.status_code == 500
     assert "secret" not in response.text
     wait_until(lambda: "the secret inside" in log.text)
-    assert f"id={told['id']} unexpected error" in log.text
+    assert f"id={body['id']} unexpected error" in log.text
 
 
 def test_a_client_that_leaves_while_it_sends_is_a_line_and_no_error(

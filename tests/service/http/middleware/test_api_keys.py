@@ -26,9 +26,9 @@ ANNA, BERT, ADMIN = (
 CLASSIFY = "/v1/classify"
 
 
-def made(**given: Any) -> FastAPI:
+def made(**settings: Any) -> FastAPI:
     """An app with a route for admins and a WebSocket, whose checkpoints are never loaded."""
-    app = create_app(Settings(models="/nowhere", **given))
+    app = create_app(Settings(models="/nowhere", **settings))
 
     @app.get("/v1/admin/secrets")
     @app.get("/v1/admin")

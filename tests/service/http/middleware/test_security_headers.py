@@ -67,22 +67,24 @@ def test_the_docs_run_their_own_script_and_no_other() -> None:
 
 
 def preflight(made: FastAPI, origin: str) -> dict[str, str]:
-    asked = (
+    request_headers = (
         (b"origin", origin.encode()),
         (b"access-control-request-method", b"POST"),
         (b"access-control-request-headers", b"authorization"),
     )
-    return dict(ask(made, "/v1/classify", asked, method="OPTIONS").headers)
+    return dict(ask(made, "/v1/classify", request_headers, method="OPTIONS").headers)
 
 
 def test_pages_of_other_origins_may_not_ask_unless_set() -> None:
     assert "access-control-allow-origin" not in preflight(app(), ORIGIN)
     keyed = app(cors_origins=f"{ORIGIN}, https://b.org:8443", api_keys="anna:q7Zt4mXv9RkB2wLc8NpY")
     for origin in (ORIGIN, "https://b.org:8443"):
-        told = preflight(keyed, origin)
-        assert told["access-control-allow-origin"] == origin, "and no key is needed to be told"
-        assert "POST" in told["access-control-allow-methods"]
-        assert "Authorization" in told["access-control-allow-headers"]
+        response_headers = preflight(keyed, origin)
+        assert response_headers["access-control-allow-origin"] == origin, (
+            "and no key is needed to be told"
+        )
+        assert "POST" in response_headers["access-control-allow-methods"]
+        assert "Authorization" in response_headers["access-control-allow-headers"]
     assert "access-control-allow-origin" not in preflight(keyed, "https://evil.example.org")
     refused = ask(keyed, "/v1/models", [(b"origin", ORIGIN.encode())])
     assert refused.status == 401

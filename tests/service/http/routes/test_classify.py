@@ -148,8 +148,8 @@ def test_contributions_and_bias_add_up_to_the_logits(service: httpx.Client, clip
     answer = ask(service, {"clip": clip}, steps=3)
     assert set(answer["contributions"]) == {"audio", "visual", "bias"}
     expected = softmax(logits(answer))
-    found = probabilities(answer)
-    assert [found[label] for label in LABELS] == pytest.approx(expected.tolist(), abs=1e-5)
+    by_label = probabilities(answer)
+    assert [by_label[label] for label in LABELS] == pytest.approx(expected.tolist(), abs=1e-5)
 
 
 @pytest.mark.parametrize("steps", [1, 6, 64])
@@ -197,16 +197,16 @@ def test_the_grid_has_shares_that_sum_to_1_over_cells_with_edges(
 def test_axes_are_in_the_units_of_the_source(service: httpx.Client) -> None:
     portrait = (CLIPS / "digit-2.mp4").read_bytes()  # 240 x 320 pixels
     answer = ask(service, {"clip": portrait})
-    seen, heard = (answer["attention"][name]["spatial"] for name in ("visual", "audio"))
-    assert (seen["rows"], seen["columns"]) == ("y", "x")
-    assert (seen["row_edges"][0], seen["row_edges"][-1]) == pytest.approx((0, 320))
-    assert (seen["column_edges"][0], seen["column_edges"][-1]) == pytest.approx(
+    visual, audio = (answer["attention"][name]["spatial"] for name in ("visual", "audio"))
+    assert (visual["rows"], visual["columns"]) == ("y", "x")
+    assert (visual["row_edges"][0], visual["row_edges"][-1]) == pytest.approx((0, 320))
+    assert (visual["column_edges"][0], visual["column_edges"][-1]) == pytest.approx(
         (-280 / 3, 1000 / 3)
     )
-    assert (heard["rows"], heard["columns"]) == ("frequency_hz", "time_s")
-    low, high = heard["row_edges"][0], heard["row_edges"][-1]
+    assert (audio["rows"], audio["columns"]) == ("frequency_hz", "time_s")
+    low, high = audio["row_edges"][0], audio["row_edges"][-1]
     assert 60 <= low < high <= 3900
-    begin, end = heard["column_edges"][0], heard["column_edges"][-1]
+    begin, end = audio["column_edges"][0], audio["column_edges"][-1]
     assert end - begin == pytest.approx(1.44)
     assert begin < 2, "the window lies in a sound of 2 s"
     assert end > 0
