@@ -1,4 +1,4 @@
-"""The web application: what it is made of, in which order, and the order of its middleware."""
+"""The web application: its parts, its routes, and the order of its middleware."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def create_app(
     - `start_keys`: the keys, if they have been read already.
     - `hangups`: the number of SIGHUPs so far; keys are reloaded when it grows.
     - `on_ready`: called when the default checkpoint can answer clips.
-    - `on_failure`: called when it never will; the caller must then end the process.
+    - `on_failure`: called when it cannot and never will; the caller must then end the process.
     """
     settings = settings or Settings()
     start_keys = start_keys or key_file.read(settings)
@@ -72,14 +72,14 @@ def create_app(
         lifespan=make_lifespan(state, keyring, tracing, on_ready, fail),
         docs_url=None,
         redoc_url=None,
-        # Relative to the description's own address: it holds behind a proxy that strips a prefix.
+        # Relative to the description's own URL, which works behind a proxy that strips a prefix.
         servers=[{"url": "."}],
         root_path_in_servers=False,
     )
     app.state.scmrl = state
     measure, trace = state.metrics.measure, tracing.record if tracing is not None else None
     _add_middleware(app, settings, keyring, measure, trace)
-    # For requests that the server refuses before the app sees them: the same log and headers.
+    # For requests that the server rejects before they reach the app: the same log and headers.
     app.state.refuse = SecurityHeaders(AccessLog(refuse, measure, trace))
     error_responses.install(app)
     for router in _ROUTERS:
@@ -90,7 +90,7 @@ def create_app(
 
 
 def _make_state(settings: Settings, fail: Callable[[StartupError], None]) -> State:
-    """Make the checkpoints, decoders, connections and metrics; nothing is started yet."""
+    """Create the checkpoints, decoders, connections and metrics, without starting them."""
     limits = DecodeLimits(
         settings.decode_timeout_s, settings.decode_memory_mib * MIB, settings.sandbox
     )
@@ -114,7 +114,7 @@ def _add_middleware(
     """Add middleware from the innermost to the outermost, which sees a request first."""
     # Next to the routes, which see a GET.
     app.add_middleware(HeadRequests)
-    # Inside the key check: nothing of a body is read for a client without a key.
+    # Inside the key check: no body is read for a client without a key.
     app.add_middleware(
         BodyLimit,
         max_bytes=settings.max_body_bytes,
@@ -133,16 +133,16 @@ def _add_middleware(
             allow_headers=("Authorization", "X-Request-ID"),
             expose_headers=("Retry-After", "X-Request-ID"),
         )
-    # Outside all that can fail or refuse: it logs and counts that, and answers bugs with a 500.
+    # Outside everything that can fail or reject: it logs and counts, and answers bugs with 500.
     app.add_middleware(AccessLog, measure=measure, trace=trace)
-    # Outermost: also those 500s have the headers.
+    # Outermost, so that those 500 responses have the headers too.
     app.add_middleware(SecurityHeaders)
 
 
 def _once(on_failure: Callable[[StartupError], None]) -> Callable[[StartupError], None]:
-    """Return a function that logs and reports the first of its errors: only a restart helps then.
+    """Return a function that logs and reports the first error, after which only a restart helps.
 
-    Further ones follow from it: every batch on a lost device fails.
+    Further errors are consequences: every batch on a lost device fails.
     """
     failed: list[StartupError] = []
 

@@ -1,4 +1,4 @@
-"""What runs beside the requests of an app: its threads, from its start to its end."""
+"""The lifespan of the app: its background threads, started and stopped with it."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def make_lifespan(
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     """Return the lifespan of an app.
 
-    It starts the decoders, the watches and the loading of checkpoints, which go on in the
-    background, and ends them in the order in which they depend on each other.
+    It starts the decoders, the watches and the loading of checkpoints in the background, and stops
+    them in the order of their dependencies.
     """
     models, decoders = state.models, state.decoders
 
@@ -46,7 +46,7 @@ def make_lifespan(
         finally:
             keyring.stop()
             await asyncio.to_thread(models.stop)  # it waits for running batches
-            loading.cancel()  # its thread runs on until it sees that the service stops
+            loading.cancel()  # its thread ends when it detects that the service stops
             with suppress(asyncio.CancelledError):
                 await loading
             decoders.stop()

@@ -36,7 +36,7 @@ class Stage:
 
 @dataclass
 class RequestRecord:
-    """What the stages of one request note.
+    """What is recorded of one request.
 
     - `model`: name of the checkpoint, once it is known to exist.
     - `stages`: in the order in which they were noted.

@@ -58,9 +58,9 @@ def save(path: Path | str, network: SCMRL, card: Card) -> Card:
     card = card.model_copy(update={"sha256": hashlib.sha256(data).hexdigest()})
     folder.mkdir(parents=True, exist_ok=True)
     contents = {WEIGHTS: data, CARD: (card.model_dump_json(indent=2) + "\n").encode()}
-    written = {name: _write_beside(folder / name, content) for name, content in contents.items()}
-    for name, beside in written.items():
-        beside.replace(folder / name)
+    written = {name: _write_part(folder / name, content) for name, content in contents.items()}
+    for name, part in written.items():
+        part.replace(folder / name)
     return card
 
 
@@ -101,11 +101,11 @@ def _describe(x: Tensor) -> str:
     return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
 
 
-def _write_beside(file: Path, data: bytes) -> Path:
-    """Write and sync a file next to `file`, and return it."""
-    beside = file.with_name(f".{file.name}.new")
-    with beside.open("wb") as stream:
+def _write_part(file: Path, data: bytes) -> Path:
+    """Write and sync a temporary file in the folder of `file`, and return it."""
+    part = file.with_name(f".{file.name}.new")
+    with part.open("wb") as stream:
         stream.write(data)
         stream.flush()
         os.fsync(stream.fileno())
-    return beside
+    return part

@@ -133,8 +133,8 @@ def timings(
 ) -> Iterator[Timing]:
     """Time each path at each batch size, in turns, for about `seconds` per batch size.
 
-    From inputs in the CPU's memory to outputs there, as a caller sees it. A path that cannot be
-    used is left out; the log says why.
+    Times include the copies between the CPU's memory and the device. A path that cannot be used is
+    omitted; the log has the reason.
     """
     allocator.keep_memory()
     engines = {path: Engine(network(case), device) for path in paths(device)}
@@ -165,10 +165,10 @@ def timings(
 
 
 def operations(case: Case) -> int:
-    """Return multiply-accumulates of one sample's convolutions and linear maps, as published.
+    """Return the multiply-accumulates of one sample's convolutions and linear layers, as published.
 
-    Every time step and weight counts, whether or not there is a spike; the first convolution of
-    frames that are held counts once.
+    Every time step and weight counts, with or without a spike; the first convolution of held frames
+    counts once.
     """
     plain = network(case)
     count = 0

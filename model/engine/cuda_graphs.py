@@ -23,8 +23,8 @@ from model.network import SCMRL, Output
 #: A forward pass: inputs [T or 1, B, C, H, W] by stream, T, and whether to return attention maps.
 Forward = Callable[[Mapping[str, Tensor], int, bool], Output]
 
-#: Batch sizes that graphs are recorded for. Twice the largest is no faster on a GPU that it fills,
-#: and leaves nothing to copy meanwhile.
+#: Batch sizes that graphs are recorded for. Larger ones would be no faster per sample on a GPU that
+#: is already full, and would not overlap with copies.
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 #: Maximum number of graphs in memory: each holds its inputs and activations.
 _MAX_GRAPHS = 24
@@ -61,7 +61,7 @@ class _Graph:
                 forward(inputs, key.steps, key.attention)
         current.wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        # Another device's engine may allocate meanwhile.
+        # The engine of another device may allocate during the recording.
         with torch.cuda.graph(self._graph, pool, stream, capture_error_mode="thread_local"):
             self._output = forward(inputs, key.steps, key.attention)
             self._flat = flatten(self._output)
@@ -106,7 +106,7 @@ class _Replay:
 class GraphedNetwork:
     """Runs `forward`, of a network on a CUDA device, as graphs, for inputs on the CPU.
 
-    For one caller at a time, on the device that is the current one.
+    For one caller at a time; its device must be the current one.
     """
 
     def __init__(self, network: SCMRL, forward: Forward) -> None:

@@ -1,4 +1,4 @@
-"""Memory of a device, and how much of it this process uses."""
+"""The memory of a device, and the part that this process uses."""
 
 from __future__ import annotations
 

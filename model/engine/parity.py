@@ -2,8 +2,8 @@
 
 A membrane potential within rounding of its threshold may fire on one path and not on the other, and
 the layers after it then differ as well. So spikes are counted twice: at each layer with the plain
-path's input, which shows what the arithmetic of the fused path flips; and at the tokens, with the
-fused path's own spikes.
+path's input, which shows the effect of the fused path's arithmetic alone; and at the tokens, with
+the fused path's own spikes.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Parity:
 
 class ParityLayers(Protocol):
     """A fused network, layer by layer, in the plain network's layout: spikes [T, B, C, H, W] and
-    tokens [T, B, C, N]. B is 1 but for `output`."""
+    tokens [T, B, C, N]. B is 1 except for `output`."""
 
     def output(self, frames: Mapping[str, Tensor], steps: int) -> Output:
         """Return the network's output for frames [T or 1, B, C, H, W], B of any size."""

@@ -30,10 +30,10 @@ _TIMING_BATCH, _TIMING_ROUNDS = 8, 5
 
 
 class Paths:
-    """The paths on which a network, in eval mode on its device, can be run.
+    """The paths that can run a network, which is in eval mode on its device.
 
-    On a CPU they use `threads` threads. `lock` is held by whoever runs the network: a recording
-    must not be disturbed by a run.
+    On a CPU they use `threads` threads. Hold `lock` while running the network, since no run may
+    happen during the recording of a CUDA graph.
     """
 
     def __init__(self, network: SCMRL, threads: int, lock: threading.Lock) -> None:
@@ -46,13 +46,13 @@ class Paths:
     def prepare(self, paths: Sequence[EnginePath], steps: int) -> dict[EnginePath, Forward]:
         """Return those of `paths` that can be used, prepared for runs of `steps` time steps.
 
-        Float32 paths must give the plain path's outputs; those of the others have to be measured.
+        Float32 paths must agree with the plain path; the accuracy of int8 has to be measured.
         """
         prepared = {path: self._prepare(path, steps) for path in paths}
         return {path: forward for path, forward in prepared.items() if forward is not None}
 
     def fastest(self, prepared: Mapping[EnginePath, Forward], steps: int) -> EnginePath:
-        """Return the path with the least median time; several are timed in turns."""
+        """Return the path with the least median time; their runs alternate."""
         if len(prepared) == 1:
             return next(iter(prepared))
         inputs = zeros(self._network.config, _TIMING_BATCH)
@@ -72,12 +72,12 @@ class Paths:
         try:
             with inference_context(self._device):
                 forward = self._build(path, steps)
-                # A recording must not be disturbed by a run; a compiler may.
+                # No run may happen during a recording; compilation does not need the lock.
                 with self._lock if isinstance(forward, GraphedNetwork) else nullcontext():
                     if isinstance(forward, GraphedNetwork):
                         forward.record(steps)
                     difference = self._compile_and_compare(forward)
-        except Exception:  # compilers raise many kinds, and the plain path is there
+        except Exception:  # compilers raise many kinds of errors; the plain path remains usable
             log.exception("path %s is not used: preparing it failed", path)
             return None
         if difference > TOLERANCE and path != "fused-int8":
@@ -89,7 +89,7 @@ class Paths:
         return forward
 
     def _build(self, path: EnginePath, steps: int) -> Forward:
-        """Return a path; CUDA's kernels are compiled, as that may not happen while recording."""
+        """Return a path. CUDA kernels are compiled here, as a recording does not allow it."""
         if path == "graphs":
             return GraphedNetwork(self._network, self.plain.forward)
         if path == "fused-graphs":
@@ -106,7 +106,7 @@ class Paths:
     def _compile_and_compare(self, other: Forward) -> float:
         """Return `_difference`, again after each compiled kernel that cannot be written to disk.
 
-        numba has a kernel in memory before it fails to cache it. Raise OSError after _MAX_KERNELS.
+        numba has compiled a kernel before it fails to cache it. Raise OSError after _MAX_KERNELS.
         """
         for _ in range(_MAX_KERNELS):
             try:

@@ -1,4 +1,4 @@
-"""The plain network as a path, and the state of torch that every path is computed in."""
+"""The plain network as a path, and the torch state in which every path runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PlainNetwork:
 
     def forward(self, inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
         """Return the output, on the device, for inputs there."""
-        # Repeated on the device, where it is a view and takes no memory.
+        # Expanded on the device: a view, which takes no memory.
         repeated = {name: x.expand(steps, *x.shape[1:]) for name, x in inputs.items()}
         output: Output = self._network(repeated, attention=attention)
         return output

@@ -100,25 +100,26 @@ def _blend(picture: UInt8Array, weight: Float64Array) -> UInt8Array:
     return np.asarray(np.rint(grey * (1 - opacity) + colours * opacity), np.uint8)
 
 
-def _draw_frequency_axis(page: UInt8Array, at: Float64Array) -> None:
-    """Draw ticks of frequency (Hz) on the left; `at` [rows] ascends from the bottom."""
-    bottom = _MARGIN_TOP + len(at)
+def _draw_frequency_axis(page: UInt8Array, frequencies: Float64Array) -> None:
+    """Draw ticks on the left; `frequencies` (Hz) of the pixel rows [rows], from the bottom up."""
+    bottom = _MARGIN_TOP + len(frequencies)
     for value in (100, 250, 500, 1000, 2000, 4000, 8000, 16_000):
-        if at[0] < value < at[-1]:
-            y = bottom - round(float(np.interp(value, at, np.arange(len(at)))))
+        if frequencies[0] < value < frequencies[-1]:
+            row = float(np.interp(value, frequencies, np.arange(len(frequencies))))
+            y = bottom - round(row)
             cv2.line(page, (_MARGIN_LEFT - 5, y), (_MARGIN_LEFT - 1, y), _BLACK, 1)
             _draw_text(page, f"{value}", (_MARGIN_LEFT - 8, y), "right")
     _draw_text(page, "Hz", (_MARGIN_LEFT - 8, _MARGIN_TOP + 6), "right")
 
 
-def _draw_column_axis(page: UInt8Array, at: Float64Array, title: str) -> None:
-    """Draw round ticks at the bottom; `at` [columns]."""
+def _draw_column_axis(page: UInt8Array, positions: Float64Array, title: str) -> None:
+    """Draw round ticks at the bottom; `positions` of the pixel columns [columns]."""
     y = page.shape[0] - _MARGIN_BOTTOM
-    for value in _round_ticks(float(at[0]), float(at[-1])):
-        x = _MARGIN_LEFT + round(float(np.interp(value, at, np.arange(len(at)))))
+    for value in _round_ticks(float(positions[0]), float(positions[-1])):
+        x = _MARGIN_LEFT + round(float(np.interp(value, positions, np.arange(len(positions)))))
         cv2.line(page, (x, y), (x, y + 4), _BLACK, 1)
         _draw_text(page, f"{value:g}", (x, y + 16), "centre")
-    _draw_text(page, title, (_MARGIN_LEFT + len(at) // 2, y + 34), "centre")
+    _draw_text(page, title, (_MARGIN_LEFT + len(positions) // 2, y + 34), "centre")
 
 
 def _round_ticks(low: float, high: float) -> Sequence[float]:
@@ -130,10 +131,10 @@ def _round_ticks(low: float, high: float) -> Sequence[float]:
     return [round(float(n * step), 6) + 0.0 for n in np.arange(first, np.floor(high / step) + 1)]
 
 
-def _draw_text(page: UInt8Array, text: str, at: tuple[int, int], align: str) -> None:
+def _draw_text(page: UInt8Array, text: str, anchor: tuple[int, int], align: str) -> None:
     (width, height), _ = cv2.getTextSize(text, _FONT, 0.42, 1)
-    left = at[0] - (width if align == "right" else width // 2)
-    origin = (left, at[1] + height // 2)
+    left = anchor[0] - (width if align == "right" else width // 2)
+    origin = (left, anchor[1] + height // 2)
     cv2.putText(page, text, origin, _FONT, 0.42, _BLACK, 1, cv2.LINE_AA)
 
 

@@ -28,7 +28,7 @@ _BUFFER_BYTES = 4096
 def open_input(
     file: BinaryIO, *, options: dict[str, str], io_open: Callable[..., Any]
 ) -> InputContainer:
-    """Open a container for reading, whatever bytes its tags contain.
+    """Open a container for reading, also if its tags are not valid UTF-8.
 
     `io_open` is called for each further file that the container refers to. Raises what `av.open`
     raises: FFmpeg's errors, and builtin ones for some damaged files.

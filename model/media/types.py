@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 class MediaError(ValueError):
-    """A file cannot be used. `detail` is the message for its sender."""
+    """A file cannot be used. `detail` is the message for the client."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)

@@ -1,4 +1,4 @@
-"""Cross-modal complementary spatiotemporal spiking attention: the paper's CCSSA."""
+"""Cross-modal complementary spatiotemporal spiking attention (CCSSA) of the paper."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ class SpikingAttention(nn.Module):
     def _mix_heads_and_steps(x: Tensor) -> Tensor:
         """Return [N, B, heads, T, d] as [T, B, C, N] as published: the head axis is not moved back.
 
-        Channel c of step t is therefore entry (t C + c) of the flattened (heads, T, d). It looks
-        like a slip in the published code, but its trained weights depend on it.
+        Channel c of step t is therefore entry (t C + c) of the flattened (heads, T, d). This may be
+        unintended in the published code, but its trained weights depend on it.
         """
         tokens, batch, heads, steps, dim = x.shape
         return x.reshape(tokens, batch, steps, heads * dim).permute(2, 1, 3, 0)

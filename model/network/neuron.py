@@ -93,9 +93,9 @@ class _TruncatedLIF(torch.autograd.Function):
         torch.mul(x_seq[0], 1.0 / lif.tau, out=charged[0])
         torch.ge(charged[0], lif.v_threshold, out=spikes[0])
         for t in range(1, len(x_seq)):
-            rest = torch.addcmul(charged[t - 1], charged[t - 1], spikes[t - 1], value=-1.0)
-            torch.sub(x_seq[t], rest, out=charged[t])
-            charged[t].div_(lif.tau).add_(rest)
+            potential = torch.addcmul(charged[t - 1], charged[t - 1], spikes[t - 1], value=-1.0)
+            torch.sub(x_seq[t], potential, out=charged[t])
+            charged[t].div_(lif.tau).add_(potential)
             torch.ge(charged[t], lif.v_threshold, out=spikes[t])
         ctx.save_for_backward(charged)
         ctx.lif = lif

@@ -34,8 +34,8 @@ class Stage(nn.Module):
 class PatchSplitting(nn.Module):
     """Frames [T, B, C, H, W] of a stream to tokens [T, B, D, N], row by row; values 0, 1 or 2.
 
-    Each stage halves the sides by a max-pool over its spikes and doubles the channels up to D;
-    a last stage, added to its own input, stands for the position of a token.
+    Each stage halves the sides by a max-pool over its spikes and doubles the channels up to D. The
+    last stage is the relative position encoding: its spikes are added to its input.
     """
 
     def __init__(self, stream: StreamConfig, embed_dim: int) -> None:
@@ -43,8 +43,8 @@ class PatchSplitting(nn.Module):
         count = STAGES[stream.splitting]
         widths = [embed_dim >> (count - 1 - i) for i in range(count)]
         self.stages = nn.ModuleList(
-            Stage(before, after)
-            for before, after in zip([stream.channels, *widths], widths, strict=False)
+            Stage(channels_in, channels_out)
+            for channels_in, channels_out in zip([stream.channels, *widths], widths, strict=False)
         )
         self.pool = nn.MaxPool2d(3, stride=2, padding=1)
         self.position = Stage(embed_dim, embed_dim)

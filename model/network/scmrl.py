@@ -125,8 +125,8 @@ class SCMRL(nn.Module):
     def forward(self, inputs: Mapping[str, Tensor], attention: bool = False) -> Output:
         """Return class logits for frames [T, B, C, H, W] by stream, of equal T and B.
 
-        A stream that is not in `inputs` adds nothing and gives no residual. With `attention`,
-        maps are returned as well. Raise ValueError for an unknown stream or no stream.
+        A stream that is missing in `inputs` adds nothing to the logits and has no residual. With
+        `attention`, maps are returned as well. Raise ValueError for an unknown stream or no stream.
         """
         self._check(inputs)
         tokens = {n: self.patch[n](inputs[n]) for n in self.config.streams if n in inputs}

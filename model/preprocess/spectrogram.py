@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 #: Samples beyond this (full scale is 1) are clipped: their sum could overflow float32.
 _MAX_AMPLITUDE = 1e6
-#: Columns over which power is averaged before its percentile is taken as the noise floor.
+#: Columns over which power is averaged before its percentile gives the noise floor.
 _FLOOR_COLUMNS = 5
 #: How far (ln magnitude) a cell must rise above the noise floor to count as speech.
 _SPEECH_MARGIN = 0.7

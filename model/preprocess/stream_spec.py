@@ -1,4 +1,4 @@
-"""What the spec of a stream has, of whatever kind, and the types of its fields."""
+"""The protocol of stream specs, and the types of their fields."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Deviation = Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)]
 
 
 class StreamSpec(Protocol):
-    """How one stream is preprocessed: a frozen pydantic model, in `specs.KINDS`.
+    """The preprocessing of one stream: a frozen pydantic model, listed in `specs.KINDS`.
 
     Its field `kind` is a Literal with a default, by which a card names the class. The tensor is
     float32 [T or 1, C, H, W] with C = `channels` and (H, W) = `size`.

@@ -40,7 +40,7 @@ def confusion(
 def curves(
     axis: str, points: Sequence[int], lines: Mapping[str, Sequence[Accuracy]], path: Path
 ) -> None:
-    """Draw accuracy over the points of an axis, a line each, with 95 % intervals."""
+    """Draw accuracy over the points of an axis, with 95 % intervals; one line per entry."""
     figure = Figure(figsize=(7, 4.4), layout="constrained")
     axes = figure.add_subplot()
     for name, accuracies in lines.items():

@@ -15,7 +15,7 @@ _BAR_WIDTH = 24  # characters, for a probability of 1
 
 
 def show(answers: Sequence[tuple[Path, Classification]], top_k: int) -> None:
-    """Print one clip in detail, or several with a line each."""
+    """Print one clip in detail, or several with one line each."""
     console = Console()
     if len(answers) == 1:
         console.print(_detail_table(*answers[0], top_k))

@@ -1,4 +1,4 @@
-"""Pictures side by side."""
+"""Join pictures side by side."""
 
 from __future__ import annotations
 

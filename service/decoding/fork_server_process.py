@@ -1,4 +1,4 @@
-"""The operating-system process of the fork server, as the service sees it."""
+"""The process of the fork server, from the side of the service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One decoding process, as the service sees it."""
+"""A decoding process, from the side of the service."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class Reader(Protocol):
     """Reads the files of one field.
 
     Returns for each of `options.kinds` a Source, or Missing with the reason. Raises MediaError
-    where a file cannot be used, with a detail for its sender.
+    where a file cannot be used, with a detail for the client.
     """
 
     def __call__(

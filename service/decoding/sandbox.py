@@ -67,7 +67,7 @@ class SeccompUnavailable(Exception):
 
 
 class Orphaned(Exception):
-    """The parent ended before this process could ask to end with it."""
+    """The parent ended before this process could arrange to be killed with it."""
 
 
 def confine(

@@ -50,7 +50,7 @@ class StderrTail:
         with open(reader, "rb", buffering=0) as pipe:
             while data := pipe.read(_BYTES):
                 self._tail = (self._tail + data)[-_BYTES:]
-                log.debug("a decoding process writes: %r", data)
+                log.debug("stderr of a decoding process: %r", data)
 
 
 def quote_lines(lines: list[str]) -> str:

@@ -134,7 +134,7 @@ def library() -> ModuleType | None:
 
 
 def allow_only(rules: Iterable[Rule]) -> bool:
-    """Install a filter: all other calls fail with EPERM, in all threads of the process, for good.
+    """Install a filter, irrevocably: all other calls fail with EPERM, in all threads.
 
     Returns False, and installs nothing, where libseccomp is missing or the kernel has no filters.
     Raises OSError where the kernel has them and refuses this one.

@@ -18,10 +18,10 @@ from service.keys.key_file import Keys
 from service.settings import Settings
 
 DESCRIPTION = """
-A clip in; class probabilities, each stream's exact contribution and attention maps out, from a
-spiking network that sees and hears (S-CMRL).
+Classify clips by sound and picture with a spiking network (S-CMRL): class probabilities, the exact
+contribution of each stream, and attention maps.
 
-With a clip of the clone:
+With a clip of the repository:
 
 ```bash
 curl -F clip=@tests/data/clips/digit-7.webm http://127.0.0.1:8000/v1/classify

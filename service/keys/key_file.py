@@ -33,13 +33,15 @@ _HEX = re.compile(r"[0-9a-fA-F]{64}")
 _SHAPE = (
     "`name:key` or `name:key:requests-per-minute`; `sha256:` and 64 hex digits can stand for a key"
 )
-_GOOD_SECRET = f"at least {MIN_LENGTH} of A-Z a-z 0-9 . _ ~ + / = - (`scmrl keys new` makes one)"
+_GOOD_SECRET = (
+    f"at least {MIN_LENGTH} of A-Z a-z 0-9 . _ ~ + / = - (`scmrl keys new` generates one)"
+)
 _WAIVER = "SCMRL_ALLOW_WEAK_KEYS=true accepts it anyway"
 _BAD_NAME = f"the name must be 1 to 64 of A-Z a-z 0-9 . _ - and not {ADMIN_NAME!r}"
 
 
 class KeysError(Exception):
-    """Keys that cannot be used. The message says where, and never quotes an entry."""
+    """Keys cannot be used. The message says where, and never quotes an entry."""
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class Keyring:
         self._stopping = threading.Event()
 
     def watch(self) -> None:
-        """Check once per second until `stop`; the whole work of a thread, since a disk may hang.
+        """Check once per second until `stop`; run it in a thread, since a disk may hang.
 
         Each error is logged once while it persists.
         """
@@ -70,7 +70,7 @@ class Keyring:
             log.error("the keys cannot be reloaded; the old ones stay in use: %s", error)
             return
         self.keys = keys
-        log.info("the keys are reloaded: %d API keys", len(keys.api))
+        log.info("keys reloaded: %d API keys", len(keys.api))
         self._warn()
 
     def stop(self) -> None:

@@ -40,8 +40,8 @@ def _is_strong(secret: str) -> bool:
     joined = "".join(parts)
     per_character = math.log2(next((n for kind, n in _KINDS if kind.fullmatch(joined)), 62))
     # Words between separators, words in camel case, and words with separators inside them.
-    ways = (parts, _WORD_OR_NUMBER.findall(secret), [joined])
-    bits = min(sum(_bits(part, per_character) for part in set(way)) for way in ways)
+    splits = (parts, _WORD_OR_NUMBER.findall(secret), [joined])
+    bits = min(sum(_bits(part, per_character) for part in set(split)) for split in splits)
     return bits >= min(_STRONG_BITS, _STRONG_SHARE * len(secret) * per_character)
 
 

@@ -1,4 +1,4 @@
-"""A limit on repeated lines of log: the first ones are written, the others are counted."""
+"""A limit on repeated log lines: the first ones are written, the others are counted."""
 
 from __future__ import annotations
 

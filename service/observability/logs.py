@@ -1,7 +1,7 @@
-"""Lines of log: for people on a console, or one JSON object each for machines.
+"""Log lines: text for a console, or one JSON object per line.
 
-The standard library's logging, with two formatters: uvicorn and every other library log through
-it as well, so one handler writes all that there is.
+The standard library's logging with two formatters. uvicorn and all other libraries use it as well,
+so one handler writes all lines.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ _ACCESS = "scmrl.access"
 class Event:
     """A message with fields: one line on a console, members of their own in JSON.
 
-    The console shows `message` and of the fields the `id` and those in `shown`, or all of them.
+    A console line has the `message`, the `id` and the `console_fields`, by default all fields.
     """
 
     message: str
     fields: Mapping[str, Any] = field(default_factory=dict)
-    shown: Mapping[str, Any] | None = None
+    console_fields: Mapping[str, Any] | None = None
 
     def __str__(self) -> str:
-        shown = self.fields if self.shown is None else self.shown
-        rest = "".join(f" {name}={value!r}" for name, value in shown.items() if name != "id")
+        fields = self.fields if self.console_fields is None else self.console_fields
+        suffix = "".join(f" {name}={value!r}" for name, value in fields.items() if name != "id")
         prefix = f"id={self.fields['id']} " if "id" in self.fields else ""
-        return prefix + self.message + rest
+        return prefix + self.message + suffix
 
 
 class _Console(logging.Formatter):
@@ -62,7 +62,7 @@ class _Console(logging.Formatter):
 
 
 class _Json(logging.Formatter):
-    """One object a line: time (UTC), level, logger, message, the request's id, and fields."""
+    """One object per line: time (UTC), level, logger, message, the request's id, and fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, Any] = {
@@ -122,7 +122,7 @@ class _Output(logging.StreamHandler[TextIO]):
             self.flush()
 
     def _has_room(self) -> bool:
-        """Whether a piece can be written now, or soon if the last one could be."""
+        """Return whether a piece can be written now, or soon if the last one was."""
         try:
             file = self.stream.fileno()
             mode = os.fstat(file).st_mode
@@ -142,7 +142,7 @@ class _Output(logging.StreamHandler[TextIO]):
 
 
 def _is_limited(record: logging.LogRecord) -> bool:
-    """Whether repeats are suppressed: for warnings and errors, but not in the access log."""
+    """Return whether repeats are suppressed: of warnings and errors outside the access log."""
     return record.levelno >= logging.WARNING and record.name != _ACCESS
 
 
@@ -158,7 +158,7 @@ def _summary(suppressed: Suppressed) -> logging.LogRecord:
     first_line = suppressed.text.partition("\n")[0]
     message = f"{suppressed.count} more such lines in {suppressed.seconds:.0f} s: {first_line}"
     fields = {"suppressed": suppressed.count, "seconds": round(suppressed.seconds, 1)}
-    event = Event(message, fields, shown={})
+    event = Event(message, fields, console_fields={})
     return logging.LogRecord("scmrl.logs", logging.WARNING, __file__, 0, event, None, None)
 
 
@@ -183,7 +183,7 @@ def configure(level: str, kind: Format) -> None:
     threading.excepthook = _log_thread_death
     logging.getLogger("scmrl").setLevel(level.upper())
     logging.getLogger("uvicorn").setLevel("DEBUG" if level == "debug" else "WARNING")
-    # It warns of each damaged form, for which we have a line of our own.
+    # It warns of each damaged form, which the access log has already.
     logging.getLogger("python_multipart").setLevel("DEBUG" if level == "debug" else "ERROR")
 
 

@@ -32,7 +32,7 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 @dataclass(frozen=True)
 class _ModelGauge:
-    """A gauge of each served checkpoint; `old_name` is exported beside `name` for one release."""
+    """A gauge of each served checkpoint; `old_name` is exported as well, for one release."""
 
     name: str
     documentation: str
@@ -154,7 +154,7 @@ def _engine_errors(models: Mapping[str, Model]) -> Metric:
 def _log_lines_lost() -> Metric:
     return CounterMetricFamily(
         "scmrl_log_lines_lost",
-        "Lines of log that could not be written, as on a full disk",
+        "Log lines that could not be written, for example because of a full disk",
         value=logs.lost(),
     )
 

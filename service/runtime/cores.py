@@ -1,4 +1,4 @@
-"""The CPU cores of this process: the one place that decides thread counts."""
+"""The CPU cores of this process, and the numbers of threads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def available(v2: Path = _CGROUP_V2, v1: Path = _CGROUP_V1) -> int:
 
 
 def threads(count: int) -> int:
-    """Return the threads that compute a network; with 0, one for each available core."""
+    """Return the number of threads that run a network; for 0, one for each available core."""
     return count or int(os.environ.get("OMP_NUM_THREADS") or 0) or available()
 
 
@@ -34,7 +34,7 @@ def set_threads(count: int) -> None:
     import torch
 
     torch.set_num_threads(count)
-    log.debug("threads of torch: %d", count)
+    log.debug("torch uses %d threads", count)
 
 
 def set_opencv_threads() -> None:

@@ -17,7 +17,7 @@ _FOR_TRACING = ("torch._meta_registrations", "torch.distributed._meta_registrati
 
 
 def preload() -> None:
-    """Load torch's largest library in a thread, beside imports of Python code.
+    """Load torch's largest library in a thread, in parallel with imports of Python code.
 
     An import holds Python's lock while the library loads; a foreign call does not. Modules with
     shared libraries wait for this one: import them before or after. If loading fails, the import

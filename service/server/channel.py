@@ -1,4 +1,4 @@
-"""A transport that joins small writes, and hands over closing to its connection."""
+"""A transport that joins small writes, and lets its connection handle closing."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class Channel(asyncio.Transport):
             self._transport.write_eof()
 
     def read_on(self) -> None:
-        """Resume reading, whoever has paused it."""
+        """Resume reading, whether flow control or `throttle` has paused it."""
         self._flow_paused = self._throttled = False
         self._update_reading()
 

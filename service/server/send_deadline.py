@@ -9,35 +9,35 @@ from service.server.timers import Timers
 
 
 class SendDeadline:
-    """Calls `give_up` where the kernel has not accepted all of a response within `seconds`.
+    """Calls `on_expiry` where the kernel has not accepted all of a response within `seconds`.
 
     The time runs from the first byte of the response that the kernel does not accept.
     """
 
     def __init__(
-        self, channel: Channel, timers: Timers, seconds: float, give_up: Callable[[], None]
+        self, channel: Channel, timers: Timers, seconds: float, on_expiry: Callable[[], None]
     ) -> None:
         self._channel = channel
         self._timers = timers
         self._seconds = seconds
-        self._give_up = give_up
+        self._on_expiry = on_expiry
         self._is_writing = False
         self._response_end: int | None = None  # in written bytes; None: not all is written
 
     def begin_response(self) -> None:
-        """A response is being written from now on."""
+        """Note that a response is being written from now on."""
         if not self._channel.unsent_bytes:
             self._timers.cancel("send")
         self._is_writing = True
 
     def stall(self) -> None:
-        """The kernel does not accept what is written."""
+        """Note that the kernel does not accept what is written."""
         if not self._timers.is_running("send"):
             self._response_end = None if self._is_writing else self._channel.written_bytes
             self._timers.start("send", self._seconds, self._check)
 
     def end_response(self) -> None:
-        """All of a response has been written."""
+        """Note that all of a response has been written."""
         self._is_writing = False
         if not self._timers.is_running("send"):
             if self._channel.unsent_bytes:
@@ -49,6 +49,6 @@ class SendDeadline:
         unsent = self._channel.unsent_bytes
         sent = self._channel.written_bytes - unsent
         if self._response_end is None or sent < self._response_end:
-            self._give_up()
+            self._on_expiry()
         elif unsent:  # of a later response
             self.stall()

@@ -9,8 +9,8 @@ from collections.abc import Callable
 class TokenBucket:
     """Allows `burst` tokens at once and `per_second` tokens per second in the long run.
 
-    Tokens are spent after the work is done, so the bucket may be overdrawn; `wait_s` is the time
-    for which no more work should be done then.
+    Tokens are spent after the work is done, so the bucket may be overdrawn; `wait_s` then is the
+    time to wait before more work.
     """
 
     def __init__(

@@ -153,7 +153,7 @@ def _conv3x3(weight: Tensor, bias: Tensor) -> Map:
 
 
 def _float_linear(folded: Folded) -> Map:
-    """Return a linear map with its neurons, which add the bias: that is faster than in the map."""
+    """Return a linear map with its neurons. They add the bias, which is faster than the map."""
     transposed, shift = folded.weight.T.contiguous(), folded.bias.numpy()
     decay = np.float32(folded.decay)
 

@@ -69,7 +69,7 @@ class CPUNetwork:
         )
         features = [*chain.from_iterable(whole), *parts]  # sample by sample, stream by stream
         streams = {name: features[index :: len(names)] for index, name in enumerate(names)}
-        # In a thread of the pool: in the caller's, torch would start threads of its own, which
+        # In a thread of the pool: in the caller's thread, torch would start its own threads, which
         # spin for milliseconds on cores that the next batch needs.
         (output,) = self._map(
             lambda batch: self.fused.read_out(
@@ -106,7 +106,7 @@ def stack_samples(samples: Sequence[StreamFeatures]) -> StreamFeatures:
 
 
 def _stack_maps(samples: Sequence[tuple[str, Maps]]) -> tuple[str, Maps]:
-    """The maps of one attention in each sample."""
+    """Return the maps of one attention of a batch, from those of its samples."""
     source = samples[0][0]
     spatial = [maps.spatial for _, maps in samples if maps.spatial is not None]
     temporal = [maps.temporal for _, maps in samples if maps.temporal is not None]

@@ -29,12 +29,12 @@ def resample_sinc(samples: Float32Array, old_rate: int, new_rate: int) -> Float3
     taps = weights.shape[1]
     count = -(-len(samples) * new // old)
     periods = -(-count // new)
-    before = -int(starts[0])
-    after = max(0, int(starts[-1]) + (periods - 1) * old + taps - len(samples))
-    windows = np.lib.stride_tricks.sliding_window_view(np.pad(samples, (before, after)), taps)
+    left = -int(starts[0])  # padding, in samples
+    right = max(0, int(starts[-1]) + (periods - 1) * old + taps - len(samples))
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(samples, (left, right)), taps)
     resampled = np.empty((periods, new), np.float32)
     for phase, (start, weight) in enumerate(zip(starts, weights, strict=True)):
-        resampled[:, phase] = windows[start + before :: old][:periods] @ weight
+        resampled[:, phase] = windows[start + left :: old][:periods] @ weight
     return resampled.ravel()[:count]
 
 

@@ -1,4 +1,4 @@
-"""Read the boxes of AVIF pictures, and tell AVIF from HEIC."""
+"""Read the boxes of AVIF pictures, and distinguish AVIF from HEIC."""
 
 from __future__ import annotations
 

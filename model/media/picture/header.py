@@ -1,6 +1,6 @@
-"""Detect the format and the size of a picture file by its header, before any decoder sees it.
+"""Detect the format and the size of a picture file by its header, before it is decoded.
 
-A few kilobytes can claim gigabytes of pixels, and OpenCV would try all of its decoders.
+A few kilobytes can declare gigabytes of pixels, and OpenCV would try all of its decoders.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def labelled_clip(digits: Digits, label: int, rng: Rng) -> LabelledClip:
 
 @dataclass(frozen=True)
 class Footage:
-    """Frames uint8 RGB [h, w, 3], `rate` of them a second."""
+    """Frames uint8 RGB [h, w, 3] at `rate` frames per second."""
 
     frames: tuple[Bytes, ...]
     rate: int

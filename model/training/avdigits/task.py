@@ -39,7 +39,7 @@ class AVDigits:
     }
 
     synthetic_takes: int = option(
-        300, "Takes of each digit said by espeak-ng; 0: none.", between=(0, 10_000)
+        300, "Takes of each digit spoken by espeak-ng; 0: none.", between=(0, 10_000)
     )
 
     def __post_init__(self) -> None:

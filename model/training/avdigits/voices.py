@@ -60,7 +60,7 @@ def words(count: int, cache: Path) -> tuple[tuple[Floats, ...], ...]:
 def say(digit: int, voice: str, speed: int, pitch: int, rate: int) -> Floats:
     """Synthesize one digit as mono samples at `rate` Hz.
 
-    `voice` in espeak-ng's notation (`en-us+f3`), `speed` in words a minute, `pitch` 0 to 99.
+    `voice` in espeak-ng's notation (`en-us+f3`), `speed` in words per minute, `pitch` 0 to 99.
     Raises subprocess.CalledProcessError for an unknown voice.
     """
     english = voice.startswith("en")

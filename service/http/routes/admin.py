@@ -1,4 +1,4 @@
-"""What an operator asks for: checkpoints loaded and unloaded while others are served."""
+"""Routes for operators: load and unload checkpoints while others are served."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ router = APIRouter(prefix="/v1/admin/models", tags=["admin"])
 
 @router.put(
     "/{name}",
-    summary="Load a checkpoint, or load it again",
+    summary="Load or reload a checkpoint",
     response_model_exclude_none=True,
     responses=problems(
         Error.UNKNOWN_MODEL,
@@ -32,9 +32,9 @@ router = APIRouter(prefix="/v1/admin/models", tags=["admin"])
     ),
 )
 async def load(request: Request, name: str) -> ModelSummary:
-    """The folder of this name in SCMRL_MODELS. No request is dropped: one that is served already
-    goes on until the new one is warm, and for good where the new one cannot be loaded. 409 where
-    this name is being loaded already."""
+    """Load the folder of this name in SCMRL_MODELS. No request is dropped: during a reload the old
+    checkpoint is served until the new one is warm, and stays if the new one cannot be loaded. 409
+    if this name is already being loaded."""
     state = state_of(request)
     await in_thread(_THREAD, state.models.reloads.begin_load(name))
     return summary(state.registry, name)
@@ -47,6 +47,6 @@ async def load(request: Request, name: str) -> ModelSummary:
     responses=problems(Error.UNKNOWN_MODEL, Error.CONFLICT, Error.FULL, Error.NOT_READY),
 )
 async def unload(request: Request, name: str) -> Response:
-    """Requests that are inside are answered. The default checkpoint cannot be unloaded."""
+    """Requests in flight are answered. The default checkpoint cannot be unloaded."""
     await in_thread(_THREAD, state_of(request).models.reloads.begin_unload(name))
     return Response(status_code=204)

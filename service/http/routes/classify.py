@@ -1,4 +1,4 @@
-"""A clip in; class probabilities, contributions and attention maps out."""
+"""Routes that classify a clip: class probabilities, contributions and attention maps."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def classify(request: Request) -> Response:
 
 @router.post("/models/{name}/classify", summary="Classify a clip with this checkpoint", **_ROUTE)
 async def classify_with(request: Request, name: str) -> Response:
-    """The same form and the same answer as POST /v1/classify."""
+    """Same form and answer as POST /v1/classify."""
     return await _classify(request, name)
 
 
@@ -63,7 +63,7 @@ async def _classify(request: Request, name: str) -> Response:
     record = record_of(request)
     record.model = name if name in state.registry.names else None
     with state.in_flight.request(name) as model:
-        model.batcher.check_capacity()  # before the upload is read for nothing
+        model.batcher.check_capacity()  # before the upload is read
         check_encoding(request.headers.getlist("content-encoding"))
         form = await read_form(
             request.headers.get("content-type"),

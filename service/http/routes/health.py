@@ -1,4 +1,4 @@
-"""Whether the process lives, and whether it can answer."""
+"""Health checks: liveness and readiness."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ router = APIRouter(tags=["health"])
 
 @router.get("/healthz", summary="The process is alive")
 async def healthz() -> Health:
-    """Yes from the first moment, whatever the checkpoints do."""
+    """200 while the process lives, independent of the checkpoints."""
     return Health(status="alive")
 
 
@@ -22,8 +22,8 @@ async def healthz() -> Health:
     "/readyz", summary="The default checkpoint can answer", responses=problems(Error.NOT_READY)
 )
 async def readyz(request: Request) -> Readiness:
-    """Yes once the default checkpoint is warm on its device and a small clip has been decoded, and
-    while its workers and the decoders live; else 503 and why."""
+    """200 once the default checkpoint is warmed up and a small clip has been decoded, and while its
+    workers and the decoding processes work; else 503 with the reason."""
     state = state_of(request)
     reasons = (
         state.models.not_ready_reason(),

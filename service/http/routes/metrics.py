@@ -1,4 +1,4 @@
-"""What Prometheus scrapes."""
+"""The metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from starlette.responses import Response
 
 from service.http.state import state_of
 
-router = APIRouter(include_in_schema=False)  # for operators, not for who sends clips
+router = APIRouter(include_in_schema=False)  # for operators, not for clients
 
 
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
-    """All metrics, as Prometheus' text or as OpenMetrics, whichever is asked for."""
+    """Return all metrics, in Prometheus' text format or OpenMetrics by the Accept header."""
     accept = request.headers.get("accept", "")
     content, content_type = state_of(request).metrics.exposition(accept)
     return Response(content, headers={"Content-Type": content_type})

@@ -14,9 +14,9 @@ from service.inference.registry import Registry
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
-@router.get("", summary="Every checkpoint", response_model_exclude_none=True)
+@router.get("", summary="List the checkpoints", response_model_exclude_none=True)
 async def models(request: Request) -> Models:
-    """Names, labels and states, the default checkpoint first."""
+    """Name, status, labels and streams of each, the default checkpoint first."""
     registry = state_of(request).registry
     return Models(models=[summary(registry, name) for name in registry.names])
 
@@ -35,13 +35,13 @@ async def models(request: Request) -> Models:
     response_class=Response,
 )
 async def card(request: Request, name: str) -> Response:
-    """Where the checkpoint comes from, what it takes and how well it does."""
+    """Return the card: training data, preprocessing, configuration and accuracy."""
     model = state_of(request).registry.get(name)
     return Response(model.card.model_dump_json(), media_type="application/json")
 
 
 def summary(registry: Registry, name: str) -> ModelSummary:
-    """What is told of a checkpoint beside others."""
+    """Return the entry of a checkpoint in the list."""
     is_default = name == registry.default_name
     model = registry.find(name)
     if model is None:
@@ -58,5 +58,5 @@ def summary(registry: Registry, name: str) -> ModelSummary:
         steps=card.steps,
         missing_streams=card.missing_streams,
         device=", ".join(str(engine.device) for engine in model.engines),
-        path=next((engine.path for engine in model.engines), None),  # none: it is replaced
+        path=next((engine.path for engine in model.engines), None),  # None while it is replaced
     )

@@ -260,7 +260,7 @@ def test_gradients_agree(shared: Path) -> None:
     network = import_published(load_file(case / "state_dict.safetensors"), config)
     labels = torch.tensor(reference["labels"])
 
-    output = network(_inputs(case / "inputs.safetensors", steps))  # in eval mode: told["bn"]
+    output = network(_inputs(case / "inputs.safetensors", steps))  # in eval mode: reference["bn"]
     entropy = cross_entropy(output.logits, labels, label_smoothing=reference["smoothing"])
     aligned = alignment_loss(output.residuals, labels, reference["temperature"])
     (entropy + aligned).backward()
