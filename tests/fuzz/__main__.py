@@ -1,8 +1,7 @@
-"""`python -m tests.fuzz`: tens of thousands of damaged files against the real service.
+"""`python -m tests.fuzz`: send tens of thousands of damaged files to the real service.
 
-Passes where no file was answered with a 500 or left unanswered, the service is ready afterwards
-and gives a good clip its old answer, has as many processes as before, left no file behind, and
-its resident memory is back to where it was.
+Passes if no file got a 500 or no answer, and then the service is ready, answers a good clip as
+before, has as many processes as before, left no file, and its resident memory has not grown.
 """
 
 from __future__ import annotations
@@ -26,23 +25,23 @@ from tests.fuzz.resident import Resident, resident
 SEEDS = (ROOT / "tests" / "data" / "seeds", ROOT / "tests" / "data" / "clips",
          ROOT.parent / "shared" / "media")  # fmt: skip
 GOOD = ROOT / "tests" / "data" / "clips" / "digit-7.webm"
-#: What resident memory may grow by, as a share: measured after the first files.
-GROWTH = 0.05
+#: Maximum growth of resident memory, as a fraction of that after the first files.
+MAX_GROWTH = 0.05
 
 
 def fuzz(
     count: Annotated[int, typer.Option(min=1, help="Mutated files to send.")] = 20_000,
-    first: Annotated[int, typer.Option(min=0, help="Number of the first: each is one file.")] = 0,
-    at_once: Annotated[int, typer.Option(min=1, help="Clients that send them.")] = 6,
+    first: Annotated[int, typer.Option(min=0, help="Seed of the first mutated file.")] = 0,
+    at_once: Annotated[int, typer.Option(min=1, help="Concurrent clients.")] = 6,
 ) -> None:
-    """Send mutated files to a service of its own and look at what is left of it."""
+    """Start a service, send it mutated files, and check its state afterwards."""
     files = seeds(*SEEDS)
     with tempfile.TemporaryDirectory() as scratch:
         environment = {"TMPDIR": scratch, "SCMRL_LOG_LEVEL": "error", "SCMRL_MAX_WAIT_S": "60"}
         with servers.run_scmrl(ROOT / "weights" / "avdigits", **environment) as server:
             failures = _run(server, files, range(first, first + count), at_once)
-        left = [path for path in Path(scratch).rglob("*") if path.is_file()]
-    failures += [f"left behind: {path}" for path in left]
+        leftover = [path for path in Path(scratch).rglob("*") if path.is_file()]
+    failures += [f"a file was left: {path}" for path in leftover]
     for failure in failures:
         typer.echo(failure, err=True)
     raise typer.Exit(1 if failures else 0)
@@ -51,7 +50,7 @@ def fuzz(
 def _run(server: Server, files: Sequence[Seed], numbers: range, at_once: int) -> list[str]:
     with httpx.Client(base_url=server.url.removesuffix(CLASSIFY), timeout=60) as client:
         expected = _answer(client)
-        # Every kind of file once: libraries load their tables when they are first used.
+        # Libraries load their tables at first use: measure after some files of every kind.
         warm = min(500, len(numbers) // 4)
         before = Resident(0, 0)
         began = time.monotonic()
@@ -72,20 +71,20 @@ def _run(server: Server, files: Sequence[Seed], numbers: range, at_once: int) ->
             f"resident memory {before.service_mib} MiB after {warm} files, {after.service_mib} at "
             f"the end; {before.processes} and {after.processes} processes"
         )
-        if after.service_mib > before.service_mib * (1 + GROWTH):
+        if after.service_mib > before.service_mib * (1 + MAX_GROWTH):
             failures.append("resident memory has grown")
         if after.processes > before.processes + 1:
             failures.append("there are more processes than before")
         if client.get("/readyz").status_code != 200:
-            failures.append("it is not ready any more")
+            failures.append("the service is not ready any more")
         if _answer(client) != expected:
-            failures.append("a good clip has another answer than before")
+            failures.append("the answer to a good clip has changed")
         return failures
 
 
 def _answer(client: httpx.Client) -> list[float]:
     answer = client.post(CLASSIFY, files={"clip": GOOD.read_bytes()}).json()
-    return [round(one["probability"], 5) for one in answer["probabilities"]]
+    return [round(entry["probability"], 5) for entry in answer["probabilities"]]
 
 
 if __name__ == "__main__":

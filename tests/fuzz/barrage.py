@@ -1,4 +1,4 @@
-"""Mutated files against a running service: what it answers, and what must never be."""
+"""Send mutated files to a running service, and collect unacceptable responses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import httpx
 from tests.fuzz.mutations import mutated
 
 CLASSIFY = "/v1/classify"
-#: What a damaged file may be answered with: it is read all the same, or refused, or too slow.
+#: Acceptable statuses for a damaged file: it can be read, is rejected, or takes too long.
 ALLOWED = frozenset({200, 413, 415, 422, 504})
 _PICTURES = {".png", ".jpg", ".webp", ".bmp", ".tiff", ".gif", ".avif"}
 _SOUNDS = {".wav", ".flac", ".ogg", ".mp3", ".m4a"}
@@ -28,7 +28,7 @@ class Seed:
     data: bytes
 
     def form(self, data: bytes) -> dict[str, tuple[str, bytes]]:
-        """The form in which it is sent, by its kind."""
+        """Return the form with `data` in the upload field for this kind of file."""
         suffix = Path(self.name).suffix
         field_ = "frames" if suffix in _PICTURES else "audio" if suffix in _SOUNDS else "clip"
         return {field_: (self.name, data)}
@@ -36,8 +36,8 @@ class Seed:
 
 @dataclass
 class Outcome:
-    """`statuses`: how often each came. `wrong`: seed, file and what came, of those that must
-    not be. `slowest`: seconds of the slowest answer."""
+    """`statuses`: number of responses by status. `wrong`: messages about unacceptable responses.
+    `slowest`: seconds of the slowest response."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
@@ -45,7 +45,7 @@ class Outcome:
 
 
 def seeds(*folders: Path) -> list[Seed]:
-    """The files of some folders, those that are there."""
+    """Return the files of those of the folders that exist."""
     return [
         Seed(path.name, path.read_bytes())
         for folder in folders
@@ -58,9 +58,9 @@ def seeds(*folders: Path) -> list[Seed]:
 def barrage(
     client: httpx.Client, files: Sequence[Seed], numbers: range, at_once: int, longest_s: float
 ) -> Iterator[Outcome]:
-    """Send the mutations of these numbers, `at_once` at a time; the outcome so far after each.
+    """Send the mutations with these seeds, `at_once` at a time; yield the outcome after each.
 
-    An answer that takes longer than `longest_s` counts as a hang.
+    A response that takes longer than `longest_s` counts as a hang.
     """
     datas = [file.data for file in files]
     outcome = Outcome()

@@ -1,4 +1,4 @@
-"""What is done to a file so that it lies: each mutation takes bytes and gives bytes."""
+"""Mutations that damage a file: functions from bytes to bytes."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ _EXTREMES = (0, 1, 7, 8, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFF
 
 
 def bits(data: bytes, rng: Rng, others: Sequence[bytes]) -> bytes:
-    """Some bits flipped, near one another or anywhere."""
-    spoilt = bytearray(data)
+    """Flip some bits, close together or anywhere."""
+    flipped = bytearray(data)
     width = int(rng.choice([16, 256, len(data)]))
     first = int(rng.integers(len(data)))
     for _ in range(int(rng.choice([1, 4, 32]))):
-        spoilt[(first + int(rng.integers(width))) % len(data)] ^= 1 << int(rng.integers(8))
-    return bytes(spoilt)
+        flipped[(first + int(rng.integers(width))) % len(data)] ^= 1 << int(rng.integers(8))
+    return bytes(flipped)
 
 
 def truncated(data: bytes, rng: Rng, others: Sequence[bytes]) -> bytes:
-    """Its end is missing, or its beginning."""
-    at = int(rng.integers(1, max(2, len(data))))
-    return data[:at] if rng.random() < 0.8 else data[at:]
+    """Cut off the end or the beginning."""
+    offset = int(rng.integers(1, max(2, len(data))))
+    return data[:offset] if rng.random() < 0.8 else data[offset:]
 
 
 def blanked(data: bytes, rng: Rng, others: Sequence[bytes]) -> bytes:
-    """A stretch is all zeros, all ones, or noise."""
+    """Overwrite a range with zeros, ones or noise."""
     first = int(rng.integers(len(data)))
     count = min(int(rng.choice([2, 16, 300])), len(data) - first)
     kind = int(rng.integers(3))
@@ -43,49 +43,50 @@ def blanked(data: bytes, rng: Rng, others: Sequence[bytes]) -> bytes:
 
 
 def spliced(data: bytes, rng: Rng, others: Sequence[bytes]) -> bytes:
-    """A piece of another file in the middle of this one, over it or between."""
+    """Insert a piece of another file, or overwrite a range with it."""
     other = others[int(rng.integers(len(others)))]
     begin = int(rng.integers(len(other)))
     piece = other[begin : begin + int(rng.choice([8, 100, 2000]))]
-    at = int(rng.integers(len(data)))
-    after = at + len(piece) * int(rng.integers(2))
-    return data[:at] + piece + data[after:]
+    offset = int(rng.integers(len(data)))
+    end = offset + len(piece) * int(rng.integers(2))
+    return data[:offset] + piece + data[end:]
 
 
 def repeated(data: bytes, rng: Rng, others: Sequence[bytes]) -> bytes:
-    """A stretch comes many times."""
+    """Repeat a range many times."""
     first = int(rng.integers(len(data)))
     piece = data[first : first + int(rng.choice([4, 60, 1000]))]
     return data[:first] + piece * int(rng.choice([2, 10, 100])) + data[first:]
 
 
 def boxed(data: bytes, rng: Rng, others: Sequence[bytes]) -> bytes:
-    """The size of a box is a lie; where there is none, some number of the header."""
-    offsets = [at for name in _BOXES if (at := data.find(name)) >= 0]
+    """Change the size of a box or chunk; without one, a number in the header."""
+    offsets = [offset for name in _BOXES if (offset := data.find(name)) >= 0]
     if not offsets or rng.random() < 0.2:
         return header(data, rng, others)
-    at = offsets[int(rng.integers(len(offsets)))] + int(rng.choice([-4, 4]))
-    return _written(data, max(0, at), rng)
+    offset = offsets[int(rng.integers(len(offsets)))] + int(rng.choice([-4, 4]))
+    return _with_number(data, max(0, offset), rng)
 
 
 def header(data: bytes, rng: Rng, others: Sequence[bytes]) -> bytes:
-    """A number among the first bytes is a lie."""
-    return _written(data, int(rng.integers(min(512, len(data)))), rng)
+    """Change a number in the first bytes."""
+    return _with_number(data, int(rng.integers(min(512, len(data)))), rng)
 
 
-def _written(data: bytes, at: int, rng: Rng) -> bytes:
+def _with_number(data: bytes, offset: int, rng: Rng) -> bytes:
+    """Write a random or extreme number at an offset."""
     value = int(rng.choice(_EXTREMES)) if rng.random() < 0.7 else int(rng.integers(1 << 32))
     size = int(rng.choice([1, 2, 4]))
     order = "big" if rng.random() < 0.5 else "little"
-    lie = (value % (1 << 8 * size)).to_bytes(size, order)  # type: ignore[arg-type]
-    return data[:at] + lie + data[at + size :]
+    number = (value % (1 << 8 * size)).to_bytes(size, order)  # type: ignore[arg-type]
+    return data[:offset] + number + data[offset + size :]
 
 
 MUTATIONS: tuple[Mutation, ...] = (bits, truncated, blanked, spliced, repeated, boxed, header)
 
 
 def mutated(files: Sequence[bytes], seed: int) -> tuple[int, bytes]:
-    """One of the files, by its index, with one to three mutations; decided by `seed` alone."""
+    """Return the index of a file and its content with one to three mutations, by `seed` alone."""
     rng = np.random.default_rng([17, seed])
     index = int(rng.integers(len(files)))
     data = files[index]

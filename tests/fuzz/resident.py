@@ -1,4 +1,4 @@
-"""What a running service holds: its memory and its processes."""
+"""The resources of a running service: its memory and its processes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from model.engine.memory import memory
 
 @dataclass(frozen=True)
 class Resident:
-    """The service's own resident memory, and how many processes it has started."""
+    """The resident memory of the service's process, and the number of its child processes."""
 
     service_mib: int
     processes: int
 
 
 def resident(pid: int) -> Resident:
-    """What a service of this machine holds now."""
+    """Return the current resources of a service on this machine."""
     memory_used = memory(torch.device("cpu"), statm=Path(f"/proc/{pid}/statm"))
     assert memory_used is not None
     own = [entry for entry in os.listdir("/proc") if entry.isdecimal() and _parent(entry, pid)]
@@ -28,7 +28,7 @@ def resident(pid: int) -> Resident:
 
 
 def _parent(entry: str, pid: int) -> bool:
-    """Whether the process is the service's child or grandchild: the fork server's decoders are."""
+    """Return whether the process is a child of the service, or a grandchild (a decoder)."""
     for _ in range(2):
         try:
             entry = Path(f"/proc/{entry}/stat").read_text().rsplit(")", 1)[1].split()[1]
