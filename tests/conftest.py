@@ -1,4 +1,4 @@
-"""Fixtures that every test may ask for."""
+"""Fixtures of all tests."""
 
 from __future__ import annotations
 

@@ -17,12 +17,12 @@ needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="need
 
 
 def resident() -> int:
-    """Bytes of this process that are in memory."""
+    """Return the resident memory of this process, in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 class Kept:
-    """`size` bytes that are freed, and that malloc keeps, since a block above them is in use."""
+    """`size` freed bytes that malloc does not return to the kernel, as a block above is in use."""
 
     def __init__(self, size: int) -> None:
         self._libc = ctypes.CDLL(None)
@@ -33,7 +33,7 @@ class Kept:
             self._libc.free(block)
 
     def release(self) -> None:
-        """Free what is above."""
+        """Free the block above."""
         self._libc.free(self._above)
 
     def _block(self) -> ctypes.c_void_p:

@@ -1,9 +1,9 @@
-"""Ends a test run that is past a test's limit and goes on all the same.
+"""End a test run in which a test does not end at its timeout.
 
-pytest-timeout raises an exception in the test, once. Hypothesis takes it for one more failure and
-shrinks on, `asyncio.gather(return_exceptions=True)` for a result, and in a weak reference's
-callback it is ignored. Some time later a thread of C shows where every thread is, and ends the
-process.
+pytest-timeout raises an exception in the test, once. Hypothesis treats it as a further failure and
+continues to shrink, `asyncio.gather(return_exceptions=True)` returns it as a result, and in the
+callback of a weak reference it is ignored. After a grace time, faulthandler prints the stacks of
+all threads and ends the process.
 """
 
 from __future__ import annotations

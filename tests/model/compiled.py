@@ -1,4 +1,4 @@
-"""Compile what a network needs for a GPU that is not there: `python -m tests.model.compiled 90`.
+"""Compile a network's kernels without a GPU: `python -m tests.model.compiled 90`.
 
 Every kernel is compiled as a first call on a card of that compute capability would, and none is
 launched. Prints one line of JSON a kernel.
@@ -20,7 +20,7 @@ from model.fused.cuda.network import CUDANetwork
 
 
 class Card:
-    """As much of a driver as a compiler asks for."""
+    """The parts of a driver that Triton's compiler uses."""
 
     def __init__(self, capability: int) -> None:
         self._capability = capability

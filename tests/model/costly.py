@@ -1,4 +1,4 @@
-"""Small files that ask their decoder for much: pictures on a large canvas, scans, long texts."""
+"""Small files that are expensive to decode: pictures on a large canvas, many scans, long texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small files whose headers list more than any honest file: samples, tags, programmes, packets."""
+"""Small files with excessive headers: numbers of samples, tags, programmes or packets."""
 
 from __future__ import annotations
 

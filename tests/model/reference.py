@@ -1,4 +1,4 @@
-"""The network's equations once more: plain loops in float64 that share nothing with model/.
+"""An independent implementation of the network's equations: plain float64 loops, without model/.
 
 Written from the description of the published network (see tests/data/golden/README.md), to be
 read beside it and not to be fast. Weights come under the names of our state dict.

@@ -1,4 +1,4 @@
-"""An app asked without a server, with headers that no client would send."""
+"""Call an app without a server, also with headers that no client would send."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _Headers = Iterable[tuple[bytes, bytes]]
 
 @dataclass(frozen=True)
 class Answer:
-    """`read` is whether the app asked for any of the request's body."""
+    """A response. `read`: whether the app read any of the request's body."""
 
     status: int
     headers: Headers
@@ -36,7 +36,7 @@ class Answer:
 def ask(
     app: FastAPI, path: str, headers: _Headers = (), *, method: str = "GET", root: str = ""
 ) -> Answer:
-    """What the app answers to one request with a body of one byte."""
+    """Return the app's response to one request with a body of one byte."""
     read = False
 
     async def receive() -> Message:
@@ -56,9 +56,9 @@ def ask(
 def open_socket(
     app: FastAPI, path: str, headers: _Headers = (), *, answers: bool = True
 ) -> list[Message]:
-    """What the app sends to who opens a WebSocket there and leaves when it is open.
+    """Return the messages of the app to a client that opens a WebSocket and disconnects.
 
-    `answers` is whether the server can send an HTTP answer in its place.
+    `answers`: whether the server supports an HTTP response instead (websocket.http.response).
     """
     messages: list[Message] = [
         {"type": "websocket.connect"},

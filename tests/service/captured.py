@@ -1,12 +1,12 @@
-"""`python -m tests.service.captured IDENTITY KIND...`: what somebody tries who has taken over a
-decoding process.
+"""`python -m tests.service.captured IDENTITY KIND...`: try the system calls of an attacker who
+controls a decoding process.
 
-IDENTITY is who runs it: `as-is`, a user id (from root), or `no-capabilities`. Each call of
-`attempts.CALLS` is made in a process of each KIND, with a victim of the same user. Prints as JSON
-by call and kind what became of it: `worked`, the error's name, the signal that ended the caller,
-`absent` where the machine has no such call, or `failed` where the attempt itself is wrong.
+IDENTITY: `as-is`, a user id (from root), or `no-capabilities`. Each call of `attempts.CALLS` is
+made in a process of each KIND, with a victim process of the same user. Prints as JSON the outcome
+by call and kind: `worked`, the name of the error, the signal that ended the caller, `absent` if the
+machine has no such call, or `failed` if the attempt itself is wrong.
 
-With `threads` in place of kinds: how many threads a confined process can start, of MANY.
+With `threads` instead of kinds: prints how many threads a confined process can start, up to MANY.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def _confine_without_seccomp() -> None:
     sandbox.confine(MEMORY)
 
 
-#: The kinds of processes, and what each gives up before it tries anything: nothing, what a decoding
-#: process does, and what the process that forks those does.
+#: The kinds of processes, and their confinement before the attempts: none, that of a decoding
+#: process, and that of the fork server.
 KINDS: dict[str, Callable[[], object]] = {
     "free": lambda: None,
     "confined": lambda: sandbox.confine(MEMORY),
@@ -50,7 +50,7 @@ KINDS: dict[str, Callable[[], object]] = {
 
 
 def become(identity: str) -> None:
-    """Run as somebody else from here on."""
+    """Change the user or the capabilities of this process."""
     if identity == "no-capabilities":
         sandbox._set_capabilities(0)
     elif identity != "as-is":
@@ -61,7 +61,7 @@ def become(identity: str) -> None:
 
 
 def outcome(name: str, kind: str) -> str:
-    """What becomes of a call, made in a process of its own with a victim of its own."""
+    """Return the outcome of a call, made in a new process with a new victim."""
     victim = os.fork()
     if not victim:
         signal.alarm(_LIMIT_S)
@@ -86,7 +86,7 @@ def outcome(name: str, kind: str) -> str:
 
 
 def _attempt(name: str, kind: str, scene: Scene) -> int:
-    """The exit code: 0 where it worked, 255 where there is no such call, or its error's number."""
+    """Return the exit code: 0 if it worked, 255 if there is no such call, or the error number."""
     signal.alarm(_LIMIT_S)
     try:
         scene.pidfd = os.pidfd_open(scene.victim)
@@ -102,7 +102,7 @@ def _attempt(name: str, kind: str, scene: Scene) -> int:
 
 
 def threads() -> int:
-    """How many threads a confined process can start."""
+    """Return how many threads a confined process can start."""
     sandbox.confine(MEMORY)
     threading.stack_size(64 << 10)
     end = threading.Event()
@@ -115,7 +115,7 @@ def threads() -> int:
 
 
 def main(identity: str, *kinds: str) -> None:
-    """Print what somebody can do."""
+    """Make the attempts and print their outcomes."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     become(identity)
     if kinds == ("threads",):

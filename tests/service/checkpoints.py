@@ -25,7 +25,7 @@ LABELS = tuple("0123456789")
 
 
 def card(**changes: Any) -> Card:
-    """The card of a small network; `changes` replace its fields."""
+    """Return the card of a small network; `changes` replace its fields."""
     fields: dict[str, Any] = {
         "name": "avdigits",
         "version": "0.0.1",
@@ -41,7 +41,7 @@ def card(**changes: Any) -> Card:
 
 
 def save(folder: Path, seed: int = 0, **changes: Any) -> Path:
-    """A checkpoint's folder with random weights; returns it."""
-    described = card(**changes)
-    checkpoint.save(folder, lively(described.config, seed), described)
+    """Write a checkpoint with random weights, and return its folder."""
+    new_card = card(**changes)
+    checkpoint.save(folder, lively(new_card.config, seed), new_card)
     return folder

@@ -1,5 +1,5 @@
 """`EARLY=SIGNAL,... python -m tests.service.early serve ...`: the command, which sends itself
-signals when it begins to import what is not of the standard library.
+signals at its first import of a module outside the standard library.
 
 Each but the last must leave it alive or raise SystemExit. It prints `alive` after the last.
 """

@@ -1,4 +1,4 @@
-"""Engines that do what a test of batching needs: wait, fail, and tell what ran."""
+"""Engines for tests of batching, which wait, fail and record their runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STREAM = "audio"
 
 @dataclass(frozen=True)
 class Run:
-    """One call: the numbers that were asked about together, and how."""
+    """One run: the numbers in its batch, and its options."""
 
     numbers: tuple[int, ...]
     steps: int | None
@@ -29,7 +29,7 @@ class Run:
 
 
 class NumberEngine:
-    """Answers each sample's number, as its logit and in its maps.
+    """Returns each sample's number as its logit and in its maps.
 
     A run waits until `go` is set, then does `before(numbers)`, which may raise.
     """
@@ -51,7 +51,7 @@ class NumberEngine:
         return "a test"
 
     def renew(self) -> NumberEngine:
-        """What takes the place of an engine whose worker was lost."""
+        """Return the engine that replaces this one after its worker was lost."""
         self.successor = NumberEngine(max_batch=self.max_batch)
         return self.successor
 
@@ -76,33 +76,33 @@ class NumberEngine:
 
 
 def inputs(number: int, size: int = 1) -> dict[str, Tensor]:
-    """What asks for `number`, [1, 1, size, size]."""
+    """Return inputs whose output is `number`, [1, 1, size, size]."""
     return {STREAM: torch.full((1, 1, size, size), float(number))}
 
 
 @contextmanager
 def started(engine: NumberEngine, **limits: Any) -> Iterator[Batcher]:
     """A batcher in front of the engine, with its worker running."""
-    chosen = {"max_wait_s": 0.0, "slots": 1000} | limits
-    made = Batcher([engine], **chosen)  # type: ignore[arg-type]
-    made.start()
+    arguments = {"max_wait_s": 0.0, "slots": 1000} | limits
+    batcher = Batcher([engine], **arguments)  # type: ignore[arg-type]
+    batcher.start()
     try:
-        yield made
+        yield batcher
     finally:
         engine.go.set()
-        made.stop()
+        batcher.stop()
 
 
 async def ask(
     batcher: Batcher, number: int, *, steps: int = 4, size: int = 1, explain: Collection[str] = ()
 ) -> InferenceResult:
-    """Take a slot and ask for `number`."""
+    """Take a slot and run the inputs of `number`."""
     with batcher.slot() as slot:
         return await slot.run(inputs(number, size), steps, explain)
 
 
 def answered(ran: InferenceResult) -> int:
-    """The number that came back."""
+    """Return the number of a result."""
     return int(ran.output.logits.item())
 
 
@@ -112,7 +112,7 @@ async def until_entered(engine: NumberEngine) -> None:
 
 
 async def behind(engine: NumberEngine, batcher: Batcher) -> asyncio.Task[InferenceResult]:
-    """Hold the engine in a run of number 0, so that what is asked next queues."""
+    """Block the engine in a run of number 0, so that further requests queue."""
     engine.go.clear()
     blocker = asyncio.create_task(ask(batcher, 0))
     await until_entered(engine)

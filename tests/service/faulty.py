@@ -1,7 +1,7 @@
-"""`python -m tests.service.faulty serve …`: the command, with a network that fails when told to.
+"""`python -m tests.service.faulty serve …`: the command, with faults injected into the network.
 
-A fault is a file in the folder FAULTS, named after what happens and holding how many runs it
-happens to; `hang` lasts for as long as its file is there. Nothing but the network is changed.
+A fault is a file in the folder FAULTS: its name is the kind, its content the number of runs that it
+affects; `hang` lasts while its file exists. Only the network is changed.
 """
 
 from __future__ import annotations

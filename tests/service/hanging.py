@@ -1,7 +1,7 @@
 """`HANGS=NAME python -m tests.service.hanging serve ...`: the command, on a disk that hangs.
 
-The card of the checkpoint NAME is never read to its end: that of the default one from the start,
-that of another when it is loaded again. It prints `hangs` then.
+Reading the card of the checkpoint NAME hangs: of the default one from the start, of another one at
+its reload. It prints `hangs` then.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`scmrl serve` in a process of its own."""
+"""`scmrl serve` in its own process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.conftest import ROOT
 from tests.service.running_server import wait_until
 
-#: Longest wait for what must happen soon, in seconds.
+#: Time limit of waits, in seconds.
 WITHIN_S = 120
 
 _LIBC = ctypes.CDLL(None)
@@ -22,16 +22,15 @@ _PR_SET_PDEATHSIG = 1
 
 
 def _end_with_parent() -> None:
-    """Let a service end where the tests are ended before they can end it."""
+    """Make the process end with its parent, if the tests are killed."""
     if sys.platform == "linux":
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Serve:
-    """The command, running; `shown` and `logged` are what it has printed so far.
+    """The running command; `shown` and `logged` are its stdout and stderr so far.
 
-    `module` is what is started in its place, which ends in the command; `python` the interpreter
-    and `cwd` the folder that it is started in.
+    `module`: started instead of service.cli. `python`: the interpreter. `cwd`: the working folder.
     """
 
     def __init__(
@@ -69,7 +68,7 @@ class Serve:
         return "".join(self._printed["stderr"])
 
     def address(self) -> str:
-        """Where it says that it is, once it is ready."""
+        """Wait until it is ready, and return the URL that it prints."""
         wait_until(lambda: "curl" in self.shown or self.process.poll() is not None)
         match = re.search(r"scmrl is ready on (\S+)", self.shown)
         assert match, self.logged
@@ -80,7 +79,7 @@ class Serve:
         return self.code()
 
     def code(self) -> int:
-        """Its exit code, when it has ended."""
+        """Wait for its end, and return its exit code."""
         code = self.process.wait(WITHIN_S)
         for reader in self._readers:
             reader.join(WITHIN_S)

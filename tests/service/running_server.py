@@ -1,4 +1,4 @@
-"""The service on a port of its own, in a thread of the test's process."""
+"""The service on a free port, in a thread of the test's process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from service.server.listener import listen
 from service.server.server import server_of
 from service.settings import Settings
 
-#: Longest wait for what must happen soon.
+#: Time limit of waits, in seconds.
 _WITHIN_S = 120.0
 
 
@@ -47,12 +47,12 @@ def listening(app: FastAPI) -> Iterator[httpx.Client]:
         server.should_exit = True
         thread.join(_WITHIN_S)
         assert not thread.is_alive(), "it does not end"
-        wait_until(lambda: not loading())  # torch, at work in it, does not survive Python's end
+        wait_until(lambda: not loading())  # torch may crash in a thread at Python's exit
 
 
 @contextmanager
 def running(weights: Path, **settings: Any) -> Iterator[httpx.Client]:
-    """A client of a service whose checkpoints have all been loaded, or could not be."""
+    """A client of a service whose checkpoints have all been loaded or have failed."""
     with listening(create_app(Settings(models=weights, **settings))) as client:
         until_ready(client)
         wait_until(lambda: "loading" not in statuses(client).values())
@@ -60,12 +60,12 @@ def running(weights: Path, **settings: Any) -> Iterator[httpx.Client]:
 
 
 def loading() -> bool:
-    """Whether a service in this process loads checkpoints still."""
+    """Return whether a service in this process is still loading checkpoints."""
     return any(thread.name == LOAD_THREAD for thread in threading.enumerate())
 
 
 def until_ready(client: httpx.Client) -> None:
-    """Wait until it is; fail at once where it says that it cannot be."""
+    """Wait until the service is ready; fail at once if it reports that it cannot be."""
 
     def ready() -> bool:
         answer = client.get("/readyz")
@@ -76,13 +76,13 @@ def until_ready(client: httpx.Client) -> None:
 
 
 def statuses(client: httpx.Client) -> dict[str, str]:
-    """Checkpoint to loading, ready or failed, the default one first."""
+    """Return the status of each checkpoint by name, the default one first."""
     models = client.get("/v1/models").json()["models"]
     return {model["name"]: model["status"] for model in models}
 
 
 def wait_until(happened: Callable[[], bool]) -> None:
-    """Look until it has, for a while."""
+    """Wait until `happened()`, up to the time limit."""
     end = time.monotonic() + _WITHIN_S
     while not happened():
         assert time.monotonic() < end, "it did not happen"

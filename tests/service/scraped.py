@@ -1,4 +1,4 @@
-"""What /metrics says, as numbers."""
+"""Scrapes of /metrics, parsed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Scrape:
     samples: dict[str, list[tuple[dict[str, str], float]]]
 
     def total(self, name: str, **labels: str) -> float:
-        """The sum of the samples that have these labels; 0 where there is none."""
+        """Return the sum of the samples with these labels; 0 if there are none."""
         return sum(
             value
             for sample_labels, value in self.samples.get(name, [])
@@ -23,12 +23,12 @@ class Scrape:
         )
 
     def values(self, name: str, label: str) -> set[str]:
-        """What a label is in the samples of a name."""
+        """Return the values of a label in the samples of a name."""
         return {sample_labels[label] for sample_labels, _ in self.samples.get(name, [])}
 
 
 def scrape(client: httpx.Client) -> Scrape:
-    """All metrics now, through Prometheus' own parser."""
+    """Scrape all metrics, with Prometheus' own parser."""
     response = client.get("/metrics")
     assert response.status_code == 200
     samples: dict[str, list[tuple[dict[str, str], float]]] = {}

@@ -100,7 +100,7 @@ def read_series(files: Sequence[bytes], options: ReadOptions) -> Mapping[str, So
     try:
         values = np.load(io.BytesIO(files[0]), allow_pickle=False)
     except ValueError:
-        raise UnknownFormat("it is no .npy file") from None
+        raise UnknownFormat("it is not a .npy file") from None
     if values.ndim != 2 or not values.size or not np.isfinite(values).all():
         raise Unusable(f"it holds {list(values.shape)}; expected finite [n, channels]")
     return {"series": SeriesSource(values.astype(np.float32))}

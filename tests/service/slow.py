@@ -1,6 +1,6 @@
 """`python -m tests.service.slow serve ...`: the command, whose checkpoints take an hour to load.
 
-It prints `imports` when it begins to import what is heavy.
+It prints `imports` at the first import of a slow module.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from service.runtime import torch_import
 preload = torch_import.preload
 
 
-def told_preload() -> None:
+def announced_preload() -> None:
     print("imports", flush=True)
     preload()
 
@@ -24,7 +24,7 @@ def never(*arguments: Any) -> None:
 
 
 if __name__ == "__main__":
-    torch_import.preload = told_preload
+    torch_import.preload = announced_preload
     from service.inference import model_loader
 
     model_loader.load = never

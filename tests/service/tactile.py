@@ -47,13 +47,13 @@ class PressureSource:
         return None if self.frames.any() else "nothing touched the sensor"
 
     def prepare(self, spec: Spec, steps: int) -> Prepared:
-        """One frame a step, each cell of the sensor enlarged to a block of the tensor's."""
+        """Return one frame per step; each cell of the sensor is enlarged to a block of cells."""
         height, width = spec.size
         rows, columns = self.frames.shape[1:]
-        taken = self.frames[segment_centres(len(self.frames), steps)] / _MAX_KPA
-        at_rows = np.arange(height) * rows // height
-        at_columns = np.arange(width) * columns // width
-        grid = taken[:, at_rows][:, :, at_columns]  # [T, H, W]
+        frames = self.frames[segment_centres(len(self.frames), steps)] / _MAX_KPA
+        row_indices = np.arange(height) * rows // height
+        column_indices = np.arange(width) * columns // width
+        grid = frames[:, row_indices][:, :, column_indices]  # [T, H, W]
         tensor = np.repeat(grid[:, None], spec.channels, axis=1).astype(np.float32)
         canvas = np.clip(255 * grid[len(grid) // 2], 0, 255).astype(np.uint8)
         return Prepared(
@@ -81,7 +81,7 @@ def read_pressure(files: Sequence[bytes], options: ReadOptions) -> Mapping[str, 
     try:
         frames = np.load(io.BytesIO(files[0]), allow_pickle=False)
     except ValueError:
-        raise UnknownFormat("it is no .npy file") from None
+        raise UnknownFormat("it is not a .npy file") from None
     if frames.ndim != 3 or not frames.size or not np.isfinite(frames).all():
         raise Unusable(f"it holds {list(frames.shape)}, not finite [n, rows, columns]")
     if len(frames) > options.limits.max_frames:
@@ -90,17 +90,17 @@ def read_pressure(files: Sequence[bytes], options: ReadOptions) -> Mapping[str, 
 
 
 def npy(frames: NDArray[np.float32]) -> bytes:
-    """An array as a .npy file."""
+    """Return an array as a .npy file."""
     file = io.BytesIO()
     np.save(file, frames)
     return file.getvalue()
 
 
 def touch(seed: int = 0) -> NDArray[np.float32]:
-    """A finger that moves over 6 x 8 cells in 10 frames, in kPa."""
+    """Return 10 frames of a finger that moves over 6 x 8 cells, in kPa."""
     pressure = np.random.default_rng(seed).random((10, 6, 8), np.float32)
-    for at in range(10):
-        pressure[at, 2:5, at % 6 : at % 6 + 3] += 6
+    for frame in range(10):
+        pressure[frame, 2:5, frame % 6 : frame % 6 + 3] += 6
     return pressure
 
 

@@ -1,4 +1,4 @@
-"""The server and its connections in front of a small app, and a client that writes raw bytes."""
+"""The server in front of a small app, and a client that sends raw bytes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from service.server.listener import listen
 from service.server.refusal import refuse
 from service.server.server import make_server
 
-#: Longest wait for what must happen soon, in seconds.
+#: Time limit of waits, in seconds.
 WITHIN_S = 60.0
 
 CHUNKED = b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -33,7 +33,7 @@ GET = b"GET /echo HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 def post(body: bytes, path: str = "/echo", *lines: str) -> bytes:
-    """A whole request."""
+    """Return a complete request."""
     head = [f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *lines, "", ""]
     return "\r\n".join(head).encode() + body
 
@@ -72,7 +72,7 @@ class Client:
         self.socket.close()
 
     def answer(self, method: str = "GET") -> Answer:
-        """The next answer, an interim one as well."""
+        """Read the next response, which may be an interim one."""
         status = int(self._line().split(" ")[1])
         headers: dict[str, str] = {}
         while line := self._line():
@@ -102,7 +102,7 @@ class Client:
         self._line()
 
     def is_closed(self) -> bool:
-        """Wait for the server's end of the connection: True where nothing came before it."""
+        """Wait for data or the end of the connection; return True if it has ended."""
         try:
             return self._file.read(1) == b""
         except ConnectionResetError:
@@ -130,7 +130,7 @@ class Edge:
         return Client(self.address, receive_buffer)
 
     def ask(self, *pieces: bytes) -> Answer:
-        """The answer to what is sent on a connection of its own."""
+        """Return the response to data that is sent on a new connection."""
         with self.connect() as client:
             client.send(*pieces)
             return client.answer()
@@ -158,7 +158,7 @@ def app_of(edge: Edge, min_rate: int) -> FastAPI:
 
     @app.post("/early/{name}")
     async def early(name: str) -> Response:
-        raise Problem(Error[name], "That is known before the body has come.")
+        raise Problem(Error[name], "This is raised before the body is read.")
 
     @app.get("/bytes/{count}")
     async def sized(count: int) -> Response:
@@ -198,7 +198,7 @@ def running_edge(
     listener: socket.socket | None = None,
     **limits: Any,
 ) -> Iterator[Edge]:
-    """A server with these limits of its connections, the others at their defaults."""
+    """Run a server with these limits; the others have their defaults."""
     listener = listener or listen("127.0.0.1", 0)
     edge = Edge(listener.getsockname(), Connections(maximum))
     server = make_server(
