@@ -140,10 +140,10 @@ class Deadline:
         """Let the socket's next call last until the next check. Raises TimeoutError."""
         if self._end is None:
             return  # sockets block by default; a confined process may not change that
-        left = self._end - time.monotonic()
-        if left <= 0:
+        remaining = self._end - time.monotonic()
+        if remaining <= 0:
             raise TimeoutError
-        sock.settimeout(min(left, _CHECK_S))
+        sock.settimeout(min(remaining, _CHECK_S))
 
 
 def send_request(

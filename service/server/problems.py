@@ -9,8 +9,8 @@ from service.server.limits import ConnectionLimits
 PROBLEM = "refusal"
 
 
-def malformed(why: str) -> Problem:
-    return Problem(Error.MALFORMED, f"Malformed HTTP/1.1 request (RFC 9112): {why}.")
+def malformed(reason: str) -> Problem:
+    return Problem(Error.MALFORMED, f"Malformed HTTP/1.1 request (RFC 9112): {reason}.")
 
 
 def head_too_large(limits: ConnectionLimits) -> Problem:

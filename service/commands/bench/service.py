@@ -83,24 +83,24 @@ def service(
         for path in ("plain", "fused"):
             name = f"LitServe, {path} network"
             with servers.run_litserve(weights, max_batch, path) as server:
-                their_peak, theirs = _measure_peak_and_steady(server.url, forms, seconds)
-            if theirs is None:
+                their_peak, their_load = _measure_peak_and_steady(server.url, forms, seconds)
+            if their_load is None:
                 typer.echo(f"{name} answered no request: {their_peak.failed}", err=True)
                 raise typer.Exit(1)
             with servers.run_scmrl(weights, SCMRL_MAX_BATCH=str(max_batch)) as server:
-                our_peak, ours = _measure_peak_and_steady(
-                    server.url, forms, seconds, theirs.offered_per_s
+                our_peak, our_load = _measure_peak_and_steady(
+                    server.url, forms, seconds, their_load.offered_per_s
                 )
-            assert ours is not None
-            _print_loads(console, name, [their_peak, theirs])
-            _print_loads(console, f"scmrl at the load of {name}", [our_peak, ours])
+            assert our_load is not None
+            _print_loads(console, name, [their_peak, their_load])
+            _print_loads(console, f"scmrl at the load of {name}", [our_peak, our_load])
             speedup = our_peak.answered_per_s / their_peak.answered_per_s
             console.print(
                 f"Peak throughput of scmrl: {speedup:.2f}x; at {_COMPARED_FRACTION:.0%} of "
-                f"{name}'s peak, p99 {ours.p99_ms:.0f} against {theirs.p99_ms:.0f} ms.\n"
+                f"{name}'s peak, p99 {our_load.p99_ms:.0f} against {their_load.p99_ms:.0f} ms.\n"
             )
-            results[name] = [asdict(result) for result in (their_peak, theirs)]
-            results[f"scmrl at the load of {name}"] = [asdict(r) for r in (our_peak, ours)]
+            results[name] = [asdict(result) for result in (their_peak, their_load)]
+            results[f"scmrl at the load of {name}"] = [asdict(r) for r in (our_peak, our_load)]
             peaks[name] = their_peak
     if out:
         report.write(out, "service", results, _figure(steady, peaks))

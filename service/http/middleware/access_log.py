@@ -79,7 +79,7 @@ class AccessLog:
             log.exception(Event("unexpected error", {"id": this_id}))
             if status is None:
                 problem = Problem(
-                    Error.INTERNAL, "This is a bug; the log has the traceback under this id."
+                    Error.INTERNAL, "This is a bug; the log has the details under this id."
                 )
                 await respond(Request(scope), problem)(scope, receive, send_with_id)
         finally:

@@ -103,9 +103,7 @@ def test_decoders_that_served_are_tried_on_and_come_back(impatient: Path, clip: 
         assert decoders.not_ready_reason(60) is None
         with broken(impatient):
             os.kill(fork_server_pid(decoders), signal.SIGKILL)
-            wait_until(
-                lambda: "Starts that failed so far: 5" in (decoders.not_ready_reason(60) or "")
-            )
+            wait_until(lambda: "Failed starts so far: 5" in (decoders.not_ready_reason(60) or ""))
             assert not fatal
         wait_until(lambda: decoders.not_ready_reason(60) is None)
         good(run(decoders, InputFiles(clip=clip))[0])
