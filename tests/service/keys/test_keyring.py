@@ -50,7 +50,7 @@ def test_a_hangup_reads_the_keys_again(serve: type[Serve], weights: Path, tmp_pa
     service = serve("--models", weights, "--port", 0, "--api-keys-file", file)
     service.address()
     service.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: "the keys are reloaded" in service.logged)
+    wait_until(lambda: "keys reloaded" in service.logged)
     assert service.stop() == 0
 
 
