@@ -44,9 +44,10 @@ class Source(_Section):
 
 
 class Training(_Section):
-    """How a checkpoint was trained."""
+    """How a checkpoint was trained. `task`: the name that it has in `scmrl train NAME`."""
 
     command: str
+    task: str | None = None
     seed: int = Field(ge=0, le=MAX_SEED)
     epochs: int = Field(ge=0, le=1_000_000)
     notes: dict[str, str] = {}

@@ -48,9 +48,18 @@ _SEND_DECRYPTED = "send it without encryption (DRM)"
 
 
 def read_container(
-    data: bytes, frames: int, *, sound: bool, pictures: bool, limits: Limits, accepted: str
+    data: bytes,
+    frames: int,
+    *,
+    sound: bool,
+    pictures: bool,
+    limits: Limits,
+    accepted: str,
+    span: tuple[float, float] | None = None,
 ) -> Clip:
     """Decode the sound (if `sound`) and `frames` evenly spaced pictures (if `pictures`).
+
+    The pictures are those of `span` = (start, end) in seconds, or of the whole.
 
     Raises UnknownFormat (its message lists the `accepted` formats), Unusable (a known format that
     cannot be opened) and TooLarge.
@@ -63,7 +72,7 @@ def read_container(
         video, no_picture = _select_video(container, encrypted) if pictures else (None, None)
         tracks = _select_tracks(container, audio, limits) if audio else None
         timing_audio = _timing_audio(container, audio) if video is not None else None
-        timeline = Timeline(limits)
+        timeline = Timeline(limits, span)
         streams = dict.fromkeys(s for s in (*audio, timing_audio, video) if s is not None)
         reader = _PacketReader(container, list(streams), file, limits)
         for packet in list(reader):  # check their number before any is decoded

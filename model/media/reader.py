@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,26 +53,34 @@ def read_clip(
     *,
     sound: bool = True,
     pictures: bool = True,
+    span: tuple[float, float] | None = None,
     limits: Limits = _DEFAULTS,
 ) -> Clip:
     """Decode the sound of a clip (if `sound`) and `frames` of its pictures (if `pictures`).
 
-    The pictures are those shown at the centres of `frames` equal parts of the clip's duration. A
+    The pictures are those shown at the centres of `frames` equal parts of the clip's duration.
+    `span` = (start, end), in seconds from its beginning, reads that part as if it were a clip. A
     requested part that cannot be decoded is None, and its problem says why. Raises UnknownFormat,
     TooLarge, and Unusable if no requested part can be decoded.
     """
     _check_count(frames, limits)
     with _as_media_errors(data):
-        request = ReadRequest(sound, frames if pictures else 0, limits, _CLIPS)
+        request = ReadRequest(sound, frames if pictures else 0, limits, _CLIPS, span)
         clip = _read_clip(data, request)
+    if clip.sound is not None and span is not None:
+        clip = replace(clip, sound=_cut(clip.sound, span))
     if clip.sound is None and clip.pictures is None:
         problems = [p for p in (clip.pictures_problem, clip.sound_problem) if p]
         raise Unusable("; ".join(problems) or "neither sound nor pictures were requested")
     return clip
 
 
-def read_sound(data: bytes, *, limits: Limits = _DEFAULTS) -> Sound:
+def read_sound(
+    data: bytes, *, span: tuple[float, float] | None = None, limits: Limits = _DEFAULTS
+) -> Sound:
     """Decode the sound of a sound file or a container, with its channels and sample rate.
+
+    `span` = (start, end), in seconds from its beginning, reads that part alone.
 
     Raises UnknownFormat, TooLarge and Unusable (no sound, no samples, NaN, damaged).
     """
@@ -79,7 +88,16 @@ def read_sound(data: bytes, *, limits: Limits = _DEFAULTS) -> Sound:
         clip = read_recording(data, ReadRequest(True, 0, limits, _SOUNDS))
     if clip.sound is None:
         raise Unusable(clip.sound_problem or "there is no sound in it")
-    return clip.sound
+    return clip.sound if span is None else _cut(clip.sound, span)
+
+
+def _cut(sound: Sound, span: tuple[float, float]) -> Sound:
+    """Return the part of a sound from start to end (s). Raises Unusable where that is empty."""
+    start, end = (round(second * sound.sample_rate) for second in span)
+    samples = sound.samples[:, start:end]
+    if not samples.shape[1]:
+        raise Unusable(f"its sound lasts {sound.duration_s:.2f} s, and {span[0]:g} s is later")
+    return replace(sound, samples=samples)
 
 
 def read_picture(data: bytes, *, limits: Limits = _DEFAULTS) -> NDArray[np.uint8]:

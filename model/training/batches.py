@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from model.encoding import Encoding, encode
 from model.training.task import BatchPlan, Examples
 
 
 class Batches(Dataset[tuple[dict[str, Tensor], Tensor]]):
     """Batch i: a tensor [T or 1, B, C, H, W] for each stream of its plan, and labels [B]."""
 
-    def __init__(self, examples: Examples, size: int, plan: Callable[[int], BatchPlan]) -> None:
+    def __init__(
+        self,
+        examples: Examples,
+        size: int,
+        plan: Callable[[int], BatchPlan],
+        encoding: str = "direct",
+    ) -> None:
         self.examples = examples
         self.size = size
         self.plan = plan
+        self.encoding = encoding
 
     def __getitem__(self, index: int) -> tuple[dict[str, Tensor], Tensor]:
-        plan = self.plan(index)
         first = index * self.size
-        examples = [self.examples.example(i, plan) for i in range(first, first + self.size)]
-        inputs = {
-            name: torch.from_numpy(np.stack([streams[name] for streams, _ in examples], axis=1))
-            for name in plan.streams
-        }
-        return inputs, torch.tensor([label for _, label in examples])
+        indices = range(first, first + self.size)
+        return collate(self.examples, indices, self.plan(index), self.encoding)
+
+
+def collate(
+    examples: Examples, indices: Sequence[int], plan: BatchPlan, encoding: str
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Return these examples, encoded, as one batch. Direct encoding leaves a single frame alone."""
+    drawn = [examples.example(i, plan) for i in indices]
+    inputs = {}
+    for name in plan.streams:
+        if encoding == "direct":
+            inputs[name] = torch.from_numpy(np.stack([x[name] for x, _ in drawn], axis=1))
+        else:
+            kind = cast(Encoding, encoding)
+            clips = [encode(torch.from_numpy(x[name]), plan.steps, kind) for x, _ in drawn]
+            inputs[name] = torch.stack(clips, dim=1)
+    return inputs, torch.tensor([label for _, label in drawn])

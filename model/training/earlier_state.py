@@ -13,6 +13,17 @@ RENAMED = {
     "ramp": "curriculum",
     "smoothing": "label_smoothing",
 }
+#: Options that scmrl 0.1 did not have, as its runs were trained.
+ADDED = {
+    "attention": "spatial-temporal",
+    "alignment": "True",
+    "fusion": "add",
+    "encoding": "direct",
+    "select_by": "accuracy",
+    "settle_norms": "0",
+    "precision": "bfloat16",
+    "auto_batch": "False",
+}
 #: Factor of `--slow STREAM` on the learning rate of that stream and of the classifier.
 SLOW = 0.1
 
@@ -21,8 +32,8 @@ def convert(content: dict[str, Any]) -> dict[str, Any]:
     """Return the content of a run's state file with current names; unchanged if it has them."""
     settings = content["settings"]
     if "shares" not in settings:
-        return content
-    converted = {RENAMED.get(name, name): text for name, text in settings.items()}
+        return {**content, "settings": {**ADDED, **settings}}
+    converted = ADDED | {RENAMED.get(name, name): text for name, text in settings.items()}
     converted["modality_dropout"] = modality_dropout(settings["shares"])
     if settings.get("slow", "none") != "none":
         converted["lr_multiplier"] = lr_multiplier(settings["slow"].split(","))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 METRICS = "metrics.csv"
@@ -15,15 +15,17 @@ _MEANS = ("epoch", "learning_rate", "loss", "alignment", "fused")
 class Accuracies:
     """Accuracies on the development clips, 0 to 1.
 
-    `fused`: with all streams. `alone`: with one stream, by its name.
+    `fused`: with all streams. `alone`: with one stream, by its name. `loss`: the mean
+    cross-entropy of them all.
     """
 
     fused: float
     alone: Mapping[str, float]
+    loss: float = field(default=0.0, compare=False)
 
     @property
     def score(self) -> float:
-        """The mean of them all, by which the best weights are chosen."""
+        """The mean of them all, by which the best weights are chosen unless the loss is."""
         return sum([self.fused, *self.alone.values()]) / (1 + len(self.alone))
 
     def __str__(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +12,20 @@ from rich.table import Table
 
 from model import checkpoint
 from model.checkpoint import Card, Measurement
-from model.media.reader import read_clip
 from model.training import plots
-from model.training.evaluator import DecodedClip, Evaluator, decode_clips, score
+from model.training.evaluator import (
+    EvaluatedClip,
+    Evaluator,
+    decode_clips,
+    decode_within_memory,
+    score,
+)
 from model.training.faithfulness import Faithfulness, faithfulness
 from model.training.measures import Accuracy, measurement
 from model.training.options import EvaluateOptions, make_folder
 from model.training.perturbations import NOISE
-from model.training.task import LabelledClip, Task, streams_alone
+from model.training.reliability import BINS, reliability
+from model.training.task import Data, DataError, LabelledClip, Task, streams_alone
 
 #: Levels of white noise that are measured, dB.
 SNRS_DB = (-10, -5, 0, 5, 10, 15, 20)
@@ -42,7 +47,7 @@ def evaluate(options: EvaluateOptions, console: Console | None = None) -> Card:
     """
     console = console or Console()
     evaluator = Evaluator(options.checkpoint, options.device)
-    data = evaluator.task.load(options.data)
+    data = _load(evaluator, options)
     make_folder("out", options.out)
     if options.write_card:
         make_folder("write_card", options.checkpoint)
@@ -51,12 +56,13 @@ def evaluate(options: EvaluateOptions, console: Console | None = None) -> Card:
     few = clips[: options.curve_clips]
     measurements = [
         *measure_accuracy(evaluator, clips, options.out),
+        *measure_classes(evaluator, clips, options.out),
         *measure_int8(evaluator, clips),
         *measure_noise(evaluator, few, options.out),
         *measure_steps(evaluator, few, options.out),
         *measure_maps(evaluator, off_centre(clips, options.attention_clips)),
     ]
-    console.print(_table(measurements))
+    console.print(measurements_table(measurements))
     card = evaluator.card.model_copy(update={"accuracy": tuple(measurements)})
     if options.write_card:
         network, _ = checkpoint.load(options.checkpoint)
@@ -64,8 +70,20 @@ def evaluate(options: EvaluateOptions, console: Console | None = None) -> Card:
     return card
 
 
+def _load(evaluator: Evaluator, options: EvaluateOptions) -> Data:
+    """Load the data of the checkpoint's task. Raises DataError that says what it must hold."""
+    task = evaluator.task
+    expected = f"{options.checkpoint} is of the task {task.name}; --data: {task.data_help}"
+    if options.data is None:
+        raise DataError(expected)
+    try:
+        return task.load(options.data)
+    except DataError as exc:
+        raise DataError(f"{exc} ({expected})") from exc
+
+
 def measure_accuracy(
-    evaluator: Evaluator, clips: Sequence[DecodedClip], out: Path
+    evaluator: Evaluator, clips: Sequence[EvaluatedClip], out: Path
 ) -> Iterator[Measurement]:
     """Measure all streams together and each alone, and draw the confusion matrix."""
     steps, task = evaluator.card.steps, evaluator.task
@@ -80,7 +98,36 @@ def measure_accuracy(
         yield measurement(f"accuracy, {task.titles[stream]} alone", alone, conditions)
 
 
-def measure_int8(evaluator: Evaluator, clips: Sequence[DecodedClip]) -> Iterator[Measurement]:
+def measure_classes(
+    evaluator: Evaluator, clips: Sequence[EvaluatedClip], out: Path
+) -> Iterator[Measurement]:
+    """Measure the recall of each class, their mean, and calibration with all streams; draw the
+    reliability diagram."""
+    steps, task = evaluator.card.steps, evaluator.task
+    conditions = f"{all_streams(task)}, T = {steps}, {task.test_set}"
+    logits = evaluator.logits(clips, steps)
+    labels = np.asarray([decoded.truth.label for decoded in clips], np.int64)
+    correct = logits.argmax(1) == labels
+    recalls = []
+    for index, name in enumerate(evaluator.card.labels):
+        of_class = correct[labels == index]
+        if len(of_class):
+            recall = Accuracy(int(of_class.sum()), len(of_class))
+            recalls.append(recall.value)
+            yield measurement(f"recall, {name}", recall, conditions)
+    yield Measurement(
+        what="recall, mean of the classes", value=float(np.mean(recalls)), n=len(clips),
+        conditions=conditions,
+    )  # fmt: skip
+    calibration = reliability(logits, labels)
+    plots.reliability(calibration, out / "reliability.png")
+    yield Measurement(
+        what="expected calibration error", value=calibration.error, n=len(clips),
+        conditions=f"{conditions}, {BINS} bins of confidence",
+    )  # fmt: skip
+
+
+def measure_int8(evaluator: Evaluator, clips: Sequence[EvaluatedClip]) -> Iterator[Measurement]:
     """Measure accuracy with int8 weights, where this machine can compute with them."""
     if not evaluator.engine.fuse("int8"):
         return
@@ -95,7 +142,7 @@ def measure_int8(evaluator: Evaluator, clips: Sequence[DecodedClip]) -> Iterator
 
 
 def measure_noise(
-    evaluator: Evaluator, clips: Sequence[DecodedClip], out: Path
+    evaluator: Evaluator, clips: Sequence[EvaluatedClip], out: Path
 ) -> list[Measurement]:
     """Measure accuracy over the level of white noise on one stream, for it alone and for all."""
     steps, task = evaluator.card.steps, evaluator.task
@@ -119,14 +166,14 @@ def measure_noise(
 
 
 def measure_steps(
-    evaluator: Evaluator, clips: Sequence[DecodedClip], out: Path
+    evaluator: Evaluator, clips: Sequence[EvaluatedClip], out: Path
 ) -> list[Measurement]:
     """Measure accuracy over T. Clips are decoded again, since T is also the number of frames."""
     task = evaluator.task
     together: list[Accuracy] = []
     alone: dict[str, list[Accuracy]] = {stream: [] for stream in streams_alone(task)}
     for steps in track(STEPS, "time steps", transient=True):
-        decoded = [replace(each, clip=read_clip(each.truth.data, steps)) for each in clips]
+        decoded = decode_within_memory((each.truth for each in clips), steps, evaluator)
         together.append(evaluator.accuracy(decoded, steps))
         for stream, curve in alone.items():
             curve.append(evaluator.accuracy(decoded, steps, stream=stream))
@@ -139,7 +186,7 @@ def measure_steps(
     ]
 
 
-def off_centre(clips: Sequence[DecodedClip], count: int) -> list[DecodedClip]:
+def off_centre(clips: Sequence[EvaluatedClip], count: int) -> list[EvaluatedClip]:
     """Return at most `count` clips whose object is OFF_CENTRE or more off the centre."""
     return [each for each in clips if _offset(each.truth) >= OFF_CENTRE][:count]
 
@@ -155,7 +202,7 @@ def _offset(truth: LabelledClip) -> float:
     return float(np.hypot(across, down))
 
 
-def measure_maps(evaluator: Evaluator, clips: Sequence[DecodedClip]) -> list[Measurement]:
+def measure_maps(evaluator: Evaluator, clips: Sequence[EvaluatedClip]) -> list[Measurement]:
     """Measure the attention maps of these clips; nothing without clips or without such maps."""
     stream = evaluator.task.box_stream
     has_maps = "spatial" in (evaluator.card.config.attention or "")
@@ -188,7 +235,8 @@ def all_streams(task: Task) -> str:
     return {1: "one stream", 2: "both streams"}.get(len(task.specs), "all streams")
 
 
-def _table(measurements: Sequence[Measurement]) -> Table:
+def measurements_table(measurements: Sequence[Measurement]) -> Table:
+    """Return the measurements as a table for the terminal."""
     table = Table("measurement", "value", "95 % interval", "clips", "conditions")
     for m in measurements:
         is_map = m.what.startswith("attention")

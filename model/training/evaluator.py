@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,17 +15,18 @@ from torch import Tensor
 from model import checkpoint
 from model.engine import Engine
 from model.engine.inputs import encode_batch
-from model.media.reader import read_clip
-from model.media.types import Clip
+from model.media.types import Clip, MediaError
 from model.network import Output
 from model.preprocess.prepare import prepare
 from model.preprocess.prepared import Prepared
 from model.training.measures import Accuracy
 from model.training.perturbations import Perturbation
 from model.training.recipe import task_of
-from model.training.task import LabelledClip
+from model.training.task import DataError, LabelledClip
 
 BATCH_SIZE = 32
+#: Most bytes of decoded clips that are kept.
+MAX_DECODED_BYTES = 2 << 30
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,23 @@ class DecodedClip:
 
     truth: LabelledClip
     clip: Clip
+
+
+@dataclass(frozen=True)
+class ClipOnDemand:
+    """A labelled clip that is decoded for `steps` time steps at each use."""
+
+    truth: LabelledClip
+    steps: int
+
+    @property
+    def clip(self) -> Clip:
+        """Its sound and pictures."""
+        return self.truth.decode(self.steps)
+
+
+#: What an evaluator predicts.
+EvaluatedClip = DecodedClip | ClipOnDemand
 
 
 class Evaluator:
@@ -65,18 +83,18 @@ class Evaluator:
         """Run the network on a batch of preprocessed clips that have the same streams."""
         return self.engine.run(self.encode(prepared, steps), steps=steps, explain=explain)
 
-    def predict(
+    def logits(
         self,
-        clips: Sequence[DecodedClip],
+        clips: Sequence[EvaluatedClip],
         steps: int,
         perturbation: Perturbation | None = None,
         stream: str | None = None,
-    ) -> NDArray[np.int64]:
-        """Return the predicted class [n] of each clip, perturbed, with one stream alone or all.
+    ) -> NDArray[np.float32]:
+        """Return the logits [n, classes] of clips, perturbed, with one stream alone or all.
 
         The perturbation of clip i depends on i alone.
         """
-        predictions = []
+        logits = []
         for first in range(0, len(clips), BATCH_SIZE):
             batch = []
             for index, decoded in enumerate(clips[first : first + BATCH_SIZE], first):
@@ -84,12 +102,22 @@ class Evaluator:
                 if perturbation is not None:
                     clip = perturbation(clip, np.random.default_rng([11, index]))
                 batch.append(self.prepare(clip, steps, stream))
-            predictions.append(self.run(batch, steps).logits.argmax(1).numpy())
-        return np.concatenate(predictions)
+            logits.append(self.run(batch, steps).logits.numpy())
+        return np.concatenate(logits)
+
+    def predict(
+        self,
+        clips: Sequence[EvaluatedClip],
+        steps: int,
+        perturbation: Perturbation | None = None,
+        stream: str | None = None,
+    ) -> NDArray[np.int64]:
+        """Return the predicted class [n] of each clip, by its `logits`."""
+        return np.asarray(self.logits(clips, steps, perturbation, stream).argmax(1), np.int64)
 
     def accuracy(
         self,
-        clips: Sequence[DecodedClip],
+        clips: Sequence[EvaluatedClip],
         steps: int,
         perturbation: Perturbation | None = None,
         stream: str | None = None,
@@ -98,7 +126,7 @@ class Evaluator:
         return score(self.predict(clips, steps, perturbation, stream), clips)
 
 
-def score(predictions: NDArray[np.int64], clips: Sequence[DecodedClip]) -> Accuracy:
+def score(predictions: NDArray[np.int64], clips: Sequence[EvaluatedClip]) -> Accuracy:
     """Compare predictions [n] with the labels of their clips."""
     labels = np.asarray([decoded.truth.label for decoded in clips], np.int64)
     return Accuracy(int((predictions == labels).sum()), len(labels))
@@ -106,11 +134,51 @@ def score(predictions: NDArray[np.int64], clips: Sequence[DecodedClip]) -> Accur
 
 def decode_clips(
     clips: Iterator[LabelledClip], count: int, evaluator: Evaluator
-) -> list[DecodedClip]:
-    """Decode clips at the checkpoint's T, under a progress bar."""
-    steps = evaluator.card.steps
-    tracked = track(clips, "clips", count, transient=True)
-    return [DecodedClip(clip, read_clip(clip.data, steps)) for clip in tracked]
+) -> list[EvaluatedClip]:
+    """Decode clips at the checkpoint's T, under a progress bar.
+
+    Beyond MAX_DECODED_BYTES in memory, clips are decoded again at each use. Raises DataError where
+    there is none, or where one cannot be decoded.
+    """
+    shown = track(clips, "clips", count, transient=True)
+    decoded = decode_within_memory(shown, evaluator.card.steps, evaluator)
+    if not decoded:
+        raise DataError("no clip is left to measure: training has seen all of them")
+    return decoded
+
+
+def decode_within_memory(
+    clips: Iterable[LabelledClip], steps: int, evaluator: Evaluator
+) -> list[EvaluatedClip]:
+    """Decode clips for `steps` time steps, and keep them decoded up to MAX_DECODED_BYTES."""
+    decoded: list[EvaluatedClip] = []
+    held = 0
+    for truth in clips:
+        each = decode(truth, steps, evaluator)
+        held += _bytes(each.clip)
+        decoded.append(each if held <= MAX_DECODED_BYTES else ClipOnDemand(truth, steps))
+    return decoded
+
+
+def decode(truth: LabelledClip, steps: int, evaluator: Evaluator) -> DecodedClip:
+    """Decode a clip. Raises DataError where that fails, or where it lacks a stream of the card."""
+    name = truth.name or "a clip"
+    try:
+        clip = truth.decode(steps)
+    except MediaError as exc:
+        raise DataError(f"{name}: {exc.detail}") from exc
+    kinds = {spec.kind for spec in evaluator.card.streams.values()}
+    if "spectrogram" in kinds and clip.sound is None:
+        raise DataError(f"{name}: {clip.sound_problem or 'there is no sound in it'}")
+    if "frames" in kinds and clip.pictures is None:
+        raise DataError(f"{name}: {clip.pictures_problem or 'there is no picture in it'}")
+    return DecodedClip(truth, clip)
+
+
+def _bytes(clip: Clip) -> int:
+    """Return the size of a decoded clip in memory, in bytes."""
+    pictures = sum(frame.nbytes for frame in clip.pictures.frames) if clip.pictures else 0
+    return pictures + (clip.sound.samples.nbytes if clip.sound else 0)
 
 
 def held_out_batches(
@@ -124,7 +192,7 @@ def held_out_batches(
     clips = evaluator.task.load(data).test_clips(count, seed)
     steps = evaluator.card.steps
     prepared = (
-        evaluator.prepare(read_clip(clip.data, steps), steps)
+        evaluator.prepare(decode(clip, steps, evaluator).clip, steps)
         for clip in track(clips, "clips", count, transient=True)
     )
     while batch := list(islice(prepared, BATCH_SIZE)):

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from model.preprocess.prepared import Prepared
-from model.training.evaluator import BATCH_SIZE, DecodedClip, Evaluator
+from model.training.evaluator import BATCH_SIZE, EvaluatedClip, Evaluator
 
 Floats = NDArray[np.float32]
 #: Share of the frame that is hidden.
@@ -35,7 +35,7 @@ class Faithfulness:
 
 
 def faithfulness(
-    evaluator: Evaluator, clips: Sequence[DecodedClip], steps: int, stream: str
+    evaluator: Evaluator, clips: Sequence[EvaluatedClip], steps: int, stream: str
 ) -> Faithfulness:
     """Measure the spatial attention maps on `stream` of clips that have a box in its frame.
 

@@ -26,13 +26,13 @@ def widen(narrow: SCMRL, wide: SCMRL, seed: int = 0) -> None:
     if source.keys() != target.keys():
         raise ValueError(f"not the same layout: {sorted(source.keys() ^ target.keys())[:3]}")
     widened = {
-        name: _widen(name, x, target[name].shape, generator) for name, x in source.items()
+        name: widen_tensor(name, x, target[name].shape, generator) for name, x in source.items()
     }  # fmt: skip
     wide.load_state_dict(widened)
 
 
-def _widen(name: str, x: Tensor, shape: torch.Size, generator: torch.Generator) -> Tensor:
-    """Replicate outputs [out, in, …], then split inputs, up to `shape`."""
+def widen_tensor(name: str, x: Tensor, shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Replicate outputs [out, in, …], then split inputs, up to `shape`. Raises ValueError."""
     if x.shape == shape:
         return x.clone()
     if x.dim() != len(shape) or any(b % a for a, b in zip(x.shape, shape, strict=True)):

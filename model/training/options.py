@@ -10,9 +10,12 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import Any, get_args
 
-from model.config import MAX_SEED, MAX_STEPS, Config
+from model.config import MAX_SEED, MAX_STEPS, Attention, Config, Fusion
+from model.device import CHOICES as DEVICES
+from model.device import DeviceError, check_name
+from model.encoding import ENCODINGS
 from model.training.task import Task
 
 #: Attention heads of the networks that are trained.
@@ -21,6 +24,8 @@ HEADS: int = Config.model_fields["heads"].default
 HEAD = "head"
 #: Key of all streams together in `TrainOptions.modality_dropout`.
 ALL = "all"
+#: No cross-modal residual, in `TrainOptions.attention`.
+NO_ATTENTION = "none"
 
 
 class OptionsError(ValueError):
@@ -32,14 +37,15 @@ def option(
     help_text: str,
     *,
     between: tuple[float, float] | None = None,
+    choices: tuple[str, ...] | None = None,
     flag: str | None = None,
 ) -> Any:
     """Return a dataclass field that becomes a flag of the command line.
 
-    Without a default (MISSING) it is required. `between` is the range of a number. `flag` is the
-    flag's name where it is not the field's.
+    Without a default (MISSING) it is required. `between` is the range of a number, `choices` are
+    the values that a text may have. `flag` is the flag's name where it is not the field's.
     """
-    metadata = {"help": help_text, "between": between, "flag": flag}
+    metadata = {"help": help_text, "between": between, "choices": choices, "flag": flag}
     if isinstance(default, Mapping):
         return field(default_factory=lambda: default, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -48,6 +54,8 @@ def option(
 @dataclass(frozen=True)
 class TrainOptions:
     """How to train a network on a task. `TrainOptions.of` fills in the defaults of the task.
+
+    The task is that of the data (`Task.for_data`), which may decide its labels and streams.
 
     `learning_rate` is for `batch` clips per optimizer step; after `warmup_epochs` it falls along a
     cosine to a hundredth. `steps` is the T of the checkpoint; training also uses shorter sequences,
@@ -59,7 +67,11 @@ class TrainOptions:
 
     With `freeze_norms`, batch norms keep their running statistics, which are averages over batches
     with and without each stream. Use it in a last run, so that the network adapts to these
-    statistics, for all streams together and for each alone.
+    statistics, for all streams together and for each alone. With `settle_norms`, an epoch is
+    evaluated and saved with the mean statistics of this many batches of all streams, instead of
+    running ones, which lag behind the weights.
+
+    With `auto_batch`, `batch` is as large as the number of clips and the free memory allow.
     """
 
     task: Task
@@ -74,6 +86,14 @@ class TrainOptions:
         between=(16, 4096),
         flag="channels",
     )
+    attention: str = option(
+        "spatial-temporal",
+        "Cross-modal attention; none: no cross-modal residuals.",
+        choices=(*get_args(Attention), NO_ATTENTION),
+    )
+    alignment: bool = option(True, "Semantic-alignment transform, and its loss.")
+    fusion: str = option("add", "How the streams' features are fused.", choices=get_args(Fusion))
+    encoding: str = option("direct", "How values become spikes.", choices=ENCODINGS)
     alpha: float = option(0.5, "Weight alpha of the cross-modal residuals.", between=(0, 1000))
     steps: int = option(4, "Time steps T of the checkpoint.", between=(1, MAX_STEPS))
     learning_rate: float = option(3e-3, "Peak learning rate.", between=(0, 100))
@@ -91,7 +111,20 @@ class TrainOptions:
         0.07, "Temperature of the semantic alignment loss.", between=(1e-3, 1000)
     )
     development_clips: int = option(
-        400, "Held-out clips on which each epoch is evaluated.", between=(10, 1_000_000)
+        400, "Held-out clips on which each epoch is evaluated.", between=(1, 1_000_000)
+    )
+    test_clips: int = option(
+        0,
+        "Test clips on which the best epoch is evaluated; 0: none.",
+        between=(0, 100_000),
+    )
+    select_by: str = option(
+        "accuracy",
+        "The best epoch has the highest accuracy or the lowest loss on held-out clips.",
+        choices=("accuracy", "loss"),
+    )
+    patience: int = option(
+        0, "Stop early after this many epochs without a better one; 0: never.", between=(0, 100_000)
     )
     modality_dropout: Mapping[str, float] = option(
         {ALL: 1.0}, "Probabilities that a batch has only these streams; they sum to 1."
@@ -100,6 +133,11 @@ class TrainOptions:
         {}, "Factors on the learning rate of streams and of the classifier (head)."
     )
     freeze_norms: bool = option(False, "Do not update the running statistics of batch norms.")
+    settle_norms: int = option(
+        0,
+        "Batches for new statistics of the batch norms after each epoch; 0: running statistics.",
+        between=(0, 10_000),
+    )
     average: int = option(
         0,
         "Average the weights of this many last epochs, and keep the result if it is the best.",
@@ -111,6 +149,14 @@ class TrainOptions:
     init_from: Path | None = option(
         None, "Checkpoint to initialize the weights from; it may have fewer channels."
     )
+    name: str = option("", "Name in the card; default: that of the task.")
+    device: str = option("auto", f"{DEVICES}.")
+    precision: str = option(
+        "bfloat16",
+        "Precision of the forward pass; auto: bfloat16 if its gradients agree with float32.",
+        choices=("auto", "bfloat16", "float32"),
+    )
+    auto_batch: bool = option(False, "Choose --batch by the number of clips and the free memory.")
     resume: bool = option(False, "Resume the run in --out after its last epoch.")
     workers: int = option(
         0, "Data-loading processes; 0: in the main process, fastest on two cores.", between=(0, 64)
@@ -121,11 +167,25 @@ class TrainOptions:
     def of(cls, task: Task, data: Path, **changes: Any) -> TrainOptions:
         """Return the default options of a task, with `changes`."""
         defaults = {"out": Path("runs") / task.name, "command": f"scmrl train {task.name}"}
-        return cls(task=task, data=data, **{**defaults, **task.defaults, **changes})
+        own = {**defaults, **task.defaults}
+        if "batch" in changes:
+            own["auto_batch"] = False
+        if task.best_folder == ".":  # the run is the checkpoint, and is served by its folder's name
+            own["name"] = Path(changes.get("out", own["out"])).resolve().name
+        return cls(task=task, data=data, **{**own, **changes})
+
+    @property
+    def best(self) -> Path:
+        """The folder of the best checkpoint."""
+        return self.out / self.task.best_folder
 
     def __post_init__(self) -> None:
         """Raise OptionsError, naming the option, where a value is out of range."""
         check_ranges(self)
+        try:
+            check_name(self.device)
+        except DeviceError as exc:
+            raise OptionsError(f"--device: {exc}") from None
         if self.embed_dim % HEADS:
             raise OptionsError(
                 f"--channels {self.embed_dim}: must be a multiple of {HEADS}, the number of heads"
@@ -179,7 +239,7 @@ class EvaluateOptions:
     """
 
     checkpoint: Path
-    data: Path
+    data: Path | None
     out: Path = option(Path("runs/figures"), "Folder for the figures.")
     clips: int = option(1000, "Clips for the accuracy.", between=(10, 100_000))
     curve_clips: int = option(300, "Clips for each point of a curve.", between=(1, 100_000))
@@ -209,10 +269,14 @@ def as_text(numbers: Mapping[str, float]) -> str:
 
 
 def check_ranges(options: Any) -> None:
-    """Raise OptionsError where a number of this dataclass is out of its range, or not a number."""
+    """Raise OptionsError where a number of this dataclass is out of its range or not a number,
+    or a text is none of its choices."""
     for each in fields(options):
         bounds = range_of(each)
         value = getattr(options, each.name)
+        choices = each.metadata.get("choices")
+        if choices and value not in choices:
+            raise OptionsError(f"{flag(each.name)} {value}: must be one of {', '.join(choices)}")
         if bounds and not bounds[0] <= value <= bounds[1]:
             allowed = f"{bounds[0]:.15g} to {bounds[1]:.15g}"
             raise OptionsError(f"{flag(each.name)} {value}: must be {allowed}")

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from model.training.measures import Accuracy
+from model.training.reliability import BINS, Reliability
 
 mpl.use("Agg")
 _DPI = 120
@@ -22,10 +23,11 @@ def confusion(
     """Draw the confusion matrix: a row for each true class, a column for each predicted one."""
     counts = np.zeros((len(labels), len(labels)), int)
     np.add.at(counts, (truth, predicted), 1)
-    figure = Figure(figsize=(6, 5.4), layout="constrained")
+    side = max(6.0, 0.5 * len(labels))
+    figure = Figure(figsize=(side, 0.9 * side), layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(counts, cmap="Blues", vmax=counts.sum(1).max())
-    axes.set_xticks(range(len(labels)), labels)
+    axes.set_xticks(range(len(labels)), labels, rotation=90 if max(map(len, labels)) > 3 else 0)
     axes.set_yticks(range(len(labels)), labels)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
@@ -57,4 +59,28 @@ def curves(
     axes.set_xticks(list(points))
     axes.grid(alpha=0.3)
     axes.legend()
+    figure.savefig(path, dpi=_DPI)
+
+
+def reliability(result: Reliability, path: Path) -> None:
+    """Draw the share that is correct over the confidence, and how many clips have it."""
+    figure = Figure(figsize=(5.4, 5.4), layout="constrained")
+    axes = figure.add_subplot()
+    edges = np.linspace(0, 1, BINS + 1)
+    centres = (edges[1:] + edges[:-1]) / 2
+    filled = np.asarray(result.counts) > 0
+    axes.bar(centres[filled], np.asarray(result.accuracies)[filled], 1 / BINS, edgecolor="white")
+    axes.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle="--")
+    for centre, accuracy, count in zip(
+        centres[filled],
+        np.asarray(result.accuracies)[filled],
+        np.asarray(result.counts)[filled],
+        strict=True,
+    ):
+        axes.text(centre, accuracy, str(count), ha="center", va="bottom", fontsize=8)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.05)
+    axes.set_xlabel("probability of the predicted class")
+    axes.set_ylabel("share that is correct")
+    axes.set_title(f"expected calibration error {result.error:.1%}")
     figure.savefig(path, dpi=_DPI)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from model import checkpoint
 from model.checkpoint import Card, CheckpointError, Training
 from model.config import Config, StreamConfig
-from model.preprocess.specs import Spec
-from model.training.options import HEADS, TrainOptions
-from model.training.task import Task
+from model.encoding import Encoding
+from model.training.options import HEADS, NO_ATTENTION, TrainOptions
+from model.training.task import Task, check_task, kinds, of_another_task
 from model.training.tasks import TASKS
 
 
@@ -20,26 +21,33 @@ def configuration(options: TrainOptions) -> Config:
         name: StreamConfig(channels=spec.channels, size=spec.size)
         for name, spec in options.task.specs.items()
     }
-    return Config(
-        streams=streams,
-        classes=len(options.task.labels),
-        embed_dim=options.embed_dim,
-        heads=HEADS,
-        alpha=options.alpha,
+    return Config.model_validate(
+        {
+            "streams": streams,
+            "classes": len(options.task.labels),
+            "embed_dim": options.embed_dim,
+            "heads": HEADS,
+            "attention": None if options.attention == NO_ATTENTION else options.attention,
+            "alignment": options.alignment,
+            "alpha": options.alpha,
+            "fusion": options.fusion,
+        }
     )
 
 
-def card(options: TrainOptions, epochs: int) -> Card:
-    """Return the card of a checkpoint after `epochs` epochs, without measurements."""
+def card(options: TrainOptions, epochs: int, warnings: Sequence[str] = ()) -> Card:
+    """Return the card of a checkpoint after `epochs` epochs, without measurements.
+
+    `warnings` of the training run become notes.
+    """
     task = options.task
     optimizer = (
         f"AdamW, learning rate {options.learning_rate}, cosine, "
         f"{options.warmup_epochs:g} epochs of warm-up, weight decay {options.weight_decay}"
     )
-    loss = (
-        f"cross-entropy (label smoothing {options.label_smoothing}) + "
-        f"semantic alignment (temperature {options.temperature})"
-    )
+    loss = f"cross-entropy (label smoothing {options.label_smoothing})"
+    if options.alignment:
+        loss += f" + semantic alignment (temperature {options.temperature})"
     notes = {
         "clips_an_epoch": str(options.clips),
         "batch": str(options.batch),
@@ -49,19 +57,21 @@ def card(options: TrainOptions, epochs: int) -> Card:
         **_initial_weights(options.init_from),
     }
     return Card(
-        name=task.name,
+        name=options.name or task.name,
         version=task.version,
         description=task.description,
         streams=dict(task.specs),
-        encoding="direct",
+        encoding=cast(Encoding, options.encoding),
         steps=options.steps,
         labels=task.labels,
         config=configuration(options),
         missing_streams=task.missing_streams,
         data=task.sources(),
         training=Training(
-            command=options.command, seed=options.seed, epochs=epochs, notes=notes
+            command=options.command, task=task.name, seed=options.seed, epochs=epochs,
+            notes=notes,
         ),
+        notes=tuple(f"warning of the training: {warning}" for warning in warnings),
     )  # fmt: skip
 
 
@@ -77,37 +87,23 @@ def _initial_weights(init_from: Path | None) -> dict[str, str]:
 
 
 def task_of(card: Card, folder: Path) -> Task:
-    """Return the task that a checkpoint was trained on, by its labels and its streams.
+    """Return the task that a checkpoint was trained on: by its name in the card, or, in cards that
+    do not say it, by labels and streams.
 
     Raises CheckpointError, naming the field of the card, where it is not in TASKS.
     """
+    name = card.training.task if card.training else None
+    if name is not None:
+        if name not in TASKS:
+            problem = f"{name} is no task; there are {', '.join(TASKS)}"
+            raise CheckpointError(folder / checkpoint.CARD, "training.task", problem)
+        return TASKS[name]().for_checkpoint(card, folder)
     tasks = [task() for task in TASKS.values()]
-    same_labels = [task for task in tasks if task.labels == card.labels]
+    with_labels = [task for task in tasks if task.labels]
+    same_labels = [task for task in with_labels if task.labels == card.labels]
     for task in same_labels:
-        if _kinds(card.streams) == _kinds(task.specs):
+        if kinds(card.streams) == kinds(task.specs):
             return task
     for task in same_labels:
         check_task(task, card, folder)  # raises: its streams are others
-    raise _of_another_task(card, folder, tasks)
-
-
-def check_task(task: Task, card: Card, folder: Path) -> None:
-    """Raise CheckpointError, naming the field of the card, where it is not of this task."""
-    if card.labels != task.labels:
-        raise _of_another_task(card, folder, [task])
-    kinds, expected = _kinds(card.streams), _kinds(task.specs)
-    if kinds != expected:
-        problem = f"{kinds} are not the streams of {task.name}: {expected}"
-        raise CheckpointError(folder / checkpoint.CARD, "streams", problem)
-
-
-def _kinds(specs: Mapping[str, Spec]) -> dict[str, str]:
-    """Return the kind of preprocessing of each stream, by its name."""
-    return {name: spec.kind for name, spec in specs.items()}
-
-
-def _of_another_task(card: Card, folder: Path, tasks: list[Task]) -> CheckpointError:
-    labels = ", ".join(card.labels[:10]) + (", …" if len(card.labels) > 10 else "")
-    known = "; ".join(f"{task.name} has {', '.join(task.labels)}" for task in tasks)
-    problem = f"{labels} are not those of a known task; {known}"
-    return CheckpointError(folder / checkpoint.CARD, "labels", problem)
+    raise of_another_task(card, folder, with_labels)

@@ -17,7 +17,10 @@ Weights = dict[str, Tensor]
 
 #: Options that may differ when a run is resumed, since they do not affect the weights. The data may
 #: be moved, since its contents are compared.
-_FREE = frozenset({"task", "data", "out", "resume", "workers", "command"})
+_FREE = frozenset(
+    {"task", "data", "out", "resume", "workers", "command", "name", "device", "patience"}
+    | {"test_clips"}
+)
 
 
 class RunError(ValueError):

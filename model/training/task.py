@@ -6,17 +6,19 @@ not import torch, OpenCV or a decoder before `Task.load` is called.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from model.checkpoint import Source
+from model.checkpoint import CARD, Card, CheckpointError, Source
 from model.preprocess.specs import Spec
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from model.media.types import Clip
 
 
 class DataError(ValueError):
@@ -42,7 +44,8 @@ class LabelledClip:
 
     `data` is a media file, as a client would upload it. `label` is the index of the class. `box`
     (left, top, right, bottom) encloses the object in pixels of a frame of `size` (height, width);
-    None where it is unknown. The object is heard from `begin` to `end` in seconds.
+    None where it is unknown. The object is heard from `begin` to `end` in seconds. `name` is the
+    file's, for messages.
     """
 
     data: bytes
@@ -51,6 +54,13 @@ class LabelledClip:
     size: tuple[int, int] | None = None
     begin: float | None = None
     end: float | None = None
+    name: str = ""
+
+    def decode(self, steps: int) -> Clip:
+        """Decode the sound and `steps` pictures. Raises MediaError."""
+        from model.media.reader import read_clip
+
+        return read_clip(self.data, steps)
 
 
 class Examples(Protocol):
@@ -71,6 +81,10 @@ class Data(Protocol):
     def sha256(self) -> str:
         """Digest of the training data, by which a resumed run checks that it is the same."""
 
+    @property
+    def class_weights(self) -> Sequence[float] | None:
+        """Weight of each class in the loss; None where all weigh the same."""
+
     def training_examples(self, seed: int, cache: Path) -> Examples:
         """Return augmented examples to train on. Files worth keeping may be written to `cache`."""
 
@@ -78,7 +92,11 @@ class Data(Protocol):
         """Return examples without augmentation, by which the best epoch is chosen."""
 
     def test_clips(self, count: int, seed: int) -> Iterator[LabelledClip]:
-        """Yield `count` clips that `scmrl evaluate` measures a checkpoint on."""
+        """Yield `count` clips that `scmrl evaluate` measures a checkpoint on; fewer where there
+        are no more."""
+
+    def record(self, folder: Path) -> None:
+        """Write beside a checkpoint what an evaluation has to know of the data, if anything."""
 
 
 class Task(Protocol):
@@ -132,6 +150,26 @@ class Task(Protocol):
     def defaults(self) -> Mapping[str, Any]:
         """Defaults of TrainOptions that differ for this task, by field."""
 
+    @property
+    def defaults_by_data(self) -> Mapping[str, str]:
+        """Fields of TrainOptions whose default the data decides, and how, for the help."""
+
+    @property
+    def best_folder(self) -> str:
+        """The best checkpoint's folder in that of a run; "." for the run's own."""
+
+    @property
+    def transfers(self) -> bool:
+        """Whether weights of other labels, streams and sizes may be started from."""
+
+    def for_data(self, folder: Path) -> Self:
+        """Return the task with what the data decides: labels, streams, defaults. Raises
+        DataError."""
+
+    def for_checkpoint(self, card: Card, folder: Path) -> Self:
+        """Return the task as the card in this folder has it. Raises CheckpointError, naming the
+        card's field, where it is of another task."""
+
     def learning_settings(self) -> Mapping[str, object]:
         """Return those of the task's own options that affect the weights, by their names."""
 
@@ -148,3 +186,25 @@ class Task(Protocol):
 def streams_alone(task: Task) -> tuple[str, ...]:
     """Return the streams with which alone a network is measured, besides all of them together."""
     return tuple(task.specs) if task.missing_streams and len(task.specs) > 1 else ()
+
+
+def check_task(task: Task, card: Card, folder: Path) -> None:
+    """Raise CheckpointError, naming the field of the card, where it is not of this task."""
+    if card.labels != task.labels:
+        raise of_another_task(card, folder, [task])
+    own, expected = kinds(card.streams), kinds(task.specs)
+    if own != expected:
+        problem = f"{own} are not the streams of {task.name}: {expected}"
+        raise CheckpointError(folder / CARD, "streams", problem)
+
+
+def kinds(specs: Mapping[str, Spec]) -> dict[str, str]:
+    """Return the kind of preprocessing of each stream, by its name."""
+    return {name: spec.kind for name, spec in specs.items()}
+
+
+def of_another_task(card: Card, folder: Path, tasks: Sequence[Task]) -> CheckpointError:
+    labels = ", ".join(card.labels[:10]) + (", …" if len(card.labels) > 10 else "")
+    known = "; ".join(f"{task.name} has {', '.join(task.labels)}" for task in tasks)
+    problem = f"{labels} are not those of a known task; {known}"
+    return CheckpointError(folder / CARD, "labels", problem)

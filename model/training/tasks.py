@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from model.training.avdigits.task import AVDigits
+from model.training.folder.task import FolderTask
 from model.training.task import Task
 
-TASKS: dict[str, type[Task]] = {"avdigits": AVDigits}
+TASKS: dict[str, type[Task]] = {"avdigits": AVDigits, "folder": FolderTask}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -17,66 +19,93 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from model import allocator, checkpoint
+from model.device import DeviceError, resolve_device
 from model.network import SCMRL, Output
 from model.network.alignment_loss import alignment_loss
-from model.training import run_state
-from model.training.batches import Batches
+from model.training import final_measurement, run_state
+from model.training.batch_size import choose_batch_size
+from model.training.batches import Batches, collate
 from model.training.epochs import METRICS, Accuracies, EpochMetrics, append, rows
+from model.training.health import Health
 from model.training.net2net import widen
+from model.training.norms import freeze_norms, settle_norms
 from model.training.optimizer import configure_optimizer
 from model.training.options import OptionsError, TrainOptions, make_folder
-from model.training.recipe import card, check_task, configuration
+from model.training.precision import bfloat16_agrees
+from model.training.recipe import card, configuration
 from model.training.run_state import RunError, RunState, Weights
 from model.training.schedule import Schedule
-from model.training.task import BatchPlan, streams_alone
+from model.training.task import BatchPlan, check_task, streams_alone
+from model.training.transfer import transfer
 
 #: Greatest norm of the gradient of all parameters.
 MAX_GRADIENT_NORM = 5.0
 
 
 def train(options: TrainOptions) -> Path:
-    """Train, and return the folder of the best checkpoint (`out`/best).
+    """Train, and return the folder of the best checkpoint (`TrainOptions.best`).
 
-    Writes after each epoch: `out`/last.pt (to resume from), `out`/best, `out`/metrics.csv and
-    TensorBoard's events. Ctrl-C ends after the current batch with the best so far.
+    Writes after each epoch: `out`/last.pt (to resume from), the best checkpoint, `out`/metrics.csv
+    and TensorBoard's events. Ctrl-C ends after the current batch with the best so far. Prints a
+    warning where the training seems to lead nowhere, and keeps it in the card.
 
-    Raises before the first epoch: DataError; OptionsError where `out` or `init_from` cannot be
-    used; CheckpointError where `init_from` is damaged or of another task; RunError where there is
-    no run to resume, or it was started with other settings. Raises OSError where an epoch cannot be
-    written.
+    Raises before the first epoch: DataError; OptionsError where `out`, `device` or `init_from`
+    cannot be used; CheckpointError where `init_from` is damaged or of another task; RunError where
+    there is no run to resume, or it was started with other settings. Raises OSError where an epoch
+    cannot be written.
     """
     trainer = Trainer(options)
-    trainer.restore()
+    options = trainer.options
     console = Console()
+    trainer.restore(console)
+    trainer.choose_precision(console)
     with SummaryWriter(str(options.out), purge_step=trainer.epoch) as writer:
         try:
             for epoch in range(trainer.epoch, options.epochs):
+                if trainer.has_stalled():
+                    console.print(f"no better epoch in the last {options.patience}: stopped")
+                    break
                 metrics = trainer.train_epoch(epoch, console)
                 for name, value in metrics.columns().items():
                     writer.add_scalar(name, value, metrics.epoch)
                 trainer.save(metrics)
                 console.print(str(metrics))
+                for warning in trainer.health.new_warnings():
+                    console.print(f"warning: {warning}", style="yellow", markup=False)
             if options.average:
                 accuracies = trainer.average_weights()
                 console.print(f"averaged weights  held-out accuracy: {accuracies}")
         except KeyboardInterrupt:
             console.print("interrupted; the best checkpoint so far is saved")
-    if not (options.out / "best" / checkpoint.CARD).exists():
+    if not (options.best / checkpoint.CARD).exists():
         raise KeyboardInterrupt("interrupted before the first epoch ended: nothing was saved")
-    return options.out / "best"
+    if options.test_clips:
+        final_measurement.measure_best(options, trainer.data, console)
+    return options.best
 
 
-def compute_loss(output: Output, labels: Tensor, options: TrainOptions) -> tuple[Tensor, Tensor]:
+def compute_loss(
+    output: Output,
+    labels: Tensor,
+    options: TrainOptions,
+    class_weights: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """Return the loss of a batch, and the semantic alignment that is a part of it.
 
-    The loss is the cross-entropy of the logits [B, classes] plus the semantic alignment of the
-    streams' residuals [T, B, C] (arXiv 2502.12488).
-    """  # fmt: skip
+    The loss is the cross-entropy of the logits [B, classes], weighted by class where
+    `class_weights` [classes] are given, plus the semantic alignment of the streams' residuals
+    [T, B, C] (arXiv 2502.12488), which is 0 in a training without alignment.
+    """
     residuals = {name: residual.float() for name, residual in output.residuals.items()}
-    alignment = alignment_loss(residuals, labels, options.temperature)
-    entropy = cross_entropy(
-        output.logits.float(), labels, label_smoothing=options.label_smoothing
+    alignment = alignment_loss(
+        residuals if options.alignment else {}, labels, options.temperature
     )  # fmt: skip
+    entropy = cross_entropy(
+        output.logits.float(),
+        labels,
+        weight=class_weights,
+        label_smoothing=options.label_smoothing,
+    )
     return entropy + alignment, alignment
 
 
@@ -84,34 +113,67 @@ class Trainer:
     """One training run: network, optimizer, data, and the epoch and best score so far."""
 
     def __init__(self, options: TrainOptions) -> None:
-        self.options = options
         self.last = options.out / "last.pt"
         self.saved = _load_state(options, self.last)
-        data = options.task.load(options.data)
+        self.device = _device(options)
+        self.data = data = options.task.load(options.data)
+        if options.auto_batch:
+            options = replace(options, batch=_batch_size(options, self.saved, self.device))
+        self.options = options
         self.settings = run_state.settings(options, data.sha256)
         if self.saved:
             run_state.check_same(self.last, self.saved.settings, self.settings)
         make_folder("out", options.out)
         _prepare_process(options.seed)
-        self.network = SCMRL(configuration(options))
+        self.network = SCMRL(configuration(options)).to(self.device)
         self.optimizer = configure_optimizer(self.network, options)
-        self.epoch = 0
-        self.best = -1.0
+        self.epoch = self.best_epoch = 0
+        self.best = -math.inf
+        self.bfloat16 = options.precision != "float32"
         self.last_weights: list[Weights] = []  # of the epochs that are averaged
         self.schedule = Schedule(options, options.clips // options.batch)
         examples = data.training_examples(options.seed, cache=options.out.parent)
-        self.batches = Batches(examples, options.batch, self.schedule.plan)
-        size = min(50, options.development_clips)
-        plan = BatchPlan(tuple(options.task.specs), options.steps)
-        development = Batches(data.development_examples(), size, lambda _: plan)
-        self.development = [development[i] for i in range(options.development_clips // size)]
+        data.record(options.best)
+        self.batches = Batches(examples, options.batch, self.schedule.plan, options.encoding)
+        all_streams = tuple(options.task.specs)
+        easy = BatchPlan(all_streams, options.steps, difficulty=0.0)
+        self.settling = Batches(examples, options.batch, lambda _: easy, options.encoding)
+        count, size = options.development_clips, min(50, options.development_clips)
+        held_out, plan = data.development_examples(), BatchPlan(all_streams, options.steps)
+        self.development = [
+            collate(held_out, range(first, min(first + size, count)), plan, options.encoding)
+            for first in range(0, count, size)
+        ]
+        weights = data.class_weights
+        self.class_weights = None if weights is None else torch.tensor(weights, device=self.device)
+        self.health = Health(options.task.labels)
 
-    def restore(self) -> None:
+    def restore(self, console: Console | None = None) -> None:
         """Load the state of the run to resume, or the initial weights of `init_from`."""
         if self.saved:
             self._load(self.saved)
         elif self.options.init_from:
-            _init_from(self.options, self.network)
+            _init_from(self.options, self.network, console or Console(quiet=True))
+
+    def choose_precision(self, console: Console) -> None:
+        """Compare bfloat16 with float32 on the first batch, where `precision` is auto."""
+        if self.options.precision != "auto":
+            return
+        inputs, labels = self._on_device(*self.batches[0])
+        steps = self.schedule.plan(0).steps
+        self.bfloat16 = bfloat16_agrees(self.network, _repeat(inputs, steps), labels)
+        console.print(f"forward pass in {'bfloat16' if self.bfloat16 else 'float32'}")
+
+    def has_stalled(self) -> bool:
+        """Return whether `patience` epochs went by without a better one."""
+        patience = self.options.patience
+        return bool(patience) and self.epoch - self.best_epoch >= patience
+
+    def _on_device(
+        self, inputs: dict[str, Tensor], labels: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        moved = {name: x.to(self.device) for name, x in inputs.items()}
+        return moved, labels.to(self.device)
 
     def _load(self, state: RunState) -> None:
         try:
@@ -120,13 +182,15 @@ class Trainer:
         except (RuntimeError, ValueError, KeyError, TypeError) as exc:
             raise RunError(f"{self.last}: damaged: {exc}") from exc
         self.epoch, self.best = state.epoch, state.best
+        training = checkpoint.read_card(self.options.best).training
+        self.best_epoch = min(training.epochs, self.epoch) if training else self.epoch
         self.last_weights = state.last_weights
 
     def train_epoch(self, epoch: int, console: Console) -> EpochMetrics:
         """Train for one epoch, counted from 0, and measure it."""
         self.network.train()
         if self.options.freeze_norms:
-            _freeze_norms(self.network)
+            freeze_norms(self.network)
         totals = np.zeros(2)
         rate = 0.0
         first = epoch * self.schedule.steps_per_epoch
@@ -138,17 +202,37 @@ class Trainer:
                 totals += self.train_step(step, inputs, labels)
                 progress.advance(bar)
         loss, alignment = totals / self.schedule.steps_per_epoch
-        return EpochMetrics(epoch + 1, rate, loss, alignment, self.measure())
+        self._settle_norms(epoch)
+        accuracies = self.measure()
+        self._check_health(epoch, loss)
+        return EpochMetrics(epoch + 1, rate, loss, alignment, accuracies)
+
+    def _settle_norms(self, epoch: int) -> None:
+        count = self.options.settle_norms
+        if count and not self.options.freeze_norms:
+            batches = (self.settling[i][0] for i in range(epoch * count, (epoch + 1) * count))
+            steps = self.options.steps
+            inputs = (_repeat(self._on_device(x, torch.empty(0))[0], steps) for x in batches)
+            settle_norms(self.network, inputs)
+
+    def _check_health(self, epoch: int, loss: float) -> None:
+        inputs, labels = self._on_device(*self.development[0])
+        settled = self.options.freeze_norms or self.options.settle_norms > 0
+        self.health.check(
+            self.network, _repeat(inputs, self.options.steps), labels, loss, settled=settled
+        )  # fmt: skip
 
     def train_step(
         self, step: int, inputs: dict[str, Tensor], labels: Tensor
     ) -> tuple[float, float]:
         """Take one optimizer step on a batch; return its loss and its semantic alignment."""
         steps = self.schedule.plan(step).steps
+        inputs, labels = self._on_device(inputs, labels)
         inputs = _repeat(inputs, steps)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.schedule.bfloat16(step)):
+        bfloat16 = self.bfloat16 and self.schedule.bfloat16(step)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bfloat16):
             output = self.network(inputs)
-        loss, alignment = compute_loss(output, labels, self.options)
+        loss, alignment = compute_loss(output, labels, self.options, self.class_weights)
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT_NORM)
@@ -164,19 +248,25 @@ class Trainer:
 
     def measure(self) -> Accuracies:
         """Measure the network on the development clips, without a change of its weights."""
-        fused = self._accuracy(tuple(self.options.task.specs))
-        alone = {name: self._accuracy((name,)) for name in streams_alone(self.options.task)}
-        return Accuracies(fused, alone)
+        fused, loss = self._measure(tuple(self.options.task.specs))
+        alone = {name: self._measure((name,)) for name in streams_alone(self.options.task)}
+        losses = [loss, *(loss for _, loss in alone.values())]
+        accuracies = {name: accuracy for name, (accuracy, _) in alone.items()}
+        return Accuracies(fused, accuracies, sum(losses) / len(losses))
 
     @torch.inference_mode()
-    def _accuracy(self, streams: tuple[str, ...]) -> float:
+    def _measure(self, streams: tuple[str, ...]) -> tuple[float, float]:
+        """Return accuracy and cross-entropy with these streams alone."""
         self.network.eval()
-        correct, count = 0, 0
-        for inputs, labels in self.development:
+        correct, count, loss = 0, 0, 0.0
+        for batch in self.development:
+            inputs, labels = self._on_device(*batch)
             inputs = _repeat({name: inputs[name] for name in streams}, self.options.steps)
-            correct += int((self.network(inputs).logits.argmax(1) == labels).sum())
+            logits = self.network(inputs).logits
+            correct += int((logits.argmax(1) == labels).sum())
+            loss += float(cross_entropy(logits.float(), labels, reduction="sum"))
             count += len(labels)
-        return correct / count
+        return correct / count, loss / count
 
     def save(self, metrics: EpochMetrics) -> None:
         """Write the epoch: metrics, the best checkpoint, and, last, the state to resume from."""
@@ -208,10 +298,12 @@ class Trainer:
         return accuracies
 
     def _save_best(self, accuracies: Accuracies) -> None:
-        if accuracies.score > self.best:
-            self.best = accuracies.score
-            best = self.options.out / "best"
-            checkpoint.save(best, self.network, card(self.options, self.epoch))
+        by_loss = self.options.select_by == "loss"
+        score = -accuracies.loss if by_loss else accuracies.score
+        if score > self.best:
+            self.best, self.best_epoch = score, self.epoch
+            described = card(self.options, self.epoch, self.health.warnings)
+            checkpoint.save(self.options.best, self.network, described)
 
     def _loader(self, first: int) -> DataLoader[tuple[dict[str, Tensor], Tensor]]:
         """Return the batches of one epoch, whose first is batch `first`."""
@@ -236,7 +328,7 @@ def _load_state(options: TrainOptions, last: Path) -> RunState | None:
             )
         return None
     state = run_state.load(last)
-    best = options.out / "best" / checkpoint.CARD
+    best = options.best / checkpoint.CARD
     if not best.is_file():
         raise RunError(f"{best}: is missing, so the run cannot be resumed")
     try:
@@ -254,13 +346,34 @@ def _prepare_process(seed: int) -> None:
     cv2.setNumThreads(1)  # before the loader forks: in a fork this call never returns
 
 
-def _init_from(options: TrainOptions, network: SCMRL) -> None:
-    """Load the weights of a checkpoint, which may have fewer channels, into the network."""
-    assert options.init_from
-    narrow, narrow_card = checkpoint.load(options.init_from)
-    check_task(options.task, narrow_card, options.init_from)
+def _device(options: TrainOptions) -> torch.device:
     try:
-        widen(narrow, network, options.seed)
+        return resolve_device(options.device)
+    except DeviceError as exc:
+        raise OptionsError(f"--device: {exc}") from exc
+
+
+def _batch_size(options: TrainOptions, saved: RunState | None, device: torch.device) -> int:
+    """Return the batch size of the run that is resumed, or the one to choose for a new run."""
+    if saved and saved.settings.get("batch", "").isdecimal():
+        return int(saved.settings["batch"])
+    return choose_batch_size(options, device)
+
+
+def _init_from(options: TrainOptions, network: SCMRL, console: Console) -> None:
+    """Load the weights of a checkpoint, which may have fewer channels, into the network; those
+    that fit where the task transfers."""
+    assert options.init_from
+    source, source_card = checkpoint.load(options.init_from)
+    if options.task.transfers:
+        taken = transfer(source, source_card, network, options.task.labels, options.seed)
+        if not taken.parts:
+            raise OptionsError(f"--init-from {options.init_from}: {taken}")
+        console.print(f"--init-from {options.init_from}: {taken}", markup=False)
+        return
+    check_task(options.task, source_card, options.init_from)
+    try:
+        widen(source, network, options.seed)
     except ValueError as exc:
         raise OptionsError(f"--init-from {options.init_from}: {exc}") from exc
 
@@ -268,13 +381,6 @@ def _init_from(options: TrainOptions, network: SCMRL) -> None:
 def _repeat(inputs: dict[str, Tensor], steps: int) -> dict[str, Tensor]:
     """Expand [T or 1, B, C, H, W] to T steps without a copy (direct encoding)."""
     return {name: x.expand(steps, -1, -1, -1, -1) for name, x in inputs.items()}
-
-
-def _freeze_norms(network: SCMRL) -> None:
-    """Let batch norms use their running statistics, and not change them."""
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            module.eval()
 
 
 def _progress(console: Console) -> Progress:

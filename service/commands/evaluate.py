@@ -31,8 +31,9 @@ def evaluate(
         Path, typer.Argument(help="A checkpoint's folder.", metavar="CHECKPOINT")
     ],
     data: Annotated[
-        Path, typer.Option(help="The data folder of the checkpoint's task.", show_default=False)
-    ],
+        Path | None,
+        typer.Option(help="The data folder of the checkpoint's task.", show_default=False),
+    ] = None,
     out: Annotated[Path, _option("out")] = EvaluateOptions.out,
     clips: Annotated[int, _option("clips")] = EvaluateOptions.clips,
     curve_clips: Annotated[int, _option("curve_clips")] = EvaluateOptions.curve_clips,
@@ -45,8 +46,9 @@ def evaluate(
 ) -> None:
     """Measure a checkpoint on clips of its task that training never saw.
 
-    Prints accuracies with 95 % intervals (all streams, each alone, under noise, over T) and the
-    faithfulness of the attention maps; draws the confusion matrix and the curves.
+    Prints accuracies with 95 % intervals (all streams, each alone, by class, with int8 weights,
+    under noise, over T), the calibration and the faithfulness of the attention maps; draws the
+    confusion matrix, the reliability diagram and the curves.
     """
     from rich.console import Console
 

@@ -21,8 +21,6 @@ from model.training.tasks import TASKS
 UNUSABLE, INTERRUPTED = 2, 130
 NOT_INSTALLED = "the libraries for training are not installed: pip install -e '.[train]'"
 
-#: Fields of TrainOptions that are not flags, or that `_command` adds itself.
-_NO_FLAG = frozenset({"task", "data", "command"})
 #: Flags of scmrl 0.1, the fields of TrainOptions that they set, and their kind. They work in 0.2
 #: with a warning.
 _DEPRECATED: dict[str, tuple[str, Any]] = {
@@ -33,8 +31,9 @@ _DEPRECATED: dict[str, tuple[str, Any]] = {
 
 _HELP = """{description}
 
-Each epoch prints its accuracy on held-out clips, and writes OUT/best, OUT/metrics.csv and
-TensorBoard events. Ctrl-C stops the training and keeps the best checkpoint so far.
+Each epoch prints its accuracy on held-out clips, and writes the best checkpoint ({best}),
+OUT/metrics.csv and TensorBoard events. Ctrl-C stops the training and keeps the best checkpoint so
+far.
 """
 
 
@@ -42,7 +41,9 @@ def register(app: typer.Typer) -> None:
     """Add the command `train` with a sub-command for each of TASKS."""
     group = typer.Typer(no_args_is_help=True, callback=_group)
     for name, task in TASKS.items():
-        group.command(name, help=_HELP.format(description=task().description))(_command(task))
+        best = Path("OUT") / task().best_folder
+        description = _HELP.format(description=task().description, best=best)
+        group.command(name, help=description)(_command(task))
     app.add_typer(group, name="train", help="Train a checkpoint.")
 
 
@@ -60,9 +61,9 @@ def _command(task: type[Task]) -> Callable[..., None]:
     parameters = [_parameter("data", Annotated[Path, data_option], inspect.Parameter.empty)]
     defaults = {"out": Path("runs") / task().name, **task().defaults}
     for each in _options(TrainOptions):
-        if each.name not in _NO_FLAG:
-            default = defaults.get(each.name, _default(each))
-            parameters.append(_option(each, default))
+        default = defaults.get(each.name, _default(each))
+        by_data = task().defaults_by_data.get(each.name)
+        parameters.append(_option(each, default, by_data))
     parameters += [_option(each, _default(each)) for each in _options(task)]
     for name, (_, kind) in _DEPRECATED.items():
         hidden = typer.Option(f"--{name}", hidden=True)
@@ -72,26 +73,33 @@ def _command(task: type[Task]) -> Callable[..., None]:
 
 
 def _options(kind: Any) -> tuple[Field[Any], ...]:
-    """Return the fields of an options dataclass, or of a task."""
-    return fields(kind)
+    """Return the options among the fields of an options dataclass, or of a task."""
+    return tuple(each for each in fields(kind) if "help" in each.metadata)
 
 
 def _default(each: Field[Any]) -> Any:
     return each.default if each.default_factory is MISSING else each.default_factory()
 
 
-def _option(each: Field[Any], default: Any) -> inspect.Parameter:
-    """Return the parameter of one option, which is None unless the flag is used."""
+def _option(each: Field[Any], default: Any, by_data: str | None = None) -> inspect.Parameter:
+    """Return the parameter of one option, which is None unless the flag is used.
+
+    `by_data`: how the data decides its default, where it does.
+    """
     if isinstance(default, bool):
-        switch = typer.Option(flag(each.name), help=each.metadata["help"])
-        return _parameter(each.name, Annotated[bool, switch], default)
+        name = flag(each.name)
+        names = f"{name}/--no-{name.removeprefix('--')}" if default else name
+        switch = typer.Option(names, help=each.metadata["help"])
+        return _parameter(each.name, Annotated[bool | None, switch], None)
     kind = Path if default is None else str if isinstance(default, Mapping) else type(default)
-    default_text = as_text(default) if isinstance(default, Mapping) else default
+    shown = as_text(default) if isinstance(default, Mapping) else default
+    shown = by_data or ("none" if shown in (None, "") else shown)
+    choices = each.metadata["choices"]
+    one_of = f" One of {', '.join(choices)}." if choices else ""
     least, most = range_of(each) or (None, None)
     option = typer.Option(
         flag(each.name),
-        help=f"{each.metadata['help']} [default: "
-        f"{'none' if default_text in (None, '') else default_text}]",
+        help=f"{each.metadata['help']}{one_of} [default: {shown}]",
         show_default=False,
         min=least,
         max=most,
@@ -121,7 +129,8 @@ def _train(kind: type[Task], data: Path, flags: dict[str, Any]) -> None:
         if name in changes:
             changes[name] = _parse_numbers(flag(name), changes[name])
     try:
-        task = kind(**{f.name: changes.pop(f.name) for f in _options(kind) if f.name in changes})
+        own = {f.name: changes.pop(f.name) for f in _options(kind) if f.name in changes}
+        task = kind(**own).for_data(data)
         options = TrainOptions.of(task, data, command=_command_line(), **changes)
         best = train(options)
     except (OptionsError, RunError, DataError, CheckpointError) as exc:

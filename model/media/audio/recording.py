@@ -30,13 +30,15 @@ _NO_PICTURE = "there is no picture in it"
 class ReadRequest:
     """What to read from a file: its sound (if `sound`), and `frames` pictures (0 for none).
 
-    `accepted` lists the accepted formats, for the message of UnknownFormat.
+    `accepted` lists the accepted formats, for the message of UnknownFormat. The pictures are
+    those of `span` = (start, end) in seconds, or of the whole.
     """
 
     sound: bool
     frames: int
     limits: Limits
     accepted: str
+    span: tuple[float, float] | None = None
 
     @property
     def sound_only(self) -> ReadRequest:
@@ -123,6 +125,7 @@ def _read_container(data: bytes, request: ReadRequest) -> Clip:
         pictures=request.frames > 0,
         limits=request.limits,
         accepted=request.accepted,
+        span=request.span,
     )
 
 

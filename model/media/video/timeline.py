@@ -14,7 +14,7 @@ from typing import Any
 from av.packet import Packet
 
 from model.media.pyav import to_fraction
-from model.media.types import SLACK_S, Limits, TooLarge
+from model.media.types import SLACK_S, Limits, TooLarge, Unusable
 from model.media.video.decoder_state import DecoderState
 from model.media.video.packets import copy_packet, is_random_access_point
 from model.media.video.segments import (
@@ -35,8 +35,9 @@ _DEFAULT_RATE = 25
 class Timeline:
     """The video's packets in decoding order, when each frame is shown, and for how long."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, span: tuple[float, float] | None = None) -> None:
         self.packets: list[TimedPacket] = []
+        self._span = span
         self.state = DecoderState()
         self._limit_s = limits.max_duration_s
         self._stamps: list[int] = []
@@ -97,12 +98,23 @@ class Timeline:
             self._move(list(recording))
 
     def select_times(self, frames: int) -> tuple[float, list[float]]:
-        """Return the time of the first frame, and of those at the centres of equal parts (s)."""
+        """Return the time of the first frame, and of those at the centres of equal parts (s).
+
+        The parts are those of the span, or else of the whole. Raises Unusable where the span
+        begins after the last frame.
+        """
         times = sorted({packet.time for packet in self.packets if not packet.is_hidden})
         if not times:
             return 0.0, []
-        duration = self._end_s - times[0]
-        centres = [times[0] + (part + 0.5) / frames * duration for part in range(frames)]
+        start, end = times[0], self._end_s
+        if self._span is not None:
+            start, end = times[0] + self._span[0], min(end, times[0] + self._span[1])
+            if start >= self._end_s:
+                length = self._end_s - times[0]
+                raise Unusable(
+                    f"its pictures last {length:.2f} s, and {self._span[0]:g} s is later"
+                )
+        centres = [start + (part + 0.5) / frames * (end - start) for part in range(frames)]
         indices = [max(0, bisect_right(times, at + TIME_TOLERANCE_S) - 1) for at in centres]
         return times[0], [times[index] for index in indices]
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from model.checkpoint import Source
+from model.checkpoint import Card, Source
 from model.preprocess.specs import PROFILES, Spec
 from model.training.avdigits.held_out import HELD_OUT_PICTURES, HELD_OUT_SPEAKER
 from model.training.options import check_ranges, option
-from model.training.task import LabelledClip
+from model.training.task import LabelledClip, check_task
 
 if TYPE_CHECKING:
     from model.training.avdigits.dataset import Scenes
@@ -38,6 +38,10 @@ class AVDigits:
         "modality_dropout": {"all": 0.2, "visual": 0.6, "audio": 0.2}
     }
 
+    defaults_by_data: ClassVar[Mapping[str, str]] = {}
+    best_folder: ClassVar = "best"
+    transfers: ClassVar = False
+
     synthetic_takes: int = option(
         300, "Takes of each digit spoken by espeak-ng; 0: none.", between=(0, 10_000)
     )
@@ -45,6 +49,15 @@ class AVDigits:
     def __post_init__(self) -> None:
         """Raise OptionsError, naming the option, where a value is out of range."""
         check_ranges(self)
+
+    def for_data(self, folder: Path) -> AVDigits:
+        """Return the task itself: the data decides nothing of it."""
+        return self
+
+    def for_checkpoint(self, card: Card, folder: Path) -> AVDigits:
+        """Return the task itself. Raises CheckpointError where the card is of another."""
+        check_task(self, card, folder)
+        return self
 
     def learning_settings(self) -> Mapping[str, object]:
         from model.training.avdigits import voices
@@ -94,6 +107,7 @@ class AVDigitsData:
     development: Digits
     test: Digits
     synthetic_takes: int
+    class_weights: ClassVar = None
 
     @property
     def sha256(self) -> str:
@@ -119,3 +133,6 @@ class AVDigitsData:
         from model.training.avdigits.clips import labelled_clips
 
         return labelled_clips(self.test, count, seed)
+
+    def record(self, folder: Path) -> None:
+        """Write nothing: the data folder always splits alike."""

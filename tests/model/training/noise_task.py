@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from model.checkpoint import Source
+from model.checkpoint import Card, Source
 from model.preprocess.specs import FrameSpec, Spec, SpectrogramSpec
 from model.training.avdigits.clips import Footage, encode
 from model.training.avdigits.recording import Recording
 from model.training.options import check_ranges, option
-from model.training.task import BatchPlan, DataError, LabelledClip
+from model.training.task import BatchPlan, DataError, LabelledClip, check_task
 
 SPECTROGRAM = SpectrogramSpec(sample_rate=8000, n_fft=256, hop_length=80, size=(32, 32))
 FRAMES = FrameSpec(fit="pad", size=(32, 32), frames="spread")
@@ -48,10 +48,21 @@ class Noise:
         "epochs": 2,
     }
 
+    defaults_by_data: ClassVar[Mapping[str, str]] = {}
+    best_folder: ClassVar = "best"
+    transfers: ClassVar = False
+
     gain: float = option(1.0, "Standard deviation of the noise.", between=(0, 10))
 
     def __post_init__(self) -> None:
         check_ranges(self)
+
+    def for_data(self, folder: Path) -> Noise:
+        return self
+
+    def for_checkpoint(self, card: Card, folder: Path) -> Noise:
+        check_task(self, card, folder)
+        return self
 
     def learning_settings(self) -> Mapping[str, object]:
         return {"gain": self.gain}
@@ -73,6 +84,10 @@ class Noise:
 class NoiseData:
     sha256: str
     gain: float
+    class_weights: ClassVar = None
+
+    def record(self, folder: Path) -> None:
+        pass
 
     def training_examples(self, seed: int, cache: Path) -> NoiseExamples:
         return NoiseExamples(seed, self.gain)

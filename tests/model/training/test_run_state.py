@@ -16,6 +16,7 @@ from rich.console import Console
 
 from model.training import run_state
 from model.training.avdigits.task import AVDigits
+from model.training.earlier_state import ADDED
 from model.training.epochs import Accuracies, EpochMetrics
 from model.training.options import OptionsError, TrainOptions, flag
 from model.training.run_state import RunError, RunState
@@ -30,6 +31,10 @@ OTHERS: dict[str, Any] = {
     "clips": 32,
     "batch": 12,
     "embed_dim": 32,
+    "attention": "spatial",
+    "alignment": False,
+    "fusion": "concat",
+    "encoding": "rate",
     "alpha": 0.75,
     "steps": 3,
     "learning_rate": 1e-2,
@@ -45,9 +50,20 @@ OTHERS: dict[str, Any] = {
     "average": 2,
     "seed": 11,
     "init_from": Path("elsewhere"),
+    "select_by": "loss",
+    "settle_norms": 3,
+    "precision": "float32",
+    "auto_batch": True,
 }
 #: Options that may be other ones.
-FREE: dict[str, Any] = {"workers": 3, "command": "scmrl train avdigits --resume"}
+FREE: dict[str, Any] = {
+    "workers": 3,
+    "command": "scmrl train avdigits --resume",
+    "name": "digits",
+    "device": "cpu",
+    "patience": 9,
+    "test_clips": 5,
+}
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +150,7 @@ def test_a_run_is_resumed_with_the_same_data_in_any_folder(
 
 def as_of_0_1(state: RunState) -> RunState:
     """The state as scmrl 0.1 wrote it, with the names that options had then."""
-    now = dict(state.settings)
+    now = {name: text for name, text in state.settings.items() if name not in ADDED}
     names = {
         "modality_dropout": "shares",
         "lr_multiplier": "slow",

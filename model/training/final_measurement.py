@@ -1,0 +1,33 @@
+"""The measurement at the end of a training: the best epoch on test clips, for its card."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from model import checkpoint
+from model.training.evaluate import (
+    measure_accuracy,
+    measure_classes,
+    measurements_table,
+)
+from model.training.evaluator import Evaluator, decode_clips
+from model.training.options import TrainOptions
+from model.training.task import Data
+
+#: Decides the clips where there are more than `TrainOptions.test_clips`.
+SEED = 7
+
+
+def measure_best(options: TrainOptions, data: Data, console: Console) -> None:
+    """Measure the best checkpoint of a run, print a table, and write it into the card."""
+    network, card = checkpoint.load(options.best)
+    evaluator = Evaluator(options.best, options.device)
+    labelled = data.test_clips(options.test_clips, SEED)
+    clips = decode_clips(labelled, options.test_clips, evaluator)
+    measurements = (
+        *measure_accuracy(evaluator, clips, options.out),
+        *measure_classes(evaluator, clips, options.out),
+    )
+    console.print(measurements_table(measurements))
+    card = card.model_copy(update={"accuracy": measurements})
+    checkpoint.save(options.best, network, card)

@@ -1,0 +1,244 @@
+"""The data of the task folder: clips in three parts, checked and decoded before they are used."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from rich.console import Console
+
+from model.preprocess.specs import Spec, SpectrogramSpec
+from model.training.folder.cache import Entry, Store
+from model.training.folder.clip_files import ClipFiles
+from model.training.folder.examples import CachedExamples, ServedExamples
+from model.training.folder.findings import FATAL, Finding, report
+from model.training.folder.inspection import duplicates
+from model.training.folder.settings import RATE
+from model.training.folder.split import DEVELOPMENT, PARTS, TEST, TRAIN, too_few
+from model.training.task import DataError, LabelledClip
+
+if TYPE_CHECKING:
+    from model.media.types import Clip
+
+#: The table of clips and their parts, beside a checkpoint.
+SPLIT = "split.csv"
+#: The folder of decoded clips, beside the folders of runs.
+CACHE = "cache"
+_COLUMNS = ("file", "label", "group", "split", "sha256")
+
+
+@dataclass(frozen=True)
+class FolderClip(LabelledClip):
+    """A clip of the folder, read when it is decoded. `streams`: those that are used of it."""
+
+    files: ClipFiles | None = None
+    streams: frozenset[str] = frozenset()
+
+    def decode(self, steps: int) -> Clip:
+        """Decode the sound and `steps` pictures of its files. Raises MediaError."""
+        from model.media.types import Unusable
+
+        assert self.files is not None
+        try:
+            return self.files.decode(steps, self.streams)
+        except OSError as exc:
+            raise Unusable(exc.strerror or str(exc)) from exc
+
+
+@dataclass(frozen=True)
+class Part:
+    """A clip, the digest of its content, and the part of the data that it is in."""
+
+    files: ClipFiles
+    digest: str
+    part: str
+
+
+class FolderData:
+    """Clips with their parts; `findings` are what is wrong with their names.
+
+    `options` of the run: see `FolderTask`.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        parts: Sequence[Part],
+        labels: Sequence[str],
+        specs: Mapping[str, Spec],
+        options: Options,
+        findings: Sequence[Finding] = (),
+    ) -> None:
+        self.data = data
+        self.parts = list(parts)
+        self.labels = {label: index for index, label in enumerate(labels)}
+        self.specs = specs
+        self.options = options
+        self.findings = list(findings)
+        self.streams = frozenset(specs)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of the clips to train on and to choose the epoch by."""
+        lines = [
+            f"{each.digest} {each.files.label} {each.part}"
+            for each in self.parts
+            if each.part != TEST
+        ]
+        return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+    @property
+    def class_weights(self) -> list[float] | None:
+        """The inverse of each class's share of the clips to train on; the mean over clips is 1."""
+        if not self.options.class_weights:
+            return None
+        counts = Counter(clip.label for clip in self.of(TRAIN))
+        total = sum(counts.values())
+        return [total / (len(self.labels) * max(1, counts[label])) for label in self.labels]
+
+    def of(self, part: str) -> list[ClipFiles]:
+        """Return the clips of a part."""
+        return [each.files for each in self.parts if each.part == part]
+
+    def training_examples(self, seed: int, cache: Path) -> CachedExamples:
+        """Check and decode all clips, and return augmented examples of those to train on.
+
+        Decoded clips are kept in `cache`/CACHE. Raises DataError with all that is wrong.
+        """
+        spec = self.specs.get("audio")
+        rate = cast(SpectrogramSpec, spec).sample_rate if spec else RATE
+        side = min(self.specs["visual"].size) if "visual" in self.specs else 0
+        store = Store(cache / CACHE, self.streams, side, rate)
+        self._check(store)
+        entries = [
+            Entry(store.file(each.digest), self.labels[each.files.label])
+            for each in self.parts
+            if each.part == TRAIN
+        ]
+        options = self.options
+        return CachedExamples(
+            entries, self.specs, seed, self._are_stills(), options.augment, options.mirror
+        )  # fmt: skip
+
+    def _check(self, store: Store) -> None:
+        """Fill the cache; raise DataError where something is wrong, or leave those clips out."""
+        console = Console(stderr=True)
+        findings = [*self.findings, *self._duplicates()]
+        findings += store.fill([(each.files, each.digest) for each in self.parts], console)
+        if not findings:
+            return
+        message = report(self.data, findings, len(self.parts))
+        if not self.options.skip_faulty or any(finding.kind in FATAL for finding in findings):
+            raise DataError(f"{message}\nmend these files, or leave them out with --skip-faulty")
+        console.print(f"{message}\nleft out (--skip-faulty)", markup=False, highlight=False)
+        wrong = {finding.where for finding in findings}
+        self.parts = [each for each in self.parts if each.files.name not in wrong]
+        left, parts = [each.files for each in self.parts], [each.part for each in self.parts]
+        if fatal := too_few(left, parts, self.labels, self._is_grouped()):
+            raise DataError(report(self.data, fatal, len(left)))
+
+    def _duplicates(self) -> Iterator[Finding]:
+        digests = {each.files.name: each.digest for each in self.parts}
+        labels = {each.files.name: each.files.label for each in self.parts}
+        return duplicates(digests, labels)
+
+    def _are_stills(self) -> bool:
+        return all(each.files.file("movie") is None for each in self.parts)
+
+    def _is_grouped(self) -> bool:
+        return is_grouped([each.files for each in self.parts])
+
+    def development_examples(self) -> ServedExamples:
+        """Return the clips that the best epoch is chosen by, in random order."""
+        clips = [(clip, self.labels[clip.label]) for clip in self.of(DEVELOPMENT)]
+        order = np.random.default_rng(0).permutation(len(clips))
+        return ServedExamples([clips[i] for i in order], self.specs, self._are_stills())
+
+    def test_clips(self, count: int, seed: int) -> Iterator[LabelledClip]:
+        """Yield the clips to test on, at most `count`."""
+        clips = self.of(TEST)
+        order = np.random.default_rng(seed).permutation(len(clips))[:count]
+        for index in sorted(order):
+            clip = clips[index]
+            yield FolderClip(
+                b"", self.labels[clip.label], name=clip.name, files=clip, streams=self.streams
+            )
+
+    def record(self, folder: Path) -> None:
+        """Write split.csv: which clips were trained on, so that no evaluation measures them."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / SPLIT).open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(_COLUMNS)
+            for each in self.parts:
+                clip = each.files
+                writer.writerow((clip.name, clip.label, clip.group, each.part, each.digest))
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `FolderData` has to know of the options of `FolderTask`."""
+
+    augment: bool = True
+    mirror: bool = True
+    class_weights: bool = True
+    skip_faulty: bool = False
+
+
+def digests(clips: Sequence[ClipFiles]) -> dict[str, str]:
+    """Return the digest of each clip's content by its name. Raises DataError."""
+    result = {}
+    for clip in clips:
+        try:
+            result[clip.name] = clip.digest()
+        except OSError as exc:
+            raise DataError(f"{clip.name}: cannot be read: {exc.strerror}") from exc
+    return result
+
+
+def seen_digests(folder: Path) -> set[str]:
+    """Return the digests of the clips that a checkpoint was trained on and chosen by.
+
+    Raises DataError where its split.csv is missing or damaged.
+    """
+    file = folder / SPLIT
+    try:
+        with file.open(newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        if any(row["split"] not in PARTS for row in rows):
+            raise KeyError("split")
+        return {row["sha256"] for row in rows if row["split"] != TEST}
+    except OSError as exc:
+        raise DataError(
+            f"{file}: {exc.strerror}; without it nobody knows which clips were trained on"
+        ) from exc
+    except (csv.Error, KeyError, UnicodeDecodeError) as exc:
+        raise DataError(f"{file}: damaged; it must have columns {', '.join(_COLUMNS)}") from exc
+
+
+def is_grouped(clips: Sequence[ClipFiles]) -> bool:
+    """Return whether some group has several clips."""
+    return len({clip.group for clip in clips}) < len(clips)
+
+
+def limit_per_class(parts: Sequence[Part], count: int, seed: int) -> list[Part]:
+    """Return all but the clips to train on beyond `count` of a class, chosen at random.
+
+    A smaller count leaves a part of what a greater one leaves.
+    """
+    order = np.random.default_rng([seed, 1]).permutation(len(parts))
+    taken: Counter[str] = Counter()
+    kept = set()
+    for index in order:
+        each = parts[index]
+        if each.part != TRAIN or taken[each.files.label] < count:
+            kept.add(index)
+            taken[each.files.label] += each.part == TRAIN
+    return [replace(each) for index, each in enumerate(parts) if index in kept]

@@ -1,0 +1,69 @@
+"""Check a decoded clip: streams that are missing, silent, of one colour, or too short."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from model.media.blank import blank_reason, silence_reason
+from model.media.types import Clip, MediaError
+from model.training.folder.clip_files import ClipFiles
+from model.training.folder.findings import Finding
+
+#: Shortest sound, in seconds, that can be told from a click.
+MIN_SOUND_S = 0.1
+
+
+def unreadable(files: ClipFiles, error: MediaError | OSError) -> Finding:
+    """Return the finding of a clip that could not be decoded."""
+    if isinstance(error, OSError):
+        return Finding("unreadable", files.name, error.strerror or str(error))
+    if "is empty" in error.detail:
+        return Finding("empty", files.name, f"{error.detail}; record it again, or remove it")
+    return Finding("unreadable", files.name, error.detail)
+
+
+def inspect(files: ClipFiles, clip: Clip, streams: frozenset[str]) -> Iterator[Finding]:
+    """Yield what is wrong with a clip for a network of these streams."""
+    if "audio" in streams:
+        yield from _inspect_sound(files, clip, streams)
+    if "visual" in streams:
+        if clip.pictures is None:
+            problem = clip.pictures_problem or "there is no picture in it"
+            what = f"{problem}; add a picture of the same name{_alone('audio', streams)}"
+            yield Finding("stream missing", files.name, what)
+        elif reason := blank_reason(clip.pictures):
+            yield Finding("one colour", files.name, f"{reason}; it needs something to see")
+
+
+def _inspect_sound(files: ClipFiles, clip: Clip, streams: frozenset[str]) -> Iterator[Finding]:
+    if clip.sound is None:
+        problem = clip.sound_problem or "there is no sound in it"
+        what = f"{problem}; add a sound file of the same name{_alone('visual', streams)}"
+        yield Finding("stream missing", files.name, what)
+    elif reason := silence_reason(clip.sound):
+        what = f"{reason}{_alone('visual', streams)}"
+        yield Finding("silent", files.name, what)
+    elif clip.sound.duration_s < MIN_SOUND_S:
+        what = f"its sound lasts {clip.sound.duration_s:.3f} s; {MIN_SOUND_S:g} s are needed"
+        yield Finding("too short", files.name, what)
+
+
+def _alone(stream: str, streams: frozenset[str]) -> str:
+    """Return the hint to train on one stream alone, where there are two."""
+    return f", or train on one stream: --task {stream}" if len(streams) > 1 else ""
+
+
+def duplicates(digests: Mapping[str, str], labels: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield a finding for each clip whose content another has, but the first.
+
+    `digests` and `labels` are by the clip's name.
+    """
+    first: dict[str, str] = {}
+    for name, digest in digests.items():
+        other = first.setdefault(digest, name)
+        if other == name:
+            continue
+        what = f"has the same content as {other}"
+        if labels[other] != labels[name]:
+            what += f", which is of class {labels[other]}: one of them is wrong"
+        yield Finding("duplicate", name, f"{what}; keep one of them")

@@ -1,0 +1,131 @@
+"""Find the clips of a data folder: DIR/CLASS/[GROUP/]FILE, by the names of files alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.training.folder.clip_files import ENDINGS, ClipFiles, Kind, kind_of
+from model.training.folder.findings import Finding
+from model.training.task import DataError
+
+#: Files that systems leave in folders.
+IGNORED = frozenset({"thumbs.db", "desktop.ini"})
+#: Kinds of files of one name that make a clip.
+PAIRS: frozenset[frozenset[Kind]] = frozenset(
+    {
+        frozenset({"movie"}),
+        frozenset({"sound"}),
+        frozenset({"picture"}),
+        frozenset({"sound", "picture"}),
+        frozenset({"movie", "sound"}),
+    }
+)
+#: What files may be, by their ending, for messages.
+ACCEPTED = "; ".join(f"{kind}: {', '.join(endings)}" for kind, endings in ENDINGS.items())
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The clips of a data folder, in order of their names, and what is wrong with names."""
+
+    clips: tuple[ClipFiles, ...]
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes, sorted by name."""
+        return tuple(sorted({clip.label for clip in self.clips}))
+
+
+def list_clips(data: Path) -> Listing:
+    """List a folder of clips by class, or the clips of a table (a .csv file).
+
+    Raises DataError where there is no such folder or table, or nothing that can be used in it.
+    """
+    from model.training.folder.table import list_table
+
+    if data.suffix.lower() == ".csv" and not data.is_dir():
+        listing = list_table(data)
+    else:
+        listing = list_folder(data)
+    if not listing.clips and not listing.findings:
+        raise DataError(f"{data}: holds no clips; {_layout(data)}")
+    return listing
+
+
+def list_folder(data: Path) -> Listing:
+    """List DIR/CLASS/[GROUP/]FILE. Raises DataError where the folder cannot be read."""
+    try:
+        entries = sorted(data.iterdir())
+    except OSError as exc:
+        raise DataError(f"{data}: cannot be read: {exc.strerror}; {_layout(data)}") from exc
+    clips: list[ClipFiles] = []
+    findings: list[Finding] = []
+    for entry in entries:
+        if _is_ignored(entry):
+            continue
+        if not entry.is_dir():
+            if kind_of(entry):
+                what = f"lies in no class; move it to {data / 'CLASS' / entry.name}"
+                findings.append(Finding("wrong name", entry.name, what))
+            continue
+        files = [(path, path.relative_to(data).as_posix()) for path in _files(entry)]
+        if not files:
+            what = f"the folder holds no file; it needs clips ({ACCEPTED})"
+            findings.append(Finding("class with too few", entry.name, what))
+        found, wrong = pair(files, entry.name)
+        clips += found
+        findings += wrong
+    return Listing(tuple(clips), tuple(findings))
+
+
+def pair(files: Iterable[tuple[Path, str]], label: str) -> tuple[list[ClipFiles], list[Finding]]:
+    """Join files of one folder and name (`a.wav`, `a.jpg`) to clips of a class.
+
+    Each file comes with its name relative to the data folder; a folder between the class's and
+    the file is its group.
+    """
+    clips: list[ClipFiles] = []
+    findings: list[Finding] = []
+    by_stem: dict[Path, list[tuple[Kind, Path, str]]] = {}
+    for path, name in files:
+        kind = kind_of(path)
+        if kind is None:
+            what = f"not known by its ending; accepted are {ACCEPTED}"
+            findings.append(Finding("wrong name", name, what))
+            continue
+        by_stem.setdefault(path.with_suffix(""), []).append((kind, path, name))
+    for stem, members in by_stem.items():
+        name = " + ".join(name for _, _, name in members)
+        kinds = [kind for kind, _, _ in members]
+        if len(set(kinds)) < len(kinds) or frozenset(kinds) not in PAIRS:
+            what = "have one name; a clip is a movie, a sound, a picture, or a sound with either"
+            findings.append(Finding("wrong name", name, what))
+            continue
+        group = Path(members[0][2]).parent.as_posix().partition("/")[2]
+        ordered = tuple(sorted((kind, path) for kind, path, _ in members))
+        clips.append(ClipFiles(name, label, group or str(stem), ordered))
+    return clips, findings
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder, in order."""
+    for where, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (
+            Path(where, name) for name in sorted(names) if not _is_ignored(Path(where, name))
+        )
+
+
+def _is_ignored(path: Path) -> bool:
+    return path.name.startswith(".") or path.name.lower() in IGNORED
+
+
+def _layout(data: Path) -> str:
+    return (
+        f"it must have a folder for each class ({data / 'CLASS' / 'CLIP.mp4'}), or be a .csv file "
+        "with columns file and label"
+    )

@@ -1,0 +1,96 @@
+"""Read a table of clips: a .csv file with columns file, label, split, group, start, end."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+from model.training.folder.clip_files import ClipFiles
+from model.training.folder.findings import Finding
+from model.training.folder.listing import Listing, pair
+from model.training.folder.split import PARTS
+from model.training.task import DataError
+
+REQUIRED = ("file", "label")
+OPTIONAL = ("split", "group", "start", "end")
+
+
+def list_table(table: Path) -> Listing:
+    """List the clips of a table; its files are relative to the table's folder.
+
+    A row is a clip, or the part of one from `start` to `end` in seconds. Rows of files of one name
+    (`a.wav`, `a.jpg`) with the same other columns are one clip. Raises DataError where the file
+    cannot be read or lacks a column.
+    """
+    clips: dict[tuple[str, ...], ClipFiles] = {}
+    findings: list[Finding] = []
+    for number, row in _rows(table):
+        problem = _problem(table, row)
+        if problem:
+            where = f"line {number}: {row['file'] or '(no file)'}"
+            findings.append(Finding("wrong name", where, problem))
+            continue
+        stem = str(Path(row["file"]).with_suffix(""))
+        key = (stem, *(row[name] for name in ("label", *OPTIONAL)))
+        previous = clips.get(key)
+        files = [(path, _name(table, path)) for _, path in previous.files] if previous else []
+        files.append((table.parent / row["file"], row["file"]))
+        pairs, wrong = pair(files, row["label"])
+        findings += wrong
+        if pairs:
+            span = (float(row["start"]), float(row["end"])) if row["start"] else None
+            name = pairs[0].name + (f" {row['start']}-{row['end']} s" if span else "")
+            group = row["group"] or str(table.parent / stem)
+            clips[key] = ClipFiles(
+                name, row["label"], group, pairs[0].files, span, row["split"]
+            )  # fmt: skip
+    return Listing(tuple(sorted(clips.values(), key=lambda x: x.name)), tuple(findings))
+
+
+def _name(table: Path, path: Path) -> str:
+    return path.relative_to(table.parent).as_posix()
+
+
+def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
+    """Return the rows with their line numbers; columns that are absent are empty."""
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            names = reader.fieldnames or []
+            missing = [name for name in REQUIRED if name not in names]
+            if missing:
+                raise DataError(
+                    f"{table}: line 1: no column {' and no '.join(missing)}; columns are "
+                    f"{', '.join(REQUIRED)} and, not required, {', '.join(OPTIONAL)}; there are "
+                    f"{', '.join(names) or 'none'}"
+                )
+            return [
+                (reader.line_num, {name: (row.get(name) or "").strip()
+                                   for name in (*REQUIRED, *OPTIONAL)})
+                for row in reader
+            ]  # fmt: skip
+    except OSError as exc:
+        raise DataError(f"{table}: cannot be read: {exc.strerror}") from exc
+    except (csv.Error, UnicodeDecodeError) as exc:
+        raise DataError(f"{table}: not a table in UTF-8: {exc}") from exc
+
+
+def _problem(table: Path, row: dict[str, str]) -> str:
+    """Return what is wrong with a row, or the empty string."""
+    if not row["file"] or not row["label"]:
+        return "file and label must not be empty"
+    if not (table.parent / row["file"]).is_file():
+        return f"no such file in {table.parent}"
+    if row["split"] and row["split"] not in PARTS:
+        return f"split {row['split']!r}: must be one of {', '.join(PARTS)}, or empty"
+    if bool(row["start"]) != bool(row["end"]):
+        return "start and end: both must be there, or none"
+    if row["start"]:
+        try:
+            start, end = float(row["start"]), float(row["end"])
+        except ValueError:
+            start, end = math.nan, math.nan
+        if not 0 <= start < end < math.inf:
+            return f"start {row['start']}, end {row['end']}: must be seconds with 0 <= start < end"
+    return ""

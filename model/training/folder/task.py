@@ -1,0 +1,271 @@
+"""The task folder: `scmrl train folder --data DIR` trains on clips of one's own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from model.checkpoint import CARD, Card, CheckpointError, Source, read_card
+from model.config import MAX_SEED
+from model.preprocess.specs import Spec
+from model.training.folder.clip_files import ClipFiles
+from model.training.folder.findings import Finding, report
+from model.training.folder.listing import Listing, list_clips
+from model.training.folder.settings import SOUNDS, TITLES, TOKEN, specs_of
+from model.training.folder.split import DEVELOPMENT, TEST, TRAIN, split, too_few
+from model.training.options import OptionsError, check_ranges, option
+from model.training.task import DataError
+
+if TYPE_CHECKING:
+    from model.training.folder.data import FolderData, Part
+
+#: What `--task` may be, and the streams of each.
+STREAMS: dict[str, frozenset[str]] = {
+    "audio-visual": frozenset({"audio", "visual"}),
+    "audio": frozenset({"audio"}),
+    "visual": frozenset({"visual"}),
+}
+AUTO = "auto"
+#: Fewest examples of an epoch: smaller folders are drawn several times.
+MIN_EPOCH = 160
+
+
+@dataclass(frozen=True)
+class FolderTask:
+    """Clips of one's own, by class. `for_data` and `for_checkpoint` fill in what is no option."""
+
+    name: ClassVar = "folder"
+    version: ClassVar = "1.0.0"
+    titles: ClassVar[Mapping[str, str]] = TITLES
+    box_stream: ClassVar = None
+    best_folder: ClassVar = "."
+    transfers: ClassVar = True
+    data_help: ClassVar = (
+        "Folder of DIR/CLASS/CLIP.mp4, or of pairs by name (CLIP.wav and CLIP.jpg), or of one "
+        "stream alone; or a .csv file: file, label and, not required, split, group, start, end."
+    )
+    defaults_by_data: ClassVar[Mapping[str, str]] = {
+        "clips": f"the number of clips to train on, {MIN_EPOCH} or more",
+        "batch": "chosen by clips and memory",
+        "development_clips": "all, at most 400",
+        "modality_dropout": "all=0.5,audio=0.25,visual=0.25; one stream: all=1",
+        "name": "that of the folder --out",
+    }
+
+    task: str = option(
+        AUTO,
+        "Streams that are classified; auto: those that the files have.",
+        choices=(AUTO, *STREAMS),
+    )
+    sound: str = option("general", "What the sounds are.", choices=tuple(SOUNDS))
+    seconds: float = option(
+        0.0,
+        "Seconds of sound that are kept, where most happens; 0: 1.6 of speech, 4 of general sound.",
+        between=(0, 60),
+    )
+    picture_size: int = option(
+        128, f"Side of the pictures in pixels, a multiple of {2 * TOKEN}.", between=(32, 512)
+    )
+    fit: str = option(
+        "pad", "Fit the whole picture into a square, or crop its centre.", choices=("pad", "crop")
+    )
+    like: Path | None = option(
+        None, "A checkpoint whose preprocessing to use, so that --init-from it fits best."
+    )
+    mirror: bool = option(True, "Mirror pictures at random.")
+    augment: bool = option(True, "Change pictures and sounds at random.")
+    class_weights: bool = option(True, "Weigh rare classes more, so that all count alike.")
+    development_share: float = option(
+        0.15, "Share of the clips that choose the best epoch.", between=(0.01, 0.5)
+    )
+    test_share: float = option(0.2, "Share of the clips that test it.", between=(0.01, 0.5))
+    split_seed: int = option(0, "Decides which clips these are.", between=(0, MAX_SEED))
+    per_class: int = option(0, "Most clips of a class to train on; 0: all.", between=(0, 1_000_000))
+    skip_faulty: bool = option(False, "Leave clips out that have something wrong.")
+    licence: str = option("not stated", "Licence of the clips, for the card.")
+
+    labels: tuple[str, ...] = ()
+    specs: Mapping[str, Spec] = field(default_factory=dict)
+    missing_streams: bool = False
+    defaults: Mapping[str, Any] = field(
+        default_factory=lambda: {
+            "epochs": 60, "embed_dim": 64, "patience": 20, "select_by": "loss",
+            "settle_norms": 10, "precision": "auto", "auto_batch": True, "test_clips": 1000,
+        }
+    )  # fmt: skip
+    notes: Mapping[str, str] = field(default_factory=dict)
+    checkpoint: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Raise OptionsError, naming the option, where a value is out of range."""
+        check_ranges(self)
+        if self.picture_size % (2 * TOKEN):
+            raise OptionsError(
+                f"--picture-size {self.picture_size}: must be a multiple of {2 * TOKEN}"
+            )
+
+    @property
+    def description(self) -> str:
+        """What is classified, by what."""
+        if not self.labels:
+            return "Clips of your own, sorted by class or listed in a table."
+        streams = " and ".join(TITLES[name] for name in self.specs)
+        return f"One of {', '.join(self.labels)}, by {streams}."
+
+    @property
+    def test_set(self) -> str:
+        """The clips that a checkpoint is measured on."""
+        how = self.notes.get("split", "")
+        return "clips that training never saw" + (f", {how.partition(':')[0]}" if how else "")
+
+    def for_data(self, folder: Path) -> Self:
+        """Return the task with the labels, streams and defaults of a folder or table.
+
+        Raises DataError with all that is wrong with names and classes, and OptionsError.
+        """
+        listing = list_clips(folder)
+        parts = self._split(listing.clips)
+        self._raise_names(folder, listing, parts)
+        streams = self._streams(listing.clips)
+        counts = Counter(parts)
+        training = [clip for clip, part in zip(listing.clips, parts, strict=True) if part == TRAIN]
+        if self.per_class:
+            by_class = Counter(clip.label for clip in training)
+            counts[TRAIN] = sum(min(n, self.per_class) for n in by_class.values())
+        together = len(streams) > 1
+        dropout = {"all": 0.5, "audio": 0.25, "visual": 0.25} if together else {"all": 1.0}
+        return replace(
+            self,
+            labels=listing.labels,
+            specs=self._specs(streams),
+            missing_streams=together,
+            defaults={
+                **self.defaults,
+                "clips": max(counts[TRAIN], MIN_EPOCH),
+                "development_clips": min(counts[DEVELOPMENT], 400),
+                "modality_dropout": dropout,
+            },
+            notes=self._notes(folder, listing.clips, counts),
+        )
+
+    def _split(self, clips: Sequence[ClipFiles]) -> list[str]:
+        return split(clips, self.development_share, self.test_share, self.split_seed)
+
+    def _raise_names(self, folder: Path, listing: Listing, parts: Sequence[str]) -> None:
+        """Raise DataError where names are wrong, unless they are skipped, or classes too small."""
+        from model.training.folder.data import is_grouped
+
+        grouped = is_grouped(listing.clips)
+        small = too_few(listing.clips, parts, listing.labels, grouped)
+        findings: list[Finding] = [*listing.findings, *small]
+        if small or not listing.clips:
+            raise DataError(report(folder, findings, len(listing.clips)))
+
+    def _streams(self, clips: Sequence[ClipFiles]) -> frozenset[str]:
+        """Return the streams that are asked for, or else those that any clip's files have."""
+        if self.task != AUTO:
+            return STREAMS[self.task]
+        with_sound = any(clip.sound_file is not None for clip in clips)
+        with_pictures = any(clip.picture_file is not None for clip in clips)
+        streams = {"audio": with_sound, "visual": with_pictures}
+        return frozenset(name for name, there in streams.items() if there)
+
+    def _specs(self, streams: frozenset[str]) -> dict[str, Spec]:
+        if self.like is None:
+            return specs_of(streams, self.sound, self.seconds, self.picture_size, self.fit)
+        specs = read_card(self.like).streams
+        missing = streams - specs.keys()
+        if missing:
+            raise OptionsError(f"--like {self.like}: has no stream {', '.join(sorted(missing))}")
+        return {name: spec for name, spec in specs.items() if name in streams}
+
+    def _notes(
+        self, folder: Path, clips: Sequence[ClipFiles], counts: Mapping[str, int]
+    ) -> dict[str, str]:
+        from model.training.folder.data import is_grouped
+
+        by = "group" if is_grouped(clips) else "file"
+        by = "its owner" if all(clip.split for clip in clips) else f"{by}, seed {self.split_seed}"
+        return {
+            "data": str(folder),
+            "split": f"split by {by}: {counts[TRAIN]} clips to train, {counts[DEVELOPMENT]} to "
+            f"choose the epoch, {counts[TEST]} to test",
+            "class_weights": "inverse of the class's share" if self.class_weights else "none",
+            "augmentation": "pictures and sounds" if self.augment else "none",
+        }
+
+    def for_checkpoint(self, card: Card, folder: Path) -> Self:
+        """Return the task with a card's labels and preprocessing. Raises CheckpointError."""
+        unknown = card.streams.keys() - TITLES.keys()
+        if unknown:
+            problem = f"{', '.join(sorted(unknown))}: streams of this task are {', '.join(TITLES)}"
+            raise CheckpointError(folder / CARD, "streams", problem)
+        assert card.training is not None
+        return replace(
+            self,
+            labels=card.labels,
+            specs=card.streams,
+            missing_streams=card.missing_streams,
+            notes=card.training.notes,
+            checkpoint=folder,
+        )
+
+    def learning_settings(self) -> Mapping[str, object]:
+        """Return the options that decide the weights."""
+        names = ("sound", "seconds", "picture_size", "fit", "mirror", "augment")
+        values: dict[str, object] = {name: getattr(self, name) for name in names}
+        values |= {"class_weights": self.class_weights, "per_class": self.per_class}
+        values["task (streams)"] = self.task  # the setting `task` is the task's name
+        values["like"] = self.like.resolve() if self.like else None
+        return values
+
+    def card_notes(self) -> Mapping[str, str]:
+        """Return how the clips were split and weighed."""
+        return self.notes
+
+    def sources(self) -> tuple[Source, ...]:
+        """Return the folder as the one source."""
+        what = self.notes.get("split", "")
+        return (Source(name=self.notes.get("data", "folder"), what=what, licence=self.licence),)
+
+    def load(self, folder: Path) -> FolderData:
+        """List a folder or table, digest its files and split them.
+
+        Of a checkpoint's task, the clips to test on are those that training has not seen. Raises
+        DataError where names, labels or files are wrong.
+        """
+        from model.training.folder.data import FolderData, Options, limit_per_class
+
+        listing = list_clips(folder)
+        parts = self._parts(folder, listing)
+        if self.per_class and self.checkpoint is None:
+            parts = limit_per_class(parts, self.per_class, self.split_seed)
+        options = Options(self.augment, self.mirror, self.class_weights, self.skip_faulty)
+        return FolderData(folder, parts, self.labels, self.specs, options, listing.findings)
+
+    def _parts(self, folder: Path, listing: Listing) -> list[Part]:
+        from model.training.folder.data import Part, digests, seen_digests
+
+        if self.checkpoint is None:
+            parts = self._split(listing.clips)
+            by_name = digests(listing.clips)
+            return [
+                Part(clip, by_name[clip.name], part)
+                for clip, part in zip(listing.clips, parts, strict=True)
+            ]
+        foreign = [label for label in listing.labels if label not in self.labels]
+        if foreign:
+            raise DataError(
+                f"{folder}: classes {', '.join(foreign)} are not those of the checkpoint, "
+                f"{', '.join(self.labels)}"
+            )
+        seen = seen_digests(self.checkpoint)
+        by_name = digests(listing.clips)
+        return [
+            Part(clip, digest, TRAIN if digest in seen else TEST)
+            for clip in listing.clips
+            for digest in (by_name[clip.name],)
+        ]

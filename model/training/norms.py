@@ -1,0 +1,38 @@
+"""The statistics of batch norms: frozen, or settled after an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from model.network import SCMRL
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+def freeze_norms(network: SCMRL) -> None:
+    """Let batch norms use their running statistics, and not change them."""
+    for module in network.modules():
+        if isinstance(module, NORMS):
+            module.eval()
+
+
+@torch.no_grad()
+def settle_norms(network: SCMRL, batches: Iterable[dict[str, Tensor]]) -> None:
+    """Replace the running statistics by the mean over these batches [T, B, C, H, W] by stream.
+
+    A running mean lags behind the weights, and after few batches it is still near its initial
+    values; a network that is served with it answers otherwise than it was trained to.
+    """
+    norms = [module for module in network.modules() if isinstance(module, NORMS)]
+    momenta = [norm.momentum for norm in norms]
+    network.train()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the cumulative mean
+    for inputs in batches:
+        network(inputs)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum

@@ -1,0 +1,106 @@
+"""Start a training from a checkpoint of other labels, streams or sizes: the parts that fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.checkpoint import Card
+from model.network import SCMRL
+from model.training.net2net import widen_tensor
+
+
+@dataclass(frozen=True)
+class Transferred:
+    """Parts of a network whose weights were taken, and those that are new."""
+
+    parts: tuple[str, ...]
+    new: tuple[str, ...]
+    problem: str = ""
+
+    def __str__(self) -> str:
+        if self.problem:
+            return self.problem
+        new = f"; new: {', '.join(self.new)}" if self.new else ""
+        return f"weights of {', '.join(self.parts)}{new}"
+
+
+def transfer(
+    source: SCMRL, card: Card, target: SCMRL, labels: Sequence[str], seed: int = 0
+) -> Transferred:
+    """Load the weights of `source` into the parts of `target` that they fit.
+
+    `card` is that of the source, `labels` those of the target. Channels of the target must be as
+    many, or a multiple (net2net). A first convolution of other input channels gets the mean over
+    them, which keeps its current for equal channels. The classifier keeps the rows of labels that
+    both have.
+    """
+    channels, own_channels = source.config.embed_dim, target.config.embed_dim
+    if own_channels % channels:
+        problem = f"has {channels} channels; use --channels {channels}, or a multiple of it"
+        return Transferred((), (), problem)
+    generator = torch.Generator().manual_seed(seed)
+    theirs, own = source.state_dict(), target.state_dict()
+    taken: dict[str, Tensor] = {}
+    for name, like in own.items():
+        if name.startswith("head."):
+            x = _head(name, theirs, own, _shared(card.labels, labels), generator)
+        else:
+            x = _fitted(name, theirs.get(name), like, generator)
+        if x is not None:
+            taken[name] = x
+    whole = {
+        part
+        for part in map(_part, own)
+        if all(name in taken for name in own if _part(name) == part)
+    }
+    target.load_state_dict({n: taken[n] if _part(n) in whole else x for n, x in own.items()})
+    parts = list(dict.fromkeys(map(_part, own)))
+    new = tuple(part for part in parts if part not in whole)
+    problem = "" if whole - {"head"} else "no part of its network fits: its streams are others"
+    return Transferred(tuple(part for part in parts if part in whole), new, problem)
+
+
+def _part(name: str) -> str:
+    """Return the part of the network that a tensor belongs to, such as `patch.audio`."""
+    pieces = name.split(".")
+    return pieces[0] if pieces[0] == "head" else ".".join(pieces[:2])
+
+
+def _shared(theirs: Sequence[str], own: Sequence[str]) -> dict[int, int]:
+    """Return the rows of labels that both have: theirs by ours."""
+    return {row: theirs.index(label) for row, label in enumerate(own) if label in theirs}
+
+
+def _fitted(name: str, x: Tensor | None, like: Tensor, generator: torch.Generator) -> Tensor | None:
+    """Return a tensor in the shape of another one; None where it does not fit."""
+    if x is None or x.dim() != like.dim():
+        return None
+    if name.endswith("stages.0.conv.weight") and x.shape[1] != like.shape[1]:
+        x = x.sum(1, keepdim=True).expand(-1, like.shape[1], -1, -1) / like.shape[1]
+    try:
+        return widen_tensor(name, x, like.shape, generator)
+    except ValueError:
+        return None
+
+
+def _head(
+    name: str,
+    theirs: dict[str, Tensor],
+    own: dict[str, Tensor],
+    rows: dict[int, int],
+    generator: torch.Generator,
+) -> Tensor | None:
+    """Return weight or bias of the classifier with the rows that both have; None for none."""
+    if not rows:
+        return None
+    x, like = theirs[name][list(rows.values())], own[name]
+    fitted = _fitted(name, x, like[list(rows)], generator)
+    if fitted is None:
+        return None
+    result = like.clone()
+    result[list(rows)] = fitted.to(result.device)
+    return result
