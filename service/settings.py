@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, SecretStr
+from pydantic import AfterValidator, BeforeValidator, SecretStr, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -17,6 +17,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from model.checkpoint import CARD
 from model.config import MAX_STEPS
 from model.device import DeviceError, check_name
 from service.renamed_settings import PREFIX, RenamedEnvironment
@@ -74,13 +75,25 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, RenamedEnvironment(settings_cls)
 
+    @model_validator(mode="after")
+    def _default_to_the_only_checkpoint(self) -> Self:
+        """Set the default checkpoint to the only one of `models`, unless it is set."""
+        if "default_model" not in self.model_fields_set and "models" in self.model_fields_set:
+            cards = [path.parent.name for path in self.models.glob(f"*/{CARD}")]
+            if len(cards) == 1:
+                object.__setattr__(self, "default_model", cards[0])  # it is frozen
+        return self
+
     # --- checkpoints and devices --------------------------------------------------------------
 
     models: Path = setting(
         Topic.CHECKPOINTS, WEIGHTS, "Folder of checkpoints, one sub-folder for each"
     )
     default_model: str = setting(
-        Topic.CHECKPOINTS, "avdigits", "Checkpoint that answers POST /v1/classify"
+        Topic.CHECKPOINTS,
+        "avdigits",
+        "Checkpoint that answers POST /v1/classify; if not set and --models has a single "
+        "checkpoint, that one",
     )
     device: Annotated[str, AfterValidator(_check_device)] = setting(
         Topic.CHECKPOINTS,

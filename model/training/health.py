@@ -155,7 +155,7 @@ def _unsettled(network: SCMRL, drifts: Mapping[str, tuple[float, float]]) -> str
     drifted = [
         name for name, (shift, factor) in drifts.items() if shift > MAX_SHIFT or factor > MAX_FACTOR
     ]
-    remedy = "train longer, or with --settle-norms 20"
+    remedy = "train longer, or with --settle-norms 4"
     if min(counts) < MIN_BATCHES:
         return (
             f"batch norms have seen {min(counts)} batches and need {MIN_BATCHES} to settle: "

@@ -213,7 +213,8 @@ class Trainer:
             batches = (self.settling[i][0] for i in range(epoch * count, (epoch + 1) * count))
             steps = self.options.steps
             inputs = (_repeat(self._on_device(x, torch.empty(0))[0], steps) for x in batches)
-            settle_norms(self.network, inputs)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+                settle_norms(self.network, inputs)
 
     def _check_health(self, epoch: int, loss: float) -> None:
         inputs, labels = self._on_device(*self.development[0])
@@ -342,7 +343,9 @@ def _prepare_process(seed: int) -> None:
     """Seed torch, and set up the process: threads, OpenCV and the allocator."""
     allocator.keep_memory()
     torch.manual_seed(seed)
-    torch.set_num_threads(os.cpu_count() or 1)
+    # More threads than free cores wait for each other: OMP_NUM_THREADS says how many are free.
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    torch.set_num_threads(int(threads) if threads.isdecimal() else os.cpu_count() or 1)
     cv2.setNumThreads(1)  # before the loader forks: in a fork this call never returns
 
 

@@ -57,11 +57,12 @@ def transfer(
         for part in map(_part, own)
         if all(name in taken for name in own if _part(name) == part)
     }
-    target.load_state_dict({n: taken[n] if _part(n) in whole else x for n, x in own.items()})
     parts = list(dict.fromkeys(map(_part, own)))
     new = tuple(part for part in parts if part not in whole)
-    problem = "" if whole - {"head"} else "no part of its network fits: its streams are others"
-    return Transferred(tuple(part for part in parts if part in whole), new, problem)
+    if not any(part.startswith("patch.") for part in whole):
+        return Transferred((), (), "no part of its network fits: its streams are others")
+    target.load_state_dict({n: taken[n] if _part(n) in whole else x for n, x in own.items()})
+    return Transferred(tuple(part for part in parts if part in whole), new)
 
 
 def _part(name: str) -> str:

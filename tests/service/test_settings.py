@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -149,3 +150,16 @@ def test_an_old_variable_with_an_invalid_value_is_refused(monkeypatch: pytest.Mo
     monkeypatch.setenv("SCMRL_SHED_STEPS", str(MAX_STEPS + 1))
     with pytest.raises(ValidationError, match="min_steps_under_load"):
         Settings()
+
+
+def test_the_only_checkpoint_of_a_folder_is_the_default_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, expected in (("mine", "mine"), ("yours", "avdigits")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "card.json").write_text("{}")
+        assert Settings(models=tmp_path).default_model == expected
+    monkeypatch.setenv("SCMRL_MODELS", str(tmp_path / "nowhere"))
+    assert Settings().default_model == "avdigits"
+    (tmp_path / "yours" / "card.json").unlink()
+    assert Settings(models=tmp_path, default_model="avdigits").default_model == "avdigits"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +32,8 @@ SPLIT = "split.csv"
 #: The folder of decoded clips, beside the folders of runs.
 CACHE = "cache"
 _COLUMNS = ("file", "label", "group", "split", "sha256")
+#: What split.csv says of clips with something wrong.
+_LEFT_OUT = "left out"
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ class Part:
 class FolderData:
     """Clips with their parts; `findings` are what is wrong with their names.
 
-    `options` of the run: see `FolderTask`.
+    `options` of the run: see `FolderTask`. `assign` gives clips their parts again, where some are
+    left out.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class FolderData:
         specs: Mapping[str, Spec],
         options: Options,
         findings: Sequence[Finding] = (),
+        assign: Callable[[Sequence[Part]], list[Part]] = list,
     ) -> None:
         self.data = data
         self.parts = list(parts)
@@ -82,6 +86,8 @@ class FolderData:
         self.specs = specs
         self.options = options
         self.findings = list(findings)
+        self.assign = assign
+        self.left_out: list[Part] = []
         self.streams = frozenset(specs)
 
     @cached_property
@@ -139,10 +145,12 @@ class FolderData:
             raise DataError(f"{message}\nmend these files, or leave them out with --skip-faulty")
         console.print(f"{message}\nleft out (--skip-faulty)", markup=False, highlight=False)
         wrong = {finding.where for finding in findings}
-        self.parts = [each for each in self.parts if each.files.name not in wrong]
-        left, parts = [each.files for each in self.parts], [each.part for each in self.parts]
-        if fatal := too_few(left, parts, self.labels, self._is_grouped()):
-            raise DataError(report(self.data, fatal, len(left)))
+        left = [each for each in self.parts if each.files.name not in wrong]
+        self.left_out = [each for each in self.parts if each.files.name in wrong]
+        self.parts = self.assign(left)
+        files, parts = [each.files for each in self.parts], [each.part for each in self.parts]
+        if fatal := too_few(files, parts, self.labels, self._is_grouped()):
+            raise DataError(report(self.data, fatal, len(files)))
 
     def _duplicates(self) -> Iterator[Finding]:
         digests = {each.files.name: each.digest for each in self.parts}
@@ -177,9 +185,11 @@ class FolderData:
         with (folder / SPLIT).open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(_COLUMNS)
-            for each in self.parts:
+            rows = [(each, each.part) for each in self.parts]
+            rows += [(each, _LEFT_OUT) for each in self.left_out]
+            for each, part in rows:
                 clip = each.files
-                writer.writerow((clip.name, clip.label, clip.group, each.part, each.digest))
+                writer.writerow((clip.name, clip.label, clip.group, part, each.digest))
 
 
 @dataclass(frozen=True)
@@ -204,7 +214,8 @@ def digests(clips: Sequence[ClipFiles]) -> dict[str, str]:
 
 
 def seen_digests(folder: Path) -> set[str]:
-    """Return the digests of the clips that a checkpoint was trained on and chosen by.
+    """Return the digests of the clips that a checkpoint was trained on and chosen by, and of those
+    that were left out.
 
     Raises DataError where its split.csv is missing or damaged.
     """
@@ -212,9 +223,10 @@ def seen_digests(folder: Path) -> set[str]:
     try:
         with file.open(newline="") as stream:
             rows = list(csv.DictReader(stream))
-        if any(row["split"] not in PARTS for row in rows):
+        if any(row["split"] not in (*PARTS, _LEFT_OUT) for row in rows):
             raise KeyError("split")
-        return {row["sha256"] for row in rows if row["split"] != TEST}
+        tested = {row["sha256"] for row in rows if row["split"] == TEST}
+        return {row["sha256"] for row in rows} - tested
     except OSError as exc:
         raise DataError(
             f"{file}: {exc.strerror}; without it nobody knows which clips were trained on"

@@ -40,28 +40,12 @@ class Listing:
         return tuple(sorted({clip.label for clip in self.clips}))
 
 
-def list_clips(data: Path) -> Listing:
-    """List a folder of clips by class, or the clips of a table (a .csv file).
-
-    Raises DataError where there is no such folder or table, or nothing that can be used in it.
-    """
-    from model.training.folder.table import list_table
-
-    if data.suffix.lower() == ".csv" and not data.is_dir():
-        listing = list_table(data)
-    else:
-        listing = list_folder(data)
-    if not listing.clips and not listing.findings:
-        raise DataError(f"{data}: holds no clips; {_layout(data)}")
-    return listing
-
-
 def list_folder(data: Path) -> Listing:
     """List DIR/CLASS/[GROUP/]FILE. Raises DataError where the folder cannot be read."""
     try:
         entries = sorted(data.iterdir())
     except OSError as exc:
-        raise DataError(f"{data}: cannot be read: {exc.strerror}; {_layout(data)}") from exc
+        raise DataError(f"{data}: cannot be read: {exc.strerror}; {layout(data)}") from exc
     clips: list[ClipFiles] = []
     findings: list[Finding] = []
     for entry in entries:
@@ -124,7 +108,8 @@ def _is_ignored(path: Path) -> bool:
     return path.name.startswith(".") or path.name.lower() in IGNORED
 
 
-def _layout(data: Path) -> str:
+def layout(data: Path) -> str:
+    """Return what a data folder must look like, for messages."""
     return (
         f"it must have a folder for each class ({data / 'CLASS' / 'CLIP.mp4'}), or be a .csv file "
         "with columns file and label"

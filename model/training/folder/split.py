@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-
 from model.training.folder.clip_files import ClipFiles
 from model.training.folder.findings import Finding
 
@@ -38,6 +36,8 @@ class _Drawing:
     """Groups of clips without a part, in random order, and the part that each is given."""
 
     def __init__(self, clips: Sequence[ClipFiles], seed: int) -> None:
+        import numpy as np  # here: the command line lists this task without it
+
         # Clips that their owner wants to train on may be drawn, to choose the epoch by.
         held_out = [clip for clip in clips if clip.split in (DEVELOPMENT, TEST)]
         self.fixed = {clip.group: clip.split for clip in held_out}

@@ -12,8 +12,9 @@ from model.checkpoint import CARD, Card, CheckpointError, Source, read_card
 from model.config import MAX_SEED
 from model.preprocess.specs import Spec
 from model.training.folder.clip_files import ClipFiles
+from model.training.folder.clip_source import list_clips
 from model.training.folder.findings import Finding, report
-from model.training.folder.listing import Listing, list_clips
+from model.training.folder.listing import Listing
 from model.training.folder.settings import SOUNDS, TITLES, TOKEN, specs_of
 from model.training.folder.split import DEVELOPMENT, TEST, TRAIN, split, too_few
 from model.training.options import OptionsError, check_ranges, option
@@ -93,7 +94,7 @@ class FolderTask:
     defaults: Mapping[str, Any] = field(
         default_factory=lambda: {
             "epochs": 60, "embed_dim": 64, "patience": 20, "select_by": "loss",
-            "settle_norms": 10, "precision": "auto", "auto_batch": True, "test_clips": 1000,
+            "settle_norms": 2, "precision": "auto", "auto_batch": True, "test_clips": 1000,
         }
     )  # fmt: skip
     notes: Mapping[str, str] = field(default_factory=dict)
@@ -188,11 +189,12 @@ class FolderTask:
         from model.training.folder.data import is_grouped
 
         by = "group" if is_grouped(clips) else "file"
+        before = ", before faulty ones were left out" if self.skip_faulty else ""
         by = "its owner" if all(clip.split for clip in clips) else f"{by}, seed {self.split_seed}"
         return {
             "data": str(folder),
             "split": f"split by {by}: {counts[TRAIN]} clips to train, {counts[DEVELOPMENT]} to "
-            f"choose the epoch, {counts[TEST]} to test",
+            f"choose the epoch, {counts[TEST]} to test{before}",
             "class_weights": "inverse of the class's share" if self.class_weights else "none",
             "augmentation": "pictures and sounds" if self.augment else "none",
         }
@@ -237,25 +239,31 @@ class FolderTask:
         Of a checkpoint's task, the clips to test on are those that training has not seen. Raises
         DataError where names, labels or files are wrong.
         """
-        from model.training.folder.data import FolderData, Options, limit_per_class
+        from model.training.folder.data import FolderData, Options
 
         listing = list_clips(folder)
         parts = self._parts(folder, listing)
-        if self.per_class and self.checkpoint is None:
-            parts = limit_per_class(parts, self.per_class, self.split_seed)
         options = Options(self.augment, self.mirror, self.class_weights, self.skip_faulty)
-        return FolderData(folder, parts, self.labels, self.specs, options, listing.findings)
+        return FolderData(
+            folder, parts, self.labels, self.specs, options, listing.findings, self._assign
+        )
+
+    def _assign(self, clips: Sequence[Part]) -> list[Part]:
+        """Return clips in the parts of a run, without those beyond `per_class`."""
+        from model.training.folder.data import limit_per_class
+
+        parts = self._split([each.files for each in clips])
+        assigned = [replace(each, part=part) for each, part in zip(clips, parts, strict=True)]
+        if not self.per_class:
+            return assigned
+        return limit_per_class(assigned, self.per_class, self.split_seed)
 
     def _parts(self, folder: Path, listing: Listing) -> list[Part]:
         from model.training.folder.data import Part, digests, seen_digests
 
+        by_name = digests(listing.clips)
         if self.checkpoint is None:
-            parts = self._split(listing.clips)
-            by_name = digests(listing.clips)
-            return [
-                Part(clip, by_name[clip.name], part)
-                for clip, part in zip(listing.clips, parts, strict=True)
-            ]
+            return self._assign([Part(clip, by_name[clip.name], TRAIN) for clip in listing.clips])
         foreign = [label for label in listing.labels if label not in self.labels]
         if foreign:
             raise DataError(
@@ -263,7 +271,6 @@ class FolderTask:
                 f"{', '.join(self.labels)}"
             )
         seen = seen_digests(self.checkpoint)
-        by_name = digests(listing.clips)
         return [
             Part(clip, digest, TRAIN if digest in seen else TEST)
             for clip in listing.clips

@@ -135,6 +135,11 @@ def test_the_task_of_a_checkpoint_is_known_by_its_labels_and_streams(
     card = checkpoint.load(train(replace(options, epochs=1)))[1]
     assert task_of(card, tmp_path) == Noise()
     monkeypatch.delitem(TASKS, "noise")
+    with pytest.raises(CheckpointError, match=r"training\.task: noise is no task; there are avd"):
+        task_of(card, tmp_path)
+    assert card.training is not None
+    unnamed = card.training.model_copy(update={"task": None})  # as cards before it was recorded
+    card = card.model_copy(update={"training": unnamed})
     with pytest.raises(CheckpointError, match=r"labels: white, .* a known task; avdigits has 0"):
         task_of(card, tmp_path)
 
@@ -180,4 +185,4 @@ def test_evaluating_a_checkpoint_of_another_task_says_so(
     best = train(replace(options, epochs=1))
     assert json.loads((best / "card.json").read_text())["name"] == "noise"
     message = scmrl("evaluate", best, "--data", avdigits_folder, code=2).stderr
-    assert "white, pink, brown are not those of a known task; avdigits has 0, 1, 2" in message
+    assert "training.task: noise is no task; there are avdigits, folder" in message

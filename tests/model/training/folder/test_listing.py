@@ -1,0 +1,127 @@
+"""Clips are found by class and name; every wrong name is reported, and what would be accepted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from model.training.folder.clip_source import list_clips
+from model.training.task import DataError
+
+
+def touch(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    return folder
+
+
+def test_a_folder_is_a_class_and_one_in_it_a_group(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/a.mp4", "cat/anna/b.MOV", "dog/anna/c.webm", ".hidden/x.mp4", "cat/.DS")
+    listing = list_clips(tmp_path)
+    assert [(x.name, x.label) for x in listing.clips] == [
+        ("cat/a.mp4", "cat"), ("cat/anna/b.MOV", "cat"), ("dog/anna/c.webm", "dog"),
+    ]  # fmt: skip
+    alone, anna, same = (clip.group for clip in listing.clips)
+    assert anna == same == "anna"
+    assert alone != anna
+    assert (listing.labels, listing.findings) == (("cat", "dog"), ())
+
+
+def test_files_of_one_name_are_a_clip(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/a.wav", "cat/a.jpg", "dog/b.mp4", "dog/b.flac", "dog/c.png", "dog/d.ogg")
+    clips = {clip.name: clip for clip in list_clips(tmp_path).clips}
+    assert list(clips) == ["cat/a.jpg + cat/a.wav", "dog/b.flac + dog/b.mp4", "dog/c.png",
+                           "dog/d.ogg"]  # fmt: skip
+    pair = clips["cat/a.jpg + cat/a.wav"]
+    assert (pair.sound_file, pair.picture_file) == (tmp_path / "cat/a.wav", tmp_path / "cat/a.jpg")
+    dubbed = clips["dog/b.flac + dog/b.mp4"]
+    assert (dubbed.sound_file, dubbed.picture_file) == (
+        tmp_path / "dog/b.flac", tmp_path / "dog/b.mp4",
+    )  # fmt: skip
+    assert clips["dog/c.png"].sound_file is None
+    assert clips["dog/d.ogg"].picture_file is None
+
+
+def test_wrong_names_are_all_reported(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/a.mp4", "cat/notes.doc", "loose.mp4", "dog/a.jpg", "dog/a.png")
+    (tmp_path / "bird").mkdir()
+    listing = list_clips(tmp_path)
+    found = {finding.where: (finding.kind, finding.what) for finding in listing.findings}
+    assert found["cat/notes.doc"][0] == "wrong name"
+    assert "accepted are movie: mp4, mov," in found["cat/notes.doc"][1]
+    assert found["loose.mp4"][1] == f"lies in no class; move it to {tmp_path / 'CLASS/loose.mp4'}"
+    assert "have one name" in found["dog/a.jpg + dog/a.png"][1]
+    assert found["bird"][0] == "class with too few"
+    assert [clip.name for clip in listing.clips] == ["cat/a.mp4"]
+
+
+@pytest.mark.parametrize("name", ["nowhere", "empty", "nowhere.csv"])
+def test_data_that_is_not_there_is_named_with_what_it_must_be(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError) as raised:
+        list_clips(tmp_path / name)
+    assert str(tmp_path / name) in str(raised.value)
+    if name != "nowhere.csv":
+        assert "it must have a folder for each class" in str(raised.value)
+
+
+def table(folder: Path, text: str) -> Path:
+    (folder / "clips.csv").write_text(text)
+    return folder / "clips.csv"
+
+
+def test_a_table_names_classes_parts_groups_and_spans(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "b.wav", "b.png", "sub/c.mp4")
+    listing = list_clips(
+        table(
+            tmp_path,
+            "file,label,split,group,start,end,remark\n"
+            "a.mp4,cat,test,anna,0.5,1.5,x\n"
+            "a.mp4,dog,,anna,1.5,2,\n"
+            "b.wav,cat,,,,,\n"
+            "b.png,cat,,,,,\n"
+            "sub/c.mp4,dog,train,,,,\n",
+        )
+    )
+    assert listing.findings == ()
+    clips = {clip.name: clip for clip in listing.clips}
+    first, second = clips["a.mp4 0.5-1.5 s"], clips["a.mp4 1.5-2 s"]
+    assert (first.span, first.split, first.group) == ((0.5, 1.5), "test", "anna")
+    assert (second.label, second.split, second.group) == ("dog", "", "anna")
+    assert clips["b.wav + b.png"].picture_file == tmp_path / "b.png"
+    assert clips["sub/c.mp4"].split == "train"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (",cat,,,,", "file and label must not be empty"),
+        ("a.mp4,,,,,", "file and label must not be empty"),
+        ("no.mp4,cat,,,,", "no such file in "),
+        ("a.mp4,cat,valid,,,", "split 'valid': must be one of train, development, test, or empty"),
+        ("a.mp4,cat,,,1,", "both must be there"),
+        ("a.mp4,cat,,,2,1", "seconds with 0 <= start < end"),
+        ("a.mp4,cat,,,one,2", "seconds with 0 <= start < end"),
+        ("a.mp4,cat,,,0,inf", "seconds with 0 <= start < end"),
+        ("a.txt,cat,,,,", "not known by its ending; accepted are "),
+    ],
+)
+def test_a_wrong_row_of_a_table_is_named_by_its_line(
+    tmp_path: Path, row: str, message: str
+) -> None:
+    touch(tmp_path, "a.mp4", "a.txt")
+    listing = list_clips(table(tmp_path, f"file,label,split,group,start,end\n{row}\n"))
+    assert listing.clips == ()
+    (finding,) = listing.findings
+    assert message in finding.what
+    assert "line 2: " in finding.where or finding.where == "a.txt"
+
+
+def test_a_table_without_a_column_is_refused_by_it(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no column label; columns are file, label .* class"):
+        list_clips(table(tmp_path, "file,class\na.mp4,cat\n"))
+    (tmp_path / "clips.csv").write_bytes(b"file,label\n\xff\xfe,cat\n")
+    with pytest.raises(DataError, match="not a table in UTF-8"):
+        list_clips(tmp_path / "clips.csv")

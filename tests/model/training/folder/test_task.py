@@ -1,0 +1,224 @@
+"""Clips of one's own are trained on, measured and served, by the command line alone."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from model import checkpoint
+from model.checkpoint import CheckpointError
+from model.training.evaluate import evaluate
+from model.training.folder.task import FolderTask
+from model.training.options import EvaluateOptions, OptionsError, TrainOptions
+from model.training.recipe import task_of
+from model.training.run_state import RunError
+from model.training.task import DataError
+from model.training.train import train
+from tests.model.training.folder.made import movie, movies, picture, sound
+
+pytestmark = [pytest.mark.usefixtures("one_core"), pytest.mark.slow]
+
+SMALL = FolderTask(picture_size=32, seconds=0.4, licence="CC0")
+#: Options of a training of seconds.
+QUICK = {
+    "epochs": 2, "clips": 8, "batch": 4, "embed_dim": 16, "steps": 2, "device": "cpu",
+    "precision": "float32",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return movies(tmp_path_factory.mktemp("clips"), count=4)
+
+
+def options_of(task: FolderTask, data: Path, out: Path, **changes: object) -> TrainOptions:
+    return TrainOptions.of(task.for_data(data), data, out=out, **{**QUICK, **changes})
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs, which is the checkpoint itself."""
+    out = tmp_path_factory.mktemp("runs") / "mine"
+    assert train(options_of(SMALL, data, out)) == out
+    return out
+
+
+def measure(folder: Path, data: Path, out: Path) -> dict[str, int | None]:
+    """The number of clips of each measurement."""
+    options = EvaluateOptions(folder, data, out, clips=10, curve_clips=2, device="cpu")
+    return {m.what: m.n for m in evaluate(options, Console(quiet=True)).accuracy}
+
+
+def test_the_card_of_a_run_is_complete(run: Path, data: Path) -> None:
+    network, card = checkpoint.load(run)
+    assert (card.name, card.labels) == ("mine", ("cat", "dog"))
+    assert card.description == "One of cat, dog, by sound and picture."
+    assert card.streams == SMALL.for_data(data).specs
+    assert tuple(network.config.streams) == ("audio", "visual")
+    assert card.missing_streams
+    (source,) = card.data
+    assert (source.name, source.licence) == (str(data), "CC0")
+    assert card.training is not None
+    assert card.training.task == "folder"
+    split = "split by file, seed 0: 4 clips to train, 2 to choose the epoch, 2 to test"
+    assert card.training.notes["split"] == source.what == split
+    counts = {m.what: m.n for m in card.accuracy}
+    for name in ("both streams", "sound alone", "picture alone"):
+        assert counts[f"accuracy, {name}"] == 2
+    assert counts["recall, cat"] == counts["recall, dog"] == 1
+    assert {"recall, mean of the classes", "expected calibration error"} <= counts.keys()
+    assert all("clips that training never saw" in m.conditions for m in card.accuracy)
+
+
+def test_a_run_is_evaluated_on_what_it_has_not_seen(run: Path, data: Path, tmp_path: Path) -> None:
+    counts = measure(run, data, tmp_path / "figures")
+    assert counts["accuracy, both streams"] == 2
+    assert counts["accuracy, both streams, noise on the sound"] == 2
+    assert counts["accuracy, both streams, T = 8"] == 2
+    for name in ("confusion", "reliability", "noise", "steps"):
+        assert (tmp_path / "figures" / f"{name}.png").stat().st_size > 1000
+    # More clips in the folder: they are measured as well, those of training still are not.
+    grown = Path(shutil.copytree(data, tmp_path / "grown"))
+    for take in range(3):
+        movie(grown / "dog" / "new" / f"{take}.mp4", 1, 500 + take)
+    assert measure(run, grown, tmp_path / "figures")["accuracy, both streams"] == 5
+
+
+def test_an_evaluation_without_its_table_or_with_foreign_data_is_refused(
+    run: Path, data: Path, tmp_path: Path
+) -> None:
+    copied = Path(shutil.copytree(run, tmp_path / "copied"))
+    rows = "file,label,group,split,sha256\na.mp4,cat,a,somewhere,0\n"
+    (copied / "split.csv").write_text(rows)
+    with pytest.raises(DataError, match=r"split\.csv: damaged; it must have columns file, label"):
+        measure(copied, data, tmp_path)
+    (copied / "split.csv").unlink()
+    with pytest.raises(DataError, match=r"split\.csv: .* nobody knows which clips were trained"):
+        measure(copied, data, tmp_path)
+    foreign = movies(tmp_path / "birds", ("cat", "crow"), 3)
+    message = r"classes crow are not those of the checkpoint, cat, dog \(.* of the task folder; --d"
+    with pytest.raises(DataError, match=message):
+        measure(run, foreign, tmp_path)
+    with pytest.raises(DataError, match="is of the task folder; --data: Folder of DIR/CLASS"):
+        evaluate(EvaluateOptions(run, None, tmp_path))
+    seen = tmp_path / "seen"
+    with (run / "split.csv").open(newline="") as file:
+        trained = [row["file"] for row in csv.DictReader(file) if row["split"] == "train"]
+    for name in trained:
+        (seen / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(data / name, seen / name)
+    with pytest.raises(DataError, match="no clip is left to measure"):
+        measure(run, seen, tmp_path)
+
+
+def test_a_card_of_other_streams_is_not_of_this_task(run: Path, tmp_path: Path) -> None:
+    card = checkpoint.load(run)[1]
+    card = card.model_copy(update={"streams": {"touch": card.streams["audio"]}})
+    with pytest.raises(CheckpointError, match="touch: streams of this task are audio, visual"):
+        task_of(card, tmp_path)
+
+
+def test_a_run_is_resumed_and_not_with_other_clips(data: Path, tmp_path: Path) -> None:
+    whole = options_of(SMALL, data, tmp_path / "whole", epochs=2)
+    train(whole)
+    begun = options_of(SMALL, data, tmp_path / "begun", epochs=2, patience=1, select_by="loss")
+    train(begun)
+    train(replace(begun, resume=True, patience=0))
+    states = [(run.out / "metrics.csv").read_text() for run in (whole, begun)]
+    assert states[0] == states[1]
+    other = movies(tmp_path / "other", count=5)
+    with pytest.raises(RunError, match="--data contents of SHA-256"):
+        train(options_of(SMALL, other, tmp_path / "begun", epochs=2, resume=True))
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"attention": "spatial", "alignment": False, "encoding": "rate"},
+        {"attention": "none", "fusion": "concat", "encoding": "latency", "alpha": 0.0},
+        {"attention": "temporal", "temperature": 0.5, "embed_dim": 32, "steps": 1},
+    ],
+)
+def test_every_part_of_the_network_is_an_option(
+    data: Path, tmp_path: Path, parts: dict[str, object]
+) -> None:
+    options = options_of(SMALL, data, tmp_path / "run", epochs=1, settle_norms=1, **parts)
+    _, card = checkpoint.load(train(options))
+    config = card.config
+    expected = {
+        "attention": None if parts["attention"] == "none" else parts["attention"],
+        "alignment": parts.get("alignment", True),
+        "fusion": parts.get("fusion", "add"),
+        "alpha": parts.get("alpha", 0.5),
+        "embed_dim": parts.get("embed_dim", 16),
+    }
+    assert {name: getattr(config, name) for name in expected} == expected
+    assert card.encoding == parts.get("encoding", "direct")
+    assert card.steps == parts.get("steps", 2)
+    assert card.accuracy
+    assert card.training is not None
+    assert ("alignment" in card.training.notes["loss"]) is parts.get("alignment", True)
+
+
+def test_one_stream_alone_is_trained(tmp_path: Path) -> None:
+    for number, label in enumerate(("cat", "dog")):
+        for take in range(3):
+            sound(tmp_path / "sounds" / label / f"{take}.wav", number, take)
+            picture(tmp_path / "pictures" / label / f"{take}.png", number, take)
+    for name, stream in (("sounds", "audio"), ("pictures", "visual")):
+        options = options_of(SMALL, tmp_path / name, tmp_path / f"run-{name}", epochs=1)
+        _, card = checkpoint.load(train(options))
+        assert list(card.streams) == [stream]
+        assert not card.missing_streams
+        counts = measure(tmp_path / f"run-{name}", tmp_path / name, tmp_path / "figures")
+        assert counts["accuracy, one stream"] == 2
+
+
+def test_a_run_starts_from_a_checkpoint_of_other_labels_and_sizes(
+    run: Path, tmp_path: Path
+) -> None:
+    for number, label in enumerate(("cow", "dog", "hen")):
+        for take in range(3):
+            picture(tmp_path / "pictures" / label / f"{take}.png", number, take)
+            sound(tmp_path / "sounds" / label / f"{take}.wav", number, take)
+    task = replace(SMALL, picture_size=64)
+    still = {"learning_rate": 0.0, "epochs": 1}
+    wide = options_of(
+        task, tmp_path / "pictures", tmp_path / "a", embed_dim=32, init_from=run, **still
+    )
+    network, card = checkpoint.load(train(wide))
+    source, _ = checkpoint.load(run)
+    ours, theirs = network.state_dict(), source.state_dict()
+    name = "patch.visual.stages.0.conv.weight"
+    assert torch.equal(ours[name], theirs[name].repeat_interleave(2, 0))
+    dog = ours["head.weight"][card.labels.index("dog")].unflatten(0, (16, 2)).sum(1)
+    torch.testing.assert_close(dog, theirs["head.weight"][1])
+    assert card.training is not None
+    assert "scmrl train folder" in card.training.notes["init_from"]
+
+    sounds = options_of(
+        task, tmp_path / "sounds", tmp_path / "b", init_from=tmp_path / "a", **still
+    )
+    with pytest.raises(OptionsError, match=r"--init-from .* has 32 channels; use --channels 32,"):
+        train(sounds)
+    with pytest.raises(OptionsError, match="no part of its network fits: its streams are others"):
+        train(replace(sounds, embed_dim=32))
+
+
+def test_preprocessing_is_taken_from_a_checkpoint(data: Path, run: Path, tmp_path: Path) -> None:
+    task = replace(SMALL, like=run, picture_size=64).for_data(data)
+    assert task.specs == SMALL.for_data(data).specs
+    for take in range(3):
+        for number, label in enumerate(("cat", "dog")):
+            sound(tmp_path / "sounds" / label / f"{take}.wav", number, take)
+    task = replace(SMALL, like=run).for_data(tmp_path / "sounds")
+    assert list(task.specs) == ["audio"]
+    one = options_of(SMALL, tmp_path / "sounds", tmp_path / "run", epochs=1)
+    with pytest.raises(OptionsError, match=r"--like .*: has no stream visual"):
+        replace(SMALL, like=train(one)).for_data(data)
