@@ -54,12 +54,12 @@ class CachedExamples:
         streams = {}
         for name in plan.streams:
             spec = self.specs[name]
-            rng = np.random.default_rng(int(seeds[int(spec.kind == "frames")]))
-            if spec.kind == "frames":
+            rng = np.random.default_rng(int(seeds[int(name == "visual")]))
+            if isinstance(spec, FrameSpec):
                 pictures = entry.pictures()
                 assert pictures is not None
                 streams[name] = self._frames(pictures, spec, plan.steps, rng, strength)
-            else:
+            elif isinstance(spec, SpectrogramSpec):
                 sound = entry.sound()
                 assert sound is not None
                 streams[name] = _spectrogram(sound, spec, rng, strength)
@@ -119,6 +119,6 @@ class ServedExamples:
         streams = {}
         for name, spec in specs.items():
             tensor = prepared[name].tensor
-            is_movie = spec.kind == "frames" and not self.stills
+            is_movie = isinstance(spec, FrameSpec) and not self.stills
             streams[name] = _repeat(tensor, plan.steps) if is_movie else tensor
         return streams, label
