@@ -10,7 +10,6 @@ import socket
 import struct
 import sys
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 from tests.attacks.requests import GOOD, clip_request, head_of_form
 
@@ -170,6 +169,4 @@ if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     # On a machine of its own it would take none of the service's cores.
     os.nice(10)
-    with contextlib.suppress(OSError):  # a kernel without autogroups
-        Path("/proc/self/autogroup").write_text("10")
     asyncio.run(attack(sys.argv[1], int(sys.argv[2]), float(sys.argv[3])))
