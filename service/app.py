@@ -19,6 +19,7 @@ from service.http.middleware.api_keys import KeyCheck
 from service.http.middleware.body_limit import BodyLimit
 from service.http.middleware.head_requests import HeadRequests
 from service.http.middleware.security_headers import SecurityHeaders
+from service.http.middleware.websocket_admission import WebSocketAdmission
 from service.http.routes import admin, classify, health, metrics, models
 from service.http.state import State
 from service.inference.model_server import ModelServer
@@ -78,7 +79,7 @@ def create_app(
     )
     app.state.scmrl = state
     measure, trace = state.metrics.measure, tracing.record if tracing is not None else None
-    _add_middleware(app, settings, keyring, measure, trace)
+    _add_middleware(app, state, keyring, measure, trace)
     # For requests that the server rejects before they reach the app: the same log and headers.
     app.state.refuse = SecurityHeaders(AccessLog(refuse, measure, trace))
     error_responses.install(app)
@@ -106,12 +107,13 @@ def _make_state(settings: Settings, fail: Callable[[StartupError], None]) -> Sta
 
 def _add_middleware(
     app: FastAPI,
-    settings: Settings,
+    state: State,
     keyring: Keyring,
     measure: Callable[[CompletedRequest], None],
     trace: Callable[[CompletedRequest], str | None] | None,
 ) -> None:
     """Add middleware from the innermost to the outermost, which sees a request first."""
+    settings = state.settings
     # Next to the routes, which see a GET.
     app.add_middleware(HeadRequests)
     # Inside the key check: no body is read for a client without a key.
@@ -121,6 +123,12 @@ def _add_middleware(
         max_total_bytes=settings.max_total_upload_bytes,
         max_seconds=settings.upload_timeout_s,
         min_rate=settings.upload_min_rate,
+    )
+    # Inside the key check, like the routes that refuse requests then.
+    app.add_middleware(
+        WebSocketAdmission,
+        is_draining=lambda: state.in_flight.is_draining,
+        origins=settings.cors_origins,
     )
     # Inside the access log, which logs the key's name.
     app.add_middleware(KeyCheck, keyring=keyring)

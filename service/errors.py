@@ -12,6 +12,7 @@ class Error(Enum):
     UNREADABLE_FORM = (400, "The form could not be read")
     KEY_NEEDED = (401, "An API key is required")
     KEY_REFUSED = (403, "The key does not permit this request")
+    ORIGIN_REFUSED = (403, "Pages of this origin may not open a WebSocket")
     NOT_FOUND = (404, "No such path")
     UNKNOWN_MODEL = (404, "No such checkpoint")
     METHOD_NOT_ALLOWED = (405, "Method not allowed for this path")

@@ -85,7 +85,7 @@ class CompletedRequest:
     """A completed request, for metrics, traces and the access log.
 
     - `route`: template of its path, None where no route matches.
-    - `status`: 499 where the client disconnected before the response.
+    - `status`: 499 where the client disconnected before the response, 101 of a WebSocket.
     - `started`, `ended`: in seconds of time.perf_counter.
     """
 

@@ -5,23 +5,31 @@ from __future__ import annotations
 import math
 from http import HTTPStatus
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from service.errors import Error, Problem
 from service.http.problem_document import MEDIA_TYPE, make_document
 
 #: Statuses that Starlette itself raises.
 _STARLETTE_STATUSES = {404: Error.NOT_FOUND, 405: Error.METHOD_NOT_ALLOWED, 413: Error.TOO_LARGE}
+#: Codes that a problem closes a WebSocket with, once it has been accepted.
+_POLICY, _INTERNAL, _RESTARTS, _TRY_AGAIN_LATER = 1008, 1011, 1012, 1013
+#: The ASGI extension by which a server sends a response in place of a WebSocket.
+_DENIAL = "websocket.http.response"
+#: Bytes of the reason in a close frame (RFC 6455, section 5.5).
+_MAX_REASON_BYTES = 123
 
 
 def respond(
     request: HTTPConnection, problem: Problem, headers: dict[str, str] | None = None
 ) -> JSONResponse:
-    """Return the response to a problem, with the request's id (a WebSocket may have none)."""
+    """Return the response to a problem, with the request's id."""
     request.state.problem = problem
     headers = dict(headers or {})
     if problem.retry_after_s is not None:
@@ -38,6 +46,24 @@ def respond(
     )
 
 
+async def send_problem(
+    problem: Problem,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    headers: dict[str, str] | None = None,
+) -> None:
+    """Answer a request, or refuse a WebSocket, with a problem, outside of the routes.
+
+    A server that cannot send a response in place of a WebSocket is told to close it.
+    """
+    response = respond(HTTPConnection(scope), problem, headers)
+    if scope["type"] == "websocket" and _DENIAL not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": _POLICY, "reason": ""})
+    else:
+        await response(scope, receive, send)
+
+
 def not_found(path: str) -> Problem:
     """Return the problem of a path without a route."""
     return Problem(Error.NOT_FOUND, f"No such path: {path}; /docs lists all paths.")
@@ -45,22 +71,41 @@ def not_found(path: str) -> Problem:
 
 def install(app: FastAPI) -> None:
     """Answer all errors of the app with problem documents."""
-    app.add_exception_handler(Problem, _problem)
+    # Starlette's types have no handler of requests and WebSockets.
+    app.add_exception_handler(Problem, _problem)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(RequestValidationError, _validation_error)
 
 
-async def _problem(request: Request, exc: Exception) -> JSONResponse:
+async def _problem(request: HTTPConnection, exc: Exception) -> JSONResponse | None:
     assert isinstance(exc, Problem)
+    if isinstance(request, WebSocket) and request.state.accepted:
+        request.state.problem = exc
+        await request.close(_close_code(exc.error), _close_reason(exc.detail))
+        return None
     return respond(request, exc)
 
 
-async def _http_exception(request: Request, exc: Exception) -> JSONResponse:
+def _close_code(error: Error) -> int:
+    """Return the code (RFC 6455 and its registry) that a problem closes a WebSocket with."""
+    if error is Error.STOPPING:
+        return _RESTARTS
+    if error.status < 500 and error is not Error.RATE_LIMIT:
+        return _POLICY
+    return _INTERNAL if error is Error.INTERNAL else _TRY_AGAIN_LATER
+
+
+def _close_reason(detail: str) -> str:
+    """Return as much of a problem's detail as a close frame holds."""
+    return detail.encode()[:_MAX_REASON_BYTES].decode(errors="ignore")
+
+
+async def _http_exception(request: HTTPConnection, exc: Exception) -> JSONResponse:
     """Convert Starlette's errors: no such route, wrong method."""
     assert isinstance(exc, HTTPException)
     fallback = Error.UNREADABLE_FORM if exc.status_code < 500 else Error.INTERNAL
     error = _STARLETTE_STATUSES.get(exc.status_code, fallback)
-    path, method = request.url.path, request.method
+    path, method = request.url.path, request.scope.get("method", "GET")
     details = {
         Error.NOT_FOUND: not_found(path).detail,
         Error.METHOD_NOT_ALLOWED: f"{path} does not allow {method}; /docs lists its methods.",
@@ -69,7 +114,7 @@ async def _http_exception(request: Request, exc: Exception) -> JSONResponse:
     return respond(request, Problem(error, detail), dict(exc.headers or {}))
 
 
-async def _validation_error(request: Request, exc: Exception) -> JSONResponse:
+async def _validation_error(request: HTTPConnection, exc: Exception) -> JSONResponse:
     """Convert FastAPI's errors: invalid parameters in path or query."""
     assert isinstance(exc, RequestValidationError)
     first = exc.errors()[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 
 from service.decoding.pool import DecoderPool
 from service.inference.in_flight import InFlight
@@ -35,14 +35,14 @@ class State:
         return self.models.in_flight
 
 
-def record_of(request: Request) -> RequestRecord:
-    """Return the record of a request."""
+def record_of(request: HTTPConnection) -> RequestRecord:
+    """Return the record of a request or WebSocket."""
     record = request.state.record
     assert isinstance(record, RequestRecord)
     return record
 
 
-def state_of(request: Request) -> State:
+def state_of(request: HTTPConnection) -> State:
     state = request.app.state.scmrl
     assert isinstance(state, State)
     return state

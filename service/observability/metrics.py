@@ -6,6 +6,7 @@ Each metric is one function in `_METRICS`, which declares it and returns what co
 from __future__ import annotations
 
 from collections.abc import Callable
+from http import HTTPStatus
 from importlib.metadata import version
 from platform import python_version
 
@@ -86,6 +87,8 @@ def _request_seconds(registry: CollectorRegistry) -> _Observer:
     )
 
     def observe(request: CompletedRequest) -> None:
+        if request.status == HTTPStatus.SWITCHING_PROTOCOLS:  # a WebSocket
+            return
         seconds = request.ended - request.started
         histogram.labels(_route(request), _model(request)).observe(seconds)
 

@@ -123,6 +123,13 @@ class Channel(asyncio.Transport):
         self._flow_paused = self._throttled = False
         self._update_reading()
 
+    def release(self) -> asyncio.Transport:
+        """Return the transport, for another protocol: reading, and with nothing buffered here."""
+        self.uncork()
+        self.read_on()
+        self._closing = True
+        return self._transport
+
     def close_now(self) -> None:
         """Close once all that was written has been sent."""
         self._closing = True

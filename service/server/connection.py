@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
+from urllib.parse import unquote
 
+import httptools
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from service.errors import Problem
+from service.server import request_head
 from service.server.channel import Channel
 from service.server.client_watch import CAN_DETECT_RESET, ClientWatch
 from service.server.connections import Connections
 from service.server.limits import ConnectionLimits
 from service.server.lingering import LingeringClose
 from service.server.listener import disable_nagle, warn_near_file_limit
-from service.server.problems import PROBLEM, head_too_late
+from service.server.problems import PROBLEM, head_too_late, malformed
 from service.server.request_reader import Phase, RequestReader
 from service.server.send_deadline import SendDeadline
 from service.server.timers import Timers
+from service.server.websocket_connection import WebSocketConnection
 
 log = logging.getLogger("scmrl.http")
 
@@ -40,6 +45,7 @@ class Connection(HttpToolsProtocol):
     - A client that closes its writing side after a request gets its response. A client that has
       gone altogether is detected by sending the first bytes of the response ahead: its kernel
       answers with a reset.
+    - It goes on as a WebSocket where the client asks for one at a path that `takes_websocket`.
     """
 
     def __init__(
@@ -52,13 +58,15 @@ class Connection(HttpToolsProtocol):
         limits: ConnectionLimits,
         open_connections: Connections,
         refuse: ASGIApp,
+        takes_websocket: Callable[[str], bool],
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self._takes_websocket = takes_websocket
         self._limits = limits
         self._open_connections = open_connections
         self._refuse = refuse
         self._timers = Timers(self.loop)
-        self._reader = RequestReader(self, limits)
+        self._reader = RequestReader(self, limits, self._take_over)
         self._running: RequestResponseCycle | None = None  # the last one that was begun
         self._body_problem: Problem | None = None  # raised where the app reads the body
         self._half_closed = False
@@ -154,6 +162,8 @@ class Connection(HttpToolsProtocol):
                 self._fail(problem)
             if reader.phase is Phase.HEAD and not self._in_flight:
                 self._expect_head()
+        if self._is_lost:  # a WebSocket has the connection
+            return
         self._channel.throttle(reader.has_unparsed)
         if self.pipeline:
             self._watch.start()
@@ -172,6 +182,44 @@ class Connection(HttpToolsProtocol):
     def _expect_head(self) -> None:
         if not self._timers.is_running("head"):
             self._timers.start("head", self._limits.head_timeout_s, self._head_is_late)
+
+    def _take_over(self, rest: bytes) -> bool:
+        """Go on as a WebSocket, with the bytes behind the head; return whether that is possible.
+
+        Elsewhere, and behind a request that is still being answered, Upgrade is ignored (RFC 9110,
+        section 7.8). Raises Problem for a handshake that RFC 6455 forbids.
+        """
+        version = self.parser.get_http_version()
+        if self._in_flight or not request_head.asks_for_websocket(
+            self.scope["method"], version, self.headers
+        ):
+            return False
+        url = httptools.parse_url(self.url)
+        if not self._takes_websocket(unquote(url.path.decode("ascii"))):
+            return False
+        fault = request_head.websocket_fault(self.headers)
+        if fault is not None:
+            raise malformed(fault)
+        target = url.path + (b"?" + url.query if url.query else b"")
+        self._become_websocket(request_head.write("GET", target, version, self.headers) + rest)
+        return True
+
+    def _become_websocket(self, data: bytes) -> None:
+        """Hand the connection, and what has been received, over to a WebSocketConnection."""
+        socket = WebSocketConnection(
+            self.config, self.server_state, self.app_state,
+            limits=self._limits, open_connections=self._open_connections,
+        )  # fmt: skip
+        self._is_lost = True  # for this object
+        self._timers.cancel_all()
+        self._unset_keepalive_if_required()
+        self._open_connections.replace(self, socket)
+        self.connections.discard(self)
+        transport = self._channel.release()
+        self.parser = None  # type: ignore[assignment]  # it refers back to this object
+        socket.connection_made(transport)
+        transport.set_protocol(socket)
+        socket.data_received(data)
 
     def _head_is_late(self) -> None:
         if self._reader.phase is not Phase.HEAD:

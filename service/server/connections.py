@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from typing import TYPE_CHECKING, Literal, get_args
-
-if TYPE_CHECKING:
-    from service.server.connection import Connection
+from typing import Literal, Protocol, get_args
 
 log = logging.getLogger("scmrl.http")
 
@@ -18,12 +15,20 @@ Reason = Literal["refused", "evicted", "silent", "slow_head", "unread"]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
 
+class Closable(Protocol):
+    """A connection, of HTTP or of a WebSocket."""
+
+    def evict(self) -> None:
+        """Close it at once, as it is idle and another one needs its place."""
+
+
 class Connections:
     """At most `maximum` open connections.
 
     A new one beyond that evicts the connection that has been idle longest. It is refused where none
     is idle, that is, where each has a request in flight. A connection is idle until the head of its
-    first request is complete, between a response and the next head, and after its last response.
+    first request is complete, between a response and the next head, and after its last response. A
+    WebSocket is not idle while it is open.
 
     Not thread-safe: for the event loop only.
     """
@@ -32,13 +37,13 @@ class Connections:
         self.maximum = maximum
         #: Connections ended early by the service, by reason.
         self.ended: Counter[Reason] = Counter()
-        self._open: set[Connection] = set()
-        self._idle: dict[Connection, None] = {}  # in the order in which they became idle
+        self._open: set[Closable] = set()
+        self._idle: dict[Closable, None] = {}  # in the order in which they became idle
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def add(self, connection: Connection) -> bool:
+    def add(self, connection: Closable) -> bool:
         """Add a new connection; return False where it must be refused."""
         if len(self._open) >= self.maximum:
             if not self._idle:
@@ -60,15 +65,20 @@ class Connections:
         self._idle[connection] = None
         return True
 
-    def set_idle(self, connection: Connection, idle: bool) -> None:
+    def set_idle(self, connection: Closable, idle: bool) -> None:
         """Mark a connection as idle, or as having a request in flight."""
         self._idle.pop(connection, None)
         if idle and connection in self._open:
             self._idle[connection] = None
 
-    def remove(self, connection: Connection) -> None:
+    def remove(self, connection: Closable) -> None:
         self._open.discard(connection)
         self._idle.pop(connection, None)
+
+    def replace(self, connection: Closable, successor: Closable) -> None:
+        """Let a successor have the place of an open connection; it is not idle."""
+        self.remove(connection)
+        self._open.add(successor)
 
     def count_ended(self, reason: Reason) -> None:
         """Count a connection that the service ends early."""

@@ -38,6 +38,7 @@ class ConnectionLimits:
         slice_bytes: Bytes that are parsed between two checks of the counted events.
         linger_bytes: Bytes that are read and dropped after a response.
         linger_bytes_per_s: Rate of that in the long run, in bytes per second.
+        max_message_bytes: Bytes of one message of a WebSocket.
     """
 
     head_timeout_s: float = 10.0
@@ -56,6 +57,7 @@ class ConnectionLimits:
     slice_bytes: int = 4 * KIB
     linger_bytes: int = 32 * MIB
     linger_bytes_per_s: int = 16 * MIB
+    max_message_bytes: int = MIB
 
     @classmethod
     def of(cls, settings: Settings) -> ConnectionLimits:

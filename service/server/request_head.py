@@ -15,6 +15,11 @@ import httptools
 #: A host and a port, of the characters that RFC 3986 has for them. It may be empty.
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+,;=-]*)(:[0-9]*)?")
 
+#: 16 bytes in base64: the last of 22 digits has 4 of its 6 bits unused.
+_WEBSOCKET_KEY = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==")
+#: Largest header that the library websockets parses, in bytes, without colon, space and line end.
+_MAX_WEBSOCKET_LINE = 8188
+
 Headers = Sequence[tuple[bytes, bytes]]
 
 
@@ -55,11 +60,42 @@ def _coding_fault(version: str, headers: Headers) -> str | None:
     return None
 
 
+def asks_for_websocket(method: str, version: str, headers: Headers) -> bool:
+    """Return whether a head offers to go on as a WebSocket (RFC 6455), and no body follows it."""
+    upgrades, connections, lengths = (
+        [token.strip(b" \t").lower() for n, v in headers if n == name for token in v.split(b",")]
+        for name in (b"upgrade", b"connection", b"content-length")
+    )
+    has_body = any(n == b"transfer-encoding" for n, _ in headers) or set(lengths) - {b"0"}
+    is_offer = b"websocket" in upgrades and b"upgrade" in connections
+    return (method, version) == ("GET", "1.1") and is_offer and not has_body
+
+
+def websocket_fault(headers: Headers) -> str | None:
+    """Return why RFC 6455 forbids the head of a WebSocket handshake, or None."""
+    keys, versions = (
+        [value.strip(b" \t") for n, value in headers if n == name]
+        for name in (b"sec-websocket-key", b"sec-websocket-version")
+    )
+    if versions != [b"13"]:
+        return "its Sec-WebSocket-Version is not 13"
+    if len(keys) != 1 or not _WEBSOCKET_KEY.fullmatch(keys[0]):
+        return "its Sec-WebSocket-Key is not 16 bytes in base64"
+    if any(len(name) + len(value) > _MAX_WEBSOCKET_LINE for name, value in headers):
+        return f"a header of its WebSocket handshake has more than {_MAX_WEBSOCKET_LINE} bytes"
+    return None
+
+
+def write(method: str, url: bytes, version: str, headers: Headers) -> bytes:
+    """Return a head as bytes."""
+    lines = [b"%s %s HTTP/%s" % (method.encode(), url, version.encode())]
+    lines += [b"%s: %s" % (name, value) for name, value in headers]
+    return b"\r\n".join([*lines, b"", b""])
+
+
 def without_upgrade(method: str, url: bytes, version: str, headers: Headers) -> bytes:
     """Return the head of a request without its Upgrade header.
 
     A server may ignore Upgrade (RFC 9110, section 7.8), but llhttp stops at such a head.
     """
-    lines = [b"%s %s HTTP/%s" % (method.encode(), url, version.encode())]
-    lines += [b"%s: %s" % (name, value) for name, value in headers if name != b"upgrade"]
-    return b"\r\n".join([*lines, b"", b""])
+    return write(method, url, version, [(n, value) for n, value in headers if n != b"upgrade"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 
 import httptools
@@ -35,10 +36,19 @@ class RequestReader:
 
     Parser events and reads that carry few bytes, and pipelined requests, are counted (see
     ConnectionLimits); the caller waits `wait_s` before it calls `parse_slice`.
+
+    `take_over` is called with what follows a head that offers another protocol. It returns whether
+    the connection goes on with that, and may raise Problem; otherwise the offer is ignored.
     """
 
-    def __init__(self, protocol: HttpToolsProtocol, limits: ConnectionLimits) -> None:
+    def __init__(
+        self,
+        protocol: HttpToolsProtocol,
+        limits: ConnectionLimits,
+        take_over: Callable[[bytes], bool],
+    ) -> None:
         self._protocol = protocol
+        self._take_over = take_over
         self._limits = limits
         self.phase = Phase.IDLE
         self._events = TokenBucket(limits.event_burst, limits.events_per_s)
@@ -50,7 +60,7 @@ class RequestReader:
         self._unparsed = memoryview(b"")
         self._head_bytes = 0
         self._header_count = 0
-        self._ignores_upgrade = False
+        self._is_at_upgrade = False
         self._reset_parser()
 
     @property
@@ -93,7 +103,9 @@ class RequestReader:
         try:
             self._protocol.parser.feed_data(piece)
         except httptools.HttpParserUpgrade as exc:
-            self._ignore_upgrade(bytes(piece[exc.args[0] :]))
+            self._end_at_upgrade(bytes(piece[exc.args[0] :]))
+            if self.phase is Phase.STOPPED:
+                return
         except httptools.HttpParserError as exc:
             raise (self.head_problem or malformed(str(exc))) from None
         if self.phase is Phase.BODY:
@@ -129,7 +141,7 @@ class RequestReader:
         if fault is not None:
             self._refuse_head(malformed(fault))
         if protocol.parser.should_upgrade():
-            self._ignores_upgrade = True
+            self._is_at_upgrade = True
             return
         if version == "1.0":  # which has no interim responses
             protocol.expect_100_continue = False
@@ -143,7 +155,7 @@ class RequestReader:
         self._protocol.on_body(body)
 
     def on_message_complete(self) -> None:
-        if self._ignores_upgrade:
+        if self._is_at_upgrade:
             return
         self.phase = Phase.IDLE
         self._head_bytes = 0
@@ -167,19 +179,27 @@ class RequestReader:
         if fault is not None:
             raise malformed(fault)
 
-    def _ignore_upgrade(self, rest: bytes) -> None:
-        """Parse a head that offers another protocol again, without the offer.
+    def _end_at_upgrade(self, rest: bytes) -> None:
+        """Let another protocol take over behind a head that offers it, or ignore the offer.
 
-        `rest` follows the head. A protocol for WebSockets would take over the connection here, as
-        HttpToolsProtocol has it.
+        `rest` follows the head in the piece that was parsed. Raises Problem.
         """
+        if self._head_bytes - len(rest) > self._limits.max_head_bytes:
+            raise head_too_large(self._limits)
+        if self._take_over(rest + bytes(self._unparsed)):
+            self.stop()
+        else:
+            self._ignore_upgrade(rest)
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Parse the head again, without the offer."""
         protocol = self._protocol
         method = protocol.parser.get_method().decode("ascii")
         head = request_head.without_upgrade(
             method, protocol.url, protocol.parser.get_http_version(), protocol.headers
         )
         self._reset_parser()
-        self._ignores_upgrade = False
+        self._is_at_upgrade = False
         self._unparsed = memoryview(head + rest + bytes(self._unparsed))
         self._head_bytes = 0
 

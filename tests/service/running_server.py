@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import uvicorn
 from fastapi import FastAPI
 
 from service.app import create_app
@@ -26,8 +27,14 @@ _WITHIN_S = 120.0
 @contextmanager
 def listening(app: FastAPI) -> Iterator[httpx.Client]:
     """A client of the app behind uvicorn; the checkpoints may still be loading."""
+    with serving(app, server_of(app)) as client:
+        yield client
+
+
+@contextmanager
+def serving(app: FastAPI, server: uvicorn.Server) -> Iterator[httpx.Client]:
+    """A client of the app behind this server, which ends with the block at the latest."""
     listener = listen("127.0.0.1", 0)
-    server = server_of(app)
 
     async def serve() -> None:
         async with app.router.lifespan_context(app):

@@ -10,11 +10,12 @@ import uuid
 from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
 
 from service.errors import Error, Problem
-from service.http.error_responses import respond
+from service.http.error_responses import send_problem
 from service.observability.logs import Event
 from service.request_record import CompletedRequest, RequestRecord, request_id
 
@@ -30,11 +31,18 @@ CLIENT_GONE = 499
 _INVALID_HTTP = frozenset({Error.MALFORMED, Error.HEAD_TIMEOUT, Error.HEAD_TOO_LARGE})
 
 
+#: Codes that a WebSocket is closed with where its route returned without, or failed (RFC 6455).
+_DONE, _FAILED = 1000, 1011
+
+
 class AccessLog:
     """Set `request.state.id`, send it as X-Request-ID, log one line for each request.
 
     Routes fill in `request.state.record`. `measure` is called with each completed request; `trace`
     is called with it too, and returns the id of the trace that it recorded.
+
+    A WebSocket is one request, with status 101 and the code that it was closed with; it is
+    completed when it ends. `request.state.accepted` says whether it has been accepted.
     """
 
     def __init__(
@@ -48,40 +56,60 @@ class AccessLog:
         self._trace = trace
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
 
         started = time.perf_counter()
         this_id = _request_id(Headers(scope=scope))
+        id_header = [(b"x-request-id", this_id.encode())]
         token = request_id.set(this_id)
         state = scope.setdefault("state", {})
-        state.update(id=this_id, record=RequestRecord(), problem=None)
+        record = RequestRecord()
+        state.update(id=this_id, record=record, problem=None, accepted=False)
         status: int | None = None
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
-            if message["type"] == "http.response.start":
+            if message["type"] in ("http.response.start", "websocket.http.response.start"):
                 status = message["status"]
                 MutableHeaders(scope=message)["X-Request-ID"] = this_id
+            elif message["type"] == "websocket.accept":
+                status, state["accepted"] = 101, True
+                message = {**message, "headers": [*message.get("headers", ()), *id_header]}
+            elif message["type"] == "websocket.close":
+                status = status or 403  # what the server sends in its place
+                record.notes.setdefault("close_code", message.get("code", 1000))
             await send(message)
 
+        async def receive_noting_close() -> Message:
+            message = await receive()
+            if message["type"] == "websocket.disconnect":
+                record.notes.setdefault("close_code", message.get("code", 1005))
+            return message
+
         try:
-            await self.app(scope, receive, send_with_id)
+            await self.app(scope, receive_noting_close, send_with_id)
+            if state["accepted"] and "close_code" not in record.notes:  # the route has returned
+                await send_with_id({"type": "websocket.close", "code": _DONE})
         except ClientDisconnect:
             status = CLIENT_GONE
+        except WebSocketDisconnect:
+            pass  # a route need not catch it
         except asyncio.CancelledError:  # by the server, at the end of its grace period
             if status is None:
                 detail = "The service was shut down before it could answer."
                 problem = Problem(Error.STOPPING, detail, retry_after_s=5)
-                await respond(Request(scope), problem)(scope, receive, send_with_id)
+                await send_problem(problem, scope, receive, send_with_id)
         except Exception:
             log.exception(Event("unexpected error", {"id": this_id}))
             if status is None:
                 problem = Problem(
                     Error.INTERNAL, "This is a bug; the log has the details under this id."
                 )
-                await respond(Request(scope), problem)(scope, receive, send_with_id)
+                await send_problem(problem, scope, receive, send_with_id)
+            elif state["accepted"] and "close_code" not in record.notes:
+                await send_with_id({"type": "websocket.close", "code": _FAILED})
         finally:
             self._complete(_completed(scope, CLIENT_GONE if status is None else status, started))
             request_id.reset(token)
@@ -108,7 +136,7 @@ def _completed(scope: Scope, status: int, started: float) -> CompletedRequest:
     state = scope["state"]
     return CompletedRequest(
         id=state["id"],
-        method=scope["method"],
+        method=scope.get("method", "GET"),  # which a WebSocket's handshake is
         path=scope["path"],
         # The template, since clients can invent any number of paths.
         route=getattr(scope.get("route"), "path", None),

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import Error, Problem
-from service.http.error_responses import not_found, respond
+from service.http.error_responses import not_found, send_problem
 from service.http.middleware.rate_limit import TokenBucket
 from service.http.problem_document import problems
 from service.keys.key_file import Key, Keys
@@ -28,7 +27,6 @@ OPEN = ("/", "/healthz", "/readyz", "/docs", "/docs/static/*", "/openapi.json")
 ADMIN = "/v1/admin"
 
 _HEADER = "send `Authorization: Bearer KEY` (curl: -H 'Authorization: Bearer KEY')"
-_WEBSOCKET_REFUSED = 1008  # RFC 6455: a policy was violated
 
 
 class KeyCheck:
@@ -52,7 +50,9 @@ class KeyCheck:
         try:
             self._admit(scope)
         except Problem as problem:
-            await _refuse(problem, scope, receive, send)
+            needs_key = problem.error is Error.KEY_NEEDED
+            challenge = {"WWW-Authenticate": "Bearer"} if needs_key else None
+            await send_problem(problem, scope, receive, send, challenge)
             return
         await self.app(scope, receive, send)
 
@@ -66,8 +66,7 @@ class KeyCheck:
             return
 
         key = _key(scope, keys)
-        if scope["type"] == "http":
-            scope["state"]["record"].notes["key"] = key.name
+        scope["state"]["record"].notes["key"] = key.name
         if is_admin and key is not keys.admin:
             detail = f"{key.name!r} is an API key; paths under {ADMIN} need the admin key."
             raise Problem(Error.KEY_REFUSED, detail)
@@ -124,16 +123,6 @@ def describe(schema: dict[str, Any], keys: Keys) -> None:
     if needed:
         schemes = schema["components"].setdefault("securitySchemes", {})
         schemes["key"] = {"type": "http", "scheme": "bearer"}
-
-
-async def _refuse(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
-    is_socket = scope["type"] == "websocket"
-    if is_socket and "websocket.http.response" not in scope.get("extensions", {}):
-        await send({"type": "websocket.close", "code": _WEBSOCKET_REFUSED, "reason": ""})
-        return
-    challenge = {"WWW-Authenticate": "Bearer"} if problem.error is Error.KEY_NEEDED else None
-    response = respond(HTTPConnection(scope), problem, challenge)
-    await response(scope, receive, send)
 
 
 def _path(scope: Scope) -> str:

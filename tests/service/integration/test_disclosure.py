@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, WebSocket
 from pydantic import SecretStr
 
 from model.checkpoint import card
@@ -114,12 +114,27 @@ def ordinary(weights: Path, clip: bytes) -> Iterator[httpx.Response]:
         registry = app.state.scmrl.registry
         with registry.get("avdigits").batcher.slot():
             yield client.post(CLASSIFY, files={"clip": clip})
+        yield refused_websocket(app, client)
         operator = {"Authorization": f"Bearer {ADMIN}"}
         yield client.delete("/v1/admin/models/avdigits", headers=operator)
         for name in ("strict", "nobody"):
             yield client.put(f"/v1/admin/models/{name}", headers=operator)
         app.state.scmrl.in_flight.drain()
         yield client.post(CLASSIFY, files={"clip": clip})
+
+
+def refused_websocket(app: FastAPI, client: httpx.Client) -> httpx.Response:
+    """The response to a handshake, in place of the WebSocket."""
+
+    async def accept(websocket: WebSocket) -> None:
+        await websocket.accept()
+
+    app.add_api_websocket_route("/v1/socket", accept)
+    handshake = {
+        "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    }  # fmt: skip
+    return client.get("/v1/socket", headers=handshake | {"Origin": "https://example.org"})
 
 
 def of_forms(client: httpx.Client) -> Iterator[httpx.Response]:

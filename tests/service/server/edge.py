@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, WebSocket
 from starlette.responses import JSONResponse, Response
 
 from service.errors import Error, Problem
@@ -23,7 +23,7 @@ from service.server.connections import Connections
 from service.server.limits import ConnectionLimits
 from service.server.listener import listen
 from service.server.refusal import refuse
-from service.server.server import make_server
+from service.server.server import has_websocket, make_server
 
 #: Time limit of waits, in seconds.
 WITHIN_S = 60.0
@@ -181,6 +181,21 @@ def app_of(edge: Edge, min_rate: int) -> FastAPI:
         watching.cancel()
         return Response(b"waited")
 
+    @app.websocket("/socket")
+    async def socket(websocket: WebSocket) -> None:
+        """Send each message back. "raise" raises, "problem" is refused, "end" ends the route."""
+        await websocket.accept()
+        while (text := await websocket.receive_text()) != "end":
+            if text == "raise":
+                raise RuntimeError("a bug")
+            if text == "problem":
+                raise Problem(Error.FULL, "Nothing is left. " + "x" * 200)
+            await websocket.send_text(text)
+
+    @app.websocket("/refused")
+    async def refused(websocket: WebSocket) -> None:
+        raise Problem(Error.UNKNOWN_MODEL, "That is known before it is accepted.")
+
     return app
 
 
@@ -201,13 +216,15 @@ def running_edge(
     """Run a server with these limits; the others have their defaults."""
     listener = listener or listen("127.0.0.1", 0)
     edge = Edge(listener.getsockname(), Connections(maximum))
+    app = app_of(edge, min_rate)
     server = make_server(
-        app_of(edge, min_rate),
+        app,
         AccessLog(refuse, measure=lambda answered: None),
         edge.connections,
         ConnectionLimits(**limits),
         keep_alive_s=keep_alive_s,
         grace_s=1,
+        takes_websocket=lambda path: has_websocket(app, path),
     )
 
     def run() -> None:
