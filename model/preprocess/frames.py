@@ -41,13 +41,18 @@ def segment_centres(count: int, parts: int) -> list[int]:
     return [(2 * part + 1) * count // (2 * parts) for part in range(parts)]
 
 
-def normalize_level(distance: Float32Array) -> Float32Array:
+def normalize_level(distance: Float32Array | UInt8Array) -> Float32Array:
     """Scale distances from the background [h, w], 0 to 255, to [0, 1].
 
     The level of 1 is exceeded by a share `_FOREGROUND_SHARE` of the pixels, so that a single
     speck does not set it. A picture of background alone stays 0.
     """
     rank = distance.size - 1 - int(_FOREGROUND_SHARE * distance.size)
+    if distance.dtype == np.uint8:
+        at_rank = _value_at_rank(distance, rank)
+        # A table of the 256 values: a division for each value, not for each pixel.
+        scaled = np.arange(256, dtype=np.float32) / np.float32(max(at_rank, _MIN_FOREGROUND))
+        return np.asarray(np.minimum(scaled, 1)[distance], np.float32)
     level = max(float(np.partition(distance.ravel(), rank)[rank]), _MIN_FOREGROUND)
     return np.asarray(np.minimum(distance / np.float32(level), 1), np.float32)
 
@@ -91,12 +96,23 @@ def _pad(picture: UInt8Array, spec: FrameSpec) -> Float32Array:
     return padded
 
 
-def _background_distance(picture: UInt8Array | Float32Array) -> Float32Array:
-    """Return each pixel's distance [h, w] from the background, the median colour."""
-    pixels = picture.reshape(-1, 3)
-    middle = len(pixels) // 2
-    background = np.partition(pixels, middle, axis=0)[middle].astype(np.float32)
-    return np.asarray(np.abs(picture - background).max(axis=2), np.float32)
+def _background_distance(picture: UInt8Array | Float32Array) -> UInt8Array:
+    """Return each pixel's distance [h, w] from the background, the median colour.
+
+    It is the largest of the three channels' distances. `picture` [h, w, 3] holds integers, 0 to
+    255, whatever its type.
+    """
+    distances = []
+    for channel in cv2.split(picture.astype(np.uint8, copy=False)):
+        median = _value_at_rank(channel, channel.size // 2)
+        distances.append(cv2.LUT(channel, np.abs(np.arange(256) - median).astype(np.uint8)))
+    return np.asarray(cv2.max(cv2.max(distances[0], distances[1]), distances[2]), np.uint8)
+
+
+def _value_at_rank(values: UInt8Array, rank: int) -> int:
+    """Return the value at index `rank` of the sorted values, by their histogram."""
+    counts = np.bincount(values.ravel(), minlength=256)
+    return int(np.searchsorted(np.cumsum(counts), rank, side="right"))
 
 
 def _resize(

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from model.media.reader import Pictures, read_picture
-from model.preprocess.frames import prepare_frames
+from model.preprocess.frames import _background_distance, normalize_level, prepare_frames
 from model.preprocess.prepared import Prepared
 from model.preprocess.specs import PROFILES, FrameSpec
 from tests.model.made import Bytes, quadrants
@@ -285,3 +286,15 @@ def test_background_median_refuses_mean_and_std() -> None:
     fields = MEDIAN.model_dump() | {"mean": (0.5, 0.5, 0.5)}
     with pytest.raises(ValueError, match="omit mean and std"):
         FrameSpec.model_validate(fields)
+
+
+@given(arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=20).map(lambda s: (*s, 3))))
+@settings(max_examples=200, deadline=None)
+def test_background_median_is_the_rank_of_sorted_values(picture: NDArray[np.uint8]) -> None:
+    """Histograms give what sorting gives, to the bit."""
+    pixels = np.sort(picture.reshape(-1, 3), axis=0).astype(np.float32)
+    distance = np.abs(picture - pixels[len(pixels) // 2]).max(axis=2)
+    level = np.sort(distance.ravel())[distance.size - 1 - int(0.003 * distance.size)]
+    expected = np.minimum(distance / np.float32(max(level, 12)), 1)
+    assert np.array_equal(normalize_level(_background_distance(picture)), expected)
+    assert np.array_equal(normalize_level(distance), expected), "as training has it"
