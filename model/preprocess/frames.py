@@ -49,10 +49,11 @@ def normalize_level(distance: Float32Array | UInt8Array) -> Float32Array:
     """
     rank = distance.size - 1 - int(_FOREGROUND_SHARE * distance.size)
     if distance.dtype == np.uint8:
-        at_rank = _value_at_rank(distance, rank)
+        integers = np.asarray(distance, np.uint8)
+        level = max(float(_value_at_rank(integers, rank)), _MIN_FOREGROUND)
         # A table of the 256 values: a division for each value, not for each pixel.
-        scaled = np.arange(256, dtype=np.float32) / np.float32(max(at_rank, _MIN_FOREGROUND))
-        return np.asarray(np.minimum(scaled, 1)[distance], np.float32)
+        scaled = np.minimum(np.arange(256, dtype=np.float32) / np.float32(level), 1)
+        return np.asarray(scaled[integers], np.float32)
     level = max(float(np.partition(distance.ravel(), rank)[rank]), _MIN_FOREGROUND)
     return np.asarray(np.minimum(distance / np.float32(level), 1), np.float32)
 
@@ -103,7 +104,8 @@ def _background_distance(picture: UInt8Array | Float32Array) -> UInt8Array:
     255, whatever its type.
     """
     distances = []
-    for channel in cv2.split(picture.astype(np.uint8, copy=False)):
+    pixels = picture.astype(np.uint8, copy=False)
+    for channel in (np.asarray(plane, np.uint8) for plane in cv2.split(pixels)):
         median = _value_at_rank(channel, channel.size // 2)
         distances.append(cv2.LUT(channel, np.abs(np.arange(256) - median).astype(np.uint8)))
     return np.asarray(cv2.max(cv2.max(distances[0], distances[1]), distances[2]), np.uint8)
