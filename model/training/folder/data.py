@@ -139,6 +139,7 @@ class FolderData:
         findings = [*self.findings, *self._duplicates()]
         findings += store.fill([(each.files, each.digest) for each in self.parts], console)
         if not findings:
+            console.print(self._summary(), markup=False, highlight=False)
             return
         message = report(self.data, findings, len(self.parts))
         if not self.options.skip_faulty or any(finding.kind in FATAL for finding in findings):
@@ -151,6 +152,13 @@ class FolderData:
         files, parts = [each.files for each in self.parts], [each.part for each in self.parts]
         if fatal := too_few(files, parts, self.labels, self._is_grouped()):
             raise DataError(report(self.data, fatal, len(files)))
+
+    def _summary(self) -> str:
+        """Return the number of clips of each class and part."""
+        counts = Counter(each.files.label for each in self.parts)
+        classes = ", ".join(f"{label} {counts[label]}" for label in self.labels)
+        parts = ", ".join(f"{part} {len(self.of(part))}" for part in PARTS)
+        return f"{self.data}: nothing wrong with {len(self.parts)} clips: {classes}; {parts}"
 
     def _duplicates(self) -> Iterator[Finding]:
         digests = {each.files.name: each.digest for each in self.parts}

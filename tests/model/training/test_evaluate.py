@@ -24,10 +24,10 @@ from model.training.avdigits.clips import labelled_clips
 from model.training.avdigits.folder import Digits
 from model.training.avdigits.task import AVDigits
 from model.training.evaluate import STEPS
-from model.training.evaluator import DecodedClip, Evaluator
+from model.training.evaluator import ClipOnDemand, DecodedClip, Evaluator
 from model.training.options import EvaluateOptions, OptionsError, TrainOptions
 from model.training.recipe import card
-from model.training.task import LabelledClip
+from model.training.task import DataError, LabelledClip
 
 pytestmark = pytest.mark.slow
 
@@ -149,6 +149,46 @@ def test_accuracy_is_the_fraction_of_clips_whose_label_is_predicted(
     ]
     assert predictions.tolist() == by_hand
     assert evaluating.score(np.array([0, 1, 9]), clips).value == pytest.approx(2 / 3)
+
+
+def test_clips_beyond_the_memory_are_decoded_at_each_use(
+    evaluator: RecordingEvaluator, clips: list[DecodedClip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = evaluating.decode_within_memory((x.truth for x in clips), CARD.steps, evaluator)
+    monkeypatch.setattr(evaluating, "MAX_DECODED_BYTES", evaluating._bytes(clips[0].clip))
+    part = evaluating.decode_within_memory((x.truth for x in clips), CARD.steps, evaluator)
+    assert [type(x) for x in whole] == [DecodedClip] * 3
+    assert [type(x) for x in part] == [DecodedClip, ClipOnDemand, ClipOnDemand]
+    logits = [evaluator.logits(x, CARD.steps) for x in (whole, part)]
+    assert np.array_equal(*logits)
+
+
+def test_a_clip_that_cannot_be_measured_is_named(
+    evaluator: RecordingEvaluator, clips: list[DecodedClip]
+) -> None:
+    damaged = replace(clips[0].truth, data=b"no movie", name="cat/3.mp4")
+    with pytest.raises(DataError, match=r"^cat/3\.mp4: this file format is not supported"):
+        evaluating.decode(damaged, 2, evaluator)
+    mute = cv2.imencode(".png", np.arange(192, dtype=np.uint8).reshape(8, 8, 3))[1].tobytes()
+    with pytest.raises(DataError, match=r"^a clip: a PNG picture has no sound"):
+        evaluating.decode(replace(clips[0].truth, data=mute), 2, evaluator)
+
+
+def test_the_recall_of_each_class_and_the_calibration_are_measured(
+    evaluator: RecordingEvaluator, clips: list[DecodedClip], tmp_path: Path
+) -> None:
+    measured = {m.what: m for m in evaluate.measure_classes(evaluator, clips, tmp_path)}
+    labels = [clip.truth.label for clip in clips]
+    predicted = evaluator.predict(clips, CARD.steps).tolist()
+    assert labels == [0, 1, 2]
+    for label in labels:
+        assert measured[f"recall, {label}"].value == float(predicted[label] == label)
+        assert measured[f"recall, {label}"].n == 1
+    assert "recall, 3" not in measured  # no clip of it
+    mean = np.mean([a == b for a, b in zip(labels, predicted, strict=True)])
+    assert measured["recall, mean of the classes"].value == pytest.approx(mean)
+    assert 0 <= measured["expected calibration error"].value <= 1
+    assert (tmp_path / "reliability.png").stat().st_size > 1000
 
 
 def test_int8_is_measured_with_int8_weights_and_then_turned_off(
