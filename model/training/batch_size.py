@@ -9,13 +9,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from model.network import SCMRL
-from model.training.options import TrainOptions
+from model.training.options import MIN_BATCH, TrainOptions
 from model.training.recipe import configuration
 
 #: Largest batch that is chosen: beyond it, two cores gain nothing.
 LARGEST = 50
-#: Smallest batch: a batch norm needs more than one clip.
-SMALLEST = 2
 #: Steps that an epoch has at least, as far as the number of clips allows.
 MIN_STEPS = 8
 #: Share of the free memory that a batch may take. Gradients' temporaries and the allocator take
@@ -27,7 +25,7 @@ def choose_batch_size(options: TrainOptions, device: torch.device) -> int:
     """Return the largest batch size that fits the clips of an epoch and the free memory."""
     by_clips = min(LARGEST, options.clips // MIN_STEPS)
     by_memory = int(MEMORY_SHARE * free_bytes(device) / bytes_per_clip(options))
-    return max(SMALLEST, min(by_clips, by_memory))
+    return max(MIN_BATCH, min(by_clips, by_memory))
 
 
 def bytes_per_clip(options: TrainOptions) -> int:

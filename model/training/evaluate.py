@@ -25,7 +25,7 @@ from model.training.measures import Accuracy, measurement
 from model.training.options import EvaluateOptions, make_folder
 from model.training.perturbations import NOISE
 from model.training.reliability import BINS, reliability
-from model.training.task import Data, DataError, LabelledClip, Task, streams_alone
+from model.training.task import DATA_NOTE, Data, DataError, LabelledClip, Task, streams_alone
 
 #: Levels of white noise that are measured, dB.
 SNRS_DB = (-10, -5, 0, 5, 10, 15, 20)
@@ -71,13 +71,18 @@ def evaluate(options: EvaluateOptions, console: Console | None = None) -> Card:
 
 
 def _load(evaluator: Evaluator, options: EvaluateOptions) -> Data:
-    """Load the data of the checkpoint's task. Raises DataError that says what it must hold."""
-    task = evaluator.task
+    """Load the data of the checkpoint's task: by default, where the card says that it was.
+
+    Raises DataError that says what it must hold.
+    """
+    task, training = evaluator.task, evaluator.card.training
     expected = f"{options.checkpoint} is of the task {task.name}; --data: {task.data_help}"
-    if options.data is None:
+    noted = training.notes.get(DATA_NOTE) if training else None
+    data = options.data or (Path(noted) if noted and Path(noted).exists() else None)
+    if data is None:
         raise DataError(expected)
     try:
-        return task.load(options.data)
+        return task.load(data)
     except DataError as exc:
         raise DataError(f"{exc} ({expected})") from exc
 

@@ -24,6 +24,8 @@ HEADS: int = Config.model_fields["heads"].default
 HEAD = "head"
 #: Key of all streams together in `TrainOptions.modality_dropout`.
 ALL = "all"
+#: Smallest batch: a batch norm needs more than one clip.
+MIN_BATCH = 2
 #: No cross-modal residual, in `TrainOptions.attention`.
 NO_ATTENTION = "none"
 
@@ -79,7 +81,7 @@ class TrainOptions:
     out: Path = option(MISSING, "Folder for checkpoints, metrics.csv and TensorBoard events.")
     epochs: int = option(26, "Number of epochs.", between=(1, 100_000))
     clips: int = option(10_000, "Clips per epoch, drawn anew for each.", between=(1, 1_000_000_000))
-    batch: int = option(50, "Clips per batch.", between=(2, 10_000))
+    batch: int = option(50, "Clips per batch.", between=(MIN_BATCH, 10_000))
     embed_dim: int = option(
         128,
         f"Channels of the tokens (embed_dim D), a multiple of {HEADS}.",
@@ -190,8 +192,9 @@ class TrainOptions:
             raise OptionsError(
                 f"--channels {self.embed_dim}: must be a multiple of {HEADS}, the number of heads"
             )
-        if self.batch > self.clips:
-            raise OptionsError(f"--batch {self.batch}: must be at most --clips {self.clips}")
+        batch = MIN_BATCH if self.auto_batch else self.batch
+        if batch > self.clips:
+            raise OptionsError(f"--batch {batch}: must be at most --clips {self.clips}")
         if self.average > self.epochs:
             raise OptionsError(f"--average {self.average}: must be at most --epochs {self.epochs}")
         self._check_modality_dropout()

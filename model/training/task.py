@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from model.media.types import Clip
 
 
+#: The note of a card that says where the data was.
+DATA_NOTE = "data"
+
+
 class DataError(ValueError):
     """A data folder does not have the data of its task. The message names the files."""
 

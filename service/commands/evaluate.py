@@ -32,7 +32,10 @@ def evaluate(
     ],
     data: Annotated[
         Path | None,
-        typer.Option(help="The data folder of the checkpoint's task.", show_default=False),
+        typer.Option(
+            help="Data folder of the checkpoint's task. [default: the one in its card]",
+            show_default=False,
+        ),
     ] = None,
     out: Annotated[Path, _option("out")] = EvaluateOptions.out,
     clips: Annotated[int, _option("clips")] = EvaluateOptions.clips,

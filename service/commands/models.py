@@ -60,6 +60,8 @@ def models(
 
 
 def _row(name: str, card: Card) -> tuple[str, ...]:
-    accuracy = "\n".join(f"{m.what}: {100 * m.value:.1f} %" for m in card.accuracy)
+    accuracy = "\n".join(
+        f"{m.what}: {100 * m.value:.1f} %" for m in card.accuracy if m.what.startswith("accuracy")
+    )
     labels = f"{len(card.labels)}: {', '.join(card.labels)}"
     return name, card.version, ", ".join(card.streams), labels, str(card.steps), accuracy or "-"

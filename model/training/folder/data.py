@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from rich.console import Console
+from rich.progress import track
 
 from model.preprocess.specs import Spec, SpectrogramSpec
 from model.training.folder.cache import Entry, Store
@@ -213,7 +214,8 @@ class Options:
 def digests(clips: Sequence[ClipFiles]) -> dict[str, str]:
     """Return the digest of each clip's content by its name. Raises DataError."""
     result = {}
-    for clip in clips:
+    console = Console(stderr=True)
+    for clip in track(clips, "reading files", console=console, transient=True):
         try:
             result[clip.name] = clip.digest()
         except OSError as exc:

@@ -18,7 +18,7 @@ from model.training.folder.listing import Listing
 from model.training.folder.settings import SOUNDS, TITLES, TOKEN, specs_of
 from model.training.folder.split import DEVELOPMENT, TEST, TRAIN, split, too_few
 from model.training.options import OptionsError, check_ranges, option
-from model.training.task import DataError
+from model.training.task import DATA_NOTE, DataError
 
 if TYPE_CHECKING:
     from model.training.folder.data import FolderData, Part
@@ -192,7 +192,7 @@ class FolderTask:
         before = ", before faulty ones were left out" if self.skip_faulty else ""
         by = "its owner" if all(clip.split for clip in clips) else f"{by}, seed {self.split_seed}"
         return {
-            "data": str(folder),
+            DATA_NOTE: str(folder),
             "split": f"split by {by}: {counts[TRAIN]} clips to train, {counts[DEVELOPMENT]} to "
             f"choose the epoch, {counts[TEST]} to test{before}",
             "class_weights": "inverse of the class's share" if self.class_weights else "none",
@@ -231,7 +231,7 @@ class FolderTask:
     def sources(self) -> tuple[Source, ...]:
         """Return the folder as the one source."""
         what = self.notes.get("split", "")
-        return (Source(name=self.notes.get("data", "folder"), what=what, licence=self.licence),)
+        return (Source(name=self.notes.get(DATA_NOTE, "folder"), what=what, licence=self.licence),)
 
     def load(self, folder: Path) -> FolderData:
         """List a folder or table, digest its files and split them.

@@ -10,7 +10,7 @@ import torch
 from model.training import batch_size
 from model.training.avdigits.task import AVDigits
 from model.training.batch_size import bytes_per_clip, choose_batch_size, free_bytes
-from model.training.options import TrainOptions
+from model.training.options import MIN_BATCH, OptionsError, TrainOptions
 
 CPU = torch.device("cpu")
 
@@ -23,7 +23,7 @@ def options(**changes: object) -> TrainOptions:
 def test_a_small_folder_still_has_several_steps_an_epoch() -> None:
     assert choose_batch_size(options(clips=10_000), CPU) == batch_size.LARGEST
     assert choose_batch_size(options(clips=80), CPU) == 10
-    assert choose_batch_size(options(clips=5), CPU) == batch_size.SMALLEST
+    assert choose_batch_size(options(clips=5), CPU) == MIN_BATCH
 
 
 def test_a_batch_fits_in_its_share_of_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,3 +62,9 @@ def test_a_batch_that_is_set_is_not_chosen() -> None:
     chosen = TrainOptions.of(task, Path("data"), auto_batch=True)
     assert chosen.auto_batch
     assert not TrainOptions.of(task, Path("data"), batch=8).auto_batch
+
+
+def test_an_epoch_has_at_least_one_batch() -> None:
+    with pytest.raises(OptionsError, match="--batch 2: must be at most --clips 1"):
+        TrainOptions.of(AVDigits(), Path("data"), auto_batch=True, clips=1)
+    assert TrainOptions.of(AVDigits(), Path("data"), auto_batch=True, clips=2)
