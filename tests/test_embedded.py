@@ -7,7 +7,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from model import checkpoint
 from service.settings import WEIGHTS
@@ -87,3 +89,24 @@ def test_the_card_says_what_was_measured_and_on_what() -> None:
 
 def test_the_checkpoint_is_small() -> None:
     assert sum(file.stat().st_size for file in FOLDER.iterdir()) < 20_000_000
+
+
+def test_the_terms_of_a_tower_change_with_the_other_stream(client: httpx.Client) -> None:
+    """What docs/http-api.md says: a tower has received the other stream's residual."""
+    clips = [(CLIPS / f"digit-{digit}.mp4").read_bytes() for digit in range(10)]
+
+    def term(stream: str, sound: int, picture: int) -> NDArray[np.float64]:
+        files = {"audio": clips[sound], "video": clips[picture]}
+        answer = client.post("/v1/classify", files=files, data={"attention": "none"}).json()
+        return np.array(list(answer["contributions"][stream].values()))
+
+    moved: dict[str, list[float]] = {"audio": [], "visual": []}
+    for digit in range(10):
+        other = (digit + 1) % 10
+        for stream, pair in (("visual", (other, digit)), ("audio", (digit, other))):
+            own = term(stream, digit, digit)
+            change = np.linalg.norm(term(stream, *pair) - own) / np.linalg.norm(own)
+            moved[stream].append(float(change))
+    print({stream: float(np.mean(values)) for stream, values in moved.items()})
+    assert np.mean(moved["visual"]) > 0.2
+    assert np.mean(moved["audio"]) > 0.05

@@ -1,8 +1,8 @@
-"""Explain an answer: each stream's exact contribution to the logits, and attention maps."""
+"""Explain an answer: each stream's term of the logits, what it changes, and attention maps."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,7 +53,9 @@ def contributions(
     """Return each stream's term of each label's logit for one sample of a batch, and the bias.
 
     The head is linear in the streams' pooled features, so the terms and the bias add up to the
-    logit exactly. The terms of a missing stream are 0.
+    logit. A stream's features have already received the residuals of the others, so its term is
+    that of its tower, not of what was in this stream alone: see `leave_one_out`. The terms of a
+    missing stream are 0.
     """
     zeros = [0.0] * len(labels)
     terms = {
@@ -62,6 +64,29 @@ def contributions(
     }
     terms[BIAS] = output.bias.tolist()
     return {name: dict(zip(labels, values, strict=True)) for name, values in terms.items()}
+
+
+def leave_one_out(
+    output: Output,
+    without: Mapping[str, Output],
+    streams: Sequence[str],
+    labels: Sequence[str],
+    sample: int = 0,
+) -> dict[str, dict[str, float]]:
+    """Return the change of each label's logit by each stream, for one sample of a batch.
+
+    That is the logit of `output`, of all streams of the sample, minus the logit of `without` this
+    stream. A stream that is not in `without` changes nothing.
+    """
+    logits = output.logits[sample]
+    return {
+        name: dict(
+            zip(labels, (logits - without[name].logits[sample]).tolist(), strict=True)
+            if name in without
+            else dict.fromkeys(labels, 0.0)
+        )
+        for name in streams
+    }
 
 
 def attention_maps(

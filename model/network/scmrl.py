@@ -33,7 +33,8 @@ class Output:
 
     `logits` [B, classes]; `bias` [classes], the head's. `residuals`: each stream's cross-modal
     residual, mean over tokens, [T, B, C] (the features of the alignment loss). `stream_logits`:
-    each stream's exact share of the logits [B, classes]; their sum plus the bias is `logits`.
+    the term of each stream's tower [B, classes]; their sum plus the bias is `logits`. A tower has
+    received the residuals of the other streams.
     `firing_rates`: spikes per neuron and step [B], 0 to 1, of the layers that make a stream's
     tokens: the last stage of its patch splitting, after its pooling, and the position stage.
     `attention` by the stream that the map lies on (the keys'); None where not requested.
@@ -190,7 +191,7 @@ class SCMRL(nn.Module):
         return fused, residuals, attended
 
     def _head(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return each stream's share [B, classes] of the logits, from its features [B, C]."""
+        """Return each stream's term [B, classes] of the logits, from its features [B, C]."""
         names = list(self.config.streams)
         if self.config.fusion == "add":
             return {name: x @ self.head.weight.T for name, x in features.items()}

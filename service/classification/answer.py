@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from service.classification import schemas
+from service.classification.leave_one_out import WithoutStreams
 from service.classification.options import Options
 from service.decoding.job import DecodeResult
 from service.inference.batch_queue import InferenceResult
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class ClassifiedClip:
     """A clip that the network has run on. `name` is that by which requests select the checkpoint,
-    `steps` the time steps T that the network ran for."""
+    `steps` the time steps T that the network ran for. `without`: the runs with a stream left out,
+    None where they were not requested."""
 
     name: str
     card: Card
@@ -26,14 +28,16 @@ class ClassifiedClip:
     decoded: DecodeResult
     inference: InferenceResult
     steps: int
+    without: WithoutStreams | None = None
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """`contributions` by stream (and `bias`) and label; `attention` maps by stream, None where
-    they were not requested."""
+    """`contributions` by stream (and `bias`) and label. `leave_one_out`, and `attention` maps by
+    stream: None where they were not requested."""
 
     contributions: dict[str, dict[str, float]]
+    leave_one_out: schemas.LeaveOneOut | None
     attention: dict[str, schemas.StreamMaps] | None
 
 
@@ -43,9 +47,21 @@ def explain(clip: ClassifiedClip) -> Explanation:
 
     output = clip.inference.output
     terms = maps.contributions(output, list(clip.card.streams), clip.card.labels)
+    changes = None if clip.without is None else _leave_one_out(clip, clip.without)
     if clip.options.attention == "none":
-        return Explanation(terms, None)
-    return Explanation(terms, {name: _stream_maps(clip, name) for name in output.attention or {}})
+        return Explanation(terms, changes, None)
+    attention = {name: _stream_maps(clip, name) for name in output.attention or {}}
+    return Explanation(terms, changes, attention)
+
+
+def _leave_one_out(clip: ClassifiedClip, without: WithoutStreams) -> schemas.LeaveOneOut:
+    from model.explain.maps import leave_one_out
+
+    if not without.outputs:
+        return schemas.LeaveOneOut(reason=without.reason)
+    output, card = clip.inference.output, clip.card
+    changes = leave_one_out(output, without.outputs, list(card.streams), card.labels)
+    return schemas.LeaveOneOut(changes=changes)
 
 
 def _stream_maps(clip: ClassifiedClip, name: str) -> schemas.StreamMaps:
@@ -92,6 +108,7 @@ def build_answer(
         prediction=ranking[0],
         probabilities=ranking,
         contributions=explanation.contributions,
+        leave_one_out=explanation.leave_one_out,
         streams={name: schemas.Stream(**asdict(info)) for name, info in decoded.streams.items()},
         attention=explanation.attention,
         steps=clip.steps,

@@ -7,6 +7,8 @@ from typing import Literal, get_args
 
 AttentionDetail = Literal["none", "grid", "overlay"]
 ATTENTION_DETAILS: tuple[AttentionDetail, ...] = get_args(AttentionDetail)
+Contributions = Literal["tower", "leave_one_out"]
+CONTRIBUTIONS: tuple[Contributions, ...] = get_args(Contributions)
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,8 @@ class Options:
     - `steps`: time steps T; None: the checkpoint's own.
     - `top_k`: number of probabilities that are returned, most probable first; None: all.
     - `attention`: "none"; "grid": the maps as numbers; "overlay": drawn as PNGs as well.
+    - `contributions`: "tower": the term of each stream's tower; "leave_one_out": also the change of
+      each logit when a stream is left out, which needs one more run of the network for each stream.
     - `degrade`: whether fewer steps may be run under load where `steps` is None.
     """
 
@@ -24,6 +28,7 @@ class Options:
     steps: int | None = None
     top_k: int | None = None
     attention: AttentionDetail = "grid"
+    contributions: Contributions = "tower"
     degrade: bool = True
 
     @property

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from model.media.types import Limits
 from service.classification.answer import ClassifiedClip, build_answer, explain
+from service.classification.leave_one_out import check_supported, run_without_each
 from service.classification.options import Options
 from service.classification.schemas import Classification
 from service.classification.upload_fields import InputFiles
@@ -67,6 +68,7 @@ async def classify(
 
     started = time.perf_counter()
     card, record = backend.card, call.record
+    check_supported(backend.name, card, options)
     steps = _steps(options, backend)
     record.notes["steps"] = steps
     request = DecodeRequest.from_card(card, steps, backend.limits, options.canvas)
@@ -77,9 +79,13 @@ async def classify(
     with record.attempt("run"):
         inference = await backend.run(inputs, steps, options.explain)
     record.add_stages(("queue", inference.queue_s), ("inference", inference.inference_s))
+    without = None
+    if options.contributions == "leave_one_out":
+        with record.stage("leave_one_out"):
+            without = await run_without_each(backend.run, inputs, steps)
     rates = inference.output.firing_rates
     record.firing_rates = {name: float(rate[0]) for name, rate in rates.items()}
-    clip = ClassifiedClip(backend.name, card, options, decoded, inference, steps)
+    clip = ClassifiedClip(backend.name, card, options, decoded, inference, steps, without)
     with record.stage("explain"):
         explanation = await asyncio.to_thread(explain, clip)
     total_s = time.perf_counter() - started

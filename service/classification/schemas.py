@@ -83,6 +83,23 @@ class StreamMaps(_Answer):
     )
 
 
+class LeaveOneOut(_Answer):
+    """What each stream changes: the logits of all streams that were used, minus the logits without
+    this stream."""
+
+    changes: dict[str, dict[str, float]] | None = Field(
+        None,
+        description="By stream and label. Only differences between labels change probabilities: a "
+        "stream speaks for the label that it changes most. A stream that was not used has 0.",
+        examples=[{"audio": {"7": 2.1}, "visual": {"7": 3.4}}],
+    )
+    reason: str | None = Field(
+        None,
+        description="Why there are no changes.",
+        examples=["only audio was used, and without it nothing is left to classify"],
+    )
+
+
 class Timing(_Answer):
     """Milliseconds from the upload's end to the answer. `inference` is the whole batch's."""
 
@@ -109,6 +126,9 @@ class Classification(_Answer):
                         "audio": {"7": 3.1},
                         "visual": {"7": 4.4},
                         "bias": {"7": 0.02},
+                    },
+                    "leave_one_out": {
+                        "changes": {"audio": {"7": 2.1}, "visual": {"7": 3.4}},
                     },
                     "streams": {
                         "audio": {
@@ -152,8 +172,13 @@ class Classification(_Answer):
     prediction: Probability
     probabilities: list[Probability] = Field(description="Most probable first, `top_k` of them.")
     contributions: dict[str, dict[str, float]] = Field(
-        description="By stream, and `bias`: the exact terms of each label's logit, which is their "
-        "sum. A stream that was not used has 0."
+        description="By stream, and `bias`: the terms of each label's logit, which is their sum. A "
+        "stream's term is that of its tower, whose features have already received the other "
+        "streams' residuals: it is not what the stream alone brings, for which see "
+        "`leave_one_out`. A stream that was not used has 0."
+    )
+    leave_one_out: LeaveOneOut | None = Field(
+        None, description="With contributions=leave_one_out only."
     )
     streams: dict[str, Stream]
     attention: dict[str, StreamMaps] | None = Field(

@@ -35,25 +35,34 @@ def _detail_table(clip: Path, answer: Classification, top_k: int) -> Table:
     )
     table.add_column("label")
     table.add_column("probability", justify="right")
-    table.add_column("", min_width=_BAR_WIDTH)
+    changes = _changes(answer)
+    bar_width = 0 if changes else _BAR_WIDTH  # the changes need its place in 80 characters
+    if bar_width:
+        table.add_column("", min_width=bar_width)
     for stream in answer.contributions:
         table.add_column(stream, justify="right")
     table.add_column("= logit", justify="right")
+    for stream in changes:
+        table.add_column(f"Δ {stream}", justify="right")
     for ranked in answer.probabilities[:top_k]:
         contributions = [stream[ranked.label] for stream in answer.contributions.values()]
         table.add_row(
             escape(ranked.label),
             f"{ranked.probability:.2%}",
-            "█" * round(_BAR_WIDTH * ranked.probability),
+            *(["█" * round(bar_width * ranked.probability)] if bar_width else []),
             *(f"{value:+.2f}" for value in contributions),
             f"{sum(contributions):+.2f}",
+            *(f"{stream[ranked.label]:+.2f}" for stream in changes.values()),
         )
     return table
 
 
 def _summary_table(answers: Sequence[tuple[Path, Classification]]) -> Table:
-    """Return a line per clip: its label, and the contribution of each stream to its logit."""
-    table = Table(title=f"{len(answers)} clips", title_justify="left")
+    """Return a line per clip: its label, and the contribution of each stream to its logit, or what
+    each stream changes of it where that was requested."""
+    is_change = any(answer.leave_one_out for _, answer in answers)
+    title = f"{len(answers)} clips" + ("; logit of all streams - without each" * is_change)
+    table = Table(title=title, title_justify="left")
     table.add_column("clip", overflow="fold")
     table.add_column("label")
     table.add_column("probability", justify="right")
@@ -63,8 +72,11 @@ def _summary_table(answers: Sequence[tuple[Path, Classification]]) -> Table:
     table.add_column("ms", justify="right")
     for clip, answer in answers:
         label = answer.prediction.label
+        terms = _changes(answer) if is_change else answer.contributions
         contributions = [
-            f"{answer.contributions[name][label]:+.2f}" if answer.streams[name].used else "missing"
+            ("only" if is_change and not terms else f"{terms[name][label]:+.2f}")
+            if answer.streams[name].used
+            else "missing"
             for name in streams
         ]
         probability = f"{answer.prediction.probability:.1%}"
@@ -73,8 +85,17 @@ def _summary_table(answers: Sequence[tuple[Path, Classification]]) -> Table:
     return table
 
 
+def _changes(answer: Classification) -> dict[str, dict[str, float]]:
+    """Return the changes of the logits by stream, where they were requested and there are any."""
+    return (answer.leave_one_out and answer.leave_one_out.changes) or {}
+
+
 def _caption(answer: Classification) -> str:
     streams = [f"{name}: {_describe(stream)}" for name, stream in answer.streams.items()]
+    if _changes(answer):
+        streams.append("Δ: logit of all streams - logit without this one")
+    elif answer.leave_one_out is not None:
+        streams.append(f"leave_one_out: {answer.leave_one_out.reason}")
     model = f"{answer.model.name} {answer.model.version}, T = {answer.steps}"
     return "\n".join([*streams, f"{model}, {answer.timing_ms.total:.0f} ms"])
 

@@ -14,6 +14,7 @@ import typer
 
 from model.config import MAX_STEPS
 from service.classification import upload_fields
+from service.classification.options import AttentionDetail, Contributions
 from service.classification.upload_fields import UploadField
 from service.commands.device import Device
 from service.settings import WEIGHTS
@@ -98,6 +99,13 @@ def classify(
     top_k: Annotated[
         int | None, typer.Option(min=1, help="Most probable labels to show; default: 5, JSON: all.")
     ] = None,
+    contributions: Annotated[
+        Contributions,
+        typer.Option(
+            help="tower: the terms of the logits by stream. leave_one_out: also the change of each "
+            "logit when a stream is left out; the network runs once more for each stream."
+        ),
+    ] = "tower",
     overlay: Annotated[
         Path | None,
         typer.Option(
@@ -119,8 +127,8 @@ def classify(
 
     requests = _requests(clips or [], files)
     classifier = _load(model, models, device)
-    attention = "overlay" if overlay else "grid" if as_json else "none"
-    options = Options(steps=steps, top_k=top_k, attention=attention)  # type: ignore[arg-type]
+    detail: AttentionDetail = "overlay" if overlay else "grid" if as_json else "none"
+    options = Options(steps=steps, top_k=top_k, attention=detail, contributions=contributions)
     outcomes = []
     for outcome in _outcomes(classifier, requests, options):
         outcomes.append(outcome)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.classification import upload_fields
-from service.classification.options import ATTENTION_DETAILS, Options
+from service.classification.options import ATTENTION_DETAILS, CONTRIBUTIONS, Options
 from service.classification.upload_fields import InputFiles
 from service.errors import Error, Problem
 from service.http.multipart_body import Form, FormFields
@@ -70,6 +70,13 @@ VALUES: Mapping[str, Value] = {
             "default": Options.attention,
         },
         lambda text, _: _parse_choice(text, ATTENTION_DETAILS),
+    ),
+    "contributions": Value(
+        "`tower` (default): the term of each stream's tower. `leave_one_out`: also the change of "
+        "each logit when a stream is left out, as `leave_one_out` in the answer; the network then "
+        "runs once more for each stream. For checkpoints that support missing streams.",
+        lambda _: {"type": "string", "enum": list(CONTRIBUTIONS), "default": Options.contributions},
+        lambda text, _: _parse_choice(text, CONTRIBUTIONS),
     ),
     "degrade": Value(
         "`true` (default): fewer time steps may be run under load where the operator allows it; "

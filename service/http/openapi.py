@@ -18,8 +18,8 @@ from service.keys.key_file import Keys
 from service.settings import Settings
 
 DESCRIPTION = """
-Classify clips by sound and picture with a spiking network (S-CMRL): class probabilities, the exact
-contribution of each stream, and attention maps.
+Classify clips by sound and picture with a spiking network (S-CMRL): class probabilities, the terms
+of each stream, on request what each stream changes, and attention maps.
 
 With a clip of the repository:
 

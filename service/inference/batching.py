@@ -40,12 +40,15 @@ class Slot:
     ) -> InferenceResult:
         """Queue for `steps` time steps on inputs [T or 1, C, H, W] by stream, and wait.
 
-        Raises what the engine raised for this request, Problem NOT_READY if the worker has
-        stopped. When cancelled, the request leaves the queue before inference.
+        May be called again, for further runs of the same request. Raises what the engine raised
+        for this request, Problem NOT_READY if the worker has stopped. When cancelled, the request
+        leaves the queue before inference.
         """
         shapes = tuple(sorted((name, tuple(x.shape)) for name, x in inputs.items()))
         key = BatchKey(steps, frozenset(explain), shapes)
         request = QueuedRequest(key, inputs, asyncio.get_running_loop().create_future())
+        if self.is_queued:  # `put` withdraws an announcement, and that of the slot is used up
+            self._queue.expect()
         self.is_queued = True
         self._queue.put(request)
         try:

@@ -252,7 +252,7 @@ def test_the_description_is_whole(service: httpx.Client) -> None:
         form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
         assert set(form["properties"]) == {
             "clip", "video", "audio", "frames", "steps", "top_k", "attention",
-            "degrade",
+            "contributions", "degrade",
         }  # fmt: skip
         assert {"200", "400", "404", "408", "413", "415", "422", "503", "504"} == set(
             operation["responses"]
@@ -287,7 +287,8 @@ def test_an_answer_has_the_fields_that_the_description_shows(
     service: httpx.Client, clip: bytes
 ) -> None:
     output = service.get("/openapi.json").json()["components"]["schemas"]["Classification"]
-    answer = service.post(CLASSIFY, files={"clip": clip}).json()
+    values = {"contributions": "leave_one_out"}
+    answer = service.post(CLASSIFY, files={"clip": clip}, data=values).json()
     assert set(answer) == set(output["properties"])
     assert set(answer) == set(output["examples"][0])
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from model.config import Config, StreamConfig
-from model.explain.maps import BIAS, SpatialMap, attention_maps, contributions
+from model.explain.maps import BIAS, SpatialMap, attention_maps, contributions, leave_one_out
 from model.explain.overlay import overlay
 from model.media.reader import Pictures, Sound
 from model.network import StreamAttention
@@ -77,6 +77,25 @@ def test_a_missing_stream_contributes_nothing() -> None:
     shares = contributions(output, ("audio", "visual", "tactile"), LABELS)
     assert set(shares["visual"].values()) == {0.0}
     assert any(shares["audio"].values())
+
+
+def test_leave_one_out_is_what_a_stream_changes() -> None:
+    network = lively(config())
+    streams = noise(network.config, steps=2, batch=2)
+    del streams["tactile"]
+    with torch.inference_mode():
+        output = network(streams)
+        without = {
+            "audio": network({"visual": streams["visual"]}),
+            "visual": network({"audio": streams["audio"]}),
+        }
+    changes = leave_one_out(output, without, ("audio", "visual", "tactile"), LABELS, sample=1)
+    for index, label in enumerate(LABELS):
+        for name in ("audio", "visual"):
+            expected = float(output.logits[1, index] - without[name].logits[1, index])
+            assert changes[name][label] == pytest.approx(expected)
+    assert any(changes["audio"].values())
+    assert set(changes["tactile"].values()) == {0.0}
 
 
 def test_edges_of_visual_tokens_are_in_pixels_of_the_frame() -> None:

@@ -115,6 +115,23 @@ def test_three_streams_are_classified_with_contributions_and_a_map_each(
     assert (spatial["row_edges"][-1], spatial["column_edges"][-1]) == (6, 8)
 
 
+def test_each_of_three_streams_can_be_left_out(tactile_service: httpx.Client, clip: bytes) -> None:
+    files = {"clip": clip, "tactile": npy(touch())}
+    answer = ask(tactile_service, files, contributions="leave_one_out")
+    without = ask(tactile_service, {"clip": clip})
+    changes = answer["leave_one_out"]["changes"]
+    assert set(changes) == set(STREAMS)
+    for label in LABELS:
+        before, after = (
+            sum(terms[label] for terms in each["contributions"].values())
+            for each in (without, answer)
+        )
+        assert changes["tactile"][label] == pytest.approx(after - before, abs=1e-5)
+    missing = ask(tactile_service, {"clip": clip}, contributions="leave_one_out")
+    assert set(missing["leave_one_out"]["changes"]["tactile"].values()) == {0.0}
+    assert any(missing["leave_one_out"]["changes"]["audio"].values())
+
+
 def test_what_is_touched_changes_the_answer(tactile_service: httpx.Client, clip: bytes) -> None:
     one, other = (
         ask(tactile_service, {"clip": clip, "tactile": npy(touch(seed) * scale)})["contributions"]

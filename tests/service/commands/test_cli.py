@@ -119,6 +119,17 @@ def test_one_clip_is_a_table_of_labels_with_the_contribution_of_each_stream(
     assert "4 pictures of 320 x 240" in printed
 
 
+def test_leave_one_out_is_a_column_for_each_stream(with_weights: Path) -> None:
+    printed = scmrl("classify", SEVEN, "--contributions", "leave_one_out", "--json").stdout
+    changes = json.loads(printed)["leave_one_out"]["changes"]
+    assert set(changes) == {"audio", "visual"}
+    printed = scmrl("classify", SEVEN, "--contributions", "leave_one_out", "--top-k", 1).stdout
+    assert "Δ audio" in printed
+    assert "Δ visual" in printed
+    printed = scmrl("classify", SEVEN, SEVEN, "--contributions", "leave_one_out").stdout
+    assert "logit of all streams - without each" in printed
+
+
 def test_several_clips_are_a_line_each(with_weights: Path) -> None:
     names = [f"digit-{digit}.mp4" for digit in range(3)]
     printed = scmrl("classify", *(CLIPS / name for name in names)).stdout

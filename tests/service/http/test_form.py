@@ -63,6 +63,7 @@ def test_streams_may_come_apart(files: dict[str, list[bytes]], media: InputFiles
         ({"top_k": ["0"]}, "top_k"),
         ({"top_k": ["all"]}, "top_k"),
         ({"attention": ["yes"]}, "attention"),
+        ({"contributions": ["exact"]}, "contributions"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(values: dict[str, list[str]], field: str) -> None:

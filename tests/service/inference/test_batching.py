@@ -41,6 +41,21 @@ def test_requests_that_queue_together_run_together() -> None:
     assert [ran.batch_size for ran in answers] == [1, 4, 4, 4, 4, 2, 2]
 
 
+def test_further_runs_of_a_request_keep_no_other_waiting() -> None:
+    """Each run takes back the announcement that it made, not that of a request being decoded."""
+    engine = NumberEngine()
+
+    async def scenario(batcher: Batcher) -> list[int]:
+        with batcher.slot() as slot:
+            first = await slot.run(inputs(1), 4)
+            further = await asyncio.gather(*(slot.run(inputs(n), 4) for n in (2, 3)))
+        return [answered(ran) for ran in (first, *further)]
+
+    with started(engine) as batcher:
+        assert asyncio.run(scenario(batcher)) == [1, 2, 3]
+        assert batcher._queue._decoding == 0
+
+
 def test_each_request_gets_its_own_share_of_everything() -> None:
     engine = NumberEngine()
 

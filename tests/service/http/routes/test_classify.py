@@ -152,6 +152,45 @@ def test_contributions_and_bias_add_up_to_the_logits(service: httpx.Client, clip
     assert [by_label[label] for label in LABELS] == pytest.approx(expected.tolist(), abs=1e-5)
 
 
+def test_leave_one_out_is_the_logits_of_all_minus_those_without_the_stream(
+    service: httpx.Client, clip: bytes
+) -> None:
+    answer = ask(service, {"clip": clip}, steps=3, contributions="leave_one_out")
+    plain = ask(service, {"clip": clip}, steps=3)
+    assert "leave_one_out" not in plain
+    assert answer["contributions"] == plain["contributions"]
+    assert set(answer["leave_one_out"]["changes"]) == {"audio", "visual"}
+    for stream, field in (("audio", "video"), ("visual", "audio")):
+        without = ask(service, {field: clip}, steps=3)
+        changes = answer["leave_one_out"]["changes"][stream]
+        expected = logits(answer) - logits(without)
+        assert [changes[label] for label in LABELS] == pytest.approx(expected.tolist(), abs=1e-5)
+        assert np.abs(expected).max() > 0.01
+    again = ask(service, {"clip": clip}, steps=3, contributions="leave_one_out")
+    assert again["leave_one_out"] == answer["leave_one_out"]
+
+
+def test_leave_one_out_of_a_single_stream_says_that_nothing_is_left(
+    service: httpx.Client, clip: bytes
+) -> None:
+    answer = ask(service, {"audio": clip}, contributions="leave_one_out")
+    reason = "only audio was used, and without it nothing is left to classify"
+    assert answer["leave_one_out"] == {"reason": reason}
+
+
+def test_leave_one_out_needs_a_checkpoint_that_supports_missing_streams(
+    service: httpx.Client, clip: bytes
+) -> None:
+    address = "/v1/models/strict/classify"
+    values = {"contributions": "leave_one_out"}
+    response = service.post(address, files={"clip": clip}, data=values)
+    assert response.status_code == 422
+    problem = response.json()
+    assert problem["field"] == "contributions"
+    assert "strict does not support missing streams" in problem["detail"]
+    assert "leave_one_out" not in ask(service, {"clip": clip}, address, contributions="tower")
+
+
 @pytest.mark.parametrize("steps", [1, 6, 64])
 def test_steps_are_what_was_asked_for(service: httpx.Client, clip: bytes, steps: int) -> None:
     answer = ask(service, {"clip": clip}, steps=steps)
