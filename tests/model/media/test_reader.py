@@ -103,6 +103,32 @@ def test_the_sound_of_a_video_can_be_read_alone() -> None:
         read_sound(clip())
 
 
+@pytest.mark.parametrize("span", [(0.0, 0.5), (0.5, 1.0), (1.3, 1.6), (1.5, 9.0)])
+def test_a_part_of_a_clip_is_read_as_a_clip(span: tuple[float, float]) -> None:
+    start, end = span[0], min(span[1], 2.0)
+    sent = tone(2.0, 48_000)
+    data = clip(frames=[numbered(index) for index in range(20)], sound=sent)
+    frames = round(10 * (end - start))
+    part = read_clip(data, frames, span=span)
+    assert part.pictures is not None
+    assert [number_of(frame) for frame in part.pictures.frames] == list(
+        range(round(10 * start), round(10 * end))
+    )
+    assert part.sound is not None
+    whole = read_sound(data)
+    first, last = round(start * 48_000), round(span[1] * 48_000)
+    assert np.array_equal(part.sound.samples, whole.samples[:, first:last])
+    assert np.array_equal(read_sound(data, span=span).samples, part.sound.samples)
+
+
+def test_a_part_after_the_end_is_unusable() -> None:
+    data = clip(sound=tone(1.0, 48_000))
+    with pytest.raises(Unusable, match=r"its pictures last 1\.00 s, and 3 s is later"):
+        read_clip(data, 2, span=(3, 4), sound=False)
+    with pytest.raises(Unusable, match=r"its sound lasts 1\.\d\d s, and 3 s is later"):
+        read_sound(data, span=(3, 4))
+
+
 @pytest.mark.parametrize("rate", [1000, 8000, 11_025, 44_100, 96_000, 192_000, 384_000])
 def test_sample_rates_are_unchanged(rate: int) -> None:
     sound = read_sound(sound_file(tone(0.1, rate), rate))
