@@ -143,7 +143,9 @@ class FolderData:
             console.print(self._summary(), markup=False, highlight=False)
             return
         message = report(self.data, findings, len(self.parts))
-        if not self.options.skip_faulty or any(finding.kind in FATAL for finding in findings):
+        if any(finding.kind in FATAL for finding in findings):
+            raise DataError(f"{message}\nadd clips to these classes")
+        if not self.options.skip_faulty:
             raise DataError(f"{message}\nmend these files, or leave them out with --skip-faulty")
         console.print(f"{message}\nleft out (--skip-faulty)", markup=False, highlight=False)
         wrong = {finding.where for finding in findings}

@@ -59,7 +59,7 @@ def list_folder(data: Path) -> Listing:
         files = [(path, path.relative_to(data).as_posix()) for path in _files(entry)]
         if not files:
             what = f"the folder holds no file; it needs clips ({ACCEPTED})"
-            findings.append(Finding("class with too few", entry.name, what))
+            findings.append(Finding("empty", entry.name, what))
         found, wrong = pair(files, entry.name)
         clips += found
         findings += wrong

@@ -125,11 +125,13 @@ class FolderTask:
     def for_data(self, folder: Path) -> Self:
         """Return the task with the labels, streams and defaults of a folder or table.
 
-        Raises DataError with all that is wrong with names and classes, and OptionsError.
+        Raises DataError where there are no two classes, and OptionsError.
         """
         listing = list_clips(folder)
         parts = self._split(listing.clips)
-        self._raise_names(folder, listing, parts)
+        if len(listing.labels) < 2:  # no network has one class; what else is wrong `load` says
+            findings = [*listing.findings, *self._too_few(listing.clips, parts)]
+            raise DataError(report(folder, findings, len(listing.clips)))
         streams = self._streams(listing.clips)
         counts = Counter(parts)
         training = [clip for clip, part in zip(listing.clips, parts, strict=True) if part == TRAIN]
@@ -146,7 +148,7 @@ class FolderTask:
             defaults={
                 **self.defaults,
                 "clips": max(counts[TRAIN], MIN_EPOCH),
-                "development_clips": min(counts[DEVELOPMENT], 400),
+                "development_clips": min(max(1, counts[DEVELOPMENT]), 400),
                 "modality_dropout": dropout,
             },
             notes=self._notes(folder, listing.clips, counts),
@@ -155,15 +157,11 @@ class FolderTask:
     def _split(self, clips: Sequence[ClipFiles]) -> list[str]:
         return split(clips, self.development_share, self.test_share, self.split_seed)
 
-    def _raise_names(self, folder: Path, listing: Listing, parts: Sequence[str]) -> None:
-        """Raise DataError where names are wrong, unless they are skipped, or classes too small."""
+    def _too_few(self, clips: Sequence[ClipFiles], parts: Sequence[str]) -> list[Finding]:
         from model.training.folder.data import is_grouped
 
-        grouped = is_grouped(listing.clips)
-        small = too_few(listing.clips, parts, listing.labels, grouped)
-        findings: list[Finding] = [*listing.findings, *small]
-        if small or not listing.clips:
-            raise DataError(report(folder, findings, len(listing.clips)))
+        labels = sorted({clip.label for clip in clips})
+        return too_few(clips, parts, labels, is_grouped(clips))
 
     def _streams(self, clips: Sequence[ClipFiles]) -> frozenset[str]:
         """Return the streams that are asked for, or else those that any clip's files have."""
@@ -244,9 +242,13 @@ class FolderTask:
         listing = list_clips(folder)
         parts = self._parts(folder, listing)
         options = Options(self.augment, self.mirror, self.class_weights, self.skip_faulty)
+        findings = list(listing.findings)
+        if self.checkpoint is None:
+            clips = [each.files for each in parts]
+            findings += self._too_few(clips, [each.part for each in parts])
         return FolderData(
-            folder, parts, self.labels, self.specs, options, listing.findings, self._assign
-        )
+            folder, parts, self.labels, self.specs, options, findings, self._assign
+        )  # fmt: skip
 
     def _assign(self, clips: Sequence[Part]) -> list[Part]:
         """Return clips in the parts of a run, without those beyond `per_class`."""

@@ -89,10 +89,20 @@ def test_every_mistake_of_a_folder_is_reported_at_once(data: Path, tmp_path: Pat
 def test_classes_with_too_few_clips_are_reported_with_wrong_names(tmp_path: Path) -> None:
     movies(tmp_path, count=2)
     (tmp_path / "cat" / "x.doc").write_bytes(b"x")
+    (tmp_path / "dog" / "0.mp4").write_bytes(b"x")
     with pytest.raises(DataError) as raised:
-        SMALL.for_data(tmp_path)
-    for expected in ("cat: has 2 clips, and none of them to", "dog: has 2 clips", "cat/x.doc"):
+        SMALL.for_data(tmp_path).load(tmp_path).training_examples(0, tmp_path / "runs")
+    for expected in (
+        "cat: has 2 clips, and none of them to",
+        "dog: has 2 clips",
+        "cat/x.doc: not known by its ending",
+        "dog/0.mp4: this file format is not supported",
+        "\n  class with too few (2)\n",
+    ):
         assert expected in str(raised.value)
+    shutil.rmtree(tmp_path / "dog")
+    with pytest.raises(DataError, match=r"there is one class \(cat\); two or more are needed"):
+        SMALL.for_data(tmp_path)
 
 
 def test_a_clip_is_decoded_once_even_if_the_run_is_killed(

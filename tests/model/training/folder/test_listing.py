@@ -53,7 +53,7 @@ def test_wrong_names_are_all_reported(tmp_path: Path) -> None:
     assert "accepted are movie: mp4, mov," in found["cat/notes.doc"][1]
     assert found["loose.mp4"][1] == f"lies in no class; move it to {tmp_path / 'CLASS/loose.mp4'}"
     assert "have one name" in found["dog/a.jpg + dog/a.png"][1]
-    assert found["bird"][0] == "class with too few"
+    assert found["bird"][0] == "empty"
     assert [clip.name for clip in listing.clips] == ["cat/a.mp4"]
 
 
