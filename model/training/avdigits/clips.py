@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-import av
 import numpy as np
-import soxr
 from numpy.typing import NDArray
 
-from model.training.avdigits.folder import RATE, Digits
-from model.training.avdigits.recording import Recording, record
+from model.training.avdigits.folder import Digits
 from model.training.avdigits.scene import Scene, draw_scene
+from model.training.mp4 import FRAME_RATES, RATES, Footage, encode
+from model.training.speech.folder import RATE
+from model.training.speech.recording import Recording, record
 from model.training.task import LabelledClip
 
 Bytes = NDArray[np.uint8]
 Rng = np.random.Generator
-
-#: Sample rates of the clips' sound in Hz, and frames per second of their picture.
-RATES = (8_000, 16_000, 22_050, 44_100, 48_000)
-FRAME_RATES = (10, 15, 25, 30)
 
 
 def labelled_clips(digits: Digits, count: int, seed: int) -> Iterator[LabelledClip]:
@@ -46,14 +40,6 @@ def labelled_clip(digits: Digits, label: int, rng: Rng) -> LabelledClip:
     )
 
 
-@dataclass(frozen=True)
-class Footage:
-    """Frames uint8 RGB [h, w, 3] at `rate` frames per second."""
-
-    frames: tuple[Bytes, ...]
-    rate: int
-
-
 def _film(scene: Scene, recording: Recording, rng: Rng) -> Footage:
     """Film the scene for as long as the recording lasts, with a camera's noise."""
     rate = int(rng.choice(FRAME_RATES))
@@ -63,22 +49,3 @@ def _film(scene: Scene, recording: Recording, rng: Rng) -> Footage:
     noise = rng.standard_normal((4, *still.shape), np.float32) * np.float32(grain)
     shots = [np.clip(still + noise[i], 0, 255).astype(np.uint8) for i in range(4)]
     return Footage(tuple(shots[i % 4] for i in range(count)), rate)
-
-
-def encode(footage: Footage, recording: Recording, rate: int) -> bytes:
-    """Encode the frames and the sound as an mp4 file (H.264, AAC mono at `rate` Hz)."""
-    file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as container:
-        video = container.add_stream("libx264", rate=footage.rate, options={"preset": "veryfast"})
-        video.height, video.width = footage.frames[0].shape[:2]
-        video.pix_fmt = "yuv420p"
-        audio = container.add_stream("aac", rate=rate, layout="mono")
-        for frame in footage.frames:
-            container.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(video.encode())
-        samples = soxr.resample(recording.samples, recording.rate, rate).astype(np.float32)
-        sound = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
-        sound.sample_rate = rate
-        container.mux(audio.encode(sound))
-        container.mux(audio.encode())
-    return file.getvalue()

@@ -13,9 +13,11 @@ from model.media.types import Pictures, Sound
 from model.preprocess.frames import normalize_level, prepare_frames
 from model.preprocess.specs import PROFILES, FrameSpec, SpectrogramSpec
 from model.preprocess.spectrogram import prepare_spectrogram
-from model.training.avdigits.folder import RATE, Digits
-from model.training.avdigits.recording import record
+from model.training.avdigits.folder import Digits
 from model.training.avdigits.scene import HEIGHTS, SMALL, Scene, draw_scene
+from model.training.speech.folder import RATE
+from model.training.speech.recording import record
+from model.training.speech.spectrogram import augment_spectrogram
 from model.training.task import BatchPlan
 
 Bytes = NDArray[np.uint8]
@@ -120,24 +122,3 @@ def _add_grain(tensor: Floats, steps: int, sigma: float, rng: Rng) -> Floats:
 def _noise_pool() -> Floats:
     """Return normal noise to cut from: drawing it for every example took a fifth of the time."""
     return np.random.default_rng(0).standard_normal(1 << 21, np.float32)
-
-
-def augment_spectrogram(tensor: Floats, rng: Rng) -> Floats:
-    """Stretch the bands of a spectrogram [1, 1, bands, columns] (another vocal tract), shift it by
-    a few columns, and blank some bands or columns (SpecAugment, arXiv 1904.08779)."""
-    bands, columns = tensor.shape[2:]
-    plane = tensor[0, 0]
-    if rng.random() < 0.6:
-        stretch, shift = rng.uniform(0.86, 1.16), rng.uniform(-3, 3)
-        positions = np.arange(bands) * stretch + shift
-        low = np.clip(np.floor(positions).astype(int), 0, bands - 2)
-        fraction = np.clip(positions - low, 0, 1).astype(np.float32)[:, None]
-        plane = plane[low] * (1 - fraction) + plane[low + 1] * fraction
-    plane = np.roll(plane, int(rng.integers(-12, 13)), axis=1)
-    if rng.random() < 0.3:
-        first = int(rng.integers(0, bands - 8))
-        plane[first : first + int(rng.integers(1, 9))] = plane.min()
-    if rng.random() < 0.3:
-        first = int(rng.integers(0, columns - 14))
-        plane[:, first : first + int(rng.integers(1, 15))] = plane.min()
-    return np.ascontiguousarray(plane, np.float32)[None, None]

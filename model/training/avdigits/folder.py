@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
-from model.training.avdigits.held_out import HELD_OUT_PICTURES, HELD_OUT_SPEAKER
+from model.training.avdigits.held_out import HELD_OUT_PICTURES
 from model.training.avdigits.scene import INK
+from model.training.speech.folder import raise_faults, read_words
+from model.training.speech.held_out import HELD_OUT_SPEAKER
 from model.training.task import DataError
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
-#: Takes of each digit, by speaker: recordings [n] by digit.
-_Words = Mapping[str, Sequence[Sequence[Floats]]]
 
-#: Sample rate of the recordings, Hz.
-RATE = 8000
 #: Fewest pictures, and takes, of each digit that are held out: one for each of the two `halves`.
 _FEWEST_HELD_OUT = 2
-
-_FILE = re.compile(r"([0-9])_([^_]+)_([0-9]+)\.wav")
-_PATTERN = "DIGIT_SPEAKER_TAKE.wav (as 7_george_0.wav)"
-#: Greatest number of faults that one message names.
-_MAX_FAULTS = 8
 
 
 @dataclass(frozen=True)
@@ -60,7 +51,7 @@ def load(folder: Path) -> tuple[Digits, Digits]:
     """
     pictures = _pictures(folder / "handwriting.npz")
     speech = folder / "speech"
-    spoken = _words(speech)
+    spoken = read_words(speech)
     others = sorted(spoken.keys() - {HELD_OUT_SPEAKER})
     if HELD_OUT_SPEAKER not in spoken or not others:
         raise DataError(
@@ -75,7 +66,7 @@ def load(folder: Path) -> tuple[Digits, Digits]:
         tuple(of[n:] for of, n in zip(pictures, counts, strict=True)),
         tuple(tuple(takes) for takes in spoken[HELD_OUT_SPEAKER]),
     )
-    _raise_faults(folder, _missing(digits, held_out))
+    raise_faults(folder, _missing(digits, held_out))
     return digits, held_out
 
 
@@ -124,47 +115,6 @@ def _kind(values: NDArray[np.generic]) -> str:
     return f"{values.dtype} {list(values.shape)}"
 
 
-def _words(folder: Path) -> _Words:
-    """Read the takes by speaker and digit, from DIGIT_SPEAKER_TAKE.wav."""
-    try:
-        names = sorted(path.name for path in folder.iterdir())
-    except OSError as exc:
-        raise DataError(f"{folder}: cannot be read: {exc.strerror}") from exc
-    spoken: dict[str, list[list[Floats]]] = {}
-    faults: list[str] = []
-    for name in names:
-        if not name.lower().endswith(".wav"):
-            continue
-        parts = _FILE.fullmatch(name)
-        if parts is None:
-            faults.append(f"{name}: its name is not {_PATTERN}")
-            continue
-        samples, fault = _recording(folder / name)
-        if fault:
-            faults.append(f"{name}: {fault}")
-        spoken.setdefault(parts[2], [[] for _ in range(10)])[int(parts[1])].append(samples)
-    _raise_faults(folder, faults)
-    return spoken
-
-
-def _recording(file: Path) -> tuple[Floats, str]:
-    """Return mono samples [n], and what is wrong with them or the empty string."""
-    silence = np.zeros(0, np.float32)
-    try:
-        samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
-    except (OSError, RuntimeError) as exc:
-        return silence, f"cannot be read: {exc}"
-    if rate != RATE:
-        return silence, f"{rate} Hz instead of {RATE}"
-    if samples.shape[1] != 1:
-        return silence, f"{samples.shape[1]} channels instead of 1"
-    if not len(samples):
-        return silence, "has no samples"
-    if not np.isfinite(samples).all():
-        return silence, "has values that are not finite"
-    return samples[:, 0], ""
-
-
 def _missing(digits: Digits, held_out: Digits) -> Iterator[str]:
     """Yield a message for each digit that has too few pictures or takes."""
     for digit in range(10):
@@ -180,12 +130,3 @@ def _missing(digits: Digits, held_out: Digits) -> Iterator[str]:
                 f"speech/{digit}_{HELD_OUT_SPEAKER}_*.wav: {takes or 'none'} there; "
                 f"{_FEWEST_HELD_OUT} are needed"
             )
-
-
-def _raise_faults(folder: Path, faults: Iterator[str] | Sequence[str]) -> None:
-    """Raise DataError that names the first faults, if any."""
-    faults = list(faults)
-    if not faults:
-        return
-    more = f"; and {len(faults) - _MAX_FAULTS} more" if len(faults) > _MAX_FAULTS else ""
-    raise DataError(f"{folder}: " + "; ".join(faults[:_MAX_FAULTS]) + more)

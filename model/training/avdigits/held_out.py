@@ -1,7 +1,6 @@
-"""The parts of the avdigits data that are held out from training."""
+"""The part of the handwriting that is held out from training."""
 
 from __future__ import annotations
 
-#: The held-out speaker, and the fraction of each digit's pictures, the last ones, held out.
-HELD_OUT_SPEAKER = "george"
+#: The fraction of each digit's pictures, the last ones, held out.
 HELD_OUT_PICTURES = 0.1

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from model.checkpoint import Card, Source
 from model.preprocess.specs import PROFILES, Spec
-from model.training.avdigits.held_out import HELD_OUT_PICTURES, HELD_OUT_SPEAKER
+from model.training.avdigits.held_out import HELD_OUT_PICTURES
 from model.training.options import check_ranges, option
+from model.training.speech.held_out import HELD_OUT_SPEAKER
 from model.training.task import LabelledClip, check_task
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class AVDigits:
         return self
 
     def learning_settings(self) -> Mapping[str, object]:
-        from model.training.avdigits import voices
+        from model.training.speech import voices
 
         return {"synthetic_takes": self.synthetic_takes if voices.available() else 0}
 
@@ -116,8 +117,8 @@ class AVDigitsData:
 
     def training_examples(self, seed: int, cache: Path) -> Scenes:
         """Return augmented scenes. Synthetic voices are stored in `cache`."""
-        from model.training.avdigits import voices
         from model.training.avdigits.dataset import Scenes
+        from model.training.speech import voices
 
         synthetic = voices.words(self.synthetic_takes, cache)
         return Scenes(self.training, seed=seed, synthetic=synthetic)

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from model.checkpoint import Card, Source
 from model.preprocess.specs import FrameSpec, Spec, SpectrogramSpec
-from model.training.avdigits.clips import Footage, encode
-from model.training.avdigits.recording import Recording
+from model.training.mp4 import Footage, encode
 from model.training.options import check_ranges, option
+from model.training.speech.recording import Recording
 from model.training.task import BatchPlan, DataError, LabelledClip, check_task
 
 SPECTROGRAM = SpectrogramSpec(sample_rate=8000, n_fft=256, hop_length=80, size=(32, 32))

@@ -104,7 +104,7 @@ def test_a_run_is_not_resumed_with_another_setting(name: str, begun: TrainOption
 def test_synthetic_takes_of_another_number_are_refused(
     begun: TrainOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model.training.avdigits.voices.available", lambda: True)
+    monkeypatch.setattr("model.training.speech.voices.available", lambda: True)
     message = refusal(replace(begun, task=AVDigits(synthetic_takes=7)))
     assert "--synthetic-takes 7, but the run has 0;" in message
 
@@ -298,7 +298,7 @@ def test_a_folder_that_cannot_be_written_is_refused_by_its_option(
 def test_a_damaged_cache_of_voices_is_named(
     begun: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model.training.avdigits.voices.available", lambda: True)
+    monkeypatch.setattr("model.training.speech.voices.available", lambda: True)
     (tmp_path / "voices-5.npz").write_bytes(b"half of it")
     fresh = replace(begun, out=tmp_path / "run", resume=False, task=AVDigits(synthetic_takes=5))
     with pytest.raises(DataError, match=r"voices-5\.npz: cannot be read"):

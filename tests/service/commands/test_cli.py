@@ -18,7 +18,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 from model.config import MAX_STEPS
-from model.training.avdigits.held_out import HELD_OUT_SPEAKER
+from model.training.speech.held_out import HELD_OUT_SPEAKER
 from service.commands.app import app
 from service.keys import key_file
 from service.settings import Settings

@@ -19,9 +19,9 @@ from model.training.avdigits import dataset
 from model.training.avdigits import folder as data_folder
 from model.training.avdigits.clips import labelled_clip, labelled_clips
 from model.training.avdigits.dataset import VISUAL, Scenes
-from model.training.avdigits.recording import record
 from model.training.avdigits.scene import draw_scene
 from model.training.batches import Batches
+from model.training.speech.recording import record
 from model.training.task import BatchPlan, DataError
 
 pytestmark = pytest.mark.slow

@@ -9,8 +9,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from model.training.avdigits.clips import Footage, encode
-from model.training.avdigits.recording import Recording
+from model.training.mp4 import Footage, encode
+from model.training.speech.recording import Recording
 
 RATE = 8000
 

@@ -13,13 +13,13 @@ import soundfile
 
 from model.media.reader import read_clip
 from model.preprocess.prepare import prepare
-from model.training.avdigits.clips import Footage, encode
-from model.training.avdigits.recording import Recording
 from model.training.folder import cache as caching
 from model.training.folder.clip_files import ClipFiles
 from model.training.folder.data import seen_digests
 from model.training.folder.task import FolderTask
+from model.training.mp4 import Footage, encode
 from model.training.options import OptionsError
+from model.training.speech.recording import Recording
 from model.training.task import BatchPlan, DataError
 from tests.model.training.folder.made import RATE, movie, movies, picture, sound, stripes, tone
 

@@ -14,7 +14,7 @@ import soxr
 from numpy.typing import NDArray
 from rich.console import Console
 
-from model.training.avdigits.folder import RATE
+from model.training.speech.folder import RATE
 from model.training.task import DataError
 
 Floats = NDArray[np.float32]
