@@ -9,15 +9,12 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from model.media.types import Pictures, Sound
+from model.media.types import Pictures
 from model.preprocess.frames import normalize_level, prepare_frames
 from model.preprocess.specs import PROFILES, FrameSpec, SpectrogramSpec
-from model.preprocess.spectrogram import prepare_spectrogram
 from model.training.avdigits.folder import Digits
 from model.training.avdigits.scene import HEIGHTS, SMALL, Scene, draw_scene
-from model.training.speech.folder import RATE
-from model.training.speech.recording import record
-from model.training.speech.spectrogram import augment_spectrogram
+from model.training.speech.spectrogram import draw_spectrogram
 from model.training.task import BatchPlan
 
 Bytes = NDArray[np.uint8]
@@ -49,19 +46,13 @@ class Scenes:
         seeds = rng.integers(0, 2**31, 2)
         streams = {}
         if "audio" in plan.streams:
-            streams["audio"] = self._spectrogram(digit, np.random.default_rng(seeds[0]))
+            takes = self.digits.words[digit]
+            synthetic = self.synthetic[digit] if self.synthetic else ()
+            rng = np.random.default_rng(seeds[0])
+            streams["audio"] = draw_spectrogram(takes, synthetic, AUDIO, rng, self.augmented)
         if "visual" in plan.streams:
             streams["visual"] = self._frames(digit, np.random.default_rng(seeds[1]), plan)
         return streams, digit
-
-    def _spectrogram(self, digit: int, rng: Rng) -> Floats:
-        takes = self.digits.words[digit]
-        if self.synthetic and rng.random() < 0.4:
-            takes = self.synthetic[digit]
-        snr_db = None if self.augmented else float(rng.uniform(10, 40))
-        recording = record(takes[int(rng.integers(len(takes)))], RATE, rng, snr_db=snr_db)
-        tensor = prepare_spectrogram(Sound(recording.samples[None], RATE), AUDIO).tensor
-        return augment_spectrogram(tensor, rng) if self.augmented else tensor
 
     def _frames(self, digit: int, rng: Rng, plan: BatchPlan) -> Floats:
         images = self.digits.pictures[digit]

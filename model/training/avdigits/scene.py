@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from model.training.frame_size import draw_size
+
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Rng = np.random.Generator
 
-#: Aspect ratios, width over height, and their probabilities.
-SHAPES = ((4 / 3, 0.4), (16 / 9, 0.25), (1.0, 0.1), (3 / 4, 0.12), (9 / 16, 0.13))
 #: Height of the digit's ink over the frame's.
 HEIGHTS = (0.22, 0.92)
 #: The smaller of HEIGHTS, which are hardest to read: training has more of them.
@@ -71,7 +71,7 @@ def draw_scene(
     pixels, `heights` the digit's height over the frame's. `difficulty` 0 gives large digits,
     upright, in strong contrast on plain paper; 1 the whole range.
     """
-    height, width = _size(rng, short_side)
+    height, width = draw_size(rng, short_side)
     least = max(heights[0], 0.65 * heights[1] * (1 - difficulty))
     cover, box = _place(digit, rng, height, width, (least, heights[1]), difficulty)
     ink, paper_colour = _colours(rng, CONTRAST + 70 * (1 - difficulty))
@@ -79,15 +79,6 @@ def draw_scene(
     if rng.random() < 0.6 * difficulty:
         paper = _clutter(rng, paper, box, paper_colour, ink)
     return Scene(np.clip(paper, 0, 255).astype(np.uint8), ink, cover, box)
-
-
-def _size(rng: Rng, short_side: tuple[int, int]) -> tuple[int, int]:
-    """Draw the height and width of a frame, which are even."""
-    shapes, probabilities = zip(*SHAPES, strict=True)
-    shape = shapes[int(rng.choice(len(shapes), p=probabilities))]
-    short = int(rng.integers(short_side[0], short_side[1] + 1)) // 2 * 2
-    long = round(short * max(shape, 1 / shape)) // 2 * 2
-    return (short, long) if shape >= 1 else (long, short)
 
 
 def _place(

@@ -1,12 +1,43 @@
-"""Augmentation of spectrograms of speech."""
+"""Spectrograms of spoken digits, and their augmentation."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model.media.types import Sound
+from model.preprocess.specs import SpectrogramSpec
+from model.preprocess.spectrogram import prepare_spectrogram
+from model.training.speech.folder import RATE
+from model.training.speech.recording import record
+
 Floats = NDArray[np.float32]
 Rng = np.random.Generator
+
+
+#: Share of the synthetic takes among those that are drawn.
+SYNTHETIC = 0.4
+
+
+def draw_spectrogram(
+    takes: Sequence[Floats],
+    synthetic: Sequence[Floats],
+    spec: SpectrogramSpec,
+    rng: Rng,
+    augmented: bool,
+) -> Floats:
+    """Return the spectrogram [1, 1, bands, columns] of a recording of one of a word's takes.
+
+    Takes are mono at RATE Hz. `augmented`: with heavy noise, stretched and masked.
+    """
+    if synthetic and rng.random() < SYNTHETIC:
+        takes = synthetic
+    snr_db = None if augmented else float(rng.uniform(10, 40))
+    recording = record(takes[int(rng.integers(len(takes)))], RATE, rng, snr_db=snr_db)
+    tensor = prepare_spectrogram(Sound(recording.samples[None], RATE), spec).tensor
+    return augment_spectrogram(tensor, rng) if augmented else tensor
 
 
 def augment_spectrogram(tensor: Floats, rng: Rng) -> Floats:

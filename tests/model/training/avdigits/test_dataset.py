@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from model.media.reader import read_clip
-from model.training.avdigits import dataset
 from model.training.avdigits import folder as data_folder
 from model.training.avdigits.clips import labelled_clip, labelled_clips
 from model.training.avdigits.dataset import VISUAL, Scenes
 from model.training.avdigits.scene import draw_scene
 from model.training.batches import Batches
+from model.training.speech import spectrogram
 from model.training.speech.recording import record
 from model.training.task import BatchPlan, DataError
 
@@ -275,8 +275,8 @@ def test_scenes_are_not_augmented_unless_for_training(
         calls.append(1)
         return augment(tensor, rng)
 
-    augment = dataset.augment_spectrogram
-    monkeypatch.setattr(dataset, "augment_spectrogram", counted)
+    augment = spectrogram.augment_spectrogram
+    monkeypatch.setattr(spectrogram, "augment_spectrogram", counted)
     scenes(avdigits_folder, augmented=False).example(0, BatchPlan(BOTH))
     assert not calls
     scenes(avdigits_folder).example(0, BatchPlan(BOTH))
