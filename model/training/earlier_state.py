@@ -23,6 +23,7 @@ ADDED = {
     "settle_norms": "0",
     "precision": "bfloat16",
     "auto_batch": "False",
+    "easy_start": "False",
 }
 #: Factor of `--slow STREAM` on the learning rate of that stream and of the classifier.
 SLOW = 0.1

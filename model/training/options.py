@@ -108,6 +108,10 @@ class TrainOptions:
         "Fraction of the training during which the augmentation grows to full difficulty.",
         between=(1e-6, 1),
     )
+    easy_start: bool = option(
+        False,
+        "Begin with easy examples with --init-from as well, for a checkpoint of another task.",
+    )
     label_smoothing: float = option(0.1, "Label smoothing of the cross-entropy.", between=(0, 1))
     temperature: float = option(
         0.07, "Temperature of the semantic alignment loss.", between=(1e-3, 1000)

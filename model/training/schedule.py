@@ -62,6 +62,7 @@ class Schedule:
         else:
             lengths = (2, longest, longest, longest)
         steps = min(int(rng.choice(lengths)), longest)
-        # Weights of another run have already learnt the easy examples.
-        difficulty = 1.0 if self.options.init_from else min(1.0, progress / self.options.curriculum)
+        # Weights of another run have already learnt the easy examples, unless of another task.
+        skips_easy = self.options.init_from and not self.options.easy_start
+        difficulty = 1.0 if skips_easy else min(1.0, progress / self.options.curriculum)
         return BatchPlan(self.options.batch_streams(entry), steps, difficulty)

@@ -162,6 +162,8 @@ def test_a_training_from_a_checkpoint_has_hard_scenes_from_its_first_step(
     before = train(replace(options, epochs=1, clips=8))
     run = new_trainer(replace(options, out=options.out.with_name("on"), init_from=before))
     assert run.schedule.plan(0).difficulty == 1
+    eased = replace(run.options, out=options.out.with_name("eased"), easy_start=True)
+    assert new_trainer(eased).schedule.plan(0).difficulty == 0
 
 
 def test_batches_have_streams_as_often_as_modality_dropout_says(options: TrainOptions) -> None:

@@ -54,6 +54,7 @@ OTHERS: dict[str, Any] = {
     "settle_norms": 3,
     "precision": "float32",
     "auto_batch": True,
+    "easy_start": True,
 }
 #: Options that may be other ones.
 FREE: dict[str, Any] = {
