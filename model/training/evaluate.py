@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -98,9 +99,22 @@ def measure_accuracy(
     plots.confusion(labels, predictions, evaluator.card.labels, out / "confusion.png")
     together = score(predictions, clips)
     yield measurement(f"accuracy, {all_streams(task)}", together, conditions)
+    yield from _measure_parts(predictions, clips, all_streams(task), conditions)
     for stream in streams_alone(task):
-        alone = evaluator.accuracy(clips, steps, stream=stream)
-        yield measurement(f"accuracy, {task.titles[stream]} alone", alone, conditions)
+        name = f"{task.titles[stream]} alone"
+        predictions = evaluator.predict(clips, steps, stream=stream)
+        yield measurement(f"accuracy, {name}", score(predictions, clips), conditions)
+        yield from _measure_parts(predictions, clips, name, conditions)
+
+
+def _measure_parts(
+    predictions: NDArray[np.int64], clips: Sequence[EvaluatedClip], name: str, conditions: str
+) -> Iterator[Measurement]:
+    """Measure each part of the test set, where it has parts (`LabelledClip.part`)."""
+    for part in dict.fromkeys(clip.truth.part for clip in clips if clip.truth.part):
+        rows = [row for row, clip in enumerate(clips) if clip.truth.part == part]
+        accuracy = score(predictions[rows], [clips[row] for row in rows])
+        yield measurement(f"accuracy, {name}, {part}", accuracy, conditions)
 
 
 def measure_classes(

@@ -49,7 +49,8 @@ class LabelledClip:
     `data` is a media file, as a client would upload it. `label` is the index of the class. `box`
     (left, top, right, bottom) encloses the object in pixels of a frame of `size` (height, width);
     None where it is unknown. The object is heard from `begin` to `end` in seconds. `name` is the
-    file's, for messages.
+    file's, for messages. `part` names a part of the test set that is also measured by itself,
+    such as "busy background"; empty where there are none.
     """
 
     data: bytes
@@ -59,6 +60,7 @@ class LabelledClip:
     begin: float | None = None
     end: float | None = None
     name: str = ""
+    part: str = ""
 
     def decode(self, steps: int) -> Clip:
         """Decode the sound and `steps` pictures. Raises MediaError."""
