@@ -21,7 +21,6 @@ from model.training.avdigits.dataset import VISUAL, Scenes
 from model.training.avdigits.scene import draw_scene
 from model.training.batches import Batches
 from model.training.speech import spectrogram
-from model.training.speech.recording import record
 from model.training.task import BatchPlan, DataError
 
 pytestmark = pytest.mark.slow
@@ -65,17 +64,6 @@ def test_a_digit_being_written_shows_its_upper_part_only() -> None:
     middle = round((scene.box[1] + scene.box[3]) / 2)
     assert np.array_equal(whole[: middle - 1], half[: middle - 1])
     assert not np.array_equal(whole[middle + 1 :], half[middle + 1 :])
-
-
-@pytest.mark.parametrize("snr_db", [0.0, 20.0])
-def test_noise_has_the_level_that_was_asked_for(snr_db: float) -> None:
-    rng = np.random.default_rng(0)
-    word = np.sin(np.arange(4000) / 3).astype(np.float32)
-    made = record(word, 8000, rng, seconds=(3.0, 3.0), snr_db=snr_db)
-    begin, end = round(made.begin * made.rate), round(made.end * made.rate)
-    quiet = np.concatenate([made.samples[: max(0, begin - 10)], made.samples[end + 10 :]])
-    noise, both = np.mean(quiet**2), np.mean(made.samples[begin:end] ** 2)
-    assert 10 * np.log10((both - noise) / noise) == pytest.approx(snr_db, abs=1.0)
 
 
 def test_training_never_sees_what_is_held_out(avdigits_folder: Path) -> None:
