@@ -229,32 +229,46 @@ _PAPER_VISUAL = FrameSpec(
     frames="middle",
 )
 
+_SPOKEN_DIGIT = SpectrogramSpec(
+    sample_rate=8000,
+    n_fft=256,
+    hop_length=60,
+    level="peak",
+    n_mels=64,
+    fmin=60.0,
+    fmax=3900.0,
+    top_db=28.0,
+    floor_percentile=10.0,
+    window_s=1.44,
+    clip=(0.0, 5.0),
+    std=5.0,
+    size=(64, 192),
+    resize="none",
+)
+
 #: Specs by data set and stream name.
 PROFILES: dict[str, dict[str, SpectrogramSpec | FrameSpec]] = {
     "crema_d": {"audio": _PAPER_AUDIO, "visual": _PAPER_VISUAL},
     "urbansound8k_av": {"audio": _PAPER_AUDIO, "visual": _PAPER_VISUAL},
     "avdigits": {
-        "audio": SpectrogramSpec(
-            sample_rate=8000,
-            n_fft=256,
-            hop_length=60,
-            level="peak",
-            n_mels=64,
-            fmin=60.0,
-            fmax=3900.0,
-            top_db=28.0,
-            floor_percentile=10.0,
-            window_s=1.44,
-            clip=(0.0, 5.0),
-            std=5.0,
-            size=(64, 192),
-            resize="none",
-        ),
+        "audio": _SPOKEN_DIGIT,
         "visual": FrameSpec(
             fit="pad",
             background="median",
             resize="area",
             size=(96, 128),
+            frames="spread",
+        ),
+    },
+    # As many tokens as the sound has (4 x 12), as the attention over time needs: 6 x 8.
+    "handsigns": {
+        "audio": _SPOKEN_DIGIT,
+        "visual": FrameSpec(
+            fit="pad",
+            resize="area",
+            size=(96, 128),
+            mean=(0.5, 0.5, 0.5),
+            std=(0.25, 0.25, 0.25),
             frames="spread",
         ),
     },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from model.training.avdigits.task import AVDigits
 from model.training.folder.task import FolderTask
+from model.training.handsigns.task import HandSigns
 from model.training.task import Task
 
-TASKS: dict[str, type[Task]] = {"avdigits": AVDigits, "folder": FolderTask}
+TASKS: dict[str, type[Task]] = {"avdigits": AVDigits, "folder": FolderTask, "handsigns": HandSigns}

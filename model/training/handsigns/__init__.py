@@ -1,0 +1,1 @@
+"""The task handsigns: a digit that is shown by hand while it is spoken."""
