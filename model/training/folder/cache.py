@@ -25,7 +25,7 @@ from model.training.folder.inspection import inspect, unreadable
 from model.training.task import DataError
 
 #: Changes where entries of another version cannot be used.
-VERSION = 1
+VERSION = 2
 #: Pictures that are kept of a movie: several for each time step, so that training sees others.
 FRAMES = 16
 #: Shorter side of a picture that is kept, over the side of the network's: room to crop.
@@ -41,6 +41,11 @@ class Entry:
 
     file: Path
     label: int
+
+    def picture_count(self) -> int:
+        """Return the number of its pictures."""
+        count = self._array("count")
+        return 0 if count is None else int(count)
 
     def pictures(self) -> Pictures | None:
         """Return its pictures, uint8 RGB [h, w, 3]."""
@@ -124,6 +129,7 @@ class Store:
             frames = [self._shrink(frame) for frame in clip.pictures.frames]
             still = all(frame is clip.pictures.frames[0] for frame in clip.pictures.frames)
             arrays["frames"] = np.stack(frames[:1] if still else frames)
+            arrays["count"] = np.asarray(len(arrays["frames"]))
         if clip.sound is not None:
             samples = downmix(clip.sound)[0].astype(np.float32)
             samples = samples / max(float(np.abs(samples).max()), 1e-9)

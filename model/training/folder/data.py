@@ -89,6 +89,7 @@ class FolderData:
         self.findings = list(findings)
         self.assign = assign
         self.left_out: list[Part] = []
+        self.stills = False  # known when all are decoded
         self.streams = frozenset(specs)
 
     @cached_property
@@ -129,9 +130,11 @@ class FolderData:
             for each in self.parts
             if each.part == TRAIN
         ]
+        files = (store.file(each.digest) for each in self.parts)
+        self.stills = all(Entry(file, 0).picture_count() <= 1 for file in files)
         options = self.options
         return CachedExamples(
-            entries, self.specs, seed, self._are_stills(), options.augment, options.mirror
+            entries, self.specs, seed, self.stills, options.augment, options.mirror
         )  # fmt: skip
 
     def _check(self, store: Store) -> None:
@@ -168,9 +171,6 @@ class FolderData:
         labels = {each.files.name: each.files.label for each in self.parts}
         return duplicates(digests, labels)
 
-    def _are_stills(self) -> bool:
-        return all(each.files.file("movie") is None for each in self.parts)
-
     def _is_grouped(self) -> bool:
         return is_grouped([each.files for each in self.parts])
 
@@ -178,7 +178,7 @@ class FolderData:
         """Return the clips that the best epoch is chosen by, in random order."""
         clips = [(clip, self.labels[clip.label]) for clip in self.of(DEVELOPMENT)]
         order = np.random.default_rng(0).permutation(len(clips))
-        return ServedExamples([clips[i] for i in order], self.specs, self._are_stills())
+        return ServedExamples([clips[i] for i in order], self.specs, self.stills)
 
     def test_clips(self, count: int, seed: int) -> Iterator[LabelledClip]:
         """Yield the clips to test on, at most `count`."""

@@ -60,8 +60,8 @@ def list_folder(data: Path) -> Listing:
         if not files:
             what = f"the folder holds no file; it needs clips ({ACCEPTED})"
             findings.append(Finding("empty", entry.name, what))
-        found, wrong = pair(files, entry.name)
-        clips += found
+        pairs, wrong = pair(files, entry.name)
+        clips += pairs
         findings += wrong
     return Listing(tuple(clips), tuple(findings))
 

@@ -212,6 +212,22 @@ def test_pairs_and_single_streams_are_read(tmp_path: Path) -> None:
     assert task.defaults["modality_dropout"] == {"all": 1.0}
 
 
+def test_photographs_and_animations_fit_in_one_batch(tmp_path: Path) -> None:
+    for number, label in enumerate(("cat", "dog")):
+        for take in range(3):
+            picture(tmp_path / label / f"{take}.png", number, take)
+    animation = cv2.Animation()
+    animation.frames = [stripes(1, 50), stripes(2, 51), stripes(3, 52)]
+    animation.durations = np.asarray([100, 100, 100])
+    assert cv2.imwriteanimation(str(tmp_path / "dog" / "3.gif"), animation)
+    loaded = SMALL.for_data(tmp_path).load(tmp_path)
+    examples = loaded.training_examples(0, tmp_path / "runs")
+    plan = BatchPlan(("visual",), steps=3)
+    for drawn in (examples, loaded.development_examples()):
+        shapes = {drawn.example(index, plan)[0]["visual"].shape for index in range(8)}
+        assert shapes == {(3, 3, 32, 32)}
+
+
 def test_a_part_of_a_clip_is_read_as_a_clip(tmp_path: Path) -> None:
     frames = tuple(np.full((48, 64, 3), 15 * index, np.uint8) for index in range(16))
     recording = Recording(tone(440, 2.0), RATE, 0.0, 2.0)

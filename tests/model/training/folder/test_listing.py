@@ -48,12 +48,12 @@ def test_wrong_names_are_all_reported(tmp_path: Path) -> None:
     touch(tmp_path, "cat/a.mp4", "cat/notes.doc", "loose.mp4", "dog/a.jpg", "dog/a.png")
     (tmp_path / "bird").mkdir()
     listing = list_clips(tmp_path)
-    found = {finding.where: (finding.kind, finding.what) for finding in listing.findings}
-    assert found["cat/notes.doc"][0] == "wrong name"
-    assert "accepted are movie: mp4, mov," in found["cat/notes.doc"][1]
-    assert found["loose.mp4"][1] == f"lies in no class; move it to {tmp_path / 'CLASS/loose.mp4'}"
-    assert "have one name" in found["dog/a.jpg + dog/a.png"][1]
-    assert found["bird"][0] == "empty"
+    by_file = {finding.where: (finding.kind, finding.what) for finding in listing.findings}
+    assert by_file["cat/notes.doc"][0] == "wrong name"
+    assert "accepted are movie: mp4, mov," in by_file["cat/notes.doc"][1]
+    assert by_file["loose.mp4"][1] == f"lies in no class; move it to {tmp_path / 'CLASS/loose.mp4'}"
+    assert "have one name" in by_file["dog/a.jpg + dog/a.png"][1]
+    assert by_file["bird"][0] == "empty"
     assert [clip.name for clip in listing.clips] == ["cat/a.mp4"]
 
 
