@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from model.preprocess.prepare import prepare
 from model.training.folder import cache as caching
 from model.training.folder.clip_files import ClipFiles
 from model.training.folder.data import seen_digests
+from model.training.folder.findings import Finding
 from model.training.folder.task import FolderTask
 from model.training.mp4 import Footage, encode
 from model.training.options import OptionsError
@@ -136,6 +138,26 @@ def test_a_clip_is_decoded_once_even_if_the_run_is_killed(
     assert decoded[9:] == ["cat/0.mp4"]
     replace(SMALL, picture_size=64).for_data(data).load(data).training_examples(0, tmp_path)
     assert len(decoded) == 10 + 8
+
+
+def test_few_clips_are_in_memory_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    started: list[int] = []
+    done = 0
+
+    def jobs() -> Iterator[tuple[ClipFiles, Path]]:
+        for index in range(100):
+            started.append(index)
+            assert len(started) - done <= 2 * 3 + 1
+            yield ClipFiles(str(index), "cat", "", ()), Path()
+
+    def decode(files: ClipFiles, _: Path) -> list[Finding]:
+        return [Finding("empty", files.name, "")]
+
+    for findings in caching._in_threads(decode, jobs()):
+        assert findings[0].where == str(done)  # in order
+        done += 1
+    assert done == 100
 
 
 def test_held_out_clips_are_prepared_as_the_service_does(data: Path) -> None:

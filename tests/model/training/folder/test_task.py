@@ -137,6 +137,21 @@ def test_a_run_is_resumed_and_not_with_other_clips(data: Path, tmp_path: Path) -
         train(options_of(SMALL, other, tmp_path / "begun", epochs=2, resume=True))
 
 
+def test_a_training_that_leads_nowhere_warns_and_its_card_says_so(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    idle = options_of(
+        SMALL, data, tmp_path / "run", epochs=3, learning_rate=0.0, settle_norms=0,
+        select_by="accuracy",
+    )  # fmt: skip
+    train(idle)
+    shown = " ".join(capsys.readouterr().out.split())
+    for warning in ("warning: batch norms have seen", "warning: the loss has not fallen: "):
+        assert shown.count(warning) == 1
+    notes = checkpoint.load(idle.out)[1].notes
+    assert any(text.startswith("warning of the training: batch norms") for text in notes)
+
+
 @pytest.mark.parametrize(
     "parts",
     [
