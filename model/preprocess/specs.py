@@ -51,7 +51,8 @@ class SpectrogramSpec(BaseModel):
     8. `floor_percentile`: estimate each band's noise floor as this percentile over time, and
        subtract `floor_share` times the floor.
     9. `window_s`: keep the window of this many seconds that contains most speech. Columns outside
-       the sound are filled with the noise floor.
+       the sound are filled with the noise floor. `window_inside`: a window in a longer sound does
+       not reach beyond it.
     10. Clip to `clip` = (low, high), in ln units.
     11. `resize` "antialias": resize to `size` = (H, W) with antialiased bilinear interpolation,
         as published.
@@ -75,6 +76,7 @@ class SpectrogramSpec(BaseModel):
     floor_percentile: float | None = Field(default=None, ge=0, le=100, allow_inf_nan=False)
     floor_share: float = Field(default=1.0, ge=0, le=1, allow_inf_nan=False)
     window_s: float | None = Field(default=None, gt=0, le=60, allow_inf_nan=False)
+    window_inside: bool = False
     clip: tuple[Level, Level] | None = None
     mean: Level = 0.0
     std: Deviation = 1.0
@@ -92,6 +94,8 @@ class SpectrogramSpec(BaseModel):
             raise ValueError("fmin and fmax require n_mels")
         if self.window_s is not None and self.floor_percentile is None:
             raise ValueError("window_s requires floor_percentile")
+        if self.window_inside and self.window_s is None:
+            raise ValueError("window_inside requires window_s")
         if self.clip is not None and self.clip[0] >= self.clip[1]:
             raise ValueError(f"clip {self.clip}: low must be below high")
         if self.resize == "none" and self.size != (self.bands, self.window_columns):

@@ -42,6 +42,9 @@ def prepare_spectrogram(sound: Sound, spec: SpectrogramSpec) -> Prepared:
         values = values - spec.floor_share * floor[:, None]
         if spec.window_columns is not None:
             first_column = _speech_start(above_floor, spec.window_columns)
+            latest = values.shape[1] - spec.window_columns
+            if spec.window_inside and latest >= 0:
+                first_column = min(max(first_column, 0), latest)
             values = _crop_columns(
                 values, first_column, spec.window_columns, _padding_value(values, spec)
             )

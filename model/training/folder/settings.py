@@ -60,6 +60,7 @@ def _spectrogram(sound: str, seconds: float, columns: int) -> SpectrogramSpec:
         floor_percentile=10.0,
         floor_share=1.0 if is_speech else 0.0,
         window_s=columns * hop / RATE,
+        window_inside=not is_speech,
         clip=levels,
         mean=levels[0],
         std=levels[1] - levels[0],

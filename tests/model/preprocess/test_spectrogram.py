@@ -141,6 +141,27 @@ def test_the_word_is_in_the_middle_of_the_window() -> None:
         assert middle == pytest.approx(begin + 0.2, abs=0.05)
 
 
+def test_a_window_inside_does_not_reach_beyond_a_longer_sound() -> None:
+    inside = OURS.model_copy(update={"window_inside": True})
+    for begin in (0.0, 1.0, 4.6):
+        sound = burst(800, begin, begin + 0.4, seconds=5)
+        edges = prepare_spectrogram(sound, inside).column_edges
+        assert edges[0] >= -0.01
+        assert edges[-1] <= 5.01
+        assert edges[0] - 0.01 <= begin
+        assert edges[-1] + 0.01 >= begin + 0.4
+    middle = burst(800, 1.0, 1.4, seconds=5)
+    plain, same = (prepare_spectrogram(middle, spec).tensor for spec in (OURS, inside))
+    assert np.array_equal(plain, same)
+    short = burst(1000, 0.1, 0.3, seconds=0.4)
+    plain, same = (prepare_spectrogram(short, spec).tensor for spec in (OURS, inside))
+    assert np.array_equal(plain, same)
+    with pytest.raises(ValueError, match="window_inside requires window_s"):
+        SpectrogramSpec(
+            sample_rate=8000, n_fft=256, hop_length=60, size=(64, 64), window_inside=True
+        )
+
+
 def test_the_canvas_is_the_tensor_in_colours() -> None:
     prepared = prepare_spectrogram(burst(1000, 0.8, 1.2), OURS)
     assert prepared.canvas.shape == (*OURS.size, 3)
