@@ -58,7 +58,7 @@ class ParityLayers(Protocol):
     def stage(self, name: str, index: int, x: Tensor, steps: int) -> Tensor:
         """Return the pooled spikes of a stage of a stream's patch splitting."""
 
-    def position(self, name: str, x: Tensor, steps: int) -> Tensor:
+    def position_stage(self, name: str, x: Tensor, steps: int) -> Tensor:
         """Return the spikes of the patch splitting's position stage."""
 
     def tokens(self, name: str, frames: Tensor, steps: int) -> Tensor:
@@ -116,7 +116,7 @@ def _compare_spikes(
             x = patch.pool(spikes.flatten(0, 1)).unflatten(0, (steps, -1))
             total += _compare(x, fused_spikes)
         position = patch.position(x)
-        total += _compare(position, fused.position(name, x, steps))
+        total += _compare(position, fused.position_stage(name, x, steps))
         tokens[name] = (x + position).flatten(3)
         flips = int((fused.tokens(name, sample, steps) != tokens[name]).sum())
         total += Parity(tokens=tokens[name].numel(), token_flips=flips)

@@ -27,7 +27,7 @@ class CPUParityLayers:
         stage = cast(ConvStage, self._fused.patch[name].stages[index])
         return stage(_channels_last(x, stage.dtype), steps)[:, None]
 
-    def position(self, name: str, x: Tensor, steps: int) -> Tensor:
+    def position_stage(self, name: str, x: Tensor, steps: int) -> Tensor:
         stage = cast(ConvStage, self._fused.patch[name].position)
         return stage(_channels_last(x, stage.dtype), steps)[:, None]
 

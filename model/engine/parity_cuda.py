@@ -28,7 +28,7 @@ class CUDAParityLayers:
         fired = self._fused.patch[name].stages[index](packed, steps)
         return packed_spikes.unpack(fired, steps).permute(0, 1, 4, 2, 3)
 
-    def position(self, name: str, x: Tensor, steps: int) -> Tensor:
+    def position_stage(self, name: str, x: Tensor, steps: int) -> Tensor:
         packed = packed_spikes.pack(x.permute(0, 1, 3, 4, 2))
         fired = self._fused.patch[name].position(packed, steps)
         return packed_spikes.unpack(fired, steps).permute(0, 1, 4, 2, 3)

@@ -14,7 +14,7 @@ from service.classification.upload_fields import InputFiles, check_files
 from service.decoding.pool import DecoderPool
 from service.inference.admission import reduce_steps
 from service.inference.in_flight import InFlight
-from service.inference.served_model import Model
+from service.inference.served_model import ServedModel
 from service.settings import Settings
 
 
@@ -36,7 +36,7 @@ class ServedClassifier:
             return await self.classify_with(model, files, options, call)
 
     async def classify_with(
-        self, model: Model, files: InputFiles, options: Options, call: Call
+        self, model: ServedModel, files: InputFiles, options: Options, call: Call
     ) -> Classification:
         """Classify checked files with a checkpoint that is held for this request.
 
@@ -53,7 +53,7 @@ class ServedClassifier:
             )
             return await pipeline.classify(files, options, backend, call)
 
-    def _reduce_steps(self, model: Model, steps: int) -> int:
+    def _reduce_steps(self, model: ServedModel, steps: int) -> int:
         return reduce_steps(steps, self.settings.min_steps_under_load, model.batcher.pressure)
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from service.errors import Error, Problem
 from service.inference.registry import Registry
-from service.inference.served_model import Model
+from service.inference.served_model import ServedModel
 
 
 class InFlight:
@@ -21,7 +21,7 @@ class InFlight:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._by_model: Counter[Model] = Counter()
+        self._by_model: Counter[ServedModel] = Counter()
         self._cancelled = 0  # while draining
         self._is_draining = False
 
@@ -34,7 +34,7 @@ class InFlight:
         return self._is_draining
 
     @contextmanager
-    def request(self, name: str) -> Iterator[Model]:
+    def request(self, name: str) -> Iterator[ServedModel]:
         """Hold a checkpoint for one request: until the block ends it is not unloaded.
 
         Raises Problem as Registry.get does, and STOPPING while draining.
@@ -52,11 +52,11 @@ class InFlight:
         finally:
             self._by_model[model] -= 1
 
-    def count(self, model: Model) -> int:
+    def count(self, model: ServedModel) -> int:
         """Return the requests in flight of one checkpoint."""
         return self._by_model[model]
 
-    def forget(self, model: Model) -> None:
+    def forget(self, model: ServedModel) -> None:
         """Drop the count of a checkpoint that is not served any more, so that it can be freed."""
         self._by_model.pop(model, None)
 

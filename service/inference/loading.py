@@ -24,7 +24,7 @@ MAX_LOADS = 16
 #: disk.
 _RETRY_S, _RETRY_DISK_S = 5.0, 60.0
 #: Seconds between two checks of whether the service is shutting down.
-_LOOK_S = 0.05
+_POLL_INTERVAL_S = 0.05
 
 
 class LoadAbandoned(Exception):
@@ -41,7 +41,7 @@ class Attempt:
         self.name = name
         self.ended = threading.Event()
         self.error: BaseException | None = None
-        #: Seconds that it has waited for its turn, which do not count towards its limit.
+        #: Seconds that it has waited for the cores and devices; not counted towards its limit.
         self.waited_s = 0.0
         #: Whether its time limit has passed; other loads do not wait for it then.
         self.is_overdue = False
@@ -78,9 +78,9 @@ class Loads:
         self._lock = threading.Lock()  # held for moments only
         #: Loads and unloads that have not ended, by name.
         self.reserved: dict[str, Attempt] = {}
-        self._turn = threading.Condition()
-        #: The load whose turn it is.
-        self.computing: Attempt | None = None
+        self._compute_condition = threading.Condition()
+        #: The load that holds the cores and devices.
+        self.compute_holder: Attempt | None = None
 
     def reserve(self, name: str) -> Attempt:
         """Reserve a name until `release`.
@@ -105,8 +105,8 @@ class Loads:
         """Run `work`, which loads a reserved checkpoint, in a thread; then release the name.
 
         Waits in the calling thread for at most the limit, not counting what `work` waits in
-        `turn`. Committed work continues in the background at the limit. Raises LoadAbandoned,
-        Problem STOPPING, and what `work` raises.
+        `exclusive_compute`. Committed work continues in the background at the limit. Raises
+        LoadAbandoned, Problem STOPPING, and what `work` raises.
         """
         if self._is_stopping():
             self.release(attempt)
@@ -123,26 +123,26 @@ class Loads:
                 attempt.error = None  # its traceback refers to this frame: a cycle
 
     @contextmanager
-    def turn(self, attempt: Attempt) -> Iterator[None]:
+    def exclusive_compute(self, attempt: Attempt) -> Iterator[None]:
         """Hold the cores and devices for a part of a load, one load at a time.
 
         Does not wait for a load that is overdue. Raises LoadAbandoned and Problem STOPPING.
         """
-        with self._turn:
+        with self._compute_condition:
             self._check(attempt)
-            while self.computing is not None and not self.computing.is_overdue:
+            while self.compute_holder is not None and not self.compute_holder.is_overdue:
                 began = time.monotonic()
-                self._turn.wait(_LOOK_S)
+                self._compute_condition.wait(_POLL_INTERVAL_S)
                 attempt.waited_s += time.monotonic() - began
                 self._check(attempt)
-            self.computing = attempt
+            self.compute_holder = attempt
         try:
             yield
         finally:
-            with self._turn:
-                if self.computing is attempt:
-                    self.computing = None
-                self._turn.notify_all()
+            with self._compute_condition:
+                if self.compute_holder is attempt:
+                    self.compute_holder = None
+                self._compute_condition.notify_all()
 
     def _check(self, attempt: Attempt) -> None:
         if self._is_stopping():
@@ -163,7 +163,7 @@ class Loads:
     def _wait(self, attempt: Attempt) -> None:
         """Wait for the end of a load, or abandon it at its limit."""
         began = time.monotonic()
-        while not attempt.ended.wait(_LOOK_S):
+        while not attempt.ended.wait(_POLL_INTERVAL_S):
             if self._is_stopping() and attempt.abandon():
                 raise Problem(Error.STOPPING, STOPPING)
             if time.monotonic() - began - attempt.waited_s >= self.limit_s:

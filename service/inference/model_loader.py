@@ -11,7 +11,7 @@ from service.errors import StartupError
 from service.inference.file_watch import FileWatch, file_states
 from service.inference.loading import Attempt, Loads
 from service.inference.registry import Registry
-from service.inference.served_model import Model, load, warm
+from service.inference.served_model import ServedModel, load, warm
 from service.settings import Settings
 
 log = logging.getLogger("scmrl.registry")
@@ -45,7 +45,7 @@ class ModelLoader:
         name, started = attempt.name, time.monotonic()
         loaded_from = file_states(self._settings.models / name)
         model = load(self._settings.models / name, self._settings, self._on_fatal)
-        with self._loads.turn(attempt):
+        with self._loads.exclusive_compute(attempt):
             if self._settings.compile == "on" and not self._fuse(model):
                 raise StartupError("SCMRL_COMPILE is on, but the checkpoint has no fused path")
             warm(model)
@@ -66,7 +66,7 @@ class ModelLoader:
     def load_and_fuse(self, attempt: Attempt) -> None:
         """Load a checkpoint, serve it, then change it over to its fused path."""
         if self.load(attempt):
-            with self._loads.turn(attempt):
+            with self._loads.exclusive_compute(attempt):
                 self.fuse(attempt.name)
 
     def fuse(self, name: str) -> None:
@@ -78,7 +78,7 @@ class ModelLoader:
             seconds = time.monotonic() - started
             log.info("checkpoint %s runs on its fused path after %.1f s", name, seconds)
 
-    def _fuse(self, model: Model) -> bool:
+    def _fuse(self, model: ServedModel) -> bool:
         precision = self._settings.precision
         if precision != "float32" and not model.card.measured_with(precision):
             log.warning(

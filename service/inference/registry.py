@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from service.errors import Error, Problem
-from service.inference.served_model import Model
+from service.inference.served_model import ServedModel
 
 Status = Literal["loading", "ready", "failed"]
 
@@ -16,7 +16,7 @@ Status = Literal["loading", "ready", "failed"]
 @dataclass(frozen=True)
 class _Entry:
     status: Status
-    model: Model | None = None  # where it is ready
+    model: ServedModel | None = None  # where it is ready
 
 
 _LOADING, _FAILED = _Entry("loading"), _Entry("failed")
@@ -43,7 +43,7 @@ class Registry:
         return list(self._entries)
 
     @property
-    def ready(self) -> dict[str, Model]:
+    def ready(self) -> dict[str, ServedModel]:
         """The checkpoints that are served."""
         return {name: e.model for name, e in self._entries.items() if e.model is not None}
 
@@ -51,11 +51,11 @@ class Registry:
         """Return the state of a checkpoint; "loading" for an unknown name."""
         return self._entries.get(name, _LOADING).status
 
-    def find(self, name: str) -> Model | None:
+    def find(self, name: str) -> ServedModel | None:
         """Return the checkpoint of this name if it is served."""
         return self._entries.get(name, _LOADING).model
 
-    def get(self, name: str) -> Model:
+    def get(self, name: str) -> ServedModel:
         """Return the checkpoint of this name.
 
         Raises Problem UNKNOWN_MODEL, NOT_READY or MODEL_FAILED.
@@ -81,7 +81,7 @@ class Registry:
             listed = {name: self._entries.get(name, _LOADING) for name in names}
             self._entries = {**listed, **self._entries}
 
-    def publish(self, model: Model) -> None:
+    def publish(self, model: ServedModel) -> None:
         """Serve a checkpoint from now on, in place of the one of its name if there is one."""
         with self._writing:
             self._entries = {**self._entries, model.name: _Entry("ready", model)}
@@ -93,7 +93,7 @@ class Registry:
             if entry is not None and entry.model is None:
                 self._entries = {**self._entries, name: _FAILED}
 
-    def remove(self, name: str) -> Model | None:
+    def remove(self, name: str) -> ServedModel | None:
         """Forget a checkpoint; return it if it was served."""
         with self._writing:
             entries = dict(self._entries)

@@ -15,7 +15,7 @@ from service.inference.in_flight import InFlight
 from service.inference.loading import Attempt, LoadAbandoned, Loads, timed_out
 from service.inference.model_loader import ModelLoader
 from service.inference.registry import Registry
-from service.inference.served_model import Model
+from service.inference.served_model import ServedModel
 from service.runtime import gc
 from service.settings import Settings
 
@@ -120,7 +120,7 @@ class Reloads:
         finally:
             self._loads.release(attempt)
 
-    def _retire(self, model: Model) -> None:
+    def _retire(self, model: ServedModel) -> None:
         """End a checkpoint's workers once it has no request in flight.
 
         The first wait covers a request that holds the checkpoint and is not counted yet.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Model:
+class ServedModel:
     """A checkpoint on its devices, warmed, with the queue in front of them.
 
     `name` is that of its folder, by which requests select it.
@@ -36,7 +36,7 @@ class Model:
 
 def load(
     folder: Path, settings: Settings, on_fatal: Callable[[Exception], None] = lambda error: None
-) -> Model:
+) -> ServedModel:
     """Read and verify one checkpoint and copy it to its devices, without starting its queue.
 
     Raises model.checkpoint.CheckpointError naming file and field, RuntimeError where the device
@@ -58,7 +58,7 @@ def load(
         max_estimated_wait_s=settings.max_wait_s,
         on_fatal=on_fatal,
     )
-    return Model(folder.name, card, batcher)
+    return ServedModel(folder.name, card, batcher)
 
 
 def max_batch(device: str, settings: Settings) -> int:
@@ -69,7 +69,7 @@ def max_batch(device: str, settings: Settings) -> int:
     return settings.max_batch
 
 
-def warm(model: Model) -> None:
+def warm(model: ServedModel) -> None:
     """Run inference once, so that the first request does not wait for lazy initialization."""
     for engine in model.engines:
         # Nothing on a CPU depends on the batch size: further sizes would only delay readiness.

@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from service.decoding.pool import DecoderPool
 from service.inference.model_server import ModelServer
-from service.inference.served_model import Model
+from service.inference.served_model import ServedModel
 from service.observability import logs
 from service.server.connections import REASONS, Connections
 
@@ -36,16 +36,16 @@ class _ModelGauge:
 
     name: str
     documentation: str
-    value: Callable[[Model], float]
+    value: Callable[[ServedModel], float]
     old_name: str | None = None
 
-    def families(self, models: Mapping[str, Model]) -> Iterator[Metric]:
+    def families(self, models: Mapping[str, ServedModel]) -> Iterator[Metric]:
         """Return the gauge's family, and the one of its old name."""
         yield self._family(self.name, self.documentation, models)
         if self.old_name is not None:
             yield self._family(self.old_name, f"Deprecated: use {self.name}", models)
 
-    def _family(self, name: str, documentation: str, models: Mapping[str, Model]) -> Metric:
+    def _family(self, name: str, documentation: str, models: Mapping[str, ServedModel]) -> Metric:
         family = GaugeMetricFamily(name, documentation, labels=["model"])
         for model_name, model in models.items():
             family.add_metric([model_name], self.value(model))
@@ -104,7 +104,7 @@ class StateMetrics(Collector):
         yield from _connections(self._connections)
         yield from _memory(models)
 
-    def _ready(self, models: Mapping[str, Model]) -> Metric:
+    def _ready(self, models: Mapping[str, ServedModel]) -> Metric:
         family = GaugeMetricFamily(
             "scmrl_model_ready",
             "Whether a checkpoint is loaded and every device has its worker",
@@ -115,7 +115,7 @@ class StateMetrics(Collector):
             family.add_metric([name], float(ready))
         return family
 
-    def _files_intact(self, models: Mapping[str, Model]) -> Metric:
+    def _files_intact(self, models: Mapping[str, ServedModel]) -> Metric:
         family = GaugeMetricFamily(
             "scmrl_model_files_intact",
             "Whether a checkpoint's files are unchanged since it was loaded",
@@ -125,7 +125,7 @@ class StateMetrics(Collector):
             family.add_metric([name], float(self._files.is_intact(name)))
         return family
 
-    def _restarts(self, models: Mapping[str, Model]) -> Metric:
+    def _restarts(self, models: Mapping[str, ServedModel]) -> Metric:
         family = CounterMetricFamily(
             "scmrl_worker_restarts",
             "Workers that were replaced after they died or hung: engine threads, decoding "
@@ -139,7 +139,7 @@ class StateMetrics(Collector):
         return family
 
 
-def _engine_errors(models: Mapping[str, Model]) -> Metric:
+def _engine_errors(models: Mapping[str, ServedModel]) -> Metric:
     family = CounterMetricFamily(
         "scmrl_engine_errors",
         "Batches that failed, and times that a device ran out of memory",
@@ -171,7 +171,7 @@ def _connections(connections: Connections) -> Iterator[Metric]:
     yield family
 
 
-def _info(models: Mapping[str, Model]) -> Metric:
+def _info(models: Mapping[str, ServedModel]) -> Metric:
     family = InfoMetricFamily(
         "scmrl_model", "Version of a checkpoint and the path that computes it", labels=["model"]
     )
@@ -181,7 +181,7 @@ def _info(models: Mapping[str, Model]) -> Metric:
     return family
 
 
-def _batch_sizes(models: Mapping[str, Model]) -> Metric:
+def _batch_sizes(models: Mapping[str, ServedModel]) -> Metric:
     family = HistogramMetricFamily("scmrl_batch_size", "Requests per batch", labels=["model"])
     for name, model in models.items():
         counts = model.batcher.batches.copy()
@@ -196,7 +196,7 @@ def _batch_sizes(models: Mapping[str, Model]) -> Metric:
     return family
 
 
-def _memory(models: Mapping[str, Model]) -> Iterator[Metric]:
+def _memory(models: Mapping[str, ServedModel]) -> Iterator[Metric]:
     used = GaugeMetricFamily(
         "scmrl_device_memory_bytes", "Memory of a device that this process uses", labels=["device"]
     )

@@ -17,7 +17,7 @@ from model import checkpoint
 from model.config import MAX_STEPS
 from service.app import create_app
 from service.inference import model_loader
-from service.inference.served_model import Model
+from service.inference.served_model import ServedModel
 from service.runtime import switch_interval
 from service.settings import Settings
 from tests.service import checkpoints
@@ -40,7 +40,7 @@ class Held:
 
     def load(
         self, folder: Path, settings: Settings, on_fatal: Callable[[Exception], None]
-    ) -> Model:
+    ) -> ServedModel:
         self.go.wait(60)
         self.loaded.append(folder)
         return self._load(folder, settings, on_fatal)

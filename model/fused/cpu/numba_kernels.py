@@ -90,7 +90,7 @@ def fire_and_pool(
     The maximum of spikes is their "or". Only three rows of spikes exist at a time, as bytes.
     """
     steps, _, pooled_columns, channels = pooled.shape
-    held = current.shape[0] == 1
+    is_constant = current.shape[0] == 1
     rows, columns = current.shape[1], current.shape[2]
     length = columns * channels
     v = np.empty(length, np.float32)
@@ -99,7 +99,7 @@ def fire_and_pool(
     for row in range(rows):
         v[:] = _ZERO
         for t in range(steps):
-            x = current[0 if held else t, row].reshape(length)
+            x = current[0 if is_constant else t, row].reshape(length)
             out = spikes[t, row % 3]
             for i in range(length):
                 h = v[i] * decay + x[i]

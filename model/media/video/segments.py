@@ -85,7 +85,7 @@ class Segmenter:
             indices = {
                 self.stamps[index]: index
                 for index in range(begin, end)
-                if number or not self.packets[index].is_hidden
+                if number or not self.packets[index].is_discarded
             }
             runs = [sorted(indices)]
             if not self.lacks_pts and not (holds_frames and self._has_all_durations(begin, end)):
@@ -110,7 +110,7 @@ class Segmenter:
         for index, packet in enumerate(self.packets):
             stamp = packet.packet.dts if has_dts else None
             previous_dts, dts = dts, dts if stamp is None else stamp
-            if packet.is_hidden:
+            if packet.is_discarded:
                 is_start = self._is_other_recording(index, latest)
             else:
                 steps_back = packet.is_key and latest.time - packet.time > _STEP_BACK_S
@@ -118,8 +118,8 @@ class Segmenter:
                 is_start = steps_back and not self._is_repeated(index)
             if index and is_start:
                 starts.append(index)
-            is_later = packet.time > latest.time and not packet.is_hidden
-            if is_start or latest.is_hidden or is_later:
+            is_later = packet.time > latest.time and not packet.is_discarded
+            if is_start or latest.is_discarded or is_later:
                 latest = packet
         return starts
 
@@ -183,19 +183,19 @@ class Segmenter:
         return self._sound_runs.cover(self._seconds(begin), self._seconds(end))
 
     def _last_frame_length(
-        self, last: int, end: int, median: int, last_run: list[int] | None
+        self, last_shown: int, last_decoded: int, median: int, last_run: list[int] | None
     ) -> int:
         """Return how long a run's last frame is shown, in time units.
 
-        That is its packet's duration, or the median. `last` and `end` are the packets that are
-        shown and decoded last. `last_run` is the run, if it is the last of all and its frame may
-        be held.
+        That is its packet's duration, or the median. `last_shown` and `last_decoded` are the
+        packets that are shown and decoded last. `last_run` is the run, if it is the last of all
+        and its frame may be held.
         """
-        length = self.packets[last].packet.duration or 0
-        if self.container == _MP4 and last != end:
+        length = self.packets[last_shown].packet.duration or 0
+        if self.container == _MP4 and last_shown != last_decoded:
             # In mp4 a duration is the time to the next decoded packet, and that of the packet
             # decoded last is the time to the end.
-            length = max(min(length, median), self.packets[end].packet.duration or 0)
+            length = max(min(length, median), self.packets[last_decoded].packet.duration or 0)
         if self.container not in _WITH_DURATIONS:
             length = max(length, median)
         elif length * _MIN_LAST_FRAME < median:  # muxers write one unit for an unknown duration

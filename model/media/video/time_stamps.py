@@ -17,13 +17,13 @@ class TimedPacket(NamedTuple):
 
     - `time`: when its frame is shown, in seconds.
     - `is_key`: whether decoding can start at it.
-    - `is_hidden`: whether the container discards its frame after decoding (an edit list).
+    - `is_discarded`: whether the container discards its frame after decoding (an edit list).
     """
 
     packet: Packet[Any]
     time: float
     is_key: bool
-    is_hidden: bool
+    is_discarded: bool
 
 
 def to_seconds(stamp: int, unit: Fraction) -> float:

@@ -103,7 +103,7 @@ class Timeline:
         The parts are those of the span, or else of the whole. Raises Unusable where the span
         begins after the last frame.
         """
-        times = sorted({packet.time for packet in self.packets if not packet.is_hidden})
+        times = sorted({packet.time for packet in self.packets if not packet.is_discarded})
         if not times:
             return 0.0, []
         start, end = times[0], self._end_s
@@ -153,16 +153,16 @@ class Timeline:
         if is_first and len(segments) == 1:
             return
         for index in range(segments[0].begin, segments[0].end):
-            packet, _, is_key, is_hidden = self.packets[index]
-            if is_hidden and not is_first:  # the decoder would discard its frame
-                packet, is_hidden = copy_packet(packet, bytes(packet)), False
+            packet, _, is_key, is_discarded = self.packets[index]
+            if is_discarded and not is_first:  # the decoder would discard its frame
+                packet, is_discarded = copy_packet(packet, bytes(packet)), False
             shift = segments[max(0, bisect_right(firsts, self._stamps[index]) - 1)].shift
             if packet.pts is not None:
                 packet.pts += shift
             if packet.dts is not None:
                 packet.dts += shift
             time = self._seconds(self._stamps[index] + shift)
-            self.packets[index] = TimedPacket(packet, time, is_key, is_hidden)
+            self.packets[index] = TimedPacket(packet, time, is_key, is_discarded)
 
     def _clip_end_s(
         self,

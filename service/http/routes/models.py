@@ -47,6 +47,8 @@ def summary(registry: Registry, name: str) -> ModelSummary:
     if model is None:
         return ModelSummary(name=name, default=is_default, status=registry.status(name))
     card = model.card
+    # None while the worker is being replaced.
+    engine_path = next((engine.path for engine in model.engines), None)
     return ModelSummary(
         name=name,
         default=is_default,
@@ -58,5 +60,5 @@ def summary(registry: Registry, name: str) -> ModelSummary:
         steps=card.steps,
         missing_streams=card.missing_streams,
         device=", ".join(str(engine.device) for engine in model.engines),
-        path=next((engine.path for engine in model.engines), None),  # None while it is replaced
+        path=engine_path,
     )

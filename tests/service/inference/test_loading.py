@@ -300,7 +300,7 @@ def test_what_a_load_waits_for_its_turn_does_not_count_for_its_limit() -> None:
         attempt = loads.reserve(name)
 
         def work() -> None:
-            with loads.turn(attempt):
+            with loads.exclusive_compute(attempt):
                 assert inside.acquire(blocking=False), "two have their turn"
                 time.sleep(0.5)
                 inside.release()
@@ -316,16 +316,16 @@ def test_a_load_that_hangs_in_its_turn_does_not_keep_it(answers: threading.Event
     hung, other = loads.reserve("hung"), loads.reserve("other")
 
     def hang_in_turn() -> None:
-        with loads.turn(hung):
+        with loads.exclusive_compute(hung):
             answers.wait()
 
     def compute() -> None:
-        with loads.turn(other):
+        with loads.exclusive_compute(other):
             done.set()
 
     with ThreadPoolExecutor(1) as pool:
         hanging = pool.submit(loads.run, hung, hang_in_turn)
-        wait_until(lambda: loads.computing is hung)
+        wait_until(lambda: loads.compute_holder is hung)
         loads.run(other, compute)
         assert done.is_set()
         with pytest.raises(LoadAbandoned):

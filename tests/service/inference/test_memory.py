@@ -16,7 +16,7 @@ from model.engine import Engine
 from service.errors import Problem
 from service.inference import model_loader, startup, watch
 from service.inference.model_server import ModelServer
-from service.inference.served_model import Model
+from service.inference.served_model import ServedModel
 from service.runtime import gc as objects
 from service.settings import Settings
 from tests.resident import MIB, Kept, needs_glibc, resident
@@ -42,7 +42,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Engine]]:
     """From now on loads fail when they have made an engine; these engines."""
     engines: list[weakref.ref[Engine]] = []
 
-    def fail(model: Model) -> None:
+    def fail(model: ServedModel) -> None:
         engines.extend(map(weakref.ref, model.engines))
         raise RuntimeError("no more of them")
 
