@@ -28,6 +28,8 @@ HEIGHTS = (0.4, 0.98)
 CLIP_HEIGHTS = (0.5, 0.95)
 #: Greatest rotation in degrees, change of aspect (factor), and slant, at full difficulty.
 _TILT, _ASPECT, _SLANT = 25.0, 1.15, 0.15
+#: Share of the hands cut out that are cut a pixel further inside, at full difficulty.
+_TRIMMED = 0.5
 
 
 @dataclass(frozen=True)
@@ -121,11 +123,14 @@ def draw_scene(
     wide, tall = wide * scale, tall * scale
     left, top = _draw_place(rng, (width - wide, height - tall), tall)
     matrix = np.hstack([scale * linear, (np.array([left, top]) - scale * low)[:, None]])
-    whole = np.full_like(hand.cutout.cover, 255)
+    cover: Any = np.full_like(hand.cutout.cover, 255) if plain else hand.cutout.cover
+    if not plain and rng.random() < _TRIMMED * difficulty:
+        # The rim that every cut leaves must not tell where the hand is.
+        cover = cv2.erode(cover, np.ones((3, 3), np.uint8))
     layer = (
-        Layer(hand.photograph, whole, matrix, continues=True)
+        Layer(hand.photograph, cover, matrix, continues=True)
         if plain
-        else Layer(hand.cutout.colour, hand.cutout.cover, matrix, continues=rng.random() < 0.5)
+        else Layer(hand.cutout.colour, cover, matrix, continues=rng.random() < 0.5)
     )
     ground = cut_background(backgrounds, rng, height, width)
     box = (left, top, min(left + wide, width), min(top + tall, height))
