@@ -20,7 +20,7 @@ from service.http.middleware.body_limit import BodyLimit
 from service.http.middleware.head_requests import HeadRequests
 from service.http.middleware.security_headers import SecurityHeaders
 from service.http.middleware.websocket_admission import WebSocketAdmission
-from service.http.routes import admin, classify, health, metrics, models
+from service.http.routes import ROUTERS
 from service.http.state import State
 from service.inference.model_server import ModelServer
 from service.keys import key_file
@@ -39,9 +39,6 @@ from service.settings import MIB, Settings
 log = logging.getLogger("scmrl.app")
 
 VERSION = version("scmrl")
-
-#: A row for each file of service/http/routes.
-_ROUTERS = (classify.router, models.router, admin.router, health.router, metrics.router)
 
 
 def create_app(
@@ -83,7 +80,7 @@ def create_app(
     # For requests that the server rejects before they reach the app: the same log and headers.
     app.state.refuse = SecurityHeaders(AccessLog(refuse, measure, trace))
     error_responses.install(app)
-    for router in _ROUTERS:
+    for router in ROUTERS:
         app.include_router(router)
     openapi.install(app, settings, start_keys)
     trailing_slashes.install(app)  # last: it redirects to the routes before it

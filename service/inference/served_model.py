@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from service.inference import batch_size
 from service.inference.batching import Batcher
 from service.runtime import cores
 from service.settings import Settings
@@ -48,7 +49,7 @@ def load(
     network, card = checkpoint.load(folder)
     threads = cores.threads(settings.threads)
     engines = tuple(
-        Engine(deepcopy(network), device, threads, max_batch(device, settings))
+        Engine(deepcopy(network), device, threads, batch_size.max_batch(device, settings))
         for device in devices(settings.device)
     )
     batcher = Batcher(
@@ -59,14 +60,6 @@ def load(
         on_fatal=on_fatal,
     )
     return ServedModel(folder.name, card, batcher)
-
-
-def max_batch(device: str, settings: Settings) -> int:
-    """Return the maximum requests in a batch of a device ("cpu", "cuda:N"): the same on every one.
-
-    Admission, queue and workers take it from the device's engine, so that it may differ here.
-    """
-    return settings.max_batch
 
 
 def warm(model: ServedModel) -> None:

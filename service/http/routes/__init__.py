@@ -1,1 +1,12 @@
-"""The routes, one resource per file."""
+"""The routes, one resource per module; each module's router is listed in `ROUTERS`.
+
+To add a route, HTTP or WebSocket, write a module beside these with a `router`, and add it here. A
+route that classifies awaits `ServedClassifier.classify` (service/classification/served.py).
+"""
+
+from __future__ import annotations
+
+from service.http.routes import admin, classify, health, metrics, models
+
+#: The routers that the application includes, in the order of the OpenAPI description.
+ROUTERS = (classify.router, models.router, admin.router, health.router, metrics.router)

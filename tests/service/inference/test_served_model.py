@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from service.inference import served_model
+from service.inference import batch_size, served_model
 from service.settings import Settings
 
 pytestmark = pytest.mark.slow
@@ -25,6 +25,6 @@ def test_devices_may_have_different_batch_sizes(
     if torch.cuda.is_available():
         pytest.skip("auto is a GPU")
     monkeypatch.setattr("model.engine.devices", lambda name: list(sizes))
-    monkeypatch.setattr(served_model, "max_batch", lambda device, settings: sizes[device])
+    monkeypatch.setattr(batch_size, "max_batch", lambda device, settings: sizes[device])
     model = served_model.load(weights / "avdigits", Settings(max_batch=3))
     assert [engine.max_batch for engine in model.engines] == [2, 5]
