@@ -264,8 +264,9 @@ class Settings(BaseSettings):
     max_inflated_bytes: int = size(
         Topic.MEDIA,
         16 * MIB,
-        "Maximum size of the texts, profiles and surplus pixel data of a PNG when inflated, and "
-        "maximum excess of a container's inflated packets over its file size",
+        "Of a PNG: maximum size of its decompressed metadata, and of pixel data beyond width x "
+        "height. Of a container: maximum bytes by which its decompressed packets exceed the file "
+        "size",
     )
     max_demux_cpu_s: float = seconds(
         Topic.MEDIA,
@@ -318,6 +319,7 @@ class Settings(BaseSettings):
         ge=1,
         le=MAX_STEPS,
     )
+    # Of every device: see service/inference/batch_size.py.
     max_batch: int = setting(
         Topic.INFERENCE, 8, "Maximum requests in a batch", "requests", ge=1, le=1024
     )

@@ -14,7 +14,7 @@ from model.network import Output
 
 
 class CPUParityLayers:
-    """model.engine.parity.ParityLayers."""
+    """Implements the protocol `ParityLayers` for the CPU network."""
 
     def __init__(self, network: CPUNetwork) -> None:
         self._network = network

@@ -13,7 +13,7 @@ from model.network import Output
 
 
 class CUDAParityLayers:
-    """model.engine.parity.ParityLayers, of any batch size."""
+    """Implements the protocol `ParityLayers` for the CUDA network, for any batch size."""
 
     def __init__(self, network: CUDANetwork) -> None:
         self._network = network

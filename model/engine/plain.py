@@ -1,4 +1,4 @@
-"""The plain network as a path, and the torch state in which every path runs."""
+"""The plain network as an engine path (`EnginePath`), and the torch state that all paths run in."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def _torch_threads(count: int) -> Iterator[None]:
 @contextmanager
 def inference_context(device: torch.device) -> Iterator[None]:
     """Disable gradients. On CUDA, make the device the current one, which Triton launches on, and
-    cuDNN's convolutions float32: TF32 moves spikes that are near their threshold."""
+    cuDNN's convolutions float32: TF32 rounding adds or removes spikes where the membrane potential
+    is near the threshold."""
     with torch.inference_mode():
         if device.type != "cuda":
             yield

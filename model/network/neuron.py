@@ -9,7 +9,8 @@ from spikingjelly.activation_based import functional, neuron, surrogate
 from torch import Tensor
 
 #: Membrane time constant of every published neuron, in time steps, above 1. The fused networks take
-#: it from the neurons that they fold (model/fused/folding.py).
+#: it from the neurons that they fold (model/fused/folding.py). Neither card nor weights store it:
+#: another value changes what every existing checkpoint computes.
 TAU = 2.0
 #: Steepness of the surrogate sigmoid, whose derivative replaces the spike's.
 SURROGATE_ALPHA = 4.0

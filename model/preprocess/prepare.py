@@ -21,11 +21,21 @@ if TYPE_CHECKING:
 def prepare(
     specs: Mapping[str, Spec], sound: Sound | None, pictures: Pictures | None, steps: int
 ) -> dict[str, Prepared]:
-    """Prepare each stream whose sound or pictures are not None, for `steps` time steps."""
+    """Prepare each stream whose sound or pictures are not None, for `steps` time steps.
+
+    Raises TypeError for a stream of another kind, for which a clip has no content.
+    """
     prepared: dict[str, Prepared] = {}
     for name, spec in specs.items():
-        if isinstance(spec, SpectrogramSpec) and sound is not None:
-            prepared[name] = prepare_spectrogram(sound, spec)
-        if isinstance(spec, FrameSpec) and pictures is not None:
-            prepared[name] = prepare_frames(pictures, spec, steps)
+        if isinstance(spec, SpectrogramSpec):
+            if sound is not None:
+                prepared[name] = prepare_spectrogram(sound, spec)
+        elif isinstance(spec, FrameSpec):
+            if pictures is not None:
+                prepared[name] = prepare_frames(pictures, spec, steps)
+        else:
+            raise TypeError(
+                f"stream {name!r} is of the kind {spec.kind!r}; a clip has only the content of "
+                "'spectrogram' (its sound) and 'frames' (its pictures)"
+            )
     return prepared

@@ -1,8 +1,11 @@
 """Preprocessing specifications: how each stream of a checkpoint is preprocessed.
 
-A checkpoint's card holds one spec for each stream. Streams of a further kind need a spec class
-beside their preprocessing, and its row in `KINDS`. `PROFILES` holds the specs of the paper and of
-`scmrl train avdigits`.
+A checkpoint's card holds one spec for each stream. A third stream whose preprocessing is of
+one of these kinds needs nothing here, but an upload field: a row in `FIELDS` and a reader
+(service/classification/upload_fields.py; example: tests/service/tactile.py). A new kind of
+preprocessing needs a spec class and its row in `KINDS` as well (example: tests/service/series.py).
+
+`PROFILES` holds the specs of the paper, and of the tasks of `scmrl train` that fix them.
 """
 
 from __future__ import annotations

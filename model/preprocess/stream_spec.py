@@ -6,11 +6,11 @@ from typing import Annotated, Protocol
 
 from pydantic import Field
 
-#: Height or width of an input tensor, in pixels or cells.
+#: Height or width of an input tensor, in pixels, or in spectrogram bins.
 _Side = Annotated[int, Field(ge=4, le=1024)]
 #: Height and width.
 Size = tuple[_Side, _Side]
-#: A value in ln units, or a pixel value divided by 255.
+#: A natural-log magnitude, or a pixel value divided by 255.
 Level = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
 #: A standard deviation. Dividing by it neither overflows nor underflows float32.
 Deviation = Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)]

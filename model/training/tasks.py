@@ -1,4 +1,10 @@
-"""The tasks of `scmrl train`. To add one, write a folder like `avdigits` and add a row here."""
+"""The tasks of `scmrl train`. To add one, write a folder like `avdigits` and add a row here.
+
+The folder's task.py implements `Task` (model/training/task.py); `Task.load` returns an
+implementation of `Data`, with its `Examples`. Modules beside task.py are the task's own: in
+`avdigits` folder.py reads and checks the data, dataset.py draws the examples and clips.py encodes
+the clips of an evaluation.
+"""
 
 from __future__ import annotations
 

@@ -2,9 +2,10 @@
 
 The form, the decoding processes, the flags of `scmrl classify`, the OpenAPI description and the
 error details are all made from `FIELDS`. A new upload field, also for a third stream, is a row here
-and a reader (`service.decoding.readers`). How a stream is then preprocessed is the spec in its
-checkpoint's card (`model.preprocess.specs`). The service and the decoding processes import this
-module, so it imports nothing slow.
+and a reader (service/decoding/readers.py). How a stream is then preprocessed is the spec in its
+checkpoint's card; a new class of specs is needed only for a new kind of preprocessing
+(model/preprocess/specs.py). The service and the decoding processes import this module, so it
+imports nothing slow.
 """
 
 from __future__ import annotations

@@ -120,7 +120,11 @@ def request_body(settings: Settings) -> dict[str, Any]:
     for name, value in VALUES.items():
         properties[name] = {**value.schema(settings), "description": value.description}
     form = {"type": "object", "properties": properties, "additionalProperties": False}
-    return {"required": True, "content": {"multipart/form-data": {"schema": form}}}
+    return {
+        "description": f"Send {upload_fields.usage()}.",
+        "required": True,
+        "content": {"multipart/form-data": {"schema": form}},
+    }
 
 
 def _parse_value(name: str, texts: list[str], settings: Settings) -> Any:

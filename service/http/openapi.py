@@ -17,7 +17,7 @@ from service.http.routes import classify
 from service.keys.key_file import Keys
 from service.settings import Settings
 
-DESCRIPTION = """
+DESCRIPTION = f"""
 Classify clips by sound and picture with a spiking network (S-CMRL): class probabilities, the terms
 of each stream, on request what each stream changes, and attention maps.
 
@@ -33,11 +33,11 @@ curl -F clip=@tests/data/clips/digit-7.webm -F top_k=3 -F steps=8 -F attention=n
 import httpx
 
 with open("tests/data/clips/digit-7.webm", "rb") as clip:
-    answer = httpx.post("http://127.0.0.1:8000/v1/classify", files={"clip": clip}).json()
+    answer = httpx.post("http://127.0.0.1:8000/v1/classify", files={{"clip": clip}}).json()
 print(answer["prediction"])
 ```
 
-Every error is a problem document (`application/problem+json`) whose `id` is in the log.
+{problem_document.SUMMARY}
 """
 
 

@@ -1,6 +1,6 @@
-"""Problem documents (RFC 9457): the body of every error response, and its OpenAPI schema.
+"""Problem documents (RFC 9457): the body of every error response, and its OpenAPI description.
 
-Another error format is a change of this module alone.
+For another error format, change this module: no other one knows its media type or its members.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from pydantic import BaseModel, Field
 from service.errors import Error, Problem
 
 MEDIA_TYPE = "application/problem+json"
+#: Sentence of the OpenAPI description.
+SUMMARY = f"Every error is a problem document (`{MEDIA_TYPE}`) whose `id` is in the log."
 #: Name of the schema in the OpenAPI description.
 SCHEMA_NAME = "Problem"
 

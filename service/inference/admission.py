@@ -13,7 +13,7 @@ from service.errors import Error, Problem
 _WINDOW, _MIN_WINDOW = 64, 4
 #: Factor on the limit of the estimated wait while requests are being rejected.
 _REJECTING_FACTOR = 0.25
-#: Pressures from which T is halved, and is as low as the operator allows.
+#: Load from which T is halved, and from which T is `min_steps_under_load`.
 _HALVE_FROM, _LOWEST_FROM = 0.5, 0.75
 
 
@@ -23,9 +23,9 @@ class Admission:
     Args:
         slots: Maximum requests in flight.
         max_wait_s: Reject a request whose estimated wait is longer, in seconds. It drops to a
-            quarter while requests are being rejected, until none has been for `max_wait_s`: a
-            burst is answered whole, but under overload a long queue would make every request
-            wait and answer no more of them.
+            quarter while requests are being rejected, until none has been for `max_wait_s`. A
+            burst is served completely. Under sustained overload a long queue adds latency but no
+            throughput.
         always_admit: Requests in flight that are admitted whatever their estimated wait.
     """
 
@@ -41,7 +41,7 @@ class Admission:
 
     @property
     def estimated_wait_s(self) -> float:
-        """Seconds that a request admitted now would take; 0 before a rate is measured."""
+        """Estimated seconds until a request admitted now is answered; 0 before a rate is known."""
         return self.in_flight / self._completion_rate if self._completion_rate else 0.0
 
     @property

@@ -1,6 +1,8 @@
 """Counters and histograms of requests, for Prometheus: one registry for each app.
 
 Each metric is one function in `_METRICS`, which declares it and returns what counts a request.
+A value of the service's state is not counted here but in state_metrics.py. Either has a row in
+docs/operations.md and a panel in docker/grafana/scmrl.json, which tests compare with /metrics.
 """
 
 from __future__ import annotations

@@ -27,12 +27,12 @@ def is_reset(sock: socket.socket) -> bool:
 
 
 class ClientWatch:
-    """Aborts a connection whose client has gone, while `is_in_flight()`: it awaits a response.
+    """Aborts a connection whose client has gone, while a request is in flight.
 
     A client that has closed its writing side may wait for its response. A client that has gone
-    altogether looks the same until something is sent to it, so a byte of the response is sent
-    ahead while `may_probe()`: see Channel.probe. Where reading is paused, even the end of what the
-    client sent may not have arrived.
+    altogether looks the same until something is sent to it, so the first bytes of the status line
+    are sent early as a probe, where `may_probe()` (see Channel.probe). While reading is paused,
+    even a FIN is not seen.
     """
 
     def __init__(

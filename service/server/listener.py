@@ -24,7 +24,7 @@ _LAST_FILES = 8
 def listen(host: str, port: int) -> socket.socket:
     """Return a listening socket, before anything is loaded: the port may be in use.
 
-    Its protocol is set to TCP explicitly, as asyncio sets TCP_NODELAY on no other. Raises OSError.
+    asyncio sets TCP_NODELAY only on sockets created with IPPROTO_TCP. Raises OSError.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -44,7 +44,7 @@ def raise_file_limit() -> None:
     if soft != hard:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        except (OSError, ValueError) as exc:  # as where the hard limit is above the kernel's
+        except (OSError, ValueError) as exc:  # for example, the hard limit exceeds fs.nr_open
             log.warning("the limit of open files stays %d: %s", soft, exc)
 
 
@@ -75,11 +75,11 @@ def disable_nagle(sock: socket.socket) -> None:
 def warn_near_file_limit(latest: int) -> None:
     """Warn where `latest`, the file descriptor of a new connection, is among the last.
 
-    Beyond the limit, libuv accepts connections with a reserved descriptor and closes them.
+    Beyond the limit, uvloop's libuv accepts connections with a reserved descriptor and closes them.
     """
     file_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if file_limit != resource.RLIM_INFINITY and latest >= file_limit - _LAST_FILES:
         log.warning(
-            "nearly all of the %d files that may be open are: new connections are closed "
+            "nearly all of the %d allowed file descriptors are in use: new connections are closed "
             "(`ulimit -n`, SCMRL_MAX_CONNECTIONS)", file_limit,
         )  # fmt: skip

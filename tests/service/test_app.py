@@ -243,12 +243,15 @@ def test_the_description_is_whole(service: httpx.Client) -> None:
     described = service.get("/openapi.json").json()
     assert described["openapi"].startswith("3.")
     assert {"title", "version"} <= set(described["info"])
+    assert "`application/problem+json`" in described["info"]["description"]
+    assert 'files={"clip": clip}' in described["info"]["description"]
     for reference in references(described):
         node: Any = described
         for key in reference.removeprefix("#/").split("/"):
             node = node[key]
     for path in (CLASSIFY, "/v1/models/{name}/classify"):
         operation = described["paths"][path]["post"]
+        assert "`clip` or `audio` for sound" in operation["requestBody"]["description"]
         form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
         assert set(form["properties"]) == {
             "clip", "video", "audio", "frames", "steps", "top_k", "attention",

@@ -66,7 +66,7 @@ def fire(current: Float32Array, decay: np.float32) -> None:
 
 @jit
 def fire_shifted(current: Float32Array, shift: Float32Array, decay: np.float32) -> None:
-    """Overwrite sums [T, N, C] by the spikes of currents sum + `shift` [C]."""
+    """Overwrite weighted sums [T, N, C], to which `shift` (bias, [C]) is added, by their spikes."""
     steps, tokens, channels = current.shape
     v = np.empty(channels, np.float32)
     for n in range(tokens):
@@ -90,7 +90,7 @@ def fire_and_pool(
     The maximum of spikes is their "or". Only three rows of spikes exist at a time, as bytes.
     """
     steps, _, pooled_columns, channels = pooled.shape
-    is_constant = current.shape[0] == 1
+    is_constant = current.shape[0] == 1  # one frame, the same current at each step
     rows, columns = current.shape[1], current.shape[2]
     length = columns * channels
     v = np.empty(length, np.float32)
@@ -132,9 +132,9 @@ def attend_over_steps(width: int) -> AttendOverSteps:
     """Return the kernel for heads of `width` channels, a constant in its compiled loops.
 
     It takes q, k, v [T, N, C] (slices of longer rows), scale and decay, and writes spikes
-    [T, N, C] of scale (q k^T) v over the steps at each token. Heads and steps are mixed as
-    published: entry (head, step, i) of a token is entry (head T + step) width + i of its flattened
-    [T, C].
+    [T, N, C] of scale (q k^T) v over the steps at each token. As in the published code,
+    [heads, T, d] is reshaped to [T, C] without a transpose: see `_mix_heads_and_steps` in
+    model/network/attention.py.
     """
 
     @jit

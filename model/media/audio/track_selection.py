@@ -33,7 +33,7 @@ class TrackSelector:
         self._packets: dict[int, list[Packet[Any]]] = {s.index: [] for s in self._streams[1:]}
 
     def add(self, packet: Packet[Any]) -> None:
-        """Add the next packet. Raises TooLarge and Unusable as `check_sound` does."""
+        """Add the next packet. Raises TooLarge and Unusable as `track.check_sound` does."""
         if packet.stream_index == self._streams[0].index:
             self._first.add(packet)
         elif packet.stream_index in self._packets:

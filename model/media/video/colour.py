@@ -1,8 +1,8 @@
 """Convert a video frame to sRGB, from its colour matrix, range, primaries and transfer function.
 
 swscale converts matrix and range. Its conversion from HDR to SDR is correct as well, but takes
-five seconds to compute a table for each new size. Here it is a lookup table for each transfer
-function and a matrix.
+five seconds to compute a table for each new size. Here HDR is converted by one lookup table per
+transfer function and a 3 x 3 matrix.
 """
 
 from __future__ import annotations
@@ -107,7 +107,10 @@ def _hlg_system_gain(light: Float32Array) -> Float32Array:
 
 
 def _compress_highlights(light: Float32Array) -> None:
-    """Compress linear RGB [h, w, 3] below 1 in place, all channels of a pixel alike."""
+    """Tone-map highlights of linear RGB [h, w, 3] in place so that no value exceeds 1.
+
+    All channels of a pixel have the same gain.
+    """
     brightest = np.maximum(np.maximum(light[..., 0], light[..., 1]), light[..., 2])
     is_highlight = brightest > _KNEE
     if is_highlight.any():

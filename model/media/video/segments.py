@@ -16,8 +16,8 @@ from model.media.video.time_stamps import TIME_TOLERANCE_S, TimedPacket, to_seco
 
 #: A longer pause between two time stamps, in seconds, is a jump, unless sound covers it.
 JUMP_S = 5.0
-#: A key frame shown this much before an earlier one, in seconds, begins a recording. Frames are
-#: decoded out of order, but none before a key frame is shown after it.
+#: A key frame whose time stamp is more than this many seconds before the latest so far starts a new
+#: recording. B-frames reorder, but no frame decoded before a key frame is displayed after it.
 _STEP_BACK_S = 0.02
 #: The same for decoding times of packets.
 _DECODING_STEP_BACK_S = 0.5
@@ -81,7 +81,8 @@ class Segmenter:
         median = 0
         boundaries = pairwise([*self._recording_starts(), len(self.packets)])
         for number, (begin, end) in enumerate(boundaries):
-            # Packets that are hidden in a later recording were hidden for their times only.
+            # In an appended recording FFmpeg flags packets as discard only because their times
+            # repeat: use them.
             indices = {
                 self.stamps[index]: index
                 for index in range(begin, end)
@@ -124,10 +125,10 @@ class Segmenter:
         return starts
 
     def _is_other_recording(self, index: int, latest: TimedPacket) -> bool:
-        """Return whether a hidden packet begins a recording that was appended to the first.
+        """Return whether a discarded packet begins a recording that was appended to the first.
 
-        FFmpeg hides fragments of an mp4 whose times occurred before: other fragments, or the same
-        ones again.
+        FFmpeg flags mp4 fragments as discard if their times occurred before, whether they are new
+        fragments or duplicates.
         """
         first, packet = self.packets[0], self.packets[index]
         restarts = (

@@ -47,7 +47,7 @@ _ROUTE: dict[str, Any] = {
 
 @router.post("/classify", summary="Classify a clip with the default checkpoint", **_ROUTE)
 async def classify(request: Request) -> Response:
-    """Send `clip`, or `video` and `audio`, or `frames` (repeated) and `audio`."""
+    """Send the files of a clip in a form, each in its field."""
     return await _classify(request, state_of(request).settings.default_model)
 
 

@@ -174,7 +174,9 @@ def test_a_reader_rejects_a_file_by_its_field(
 def test_a_row_is_described_and_listed_in_errors(tactile_service: httpx.Client) -> None:
     paths = tactile_service.get("/openapi.json").json()["paths"]
     for path in ("/v1/classify", "/v1/models/{name}/classify"):
-        body = paths[path]["post"]["requestBody"]["content"]["multipart/form-data"]
+        request_body = paths[path]["post"]["requestBody"]
+        assert "`tactile` for tactile" in request_body["description"]
+        body = request_body["content"]["multipart/form-data"]
         assert "pressure sensor" in body["schema"]["properties"]["tactile"]["description"]
     unknown = tactile_service.post("/v1/classify", files={"klip": b"x"}).json()
     assert "tactile" in unknown["detail"]
