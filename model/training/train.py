@@ -57,8 +57,8 @@ def train(options: TrainOptions) -> Path:
     trainer = Trainer(options)
     options = trainer.options
     console = Console()
+    trainer.choose_precision(console)  # by the initial weights, so that a resumed run agrees
     trainer.restore(console)
-    trainer.choose_precision(console)
     with SummaryWriter(str(options.out), purge_step=trainer.epoch) as writer:
         try:
             for epoch in range(trainer.epoch, options.epochs):
