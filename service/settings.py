@@ -21,6 +21,7 @@ from model.checkpoint import CARD
 from model.config import MAX_STEPS
 from model.device import DeviceError, check_name
 from service.renamed_settings import PREFIX, RenamedEnvironment
+from service.runtime.daemon_thread import result_within
 from service.setting_fields import DAY_S, MAX_BYTES, Topic, seconds, setting, size
 
 #: The checkpoints that come with the code.
@@ -48,6 +49,10 @@ def _check_device(name: str) -> str:
         return check_name(name)
     except DeviceError as exc:
         raise ValueError(str(exc)) from None
+
+
+#: Seconds in which the folder of checkpoints must be listed to find the only one.
+_LOOK_S = 2.0
 
 
 class Settings(BaseSettings):
@@ -79,9 +84,10 @@ class Settings(BaseSettings):
     def _default_to_the_only_checkpoint(self) -> Self:
         """Set the default checkpoint to the only one of `models`, unless it is set."""
         if "default_model" not in self.model_fields_set and "models" in self.model_fields_set:
-            cards = [path.parent.name for path in self.models.glob(f"*/{CARD}")]
-            if len(cards) == 1:
-                object.__setattr__(self, "default_model", cards[0])  # it is frozen
+            # A disk that hangs must not keep the service from saying so: loading has a time limit.
+            cards = result_within(_LOOK_S, lambda: list(self.models.glob(f"*/{CARD}")))
+            if cards is not None and len(cards) == 1:
+                object.__setattr__(self, "default_model", cards[0].parent.name)  # it is frozen
         return self
 
     # --- checkpoints and devices --------------------------------------------------------------

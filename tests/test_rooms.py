@@ -17,7 +17,11 @@ ROOMS = (
     "classification", "decoding", "inference", "keys", "runtime", "settings_messages", "settings",
 )  # fmt: skip
 #: Modules that every room may import, since they import no room themselves.
-LEAVES = {"service.classification.upload_fields", "service.server.connections"}
+LEAVES = {
+    "service.classification.upload_fields",
+    "service.runtime.daemon_thread",
+    "service.server.connections",
+}
 #: What a room of the model may import beside itself and the modules of model/ without a folder.
 MODEL_ROOMS = {
     "media": set(),

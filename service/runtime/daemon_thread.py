@@ -11,6 +11,20 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 
+def result_within(seconds: float, work: Callable[[], _T]) -> _T | None:
+    """Run `work` in a new daemon thread; return None where it takes longer, or raises OSError."""
+    results: list[_T] = []
+
+    def run() -> None:
+        with suppress(OSError):
+            results.append(work())
+
+    thread = threading.Thread(target=run, name="scmrl-look", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return results[0] if results else None
+
+
 async def in_thread(name: str, work: Callable[[], _T]) -> _T:
     """Run `work` in a new daemon thread; return its result or raise its exception.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +164,17 @@ def test_the_only_checkpoint_of_a_folder_is_the_default_one(
     assert Settings().default_model == "avdigits"
     (tmp_path / "yours" / "card.json").unlink()
     assert Settings(models=tmp_path, default_model="avdigits").default_model == "avdigits"
+
+
+def test_a_folder_that_hangs_is_left_to_the_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading says within its time limit that it hangs; the settings must not wait for it."""
+    listed = threading.Event()
+    monkeypatch.setattr(Path, "glob", lambda *_: listed.wait(60) and [tmp_path / "mine/card.json"])
+    monkeypatch.setattr("service.settings._LOOK_S", 0.2)
+    try:
+        assert Settings(models=tmp_path).default_model == "avdigits"
+        assert not listed.is_set()
+    finally:
+        listed.set()
