@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from model.checkpoint.card import (
     CARD,
     WEIGHTS,
+    Calibration,
     Card,
     CheckpointError,
     Measurement,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CARD",
     "WEIGHTS",
+    "Calibration",
     "Card",
     "CheckpointError",
     "Measurement",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -66,12 +67,50 @@ class Measurement(_Section):
     precision: Precision = "float32"
 
 
+#: Temperatures of the softmax by time steps T.
+_Temperatures = Annotated[
+    dict[
+        Annotated[int, Field(ge=1, le=MAX_STEPS)],
+        Annotated[float, Field(ge=0.01, le=100, allow_inf_nan=False)],
+    ],
+    Field(min_length=1),
+]
+
+
+class Calibration(_Section):
+    """Temperatures that logits are divided by before the softmax, by time steps T.
+
+    `temperature`: with all streams (or several of three). `alone`: by the stream that is used
+    alone; where it has none, `temperature` holds. `fitted_on`: the clips they were fitted on.
+    """
+
+    temperature: _Temperatures
+    alone: dict[str, _Temperatures] = {}
+    fitted_on: str = ""
+
+    def temperature_at(self, steps: int, alone: str | None = None) -> float:
+        """Return the temperature for T = `steps`, with one stream `alone` or with several.
+
+        Between two T it is interpolated linearly over log T; beyond them, that of the nearest T
+        holds.
+        """
+        temperatures = self.alone.get(alone or "", self.temperature)
+        below = max((t for t in temperatures if t <= steps), default=min(temperatures))
+        above = min((t for t in temperatures if t >= steps), default=max(temperatures))
+        if below == above:
+            return temperatures[below]
+        share = math.log(steps / below) / math.log(above / below)
+        return (1 - share) * temperatures[below] + share * temperatures[above]
+
+
 class Card(_Section):
     """The content of card.json.
 
     `streams`: the preprocessing of each stream of `config`. `labels`: one name per class, in the
     order of the logits. `steps`: the default number of time steps T. `missing_streams`: whether
-    clips that lack a stream are classified. `sha256`: of the weights' file, filled in by `save`.
+    clips that lack a stream are classified. `calibration`: of the probabilities; None: the softmax
+    of the logits. `abstain_below`: the default of the request's field; 0: never. `sha256`: of the
+    weights' file, filled in by `save`.
     """
 
     name: str = Field(min_length=1)
@@ -83,6 +122,8 @@ class Card(_Section):
     labels: tuple[str, ...]
     config: Config
     missing_streams: bool
+    calibration: Calibration | None = None
+    abstain_below: float = Field(default=0.0, ge=0, le=1)
     data: tuple[Source, ...] = ()
     training: Training | None = None
     accuracy: tuple[Measurement, ...] = ()
@@ -99,6 +140,9 @@ class Card(_Section):
         names, config_names = sorted(self.streams), sorted(self.config.streams)
         if names != config_names:
             raise ValueError(f"streams: {names}, but config.streams has {config_names}")
+        alone = self.calibration.alone if self.calibration else {}
+        if not set(alone) <= set(self.streams):
+            raise ValueError(f"calibration.alone: {sorted(alone)}, but streams has {names}")
         for name, spec in self.streams.items():
             stream = self.config.streams[name]
             produced = (spec.channels, *spec.size)

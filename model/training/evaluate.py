@@ -48,7 +48,7 @@ def evaluate(options: EvaluateOptions, console: Console | None = None) -> Card:
     """
     console = console or Console()
     evaluator = Evaluator(options.checkpoint, options.device)
-    data = _load(evaluator, options)
+    data = load_data(evaluator, options.checkpoint, options.data)
     make_folder("out", options.out)
     if options.write_card:
         make_folder("write_card", options.checkpoint)
@@ -71,15 +71,15 @@ def evaluate(options: EvaluateOptions, console: Console | None = None) -> Card:
     return card
 
 
-def _load(evaluator: Evaluator, options: EvaluateOptions) -> Data:
+def load_data(evaluator: Evaluator, folder: Path, data: Path | None) -> Data:
     """Load the data of the checkpoint's task: by default, where the card says that it was.
 
     Raises DataError that says what it must hold.
     """
     task, training = evaluator.task, evaluator.card.training
-    expected = f"{options.checkpoint} is of the task {task.name}; --data: {task.data_help}"
+    expected = f"{folder} is of the task {task.name}; --data: {task.data_help}"
     noted = training.notes.get(DATA_NOTE) if training else None
-    data = options.data or (Path(noted) if noted and Path(noted).exists() else None)
+    data = data or (Path(noted) if noted and Path(noted).exists() else None)
     if data is None:
         raise DataError(expected)
     try:

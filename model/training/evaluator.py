@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,6 +13,7 @@ from rich.progress import track
 from torch import Tensor
 
 from model import checkpoint
+from model.calibration import calibrated
 from model.engine import Engine
 from model.engine.inputs import encode_batch
 from model.media.types import Clip, MediaError
@@ -83,6 +84,10 @@ class Evaluator:
         """Run the network on a batch of preprocessed clips that have the same streams."""
         return self.engine.run(self.encode(prepared, steps), steps=steps, explain=explain)
 
+    def calibrate(self, output: Output, steps: int, streams: Collection[str]) -> Tensor:
+        """Return the logits [B, classes] whose softmax the service returns."""
+        return calibrated(output.logits, self.card, steps, streams)
+
     def logits(
         self,
         clips: Sequence[EvaluatedClip],
@@ -90,7 +95,7 @@ class Evaluator:
         perturbation: Perturbation | None = None,
         stream: str | None = None,
     ) -> NDArray[np.float32]:
-        """Return the logits [n, classes] of clips, perturbed, with one stream alone or all.
+        """Return the calibrated logits [n, classes] of clips, perturbed, with one stream or all.
 
         The perturbation of clip i depends on i alone.
         """
@@ -102,7 +107,7 @@ class Evaluator:
                 if perturbation is not None:
                     clip = perturbation(clip, np.random.default_rng([11, index]))
                 batch.append(self.prepare(clip, steps, stream))
-            logits.append(self.run(batch, steps).logits.numpy())
+            logits.append(self.calibrate(self.run(batch, steps), steps, batch[0]).numpy())
         return np.concatenate(logits)
 
     def predict(

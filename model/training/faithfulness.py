@@ -125,6 +125,7 @@ def _probability(
     steps: int,
 ) -> NDArray[np.float32]:
     """Return the probability [B] of the true class with one stream alone."""
-    logits = evaluator.run([{stream: view} for view in views], steps).logits
+    output = evaluator.run([{stream: view} for view in views], steps)
+    logits = evaluator.calibrate(output, steps, [stream])
     true_class = torch.softmax(logits, 1).gather(1, labels[:, None])[:, 0]
     return np.asarray(true_class.numpy())

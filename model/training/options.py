@@ -264,6 +264,35 @@ class EvaluateOptions:
         check_ranges(self)
 
 
+@dataclass(frozen=True)
+class CalibrateOptions:
+    """How to calibrate a checkpoint: its folder, the data folder, and the clips.
+
+    `steps`: numbers of time steps T, joined with commas; the first `clips` development clips.
+    """
+
+    checkpoint: Path
+    data: Path | None
+    steps: str = option("1,2,4,8", "Time steps T, joined with commas, that get a temperature.")
+    clips: int = option(400, "Development clips, at most.", between=(20, 100_000))
+    device: str = "auto"
+
+    @property
+    def time_steps(self) -> tuple[int, ...]:
+        """The numbers of `steps`, in their order."""
+        return tuple(int(text) for text in self.steps.split(","))
+
+    def __post_init__(self) -> None:
+        """Raise OptionsError, naming the option, where a value is out of range."""
+        check_ranges(self)
+        parts = self.steps.split(",")
+        are_numbers = all(part.isascii() and part.isdecimal() and len(part) < 4 for part in parts)
+        if not are_numbers or not all(1 <= int(part) <= MAX_STEPS for part in parts):
+            raise OptionsError(
+                f"--steps {self.steps}: must be whole numbers, 1 to {MAX_STEPS}, joined with commas"
+            )
+
+
 def flag(name: str) -> str:
     """Return the command-line flag of a field of TrainOptions, EvaluateOptions or a task."""
     renamed = {f.name: f.metadata.get("flag") for f in fields(TrainOptions)}

@@ -94,18 +94,26 @@ def build_answer(
     clip: ClassifiedClip, explanation: Explanation, *, request_id: str, total_s: float
 ) -> schemas.Classification:
     """Return the answer. `total_s` is the time since the upload's end, in seconds."""
-    labels = clip.card.labels
-    probabilities = clip.inference.output.logits[0].softmax(0).tolist()
+    from model.calibration import calibrated
+
+    labels, streams = clip.card.labels, clip.decoded.prepared
+    logits = calibrated(clip.inference.output.logits[0], clip.card, clip.steps, streams.keys())
+    probabilities = logits.softmax(0).tolist()
     order = sorted(range(len(labels)), key=lambda index: -probabilities[index])
     ranking = [
         schemas.Probability(label=labels[i], index=i, probability=probabilities[i])
         for i in order[: clip.options.top_k]
     ]
+    threshold = clip.options.abstain_below
+    if threshold is None:
+        threshold = clip.card.abstain_below
+    abstained = ranking[0].probability < threshold
     decoded, inference = clip.decoded, clip.inference
     return schemas.Classification(
         id=request_id,
         model=schemas.ModelName(name=clip.name, version=clip.card.version),
-        prediction=ranking[0],
+        prediction=_prediction(ranking[0], abstained),
+        abstained=abstained,
         probabilities=ranking,
         contributions=explanation.contributions,
         leave_one_out=explanation.leave_one_out,
@@ -122,6 +130,12 @@ def build_answer(
             total=_ms(total_s),
         ),
     )
+
+
+def _prediction(first: schemas.Probability, abstained: bool) -> schemas.Prediction:
+    if abstained:
+        return schemas.Prediction(probability=first.probability)
+    return schemas.Prediction(**first.model_dump())
 
 
 def _ms(seconds: float) -> float:

@@ -21,6 +21,7 @@ class Options:
     - `attention`: "none"; "grid": the maps as numbers; "overlay": drawn as PNGs as well.
     - `contributions`: "tower": the term of each stream's tower; "leave_one_out": also the change of
       each logit when a stream is left out, which needs one more run of the network for each stream.
+    - `abstain_below`: abstain where the highest probability is lower, 0 to 1; None: the card's.
     - `degrade`: whether fewer steps may be run under load where `steps` is None.
     """
 
@@ -29,6 +30,7 @@ class Options:
     top_k: int | None = None
     attention: AttentionDetail = "grid"
     contributions: Contributions = "tower"
+    abstain_below: float | None = None
     degrade: bool = True
 
     @property

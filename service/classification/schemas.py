@@ -25,6 +25,18 @@ class Probability(_Answer):
     probability: float = Field(ge=0, le=1, examples=[0.98])
 
 
+class Prediction(_Answer):
+    """The most probable label. Without `label` and `index` where the service abstains."""
+
+    label: str | None = Field(None, examples=["7"])
+    index: int | None = Field(
+        None, description="Position among the checkpoint's labels.", examples=[7]
+    )
+    probability: float = Field(
+        ge=0, le=1, description="The highest probability, of whichever label.", examples=[0.98]
+    )
+
+
 class Stream(_Answer):
     """The input of one stream; members that do not apply are left out."""
 
@@ -121,6 +133,7 @@ class Classification(_Answer):
                     "id": "0b5e2c1a4d7f4a6e9d38c1f2a7b6e5d4",
                     "model": {"name": "avdigits", "version": "1.0.0"},
                     "prediction": {"label": "7", "index": 7, "probability": 0.98},
+                    "abstained": False,
                     "probabilities": [{"label": "7", "index": 7, "probability": 0.98}],
                     "contributions": {
                         "audio": {"7": 3.1},
@@ -169,7 +182,11 @@ class Classification(_Answer):
 
     id: str = Field(description="The request's id, also in the X-Request-ID header and the log.")
     model: ModelName
-    prediction: Probability
+    prediction: Prediction
+    abstained: bool = Field(
+        description="Whether the highest probability is below `abstain_below`; `prediction` then "
+        "has no label, and `probabilities` still has the ranking."
+    )
     probabilities: list[Probability] = Field(description="Most probable first, `top_k` of them.")
     contributions: dict[str, dict[str, float]] = Field(
         description="By stream, and `bias`: the terms of each label's logit, which is their sum. A "

@@ -27,8 +27,7 @@ def _detail_table(clip: Path, answer: Classification, top_k: int) -> Table:
     """Return the most probable labels, with the contribution of each stream to their logits."""
     prediction = answer.prediction
     table = Table(
-        title=f"{escape(clip.name)}: [bold]{escape(prediction.label)}[/bold] "
-        f"({prediction.probability:.1%})",
+        title=f"{escape(clip.name)}: [bold]{_label(answer)}[/bold] ({prediction.probability:.1%})",
         caption=escape(_caption(answer)),
         title_justify="left",
         caption_justify="left",
@@ -71,7 +70,7 @@ def _summary_table(answers: Sequence[tuple[Path, Classification]]) -> Table:
         table.add_column(stream, justify="right")
     table.add_column("ms", justify="right")
     for clip, answer in answers:
-        label = answer.prediction.label
+        label = answer.probabilities[0].label
         terms = _changes(answer) if is_change else answer.contributions
         contributions = [
             ("only" if is_change and not terms else f"{terms[name][label]:+.2f}")
@@ -81,8 +80,12 @@ def _summary_table(answers: Sequence[tuple[Path, Classification]]) -> Table:
         ]
         probability = f"{answer.prediction.probability:.1%}"
         name, ms = escape(str(clip)), f"{answer.timing_ms.total:.0f}"
-        table.add_row(name, escape(label), probability, *contributions, ms)
+        table.add_row(name, _label(answer), probability, *contributions, ms)
     return table
+
+
+def _label(answer: Classification) -> str:
+    return "no answer" if answer.prediction.label is None else escape(answer.prediction.label)
 
 
 def _changes(answer: Classification) -> dict[str, dict[str, float]]:

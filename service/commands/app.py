@@ -1,5 +1,5 @@
-"""The command line: `scmrl serve`, `classify`, `models`, `settings`, `keys`, `train`, `evaluate`
-and `bench`.
+"""The command line: `scmrl serve`, `classify`, `models`, `settings`, `keys`, `train`, `evaluate`,
+`calibrate` and `bench`.
 
 Commands import heavy modules (torch, OpenCV, the web framework) themselves, so that `scmrl --help`
 is fast.
@@ -9,7 +9,17 @@ from __future__ import annotations
 
 import typer
 
-from service.commands import bench, classify, evaluate, keys, models, serve, settings, train
+from service.commands import (
+    bench,
+    calibrate,
+    classify,
+    evaluate,
+    keys,
+    models,
+    serve,
+    settings,
+    train,
+)
 
 app = typer.Typer(
     name="scmrl",
@@ -27,4 +37,5 @@ settings.register(app)
 keys.register(app)
 train.register(app)
 evaluate.register(app)
+calibrate.register(app)
 bench.register(app)

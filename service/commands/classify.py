@@ -106,6 +106,14 @@ def classify(
             "logit when a stream is left out; the network runs once more for each stream."
         ),
     ] = "tower",
+    abstain_below: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Give no label where the highest probability is lower; default: the checkpoint's.",
+        ),
+    ] = None,
     overlay: Annotated[
         Path | None,
         typer.Option(
@@ -128,7 +136,13 @@ def classify(
     requests = _requests(clips or [], files)
     classifier = _load(model, models, device)
     detail: AttentionDetail = "overlay" if overlay else "grid" if as_json else "none"
-    options = Options(steps=steps, top_k=top_k, attention=detail, contributions=contributions)
+    options = Options(
+        steps=steps,
+        top_k=top_k,
+        attention=detail,
+        contributions=contributions,
+        abstain_below=abstain_below,
+    )
     outcomes = []
     for outcome in _outcomes(classifier, requests, options):
         outcomes.append(outcome)

@@ -5,6 +5,7 @@ The file fields are the rows of `classification.upload_fields`; the value fields
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,17 @@ def _parse_count(text: str, maximum: int | None) -> int:
     number = int(text) if is_number else 0
     if not 1 <= number <= (maximum or number):
         raise ValueError(f"a whole number, {f'1 to {maximum}' if maximum else '1 or more'}")
+    return number
+
+
+def _parse_share(text: str) -> float:
+    """Parse a number from 0 to 1."""
+    try:
+        number = float(text) if text.isascii() and len(text) < 30 else math.nan
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise ValueError("a number, 0 to 1")
     return number
 
 
@@ -77,6 +89,12 @@ VALUES: Mapping[str, Value] = {
         "runs once more for each stream. For checkpoints that support missing streams.",
         lambda _: {"type": "string", "enum": list(CONTRIBUTIONS), "default": Options.contributions},
         lambda text, _: _parse_choice(text, CONTRIBUTIONS),
+    ),
+    "abstain_below": Value(
+        "Abstain where the highest probability is lower: `abstained` is true, and `prediction` has "
+        "no label. 0: never. Default: the checkpoint's, from its card.",
+        lambda _: {"type": "number", "minimum": 0, "maximum": 1},
+        lambda text, _: _parse_share(text),
     ),
     "degrade": Value(
         "`true` (default): fewer time steps may be run under load where the operator allows it; "

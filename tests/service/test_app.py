@@ -255,7 +255,7 @@ def test_the_description_is_whole(service: httpx.Client) -> None:
         form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
         assert set(form["properties"]) == {
             "clip", "video", "audio", "frames", "steps", "top_k", "attention",
-            "contributions", "degrade",
+            "contributions", "abstain_below", "degrade",
         }  # fmt: skip
         assert {"200", "400", "404", "408", "413", "415", "422", "503", "504"} == set(
             operation["responses"]

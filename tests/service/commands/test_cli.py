@@ -32,7 +32,17 @@ pytestmark = pytest.mark.slow
 SEVEN = CLIPS / "digit-7.webm"
 #: Settings that would be seen on a command line.
 SECRETS = {"api-keys", "admin-key"}
-COMMANDS = ("serve", "classify", "models", "settings", "keys", "train", "evaluate", "bench")
+COMMANDS = (
+    "serve",
+    "classify",
+    "models",
+    "settings",
+    "keys",
+    "train",
+    "evaluate",
+    "calibrate",
+    "bench",
+)
 
 
 def scmrl(*arguments: object, code: int = 0, stdin: str | None = None) -> Result:
@@ -117,6 +127,13 @@ def test_one_clip_is_a_table_of_labels_with_the_contribution_of_each_stream(
     assert printed.count("%") == 3 + 1
     assert "2.00 s at 48000 Hz" in printed
     assert "4 pictures of 320 x 240" in printed
+
+
+def test_an_answer_below_the_threshold_is_none(with_weights: Path) -> None:
+    assert "no answer" in scmrl("classify", SEVEN, "--abstain-below", 1).stdout
+    assert "no answer" not in scmrl("classify", SEVEN).stdout
+    printed = scmrl("classify", SEVEN, SEVEN, "--abstain-below", 1).stdout
+    assert printed.count("no answer") == 2
 
 
 def test_leave_one_out_is_a_column_for_each_stream(with_weights: Path) -> None:

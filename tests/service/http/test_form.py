@@ -34,6 +34,8 @@ def test_a_clip_alone_is_enough() -> None:
 def test_values_are_read() -> None:
     _, options = ask({"steps": ["64"], "top_k": [" 3 "], "attention": ["overlay"]})
     assert options == Options(steps=64, top_k=3, attention="overlay")
+    assert ask({"abstain_below": ["0.5"]})[1].abstain_below == 0.5
+    assert ask({"abstain_below": ["0"]})[1].abstain_below == 0
 
 
 @pytest.mark.parametrize(
@@ -64,6 +66,11 @@ def test_streams_may_come_apart(files: dict[str, list[bytes]], media: InputFiles
         ({"top_k": ["all"]}, "top_k"),
         ({"attention": ["yes"]}, "attention"),
         ({"contributions": ["exact"]}, "contributions"),
+        ({"abstain_below": ["-0.1"]}, "abstain_below"),
+        ({"abstain_below": ["1.1"]}, "abstain_below"),
+        ({"abstain_below": ["nan"]}, "abstain_below"),
+        ({"abstain_below": ["half"]}, "abstain_below"),
+        ({"abstain_below": ["0" * 400]}, "abstain_below"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(values: dict[str, list[str]], field: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from model.checkpoint import Calibration
 from model.media.reader import read_clip
+from tests.service import checkpoints
 from tests.service.checkpoints import LABELS, STEPS
 from tests.service.conftest import CLIPS
 from tests.service.media_files import png, tone, wav, without_sound
@@ -23,7 +26,7 @@ Files = dict[str, bytes] | list[tuple[str, bytes]]
 
 
 def ask(
-    service: httpx.Client, files: Files, address: str = "/v1/classify", **values: str | int
+    service: httpx.Client, files: Files, address: str = "/v1/classify", **values: str | float
 ) -> dict[str, Any]:
     """The answer to these files, which must be 200."""
     response = service.post(address, files=files, data={k: str(v) for k, v in values.items()})
@@ -150,6 +153,47 @@ def test_contributions_and_bias_add_up_to_the_logits(service: httpx.Client, clip
     expected = softmax(logits(answer))
     by_label = probabilities(answer)
     assert [by_label[label] for label in LABELS] == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_an_answer_below_the_threshold_has_no_label(service: httpx.Client, clip: bytes) -> None:
+    plain = ask(service, {"clip": clip})
+    assert plain["abstained"] is False
+    highest = plain["prediction"]["probability"]
+    above = ask(service, {"clip": clip}, abstain_below=f"{highest - 0.001:.6f}")
+    below = ask(service, {"clip": clip}, abstain_below=f"{highest + 0.001:.6f}")
+    assert above["prediction"] == plain["prediction"]
+    assert below["prediction"] == {"probability": highest}
+    assert (above["abstained"], below["abstained"]) == (False, True)
+    assert below["probabilities"] == plain["probabilities"]
+
+
+@pytest.fixture(scope="module")
+def calibrated_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A service of a checkpoint that abstains and has temperatures, and of one that has none."""
+    folder = tmp_path_factory.mktemp("calibrated")
+    temperatures = Calibration(temperature={1: 4.0, 4: 0.5}, alone={"audio": {4: 8.0}})
+    checkpoints.save(folder / "avdigits", calibration=temperatures, abstain_below=1.0)
+    checkpoints.save(folder / "plain")
+    with running(folder) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("field", "steps", "temperature"),
+    [("clip", 4, 0.5), ("clip", 1, 4.0), ("clip", 2, 2.25), ("audio", 4, 8.0), ("video", 4, 0.5)],
+)
+def test_probabilities_are_those_of_logits_divided_by_the_cards_temperature(
+    calibrated_service: httpx.Client, clip: bytes, field: str, steps: int, temperature: float
+) -> None:
+    answer = ask(calibrated_service, {field: clip}, steps=steps)
+    plain = ask(calibrated_service, {field: clip}, "/v1/models/plain/classify", steps=steps)
+    assert answer["contributions"] == plain["contributions"], "logits are as the network has them"
+    expected = softmax(logits(plain) / temperature)
+    by_label = probabilities(answer)
+    assert [by_label[label] for label in LABELS] == pytest.approx(expected.tolist(), abs=1e-5)
+    assert answer["abstained"] is True
+    assert ask(calibrated_service, {field: clip}, abstain_below=0)["abstained"] is False
+    assert plain["abstained"] is False
 
 
 def test_leave_one_out_is_the_logits_of_all_minus_those_without_the_stream(

@@ -1,0 +1,64 @@
+"""`scmrl calibrate`: the command line of model.training.calibrate."""
+
+from __future__ import annotations
+
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from model.training.options import CalibrateOptions, range_of
+from service.commands.device import Device
+from service.commands.train import NOT_INSTALLED, UNUSABLE, fail
+
+_FIELDS: dict[str, Field[Any]] = {each.name: each for each in fields(CalibrateOptions)}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("calibrate")(calibrate)
+
+
+def _option(name: str) -> Any:
+    """Return the flag of one field of CalibrateOptions."""
+    least, most = range_of(_FIELDS[name]) or (None, None)
+    return typer.Option(help=_FIELDS[name].metadata["help"], min=least, max=most)
+
+
+def calibrate(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A checkpoint's folder.", metavar="CHECKPOINT")
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="The data folder of the checkpoint's task.", show_default=False),
+    ] = None,
+    steps: Annotated[str, _option("steps")] = CalibrateOptions.steps,
+    clips: Annotated[int, _option("clips")] = CalibrateOptions.clips,
+    device: Device = CalibrateOptions.device,
+) -> None:
+    """Fit the temperatures of the probabilities on development clips, into the card.
+
+    A temperature for each T, with all streams and with each alone, so that the probability of an
+    answer is the share of such answers that is right. Prints the expected calibration error (ECE)
+    before, and after by cross-fitting. No test clip is used: measure with `scmrl evaluate`.
+    """
+    from rich.console import Console
+
+    from model.checkpoint import CheckpointError
+    from model.training.options import OptionsError
+    from model.training.task import DataError
+
+    try:
+        from model.training.calibrate import calibrate as run
+    except ModuleNotFoundError as exc:
+        fail(f"{NOT_INSTALLED} ({exc.name})", 1)
+    try:
+        options = CalibrateOptions(checkpoint, data, steps, clips, device)
+        run(options, Console())
+    except (OptionsError, CheckpointError, DataError) as exc:
+        fail(str(exc), UNUSABLE)
+    except (OSError, RuntimeError) as exc:
+        fail(str(exc), 1)
+    typer.echo(f"wrote {checkpoint / 'card.json'}")

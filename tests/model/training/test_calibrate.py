@@ -1,0 +1,119 @@
+"""Temperatures are fitted on development clips, and written into the card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from rich.console import Console
+from scipy.special import softmax
+
+from model import checkpoint
+from model.checkpoint import Card
+from model.training.calibrate import Fit, _fit, calibrate, fit_temperature, run
+from model.training.evaluator import Evaluator
+from model.training.options import CalibrateOptions, OptionsError, TrainOptions
+from model.training.recipe import card
+from model.training.task import BatchPlan, DataError
+from model.training.tasks import TASKS
+from tests.model.networks import lively
+from tests.model.training.noise_task import Noise, NoiseExamples
+
+pytestmark = [pytest.mark.usefixtures("one_core"), pytest.mark.slow]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "noise"
+    folder.mkdir()
+    (folder / "levels.txt").write_text("0 dB")
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkpoint with random weights, of the task noise."""
+    monkeypatch.setitem(TASKS, "noise", Noise)
+    folder = tmp_path / "checkpoint"
+    options = TrainOptions.of(Noise(), data, embed_dim=16, steps=2)
+    new = card(options, 0)
+    checkpoint.save(folder, lively(new.config), new)
+    return folder
+
+
+def drawn(temperature: float, count: int = 4000) -> tuple[np.ndarray, np.ndarray]:
+    """Logits, and classes that are drawn with the probabilities of logits / temperature."""
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 2, (count, 5)).astype(np.float32)
+    chances = softmax(logits / temperature, axis=1)
+    labels = np.array([random.choice(5, p=row / row.sum()) for row in chances])
+    return logits, labels
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
+def test_the_temperature_of_drawn_classes_is_recovered(temperature: float) -> None:
+    assert fit_temperature(*drawn(temperature)) == pytest.approx(temperature, rel=0.1)
+
+
+def test_a_fit_lowers_the_calibration_error_of_clips_that_it_has_not_seen() -> None:
+    fit = _fit(None, 4, *drawn(0.3))
+    assert fit.before > 0.15
+    assert fit.after < 0.03
+
+
+def test_temperatures_are_written_into_the_card(folder: Path, data: Path) -> None:
+    before = checkpoint.load(folder)[1]
+    calibrate(CalibrateOptions(folder, data, steps="1,3", clips=24, device="cpu"), Console())
+    _, after = checkpoint.load(folder)
+    assert after.calibration is not None
+    assert set(after.calibration.temperature) == {1, 3}
+    assert set(after.calibration.alone) == {"near", "far", "camera"}
+    assert after.calibration.fitted_on == "24 development clips"
+    assert after.model_copy(update={"calibration": None}) == before
+
+
+def test_a_fit_starts_from_the_logits_of_the_network(folder: Path, data: Path) -> None:
+    """Calibrating twice gives the same temperatures: the second run divides by none."""
+    options = CalibrateOptions(folder, data, steps="2", clips=24, device="cpu")
+    first: Card = calibrate(options, Console())
+    assert calibrate(options, Console()).calibration == first.calibration
+
+
+class Few:
+    """Examples of which there are only so many, as of a folder."""
+
+    count: ClassVar[int] = 21
+
+    def __init__(self) -> None:
+        self.examples = NoiseExamples(5, 1.0)
+
+    def example(self, index: int, plan: BatchPlan) -> tuple[dict[str, np.ndarray], int]:
+        return self.examples.example(index % self.count, plan)
+
+
+def test_a_clip_that_comes_again_is_not_counted_twice(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluator = Evaluator(folder, "cpu")
+    logits, labels = run(evaluator, Few(), 100, 2)
+    assert len(labels) == 21
+    assert {name: len(each) for name, each in logits.items()} == {
+        None: 21, "near": 21, "far": 21, "camera": 21,
+    }  # fmt: skip
+    monkeypatch.setattr(Few, "count", 19)
+    with pytest.raises(DataError, match="19 development clips: 20 are needed"):
+        run(evaluator, Few(), 100, 2)
+
+
+@pytest.mark.parametrize("steps", ["", "0", "65", "4,", "a", "1.5", "-1"])
+def test_steps_that_are_none_are_refused(steps: str) -> None:
+    with pytest.raises(OptionsError, match="--steps"):
+        CalibrateOptions(Path("weights/avdigits"), None, steps=steps)
+
+
+def test_a_fit_says_what_it_is_of() -> None:
+    fit = _fit("camera", 8, *drawn(1.0, 200))
+    assert isinstance(fit, Fit)
+    assert (fit.alone, fit.steps) == ("camera", 8)
