@@ -26,7 +26,8 @@ Rng = np.random.Generator
 AUDIO = cast(SpectrogramSpec, PROFILES["handsigns"]["audio"])
 VISUAL = cast(FrameSpec, PROFILES["handsigns"]["visual"])
 
-#: Share of photographs with their own wall among the examples to train on.
+#: Share of photographs with their own wall among the examples to train on, at full difficulty. At
+#: none, all have it: a network does not begin to learn from busy backgrounds.
 PLAIN = 0.3
 #: Share of hands that move, and the greatest movement in a step over the frame's height.
 _MOVING, _DRIFT = 0.2, 0.04
@@ -68,7 +69,9 @@ class Scenes:
             rng = np.random.default_rng(seeds[1])
             hands = self.digits.hands[digit]
             hand = hands[int(rng.integers(len(hands)))]
-            plain = rng.random() < PLAIN if self.augmented else index % 2 == 0
+            plain = index % 2 == 0
+            if self.augmented:
+                plain = rng.random() < 1 - (1 - PLAIN) * plan.difficulty
             draw = self._training_frames if self.augmented else self._held_out_frames
             streams["visual"] = draw(hand, plain, rng, plan)
         return streams, digit

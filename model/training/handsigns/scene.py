@@ -111,7 +111,7 @@ def draw_scene(
     cut out, before a random part of one of `backgrounds`. `covered`: probability that a thing
     hides a part of the hand, which may be the finger that matters. `short_side` bounds the
     frame's shorter side in pixels, `heights` the hand's height over it. `difficulty` 0 gives
-    large, upright hands that are lit as the photograph is; 1 the whole range.
+    large, upright hands in the middle, lit as the photograph is; 1 the whole range.
     """
     height, width = draw_size(rng, short_side)
     linear = _draw_linear(rng, difficulty)
@@ -121,7 +121,7 @@ def draw_scene(
     scale = rng.uniform(least, heights[1]) * min(height, width) / tall
     scale = min(scale, 0.97 * width / wide)
     wide, tall = wide * scale, tall * scale
-    left, top = _draw_place(rng, (width - wide, height - tall), tall)
+    left, top = _draw_place(rng, (width - wide, height - tall), tall, difficulty)
     matrix = np.hstack([scale * linear, (np.array([left, top]) - scale * low)[:, None]])
     cover: Any = np.full_like(hand.cutout.cover, 255) if plain else hand.cutout.cover
     if not plain and rng.random() < _TRIMMED * difficulty:
@@ -178,10 +178,13 @@ def _extent(
     return corners.min(1), corners.max(1)
 
 
-def _draw_place(rng: Rng, room: tuple[float, float], tall: float) -> tuple[float, float]:
-    """Draw left and top of a hand, which stands on the frame's lower edge half the time."""
-    left = rng.uniform(min(0, room[0]), max(0, room[0]))
-    if rng.random() < 0.5:
+def _draw_place(
+    rng: Rng, room: tuple[float, float], tall: float, difficulty: float
+) -> tuple[float, float]:
+    """Draw left and top of a hand, which stands on the frame's lower edge half the time. Without
+    difficulty, it always does, in the middle."""
+    left = room[0] * (0.5 + rng.uniform(-0.5, 0.5) * difficulty)
+    if rng.random() < 1 - 0.5 * difficulty:
         return float(left), float(max(0, room[1]) + rng.uniform(0, 0.04) * tall)
     return float(left), float(rng.uniform(min(0, room[1]), max(0, room[1])))
 

@@ -115,3 +115,19 @@ def test_difficulty_adds_noise_and_augments_the_sound_in_training_alone(
 
     assert moving(1.0) > 12
     assert moving(0.0) < 20
+
+
+def test_backgrounds_become_busy_with_difficulty(
+    parts: tuple[ShownDigits, ShownDigits],
+) -> None:
+    """An example that two kinds of backgrounds do not change is plain."""
+    made = scenes(parts)
+    first, second = (replace(made, kinds=(kind,), backgrounds=1) for kind in TRAINING[:2])
+
+    def plain(difficulty: float) -> float:
+        plan = BatchPlan(("visual",), 1, difficulty)
+        pairs = [[x.example(i, plan)[0]["visual"] for x in (first, second)] for i in range(60)]
+        return float(np.mean([np.array_equal(*pair) for pair in pairs]))
+
+    assert plain(0.0) == 1
+    assert plain(1.0) < 0.5

@@ -61,7 +61,7 @@ def test_hands_are_shown_on_both_sides() -> None:
     assert 8 < sum(sides) < 32
 
 
-def test_without_difficulty_hands_are_large_upright_and_lit_as_in_the_photograph() -> None:
+def test_without_difficulty_hands_are_upright_in_the_middle_and_lit_as_in_the_photograph() -> None:
     for seed in range(20):
         easy = scene(seed, difficulty=0.0)
         assert easy.gains.tolist() == [1, 1, 1]
@@ -69,6 +69,9 @@ def test_without_difficulty_hands_are_large_upright_and_lit_as_in_the_photograph
         assert easy.covers == ()
         linear = easy.hand.matrix[:, :2]
         assert np.allclose(linear, np.diag(np.diag(linear)))
+        height, width = easy.ground.shape[:2]
+        assert easy.box[0] + easy.box[2] == pytest.approx(width)
+        assert easy.box[3] == height
 
 
 def test_a_thing_hides_a_small_part_of_the_hand() -> None:
