@@ -105,8 +105,11 @@ def test_an_evaluation_without_its_table_or_with_foreign_data_is_refused(
     message = r"classes crow are not those of the checkpoint, cat, dog \(.* of the task folder; --d"
     with pytest.raises(DataError, match=message):
         measure(run, foreign, tmp_path)
+    text = (run / "card.json").read_text().replace(f'"data": "{data}"', '"data": "nowhere"')
+    assert "nowhere" in text
+    (copied / "card.json").write_text(text)
     with pytest.raises(DataError, match="is of the task folder; --data: Folder of DIR/CLASS"):
-        evaluate(EvaluateOptions(run, None, tmp_path))
+        evaluate(EvaluateOptions(copied, None, tmp_path))
     seen = tmp_path / "seen"
     with (run / "split.csv").open(newline="") as file:
         trained = [row["file"] for row in csv.DictReader(file) if row["split"] == "train"]
