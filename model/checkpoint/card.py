@@ -103,14 +103,45 @@ class Calibration(_Section):
         return (1 - share) * temperatures[below] + share * temperatures[above]
 
 
+_Row = tuple[Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)], ...]
+
+
+class Reference(_Section):
+    """Where the streams' terms of known clips lie: a normal distribution around each class's mean.
+
+    Terms [d] are those of `Output.stream_logits`, joined in the order of the card's streams.
+    `means` [classes][d]; `precision` [d][d], the inverse of the covariance within classes. `limit`:
+    the Mahalanobis distance from the mean of the predicted class that 98 % of the clips keep.
+    """
+
+    means: tuple[_Row, ...] = Field(min_length=2, max_length=1000)
+    precision: tuple[_Row, ...] = Field(min_length=2, max_length=1000)
+    limit: float = Field(gt=0, le=1e9, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        size = len(self.precision)
+        if any(len(row) != size for row in (*self.means, *self.precision)):
+            raise ValueError(f"means and precision: every row must have {size} numbers")
+        return self
+
+
+class Domain(_Section):
+    """Known clips at T = `steps`, by the streams that are used, joined with "+"."""
+
+    steps: int = Field(ge=1, le=MAX_STEPS)
+    references: dict[str, Reference]
+
+
 class Card(_Section):
     """The content of card.json.
 
     `streams`: the preprocessing of each stream of `config`. `labels`: one name per class, in the
     order of the logits. `steps`: the default number of time steps T. `missing_streams`: whether
     clips that lack a stream are classified. `calibration`: of the probabilities; None: the softmax
-    of the logits. `abstain_below`: the default of the request's field; 0: never. `sha256`: of the
-    weights' file, filled in by `save`.
+    of the logits. `domain`: clips to which the out-of-domain score compares. `abstain_below`,
+    `abstain_beyond`: defaults of the request's fields; 0 and None: never. `sha256`: of the weights'
+    file, filled in by `save`.
     """
 
     name: str = Field(min_length=1)
@@ -123,7 +154,9 @@ class Card(_Section):
     config: Config
     missing_streams: bool
     calibration: Calibration | None = None
+    domain: Domain | None = None
     abstain_below: float = Field(default=0.0, ge=0, le=1)
+    abstain_beyond: float | None = Field(default=None, ge=0, le=1e9)
     data: tuple[Source, ...] = ()
     training: Training | None = None
     accuracy: tuple[Measurement, ...] = ()
@@ -143,6 +176,7 @@ class Card(_Section):
         alone = self.calibration.alone if self.calibration else {}
         if not set(alone) <= set(self.streams):
             raise ValueError(f"calibration.alone: {sorted(alone)}, but streams has {names}")
+        self._check_domain()
         for name, spec in self.streams.items():
             stream = self.config.streams[name]
             produced = (spec.channels, *spec.size)
@@ -153,6 +187,17 @@ class Card(_Section):
                     f"width), but config.streams.{name} needs {needed}"
                 )
         return self
+
+    def _check_domain(self) -> None:
+        for names, reference in (self.domain.references if self.domain else {}).items():
+            streams = names.split("+")
+            if streams != [name for name in self.streams if name in streams]:
+                raise ValueError(f"domain.references: {names} are not streams in their order")
+            shape = (len(self.labels), len(self.labels) * len(streams))
+            if (len(reference.means), len(reference.precision)) != shape:
+                raise ValueError(
+                    f"domain.references.{names}: means must be {shape[0]} x {shape[1]}"
+                )
 
     def measured_with(self, precision: Precision) -> bool:
         """Return whether the card has an accuracy measured at this precision."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from model.checkpoint.card import CARD, WEIGHTS, Card, CheckpointError, read_car
 from model.config import Config
 from model.network import SCMRL
 
+#: A list of numbers in indented JSON, one on each line.
+_NUMBERS = re.compile(r"\[\s+((?:-?\d[-+.\deE]*,\s+)*-?\d[-+.\deE]*)\s+\]")
 #: Largest weights that are read, in bytes. Published networks have up to 300 MB.
 MAX_WEIGHTS_BYTES = 2 << 30
 
@@ -57,7 +60,7 @@ def save(path: Path | str, network: SCMRL, card: Card) -> Card:
     data = save_tensors(tensors)
     card = card.model_copy(update={"sha256": hashlib.sha256(data).hexdigest()})
     folder.mkdir(parents=True, exist_ok=True)
-    contents = {WEIGHTS: data, CARD: (card.model_dump_json(indent=2) + "\n").encode()}
+    contents = {WEIGHTS: data, CARD: _card_text(card).encode()}
     written = {name: _write_part(folder / name, content) for name, content in contents.items()}
     for name, part in written.items():
         part.replace(folder / name)
@@ -95,6 +98,12 @@ def build(config: Config, tensors: Mapping[str, Tensor], file: Path | str) -> SC
             raise CheckpointError(file, name, f"is {float(tensor):g}; must be above 0")
     network.load_state_dict(dict(tensors), assign=True)
     return network.eval()
+
+
+def _card_text(card: Card) -> str:
+    """Return the card as indented JSON, with each row of numbers on one line."""
+    text = card.model_dump_json(indent=2) + "\n"
+    return _NUMBERS.sub(lambda row: "[" + ", ".join(row[1].split()).replace(",,", ",") + "]", text)
 
 
 def _describe(x: Tensor) -> str:

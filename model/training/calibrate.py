@@ -1,4 +1,5 @@
-"""Calibration: `scmrl calibrate` fits the temperatures of a checkpoint on development clips."""
+"""Calibration: `scmrl calibrate` fits temperatures and the domain of a checkpoint on development
+clips."""
 
 from __future__ import annotations
 
@@ -17,7 +18,10 @@ from scipy.special import log_softmax
 
 from model import checkpoint
 from model.checkpoint import Calibration, Card
+from model.engine.outputs import concatenate
+from model.network import Output
 from model.training.batches import collate
+from model.training.domain import fit_domain
 from model.training.evaluate import all_streams, load_data
 from model.training.evaluator import Evaluator
 from model.training.options import CalibrateOptions, make_folder
@@ -52,7 +56,7 @@ class Fit:
 
 
 def calibrate(options: CalibrateOptions, console: Console | None = None) -> Card:
-    """Fit, print a table, write the temperatures into the card, and return it.
+    """Fit, print a table, write temperatures and domain into the card, and return it.
 
     The clips are those by which the best epoch of a training is chosen, never test clips. Raises
     CheckpointError where the checkpoint is damaged or its task is unknown, DataError, and
@@ -63,12 +67,16 @@ def calibrate(options: CalibrateOptions, console: Console | None = None) -> Card
     evaluator = Evaluator(options.checkpoint, options.device)
     examples = load_data(evaluator, options.checkpoint, options.data).development_examples()
     fits: list[Fit] = []
-    count = 0
+    count, domain = 0, None
     for steps in options.time_steps:
-        logits, labels = run(evaluator, examples, options.clips, steps)
+        outputs, labels = run(evaluator, examples, options.clips, steps)
         count = len(labels)
-        fits += [_fit(alone, steps, each, labels) for alone, each in logits.items()]
+        fits += [_fit(alone, steps, each.logits.numpy(), labels) for alone, each in outputs.items()]
+        if steps == evaluator.card.steps:
+            domain = fit_domain(evaluator.card, outputs.values(), labels)
     console.print(table(fits, evaluator))
+    if domain is None:
+        console.print("no out-of-domain score: too few clips, or --steps without the card's T")
     calibration = Calibration(
         temperature={fit.steps: fit.temperature for fit in fits if fit.alone is None},
         alone={
@@ -78,29 +86,29 @@ def calibrate(options: CalibrateOptions, console: Console | None = None) -> Card
         fitted_on=f"{count} development clips",
     )
     network, card = checkpoint.load(options.checkpoint)
-    card = card.model_copy(update={"calibration": calibration})
+    card = card.model_copy(update={"calibration": calibration, "domain": domain})
     return checkpoint.save(options.checkpoint, network, card)
 
 
 def run(
     evaluator: Evaluator, examples: Examples, count: int, steps: int
-) -> tuple[dict[str | None, Logits], Labels]:
-    """Return the logits [n, classes] of examples, without calibration, and their classes [n].
+) -> tuple[dict[str | None, Output], Labels]:
+    """Return the network's output for examples, and their classes [n].
 
     By the stream that was alone, and with all of them under None. There are fewer examples than
     `count` where they repeat. Raises DataError where there are too few.
     """
     alone: list[str | None] = [None, *streams_alone(evaluator.task)]
-    logits: dict[str | None, list[Logits]] = {name: [] for name in alone}
+    outputs: dict[str | None, list[Output]] = {name: [] for name in alone}
     labels: list[int] = []
     for inputs, batch_labels in _batches(evaluator, examples, count, steps):
         labels += batch_labels
         for name in alone:
             streams = inputs if name is None else {name: inputs[name]}
-            logits[name].append(evaluator.engine.run(streams, steps=steps).logits.numpy())
+            outputs[name].append(evaluator.engine.run(streams, steps=steps))
     if len(labels) < _FEWEST:
         raise DataError(f"{len(labels)} development clips: {_FEWEST} are needed to calibrate")
-    return {name: np.concatenate(each) for name, each in logits.items()}, np.asarray(labels)
+    return {name: concatenate(each) for name, each in outputs.items()}, np.asarray(labels)
 
 
 def _batches(

@@ -23,6 +23,7 @@ from model.training.evaluator import (
 )
 from model.training.faithfulness import Faithfulness, faithfulness
 from model.training.measures import Accuracy, measurement
+from model.training.no_class import measure_no_class
 from model.training.options import EvaluateOptions, make_folder
 from model.training.perturbations import NOISE
 from model.training.reliability import BINS, reliability
@@ -62,6 +63,7 @@ def evaluate(options: EvaluateOptions, console: Console | None = None) -> Card:
         *measure_noise(evaluator, few, options.out),
         *measure_steps(evaluator, few, options.out),
         *measure_maps(evaluator, off_centre(clips, options.attention_clips)),
+        *_measure_no_class(evaluator, few, options),
     ]
     console.print(measurements_table(measurements))
     card = evaluator.card.model_copy(update={"accuracy": tuple(measurements)})
@@ -69,6 +71,16 @@ def evaluate(options: EvaluateOptions, console: Console | None = None) -> Card:
         network, _ = checkpoint.load(options.checkpoint)
         card = checkpoint.save(options.checkpoint, network, card)
     return card
+
+
+def _measure_no_class(
+    evaluator: Evaluator, clips: Sequence[EvaluatedClip], options: EvaluateOptions
+) -> list[Measurement]:
+    """Measure clips of no class for a network of sound and pictures; of other streams, nothing."""
+    kinds = sorted(spec.kind for spec in evaluator.card.streams.values())
+    if kinds != ["frames", "spectrogram"]:
+        return []
+    return list(measure_no_class(evaluator, clips, options.foreign, options.seed))
 
 
 def load_data(evaluator: Evaluator, folder: Path, data: Path | None) -> Data:

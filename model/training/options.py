@@ -255,6 +255,9 @@ class EvaluateOptions:
         "Clips for the faithfulness of attention maps; only those with an off-centre object.",
         between=(1, 100_000),
     )
+    foreign: Path | None = option(
+        None, "Folder of pictures and sounds of something else, which should get no label."
+    )
     seed: int = option(7, "Random seed of the clips.", between=(0, MAX_SEED))
     device: str = "auto"
     write_card: bool = option(False, "Write the results into the checkpoint's card.")

@@ -95,6 +95,7 @@ def build_answer(
 ) -> schemas.Classification:
     """Return the answer. `total_s` is the time since the upload's end, in seconds."""
     from model.calibration import calibrated
+    from model.domain import out_of_domain
 
     labels, streams = clip.card.labels, clip.decoded.prepared
     logits = calibrated(clip.inference.output.logits[0], clip.card, clip.steps, streams.keys())
@@ -104,16 +105,15 @@ def build_answer(
         schemas.Probability(label=labels[i], index=i, probability=probabilities[i])
         for i in order[: clip.options.top_k]
     ]
-    threshold = clip.options.abstain_below
-    if threshold is None:
-        threshold = clip.card.abstain_below
-    abstained = ranking[0].probability < threshold
+    score = out_of_domain(clip.inference.output, clip.card, clip.steps)
+    abstained = _abstains(clip, ranking[0].probability, score)
     decoded, inference = clip.decoded, clip.inference
     return schemas.Classification(
         id=request_id,
         model=schemas.ModelName(name=clip.name, version=clip.card.version),
         prediction=_prediction(ranking[0], abstained),
         abstained=abstained,
+        out_of_domain=None if score is None else round(score, 4),
         probabilities=ranking,
         contributions=explanation.contributions,
         leave_one_out=explanation.leave_one_out,
@@ -130,6 +130,14 @@ def build_answer(
             total=_ms(total_s),
         ),
     )
+
+
+def _abstains(clip: ClassifiedClip, probability: float, score: float | None) -> bool:
+    options, card = clip.options, clip.card
+    lowest = card.abstain_below if options.abstain_below is None else options.abstain_below
+    highest = card.abstain_beyond if options.abstain_beyond is None else options.abstain_beyond
+    is_beyond = score is not None and highest is not None and score > highest
+    return probability < lowest or is_beyond
 
 
 def _prediction(first: schemas.Probability, abstained: bool) -> schemas.Prediction:

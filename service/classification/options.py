@@ -22,6 +22,7 @@ class Options:
     - `contributions`: "tower": the term of each stream's tower; "leave_one_out": also the change of
       each logit when a stream is left out, which needs one more run of the network for each stream.
     - `abstain_below`: abstain where the highest probability is lower, 0 to 1; None: the card's.
+    - `abstain_beyond`: abstain where the out-of-domain score is higher; None: the card's.
     - `degrade`: whether fewer steps may be run under load where `steps` is None.
     """
 
@@ -31,6 +32,7 @@ class Options:
     attention: AttentionDetail = "grid"
     contributions: Contributions = "tower"
     abstain_below: float | None = None
+    abstain_beyond: float | None = None
     degrade: bool = True
 
     @property

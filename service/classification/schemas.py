@@ -134,6 +134,7 @@ class Classification(_Answer):
                     "model": {"name": "avdigits", "version": "1.0.0"},
                     "prediction": {"label": "7", "index": 7, "probability": 0.98},
                     "abstained": False,
+                    "out_of_domain": 0.6,
                     "probabilities": [{"label": "7", "index": 7, "probability": 0.98}],
                     "contributions": {
                         "audio": {"7": 3.1},
@@ -184,8 +185,15 @@ class Classification(_Answer):
     model: ModelName
     prediction: Prediction
     abstained: bool = Field(
-        description="Whether the highest probability is below `abstain_below`; `prediction` then "
-        "has no label, and `probabilities` still has the ranking."
+        description="Whether the highest probability is below `abstain_below`, or `out_of_domain` "
+        "above `abstain_beyond`; `prediction` then has no label, and `probabilities` still has the "
+        "ranking."
+    )
+    out_of_domain: float | None = Field(
+        None,
+        description="How far the clip is from those that the checkpoint was calibrated with: 1 is "
+        "the distance that 98 % of them keep. Absent where the card has no reference for this T "
+        "and these streams.",
     )
     probabilities: list[Probability] = Field(description="Most probable first, `top_k` of them.")
     contributions: dict[str, dict[str, float]] = Field(

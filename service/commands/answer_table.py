@@ -95,6 +95,10 @@ def _changes(answer: Classification) -> dict[str, dict[str, float]]:
 
 def _caption(answer: Classification) -> str:
     streams = [f"{name}: {_describe(stream)}" for name, stream in answer.streams.items()]
+    if answer.out_of_domain is not None:
+        streams.append(
+            f"out-of-domain score {answer.out_of_domain:.2f} (98 % of known clips: below 1)"
+        )
     if _changes(answer):
         streams.append("Δ: logit of all streams - logit without this one")
     elif answer.leave_one_out is not None:

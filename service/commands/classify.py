@@ -114,6 +114,14 @@ def classify(
             help="Give no label where the highest probability is lower; default: the checkpoint's.",
         ),
     ] = None,
+    abstain_beyond: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Give no label where the out-of-domain score is higher; default: the "
+            "checkpoint's.",
+        ),
+    ] = None,
     overlay: Annotated[
         Path | None,
         typer.Option(
@@ -142,6 +150,7 @@ def classify(
         attention=detail,
         contributions=contributions,
         abstain_below=abstain_below,
+        abstain_beyond=abstain_beyond,
     )
     outcomes = []
     for outcome in _outcomes(classifier, requests, options):

@@ -41,6 +41,7 @@ def evaluate(
     clips: Annotated[int, _option("clips")] = EvaluateOptions.clips,
     curve_clips: Annotated[int, _option("curve_clips")] = EvaluateOptions.curve_clips,
     attention_clips: Annotated[int, _option("attention_clips")] = EvaluateOptions.attention_clips,
+    foreign: Annotated[Path | None, _option("foreign")] = EvaluateOptions.foreign,
     seed: Annotated[int, _option("seed")] = EvaluateOptions.seed,
     device: Device = EvaluateOptions.device,
     write_card: Annotated[
@@ -50,8 +51,9 @@ def evaluate(
     """Measure a checkpoint on clips of its task that training never saw.
 
     Prints accuracies with 95 % intervals (all streams, each alone, by class, with int8 weights,
-    under noise, over T), the calibration and the faithfulness of the attention maps; draws the
-    confusion matrix, the reliability diagram and the curves.
+    under noise, over T), the calibration, the faithfulness of the attention maps, and answers to
+    clips of no class (white noise, blank pages, and --foreign); draws the confusion matrix, the
+    reliability diagram and the curves.
     """
     from rich.console import Console
 
@@ -66,7 +68,8 @@ def evaluate(
     try:
         options = EvaluateOptions(
             checkpoint=checkpoint, data=data, out=out, clips=clips, curve_clips=curve_clips,
-            attention_clips=attention_clips, seed=seed, device=device, write_card=write_card,
+            attention_clips=attention_clips, foreign=foreign, seed=seed,
+            device=device, write_card=write_card,
         )  # fmt: skip
         run(options, Console())
     except (OptionsError, CheckpointError, DataError) as exc:

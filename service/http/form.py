@@ -17,6 +17,9 @@ from service.errors import Error, Problem
 from service.http.multipart_body import Form, FormFields
 from service.settings import Settings
 
+#: Largest out-of-domain score that can be asked for.
+_MAX_SCORE = 1_000_000
+
 
 @dataclass(frozen=True)
 class Value:
@@ -39,14 +42,14 @@ def _parse_count(text: str, maximum: int | None) -> int:
     return number
 
 
-def _parse_share(text: str) -> float:
-    """Parse a number from 0 to 1."""
+def _parse_number(text: str, maximum: int) -> float:
+    """Parse a number from 0 to `maximum`."""
     try:
         number = float(text) if text.isascii() and len(text) < 30 else math.nan
     except ValueError:
         number = math.nan
-    if not 0 <= number <= 1:
-        raise ValueError("a number, 0 to 1")
+    if not 0 <= number <= maximum:
+        raise ValueError(f"a number, 0 to {maximum}")
     return number
 
 
@@ -94,7 +97,13 @@ VALUES: Mapping[str, Value] = {
         "Abstain where the highest probability is lower: `abstained` is true, and `prediction` has "
         "no label. 0: never. Default: the checkpoint's, from its card.",
         lambda _: {"type": "number", "minimum": 0, "maximum": 1},
-        lambda text, _: _parse_share(text),
+        lambda text, _: _parse_number(text, 1),
+    ),
+    "abstain_beyond": Value(
+        "Abstain where `out_of_domain` is higher; 1 is the score that 98 % of known clips keep. "
+        "Default: the checkpoint's, from its card. A checkpoint without a score never abstains.",
+        lambda _: {"type": "number", "minimum": 0, "maximum": _MAX_SCORE},
+        lambda text, _: _parse_number(text, _MAX_SCORE),
     ),
     "degrade": Value(
         "`true` (default): fewer time steps may be run under load where the operator allows it; "

@@ -100,6 +100,8 @@ def _add_grain(tensor: Floats, steps: int, sigma: float, rng: Rng) -> Floats:
     part = np.s_[:, :, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     ink = tensor[part]
     pool, count = _noise_pool(), 3 * ink.size
+    if count >= len(pool):  # from 57 steps on; the noise then repeats
+        pool = np.resize(pool, count + 1)
     first = int(rng.integers(len(pool) - count))
     noise = pool[first : first + count].reshape(3, *ink.shape) * np.float32(sigma)
     noise[0] += ink

@@ -71,6 +71,7 @@ def test_temperatures_are_written_into_the_card(folder: Path, data: Path) -> Non
     assert set(after.calibration.temperature) == {1, 3}
     assert set(after.calibration.alone) == {"near", "far", "camera"}
     assert after.calibration.fitted_on == "24 development clips"
+    assert after.domain is None, "too few clips"
     assert after.model_copy(update={"calibration": None}) == before
 
 
@@ -97,9 +98,9 @@ def test_a_clip_that_comes_again_is_not_counted_twice(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluator = Evaluator(folder, "cpu")
-    logits, labels = run(evaluator, Few(), 100, 2)
+    outputs, labels = run(evaluator, Few(), 100, 2)
     assert len(labels) == 21
-    assert {name: len(each) for name, each in logits.items()} == {
+    assert {name: len(each.logits) for name, each in outputs.items()} == {
         None: 21, "near": 21, "far": 21, "camera": 21,
     }  # fmt: skip
     monkeypatch.setattr(Few, "count", 19)

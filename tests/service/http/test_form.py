@@ -70,6 +70,7 @@ def test_streams_may_come_apart(files: dict[str, list[bytes]], media: InputFiles
         ({"abstain_below": ["1.1"]}, "abstain_below"),
         ({"abstain_below": ["nan"]}, "abstain_below"),
         ({"abstain_below": ["half"]}, "abstain_below"),
+        ({"abstain_beyond": ["-1"]}, "abstain_beyond"),
         ({"abstain_below": ["0" * 400]}, "abstain_below"),
     ],
 )

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from model.config import MAX_STEPS
 from model.media.reader import read_clip
 from model.training.avdigits import folder as data_folder
 from model.training.avdigits.clips import labelled_clip, labelled_clips
@@ -282,6 +283,13 @@ def test_a_batch_has_what_its_plan_says_and_is_repeatable(avdigits_folder: Path)
             assert inputs["visual"].shape == (plan.steps, 6, VISUAL.channels, *VISUAL.size)
         again, _ = batches[index]
         assert all(inputs[name].equal(again[name]) for name in inputs)
+
+
+def test_scenes_have_as_many_steps_as_the_service_allows(avdigits_folder: Path) -> None:
+    examples = scenes(avdigits_folder, augmented=False)
+    for index in range(3):
+        inputs, _ = examples.example(index, BatchPlan(BOTH, MAX_STEPS))
+        assert len(inputs["visual"]) == MAX_STEPS
 
 
 def test_labelled_clips_are_read_back_as_they_were_made(avdigits_folder: Path) -> None:

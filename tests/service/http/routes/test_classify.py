@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.checkpoint import Calibration
+from model.checkpoint import Calibration, Domain, Reference
 from model.media.reader import read_clip
 from tests.service import checkpoints
 from tests.service.checkpoints import LABELS, STEPS
@@ -165,6 +165,31 @@ def test_an_answer_below_the_threshold_has_no_label(service: httpx.Client, clip:
     assert below["prediction"] == {"probability": highest}
     assert (above["abstained"], below["abstained"]) == (False, True)
     assert below["probabilities"] == plain["probabilities"]
+
+
+@pytest.mark.parametrize("limit", [1e-6, 1e6])
+def test_a_clip_beyond_the_domain_has_no_label_where_that_is_requested(
+    tmp_path: Path, clip: bytes, limit: float
+) -> None:
+    means = tuple(tuple(0.0 for _ in range(20)) for _ in LABELS)
+    precision = tuple(tuple(float(i == j) for j in range(20)) for i in range(20))
+    reference = Reference(means=means, precision=precision, limit=limit)
+    domain = Domain(steps=STEPS, references={"audio+visual": reference})
+    checkpoints.save(tmp_path / "avdigits", domain=domain)
+    with running(tmp_path) as client:
+        plain = ask(client, {"clip": clip})
+        limited = ask(client, {"clip": clip}, abstain_beyond=1)
+        others = [ask(client, {"audio": clip}, abstain_beyond=0),
+                  ask(client, {"clip": clip}, abstain_beyond=0, steps=2)]  # fmt: skip
+    values = [list(plain["contributions"][name].values()) for name in ("audio", "visual")]
+    expected = float(np.linalg.norm(values)) / limit
+    assert plain["out_of_domain"] == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    assert plain["abstained"] is False
+    assert limited["abstained"] is (expected > 1)
+    assert ("label" in limited["prediction"]) is not limited["abstained"]
+    for other in others:
+        assert "out_of_domain" not in other
+        assert other["abstained"] is False
 
 
 @pytest.fixture(scope="module")

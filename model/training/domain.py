@@ -1,0 +1,74 @@
+"""Fit the domain of a checkpoint: where the streams' terms of known clips lie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model.checkpoint import Card, Domain, Reference
+from model.domain import distance, terms
+from model.network import Output
+
+#: Share of known clips within the limit.
+_KEPT = 0.98
+#: Fewest clips for each dimension of the covariance.
+_CLIPS_PER_DIMENSION = 10
+#: Weight of the covariance's diagonal, against its other entries.
+_SHRINKAGE = 0.05
+#: Parts of the clips, of which each is measured by a fit of the others.
+_FOLDS = 5
+
+Floats = NDArray[np.float64]
+Labels = NDArray[np.int64]
+
+
+def fit_domain(card: Card, outputs: Iterable[Output], labels: Labels) -> Domain | None:
+    """Return the domain of clips at the card's T, with references for each of `outputs`.
+
+    An output is of all clips, with all streams or with one alone. None where there are too few
+    clips: 10 are needed for each dimension, and 2 of each class in each fold.
+    """
+    references = {}
+    for output in outputs:
+        names = [name for name in card.streams if name in output.stream_logits]
+        values = terms(output, names).numpy()
+        reference = _fit(values, labels, output.logits.argmax(1), len(card.labels))
+        if reference is None:
+            return None
+        references["+".join(names)] = reference
+    return Domain(steps=card.steps, references=references)
+
+
+def _fit(values: Floats, labels: Labels, predicted: torch.Tensor, classes: int) -> Reference | None:
+    if len(values) < _CLIPS_PER_DIMENSION * values.shape[1]:
+        return None
+    if np.bincount(labels, minlength=classes).min() < 2 * _FOLDS:
+        return None
+    fold = np.empty(len(labels), np.int64)
+    for label in range(classes):  # each class is in each fold
+        rows = np.flatnonzero(labels == label)
+        fold[rows] = np.arange(len(rows)) % _FOLDS
+    distances = np.empty(len(labels))
+    for part in range(_FOLDS):
+        own = fold == part
+        reference = _reference(values[~own], labels[~own], classes, limit=1.0)
+        held_out = torch.from_numpy(values[own])
+        distances[own] = distance(held_out, predicted[torch.from_numpy(own)], reference).numpy()
+    return _reference(values, labels, classes, float(np.quantile(distances, _KEPT)))
+
+
+def _reference(values: Floats, labels: Labels, classes: int, limit: float) -> Reference:
+    means = np.stack([values[labels == label].mean(0) for label in range(classes)])
+    within = values - means[labels]
+    covariance = within.T @ within / len(values)
+    diagonal = np.diag(np.diag(covariance) + 1e-9)
+    precision = np.linalg.inv((1 - _SHRINKAGE) * covariance + _SHRINKAGE * diagonal)
+    return Reference(means=_rows(means), precision=_rows(precision), limit=round(limit, 4))
+
+
+def _rows(matrix: Floats) -> tuple[tuple[float, ...], ...]:
+    """Return the matrix with 5 significant digits."""
+    return tuple(tuple(float(f"{x:.5g}") for x in row) for row in matrix)

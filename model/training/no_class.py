@@ -1,0 +1,159 @@
+"""Clips of no class: noise, blank pages and foreign files, on which a checkpoint should abstain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.checkpoint import Measurement
+from model.domain import out_of_domain
+from model.media.reader import read_picture, read_sound
+from model.media.types import Clip, MediaError, Pictures, Sound
+from model.training.evaluator import BATCH_SIZE, EvaluatedClip, Evaluator
+from model.training.folder.clip_files import kind_of
+from model.training.task import DataError
+
+#: Probability above which an answer counts as given.
+CONFIDENT = 0.5
+#: Sample rate in Hz and length in seconds of made sounds, and of the parts cut of foreign ones.
+_RATE, _SECONDS = 16_000, 2.0
+
+Rng = np.random.Generator
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers to clips: the highest probability [n], and the out-of-domain score [n], of which all
+    are NaN where the card has no domain."""
+
+    probabilities: NDArray[np.float64]
+    scores: NDArray[np.float64]
+
+    @property
+    def confident(self) -> float:
+        """Share with a probability above CONFIDENT."""
+        return float((self.probabilities > CONFIDENT).mean())
+
+    @property
+    def accepted(self) -> float:
+        """Share with a probability above CONFIDENT and a score of at most 1."""
+        return float(((self.probabilities > CONFIDENT) & (self.scores <= 1)).mean())
+
+
+def measure_no_class(
+    evaluator: Evaluator, clips: Sequence[EvaluatedClip], foreign: Path | None, seed: int
+) -> Iterator[Measurement]:
+    """Measure how many clips of no class are answered, and how well the score tells them from
+    `clips`. `foreign`: a folder of pictures and sounds of something else. Raises DataError."""
+    known = _answers(evaluator, [each.clip for each in clips])
+    conditions = f"T = {evaluator.card.steps}"
+    has_scores = not np.isnan(known.scores).any()
+    if has_scores:
+        yield _share("test clips answered above 0.5, abstain_beyond=1", known.accepted, clips,
+                     f"{conditions}, {evaluator.task.test_set}")  # fmt: skip
+    for name, others in _sets(len(clips), evaluator.card.steps, foreign, seed):
+        answers = _answers(evaluator, others)
+        yield _share(f"{name} answered above 0.5", answers.confident, others, conditions)
+        if has_scores:
+            what = f"{name} answered above 0.5, abstain_beyond=1"
+            yield _share(what, answers.accepted, others, conditions)
+            area = auroc(known.scores, answers.scores)
+            yield _share(f"out-of-domain score, AUROC, {name}", area, others, conditions)
+
+
+def _share(what: str, value: float, clips: Sequence[object], conditions: str) -> Measurement:
+    return Measurement(what=what, value=value, n=len(clips), conditions=conditions)
+
+
+def auroc(known: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Return the chance that the score of another clip is above that of a known one."""
+    ordered = np.sort(known)
+    below = np.searchsorted(ordered, other, "left") + np.searchsorted(ordered, other, "right")
+    return float(below.sum() / 2 / len(known) / len(other))
+
+
+def _answers(evaluator: Evaluator, clips: Sequence[Clip]) -> Answers:
+    probabilities: list[float] = []
+    scores: list[float] = []
+    card = evaluator.card
+    for first in range(0, len(clips), BATCH_SIZE):
+        batch = [evaluator.prepare(clip, card.steps) for clip in clips[first : first + BATCH_SIZE]]
+        output = evaluator.run(batch, card.steps)
+        logits = evaluator.calibrate(output, card.steps, batch[0])
+        probabilities += logits.softmax(1).amax(1).tolist()
+        for sample in range(len(batch)):
+            score = out_of_domain(output, card, card.steps, sample)
+            scores.append(np.nan if score is None else score)
+    return Answers(np.array(probabilities), np.array(scores))
+
+
+def _sets(
+    count: int, steps: int, foreign: Path | None, seed: int
+) -> Iterator[tuple[str, list[Clip]]]:
+    rng = np.random.default_rng([seed, 3])
+    yield "white noise", [Clip(_white(rng), _noise(rng, steps)) for _ in range(count)]
+    yield "blank pages", [Clip(_white(rng), _page(rng, steps)) for _ in range(count)]
+    if foreign is not None:
+        yield f"foreign clips ({foreign.name})", _foreign(foreign, count, rng)
+
+
+def _white(rng: Rng) -> Sound:
+    """Return white noise of -60 to -14 dBFS."""
+    level = 10 ** rng.uniform(-3, -0.7)
+    samples = rng.standard_normal((1, round(_RATE * _SECONDS)), np.float32)
+    return Sound(samples * np.float32(level), _RATE)
+
+
+def _noise(rng: Rng, steps: int) -> Pictures:
+    """Return pictures of uniform noise."""
+    shape = (int(rng.integers(180, 360)), int(rng.integers(240, 480)), 3)
+    frames = [rng.integers(0, 256, shape, np.uint8) for _ in range(steps)]
+    return Pictures(tuple(frames), tuple(map(float, range(steps))))
+
+
+def _page(rng: Rng, steps: int) -> Pictures:
+    """Return pictures of an empty page with a shadow to one side and a camera's noise."""
+    height, width = int(rng.integers(180, 360)), int(rng.integers(240, 480))
+    shadow = np.linspace(-15, 15, width)[None, :, None] * rng.uniform(-1, 1)
+    page = rng.uniform(120, 240, 3) + shadow + np.zeros((height, 1, 1))
+    noise = rng.uniform(1, 6)
+    frames = [page + rng.normal(0, noise, page.shape) for _ in range(steps)]
+    clipped = tuple(np.clip(frame, 0, 255).astype(np.uint8) for frame in frames)
+    return Pictures(clipped, tuple(map(float, range(steps))))
+
+
+def _foreign(folder: Path, count: int, rng: Rng) -> list[Clip]:
+    """Return random pairs of a picture and 2 s of a sound of a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    sounds = [path for path in files if kind_of(path) == "sound"]
+    pictures = [path for path in files if kind_of(path) == "picture"]
+    if not sounds or not pictures:
+        raise DataError(
+            f"{folder}: {len(sounds)} sounds and {len(pictures)} pictures; one of each is needed"
+        )
+    rng.shuffle(sounds)
+    rng.shuffle(pictures)
+    pairs = islice(zip(cycle(sounds), cycle(pictures), strict=False), count)
+    return [Clip(_part(sound, rng), _still(picture)) for sound, picture in pairs]
+
+
+def _part(file: Path, rng: Rng) -> Sound:
+    try:
+        sound = read_sound(file.read_bytes())
+    except (MediaError, OSError) as exc:
+        raise DataError(f"{file}: {exc}") from exc
+    length = round(_SECONDS * sound.sample_rate)
+    start = int(rng.integers(0, max(1, sound.samples.shape[1] - length)))
+    return Sound(sound.samples[:, start : start + length], sound.sample_rate)
+
+
+def _still(file: Path) -> Pictures:
+    try:
+        return Pictures((read_picture(file.read_bytes()),), (0.0,))
+    except (MediaError, OSError) as exc:
+        raise DataError(f"{file}: {exc}") from exc

@@ -1,0 +1,96 @@
+"""Answers to clips of no class are measured as the service gives them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import soundfile
+
+from model import checkpoint
+from model.checkpoint import Calibration, Domain, Reference
+from model.media.reader import read_clip
+from model.training.avdigits.task import AVDigits
+from model.training.evaluator import DecodedClip, Evaluator
+from model.training.no_class import auroc, measure_no_class
+from model.training.options import TrainOptions
+from model.training.recipe import card
+from model.training.task import DataError, LabelledClip
+from tests.conftest import ROOT
+from tests.model.networks import lively
+
+pytestmark = [pytest.mark.usefixtures("one_core"), pytest.mark.slow]
+
+CARD = card(TrainOptions.of(AVDigits(), Path("data"), embed_dim=16, steps=2), 0)
+EYE = tuple(tuple(float(i == j) for j in range(20)) for i in range(20))
+
+
+def saved(folder: Path, temperature: float, limit: float | None) -> Evaluator:
+    """A checkpoint with random weights, this temperature, and a domain with this limit."""
+    domain = None
+    if limit is not None:
+        reference = Reference(means=EYE[:10], precision=EYE, limit=limit)
+        domain = Domain(steps=2, references={"audio+visual": reference})
+    calibration = Calibration(temperature={2: temperature})
+    changed = CARD.model_copy(update={"calibration": calibration, "domain": domain})
+    checkpoint.save(folder, lively(CARD.config), changed)
+    return Evaluator(folder, "cpu")
+
+
+@pytest.fixture(scope="module")
+def clips() -> list[DecodedClip]:
+    data = [(ROOT / f"tests/data/clips/digit-{digit}.mp4").read_bytes() for digit in range(3)]
+    return [
+        DecodedClip(LabelledClip(each, digit), read_clip(each, 2))
+        for digit, each in enumerate(data)
+    ]
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Path:
+    folder = tmp_path / "foreign"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    soundfile.write(folder / "a.wav", random.normal(0, 0.1, 30_000), 8000)
+    cv2.imwrite(str(folder / "a.png"), random.integers(0, 256, (60, 80, 3), np.uint8))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("temperature", "limit", "answered", "accepted"),
+    [(0.01, 1e6, 1.0, 1.0), (0.01, 1e-6, 1.0, 0.0), (100.0, 1e6, 0.0, 0.0)],
+)
+def test_answers_are_counted_by_probability_and_score(
+    tmp_path: Path, clips: list[DecodedClip], foreign: Path,
+    temperature: float, limit: float, answered: float, accepted: float,
+) -> None:  # fmt: skip
+    evaluator = saved(tmp_path / "checkpoint", temperature, limit)
+    measured = {m.what: m for m in measure_no_class(evaluator, clips, foreign, 7)}
+    for name in ("white noise", "blank pages", "foreign clips (foreign)"):
+        assert measured[f"{name} answered above 0.5"].value == answered
+        assert measured[f"{name} answered above 0.5, abstain_beyond=1"].value == accepted
+        assert measured[f"{name} answered above 0.5"].n == len(clips)
+        assert 0 <= measured[f"out-of-domain score, AUROC, {name}"].value <= 1
+    assert measured["test clips answered above 0.5, abstain_beyond=1"].value == accepted
+
+
+def test_without_a_domain_there_is_no_score(tmp_path: Path, clips: list[DecodedClip]) -> None:
+    evaluator = saved(tmp_path / "checkpoint", 1.0, None)
+    measured = [m.what for m in measure_no_class(evaluator, clips, None, 7)]
+    assert measured == ["white noise answered above 0.5", "blank pages answered above 0.5"]
+
+
+def test_a_folder_without_sounds_is_refused(tmp_path: Path, clips: list[DecodedClip]) -> None:
+    evaluator = saved(tmp_path / "checkpoint", 1.0, None)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(DataError, match="0 sounds and 0 pictures"):
+        list(measure_no_class(evaluator, clips, empty, 7))
+
+
+def test_the_area_is_the_chance_that_another_clip_scores_higher() -> None:
+    assert auroc(np.array([1.0, 2.0]), np.array([3.0, 4.0])) == 1
+    assert auroc(np.array([1.0, 3.0]), np.array([2.0, 2.0])) == 0.5
+    assert auroc(np.array([1.0, 1.0]), np.array([1.0])) == 0.5
