@@ -42,7 +42,7 @@ class ClipFiles:
     - `files`: by what they are. Sound comes from the sound file or else the movie, pictures from
       the movie or else the picture.
     - `span`: the part of it that counts, (start, end) in seconds; None for the whole.
-    - `split`: the part of the data that its owner put it in, or the empty string.
+    - `split`: the part of the data that the table names, or the empty string.
     """
 
     name: str

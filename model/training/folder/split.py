@@ -16,29 +16,29 @@ def split(
 ) -> list[str]:
     """Return the part of each clip.
 
-    A clip whose owner chose a part is in it. The shares of the parts that no owner chose are drawn
-    from the others: whole groups, until each class has its share of clips, at least one. A class
-    keeps at least one group to train on.
+    A clip whose table names its part is in it. The parts that no row names are drawn from the
+    other clips: whole groups, until each class has its share of clips, at least one. A class keeps
+    at least one group to train on.
     """
     drawing = _Drawing(clips, seed)
-    chosen = {clip.split for clip in clips}
-    wanted = [
+    named = {clip.split for clip in clips}
+    shares = [
         (part, share)
         for part, share in ((TEST, test_share), (DEVELOPMENT, development_share))
-        if part not in chosen
+        if part not in named
     ]
-    for later, (part, share) in enumerate(wanted, 1 - len(wanted)):
+    for later, (part, share) in enumerate(shares, 1 - len(shares)):
         drawing.draw(part, share, reserve=1 - later)
     return [drawing.part(clip) for clip in clips]
 
 
 class _Drawing:
-    """Groups of clips without a part, in random order, and the part that each is given."""
+    """Groups of clips without a part, in random order, and the part of each."""
 
     def __init__(self, clips: Sequence[ClipFiles], seed: int) -> None:
         import numpy as np  # here: the command line lists this task without it
 
-        # Clips that their owner wants to train on may be drawn, to choose the epoch by.
+        # Clips whose row says `train` may be drawn, to choose the epoch by.
         held_out = [clip for clip in clips if clip.split in (DEVELOPMENT, TEST)]
         self.fixed = {clip.group: clip.split for clip in held_out}
         self.sizes: dict[str, Counter[str]] = {}
@@ -52,9 +52,9 @@ class _Drawing:
         self.totals = sum(self.sizes.values(), Counter[str]())
 
     def part(self, clip: ClipFiles) -> str:
-        """Return the part of a clip: its owner's, or that of its group."""
-        is_owners = clip.split in (DEVELOPMENT, TEST) or (clip.split and clip.group in self.fixed)
-        return clip.split if is_owners else self.part_of.get(clip.group, TRAIN)
+        """Return the part of a clip: the one its row names, or that of its group."""
+        is_named = clip.split in (DEVELOPMENT, TEST) or (clip.split and clip.group in self.fixed)
+        return clip.split if is_named else self.part_of.get(clip.group, TRAIN)
 
     def draw(self, part: str, share: float, reserve: int) -> None:
         """Give a part its share of every class; leave `reserve` groups of each class or more."""

@@ -188,7 +188,7 @@ class FolderTask:
 
         by = "group" if is_grouped(clips) else "file"
         before = ", before faulty ones were left out" if self.skip_faulty else ""
-        by = "its owner" if all(clip.split for clip in clips) else f"{by}, seed {self.split_seed}"
+        by = "the table" if all(clip.split for clip in clips) else f"{by}, seed {self.split_seed}"
         return {
             DATA_NOTE: str(folder),
             "split": f"split by {by}: {counts[TRAIN]} clips to train, {counts[DEVELOPMENT]} to "
