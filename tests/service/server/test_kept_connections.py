@@ -50,8 +50,8 @@ def test_a_large_response_is_complete(shared_edge: Edge) -> None:
 
 
 @pytest.mark.parametrize("count", [2, 2000])
-def test_pipelined_requests_are_answered_in_order(shared_edge: Edge, count: int) -> None:
-    with shared_edge.connect() as client:
+def test_pipelined_requests_are_answered_in_order(count: int) -> None:
+    with running_edge(pipelined_burst=count) as edge, edge.connect() as client:
         client.send(b"".join(post(b"%d" % number) for number in range(count)))
         for number in range(count):
             assert client.answer().body == b"%d" % number
@@ -59,7 +59,7 @@ def test_pipelined_requests_are_answered_in_order(shared_edge: Edge, count: int)
 
 @pytest.mark.slow
 def test_few_of_many_pipelined_requests_are_buffered_while_the_first_is_answered() -> None:
-    with running_edge() as edge, edge.connect() as client:
+    with running_edge(pipelined_burst=5000) as edge, edge.connect() as client:
         client.send(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n", 5000 * GET)
         edge.started.acquire()
         (connection,) = edge.open
