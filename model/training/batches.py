@@ -7,6 +7,7 @@ from typing import cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -38,14 +39,22 @@ class Batches(Dataset[tuple[dict[str, Tensor], Tensor]]):
 def collate(
     examples: Examples, indices: Sequence[int], plan: BatchPlan, encoding: str
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Return these examples, encoded, as one batch. Direct encoding leaves a single frame alone."""
+    """Return these examples, encoded, as one batch. Direct encoding leaves a single frame alone,
+    unless others of the batch have a frame for each step."""
     drawn = [examples.example(i, plan) for i in indices]
     inputs = {}
     for name in plan.streams:
         if encoding == "direct":
-            inputs[name] = torch.from_numpy(np.stack([x[name] for x, _ in drawn], axis=1))
+            inputs[name] = torch.from_numpy(_stack([x[name] for x, _ in drawn]))
         else:
             kind = cast(Encoding, encoding)
             clips = [encode(torch.from_numpy(x[name]), plan.steps, kind) for x, _ in drawn]
             inputs[name] = torch.stack(clips, dim=1)
     return inputs, torch.tensor([label for _, label in drawn])
+
+
+def _stack(tensors: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Stack tensors [T or 1, C, H, W] to [T or 1, B, C, H, W]."""
+    steps = max(len(tensor) for tensor in tensors)
+    held = [np.broadcast_to(tensor, (steps, *tensor.shape[1:])) for tensor in tensors]
+    return np.stack(held, axis=1)

@@ -23,7 +23,7 @@ from model.training.evaluator import (
 )
 from model.training.faithfulness import Faithfulness, faithfulness
 from model.training.measures import Accuracy, measurement
-from model.training.no_class import measure_no_class
+from model.training.no_class.measure import measure_no_class
 from model.training.options import EvaluateOptions, make_folder
 from model.training.perturbations import NOISE
 from model.training.reliability import BINS, reliability

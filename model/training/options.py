@@ -67,6 +67,9 @@ class TrainOptions:
     these; "all" stands for every stream. `lr_multiplier` maps the name of a stream to a factor on
     the learning rate of its patch splitting and MLP, and "head" to that of the classifier.
 
+    With `no_class`, the network learns to doubt: answers to clips of no class get low
+    probabilities.
+
     With `freeze_norms`, batch norms keep their running statistics, which are averages over batches
     with and without each stream. Use it in a last run, so that the network adapts to these
     statistics, for all streams together and for each alone. With `settle_norms`, an epoch is
@@ -134,6 +137,12 @@ class TrainOptions:
     )
     modality_dropout: Mapping[str, float] = option(
         {ALL: 1.0}, "Probabilities that a batch has only these streams; they sum to 1."
+    )
+    no_class: float = option(
+        0.0,
+        "Share of the training clips that are of no class (noise, blank pages, patterns, other "
+        "words), for which all classes shall be equally likely.",
+        between=(0, 0.9),
     )
     lr_multiplier: Mapping[str, float] = option(
         {}, "Factors on the learning rate of streams and of the classifier (head)."

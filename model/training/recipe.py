@@ -48,6 +48,8 @@ def card(options: TrainOptions, epochs: int, warnings: Sequence[str] = ()) -> Ca
     loss = f"cross-entropy (label smoothing {options.label_smoothing})"
     if options.alignment:
         loss += f" + semantic alignment (temperature {options.temperature})"
+    if options.no_class:
+        loss += f"; {options.no_class:g} of the clips are of no class, for equal probabilities"
     notes = {
         "clips_an_epoch": str(options.clips),
         "batch": str(options.batch),

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, log_softmax
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
@@ -28,6 +28,7 @@ from model.training.batches import Batches, collate
 from model.training.epochs import METRICS, Accuracies, EpochMetrics, append, rows
 from model.training.health import Health
 from model.training.net2net import widen
+from model.training.no_class.examples import NO_CLASS, WithNoClass, can_draw
 from model.training.norms import freeze_norms, settle_norms
 from model.training.optimizer import configure_optimizer
 from model.training.options import OptionsError, TrainOptions, make_folder
@@ -35,9 +36,12 @@ from model.training.precision import bfloat16_agrees
 from model.training.recipe import card, configuration
 from model.training.run_state import RunError, RunState, Weights
 from model.training.schedule import Schedule
-from model.training.task import BatchPlan, check_task, streams_alone
+from model.training.speech import voices
+from model.training.task import BatchPlan, Examples, check_task, streams_alone
 from model.training.transfer import transfer
 
+#: Takes of words that are no class.
+_OTHER_WORDS = 1000
 #: Greatest norm of the gradient of all parameters.
 MAX_GRADIENT_NORM = 5.0
 
@@ -94,19 +98,40 @@ def compute_loss(
 
     The loss is the cross-entropy of the logits [B, classes], weighted by class where
     `class_weights` [classes] are given, plus the semantic alignment of the streams' residuals
-    [T, B, C] (arXiv 2502.12488), which is 0 in a training without alignment.
+    [T, B, C] (arXiv 2502.12488), which is 0 in a training without alignment. For clips of
+    NO_CLASS, it is the cross-entropy with equal probabilities of all classes, and no alignment.
     """
-    residuals = {name: residual.float() for name, residual in output.residuals.items()}
-    alignment = alignment_loss(
-        residuals if options.alignment else {}, labels, options.temperature
-    )  # fmt: skip
-    entropy = cross_entropy(
-        output.logits.float(),
-        labels,
-        weight=class_weights,
-        label_smoothing=options.label_smoothing,
-    )
-    return entropy + alignment, alignment
+    is_known = labels != NO_CLASS
+    logits, known = output.logits.float(), labels[is_known]
+    residuals = {name: residual.float()[:, is_known] for name, residual in output.residuals.items()}
+    aligned = options.alignment and len(known) > 0
+    alignment = alignment_loss(residuals if aligned else {}, known, options.temperature)
+    losses = []  # sums over clips
+    if len(known):
+        entropy = cross_entropy(
+            logits[is_known],
+            known,
+            weight=class_weights,
+            label_smoothing=options.label_smoothing,
+        )
+        losses.append(entropy * len(known))
+    if len(known) < len(labels):
+        losses.append(-log_softmax(logits[~is_known], 1).mean(1).sum())
+    return sum(losses) / len(labels) + alignment, alignment
+
+
+def _with_no_class(options: TrainOptions, examples: Examples) -> Examples:
+    """Mix examples of no class into those of the task, where the options ask for them."""
+    if not options.no_class:
+        return examples
+    specs = dict(options.task.specs)
+    if not can_draw(list(specs.values())):
+        raise OptionsError(
+            "--no-class: can be drawn for sounds and pictures only; "
+            f"{options.task.name} has other streams"
+        )
+    words = voices.other_words(_OTHER_WORDS, options.out.parent)
+    return WithNoClass(examples, specs, options.no_class, options.seed, words)
 
 
 class Trainer:
@@ -132,7 +157,7 @@ class Trainer:
         self.bfloat16 = options.precision != "float32"
         self.last_weights: list[Weights] = []  # of the epochs that are averaged
         self.schedule = Schedule(options, options.clips // options.batch)
-        examples = data.training_examples(options.seed, cache=options.out.parent)
+        examples = _with_no_class(options, data.training_examples(options.seed, options.out.parent))
         data.record(options.best)
         self.batches = Batches(examples, options.batch, self.schedule.plan, options.encoding)
         all_streams = tuple(options.task.specs)

@@ -15,9 +15,10 @@ import av
 import cv2
 import numpy as np
 import soxr
-from model.data.voices import say
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
+
+from model.training.speech.voices import say, spelling
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -124,7 +125,8 @@ def spoken(digit: int) -> Floats:
     """The word half a second into the clip, [n] at RATE, over a little noise."""
     rng = np.random.default_rng(digit)
     samples = (1e-3 * rng.standard_normal(round(SECONDS * RATE))).astype(np.float32)
-    word = np.asarray(soxr.resample(say(digit, VOICE, SPEED, PITCH, 22_050), 22_050, RATE))
+    said = say(spelling(digit, VOICE), VOICE, SPEED, PITCH, 22_050)
+    word = np.asarray(soxr.resample(said, 22_050, RATE))
     start = RATE // 2
     samples[start : start + len(word)] += 0.5 * word[: len(samples) - start] / np.abs(word).max()
     return samples

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from model.training.handsigns import background
+from model.training import backgrounds
 from model.training.handsigns.dataset import HELD_OUT_DIFFICULTY
 from model.training.handsigns.folder import Hand, ShownDigits
 from model.training.handsigns.scene import CLIP_HEIGHTS, Scene, draw_scene, photograph_scene
@@ -59,7 +59,7 @@ def _draw(hand: Hand, part: str, rng: Rng) -> Scene:
     if part == PLAIN and rng.random() < 0.5:
         side = int(rng.integers(_SHORT_SIDE[0], _SHORT_SIDE[1] + 1)) // 2 * 2
         return photograph_scene(_enlarged(hand, side))
-    grounds = background.pool(background.TEST, BACKGROUNDS, 2)
+    grounds = backgrounds.pool(backgrounds.TEST, BACKGROUNDS, 2)
     return draw_scene(
         hand, grounds, rng, plain=part == PLAIN, short_side=_SHORT_SIDE, heights=CLIP_HEIGHTS,
         difficulty=HELD_OUT_DIFFICULTY,

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from model.media.types import Pictures
 from model.preprocess.frames import prepare_frames
 from model.preprocess.specs import PROFILES, FrameSpec, SpectrogramSpec
+from model.training import backgrounds
 from model.training.folder.augmentation import PictureChange, draw_picture_change
-from model.training.handsigns import background
 from model.training.handsigns.folder import Hand, ShownDigits
 from model.training.handsigns.scene import CLIP_HEIGHTS, draw_scene, photograph_scene
 from model.training.speech.spectrogram import draw_spectrogram
@@ -77,7 +77,7 @@ class Scenes:
         return streams, digit
 
     def _training_frames(self, hand: Hand, plain: bool, rng: Rng, plan: BatchPlan) -> Floats:
-        grounds = background.pool(self.kinds, self.backgrounds, self.seed)
+        grounds = backgrounds.pool(self.kinds, self.backgrounds, self.seed)
         scene = draw_scene(
             hand, grounds, rng, plain=plain, covered=_COVERED * plan.difficulty,
             difficulty=plan.difficulty,
@@ -92,7 +92,7 @@ class Scenes:
         return _add_grain(_prepare(shots, plan.steps), plan, rng)
 
     def _held_out_frames(self, hand: Hand, plain: bool, rng: Rng, plan: BatchPlan) -> Floats:
-        grounds = background.pool(self.kinds, self.backgrounds, self.seed)
+        grounds = backgrounds.pool(self.kinds, self.backgrounds, self.seed)
         if plain and rng.random() < 0.5:
             return _repeat(_prepare([photograph_scene(hand).frame()], plan.steps), plan.steps)
         scene = draw_scene(

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from model.training.backgrounds import cut_background
 from model.training.frame_size import draw_size
-from model.training.handsigns.background import cut_background
 from model.training.handsigns.folder import Hand
 
 Bytes = NDArray[np.uint8]

@@ -71,7 +71,7 @@ class HandSigns:
         return {"synthetic_takes": takes, "backgrounds": self.backgrounds}
 
     def card_notes(self) -> Mapping[str, str]:
-        from model.training.handsigns.background import DEVELOPMENT, TEST, TRAINING
+        from model.training.backgrounds import DEVELOPMENT, TEST, TRAINING
 
         return {
             "held_out": f"speaker {HELD_OUT_SPEAKER}, signers whose split is val; every other one "
@@ -132,7 +132,7 @@ class HandSignsData:
 
     def training_examples(self, seed: int, cache: Path) -> Scenes:
         """Return augmented scenes. Synthetic voices are stored in `cache`."""
-        from model.training.handsigns.background import TRAINING
+        from model.training.backgrounds import TRAINING
         from model.training.handsigns.dataset import Scenes
         from model.training.speech import voices
 
@@ -144,7 +144,7 @@ class HandSignsData:
 
     def development_examples(self) -> Scenes:
         """Return scenes without augmentation, plain and busy by turns."""
-        from model.training.handsigns.background import DEVELOPMENT
+        from model.training.backgrounds import DEVELOPMENT
         from model.training.handsigns.dataset import Scenes
 
         return Scenes(self.development, seed=1, kinds=DEVELOPMENT, backgrounds=200, augmented=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 import subprocess
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from model.training.speech.folder import RATE
 from model.training.task import DataError
 
 Floats = NDArray[np.float32]
+#: A text, and the voice, speed and pitch that say it.
+Job = tuple[str, str, int, int]
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 #: The words in espeak-ng's phonemes, for voices of other languages: English with an accent.
@@ -34,6 +37,33 @@ VARIANTS = (
     "michel", "pablo", "quincy", "rob", "steph", "travis", "victor", "Alicia", "Andrea", "Denis",
     "Gene", "Lee", "Mario", "Michael", "Mike",
 )  # fmt: skip
+
+#: Words that are no digits and sound like none.
+OTHER_WORDS = (  # noqa: SIM905 (300 quoted words is harder to read)
+    "about above after again air all animal answer apple arm back ball bank base beach bear "
+    "because bed behind bell better bird black blue boat book both bottle box bread bridge "
+    "bring brother brown build butter call camera car carry cat cause chair change child circle "
+    "city clean clock close cloud coffee cold colour come computer corner cotton country cream "
+    "dance danger daughter deep desk different dinner doctor dog door double down dream drink "
+    "drive drum each early east easy egg engine even evening every face family farm father "
+    "feather feel field fill final find finger fire fish flower fly follow foot forest fresh "
+    "friend front garden girl give glass go gold good grass green ground hair half hand happy "
+    "hard head hello help here high hold home honey horse hospital hot house how hundred idea "
+    "island jump keep kitchen lamp language large laugh leaf left lemon letter light line "
+    "listen little long machine make market maybe me middle milk minute monday money moon "
+    "morning mother mountain mouth move music name near never new night no north nose now "
+    "number ocean office open orange other over page paper party pen people picture place plant "
+    "play please point pocket power pretty purple question quick quiet radio rain read ready "
+    "red remember rice right ring river road robot rock room round run salt same sand saturday "
+    "school sea second shoe short show silver sister sleep slow small smile snow soft song soon "
+    "sound south spring stand star start stone stop story street sugar summer sun supper sure "
+    "swim table talk tall teacher telephone thank there thing thirty thousand thunder ticket "
+    "today together tomorrow tree trouble turn uncle under up very village visit voice wait "
+    "walk wall warm wash watch water weather week west wheel white why wide window winter with "
+    "wood word work world write yellow yes yesterday you young "
+).split()
+#: Those that are never trained on.
+TEST_WORDS = OTHER_WORDS[::5]
 
 
 def available() -> bool:
@@ -57,14 +87,17 @@ def words(count: int, cache: Path) -> tuple[tuple[Floats, ...], ...]:
     return tuple(tuple(samples) for samples in takes)
 
 
-def say(digit: int, voice: str, speed: int, pitch: int, rate: int) -> Floats:
-    """Synthesize one digit as mono samples at `rate` Hz.
+def spelling(digit: int, voice: str) -> str:
+    """Return a digit's word as this voice pronounces it: English, with the voice's accent."""
+    return WORDS[digit] if voice.startswith("en") else f"[[{PHONEMES[digit]}]]"
 
-    `voice` in espeak-ng's notation (`en-us+f3`), `speed` in words per minute, `pitch` 0 to 99.
-    Raises subprocess.CalledProcessError for an unknown voice.
+
+def say(text: str, voice: str, speed: int, pitch: int, rate: int) -> Floats:
+    """Synthesize a text as mono samples at `rate` Hz.
+
+    `text` and `voice` in espeak-ng's notation (`en-us+f3`), `speed` in words per minute, `pitch` 0
+    to 99. Raises subprocess.CalledProcessError for an unknown voice.
     """
-    english = voice.startswith("en")
-    text = WORDS[digit] if english else f"[[{PHONEMES[digit]}]]"
     command = ["espeak-ng", "-v", voice, "-s", str(speed), "-p", str(pitch), "--stdout", text]
     spoken = subprocess.run(command, check=True, capture_output=True).stdout
     # The header of a stream gives no length; what follows its 44 bytes is 16-bit mono.
@@ -88,26 +121,63 @@ def speakers(count: int, rate: int, cache: Path, seed: int = 0) -> list[tuple[in
     They are made once and stored in `cache` (.npz). Two in five takes have a foreign accent. Raises
     DataError where the cache is damaged.
     """
+    rng = np.random.default_rng(seed)
+    jobs: dict[str, Job] = {}
+    for take in range(count):
+        for digit in range(10):
+            voice, speed, pitch = _draw_voice(rng)
+            jobs[f"digit_{digit}_{take}"] = (spelling(digit, voice), voice, speed, pitch)
+    said = _said(jobs, rate, cache)
+    return [(int(name.split("_")[1]), samples) for name, samples in said.items()]
+
+
+def other_words(count: int, cache: Path) -> tuple[Floats, ...]:
+    """Return `count` takes of words that are no digits, to train on, at RATE Hz.
+
+    None where espeak-ng is not installed. They are stored in the folder `cache`. Raises DataError
+    where the stored ones are damaged.
+    """
+    if not available():
+        return ()
+    words = [word for word in OTHER_WORDS if word not in TEST_WORDS]
+    jobs = _draw_jobs(words, count, np.random.default_rng(1))
+    return tuple(_said(jobs, RATE, cache / f"words-{count}.npz").values())
+
+
+def unseen_words(count: int) -> tuple[Floats, ...]:
+    """Return `count` takes of words that are never trained on, at RATE Hz; none without
+    espeak-ng."""
+    if not available():
+        return ()
+    jobs = _draw_jobs(TEST_WORDS, count, np.random.default_rng(2))
+    return tuple(say(*job, RATE) for job in jobs.values())
+
+
+def _draw_jobs(words: Sequence[str], count: int, rng: np.random.Generator) -> dict[str, Job]:
+    """Draw words, and voices that say them, by the name of the take."""
+    return {f"word_{take}": (str(rng.choice(words)), *_draw_voice(rng)) for take in range(count)}
+
+
+def _draw_voice(rng: np.random.Generator) -> tuple[str, int, int]:
+    """Draw voice, speed and pitch, as `say` takes them. Two in five voices are not English."""
+    voice = str(rng.choice(ENGLISH if rng.random() < 0.6 else ACCENTS))
+    voice = f"{voice}+{rng.choice(VARIANTS)}"
+    return voice, int(rng.integers(100, 220)), int(rng.integers(10, 90))
+
+
+def _said(jobs: Mapping[str, Job], rate: int, cache: Path) -> dict[str, Floats]:
+    """Return each text's samples by its name: from `cache` (.npz), or synthesized and stored."""
     if cache.exists():
         try:
             with np.load(cache) as stored:
-                return [(int(name.split("_")[1]), stored[name]) for name in stored.files]
+                return {name: stored[name] for name in stored.files}
         except Exception as exc:  # numpy and zipfile raise many kinds of errors for damaged bytes
             raise DataError(f"{cache}: cannot be read: {exc}; delete it to recreate it") from exc
-    rng = np.random.default_rng(seed)
-    jobs = []
-    for take in range(count):
-        for digit in range(10):
-            voice = str(rng.choice(ENGLISH if rng.random() < 0.6 else ACCENTS))
-            voice = f"{voice}+{rng.choice(VARIANTS)}"
-            speed, pitch = int(rng.integers(100, 220)), int(rng.integers(10, 90))
-            jobs.append((take, digit, voice, speed, pitch))
     with ThreadPoolExecutor(2) as pool:
-        said = list(pool.map(lambda job: say(job[1], job[2], job[3], job[4], rate), jobs))
+        said = list(pool.map(lambda job: say(job[0], job[1], job[2], job[3], rate), jobs.values()))
     cache.parent.mkdir(parents=True, exist_ok=True)
-    names = [f"digit_{digit}_{take}" for take, digit, *_ in jobs]
     part = cache.with_suffix(".part")
     with part.open("wb") as file:
-        np.savez(file, **dict(zip(names, said, strict=True)))  # type: ignore[arg-type]
+        np.savez(file, **dict(zip(jobs, said, strict=True)))  # type: ignore[arg-type]
     part.replace(cache)  # atomic: the file is never incomplete
-    return [(job[1], samples) for job, samples in zip(jobs, said, strict=True)]
+    return dict(zip(jobs, said, strict=True))

@@ -53,6 +53,16 @@ def assert_same(first: Path, second: Path) -> None:
         assert torch.equal(tensor, theirs[name]), name
 
 
+def test_a_run_with_clips_of_no_class_trains_and_says_so_in_its_card(
+    options: TrainOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.training.train._OTHER_WORDS", 4)
+    _, card = checkpoint.load(train(replace(options, no_class=0.5)))
+    assert card.training is not None
+    assert "0.5 of the clips are of no class" in card.training.notes["loss"]
+    assert all(float(row["loss"]) > 0 for row in rows(options.out))  # NaN is not
+
+
 def test_a_run_leaves_metrics_and_a_checkpoint_that_loads(options: TrainOptions) -> None:
     best = train(options)
     network, card = checkpoint.load(best)

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from model.training.backgrounds import DEVELOPMENT, TRAINING
 from model.training.batches import Batches
-from model.training.handsigns.background import DEVELOPMENT, TRAINING
 from model.training.handsigns.dataset import VISUAL, Scenes
 from model.training.handsigns.folder import ShownDigits
 from model.training.speech import spectrogram

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model.training.handsigns import background
-from model.training.handsigns.background import DEVELOPMENT, KINDS, SIZE, TEST, TRAINING
+from model.training import backgrounds
+from model.training.backgrounds import DEVELOPMENT, KINDS, SIZE, TEST, TRAINING
 
 
 def test_training_development_and_test_share_no_kind() -> None:
@@ -27,7 +27,7 @@ def test_each_kind_is_drawn_by_its_seed_alone(kind: str) -> None:
 
 
 def test_a_pool_has_as_many_of_each_kind() -> None:
-    pool = background.pool(TEST, 6, 3)
+    pool = backgrounds.pool(TEST, 6, 3)
     assert len(pool) == 6
     assert np.array_equal(pool[4], KINDS[TEST[1]](np.random.default_rng([3, 4])))
 
@@ -36,6 +36,6 @@ def test_a_pool_has_as_many_of_each_kind() -> None:
 def test_a_part_of_a_background_has_the_size_of_the_frame(size: tuple[int, int]) -> None:
     ramp = np.zeros((*SIZE, 3), np.uint8)
     ramp[:] = np.arange(SIZE[1], dtype=np.uint8)[None, :, None]
-    part = background.cut_background((ramp,), np.random.default_rng(0), *size)
+    part = backgrounds.cut_background((ramp,), np.random.default_rng(0), *size)
     assert part.shape == (*size, 3)
     assert set(np.unique(part)) <= set(range(SIZE[1]))

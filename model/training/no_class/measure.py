@@ -16,6 +16,9 @@ from model.media.reader import read_picture, read_sound
 from model.media.types import Clip, MediaError, Pictures, Sound
 from model.training.evaluator import BATCH_SIZE, EvaluatedClip, Evaluator
 from model.training.folder.clip_files import kind_of
+from model.training.speech import voices
+from model.training.speech.folder import RATE
+from model.training.speech.recording import record
 from model.training.task import DataError
 
 #: Probability above which an answer counts as given.
@@ -98,6 +101,10 @@ def _sets(
     rng = np.random.default_rng([seed, 3])
     yield "white noise", [Clip(_white(rng), _noise(rng, steps)) for _ in range(count)]
     yield "blank pages", [Clip(_white(rng), _page(rng, steps)) for _ in range(count)]
+    said = voices.unseen_words(count)
+    if said:
+        words = [Clip(_spoken(word, rng), _page(rng, steps)) for word in said]
+        yield "words that are no digits, and blank pages", words
     if foreign is not None:
         yield f"foreign clips ({foreign.name})", _foreign(foreign, count, rng)
 
@@ -107,6 +114,11 @@ def _white(rng: Rng) -> Sound:
     level = 10 ** rng.uniform(-3, -0.7)
     samples = rng.standard_normal((1, round(_RATE * _SECONDS)), np.float32)
     return Sound(samples * np.float32(level), _RATE)
+
+
+def _spoken(word: NDArray[np.float32], rng: Rng) -> Sound:
+    """Return a recording of a word, with noise."""
+    return Sound(record(word, RATE, rng, snr_db=rng.uniform(10, 40)).samples[None], RATE)
 
 
 def _noise(rng: Rng, steps: int) -> Pictures:

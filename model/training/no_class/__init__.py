@@ -1,0 +1,1 @@
+"""Clips of no class: to train with, and to measure how many are answered."""
