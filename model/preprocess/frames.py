@@ -47,13 +47,12 @@ def normalize_level(distance: Float32Array | UInt8Array) -> Float32Array:
     The level of 1 is exceeded by a share `_FOREGROUND_SHARE` of the pixels, so that a single
     speck does not set it. A picture of background alone stays 0.
     """
-    rank = distance.size - 1 - int(_FOREGROUND_SHARE * distance.size)
     if distance.dtype == np.uint8:
         integers = np.asarray(distance, np.uint8)
-        level = max(float(_value_at_rank(integers, rank)), _MIN_FOREGROUND)
         # A table of the 256 values: a division for each value, not for each pixel.
-        scaled = np.minimum(np.arange(256, dtype=np.float32) / np.float32(level), 1)
+        scaled = np.minimum(np.arange(256, dtype=np.float32) / _foreground_level(integers), 1)
         return np.asarray(scaled[integers], np.float32)
+    rank = distance.size - 1 - int(_FOREGROUND_SHARE * distance.size)
     level = max(float(np.partition(distance.ravel(), rank)[rank]), _MIN_FOREGROUND)
     return np.asarray(np.minimum(distance / np.float32(level), 1), np.float32)
 
@@ -90,6 +89,8 @@ def _pad(picture: UInt8Array, spec: FrameSpec) -> Float32Array:
     resized = _resize(picture, height, width, spec)
     if spec.background == "median":
         values = normalize_level(_background_distance(resized))[:, :, None]
+    elif spec.background == "median_rgb":
+        values = _subtract_background(resized)
     else:
         values = _normalize(resized, spec)
     padded = np.zeros((*spec.size, spec.channels), np.float32)
@@ -109,6 +110,28 @@ def _background_distance(picture: UInt8Array | Float32Array) -> UInt8Array:
         median = _value_at_rank(channel, channel.size // 2)
         distances.append(cv2.LUT(channel, np.abs(np.arange(256) - median).astype(np.uint8)))
     return np.asarray(cv2.max(cv2.max(distances[0], distances[1]), distances[2]), np.uint8)
+
+
+def _subtract_background(picture: UInt8Array | Float32Array) -> Float32Array:
+    """Return the picture [h, w, 3] minus its median colour, scaled to [-1, 1].
+
+    The level of 1 is that of `normalize_level`. `picture` holds integers, 0 to 255.
+    """
+    distance = _background_distance(picture)
+    level = _foreground_level(distance)
+    scaled = np.empty(picture.shape, np.float32)
+    values = np.arange(256, dtype=np.float32)
+    for index, channel in enumerate(cv2.split(picture.astype(np.uint8, copy=False))):
+        plane = np.asarray(channel, np.uint8)
+        median = np.float32(_value_at_rank(plane, plane.size // 2))
+        scaled[:, :, index] = np.clip((values - median) / level, -1, 1)[plane]
+    return scaled
+
+
+def _foreground_level(distance: UInt8Array) -> np.float32:
+    """Return the distance from the background that is scaled to 1."""
+    rank = distance.size - 1 - int(_FOREGROUND_SHARE * distance.size)
+    return np.float32(max(float(_value_at_rank(distance, rank)), _MIN_FOREGROUND))
 
 
 def _value_at_rank(values: UInt8Array, rank: int) -> int:

@@ -139,7 +139,9 @@ class FrameSpec(BaseModel):
       published.
     - `background` "median": take the median colour as the background, and keep one channel: each
       pixel's distance from the background, normalised to 1 at the strongest foreground. Dark on
-      light, light on dark, faint and coloured writing then look alike. "none": keep RGB.
+      light, light on dark, faint and coloured writing then look alike. "median_rgb": subtract the
+      same background and divide by the same level, so that the strongest foreground is at -1 or 1
+      in one of three channels: a sky of any colour looks alike. "none": keep RGB.
     - `resize` "antialias": bilinear, as Pillow and torchvision do. "area" (OpenCV): average when
       shrinking, bilinear when enlarging; much faster.
     - `frames` "spread": one picture for each time step. "middle": the middle picture, repeated by
@@ -151,7 +153,7 @@ class FrameSpec(BaseModel):
     kind: Literal["frames"] = "frames"
     fit: Literal["pad", "crop"]
     resize_shorter: int | None = Field(default=None, ge=4, le=4096)
-    background: Literal["none", "median"] = "none"
+    background: Literal["none", "median", "median_rgb"] = "none"
     resize: Literal["antialias", "area"] = "antialias"
     size: Size
     mean: tuple[Level, Level, Level] = (0.0, 0.0, 0.0)
@@ -166,11 +168,12 @@ class FrameSpec(BaseModel):
             raise ValueError(f"resize_shorter {self.resize_shorter}: less than size {self.size}")
         if self.fit == "crop" and self.resize == "area":
             raise ValueError("resize 'area' requires fit 'pad'")
-        if self.background == "median":
+        if self.background != "none":
+            background = f"background {self.background!r}"
             if self.fit == "crop":
-                raise ValueError("background 'median' requires fit 'pad'")
+                raise ValueError(f"{background} requires fit 'pad'")
             if any(self.mean) or any(value != 1 for value in self.std):
-                raise ValueError("background 'median' normalises by itself: omit mean and std")
+                raise ValueError(f"{background} normalises by itself: omit mean and std")
         return self
 
     @property
@@ -276,6 +279,35 @@ PROFILES: dict[str, dict[str, SpectrogramSpec | FrameSpec]] = {
             size=(96, 128),
             mean=(0.5, 0.5, 0.5),
             std=(0.25, 0.25, 0.25),
+            frames="spread",
+        ),
+    },
+    # As many tokens for the sound (4 x 9) as for the picture (6 x 6).
+    "drones": {
+        "audio": SpectrogramSpec(
+            sample_rate=16_000,
+            n_fft=1024,
+            hop_length=320,
+            level="peak",
+            n_mels=64,
+            fmin=40.0,
+            fmax=7900.0,
+            top_db=70.0,
+            floor_percentile=10.0,
+            floor_share=0.0,
+            window_s=2.88,
+            window_inside=True,
+            clip=(-5.0, 5.0),
+            mean=-5.0,
+            std=10.0,
+            size=(64, 144),
+            resize="none",
+        ),
+        "visual": FrameSpec(
+            fit="pad",
+            background="median_rgb",
+            resize="area",
+            size=(96, 96),
             frames="spread",
         ),
     },

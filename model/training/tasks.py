@@ -9,8 +9,14 @@ the clips of an evaluation.
 from __future__ import annotations
 
 from model.training.avdigits.task import AVDigits
+from model.training.drones.task import Drones
 from model.training.folder.task import FolderTask
 from model.training.handsigns.task import HandSigns
 from model.training.task import Task
 
-TASKS: dict[str, type[Task]] = {"avdigits": AVDigits, "folder": FolderTask, "handsigns": HandSigns}
+TASKS: dict[str, type[Task]] = {
+    "avdigits": AVDigits,
+    "drones": Drones,
+    "folder": FolderTask,
+    "handsigns": HandSigns,
+}

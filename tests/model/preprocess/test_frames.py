@@ -298,3 +298,26 @@ def test_background_median_is_the_rank_of_sorted_values(picture: NDArray[np.uint
     expected = np.minimum(distance / np.float32(max(level, 12)), 1)
     assert np.array_equal(normalize_level(_background_distance(picture)), expected)
     assert np.array_equal(normalize_level(distance), expected), "as training has it"
+
+
+@pytest.mark.parametrize("sky", [(60, 110, 220), (150, 150, 160), (20, 25, 40)])
+def test_background_median_rgb_keeps_sign_and_colour(sky: tuple[int, int, int]) -> None:
+    spec = FrameSpec.model_validate(MEDIAN.model_dump() | {"background": "median_rgb"})
+    assert spec.channels == 3
+    red, green, blue = sky
+    tensor = prepare_frames(drawing((red + 30, green, blue - 15), sky), spec, 4).tensor
+    assert tensor.shape == (1, 3, 96, 96)
+    bar = tensor[0, :, 40:56, 61:64].mean((1, 2))
+    np.testing.assert_allclose(bar, (0.9, 0, -0.45), atol=0.12)
+    assert not tensor[0, :, :12].any(), "the padding is as the background"
+    assert abs(tensor[0, :, 12:84, :55].mean()) < 0.05
+    assert np.abs(tensor).max() <= 1
+
+
+def test_both_medians_have_one_level() -> None:
+    picture = drawing((140, 130, 90), (90, 90, 90))
+    spec = FrameSpec.model_validate(MEDIAN.model_dump() | {"background": "median_rgb"})
+    signed = prepare_frames(picture, spec, 1).tensor[0]
+    np.testing.assert_allclose(
+        np.abs(signed).max(0), prepare_frames(picture, MEDIAN, 1).tensor[0, 0], atol=1e-6
+    )

@@ -1,0 +1,1 @@
+"""The task drones: what flies in the open air, seen and heard."""

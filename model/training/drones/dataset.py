@@ -1,0 +1,141 @@
+"""Training examples of drones: pictures and sounds of one class, which were recorded apart."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.media.types import Pictures
+from model.preprocess.frames import prepare_frames
+from model.preprocess.specs import PROFILES, FrameSpec
+from model.training.drones.folder import BACKGROUND, KINDS, LABELS, Aircraft, Recording, View
+from model.training.drones.nothing import draw_empty_picture, draw_noise
+from model.training.drones.sound import cut, draw_spectrogram, spectrogram
+from model.training.drones.window import draw_clip_window, draw_light, draw_window
+from model.training.task import BatchPlan
+
+Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+Rng = np.random.Generator
+
+VISUAL = cast(FrameSpec, PROFILES["drones"]["visual"])
+#: Shares of the kinds among the pictures of `other`.
+OTHERS = {"airplane": 0.4, "bird": 0.4, BACKGROUND: 0.2}
+#: Side in pixels of the windows that are drawn.
+_SIDE = 128
+#: Shares of the examples of `other` in training whose picture is an empty page or noise, and whose
+#: sound is noise: neither is a drone or a helicopter.
+_EMPTY, _NOISE = 0.05, 0.05
+
+
+@dataclass(frozen=True)
+class AircraftExamples:
+    """An endless sequence of examples, all classes equally often.
+
+    Example i depends only on the seed and i. `augmented`: apply augmentations for training;
+    without them, clips and recordings of a class are shown by turns.
+    """
+
+    aircraft: Aircraft
+    seed: int
+    augmented: bool = True
+
+    def example(self, index: int, plan: BatchPlan) -> tuple[dict[str, Floats], int]:
+        """Return tensors [T or 1, C, H, W] of the plan's streams, and the class."""
+        rng = np.random.default_rng([self.seed, index])
+        label = int(rng.integers(len(LABELS))) if self.augmented else index % len(LABELS)
+        # Each stream has its own seed, so that it does not depend on whether the other is drawn.
+        seeds = rng.integers(0, 2**31, 2)
+        turn = index // len(LABELS)
+        streams = {}
+        if "audio" in plan.streams:
+            rng = np.random.default_rng(seeds[0])
+            if self.augmented:
+                streams["audio"] = self._training_sound(label, rng, plan)
+            else:
+                streams["audio"] = self._held_out_sound(label, turn, rng)
+        if "visual" in plan.streams:
+            rng = np.random.default_rng(seeds[1])
+            if self.augmented:
+                streams["visual"] = self._training_frames(label, rng, plan)
+            else:
+                streams["visual"] = self._held_out_frames(label, turn, rng, plan)
+        return streams, label
+
+    def _training_sound(self, label: int, rng: Rng, plan: BatchPlan) -> Floats:
+        if LABELS[label] == "other" and rng.random() < _NOISE * plan.difficulty:
+            return spectrogram(draw_noise(rng))
+        others = self._recordings[-1]
+        return draw_spectrogram(self._recordings[label], others, rng, plan.difficulty)
+
+    def _held_out_sound(self, label: int, turn: int, rng: Rng) -> Floats:
+        recordings = self._recordings[label]
+        return spectrogram(cut(recordings[turn % len(recordings)], rng))
+
+    def _training_frames(self, label: int, rng: Rng, plan: BatchPlan) -> Floats:
+        if LABELS[label] == "other" and rng.random() < _EMPTY * plan.difficulty:
+            return _prepare([draw_empty_picture(rng)], plan.steps)
+        clips, shares = self._clips[self._draw_kind(label, rng)]
+        views = clips[int(np.searchsorted(shares, rng.random()))]
+        window = draw_window(rng, views[0].box is not None, plan.difficulty)
+        light = draw_light(rng, plan.difficulty)
+        shots = [
+            light.apply(window.cut(view, _SIDE), rng) for view in draw_views(views, plan.steps, rng)
+        ]
+        return _prepare(shots, plan.steps)
+
+    def _held_out_frames(self, label: int, turn: int, rng: Rng, plan: BatchPlan) -> Floats:
+        clips, _ = self._clips[self._draw_kind(label, rng)]
+        views = clips[turn % len(clips)]
+        window = draw_clip_window(rng, views[0].box is not None)
+        shots = [window.cut(view, _SIDE) for view in draw_views(views, plan.steps, rng)]
+        return _prepare(shots, plan.steps)
+
+    def _draw_kind(self, label: int, rng: Rng) -> str:
+        """Draw what is in a picture of a class: of `other`, one of OTHERS that there are."""
+        if LABELS[label] != "other":
+            return LABELS[label]
+        shares = {kind: share for kind, share in OTHERS.items() if self._clips[kind][0]}
+        at = rng.random() * sum(shares.values())
+        return list(shares)[int(np.searchsorted(np.cumsum(list(shares.values())), at))]
+
+    @cached_property
+    def _recordings(self) -> tuple[tuple[Recording, ...], ...]:
+        """Recordings by class."""
+        return tuple(
+            tuple(each for each in self.aircraft.recordings if KINDS[each.kind] == label)
+            for label in range(len(LABELS))
+        )
+
+    @cached_property
+    def _clips(self) -> dict[str, tuple[tuple[tuple[View, ...], ...], NDArray[np.float64]]]:
+        """Clips by kind, and the cumulative probability of each."""
+        by_kind = {}
+        for kind in KINDS:
+            clips = tuple(clip for clip in self.aircraft.clips if clip[0].kind == kind)
+            # A place with four times as many clips is drawn twice as often.
+            count = Counter(clip[0].site for clip in clips)
+            weights = np.array([count[clip[0].site] ** -0.5 for clip in clips])
+            by_kind[kind] = clips, np.cumsum(weights) / max(weights.sum(), 1e-12)
+        return by_kind
+
+
+def draw_views(views: Sequence[View], count: int, rng: Rng) -> list[View]:
+    """Draw views of a clip in their order in time; half the time, one view `count` times."""
+    if count == 1 or len(views) == 1 or rng.random() < 0.5:
+        return [views[int(rng.integers(len(views)))]]
+    return [views[index] for index in sorted(rng.integers(0, len(views), count))]
+
+
+def _prepare(shots: list[Bytes], steps: int) -> Floats:
+    """Return the tensor [T, C, H, W] of the shots; a single one is repeated, so that still and
+    moving ones fit in one batch."""
+    pictures = Pictures(tuple(shots), tuple(float(i) for i in range(len(shots))))
+    tensor = prepare_frames(pictures, VISUAL, steps).tensor
+    return np.repeat(tensor, steps, 0) if len(tensor) == 1 else tensor

@@ -1,0 +1,37 @@
+"""Pictures and sounds with nothing in them: they are of the class `other`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from model.training.drones.folder import RATE
+from model.training.speech.recording import noise
+
+Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+Rng = np.random.Generator
+
+_SIDE, _SECONDS = 128, 3.0
+
+
+def draw_empty_picture(rng: Rng) -> Bytes:
+    """Draw a plain or shaded page with a camera's grain, or noise, uint8 RGB [128, 128, 3]."""
+    colour = rng.uniform(0, 255, 3)
+    slope = np.linspace(-1, 1, _SIDE)[None, :, None] * rng.uniform(-40, 40)
+    grain = rng.uniform(0, 6) if rng.random() < 0.6 else rng.uniform(6, 120)
+    picture: Any = colour + slope + rng.normal(0, grain, (_SIDE, _SIDE, 3))
+    if rng.random() < 0.3:
+        picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.5, 4))
+    return np.asarray(np.clip(picture, 0, 255), np.uint8)
+
+
+def draw_noise(rng: Rng) -> Floats:
+    """Draw white to brown noise, 3 s [n] at RATE, now and then with silence before it."""
+    samples = noise(round(_SECONDS * RATE), float(rng.uniform(0, 1.2)), rng)
+    if rng.random() < 0.2:
+        samples[: int(rng.integers(len(samples)))] = 0
+    return samples * np.float32(0.1)

@@ -1,0 +1,99 @@
+"""Sounds to train on: a part of a recording, as another microphone would have heard it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.fft import irfft, next_fast_len, rfft
+
+from model.media.types import Sound
+from model.preprocess.specs import PROFILES, SpectrogramSpec
+from model.preprocess.spectrogram import prepare_spectrogram
+from model.training.drones.folder import RATE, Recording
+from model.training.folder.augmentation import mask_spectrogram
+from model.training.speech.recording import noise
+
+Floats = NDArray[np.float32]
+Rng = np.random.Generator
+
+SPEC = cast(SpectrogramSpec, PROFILES["drones"]["audio"])
+#: Length in seconds of the sound of a clip.
+SECONDS = 3.0
+#: Greatest change of speed (exponent of e), and of the spectrum in dB.
+_SPEED, _EQUALISER_DB = 0.15, 12.0
+#: Shares of the sounds that another of the same class, the background, and noise are added to.
+_DOUBLED, _WITH_BACKGROUND, _WITH_NOISE = 0.2, 0.5, 0.3
+#: Level in dB of a sound over what is added to it.
+_OVER_OTHER, _OVER_BACKGROUND, _OVER_NOISE = (-3.0, 10.0), (-3.0, 20.0), (0.0, 35.0)
+
+
+def cut(recording: Recording, rng: Rng, seconds: float = SECONDS) -> Floats:
+    """Return a random part of a recording [n]; the whole of a shorter one."""
+    length = min(len(recording.samples), round(seconds * RATE))
+    start = int(rng.integers(len(recording.samples) - length + 1))
+    return recording.samples[start : start + length]
+
+
+def draw_sound(
+    recordings: Sequence[Recording], backgrounds: Sequence[Recording], rng: Rng, difficulty: float
+) -> Floats:
+    """Draw a sound [n] at RATE from `recordings`, which are of one class.
+
+    Another one of them and one of the `backgrounds` may be mixed in; speed, spectrum and noise
+    are drawn. At difficulty 0, it is a part of a recording as it is.
+    """
+    samples = _changed(recordings, rng, difficulty)
+    if rng.random() < _DOUBLED * difficulty:
+        samples = _add(samples, _changed(recordings, rng, difficulty), rng.uniform(*_OVER_OTHER))
+    if rng.random() < _WITH_BACKGROUND * difficulty:
+        other = _changed(backgrounds, rng, difficulty)
+        samples = _add(samples, other, rng.uniform(*_OVER_BACKGROUND))
+    if rng.random() < _WITH_NOISE * difficulty:
+        hiss = noise(len(samples), float(rng.choice([0.0, 0.5, 1.0])), rng)
+        samples = _add(samples, hiss, rng.uniform(*_OVER_NOISE))
+    return samples
+
+
+def spectrogram(samples: Floats) -> Floats:
+    """Return the spectrogram [1, 1, H, W] of samples [n] at RATE, as they are served."""
+    return prepare_spectrogram(Sound(samples[None], RATE), SPEC).tensor
+
+
+def draw_spectrogram(
+    recordings: Sequence[Recording], backgrounds: Sequence[Recording], rng: Rng, difficulty: float
+) -> Floats:
+    """Draw a sound as `draw_sound` does, and return its spectrogram with stripes blanked."""
+    samples = draw_sound(recordings, backgrounds, rng, difficulty)
+    return mask_spectrogram(spectrogram(samples), rng, difficulty)
+
+
+def _changed(recordings: Sequence[Recording], rng: Rng, difficulty: float) -> Floats:
+    """Return a part of one of the recordings at another speed and with another spectrum."""
+    recording = recordings[int(rng.integers(len(recordings)))]
+    factor = float(np.exp(rng.uniform(-_SPEED, _SPEED) * difficulty))
+    samples = cut(recording, rng, SECONDS * factor)
+    count = max(1, round(len(samples) / factor))
+    at = np.linspace(0, len(samples) - 1, count)
+    samples = np.asarray(np.interp(at, np.arange(len(samples)), samples), np.float32)
+    return _equalise(samples, rng, difficulty)
+
+
+def _equalise(samples: Floats, rng: Rng, difficulty: float) -> Floats:
+    """Filter by a smooth random curve over log frequency."""
+    size = next_fast_len(len(samples), real=True)
+    spectrum = rfft(samples, size)
+    knots = rng.uniform(-_EQUALISER_DB, _EQUALISER_DB, 6) * rng.uniform(0, difficulty)
+    octaves = np.log2(np.linspace(1 / 64, 1, len(spectrum))) + 6  # 0 at 125 Hz, 6 at the top
+    gains = 10 ** (np.interp(octaves, np.linspace(0, 6, 6), knots) / 20)
+    return np.asarray(irfft(spectrum * gains, size)[: len(samples)], np.float32)
+
+
+def _add(samples: Floats, other: Floats, ratio_db: float) -> Floats:
+    """Return a sound with another one added, of less power by `ratio_db`."""
+    length = min(len(samples), len(other))
+    power, other_power = float(np.mean(samples**2)), float(np.mean(other**2))
+    gain = np.sqrt(power * 10 ** (-ratio_db / 10) / max(other_power, 1e-12))
+    return np.asarray(samples[:length] + other[:length] * np.float32(gain), np.float32)

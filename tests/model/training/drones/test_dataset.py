@@ -1,0 +1,105 @@
+"""Examples of drones are of their class, depend on their index alone, and vary in training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from model.preprocess.specs import PROFILES
+from model.training.drones.dataset import AircraftExamples, draw_views
+from model.training.drones.folder import KINDS, LABELS, Aircraft
+from model.training.drones.nothing import draw_empty_picture, draw_noise
+from model.training.drones.sound import draw_sound
+from model.training.task import BatchPlan
+
+BOTH = ("audio", "visual")
+
+
+@pytest.fixture(scope="module")
+def training(parts: tuple[Aircraft, Aircraft]) -> Aircraft:
+    return parts[0]
+
+
+def of_class(aircraft: Aircraft, label: int) -> Aircraft:
+    """The pictures and recordings of a class alone."""
+    return Aircraft(
+        tuple(clip for clip in aircraft.clips if KINDS[clip[0].kind] == label),
+        tuple(each for each in aircraft.recordings if KINDS[each.kind] == label),
+    )
+
+
+def test_the_shapes_are_those_of_the_specs_and_tokens_are_equal(training: Aircraft) -> None:
+    specs = PROFILES["drones"]
+    streams, _ = AircraftExamples(training, 0).example(0, BatchPlan(BOTH, 2))
+    assert streams["audio"].shape == (1, 1, *specs["audio"].size)
+    assert streams["visual"].shape == (2, 3, *specs["visual"].size)
+    tokens = {(spec.size[0] // 16) * (spec.size[1] // 16) for spec in specs.values()}
+    assert len(tokens) == 1
+
+
+@pytest.mark.parametrize("augmented", [True, False])
+def test_an_example_depends_on_seed_and_index_alone(training: Aircraft, augmented: bool) -> None:
+    plan = BatchPlan(BOTH, 2)
+    first = AircraftExamples(training, 3, augmented)
+    again = AircraftExamples(training, 3, augmented)
+    again.example(4, plan)
+    one, two = first.example(5, plan), again.example(5, plan)
+    assert one[1] == two[1]
+    for name in BOTH:
+        np.testing.assert_array_equal(one[0][name], two[0][name])
+        alone, _ = first.example(5, BatchPlan((name,), 2))
+        np.testing.assert_array_equal(alone[name], one[0][name])
+    other = AircraftExamples(training, 4, augmented).example(5, plan)[0]
+    assert not np.array_equal(other["audio"], one[0]["audio"])
+
+
+def test_an_example_is_made_of_its_own_class(training: Aircraft) -> None:
+    # Each class alone: an example of another one cannot be drawn from it.
+    for label in range(len(LABELS)):
+        examples = AircraftExamples(of_class(training, label), 0, augmented=False)
+        for index in range(6):
+            if index % 3 == label:
+                assert examples.example(index, BatchPlan(BOTH, 1))[1] == label
+            else:
+                with pytest.raises((ZeroDivisionError, IndexError)):
+                    examples.example(index, BatchPlan(BOTH, 1))
+
+
+def test_all_classes_and_clips_of_origin_take_turns(parts: tuple[Aircraft, Aircraft]) -> None:
+    examples = AircraftExamples(parts[0], 1, augmented=False)
+    labels = [examples.example(i, BatchPlan(("audio",), 1))[1] for i in range(9)]
+    assert labels == [0, 1, 2] * 3
+    sounds = {examples.example(3 * i, BatchPlan(("audio",), 1))[0]["audio"].tobytes()
+              for i in range(4)}  # fmt: skip
+    assert len(sounds) == 4
+
+
+def test_difficulty_0_shows_recordings_as_they_are(training: Aircraft) -> None:
+    drones = of_class(training, 0).recordings
+    rng = np.random.default_rng(0)
+    whole = replace(drones[0], samples=drones[0].samples[: 3 * 16_000])
+    np.testing.assert_allclose(draw_sound([whole], (), rng, 0.0), whole.samples, atol=1e-5)
+    changed = draw_sound([whole], [whole], rng, 1.0)
+    length = min(len(changed), len(whole.samples))
+    assert not np.allclose(changed[:length], whole.samples[:length], atol=1e-2)
+
+
+def test_views_of_a_clip_keep_their_order(training: Aircraft) -> None:
+    (views, *_) = (clip for clip in training.clips if len(clip) > 1)
+    for seed in range(20):
+        drawn = draw_views(views, 4, np.random.default_rng(seed))
+        assert len(drawn) in (1, 4)
+        at = [next(i for i, view in enumerate(views) if view is each) for each in drawn]
+        assert at == sorted(at)
+
+
+def test_nothing_is_drawn_as_a_page_or_noise() -> None:
+    pages = [draw_empty_picture(np.random.default_rng(seed)) for seed in range(20)]
+    assert {page.shape for page in pages} == {(128, 128, 3)}
+    assert min(page.std(0).mean() for page in pages) < 10
+    assert max(page.std(0).mean() for page in pages) > 30
+    sounds = [draw_noise(np.random.default_rng(seed)) for seed in range(20)]
+    assert any((samples[:10] == 0).all() for samples in sounds)
+    assert all(samples.std() > 0.01 for samples in sounds)
