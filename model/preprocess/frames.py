@@ -36,6 +36,19 @@ def prepare_frames(pictures: Pictures, spec: FrameSpec, steps: int) -> Prepared:
     return Prepared(np.stack([tensors[index] for index in order]), "y", "x", rows, columns, middle)
 
 
+def stretch_picture(picture: UInt8Array, spec: FrameSpec) -> Float32Array:
+    """Return a picture [h, w, 3], resized to the spec's size whatever its aspect, and normalised,
+    as a tensor [1, C, H, W].
+
+    For training on random crops of natural pictures: `background` must be "none".
+    """
+    rows, columns = spec.size
+    row_weights = bilinear_weights(picture.shape[0], rows)
+    column_weights = bilinear_weights(picture.shape[1], columns)
+    resized = np.rint(_resize_axes(picture.astype(np.float32), row_weights, column_weights))
+    return np.ascontiguousarray(_normalize(resized, spec).transpose(2, 0, 1))[None]
+
+
 def segment_centres(count: int, parts: int) -> list[int]:
     """Return the indices at the centres of `parts` equal parts of a sequence of `count`."""
     return [(2 * part + 1) * count // (2 * parts) for part in range(parts)]

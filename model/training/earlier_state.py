@@ -24,6 +24,11 @@ ADDED = {
     "precision": "bfloat16",
     "auto_batch": "False",
     "easy_start": "False",
+    "splitting": "deep",
+    "short_sequences": "True",
+    "learning_rate_batch": "0",
+    "learning_rate_floor": "0.0",
+    "max_gradient_norm": "5.0",
 }
 #: Factor of `--slow STREAM` on the learning rate of that stream and of the classifier.
 SLOW = 0.1

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, get_args
 
-from model.config import MAX_SEED, MAX_STEPS, Attention, Config, Fusion
+from model.config import MAX_SEED, MAX_STEPS, Attention, Config, Fusion, Splitting
 from model.device import CHOICES as DEVICES
 from model.device import DeviceError, check_name
 from model.encoding import ENCODINGS
@@ -59,9 +59,10 @@ class TrainOptions:
 
     The task is that of the data (`Task.for_data`), which may decide its labels and streams.
 
-    `learning_rate` is for `batch` clips per optimizer step; after `warmup_epochs` it falls along a
-    cosine to a hundredth. `steps` is the T of the checkpoint; training also uses shorter sequences,
-    mostly in early epochs. `alpha` is the weight of the cross-modal residuals (the paper's alpha).
+    `learning_rate` is for `learning_rate_batch` clips per optimizer step, and is scaled to those of
+    `batch`; after `warmup_epochs` it falls along a cosine to `learning_rate_floor`. `steps` is the
+    T of the checkpoint; with `short_sequences` training also uses shorter ones, mostly in early
+    epochs. `alpha` is the weight of the cross-modal residuals (the paper's alpha).
 
     `modality_dropout` maps streams, joined with "+", to the probability that a batch has only
     these; "all" stands for every stream. `lr_multiplier` maps the name of a stream to a factor on
@@ -91,6 +92,11 @@ class TrainOptions:
         between=(16, 4096),
         flag="channels",
     )
+    splitting: str = option(
+        "deep",
+        "Patch splitting: deep, tokens of 16 x 16 pixels; shallow, of 4 x 4.",
+        choices=get_args(Splitting),
+    )
     attention: str = option(
         "spatial-temporal",
         "Cross-modal attention; none: no cross-modal residuals.",
@@ -101,15 +107,30 @@ class TrainOptions:
     encoding: str = option("direct", "How values become spikes.", choices=ENCODINGS)
     alpha: float = option(0.5, "Weight alpha of the cross-modal residuals.", between=(0, 1000))
     steps: int = option(4, "Time steps T of the checkpoint.", between=(1, MAX_STEPS))
+    short_sequences: bool = option(
+        True, "Train with fewer time steps than T as well, mostly in early epochs, to save time."
+    )
     learning_rate: float = option(3e-3, "Peak learning rate.", between=(0, 100))
+    learning_rate_batch: int = option(
+        0,
+        "Batch size that --learning-rate is for, and scaled from; 0: --batch.",
+        between=(0, 1_000_000),
+    )
+    learning_rate_floor: float = option(
+        0.0, "Learning rate at the end; 0: a hundredth of the peak.", between=(0, 100)
+    )
+    max_gradient_norm: float = option(
+        5.0, "Greatest norm of the gradient; 0: not limited.", between=(0, 1e6)
+    )
     weight_decay: float = option(1e-2, "Weight decay of AdamW.", between=(0, 100))
     warmup_epochs: float = option(
         0.5, "Epochs of linear learning-rate warm-up.", between=(0, 100_000)
     )
     curriculum: float = option(
         0.4,
-        "Fraction of the training during which the augmentation grows to full difficulty.",
-        between=(1e-6, 1),
+        "Fraction of the training during which the augmentation grows to full difficulty; 0: full "
+        "from the start.",
+        between=(0, 1),
     )
     easy_start: bool = option(
         False,
@@ -193,6 +214,12 @@ class TrainOptions:
     def best(self) -> Path:
         """The folder of the best checkpoint."""
         return self.out / self.task.best_folder
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The peak learning rate for `batch` clips per optimizer step."""
+        scale = self.batch / self.learning_rate_batch if self.learning_rate_batch else 1.0
+        return self.learning_rate * scale
 
     def __post_init__(self) -> None:
         """Raise OptionsError, naming the option, where a value is out of range."""

@@ -18,7 +18,9 @@ from model.training.tasks import TASKS
 def configuration(options: TrainOptions) -> Config:
     """Return the configuration of the network that is trained."""
     streams = {
-        name: StreamConfig(channels=spec.channels, size=spec.size)
+        name: StreamConfig.model_validate(
+            {"channels": spec.channels, "size": spec.size, "splitting": options.splitting}
+        )
         for name, spec in options.task.specs.items()
     }
     return Config.model_validate(
@@ -42,7 +44,7 @@ def card(options: TrainOptions, epochs: int, warnings: Sequence[str] = ()) -> Ca
     """
     task = options.task
     optimizer = (
-        f"AdamW, learning rate {options.learning_rate}, cosine, "
+        f"AdamW, learning rate {options.peak_learning_rate:g}, cosine, "
         f"{options.warmup_epochs:g} epochs of warm-up, weight decay {options.weight_decay}"
     )
     loss = f"cross-entropy (label smoothing {options.label_smoothing})"

@@ -28,15 +28,19 @@ class Schedule:
         return step / (self.options.epochs * self.steps_per_epoch)
 
     def learning_rate(self, step: int) -> float:
-        """Return the learning rate: a linear warm-up, then a cosine down to a hundredth."""
+        """Return the learning rate: a linear warm-up, then a cosine down to its floor."""
+        peak = self.options.peak_learning_rate
+        floor = 0.01  # over the peak
+        if self.options.learning_rate_floor and peak:
+            floor = min(1.0, self.options.learning_rate_floor / peak)
         warmup = self.options.warmup_epochs * self.steps_per_epoch
         total = self.options.epochs * self.steps_per_epoch
         if step < warmup:
             factor = (step + 1) / warmup
         else:
             cosine = math.cos(math.pi * (step - warmup) / max(1, total - warmup))
-            factor = 0.01 + 0.495 * (1 + cosine)
-        return self.options.learning_rate * factor
+            factor = floor + (1 - floor) / 2 * (1 + cosine)
+        return peak * factor
 
     def bfloat16(self, step: int) -> bool:
         """Return whether the forward pass uses bfloat16.
@@ -55,7 +59,9 @@ class Schedule:
         entry = list(dropout)[int(rng.choice(len(dropout), p=list(dropout.values())))]
         progress, longest = self.progress(step), self.options.steps
         lengths: tuple[int, ...]
-        if progress < SHORT_UNTIL:
+        if not self.options.short_sequences:
+            lengths = (longest,)
+        elif progress < SHORT_UNTIL:
             lengths = (1, 2, 2)
         elif progress < FLOAT32_FROM:
             lengths = (2, 2, longest)
@@ -64,5 +70,6 @@ class Schedule:
         steps = min(int(rng.choice(lengths)), longest)
         # Weights of another run have already learnt the easy examples, unless of another task.
         skips_easy = self.options.init_from and not self.options.easy_start
-        difficulty = 1.0 if skips_easy else min(1.0, progress / self.options.curriculum)
+        curriculum = self.options.curriculum
+        difficulty = 1.0 if skips_easy or not curriculum else min(1.0, progress / curriculum)
         return BatchPlan(self.options.batch_streams(entry), steps, difficulty)

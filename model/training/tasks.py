@@ -3,7 +3,7 @@
 The folder's task.py implements `Task` (model/training/task.py); `Task.load` returns an
 implementation of `Data`, with its `Examples`. Modules beside task.py are the task's own: in
 `avdigits` folder.py reads and checks the data, dataset.py draws the examples and clips.py encodes
-the clips of an evaluation.
+the clips of an evaluation. `paper` holds the tasks of the paper, which share most modules.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from model.training.avdigits.task import AVDigits
 from model.training.drones.task import Drones
 from model.training.folder.task import FolderTask
 from model.training.handsigns.task import HandSigns
+from model.training.paper.crema_d import CremaD
 from model.training.task import Task
 
 TASKS: dict[str, type[Task]] = {
     "avdigits": AVDigits,
+    "crema-d": CremaD,
     "drones": Drones,
     "folder": FolderTask,
     "handsigns": HandSigns,

@@ -42,8 +42,6 @@ from model.training.transfer import transfer
 
 #: Takes of words that are no class.
 _OTHER_WORDS = 1000
-#: Greatest norm of the gradient of all parameters.
-MAX_GRADIENT_NORM = 5.0
 
 
 def train(options: TrainOptions) -> Path:
@@ -261,7 +259,8 @@ class Trainer:
         loss, alignment = compute_loss(output, labels, self.options, self.class_weights)
         self.optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT_NORM)
+        if self.options.max_gradient_norm:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.options.max_gradient_norm)
         self.optimizer.step()
         return float(loss.detach()), float(alignment.detach())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -95,19 +95,8 @@ class Store:
         Returns what is wrong with clips, which have no entry then. Raises DataError where the
         cache cannot be written.
         """
-        missing = [(files, self.file(digest)) for files, digest in clips]
-        missing = [(files, file) for files, file in missing if not file.is_file()]
-        findings: list[Finding] = []
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with _progress(console) as progress:
-                bar = progress.add_task("decoding clips", total=len(missing))
-                for wrong in _in_threads(self._decode, missing):
-                    findings += wrong
-                    progress.advance(bar)
-        except OSError as exc:
-            raise DataError(f"{self.folder}: cannot be written: {exc.strerror}") from exc
-        return findings
+        jobs = [(files, self.file(digest)) for files, digest in clips]
+        return decode_missing(self.folder, jobs, self._decode, console)
 
     def _decode(self, files: ClipFiles, file: Path) -> list[Finding]:
         """Decode and check a clip, and write its entry where nothing is wrong."""
@@ -117,10 +106,7 @@ class Store:
             return [unreadable(files, exc)]
         findings = list(inspect(files, clip, self.streams))
         if not findings:
-            part = file.with_suffix(f".{os.getpid()}.part")
-            with part.open("wb") as raw:
-                np.savez(raw, allow_pickle=False, **self._arrays(clip))
-            part.replace(file)
+            write_entry(file, self._arrays(clip))
         return findings
 
     def _arrays(self, clip: Clip) -> dict[str, NDArray[np.generic]]:
@@ -147,6 +133,39 @@ class Store:
             return frame
         size = max(1, round(width * factor)), max(1, round(height * factor))
         return np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def decode_missing(
+    folder: Path,
+    jobs: Iterable[tuple[ClipFiles, Path]],
+    decode: Callable[[ClipFiles, Path], list[Finding]],
+    console: Console,
+) -> list[Finding]:
+    """Decode the clips whose entry in `folder` is missing, in threads, under a progress bar.
+
+    `decode` writes an entry and returns what is wrong. Raises DataError where the folder cannot be
+    written.
+    """
+    missing = [(files, file) for files, file in jobs if not file.is_file()]
+    findings: list[Finding] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _progress(console) as progress:
+            bar = progress.add_task("decoding clips", total=len(missing))
+            for wrong in _in_threads(decode, missing):
+                findings += wrong
+                progress.advance(bar)
+    except OSError as exc:
+        raise DataError(f"{folder}: cannot be written: {exc.strerror}") from exc
+    return findings
+
+
+def write_entry(file: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+    """Write the arrays of an entry, whole or not at all. Raises OSError."""
+    part = file.with_suffix(f".{os.getpid()}.part")
+    with part.open("wb") as raw:
+        np.savez(raw, allow_pickle=False, **arrays)
+    part.replace(file)
 
 
 def _in_threads(

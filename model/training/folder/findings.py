@@ -10,6 +10,8 @@ from typing import Literal
 #: Kinds of findings, in the order of the report.
 FindingKind = Literal[
     "wrong name",
+    "unknown class",
+    "missing file",
     "unreadable",
     "empty",
     "stream missing",

@@ -55,6 +55,11 @@ OTHERS: dict[str, Any] = {
     "precision": "float32",
     "auto_batch": True,
     "easy_start": True,
+    "splitting": "shallow",
+    "short_sequences": False,
+    "learning_rate_batch": 1024,
+    "learning_rate_floor": 1e-5,
+    "max_gradient_norm": 0.0,
 }
 #: Options that may be other ones.
 FREE: dict[str, Any] = {

@@ -1,0 +1,273 @@
+"""The data of a task of sounds and pictures in files: checked as a whole, then trained on."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from model.preprocess.frames import stretch_picture
+from model.preprocess.specs import FrameSpec, Spec, SpectrogramSpec
+from model.training.folder.clip_files import ClipFiles
+from model.training.folder.data import CACHE, SPLIT, FolderClip, Part, digests, seen_digests
+from model.training.folder.examples import ServedExamples
+from model.training.folder.findings import FATAL, Finding, report
+from model.training.folder.split import DEVELOPMENT, PARTS, TEST, TRAIN
+from model.training.paper.crop import draw_crop
+from model.training.paper.store import STREAMS, Pair, PairStore, is_remark
+from model.training.task import BatchPlan, DataError, LabelledClip
+
+Floats = NDArray[np.float32]
+
+_COLUMNS = ("file", "label", "group", "split", "sha256")
+#: What split.csv says of pairs with something wrong.
+_LEFT_OUT = "left out"
+
+
+@dataclass(frozen=True)
+class PairOptions:
+    """What `PairData` has to know of the options of its task.
+
+    `copies`: augmented versions of each clip, of which one is drawn each time; 0: always a new one.
+    `mirror`: whether pictures may be mirrored. `skip_faulty`: leave faulty clips out.
+    """
+
+    copies: int
+    mirror: bool
+    skip_faulty: bool
+
+
+@dataclass(frozen=True)
+class PairExamples:
+    """Pairs to train on, each once in another order each turn: as published, pictures are cropped
+    and mirrored at random, and sounds are not changed."""
+
+    pairs: Sequence[Pair]
+    specs: Mapping[str, Spec]
+    seed: int
+    options: PairOptions
+
+    def example(self, index: int, plan: BatchPlan) -> tuple[dict[str, Floats], int]:
+        """Return tensors [1, C, H, W] of the plan's streams, and the class."""
+        turn, position = divmod(index, len(self.pairs))
+        number = int(_order(len(self.pairs), self.seed, turn)[position])
+        pair = self.pairs[number]
+        streams = {}
+        for name in plan.streams:
+            spec = self.specs[name]
+            if isinstance(spec, FrameSpec):
+                rng = self._generator(index, number)
+                streams[name] = self._picture(pair, spec, rng, plan.difficulty)
+            else:
+                streams[name] = pair.spectrogram()
+        return streams, pair.label
+
+    def _generator(self, index: int, number: int) -> np.random.Generator:
+        """Return the generator of an example, or of one of the versions of its pair."""
+        rng = np.random.default_rng([self.seed, index, 3])
+        if not self.options.copies:
+            return rng
+        return np.random.default_rng([self.seed, number, int(rng.integers(self.options.copies))])
+
+    def _picture(
+        self, pair: Pair, spec: FrameSpec, rng: np.random.Generator, strength: float
+    ) -> Floats:
+        picture = pair.picture()
+        crop = draw_crop(
+            picture.shape[0], picture.shape[1], rng, strength=strength,
+            mirror=self.options.mirror and strength > 0,
+        )  # fmt: skip
+        return stretch_picture(crop.apply(picture), spec)
+
+
+@lru_cache(maxsize=4)
+def _order(count: int, seed: int, turn: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, turn, 2]).permutation(count)
+
+
+class PairData:
+    """Pairs of a sound and a picture in their parts; `findings` are what is wrong with names.
+
+    Without development clips, the epoch is chosen on the test clips, as published. `checkpoint`:
+    the folder of the checkpoint that is measured; None in a training.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        parts: Sequence[tuple[ClipFiles, str]],
+        labels: Sequence[str],
+        specs: Mapping[str, Spec],
+        options: PairOptions,
+        findings: Sequence[Finding],
+        checkpoint: Path | None = None,
+    ) -> None:
+        self.data = data
+        self.labels = {label: index for index, label in enumerate(labels)}
+        self.specs = specs
+        self.options = options
+        self.findings = list(findings)
+        self.class_weights: None = None
+        self.left_out: list[Part] = []
+        self.is_measured = checkpoint is not None
+        if checkpoint is None:
+            self.findings += _without_clips(parts, labels)
+            by_name = digests([files for files, _ in parts])
+        else:
+            self._refuse_findings(len(parts))
+            parts = [each for each in parts if each[1] != TRAIN]
+            by_name = digests([files for files, _ in parts])
+            parts = _unseen(parts, by_name, checkpoint)
+        self.parts = [Part(files, by_name[files.name], part) for files, part in parts]
+
+    def of(self, part: str) -> list[ClipFiles]:
+        """Return the clips of a part."""
+        return [each.files for each in self.parts if each.part == part]
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the clips to train on and to choose the epoch by."""
+        lines = sorted(
+            f"{each.digest} {each.files.label} {each.part}"
+            for each in self.parts
+            if each.part != TEST
+        )
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def training_examples(self, seed: int, cache: Path) -> PairExamples:
+        """Check and decode all clips, and return augmented examples of those to train on.
+
+        Decoded clips are kept in `cache`/CACHE. Raises DataError with all that is wrong.
+        """
+        spec = self.specs["audio"]
+        assert isinstance(spec, SpectrogramSpec)
+        store = PairStore(cache / CACHE, spec)
+        self._check(store)
+        pairs = [
+            Pair(store.file(each.digest), self.labels[each.files.label])
+            for each in self.parts
+            if each.part == TRAIN
+        ]
+        return PairExamples(pairs, self.specs, seed, self.options)
+
+    def _check(self, store: PairStore) -> None:
+        """Fill the cache; raise DataError where something is wrong, or leave those clips out."""
+        console = Console(stderr=True)
+        decoded = store.fill([(each.files, each.digest) for each in self.parts], console)
+        remarks = [finding for finding in decoded if is_remark(finding)]
+        if remarks:
+            text = report(self.data, remarks, len(self.parts))
+            console.print(f"{text}\ntrained on nevertheless", markup=False, highlight=False)
+        self.findings += [finding for finding in decoded if not is_remark(finding)]
+        self._refuse_findings(len(self.parts))
+        if self.findings:
+            text = report(self.data, self.findings, len(self.parts))
+            console.print(f"{text}\nleft out (--skip-faulty)", markup=False, highlight=False)
+            wrong = {finding.where for finding in self.findings}
+            self.left_out = [each for each in self.parts if each.files.name in wrong]
+            self.parts = [each for each in self.parts if each.files.name not in wrong]
+            left = [(each.files, each.part) for each in self.parts]
+            if fatal := _without_clips(left, list(self.labels)):
+                raise DataError(report(self.data, fatal, len(left)))
+        console.print(self._summary(), markup=False, highlight=False)
+
+    def _refuse_findings(self, count: int) -> None:
+        """Raise DataError where something is wrong with some of `count` clips, and stays."""
+        fatal = any(finding.kind in FATAL for finding in self.findings)
+        if not self.findings or (self.options.skip_faulty and not fatal):
+            return
+        hint = "mend these files, or train without them: --skip-faulty"
+        if fatal:
+            hint = "add clips to these classes"
+        elif self.is_measured:
+            hint = "mend these files: an accuracy without them is not comparable"
+        raise DataError(f"{report(self.data, self.findings, count)}\n{hint}")
+
+    def _summary(self) -> str:
+        """Return the number of clips of each class and part."""
+        counts = Counter(each.files.label for each in self.parts)
+        classes = ", ".join(f"{label} {counts[label]}" for label in self.labels)
+        parts = ", ".join(f"{part} {len(self.of(part))}" for part in PARTS if self.of(part))
+        return f"{self.data}: {len(self.parts)} clips: {classes}; {parts}"
+
+    def development_examples(self) -> ServedExamples:
+        """Return the clips that the best epoch is chosen by: of the test set, where none are held
+        back for it. Raises DataError then, if a checkpoint is to be calibrated on them."""
+        clips = self.of(DEVELOPMENT)
+        if not clips and self.is_measured:
+            raise DataError(
+                f"{self.data}: no clips but test clips were held back from the training; train "
+                "with --development-share to calibrate"
+            )
+        labelled = [(clip, self.labels[clip.label]) for clip in clips or self.of(TEST)]
+        order = np.random.default_rng(0).permutation(len(labelled))
+        return ServedExamples([labelled[i] for i in order], self.specs, stills=True)
+
+    def test_clips(self, count: int, seed: int) -> Iterator[LabelledClip]:
+        """Yield the clips to test on, at most `count`."""
+        clips = self.of(TEST)
+        order = np.random.default_rng(seed).permutation(len(clips))[:count]
+        for index in sorted(order):
+            clip = clips[index]
+            yield FolderClip(
+                b"", self.labels[clip.label], name=clip.name, files=clip, streams=STREAMS
+            )
+
+    def record(self, folder: Path) -> None:
+        """Write split.csv: the part of each clip."""
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = [(each, each.part) for each in self.parts]
+        rows += [(each, _LEFT_OUT) for each in self.left_out]
+        with (folder / SPLIT).open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(_COLUMNS)
+            for each, part in rows:
+                clip = each.files
+                writer.writerow((clip.name, clip.label, clip.group, part, each.digest))
+
+
+def _without_clips(parts: Sequence[tuple[ClipFiles, str]], labels: Sequence[str]) -> list[Finding]:
+    """Return a finding for each class without a clip to train on, and for an empty test set."""
+    counts = Counter((files.label, part) for files, part in parts)
+    findings = [
+        Finding("class with too few", label, "has no clip to train on")
+        for label in labels
+        if not counts[label, TRAIN]
+    ]
+    if not any(part == TEST for _, part in parts):
+        findings.append(Finding("class with too few", "test set", "there is no clip to test on"))
+    return findings
+
+
+def _unseen(
+    parts: Sequence[tuple[ClipFiles, str]], by_name: Mapping[str, str], checkpoint: Path
+) -> list[tuple[ClipFiles, str]]:
+    """Return the clips without test clips that a checkpoint was trained on, by its split.csv."""
+    if not (checkpoint / SPLIT).is_file():  # imported: nobody but its publisher knows more
+        return list(parts)
+    seen = seen_digests(checkpoint)
+    return [each for each in parts if each[1] != TEST or by_name[each[0].name] not in seen]
+
+
+def hold_back(
+    parts: Sequence[tuple[ClipFiles, str]], share: float, seed: int
+) -> list[tuple[ClipFiles, str]]:
+    """Move a share of the clips to train on to the development part: whole groups, drawn at
+    random; at least one group where `share` is not 0."""
+    groups = sorted({files.group for files, part in parts if part == TRAIN})
+    if not share or not groups:
+        return list(parts)
+    order = np.random.default_rng([seed, 1]).permutation(len(groups))
+    held = {groups[i] for i in order[: max(1, round(share * len(groups)))]}
+    return [
+        (files, DEVELOPMENT if part == TRAIN and files.group in held else part)
+        for files, part in parts
+    ]

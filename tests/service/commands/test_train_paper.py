@@ -1,0 +1,45 @@
+"""The paper's tasks from the command line: trained, measured and served by short commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from model import checkpoint
+from service.classification.local import Classifier
+from service.classification.options import Options
+from service.classification.upload_fields import InputFiles
+from tests.model.training.paper.made import crema_d
+from tests.service.commands.test_cli import scmrl
+
+pytestmark = pytest.mark.slow
+
+SMALL = ("--epochs", 1, "--batch", 4, "--channels", 16, "--steps", 1, "--device", "cpu")
+
+
+def test_crema_d_is_trained_measured_and_served(tmp_path: Path) -> None:
+    data, out = crema_d(tmp_path / "data"), tmp_path / "runs" / "crema-d"
+    arguments = ("train", "crema-d", "--data", data, "--out", out, *SMALL)
+    message = scmrl(*arguments, code=2).stderr
+    assert "missing file (738)" in message
+    assert "is in the published test set, and not in the folder" in message
+    assert not (out / "last.pt").exists()
+    shown = scmrl(*arguments, "--skip-faulty")
+    assert "ANG 4, DIS 3, FEA 4, HAP 4, NEU 4, SAD 4; train 17, test 6" in (
+        shown.stderr.replace("\n", " ")
+    )
+    best = out / "best"
+    scmrl("evaluate", best, "--out", tmp_path / "figures", "--write-card", "--device", "cpu",
+          "--curve-clips", 2)  # fmt: skip
+    counts = {m.what: m.n for m in checkpoint.read_card(best).accuracy}
+    assert counts["accuracy, both streams"] == 6
+    name = "1060_DFA_ANG_XX"
+    files = InputFiles(
+        video=(data / "VideoFlash" / f"{name}.flv").read_bytes(),
+        audio=(data / "AudioWAV" / f"{name}.wav").read_bytes(),
+    )
+    answer = Classifier(best, "cpu").classify(files, Options())
+    assert [each.used for each in answer.streams.values()] == [True, True]
+    labels = {each.label for each in answer.probabilities}
+    assert labels == {"ANG", "DIS", "FEA", "HAP", "NEU", "SAD"}
