@@ -90,7 +90,7 @@ def build(config: Config, tensors: Mapping[str, Tensor], file: Path | str) -> SC
             raise CheckpointError(
                 file,
                 name,
-                f"is {_describe(tensor)}, but the config needs {_describe(like)}",
+                f"is {describe(tensor)}, but the config needs {describe(like)}",
             )
         if not tensor.isfinite().all():
             raise CheckpointError(file, name, "holds values that are not finite")
@@ -106,7 +106,8 @@ def _card_text(card: Card) -> str:
     return _NUMBERS.sub(lambda row: "[" + ", ".join(row[1].split()).replace(",,", ",") + "]", text)
 
 
-def _describe(x: Tensor) -> str:
+def describe(x: Tensor) -> str:
+    """Return type and shape of a tensor for a message."""
     return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
 
 

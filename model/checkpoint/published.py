@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from model.checkpoint.card import CheckpointError
-from model.checkpoint.checkpoint import build, empty_network
+from model.checkpoint.checkpoint import build, describe, empty_network
+from model.checkpoint.torch_file import StoredTensor, TorchFile, open_torch_file
 from model.config import STAGES, Config
 from model.network import SCMRL
 
@@ -22,6 +23,8 @@ _UNUSED = re.compile(
 )
 #: Published suffixes of a convolution, its batch norm and its neuron, by our names.
 _LAYER = {"conv": "conv", "norm": "bn", "lif": "lif"}
+#: Entries that an error names beside the first one.
+_SHOWN = 7
 _PROJECTIONS = {"query": "q", "key": "k", "value": "v", "out": "proj"}
 
 
@@ -37,67 +40,102 @@ class PublishedError(ValueError):
 def import_published(state_dict: Mapping[str, Tensor], config: Config) -> SCMRL:
     """Return the network of a published checkpoint's weights, in eval mode on the CPU.
 
-    Raise CheckpointError naming the entry that is missing, unknown or of another shape.
+    Raise CheckpointError naming the entries that are missing, unknown or of another shape.
     """
-    return _import(state_dict, config, "state_dict")
+    return fit_published(state_dict, config, "state_dict")[0]
 
 
 def import_published_file(path: Path | str, config: Config) -> SCMRL:
     """Return the network of a published `.pth.tar`. No code from the file is run.
 
-    Raise CheckpointError naming the file and the entry.
+    Raise CheckpointError naming the file and the entries.
     """
     file = Path(path)
-    try:
-        # Their files hold the command line as an argparse.Namespace, which is plain data.
-        with torch.serialization.safe_globals([Namespace]):
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as exc:
-        raise CheckpointError(file, "", exc.strerror or str(exc)) from exc
-    except Exception as exc:  # the unpickler raises many kinds of errors for damaged bytes
-        # torch's message advises to load with weights_only=False, which would run the file's code.
-        raise CheckpointError(
-            file, "", "is damaged, or holds more than tensors and plain data"
-        ) from exc
-    state_dict = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(state_dict, dict):
+    with open_torch_file(file) as opened:
+        return fit_published(read_state_dict(opened, file), config, file)[0]
+
+
+def read_state_dict(opened: TorchFile, file: Path) -> dict[str, Any]:
+    """Return the weights of a training's checkpoint, or of a file that has nothing else.
+
+    Tensors are in the file's own memory. Raise CheckpointError where there are none.
+    """
+    content = opened.content
+    state = content.get("state_dict") if isinstance(content, dict) else None
+    if isinstance(content, dict) and "state_dict" not in content:
+        weights = [value for value in content.values() if isinstance(value, StoredTensor)]
+        state = content if len(weights) == len(content) else None
+    if not state or not isinstance(state, dict):
         raise CheckpointError(file, "state_dict", "is missing")
-    return _import(state_dict, config, file)
+    return {
+        str(name).removeprefix("module."): opened.tensor(x) if isinstance(x, StoredTensor) else x
+        for name, x in state.items()
+    }
 
 
-def _import(state_dict: Mapping[str, Tensor], config: Config, file: Path | str) -> SCMRL:
+def fit_published(
+    state_dict: Mapping[str, Any], config: Config, file: Path | str
+) -> tuple[SCMRL, list[str]]:
+    """Return the network of published weights, and the names of entries that take no part in it.
+
+    Raise CheckpointError naming `file` and the entries that do not fit.
+    """
     try:
-        tensors = _rename_tensors(state_dict, empty_network(config))
+        tensors, unused = _rename_tensors(state_dict, empty_network(config))
     except PublishedError as exc:
         raise CheckpointError(file, exc.entry, exc.problem) from exc
-    return build(config, tensors, file)
+    return build(config, tensors, file), unused
 
 
-def _rename_tensors(state_dict: Mapping[str, Tensor], network: SCMRL) -> dict[str, Tensor]:
+def _rename_tensors(
+    state_dict: Mapping[str, Any], network: SCMRL
+) -> tuple[dict[str, Tensor], list[str]]:
     """Return copies on the CPU of the published weights, named as in `network`'s state dict.
 
-    Only names and types of `network` are read: it may be on the meta device. Entries that the
-    published network does not use are dropped. Raise PublishedError naming an entry that is
-    missing, unknown or not a tensor, or `streams` where `network` has other streams.
+    Only names, shapes and types of `network` are read: it may be on the meta device. The second
+    value are the entries that the published network does not use. Raise PublishedError naming the
+    entries that are missing, unknown, not a tensor or of another shape, or `streams` where
+    `network` has other streams.
     """
     published = {str(name).removeprefix("module."): x for name, x in state_dict.items()}
     modules = dict(_modules(network.config))
-    tensors = {}
+    tensors, problems = {}, {}
     for name, like in network.state_dict().items():
         module, _, leaf = name.rpartition(".")
         entry = f"{modules[module]}.{leaf}"
-        if entry not in published:
-            raise PublishedError(entry, "is missing")
-        tensor = published.pop(entry)
-        if not isinstance(tensor, Tensor):
-            raise PublishedError(entry, f"is not a tensor but a {type(tensor).__name__}")
-        if not _is_dense_real(tensor):
-            raise PublishedError(entry, "is not a dense tensor of real numbers")
-        tensors[name] = tensor.detach().to("cpu", like.dtype, copy=True)
-    for entry in published:
-        if not _is_unused(entry, network.config):
-            raise PublishedError(entry, "is not part of a published network of this config")
-    return tensors
+        tensor = published.pop(entry, None)
+        problem = _misfit(tensor, like)
+        if problem:
+            problems[entry] = problem
+        else:
+            tensors[name] = tensor.detach().to("cpu", like.dtype, copy=True)
+    unused = [entry for entry in published if _is_unused(entry, network.config)]
+    for entry in published.keys() - set(unused):
+        problems[entry] = "is not part of a published network of this config"
+    if problems:
+        raise _combined(problems)
+    return tensors, unused
+
+
+def _misfit(tensor: Any, like: Tensor) -> str:
+    """Return what keeps an entry from being used as `like`; nothing where it fits."""
+    if tensor is None:
+        return f"is missing; the config needs {describe(like)}"
+    if not isinstance(tensor, Tensor):
+        return f"is not a tensor but a {type(tensor).__name__}"
+    if not _is_dense_real(tensor):
+        return "is not a dense tensor of real numbers"
+    if tensor.shape != like.shape:
+        return f"is {describe(tensor)}, but the config needs {describe(like)}"
+    return ""
+
+
+def _combined(problems: Mapping[str, str]) -> PublishedError:
+    """Return one error for all entries that do not fit: the first, and up to as many more."""
+    (entry, problem), *others = problems.items()
+    shown = [f"{name} {text}" for name, text in others[:_SHOWN]]
+    rest = [f"and {len(others) - _SHOWN} more"] if len(others) > _SHOWN else []
+    return PublishedError(entry, "; ".join([problem, *shown, *rest]))
 
 
 def _is_dense_real(x: Tensor) -> bool:

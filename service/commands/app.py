@@ -1,5 +1,5 @@
 """The command line: `scmrl serve`, `classify`, `models`, `settings`, `keys`, `train`, `evaluate`,
-`calibrate` and `bench`.
+`calibrate`, `import` and `bench`.
 
 Commands import heavy modules (torch, OpenCV, the web framework) themselves, so that `scmrl --help`
 is fast.
@@ -14,6 +14,7 @@ from service.commands import (
     calibrate,
     classify,
     evaluate,
+    import_checkpoint,
     keys,
     models,
     serve,
@@ -38,4 +39,5 @@ keys.register(app)
 train.register(app)
 evaluate.register(app)
 calibrate.register(app)
+import_checkpoint.register(app)
 bench.register(app)

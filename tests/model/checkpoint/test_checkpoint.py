@@ -494,10 +494,10 @@ def test_a_malicious_file_is_refused_and_its_code_does_not_run(
 ) -> None:
     file, mark = tmp_path / "model_best.pth.tar", tmp_path / "it-ran"
     write({"state_dict": published(single()), "args": Malicious(mark)}, file)
-    with pytest.raises(CheckpointError, match="is damaged") as raised:
+    reason = "not a file of torch.save" if write is _as_pickle else r"asks for pathlib\.Path\.touch"
+    with pytest.raises(CheckpointError, match=reason) as raised:
         import_published_file(file, SINGLE)
     assert raised.value.file == str(file)
-    assert "weights_only" not in str(raised.value)  # torch's advice to run it after all
     assert not mark.exists()
     if write is _as_pickle:
         pickle.loads(file.read_bytes())
@@ -520,7 +520,7 @@ def test_our_own_files_run_no_code_either(folder: Path, tmp_path: Path, name: st
 def test_a_damaged_published_file_is_refused(tmp_path: Path, data: bytes) -> None:
     file = tmp_path / "model_best.pth.tar"
     file.write_bytes(data)
-    with pytest.raises(CheckpointError, match="is damaged, or holds more"):
+    with pytest.raises(CheckpointError, match=r"is damaged, or not a file of torch\.save"):
         import_published_file(file, SINGLE)
 
 
