@@ -13,6 +13,7 @@ from model.training.drones.task import Drones
 from model.training.folder.task import FolderTask
 from model.training.handsigns.task import HandSigns
 from model.training.paper.crema_d import CremaD
+from model.training.paper.urbansound8k_av import UrbanSound8KAV
 from model.training.task import Task
 
 TASKS: dict[str, type[Task]] = {
@@ -21,4 +22,5 @@ TASKS: dict[str, type[Task]] = {
     "drones": Drones,
     "folder": FolderTask,
     "handsigns": HandSigns,
+    "urbansound8k-av": UrbanSound8KAV,
 }

@@ -260,14 +260,21 @@ def _unseen(
 def hold_back(
     parts: Sequence[tuple[ClipFiles, str]], share: float, seed: int
 ) -> list[tuple[ClipFiles, str]]:
-    """Move a share of the clips to train on to the development part: whole groups, drawn at
-    random; at least one group where `share` is not 0."""
-    groups = sorted({files.group for files, part in parts if part == TRAIN})
-    if not share or not groups:
-        return list(parts)
-    order = np.random.default_rng([seed, 1]).permutation(len(groups))
-    held = {groups[i] for i in order[: max(1, round(share * len(groups)))]}
-    return [
-        (files, DEVELOPMENT if part == TRAIN and files.group in held else part)
-        for files, part in parts
-    ]
+    """Move a share of the clips to train on to the development part, drawn at random.
+
+    Whole groups are moved, of each class as large a share; groups of several classes count as a
+    class of their own. At least one group of each is moved where `share` is not 0.
+    """
+    labels: dict[str, set[str]] = {}
+    for files, part in parts:
+        if part == TRAIN and share:
+            labels.setdefault(files.group, set()).add(files.label)
+    classes: dict[str, list[str]] = {}
+    for group in sorted(labels):
+        classes.setdefault(min(labels[group]) if len(labels[group]) == 1 else "", []).append(group)
+    held = set()
+    rng = np.random.default_rng([seed, 1])
+    for _, groups in sorted(classes.items()):
+        order = rng.permutation(len(groups))
+        held |= {groups[i] for i in order[: max(1, round(share * len(groups)))]}
+    return [(files, DEVELOPMENT if files.group in held else part) for files, part in parts]

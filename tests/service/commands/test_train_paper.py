@@ -10,7 +10,7 @@ from model import checkpoint
 from service.classification.local import Classifier
 from service.classification.options import Options
 from service.classification.upload_fields import InputFiles
-from tests.model.training.paper.made import crema_d
+from tests.model.training.paper.made import crema_d, urbansound8k_av
 from tests.service.commands.test_cli import scmrl
 
 pytestmark = pytest.mark.slow
@@ -43,3 +43,22 @@ def test_crema_d_is_trained_measured_and_served(tmp_path: Path) -> None:
     assert [each.used for each in answer.streams.values()] == [True, True]
     labels = {each.label for each in answer.probabilities}
     assert labels == {"ANG", "DIS", "FEA", "HAP", "NEU", "SAD"}
+
+
+def test_urbansound8k_av_is_trained_measured_and_served(tmp_path: Path) -> None:
+    data, out = urbansound8k_av(tmp_path / "data"), tmp_path / "runs" / "urbansound8k-av"
+    shown = scmrl("train", "urbansound8k-av", "--data", data, "--out", out, *SMALL)
+    assert "street_music 4; train 30, test 10" in shown.stderr.replace("\n", " ")
+    best = out / "best"
+    scmrl("evaluate", best, "--out", tmp_path / "figures", "--write-card", "--device", "cpu",
+          "--curve-clips", 2)  # fmt: skip
+    counts = {m.what: m.n for m in checkpoint.read_card(best).accuracy}
+    assert counts["accuracy, both streams"] == 10
+    name = "siren/100-8-0-0"
+    files = InputFiles(
+        frames=[(data / "Dataset_v3_vision" / f"{name}.jpg").read_bytes()],
+        audio=(data / "Dataset_v3_sound" / f"{name}.wav").read_bytes(),
+    )
+    answer = Classifier(best, "cpu").classify(files, Options())
+    assert "air_conditioner" in {each.label for each in answer.probabilities}
+    assert len(answer.probabilities) == 10

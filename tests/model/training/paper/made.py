@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import av
+import cv2
 import numpy as np
 import soundfile
 
 from model.training.paper.crema_d import published_test_names
+from model.training.paper.urbansound8k_av import LABELS
 from tests.model.training.folder.made import stripes, tone
 
 #: CREMA-D's sentences and levels that tests use to train on.
@@ -61,4 +63,21 @@ def crema_d(folder: Path) -> Path:
         number = ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD").index(name.split("_")[2])
         flv(folder / "VideoFlash" / f"{name}.flv", number, seed)
         wav(folder / "AudioWAV" / f"{name}.wav", number, seed)
+    return folder
+
+
+def jpg(file: Path, number: int, seed: int = 0) -> Path:
+    """A JPEG of stripes."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(file), stripes(number, seed, (150, 200)))
+    return file
+
+
+def urbansound8k_av(folder: Path, counts: dict[str, int] | None = None) -> Path:
+    """A folder of UrbanSound8K-AV with 4 clips of each class, or as many as `counts` says."""
+    for number, label in enumerate(LABELS):
+        for take in range((counts or {}).get(label, 4)):
+            name, seed = f"{100 + take}-{number}-0-{take}", 100 * number + take
+            jpg(folder / "Dataset_v3_vision" / label / f"{name}.jpg", number, seed)
+            wav(folder / "Dataset_v3_sound" / label / f"{name}.wav", number, seed, seconds=0.3)
     return folder
