@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import cv2
 import numpy as np
@@ -34,9 +34,28 @@ class Faithfulness:
     drop_random: float
 
 
+@dataclass(frozen=True)
+class FaithfulnessByClip:
+    """The values [n] whose means are a `Faithfulness`."""
+
+    mass: NDArray[np.float64]
+    area: NDArray[np.float64]
+    drop_top: NDArray[np.float64]
+    drop_random: NDArray[np.float64]
+
+
 def faithfulness(
     evaluator: Evaluator, clips: Sequence[EvaluatedClip], steps: int, stream: str
 ) -> Faithfulness:
+    """Return the means of `faithfulness_by_clip`."""
+    values = faithfulness_by_clip(evaluator, clips, steps, stream)
+    means = (float(np.mean(getattr(values, each.name))) for each in fields(values))
+    return Faithfulness(len(clips), *means)
+
+
+def faithfulness_by_clip(
+    evaluator: Evaluator, clips: Sequence[EvaluatedClip], steps: int, stream: str
+) -> FaithfulnessByClip:
     """Measure the spatial attention maps on `stream` of clips that have a box in its frame.
 
     The maps are computed with all streams, since they show where the others attend. The effect of
@@ -71,8 +90,8 @@ def faithfulness(
             inside = box_mask(view, decoded.truth.box)
             masses.append(float(weights[inside].sum()) / max(float(weights.sum()), 1e-12))
             areas.append(float(inside.sum() / content_mask(view).sum()))
-    means = (float(np.mean(x)) for x in (masses, areas, drops_top, drops_random))
-    return Faithfulness(len(clips), *means)
+    columns = (masses, areas, drops_top, drops_random)
+    return FaithfulnessByClip(*(np.asarray(each, np.float64) for each in columns))
 
 
 def _shuffle(grid: Floats, rng: np.random.Generator) -> Floats:

@@ -29,14 +29,24 @@ class Reliability:
 def reliability(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Reliability:
     """Return the reliability of the answers of logits [n, classes] to clips of labels [n]."""
     probabilities = softmax(logits.astype(np.float64), axis=1)
-    confidence = probabilities.max(1)
-    correct = probabilities.argmax(1) == labels
+    return _by_bin(probabilities.max(1), probabilities.argmax(1) == labels)
+
+
+def calibration_error(confidence: NDArray[np.float64], correct: NDArray[np.float64]) -> float:
+    """Return the expected calibration error of answers with this confidence [n], 0 to 1, of which
+    those with a 1 in `correct` [n] are right, the others have a 0."""
+    return _by_bin(confidence, correct).error
+
+
+def _by_bin(
+    confidence: NDArray[np.float64], correct: NDArray[np.float64] | NDArray[np.bool_]
+) -> Reliability:
     bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
     counts = np.bincount(bins, minlength=BINS)
     filled = np.maximum(counts, 1)
     confidences = np.bincount(bins, confidence, BINS) / filled
     accuracies = np.bincount(bins, correct, BINS) / filled
-    error = float((counts * np.abs(confidences - accuracies)).sum() / len(labels))
+    error = float((counts * np.abs(confidences - accuracies)).sum() / len(confidence))
     return Reliability(
         tuple(counts.tolist()), tuple(confidences.tolist()), tuple(accuracies.tolist()), error
     )

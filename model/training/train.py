@@ -399,6 +399,12 @@ def _init_from(options: TrainOptions, network: SCMRL, console: Console) -> None:
         console.print(f"--init-from {options.init_from}: {taken}", markup=False)
         return
     check_task(options.task, source_card, options.init_from)
+    if source.state_dict().keys() != network.state_dict().keys():
+        taken = transfer(source, source_card, network, options.task.labels, options.seed)
+        console.print(f"--init-from {options.init_from}: {taken}", markup=False)
+        if not taken.parts:
+            raise OptionsError(f"--init-from {options.init_from}: {taken}")
+        return
     try:
         widen(source, network, options.seed)
     except ValueError as exc:

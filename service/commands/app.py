@@ -1,5 +1,5 @@
 """The command line: `scmrl serve`, `classify`, `models`, `settings`, `keys`, `train`, `evaluate`,
-`calibrate`, `import` and `bench`.
+`calibrate`, `import`, `study` and `bench`.
 
 Commands import heavy modules (torch, OpenCV, the web framework) themselves, so that `scmrl --help`
 is fast.
@@ -19,6 +19,7 @@ from service.commands import (
     models,
     serve,
     settings,
+    study,
     train,
 )
 
@@ -40,4 +41,5 @@ train.register(app)
 evaluate.register(app)
 calibrate.register(app)
 import_checkpoint.register(app)
+study.register(app)
 bench.register(app)

@@ -81,6 +81,41 @@ def draw_scene(
     return Scene(np.clip(paper, 0, 255).astype(np.uint8), ink, cover, box)
 
 
+@dataclass(frozen=True)
+class Pair:
+    """Two digits on one paper: the `frame`, uint8 RGB [h, w, 3], and the digits' boxes (left, top,
+    right, bottom) in pixels."""
+
+    frame: Bytes
+    boxes: tuple[tuple[float, float, float, float], tuple[float, float, float, float]]
+
+
+def draw_pair(
+    digits: tuple[Bytes, Bytes],
+    rng: Rng,
+    short_side: tuple[int, int] = (96, 160),
+    heights: tuple[float, float] = HEIGHTS,
+) -> Pair:
+    """Draw a random scene of two digits [H, W], one in each half of the frame, without clutter.
+
+    The first is on the left, or above in a frame that is higher than wide, as often as not.
+    """
+    height, width = draw_size(rng, short_side)
+    beside = width >= height
+    half = (height, width // 2) if beside else (height // 2, width)
+    places = [_place(digit, rng, *half, heights, 1.0) for digit in digits]
+    offset = (half[1], 0) if beside else (0, half[0])
+    first = int(rng.integers(2))  # which of them is on the left, or above
+    boxes = [box for _, box in places]
+    left, top, right, bottom = boxes[1 - first]
+    boxes[1 - first] = (left + offset[0], top + offset[1], right + offset[0], bottom + offset[1])
+    cover = np.concatenate([places[first][0], places[1 - first][0]], axis=1 if beside else 0)
+    ink, paper_colour = _colours(rng, CONTRAST)
+    paper = _paper(rng, cover.shape[0], cover.shape[1], paper_colour, ink)
+    scene = Scene(np.clip(paper, 0, 255).astype(np.uint8), ink, cover, boxes[0])
+    return Pair(scene.frame(), (boxes[0], boxes[1]))
+
+
 def _place(
     digit: Bytes,
     rng: Rng,

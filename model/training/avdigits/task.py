@@ -17,6 +17,7 @@ from model.training.task import LabelledClip, check_task
 if TYPE_CHECKING:
     from model.training.avdigits.dataset import Scenes
     from model.training.avdigits.folder import Digits
+    from model.training.study.two_objects import TwoObjects
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,12 @@ class AVDigitsData:
         from model.training.avdigits.clips import labelled_clips
 
         return labelled_clips(self.test, count, seed)
+
+    def two_objects(self, count: int, seed: int) -> Iterator[TwoObjects]:
+        """Yield pictures of two digits of the test half, with a recording of each."""
+        from model.training.avdigits.pairs import two_digits
+
+        return two_digits(self.test, count, seed)
 
     def record(self, folder: Path) -> None:
         """Write nothing: the data folder always splits alike."""

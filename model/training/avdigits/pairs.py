@@ -1,0 +1,40 @@
+"""Pictures of two digits of which one is said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from model.media.types import Pictures, Sound
+from model.training.avdigits.folder import Digits
+from model.training.avdigits.scene import draw_pair
+from model.training.speech.folder import RATE
+from model.training.speech.recording import record
+from model.training.study.two_objects import TwoObjects
+
+Rng = np.random.Generator
+
+
+def two_digits(digits: Digits, count: int, seed: int) -> Iterator[TwoObjects]:
+    """Yield pictures of two different digits, with a recording of each of them."""
+    for index in range(count):
+        rng = np.random.default_rng([seed, index, 2])
+        first, second = rng.choice(10, 2, replace=False).tolist()
+        images = [digits.pictures[label] for label in (first, second)]
+        drawn = [of[int(rng.integers(len(of)))] for of in images]
+        scenes = draw_pair((drawn[0], drawn[1]), rng, short_side=(180, 360))
+        yield TwoObjects(
+            pictures=Pictures((scenes.frame,), (0.0,)),
+            boxes=scenes.boxes,
+            labels=(first, second),
+            sounds=(_say(digits, first, rng), _say(digits, second, rng)),
+        )
+
+
+def _say(digits: Digits, label: int, rng: Rng) -> Sound:
+    takes = digits.words[label]
+    take = takes[int(rng.integers(len(takes)))]
+    snr_db = rng.uniform(15, 40)
+    recording = record(take, RATE, rng, seconds=(1.2, 3.0), speed=0.15, snr_db=snr_db)
+    return Sound(recording.samples[None], recording.rate)

@@ -1,0 +1,1 @@
+"""Studies: `scmrl study` trains variants of a network alike and compares what they answer."""

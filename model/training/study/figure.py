@@ -1,0 +1,64 @@
+"""The figure of a study: accuracies, cross-entropy, and whether the map follows the sound."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from model.training.study.measure import CALIBRATED, TOGETHER
+from model.training.study.options import Variant
+from model.training.study.report import Row
+
+mpl.use("Agg")
+_DPI = 120
+
+
+def draw(table: Sequence[Row], variants: Sequence[Variant], path: Path) -> None:
+    """Draw the measures of clean and degraded test clips, and the maps where there are any."""
+    accuracies = [row for row in table if row.part == "test clips" and row.key.endswith("accuracy")]
+    losses = [
+        row for row in table
+        if row.key.startswith("test/clean/") and row.key.endswith(f"/cross-entropy{CALIBRATED}")
+    ]  # fmt: skip
+    maps = [row for row in table if row.key in ("pairs/mass", "pairs/other")]
+    panels = [(accuracies, "accuracy in %", 100.0), (losses, "cross-entropy, calibrated", 1.0)]
+    if any(row.estimates[v.name] for row in maps for v in variants):
+        panels.append((maps, "share of the visual map", 1.0))
+    heights = [max(1.2, len(rows)) for rows, _, _ in panels]
+    figure = Figure(figsize=(9, 1.2 + 0.42 * sum(heights)), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(len(panels), 1, height_ratios=heights))
+    for each, (rows, label, scale) in zip(axes, panels, strict=True):
+        _dots(each, rows, variants, label, scale)
+    axes[0].legend(loc="upper center", bbox_to_anchor=(0.4, 1.28), ncols=4, fontsize=8)
+    figure.savefig(path, dpi=_DPI)
+
+
+def _dots(
+    axes: Axes, rows: Sequence[Row], variants: Sequence[Variant], label: str, scale: float
+) -> None:
+    """Draw a line of dots with intervals for each row, one for each variant."""
+    spread = np.linspace(-0.3, 0.3, len(variants)) if len(variants) > 1 else [0.0]
+    for variant, offset in zip(variants, spread, strict=True):
+        estimates = [row.estimates[variant.name] for row in rows]
+        places = [i + offset for i, each in enumerate(estimates) if each]
+        axes.errorbar(
+            [scale * each.value for each in estimates if each], places,
+            xerr=[scale * each.half for each in estimates if each],
+            fmt="o", markersize=4, linewidth=1, label=variant.title,
+        )  # fmt: skip
+    axes.set_yticks(range(len(rows)), [_short(row) for row in rows], fontsize=8)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel(label)
+    axes.grid(alpha=0.3, axis="x")
+
+
+def _short(row: Row) -> str:
+    """Return the row's title without the measure, which the axis names."""
+    return row.title.partition(", ")[2] if f"/{TOGETHER}/" in row.key or "alone" in row.title else (
+        row.title
+    )  # fmt: skip

@@ -1,0 +1,150 @@
+"""The table of a study: a row for each measure, a column for each variant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from model.training.evaluate import all_streams
+from model.training.study.estimate import Estimate, estimate
+from model.training.study.measure import CALIBRATED, TOGETHER, Measured
+from model.training.study.options import StudyOptions, Variant
+from model.training.task import Task
+
+#: Headings of the parts of the table, by the first part of a measure's key.
+_PARTS = {
+    "development": "development clips",
+    "test": "test clips",
+    "pairs": "two objects, one of them heard",
+    "hidden": "deletion test",
+    "norms settled": "test clips, norms settled with all streams",
+    "norms by mode": "test clips, norms by mode",
+}
+_OF_MAPS = {
+    "pairs/mass": "map's mass on the object that is heard",
+    "pairs/other": "map's mass on it when the other one is heard",
+    "pairs/correlation": "correlation of the two maps",
+    "pairs/heard": "answers that are the object heard",
+    "pairs/seen": "answers that are the other one",
+    "hidden/mass": "map's mass in the object's box",
+    "hidden/area": "box's share of the frame",
+    "hidden/drop_top": "true class's probability lost, top 20 % of the map hidden",
+    "hidden/drop_random": "the same, random 20 % hidden",
+}
+#: Measures that are shown in per cent.
+_PER_CENT = ("/accuracy", "/calibration error", "pairs/heard", "pairs/seen")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measure. `key` is that of `Examiner.measure`; `estimates` are by the variant's name."""
+
+    key: str
+    part: str
+    title: str
+    estimates: Mapping[str, Estimate | None]
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it is shown in per cent."""
+        return self.key.removesuffix(CALIBRATED).endswith(_PER_CENT)
+
+
+def rows(task: Task, results: Mapping[Variant, Sequence[Measured]]) -> list[Row]:
+    """Return the rows of all measures, each compared with that of the first variant."""
+    keys = list(dict.fromkeys(key for runs in results.values() for run in runs for key in run))
+    ordered = sorted(keys, key=lambda key: list(_PARTS).index(key.partition("/")[0]))
+    return [_row(key, task, results) for key in ordered]
+
+
+def _row(key: str, task: Task, results: Mapping[Variant, Sequence[Measured]]) -> Row:
+    first, *_ = results
+    estimates = {}
+    for variant, runs in results.items():
+        values = [run[key] for run in runs if key in run]
+        compared = [run[key] for run in results[first] if key in run]
+        is_whole = len(values) == len(runs)
+        reference = compared if variant != first and len(compared) == len(values) else None
+        estimates[variant.name] = estimate(values, reference) if is_whole else None
+    return Row(key, _PARTS[key.partition("/")[0]], _title(key, task), estimates)
+
+
+def _title(key: str, task: Task) -> str:
+    if key in _OF_MAPS:
+        return _OF_MAPS[key]
+    _, condition, name, measure = key.removesuffix(CALIBRATED).split("/")
+    streams = all_streams(task) if name == TOGETHER else f"{task.titles[name]} alone"
+    degraded = "" if condition == "clean" else f", {condition}"
+    return f"{measure}, {streams}{degraded}{CALIBRATED if key.endswith(CALIBRATED) else ''}"
+
+
+def markdown(table: Sequence[Row], variants: Sequence[Variant], options: StudyOptions) -> str:
+    """Return the table with its conditions and the command."""
+    lines = [
+        f"`{options.command}`",
+        "",
+        conditions(table, options),
+        "",
+        "| | " + " | ".join(variant.title for variant in variants) + " |",
+        "| --- |" + " --- |" * len(variants),
+    ]
+    part = ""
+    for row in table:
+        if row.part != part:
+            part = row.part
+            lines.append(f"| **{part}** |" + " |" * len(variants))
+        cells = (_cell(row, row.estimates[variant.name]) for variant in variants)
+        lines.append(f"| {row.title} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def conditions(table: Sequence[Row], options: StudyOptions) -> str:
+    """Return how the variants were trained and what the intervals mean."""
+    seeds = max((e.seeds for row in table for e in row.estimates.values() if e), default=0)
+    start = f"{options.start_epochs} x {options.clips:,} clips with each stream alone, then "
+    return (
+        f"Task {options.task}, {options.channels} channels, T = {options.steps}. Each variant: "
+        f"{start if options.start_epochs else ''}{options.epochs} x {options.clips:,} clips, "
+        f"{options.together:.0%} of the batches with all streams; {seeds} "
+        f"{'seed' if seeds == 1 else 'seeds'}. ± is half a 95 % interval over clips"
+        f"{' and seeds' if seeds > 1 else ''}; * marks where the difference to the first variant, "
+        "on the same clips, has an interval without 0. Degraded streams: with the temperature of "
+        "the development clips."
+    )
+
+
+def _cell(row: Row, value: Estimate | None) -> str:
+    if value is None:
+        return "–"
+    mark = " *" if value.differs else ""
+    if row.is_share:
+        return f"{100 * value.value:.1f} ± {100 * value.half:.1f} %{mark}"
+    return f"{value.value:.3f} ± {value.half:.3f}{mark}"
+
+
+def numbers(
+    table: Sequence[Row], variants: Sequence[Variant], options: StudyOptions
+) -> dict[str, Any]:
+    """Return the table's numbers for a JSON file."""
+    settings = {
+        name: str(value) for name, value in asdict(options).items()
+        if name not in ("device", "command")
+    }  # fmt: skip
+    return {
+        "command": options.command,
+        "settings": settings,
+        "variants": [variant.name for variant in variants],
+        "rows": [
+            {
+                "measure": row.key,
+                "title": row.title,
+                "part": row.part,
+                "estimates": {
+                    name: None if value is None else asdict(value)
+                    for name, value in row.estimates.items()
+                },
+            }
+            for row in table
+        ],
+    }

@@ -1,0 +1,101 @@
+"""Pictures of two objects of which one is heard: whether attention follows the sound."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.media.types import Clip, Pictures, Sound
+from model.preprocess.prepared import Prepared
+from model.training.evaluator import Evaluator
+from model.training.faithfulness import box_mask, content_mask, upsample
+
+Box = tuple[float, float, float, float]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class TwoObjects:
+    """Pictures of two objects of different classes, and a sound of each.
+
+    `boxes` (left, top, right, bottom) in pixels, `labels` and `sounds` are in the same order.
+    """
+
+    pictures: Pictures
+    boxes: tuple[Box, Box]
+    labels: tuple[int, int]
+    sounds: tuple[Sound, Sound]
+
+
+@runtime_checkable
+class TwoObjectData(Protocol):
+    """Data of a task that offers pictures of two objects."""
+
+    def two_objects(self, count: int, seed: int) -> Iterator[TwoObjects]:
+        """Yield `count` of them that training never saw; each depends on the seed and its index
+        alone."""
+
+
+@dataclass(frozen=True)
+class Following:
+    """Whether map and answer follow the sound, by picture [n]; means over both sounds.
+
+    - `mass`: share of the map in the box of the object that is heard; `other`: in the same box
+      when the other object is heard.
+    - `correlation`: of the two maps, over the frame; NaN where a map is constant.
+    - `heard`, `seen`: share of the answers that are the object that is heard, or the other one.
+    """
+
+    mass: Floats
+    other: Floats
+    correlation: Floats
+    heard: Floats
+    seen: Floats
+
+
+def follow(evaluator: Evaluator, pairs: list[TwoObjects], steps: int, stream: str) -> Following:
+    """Measure answers, and the map on `stream`, for both sounds of each pair.
+
+    Without spatial attention the measures of the map are NaN.
+    """
+    rows = [_follow_one(evaluator, pair, steps, stream) for pair in pairs]
+    return Following(*(np.asarray(values, np.float64) for values in zip(*rows, strict=True)))
+
+
+def _follow_one(
+    evaluator: Evaluator, pair: TwoObjects, steps: int, stream: str
+) -> tuple[float, float, float, float, float]:
+    prepared = [
+        evaluator.prepare(Clip(sound, pair.pictures), steps) for sound in pair.sounds
+    ]  # of sounds 0 and 1
+    has_maps = "spatial" in (evaluator.card.config.attention or "")
+    output = evaluator.run(prepared, steps, explain=("attention",) if has_maps else ())
+    answers = output.logits.argmax(1).tolist()
+    heard = float(np.mean([answers[i] == pair.labels[i] for i in (0, 1)]))
+    seen = float(np.mean([answers[i] == pair.labels[1 - i] for i in (0, 1)]))
+    spatial = output.attention[stream].spatial if output.attention else None
+    if spatial is None:
+        return np.nan, np.nan, np.nan, heard, seen
+    views = [each[stream] for each in prepared]
+    maps = [_share(x.numpy(), view) for x, view in zip(spatial, views, strict=True)]
+    inside = [box_mask(views[0], box) for box in pair.boxes]
+    mass = float(np.mean([maps[i][inside[i]].sum() for i in (0, 1)]))
+    other = float(np.mean([maps[1 - i][inside[i]].sum() for i in (0, 1)]))
+    frame = content_mask(views[0])
+    return mass, other, _correlation(maps[0][frame], maps[1][frame]), heard, seen
+
+
+def _share(grid: NDArray[np.float32], view: Prepared) -> Floats:
+    """Return a map [rows, columns] at the tensor's resolution [H, W], with a sum of 1 (or 0)."""
+    values = upsample(grid, view).astype(np.float64)
+    return np.asarray(values / max(float(values.sum()), 1e-12))
+
+
+def _correlation(a: Floats, b: Floats) -> float:
+    if a.std() == 0 or b.std() == 0:
+        return float("nan")
+    return float(np.corrcoef(a, b)[0, 1])
