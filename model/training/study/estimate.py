@@ -85,5 +85,6 @@ def _statistic(runs: Sequence[Floats], seeds: NDArray[np.int64], rows: NDArray[n
 
 def _of_one(values: Floats) -> float:
     if values.ndim == 1:
-        return float(np.nanmean(values))
+        present = values[np.isfinite(values)]
+        return float(present.mean()) if len(present) else np.nan
     return calibration_error(values[:, 0], values[:, 1])

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from model.training.study.measure import CALIBRATED, TOGETHER
+from model.training.study.measure import CALIBRATED
 from model.training.study.options import Variant
 from model.training.study.report import Row
 
@@ -34,7 +34,8 @@ def draw(table: Sequence[Row], variants: Sequence[Variant], path: Path) -> None:
     axes = np.atleast_1d(figure.subplots(len(panels), 1, height_ratios=heights))
     for each, (rows, label, scale) in zip(axes, panels, strict=True):
         _dots(each, rows, variants, label, scale)
-    axes[0].legend(loc="upper center", bbox_to_anchor=(0.4, 1.28), ncols=4, fontsize=8)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=8)
     figure.savefig(path, dpi=_DPI)
 
 
@@ -59,6 +60,5 @@ def _dots(
 
 def _short(row: Row) -> str:
     """Return the row's title without the measure, which the axis names."""
-    return row.title.partition(", ")[2] if f"/{TOGETHER}/" in row.key or "alone" in row.title else (
-        row.title
-    )  # fmt: skip
+    title = row.title.removesuffix(CALIBRATED)
+    return title if row.key.startswith("pairs/") else title.partition(", ")[2]

@@ -229,6 +229,18 @@ def test_a_checkpoint_of_the_same_width_is_trained_from(
     assert "init_from" in card.training.notes
 
 
+@pytest.mark.parametrize("layout", [("--attention", "none"), ("--no-alignment",)], ids=" ".join)
+def test_a_checkpoint_of_another_layout_gives_the_parts_that_fit(
+    data: Path, run: Path, tmp_path: Path, layout: tuple[str, ...]
+) -> None:
+    scmrl("train", "avdigits", "--data", data, "--out", tmp_path / "on", *SMALL, *layout,
+          "--learning-rate", 0, "--freeze-norms", "--init-from", run / "best")  # fmt: skip
+    after = checkpoint.load(tmp_path / "on" / "best")[0].state_dict()
+    before = checkpoint.load(run / "best")[0].state_dict()
+    assert after.keys() < before.keys()
+    assert all(torch.equal(x, before[name]) for name, x in after.items())
+
+
 def test_flags_of_0_1_work_with_a_warning(data: Path, run: Path, tmp_path: Path) -> None:
     best = run / "best"
     old = ("--shares", "both=0.75,audio=0.25", "--slow", "visual", "--slow", "audio",

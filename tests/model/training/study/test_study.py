@@ -1,0 +1,129 @@
+"""`scmrl study alpha` on the tiny noise task: its files, and that nothing is done twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from click.testing import Result
+from typer.testing import CliRunner
+
+from model.media.types import Pictures, Sound
+from model.training import tasks
+from model.training.study import alpha as study
+from model.training.study import measure
+from model.training.study.two_objects import TwoObjects
+from service.commands import study as study_command
+from tests.model.training.noise_task import Noise, NoiseData
+
+pytestmark = [pytest.mark.usefixtures("one_core"), pytest.mark.slow]
+
+SMALL = (
+    "--variants", "0.5,0,none", "--seeds", 1, "--start-epochs", 1, "--epochs", 1, "--clips", 8,
+    "--batch", 4, "--channels", 16, "--steps", 1, "--development-clips", 20, "--test-clips", 10,
+    "--pairs", 2, "--settle", 1, "--device", "cpu",
+)  # fmt: skip
+
+
+class PairsOfNoise(NoiseData):
+    """Noise that offers pictures of two objects."""
+
+    def two_objects(self, count: int, seed: int) -> Iterator[TwoObjects]:
+        rng = np.random.default_rng(seed)
+        for _ in range(count):
+            sounds = tuple(
+                Sound(rng.standard_normal((1, 4000), np.float32), 8000) for _ in range(2)
+            )
+            frame = rng.integers(0, 256, (48, 64, 3), np.uint8)
+            boxes = ((0.0, 0.0, 30.0, 48.0), (34.0, 0.0, 64.0, 48.0))
+            yield TwoObjects(Pictures((frame,), (0.0,)), boxes, (0, 1), (sounds[0], sounds[1]))
+
+
+class NoiseWithPairs(Noise):
+    def load(self, folder: Path) -> NoiseData:
+        data = super().load(folder)
+        return PairsOfNoise(data.sha256, data.gain)
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setitem(tasks.TASKS, "noise", NoiseWithPairs)
+    folder = tmp_path / "noise"
+    folder.mkdir()
+    (folder / "levels.txt").write_text("0 dB")
+    return folder
+
+
+def scmrl(*arguments: object, code: int = 0) -> Result:
+    app = typer.Typer(rich_markup_mode="markdown")
+    study_command.register(app)
+    environment = {"COLUMNS": "200", "TERM": "dumb"}
+    result = CliRunner().invoke(app, [str(x) for x in arguments], env=environment)
+    assert result.exit_code == code, result.output
+    return result
+
+
+def test_a_study_compares_its_variants_and_repeats_nothing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    command = ("study", "alpha", "--task", "noise", "--data", data, "--out", out, *SMALL)
+    scmrl(*command)
+    table = json.loads((out / study.NUMBERS).read_text())
+    assert table["variants"] == ["0.5", "0", "none"]
+    by_measure = {row["measure"]: row["estimates"] for row in table["rows"]}
+    for expected in (
+        "development/clean/all/accuracy",
+        "test/clean/all/accuracy",
+        "test/clean/camera/calibration error, calibrated",
+        "test/camera blurred/all/accuracy",
+        "test/near microphone noise at -10 dB/near/accuracy",
+        "norms settled/clean/far/accuracy",
+        "norms by mode/clean/camera/cross-entropy",
+        "pairs/heard",
+        "hidden/drop_top",
+    ):
+        assert by_measure[expected]["0.5"]["seeds"] == 1, expected
+    assert by_measure["hidden/drop_top"]["none"] is None  # it has no map
+    assert by_measure["pairs/heard"]["none"] is not None
+    text = (out / study.TABLE).read_text()
+    assert "| | α 0.5 | α 0 | no residual |" in text
+    assert "accuracy, camera alone, camera blurred" in text
+    assert (out / study.FIGURE).stat().st_size > 1000
+    files = {path: path.stat().st_mtime_ns for path in out.glob("*/*.*") if path.suffix != ".csv"}
+    assert len([path for path in files if path.name == measure.MEASURED]) == 3
+    monkeypatch.setattr(measure.Examiner, "_measure", None)  # it must not be called again
+    scmrl(*command)
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+
+
+def test_an_interrupted_study_stops(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training answers Ctrl-C with what it has: the study must not measure that."""
+    monkeypatch.setattr(study, "train", lambda options: options.best)
+    out = tmp_path / "out"
+    message = scmrl("study", "alpha", "--task", "noise", "--data", data, "--out", out, *SMALL,
+                    code=130).stderr  # fmt: skip
+    assert "the same command goes on" in message
+    assert not list(out.glob("*/measured.npz"))
+
+
+def test_what_was_measured_with_other_settings_is_measured_again(tmp_path: Path) -> None:
+    file = tmp_path / measure.MEASURED
+    np.savez(file, **{"pairs/mass": np.ones(3), measure._SETTINGS: np.asarray("a")})
+    assert measure._read(file, "b") is None
+    read = measure._read(file, "a")
+    assert read is not None
+    assert list(read) == ["pairs/mass"]
+    assert measure._read(tmp_path / "none.npz", "a") is None
+
+
+def test_an_unknown_task_is_named(data: Path, tmp_path: Path) -> None:
+    message = scmrl("study", "alpha", "--task", "digits", "--data", data, "--out", tmp_path,
+                    code=2).stderr  # fmt: skip
+    assert "--task digits: must be one of avdigits, " in message
