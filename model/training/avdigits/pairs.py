@@ -11,7 +11,7 @@ from model.training.avdigits.folder import Digits
 from model.training.avdigits.scene import draw_pair
 from model.training.speech.folder import RATE
 from model.training.speech.recording import record
-from model.training.study.two_objects import TwoObjects
+from model.training.two_objects import TwoObjects
 
 Rng = np.random.Generator
 

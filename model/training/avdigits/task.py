@@ -17,7 +17,7 @@ from model.training.task import LabelledClip, check_task
 if TYPE_CHECKING:
     from model.training.avdigits.dataset import Scenes
     from model.training.avdigits.folder import Digits
-    from model.training.study.two_objects import TwoObjects
+    from model.training.two_objects import TwoObjects
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,10 @@ from model.training.faithfulness import faithfulness_by_clip
 from model.training.norms import settle_norms
 from model.training.options import TrainOptions
 from model.training.perturbations import DEGRADATIONS, Perturbation
+from model.training.study.following import follow
 from model.training.study.options import StudyOptions
-from model.training.study.two_objects import TwoObjectData, TwoObjects, follow
 from model.training.task import BatchPlan, Data, Task, streams_alone
+from model.training.two_objects import TwoObjectData, TwoObjects
 
 #: File of a run with what was measured of it.
 MEASURED = "measured.npz"

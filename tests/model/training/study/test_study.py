@@ -16,7 +16,7 @@ from model.media.types import Pictures, Sound
 from model.training import tasks
 from model.training.study import alpha as study
 from model.training.study import measure
-from model.training.study.two_objects import TwoObjects
+from model.training.two_objects import TwoObjects
 from service.commands import study as study_command
 from tests.model.training.noise_task import Noise, NoiseData
 

@@ -19,7 +19,8 @@ from model.training.avdigits.task import AVDigits
 from model.training.evaluator import Evaluator
 from model.training.options import TrainOptions
 from model.training.recipe import card
-from model.training.study.two_objects import TwoObjects, follow
+from model.training.study.following import follow
+from model.training.two_objects import TwoObjects
 
 CARD = card(TrainOptions.of(AVDigits(), Path("data"), embed_dim=16, steps=2), 0)
 #: The left object's sound is quiet, the right one's is loud.

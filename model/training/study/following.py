@@ -1,43 +1,19 @@
-"""Pictures of two objects of which one is heard: whether attention follows the sound."""
+"""Whether map and answer follow the sound, in pictures of two objects of which one is heard."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.media.types import Clip, Pictures, Sound
+from model.media.types import Clip
 from model.preprocess.prepared import Prepared
 from model.training.evaluator import Evaluator
 from model.training.faithfulness import box_mask, content_mask, upsample
+from model.training.two_objects import TwoObjects
 
-Box = tuple[float, float, float, float]
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class TwoObjects:
-    """Pictures of two objects of different classes, and a sound of each.
-
-    `boxes` (left, top, right, bottom) in pixels, `labels` and `sounds` are in the same order.
-    """
-
-    pictures: Pictures
-    boxes: tuple[Box, Box]
-    labels: tuple[int, int]
-    sounds: tuple[Sound, Sound]
-
-
-@runtime_checkable
-class TwoObjectData(Protocol):
-    """Data of a task that offers pictures of two objects."""
-
-    def two_objects(self, count: int, seed: int) -> Iterator[TwoObjects]:
-        """Yield `count` of them that training never saw; each depends on the seed and its index
-        alone."""
 
 
 @dataclass(frozen=True)
