@@ -286,6 +286,15 @@ class Settings(BaseSettings):
         Topic.MEDIA, 384_000, "Maximum sample rate of a sound", "Hz", ge=8000, le=100_000_000
     )
 
+    max_events: int = setting(
+        Topic.MEDIA,
+        5_000_000,
+        "Maximum events of an event camera or a cochlea",
+        "events",
+        ge=1,
+        le=1_000_000_000,
+    )
+
     # --- decoding processes -------------------------------------------------------------------
 
     decode_workers: int = setting(

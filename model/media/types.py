@@ -48,6 +48,7 @@ class Limits:
     - `max_frames`: number of returned pictures.
     - `max_channels`, `min_sample_rate`, `max_sample_rate` (Hz), `max_samples` (over all
       channels): of a sound.
+    - `max_events`: events of a camera or cochlea.
     - `threads`: number of threads that decode one video.
     """
 
@@ -63,6 +64,7 @@ class Limits:
     min_sample_rate: int = 1000
     max_sample_rate: int = 384_000
     max_samples: int = 50_000_000
+    max_events: int = 5_000_000
     threads: int = 1
 
     def scale_to_duration(self, per_minute: int) -> int:

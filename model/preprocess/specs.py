@@ -182,6 +182,68 @@ class FrameSpec(BaseModel):
         return 1 if self.background == "median" else 3
 
 
+class EventFrameSpec(BaseModel):
+    """Convert the events of a camera to a tensor [T, 2, H, W]: channel 0 OFF, channel 1 ON.
+
+    Steps, in order:
+
+    1. `hot_pixels`: leave out pixels that have more than this many times the events of the mean
+       pixel with events. None: keep all, as published.
+    2. Divide the time from the first to the last event into T equal bins of whole microseconds;
+       events after the last full bin are left out, as published.
+    3. Scale the coordinates from the sensor to `size` = (H, W). The sensor is that of the file;
+       where the file does not say it, `sensor` (height, width), or what the coordinates need if
+       that is larger.
+    4. Count the events of each bin, polarity and cell.
+    5. (count - `mean`) / `std`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["events"] = "events"
+    size: Size
+    sensor: Size | None = None
+    hot_pixels: float | None = Field(default=None, gt=1, le=1e6, allow_inf_nan=False)
+    mean: Level = 0.0
+    std: Deviation = 1.0
+
+    @property
+    def channels(self) -> int:
+        """Number of channels C of the tensor: one for each polarity."""
+        return 2
+
+
+class ChannelEventSpec(BaseModel):
+    """Convert the events of a cochlea to a tensor [T, 1, H, W].
+
+    The time is divided as by `EventFrameSpec`. The counts of the `bands` channels, from channel 0
+    on, fill a `grid` (rows, columns) row by row, which is resized to `size` = (H, W) by bilinear
+    interpolation, as published; then (count - `mean`) / `std`. Files with other channels are
+    refused.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["audio_events"] = "audio_events"
+    bands: int = Field(ge=1, le=4096)
+    grid: tuple[int, int]
+    size: Size
+    mean: Level = 0.0
+    std: Deviation = 1.0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        rows, columns = self.grid
+        if rows < 1 or columns < 1 or rows * columns != self.bands:
+            raise ValueError(f"grid {self.grid}: must have {self.bands} cells, one for each band")
+        return self
+
+    @property
+    def channels(self) -> int:
+        """Number of channels C of the tensor."""
+        return 1
+
+
 def _rename_old_fields(specs: Any) -> Any:
     """Rename the fields of specs from an older card, with one warning for all of them."""
     if not isinstance(specs, Mapping):
@@ -206,7 +268,9 @@ def _rename_old_fields(specs: Any) -> Any:
 
 
 #: The kinds of specs that a card can hold.
-KINDS: tuple[type[StreamSpec], ...] = (SpectrogramSpec, FrameSpec)
+KINDS: tuple[type[StreamSpec], ...] = (
+    SpectrogramSpec, FrameSpec, EventFrameSpec, ChannelEventSpec,
+)  # fmt: skip
 
 
 class _OneOfKinds:

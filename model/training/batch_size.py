@@ -36,7 +36,10 @@ def bytes_per_clip(options: TrainOptions) -> int:
     kept: dict[int, int] = {}
 
     def keep(x: Tensor) -> Tensor:
-        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        if x.is_mkldnn:  # a tensor of oneDNN has no storage, and no other shares its memory
+            kept[id(x)] = x.numel() * x.element_size()
+        else:
+            kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
         return x
 
     with torch.random.fork_rng(devices=[]):

@@ -66,6 +66,9 @@ class Stream(_Answer):
     frames: int | None = Field(None, description="Pictures used.", examples=[4])
     width: int | None = Field(None, description="Pixels.", examples=[640])
     height: int | None = Field(None, description="Pixels.", examples=[480])
+    events: int | None = Field(
+        None, description="Events of a camera or a cochlea.", examples=[4096]
+    )
 
 
 class SpatialMap(_Answer):

@@ -69,4 +69,5 @@ def media_limits(settings: Settings) -> Limits:
         max_frames=max(settings.max_frames, settings.max_steps),  # a picture for each step
         max_channels=settings.max_channels,
         max_sample_rate=settings.max_sample_rate,
+        max_events=settings.max_events,
     )

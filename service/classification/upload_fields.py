@@ -91,6 +91,20 @@ FIELDS: tuple[UploadField, ...] = (
         description="Instead of `clip`: a sound (wav, flac, ogg, mp3, m4a, …, or the sound of a "
         "video).",
     ),
+    UploadField(
+        name="events",
+        kinds=("events",),
+        reader="service.decoding.events:read_events",
+        description="For checkpoints trained on events: those of an event camera, as .npz (x, y, t "
+        "in µs, p), AEDAT 4, EVT 2.0 or 3.0, or N-MNIST (.bin, .bs2).",
+    ),
+    UploadField(
+        name="audio_events",
+        kinds=("audio_events",),
+        reader="service.decoding.events:read_audio_events",
+        description="For checkpoints trained on events: those of a cochlea, as .npz (channel, t in "
+        "µs).",
+    ),
 )
 
 
@@ -185,4 +199,9 @@ def _join(words: Sequence[str], conjunction: str) -> str:
 
 
 #: The content of a stream of each kind, in a word.
-_CONTENT = {"spectrogram": "sound", "frames": "pictures"}
+_CONTENT = {
+    "spectrogram": "sound",
+    "frames": "pictures",
+    "events": "a camera's events",
+    "audio_events": "a cochlea's events",
+}

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from model.media.types import MediaError, TooLarge, UnknownFormat
+from model.preprocess.prepared import Prepared
 from model.preprocess.specs import FrameSpec, Spec
 from service.classification import upload_fields
 from service.classification.upload_fields import InputFiles, UploadField
@@ -55,11 +56,11 @@ def decode(files: InputFiles, request: DecodeRequest) -> DecodeResult:
     _check_sufficient(list(streams.values()), request)
     read = time.perf_counter()
 
-    prepared = {
-        name: stream.source.prepare(request.streams[name], request.steps)
-        for name, stream in streams.items()
-        if stream.source is not None and stream.unused_reason is None
-    }
+    prepared: dict[str, Prepared] = {}
+    for name, stream in streams.items():
+        if stream.source is not None and stream.unused_reason is None:
+            with _problems_naming(stream.field):
+                prepared[name] = stream.source.prepare(request.streams[name], request.steps)
     infos = {name: stream.info for name, stream in streams.items()}
     return DecodeResult(prepared, infos, read - started, time.perf_counter() - read)
 

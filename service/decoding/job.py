@@ -60,6 +60,8 @@ class StreamInfo:
     - Of sound: `duration_s`; `sample_rate` in Hz; number of `channels`, and how several were
       `mixed` to one; the `track` that was used (from 1) if there are several `tracks`.
     - Of pictures: number of `frames` used; `width` and `height` of the first in pixels.
+    - Of events: their number `events`; `duration_s`; the sensor's `width` and `height` in pixels,
+      where the file has them.
     """
 
     used: bool
@@ -73,6 +75,7 @@ class StreamInfo:
     frames: int | None = None
     width: int | None = None
     height: int | None = None
+    events: int | None = None
 
 
 @dataclass(frozen=True)

@@ -84,19 +84,24 @@ class DecoderPool:
                     self._processes.add_idle()
 
     def run_self_test(self, request: DecodeRequest) -> bool:
-        """Decode a small clip once the first process has started; blocks.
+        """Decode small files once the first process has started; blocks.
 
-        Returns False where the pool stops or fails. Raises DecodingUnavailable where the
-        clip cannot be decoded.
+        They are for the streams of the request. Nothing is decoded where there is a file for none
+        of them. Returns False where the pool stops or fails. Raises DecodingUnavailable where a
+        file cannot be decoded.
         """
         self._availability.wait_for_first_start()
+        files = self_test.files({spec.kind for spec in request.streams.values()})
+        if files is None:
+            return not self._availability.is_over
+        request = request.model_copy(update={"missing_streams": True})
         reason = ""
         for _ in range(_SELF_TEST_ATTEMPTS):
             if self._availability.is_over:
                 return False
             try:
                 seconds = max(_SELF_TEST_S, self._limits.seconds)
-                self._decode(CancellableRead(InputFiles(clip=self_test.CLIP)), request, seconds)
+                self._decode(CancellableRead(files), request, seconds)
                 return True
             except Problem as exc:
                 reason = exc.detail

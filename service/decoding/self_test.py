@@ -1,9 +1,15 @@
-"""The clip that a decoding process must read before the service is ready."""
+"""The files that a decoding process must read before the service is ready."""
 
 from __future__ import annotations
 
 import base64
+import io
 import zlib
+from collections.abc import Collection
+
+import numpy as np
+
+from service.classification.upload_fields import InputFiles
 
 #: An AVI of 12 kB, compressed here: two pictures of 16 x 16 (MPEG-4), 0.2 s of a tone at 8 kHz.
 CLIP = zlib.decompress(
@@ -20,3 +26,22 @@ CLIP = zlib.decompress(
         "dL3qltarc+PXLn5QlUsVr75Ps/ceq34Dx77TqEE6o0z3Eel+IV3d6OpD2zxI+471M8yfSJ16+wc5MYMO"
     )
 )
+
+
+def files(kinds: Collection[str]) -> InputFiles | None:
+    """Return small files for streams of these kinds; None where there is none for any of them."""
+    sent: dict[str, bytes] = {}
+    if "spectrogram" in kinds or "frames" in kinds:
+        sent["clip"] = CLIP
+    if "events" in kinds:
+        sent["events"] = _events()
+    if "audio_events" in kinds:
+        sent["audio_events"] = _events()
+    return InputFiles(**sent) if sent else None
+
+
+def _events() -> bytes:
+    """Return an .npz of one event, for a camera and for a cochlea."""
+    file, zero = io.BytesIO(), np.zeros(1, np.int64)
+    np.savez(file, x=zero, y=zero, p=zero, t=zero, channel=zero)
+    return file.getvalue()

@@ -24,7 +24,10 @@ class Source(Protocol):
         ...
 
     def prepare(self, spec: Spec, steps: int) -> Prepared:
-        """Preprocess it as the checkpoint's card says, for `steps` time steps."""
+        """Preprocess it as the checkpoint's card says, for `steps` time steps.
+
+        Raises MediaError where the checkpoint cannot take it.
+        """
         ...
 
     def describe(self, unused_reason: str | None) -> StreamInfo:

@@ -35,8 +35,10 @@ import numpy as np
 import soundfile
 
 from model.media import reader
+from model.media.events.reader import read_camera_events, read_channel_events
+from model.preprocess.events import prepare_camera_events, prepare_channel_events
 from model.preprocess.prepare import prepare
-from model.preprocess.specs import PROFILES
+from model.preprocess.specs import PROFILES, ChannelEventSpec, EventFrameSpec
 from service.classification import upload_fields
 from service.decoding import sandbox, wire
 from service.decoding.files import decode
@@ -152,6 +154,20 @@ def _warm() -> None:
     reader.read_clip(_clip(), 2)
     with suppress(reader.MediaError):
         reader.read_clip(bytes(64), 1)
+    _warm_events()
+
+
+def _warm_events() -> None:
+    """Read and preprocess an event of each kind: zipfile loads a codec for names, NumPy others."""
+    file = io.BytesIO()
+    one = np.ones(1, np.int64)
+    np.savez_compressed(file, x=one, y=one, p=one, t=one, channel=one)
+    size = (8, 8)
+    camera, channels = read_camera_events(file.getvalue()), read_channel_events(file.getvalue())
+    prepare_camera_events(camera, EventFrameSpec(size=size), 1)
+    prepare_channel_events(channels, ChannelEventSpec(bands=4, grid=(2, 2), size=size), 1)
+    with suppress(reader.MediaError):
+        read_camera_events(b"% evt 3.0\n")
 
 
 def _clip() -> bytes:

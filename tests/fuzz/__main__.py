@@ -19,6 +19,7 @@ import typer
 from service.bench import servers
 from service.bench.servers import Server
 from tests.conftest import ROOT
+from tests.fuzz import event_files
 from tests.fuzz.barrage import CLASSIFY, Outcome, Seed, barrage, seeds
 from tests.fuzz.resident import Resident, resident
 
@@ -33,23 +34,39 @@ def fuzz(
     count: Annotated[int, typer.Option(min=1, help="Mutated files to send.")] = 20_000,
     first: Annotated[int, typer.Option(min=0, help="Seed of the first mutated file.")] = 0,
     at_once: Annotated[int, typer.Option(min=1, help="Concurrent clients.")] = 6,
+    events: Annotated[bool, typer.Option(help="Send files of events, to random weights.")] = False,
 ) -> None:
     """Start a service, send it mutated files, and check its state afterwards."""
-    files = seeds(*SEEDS)
-    with tempfile.TemporaryDirectory() as scratch:
-        environment = {"TMPDIR": scratch, "SCMRL_LOG_LEVEL": "error", "SCMRL_MAX_WAIT_S": "60"}
-        with servers.run_scmrl(ROOT / "weights" / "avdigits", **environment) as server:
-            failures = _run(server, files, range(first, first + count), at_once)
-        leftover = [path for path in Path(scratch).rglob("*") if path.is_file()]
-    failures += [f"a file was left: {path}" for path in leftover]
+    with tempfile.TemporaryDirectory() as made:
+        if events:
+            files = event_files.seeds(Path(made))
+            weights, good = event_files.save_checkpoint(Path(made) / "digits"), files[-2]
+        else:
+            files = seeds(*SEEDS)
+            weights, good = ROOT / "weights" / "avdigits", Seed(GOOD.name, GOOD.read_bytes())
+        failures = _fuzz(weights, files, good, range(first, first + count), at_once)
     for failure in failures:
         typer.echo(failure, err=True)
     raise typer.Exit(1 if failures else 0)
 
 
-def _run(server: Server, files: Sequence[Seed], numbers: range, at_once: int) -> list[str]:
+def _fuzz(
+    weights: Path, files: Sequence[Seed], good: Seed, numbers: range, at_once: int
+) -> list[str]:
+    """Send mutations of `files` to a service of this checkpoint; return what was wrong."""
+    with tempfile.TemporaryDirectory() as scratch:
+        environment = {"TMPDIR": scratch, "SCMRL_LOG_LEVEL": "error", "SCMRL_MAX_WAIT_S": "60"}
+        with servers.run_scmrl(weights, **environment) as server:
+            failures = _run(server, files, good, numbers, at_once)
+        leftover = [path for path in Path(scratch).rglob("*") if path.is_file()]
+    return failures + [f"a file was left: {path}" for path in leftover]
+
+
+def _run(
+    server: Server, files: Sequence[Seed], good: Seed, numbers: range, at_once: int
+) -> list[str]:
     with httpx.Client(base_url=server.url.removesuffix(CLASSIFY), timeout=60) as client:
-        expected = _answer(client)
+        expected = _answer(client, good)
         # Libraries load their tables at first use: measure after some files of every kind.
         warm = min(500, len(numbers) // 4)
         before = Resident(0, 0)
@@ -77,13 +94,13 @@ def _run(server: Server, files: Sequence[Seed], numbers: range, at_once: int) ->
             failures.append("there are more processes than before")
         if client.get("/readyz").status_code != 200:
             failures.append("the service is not ready any more")
-        if _answer(client) != expected:
+        if _answer(client, good) != expected:
             failures.append("the answer to a good clip has changed")
         return failures
 
 
-def _answer(client: httpx.Client) -> list[float]:
-    answer = client.post(CLASSIFY, files={"clip": GOOD.read_bytes()}).json()
+def _answer(client: httpx.Client, good: Seed) -> list[float]:
+    answer = client.post(CLASSIFY, files=good.form(good.data)).json()
     return [round(entry["probability"], 5) for entry in answer["probabilities"]]
 
 

@@ -17,6 +17,7 @@ CLASSIFY = "/v1/classify"
 #: Acceptable statuses for a damaged file: it can be read, is rejected, or takes too long.
 ALLOWED = frozenset({200, 413, 415, 422, 504})
 _PICTURES = {".png", ".jpg", ".webp", ".bmp", ".tiff", ".gif", ".avif"}
+_EVENTS = {".npz", ".raw", ".aedat4", ".bs2"}
 _SOUNDS = {".wav", ".flac", ".ogg", ".mp3", ".m4a"}
 
 
@@ -31,6 +32,8 @@ class Seed:
         """Return the form with `data` in the upload field for this kind of file."""
         suffix = Path(self.name).suffix
         field_ = "frames" if suffix in _PICTURES else "audio" if suffix in _SOUNDS else "clip"
+        if suffix in _EVENTS:
+            field_ = "audio_events" if self.name.startswith("cochlea") else "events"
         return {field_: (self.name, data)}
 
 

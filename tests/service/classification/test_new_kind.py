@@ -26,11 +26,11 @@ SPEC = SeriesSpec(sample_rate=50, maximum=10.0, size=(8, 96))
 def test_every_kind_has_a_name_of_its_own() -> None:
     with series_kind():
         names = [spec.model_fields["kind"].default for spec in specs.KINDS]  # type: ignore[attr-defined]
-    assert names == ["spectrogram", "frames", "series"]
+    assert names == ["spectrogram", "frames", "events", "audio_events", "series"]
 
 
 def test_a_kind_that_is_not_in_the_table_is_refused_by_name() -> None:
-    with pytest.raises(ValidationError, match="'spectrogram', 'frames'"):
+    with pytest.raises(ValidationError, match="'spectrogram', 'frames', 'events', 'audio_events'"):
         TypeAdapter(Specs).validate_python({"motion": SPEC.model_dump()})
 
 

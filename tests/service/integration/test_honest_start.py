@@ -140,6 +140,12 @@ def test_decoders_that_cannot_read_a_small_clip_are_not_ready(
         decoders.run_self_test(WANTED)
 
 
+def test_the_files_are_those_of_the_streams() -> None:
+    assert set(pool.self_test.files({"frames", "audio_events"}) or ()) == {"clip", "audio_events"}
+    assert set(pool.self_test.files({"events"}) or ()) == {"events"}
+    assert pool.self_test.files({"series"}) is None
+
+
 def test_what_waits_for_decoders_ends_when_they_are_stopped(impatient: Path) -> None:
     with broken(impatient), watched([]) as decoders:
         answers: list[bool] = []

@@ -1,0 +1,29 @@
+"""Read files of events: the format is told by the content."""
+
+from __future__ import annotations
+
+from model.media.events import aedat4, evt, nmnist, npz
+from model.media.events.types import CameraEvents, ChannelEvents
+from model.media.types import Limits, UnknownFormat
+
+#: The formats, for messages and help.
+CAMERA_FORMATS = ".npz (x, y, t, p), AEDAT 4, EVT 2.0 and 3.0 (.raw), N-MNIST (.bin, .bs2)"
+
+
+def read_camera_events(data: bytes, limits: Limits | None = None) -> CameraEvents:
+    """Read the events of a camera, in one of `CAMERA_FORMATS`. Raises MediaError."""
+    limits = limits or Limits()
+    if data.startswith(npz.MAGIC):
+        return npz.read_camera(data, limits)
+    if data.startswith(aedat4.MAGIC):
+        return aedat4.read_camera(data, limits)
+    if data.startswith(evt.MAGIC):
+        return evt.read_camera(data, limits)
+    return nmnist.read_camera(data, limits)
+
+
+def read_channel_events(data: bytes, limits: Limits | None = None) -> ChannelEvents:
+    """Read the events of a cochlea: .npz with `channel` and `t`. Raises MediaError."""
+    if not data.startswith(npz.MAGIC):
+        raise UnknownFormat("it is not an .npz file (arrays `channel` and `t`, microseconds)")
+    return npz.read_channels(data, limits or Limits())

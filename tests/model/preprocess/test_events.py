@@ -1,0 +1,96 @@
+"""Events become counts in equal time bins, as published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors.numpy import load_file
+
+from model.media.events.types import CameraEvents, ChannelEvents
+from model.preprocess.events import prepare_camera_events, prepare_channel_events, time_bins
+from model.preprocess.specs import ChannelEventSpec, EventFrameSpec
+
+MNIST_DVS = EventFrameSpec(size=(28, 28), sensor=(28, 28), mean=0.1307, std=0.3081)
+NTIDIGITS = ChannelEventSpec(bands=64, grid=(8, 8), size=(28, 28))
+#: Length of a bin in microseconds.
+_BIN = 1000
+
+
+def camera(counts: NDArray[np.float32], sensor: tuple[int, int] | None = None) -> CameraEvents:
+    """Events with these counts [T, 2, H, W], and one after the last full bin."""
+    step, polarity, y, x = np.repeat(np.argwhere(counts), counts[counts > 0].astype(int), 0).T
+    time_us = np.append(step * _BIN, len(counts) * _BIN)
+    on = np.append(polarity, 1) > 0
+    return CameraEvents(np.append(x, 0), np.append(y, 0), time_us, on, sensor)
+
+
+def test_frames_are_the_published_ones(shared: Path) -> None:
+    golden = load_file(shared / "golden/preprocessing/events.safetensors")
+    counts = golden["mnistdvs_frames"]
+    tensor = prepare_camera_events(camera(counts), MNIST_DVS, len(counts)).tensor
+    np.testing.assert_allclose(tensor, golden["visual"], atol=1e-5)
+
+
+def test_channels_are_the_published_ones(shared: Path) -> None:
+    golden = load_file(shared / "golden/preprocessing/events.safetensors")
+    counts = golden["ntidigits_frames"][:, 0]  # [T, 64]
+    step, channel = np.repeat(np.argwhere(counts), counts[counts > 0].astype(int), 0).T
+    time_us = np.append(step * _BIN, len(counts) * _BIN)
+    events = ChannelEvents(np.append(channel, 0), time_us)
+    tensor = prepare_channel_events(events, NTIDIGITS, len(counts)).tensor
+    np.testing.assert_allclose(tensor, golden["audio"], atol=1e-5)
+
+
+def test_bins_are_equal_and_what_follows_the_last_full_one_is_left_out() -> None:
+    assert time_bins(np.array([5, 7, 8, 9, 14, 15]), 3).tolist() == [0, 0, 1, 1, -1, -1]
+    assert time_bins(np.array([4, 4]), 8).tolist() == [0, 0]  # all at one time
+    assert time_bins(np.array([], np.int64), 4).tolist() == []
+
+
+@pytest.mark.parametrize("sensor", [(56, 84), (280, 14), (28, 28)])
+def test_other_sensors_are_scaled_and_no_event_is_lost(sensor: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, sensor[1], 1000), rng.integers(0, sensor[0], 1000)
+    time_us = np.append(np.arange(999), 999)
+    events = CameraEvents(x, y, time_us, rng.random(1000) < 0.5, sensor)
+    spec = EventFrameSpec(size=(28, 28), sensor=(34, 34))
+    prepared = prepare_camera_events(events, spec, 1)
+    assert prepared.tensor.sum() == 999  # all but the last, which ends the last full bin
+    assert (prepared.row_edges[-1], prepared.column_edges[-1]) == sensor
+    assert prepared.canvas.shape == (*sensor, 3)
+    x[0], y[0] = sensor[1] - 1, sensor[0] - 1
+    cell = (y[0] * 28 // sensor[0], x[0] * 28 // sensor[1])
+    only = CameraEvents(x[:2], y[:2], time_us[:2], np.array([True, False]), sensor)
+    assert np.argwhere(prepare_camera_events(only, spec, 1).tensor).tolist() == [[0, 1, *cell]]
+
+
+def test_a_silent_file_has_the_sensor_of_the_card_or_a_larger_one() -> None:
+    time, on = np.array([0, 9]), np.array([True, True])
+    spec = EventFrameSpec(size=(28, 28), sensor=(34, 40))
+    small = CameraEvents(np.array([3, 3]), np.array([2, 2]), time, on)
+    assert prepare_camera_events(small, spec, 1).column_edges[-1] == 40
+    large = CameraEvents(np.array([345, 3]), np.array([2, 2]), time, on)
+    assert prepare_camera_events(large, spec, 1).column_edges[-1] == 346
+
+
+def test_hot_pixels_are_left_out() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 28, 2000), rng.integers(0, 28, 2000)
+    x[:800], y[:800] = 5, 6
+    events = CameraEvents(x, y, np.arange(2000), x % 2 == 0, (28, 28))
+    kept = prepare_camera_events(events, EventFrameSpec(size=(28, 28), hot_pixels=20), 1).tensor
+    assert kept[:, :, 6, 5].sum() == 0
+    assert 1100 < kept.sum() <= 1200
+    assert (
+        prepare_camera_events(events, EventFrameSpec(size=(28, 28)), 1).tensor[:, :, 6, 5].sum()
+        >= 800
+    )
+
+
+def test_the_grid_has_a_cell_for_each_band() -> None:
+    with pytest.raises(ValidationError, match="one for each band"):
+        ChannelEventSpec(bands=64, grid=(8, 9), size=(28, 28))

@@ -1,0 +1,88 @@
+"""A checkpoint trained on events is served: uploads `events` and `audio_events`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.fuzz.barrage import ALLOWED
+from tests.fuzz.event_files import cochlea, save_checkpoint
+from tests.fuzz.mutations import mutated
+from tests.model.media.events import made
+from tests.service.running_server import running
+
+CAMERA = made.events(3000)
+CAMERA_NPZ = made.npz(x=CAMERA["x"], y=CAMERA["y"], t=CAMERA["t"], p=CAMERA["on"])
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    folder = save_checkpoint(tmp_path_factory.mktemp("events") / "digits")
+    with running(folder.parent, compile="off", decode_workers=1, default_model="digits") as client:
+        yield client
+
+
+def ask(service: httpx.Client, files: dict[str, bytes], **values: str) -> dict[str, Any]:
+    response = service.post("/v1/classify", files=files, data=values)
+    assert response.status_code == 200, response.text
+    return dict(response.json())
+
+
+def test_both_kinds_are_classified_with_maps(service: httpx.Client) -> None:
+    files = {"events": CAMERA_NPZ, "audio_events": cochlea()}
+    answer = ask(service, files, attention="overlay")
+    assert answer["steps"] == 16
+    assert answer["streams"]["visual"]["events"] == 3000
+    assert answer["streams"]["audio"]["events"] == 800
+    assert answer["streams"]["audio"]["duration_s"] == pytest.approx(0.9, abs=0.01)
+    spatial = answer["attention"]["visual"]["spatial"]
+    assert (spatial["rows"], spatial["columns"]) == ("y", "x")
+    # The sensor of the card is smaller than what the events cover.
+    assert (spatial["row_edges"][-1], spatial["column_edges"][-1]) == (260, 346)
+    assert answer["attention"]["visual"]["overlay_png"]
+    assert answer["attention"]["audio"]["spatial"]["rows"] == "channel"
+    assert answer["attention"]["audio"]["overlay_png"]
+
+
+def test_other_formats_and_one_stream_alone_answer_alike(
+    service: httpx.Client, tmp_path: Path
+) -> None:
+    npz = ask(service, {"events": CAMERA_NPZ})
+    aedat = ask(service, {"events": made.encode(CAMERA, tmp_path / "file.aedat4")})
+    raw = ask(service, {"events": made.encode(CAMERA, tmp_path / "file.raw", version="evt3")})
+    assert npz["contributions"] == aedat["contributions"] == raw["contributions"]
+    assert not npz["streams"]["audio"]["used"]
+    assert aedat["streams"]["visual"]["width"] == 346
+
+
+@pytest.mark.parametrize(
+    ("files", "status", "message"),
+    [
+        ({"events": b"PK\x03\x04" + bytes(50)}, 422, "archive is damaged"),
+        ({"events": b"% evt 2.1\n" + bytes(8)}, 415, "EVT 2.1"),
+        ({"audio_events": cochlea(channels=100)}, 422, "the checkpoint takes 0 to 63"),
+        ({"audio_events": made.npz(channel=[], t=[])}, 422, "no events"),
+        ({"clip": b"anything"}, 422, "has no stream for `clip`"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_with_the_field(
+    service: httpx.Client, files: dict[str, bytes], status: int, message: str
+) -> None:
+    response = service.post("/v1/classify", files=files)
+    assert response.status_code == status, response.text
+    assert message in response.json()["detail"]
+    assert next(iter(files)) in response.text
+
+
+def test_damaged_files_get_no_500(service: httpx.Client, tmp_path: Path) -> None:
+    datas = [CAMERA_NPZ, made.encode(CAMERA, tmp_path / "file.aedat4"),
+             made.encode(CAMERA, tmp_path / "file.raw", version="evt3")]  # fmt: skip
+    for number in range(60):
+        _, data = mutated(datas, number)
+        response = service.post("/v1/classify", files={"events": data})
+        assert response.status_code in ALLOWED, (number, response.text)
+    assert service.get("/readyz").status_code == 200
