@@ -18,12 +18,15 @@ from service.classification.answer import ClassifiedClip, build_answer, explain
 from service.classification.leave_one_out import check_supported, run_without_each
 from service.classification.options import Options
 from service.classification.schemas import Classification
+from service.classification.tensors import decoded_tensors
 from service.classification.upload_fields import InputFiles
 from service.decoding.job import DecodeRequest, DecodeResult
 from service.inference.batch_queue import InferenceResult
 from service.request_record import RequestRecord
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from model.checkpoint import Card
@@ -64,17 +67,42 @@ async def classify(
 
     Raises Problem where they cannot be used, and any exception of `backend`.
     """
+    started = time.perf_counter()
+    check_supported(backend.name, backend.card, options)
+    steps = _steps(options, backend)
+    call.record.notes["steps"] = steps
+    request = DecodeRequest.from_card(backend.card, steps, backend.limits, options.canvas)
+    with call.record.attempt("decode"):
+        decoded = await backend.decode(files, request)
+    call.record.add_stages(*_decode_stages(decoded, time.perf_counter() - started))
+    return await _classify_decoded(decoded, steps, options, backend, call, started)
+
+
+async def classify_tensors(
+    tensors: Mapping[str, NDArray[np.float32]], options: Options, backend: Backend, call: Call
+) -> Classification:
+    """Classify preprocessed tensors [T or 1, C, H, W] by stream, as a card's specs make them.
+
+    Nothing is decoded. Streams that are left out are missing, as in a clip. Maps have the indices
+    of the tensor's rows and columns as edges. Raises Problem INVALID_FIELD or UNUSABLE, and any
+    exception of `backend`.
+    """
+    started = time.perf_counter()
+    check_supported(backend.name, backend.card, options)
+    steps = _steps(options, backend)
+    call.record.notes["steps"] = steps
+    decoded = decoded_tensors(tensors, backend.name, backend.card, steps)
+    return await _classify_decoded(decoded, steps, options, backend, call, started)
+
+
+async def _classify_decoded(
+    decoded: DecodeResult, steps: int, options: Options, backend: Backend, call: Call,
+    started: float,
+) -> Classification:  # fmt: skip
+    """Run the network on a decoded clip, and answer. `started`: of the whole, perf_counter()."""
     from model.engine.inputs import encode_clip
 
-    started = time.perf_counter()
     card, record = backend.card, call.record
-    check_supported(backend.name, card, options)
-    steps = _steps(options, backend)
-    record.notes["steps"] = steps
-    request = DecodeRequest.from_card(card, steps, backend.limits, options.canvas)
-    with record.attempt("decode"):
-        decoded = await backend.decode(files, request)
-    record.add_stages(*_decode_stages(decoded, time.perf_counter() - started))
     inputs = encode_clip(decoded.prepared, card.encoding, steps)
     with record.attempt("run"):
         inference = await backend.run(inputs, steps, options.explain)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from model.media.types import Limits
 from service.classification import pipeline
@@ -13,9 +15,14 @@ from service.classification.schemas import Classification
 from service.classification.upload_fields import InputFiles, check_files
 from service.decoding.pool import DecoderPool
 from service.inference.admission import reduce_steps
+from service.inference.batching import Slot
 from service.inference.in_flight import InFlight
 from service.inference.served_model import ServedModel
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -43,15 +50,30 @@ class ServedClassifier:
         A protocol whose files take long to arrive holds the checkpoint meanwhile. Raises Problem.
         """
         with model.batcher.slot() as slot:
-            backend = Backend(
-                name=model.name,
-                card=model.card,
-                decode=self.decoders.decode,
-                run=slot.run,
-                limits=media_limits(self.settings),
-                reduce_steps=partial(self._reduce_steps, model),
-            )
-            return await pipeline.classify(files, options, backend, call)
+            return await pipeline.classify(files, options, self._backend(model, slot), call)
+
+    async def classify_tensors(
+        self, tensors: Mapping[str, NDArray[np.float32]], options: Options, call: Call
+    ) -> Classification:
+        """Classify preprocessed tensors [T or 1, C, H, W] by stream, without decoding.
+
+        Raises Problem, for unusable tensors and for a checkpoint that is unknown, not ready or
+        full.
+        """
+        name = options.model or self.settings.default_model
+        with self.in_flight.request(name) as model, model.batcher.slot() as slot:
+            backend = self._backend(model, slot)
+            return await pipeline.classify_tensors(tensors, options, backend, call)
+
+    def _backend(self, model: ServedModel, slot: Slot) -> Backend:
+        return Backend(
+            name=model.name,
+            card=model.card,
+            decode=self.decoders.decode,
+            run=slot.run,
+            limits=media_limits(self.settings),
+            reduce_steps=partial(self._reduce_steps, model),
+        )
 
     def _reduce_steps(self, model: ServedModel, steps: int) -> int:
         return reduce_steps(steps, self.settings.min_steps_under_load, model.batcher.pressure)

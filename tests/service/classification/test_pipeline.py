@@ -9,8 +9,13 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from model.checkpoint import read_card
+from model.media.reader import read_clip
+from model.preprocess.prepare import prepare
 from service.classification.local import Classifier
 from service.classification.options import Options
 from service.classification.pipeline import Call
@@ -100,3 +105,60 @@ def test_problems_are_raised_to_the_caller(
     with pytest.raises(Problem) as caught:
         asyncio.run(classifier.classify(files, Options(model=model), Call()))
     assert caught.value.error is error
+
+
+def tensors_of(weights: Path, clip: bytes, steps: int) -> dict[str, NDArray[np.float32]]:
+    """The tensors that the service itself makes of a clip."""
+    specs = read_card(weights / "avdigits").streams
+    decoded = read_clip(clip, steps)
+    prepared = prepare(specs, decoded.sound, decoded.pictures, steps)
+    return {name: stream.tensor for name, stream in prepared.items()}
+
+
+@pytest.mark.parametrize("streams", [("audio", "visual"), ("audio",)])
+def test_prepared_tensors_are_answered_as_the_clip_is(
+    classifier: ServedClassifier, weights: Path, clip: bytes, streams: tuple[str, ...]
+) -> None:
+    tensors = tensors_of(weights, clip, 4)
+    chosen = {name: tensors[name] for name in streams}
+    call = Call()
+    answer = asyncio.run(classifier.classify_tensors(chosen, Options(attention="overlay"), call))
+    assert {n for n, info in answer.streams.items() if info.used} == set(streams)
+    assert answer.timing_ms.decode == 0
+    assert {s.name for s in call.record.stages} == {"queue", "inference", "explain"}
+    if len(streams) > 1:
+        whole = asyncio.run(classifier.classify(InputFiles(clip=clip), Options(), Call()))
+        assert answer.contributions == whole.contributions
+        assert answer.attention is not None
+        assert whole.attention is not None
+        ours, theirs = answer.attention["visual"].spatial, whole.attention["visual"].spatial
+        assert ours is not None
+        assert theirs is not None
+        assert ours.values == theirs.values
+        assert (ours.rows, ours.row_edges[-1], ours.column_edges[-1]) == ("row", 96, 128)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"tactile": np.zeros((1, 1, 4, 4))}, Error.INVALID_FIELD, "no stream tactile"),
+        ({"visual": np.zeros((3, 1, 96, 128))}, Error.INVALID_FIELD, r"needed is \[1 or 4, 1, 96"),
+        ({"visual": np.zeros((1, 96, 128))}, Error.INVALID_FIELD, r"is \[1, 96, 128\]"),
+        ({"audio": np.full((1, 1, 64, 192), np.nan)}, Error.INVALID_FIELD, "not finite"),
+        ({"audio": np.full((1, 1, 64, 192), 1e300)}, Error.INVALID_FIELD, "not finite"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(
+    classifier: ServedClassifier, weights: Path, clip: bytes,
+    change: dict[str, NDArray[np.float32]], error: Error, message: str,
+) -> None:  # fmt: skip
+    tensors = tensors_of(weights, clip, 4) | change
+    with pytest.raises(Problem, match=message) as caught:
+        asyncio.run(classifier.classify_tensors(tensors, Options(), Call()))
+    assert caught.value.error is error
+    assert caught.value.field == next(iter(change))
+
+
+def test_no_tensors_are_nothing_to_classify(classifier: ServedClassifier) -> None:
+    with pytest.raises(Problem, match="needs a tensor of audio and visual"):
+        asyncio.run(classifier.classify_tensors({}, Options(), Call()))
