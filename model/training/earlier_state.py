@@ -24,6 +24,7 @@ ADDED = {
     "precision": "bfloat16",
     "auto_batch": "False",
     "easy_start": "False",
+    "new_towers": "none",
     "splitting": "deep",
     "short_sequences": "True",
     "learning_rate_batch": "0",

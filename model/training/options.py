@@ -168,6 +168,11 @@ class TrainOptions:
     lr_multiplier: Mapping[str, float] = option(
         {}, "Factors on the learning rate of streams and of the classifier (head)."
     )
+    new_towers: Mapping[str, float] = option(
+        {},
+        "Streams whose tower begins with new weights, with --init-from as well, and the bias of "
+        "its batch norms: at 0 few neurons fire at T = 1, at 1 one in six.",
+    )
     freeze_norms: bool = option(False, "Do not update the running statistics of batch norms.")
     settle_norms: int = option(
         0,
@@ -239,6 +244,7 @@ class TrainOptions:
             raise OptionsError(f"--average {self.average}: must be at most --epochs {self.epochs}")
         self._check_modality_dropout()
         self._check_lr_multiplier()
+        self._check_new_towers()
 
     def batch_streams(self, name: str) -> tuple[str, ...]:
         """Return the streams that an entry of `modality_dropout` names."""
@@ -272,6 +278,16 @@ class TrainOptions:
                 )
             if not 0 <= factor <= 100:
                 raise OptionsError(f"--lr-multiplier {name}={factor:g}: must be 0 to 100")
+
+    def _check_new_towers(self) -> None:
+        known = list(self.task.specs)
+        for name, bias in self.new_towers.items():
+            if name not in known:
+                raise OptionsError(
+                    f"--new-towers {name}: no such stream; choose {', '.join(known)}"
+                )
+            if not -10 <= bias <= 10:
+                raise OptionsError(f"--new-towers {name}={bias:g}: must be -10 to 10")
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from model.training.batches import Batches, collate
 from model.training.epochs import METRICS, Accuracies, EpochMetrics, append, rows
 from model.training.health import Health
 from model.training.net2net import widen
+from model.training.new_towers import keep_new_towers
 from model.training.no_class.examples import NO_CLASS, WithNoClass, can_draw
 from model.training.norms import freeze_norms, settle_norms
 from model.training.optimizer import configure_optimizer
@@ -175,8 +176,10 @@ class Trainer:
         """Load the state of the run to resume, or the initial weights of `init_from`."""
         if self.saved:
             self._load(self.saved)
-        elif self.options.init_from:
-            _init_from(self.options, self.network, console or Console(quiet=True))
+            return
+        with keep_new_towers(self.network, self.options.new_towers):
+            if self.options.init_from:
+                _init_from(self.options, self.network, console or Console(quiet=True))
 
     def choose_precision(self, console: Console) -> None:
         """Compare bfloat16 with float32 on the first batch, where `precision` is auto."""

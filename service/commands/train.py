@@ -125,7 +125,7 @@ def _train(kind: type[Task], data: Path, flags: dict[str, Any]) -> None:
         fail(f"{NOT_INSTALLED} ({exc.name})", 1)
     changes = {name: value for name, value in flags.items() if value is not None}
     _rename_deprecated(changes)
-    for name in ("modality_dropout", "lr_multiplier"):
+    for name in ("modality_dropout", "lr_multiplier", "new_towers"):
         if name in changes:
             changes[name] = _parse_numbers(flag(name), changes[name])
     try:

@@ -47,12 +47,14 @@ class PictureChange:
     def apply(self, picture: Bytes, rng: Rng) -> Bytes:
         """Return the changed picture, of the same size."""
         height, width = picture.shape[:2]
-        scale = np.diag((width, height, 1)).astype(np.float32)
-        matrix: Any = scale @ self.matrix @ np.linalg.inv(scale)
-        changed: Any = cv2.warpAffine(
-            picture, matrix[:2], (width, height),
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT_101,
-        )  # fmt: skip
+        changed: Any = picture
+        if not np.array_equal(self.matrix, np.eye(3)):
+            scale = np.diag((width, height, 1)).astype(np.float32)
+            matrix: Any = scale @ self.matrix @ np.linalg.inv(scale)
+            changed = cv2.warpAffine(
+                picture, matrix[:2], (width, height),
+                flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT_101,
+            )  # fmt: skip
         if self.sigma > 0:
             changed = cv2.GaussianBlur(changed, (0, 0), self.sigma)
         values: Any = changed.astype(np.float32)

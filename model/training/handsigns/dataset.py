@@ -43,7 +43,7 @@ class Scenes:
 
     `kinds` and `backgrounds`: what hands are composed onto, and how many of them. `synthetic`
     words, by digit, are mixed into the recorded ones. `augmented`: apply augmentations for
-    training; without them, every other example is plain.
+    training, the plan's difficulty times `difficulty`; without them, every other example is plain.
     """
 
     digits: ShownDigits
@@ -52,9 +52,11 @@ class Scenes:
     backgrounds: int
     synthetic: tuple[tuple[Floats, ...], ...] = ()
     augmented: bool = True
+    difficulty: float = 1.0
 
     def example(self, index: int, plan: BatchPlan) -> tuple[dict[str, Floats], int]:
         """Return tensors [T or 1, C, H, W] of the plan's streams, and the digit."""
+        plan = replace(plan, difficulty=plan.difficulty * self.difficulty)
         rng = np.random.default_rng([self.seed, index])
         digit = int(rng.integers(10))
         # Each stream has its own seed, so that it does not depend on whether the other is drawn.

@@ -51,6 +51,12 @@ class HandSigns:
         600, "Backgrounds that hands are composed onto in training.", between=(5, 20_000)
     )
 
+    difficulty: float = option(
+        1.0,
+        "Greatest difficulty of the scenes to train on; the clips to test on have 0.6.",
+        between=(0, 1),
+    )
+
     def __post_init__(self) -> None:
         """Raise OptionsError, naming the option, where a value is out of range."""
         check_ranges(self)
@@ -68,7 +74,10 @@ class HandSigns:
         from model.training.speech import voices
 
         takes = self.synthetic_takes if voices.available() else 0
-        return {"synthetic_takes": takes, "backgrounds": self.backgrounds}
+        return {
+            "synthetic_takes": takes, "backgrounds": self.backgrounds,
+            "difficulty": self.difficulty,
+        }  # fmt: skip
 
     def card_notes(self) -> Mapping[str, str]:
         from model.training.backgrounds import DEVELOPMENT, TEST, TRAINING
@@ -110,7 +119,7 @@ class HandSigns:
         training, held_out = load(folder)
         return HandSignsData(
             training, *halves(held_out), synthetic_takes=self.synthetic_takes,
-            backgrounds=self.backgrounds,
+            backgrounds=self.backgrounds, difficulty=self.difficulty,
         )  # fmt: skip
 
 
@@ -123,6 +132,7 @@ class HandSignsData:
     test: ShownDigits
     synthetic_takes: int
     backgrounds: int
+    difficulty: float
     class_weights: ClassVar = None
 
     @property
@@ -139,7 +149,7 @@ class HandSignsData:
         synthetic = voices.words(self.synthetic_takes, cache)
         return Scenes(
             self.training, seed=seed, kinds=TRAINING, backgrounds=self.backgrounds,
-            synthetic=synthetic,
+            synthetic=synthetic, difficulty=self.difficulty,
         )  # fmt: skip
 
     def development_examples(self) -> Scenes:

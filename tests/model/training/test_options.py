@@ -50,6 +50,11 @@ def test_a_number_out_of_range_is_refused_by_its_option(name: str, data: st.Data
             {"lr_multiplier": {"touch": 0.1}},
             "--lr-multiplier touch: no such stream; choose audio, visual",
         ),
+        (
+            {"new_towers": {"touch": 1.0}},
+            "--new-towers touch: no such stream; choose audio, visual",
+        ),
+        ({"new_towers": {"audio": np.nan}}, "--new-towers audio=nan: must be -10 to 10"),
         ({"lr_multiplier": {"audio": np.nan}}, "--lr-multiplier audio=nan: must be 0 to 100"),
         (
             {"modality_dropout": {}},

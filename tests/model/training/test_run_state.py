@@ -46,6 +46,7 @@ OTHERS: dict[str, Any] = {
     "development_clips": 12,
     "modality_dropout": {"audio": 1.0},
     "lr_multiplier": {"visual": 0.1},
+    "new_towers": {"visual": 1.0},
     "freeze_norms": True,
     "average": 2,
     "seed": 11,
