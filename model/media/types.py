@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from model.media.events.types import CameraEvents, ChannelEvents
 
 
 class MediaError(ValueError):
@@ -107,9 +112,13 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Clip:
-    """The decoded parts of a clip. `sound_problem` and `pictures_problem` explain a None."""
+    """The decoded parts of a clip. `sound_problem` and `pictures_problem` explain a None.
+
+    `events` are those of event streams, by the stream's name.
+    """
 
     sound: Sound | None
     pictures: Pictures | None
     sound_problem: str | None = None
     pictures_problem: str | None = None
+    events: Mapping[str, CameraEvents | ChannelEvents] = field(default_factory=dict)

@@ -30,15 +30,20 @@ def prepare_camera_events(events: CameraEvents, spec: EventFrameSpec, steps: int
         x, y, time_us, is_on = x[kept], y[kept], time_us[kept], is_on[kept]
     rows, columns = spec.size
     bins = time_bins(time_us, steps)
-    cells = (y * rows // height) * columns + x * columns // width
-    counts = _count((bins * 2 + is_on) * (rows * columns) + cells, bins >= 0,
+    top, left, high, wide = 0, 0, height, width  # what is kept of the sensor
+    if spec.window is not None and (height > spec.window[0] or width > spec.window[1]):
+        high, wide = spec.window
+        top, left = densest_window(x, y, high, wide)
+    inside = (y >= top) & (y < top + high) & (x >= left) & (x < left + wide)
+    cells = ((y - top) * rows // high) * columns + (x - left) * columns // wide
+    counts = _count((bins * 2 + is_on) * (rows * columns) + cells, inside & (bins >= 0),
                     (steps, 2, rows, columns))  # fmt: skip
     return Prepared(
         _normalize(counts, spec.mean, spec.std),
         rows="y",
         columns="x",
-        row_edges=np.linspace(0, height, rows + 1),
-        column_edges=np.linspace(0, width, columns + 1),
+        row_edges=np.linspace(top, top + high, rows + 1),
+        column_edges=np.linspace(left, left + wide, columns + 1),
         canvas=_picture(x, y, is_on, (height, width)),
     )
 
@@ -76,6 +81,25 @@ def time_bins(time_us: Integers, steps: int) -> Integers:
     length = max(1, int(time_us[-1] - time_us[0]) // steps)
     bins = (time_us - time_us[0]) // length
     return np.where(bins < steps, bins, -1)
+
+
+def densest_window(x: Integers, y: Integers, height: int, width: int) -> tuple[int, int]:
+    """Return top and left of the window that contains most events: the middle one of several.
+
+    It may reach beyond the last event. Without events it begins at the corner.
+    """
+    if not len(x):
+        return 0, 0
+    rows, columns = int(y.max()) + height, int(x.max()) + width
+    counts = np.bincount(y * columns + x, minlength=rows * columns).reshape(rows, columns)
+    sums = cv2.integral(counts.astype(np.float64))  # [rows + 1, columns + 1]
+    inside = (
+        sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width]
+        + sums[:-height, :-width]
+    )  # fmt: skip
+    equal = np.argwhere(inside == inside.max())
+    middle = np.argmin(((equal - equal.mean(0)) ** 2).sum(1))
+    return int(equal[middle][0]), int(equal[middle][1])
 
 
 def _sensor(events: CameraEvents, spec: EventFrameSpec) -> tuple[int, int]:

@@ -191,11 +191,12 @@ class EventFrameSpec(BaseModel):
        pixel with events. None: keep all, as published.
     2. Divide the time from the first to the last event into T equal bins of whole microseconds;
        events after the last full bin are left out, as published.
-    3. Scale the coordinates from the sensor to `size` = (H, W). The sensor is that of the file;
-       where the file does not say it, `sensor` (height, width), or what the coordinates need if
-       that is larger.
-    4. Count the events of each bin, polarity and cell.
-    5. (count - `mean`) / `std`.
+    3. `window`: of a larger sensor, keep the window of this height and width with most events, the
+       middle one of several. None: keep the sensor. The sensor is that of the file; where the file
+       does not say it, `sensor` (height, width), or what the coordinates need if that is larger.
+    4. Scale the coordinates to `size` = (H, W).
+    5. Count the events of each bin, polarity and cell.
+    6. (count - `mean`) / `std`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -203,6 +204,7 @@ class EventFrameSpec(BaseModel):
     kind: Literal["events"] = "events"
     size: Size
     sensor: Size | None = None
+    window: Size | None = None
     hot_pixels: float | None = Field(default=None, gt=1, le=1e6, allow_inf_nan=False)
     mean: Level = 0.0
     std: Deviation = 1.0
@@ -321,9 +323,14 @@ _SPOKEN_DIGIT = SpectrogramSpec(
 )
 
 #: Specs by data set and stream name.
-PROFILES: dict[str, dict[str, SpectrogramSpec | FrameSpec]] = {
+PROFILES: dict[str, dict[str, SpectrogramSpec | FrameSpec | EventFrameSpec | ChannelEventSpec]] = {
     "crema_d": {"audio": _PAPER_AUDIO, "visual": _PAPER_VISUAL},
     "urbansound8k_av": {"audio": _PAPER_AUDIO, "visual": _PAPER_VISUAL},
+    # Published frames are 28 x 28; the digits of MNIST-DVS, at scale 4, fill 26 x 26 of 128 x 128.
+    "mnistdvs_ntidigits": {
+        "audio": ChannelEventSpec(bands=64, grid=(8, 8), size=(28, 28)),
+        "visual": EventFrameSpec(size=(28, 28), window=(28, 28), mean=0.1307, std=0.3081),
+    },
     "avdigits": {
         "audio": _SPOKEN_DIGIT,
         "visual": FrameSpec(

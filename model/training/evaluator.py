@@ -72,7 +72,7 @@ class Evaluator:
         specs = self.card.streams
         if stream is not None:
             specs = {stream: specs[stream]}
-        return prepare(specs, clip.sound, clip.pictures, steps)
+        return prepare(specs, clip.sound, clip.pictures, steps, clip.events)
 
     def encode(self, prepared: Sequence[dict[str, Prepared]], steps: int) -> dict[str, Tensor]:
         """Encode and stack clips that have the same streams: [T or 1, B, C, H, W] by stream."""
@@ -177,13 +177,17 @@ def decode(truth: LabelledClip, steps: int, evaluator: Evaluator) -> DecodedClip
         raise DataError(f"{name}: {clip.sound_problem or 'there is no sound in it'}")
     if "frames" in kinds and clip.pictures is None:
         raise DataError(f"{name}: {clip.pictures_problem or 'there is no picture in it'}")
+    for stream, spec in evaluator.card.streams.items():
+        if spec.kind in ("events", "audio_events") and stream not in clip.events:
+            raise DataError(f"{name}: there are no events for {stream} in it")
     return DecodedClip(truth, clip)
 
 
 def _bytes(clip: Clip) -> int:
     """Return the size of a decoded clip in memory, in bytes."""
     pictures = sum(frame.nbytes for frame in clip.pictures.frames) if clip.pictures else 0
-    return pictures + (clip.sound.samples.nbytes if clip.sound else 0)
+    events = sum(32 * len(each.time_us) for each in clip.events.values())  # up to 4 x int64 each
+    return pictures + events + (clip.sound.samples.nbytes if clip.sound else 0)
 
 
 def held_out_batches(

@@ -38,7 +38,7 @@ def read_camera(data: bytes, limits: Limits) -> CameraEvents:
     """Read the first stream of camera events. Raises MediaError."""
     if not data.startswith(MAGIC_4):
         version = data[len(MAGIC) : len(MAGIC) + 3].decode("latin-1")
-        raise UnknownFormat(f"it is AEDAT {version}; accepted is AEDAT 4")
+        raise UnknownFormat(f"it is AEDAT {version}; accepted are AEDAT 4, and 1 and 2 of a DVS128")
     try:
         compression, table_position, header, first = _read_header(data)
         stream, sensor = _event_stream(header)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from model.media.events import aedat4, evt, nmnist, npz
+from model.media.events import aedat4, aerdat, evt, nmnist, npz
 from model.media.events.types import CameraEvents, ChannelEvents
 from model.media.types import Limits, UnknownFormat
 
 #: The formats, for messages and help.
-CAMERA_FORMATS = ".npz (x, y, t, p), AEDAT 4, EVT 2.0 and 3.0 (.raw), N-MNIST (.bin, .bs2)"
+CAMERA_FORMATS = (
+    ".npz (x, y, t, p), AEDAT 4, AER-DAT 1.0 and 2.0 of a DVS128, EVT 2.0 and 3.0 (.raw), "
+    "N-MNIST (.bin, .bs2)"
+)
 
 
 def read_camera_events(data: bytes, limits: Limits | None = None) -> CameraEvents:
@@ -15,6 +18,8 @@ def read_camera_events(data: bytes, limits: Limits | None = None) -> CameraEvent
     limits = limits or Limits()
     if data.startswith(npz.MAGIC):
         return npz.read_camera(data, limits)
+    if aerdat.is_aerdat(data):
+        return aerdat.read_camera(data, limits)
     if data.startswith(aedat4.MAGIC):
         return aedat4.read_camera(data, limits)
     if data.startswith(evt.MAGIC):

@@ -11,8 +11,14 @@ from pydantic import ValidationError
 from safetensors.numpy import load_file
 
 from model.media.events.types import CameraEvents, ChannelEvents
-from model.preprocess.events import prepare_camera_events, prepare_channel_events, time_bins
-from model.preprocess.specs import ChannelEventSpec, EventFrameSpec
+from model.preprocess.events import (
+    densest_window,
+    prepare_camera_events,
+    prepare_channel_events,
+    time_bins,
+)
+from model.preprocess.prepare import prepare
+from model.preprocess.specs import PROFILES, ChannelEventSpec, EventFrameSpec
 
 MNIST_DVS = EventFrameSpec(size=(28, 28), sensor=(28, 28), mean=0.1307, std=0.3081)
 NTIDIGITS = ChannelEventSpec(bands=64, grid=(8, 8), size=(28, 28))
@@ -94,3 +100,48 @@ def test_hot_pixels_are_left_out() -> None:
 def test_the_grid_has_a_cell_for_each_band() -> None:
     with pytest.raises(ValidationError, match="one for each band"):
         ChannelEventSpec(bands=64, grid=(8, 9), size=(28, 28))
+
+
+def test_of_a_larger_sensor_the_window_with_most_events_is_kept() -> None:
+    rng = np.random.default_rng(0)
+    x = np.append(50 + rng.integers(0, 24, 2000), rng.integers(0, 128, 40))
+    y = np.append(40 + rng.integers(0, 20, 2000), rng.integers(0, 128, 40))
+    x[:4], y[:4] = (50, 73, 50, 73), (40, 40, 59, 59)  # so that the digit fills 24 x 20
+    events = CameraEvents(x, y, np.arange(2040), rng.random(2040) < 0.5, (128, 128))
+    spec = EventFrameSpec(size=(28, 28), window=(28, 28))
+    prepared = prepare_camera_events(events, spec, 1)
+    top, left = int(prepared.row_edges[0]), int(prepared.column_edges[0])
+    assert 32 <= top <= 40
+    assert 46 <= left <= 50
+    assert (prepared.row_edges[-1], prepared.column_edges[-1]) == (top + 28, left + 28)
+    assert prepared.canvas.shape == (128, 128, 3)
+    inside = (x >= left) & (x < left + 28) & (y >= top) & (y < top + 28)
+    inside[-1] = False  # it ends the last full bin
+    expected = np.zeros((28, 28), int)
+    np.add.at(expected, (y[inside] - top, x[inside] - left), 1)
+    assert np.array_equal(prepared.tensor[0].sum(0), expected)
+
+
+def test_a_window_is_in_the_middle_of_what_it_can_contain() -> None:
+    assert densest_window(np.array([40]), np.array([3]), 28, 28) == (1, 26)  # 0 to 3, 13 to 40
+    assert densest_window(np.array([], int), np.array([], int), 28, 28) == (0, 0)
+
+
+def test_a_sensor_of_the_windows_size_is_kept_whole() -> None:
+    events = CameraEvents(np.array([0, 1]), np.array([27, 1]), np.array([0, 9]),
+                          np.array([True, True]), (28, 28))  # fmt: skip
+    spec = PROFILES["mnistdvs_ntidigits"]["visual"]
+    assert isinstance(spec, EventFrameSpec)
+    assert prepare_camera_events(events, spec, 1).row_edges[0] == 0
+
+
+def test_streams_of_events_are_prepared_by_their_names() -> None:
+    specs = PROFILES["mnistdvs_ntidigits"]
+    camera_event = CameraEvents(np.array([1]), np.array([1]), np.array([1]), np.array([True]))
+    events = {"visual": camera_event, "audio": ChannelEvents(np.array([5]), np.array([7]))}
+    prepared = prepare(specs, None, None, 16, events)
+    assert {name: each.tensor.shape for name, each in prepared.items()} == {
+        "audio": (16, 1, 28, 28), "visual": (16, 2, 28, 28),
+    }  # fmt: skip
+    assert prepare(specs, None, None, 16, {"visual": camera_event}).keys() == {"visual"}
+    assert prepare(specs, None, None, 16) == {}

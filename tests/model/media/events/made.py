@@ -50,3 +50,19 @@ def nmnist(made: NDArray[Any]) -> bytes:
     fields = [made["x"], made["y"], (made["on"].astype(np.uint32) << 7) | (time >> 16 & 0x7F),
               time >> 8 & 255, time & 255]  # fmt: skip
     return np.stack(fields, 1).astype(np.uint8).tobytes()
+
+
+def aerdat(x: Any, y: Any, time_us: Any, is_on: Any, version: int = 2) -> bytes:
+    """Write events of a DVS128, x from the left and y from the top, as jAER does."""
+    bits, kind = {1: ("int16", ">u2"), 2: ("int32", ">u4")}[version]
+    header = (
+        f"#!AER-DAT{version}.0\r\n# This is a raw AE data file - do not edit\r\n"
+        f"# Data format is {bits} address, int32 timestamp, repeated for each event\r\n"
+        "# Timestamps tick is 1 us\r\n"
+    )
+    records = np.empty(len(x), [("address", kind), ("time", ">u4")])
+    off = ~np.asarray(is_on, bool)
+    column, row = (127 - np.asarray(side, np.int64) for side in (x, y))
+    records["address"] = row << 8 | column << 1 | off
+    records["time"] = np.asarray(time_us)
+    return header.encode() + records.tobytes()

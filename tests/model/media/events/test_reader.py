@@ -194,7 +194,7 @@ def test_channels_of_a_cochlea_are_read() -> None:
 # --- limits and damage --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*FORMATS, ".npz", "N-MNIST"])
+@pytest.mark.parametrize("name", [*FORMATS, ".npz", "N-MNIST", "AER-DAT 2.0"])
 def test_too_many_and_too_long_are_refused(tmp_path: Path, name: str) -> None:
     data = _file(name, tmp_path)
     with pytest.raises(TooLarge, match="at most 50 are"):
@@ -208,12 +208,15 @@ def _file(name: str, folder: Path) -> bytes:
         return made.npz(**arrays())
     if name == "N-MNIST":
         return made.nmnist(EVENTS[(EVENTS["x"] < 256) & (EVENTS["y"] < 256)])
+    if name == "AER-DAT 2.0":
+        small = EVENTS[(EVENTS["x"] < 128) & (EVENTS["y"] < 128)]
+        return made.aerdat(small["x"], small["y"], small["t"], small["on"])
     suffix, options = FORMATS[name]
     return made.encode(EVENTS, folder / f"file{suffix}", **options)
 
 
 def test_damaged_files_are_read_or_refused(tmp_path: Path) -> None:
-    datas = [_file(name, tmp_path) for name in (*FORMATS, ".npz", "N-MNIST")]
+    datas = [_file(name, tmp_path) for name in (*FORMATS, ".npz", "N-MNIST", "AER-DAT 2.0")]
     refused = 0
     for number in range(500):
         _, data = mutated(datas, number)
@@ -230,7 +233,38 @@ def test_headers_without_what_is_needed_are_refused() -> None:
     for data, message in (
         (b"% date 2026\n% end\n", "names no format"),
         (b"% evt 2.1\n", "EVT 2.1; accepted are EVT 2.0 and 3.0"),
-        (b"#!AER-DAT3.1\r\n", "AEDAT 3.1; accepted is AEDAT 4"),
+        (b"#!AER-DAT3.1\r\n", "AEDAT 3.1; accepted are AEDAT 4, and 1 and 2 of a DVS128"),
     ):
         with pytest.raises(UnknownFormat, match=message):
             read_camera_events(data)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_aerdat_of_a_dvs128_is_read_upright(version: int) -> None:
+    rng = np.random.default_rng(version)
+    x, y = rng.integers(0, 128, (2, 300))
+    time_us, is_on = np.sort(rng.integers(0, 10**6, 300)), rng.random(300) < 0.5
+    read = read_camera_events(made.aerdat(x, y, time_us, is_on, version))
+    assert read.sensor == (128, 128)
+    for name, expected in (("x", x), ("y", y), ("time_us", time_us), ("is_on", is_on)):
+        assert np.array_equal(getattr(read, name), expected), name
+
+
+def test_jaers_addresses_count_from_the_right_and_from_below() -> None:
+    data = made.aerdat([], [], [], []) + np.array([3 << 8 | 5 << 1 | 1, 9], ">u4").tobytes()
+    read = read_camera_events(data)
+    assert (read.x[0], read.y[0], read.time_us[0], read.is_on[0]) == (122, 124, 9, False)
+
+
+def test_external_signals_and_a_cut_record_of_aerdat_are_left_out() -> None:
+    data = made.aerdat([1, 2], [3, 4], [5, 6], [True, False])
+    signal = np.array([0x8000, 7], ">u4").tobytes()
+    assert read_camera_events(data + signal + b"\0\0\1").time_us.tolist() == [5, 6]
+
+
+def test_aerdat_of_another_sensor_is_refused() -> None:
+    data = made.aerdat([1], [3], [5], [True]) + np.array([0x400000, 7], ">u4").tobytes()
+    with pytest.raises(Unusable, match="not those of a DVS128, of 128 x 128 pixels"):
+        read_camera_events(data)
+    with pytest.raises(TooLarge, match="it has 2 events; at most 1 are accepted"):
+        read_camera_events(made.aerdat([1, 2], [3, 4], [5, 6], [1, 0]), Limits(max_events=1))
