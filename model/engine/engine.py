@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,10 +16,11 @@ from model.config import MAX_STEPS, Config, EnginePath, Precision
 from model.device import resolve_device
 from model.engine.cuda_graphs import Forward
 from model.engine.inputs import zeros
-from model.engine.outputs import concatenate
+from model.engine.outputs import concatenate, join_operations
 from model.engine.paths import Paths
 from model.engine.plain import inference_context
-from model.network import SCMRL, Output
+from model.network import SCMRL, LayerOperations, Output
+from model.network.operations import count_operations
 
 log = logging.getLogger("scmrl.engine")
 
@@ -29,7 +31,7 @@ _STEPS = 4
 _RUNS_BEFORE_GROWTH = 100
 
 #: Values of `explain` in `Engine.run`.
-EXPLAINS = frozenset({"attention"})
+EXPLAINS = frozenset({"attention", "operations"})
 
 
 class Engine:
@@ -92,8 +94,9 @@ class Engine:
         """Return the network's output, on the CPU, for `inputs` [T or 1, B, C, H, W] by stream.
 
         A stream of one step is repeated for `steps` time steps, by default those of the longest
-        stream, at most MAX_STEPS. `explain` may hold "attention". Raise ValueError, naming the
-        stream, for inputs that do not fit the network.
+        stream, at most MAX_STEPS. `explain` may hold "attention", and "operations", for which the
+        plain network runs as well. Raise ValueError, naming the stream, for inputs that do not fit
+        the network.
         """
         unknown = set(explain) - EXPLAINS
         if unknown:
@@ -101,7 +104,10 @@ class Engine:
         steps = self._check(inputs, steps)
         floats = {name: x.to(torch.float32) for name, x in inputs.items()}
         with self._lock, inference_context(self._device):
-            return self._run_in_parts(floats, steps, "attention" in explain)
+            output = self._run_in_parts(floats, steps, "attention" in explain)
+            if "operations" in explain:
+                output = replace(output, operations=self._count_operations(floats, steps))
+            return output
 
     def fuse(self, precision: Precision = "float32", steps: int = _STEPS) -> bool:
         """Switch to the fast path, between two runs; return False where none can be used.
@@ -165,6 +171,17 @@ class Engine:
             )
         return concatenate(outputs)
 
+    def _count_operations(
+        self, inputs: Mapping[str, Tensor], steps: int
+    ) -> dict[str, LayerOperations]:
+        """Count the operations of each sample, one sample at a time to save memory."""
+        moved = {name: x.to(self._device) for name, x in inputs.items()}
+        counts = []
+        for index in range(next(iter(inputs.values())).shape[1]):
+            sample = {name: x.narrow(1, index, 1) for name, x in moved.items()}
+            counts.append(count_operations(self._network, sample, steps))
+        return join_operations(counts)
+
     def _grow(self, count: int) -> None:
         """Double the batch size some runs after the device was out of memory."""
         if count < self._part:
@@ -186,7 +203,7 @@ class Engine:
     def warm_up(self, steps: int, batch_sizes: Iterable[int]) -> None:
         """Run once at each batch size, so that no caller waits for the set-up of a first run."""
         for batch in batch_sizes:
-            self.run(zeros(self.config, batch), steps, explain=EXPLAINS)
+            self.run(zeros(self.config, batch), steps, explain=("attention",))
 
     def _check(self, inputs: Mapping[str, Tensor], steps: int | None) -> int:
         """Check all inputs, and return the number of time steps. Raise ValueError."""

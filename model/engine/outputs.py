@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from model.network import Output, StreamAttention
+from model.network import LayerOperations, Output, StreamAttention
 
 #: Makes one tensor of an output's tensors, given the dimension of their batch.
 _Operation = Callable[[Sequence[Tensor], int], Tensor]
@@ -80,7 +80,38 @@ def _map_tensors(outputs: Sequence[Output], operation: _Operation) -> Output:
             for name in first.firing_rates
         },
         attention=attention,
+        operations=_map_operations(outputs, operation),
     )
+
+
+def join_operations(
+    counts: Sequence[Mapping[str, LayerOperations]],
+) -> dict[str, LayerOperations]:
+    """Return the operations of parts of a batch, one after the other, by layer."""
+    return _map_layers(counts, lambda tensors, dim: torch.cat(list(tensors), dim))
+
+
+def _map_operations(
+    outputs: Sequence[Output], operation: _Operation
+) -> dict[str, LayerOperations] | None:
+    counts = [output.operations for output in outputs if output.operations is not None]
+    return _map_layers(counts, operation) if counts else None
+
+
+def _map_layers(
+    counts: Sequence[Mapping[str, LayerOperations]], operation: _Operation
+) -> dict[str, LayerOperations]:
+    mapped = {}
+    for name, layer in counts[0].items():
+        layers = [each[name] for each in counts]
+        rates = [each.firing_rate for each in layers if each.firing_rate is not None]
+        mapped[name] = replace(
+            layer,
+            accumulates=operation([each.accumulates for each in layers], 0),
+            multiply_accumulates=operation([each.multiply_accumulates for each in layers], 0),
+            firing_rate=operation(rates, 0) if rates else None,
+        )
+    return mapped
 
 
 def _map_attention(parts: Sequence[StreamAttention], operation: _Operation) -> StreamAttention:

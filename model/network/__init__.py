@@ -1,13 +1,6 @@
 """S-CMRL: the published network on plain spikingjelly neurons."""
 
-from model.network.scmrl import (
-    SCMRL,
-    Output,
-    StreamAttention,
-)
+from model.network.output import LayerOperations, Output, StreamAttention
+from model.network.scmrl import SCMRL
 
-__all__ = [
-    "SCMRL",
-    "Output",
-    "StreamAttention",
-]
+__all__ = ["SCMRL", "LayerOperations", "Output", "StreamAttention"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -11,41 +10,8 @@ from torch import Tensor, nn
 from model.config import Config
 from model.network.attention import CCSSA, Maps, Projection, SpikingAttention
 from model.network.neuron import LIF
+from model.network.output import Output, StreamAttention
 from model.network.patch import PatchSplitting
-
-
-@dataclass(frozen=True)
-class StreamAttention:
-    """Attention maps of the other streams' queries over this stream.
-
-    `spatial` [B, rows, columns] over the stream's token grid: non-negative, sums to 1, or all 0
-    where q k^T is 0. `temporal` [B, T, T]: mean of 0.25 q k^T from the query's step (row) to the
-    key's step (column). None where the network has no such attention.
-    """
-
-    spatial: Tensor | None
-    temporal: Tensor | None
-
-
-@dataclass(frozen=True)
-class Output:
-    """The result of a forward pass.
-
-    `logits` [B, classes]; `bias` [classes], the head's. `residuals`: each stream's cross-modal
-    residual, mean over tokens, [T, B, C] (the features of the alignment loss). `stream_logits`:
-    the term of each stream's tower [B, classes]; their sum plus the bias is `logits`. A tower has
-    received the residuals of the other streams.
-    `firing_rates`: spikes per neuron and step [B], 0 to 1, of the layers that make a stream's
-    tokens: the last stage of its patch splitting, after its pooling, and the position stage.
-    `attention` by the stream that the map lies on (the keys'); None where not requested.
-    """
-
-    logits: Tensor
-    bias: Tensor
-    residuals: dict[str, Tensor] = field(default_factory=dict)
-    stream_logits: dict[str, Tensor] = field(default_factory=dict)
-    firing_rates: dict[str, Tensor] = field(default_factory=dict)
-    attention: dict[str, StreamAttention] | None = None
 
 
 class CrossModalResidual(nn.Module):

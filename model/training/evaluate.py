@@ -33,6 +33,8 @@ from model.training.task import DATA_NOTE, Data, DataError, LabelledClip, Task, 
 SNRS_DB = (-10, -5, 0, 5, 10, 15, 20)
 #: Time steps that are measured.
 STEPS = tuple(range(1, 9))
+#: Clips over which the energy is the mean.
+ENERGY_CLIPS = 50
 #: Distance between the centres of object and frame, in frame sizes, from which on it is off-centre.
 OFF_CENTRE = 0.2
 
@@ -62,6 +64,7 @@ def evaluate(options: EvaluateOptions, console: Console | None = None) -> Card:
         *measure_int8(evaluator, clips),
         *measure_noise(evaluator, few, options.out),
         *measure_steps(evaluator, few, options.out),
+        *measure_energy(evaluator, few[:ENERGY_CLIPS]),
         *measure_maps(evaluator, off_centre(clips, options.attention_clips)),
         *_measure_no_class(evaluator, few, options),
     ]
@@ -170,6 +173,24 @@ def measure_int8(evaluator: Evaluator, clips: Sequence[EvaluatedClip]) -> Iterat
         float32 = measurement(f"accuracy, {name}, int8", accuracy, conditions)
         yield float32.model_copy(update={"precision": "int8"})
     evaluator.engine.fuse()
+
+
+def measure_energy(evaluator: Evaluator, clips: Sequence[EvaluatedClip]) -> Iterator[Measurement]:
+    """Measure the energy of the operations that the spikes cause (`model/network/operations.py`),
+    over that of a network of real values with the same layers, which runs once."""
+    steps, task = evaluator.card.steps, evaluator.task
+    spiking = dense = 0.0
+    for clip in clips:
+        output = evaluator.run([evaluator.prepare(clip.clip, steps)], steps, ("operations",))
+        assert output.operations is not None
+        layers = output.operations.values()
+        spiking += sum(float(layer.energy_pj[0]) for layer in layers) / len(clips)
+        dense += sum(layer.dense_energy_pj for layer in layers) / len(clips)
+    yield Measurement(
+        what="energy over that of a network of real values", value=spiking / dense, n=len(clips),
+        conditions=f"{spiking / 1e6:.1f} of {dense / 1e6:.1f} µJ a clip, T = {steps}, 0.9 pJ an "
+        f"accumulate, 4.6 pJ a multiply-accumulate, {task.test_set}",
+    )  # fmt: skip
 
 
 def measure_noise(

@@ -119,6 +119,7 @@ def build_answer(
         leave_one_out=explanation.leave_one_out,
         streams={name: schemas.Stream(**asdict(info)) for name, info in decoded.streams.items()},
         attention=explanation.attention,
+        diagnostics=_diagnostics(clip),
         steps=clip.steps,
         degraded=clip.options.steps is None and clip.steps < clip.card.steps,
         batch_size=inference.batch_size,
@@ -129,6 +130,29 @@ def build_answer(
             inference=_ms(inference.inference_s),
             total=_ms(total_s),
         ),
+    )
+
+
+def _diagnostics(clip: ClassifiedClip) -> schemas.Diagnostics | None:
+    """Return the operations of the clip, where they were requested."""
+    operations = clip.inference.output.operations
+    if operations is None:
+        return None
+    layers = {
+        name: schemas.LayerDiagnostics(
+            firing_rate=None
+            if layer.firing_rate is None
+            else round(float(layer.firing_rate[0]), 5),
+            accumulates=round(float(layer.accumulates[0])),
+            multiply_accumulates=round(float(layer.multiply_accumulates[0])),
+            dense=layer.dense,
+        )
+        for name, layer in operations.items()
+    }
+    energy = sum(float(layer.energy_pj[0]) for layer in operations.values())
+    dense = sum(layer.dense_energy_pj for layer in operations.values())
+    return schemas.Diagnostics(
+        layers=layers, energy_uj=round(energy / 1e6, 4), dense_energy_uj=round(dense / 1e6, 4)
     )
 
 

@@ -23,6 +23,8 @@ class Options:
       each logit when a stream is left out, which needs one more run of the network for each stream.
     - `abstain_below`: abstain where the highest probability is lower, 0 to 1; None: the card's.
     - `abstain_beyond`: abstain where the out-of-domain score is higher; None: the card's.
+    - `diagnostics`: whether to return firing rates, operations and energy by layer, for which the
+      plain network runs as well.
     - `degrade`: whether fewer steps may be run under load where `steps` is None.
     """
 
@@ -33,12 +35,14 @@ class Options:
     contributions: Contributions = "tower"
     abstain_below: float | None = None
     abstain_beyond: float | None = None
+    diagnostics: bool = False
     degrade: bool = True
 
     @property
     def explain(self) -> tuple[str, ...]:
         """The explanations to request from `Engine.run`."""
-        return () if self.attention == "none" else ("attention",)
+        attention = () if self.attention == "none" else ("attention",)
+        return (*attention, "operations") if self.diagnostics else attention
 
     @property
     def canvas(self) -> bool:

@@ -115,6 +115,30 @@ class LeaveOneOut(_Answer):
     )
 
 
+class LayerDiagnostics(_Answer):
+    """One layer of the network, over all time steps of this clip."""
+
+    firing_rate: float | None = Field(
+        None, description="Spikes a neuron and step, 0 to 1; absent without neurons."
+    )
+    accumulates: int = Field(description="Additions of a weight, one for each spike and target.")
+    multiply_accumulates: int = Field(description="Products with values that are not spikes.")
+    dense: int = Field(description="Products of the layer in a network of real values, run once.")
+
+
+class Diagnostics(_Answer):
+    """Operations of the network as published, counted from the spikes of this clip."""
+
+    layers: dict[str, LayerDiagnostics] = Field(description="By the layer's name, in their order.")
+    energy_uj: float = Field(
+        description="Estimate in microjoules: 0.9 pJ an accumulate, 4.6 pJ a multiply-accumulate "
+        "(45 nm, float32: Horowitz, ISSCC 2014). Neurons and memory are not counted."
+    )
+    dense_energy_uj: float = Field(
+        description="The same estimate of a network of real values with these layers, run once."
+    )
+
+
 class Timing(_Answer):
     """Milliseconds from the upload's end to the answer. `inference` is the whole batch's."""
 
@@ -169,6 +193,18 @@ class Classification(_Answer):
                             "temporal": {"values": [[0.2, 0.1], [0.1, 0.3]]},
                         }
                     },
+                    "diagnostics": {
+                        "layers": {
+                            "patch.audio.stages.1": {
+                                "firing_rate": 0.023,
+                                "accumulates": 6830208,
+                                "multiply_accumulates": 0,
+                                "dense": 14155776,
+                            }
+                        },
+                        "energy_uj": 109.4,
+                        "dense_energy_uj": 600.7,
+                    },
                     "steps": 4,
                     "degraded": False,
                     "batch_size": 8,
@@ -212,6 +248,7 @@ class Classification(_Answer):
     attention: dict[str, StreamMaps] | None = Field(
         None, description="By the stream that the map is drawn on; absent with attention=none."
     )
+    diagnostics: Diagnostics | None = Field(None, description="With diagnostics=true only.")
     steps: int = Field(description="Time steps T that the network ran for.")
     degraded: bool = Field(description="Whether T was reduced because of the load.")
     batch_size: int = Field(description="Requests in the batch, this one included.")

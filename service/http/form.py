@@ -105,6 +105,12 @@ VALUES: Mapping[str, Value] = {
         lambda _: {"type": "number", "minimum": 0, "maximum": _MAX_SCORE},
         lambda text, _: _parse_number(text, _MAX_SCORE),
     ),
+    "diagnostics": Value(
+        "`true`: firing rates, operations and an estimate of the energy by layer, as `diagnostics` "
+        "in the answer; the network as published then runs once more. Default: `false`.",
+        lambda _: {"type": "boolean", "default": Options.diagnostics},
+        lambda text, _: _parse_flag(text),
+    ),
     "degrade": Value(
         "`true` (default): fewer time steps may be run under load where the operator allows it; "
         "the answer then has `degraded`. `false`: never. T is never lowered if `steps` is sent.",

@@ -254,8 +254,8 @@ def test_the_description_is_whole(service: httpx.Client) -> None:
         assert "`clip` or `audio` for sound" in operation["requestBody"]["description"]
         form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
         assert set(form["properties"]) == {
-            "clip", "video", "audio", "frames", "steps", "top_k", "attention",
-            "contributions", "abstain_below", "abstain_beyond",
+            "clip", "video", "audio", "frames", "events", "audio_events", "steps", "top_k",
+            "attention", "contributions", "abstain_below", "abstain_beyond", "diagnostics",
             "degrade",
         }  # fmt: skip
         assert {"200", "400", "404", "408", "413", "415", "422", "503", "504"} == set(
@@ -291,7 +291,7 @@ def test_an_answer_has_the_fields_that_the_description_shows(
     service: httpx.Client, clip: bytes
 ) -> None:
     output = service.get("/openapi.json").json()["components"]["schemas"]["Classification"]
-    values = {"contributions": "leave_one_out"}
+    values = {"contributions": "leave_one_out", "diagnostics": "true"}
     answer = service.post(CLASSIFY, files={"clip": clip}, data=values).json()
     answer["out_of_domain"] = 0.6  # this checkpoint has no reference
     assert set(answer) == set(output["properties"])

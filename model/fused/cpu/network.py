@@ -17,7 +17,8 @@ from torch import Tensor
 from model.fused.cpu.layers import CPULayers
 from model.fused.network import FusedNetwork, StreamFeatures
 from model.network.attention import Maps
-from model.network.scmrl import SCMRL, Output
+from model.network.output import Output
+from model.network.scmrl import SCMRL
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")

@@ -260,6 +260,24 @@ def test_leave_one_out_needs_a_checkpoint_that_supports_missing_streams(
     assert "leave_one_out" not in ask(service, {"clip": clip}, address, contributions="tower")
 
 
+def test_diagnostics_are_the_operations_of_the_clip(service: httpx.Client, clip: bytes) -> None:
+    plain = ask(service, {"clip": clip}, steps=3)
+    answer = ask(service, {"clip": clip}, steps=3, diagnostics="true")
+    assert "diagnostics" not in plain
+    assert answer["contributions"] == plain["contributions"]
+    found = answer["diagnostics"]
+    layers = found["layers"]
+    assert {"patch.audio.stages.0", "mlp.visual.expand", "head"} <= set(layers)
+    energy = sum(0.9 * x["accumulates"] + 4.6 * x["multiply_accumulates"] for x in layers.values())
+    assert found["energy_uj"] == pytest.approx(energy / 1e6, rel=1e-3)
+    dense = sum(4.6 * x["dense"] for x in layers.values())
+    assert found["dense_energy_uj"] == pytest.approx(dense / 1e6, rel=1e-3)
+    assert all(0 <= x.get("firing_rate", 0) <= 1 for x in layers.values())
+    more = ask(service, {"clip": clip}, steps=6, diagnostics="true")["diagnostics"]
+    assert more["energy_uj"] > found["energy_uj"]
+    assert more["dense_energy_uj"] == found["dense_energy_uj"]
+
+
 @pytest.mark.parametrize("steps", [1, 6, 64])
 def test_steps_are_what_was_asked_for(service: httpx.Client, clip: bytes, steps: int) -> None:
     answer = ask(service, {"clip": clip}, steps=steps)

@@ -1,0 +1,74 @@
+"""The result of a forward pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+#: Energy in pJ of adding a weight, and of multiplying by it and adding, in float32 at 45 nm and
+#: 0.9 V: M. Horowitz, "Computing's energy problem", ISSCC 2014.
+ACCUMULATE_PJ, MULTIPLY_ACCUMULATE_PJ = 0.9, 4.6
+
+
+@dataclass(frozen=True)
+class LayerOperations:
+    """The operations of one layer for each clip of a batch, over all time steps.
+
+    - `accumulates` float64 [B]: additions of a weight, one for each spike and each of its targets.
+    - `multiply_accumulates` float64 [B]: products with values that are not spikes.
+    - `dense`: products of the same layer in a network of real values, which runs once.
+    - `firing_rate` [B]: spikes of the layer's neurons a neuron and step, 0 to 1; None for a layer
+      without neurons.
+    """
+
+    accumulates: Tensor
+    multiply_accumulates: Tensor
+    dense: int
+    firing_rate: Tensor | None = None
+
+    @property
+    def energy_pj(self) -> Tensor:
+        """Energy in pJ [B]."""
+        return ACCUMULATE_PJ * self.accumulates + MULTIPLY_ACCUMULATE_PJ * self.multiply_accumulates
+
+    @property
+    def dense_energy_pj(self) -> float:
+        """Energy in pJ of the same layer in a network of real values."""
+        return MULTIPLY_ACCUMULATE_PJ * self.dense
+
+
+@dataclass(frozen=True)
+class StreamAttention:
+    """Attention maps of the other streams' queries over this stream.
+
+    `spatial` [B, rows, columns] over the stream's token grid: non-negative, sums to 1, or all 0
+    where q k^T is 0. `temporal` [B, T, T]: mean of 0.25 q k^T from the query's step (row) to the
+    key's step (column). None where the network has no such attention.
+    """
+
+    spatial: Tensor | None
+    temporal: Tensor | None
+
+
+@dataclass(frozen=True)
+class Output:
+    """The result of a forward pass.
+
+    `logits` [B, classes]; `bias` [classes], the head's. `residuals`: each stream's cross-modal
+    residual, mean over tokens, [T, B, C] (the features of the alignment loss). `stream_logits`:
+    the term of each stream's tower [B, classes]; their sum plus the bias is `logits`. A tower has
+    received the residuals of the other streams.
+    `firing_rates`: spikes per neuron and step [B], 0 to 1, of the layers that make a stream's
+    tokens: the last stage of its patch splitting, after its pooling, and the position stage.
+    `attention` by the stream that the map lies on (the keys'), and `operations` by layer; None
+    where not requested.
+    """
+
+    logits: Tensor
+    bias: Tensor
+    residuals: dict[str, Tensor] = field(default_factory=dict)
+    stream_logits: dict[str, Tensor] = field(default_factory=dict)
+    firing_rates: dict[str, Tensor] = field(default_factory=dict)
+    attention: dict[str, StreamAttention] | None = None
+    operations: dict[str, LayerOperations] | None = None
