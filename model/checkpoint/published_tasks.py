@@ -90,7 +90,7 @@ _URBANSOUND8K_AV = PublishedTask(
         Source(
             name="UrbanSound8K-AV",
             what="sounds of UrbanSound8K, each with a picture",
-            licence="UrbanSound8K: CC BY-NC; the pictures': see the address",
+            licence="UrbanSound8K: CC BY-NC 3.0; the pictures: see the address",
             url="https://github.com/Guo-Lingyue/SMMT",
         ),
     ),

@@ -209,6 +209,8 @@ def measure_noise(
             if stream in streams_alone(task):
                 alone = evaluator.accuracy(clips, steps, noise, stream)
                 curves.setdefault(f"{title} alone, noise on it", []).append(alone)
+    if not curves:  # no stream is of a kind that noise is known for
+        return []
     plots.curves("signal-to-noise ratio in dB", SNRS_DB, curves, out / "noise.png")
     zero = SNRS_DB.index(0)
     conditions = f"white noise at 0 dB, T = {steps}, {task.test_set}"

@@ -13,6 +13,7 @@ from model.training.drones.task import Drones
 from model.training.folder.task import FolderTask
 from model.training.handsigns.task import HandSigns
 from model.training.paper.crema_d import CremaD
+from model.training.paper.mnistdvs_ntidigits import MNISTDVSNTIDigits
 from model.training.paper.urbansound8k_av import UrbanSound8KAV
 from model.training.task import Task
 
@@ -22,5 +23,6 @@ TASKS: dict[str, type[Task]] = {
     "drones": Drones,
     "folder": FolderTask,
     "handsigns": HandSigns,
+    "mnistdvs-ntidigits": MNISTDVSNTIDigits,
     "urbansound8k-av": UrbanSound8KAV,
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from model.checkpoint import Card, Source
+from model.checkpoint.published_tasks import PUBLISHED_TASKS
 from model.config import MAX_SEED
 from model.preprocess.specs import PROFILES, Spec
 from model.training.folder.clip_files import ClipFiles
@@ -24,7 +25,8 @@ from model.training.task import DATA_NOTE, DataError, check_task
 if TYPE_CHECKING:
     from model.training.paper.pairs import PairData
 
-#: Classes in the published order, and what the codes stand for.
+_PUBLISHED = PUBLISHED_TASKS["crema-d"]
+#: What the classes stand for.
 EMOTIONS = {
     "ANG": "anger",
     "DIS": "disgust",
@@ -49,7 +51,7 @@ _NAME = re.compile(r"(\d{4})_[A-Z]{3}_([A-Z]{3})_[A-Z]{1,2}")
 class CremaD:
     """CREMA-D: 7,442 clips of 91 actors. `for_data` and `for_checkpoint` fill in `notes`."""
 
-    name: ClassVar = "crema-d"
+    name: ClassVar = _PUBLISHED.name
     version: ClassVar = "1.0.0"
     description: ClassVar = (
         "An actor's emotion, by face and voice: "
@@ -57,7 +59,7 @@ class CremaD:
         + "."
     )
     data_help: ClassVar = "Folder of VideoFlash/*.flv and AudioWAV/*.wav, as CREMA-D has them."
-    labels: ClassVar = tuple(EMOTIONS)
+    labels: ClassVar = _PUBLISHED.labels
     specs: ClassVar[Mapping[str, Spec]] = PROFILES["crema_d"]
     titles: ClassVar[Mapping[str, str]] = {"audio": "sound", "visual": "picture"}
     box_stream: ClassVar = None
@@ -165,15 +167,7 @@ class CremaD:
 
     def sources(self) -> tuple[Source, ...]:
         """Return CREMA-D."""
-        return (
-            Source(
-                name="CREMA-D",
-                what="acted emotions: 7,442 clips of 91 actors (H. Cao, D. G. Cooper, M. K. "
-                "Keutmann, R. C. Gur, A. Nenkova, R. Verma)",
-                licence="Open Database License 1.0",
-                url="https://github.com/CheyneyComputerScience/CREMA-D",
-            ),
-        )
+        return _PUBLISHED.sources
 
     def load(self, folder: Path) -> PairData:
         """List a folder, digest its files and split them. Raises DataError."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from model.checkpoint import Card, Source
+from model.checkpoint.published_tasks import PUBLISHED_TASKS
 from model.config import MAX_SEED
 from model.preprocess.specs import PROFILES, Spec
 from model.training.folder.clip_files import ClipFiles
@@ -22,11 +23,9 @@ from model.training.task import DATA_NOTE, DataError, check_task
 if TYPE_CHECKING:
     from model.training.paper.pairs import PairData
 
+_PUBLISHED = PUBLISHED_TASKS["urbansound8k-av"]
 #: Classes in the published order.
-LABELS = (
-    "air_conditioner", "car_horn", "children_playing", "dog_bark", "drilling", "engine_idling",
-    "gun_shot", "jackhammer", "siren", "street_music",
-)  # fmt: skip
+LABELS = _PUBLISHED.labels
 #: Folders of the public layout, and the endings of the files in their class folders.
 PICTURES = ("Dataset_v3_vision", (".jpg", ".jpeg", ".png"))
 SOUNDS = ("Dataset_v3_sound", (".wav",))
@@ -39,7 +38,7 @@ class UrbanSound8KAV:
     """UrbanSound8K-AV: sounds of UrbanSound8K with a picture each. `for_data` and
     `for_checkpoint` fill in `notes`."""
 
-    name: ClassVar = "urbansound8k-av"
+    name: ClassVar = _PUBLISHED.name
     version: ClassVar = "1.0.0"
     description: ClassVar = f"A source of city sound, heard and seen: one of {', '.join(LABELS)}."
     data_help: ClassVar = (
@@ -140,21 +139,8 @@ class UrbanSound8KAV:
         return self.notes
 
     def sources(self) -> tuple[Source, ...]:
-        """Return UrbanSound8K, and the pictures that UrbanSound8K-AV adds."""
-        return (
-            Source(
-                name="UrbanSound8K",
-                what="8,732 sounds of the city (J. Salamon, C. Jacoby, J. P. Bello)",
-                licence="CC BY-NC 3.0",
-                url="https://urbansounddataset.weebly.com/urbansound8k.html",
-            ),
-            Source(
-                name="UrbanSound8K-AV",
-                what="a picture for each sound (L. Guo and others)",
-                licence="see its page",
-                url="https://www.kaggle.com/datasets/lingyueguo/urbansound8k-av",
-            ),
-        )
+        """Return UrbanSound8K-AV."""
+        return _PUBLISHED.sources
 
     def load(self, folder: Path) -> PairData:
         """List a folder, digest its files and split them. Raises DataError."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
 from model import checkpoint
 from service.classification.local import Classifier
 from service.classification.options import Options
 from service.classification.upload_fields import InputFiles
-from tests.model.training.paper.made import crema_d, urbansound8k_av
+from tests.model.media.events.made import npz
+from tests.model.training.paper.made import crema_d, mnistdvs_ntidigits, urbansound8k_av
 from tests.service.commands.test_cli import scmrl
 
 pytestmark = pytest.mark.slow
@@ -62,3 +65,24 @@ def test_urbansound8k_av_is_trained_measured_and_served(tmp_path: Path) -> None:
     answer = Classifier(best, "cpu").classify(files, Options())
     assert "air_conditioner" in {each.label for each in answer.probabilities}
     assert len(answer.probabilities) == 10
+
+
+def test_mnistdvs_ntidigits_is_trained_measured_and_served(tmp_path: Path) -> None:
+    data, out = mnistdvs_ntidigits(tmp_path / "data"), tmp_path / "runs" / "events"
+    arguments = ("train", "mnistdvs-ntidigits", "--data", data, "--out", out, *SMALL)
+    assert "recordings at scale 4 are there; absent are 0005" in scmrl(*arguments, code=2).stderr
+    shown = scmrl(*arguments, "--skip-faulty").stderr.replace("\n", " ")
+    assert 'pairs: train 20, test 20; "oh" left out: 5' in shown
+    best = out / "best"
+    scmrl("evaluate", best, "--out", tmp_path / "figures", "--write-card", "--device", "cpu",
+          "--curve-clips", 2)  # fmt: skip
+    counts = {m.what: m.n for m in checkpoint.read_card(best).accuracy}
+    assert counts["accuracy, both streams"] == 20
+    recording = data / "grabbed_data7" / "scale4" / "mnist_7_scale04_0001.aedat"
+    with h5py.File(data / "n-tidigits.hdf5") as file:
+        channel = np.asarray(file["test_addresses/tman-aa-7"]).astype(np.int64)
+        time_us = (np.asarray(file["test_timestamps/tman-aa-7"]) * 1e6).astype(np.int64)
+    files = InputFiles(events=recording.read_bytes(), audio_events=npz(channel=channel, t=time_us))
+    answer = Classifier(best, "cpu").classify(files, Options())
+    assert answer.streams["visual"].events == 900
+    assert {each.label for each in answer.probabilities} == set("0123456789")

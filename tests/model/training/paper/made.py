@@ -8,11 +8,13 @@ from typing import Any
 
 import av
 import cv2
+import h5py
 import numpy as np
 import soundfile
 
 from model.training.paper.crema_d import published_test_names
 from model.training.paper.urbansound8k_av import LABELS
+from tests.model.media.events.made import aerdat
 from tests.model.training.folder.made import stripes, tone
 
 #: CREMA-D's sentences and levels that tests use to train on.
@@ -81,3 +83,45 @@ def urbansound8k_av(folder: Path, counts: dict[str, int] | None = None) -> Path:
             jpg(folder / "Dataset_v3_vision" / label / f"{name}.jpg", number, seed)
             wav(folder / "Dataset_v3_sound" / label / f"{name}.wav", number, seed, seconds=0.3)
     return folder
+
+
+def mnist_dvs(folder: Path, per_digit: int = 4, scale: int = 4) -> Path:
+    """Recordings of jAER of bars before a DVS128: `per_digit` of each digit."""
+    for digit in range(10):
+        for number in range(1, per_digit + 1):
+            rng = np.random.default_rng([digit, number])
+            along, across = rng.integers(0, 26, 900), rng.integers(0, 4, 900)
+            x, y = (along, across + 2 * digit) if digit % 2 else (across + 2 * digit, along)
+            name = f"mnist_{digit}_scale{scale:02d}_{number:04d}.aedat"
+            file = folder / f"grabbed_data{digit}" / f"scale{scale}" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            time_us = np.sort(rng.integers(0, 2_000_000, 900))
+            file.write_bytes(aerdat(48 + x, 48 + y, time_us, rng.random(900) < 0.5))
+    return folder
+
+
+def ntidigits(file: Path, speakers: tuple[int, int] = (3, 2)) -> Path:
+    """An HDF5 file in the layout of N-TIDIGITS18: single digits, "oh" and sequences of speakers to
+    train and to test on."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(file, "w") as made:
+        for part, count in zip(("train", "test"), speakers, strict=True):
+            names = [
+                f"{part[0]}man-{letters}-{spoken}"
+                for letters in ("aa", "bb", "cc")[:count]
+                for spoken in (*"123456789zo", "1z", "o34")
+            ]
+            made[f"{part}_labels"] = np.array([name.encode() for name in names])
+            for number, name in enumerate(names):
+                rng = np.random.default_rng([number, count])
+                channel = (4 * (number % 13) + rng.integers(0, 8, 400)).astype(np.float64)
+                seconds = np.sort(rng.random(400))
+                made[f"{part}_addresses/{name}"] = channel
+                made[f"{part}_timestamps/{name}"] = seconds
+    return file
+
+
+def mnistdvs_ntidigits(folder: Path) -> Path:
+    """A folder of both data sets."""
+    ntidigits(folder / "n-tidigits.hdf5")
+    return mnist_dvs(folder)

@@ -19,7 +19,7 @@ from model.training.calibrate import calibrate
 from model.training.evaluate import evaluate
 from model.training.folder.split import DEVELOPMENT, TEST, TRAIN
 from model.training.options import CalibrateOptions, EvaluateOptions, OptionsError, TrainOptions
-from model.training.paper.crema_d import CremaD, list_crema_d, published_test_names
+from model.training.paper.crema_d import EMOTIONS, CremaD, list_crema_d, published_test_names
 from model.training.recipe import task_of
 from model.training.schedule import Schedule
 from model.training.task import DataError
@@ -68,7 +68,7 @@ def test_the_papers_hyperparameters_are_the_defaults(data: Path) -> None:
     assert (options.alpha, options.temperature, options.label_smoothing) == (1.5, 0.07, 0.1)
     assert (options.weight_decay, options.warmup_epochs) == (1e-4, 5)
     assert task.defaults["batch"] == 128
-    assert task.labels == ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")
+    assert task.labels == tuple(EMOTIONS) == ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")
     assert task.specs == PROFILES["crema_d"]
     schedule = Schedule(options, 10)
     assert {schedule.plan(step).steps for step in range(1000)} == {4}
@@ -209,7 +209,7 @@ def test_a_run_is_a_checkpoint_of_the_task(run: Path, data: Path) -> None:
     assert "the published split has 6698 and 744" in card.training.notes["clips"]
     assert card.training.notes["loss"].endswith("semantic alignment (temperature 0.07)")
     (source,) = card.data
-    assert source.licence == "Open Database License 1.0"
+    assert source.licence == "Open Database License (ODbL) 1.0"
     measured = {m.what: m for m in card.accuracy}
     assert measured["accuracy, both streams"].n == 5
     conditions = "test clips of CREMA-D, as published, which chose the epoch"

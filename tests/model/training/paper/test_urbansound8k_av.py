@@ -154,7 +154,7 @@ def test_a_run_is_measured_calibrated_and_is_of_the_task(data: Path, tmp_path: P
     network, card = checkpoint.load(run)
     assert card.labels == LABELS
     assert network.config.embed_dim == 16
-    assert [source.name for source in card.data] == ["UrbanSound8K", "UrbanSound8K-AV"]
+    assert [source.name for source in card.data] == ["UrbanSound8K-AV"]
     measured = {m.what: m for m in card.accuracy}
     assert measured["accuracy, both streams"].n == 10
     assert measured["accuracy, both streams"].conditions.endswith("UrbanSound8K-AV, as published")
