@@ -31,6 +31,7 @@ MODEL_ROOMS = {
     "engine": {"network", "fused", "preprocess"},
     "checkpoint": {"network", "preprocess"},
     "explain": {"network", "preprocess"},
+    "export": {"network", "checkpoint", "preprocess"},
     "training": {"network", "engine", "checkpoint", "preprocess", "media", "explain"},
 }
 

@@ -1,5 +1,5 @@
 """The command line: `scmrl serve`, `classify`, `models`, `settings`, `keys`, `train`, `evaluate`,
-`calibrate`, `import`, `study` and `bench`.
+`calibrate`, `import`, `export`, `study` and `bench`.
 
 Commands import heavy modules (torch, OpenCV, the web framework) themselves, so that `scmrl --help`
 is fast.
@@ -14,6 +14,7 @@ from service.commands import (
     calibrate,
     classify,
     evaluate,
+    export,
     import_checkpoint,
     keys,
     models,
@@ -41,5 +42,6 @@ train.register(app)
 evaluate.register(app)
 calibrate.register(app)
 import_checkpoint.register(app)
+export.register(app)
 study.register(app)
 bench.register(app)

@@ -42,6 +42,7 @@ COMMANDS = (
     "evaluate",
     "calibrate",
     "import",
+    "export",
     "bench",
 )
 
@@ -76,7 +77,7 @@ def test_help_names_every_command_and_loads_nothing_heavy() -> None:
     assert loaded.stdout.strip() == "set()"
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "train avdigits"])
+@pytest.mark.parametrize("command", [*COMMANDS, "train avdigits", "export onnx"])
 def test_each_command_has_help(command: str) -> None:
     stdout = scmrl(*command.split(), "--help").output
     assert "Usage" in stdout
