@@ -77,7 +77,13 @@ def _prepare_frame(picture: UInt8Array, spec: FrameSpec) -> Float32Array:
 
 
 def _normalize(values: UInt8Array | Float32Array, spec: FrameSpec) -> Float32Array:
-    """Return (value / 255 - mean) / std, computed as one product and one sum."""
+    """Return a picture [h, w, 3] of integers, 0 to 255, as `mean` and `std`, or `background`,
+    normalise it [h, w, C]."""
+    if spec.background == "median":
+        return normalize_level(_background_distance(values))[:, :, None]
+    if spec.background == "median_rgb":
+        return _subtract_background(values)
+    # (value / 255 - mean) / std, computed as one product and one sum.
     std = np.asarray(spec.std, np.float64)
     factor = (1 / (255 * std)).astype(np.float32)
     shift = (np.asarray(spec.mean) / std).astype(np.float32)
@@ -100,12 +106,7 @@ def _pad(picture: UInt8Array, spec: FrameSpec) -> Float32Array:
     """Fit the whole picture into the tensor [H, W, C], centred, with 0 around it."""
     height, width, top, left = _fit(picture, spec)
     resized = _resize(picture, height, width, spec)
-    if spec.background == "median":
-        values = normalize_level(_background_distance(resized))[:, :, None]
-    elif spec.background == "median_rgb":
-        values = _subtract_background(resized)
-    else:
-        values = _normalize(resized, spec)
+    values = _normalize(resized, spec)
     padded = np.zeros((*spec.size, spec.channels), np.float32)
     padded[top : top + height, left : left + width] = values
     return padded

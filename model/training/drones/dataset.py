@@ -28,7 +28,7 @@ VISUAL = cast(FrameSpec, PROFILES["drones"]["visual"])
 #: Shares of the kinds among the pictures of `other`.
 OTHERS = {"airplane": 0.4, "bird": 0.4, BACKGROUND: 0.2}
 #: Side in pixels of the windows that are drawn.
-_SIDE = 128
+_SIDE = 96
 #: Shares of the examples of `other` in training whose picture is an empty page or noise, and whose
 #: sound is noise: neither is a drone or a helicopter.
 _EMPTY, _NOISE = 0.05, 0.05

@@ -15,11 +15,11 @@ Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Rng = np.random.Generator
 
-_SIDE, _SECONDS = 128, 3.0
+_SIDE, _SECONDS = 96, 3.0
 
 
 def draw_empty_picture(rng: Rng) -> Bytes:
-    """Draw a plain or shaded page with a camera's grain, or noise, uint8 RGB [128, 128, 3]."""
+    """Draw a plain or shaded page with a camera's grain, or noise, uint8 RGB [96, 96, 3]."""
     colour = rng.uniform(0, 255, 3)
     slope = np.linspace(-1, 1, _SIDE)[None, :, None] * rng.uniform(-40, 40)
     grain = rng.uniform(0, 6) if rng.random() < 0.6 else rng.uniform(6, 120)

@@ -1,4 +1,4 @@
-"""Sounds to train on: a part of a recording, as another microphone would have heard it."""
+"""Sounds to train on: parts of recordings, mixed, as another microphone would have heard them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.fft import irfft, next_fast_len, rfft
 
 from model.media.types import Sound
 from model.preprocess.specs import PROFILES, SpectrogramSpec
@@ -22,8 +21,8 @@ Rng = np.random.Generator
 SPEC = cast(SpectrogramSpec, PROFILES["drones"]["audio"])
 #: Length in seconds of the sound of a clip.
 SECONDS = 3.0
-#: Greatest change of speed (exponent of e), and of the spectrum in dB.
-_SPEED, _EQUALISER_DB = 0.15, 12.0
+#: Greatest change of speed (exponent of e), and of a band's level and of all levels in dB.
+_SPEED, _EQUALISER_DB, _LEVEL_DB = 0.15, 12.0, 6.0
 #: Shares of the sounds that another of the same class, the background, and noise are added to.
 _DOUBLED, _WITH_BACKGROUND, _WITH_NOISE = 0.2, 0.5, 0.3
 #: Level in dB of a sound over what is added to it.
@@ -42,8 +41,8 @@ def draw_sound(
 ) -> Floats:
     """Draw a sound [n] at RATE from `recordings`, which are of one class.
 
-    Another one of them and one of the `backgrounds` may be mixed in; speed, spectrum and noise
-    are drawn. At difficulty 0, it is a part of a recording as it is.
+    Another one of them and one of the `backgrounds` may be mixed in; speed
+    and noise are drawn. At difficulty 0, it is a part of a recording as it is.
     """
     samples = _changed(recordings, rng, difficulty)
     if rng.random() < _DOUBLED * difficulty:
@@ -65,30 +64,25 @@ def spectrogram(samples: Floats) -> Floats:
 def draw_spectrogram(
     recordings: Sequence[Recording], backgrounds: Sequence[Recording], rng: Rng, difficulty: float
 ) -> Floats:
-    """Draw a sound as `draw_sound` does, and return its spectrogram with stripes blanked."""
-    samples = draw_sound(recordings, backgrounds, rng, difficulty)
-    return mask_spectrogram(spectrogram(samples), rng, difficulty)
+    """Draw a sound as `draw_sound` does, and return its spectrogram [1, 1, H, W], as another
+    microphone would have it, with stripes blanked."""
+    tensor = spectrogram(draw_sound(recordings, backgrounds, rng, difficulty))
+    knots = rng.uniform(-_EQUALISER_DB, _EQUALISER_DB, 6) * rng.uniform(0, difficulty)
+    gains = np.interp(np.linspace(0, 5, SPEC.size[0]), np.arange(6), knots)
+    gains += rng.uniform(-_LEVEL_DB, _LEVEL_DB) * difficulty
+    in_units = gains * (np.log(10) / 20 / SPEC.std)
+    tensor = np.clip(tensor + in_units[:, None].astype(np.float32), 0, 1)
+    return mask_spectrogram(tensor, rng, difficulty)
 
 
 def _changed(recordings: Sequence[Recording], rng: Rng, difficulty: float) -> Floats:
-    """Return a part of one of the recordings at another speed and with another spectrum."""
+    """Return a part of one of the recordings at another speed."""
     recording = recordings[int(rng.integers(len(recordings)))]
     factor = float(np.exp(rng.uniform(-_SPEED, _SPEED) * difficulty))
     samples = cut(recording, rng, SECONDS * factor)
     count = max(1, round(len(samples) / factor))
     at = np.linspace(0, len(samples) - 1, count)
-    samples = np.asarray(np.interp(at, np.arange(len(samples)), samples), np.float32)
-    return _equalise(samples, rng, difficulty)
-
-
-def _equalise(samples: Floats, rng: Rng, difficulty: float) -> Floats:
-    """Filter by a smooth random curve over log frequency."""
-    size = next_fast_len(len(samples), real=True)
-    spectrum = rfft(samples, size)
-    knots = rng.uniform(-_EQUALISER_DB, _EQUALISER_DB, 6) * rng.uniform(0, difficulty)
-    octaves = np.log2(np.linspace(1 / 64, 1, len(spectrum))) + 6  # 0 at 125 Hz, 6 at the top
-    gains = 10 ** (np.interp(octaves, np.linspace(0, 6, 6), knots) / 20)
-    return np.asarray(irfft(spectrum * gains, size)[: len(samples)], np.float32)
+    return np.asarray(np.interp(at, np.arange(len(samples)), samples), np.float32)
 
 
 def _add(samples: Floats, other: Floats, ratio_db: float) -> Floats:

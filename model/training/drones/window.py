@@ -27,6 +27,8 @@ _OFFSET, _CLIP_OFFSET = 0.22, 0.04
 _TILT, _ASPECT = 15.0, 1.2
 #: Shares of pictures in training that are grey, and that are negatives: dark objects are bright.
 _GREY, _NEGATIVE = 0.25, 0.1
+#: Grain over that of other photographs: a small object in haze differs by few grey levels.
+_GRAIN = 0.3
 
 
 @dataclass(frozen=True)
@@ -96,5 +98,5 @@ def draw_light(rng: Rng, difficulty: float) -> PictureChange:
     contrast = -change.contrast if rng.random() < _NEGATIVE * difficulty else change.contrast
     return replace(
         change, matrix=np.eye(3, dtype=np.float32), hidden=None, contrast=contrast,
-        saturation=0.0 if grey else change.saturation,
+        saturation=0.0 if grey else change.saturation, grain=change.grain * _GRAIN,
     )  # fmt: skip

@@ -321,3 +321,17 @@ def test_both_medians_have_one_level() -> None:
     np.testing.assert_allclose(
         np.abs(signed).max(0), prepare_frames(picture, MEDIAN, 1).tensor[0, 0], atol=1e-6
     )
+
+
+def test_a_crop_is_normalised_by_its_own_background() -> None:
+    fields = MEDIAN.model_dump() | {"fit": "crop", "resize": "antialias", "resize_shorter": 96}
+    for background in ("median", "median_rgb"):
+        changes = {"background": background, "size": (48, 48)}
+        spec = FrameSpec.model_validate(fields | changes)
+        picture = drawing((140, 140, 140), (90, 90, 90))
+        picture.frames[0][:, :40] = 255  # outside the crop
+        tensor = prepare_frames(picture, spec, 1).tensor[0]
+        assert tensor.shape == (spec.channels, 48, 48)
+        bar = np.abs(tensor).max(0) > 0.8
+        assert bar[14:34, 40:44].mean() > 0.8
+        assert not bar[:, :36].any()

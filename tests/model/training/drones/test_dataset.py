@@ -97,7 +97,7 @@ def test_views_of_a_clip_keep_their_order(training: Aircraft) -> None:
 
 def test_nothing_is_drawn_as_a_page_or_noise() -> None:
     pages = [draw_empty_picture(np.random.default_rng(seed)) for seed in range(20)]
-    assert {page.shape for page in pages} == {(128, 128, 3)}
+    assert {page.shape for page in pages} == {(96, 96, 3)}
     assert min(page.std(0).mean() for page in pages) < 10
     assert max(page.std(0).mean() for page in pages) > 30
     sounds = [draw_noise(np.random.default_rng(seed)) for seed in range(20)]

@@ -56,7 +56,7 @@ def test_the_task_is_trained_and_evaluated(drones_folder: Path, tmp_path: Path) 
     )  # fmt: skip
     network, card = checkpoint.load(best)
     assert task_of(card, best) == task
-    assert {stream.tokens for stream in network.config.streams.values()} == {36}
+    assert {stream.tokens for stream in network.config.streams.values()} == {16}
     assert [source.licence for source in card.data] == ["CC0 1.0"]
     assert card.training is not None
     assert card.training.notes["fold"] == "1"
