@@ -150,8 +150,9 @@ class TrainOptions:
     )
     select_by: str = option(
         "accuracy",
-        "The best epoch has the highest accuracy or the lowest loss on held-out clips.",
-        choices=("accuracy", "loss"),
+        "The best epoch has the highest accuracy or the lowest loss on held-out clips; last: it is "
+        "the last one, or the average, whatever they say.",
+        choices=("accuracy", "loss", "last"),
     )
     patience: int = option(
         0, "Stop early after this many epochs without a better one; 0: never.", between=(0, 100_000)

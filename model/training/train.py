@@ -326,8 +326,11 @@ class Trainer:
         return accuracies
 
     def _save_best(self, accuracies: Accuracies) -> None:
-        by_loss = self.options.select_by == "loss"
-        score = -accuracies.loss if by_loss else accuracies.score
+        score = {
+            "accuracy": accuracies.score,
+            "loss": -accuracies.loss,
+            "last": max(self.best, 0.0) + 1,
+        }[self.options.select_by]
         if score > self.best:
             self.best, self.best_epoch = score, self.epoch
             described = card(self.options, self.epoch, self.health.warnings)

@@ -22,11 +22,11 @@ SPEC = cast(SpectrogramSpec, PROFILES["drones"]["audio"])
 #: Length in seconds of the sound of a clip.
 SECONDS = 3.0
 #: Greatest change of speed (exponent of e), and of a band's level and of all levels in dB.
-_SPEED, _EQUALISER_DB, _LEVEL_DB = 0.15, 12.0, 6.0
+_SPEED, _EQUALISER_DB, _LEVEL_DB = 0.08, 4.0, 2.0
 #: Shares of the sounds that another of the same class, the background, and noise are added to.
-_DOUBLED, _WITH_BACKGROUND, _WITH_NOISE = 0.2, 0.5, 0.3
+_DOUBLED, _WITH_BACKGROUND, _WITH_NOISE = 0.1, 0.2, 0.1
 #: Level in dB of a sound over what is added to it.
-_OVER_OTHER, _OVER_BACKGROUND, _OVER_NOISE = (-3.0, 10.0), (-3.0, 20.0), (0.0, 35.0)
+_OVER_OTHER, _OVER_BACKGROUND, _OVER_NOISE = (-3.0, 10.0), (5.0, 25.0), (10.0, 35.0)
 
 
 def cut(recording: Recording, rng: Rng, seconds: float = SECONDS) -> Floats:
@@ -71,7 +71,8 @@ def draw_spectrogram(
     gains = np.interp(np.linspace(0, 5, SPEC.size[0]), np.arange(6), knots)
     gains += rng.uniform(-_LEVEL_DB, _LEVEL_DB) * difficulty
     in_units = gains * (np.log(10) / 20 / SPEC.std)
-    tensor = np.clip(tensor + in_units[:, None].astype(np.float32), 0, 1)
+    low, high = ((level - SPEC.mean) / SPEC.std for level in SPEC.clip or (-np.inf, np.inf))
+    tensor = np.clip(tensor + in_units[:, None].astype(np.float32), low, high)
     return mask_spectrogram(tensor, rng, difficulty)
 
 

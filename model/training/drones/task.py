@@ -37,7 +37,7 @@ class Drones:
     missing_streams: ClassVar = True
     box_stream: ClassVar = "visual"
     defaults: ClassVar[Mapping[str, Any]] = {
-        "modality_dropout": {"all": 0.4, "visual": 0.4, "audio": 0.2},
+        "modality_dropout": {"all": 0.4, "visual": 0.3, "audio": 0.3},
         "embed_dim": 64,
         "steps": 2,
         "development_clips": 450,

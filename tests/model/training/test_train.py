@@ -181,6 +181,22 @@ def test_the_mean_of_the_last_epochs_is_saved_where_it_is_better(
         assert not torch.equal(second[name], third[name])
 
 
+@pytest.mark.parametrize("average", [0, 2])
+def test_without_a_choice_the_last_epoch_or_the_average_is_kept(
+    options: TrainOptions, monkeypatch: pytest.MonkeyPatch, average: int
+) -> None:
+    measured: list[torch.Tensor] = []
+
+    def worse(run: Trainer) -> Accuracies:
+        measured.append(run.network.state_dict()["head.weight"].clone())
+        return Accuracies(0.9 - 0.1 * len(measured), {})
+
+    monkeypatch.setattr("model.training.train.Trainer.measure", worse)
+    best = train(replace(options, epochs=3, average=average, select_by="last"))
+    assert len(measured) == (4 if average else 3)
+    assert torch.equal(checkpoint.load(best)[0].state_dict()["head.weight"], measured[-1])
+
+
 def test_a_stream_with_a_smaller_learning_rate_moves_less(
     options: TrainOptions, tmp_path: Path
 ) -> None:
