@@ -25,6 +25,8 @@ Floats = NDArray[np.float32]
 Rng = np.random.Generator
 
 VISUAL = cast(FrameSpec, PROFILES["drones"]["visual"])
+#: Shares of the classes in training. `other` is the most varied.
+SHARES = (0.3, 0.3, 0.4)
 #: Shares of the kinds among the pictures of `other`.
 OTHERS = {"airplane": 0.4, "bird": 0.4, BACKGROUND: 0.2}
 #: Side in pixels of the windows that are drawn.
@@ -36,10 +38,10 @@ _EMPTY, _NOISE = 0.05, 0.05
 
 @dataclass(frozen=True)
 class AircraftExamples:
-    """An endless sequence of examples, all classes equally often.
+    """An endless sequence of examples; example i depends only on the seed and i.
 
-    Example i depends only on the seed and i. `augmented`: apply augmentations for training;
-    without them, clips and recordings of a class are shown by turns.
+    `augmented`: apply augmentations for training. Without them, the classes, and the clips and
+    recordings of each, are shown by turns.
     """
 
     aircraft: Aircraft
@@ -49,7 +51,9 @@ class AircraftExamples:
     def example(self, index: int, plan: BatchPlan) -> tuple[dict[str, Floats], int]:
         """Return tensors [T or 1, C, H, W] of the plan's streams, and the class."""
         rng = np.random.default_rng([self.seed, index])
-        label = int(rng.integers(len(LABELS))) if self.augmented else index % len(LABELS)
+        label = index % len(LABELS)
+        if self.augmented:
+            label = int(np.searchsorted(np.cumsum(SHARES), rng.random()))
         # Each stream has its own seed, so that it does not depend on whether the other is drawn.
         seeds = rng.integers(0, 2**31, 2)
         turn = index // len(LABELS)

@@ -17,8 +17,8 @@ Rng = np.random.Generator
 
 #: Side of a window over the longer side of the object's box: in training at full difficulty, and
 #: in the clips that are tested on.
-SIDES = (1.4, 4.0)
-CLIP_SIDES = (1.9, 2.6)
+SIDES = (1.5, 3.6)
+CLIP_SIDES = (1.9, 2.8)
 #: Side of a window of the background over that of the view it is cut from.
 BACKGROUND_SIDES = (0.4, 1.0)
 #: Greatest distance of the object from the window's centre over the window's side.
