@@ -81,8 +81,6 @@ def _normalize(values: UInt8Array | Float32Array, spec: FrameSpec) -> Float32Arr
     normalise it [h, w, C]."""
     if spec.background == "median":
         return normalize_level(_background_distance(values))[:, :, None]
-    if spec.background == "median_rgb":
-        return _subtract_background(values)
     # (value / 255 - mean) / std, computed as one product and one sum.
     std = np.asarray(spec.std, np.float64)
     factor = (1 / (255 * std)).astype(np.float32)
@@ -124,22 +122,6 @@ def _background_distance(picture: UInt8Array | Float32Array) -> UInt8Array:
         median = _value_at_rank(channel, channel.size // 2)
         distances.append(cv2.LUT(channel, np.abs(np.arange(256) - median).astype(np.uint8)))
     return np.asarray(cv2.max(cv2.max(distances[0], distances[1]), distances[2]), np.uint8)
-
-
-def _subtract_background(picture: UInt8Array | Float32Array) -> Float32Array:
-    """Return the picture [h, w, 3] minus its median colour, scaled to [-1, 1].
-
-    The level of 1 is that of `normalize_level`. `picture` holds integers, 0 to 255.
-    """
-    distance = _background_distance(picture)
-    level = _foreground_level(distance)
-    scaled = np.empty(picture.shape, np.float32)
-    values = np.arange(256, dtype=np.float32)
-    for index, channel in enumerate(cv2.split(picture.astype(np.uint8, copy=False))):
-        plane = np.asarray(channel, np.uint8)
-        median = np.float32(_value_at_rank(plane, plane.size // 2))
-        scaled[:, :, index] = np.clip((values - median) / level, -1, 1)[plane]
-    return scaled
 
 
 def _foreground_level(distance: UInt8Array) -> np.float32:

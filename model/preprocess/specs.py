@@ -139,9 +139,7 @@ class FrameSpec(BaseModel):
       published.
     - `background` "median": take the median colour as the background, and keep one channel: each
       pixel's distance from the background, normalised to 1 at the strongest foreground. Dark on
-      light, light on dark, faint and coloured writing then look alike. "median_rgb": subtract the
-      same background and divide by the same level, so that the strongest foreground is at -1 or 1
-      in one of three channels: a sky of any colour looks alike. "none": keep RGB.
+      light, light on dark, faint and coloured writing then look alike. "none": keep RGB.
     - `resize` "antialias": bilinear, as Pillow and torchvision do. "area" (OpenCV): average when
       shrinking, bilinear when enlarging; much faster.
     - `frames` "spread": one picture for each time step. "middle": the middle picture, repeated by
@@ -153,7 +151,7 @@ class FrameSpec(BaseModel):
     kind: Literal["frames"] = "frames"
     fit: Literal["pad", "crop"]
     resize_shorter: int | None = Field(default=None, ge=4, le=4096)
-    background: Literal["none", "median", "median_rgb"] = "none"
+    background: Literal["none", "median"] = "none"
     resize: Literal["antialias", "area"] = "antialias"
     size: Size
     mean: tuple[Level, Level, Level] = (0.0, 0.0, 0.0)
@@ -169,10 +167,8 @@ class FrameSpec(BaseModel):
         if self.fit == "crop" and self.resize == "area":
             raise ValueError("resize 'area' requires fit 'pad'")
         has_levels = any(self.mean) or any(value != 1 for value in self.std)
-        if self.background != "none" and has_levels:
-            raise ValueError(
-                f"background {self.background!r} normalises by itself: omit mean and std"
-            )
+        if self.background == "median" and has_levels:
+            raise ValueError("background 'median' normalises by itself: omit mean and std")
         return self
 
     @property
@@ -353,7 +349,7 @@ PROFILES: dict[str, dict[str, SpectrogramSpec | FrameSpec | EventFrameSpec | Cha
         ),
     },
     # As many tokens for the sound (2 x 8) as for the picture (4 x 4). The middle two thirds of a
-    # window that follows an object hold the object.
+    # window that follows an object hold the object; a sky of any colour looks like a page.
     "drones": {
         "audio": SpectrogramSpec(
             sample_rate=16_000,

@@ -300,38 +300,14 @@ def test_background_median_is_the_rank_of_sorted_values(picture: NDArray[np.uint
     assert np.array_equal(normalize_level(distance), expected), "as training has it"
 
 
-@pytest.mark.parametrize("sky", [(60, 110, 220), (150, 150, 160), (20, 25, 40)])
-def test_background_median_rgb_keeps_sign_and_colour(sky: tuple[int, int, int]) -> None:
-    spec = FrameSpec.model_validate(MEDIAN.model_dump() | {"background": "median_rgb"})
-    assert spec.channels == 3
-    red, green, blue = sky
-    tensor = prepare_frames(drawing((red + 30, green, blue - 15), sky), spec, 4).tensor
-    assert tensor.shape == (1, 3, 96, 96)
-    bar = tensor[0, :, 40:56, 61:64].mean((1, 2))
-    np.testing.assert_allclose(bar, (0.9, 0, -0.45), atol=0.12)
-    assert not tensor[0, :, :12].any(), "the padding is as the background"
-    assert abs(tensor[0, :, 12:84, :55].mean()) < 0.05
-    assert np.abs(tensor).max() <= 1
-
-
-def test_both_medians_have_one_level() -> None:
-    picture = drawing((140, 130, 90), (90, 90, 90))
-    spec = FrameSpec.model_validate(MEDIAN.model_dump() | {"background": "median_rgb"})
-    signed = prepare_frames(picture, spec, 1).tensor[0]
-    np.testing.assert_allclose(
-        np.abs(signed).max(0), prepare_frames(picture, MEDIAN, 1).tensor[0, 0], atol=1e-6
-    )
-
-
 def test_a_crop_is_normalised_by_its_own_background() -> None:
-    fields = MEDIAN.model_dump() | {"fit": "crop", "resize": "antialias", "resize_shorter": 96}
-    for background in ("median", "median_rgb"):
-        changes = {"background": background, "size": (48, 48)}
-        spec = FrameSpec.model_validate(fields | changes)
-        picture = drawing((140, 140, 140), (90, 90, 90))
-        picture.frames[0][:, :40] = 255  # outside the crop
-        tensor = prepare_frames(picture, spec, 1).tensor[0]
-        assert tensor.shape == (spec.channels, 48, 48)
-        bar = np.abs(tensor).max(0) > 0.8
-        assert bar[14:34, 40:44].mean() > 0.8
-        assert not bar[:, :36].any()
+    spec = FrameSpec(
+        fit="crop", resize_shorter=96, background="median", size=(48, 48), frames="spread"
+    )
+    picture = drawing((140, 140, 140), (90, 90, 90))
+    picture.frames[0][:, :40] = 255  # outside the crop
+    tensor = prepare_frames(picture, spec, 1).tensor
+    assert tensor.shape == (1, 1, 48, 48)
+    bar = tensor[0, 0] > 0.8
+    assert bar[14:34, 40:44].mean() > 0.8
+    assert not bar[:, :36].any()

@@ -34,7 +34,7 @@ def test_the_shapes_are_those_of_the_specs_and_tokens_are_equal(training: Aircra
     specs = PROFILES["drones"]
     streams, _ = AircraftExamples(training, 0).example(0, BatchPlan(BOTH, 2))
     assert streams["audio"].shape == (1, 1, *specs["audio"].size)
-    assert streams["visual"].shape == (2, 3, *specs["visual"].size)
+    assert streams["visual"].shape == (2, 1, *specs["visual"].size)
     tokens = {(spec.size[0] // 16) * (spec.size[1] // 16) for spec in specs.values()}
     assert len(tokens) == 1
 
