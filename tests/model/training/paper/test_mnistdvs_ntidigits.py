@@ -103,11 +103,14 @@ def test_single_digits_are_read_and_oh_has_no_class(data: Path) -> None:
     assert np.array_equal(events.time_us, (seconds * 1e6).astype(int))
 
 
-def test_tonic_reads_the_same_samples(data: Path) -> None:
+def test_tonic_reads_the_same_samples(data: Path, tmp_path: Path) -> None:
     tonic = pytest.importorskip("tonic", reason="tonic is not installed")
     spoken = list_ntidigits(data)
+    folder = tmp_path / "NTIDIGITS18"  # where tonic keeps the file, instead of fetching it
+    folder.mkdir()
+    shutil.copy(data / "n-tidigits.hdf5", folder)
     for train_part in (True, False):
-        theirs = tonic.datasets.NTIDIGITS18(str(data), train=train_part, single_digits=True)
+        theirs = tonic.datasets.NTIDIGITS18(str(tmp_path), train=train_part, single_digits=True)
         part = "train" if train_part else "test"
         ours = {each.name: spoken.read(each) for each in spoken.samples if each.part == part}
         for index, name in enumerate(theirs._samples):
