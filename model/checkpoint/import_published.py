@@ -21,7 +21,7 @@ from model.checkpoint.published import fit_published, read_state_dict
 from model.checkpoint.published_config import PublishedConfig, read_config
 from model.checkpoint.published_tasks import FROM_FILE, Overrides, PublishedTask
 from model.checkpoint.torch_file import open_torch_file
-from model.config import MAX_SEED
+from model.config import MAX_SEED, Config
 from model.network import SCMRL
 from model.preprocess.specs import PROFILES, Specs
 from model.regular_file import read_regular
@@ -85,7 +85,7 @@ def import_checkpoint(
         name=name,
         version="1",
         description=task.description,
-        streams=_specs(task, published, file),
+        streams=_specs(task, published.config),
         encoding="direct",
         steps=published.steps,
         labels=_labels(task, published.config.classes, labels, file),
@@ -113,13 +113,8 @@ def _arguments(others: Mapping[str, Any]) -> dict[str, Any]:
     return dict(arguments) if isinstance(arguments, dict) else {}
 
 
-def _specs(task: PublishedTask, published: PublishedConfig, file: Path) -> Specs:
-    if task.profile not in PROFILES:
-        raise CheckpointError(
-            file, "", f"--task {task.name}: this version has no preprocessing for its streams"
-        )
-    profile = PROFILES[task.profile]
-    return {name: profile[name] for name in published.config.streams}
+def _specs(task: PublishedTask, config: Config) -> Specs:
+    return {name: PROFILES[task.profile][name] for name in config.streams}
 
 
 def _labels(task: PublishedTask, classes: int, labels: Path | None, file: Path) -> tuple[str, ...]:

@@ -262,19 +262,59 @@ def test_a_network_of_one_stream_is_imported(tmp_path: Path) -> None:
 # --- the golden file ---------------------------------------------------------------------------
 
 
-def test_the_golden_checkpoint_gives_the_published_logits(shared: Path, tmp_path: Path) -> None:
-    imported = bring(shared / "golden" / "model_best.pth.tar", "urbansound8k-av")
-    save(tmp_path / "golden", imported.network, imported.card)
-    network, card = load(tmp_path / "golden")
-    stored = load_file(shared / "golden" / "model_best.inputs.safetensors")
-    inputs = {
+def imported_logits(imported: Imported, inputs: Path, folder: Path) -> Tensor:
+    """The logits of a golden case's inputs, after the checkpoint was saved and loaded."""
+    save(folder, imported.network, imported.card)
+    network, card = load(folder)
+    repeated = {
         name: x.float().transpose(0, 1).expand(card.steps, -1, -1, -1, -1)
-        for name, x in stored.items()
+        for name, x in load_file(inputs).items()
     }
     with torch.inference_mode():
-        output = network(inputs)
-    logits = load_file(shared / "golden" / "urbansound8k_av" / "golden.safetensors")["logits"]
-    torch.testing.assert_close(output.logits, logits, rtol=1e-4, atol=2e-5)
+        logits: Tensor = network(repeated).logits
+    return logits
+
+
+def test_the_golden_checkpoint_gives_the_published_logits(shared: Path, tmp_path: Path) -> None:
+    folder = shared / "golden"
+    imported = bring(folder / "model_best.pth.tar", "urbansound8k-av")
+    logits = imported_logits(imported, folder / "model_best.inputs.safetensors", tmp_path / "us")
+    golden = load_file(folder / "urbansound8k_av" / "golden.safetensors")["logits"]
+    torch.testing.assert_close(logits, golden, rtol=1e-4, atol=2e-5)
+    card = imported.card
     assert (card.steps, card.config.alpha, card.config.embed_dim) == (4, 1.5, 64)
     assert card.labels[0] == "air_conditioner"
     assert imported.thresholds == {1.0: 36}
+
+
+@pytest.mark.parametrize("name", ["crema_d_64", "mnistdvs_ntidigits_32"])
+def test_golden_cases_of_the_other_tasks_give_the_published_logits(
+    shared: Path, tmp_path: Path, name: str
+) -> None:
+    folder = shared / "golden" / name
+    weights, _, arguments = golden(shared, name)
+    task = PUBLISHED_TASKS[task_of(name)]
+    arguments |= {"dataset": task.dataset, "event_size": 28, "tau": 2.0, "threshold": 0.5}
+    file = write(tmp_path / "model_best.pth.tar", dict(weights), arguments)
+    imported = bring(file, task.name)
+    assert imported.card.steps == task.steps
+    assert imported.card.streams == PROFILES[task.profile]
+    logits = imported_logits(imported, folder / "inputs.safetensors", tmp_path / "mine")
+    expected = load_file(folder / "golden.safetensors")["logits"]
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=2e-5)
+
+
+def test_events_of_another_frame_size_are_refused(tmp_path: Path) -> None:
+    task = PUBLISHED_TASKS["mnistdvs-ntidigits"]
+    config = Config(streams=task.streams, classes=10, embed_dim=8, heads=4)
+    arguments = ARGUMENTS | {"dataset": task.dataset}
+    file = write(tmp_path / "x.pth.tar", theirs(lively(config)), arguments)
+    with pytest.raises(CheckpointError, match=r"args\.event_size: is 48; the published one is 28"):
+        bring(file, task.name)
+
+
+def test_a_task_has_its_shapes_and_preprocessing() -> None:
+    for task in PUBLISHED_TASKS.values():
+        for name, stream in task.streams.items():
+            spec = PROFILES[task.profile][name]
+            assert (spec.channels, spec.size) == (stream.channels, stream.size)

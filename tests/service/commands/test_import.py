@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -59,6 +61,32 @@ def test_an_imported_checkpoint_is_served_as_it_is(file: Path, tmp_path: Path) -
         answer = client.post("/v1/models/sounds/classify", files=posted).json()
     probabilities = {row["label"]: row["probability"] for row in answer["probabilities"]}
     assert probabilities == pytest.approx(dict(zip(TASK.labels, expected.tolist(), strict=True)))
+    assert answer["steps"] == 3
+
+
+def npz(**arrays: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def test_an_imported_checkpoint_of_events_is_served(tmp_path: Path) -> None:
+    task = PUBLISHED_TASKS["mnistdvs-ntidigits"]
+    config = Config(streams=task.streams, classes=10, embed_dim=8, heads=4, mlp_ratio=2.0)
+    arguments = ARGUMENTS | {"dataset": task.dataset, "event_size": 28}
+    file = write(tmp_path / "model_best.pth.tar", theirs(lively(config)), arguments)
+    out = tmp_path / "weights" / "digits"
+    scmrl("import", file, "--task", "mnistdvs-ntidigits", "--out", out)
+    rng = np.random.default_rng(0)
+    times = np.sort(rng.integers(0, 1_000_000, 4000))
+    x, y = rng.integers(40, 90, (2, 4000))
+    seen = npz(x=x, y=y, t=times, p=rng.integers(0, 2, 4000))
+    heard = npz(channel=rng.integers(0, 64, 4000), t=times)
+    with running(out.parent) as client:
+        posted = {"events": ("seen.npz", seen), "audio_events": ("heard.npz", heard)}
+        answer = client.post("/v1/models/digits/classify", files=posted).json()
+    assert {row["label"] for row in answer["probabilities"]} == set("0123456789")
+    assert all(answer["streams"][name]["used"] for name in ("audio", "visual"))
     assert answer["steps"] == 3
 
 
