@@ -35,6 +35,7 @@ from service.server.connections import Connections
 from service.server.listener import connections_within_file_limit
 from service.server.refusal import refuse
 from service.settings import MIB, Settings
+from service.streaming.slots import SessionSlots
 
 log = logging.getLogger("scmrl.app")
 
@@ -98,8 +99,10 @@ def _make_state(settings: Settings, fail: Callable[[StartupError], None]) -> Sta
     )
     decoders = DecoderPool(workers, limits, lambda error: fail(StartupError(str(error))))
     connections = Connections(connections_within_file_limit(settings.max_connections, workers))
-    request_metrics = Metrics(StateMetrics(checkpoints, decoders, connections), VERSION)
-    return State(settings, checkpoints, decoders, connections, request_metrics)
+    streams = SessionSlots(settings.stream_sessions, settings.stream_sessions_per_key)
+    state_metrics = StateMetrics(checkpoints, decoders, connections, streams)
+    request_metrics = Metrics(state_metrics, VERSION)
+    return State(settings, checkpoints, decoders, connections, request_metrics, streams)
 
 
 def _add_middleware(

@@ -20,6 +20,7 @@ class Topic(StrEnum):
     UPLOADS = "Uploads"
     MEDIA = "Media limits"
     DECODING = "Decoding processes"
+    STREAMS = "Live streams"
     INFERENCE = "Batches, queue and overload"
     TIMES = "Start, stop and supervision"
     LOGS = "Logs"

@@ -324,6 +324,27 @@ class Settings(BaseSettings):
         "with required the service does not start without seccomp",
     )
 
+    # --- live streams -------------------------------------------------------------------------
+
+    stream_sessions: int = setting(
+        Topic.STREAMS, 64, "Maximum open streams", "streams", ge=0, le=100_000
+    )
+    stream_sessions_per_key: int = setting(
+        Topic.STREAMS, 16, "Maximum open streams of one API key", "streams", ge=0, le=100_000
+    )
+    stream_idle_timeout_s: float = setting(
+        Topic.STREAMS, 30.0, "Close a stream without a message for longer", "s", gt=0, le=DAY_S
+    )
+    stream_max_s: float = setting(
+        Topic.STREAMS, 3600.0, "Maximum duration of a stream", "s", gt=0, le=7 * DAY_S
+    )
+    stream_buffer_mib: int = setting(
+        Topic.STREAMS, 16, "Maximum pictures that one stream buffers", "MiB", ge=1, le=4096
+    )
+    stream_messages_per_s: int = setting(
+        Topic.STREAMS, 200, "Maximum messages of one stream", "messages/s", ge=1, le=100_000
+    )
+
     # --- batches, queue and overload ----------------------------------------------------------
 
     max_steps: int = setting(

@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[1]
 #: Rooms of the service, each of which may import only those after it.
 ROOMS = (
     "cli", "commands", "bench", "app", "lifespan", "server", "http", "observability",
-    "classification", "decoding", "inference", "keys", "runtime", "settings_messages", "settings",
+    "streaming", "classification", "decoding", "inference", "keys", "runtime",
+    "settings_messages", "settings",
 )  # fmt: skip
 #: Modules that every room may import, since they import no room themselves.
 LEAVES = {

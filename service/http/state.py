@@ -14,17 +14,20 @@ from service.observability.metrics import Metrics
 from service.request_record import RequestRecord
 from service.server.connections import Connections
 from service.settings import Settings
+from service.streaming.slots import SessionSlots
 
 
 @dataclass(frozen=True)
 class State:
-    """The settings, checkpoints, decoders, connections and metrics of one running service."""
+    """The settings, checkpoints, decoders, connections, metrics and live streams of one running
+    service."""
 
     settings: Settings
     models: ModelServer
     decoders: DecoderPool
     connections: Connections
     metrics: Metrics
+    streams: SessionSlots
 
     @property
     def registry(self) -> Registry:

@@ -22,6 +22,7 @@ from service.inference.model_server import ModelServer
 from service.inference.served_model import ServedModel
 from service.observability import logs
 from service.server.connections import REASONS, Connections
+from service.streaming.slots import OUTCOMES, SessionSlots
 
 if TYPE_CHECKING:
     import torch
@@ -78,12 +79,17 @@ class StateMetrics(Collector):
     """Collects the state of checkpoints, decoders and connections."""
 
     def __init__(
-        self, models: ModelServer, decoders: DecoderPool, connections: Connections
+        self,
+        models: ModelServer,
+        decoders: DecoderPool,
+        connections: Connections,
+        streams: SessionSlots,
     ) -> None:
         self._registry = models.registry
         self._files = models.files
         self._decoders = decoders
         self._connections = connections
+        self._streams = streams
 
     def describe(self) -> list[Metric]:
         """Reserve no names: the state may not exist yet."""
@@ -102,6 +108,7 @@ class StateMetrics(Collector):
         yield self._files_intact(models)
         yield _log_lines_lost()
         yield from _connections(self._connections)
+        yield from _streams(self._streams)
         yield from _memory(models)
 
     def _ready(self, models: Mapping[str, ServedModel]) -> Metric:
@@ -168,6 +175,18 @@ def _connections(connections: Connections) -> Iterator[Metric]:
     )
     for reason in REASONS:
         family.add_metric([reason], connections.ended[reason])
+    yield family
+
+
+def _streams(streams: SessionSlots) -> Iterator[Metric]:
+    yield GaugeMetricFamily("scmrl_stream_sessions", "Open live streams", value=len(streams))
+    family = CounterMetricFamily(
+        "scmrl_stream_windows",
+        "Windows of live streams that have ended, by outcome",
+        labels=["outcome"],
+    )
+    for outcome in OUTCOMES:
+        family.add_metric([outcome], streams.windows[outcome])
     yield family
 
 

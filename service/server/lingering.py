@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from service.runtime.token_bucket import TokenBucket
 from service.server.channel import Channel
 from service.server.limits import ConnectionLimits
 from service.server.timers import Timers
-from service.server.token_bucket import TokenBucket
 
 
 class LingeringClose:

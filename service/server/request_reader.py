@@ -9,11 +9,11 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.errors import Problem
+from service.runtime.token_bucket import TokenBucket
 from service.server import request_head
 from service.server.body_framing import BodyFraming
 from service.server.limits import ConnectionLimits
 from service.server.problems import head_too_large, malformed
-from service.server.token_bucket import TokenBucket
 
 
 class Phase(Enum):

@@ -11,12 +11,12 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.server import ServerState
 from websockets.frames import Frame
 
+from service.runtime.token_bucket import TokenBucket
 from service.server.channel import Channel
 from service.server.connections import Connections
 from service.server.limits import ConnectionLimits
 from service.server.lingering import LingeringClose
 from service.server.timers import Timers
-from service.server.token_bucket import TokenBucket
 
 log = logging.getLogger("scmrl.http")
 #: Of uvicorn's protocol, which logs the query of each handshake at the level INFO.

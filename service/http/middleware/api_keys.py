@@ -7,6 +7,8 @@ none is set. The admin key is also accepted wherever an API key is.
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -25,6 +27,9 @@ OPEN = ("/", "/healthz", "/readyz", "/docs", "/docs/static/*", "/openapi.json")
 #: Prefix of the paths that need the admin key. Not `/v1/admin/`: a route's pattern also matches
 #: `/v1/admin` and, since `$` does, a trailing newline.
 ADMIN = "/v1/admin"
+
+#: Begin of the subprotocol of a WebSocket that carries a key; the rest is its base64url.
+KEY_PROTOCOL = "scmrl.key."
 
 _HEADER = "send `Authorization: Bearer KEY` (curl: -H 'Authorization: Bearer KEY')"
 
@@ -87,14 +92,34 @@ class KeyCheck:
 
 
 def _key(scope: Scope, keys: Keys) -> Key:
-    values = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
-    scheme, _, secret = values[0].partition(b" ") if len(values) == 1 else (b"", b"", b"")
-    if scheme.lower() != b"bearer":
+    secret = _bearer(scope)
+    if secret is None and scope["type"] == "websocket":
+        secret = _subprotocol_key(scope["subprotocols"])
+    if secret is None:
         raise Problem(Error.KEY_NEEDED, f"This path needs an API key: {_HEADER}.")
-    key = keys.find(secret.strip(b" "))
+    key = keys.find(secret)
     if key is None:
         raise Problem(Error.KEY_NEEDED, f"Unknown API key: {_HEADER}.")
     return key
+
+
+def _bearer(scope: Scope) -> bytes | None:
+    values: list[bytes] = [v for name, v in scope["headers"] if name.lower() == b"authorization"]
+    scheme, _, secret = values[0].partition(b" ") if len(values) == 1 else (b"", b"", b"")
+    return secret.strip(b" ") if scheme.lower() == b"bearer" else None
+
+
+def _subprotocol_key(offered: Sequence[str]) -> bytes | None:
+    """Return the key of the subprotocol KEY_PROTOCOL + base64url, which is all that a browser can
+    send with a WebSocket; None without one or where it is no base64url."""
+    for name in offered:
+        if name.startswith(KEY_PROTOCOL):
+            encoded = name.removeprefix(KEY_PROTOCOL)
+            try:
+                return base64.b64decode(encoded + "=" * (-len(encoded) % 4), b"-_", validate=True)
+            except ValueError:
+                return None
+    return None
 
 
 def is_open(path: str) -> bool:

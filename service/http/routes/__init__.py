@@ -6,7 +6,9 @@ route that classifies awaits `ServedClassifier.classify` (service/classification
 
 from __future__ import annotations
 
-from service.http.routes import admin, classify, health, metrics, models
+from service.http.routes import admin, classify, health, metrics, models, stream
 
 #: The routers that the application includes, in the order of the OpenAPI description.
-ROUTERS = (classify.router, models.router, admin.router, health.router, metrics.router)
+ROUTERS = (
+    classify.router, stream.router, models.router, admin.router, health.router, metrics.router,
+)  # fmt: skip

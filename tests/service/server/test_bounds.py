@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.runtime.token_bucket import TokenBucket
 from service.server.body_framing import BodyFraming
 from service.server.connection import Connection
-from service.server.token_bucket import TokenBucket
 from tests.service.running_server import wait_until
 from tests.service.server.edge import CHUNKED, GET, Client, Edge, post, running_edge
 

@@ -1,4 +1,4 @@
-"""A token bucket: limits how much work a connection causes."""
+"""A token bucket: limits how much work a connection, or a stream, causes."""
 
 from __future__ import annotations
 

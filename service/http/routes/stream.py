@@ -1,0 +1,193 @@
+"""The WebSocket of live streams: its handshake, its tasks and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from dataclasses import dataclass
+
+from fastapi import APIRouter, WebSocket
+from pydantic import BaseModel
+from starlette.websockets import WebSocketDisconnect, WebSocketState
+
+from model.checkpoint import Card
+from model.preprocess.specs import SpectrogramSpec
+from service.classification import upload_fields
+from service.classification.options import Options
+from service.classification.pipeline import Call
+from service.classification.schemas import Classification
+from service.classification.served import ServedClassifier
+from service.classification.upload_fields import InputFiles
+from service.errors import Error, Problem
+from service.http.state import State, record_of, state_of
+from service.request_record import RequestRecord
+from service.runtime.token_bucket import TokenBucket
+from service.streaming.messages import (
+    IDLE,
+    INVALID,
+    PROTOCOL,
+    TOO_FAST,
+    TOO_LONG,
+    Ready,
+    Start,
+    StreamError,
+    parse_control,
+    parse_start,
+)
+from service.streaming.session import Pace, Session
+
+router = APIRouter(prefix="/v1")
+
+#: Seconds until the first message.
+_START_TIMEOUT_S = 10.0
+#: Default window in seconds, where the checkpoint needs no longer one, and hops in a window.
+_WINDOW_S, _HOPS = 2.0, 4
+#: Longest reason of a close frame, in bytes.
+_MAX_REASON = 123
+#: Close codes of RFC 6455: the session ended, an error, the service restarts, try again later.
+_NORMAL, _INTERNAL, _RESTART, _LATER = 1000, 1011, 1012, 1013
+
+
+@router.websocket("/stream")
+async def stream(websocket: WebSocket) -> None:
+    """Answer a sliding window over pictures and sound that arrive live."""
+    state, record = state_of(websocket), record_of(websocket)
+    offered = websocket.scope["subprotocols"]
+    await websocket.accept(subprotocol=PROTOCOL if PROTOCOL in offered else None)
+    try:
+        with state.streams.session(record.notes.get("key", "")):
+            await _serve(websocket, state, record)
+        await _close(websocket, _NORMAL, "")
+    except StreamError as exc:
+        record.notes["closed"] = exc.reason
+        await _close(websocket, exc.code, exc.reason)
+    except Problem as problem:
+        record.notes["closed"] = problem.detail
+        code = _RESTART if problem.error is Error.STOPPING else _LATER
+        await _close(websocket, code, problem.detail)
+    except WebSocketDisconnect:
+        record.notes["closed"] = "by the client"
+
+
+async def _serve(websocket: WebSocket, state: State, record: RequestRecord) -> None:
+    """Serve one session. Raises StreamError, Problem and WebSocketDisconnect."""
+    settings = state.settings
+    start = await _receive_start(websocket)
+    name = start.model or settings.default_model
+    card = state.registry.get(name).card
+    record.model = name
+    _check_inputs(start, name, card)
+    pace = _pace(start, card)
+    session = Session(
+        start,
+        pace,
+        _Classify(ServedClassifier(state.in_flight, state.decoders, settings)),
+        _Send(websocket),
+        settings.stream_buffer_mib << 20,
+    )
+    await websocket.send_text(
+        Ready(
+            id=websocket.state.id, model=name, window_s=pace.window_s, hop_s=pace.hop_s,
+            steps=start.steps,
+        ).model_dump_json(exclude_none=True)
+    )  # fmt: skip
+    bucket = TokenBucket(2 * settings.stream_messages_per_s, settings.stream_messages_per_s)
+    receiving = asyncio.create_task(
+        _receive(websocket, session, bucket, settings.stream_idle_timeout_s)
+    )
+    answering = asyncio.create_task(session.run())
+    tasks = (receiving, answering)
+    try:
+        done, _ = await asyncio.wait(
+            tasks, timeout=settings.stream_max_s, return_when=asyncio.FIRST_COMPLETED
+        )
+        if not done:
+            raise StreamError(TOO_LONG, f"the stream is {settings.stream_max_s:g} s long")
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        state.streams.windows.update(session.counts.windows)
+        record.notes |= session.summary().model_dump(exclude={"type"})
+
+
+async def _receive_start(websocket: WebSocket) -> Start:
+    try:
+        async with asyncio.timeout(_START_TIMEOUT_S):
+            message = await websocket.receive()
+    except TimeoutError:
+        raise StreamError(IDLE, f"no `start` within {_START_TIMEOUT_S:g} s") from None
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(message["code"])
+    if not message.get("text"):
+        raise StreamError(INVALID, "the first message must be a text: `start`")
+    return parse_start(message["text"])
+
+
+async def _receive(
+    websocket: WebSocket, session: Session, bucket: TokenBucket, idle_timeout_s: float
+) -> None:
+    """Receive all the time, so that nothing old waits in the sockets' buffers.
+
+    Raises StreamError and WebSocketDisconnect.
+    """
+    while True:
+        try:
+            async with asyncio.timeout(idle_timeout_s):
+                message = await websocket.receive()
+        except TimeoutError:
+            raise StreamError(IDLE, f"no message for {idle_timeout_s:g} s") from None
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message["code"])
+        bucket.spend()
+        if bucket.wait_s():
+            raise StreamError(TOO_FAST, "too many messages (SCMRL_STREAM_MESSAGES_PER_S)")
+        if message.get("bytes") is not None:
+            session.receive_media(message["bytes"])
+        else:
+            session.receive_control(parse_control(message["text"]))
+
+
+def _check_inputs(start: Start, name: str, card: Card) -> None:
+    """Raise StreamError for an input that the checkpoint has no stream for."""
+    rows = {row.name: row for row in upload_fields.FIELDS}
+    for each in start.inputs:
+        if not any(rows[each.field].feeds(s, spec.kind) for s, spec in card.streams.items()):
+            raise StreamError(INVALID, f"the checkpoint {name} has no stream for `{each.field}`")
+
+
+def _pace(start: Start, card: Card) -> Pace:
+    """Return window and hop, by default those of the checkpoint, and the pictures of a window."""
+    windows = [s.window_s for s in card.streams.values() if isinstance(s, SpectrogramSpec)]
+    window_s = start.window_s or max(_WINDOW_S, *(each or 0.0 for each in windows))
+    hop_s = start.hop_s or window_s / _HOPS
+    return Pace(window_s, hop_s, pictures=start.steps or card.steps)
+
+
+@dataclass(frozen=True)
+class _Classify:
+    """Classifies a window as a request of its own."""
+
+    classifier: ServedClassifier
+
+    async def __call__(self, files: InputFiles, options: Options) -> Classification:
+        return await self.classifier.classify(files, options, Call(uuid.uuid4().hex))
+
+
+@dataclass(frozen=True)
+class _Send:
+    """Sends a message. A client that does not read is disconnected by the server."""
+
+    websocket: WebSocket
+
+    async def __call__(self, message: BaseModel) -> None:
+        await self.websocket.send_text(message.model_dump_json(exclude_none=True))
+
+
+async def _close(websocket: WebSocket, code: int, reason: str) -> None:
+    if websocket.application_state is WebSocketState.CONNECTED:
+        with contextlib.suppress(RuntimeError):  # the client has closed it meanwhile
+            await websocket.close(code, reason.encode()[:_MAX_REASON].decode(errors="ignore"))

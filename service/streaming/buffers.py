@@ -1,0 +1,130 @@
+"""What has been received of a stream, for the seconds that a window can reach back."""
+
+from __future__ import annotations
+
+import io
+import wave
+from bisect import bisect_right
+from collections import deque
+
+_NS = 1_000_000_000
+#: Difference in ns between the stamp of a piece of sound and the end of the one before that counts
+#: as jitter of the stamps.
+_JITTER_NS = 80_000_000
+
+
+class PictureBuffer:
+    """Pictures by capture time, of at most `seconds` and `max_bytes`. `dropped` counts those that
+    came late or were pushed out before their time."""
+
+    def __init__(self, seconds: float, max_bytes: int) -> None:
+        self.newest_ns = -1
+        self.dropped = 0
+        self._length_ns = round(seconds * _NS)
+        self._max_bytes = max_bytes
+        self._pictures: deque[tuple[int, bytes]] = deque()
+        self._bytes = 0
+
+    def add(self, time_ns: int, payload: bytes) -> None:
+        """Add a picture; one that is older than the newest is dropped."""
+        if time_ns < self.newest_ns or len(payload) > self._max_bytes:
+            self.dropped += 1
+            return
+        self.newest_ns = time_ns
+        self._pictures.append((time_ns, payload))
+        self._bytes += len(payload)
+        while self._bytes > self._max_bytes:
+            self._pop()
+            self.dropped += 1
+        while self._pictures[0][0] < time_ns - self._length_ns:
+            self._pop()
+
+    def clear(self) -> None:
+        """Drop everything, uncounted."""
+        self._pictures.clear()
+        self._bytes = 0
+        self.newest_ns = -1
+
+    @property
+    def oldest_ns(self) -> int:
+        """Capture time of the oldest picture that is buffered."""
+        return self._pictures[0][0]
+
+    def select(self, begin_ns: int, end_ns: int, count: int) -> list[bytes]:
+        """Return the pictures at the centres of `count` equal parts of the time from begin to end:
+        in each part the last one that was captured by its centre, or else the first after."""
+        inside = [each for each in self._pictures if begin_ns <= each[0] <= end_ns]
+        if not inside:
+            return []
+        times = [time for time, _ in inside]
+        length = max(1, end_ns - begin_ns)
+        centres = [begin_ns + (2 * part + 1) * length // (2 * count) for part in range(count)]
+        indices = [max(0, bisect_right(times, centre) - 1) for centre in centres]
+        return [inside[index][1] for index in indices]
+
+    def _pop(self) -> None:
+        _, payload = self._pictures.popleft()
+        self._bytes -= len(payload)
+
+
+class SoundBuffer:
+    """Samples of 16 bits over time, of at most `seconds`. Gaps are filled with silence; what
+    overlaps what is there is dropped, and counted as a dropped message where all of it does."""
+
+    def __init__(self, seconds: float, sample_rate: int, channels: int) -> None:
+        self.newest_ns = -1
+        self.dropped = 0
+        self.sample_rate = sample_rate
+        self.channels = channels
+        self._frame = 2 * channels  # bytes
+        self._max_frames = round(seconds * sample_rate)
+        self._samples = bytearray()
+        self._begin_ns = 0
+
+    def add(self, time_ns: int, payload: bytes) -> None:
+        """Add samples of which the first was captured at this time."""
+        if self.newest_ns < 0:
+            self._begin_ns = self.newest_ns = time_ns
+        late = time_ns - self.newest_ns
+        if late > _JITTER_NS:
+            missing = min(late * self.sample_rate // _NS, self._max_frames)
+            self._samples += bytes(missing * self._frame)
+        elif late < -_JITTER_NS:
+            overlap = -late * self.sample_rate // _NS * self._frame
+            if overlap >= len(payload):
+                self.dropped += 1
+                return
+            payload = payload[overlap:]
+        self._samples += payload
+        end_ns = max(time_ns, self.newest_ns) if late > _JITTER_NS else self.newest_ns
+        self.newest_ns = end_ns + len(payload) // self._frame * _NS // self.sample_rate
+        surplus = len(self._samples) // self._frame - self._max_frames
+        if surplus > 0:
+            del self._samples[: surplus * self._frame]
+        frames = len(self._samples) // self._frame
+        self._begin_ns = self.newest_ns - frames * _NS // self.sample_rate
+
+    def clear(self) -> None:
+        """Drop everything, uncounted."""
+        self._samples.clear()
+        self.newest_ns = -1
+
+    @property
+    def oldest_ns(self) -> int:
+        """Capture time of the oldest sample that is buffered."""
+        return self._begin_ns
+
+    def wav(self, begin_ns: int, end_ns: int) -> bytes | None:
+        """Return the samples from begin to end as a WAV file; None where there are none."""
+        first = max(0, (begin_ns - self._begin_ns) * self.sample_rate // _NS)
+        last = max(0, (end_ns - self._begin_ns) * self.sample_rate // _NS)
+        content = self._samples[first * self._frame : last * self._frame]
+        if self.newest_ns < 0 or not content:
+            return None
+        file = io.BytesIO()
+        with wave.open(file, "wb") as writer:
+            writer.setnchannels(self.channels)
+            writer.setsampwidth(2)
+            writer.setframerate(self.sample_rate)
+            writer.writeframes(content)
+        return file.getvalue()

@@ -1,0 +1,238 @@
+"""The messages of a stream: JSON texts in both directions, and binary media from the client."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from service.classification.options import AttentionDetail
+from service.classification.schemas import Classification
+
+#: The subprotocol, for clients that offer one.
+PROTOCOL = "scmrl.stream.v1"
+#: kind, flags, input, sequence number, capture time: little-endian, 16 bytes.
+HEADER = struct.Struct("<BBHIQ")
+#: `kind` of a binary message: a picture, or samples of sound.
+PICTURE, SOUND = 1, 2
+#: Bit of `flags`: the message begins a new segment, of which nothing before is a part.
+NEW_SEGMENT = 1
+#: Most inputs of a session: `frames` and `audio`.
+_MAX_INPUTS = 2
+
+
+class StreamError(Exception):
+    """The session cannot go on. `code`: of the close frame; `reason`: for the client."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+#: Close codes: invalid message; no message for too long; the session is at its longest; too many
+#: sessions; too many messages.
+INVALID, IDLE, TOO_LONG, TOO_MANY, TOO_FAST = 4400, 4408, 4409, 4429, 4430
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PictureInput(_Message):
+    """Pictures, each a file of its own (JPEG, PNG, …), for the upload field `frames`."""
+
+    field: Literal["frames"]
+    format: Literal["jpeg", "png"] = "jpeg"
+
+
+class SoundInput(_Message):
+    """Samples of 16 bits, little-endian, interleaved, for the upload field `audio`."""
+
+    field: Literal["audio"]
+    format: Literal["pcm16"] = "pcm16"
+    sample_rate: int = Field(ge=1000, le=384_000)
+    channels: int = Field(default=1, ge=1, le=16)
+
+
+Input = Annotated[PictureInput | SoundInput, Field(discriminator="field")]
+
+
+class Start(_Message):
+    """The first message: what is sent, and how it is answered.
+
+    - `inputs`: by their number in the header of binary messages.
+    - `window_s`: seconds that an answer is about; `hop_s`: between two answers. Defaults: of the
+      checkpoint.
+    - `steps`, `top_k`, `attention`: as the fields of POST /v1/classify.
+    - `smoothing`: share of the answers before in the smoothed probabilities, 0 (none) to 0.99.
+    - `max_unacknowledged`: answers that may be sent before they are acknowledged; null: any number.
+    """
+
+    type: Literal["start"]
+    inputs: tuple[Input, ...] = Field(min_length=1, max_length=_MAX_INPUTS)
+    model: str | None = Field(default=None, max_length=200)
+    window_s: float | None = Field(default=None, ge=0.1, le=60, allow_inf_nan=False)
+    hop_s: float | None = Field(default=None, ge=0.05, le=60, allow_inf_nan=False)
+    steps: int | None = Field(default=None, ge=1, le=64)
+    top_k: int | None = Field(default=None, ge=1)
+    attention: AttentionDetail = "none"
+    smoothing: float = Field(default=0.5, ge=0, le=0.99, allow_inf_nan=False)
+    max_unacknowledged: int | None = Field(default=None, ge=1, le=1000)
+
+
+class Keepalive(_Message):
+    """Nothing is sent for now; the session stays open."""
+
+    type: Literal["keepalive"]
+
+
+class Finalize(_Message):
+    """Answer now, whatever the hop."""
+
+    type: Literal["finalize"]
+
+
+class Close(_Message):
+    """Answer what has not been answered, send a summary, and end."""
+
+    type: Literal["close"]
+
+
+class Acknowledge(_Message):
+    """The answers up to this number have been received."""
+
+    type: Literal["ack"]
+    answer: int = Field(ge=0)
+
+
+Control = Annotated[Keepalive | Finalize | Close | Acknowledge, Field(discriminator="type")]
+_CONTROL: TypeAdapter[Keepalive | Finalize | Close | Acknowledge] = TypeAdapter(Control)
+
+
+def parse_start(text: str) -> Start:
+    """Parse the first message. Raises StreamError."""
+    try:
+        start = Start.model_validate_json(text)
+    except ValidationError as exc:
+        raise StreamError(INVALID, f"start: {_first_error(exc)}") from exc
+    fields = [each.field for each in start.inputs]
+    if len(set(fields)) < len(fields):
+        raise StreamError(INVALID, f"start: inputs: {fields[0]} is there twice")
+    return start
+
+
+def parse_control(text: str) -> Keepalive | Finalize | Close | Acknowledge:
+    """Parse a later text. Raises StreamError."""
+    try:
+        return _CONTROL.validate_json(text)
+    except ValidationError as exc:
+        raise StreamError(INVALID, _first_error(exc)) from exc
+
+
+def _first_error(exc: ValidationError) -> str:
+    error: Any = exc.errors(include_url=False, include_input=False)[0]
+    where = ".".join(map(str, error["loc"]))
+    return f"{where}: {error['msg']}" if where else str(error["msg"])
+
+
+@dataclass(frozen=True)
+class Media:
+    """A binary message: `payload` of the input of this number, captured at `time_ns`."""
+
+    input: int
+    sequence: int
+    time_ns: int
+    is_new_segment: bool
+    payload: bytes
+
+
+def parse_media(data: bytes, start: Start) -> Media:
+    """Parse a binary message. Raises StreamError."""
+    if len(data) <= HEADER.size:
+        raise StreamError(
+            INVALID, f"a binary message of {len(data)} bytes; the header alone has {HEADER.size}"
+        )
+    kind, flags, number, sequence, time_ns = HEADER.unpack_from(data)
+    if number >= len(start.inputs):
+        raise StreamError(INVALID, f"input {number}: there are {len(start.inputs)}, from 0")
+    expected = PICTURE if isinstance(start.inputs[number], PictureInput) else SOUND
+    if kind != expected:
+        raise StreamError(INVALID, f"kind {kind}: input {number} takes kind {expected}")
+    if time_ns >= 1 << 63:
+        raise StreamError(INVALID, "a capture time of 2^63 ns or more")
+    payload = data[HEADER.size :]
+    source = start.inputs[number]
+    if isinstance(source, SoundInput) and len(payload) % (2 * source.channels):
+        raise StreamError(
+            INVALID,
+            f"{len(payload)} bytes of sound: not whole samples of {source.channels} channels",
+        )
+    return Media(number, sequence, time_ns, bool(flags & NEW_SEGMENT), payload)
+
+
+class Ready(_Message):
+    """The answer to `start`: what holds for the session."""
+
+    type: Literal["ready"] = "ready"
+    id: str
+    model: str
+    window_s: float
+    hop_s: float
+    steps: int | None
+
+
+class Window(_Message):
+    """What an answer is about: capture times in ns, and the newest of each input, by field."""
+
+    begin_ns: int
+    end_ns: int
+    newest_ns: dict[str, int]
+
+
+class Answer(_Message):
+    """The answer to one window.
+
+    - `number`: from 0; `final`: whether it was asked for by `finalize` or `close`.
+    - `dropped`: messages of each input, by field, that no answer was about, since the last answer:
+      late, or pushed out. `skipped`: hops without an answer since the last one.
+    - `smoothed`: probabilities, by label, averaged over this segment's answers.
+    - `behind_ms`: from the capture of the newest message to this answer, by the shortest delay of
+      the session's messages.
+    - `segment`: from 0; a new one begins where time jumps.
+    """
+
+    type: Literal["answer"] = "answer"
+    number: int
+    final: bool
+    segment: int
+    window: Window
+    dropped: dict[str, int]
+    skipped: int
+    smoothed: dict[str, float]
+    behind_ms: float
+    result: Classification
+
+
+class Failed(_Message):
+    """A window that could not be classified; the session goes on."""
+
+    type: Literal["problem"] = "problem"
+    error: str
+    status: int
+    detail: str
+    retry_after_s: float | None = None
+
+
+class Summary(_Message):
+    """The last message of a session that the client closes. Counts are of the whole session."""
+
+    type: Literal["summary"] = "summary"
+    seconds: float
+    answers: int
+    skipped: int
+    messages: dict[str, int]
+    dropped: dict[str, int]
+    segments: int

@@ -1,0 +1,278 @@
+"""One live session: buffers what is received, and answers over a sliding window, the latest first.
+
+The caller receives messages all the time and passes them to `receive_*`, which never wait. `run`
+answers meanwhile: one request at a time, about the newest window. Hops that fall due while a
+request is in flight, or while answers are unacknowledged, are skipped, so nothing piles up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from pydantic import BaseModel
+
+from service.classification.options import Options
+from service.classification.schemas import Classification
+from service.classification.upload_fields import InputFiles
+from service.errors import Error, Problem
+from service.streaming.buffers import PictureBuffer, SoundBuffer
+from service.streaming.messages import (
+    Acknowledge,
+    Answer,
+    Close,
+    Failed,
+    Finalize,
+    Keepalive,
+    Media,
+    PictureInput,
+    Start,
+    Summary,
+    Window,
+    parse_media,
+)
+
+_NS = 1_000_000_000
+#: Errors after which the client has to open a session elsewhere.
+_FATAL = frozenset({Error.STOPPING, Error.UNKNOWN_MODEL, Error.MODEL_FAILED, Error.NOT_READY})
+
+Classify = Callable[[InputFiles, Options], Awaitable[Classification]]
+Send = Callable[[BaseModel], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Window and hop in seconds, and the pictures of a window."""
+
+    window_s: float
+    hop_s: float
+    pictures: int
+
+
+@dataclass
+class Counts:
+    """Counts of a session; `messages` by field."""
+
+    answers: int = 0
+    skipped: int = 0
+    failed: int = 0
+    segments: int = 1
+    messages: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def windows(self) -> dict[str, int]:
+        """Windows by outcome, as `SessionSlots.windows` counts them."""
+        return {"answered": self.answers, "skipped": self.skipped, "failed": self.failed}
+
+
+class Session:
+    """One session. `classify` raises Problem; `send` sends a message and may wait."""
+
+    def __init__(
+        self, start: Start, pace: Pace, classify: Classify, send: Send, max_bytes: int
+    ) -> None:
+        self.counts = Counts(messages={each.field: 0 for each in start.inputs})
+        self._start = start
+        self._pace = pace
+        self._classify = classify
+        self._send = send
+        # A window reaches back from the newest message of any input: others may lag by a window.
+        seconds = 2 * pace.window_s
+        self._buffers = [
+            PictureBuffer(seconds, max_bytes)
+            if isinstance(each, PictureInput)
+            else SoundBuffer(seconds, each.sample_rate, each.channels)
+            for each in start.inputs
+        ]
+        self._began = time.monotonic()
+        self._wake = asyncio.Event()
+        self._is_finalizing = self._is_closing = False
+        self._acknowledged = 0
+        self._answered_ns = -1  # end of the last window
+        self._delay_ns: int | None = None  # shortest from capture to receipt
+        self._smoothed: dict[str, float] = {}
+        self._dropped_before = [0] * len(self._buffers)
+        self._failing: str | None = None
+
+    # --- receiving ------------------------------------------------------------------------------
+
+    def receive_media(self, data: bytes) -> None:
+        """Buffer a binary message. Raises StreamError."""
+        media = parse_media(data, self._start)
+        self.counts.messages[self._start.inputs[media.input].field] += 1
+        if media.is_new_segment or self._is_jump(media):
+            self._begin_segment()
+        self._buffers[media.input].add(media.time_ns, media.payload)
+        delay = time.monotonic_ns() - media.time_ns
+        self._delay_ns = delay if self._delay_ns is None else min(self._delay_ns, delay)
+        self._wake.set()
+
+    def receive_control(self, message: Keepalive | Finalize | Close | Acknowledge) -> None:
+        """Act on a text message."""
+        if isinstance(message, Acknowledge):
+            self._acknowledged = max(self._acknowledged, message.answer + 1)
+        elif isinstance(message, Finalize):
+            self._is_finalizing = True
+        elif isinstance(message, Close):
+            self._is_closing = True
+        self._wake.set()
+
+    def _is_jump(self, media: Media) -> bool:
+        """Return whether the time of an input jumps by more than its buffer is long."""
+        newest = self._buffers[media.input].newest_ns
+        return newest >= 0 and abs(media.time_ns - newest) > 2 * self._pace.window_s * _NS
+
+    def _begin_segment(self) -> None:
+        if self._newest_ns < 0:
+            return
+        for buffer in self._buffers:
+            buffer.clear()
+        self.counts.segments += 1
+        self._answered_ns, self._delay_ns = -1, None
+        self._smoothed = {}
+
+    # --- answering ------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Answer until the client closes the session; then send the summary.
+
+        Raises Problem where no later window can be answered either, and what `send` raises.
+        """
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            if self._is_closing:
+                await self._answer_if_new()
+                await self._send(self.summary())
+                return
+            if self._is_finalizing:
+                self._is_finalizing = False
+                await self._answer_if_new()
+            elif self._is_due() and not self._is_held_back():
+                await self._answer(final=False)
+
+    def summary(self) -> Summary:
+        """Return the counts of the session so far."""
+        counts = self.counts
+        return Summary(
+            seconds=round(time.monotonic() - self._began, 3),
+            answers=counts.answers,
+            skipped=counts.skipped,
+            messages=counts.messages,
+            dropped=self._dropped(),
+            segments=counts.segments,
+        )
+
+    @property
+    def _newest_ns(self) -> int:
+        return max(buffer.newest_ns for buffer in self._buffers)
+
+    def _is_due(self) -> bool:
+        """Return whether a hop has passed since the last window, or the first one is full."""
+        newest = self._newest_ns
+        if newest < 0:
+            return False
+        if self._answered_ns < 0:
+            oldest = [b.oldest_ns for b in self._buffers if b.newest_ns >= 0]
+            return newest - min(oldest) >= self._pace.hop_s * _NS
+        return newest - self._answered_ns >= self._pace.hop_s * _NS
+
+    def _is_held_back(self) -> bool:
+        most = self._start.max_unacknowledged
+        return most is not None and self.counts.answers - self._acknowledged >= most
+
+    async def _answer_if_new(self) -> None:
+        if self._newest_ns > self._answered_ns:
+            await self._answer(final=True)
+
+    async def _answer(self, final: bool) -> None:
+        """Classify the newest window, and send the answer, or the problem once."""
+        end_ns = self._newest_ns
+        begin_ns = end_ns - round(self._pace.window_s * _NS)
+        skipped = self._count_skipped(end_ns)
+        segment = self.counts.segments - 1
+        files = self._files(begin_ns, end_ns)
+        fields = [each.field for each in self._start.inputs]
+        newest = dict(zip(fields, (buffer.newest_ns for buffer in self._buffers), strict=True))
+        self._answered_ns = end_ns
+        try:
+            result = await self._classify(files, self._options())
+        except Problem as problem:
+            await self._report(problem)
+            return
+        self._failing = None
+        self.counts.skipped += skipped
+        if segment == self.counts.segments - 1:  # no new segment has begun meanwhile
+            self._smooth(result)
+        delay_ns = self._delay_ns if self._delay_ns is not None else 0
+        dropped = self._dropped()
+        answer = Answer(
+            number=self.counts.answers,
+            final=final,
+            segment=segment,
+            window=Window(begin_ns=begin_ns, end_ns=end_ns, newest_ns=newest),
+            dropped={name: count - before for (name, count), before in
+                     zip(dropped.items(), self._dropped_before, strict=True)},
+            skipped=skipped,
+            smoothed=dict(self._smoothed),
+            behind_ms=round((time.monotonic_ns() - end_ns - delay_ns) / 1e6, 3),
+            result=result.model_copy(
+                update={"probabilities": result.probabilities[: self._start.top_k]}
+            ),
+        )  # fmt: skip
+        self._dropped_before = list(dropped.values())
+        self.counts.answers += 1
+        await self._send(answer)
+
+    def _count_skipped(self, end_ns: int) -> int:
+        """Return the hops between the last window and this one that got no answer."""
+        if self._answered_ns < 0:
+            return 0
+        return max(0, int((end_ns - self._answered_ns) / (self._pace.hop_s * _NS)) - 1)
+
+    def _files(self, begin_ns: int, end_ns: int) -> InputFiles:
+        """Return the window as the files of an upload."""
+        files: dict[str, bytes | list[bytes] | None] = {}
+        for each, buffer in zip(self._start.inputs, self._buffers, strict=True):
+            if isinstance(buffer, PictureBuffer):
+                files[each.field] = buffer.select(begin_ns, end_ns, self._pace.pictures)
+            else:
+                files[each.field] = buffer.wav(begin_ns, end_ns)
+        return InputFiles(**files)
+
+    def _options(self) -> Options:
+        start = self._start
+        # All probabilities, so that those that are smoothed are whole.
+        return Options(model=start.model, steps=start.steps, attention=start.attention)
+
+    def _smooth(self, result: Classification) -> None:
+        """Average the probabilities over the answers of the segment, the newest weighing most."""
+        kept = self._start.smoothing if self._smoothed else 0.0
+        for each in result.probabilities:
+            before = self._smoothed.get(each.label, 0.0)
+            self._smoothed[each.label] = round(
+                kept * before + (1 - kept) * each.probability, 6
+            )  # fmt: skip
+
+    def _dropped(self) -> dict[str, int]:
+        fields = [each.field for each in self._start.inputs]
+        return dict(zip(fields, (buffer.dropped for buffer in self._buffers), strict=True))
+
+    async def _report(self, problem: Problem) -> None:
+        """Send a problem, unless it is that of the window before. Raises one that will last."""
+        self.counts.failed += 1
+        if problem.error in _FATAL:
+            raise problem
+        if self._failing == problem.detail:
+            return
+        self._failing = problem.detail
+        await self._send(
+            Failed(
+                error=problem.error.name.lower().replace("_", "-"),
+                status=problem.error.status,
+                detail=problem.detail,
+                retry_after_s=problem.retry_after_s,
+            )
+        )

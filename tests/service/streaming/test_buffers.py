@@ -1,0 +1,105 @@
+"""Buffers keep what a window can reach back to, in order, and count what they drop."""
+
+from __future__ import annotations
+
+import io
+import wave
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.streaming.buffers import PictureBuffer, SoundBuffer
+
+MS = 1_000_000
+RATE = 1000  # a sample for each millisecond
+
+
+def samples(buffer: SoundBuffer, begin_ms: int, end_ms: int) -> list[int]:
+    data = buffer.wav(begin_ms * MS, end_ms * MS)
+    if data is None:
+        return []
+    with wave.open(io.BytesIO(data)) as file:
+        assert (file.getframerate(), file.getsampwidth()) == (RATE, 2)
+        return list(np.frombuffer(file.readframes(file.getnframes()), "<i2"))
+
+
+def pcm(*values: int) -> bytes:
+    return np.array(values, "<i2").tobytes()
+
+
+def test_pictures_at_the_centres_of_equal_parts() -> None:
+    buffer = PictureBuffer(10, 1000)
+    for time in range(0, 1000, 100):
+        buffer.add(time * MS, str(time).encode())
+    assert buffer.select(0, 1000 * MS, 4) == [b"100", b"300", b"600", b"800"]
+    assert buffer.select(850 * MS, 900 * MS, 3) == [b"900"] * 3
+    assert buffer.select(910 * MS, 990 * MS, 3) == []
+
+
+def test_old_and_surplus_pictures_leave_and_late_ones_do_not_enter() -> None:
+    buffer = PictureBuffer(1.0, 30)
+    buffer.add(0, bytes(10))
+    buffer.add(1500 * MS, bytes(10))  # the first is too old now, which is no loss
+    assert (buffer.oldest_ns, buffer.dropped) == (1500 * MS, 0)
+    for time in (1600, 1700, 1800):
+        buffer.add(time * MS, bytes(10))
+    assert (buffer.oldest_ns, buffer.dropped) == (1600 * MS, 1)  # 40 bytes are too many
+    buffer.add(1750 * MS, bytes(10))
+    buffer.add(1900 * MS, bytes(31))
+    assert (buffer.newest_ns, buffer.dropped) == (1800 * MS, 3)
+
+
+def test_sound_is_cut_by_time() -> None:
+    buffer = SoundBuffer(10, RATE, 1)
+    buffer.add(1000 * MS, pcm(1, 2, 3))
+    buffer.add(1003 * MS, pcm(4, 5))
+    assert buffer.newest_ns == 1005 * MS
+    assert samples(buffer, 1001, 1004) == [2, 3, 4]
+    assert samples(buffer, 0, 9999) == [1, 2, 3, 4, 5]
+    assert samples(buffer, 0, 1000) == []
+
+
+def test_jitter_is_no_gap_and_a_gap_is_silence() -> None:
+    buffer = SoundBuffer(10, RATE, 1)
+    buffer.add(0, pcm(1, 2))
+    buffer.add(40 * MS, pcm(3))  # 38 ms late: the clock's jitter
+    assert samples(buffer, 0, 999) == [1, 2, 3]
+    buffer.add(200 * MS, pcm(4))
+    assert samples(buffer, 0, 999) == [1, 2, 3, *[0] * 197, 4]
+    assert buffer.newest_ns == 201 * MS
+
+
+def test_what_overlaps_is_dropped() -> None:
+    buffer = SoundBuffer(10, RATE, 1)
+    buffer.add(0, pcm(*range(300)))
+    buffer.add(100 * MS, pcm(*range(100)))
+    assert (len(samples(buffer, 0, 999)), buffer.dropped) == (300, 1)
+    buffer.add(200 * MS, pcm(*range(1000, 1110)))
+    assert samples(buffer, 299, 999) == [299, *range(1100, 1110)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 400), st.integers(1, 150)), min_size=1, max_size=30))
+def test_the_length_is_that_of_the_time_and_bounded(pieces: list[tuple[int, int]]) -> None:
+    buffer = SoundBuffer(1.0, RATE, 2)
+    time = 0
+    for pause, length in pieces:
+        time += pause
+        buffer.add(time * MS, bytes(4 * length))
+        time += length
+    assert buffer.newest_ns - buffer.oldest_ns <= 1000 * MS
+    data = buffer.wav(buffer.oldest_ns, buffer.newest_ns)
+    assert data is not None
+    with wave.open(io.BytesIO(data)) as file:
+        assert file.getnframes() == (buffer.newest_ns - buffer.oldest_ns) // MS
+    assert buffer.newest_ns >= (time - 80 * len(pieces)) * MS
+
+
+@pytest.mark.parametrize("buffer", [PictureBuffer(1, 100), SoundBuffer(1, RATE, 1)])
+def test_a_cleared_buffer_takes_any_time(buffer: PictureBuffer | SoundBuffer) -> None:
+    buffer.add(10_000 * MS, pcm(1))
+    buffer.clear()
+    assert buffer.newest_ns == -1
+    buffer.add(5 * MS, pcm(2))
+    assert buffer.oldest_ns == 5 * MS
