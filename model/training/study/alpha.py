@@ -8,8 +8,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from model import checkpoint
+from model.config import Config
+from model.network import SCMRL
 from model.training.epochs import METRICS, rows
-from model.training.options import TrainOptions, make_folder
+from model.training.options import OptionsError, TrainOptions, make_folder
 from model.training.study import figure, report
 from model.training.study.measure import Examiner, Measured
 from model.training.study.options import StudyOptions, Variant
@@ -32,17 +35,20 @@ def study_alpha(options: StudyOptions, console: Console | None = None) -> Path:
     task = TASKS[options.task]().for_data(options.data)
     examiner = Examiner(options, task, task.load(options.data))
     results: dict[Variant, list[Measured]] = {}
-    for seed in range(options.seeds):
-        if options.start_epochs:
+    for seed in range(options.seeds if options.epochs else 1):
+        if options.start_epochs and options.epochs:
             console.rule(f"seed {seed}: the start")
             _train(options.start(task, seed))
         for variant in options.parsed:
             console.rule(f"seed {seed}: {variant.title}")
             begin = time.process_time()
             run = options.run(task, variant, seed)
-            _train(run)
+            if options.epochs:
+                _train(run)
+            else:
+                _take_over(run, variant)
             trained = time.process_time()
-            results.setdefault(variant, []).append(examiner.measure(run))
+            results.setdefault(variant, []).append(examiner.measure(run.best, run.out, seed))
             seconds = trained - begin, time.process_time() - trained
             console.print(f"CPU seconds: {seconds[0]:.0f} to train, {seconds[1]:.0f} to measure")
             _write(options, task, results)
@@ -54,6 +60,32 @@ def _train(run: TrainOptions) -> None:
     train(run)
     if len(rows(run.out / METRICS, streams_alone(run.task))) < run.epochs:
         raise KeyboardInterrupt
+
+
+def _take_over(run: TrainOptions, variant: Variant) -> None:
+    """Write the checkpoint that a run would start from, with the variant's residuals, untrained.
+
+    Raises OptionsError where it lacks a part of the variant.
+    """
+    assert run.init_from is not None
+    source, card = checkpoint.load(run.init_from)
+    config = Config.model_validate(
+        {
+            **card.config.model_dump(),
+            "alpha": variant.alpha,
+            "alignment": variant.alignment,
+            "attention": card.config.attention if variant.residual else None,
+        }
+    )
+    network, weights = SCMRL(config), source.state_dict()
+    if not network.state_dict().keys() <= weights.keys():
+        raise OptionsError(f"--init-from {run.init_from}: has no weights for {variant.title}")
+    network.load_state_dict({name: weights[name] for name in network.state_dict()})
+    described = card.model_copy(
+        update={"config": config, "calibration": None, "domain": None, "accuracy": ()}
+    )
+    run.best.mkdir(parents=True, exist_ok=True)
+    checkpoint.save(run.best, network, described)
 
 
 def _write(options: StudyOptions, task: Task, results: dict[Variant, list[Measured]]) -> None:

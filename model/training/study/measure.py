@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.special import log_softmax
+from torch import Tensor
 
 from model import checkpoint
-from model.network import SCMRL
 from model.training import calibrate
 from model.training.batches import Batches
 from model.training.calibrate import fit_temperature
@@ -24,7 +22,6 @@ from model.training.evaluate import off_centre
 from model.training.evaluator import EvaluatedClip, Evaluator, decode_clips
 from model.training.faithfulness import faithfulness_by_clip
 from model.training.norms import settle_norms
-from model.training.options import TrainOptions
 from model.training.perturbations import DEGRADATIONS, Perturbation
 from model.training.study.following import follow
 from model.training.study.options import StudyOptions
@@ -56,17 +53,18 @@ class Examiner:
         self._clips: list[EvaluatedClip] = []
         self._pairs: list[TwoObjects] = []
 
-    def measure(self, run: TrainOptions) -> Measured:
-        """Measure the best checkpoint of a run, or read what was measured of it before.
+    def measure(self, best: Path, out: Path, seed: int) -> Measured:
+        """Measure the checkpoint `best` of a run in the folder `out`, or read what was measured of
+        it before. `seed` decides the clips by which norms are settled.
 
         The keys are `PART/CONDITION/STREAMS/MEASURE`, the values [n] or [n, 2] are by clip (see
         `estimate`). Raises DataError, CheckpointError and OSError.
         """
-        file = run.out / MEASURED
+        file = out / MEASURED
         settings = self._settings()
         if (measured := _read(file, settings)) is not None:
             return measured
-        measured = dict(self._measure(run))
+        measured = dict(self._measure(best, seed))
         part = file.with_suffix(".part")
         with part.open("wb") as opened:
             np.savez(opened, **measured, **{_SETTINGS: np.asarray(settings)})  # type: ignore[arg-type]
@@ -78,8 +76,8 @@ class Examiner:
         chosen = {name: getattr(self.options, name) for name in names}
         return json.dumps({**chosen, "data": self.data.sha256}, sort_keys=True)
 
-    def _measure(self, run: TrainOptions) -> Iterator[tuple[str, Values]]:
-        evaluator = Evaluator(run.best, self.options.device)
+    def _measure(self, best: Path, seed: int) -> Iterator[tuple[str, Values]]:
+        evaluator = Evaluator(best, self.options.device)
         temperatures = {}
         for name, logits, labels in self._development(evaluator):
             temperatures[name] = fit_temperature(logits, labels)
@@ -97,7 +95,7 @@ class Examiner:
                     key = f"test/{self.task.titles[stream]} {condition}/{name}"
                     yield from _answers(key, logits / np.float32(temperatures[name]), labels)
         yield from self._maps(evaluator, clips)
-        yield from self._norms(run, clips, labels)
+        yield from self._norms(best, seed, clips, labels)
 
     def _development(
         self, evaluator: Evaluator
@@ -154,42 +152,36 @@ class Examiner:
             yield from ((f"hidden/{name}", x) for name, x in asdict(hidden).items())
 
     def _norms(
-        self, run: TrainOptions, clips: Sequence[EvaluatedClip], labels: NDArray[np.int64]
+        self, best: Path, seed: int, clips: Sequence[EvaluatedClip], labels: NDArray[np.int64]
     ) -> Iterator[tuple[str, Values]]:
         """Measure clean clips with norms settled with all streams, and with norms by mode: those
         of batches with the streams that are used."""
         names = (TOGETHER, *streams_alone(self.task))
-        for trained_with in names:
-            with self._settled(run, trained_with) as evaluator:
-                for name in names if trained_with == TOGETHER else (trained_with,):
+        for mode in names:
+            with self._settled(best, seed, mode) as evaluator:
+                for name in names if mode == TOGETHER else (mode,):
                     logits = self._logits_of(evaluator, clips, name)
-                    if trained_with == TOGETHER:
+                    if mode == TOGETHER:
                         yield from _answers(f"norms settled/clean/{name}", logits, labels)
-                    if trained_with == name:
+                    if mode == name:
                         yield from _answers(f"norms by mode/clean/{name}", logits, labels)
 
     @contextmanager
-    def _settled(self, run: TrainOptions, name: str) -> Iterator[Evaluator]:
-        """Yield the best checkpoint of a run with norms settled with all streams, or with one."""
-        network, card = checkpoint.load(run.best)
-        streams = tuple(self.task.specs) if name == TOGETHER else (name,)
-        settled = self._settle(network, streams, run)
-        with TemporaryDirectory(dir=run.out) as folder:
-            checkpoint.save(Path(folder), settled, card)
+    def _settled(self, best: Path, seed: int, mode: str) -> Iterator[Evaluator]:
+        """Yield a checkpoint with norms settled with all streams, or with one."""
+        network, card = checkpoint.load(best)
+        streams = tuple(self.task.specs) if mode == TOGETHER else (mode,)
+        plan = BatchPlan(streams, card.steps, difficulty=0.0)
+        examples = self.data.training_examples(seed, cache=self.options.out)
+        batches = Batches(examples, self.options.batch, lambda _: plan, card.encoding)
+        drawn = (batches[i][0] for i in range(self.options.settle))
+        settle_norms(network, (_repeat(inputs, card.steps) for inputs in drawn))
+        with TemporaryDirectory() as folder:
+            checkpoint.save(Path(folder), network, card)
             yield Evaluator(Path(folder), self.options.device)
 
-    def _settle(self, network: SCMRL, streams: tuple[str, ...], run: TrainOptions) -> SCMRL:
-        plan = BatchPlan(streams, run.steps, difficulty=0.0)
-        examples = self.data.training_examples(run.seed, cache=run.out.parent)
-        batches = Batches(examples, run.batch, lambda _: plan, run.encoding)
-        settled = deepcopy(network)
-        with torch.no_grad():
-            settle_norms(settled, (_repeat(batches[i][0], run.steps)
-                                   for i in range(self.options.settle)))  # fmt: skip
-        return settled
 
-
-def _repeat(inputs: Mapping[str, torch.Tensor], steps: int) -> dict[str, torch.Tensor]:
+def _repeat(inputs: Mapping[str, Tensor], steps: int) -> dict[str, Tensor]:
     return {name: x.expand(steps, -1, -1, -1, -1) for name, x in inputs.items()}
 
 

@@ -79,6 +79,9 @@ class StudyOptions:
     these weights are first trained with each stream alone, where alpha has no effect; otherwise
     they are those of `init_from`, or random.
 
+    With no `epochs`, the variants are `init_from` itself with another alpha, or without a part:
+    there is one run of each, with its channels and T.
+
     `seeds` runs of each variant, with the seeds 0, 1, …; `together` is the probability that a batch
     has all streams, the rest have each stream alone.
     """
@@ -95,7 +98,11 @@ class StudyOptions:
     start_epochs: int = option(
         8, "Epochs with each stream alone, from which all variants start.", between=(0, 10_000)
     )
-    epochs: int = option(2, "Epochs of each variant.", between=(1, 10_000))
+    epochs: int = option(
+        2,
+        "Epochs of each variant; 0: --init-from as it is, with the variant's alpha.",
+        between=(0, 10_000),
+    )
     clips: int = option(5000, "Clips per epoch.", between=(MIN_BATCH, 1_000_000_000))
     batch: int = option(50, "Clips per batch.", between=(MIN_BATCH, 10_000))
     channels: int = option(64, f"Channels, a multiple of {HEADS}.", between=(16, 4096))
@@ -126,6 +133,8 @@ class StudyOptions:
         names = [variant.name for variant in self.parsed]
         if len(set(names)) < len(names):
             raise OptionsError(f"--variants {self.variants}: a variant is named twice")
+        if not self.epochs and self.init_from is None:
+            raise OptionsError("--epochs 0: --init-from must name the checkpoint to measure")
 
     @property
     def parsed(self) -> tuple[Variant, ...]:
@@ -143,9 +152,10 @@ class StudyOptions:
 
     def run(self, task: Task, variant: Variant, seed: int) -> TrainOptions:
         """Return the training of a variant with a seed."""
-        start = self.start(task, seed).best if self.start_epochs else self.init_from
+        starts = self.start_epochs and self.epochs
+        start = self.start(task, seed).best if starts else self.init_from
         return self._training(
-            task, seed, f"{variant.name}-{seed}", epochs=self.epochs,
+            task, seed, f"{variant.name}-{seed}", epochs=max(1, self.epochs),
             learning_rate=self.learning_rate, init_from=start,
             modality_dropout=self._modality_dropout(task), **variant.changes,
         )  # fmt: skip

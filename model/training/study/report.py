@@ -50,6 +50,14 @@ class Row:
         """Whether it is shown in per cent."""
         return self.key.removesuffix(CALIBRATED).endswith(_PER_CENT)
 
+    @property
+    def is_shown(self) -> bool:
+        """Whether it is in the table: all are in the JSON file."""
+        part, *conditions, measure = self.key.split("/")
+        if part == "test":
+            return conditions[0] == "clean" or measure == "accuracy"
+        return not measure.startswith("calibration error")
+
 
 def rows(task: Task, results: Mapping[Variant, Sequence[Measured]]) -> list[Row]:
     """Return the rows of all measures, each compared with that of the first variant."""
@@ -90,7 +98,7 @@ def markdown(table: Sequence[Row], variants: Sequence[Variant], options: StudyOp
         "| --- |" + " --- |" * len(variants),
     ]
     part = ""
-    for row in table:
+    for row in (row for row in table if row.is_shown):
         if row.part != part:
             part = row.part
             lines.append(f"| **{part}** |" + " |" * len(variants))
@@ -102,15 +110,25 @@ def markdown(table: Sequence[Row], variants: Sequence[Variant], options: StudyOp
 def conditions(table: Sequence[Row], options: StudyOptions) -> str:
     """Return how the variants were trained and what the intervals mean."""
     seeds = max((e.seeds for row in table for e in row.estimates.values() if e), default=0)
-    start = f"{options.start_epochs} x {options.clips:,} clips with each stream alone, then "
     return (
-        f"Task {options.task}, {options.channels} channels, T = {options.steps}. Each variant: "
-        f"{start if options.start_epochs else ''}{options.epochs} x {options.clips:,} clips, "
-        f"{options.together:.0%} of the batches with all streams; {seeds} "
+        f"Task {options.task}. {_trained(options)}; {seeds} "
         f"{'seed' if seeds == 1 else 'seeds'}. ± is half a 95 % interval over clips"
         f"{' and seeds' if seeds > 1 else ''}; * marks where the difference to the first variant, "
-        "on the same clips, has an interval without 0. Degraded streams: with the temperature of "
-        "the development clips."
+        "on the same clips, has an interval without 0. Calibrated: with the temperature of the "
+        "development clips. The JSON file beside it has the cross-entropy and calibration error of "
+        "all rows."
+    )
+
+
+def _trained(options: StudyOptions) -> str:
+    """Return how each variant was trained."""
+    if not options.epochs:
+        return f"The weights of {options.init_from}, without training"
+    start = f"{options.start_epochs} x {options.clips:,} clips with each stream alone, then "
+    return (
+        f"{options.channels} channels, T = {options.steps}. Each variant: "
+        f"{start if options.start_epochs else ''}{options.epochs} x {options.clips:,} clips, "
+        f"{options.together:.0%} of the batches with all streams"
     )
 
 

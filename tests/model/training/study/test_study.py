@@ -8,14 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
+from model import checkpoint
 from model.media.types import Pictures, Sound
 from model.training import tasks
+from model.training.options import TrainOptions
 from model.training.study import alpha as study
 from model.training.study import measure
+from model.training.train import train
 from model.training.two_objects import TwoObjects
 from service.commands import study as study_command
 from tests.model.training.noise_task import Noise, NoiseData
@@ -99,6 +103,30 @@ def test_a_study_compares_its_variants_and_repeats_nothing(
     monkeypatch.setattr(measure.Examiner, "_measure", None)  # it must not be called again
     scmrl(*command)
     assert {path: path.stat().st_mtime_ns for path in files} == files
+
+
+def test_without_epochs_a_checkpoint_is_measured_with_other_weights_of_its_residuals(
+    data: Path, tmp_path: Path
+) -> None:
+    source = train(
+        TrainOptions.of(NoiseWithPairs(), data, out=tmp_path / "run", epochs=1, clips=8, batch=4,
+                        embed_dim=16, steps=2, development_clips=20)
+    )  # fmt: skip
+    out = tmp_path / "out"
+    command = ("study", "alpha", "--task", "noise", "--data", data, *SMALL, "--epochs", 0)
+    scmrl(*command, "--out", out, "--init-from", source)
+    weights = checkpoint.load(source)[0].state_dict()
+    for name, alpha, attention in (("0.5", 0.5, True), ("0", 0.0, True), ("none", 0.0, False)):
+        network, card = checkpoint.load(out / f"{name}-0" / "best")
+        assert (card.config.alpha, card.config.attention is not None) == (alpha, attention)
+        assert card.steps == 2  # as the checkpoint's, whatever --steps is
+        assert all(torch.equal(x, weights[key]) for key, x in network.state_dict().items())
+    assert "without training; 1 seed." in (out / study.TABLE).read_text()
+    message = scmrl(*command, "--out", out, code=2).stderr
+    assert "--epochs 0: --init-from must name the checkpoint" in message
+    bare = out / "none-0" / "best"
+    message = scmrl(*command, "--out", out, "--init-from", bare, code=2).stderr
+    assert f"--init-from {bare}: has no weights for α 0.5" in message
 
 
 def test_an_interrupted_study_stops(
