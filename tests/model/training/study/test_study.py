@@ -27,7 +27,7 @@ from tests.model.training.noise_task import Noise, NoiseData
 pytestmark = [pytest.mark.usefixtures("one_core"), pytest.mark.slow]
 
 SMALL = (
-    "--variants", "0.5,0,none", "--seeds", 1, "--start-epochs", 1, "--epochs", 1, "--clips", 8,
+    "--variants", "0.5,none", "--seeds", 1, "--start-epochs", 1, "--epochs", 1, "--clips", 8,
     "--batch", 4, "--channels", 16, "--steps", 1, "--development-clips", 20, "--test-clips", 10,
     "--pairs", 2, "--settle", 1, "--device", "cpu",
 )  # fmt: skip
@@ -78,7 +78,7 @@ def test_a_study_compares_its_variants_and_repeats_nothing(
     command = ("study", "alpha", "--task", "noise", "--data", data, "--out", out, *SMALL)
     scmrl(*command)
     table = json.loads((out / study.NUMBERS).read_text())
-    assert table["variants"] == ["0.5", "0", "none"]
+    assert table["variants"] == ["0.5", "none"]
     by_measure = {row["measure"]: row["estimates"] for row in table["rows"]}
     for expected in (
         "development/clean/all/accuracy",
@@ -95,11 +95,11 @@ def test_a_study_compares_its_variants_and_repeats_nothing(
     assert by_measure["hidden/drop_top"]["none"] is None  # it has no map
     assert by_measure["pairs/heard"]["none"] is not None
     text = (out / study.TABLE).read_text()
-    assert "| | α 0.5 | α 0 | no residual |" in text
+    assert "| | α 0.5 | no residual |" in text
     assert "accuracy, camera alone, camera blurred" in text
     assert (out / study.FIGURE).stat().st_size > 1000
     files = {path: path.stat().st_mtime_ns for path in out.glob("*/*.*") if path.suffix != ".csv"}
-    assert len([path for path in files if path.name == measure.MEASURED]) == 3
+    assert len([path for path in files if path.name == measure.MEASURED]) == 2
     monkeypatch.setattr(measure.Examiner, "_measure", None)  # it must not be called again
     scmrl(*command)
     assert {path: path.stat().st_mtime_ns for path in files} == files
@@ -116,7 +116,7 @@ def test_without_epochs_a_checkpoint_is_measured_with_other_weights_of_its_resid
     command = ("study", "alpha", "--task", "noise", "--data", data, *SMALL, "--epochs", 0)
     scmrl(*command, "--out", out, "--init-from", source)
     weights = checkpoint.load(source)[0].state_dict()
-    for name, alpha, attention in (("0.5", 0.5, True), ("0", 0.0, True), ("none", 0.0, False)):
+    for name, alpha, attention in (("0.5", 0.5, True), ("none", 0.0, False)):
         network, card = checkpoint.load(out / f"{name}-0" / "best")
         assert (card.config.alpha, card.config.attention is not None) == (alpha, attention)
         assert card.steps == 2  # as the checkpoint's, whatever --steps is
