@@ -25,6 +25,7 @@ ADDED = {
     "auto_batch": "False",
     "easy_start": "False",
     "new_towers": "none",
+    "no_class": "0.0",
     "splitting": "deep",
     "short_sequences": "True",
     "learning_rate_batch": "0",

@@ -78,7 +78,8 @@ def _take_over(run: TrainOptions, variant: Variant) -> None:
         }
     )
     network, weights = SCMRL(config), source.state_dict()
-    if not network.state_dict().keys() <= weights.keys():
+    has_residual = card.config.attention is not None or not variant.residual
+    if not has_residual or not network.state_dict().keys() <= weights.keys():
         raise OptionsError(f"--init-from {run.init_from}: has no weights for {variant.title}")
     network.load_state_dict({name: weights[name] for name in network.state_dict()})
     described = card.model_copy(

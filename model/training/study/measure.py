@@ -15,6 +15,7 @@ from scipy.special import log_softmax
 from torch import Tensor
 
 from model import checkpoint
+from model.checkpoint import Card
 from model.training import calibrate
 from model.training.batches import Batches
 from model.training.calibrate import fit_temperature
@@ -61,7 +62,7 @@ class Examiner:
         `estimate`). Raises DataError, CheckpointError and OSError.
         """
         file = out / MEASURED
-        settings = self._settings()
+        settings = self._settings(checkpoint.read_card(best))
         if (measured := _read(file, settings)) is not None:
             return measured
         measured = dict(self._measure(best, seed))
@@ -71,10 +72,11 @@ class Examiner:
         part.replace(file)
         return measured
 
-    def _settings(self) -> str:
+    def _settings(self, card: Card) -> str:
         names = ("development_clips", "test_clips", "pairs", "settle", "seed")
         chosen = {name: getattr(self.options, name) for name in names}
-        return json.dumps({**chosen, "data": self.data.sha256}, sort_keys=True)
+        network = [card.sha256, card.config.alpha]
+        return json.dumps({**chosen, "data": self.data.sha256, "network": network}, sort_keys=True)
 
     def _measure(self, best: Path, seed: int) -> Iterator[tuple[str, Values]]:
         evaluator = Evaluator(best, self.options.device)
