@@ -233,6 +233,9 @@ class Settings(BaseSettings):
     max_parts: int = setting(
         Topic.UPLOADS, 300, "Maximum parts of a form", "parts", ge=1, le=100_000
     )
+    max_json_mib: int = setting(
+        Topic.UPLOADS, 32, "Maximum body of a request in JSON", "MiB", ge=1, le=4096
+    )
     max_frames: int = setting(
         Topic.UPLOADS, 256, "Maximum pictures in `frames`", "pictures", ge=1, le=100_000
     )

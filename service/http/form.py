@@ -14,6 +14,7 @@ from service.classification import upload_fields
 from service.classification.options import ATTENTION_DETAILS, CONTRIBUTIONS, Options
 from service.classification.upload_fields import InputFiles
 from service.errors import Error, Problem
+from service.http import json_body
 from service.http.multipart_body import Form, FormFields
 from service.settings import Settings
 
@@ -145,19 +146,27 @@ def parse_form(
 
 def request_body(settings: Settings) -> dict[str, Any]:
     """Return the form as an OpenAPI request body: it is parsed while it arrives, not by FastAPI."""
+    form = _body_schema({"type": "string", "format": "binary"}, settings)
+    base64 = _body_schema({"type": "string", "contentEncoding": "base64"}, settings)
+    return {
+        "description": f"Send {upload_fields.usage()}. In JSON, files are base64.",
+        "required": True,
+        "content": {
+            "multipart/form-data": {"schema": form},
+            json_body.MEDIA_TYPE: {"schema": base64},
+        },
+    }
+
+
+def _body_schema(file: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """Return the schema of a body whose files are as `file` says."""
     properties: dict[str, Any] = {}
     for row in upload_fields.FIELDS:
-        binary: dict[str, Any] = {"type": "string", "format": "binary"}
-        schema = {"type": "array", "items": binary} if row.max_files else binary
+        schema = {"type": "array", "items": file} if row.max_files else file
         properties[row.name] = {**schema, "description": row.description}
     for name, value in VALUES.items():
         properties[name] = {**value.schema(settings), "description": value.description}
-    form = {"type": "object", "properties": properties, "additionalProperties": False}
-    return {
-        "description": f"Send {upload_fields.usage()}.",
-        "required": True,
-        "content": {"multipart/form-data": {"schema": form}},
-    }
+    return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
 def _parse_value(name: str, texts: list[str], settings: Settings) -> Any:

@@ -94,7 +94,7 @@ async def read_form(
         raise Problem(
             Error.UNREADABLE_FORM,
             f"The Content-Type is {content_type[:100]!r}; send multipart/form-data with a boundary "
-            "(curl: -F clip=@FILE).",
+            "(curl: -F clip=@FILE), or application/json with files in base64.",
         )
     reader = _Reader(fields, max_parts)
     try:

@@ -12,12 +12,14 @@ from service.classification.pipeline import Call
 from service.classification.schemas import Classification
 from service.classification.served import ServedClassifier
 from service.errors import Error
+from service.http import json_body
 from service.http.disconnect import run_until_disconnect
 from service.http.form import form_fields, parse_form, request_body
-from service.http.multipart_body import check_encoding, read_form
+from service.http.multipart_body import Form, check_encoding, read_form
+from service.http.multipart_part import split_header
 from service.http.problem_document import problems
 from service.http.state import record_of, state_of
-from service.settings import Settings
+from service.settings import MIB, Settings
 
 router = APIRouter(prefix="/v1", tags=["classify"])
 
@@ -47,7 +49,7 @@ _ROUTE: dict[str, Any] = {
 
 @router.post("/classify", summary="Classify a clip with the default checkpoint", **_ROUTE)
 async def classify(request: Request) -> Response:
-    """Send the files of a clip in a form, each in its field."""
+    """Send the files of a clip in a form, each in its field, or in base64 in a JSON object."""
     return await _classify(request, state_of(request).settings.default_model)
 
 
@@ -65,18 +67,22 @@ async def _classify(request: Request, name: str) -> Response:
     with state.in_flight.request(name) as model:
         model.batcher.check_capacity()  # before the upload is read
         check_encoding(request.headers.getlist("content-encoding"))
-        form = await read_form(
-            request.headers.get("content-type"),
-            request.stream(),
-            form_fields(settings),
-            settings.max_parts,
-        )
+        form = await _read_body(request, settings)
         files, options = parse_form(form, settings, name)
         classifier = ServedClassifier(state.in_flight, state.decoders, settings)
         work = classifier.classify_with(model, files, options, Call(request.state.id, record))
         answer = await run_until_disconnect(request, work, settings.request_deadline_s)
     body = answer.model_dump_json(exclude_none=True)
     return Response(body, media_type="application/json")
+
+
+async def _read_body(request: Request, settings: Settings) -> Form:
+    """Read a form, or a JSON object with its fields. Raises Problem."""
+    content_type, fields = request.headers.get("content-type"), form_fields(settings)
+    if content_type is not None and split_header(content_type)[0] == json_body.MEDIA_TYPE:
+        max_bytes = settings.max_json_mib * MIB
+        return await json_body.read_json(request.stream(), fields, max_bytes)
+    return await read_form(content_type, request.stream(), fields, settings.max_parts)
 
 
 def describe(schema: dict[str, Any], settings: Settings) -> None:

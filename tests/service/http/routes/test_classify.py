@@ -407,3 +407,20 @@ def test_odd_pictures_are_answered(service: httpx.Client, size: tuple[int, int])
     answer = ask(service, files, "/v1/models/strict/classify", attention="overlay")
     assert answer["streams"]["visual"]["height"] == size[0]
     assert picture(answer["attention"]["visual"]["overlay_png"]).size
+
+
+def test_json_with_base64_is_answered_as_the_form(service: httpx.Client, clip: bytes) -> None:
+    body = {"clip": base64.b64encode(clip).decode(), "steps": 3, "attention": "none"}
+    response = service.post("/v1/classify", json=body)
+    assert response.status_code == 200, response.text
+    form = ask(service, {"clip": clip}, steps=3, attention="none")
+    assert response.json()["contributions"] == form["contributions"]
+    refused = service.post("/v1/classify", json=body | {"steps": 0})
+    assert (refused.status_code, refused.json()["field"]) == (422, "steps")
+    assert service.post("/v1/classify", json={}).status_code == 422
+
+
+def test_json_has_a_limit_of_its_own(service: httpx.Client) -> None:
+    response = service.post("/v1/classify", json={"clip": "A" * (33 << 20)})
+    assert response.status_code == 413
+    assert "SCMRL_MAX_JSON_MIB" in response.json()["detail"]

@@ -1,0 +1,69 @@
+"""A body of JSON has the fields of the form, with files in base64."""
+
+from __future__ import annotations
+
+import base64
+import json
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.errors import Error, Problem
+from service.http.json_body import parse_json
+from service.http.multipart_body import Form, FormFields
+
+FIELDS = FormFields({"clip": 9, "frames": 9}, {"steps", "degrade"})
+FILE = base64.b64encode(b"a file\xff").decode()
+
+
+def parse(body: Any) -> Form:
+    return parse_json(json.dumps(body).encode(), FIELDS)
+
+
+def test_files_and_values_are_those_of_a_form() -> None:
+    form = parse({"clip": FILE, "frames": [FILE, f"data:image/png;base64,{FILE}"], "steps": 4})
+    assert form.files == {"clip": [b"a file\xff"], "frames": [b"a file\xff"] * 2}
+    assert form.values == {"steps": ["4"]}
+    assert parse({"steps": "4", "degrade": False}).values == {"steps": ["4"], "degrade": ["false"]}
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "message"),
+    [
+        (b"", Error.UNREADABLE_FORM, "damaged"),
+        (b"\xff", Error.UNREADABLE_FORM, "damaged"),
+        (b"[1]", Error.UNREADABLE_FORM, "must be an object"),
+        (b'"text"', Error.UNREADABLE_FORM, "must be an object"),
+        (b"[" * 100_000, Error.UNREADABLE_FORM, "damaged"),
+        (b'{"steps": NaN}', Error.UNREADABLE_FORM, "NaN is no JSON"),
+        (b'{"steps": 1, "steps": 2}', Error.INVALID_FIELD, "`steps` is there twice"),
+        (b'{"clip": "", "clip": ""}', Error.INVALID_FIELD, "`clip` is there twice"),
+        (b'{"clip": "a b"}', Error.INVALID_FIELD, "`clip` is not base64"),
+        (b'{"clip": "YQ"}', Error.INVALID_FIELD, "`clip` is not base64"),
+        (b'{"clip": 7}', Error.INVALID_FIELD, "`clip` must be base64"),
+        (b'{"clip": {"a": 1}}', Error.INVALID_FIELD, "`clip` must be base64"),
+        (b'{"steps": [1]}', Error.INVALID_FIELD, "`steps` must be a text"),
+        (b'{"steps": null}', Error.INVALID_FIELD, "`steps` must be a text"),
+        (b'{"step": 1}', Error.INVALID_FIELD, "No such field: 'step'; the fields are: clip"),
+        (b'{"clip": "' + b"YWFh" * 4 + b'"}', Error.TOO_LARGE, "at most 9 bytes"),
+    ],
+)
+def test_what_is_wrong_is_said(body: bytes, error: Error, message: str) -> None:
+    with pytest.raises(Problem, match=message) as caught:
+        parse_json(body, FIELDS)
+    assert caught.value.error is error
+
+
+@given(st.binary(max_size=9))
+def test_every_file_comes_through(data: bytes) -> None:
+    assert parse({"clip": base64.b64encode(data).decode()}).files["clip"] == [data]
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+                    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))  # fmt: skip
+def test_any_json_is_a_form_or_a_problem(body: Any) -> None:
+    with suppress(Problem):
+        assert isinstance(parse(body), Form)
