@@ -60,7 +60,6 @@ class CremaD:
     )
     data_help: ClassVar = "Folder of VideoFlash/*.flv and AudioWAV/*.wav, as CREMA-D has them."
     labels: ClassVar = _PUBLISHED.labels
-    specs: ClassVar[Mapping[str, Spec]] = PROFILES["crema_d"]
     titles: ClassVar[Mapping[str, str]] = {"audio": "sound", "visual": "picture"}
     box_stream: ClassVar = None
     defaults_by_data: ClassVar[Mapping[str, str]] = {
@@ -97,6 +96,7 @@ class CremaD:
 
     defaults: Mapping[str, Any] = field(default_factory=lambda: {**PAPER, "steps": 4,
                                                                  "embed_dim": 256})  # fmt: skip
+    specs: Mapping[str, Spec] = field(default_factory=lambda: PROFILES["crema_d"])
     notes: Mapping[str, str] = field(default_factory=dict)
     checkpoint: Path | None = None
 
@@ -143,7 +143,8 @@ class CremaD:
 
     def for_checkpoint(self, card: Card, folder: Path) -> CremaD:
         """Return the task with a card's split. Raises CheckpointError where it is of another."""
-        check_task(self, card, folder)
+        own = {name: spec for name, spec in self.specs.items() if name in card.streams}
+        check_task(replace(self, specs=own or self.specs), card, folder)  # or one published alone
         notes = card.training.notes if card.training else {}
         return replace(
             self,
@@ -152,6 +153,7 @@ class CremaD:
             development_share=float(notes.get("development_share", 0)),
             skip_faulty=notes.get("skip_faulty") == "True",
             missing_streams=card.missing_streams,
+            specs=card.streams,
             notes=notes,
             checkpoint=folder,
         )

@@ -22,7 +22,7 @@ from model.training.folder.examples import ServedExamples
 from model.training.folder.findings import FATAL, Finding, report
 from model.training.folder.split import DEVELOPMENT, PARTS, TEST, TRAIN
 from model.training.paper.crop import draw_crop
-from model.training.paper.store import STREAMS, Pair, PairStore, is_remark
+from model.training.paper.store import Pair, PairStore, is_remark
 from model.training.task import BatchPlan, DataError, LabelledClip
 
 Floats = NDArray[np.float32]
@@ -218,7 +218,11 @@ class PairData:
         for index in sorted(order):
             clip = clips[index]
             yield FolderClip(
-                b"", self.labels[clip.label], name=clip.name, files=clip, streams=STREAMS
+                b"",
+                self.labels[clip.label],
+                name=clip.name,
+                files=clip,
+                streams=frozenset(self.specs),
             )
 
     def record(self, folder: Path) -> None:

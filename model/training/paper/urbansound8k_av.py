@@ -46,7 +46,6 @@ class UrbanSound8KAV:
         "CLASS/*.jpg with CLASS/*.wav of the same names."
     )
     labels: ClassVar = LABELS
-    specs: ClassVar[Mapping[str, Spec]] = PROFILES["urbansound8k_av"]
     titles: ClassVar[Mapping[str, str]] = {"audio": "sound", "visual": "picture"}
     box_stream: ClassVar = None
     defaults_by_data: ClassVar[Mapping[str, str]] = {
@@ -75,6 +74,7 @@ class UrbanSound8KAV:
     defaults: Mapping[str, Any] = field(
         default_factory=lambda: {**PAPER, "steps": 4, "embed_dim": 64}
     )
+    specs: Mapping[str, Spec] = field(default_factory=lambda: PROFILES["urbansound8k_av"])
     notes: Mapping[str, str] = field(default_factory=dict)
     checkpoint: Path | None = None
 
@@ -117,7 +117,8 @@ class UrbanSound8KAV:
 
     def for_checkpoint(self, card: Card, folder: Path) -> UrbanSound8KAV:
         """Return the task with a card's split. Raises CheckpointError where it is of another."""
-        check_task(self, card, folder)
+        own = {name: spec for name, spec in self.specs.items() if name in card.streams}
+        check_task(replace(self, specs=own or self.specs), card, folder)  # or one published alone
         notes = card.training.notes if card.training else {}
         return replace(
             self,
@@ -125,6 +126,7 @@ class UrbanSound8KAV:
             development_share=float(notes.get("development_share", 0)),
             skip_faulty=notes.get("skip_faulty") == "True",
             missing_streams=card.missing_streams,
+            specs=card.streams,
             notes=notes,
             checkpoint=folder,
         )

@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 
 from model import checkpoint
+from model.checkpoint.published_tasks import PUBLISHED_TASKS
+from model.config import Config
 from service.classification.local import Classifier
 from service.classification.options import Options
 from service.classification.upload_fields import InputFiles
+from tests.model.checkpoint.published_files import ARGUMENTS, theirs, write
 from tests.model.media.events.made import npz
+from tests.model.networks import lively
 from tests.model.training.paper.made import crema_d, mnistdvs_ntidigits, urbansound8k_av
 from tests.service.commands.test_cli import scmrl
 
@@ -86,3 +90,27 @@ def test_mnistdvs_ntidigits_is_trained_measured_and_served(tmp_path: Path) -> No
     answer = Classifier(best, "cpu").classify(files, Options())
     assert answer.streams["visual"].events == 900
     assert {each.label for each in answer.probabilities} == set("0123456789")
+
+
+@pytest.mark.parametrize("streams", [("audio", "visual"), ("visual",), ("audio",)])
+def test_an_imported_checkpoint_is_measured_on_the_published_test_set(
+    tmp_path: Path, streams: tuple[str, ...]
+) -> None:
+    data, out = urbansound8k_av(tmp_path / "data"), tmp_path / "imported"
+    task = PUBLISHED_TASKS["urbansound8k-av"]
+    shapes = {name: task.streams[name] for name in streams}
+    config = Config(streams=shapes, classes=10, embed_dim=8, heads=4)
+    modality = "-".join(streams)
+    arguments = ARGUMENTS | {"dataset": task.dataset, "modality": modality}
+    file = write(tmp_path / "model_best.pth.tar", theirs(lively(config)), arguments)
+    scmrl("import", file, "--task", "urbansound8k-av", "--out", out)
+    scmrl("evaluate", out, "--data", data, "--out", tmp_path / "figures", "--write-card",
+          "--device", "cpu", "--curve-clips", 1)  # fmt: skip
+    card = checkpoint.read_card(out)
+    assert list(card.streams) == list(streams)
+    measured = {m.what: m for m in card.accuracy}
+    both = measured[f"accuracy, {'both streams' if len(streams) == 2 else 'one stream'}"]
+    assert both.n == 10
+    # The published training keeps the epoch that is best on the test set.
+    expected = "test clips of UrbanSound8K-AV, as published, which chose the epoch"
+    assert expected in both.conditions
