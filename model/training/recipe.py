@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from model import checkpoint
-from model.checkpoint import Card, CheckpointError, Training
+from model.checkpoint import Card, CheckpointError, Source, Training
 from model.config import Config, StreamConfig
 from model.encoding import Encoding
 from model.training.options import HEADS, NO_ATTENTION, TrainOptions
@@ -70,13 +70,21 @@ def card(options: TrainOptions, epochs: int, warnings: Sequence[str] = ()) -> Ca
         labels=task.labels,
         config=configuration(options),
         missing_streams=task.missing_streams,
-        data=task.sources(),
+        data=_sources(task, options.init_from),
         training=Training(
             command=options.command, task=task.name, seed=options.seed, epochs=epochs,
             notes=notes,
         ),
         notes=tuple(f"warning of the training: {warning}" for warning in warnings),
     )  # fmt: skip
+
+
+def _sources(task: Task, init_from: Path | None) -> tuple[Source, ...]:
+    """Return the data sets of the task, and those of the weights that a training starts from."""
+    own = task.sources()
+    names = {source.name for source in own}
+    initial = checkpoint.read_card(init_from).data if init_from else ()
+    return (*own, *(source for source in initial if source.name not in names))
 
 
 def _initial_weights(init_from: Path | None) -> dict[str, str]:

@@ -25,15 +25,14 @@ Floats = NDArray[np.float32]
 Rng = np.random.Generator
 
 VISUAL = cast(FrameSpec, PROFILES["drones"]["visual"])
-#: Shares of the classes in training. `other` is the most varied.
-SHARES = (0.3, 0.3, 0.4)
-#: Shares of the kinds among the pictures of `other`.
-OTHERS = {"airplane": 0.4, "bird": 0.4, BACKGROUND: 0.2}
+#: Share of `other` in training: it is the most varied class. Share of empty backgrounds among its
+#: pictures; airplanes and birds are as many.
+OTHER, EMPTY = 0.4, 0.2
 #: Side in pixels of the windows that are drawn.
 _SIDE = 96
 #: Shares of the examples of `other` in training whose picture is an empty page or noise, and whose
 #: sound is noise: neither is a drone or a helicopter.
-_EMPTY, _NOISE = 0.05, 0.05
+_BLANK, _NOISE = 0.05, 0.05
 
 
 @dataclass(frozen=True)
@@ -41,19 +40,23 @@ class AircraftExamples:
     """An endless sequence of examples; example i depends only on the seed and i.
 
     `augmented`: apply augmentations for training. Without them, the classes, and the clips and
-    recordings of each, are shown by turns.
+    recordings of each, are shown by turns. `other` and `empty`: shares of the class `other`, and of
+    empty backgrounds among its pictures.
     """
 
     aircraft: Aircraft
     seed: int
     augmented: bool = True
+    other: float = OTHER
+    empty: float = EMPTY
 
     def example(self, index: int, plan: BatchPlan) -> tuple[dict[str, Floats], int]:
         """Return tensors [T or 1, C, H, W] of the plan's streams, and the class."""
         rng = np.random.default_rng([self.seed, index])
         label = index % len(LABELS)
         if self.augmented:
-            label = int(np.searchsorted(np.cumsum(SHARES), rng.random()))
+            named = (1 - self.other) / (len(LABELS) - 1)
+            label = min(int(rng.random() / named), len(LABELS) - 1) if named else len(LABELS) - 1
         # Each stream has its own seed, so that it does not depend on whether the other is drawn.
         seeds = rng.integers(0, 2**31, 2)
         turn = index // len(LABELS)
@@ -83,7 +86,7 @@ class AircraftExamples:
         return spectrogram(cut(recordings[turn % len(recordings)], rng))
 
     def _training_frames(self, label: int, rng: Rng, plan: BatchPlan) -> Floats:
-        if LABELS[label] == "other" and rng.random() < _EMPTY * plan.difficulty:
+        if LABELS[label] == "other" and rng.random() < _BLANK * plan.difficulty:
             return _prepare([draw_empty_picture(rng)], plan.steps)
         clips, shares = self._clips[self._draw_kind(label, rng)]
         views = clips[int(np.searchsorted(shares, rng.random()))]
@@ -102,10 +105,12 @@ class AircraftExamples:
         return _prepare(shots, plan.steps)
 
     def _draw_kind(self, label: int, rng: Rng) -> str:
-        """Draw what is in a picture of a class: of `other`, one of OTHERS that there are."""
+        """Draw what is in a picture of a class: of `other`, one of the kinds that there are."""
         if LABELS[label] != "other":
             return LABELS[label]
-        shares = {kind: share for kind, share in OTHERS.items() if self._clips[kind][0]}
+        each = (1 - self.empty) / 2
+        shares = {"airplane": each, "bird": each, BACKGROUND: self.empty}
+        shares = {kind: share for kind, share in shares.items() if self._clips[kind][0]}
         at = rng.random() * sum(shares.values())
         return list(shares)[int(np.searchsorted(np.cumsum(list(shares.values())), at))]
 

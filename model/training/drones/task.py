@@ -51,6 +51,11 @@ class Drones:
         between=(0, 4),
     )  # fmt: skip
 
+    other: float = option(0.4, "Share of the class other in training.", between=(0.01, 0.99))
+    empty: float = option(
+        0.2, "Share of empty backgrounds among the pictures of other in training.", between=(0, 1)
+    )
+
     def __post_init__(self) -> None:
         """Raise OptionsError, naming the option, where a value is out of range."""
         check_ranges(self)
@@ -72,7 +77,7 @@ class Drones:
         return replace(self, fold=int(noted) if noted in "01234" else 0)
 
     def learning_settings(self) -> Mapping[str, object]:
-        return {"fold": self.fold}
+        return {"fold": self.fold, "other": self.other, "empty": self.empty}
 
     def card_notes(self) -> Mapping[str, str]:
         left_out = f"fold {self.fold} of the training split" if self.fold else "the test split"
@@ -99,9 +104,12 @@ class Drones:
         from model.training.drones.folder import leave_out, load, load_movies
 
         training, test = load(folder)
+        movies: tuple[Movie, ...] = ()
         if self.fold:
-            return DronesData(*leave_out(training, self.fold), ())
-        return DronesData(training, test, load_movies(folder))
+            training, test = leave_out(training, self.fold)
+        else:
+            movies = load_movies(folder)
+        return DronesData(training, test, movies, self.other, self.empty)
 
 
 @dataclass(frozen=True)
@@ -111,6 +119,8 @@ class DronesData:
     training: Aircraft
     held_out: Aircraft
     movies: tuple[Movie, ...]
+    other: float
+    empty: float
     class_weights: ClassVar = None
 
     @property
@@ -122,7 +132,7 @@ class DronesData:
         """Return augmented examples."""
         from model.training.drones.dataset import AircraftExamples
 
-        return AircraftExamples(self.training, seed)
+        return AircraftExamples(self.training, seed, other=self.other, empty=self.empty)
 
     def development_examples(self) -> AircraftExamples:
         """Return examples of what is held out, without augmentation.

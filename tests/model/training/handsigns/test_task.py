@@ -37,7 +37,8 @@ def test_the_task_is_trained_and_evaluated_in_parts(
     assert card.streams == dict(HandSigns.specs)
     assert network.config.streams["visual"].channels == 3
     assert {stream.tokens for stream in network.config.streams.values()} == {48}
-    assert [source.licence for source in card.data] == ["Apache-2.0", "CC BY-SA 4.0"]
+    licences = [source.licence for source in card.data]
+    assert licences == ["Apache-2.0", "CC BY-SA 4.0", "CC BY-SA 3.0"], "MNIST: by init_from"
     assert card.training is not None
     assert card.training.notes["init_from"].startswith("scmrl train avdigits")
     assert "bricks" in card.training.notes["backgrounds"]
