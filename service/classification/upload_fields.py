@@ -31,8 +31,9 @@ class UploadField:
     - `reader`: "module:function" that reads its files, a `service.decoding.readers.Reader`. Only
       decoding processes import it.
     - `description`: one sentence for OpenAPI and for the help of `scmrl classify`.
-    - `stream`: name of the only stream that it feeds; None: every stream of `kinds` that is not
-      the `stream` of another row.
+    - `stream`: name of the only stream that it feeds. None: of each of `kinds` the checkpoint's
+      first stream that is not the `stream` of another row; a further one needs a row of its own,
+      so that no stream gets another's file.
     - `max_bytes`: the setting that bounds each of its files.
     - `max_files`: the setting that bounds how often the field is repeated; None: it is sent once.
     """
@@ -50,13 +51,16 @@ class UploadField:
         reader: Callable[..., Any] = pkgutil.resolve_name(self.reader)
         return reader
 
-    def feeds(self, stream: str, kind: str) -> bool:
-        """Return whether it feeds the stream of this name and kind."""
+    def feeds(self, stream: str, kinds: Mapping[str, str]) -> bool:
+        """Return whether it feeds this stream of a checkpoint, whose streams are of these kinds."""
+        kind = kinds[stream]
         if kind not in self.kinds:
             return False
         if self.stream is not None:
             return self.stream == stream
-        return all(row.stream != stream for row in FIELDS)
+        named = {row.stream for row in FIELDS}
+        others = [name for name in kinds if kinds[name] == kind and name not in named]
+        return others[:1] == [stream]
 
     def overlaps(self, other: UploadField) -> bool:
         """Return whether both feed the same stream, so that a request can have only one of them."""

@@ -78,7 +78,8 @@ def _check_all_used(rows: list[UploadField], request: DecodeRequest) -> None:
 
 
 def _specs_fed_by(row: UploadField, request: DecodeRequest) -> list[Spec]:
-    return [spec for name, spec in request.streams.items() if row.feeds(name, spec.kind)]
+    kinds = request.kinds
+    return [spec for name, spec in request.streams.items() if row.feeds(name, kinds)]
 
 
 def _read(
@@ -96,7 +97,7 @@ def _read(
 
 def _find_source(name: str, spec: Spec, sources: _Sources, request: DecodeRequest) -> _Stream:
     """Return the input of the stream `name`, from the field that was sent for it."""
-    fields = [row for row in upload_fields.FIELDS if row.feeds(name, spec.kind)]
+    fields = [row for row in upload_fields.FIELDS if row.feeds(name, request.kinds)]
     sent = next((row.name for row in fields if row.name in sources), None)
     if sent is None:
         return _not_sent(name, fields, sources)

@@ -37,6 +37,11 @@ class DecodeRequest(BaseModel):
     limits: Limits = Limits()
     canvas: bool = True
 
+    @property
+    def kinds(self) -> dict[str, str]:
+        """The kind of each stream's spec."""
+        return {name: spec.kind for name, spec in self.streams.items()}
+
     @classmethod
     def from_card(
         cls, card: Card, steps: int, limits: Limits | None = None, canvas: bool = True

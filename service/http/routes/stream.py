@@ -154,8 +154,9 @@ async def _receive(
 def _check_inputs(start: Start, name: str, card: Card) -> None:
     """Raise StreamError for an input that the checkpoint has no stream for."""
     rows = {row.name: row for row in upload_fields.FIELDS}
+    kinds = {stream: spec.kind for stream, spec in card.streams.items()}
     for each in start.inputs:
-        if not any(rows[each.field].feeds(s, spec.kind) for s, spec in card.streams.items()):
+        if not any(rows[each.field].feeds(stream, kinds) for stream in kinds):
             raise StreamError(INVALID, f"the checkpoint {name} has no stream for `{each.field}`")
 
 

@@ -43,14 +43,24 @@ def test_no_upload_field_has_the_name_of_an_option() -> None:
 def test_a_row_that_names_its_stream_feeds_that_one_alone() -> None:
     with tactile_row():
         rows = {row.name: row for row in upload_fields.FIELDS}
-        assert [name for name, row in rows.items() if row.feeds("tactile", "frames")] == ["tactile"]
-        assert not rows["tactile"].feeds("visual", "frames")
-        assert rows["clip"].feeds("visual", "frames")
+        kinds = {"tactile": "frames", "visual": "frames"}
+        assert [name for name, row in rows.items() if row.feeds("tactile", kinds)] == ["tactile"]
+        assert not rows["tactile"].feeds("visual", kinds)
+        assert rows["clip"].feeds("visual", kinds)
         assert not rows["clip"].overlaps(rows["tactile"])
         check_files(InputFiles(clip=b"c", tactile=b"t"), Settings())
         with pytest.raises(Problem) as caught:
             check_files(InputFiles(tactile=[b"t", b"t"]), Settings())
         assert (caught.value.error, caught.value.field) == (Error.INVALID_FIELD, "tactile")
+
+
+def test_a_further_stream_of_a_kind_gets_no_other_streams_file() -> None:
+    kinds = {"audio": "spectrogram", "visual": "frames", "contact": "spectrogram"}
+    fed = {row.name: [name for name in kinds if row.feeds(name, kinds)]
+           for row in upload_fields.FIELDS}  # fmt: skip
+    assert fed["clip"] == ["audio", "visual"]
+    assert fed["audio"] == ["audio"]
+    assert not any("contact" in names for names in fed.values())
 
 
 def test_files_tell_their_sizes_and_never_their_content() -> None:
@@ -209,3 +219,21 @@ def test_the_command_has_a_flag_for_each_row(
     answer = json.loads(result.stdout)
     assert answer["clip"] == str(tmp_path / "clip.mp4")
     assert all(stream["used"] for stream in answer["streams"].values())
+
+
+def test_a_third_sound_without_a_field_is_said_to_be_missing(tmp_path: Path, clip: bytes) -> None:
+    """It does not get the clip's sound."""
+    contact = SPECS["audio"]
+    stream = StreamConfig(channels=contact.channels, size=contact.size)
+    config = Config(
+        streams={**CONFIG.streams, "contact": stream}, classes=10, embed_dim=16, heads=4
+    )
+    folder = tmp_path / "avdigits"
+    checkpoints.save(folder, config=config, streams={**SPECS, "contact": contact})
+    with running(tmp_path, compile="off", decode_workers=1) as client:
+        answer = client.post("/v1/classify", files={"clip": clip}).json()
+    assert answer["streams"]["audio"]["used"]
+    assert answer["streams"]["contact"] == {
+        "used": False, "reason": "no upload field is for the stream contact",
+    }  # fmt: skip
+    assert set(answer["contributions"]["contact"].values()) == {0.0}
