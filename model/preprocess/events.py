@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from model.arrays import Float32Array, UInt8Array
+from model.arrays import Float32Array, Float64Array, UInt8Array
 from model.preprocess.prepared import Prepared
 from model.preprocess.specs import ChannelEventSpec, EventFrameSpec
 
@@ -29,15 +31,15 @@ def prepare_camera_events(events: CameraEvents, spec: EventFrameSpec, steps: int
         kept = ~_is_hot(y * width + x, height * width, spec.hot_pixels)
         x, y, time_us, is_on = x[kept], y[kept], time_us[kept], is_on[kept]
     rows, columns = spec.size
-    bins = time_bins(time_us, steps)
     top, left, high, wide = 0, 0, height, width  # what is kept of the sensor
     if spec.window is not None and (height > spec.window[0] or width > spec.window[1]):
         high, wide = spec.window
         top, left = densest_window(x, y, high, wide)
     inside = (y >= top) & (y < top + high) & (x >= left) & (x < left + wide)
     cells = ((y - top) * rows // high) * columns + (x - left) * columns // wide
-    counts = _count((bins * 2 + is_on) * (rows * columns) + cells, inside & (bins >= 0),
-                    (steps, 2, rows, columns))  # fmt: skip
+    cells += is_on * (rows * columns)
+    parts = divide_time(time_us, steps, spec.share)
+    counts = _count([cells[part][inside[part]] for part in parts], (2, rows, columns))
     return Prepared(
         _normalize(counts, spec.mean, spec.std),
         rows="y",
@@ -52,10 +54,14 @@ def prepare_channel_events(events: ChannelEvents, spec: ChannelEventSpec, steps:
     """Return counts, tensor [T, 1, H, W], as `spec` describes it.
 
     There must be an event, and none of a channel above `spec.bands`. Row edges are the first
-    channels of the grid's rows, column edges the channels within a row.
+    channels of the grid's rows, column edges the channels within a row, or, with `columns`, shares
+    of a time step.
     """
-    bins = time_bins(events.time_us, steps)
-    counts = _count(bins * spec.bands + events.channel, bins >= 0, (steps, *spec.grid))
+    if spec.columns is None:
+        parts = divide_time(events.time_us, steps, spec.share)
+        counts = _count([events.channel[part] for part in parts], spec.grid)
+    else:
+        counts = _count_by_time(events, spec, steps)
     rows, columns = spec.size
     resized = [
         cv2.resize(frame, (columns, rows), interpolation=cv2.INTER_LINEAR) for frame in counts
@@ -64,23 +70,53 @@ def prepare_channel_events(events: ChannelEvents, spec: ChannelEventSpec, steps:
     return Prepared(
         _normalize(tensor, spec.mean, spec.std),
         rows="channel",
-        columns="channel_in_row",
+        columns="channel_in_row" if spec.columns is None else "share_of_step",
         row_edges=np.linspace(0, spec.bands, rows + 1),
-        column_edges=np.linspace(0, spec.grid[1], columns + 1),
+        column_edges=np.linspace(0, 1 if spec.columns else spec.grid[1], columns + 1),
         canvas=_grey(tensor.sum((0, 1))),
     )
 
 
-def time_bins(time_us: Integers, steps: int) -> Integers:
-    """Return the bin 0 to T - 1 of each event, in order of time; -1 after the last full bin.
+def divide_time(time_us: Integers, steps: int, share: float | None = None) -> list[slice]:
+    """Return which events each of T time steps has; times are in order.
 
-    A bin is at least a microsecond long.
+    Without `share`, steps are equal bins of whole microseconds, at least one; events after the
+    last full bin belong to none. Else a step is the share `share` of the time from the first to
+    the last event: the first step begins with the first event, the last ends with the last, and
+    the others lie evenly between; a single one lies in the middle.
     """
     if not len(time_us):
-        return np.empty(0, np.int64)
-    length = max(1, int(time_us[-1] - time_us[0]) // steps)
-    bins = (time_us - time_us[0]) // length
-    return np.where(bins < steps, bins, -1)
+        return [slice(0, 0)] * steps
+    elapsed = time_us - time_us[0]
+    if share is None:
+        length = max(1, int(elapsed[-1]) // steps)
+        bounds = np.searchsorted(elapsed, np.arange(steps + 1) * length).tolist()
+        return [slice(first, last) for first, last in pairwise(bounds)]
+    starts, duration = _windows(elapsed, steps, share)
+    firsts = np.searchsorted(elapsed, np.ceil(starts)).tolist()
+    lasts = np.searchsorted(elapsed, np.floor(starts + duration), side="right").tolist()
+    return [slice(first, last) for first, last in zip(firsts, lasts, strict=True)]
+
+
+def _windows(elapsed: Integers, steps: int, share: float) -> tuple[Float64Array, float]:
+    """Return when each window begins [T], and how long it is, in the unit of `elapsed`."""
+    position = np.linspace(0, 1, steps) if steps > 1 else np.array([0.5])
+    duration = float(elapsed[-1])
+    return position * (duration * (1 - share)), duration * share
+
+
+def _count_by_time(events: ChannelEvents, spec: ChannelEventSpec, steps: int) -> Float32Array:
+    """Count the events of each window by channel and part of its time, [T, bands, columns]."""
+    columns, share = spec.columns, spec.share
+    assert columns is not None
+    assert share is not None
+    elapsed = events.time_us - events.time_us[0]
+    starts, length = _windows(elapsed, steps, share)
+    cells = []
+    for part, start in zip(divide_time(events.time_us, steps, share), starts, strict=True):
+        column = ((elapsed[part] - start) * (columns / max(length, 1.0))).astype(np.int64)
+        cells.append(events.channel[part] * columns + np.clip(column, 0, columns - 1))
+    return _count(cells, (spec.bands, columns))
 
 
 def densest_window(x: Integers, y: Integers, height: int, width: int) -> tuple[int, int]:
@@ -119,10 +155,12 @@ def _is_hot(pixels: Integers, count: int, factor: float) -> Bools:
     return np.asarray((by_pixel > factor * mean)[pixels])
 
 
-def _count(indices: Integers, kept: Bools, shape: tuple[int, ...]) -> Float32Array:
-    """Count how often each index into an array of this shape occurs."""
-    counts = np.bincount(indices[kept], minlength=int(np.prod(shape)))
-    return counts.reshape(shape).astype(np.float32)
+def _count(cells: Sequence[Integers], shape: tuple[int, ...]) -> Float32Array:
+    """Count the events in each cell of a grid of this shape, [T, *shape], from the cells of the
+    events of each time step."""
+    size = int(np.prod(shape))
+    counts = np.stack([np.bincount(step, minlength=size) for step in cells])
+    return counts.reshape(len(cells), *shape).astype(np.float32)
 
 
 def _normalize(counts: Float32Array, mean: float, std: float) -> Float32Array:

@@ -24,7 +24,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
-from model.preprocess.stream_spec import Deviation, Level, Size, StreamSpec
+from model.preprocess.stream_spec import Deviation, Level, Share, Size, StreamSpec
 
 #: Field names in cards written before avdigits 2.0.1, and the current names.
 _RENAMED_FIELDS = {
@@ -185,7 +185,10 @@ class EventFrameSpec(BaseModel):
     1. `hot_pixels`: leave out pixels that have more than this many times the events of the mean
        pixel with events. None: keep all, as published.
     2. Divide the time from the first to the last event into T equal bins of whole microseconds;
-       events after the last full bin are left out, as published.
+       events after the last full bin are left out, as published. With `share`, each step has
+       instead this share of that time: the first step the beginning, the last the end, the others
+       evenly between (a single step: the middle). They overlap where T x `share` > 1, and counts
+       do not depend on T.
     3. `window`: of a larger sensor, keep the window of this height and width with most events, the
        middle one of several. None: keep the sensor. The sensor is that of the file; where the file
        does not say it, `sensor` (height, width), or what the coordinates need if that is larger.
@@ -201,6 +204,7 @@ class EventFrameSpec(BaseModel):
     sensor: Size | None = None
     window: Size | None = None
     hot_pixels: float | None = Field(default=None, gt=1, le=1e6, allow_inf_nan=False)
+    share: Share | None = None
     mean: Level = 0.0
     std: Deviation = 1.0
 
@@ -217,6 +221,9 @@ class ChannelEventSpec(BaseModel):
     on, fill a `grid` (rows, columns) row by row, which is resized to `size` = (H, W) by bilinear
     interpolation, as published; then (count - `mean`) / `std`. Files with other channels are
     refused.
+
+    With `columns`, the time of each step, a `share`, is divided into so many columns of a grid
+    with a row for each channel; `grid` must be (`bands`, 1).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -225,6 +232,8 @@ class ChannelEventSpec(BaseModel):
     bands: int = Field(ge=1, le=4096)
     grid: tuple[int, int]
     size: Size
+    share: Share | None = None
+    columns: int | None = Field(default=None, ge=2, le=1024)
     mean: Level = 0.0
     std: Deviation = 1.0
 
@@ -233,6 +242,10 @@ class ChannelEventSpec(BaseModel):
         rows, columns = self.grid
         if rows < 1 or columns < 1 or rows * columns != self.bands:
             raise ValueError(f"grid {self.grid}: must have {self.bands} cells, one for each band")
+        if self.columns is not None and columns != 1:
+            raise ValueError(f"grid {self.grid}: must be ({self.bands}, 1) with `columns`")
+        if self.columns is not None and self.share is None:
+            raise ValueError("columns: need a `share`")
         return self
 
     @property
@@ -376,6 +389,16 @@ PROFILES: dict[str, dict[str, SpectrogramSpec | FrameSpec | EventFrameSpec | Cha
             background="median",
             size=(64, 64),
             frames="spread",
+        ),
+    },
+    # As many tokens for the sound (4 x 16) as for the events of the camera (8 x 8). Sixteen rows lie
+    # within what a token sees, so that it knows which frequencies it sees.
+    "ndigits-events": {
+        "audio": ChannelEventSpec(
+            bands=32, grid=(32, 1), size=(16, 64), share=0.75, columns=64, std=0.5
+        ),
+        "visual": EventFrameSpec(
+            size=(32, 32), sensor=(34, 34), window=(32, 32), share=0.3333, std=2.0
         ),
     },
 }

@@ -14,6 +14,8 @@ Size = tuple[_Side, _Side]
 Level = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
 #: A standard deviation. Dividing by it neither overflows nor underflows float32.
 Deviation = Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)]
+#: A share of a whole.
+Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
 
 class StreamSpec(Protocol):

@@ -12,6 +12,7 @@ from model.training.avdigits.task import AVDigits
 from model.training.drones.task import Drones
 from model.training.folder.task import FolderTask
 from model.training.handsigns.task import HandSigns
+from model.training.ndigits_events.task import NDigitsEvents
 from model.training.paper.crema_d import CremaD
 from model.training.paper.mnistdvs_ntidigits import MNISTDVSNTIDigits
 from model.training.paper.urbansound8k_av import UrbanSound8KAV
@@ -24,5 +25,6 @@ TASKS: dict[str, type[Task]] = {
     "folder": FolderTask,
     "handsigns": HandSigns,
     "mnistdvs-ntidigits": MNISTDVSNTIDigits,
+    "ndigits-events": NDigitsEvents,
     "urbansound8k-av": UrbanSound8KAV,
 }

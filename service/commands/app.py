@@ -1,5 +1,6 @@
 """The command line: `scmrl serve`, `classify`, `models`, `settings`, `keys`, `train`, `evaluate`,
-`calibrate`, `import`, `export`, `study` and `bench`.
+`calibrate`, `import`, `export`, `study`, `cochlea` and
+`bench`.
 
 Commands import heavy modules (torch, OpenCV, the web framework) themselves, so that `scmrl --help`
 is fast.
@@ -13,6 +14,7 @@ from service.commands import (
     bench,
     calibrate,
     classify,
+    cochlea,
     evaluate,
     export,
     import_checkpoint,
@@ -44,4 +46,5 @@ calibrate.register(app)
 import_checkpoint.register(app)
 export.register(app)
 study.register(app)
+cochlea.register(app)
 bench.register(app)

@@ -57,6 +57,13 @@ def read_channels(data: bytes, limits: Limits) -> ChannelEvents:
     return channel_events(_whole("channel", arrays["channel"]), _time("t", arrays["t"]), limits)
 
 
+def pack_channels(events: ChannelEvents) -> bytes:
+    """Return the events of a cochlea as a file that `read_channels` reads."""
+    file = io.BytesIO()
+    np.savez_compressed(file, channel=events.channel.astype(np.uint16), t=events.time_us)
+    return file.getvalue()
+
+
 def _read(data: bytes, names: Sequence[str], limits: Limits) -> Mapping[str, NDArray[Any]]:
     """Return the arrays of these names, all of one length, and the others that are small."""
     try:

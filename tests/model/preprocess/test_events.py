@@ -13,9 +13,9 @@ from safetensors.numpy import load_file
 from model.media.events.types import CameraEvents, ChannelEvents
 from model.preprocess.events import (
     densest_window,
+    divide_time,
     prepare_camera_events,
     prepare_channel_events,
-    time_bins,
 )
 from model.preprocess.prepare import prepare
 from model.preprocess.specs import PROFILES, ChannelEventSpec, EventFrameSpec
@@ -52,9 +52,51 @@ def test_channels_are_the_published_ones(shared: Path) -> None:
 
 
 def test_bins_are_equal_and_what_follows_the_last_full_one_is_left_out() -> None:
-    assert time_bins(np.array([5, 7, 8, 9, 14, 15]), 3).tolist() == [0, 0, 1, 1, -1, -1]
-    assert time_bins(np.array([4, 4]), 8).tolist() == [0, 0]  # all at one time
-    assert time_bins(np.array([], np.int64), 4).tolist() == []
+    bins = [slice(0, 2), slice(2, 4), slice(4, 4)]
+    assert divide_time(np.array([5, 7, 8, 9, 14, 15]), 3) == bins
+    assert divide_time(np.array([4, 4]), 2) == [slice(0, 2), slice(2, 2)]  # all at one time
+    assert divide_time(np.array([], np.int64), 2) == [slice(0, 0)] * 2
+
+
+def test_windows_begin_with_the_first_event_and_end_with_the_last() -> None:
+    time_us = 10**15 + np.arange(101)
+    assert divide_time(time_us, 3, 0.5) == [slice(0, 51), slice(25, 76), slice(50, 101)]
+    assert divide_time(time_us, 1, 0.5) == [slice(25, 76)]
+    assert divide_time(time_us, 2, 1.0) == [slice(0, 101)] * 2
+    assert divide_time(np.array([4, 4]), 2, 0.1) == [slice(0, 2)] * 2
+    assert divide_time(np.array([], np.int64), 2, 0.1) == [slice(0, 0)] * 2
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 16])
+def test_counts_of_windows_do_not_depend_on_the_number_of_steps(steps: int) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 34, 4000), rng.integers(0, 34, 4000)
+    events = CameraEvents(x, y, np.sort(rng.integers(0, 300_000, 4000)), x > 16)
+    spec = EventFrameSpec(size=(34, 34), sensor=(34, 34), share=0.25)
+    tensor = prepare_camera_events(events, spec, steps).tensor
+    assert tensor.shape == (steps, 2, 34, 34)
+    assert tensor.sum((1, 2, 3)) == pytest.approx(np.full(steps, 1000), rel=0.1)
+    assert tensor[:, 0, :, 17:].sum() == tensor[:, 1, :, :17].sum() == 0
+
+
+def test_columns_are_parts_of_the_time_of_a_step() -> None:
+    # Channel c has an event each 10 µs, from c x 100 to c x 100 + 90; the last ends the time.
+    channel = np.repeat(np.arange(8), 10)
+    events = ChannelEvents(np.append(channel, 7), np.arange(0, 810, 10))
+    spec = ChannelEventSpec(bands=8, grid=(8, 1), size=(8, 4), share=0.5, columns=4)
+    prepared = prepare_channel_events(events, spec, 2)
+    for step in (0, 1):
+        rows, columns = np.nonzero(prepared.tensor[step, 0] > 1)
+        assert rows.tolist() == [4 * step, 4 * step + 1, 4 * step + 2, 4 * step + 3]
+        assert columns.tolist() == [0, 1, 2, 3]
+    assert (prepared.columns, prepared.column_edges[-1]) == ("share_of_step", 1)
+
+
+def test_columns_need_a_window_and_a_row_for_each_channel() -> None:
+    with pytest.raises(ValidationError, match="need a `share`"):
+        ChannelEventSpec(bands=8, grid=(8, 1), size=(8, 8), columns=8)
+    with pytest.raises(ValidationError, match="must be \\(8, 1\\) with `columns`"):
+        ChannelEventSpec(bands=8, grid=(4, 2), size=(8, 8), columns=8, share=0.5)
 
 
 @pytest.mark.parametrize("sensor", [(56, 84), (280, 14), (28, 28)])

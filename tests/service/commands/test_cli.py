@@ -43,6 +43,7 @@ COMMANDS = (
     "calibrate",
     "import",
     "export",
+    "cochlea",
     "bench",
 )
 

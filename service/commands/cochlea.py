@@ -1,0 +1,47 @@
+"""`scmrl cochlea`: a sound to the events of a simulated cochlea."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.commands.train import UNUSABLE, fail
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("cochlea")(cochlea)
+
+
+def cochlea(
+    sound: Annotated[
+        Path, typer.Argument(help="A sound (wav, flac, mp3, …) or a video with sound.")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="The file to write: .npz of `channel` and `t` in microseconds.")
+    ],
+) -> None:
+    """Write what a simulated cochlea hears as `audio_events` for *ndigits-events*.
+
+    32 gammatone filters, an integrate-and-fire neuron behind each (model/preprocess/cochlea.py).
+    """
+    from model.media.events.npz import pack_channels
+    from model.media.reader import read_sound
+    from model.media.types import MediaError
+    from model.preprocess.cochlea import BANDS, listen
+
+    try:
+        events = listen(read_sound(sound.read_bytes()))
+    except MediaError as exc:
+        fail(f"{sound}: {exc.detail}", UNUSABLE)
+    except OSError as exc:
+        fail(f"{sound}: {exc.strerror}", UNUSABLE)
+    if not len(events.channel):
+        fail(f"{sound}: the cochlea hears nothing in it", UNUSABLE)
+    try:
+        out.write_bytes(pack_channels(events))
+    except OSError as exc:
+        fail(f"--out {out}: {exc.strerror}", UNUSABLE)
+    typer.echo(f"wrote {out}: {len(events.channel)} events of {BANDS} channels")
