@@ -391,7 +391,7 @@ PROFILES: dict[str, dict[str, SpectrogramSpec | FrameSpec | EventFrameSpec | Cha
             frames="spread",
         ),
     },
-    # As many tokens for the sound (4 x 16) as for the events of the camera (8 x 8). Sixteen rows lie
+    # As many tokens for the sound (4 x 16) as for the events (8 x 8). Sixteen rows lie
     # within what a token sees, so that it knows which frequencies it sees.
     "ndigits-events": {
         "audio": ChannelEventSpec(
