@@ -10,11 +10,11 @@ from model.media.events.types import CameraEvents, ChannelEvents, Integers
 Rng = np.random.Generator
 
 #: Greatest shift in pixels, rotation and shear in radians, and factor on the size (exp of this).
-SHIFT, ROTATION, SHEAR, SIZE = 3.0, 0.22, 0.2, 0.16
+SHIFT, ROTATION, SHEAR, SIZE = 2.5, 0.18, 0.16, 0.14
 #: Standard deviation of the elastic displacement in pixels, and cells of its coarse grid.
-ELASTIC, ELASTIC_CELLS = 1.1, 5
+ELASTIC, ELASTIC_CELLS = 0.8, 5
 #: Greatest share of the events that is lost, and of random events that is added.
-LOST, ADDED = 0.4, 0.06
+LOST, ADDED = 0.3, 0.05
 #: Greatest share of events of the wrong polarity.
 FLIPPED = 0.04
 #: Greatest jitter of the time in microseconds.
