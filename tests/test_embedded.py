@@ -1,4 +1,4 @@
-"""The embedded checkpoint, as a newcomer meets it: clips of this clone, over HTTP."""
+"""The embedded checkpoints, as a newcomer meets it: clips of this clone, over HTTP."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ pytestmark = pytest.mark.slow
 
 CLIPS = Path(__file__).parent / "data" / "clips"
 FOLDER = WEIGHTS / "avdigits"
+#: The folders of all checkpoints of this clone.
+SHIPPED = [card.parent for card in sorted(WEIGHTS.glob("*/card.json"))]
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +89,46 @@ def test_the_card_says_what_was_measured_and_on_what() -> None:
     assert card.training.command.startswith("scmrl train avdigits")
 
 
-def test_the_checkpoint_is_small() -> None:
-    assert sum(file.stat().st_size for file in FOLDER.iterdir()) < 20_000_000
+@pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)
+def test_a_checkpoint_is_small(folder: Path) -> None:
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 20_000_000
+
+
+def test_the_hand_of_this_clone_is_read_by_handsigns(client: httpx.Client) -> None:
+    clip = (CLIPS / "hand-8.mp4").read_bytes()
+    url = "/v1/models/handsigns/classify"
+    answer = client.post(url, files={"clip": clip}).json()
+    assert answer["model"]["name"] == "handsigns"
+    assert answer["prediction"]["label"] == "8"
+    assert set(answer["attention"]) == {"audio", "visual"}
+    alone = client.post(url, files={"video": clip}, data={"attention": "none"}).json()
+    assert alone["streams"]["audio"]["used"] is False
+    assert alone["prediction"]["label"] == "8"
+
+
+def test_the_card_of_handsigns_says_what_was_measured_and_on_what() -> None:
+    _, card = checkpoint.load(WEIGHTS / "handsigns")
+    measured = {m.what: m for m in card.accuracy}
+    for streams in ("both streams", "picture alone", "sound alone"):
+        for part in ("", ", plain background", ", busy background"):
+            m = measured[f"accuracy, {streams}{part}"]
+            assert m.low is not None
+            assert m.high is not None
+            assert m.low < m.value < m.high
+            assert m.n >= 200
+        assert f"accuracy, {streams}, int8" in measured
+    assert "expected calibration error" in measured
+    assert "accuracy, both streams, T = 8" in measured
+    assert "accuracy, both streams, noise on the picture" in measured
+    assert card.calibration is not None
+    assert card.domain is not None
+    assert card.steps in card.calibration.temperature
+    sources = {source.name: source.licence for source in card.data}
+    assert sources["Sign Language Digits Dataset"] == "Apache-2.0"
+    assert sources["Free Spoken Digit Dataset"] == "CC BY-SA 4.0"
+    assert card.training is not None
+    assert card.training.command.startswith("scmrl train handsigns")
+    assert "scmrl train handsigns" in card.training.notes["init_from"]
 
 
 def test_the_terms_of_a_tower_change_with_the_other_stream(client: httpx.Client) -> None:
