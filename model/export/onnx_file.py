@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from model.calibration import calibrated
 from model.checkpoint import Card, CheckpointError
 from model.config import MAX_STEPS
+from model.export.neuron import fire, onnx_fire
 from model.network import SCMRL
 from model.network.neuron import LIF
 from model.preprocess.specs import FrameSpec, Specs, SpectrogramSpec
@@ -64,7 +65,7 @@ class Graph(nn.Module):
         for module in self.network.modules():
             if isinstance(module, LIF):
                 # spikingjelly's neuron is an operator of its own, which ONNX does not have.
-                module.fire = partial(_fire, threshold=module.v_threshold, tau=float(module.tau))  # type: ignore[method-assign]
+                module.fire = partial(fire, threshold=module.v_threshold, tau=float(module.tau))  # type: ignore[method-assign]
         self._card = card
         self.steps = steps
         self._streams = tuple(streams)
@@ -135,17 +136,6 @@ def _input_shape(card: Card, name: str, steps: int) -> tuple[int, ...]:
     return (frames, stream.channels, *stream.size)
 
 
-def _fire(x_seq: Tensor, threshold: float, tau: float) -> Tensor:
-    """`LIF.fire` in operators that ONNX has, with the same values."""
-    spikes, v = [], None
-    for x in x_seq.unbind(0):
-        h = x / tau if v is None else v + (x - v) / tau
-        spike = h >= threshold
-        spikes.append(spike)
-        v = torch.where(spike, 0.0, h)
-    return torch.stack(spikes).to(x_seq.dtype)
-
-
 def _metadata(network: SCMRL, card: Card, steps: int, streams: tuple[str, ...]) -> dict[str, str]:
     """Return what a client needs beside the graph: labels, preprocessing, T, bias."""
     specs = {name: card.streams[name] for name in streams}
@@ -177,6 +167,7 @@ def _export(graph: Graph, shapes: dict[str, tuple[int, ...]], metadata: dict[str
             output_names=outputs,
             opset_version=OPSET,
             dynamo=True,
+            custom_translation_table={torch.ops.scmrl.fire.default: onnx_fire},
             dynamic_shapes=(tuple({0: batch} for _ in shapes),),
             verbose=False,
         )

@@ -24,10 +24,11 @@ from model.checkpoint import Calibration, Card, CheckpointError, import_publishe
 from model.config import Config, StreamConfig
 from model.engine import Engine
 from model.engine.inputs import encode_batch
-from model.export import onnx_file
+from model.export import neuron, onnx_file
 from model.export.onnx_file import Exported, export_onnx
 from model.media.reader import read_clip
 from model.network import SCMRL, Output
+from model.network.neuron import LIF
 from model.preprocess.prepare import prepare
 from model.preprocess.specs import FrameSpec, Specs, SpectrogramSpec
 from tests.conftest import ROOT
@@ -164,6 +165,15 @@ def test_the_metadata_says_what_a_client_needs(small: Graph) -> None:
     assert torch.equal(bias, small.network.head.bias)
 
 
+def test_the_exported_neuron_fires_as_the_network_s() -> None:
+    lif = LIF(threshold=0.75)
+    x = torch.from_numpy(np.random.RandomState(0).normal(1, 1, (5, 40, 30))).float()
+    x[:, :5] = torch.tensor([1.5, 0.75, 0.375, 3.0, 0.0])[:, None, None]  # at the threshold
+    expected = lif.fire(x)
+    assert torch.equal(neuron.fire(x, 0.75, 2.0), expected)
+    assert 0.1 < expected.mean() < 0.9
+
+
 def test_thresholds_of_the_layers_are_carried(small: Graph) -> None:
     """Those of `lively` differ from layer to layer: with 1 everywhere the answers are others."""
     thresholds = {
@@ -179,10 +189,10 @@ def test_thresholds_of_the_layers_are_carried(small: Graph) -> None:
 def test_a_graph_that_answers_otherwise_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = onnx_file._fire
-    monkeypatch.setattr(
-        onnx_file, "_fire", lambda x, threshold, tau: right(x, threshold + 0.1, tau)
-    )
+    def fire(x: Tensor, threshold: float, tau: float) -> Tensor:
+        return neuron.fire(x, threshold + 0.1, tau)
+
+    monkeypatch.setattr(onnx_file, "fire", fire)
     with pytest.raises(CheckpointError, match="of 16 samples of noise otherwise"):
         export(tmp_path, lively(CONFIG), CARD, steps=1, streams=["visual"])
     assert list(tmp_path.iterdir()) == []
