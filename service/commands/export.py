@@ -51,7 +51,7 @@ def onnx(
     Each stream is an input, float32 [batch, T or 1, channels, height, width]. Outputs are `logits`,
     `probabilities` (by the card's temperature for this T and these streams), and the term of each
     stream, `NAME_term`: [batch, classes] each. The graph is compared with the network on noise.
-    Takes about 15 s of one core at T = 4.
+    Takes about 18 s of CPU time at T = 4.
     """
     try:
         from model.checkpoint import CheckpointError, load

@@ -35,7 +35,7 @@ from tests.conftest import ROOT
 from tests.model.network.test_golden import published_config
 from tests.model.networks import lively
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a graph is 10 to 20 s of CPU time
 
 CLIPS = sorted((ROOT / "tests" / "data" / "clips").glob("*"))
 SIZE = (8, 12)

@@ -11,7 +11,7 @@ import pytest
 from tests.service import checkpoints
 from tests.service.commands.test_cli import scmrl
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a graph is 10 to 20 s of CPU time
 
 
 def test_a_checkpoint_becomes_a_graph(tmp_path: Path) -> None:
