@@ -84,7 +84,7 @@ class NDigitsEvents:
         sources = (
             Source(
                 name="N-MNIST",
-                what="810 recordings of an event camera that moves before handwritten digits "
+                what="811 recordings of an event camera that moves before handwritten digits "
                 "(G. Orchard, A. Jayawant, G. Cohen, N. Thakor, 2015), from pictures of MNIST "
                 "(CC BY-SA 3.0)",
                 licence="CC BY-SA 4.0",
