@@ -214,6 +214,10 @@ class EventFrameSpec(BaseModel):
         return 2
 
 
+#: Rows or columns of the grid of a cochlea's channels.
+GridSide = Annotated[int, Field(ge=1, le=4096)]
+
+
 class ChannelEventSpec(BaseModel):
     """Convert the events of a cochlea to a tensor [T, 1, H, W].
 
@@ -230,7 +234,7 @@ class ChannelEventSpec(BaseModel):
 
     kind: Literal["audio_events"] = "audio_events"
     bands: int = Field(ge=1, le=4096)
-    grid: tuple[int, int]
+    grid: tuple[GridSide, GridSide]
     size: Size
     share: Share | None = None
     columns: int | None = Field(default=None, ge=2, le=1024)
@@ -240,7 +244,7 @@ class ChannelEventSpec(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         rows, columns = self.grid
-        if rows < 1 or columns < 1 or rows * columns != self.bands:
+        if rows * columns != self.bands:
             raise ValueError(f"grid {self.grid}: must have {self.bands} cells, one for each band")
         if self.columns is not None and columns != 1:
             raise ValueError(f"grid {self.grid}: must be ({self.bands}, 1) with `columns`")
