@@ -1,4 +1,4 @@
-"""`scmrl import`: the command line of model.checkpoint.import_published."""
+"""`scmrl import`: the command line of model.checkpoint.import_file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from model.config import MAX_STEPS
 from service.commands.train import UNUSABLE, fail
 
 if TYPE_CHECKING:
-    from model.checkpoint.import_published import Imported
+    from model.checkpoint.import_file import Imported
 
 _Task = StrEnum("_Task", {name: name for name in PUBLISHED_TASKS})  # type: ignore[misc]
 
@@ -64,7 +64,7 @@ def import_checkpoint(
     shapes of its weights. Prints what takes no part, and what a check forward gave.
     """
     from model.checkpoint import CheckpointError, save
-    from model.checkpoint.import_published import import_checkpoint as run
+    from model.checkpoint.import_file import import_checkpoint as run
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         fail(f"{out} is there already: name a new folder", UNUSABLE)

@@ -124,7 +124,9 @@ VALUES: Mapping[str, Value] = {
 def form_fields(settings: Settings) -> FormFields:
     """Return the fields that the form may have, with the maximum bytes of each file field."""
     files = {row.name: int(getattr(settings, row.max_bytes)) for row in upload_fields.FIELDS}
-    return FormFields(files, VALUES.keys())
+    types = {name: str(value.schema(settings)["type"]) for name, value in VALUES.items()}
+    repeated = frozenset(row.name for row in upload_fields.FIELDS if row.max_files)
+    return FormFields(files, types, repeated)
 
 
 def parse_form(

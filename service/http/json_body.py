@@ -21,9 +21,9 @@ _DATA_URL = re.compile(r"data:[^,]{0,200};base64,")
 async def read_json(stream: AsyncIterator[bytes], fields: FormFields, max_bytes: int) -> Form:
     """Read an object of at most `max_bytes` from `stream`, with members as the form has fields.
 
-    Files are base64, or data URLs of it; several of a field are an array. Values are texts, numbers
-    or booleans. It is parsed in a thread. Raises Problem: UNREADABLE_FORM, INVALID_FIELD (also for
-    a member that is not among `fields`) or TOO_LARGE.
+    Files are base64, or data URLs of it; those of a repeated field are an array. Values have the
+    types of `fields`. It is parsed in a thread. Raises Problem: UNREADABLE_FORM, INVALID_FIELD
+    (also for a member that is not among `fields`) or TOO_LARGE.
     """
     chunks: list[bytes] = []
     size = 0
@@ -46,12 +46,12 @@ def parse_json(body: bytes, fields: FormFields) -> Form:
         if name in fields.files:
             if name in form.files:
                 raise _twice(name)
-            texts = value if isinstance(value, list) else [value]
+            texts = _texts(name, value, is_array=name in fields.repeated)
             form.files[name] = [_file(name, text, fields.max_bytes(name)) for text in texts]
         elif name in fields.values:
             if name in form.values:
                 raise _twice(name)
-            form.values[name] = [_text(name, value)]
+            form.values[name] = [_text(name, value, fields.values[name])]
         else:
             raise Problem(
                 Error.INVALID_FIELD,
@@ -77,6 +77,14 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
 
 
+def _texts(name: str, value: Any, *, is_array: bool) -> list[Any]:
+    """Return the texts of a file field. Raises Problem INVALID_FIELD."""
+    if is_array and not isinstance(value, list):
+        detail = f"`{name}` must be an array of texts in base64."
+        raise Problem(Error.INVALID_FIELD, detail, field=name)
+    return value if is_array else [value]
+
+
 def _file(name: str, text: Any, max_bytes: int) -> bytes:
     """Decode a file. Raises Problem INVALID_FIELD or TOO_LARGE."""
     if not isinstance(text, str):
@@ -93,13 +101,16 @@ def _file(name: str, text: Any, max_bytes: int) -> bytes:
         raise Problem(Error.INVALID_FIELD, detail, field=name) from exc
 
 
-def _text(name: str, value: Any) -> str:
-    """Return a value as the form has it. Raises Problem INVALID_FIELD."""
-    if isinstance(value, bool):
+def _text(name: str, value: Any, kind: str) -> str:
+    """Return a value of this JSON type as the form has it. Raises Problem INVALID_FIELD."""
+    if kind == "boolean" and isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, str | int | float):
-        return str(value)
-    detail = f"`{name}` must be a text, a number or a boolean."
+    if kind == "string" and isinstance(value, str):
+        return value
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind in ("integer", "number") and is_number:
+        return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+    detail = f"`{name}` must be of the JSON type {kind}."
     raise Problem(Error.INVALID_FIELD, detail, field=name)
 
 

@@ -7,7 +7,7 @@ there are is not its matter: `service.classification.upload_fields`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -37,10 +37,13 @@ _MAX_HEADERS = 16
 @dataclass(frozen=True)
 class FormFields:
     """The fields that a form may have: `files` with the maximum bytes of each file, as decoded,
-    and the text fields `values`."""
+    and the text fields `values`, each with the type that it has in JSON (`integer`, `number`,
+    `boolean` or `string`). `repeated`: file fields that may have several files, an array in JSON.
+    """
 
     files: Mapping[str, int]
-    values: Set[str]
+    values: Mapping[str, str]
+    repeated: frozenset[str] = frozenset()
 
     @property
     def names(self) -> list[str]:

@@ -1,7 +1,7 @@
 """Write tests/data/clips/hand-8.mp4: `python -m tests.data.make_hand_clip DATA`.
 
 A hand shows an eight before a drawn background while espeak-ng says it. The photograph is of a
-signer that training never saw (DATA/signdigits, Apache-2.0: see tests/data/clips/NOTICE.md), and so
+signer that training never saw (DATA/signdigits, Apache-2.0: see tests/data/NOTICE.md), and so
 is the kind of background.
 """
 

@@ -494,7 +494,7 @@ def test_a_malicious_file_is_refused_and_its_code_does_not_run(
 ) -> None:
     file, mark = tmp_path / "model_best.pth.tar", tmp_path / "it-ran"
     write({"state_dict": published(single()), "args": Malicious(mark)}, file)
-    reason = "not a file of torch.save" if write is _as_pickle else r"asks for pathlib\.Path\.touch"
+    reason = "not a file of torch.save" if write is _as_pickle else r"asks for \w+\.getattr"
     with pytest.raises(CheckpointError, match=reason) as raised:
         import_published_file(file, SINGLE)
     assert raised.value.file == str(file)

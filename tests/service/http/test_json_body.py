@@ -15,7 +15,9 @@ from service.errors import Error, Problem
 from service.http.json_body import parse_json
 from service.http.multipart_body import Form, FormFields
 
-FIELDS = FormFields({"clip": 9, "frames": 9}, {"steps", "degrade"})
+FIELDS = FormFields(
+    {"clip": 9, "frames": 9}, {"steps": "integer", "degrade": "boolean"}, frozenset({"frames"})
+)
 FILE = base64.b64encode(b"a file\xff").decode()
 
 
@@ -27,7 +29,8 @@ def test_files_and_values_are_those_of_a_form() -> None:
     form = parse({"clip": FILE, "frames": [FILE, f"data:image/png;base64,{FILE}"], "steps": 4})
     assert form.files == {"clip": [b"a file\xff"], "frames": [b"a file\xff"] * 2}
     assert form.values == {"steps": ["4"]}
-    assert parse({"steps": "4", "degrade": False}).values == {"steps": ["4"], "degrade": ["false"]}
+    assert parse({"steps": 4.0, "degrade": False}).values == {"steps": ["4"], "degrade": ["false"]}
+    assert parse_json(b'{"steps": 1e999}', FIELDS).values == {"steps": ["inf"]}  # refused later
 
 
 @pytest.mark.parametrize(
@@ -43,10 +46,15 @@ def test_files_and_values_are_those_of_a_form() -> None:
         (b'{"clip": "", "clip": ""}', Error.INVALID_FIELD, "`clip` is there twice"),
         (b'{"clip": "a b"}', Error.INVALID_FIELD, "`clip` is not base64"),
         (b'{"clip": "YQ"}', Error.INVALID_FIELD, "`clip` is not base64"),
+        (b'{"clip": ["YQ=="]}', Error.INVALID_FIELD, "`clip` must be base64"),
+        (b'{"frames": "YQ=="}', Error.INVALID_FIELD, "`frames` must be an array"),
         (b'{"clip": 7}', Error.INVALID_FIELD, "`clip` must be base64"),
         (b'{"clip": {"a": 1}}', Error.INVALID_FIELD, "`clip` must be base64"),
-        (b'{"steps": [1]}', Error.INVALID_FIELD, "`steps` must be a text"),
-        (b'{"steps": null}', Error.INVALID_FIELD, "`steps` must be a text"),
+        (b'{"steps": [1]}', Error.INVALID_FIELD, "`steps` must be of the JSON type integer"),
+        (b'{"steps": null}', Error.INVALID_FIELD, "JSON type integer"),
+        (b'{"steps": "1"}', Error.INVALID_FIELD, "JSON type integer"),
+        (b'{"steps": true}', Error.INVALID_FIELD, "JSON type integer"),
+        (b'{"degrade": "true"}', Error.INVALID_FIELD, "JSON type boolean"),
         (b'{"step": 1}', Error.INVALID_FIELD, "No such field: 'step'; the fields are: clip"),
         (b'{"clip": "' + b"YWFh" * 4 + b'"}', Error.TOO_LARGE, "at most 9 bytes"),
     ],

@@ -17,7 +17,7 @@ from service.http.multipart_body import Form, FormFields, check_encoding, read_f
 from tests.service.conftest import CLIPS
 
 MAX_FILE_BYTES, MAX_PARTS = 1000, 4
-FIELDS = FormFields({"clip": MAX_FILE_BYTES, "frames": MAX_FILE_BYTES}, {"steps"})
+FIELDS = FormFields({"clip": MAX_FILE_BYTES, "frames": MAX_FILE_BYTES}, {"steps": "integer"})
 MULTIPART = "multipart/form-data; boundary=b"
 
 
@@ -302,7 +302,7 @@ def test_a_file_of_text_is_left_to_who_knows_media(content: bytes) -> None:
 
 
 def test_real_clips_are_never_taken_for_text() -> None:
-    fields = FormFields({"clip": 1 << 26}, set())
+    fields = FormFields({"clip": 1 << 26}, {})
     headers = 'Content-Disposition: form-data; name="clip"'
     for file in sorted(CLIPS.iterdir()):
         content = file.read_bytes()

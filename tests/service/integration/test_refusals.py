@@ -192,7 +192,7 @@ def test_an_unknown_checkpoint_is_404_and_the_known_are_named(
 @pytest.mark.parametrize(
     ("content", "kind"),
     [
-        (b'{"clip": "QUJD"}', "application/json"),
+        (b'{"clip": "QUJD"', "application/json"),
         (b"steps=4", "application/x-www-form-urlencoded"),
         (part("clip", b"1", "a.mp4") + b"--b--", "multipart/form-data"),
         (part("clip", b"1", "a.mp4") + b"--b--", "multipart/form-data; boundary=other"),

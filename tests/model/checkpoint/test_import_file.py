@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from model.checkpoint import CheckpointError, load, save
-from model.checkpoint.import_published import Imported, import_checkpoint
+from model.checkpoint.import_file import Imported, import_checkpoint
 from model.checkpoint.published_config import PublishedConfig, read_config
 from model.checkpoint.published_tasks import FROM_FILE, PUBLISHED_TASKS, Overrides
 from model.config import Config, StreamConfig
