@@ -32,16 +32,23 @@ def reliability(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Relia
     return _by_bin(probabilities.max(1), probabilities.argmax(1) == labels)
 
 
-def calibration_error(confidence: NDArray[np.float64], correct: NDArray[np.float64]) -> float:
-    """Return the expected calibration error of answers with this confidence [n], 0 to 1, of which
-    those with a 1 in `correct` [n] are right, the others have a 0."""
-    return _by_bin(confidence, correct).error
+def gaps_by_bin(
+    confidence: NDArray[np.float64], correct: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return how far the confidence [n], 0 to 1, of each answer is above its `correct` [n], 1 or 0,
+    in the column of its bin [n, BINS], beside zeros.
+
+    The expected calibration error is the sum of the columns' absolute sums, over n.
+    """
+    gaps = np.zeros((len(confidence), BINS))
+    gaps[np.arange(len(confidence)), _bins(confidence)] = confidence - correct
+    return gaps
 
 
 def _by_bin(
     confidence: NDArray[np.float64], correct: NDArray[np.float64] | NDArray[np.bool_]
 ) -> Reliability:
-    bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+    bins = _bins(confidence)
     counts = np.bincount(bins, minlength=BINS)
     filled = np.maximum(counts, 1)
     confidences = np.bincount(bins, confidence, BINS) / filled
@@ -50,3 +57,7 @@ def _by_bin(
     return Reliability(
         tuple(counts.tolist()), tuple(confidences.tolist()), tuple(accuracies.tolist()), error
     )
+
+
+def _bins(confidence: NDArray[np.float64]) -> NDArray[np.int64]:
+    return np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)

@@ -4,87 +4,135 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t as student
 
-from model.training.reliability import calibration_error
+from model.training.reliability import gaps_by_bin
 
 Floats = NDArray[np.float64]
 
-#: Resamples of clips and seeds.
+#: Resamples of clips.
 _RESAMPLES = 500
-#: Quantile of the normal distribution for a two-sided 95 % interval.
-_Z = 1.959964
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean over seeds of a difference, and the half width of its 95 % interval."""
+
+    value: float
+    half: float
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the interval does not hold 0."""
+        return abs(self.value) > self.half
 
 
 @dataclass(frozen=True)
 class Estimate:
     """A mean over seeds, the half width of its 95 % interval, and the number of clips.
 
-    `differs`: the interval of the difference to the reference variant does not hold 0.
+    `difference`: to the same measure of the reference variant; None of that variant itself.
     """
 
     value: float
     half: float
     clips: int
     seeds: int
-    differs: bool = False
+    difference: Difference | None = None
 
 
 def estimate(runs: Sequence[Floats], reference: Sequence[Floats] | None = None) -> Estimate | None:
     """Return the estimate of a measure from its values by clip, for each seed.
 
     Values [n] are averaged; of values [n, 2], confidence and whether the answer is right, the
-    expected calibration error is taken. The interval is ±1.96 standard errors of a bootstrap over
-    clips, the same for all seeds, and, of several seeds, over seeds. None where values are missing
-    (NaN). `reference`: the same of the variant to compare with, on the same clips.
+    expected calibration error is taken. None where values are missing (NaN).
+
+    The variance is the sum of two: over clips, by a bootstrap of clips, the same for all seeds;
+    and, of several seeds, that of the mean of their values. The interval is of Student's t with
+    the degrees of freedom of this sum (Welch, Satterthwaite), few where few seeds disagree.
+
+    `reference`: the values of the variant to compare with, of the same seeds and clips. The
+    difference is estimated likewise, by pairs.
     """
     if not all(np.isfinite(values).any() for values in runs):
         return None
-    resamples = _resamples(len(runs), len(runs[0]))
-    half = _Z * max(_error(runs, resamples), _least_error(runs))
-    differs = False
+    clips = len(runs[0])
+    counts = _resamples(clips)
+    resampled = _statistics(runs, counts)
+    by_seed = _statistics(runs, np.ones((1, clips)))[:, 0]
+    variance = max(_variance(resampled), _least_variance(runs))
+    difference = None
     if reference is not None and len(reference) == len(runs):
-        differences = [_statistic(runs, *each) - _statistic(reference, *each) for each in resamples]
-        difference = _value(runs) - _value(reference)
-        differs = bool(abs(difference) > _Z * float(np.std(differences)) > 0)
-    return Estimate(_value(runs), half, len(runs[0]), len(runs), differs)
+        differences = by_seed - _statistics(reference, np.ones((1, clips)))[:, 0]
+        of_pairs = max(
+            _variance(resampled - _statistics(reference, counts)),
+            _least_paired_variance(runs, reference),
+        )
+        difference = Difference(*_interval(differences, of_pairs, clips))
+    return Estimate(*_interval(by_seed, variance, clips), clips, len(runs), difference)
 
 
-def _resamples(seeds: int, clips: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    rng = np.random.default_rng([seeds, clips])
-    return [(rng.integers(0, seeds, seeds), rng.integers(0, clips, clips))
-            for _ in range(_RESAMPLES)]  # fmt: skip
+def _interval(by_seed: Floats, over_clips: float, clips: int) -> tuple[float, float]:
+    """Return the mean of the seeds' values [seeds] and the half width of its interval."""
+    value, seeds = float(by_seed.mean()), len(by_seed)
+    over_seeds = float(by_seed.var(ddof=1)) / seeds if seeds > 1 else 0.0
+    variance = over_clips + over_seeds
+    if variance == 0:
+        return value, 0.0
+    freedom = variance**2 / (over_clips**2 / max(1, clips - 1) + over_seeds**2 / max(1, seeds - 1))
+    return value, float(student.ppf(0.975, freedom) * np.sqrt(variance))
 
 
-def _error(
-    runs: Sequence[Floats], resamples: list[tuple[NDArray[np.int64], NDArray[np.int64]]]
-) -> float:
-    return float(np.nanstd([_statistic(runs, *each) for each in resamples]))
+@lru_cache(maxsize=4)
+def _resamples(clips: int) -> Floats:
+    """Return how often each clip is in each resample [resamples, clips]."""
+    rng = np.random.default_rng(clips)
+    return rng.multinomial(clips, np.full(clips, 1 / clips), _RESAMPLES).astype(np.float64)
 
 
-def _least_error(runs: Sequence[Floats]) -> float:
-    """Return the standard error of a share after two more clips of each kind (Agresti, Coull): a
-    bootstrap of clips that are all right would have none. 0 of other measures."""
-    first = runs[0]
-    if first.ndim > 1 or not np.isin(first, (0, 1)).all():
-        return 0.0
-    count = len(first) + 4
-    share = (float(np.mean(runs)) * len(first) + 2) / count
-    return float(np.sqrt(share * (1 - share) / count))
+def _statistics(runs: Sequence[Floats], counts: Floats) -> Floats:
+    """Return the statistic [seeds, resamples] of clips that are there `counts` times."""
+    return np.stack([_of_one(values, counts) for values in runs])
 
 
-def _value(runs: Sequence[Floats]) -> float:
-    return _statistic(runs, np.arange(len(runs)), np.arange(len(runs[0])))
-
-
-def _statistic(runs: Sequence[Floats], seeds: NDArray[np.int64], rows: NDArray[np.int64]) -> float:
-    return float(np.mean([_of_one(runs[seed][rows]) for seed in seeds]))
-
-
-def _of_one(values: Floats) -> float:
+def _of_one(values: Floats, counts: Floats) -> Floats:
     if values.ndim == 1:
-        present = values[np.isfinite(values)]
-        return float(present.mean()) if len(present) else np.nan
-    return calibration_error(values[:, 0], values[:, 1])
+        present = np.isfinite(values)
+        with np.errstate(invalid="ignore"):  # a resample may have no clip with a value
+            return np.asarray(counts @ np.where(present, values, 0) / (counts @ present))
+    return np.asarray(np.abs(counts @ gaps_by_bin(values[:, 0], values[:, 1])).sum(1) / len(values))
+
+
+def _variance(resampled: Floats) -> float:
+    """Return the variance of the mean over seeds [seeds, resamples] over the resamples."""
+    return float(np.nanvar(resampled.mean(0)))
+
+
+def _least_variance(runs: Sequence[Floats]) -> float:
+    """Return the variance of a share after two more clips of each kind (Agresti, Coull): a
+    bootstrap of clips that are all right would have none. 0 of other measures."""
+    if not _are_shares(runs):
+        return 0.0
+    count = len(runs[0]) + 4
+    share = (float(np.mean(runs)) * len(runs[0]) + 2) / count
+    return share * (1 - share) / count
+
+
+def _least_paired_variance(runs: Sequence[Floats], reference: Sequence[Floats]) -> float:
+    """Return the variance of a difference of shares after two more clips, half a clip of each pair
+    of values (Agresti, Min): a bootstrap of equal values would have none."""
+    if not _are_shares([*runs, *reference]):
+        return 0.0
+    differences = np.stack(runs) - np.stack(reference)  # [seeds, n]
+    count = differences.shape[1] + 2
+    unequal = float(np.abs(differences).sum(1).mean()) + 1
+    total = float(differences.sum(1).mean())
+    return float((unequal - total**2 / count) / count**2)
+
+
+def _are_shares(runs: Sequence[Floats]) -> bool:
+    return all(values.ndim == 1 and bool(np.isin(values, (0, 1)).all()) for values in runs)

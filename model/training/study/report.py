@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -88,23 +88,33 @@ def _title(key: str, task: Task) -> str:
 
 
 def markdown(table: Sequence[Row], variants: Sequence[Variant], options: StudyOptions) -> str:
-    """Return the table with its conditions and the command."""
-    lines = [
-        f"`{options.command}`",
-        "",
-        conditions(table, options),
-        "",
-        "| | " + " | ".join(variant.title for variant in variants) + " |",
-        "| --- |" + " --- |" * len(variants),
-    ]
+    """Return the table, and that of the differences to the first variant, with conditions and
+    command."""
+    shown = [row for row in table if row.is_shown]
+    lines = [f"`{options.command}`", "", conditions(table, options), ""]
+    lines += _lines(shown, variants, _cell)
+    first, *others = variants
+    if others:
+        lines += ["", differences(shown, first, others), ""]
+        lines += _lines(shown, others, _difference)
+    return "\n".join(lines) + "\n"
+
+
+def _lines(
+    shown: Sequence[Row],
+    variants: Sequence[Variant],
+    cell: Callable[[Row, Estimate | None], str],
+) -> Iterator[str]:
+    """Yield the lines of a table, with a heading before each part."""
+    yield "| | " + " | ".join(variant.title for variant in variants) + " |"
+    yield "| --- |" + " --- |" * len(variants)
     part = ""
-    for row in (row for row in table if row.is_shown):
+    for row in shown:
         if row.part != part:
             part = row.part
-            lines.append(f"| **{part}** |" + " |" * len(variants))
-        cells = (_cell(row, row.estimates[variant.name]) for variant in variants)
-        lines.append(f"| {row.title} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+            yield f"| **{part}** |" + " |" * len(variants)
+        cells = (cell(row, row.estimates[variant.name]) for variant in variants)
+        yield f"| {row.title} | " + " | ".join(cells) + " |"
 
 
 def conditions(table: Sequence[Row], options: StudyOptions) -> str:
@@ -113,10 +123,20 @@ def conditions(table: Sequence[Row], options: StudyOptions) -> str:
     return (
         f"Task {options.task}. {_trained(options)}; {seeds} "
         f"{'seed' if seeds == 1 else 'seeds'}. ± is half a 95 % interval over clips"
-        f"{' and seeds' if seeds > 1 else ''}; * marks where the difference to the first variant, "
-        "on the same clips, has an interval without 0. Calibrated: with the temperature of the "
-        "development clips. The JSON file beside it has the cross-entropy and calibration error of "
-        "all rows."
+        f"{' and seeds' if seeds > 1 else ''}. Degraded streams, and what is calibrated: with the "
+        "temperature of the development clips. The JSON file beside it has the cross-entropy and "
+        "calibration error of all rows."
+    )
+
+
+def differences(shown: Sequence[Row], first: Variant, others: Sequence[Variant]) -> str:
+    """Return what the table of differences shows, and how many would be marked by chance."""
+    compared = [e.difference for row in shown for v in others if (e := row.estimates[v.name])]
+    marked = sum(1 for each in compared if each and each.is_sure)
+    return (
+        f"Differences to {first.title}, on the same clips and from the same start; * marks those "
+        f"whose interval does not hold 0. They are {marked} of {len(compared)}; by chance alone "
+        f"about {round(0.05 * len(compared))} would be."
     )
 
 
@@ -135,10 +155,22 @@ def _trained(options: StudyOptions) -> str:
 def _cell(row: Row, value: Estimate | None) -> str:
     if value is None:
         return "–"
-    mark = " *" if value.differs else ""
+    return _number(row, value.value, value.half)
+
+
+def _difference(row: Row, value: Estimate | None) -> str:
+    if value is None or value.difference is None:
+        return "–"
+    difference = value.difference
+    mark = " *" if difference.is_sure else ""
+    return f"{_number(row, difference.value, difference.half, '+')}{mark}"
+
+
+def _number(row: Row, value: float, half: float, sign: str = "") -> str:
+    """Return a number with the half width of its interval, a share in per cent."""
     if row.is_share:
-        return f"{100 * value.value:.1f} ± {100 * value.half:.1f} %{mark}"
-    return f"{value.value:.3f} ± {value.half:.3f}{mark}"
+        return f"{100 * value:{sign}.1f} ± {100 * half:.1f} %"
+    return f"{value:{sign}.3f} ± {half:.3f}"
 
 
 def numbers(

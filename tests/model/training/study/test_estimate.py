@@ -18,6 +18,20 @@ def test_the_interval_holds_the_true_mean_in_about_95_of_100_cases() -> None:
     assert 180 <= held <= 199
 
 
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_the_interval_holds_the_mean_of_all_seeds(seeds: int) -> None:
+    """Seeds differ as much as a mean over clips does: more than a few seeds alone would tell."""
+    rng = np.random.default_rng(4)
+    held = 0
+    for _ in range(200):
+        clips = rng.normal(3.0, 1.0, 100)  # the same for all seeds
+        runs = [clips + rng.normal(0, 0.1) for _ in range(seeds)]
+        result = estimate(runs)
+        assert result is not None
+        held += abs(result.value - 3.0) < result.half
+    assert 180 <= held <= 199
+
+
 def test_clips_that_are_all_right_have_an_interval_nevertheless() -> None:
     result = estimate([np.ones(100)])
     assert result is not None
@@ -33,8 +47,18 @@ def test_a_small_difference_on_the_same_clips_is_told_from_none() -> None:
     assert better is not None
     assert same is not None
     assert better.half > 0.1  # the interval of the mean alone holds that of the reference
-    assert better.differs
-    assert not same.differs
+    assert better.difference is not None
+    assert better.difference.is_sure
+    assert same.difference is not None
+    assert not same.difference.is_sure
+
+
+def test_equal_answers_are_no_proof_of_no_difference() -> None:
+    result = estimate([np.ones(100)], reference=[np.ones(100)])
+    assert result is not None
+    assert result.difference is not None
+    assert result.difference.value == 0
+    assert 0.01 < result.difference.half < 0.05
 
 
 def test_several_seeds_widen_the_interval_where_they_disagree() -> None:
