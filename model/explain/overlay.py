@@ -32,7 +32,7 @@ def overlay(spatial: SpatialMap, prepared: Prepared) -> bytes:
     The maximum of the map has the brightest colour; where the map is 0 the picture is grey.
     """
     if (spatial.rows, spatial.columns) == ("y", "x"):
-        return _encode_png(_draw_over_frame(spatial, prepared.canvas))
+        return _encode_png(_draw_over_frame(spatial, prepared.canvas()))
     return _encode_png(_draw_over_plot(spatial, prepared))
 
 
@@ -52,7 +52,7 @@ def _draw_over_frame(spatial: SpatialMap, frame: UInt8Array) -> UInt8Array:
 def _draw_over_plot(spatial: SpatialMap, prepared: Prepared) -> UInt8Array:
     """Draw the map over the canvas with its axes, RGB [h, w, 3]."""
     height, width = _PLOT_SIZE
-    grey = cv2.cvtColor(prepared.canvas, cv2.COLOR_RGB2GRAY)
+    grey = cv2.cvtColor(prepared.canvas(), cv2.COLOR_RGB2GRAY)
     enlarged = cv2.resize(grey, (width, height), interpolation=cv2.INTER_LINEAR)
     picture = np.asarray(cv2.cvtColor(enlarged, cv2.COLOR_GRAY2RGB), np.uint8)
     row_positions = _pixel_positions(prepared.row_edges, height)

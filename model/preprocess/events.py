@@ -46,7 +46,7 @@ def prepare_camera_events(events: CameraEvents, spec: EventFrameSpec, steps: int
         columns="x",
         row_edges=np.linspace(top, top + high, rows + 1),
         column_edges=np.linspace(left, left + wide, columns + 1),
-        canvas=_picture(x, y, is_on, (height, width)),
+        canvas=lambda: _picture(x, y, is_on, (height, width)),
     )
 
 
@@ -73,7 +73,7 @@ def prepare_channel_events(events: ChannelEvents, spec: ChannelEventSpec, steps:
         columns="channel_in_row" if spec.columns is None else "share_of_step",
         row_edges=np.linspace(0, spec.bands, rows + 1),
         column_edges=np.linspace(0, 1 if spec.columns else spec.grid[1], columns + 1),
-        canvas=_grey(tensor.sum((0, 1))),
+        canvas=lambda: _grey(tensor.sum((0, 1))),
     )
 
 

@@ -33,7 +33,9 @@ def prepare_frames(pictures: Pictures, spec: FrameSpec, steps: int) -> Prepared:
     order = indices if len(tensors) > 1 else indices[:1]
     middle = pictures.frames[indices[len(indices) // 2]]
     rows, columns = _edges(middle, spec)
-    return Prepared(np.stack([tensors[index] for index in order]), "y", "x", rows, columns, middle)
+    return Prepared(
+        np.stack([tensors[index] for index in order]), "y", "x", rows, columns, lambda: middle
+    )
 
 
 def stretch_picture(picture: UInt8Array, spec: FrameSpec) -> Float32Array:
@@ -64,7 +66,7 @@ def normalize_level(distance: Float32Array | UInt8Array) -> Float32Array:
         integers = np.asarray(distance, np.uint8)
         # A table of the 256 values: a division for each value, not for each pixel.
         scaled = np.minimum(np.arange(256, dtype=np.float32) / _foreground_level(integers), 1)
-        return np.asarray(scaled[integers], np.float32)
+        return np.asarray(cv2.LUT(integers, scaled), np.float32)
     rank = distance.size - 1 - int(_FOREGROUND_SHARE * distance.size)
     level = max(float(np.partition(distance.ravel(), rank)[rank]), _MIN_FOREGROUND)
     return np.asarray(np.minimum(distance / np.float32(level), 1), np.float32)

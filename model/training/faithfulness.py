@@ -108,7 +108,7 @@ def upsample(grid: Floats, view: Prepared) -> Floats:
 
 def content_mask(view: Prepared) -> NDArray[np.bool_]:
     """Return where the tensor [H, W] shows the frame and not its padding."""
-    height, width = view.canvas.shape[:2]
+    height, width = view.canvas().shape[:2]
     return box_mask(view, (0.0, 0.0, float(width), float(height)))
 
 

@@ -70,7 +70,7 @@ def _prepared(stream: str, tensor: NDArray[np.float32], card: Card, steps: int) 
         columns="column",
         row_edges=np.arange(height + 1, dtype=np.float64),
         column_edges=np.arange(width + 1, dtype=np.float64),
-        canvas=_grey(values[len(values) // 2].mean(0)),
+        canvas=lambda: _grey(values[len(values) // 2].mean(0)),
     )
 
 

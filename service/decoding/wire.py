@@ -195,9 +195,13 @@ def send_result(sock: socket.socket, result: DecodeResult, canvas: bool) -> None
     arrays: list[NDArray[Any]] = []
     heads = {}
     for name, prepared in result.prepared.items():
-        parts = {part: np.ascontiguousarray(getattr(prepared, part)) for part in _ARRAYS}
-        if not canvas:
-            parts["canvas"] = np.empty((0, 0, 3), np.uint8)
+        parts: dict[str, NDArray[Any]] = {
+            "tensor": prepared.tensor,
+            "row_edges": prepared.row_edges,
+            "column_edges": prepared.column_edges,
+            "canvas": prepared.canvas() if canvas else np.empty((0, 0, 3), np.uint8),
+        }
+        parts = {part: np.ascontiguousarray(array) for part, array in parts.items()}
         arrays += parts.values()
         heads[name] = {
             part: {"dtype": array.dtype.name, "shape": array.shape} for part, array in parts.items()
@@ -247,7 +251,10 @@ def receive_result(sock: socket.socket, deadline: Deadline) -> DecodeResult:
     prepared = {}
     for name, stream in reply.prepared.items():
         arrays = {part: _receive_array(sock, getattr(stream, part), deadline) for part in _ARRAYS}
-        prepared[name] = Prepared(rows=stream.rows, columns=stream.columns, **arrays)
+        canvas = arrays.pop("canvas")
+        prepared[name] = Prepared(
+            rows=stream.rows, columns=stream.columns, canvas=partial(np.asarray, canvas), **arrays
+        )
     return DecodeResult(prepared, reply.streams, reply.decode_s, reply.preprocess_s)
 
 

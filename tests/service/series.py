@@ -68,7 +68,7 @@ def prepare_series(values: NDArray[np.float32], spec: SeriesSpec) -> Prepared:
         columns="time_s",
         row_edges=np.linspace(0, values.shape[1], rows + 1),
         column_edges=np.linspace(0, len(values) / spec.sample_rate, columns + 1),
-        canvas=np.repeat(grey[:, :, None], 3, axis=2),
+        canvas=lambda: np.repeat(grey[:, :, None], 3, axis=2),
     )
 
 

@@ -62,7 +62,7 @@ class PressureSource:
             columns="x",
             row_edges=np.linspace(0, rows, height + 1),
             column_edges=np.linspace(0, columns, width + 1),
-            canvas=np.repeat(canvas[:, :, None], 3, axis=2),
+            canvas=lambda: np.repeat(canvas[:, :, None], 3, axis=2),
         )
 
     def describe(self, unused_reason: str | None) -> StreamInfo:

@@ -21,8 +21,8 @@ _CANCELLED_SHARE = 0.5
 _MAX_LOST_SHARE = 0.25
 
 
-def downmix(sound: Sound) -> tuple[Float64Array, DownmixMethod]:
-    """Return one channel [n], and how it was computed.
+def downmix(sound: Sound) -> tuple[Float32Array | Float64Array, DownmixMethod]:
+    """Return one channel [n], and how it was computed. A single channel is returned as it is.
 
     The result is the average of the channels. Where channels cancel each other (one of them is
     inverted, as when a balanced line is recorded as stereo), it is the channel with the most
@@ -30,7 +30,7 @@ def downmix(sound: Sound) -> tuple[Float64Array, DownmixMethod]:
     """
     samples = sound.samples
     if len(samples) == 1:
-        return samples[0].astype(np.float64), "average"
+        return samples[0], "average"
     average = samples.mean(axis=0, dtype=np.float64)
     block = max(1, sound.sample_rate // _BLOCKS_PER_S)
     energies = np.stack([_block_energies(channel, block) for channel in samples])
@@ -46,7 +46,7 @@ def downmix(sound: Sound) -> tuple[Float64Array, DownmixMethod]:
 def to_mono(sound: Sound) -> tuple[Sound, DownmixMethod]:
     """Return the sound with one channel, and how it was computed."""
     samples, method = downmix(sound)
-    return Sound(samples.astype(np.float32)[None], sound.sample_rate), method
+    return Sound(samples.astype(np.float32, copy=False)[None], sound.sample_rate), method
 
 
 def _block_energies(channel: Float32Array | Float64Array, block: int) -> Float64Array:

@@ -121,7 +121,7 @@ def test_the_last_token_ends_where_the_tensor_does() -> None:
     edges = np.arange(37.0)
     prepared = Prepared(
         np.zeros((1, 1, 20, 36), np.float32), "y", "x", edges[:21], edges,
-        np.zeros((20, 36, 3), np.uint8),
+        lambda: np.zeros((20, 36, 3), np.uint8),
     )  # fmt: skip
     grid = torch.full((1, *stream.grid), 1 / 6)
     spatial = attention_maps(StreamAttention(grid, None), prepared, stream).spatial

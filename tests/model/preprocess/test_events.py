@@ -109,7 +109,7 @@ def test_other_sensors_are_scaled_and_no_event_is_lost(sensor: tuple[int, int]) 
     prepared = prepare_camera_events(events, spec, 1)
     assert prepared.tensor.sum() == 999  # all but the last, which ends the last full bin
     assert (prepared.row_edges[-1], prepared.column_edges[-1]) == sensor
-    assert prepared.canvas.shape == (*sensor, 3)
+    assert prepared.canvas().shape == (*sensor, 3)
     x[0], y[0] = sensor[1] - 1, sensor[0] - 1
     cell = (y[0] * 28 // sensor[0], x[0] * 28 // sensor[1])
     only = CameraEvents(x[:2], y[:2], time_us[:2], np.array([True, False]), sensor)
@@ -156,7 +156,7 @@ def test_of_a_larger_sensor_the_window_with_most_events_is_kept() -> None:
     assert 32 <= top <= 40
     assert 46 <= left <= 50
     assert (prepared.row_edges[-1], prepared.column_edges[-1]) == (top + 28, left + 28)
-    assert prepared.canvas.shape == (128, 128, 3)
+    assert prepared.canvas().shape == (128, 128, 3)
     inside = (x >= left) & (x < left + 28) & (y >= top) & (y < top + 28)
     inside[-1] = False  # it ends the last full bin
     expected = np.zeros((28, 28), int)

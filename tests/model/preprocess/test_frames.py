@@ -163,7 +163,7 @@ def test_values_are_normalised_by_mean_and_deviation() -> None:
 def test_the_canvas_is_the_middle_selected_picture() -> None:
     sequence = [np.full((20, 30, 3), value, np.uint8) for value in range(8)]
     prepared = prepare_frames(Pictures(tuple(sequence), tuple(map(float, range(8)))), PAD, 4)
-    assert np.array_equal(prepared.canvas, sequence[5])
+    assert np.array_equal(prepared.canvas(), sequence[5])
 
 
 # --- selection ------------------------------------------------------------------------------

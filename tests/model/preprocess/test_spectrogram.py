@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from model.media.audio.resample import resample_sinc
 from model.media.reader import Sound, read_sound
 from model.preprocess.prepared import Prepared
 from model.preprocess.specs import PROFILES, SpectrogramSpec
-from model.preprocess.spectrogram import prepare_spectrogram
+from model.preprocess.spectrogram import _moving_average, _to_mono, prepare_spectrogram
 from tests.model.made import Floats, tone
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -164,9 +165,9 @@ def test_a_window_inside_does_not_reach_beyond_a_longer_sound() -> None:
 
 def test_the_canvas_is_the_tensor_in_colours() -> None:
     prepared = prepare_spectrogram(burst(1000, 0.8, 1.2), OURS)
-    assert prepared.canvas.shape == (*OURS.size, 3)
-    assert prepared.canvas.dtype == np.uint8
-    values, brightness = prepared.tensor[0, 0], prepared.canvas.astype(int).sum(axis=2)
+    assert prepared.canvas().shape == (*OURS.size, 3)
+    assert prepared.canvas().dtype == np.uint8
+    values, brightness = prepared.tensor[0, 0], prepared.canvas().astype(int).sum(axis=2)
     assert brightness[values == values.max()].min() > brightness[values == 0].max()
 
 
@@ -305,3 +306,28 @@ def test_the_floor_rises_with_its_percentile() -> None:
 def test_floor_share_of_the_floor_is_subtracted(share: float) -> None:
     none, whole = values(None), values(20.0)
     np.testing.assert_allclose(values(20.0, share), none + share * (whole - none), atol=1e-4)
+
+
+# --- equal to the bit to what checkpoints were trained with ----------------------------------
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize(("bands", "columns"), [(1, 1), (4, 5), (64, 271), (257, 90)])
+def test_a_moving_average_is_the_mean_of_each_window(
+    bands: int, columns: int, order: Literal["C", "F"]
+) -> None:
+    rng = np.random.default_rng(columns)
+    power = np.asarray(rng.standard_normal((bands, columns)) ** 2, np.float32, order=order)
+    padded = np.pad(power, ((0, 0), (0, 4)), mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 5, axis=1)
+    np.testing.assert_array_equal(_moving_average(power, 5), windows.mean(axis=-1))
+
+
+@given(st.lists(st.floats(-4.0, 4.0, width=32), min_size=1, max_size=40))
+def test_one_channel_is_levelled_as_in_float64(values: list[float]) -> None:
+    samples = np.asarray(values, np.float32)
+    exact = samples.astype(np.float64)
+    peak = np.abs(exact).max()
+    expected = (exact / peak if peak else exact).astype(np.float32)
+    levelled = _to_mono(Sound(samples[None], OURS.sample_rate), OURS)
+    np.testing.assert_array_equal(levelled, expected)

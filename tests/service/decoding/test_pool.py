@@ -168,8 +168,14 @@ def test_the_result_equals_decoding_in_this_process(clip: bytes) -> None:
     for name, prepared in here.prepared.items():
         other = there.prepared[name]
         assert (other.rows, other.columns) == (prepared.rows, prepared.columns)
-        for part in ("tensor", "row_edges", "column_edges", "canvas"):
-            mine, its = getattr(prepared, part), getattr(other, part)
+        parts = [
+            *(
+                (getattr(prepared, n), getattr(other, n))
+                for n in ("tensor", "row_edges", "column_edges")
+            ),
+            (prepared.canvas(), other.canvas()),
+        ]
+        for mine, its in parts:
             assert its.dtype == mine.dtype
             # A process of one thread may add in another order than one of several: BLAS's matter.
             np.testing.assert_allclose(its, mine, rtol=0, atol=1e-6)
@@ -183,7 +189,7 @@ def test_several_threads_decode_the_same_frames(kind: str, codec: str) -> None:
     with started(workers=4) as decoders:
         there = good(run(decoders, files)[0]).prepared["visual"]
     here = decode(files, WANTED).prepared["visual"]
-    np.testing.assert_array_equal(there.canvas, here.canvas)
+    np.testing.assert_array_equal(there.canvas(), here.canvas())
     np.testing.assert_allclose(there.tensor, here.tensor, rtol=0, atol=1e-6)
 
 
@@ -191,7 +197,7 @@ def test_the_canvas_is_omitted_where_no_map_is_drawn(clip: bytes) -> None:
     with started() as decoders:
         request = DecodeRequest.from_card(CARD, STEPS, canvas=False)
         result = good(run(decoders, InputFiles(clip=clip), request=request)[0])
-    assert all(stream.canvas.size == 0 for stream in result.prepared.values())
+    assert all(stream.canvas().size == 0 for stream in result.prepared.values())
 
 
 def test_every_kind_of_upload_is_read_by_a_confined_process(
