@@ -11,13 +11,19 @@ from model.preprocess.stream_spec import Size
 
 Splitting = Literal["deep", "shallow"]
 Attention = Literal["spatial", "temporal", "spatial-temporal"]
-Fusion = Literal["add", "concat"]
+#: How the streams are fused: `add` and `concat` with the cross-modal residuals of S-CMRL, or as
+#: another paper does (model/network/fusion.py, model/network/cross_attention.py).
+Fusion = Literal["add", "concat", "weighted", "sca", "cmci", "taaf", "cmqka"]
+#: Those of S-CMRL, to which `attention`, `alignment` and `alpha` apply.
+SCMRL_FUSIONS: tuple[Fusion, ...] = ("add", "concat")
 #: Precision of the weights that are multiplied by spikes.
 Precision = Literal["float32", "int8"]
 #: How an engine computes the network: layer by layer as published; fused on a CPU, in float32 or
 #: with int8 weights; or on CUDA as recorded graphs, of the plain network or of the fused one.
 EnginePath = Literal["plain", "fused", "fused-int8", "graphs", "fused-graphs"]
 
+#: Most streams that `cmci` fuses: each stream's term is a mean over all subsets of the others.
+MAX_CMCI_STREAMS = 6
 #: Largest number of time steps T of a call: CUDA packs the spikes of a neuron into 64 bits.
 MAX_STEPS = 64
 #: Largest seed of torch's generators.
@@ -70,7 +76,8 @@ class Config(BaseModel):
     - `attention`: cross-modal attention; None for no cross-modal residual.
     - `alignment`: apply the semantic-alignment transform.
     - `alpha`: weight of the residual (the paper's alpha).
-    - `fusion`: add or concatenate the streams' pooled features before the head.
+    - `fusion`: add or concatenate the streams' pooled features before the head. Any other takes the
+      place of the cross-modal residuals, so `attention` must be None.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -99,14 +106,39 @@ class Config(BaseModel):
             raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of 8")
         if int(self.embed_dim * self.mlp_ratio) < 1:
             raise ValueError(f"mlp_ratio {self.mlp_ratio} gives the MLP no hidden channel")
+        self._check_fusion()
+        return self
+
+    def _check_fusion(self) -> None:
+        if self.fusion not in SCMRL_FUSIONS and self.attention is not None:
+            raise ValueError(
+                f"fusion {self.fusion} takes the place of cross-modal residuals: attention must be "
+                f"null, but is {self.attention}"
+            )
+        if self.fusion == "cmci" and len(self.streams) > MAX_CMCI_STREAMS:
+            count = len(self.streams)
+            raise ValueError(f"fusion cmci: {count} streams; can be at most {MAX_CMCI_STREAMS}")
         counts = {name: stream.tokens for name, stream in self.streams.items()}
-        pairs_tokens = self.attention in ("temporal", "spatial-temporal")
+        kind = self.fusion if self.fusion == "cmqka" else self.attention
+        pairs_tokens = kind in ("temporal", "spatial-temporal", "cmqka")
         if pairs_tokens and len(self.streams) > 1 and len(set(counts.values())) > 1:
             raise ValueError(
-                f"{self.attention} attention pairs tokens one to one, so every stream needs "
+                f"{kind} attention pairs tokens one to one, so every stream needs "
                 f"the same number of tokens; these have {counts}"
             )
-        return self
+
+    @property
+    def fuses_as_scmrl(self) -> bool:
+        """Whether the network is S-CMRL, with any of its parts: one stream, or two and more with
+        cross-modal residuals or none, and a sum or a concatenation."""
+        return len(self.streams) == 1 or self.fusion in SCMRL_FUSIONS
+
+    @property
+    def has_spatial_maps(self) -> bool:
+        """Whether the network has attention over tokens, so that there are maps of it."""
+        if len(self.streams) == 1:
+            return True
+        return "spatial" in (self.attention or "") or self.fusion in ("sca", "cmqka")
 
 
 def _is_module_attribute(name: str) -> bool:

@@ -48,6 +48,14 @@ class Paths:
 
         Float32 paths must agree with the plain path; the accuracy of int8 has to be measured.
         """
+        config = self._network.config
+        if not config.fuses_as_scmrl:
+            unusable = [path for path in paths if path.startswith("fused")]
+            log.info(
+                "%s not used: computed for S-CMRL alone, and this is fusion %s; other paths remain",
+                ", ".join(unusable) or "nothing", config.fusion,
+            )  # fmt: skip
+            paths = [path for path in paths if path not in unusable]
         prepared = {path: self._prepare(path, steps) for path in paths}
         return {path: forward for path, forward in prepared.items() if forward is not None}
 

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from model.network.attention import CCSSA, Projection, SpikingAttention
+from model.network.cross_attention import QueryKeyAttention, SpikingCrossAttention
+from model.network.fusion import CurrentIntegration, TemporalAttention, WeightedAttention
 from model.network.output import LayerOperations
 from model.network.patch import PatchSplitting, Stage
 from model.network.scmrl import SCMRL, CrossModalResidual
@@ -61,6 +63,11 @@ class _Counter:
             SpikingAttention: self._attention,
             CCSSA: self._product,
             CrossModalResidual: self._residual,
+            SpikingCrossAttention: self._residual,
+            QueryKeyAttention: self._query_key,
+            WeightedAttention: self._weighted,
+            CurrentIntegration: self._currents,
+            TemporalAttention: self._over_time,
             SCMRL: self._head,
         }
         return kinds.get(type(module))
@@ -128,14 +135,52 @@ class _Counter:
         self._add(f"{name}.product", batch, None, steps, channels * tokens, None)
 
     def _residual(
-        self, name: str, module: CrossModalResidual, inputs: tuple[Any, ...], output: Any
+        self,
+        name: str,
+        module: CrossModalResidual | SpikingCrossAttention | QueryKeyAttention,
+        inputs: tuple[Any, ...],
+        output: Any,
     ) -> None:
         residual, _ = output  # [T, B, C, N]
         self._residuals.setdefault(name.split(".")[1], []).append(residual)
-        if module.align is not None:
+        if isinstance(module, CrossModalResidual) and module.align is not None:
             steps, batch, channels, tokens = residual.shape
             dense = channels * channels * tokens
             self._add(f"{name}.align", batch, None, steps, dense, residual)
+
+    def _query_key(
+        self, name: str, module: QueryKeyAttention, inputs: tuple[Any, ...], output: Any
+    ) -> None:
+        """Count the sums of queries that decide the mask: that a spike passes is no addition."""
+        query, spikes = (self._spikes[f"{name}.{part}"] for part in ("query", "out"))
+        accumulates = query.sum((0, 2, 3), dtype=torch.float64)
+        dense = query.shape[2] * query.shape[3]
+        self._add(name, query.shape[1], accumulates, len(query), dense, None)
+        # The gain is a part of the weights that the residual's spikes meet.
+        self._residuals.setdefault(name.split(".")[1], []).append(spikes)
+
+    def _weighted(
+        self, name: str, module: WeightedAttention, inputs: tuple[Any, ...], output: Any
+    ) -> None:
+        (features,) = inputs
+        _, batch, channels = next(iter(features.values())).shape
+        self._add(name, batch, None, 1, 2 * channels * len(features), None)
+
+    def _currents(
+        self, name: str, module: CurrentIntegration, inputs: tuple[Any, ...], output: Any
+    ) -> None:
+        (features,) = inputs
+        steps, batch, channels = next(iter(features.values())).shape
+        self._add(name, batch, None, steps, channels * channels * len(features), None)
+
+    def _over_time(
+        self, name: str, module: TemporalAttention, inputs: tuple[Any, ...], output: Any
+    ) -> None:
+        (features,) = inputs
+        steps, batch, channels = next(iter(features.values())).shape
+        classes = module.query.out_features
+        dense = (2 * classes + len(features)) * channels + steps * classes
+        self._add(name, batch, None, steps, dense, None)
 
     def _head(self, name: str, module: SCMRL, inputs: tuple[Any, ...], output: Any) -> None:
         batch, classes = output.logits.shape

@@ -44,7 +44,9 @@ class StreamAttention:
 
     `spatial` [B, rows, columns] over the stream's token grid: non-negative, sums to 1, or all 0
     where q k^T is 0. `temporal` [B, T, T]: mean of 0.25 q k^T from the query's step (row) to the
-    key's step (column). None where the network has no such attention.
+    key's step (column). None where the network has no such attention. Other fusions have maps of
+    their own: `cmqka` the share of a token's spikes that pass, `taaf` one softmax over the steps
+    for all streams.
     """
 
     spatial: Tensor | None

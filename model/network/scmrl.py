@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from model.config import Config
 from model.network.attention import CCSSA, Maps, Projection, SpikingAttention
+from model.network.cross_attention import QueryKeyAttention, SpikingCrossAttention
+from model.network.fusion import FEATURE_FUSIONS
 from model.network.neuron import LIF
 from model.network.output import Output, StreamAttention
 from model.network.patch import PatchSplitting
@@ -67,6 +69,9 @@ class SCMRL(nn.Module):
 
     Streams are named: each gets one residual from each other one, all computed from the patch
     embeddings. One stream makes the single-stream network of the ablations.
+
+    With `fusion` other than `add` and `concat`, another paper's cross-modal attention or its fusion
+    of the towers' features takes the place of these residuals.
     """
 
     def __init__(self, config: Config) -> None:
@@ -79,11 +84,14 @@ class SCMRL(nn.Module):
              for name, stream in config.streams.items()}
         )  # fmt: skip
         self.blocks = nn.ModuleList(SelfBlock(config) for _ in range(config.depth * self.single))
+        residual = _residual_kind(config)
         self.residual = nn.ModuleDict(
-            {target: nn.ModuleDict({source: CrossModalResidual(config)
+            {target: nn.ModuleDict({source: residual(config)
                                     for source in names if source != target})
-             for target in names if not self.single and config.attention}
+             for target in names if not self.single and residual}
         )  # fmt: skip
+        fuse = None if self.single else FEATURE_FUSIONS.get(config.fusion)
+        self.fuse = None if fuse is None else fuse(config)
         self.mlp = nn.ModuleDict({name: MLP(config) for name in names if not self.single})
         width = config.embed_dim * (len(names) if config.fusion == "concat" else 1)
         self.head = nn.Linear(width, config.classes)
@@ -102,8 +110,19 @@ class SCMRL(nn.Module):
             tokens, residuals, attended = self._self_attend(tokens, attention)
         else:
             tokens, residuals, attended = self._cross_attend(tokens, attention)
-        pooled = {name: x.mean((0, 3)) for name, x in tokens.items()}
+        pooled, over_time = self._pool(tokens)
+        if over_time is not None:
+            attended = {name: [Maps(temporal=over_time)] for name in tokens}
         return self.read_out(pooled, rates, residuals, attended if attention else None)
+
+    def _pool(self, tokens: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Return each stream's features [B, C], and the map over steps [B, T, T] or None."""
+        if self.fuse is None:
+            return {name: x.mean((0, 3)) for name, x in tokens.items()}, None
+        pooled: tuple[dict[str, Tensor], Tensor | None] = self.fuse(
+            {name: x.mean(3) for name, x in tokens.items()}
+        )
+        return pooled
 
     def read_out(
         self,
@@ -140,6 +159,8 @@ class SCMRL(nn.Module):
         self, tokens: dict[str, Tensor], maps: bool
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, list[Maps]]]:
         fused, residuals = {}, {}
+        # The residuals of other papers have a factor of their own, or none.
+        alpha = self.config.alpha if self.config.fuses_as_scmrl else 1.0
         attended: dict[str, list[Maps]] = {name: [] for name in tokens}
         for target, x in tokens.items():
             received = []
@@ -152,14 +173,14 @@ class SCMRL(nn.Module):
             if received:
                 total = received[0] if len(received) == 1 else torch.stack(received).sum(0)
                 residuals[target] = total.mean(3)
-                x = x + self.config.alpha * total
+                x = x + alpha * total
             fused[target] = self.mlp[target](x)
         return fused, residuals, attended
 
     def _head(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return each stream's term [B, classes] of the logits, from its features [B, C]."""
         names = list(self.config.streams)
-        if self.config.fusion == "add":
+        if self.config.fusion != "concat":
             return {name: x @ self.head.weight.T for name, x in features.items()}
         weights = dict(zip(names, self.head.weight.split(self.config.embed_dim, 1), strict=True))
         return {name: x @ weights[name].T for name, x in features.items()}
@@ -180,6 +201,17 @@ class SCMRL(nn.Module):
         known = set(self.config.streams)
         if not inputs or not set(inputs) <= known:
             raise ValueError(f"inputs {sorted(inputs)}: one or more of {sorted(known)} are needed")
+
+
+def _residual_kind(
+    config: Config,
+) -> type[CrossModalResidual | SpikingCrossAttention | QueryKeyAttention] | None:
+    """Return what makes the residuals of the streams in each other; None for no residuals."""
+    if config.fusion == "sca":
+        return SpikingCrossAttention
+    if config.fusion == "cmqka":
+        return QueryKeyAttention
+    return CrossModalResidual if config.attention else None
 
 
 def firing_rate(tokens: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -209,4 +241,5 @@ def _initialise(module: nn.Module) -> None:
     """Initialise as published: linear weights truncated normal, biases 0, the rest as torch."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

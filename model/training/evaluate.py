@@ -259,7 +259,7 @@ def _offset(truth: LabelledClip) -> float:
 def measure_maps(evaluator: Evaluator, clips: Sequence[EvaluatedClip]) -> list[Measurement]:
     """Measure the attention maps of these clips; nothing without clips or without such maps."""
     stream = evaluator.task.box_stream
-    has_maps = "spatial" in (evaluator.card.config.attention or "")
+    has_maps = evaluator.card.config.has_spatial_maps
     if not clips or not has_maps or stream is None:
         return []
     result = faithfulness(evaluator, clips, evaluator.card.steps, stream)

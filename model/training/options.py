@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, get_args
 
-from model.config import MAX_SEED, MAX_STEPS, Attention, Config, Fusion, Splitting
+from model.config import MAX_SEED, MAX_STEPS, SCMRL_FUSIONS, Attention, Config, Fusion, Splitting
 from model.device import CHOICES as DEVICES
 from model.device import DeviceError, check_name
 from model.encoding import ENCODINGS
@@ -103,7 +103,11 @@ class TrainOptions:
         choices=(*get_args(Attention), NO_ATTENTION),
     )
     alignment: bool = option(True, "Semantic-alignment transform, and its loss.")
-    fusion: str = option("add", "How the streams' features are fused.", choices=get_args(Fusion))
+    fusion: str = option(
+        "add",
+        "How the streams are fused; only add and concat have cross-modal residuals.",
+        choices=get_args(Fusion),
+    )
     encoding: str = option("direct", "How values become spikes.", choices=ENCODINGS)
     alpha: float = option(0.5, "Weight alpha of the cross-modal residuals.", between=(0, 1000))
     steps: int = option(4, "Time steps T of the checkpoint.", between=(1, MAX_STEPS))
@@ -220,6 +224,11 @@ class TrainOptions:
     def best(self) -> Path:
         """The folder of the best checkpoint."""
         return self.out / self.task.best_folder
+
+    @property
+    def has_residuals(self) -> bool:
+        """Whether the network has cross-modal residuals of S-CMRL."""
+        return self.fusion in SCMRL_FUSIONS and self.attention != NO_ATTENTION
 
     @property
     def peak_learning_rate(self) -> float:

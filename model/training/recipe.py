@@ -10,7 +10,7 @@ from model import checkpoint
 from model.checkpoint import Card, CheckpointError, Source, Training
 from model.config import Config, StreamConfig
 from model.encoding import Encoding
-from model.training.options import HEADS, NO_ATTENTION, TrainOptions
+from model.training.options import HEADS, TrainOptions
 from model.training.task import Task, check_task, kinds, of_another_task
 from model.training.tasks import TASKS
 
@@ -29,7 +29,7 @@ def configuration(options: TrainOptions) -> Config:
             "classes": len(options.task.labels),
             "embed_dim": options.embed_dim,
             "heads": HEADS,
-            "attention": None if options.attention == NO_ATTENTION else options.attention,
+            "attention": options.attention if options.has_residuals else None,
             "alignment": options.alignment,
             "alpha": options.alpha,
             "fusion": options.fusion,
@@ -48,7 +48,7 @@ def card(options: TrainOptions, epochs: int, warnings: Sequence[str] = ()) -> Ca
         f"{options.warmup_epochs:g} epochs of warm-up, weight decay {options.weight_decay}"
     )
     loss = f"cross-entropy (label smoothing {options.label_smoothing})"
-    if options.alignment:
+    if options.alignment and options.has_residuals:
         loss += f" + semantic alignment (temperature {options.temperature})"
     if options.no_class:
         loss += f"; {options.no_class:g} of the clips are of no class, for equal probabilities"

@@ -103,7 +103,7 @@ def compute_loss(
     is_known = labels != NO_CLASS
     logits, known = output.logits.float(), labels[is_known]
     residuals = {name: residual.float()[:, is_known] for name, residual in output.residuals.items()}
-    aligned = options.alignment and len(known) > 0
+    aligned = options.alignment and options.has_residuals and len(known) > 0
     alignment = alignment_loss(residuals if aligned else {}, known, options.temperature)
     losses = []  # sums over clips
     if len(known):

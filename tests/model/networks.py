@@ -38,7 +38,7 @@ def _weights(name: str, x: Tensor, random: np.random.RandomState) -> Tensor:
     if name.endswith("num_batches_tracked"):
         return x
     shape = tuple(x.shape)
-    if name.endswith("threshold"):
+    if name.endswith(("threshold", "gain")):
         values = random.uniform(0.9, 1.1, shape)
     elif name.endswith(("norm.weight", "running_var")):
         values = random.uniform(1.0, 1.6, shape)

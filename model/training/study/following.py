@@ -48,7 +48,7 @@ def _follow_one(
     prepared = [
         evaluator.prepare(Clip(sound, pair.pictures), steps) for sound in pair.sounds
     ]  # of sounds 0 and 1
-    has_maps = "spatial" in (evaluator.card.config.attention or "")
+    has_maps = evaluator.card.config.has_spatial_maps
     output = evaluator.run(prepared, steps, explain=("attention",) if has_maps else ())
     answers = output.logits.argmax(1).tolist()
     heard = float(np.mean([answers[i] == pair.labels[i] for i in (0, 1)]))

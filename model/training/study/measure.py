@@ -149,7 +149,7 @@ class Examiner:
             following = follow(evaluator, self._pairs, steps, stream)
             yield from ((f"pairs/{name}", x) for name, x in asdict(following).items())
         aside = off_centre(clips, _HIDDEN_CLIPS)
-        if aside and "spatial" in (evaluator.card.config.attention or ""):
+        if aside and evaluator.card.config.has_spatial_maps:
             hidden = faithfulness_by_clip(evaluator, aside, steps, stream)
             yield from ((f"hidden/{name}", x) for name, x in asdict(hidden).items())
 

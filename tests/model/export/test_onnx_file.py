@@ -155,6 +155,13 @@ def test_a_graph_of_one_stream_answers_as_the_plain_path_with_it_alone(small: Gr
     assert check(small, small.noise(SAMPLES)) >= AGREEING
 
 
+def test_a_graph_of_another_fusion_answers_as_the_plain_path(tmp_path: Path) -> None:
+    """`cmci` has neurons in its fusion, and computes them for each subset of the streams."""
+    config = CONFIG.model_copy(update={"fusion": "cmci", "attention": None})
+    graph = export(tmp_path, lively(config), CARD.model_copy(update={"config": config}))
+    assert check(graph, graph.noise(SAMPLES)) >= AGREEING
+
+
 def test_the_metadata_says_what_a_client_needs(small: Graph) -> None:
     about = onnxruntime.InferenceSession(small.file).get_modelmeta().custom_metadata_map
     assert json.loads(about["scmrl.labels"]) == list(CARD.labels)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.config import Fusion
 from model.training.avdigits.task import AVDigits
 from model.training.options import OptionsError, TrainOptions, flag, range_of
+from model.training.recipe import card, configuration
 
 #: Least and greatest value of each number among the options.
 RANGES = {
@@ -76,3 +78,17 @@ def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], me
     with pytest.raises(OptionsError) as raised:
         TrainOptions.of(AVDigits(), Path("data"), **options)
     assert str(raised.value).startswith(message)
+
+
+def test_another_fusion_takes_the_place_of_the_residuals() -> None:
+    """So `scmrl train --fusion NAME` needs no other option; neither loss nor card has a part that
+    the network has not."""
+    for fusion in get_args(Fusion):
+        options = TrainOptions.of(AVDigits(), Path("data"), fusion=fusion)
+        of_scmrl = fusion in ("add", "concat")
+        assert options.has_residuals == of_scmrl
+        assert configuration(options).fusion == fusion
+        assert (configuration(options).attention is not None) == of_scmrl
+        training = card(options, epochs=1).training
+        assert training is not None
+        assert ("semantic alignment" in training.notes["loss"]) == of_scmrl
