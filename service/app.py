@@ -20,6 +20,7 @@ from service.http.middleware.body_limit import BodyLimit
 from service.http.middleware.head_requests import HeadRequests
 from service.http.middleware.security_headers import SecurityHeaders
 from service.http.middleware.websocket_admission import WebSocketAdmission
+from service.http.page import routes as page
 from service.http.routes import ROUTERS
 from service.http.state import State
 from service.inference.model_server import ModelServer
@@ -84,6 +85,7 @@ def create_app(
     for router in ROUTERS:
         app.include_router(router)
     openapi.install(app, settings, start_keys)
+    page.install(app, settings)
     trailing_slashes.install(app)  # last: it redirects to the routes before it
     return app
 

@@ -134,6 +134,12 @@ class Settings(BaseSettings):
 
     host: str = setting(Topic.NETWORK, "127.0.0.1", "Address to listen on")
     port: int = setting(Topic.NETWORK, 8000, "Port to listen on; 0: any free port", ge=0, le=65535)
+    page: bool = setting(
+        Topic.NETWORK,
+        True,
+        "Serve the page at /, on which clips and live streams are classified in a browser; "
+        "without it / redirects to /docs",
+    )
     max_connections: int = setting(
         Topic.NETWORK,
         4096,

@@ -79,6 +79,8 @@ def test_the_wheel_serves_the_embedded_checkpoint_from_another_folder(
         answer = httpx.post(f"{service.address()}/v1/classify", files={"clip": CLIP}, timeout=60)
         assert answer.status_code == 200, answer.text
         assert answer.json()["prediction"]["label"] == "7"
+        for name in ("", "page/page.js", "page/examples/digit-7.webm"):
+            assert httpx.get(f"{service.address()}/{name}").status_code == 200, name
         assert service.stop() == 0
     finally:
         service.process.kill()

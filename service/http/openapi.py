@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
-from starlette.responses import HTMLResponse, RedirectResponse
+from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
 from service.http import problem_document
@@ -42,7 +42,7 @@ print(answer["prediction"])
 
 
 def install(app: FastAPI, settings: Settings, start_keys: Keys) -> None:
-    """Add `/docs`, `/` and the description at `/openapi.json`."""
+    """Add `/docs` and the description at `/openapi.json`."""
     _add_pages(app)
     _add_description(app, settings, start_keys)
 
@@ -64,10 +64,6 @@ def _add_pages(app: FastAPI) -> None:
         )
         page.headers["Content-Security-Policy"] = page_policy(bytes(page.body).decode())
         return page
-
-    @app.get("/", include_in_schema=False)
-    async def root() -> RedirectResponse:
-        return RedirectResponse("docs")
 
 
 def _add_description(app: FastAPI, settings: Settings, start_keys: Keys) -> None:

@@ -22,7 +22,7 @@ from service.keys.keyring import Keyring
 
 #: Paths that need no key: health checks, and the pages on which a key is entered. `/*` matches
 #: every file of the folder.
-OPEN = ("/", "/healthz", "/readyz", "/docs", "/docs/static/*", "/openapi.json")
+OPEN = ("/", "/page/*", "/healthz", "/readyz", "/docs", "/docs/static/*", "/openapi.json")
 
 #: Prefix of the paths that need the admin key. Not `/v1/admin/`: a route's pattern also matches
 #: `/v1/admin` and, since `$` does, a trailing newline.

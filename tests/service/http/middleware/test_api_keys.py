@@ -69,7 +69,7 @@ def test_without_a_key_nothing_is_answered_or_read(path: str) -> None:
 
 @pytest.mark.parametrize(
     ("path", "status"),
-    [("/healthz", 200), ("/readyz", 503), ("/docs", 200), ("/openapi.json", 200), ("/", 307),
+    [("/healthz", 200), ("/readyz", 503), ("/docs", 200), ("/openapi.json", 200), ("/", 200),
      ("/docs/static/favicon.png", 200), ("/docs/static/../v1/models", 404)],
 )  # fmt: skip
 def test_what_supervisors_and_people_ask_first_needs_none(path: str, status: int) -> None:

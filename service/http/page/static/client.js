@@ -1,0 +1,411 @@
+/**
+ * Client of an scmrl service, for browsers and Node from 18. One module without dependencies.
+ *
+ *     import { Client } from "./client.js";
+ *     const client = new Client("http://127.0.0.1:8000");
+ *     const answer = await client.classify({ clip: file }, { top_k: 3 });
+ *     console.log(answer.prediction.label);
+ *
+ * Names of files, options and answers are those of docs/http-api.md and docs/streams.md.
+ *
+ * @typedef {Blob | ArrayBuffer | ArrayBufferView} FileData
+ * @typedef {{[field: string]: FileData | FileData[]}} Files  by upload field: clip, video, audio, …
+ * @typedef {{model?: string, steps?: number, top_k?: number, attention?: "none" | "grid" | "overlay",
+ *     contributions?: "tower" | "leave_one_out", abstain_below?: number, abstain_beyond?: number,
+ *     diagnostics?: boolean, degrade?: boolean}} Options
+ * @typedef {{label: string, index: number, probability: number}} Probability
+ * @typedef {{values: number[][], rows: string, columns: string, row_edges: number[],
+ *     column_edges: number[]}} SpatialMap
+ * @typedef {{id: string, model: {name: string, version: string}, prediction: Partial<Probability>,
+ *     abstained: boolean, out_of_domain?: number, probabilities: Probability[],
+ *     contributions: {[stream: string]: {[label: string]: number}},
+ *     leave_one_out?: {changes?: {[stream: string]: {[label: string]: number}}, reason?: string},
+ *     streams: {[stream: string]: object}, attention?: {[stream: string]: {spatial?: SpatialMap,
+ *     temporal?: {values: number[][]}, overlay_png?: string}}, diagnostics?: object, steps: number,
+ *     degraded: boolean, batch_size: number, timing_ms: {[part: string]: number}}} Answer
+ */
+
+const STREAM_PROTOCOL = "scmrl.stream.v1";
+const KEY_PROTOCOL = "scmrl.key.";
+/** Bytes of the header of a binary message, its kinds, and the flag of a new segment. */
+const HEADER_BYTES = 16;
+const PICTURE = 1;
+const SOUND = 2;
+const NEW_SEGMENT = 1;
+/** Pictures are dropped while more bytes than these wait to be sent. */
+const MAX_WAITING_BYTES = 512 * 1024;
+/** Statuses that say nothing about the request, so that it may be sent again. */
+const RETRIED = new Set([429, 503]);
+
+/** The service's answer is an error: a problem document (RFC 9457). */
+export class ProblemError extends Error {
+  /** @param {{type: string, title: string, status: number, detail: string, field?: string,
+   *     id?: string}} document  @param {number} [retryAfterS] */
+  constructor(document, retryAfterS) {
+    super(document.detail || document.title);
+    this.name = "ProblemError";
+    /** Kind of error, as `invalid-field`. */
+    this.kind = String(document.type).split(":").pop();
+    this.title = document.title;
+    this.status = document.status;
+    this.detail = document.detail;
+    this.field = document.field;
+    this.id = document.id;
+    /** Seconds after which a retry makes sense, or undefined. */
+    this.retryAfterS = retryAfterS;
+  }
+}
+
+/** There was no answer: the service cannot be reached, or something between changed the answer. */
+export class UnreachableError extends Error {
+  constructor(message, options) {
+    super(message, options);
+    this.name = "UnreachableError";
+  }
+}
+
+/** A live stream ended in another way than by `close()`. */
+export class StreamClosedError extends Error {
+  constructor(code, reason) {
+    super(reason || CLOSE_CODES[code] || `The stream was closed with code ${code}.`);
+    this.name = "StreamClosedError";
+    this.code = code;
+    this.reason = reason;
+  }
+}
+
+const CLOSE_CODES = {
+  1006: "The connection of the stream was lost.",
+  1009: "A message was larger than 1 MiB.",
+  1011: "The service failed; its log has the details.",
+  1012: "The service is shutting down.",
+  1013: "The checkpoint is not there, or not ready.",
+  4408: "No message was sent for too long.",
+  4409: "The stream was as long as the service allows.",
+  4429: "Too many streams are open.",
+  4430: "Too many messages were sent.",
+};
+
+export class Client {
+  /**
+   * @param {string | URL} url  of the service, also below a path: https://example.org/scmrl/
+   * @param {object} [options]
+   * @param {string} [options.key]  API key
+   * @param {number} [options.retries]  how often a request is sent again that the service refused
+   *     with Retry-After
+   * @param {number} [options.maxWaitS]  the longest Retry-After that is waited for, in seconds
+   * @param {typeof fetch} [options.fetch]
+   * @param {typeof WebSocket} [options.WebSocket]  for Node before 22, which has none: that of the
+   *     package `ws`, for example
+   */
+  constructor(url, { key, retries = 2, maxWaitS = 30, fetch, WebSocket } = {}) {
+    const base = String(url);
+    this.url = new URL(base.endsWith("/") ? base : `${base}/`);
+    this.key = key;
+    this.retries = retries;
+    this.maxWaitS = maxWaitS;
+    this.fetch = fetch ?? ((...parts) => globalThis.fetch(...parts));
+    this.WebSocket = WebSocket ?? globalThis.WebSocket;
+  }
+
+  /** List the checkpoints. @param {{signal?: AbortSignal}} [options] */
+  async models(options = {}) {
+    return (await this.#json("v1/models", { signal: options.signal })).models;
+  }
+
+  /** Return a checkpoint's card. @param {string} name  @param {{signal?: AbortSignal}} [options] */
+  card(name, options = {}) {
+    return this.#json(`v1/models/${encodeURIComponent(name)}`, { signal: options.signal });
+  }
+
+  /**
+   * Classify the files of one clip. Throws ProblemError and UnreachableError.
+   *
+   * @param {Files} files
+   * @param {Options & {signal?: AbortSignal}} [options]  of `model`: the service's default
+   * @returns {Promise<Answer>}
+   */
+  classify(files, { signal, ...options } = {}) {
+    return this.#json(classifyPath(options.model), {
+      method: "POST",
+      body: form(files, options),
+      signal,
+    });
+  }
+
+  /**
+   * Open a live stream. Throws ProblemError, UnreachableError and StreamClosedError.
+   *
+   * @param {object} start  the members of `start` (docs/streams.md); `max_unacknowledged` is 2
+   *     unless it is set, and answers are acknowledged when they are read
+   * @param {{signal?: AbortSignal}} [options]
+   * @returns {Promise<Stream>}
+   */
+  async stream(start, { signal } = {}) {
+    if (!this.WebSocket) {
+      throw new TypeError("There is no WebSocket here: pass one as the option `WebSocket`.");
+    }
+    signal?.throwIfAborted();
+    const address = new URL("v1/stream", this.url);
+    address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
+    const protocols = [STREAM_PROTOCOL];
+    if (this.key) protocols.push(KEY_PROTOCOL + base64url(this.key));
+    const stream = new Stream(new this.WebSocket(address.href, protocols), start);
+    const abort = () => stream.abort();
+    signal?.addEventListener("abort", abort, { once: true });
+    try {
+      await stream.opened;
+    } catch (error) {
+      signal?.throwIfAborted();
+      // A browser says nothing about a refused handshake; a request that needs the same does.
+      if (error instanceof StreamClosedError && error.code === 1006) await this.models();
+      throw error;
+    } finally {
+      signal?.removeEventListener("abort", abort);
+    }
+    return stream;
+  }
+
+  async #json(path, { signal, ...init }) {
+    for (let attempt = 0; ; attempt += 1) {
+      const response = await this.#send(path, { ...init, signal });
+      if (response.ok) return parse(response);
+      const problem = await problemOf(response);
+      const wait = problem.retryAfterS;
+      const again = RETRIED.has(problem.status) && wait !== undefined && wait <= this.maxWaitS;
+      if (!again || attempt >= this.retries) throw problem;
+      await sleep(wait, signal);
+    }
+  }
+
+  async #send(path, init) {
+    const headers = this.key ? { Authorization: `Bearer ${this.key}` } : {};
+    try {
+      return await this.fetch(new URL(path, this.url), { ...init, headers });
+    } catch (error) {
+      if (init.signal?.aborted) throw error;
+      const message = `The service at ${this.url.href} did not answer: it is not running, or the connection was lost.`;
+      throw new UnreachableError(message, { cause: error });
+    }
+  }
+}
+
+/**
+ * A live stream. Iterate over it for its messages, `answer` and `problem`:
+ *
+ *     const stream = await client.stream({ inputs: [{ field: "frames" }] });
+ *     stream.sendPicture(jpeg, timeNs);
+ *     for await (const message of stream) …
+ */
+export class Stream {
+  #socket;
+  #start;
+  #sequence = 0;
+  #queue = [];
+  #wake = () => {};
+  #ended = null;
+  #newSegment = new Set();
+
+  constructor(socket, start) {
+    this.#socket = socket;
+    this.#start = { type: "start", max_unacknowledged: 2, ...start };
+    /** What holds for the session; set once it is open. */
+    this.ready = null;
+    /** The summary that the service sends after `close()`. */
+    this.summary = null;
+    socket.binaryType = "arraybuffer";
+    this.opened = new Promise((resolve, reject) => {
+      socket.onopen = () => socket.send(JSON.stringify(this.#start));
+      socket.onmessage = (event) => this.#receive(JSON.parse(event.data), resolve);
+      const end = (code, reason) => {
+        this.#end(code, reason);
+        reject(this.#ended.error ?? new StreamClosedError(code, reason));
+      };
+      socket.onclose = (event) => end(event.code, event.reason);
+      // Some sockets, as that of Node 20, are not closed where the handshake was refused.
+      socket.onerror = () => this.ready ?? end(1006, "");
+    });
+    this.opened.catch(() => {}); // who awaits it gets the error
+  }
+
+  /**
+   * Send a picture. @param {ArrayBuffer | ArrayBufferView} picture  a JPEG or PNG file
+   * @param {number | bigint} timeNs  when it was captured, in ns of a clock that all inputs share
+   * @returns {boolean}  false where it was dropped, since older ones still wait to be sent
+   */
+  sendPicture(picture, timeNs) {
+    if (this.#socket.bufferedAmount > MAX_WAITING_BYTES) return false;
+    return this.#sendMedia(PICTURE, "frames", picture, timeNs);
+  }
+
+  /**
+   * Send sound. @param {ArrayBuffer | ArrayBufferView} samples  PCM of 16 bits, little-endian
+   * @param {number | bigint} timeNs  when the first sample was captured
+   */
+  sendSound(samples, timeNs) {
+    return this.#sendMedia(SOUND, "audio", samples, timeNs);
+  }
+
+  /** Begin a new segment with the next message of each input. */
+  beginSegment() {
+    this.#start.inputs.forEach((input) => this.#newSegment.add(input.field));
+  }
+
+  /** Ask for an answer now. */
+  finalize() {
+    this.#sendText({ type: "finalize" });
+  }
+
+  /** Say that nothing is sent for now. */
+  keepalive() {
+    this.#sendText({ type: "keepalive" });
+  }
+
+  /** End the session. Iterate on to get the last answer; then `summary` is set. */
+  close() {
+    this.#sendText({ type: "close" });
+  }
+
+  /** Drop the connection. */
+  abort() {
+    this.#socket.close();
+  }
+
+  async *[Symbol.asyncIterator]() {
+    for (;;) {
+      while (this.#queue.length) {
+        const message = this.#queue.shift();
+        if (message.type === "answer") this.#sendText({ type: "ack", answer: message.number });
+        yield message;
+      }
+      if (this.#ended) {
+        if (this.#ended.error) throw this.#ended.error;
+        return;
+      }
+      await new Promise((resolve) => {
+        this.#wake = resolve;
+      });
+    }
+  }
+
+  #receive(message, opened) {
+    if (message.type === "ready") {
+      this.ready = message;
+      opened(this);
+    } else if (message.type === "summary") {
+      this.summary = message;
+    } else {
+      this.#queue.push(message);
+      this.#wake();
+    }
+  }
+
+  #end(code, reason) {
+    this.#ended ??= { error: code === 1000 ? null : new StreamClosedError(code, reason) };
+    this.#wake();
+  }
+
+  #sendMedia(kind, field, payload, timeNs) {
+    if (this.#socket.readyState !== 1) return false;
+    const number = this.#start.inputs.findIndex((input) => input.field === field);
+    if (number < 0) throw new TypeError(`This stream has no input for ${field}.`);
+    const bytes = viewOf(payload);
+    const message = new Uint8Array(HEADER_BYTES + bytes.length);
+    const header = new DataView(message.buffer);
+    header.setUint8(0, kind);
+    header.setUint8(1, this.#newSegment.delete(field) ? NEW_SEGMENT : 0);
+    header.setUint16(2, number, true);
+    header.setUint32(4, this.#sequence++ >>> 0, true);
+    header.setBigUint64(8, BigInt(typeof timeNs === "bigint" ? timeNs : Math.round(timeNs)), true);
+    message.set(bytes, HEADER_BYTES);
+    this.#socket.send(message);
+    return true;
+  }
+
+  #sendText(message) {
+    if (this.#socket.readyState === 1) this.#socket.send(JSON.stringify(message));
+  }
+}
+
+/**
+ * Return the curl command of a request, for people to read.
+ *
+ * @param {string | URL} url  of the service
+ * @param {{[field: string]: string | string[]}} names  file names by upload field
+ * @param {Options} options
+ * @param {boolean} keyed  whether a key is sent; it stands there as $KEY
+ */
+export function curlCommand(url, names, options = {}, keyed = false) {
+  const parts = ["curl"];
+  if (keyed) parts.push('-H "Authorization: Bearer $KEY"');
+  for (const [field, value] of Object.entries(names)) {
+    for (const name of [value].flat()) parts.push(`-F ${quote(`${field}=@${name}`)}`);
+  }
+  for (const [name, value] of fields(options)) parts.push(`-F ${quote(`${name}=${value}`)}`);
+  parts.push(quote(new URL(classifyPath(options.model), url).href));
+  return parts.join(" ");
+}
+
+function classifyPath(model) {
+  return model ? `v1/models/${encodeURIComponent(model)}/classify` : "v1/classify";
+}
+
+function fields({ model, ...options }) {
+  return Object.entries(options).filter(([, value]) => value !== undefined && value !== null);
+}
+
+function form(files, options) {
+  const data = new FormData();
+  for (const [field, value] of Object.entries(files)) {
+    for (const file of Array.isArray(value) ? value : [value]) {
+      const blob = file instanceof Blob ? file : new Blob([file]);
+      data.append(field, blob, file.name ?? field);
+    }
+  }
+  for (const [name, value] of fields(options)) data.append(name, String(value));
+  return data;
+}
+
+async function parse(response) {
+  try {
+    return await response.json();
+  } catch (error) {
+    throw new UnreachableError("The answer is no JSON: is this an scmrl service?", { cause: error });
+  }
+}
+
+async function problemOf(response) {
+  const seconds = Number(response.headers.get("Retry-After") ?? NaN);
+  const retryAfterS = Number.isFinite(seconds) ? seconds : undefined;
+  const isProblem = (response.headers.get("Content-Type") ?? "").includes("problem+json");
+  const { status } = response;
+  if (isProblem) return new ProblemError(await parse(response), retryAfterS);
+  const detail = `Something between here and the service answered with status ${status}.`;
+  return new ProblemError({ type: "about:blank", title: detail, status, detail }, retryAfterS);
+}
+
+/** Wait. Throws the signal's reason. */
+function sleep(seconds, signal) {
+  return new Promise((resolve, reject) => {
+    signal?.throwIfAborted();
+    const timer = setTimeout(resolve, seconds * 1000);
+    signal?.addEventListener("abort", () => {
+      clearTimeout(timer);
+      reject(signal.reason);
+    });
+  });
+}
+
+function viewOf(data) {
+  if (data instanceof ArrayBuffer) return new Uint8Array(data);
+  return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+}
+
+function base64url(text) {
+  const bytes = String.fromCharCode(...new TextEncoder().encode(text));
+  return btoa(bytes).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
+}
+
+function quote(word) {
+  return /^[\w./:=@%-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
+}
