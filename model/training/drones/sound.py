@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from model.media.types import Sound
 from model.preprocess.specs import PROFILES, SpectrogramSpec
 from model.preprocess.spectrogram import prepare_spectrogram
+from model.training.augmentation import mask_spectrogram
 from model.training.drones.folder import RATE, Recording
-from model.training.folder.augmentation import mask_spectrogram
 from model.training.speech.recording import noise
 
 Floats = NDArray[np.float32]

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from model.training.augmentation import PictureChange, draw_picture_change
 from model.training.drones.folder import View
-from model.training.folder.augmentation import PictureChange, draw_picture_change
 
 Bytes = NDArray[np.uint8]
 Rng = np.random.Generator

@@ -14,7 +14,7 @@ from model.preprocess.frames import prepare_frames
 from model.preprocess.prepare import prepare
 from model.preprocess.specs import FrameSpec, Spec, SpectrogramSpec
 from model.preprocess.spectrogram import prepare_spectrogram
-from model.training.folder.augmentation import (
+from model.training.augmentation import (
     augment_sound,
     draw_frames,
     draw_picture_change,

@@ -13,7 +13,7 @@ from model.media.types import Pictures
 from model.preprocess.frames import prepare_frames
 from model.preprocess.specs import PROFILES, FrameSpec, SpectrogramSpec
 from model.training import backgrounds
-from model.training.folder.augmentation import PictureChange, draw_picture_change
+from model.training.augmentation import PictureChange, draw_picture_change
 from model.training.handsigns.folder import Hand, ShownDigits
 from model.training.handsigns.scene import CLIP_HEIGHTS, draw_scene, photograph_scene
 from model.training.speech.spectrogram import draw_spectrogram

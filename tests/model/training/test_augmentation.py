@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.training.folder.augmentation import (
+from model.training.augmentation import (
     augment_sound,
     draw_frames,
     draw_picture_change,
