@@ -79,7 +79,7 @@ class FolderData:
         specs: Mapping[str, Spec],
         options: Options,
         findings: Sequence[Finding] = (),
-        assign: Callable[[Sequence[Part]], list[Part]] = list,
+        assign: Callable[[Path, Sequence[Part]], list[Part]] = lambda _, parts: list(parts),
     ) -> None:
         self.data = data
         self.parts = list(parts)
@@ -154,10 +154,11 @@ class FolderData:
         wrong = {finding.where for finding in findings}
         left = [each for each in self.parts if each.files.name not in wrong]
         self.left_out = [each for each in self.parts if each.files.name in wrong]
-        self.parts = self.assign(left)
+        self.parts = self.assign(self.data, left)
         files, parts = [each.files for each in self.parts], [each.part for each in self.parts]
         if fatal := too_few(files, parts, self.labels, self._is_grouped()):
             raise DataError(report(self.data, fatal, len(files)))
+        console.print(self._summary(), markup=False, highlight=False)
 
     def _summary(self) -> str:
         """Return the number of clips of each class and part."""

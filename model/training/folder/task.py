@@ -97,7 +97,7 @@ class FolderTask:
             "settle_norms": 2, "precision": "auto", "auto_batch": True, "test_clips": 1000,
         }
     )  # fmt: skip
-    notes: Mapping[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
     checkpoint: Path | None = None
 
     def __post_init__(self) -> None:
@@ -187,12 +187,11 @@ class FolderTask:
         from model.training.folder.data import is_grouped
 
         by = "group" if is_grouped(clips) else "file"
-        before = ", before faulty ones were left out" if self.skip_faulty else ""
         by = "the table" if all(clip.split for clip in clips) else f"{by}, seed {self.split_seed}"
         return {
             DATA_NOTE: str(folder),
             "split": f"split by {by}: {counts[TRAIN]} clips to train, {counts[DEVELOPMENT]} to "
-            f"choose the epoch, {counts[TEST]} to test{before}",
+            f"choose the epoch, {counts[TEST]} to test",
             "class_weights": "inverse of the class's share" if self.class_weights else "none",
             "augmentation": "pictures and sounds" if self.augment else "none",
         }
@@ -209,7 +208,7 @@ class FolderTask:
             labels=card.labels,
             specs=card.streams,
             missing_streams=card.missing_streams,
-            notes=card.training.notes,
+            notes=dict(card.training.notes),
             checkpoint=folder,
         )
 
@@ -247,8 +246,15 @@ class FolderTask:
             clips = [each.files for each in parts]
             findings += self._too_few(clips, [each.part for each in parts])
         return FolderData(
-            folder, parts, self.labels, self.specs, options, findings, self._assign
+            folder, parts, self.labels, self.specs, options, findings, self._assign_again
         )  # fmt: skip
+
+    def _assign_again(self, folder: Path, clips: Sequence[Part]) -> list[Part]:
+        """Return the clips that are left in the parts of a run, and count them for the card."""
+        parts = self._assign(clips)
+        counts = Counter(each.part for each in parts)
+        self.notes.update(self._notes(folder, [each.files for each in parts], counts))
+        return parts
 
     def _assign(self, clips: Sequence[Part]) -> list[Part]:
         """Return clips in the parts of a run, without those beyond `per_class`."""

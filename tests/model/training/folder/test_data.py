@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +40,9 @@ def data(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "clips"))
 
 
-def test_every_mistake_of_a_folder_is_reported_at_once(data: Path, tmp_path: Path) -> None:
+def test_every_mistake_of_a_folder_is_reported_at_once(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (data / "cat" / "damaged.mp4").write_bytes(b"no movie at all")
     (data / "cat" / "empty.mp4").write_bytes(b"")
     shutil.copy(data / "cat" / "0.mp4", data / "dog" / "again.mp4")
@@ -73,7 +76,8 @@ def test_every_mistake_of_a_folder_is_reported_at_once(data: Path, tmp_path: Pat
         "leave them out with --skip-faulty",
     ):
         assert expected in report, report
-    left = replace(task, skip_faulty=True).load(data)
+    skipping = replace(task, skip_faulty=True)
+    left = skipping.load(data)
     left.training_examples(0, tmp_path)
     assert {each.files.name for each in left.parts} == {
         f"{label}/{take}.mp4" for label in ("cat", "dog") for take in range(4)
@@ -86,6 +90,14 @@ def test_every_mistake_of_a_folder_is_reported_at_once(data: Path, tmp_path: Pat
     tested = {each.digest for each in left.parts if each.part == "test"}
     assert len(tested) == 2
     assert not tested & seen
+    counts = Counter(each.part for each in left.parts)
+    assert counts.total() == 8
+    assert (
+        f": {counts['train']} clips to train, {counts['development']} to choose the epoch, "
+        in (skipping.card_notes()["split"])
+    )
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "nothing wrong with 8 clips: cat 4, dog 4; train 4, development 2, test 2" in printed
 
 
 def test_classes_with_too_few_clips_are_reported_with_wrong_names(tmp_path: Path) -> None:
