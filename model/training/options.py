@@ -231,6 +231,11 @@ class TrainOptions:
         return self.fusion in SCMRL_FUSIONS and self.attention != NO_ATTENTION
 
     @property
+    def last(self) -> Path:
+        """The folder of the last epoch's checkpoint."""
+        return self.out / "last"
+
+    @property
     def peak_learning_rate(self) -> float:
         """The peak learning rate for `batch` clips per optimizer step."""
         scale = self.batch / self.learning_rate_batch if self.learning_rate_batch else 1.0

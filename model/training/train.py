@@ -48,9 +48,10 @@ _OTHER_WORDS = 1000
 def train(options: TrainOptions) -> Path:
     """Train, and return the folder of the best checkpoint (`TrainOptions.best`).
 
-    Writes after each epoch: `out`/last.pt (to resume from), the best checkpoint, `out`/metrics.csv
-    and TensorBoard's events. Ctrl-C ends after the current batch with the best so far. Prints a
-    warning where the training seems to lead nowhere, and keeps it in the card.
+    Writes after each epoch: `out`/last.pt (to resume from), the checkpoint of this epoch
+    (`TrainOptions.last`) and of the best one, `out`/metrics.csv and TensorBoard's events. Ctrl-C
+    ends after the current batch with the best so far. Prints a warning where the training seems to
+    lead nowhere, and keeps it in the card.
 
     Raises before the first epoch: DataError; OptionsError where `out`, `device` or `init_from`
     cannot be used; CheckpointError where `init_from` is damaged or of another task; RunError where
@@ -157,7 +158,8 @@ class Trainer:
         self.last_weights: list[Weights] = []  # of the epochs that are averaged
         self.schedule = Schedule(options, options.clips // options.batch)
         examples = _with_no_class(options, data.training_examples(options.seed, options.out.parent))
-        data.record(options.best)
+        for folder in (options.best, options.last):
+            data.record(folder)
         self.batches = Batches(examples, options.batch, self.schedule.plan, options.encoding)
         all_streams = tuple(options.task.specs)
         easy = BatchPlan(all_streams, options.steps, difficulty=0.0)
@@ -297,9 +299,10 @@ class Trainer:
         return correct / count, loss / count
 
     def save(self, metrics: EpochMetrics) -> None:
-        """Write the epoch: metrics, the best checkpoint, and, last, the state to resume from."""
+        """Write the epoch: metrics, its checkpoint, the best one, and the state to resume from."""
         self.epoch = metrics.epoch
         append(self.options.out / METRICS, metrics)
+        self._save_checkpoint(self.options.last)
         self._save_best(metrics.accuracies)
         if metrics.epoch > self.options.epochs - self.options.average:
             weights = {name: x.clone() for name, x in self.network.state_dict().items()}
@@ -333,8 +336,11 @@ class Trainer:
         }[self.options.select_by]
         if score > self.best:
             self.best, self.best_epoch = score, self.epoch
-            described = card(self.options, self.epoch, self.health.warnings)
-            checkpoint.save(self.options.best, self.network, described)
+            self._save_checkpoint(self.options.best)
+
+    def _save_checkpoint(self, folder: Path) -> None:
+        described = card(self.options, self.epoch, self.health.warnings)
+        checkpoint.save(folder, self.network, described)
 
     def _loader(self, first: int) -> DataLoader[tuple[dict[str, Tensor], Tensor]]:
         """Return the batches of one epoch, whose first is batch `first`."""

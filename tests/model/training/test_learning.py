@@ -292,6 +292,10 @@ def test_the_epoch_with_the_best_mean_score_is_saved(
     assert not torch.equal(kept, weights[2]["head.weight"])
     assert card.training is not None
     assert card.training.epochs == 2, "those after which the weights were so"
+    last, last_card = checkpoint.load(options.last)
+    assert torch.equal(last.state_dict()["head.weight"], weights[2]["head.weight"])
+    assert last_card.training is not None
+    assert last_card.training.epochs == 3
     assert card.steps == options.steps
     assert card.missing_streams
 
