@@ -32,8 +32,9 @@ from model.fused.folding import Folded, FoldedAttention
 from model.network import SCMRL, Output
 from model.network.attention import SpikingAttention
 from model.network.neuron import LIF
-from tests.model.fused.cpu.test_network import assert_same, case, plain
-from tests.model.make_golden import VARIANTS
+from tests.model.fused.cpu.test_network import assert_same, plain
+from tests.model.make_golden import FOLDER, VARIANTS
+from tests.model.network.test_scmrl import read
 from tests.model.networks import lively, noise
 
 pytestmark = pytest.mark.slow
@@ -41,6 +42,26 @@ pytestmark = pytest.mark.slow
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 #: Bytes of shared memory that a block may have, by compute capability (CUDA's programming guide).
 SHARED = {86: 99 * 1024, 90: 227 * 1024}
+
+
+def case(
+    variant: str, batch: int, size: tuple[int, int] | None = None
+) -> tuple[SCMRL, dict[str, Tensor], int]:
+    """A variant of the network that fires, inputs for it, and T.
+
+    Without a GPU its streams have this `size`, if one is given: the interpreter takes milliseconds
+    for each tile of pixels.
+    """
+    config, content = read(FOLDER / f"{variant}.safetensors")
+    if size is not None and DEVICE.type == "cpu":
+        streams = {n: s.model_copy(update={"size": size}) for n, s in config.streams.items()}
+        config = config.model_copy(update={"streams": streams})
+    steps = int(content["steps"])
+    return lively(config, seed=3), noise(config, steps=steps, batch=batch, seed=1), steps
+
+
+#: Sizes of variants whose own is large: the deep splitting leaves 1 x 2 tokens of it.
+SIZES = {"spatial-temporal": (16, 32)}
 
 
 def fused(network: SCMRL, inputs: dict[str, Tensor], steps: int) -> Output:
@@ -80,7 +101,8 @@ def _charged(current: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_of_the_network_is_fused(variant: str) -> None:
-    network, inputs, steps = case(variant, batch=1 if variant == "spatial-temporal" else 2)
+    batch = 1 if variant == "spatial-temporal" else 2
+    network, inputs, steps = case(variant, batch, SIZES.get(variant))
     assert_same(fused(network, inputs, steps), plain(network, inputs, steps))
 
 
@@ -90,7 +112,7 @@ def test_another_time_constant_is_the_plain_networks(
     variant: str, tau: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("model.network.neuron.TAU", tau)
-    network, inputs, steps = case(variant, batch=1)
+    network, inputs, steps = case(variant, 1, SIZES.get(variant))
     assert_same(fused(network, inputs, steps), plain(network, inputs, steps))
 
 
@@ -255,17 +277,18 @@ def test_folding_scales_currents_by_tau_and_threshold() -> None:
 
 
 def test_parity_counts_the_spikes_that_differ() -> None:
-    network, inputs, steps = case("concat", batch=2)
+    network, inputs, steps = case("concat", batch=2, size=(8, 12))
     network.to(DEVICE)
     moved = [{name: x.to(DEVICE) for name, x in inputs.items()}]
     parity = measure_parity(network, CUDAParityLayers(CUDANetwork(network)), moved, steps)
     assert parity.samples == 2
-    assert parity.spikes > 9_000
+    assert parity.spikes > 4_000
     assert parity.tokens > 0
     assert (parity.flips, parity.token_flips, parity.classes) == (0, 0, 0)
     assert parity.difference < 1e-5
     other = CUDAParityLayers(CUDANetwork(lively(network.config, seed=8).to(DEVICE)))
-    parity = measure_parity(network, other, moved, steps)
+    one = [{name: x[:, :1] for name, x in moved[0].items()}]
+    parity = measure_parity(network, other, one, steps)
     assert parity.flips > parity.spikes / 100
     assert parity.token_flips > parity.tokens / 100
 
