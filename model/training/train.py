@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax
 from torch.utils.data import DataLoader
@@ -34,6 +33,7 @@ from model.training.norms import freeze_norms, settle_norms
 from model.training.optimizer import configure_optimizer
 from model.training.options import OptionsError, TrainOptions, make_folder
 from model.training.precision import bfloat16_agrees
+from model.training.progress import progress_bar
 from model.training.recipe import card, configuration
 from model.training.run_state import RunError, RunState, Weights
 from model.training.schedule import Schedule
@@ -223,7 +223,7 @@ class Trainer:
         rate = 0.0
         first = epoch * self.schedule.steps_per_epoch
         loader = self._loader(first)
-        with _progress(console) as progress:
+        with progress_bar(console) as progress:
             bar = progress.add_task(f"epoch {epoch + 1}/{self.options.epochs}", total=len(loader))
             for step, (inputs, labels) in enumerate(loader, first):
                 rate = self.set_learning_rate(step)
@@ -426,14 +426,3 @@ def _init_from(options: TrainOptions, network: SCMRL, console: Console) -> None:
 def _repeat(inputs: dict[str, Tensor], steps: int) -> dict[str, Tensor]:
     """Expand [T or 1, B, C, H, W] to T steps without a copy (direct encoding)."""
     return {name: x.expand(steps, -1, -1, -1, -1) for name, x in inputs.items()}
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )

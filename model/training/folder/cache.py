@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from model.media.audio.downmix import downmix
 from model.media.audio.resample import resample_soxr
@@ -22,6 +21,7 @@ from model.media.types import Clip, MediaError, Pictures, Sound
 from model.training.folder.clip_files import ClipFiles
 from model.training.folder.findings import Finding
 from model.training.folder.inspection import inspect, unreadable
+from model.training.progress import progress_bar
 from model.training.task import DataError
 
 #: Changes where entries of another version cannot be used.
@@ -150,7 +150,7 @@ def decode_missing(
     findings: list[Finding] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _progress(console) as progress:
+        with progress_bar(console) as progress:
             bar = progress.add_task("decoding clips", total=len(missing))
             for wrong in _in_threads(decode, missing):
                 findings += wrong
@@ -186,14 +186,3 @@ def _in_threads(
         finally:
             for future in waiting:
                 future.cancel()
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )
