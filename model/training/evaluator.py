@@ -99,16 +99,30 @@ class Evaluator:
 
         The perturbation of clip i depends on i alone.
         """
-        logits = []
+        return self.logits_by_streams(clips, steps, [stream], perturbation)[stream]
+
+    def logits_by_streams(
+        self,
+        clips: Sequence[EvaluatedClip],
+        steps: int,
+        alone: Sequence[str | None],
+        perturbation: Perturbation | None = None,
+    ) -> dict[str | None, NDArray[np.float32]]:
+        """Return `logits` with each of these streams alone, or all (None); each clip is perturbed
+        and preprocessed once for all of them."""
+        needed = alone[0] if len(alone) == 1 else None
+        logits: dict[str | None, list[NDArray[np.float32]]] = {stream: [] for stream in alone}
         for first in range(0, len(clips), BATCH_SIZE):
-            batch = []
+            prepared = []
             for index, decoded in enumerate(clips[first : first + BATCH_SIZE], first):
                 clip = decoded.clip
                 if perturbation is not None:
                     clip = perturbation(clip, np.random.default_rng([11, index]))
-                batch.append(self.prepare(clip, steps, stream))
-            logits.append(self.calibrate(self.run(batch, steps), steps, batch[0]).numpy())
-        return np.concatenate(logits)
+                prepared.append(self.prepare(clip, steps, needed))
+            for stream, parts in logits.items():
+                batch = prepared if stream is None else [{stream: x[stream]} for x in prepared]
+                parts.append(self.calibrate(self.run(batch, steps), steps, batch[0]).numpy())
+        return {stream: np.concatenate(parts) for stream, parts in logits.items()}
 
     def predict(
         self,

@@ -86,16 +86,16 @@ class Examiner:
             yield from _answers(f"development/clean/{name}", logits, labels)
         clips = self._decoded(evaluator)
         labels = np.asarray([clip.truth.label for clip in clips], np.int64)
-        for name, logits in self._logits(evaluator, clips).items():
+        names = (TOGETHER, *streams_alone(self.task))
+        for name, logits in self._logits(evaluator, clips, names).items():
             yield from _answers(f"test/clean/{name}", logits, labels)
             calibrated = logits / np.float32(temperatures[name])
             yield from _answers(f"test/clean/{name}", calibrated, labels, CALIBRATED)
         for stream, condition, perturbation in self._degradations():
-            for name in (TOGETHER, stream):
-                if name == TOGETHER or name in streams_alone(self.task):
-                    logits = self._logits_of(evaluator, clips, name, perturbation)
-                    key = f"test/{self.task.titles[stream]} {condition}/{name}"
-                    yield from _answers(key, logits / np.float32(temperatures[name]), labels)
+            names = (TOGETHER, *({stream} & set(streams_alone(self.task))))
+            for name, logits in self._logits(evaluator, clips, names, perturbation).items():
+                key = f"test/{self.task.titles[stream]} {condition}/{name}"
+                yield from _answers(key, logits / np.float32(temperatures[name]), labels)
         yield from self._maps(evaluator, clips)
         yield from self._norms(best, seed, clips, labels)
 
@@ -116,21 +116,16 @@ class Examiner:
         return self._clips
 
     def _logits(
-        self, evaluator: Evaluator, clips: Sequence[EvaluatedClip]
-    ) -> dict[str, NDArray[np.float32]]:
-        """Return logits [n, classes] with all streams and with each alone."""
-        names = (TOGETHER, *streams_alone(self.task))
-        return {name: self._logits_of(evaluator, clips, name) for name in names}
-
-    def _logits_of(
         self,
         evaluator: Evaluator,
         clips: Sequence[EvaluatedClip],
-        name: str,
+        names: Sequence[str],
         perturbation: Perturbation | None = None,
-    ) -> NDArray[np.float32]:
-        stream = None if name == TOGETHER else name
-        return evaluator.logits(clips, evaluator.card.steps, perturbation, stream)
+    ) -> dict[str, NDArray[np.float32]]:
+        """Return logits [n, classes] with all streams (TOGETHER), or each of the names alone."""
+        alone = [None if name == TOGETHER else name for name in names]
+        logits = evaluator.logits_by_streams(clips, evaluator.card.steps, alone, perturbation)
+        return {stream or TOGETHER: each for stream, each in logits.items()}
 
     def _degradations(self) -> Iterator[tuple[str, str, Perturbation]]:
         for stream, spec in self.task.specs.items():
@@ -161,8 +156,8 @@ class Examiner:
         names = (TOGETHER, *streams_alone(self.task))
         for mode in names:
             with self._settled(best, seed, mode) as evaluator:
-                for name in names if mode == TOGETHER else (mode,):
-                    logits = self._logits_of(evaluator, clips, name)
+                measured = names if mode == TOGETHER else (mode,)
+                for name, logits in self._logits(evaluator, clips, measured).items():
                     if mode == TOGETHER:
                         yield from _answers(f"norms settled/clean/{name}", logits, labels)
                     if mode == name:
@@ -173,7 +168,7 @@ class Examiner:
         """Yield a checkpoint with norms settled with all streams, or with one."""
         network, card = checkpoint.load(best)
         streams = tuple(self.task.specs) if mode == TOGETHER else (mode,)
-        plan = BatchPlan(streams, card.steps, difficulty=0.0)
+        plan = BatchPlan(streams, card.steps)  # as difficult as in training
         examples = self.data.training_examples(seed, cache=self.options.out)
         batches = Batches(examples, self.options.batch, lambda _: plan, card.encoding)
         drawn = (batches[i][0] for i in range(self.options.settle))

@@ -144,10 +144,13 @@ def _trained(options: StudyOptions) -> str:
     """Return how each variant was trained."""
     if not options.epochs:
         return f"The weights of {options.init_from}, without training"
-    start = f"{options.start_epochs} x {options.clips:,} clips with each stream alone, then "
+    begins = [f"the weights of {options.init_from}"] if options.init_from else []
+    if options.start_epochs:
+        begins.append(f"{options.start_epochs} x {options.clips:,} clips with each stream alone")
     return (
         f"{options.channels} channels, T = {options.steps}. Each variant: "
-        f"{start if options.start_epochs else ''}{options.epochs} x {options.clips:,} clips, "
+        + "".join(f"{each}, then " for each in begins)
+        + f"{options.epochs} x {options.clips:,} clips, "
         f"{options.together:.0%} of the batches with all streams"
     )
 
