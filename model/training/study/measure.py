@@ -16,6 +16,7 @@ from torch import Tensor
 
 from model import checkpoint
 from model.checkpoint import Card
+from model.network import Output
 from model.training import calibrate
 from model.training.batches import Batches
 from model.training.calibrate import fit_temperature
@@ -81,9 +82,13 @@ class Examiner:
     def _measure(self, best: Path, seed: int) -> Iterator[tuple[str, Values]]:
         evaluator = Evaluator(best, self.options.device)
         temperatures = {}
-        for name, logits, labels in self._development(evaluator):
+        outputs, labels = self._development(evaluator)
+        for name, output in outputs.items():
+            logits = output.logits.numpy()
             temperatures[name] = fit_temperature(logits, labels)
             yield from _answers(f"development/clean/{name}", logits, labels)
+        for stream, residual in outputs[TOGETHER].residuals.items():  # [T, B, C]
+            yield f"residual/{stream}", residual.double().mean((0, 2)).numpy()
         clips = self._decoded(evaluator)
         labels = np.asarray([clip.truth.label for clip in clips], np.int64)
         names = (TOGETHER, *streams_alone(self.task))
@@ -99,14 +104,13 @@ class Examiner:
         yield from self._maps(evaluator, clips)
         yield from self._norms(best, seed, clips, labels)
 
-    def _development(
-        self, evaluator: Evaluator
-    ) -> Iterator[tuple[str, NDArray[np.float32], NDArray[np.int64]]]:
+    def _development(self, evaluator: Evaluator) -> tuple[dict[str, Output], NDArray[np.int64]]:
+        """Return the output for development clips with all streams (TOGETHER) and each alone, and
+        their classes [n]."""
         examples = self.data.development_examples()
         count, steps = self.options.development_clips, evaluator.card.steps
         outputs, labels = calibrate.run(evaluator, examples, count, steps)
-        for name, output in outputs.items():
-            yield name or TOGETHER, output.logits.numpy(), labels
+        return {name or TOGETHER: output for name, output in outputs.items()}, labels
 
     def _decoded(self, evaluator: Evaluator) -> list[EvaluatedClip]:
         if not self._clips:

@@ -15,6 +15,7 @@ from model.training.task import Task
 #: Headings of the parts of the table, by the first part of a measure's key.
 _PARTS = {
     "development": "development clips",
+    "residual": "cross-modal residual r of development clips, before α (0: it is silent)",
     "test": "test clips",
     "pairs": "two objects, one of them heard",
     "hidden": "deletion test",
@@ -81,6 +82,8 @@ def _row(key: str, task: Task, results: Mapping[Variant, Sequence[Measured]]) ->
 def _title(key: str, task: Task) -> str:
     if key in _OF_MAPS:
         return _OF_MAPS[key]
+    if key.startswith("residual/"):
+        return f"mean of r in the {task.titles[key.removeprefix('residual/')]}'s tokens"
     _, condition, name, measure = key.removesuffix(CALIBRATED).split("/")
     streams = all_streams(task) if name == TOGETHER else f"{task.titles[name]} alone"
     degraded = "" if condition == "clean" else f", {condition}"
@@ -125,7 +128,20 @@ def conditions(table: Sequence[Row], options: StudyOptions) -> str:
         f"{'seed' if seeds == 1 else 'seeds'}. ± is half a 95 % interval over clips"
         f"{' and seeds' if seeds > 1 else ''}. Degraded streams, and what is calibrated: with the "
         "temperature of the development clips. The JSON file beside it has the cross-entropy and "
-        "calibration error of all rows."
+        f"calibration error of all rows.{_silent(table)}"
+    )
+
+
+def _silent(table: Sequence[Row]) -> str:
+    """Return which variants have residuals without any spike, where alpha changes nothing."""
+    rates: dict[str, float] = {}
+    for row in (row for row in table if row.part == _PARTS["residual"]):
+        for name, each in row.estimates.items():
+            if each is not None:
+                rates[name] = max(each.value, rates.get(name, 0.0))
+    silent = [name for name, rate in rates.items() if rate == 0]
+    return f" **Silent residuals, with which α changes nothing: {', '.join(silent)}.**" * bool(
+        silent
     )
 
 

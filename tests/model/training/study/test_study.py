@@ -18,7 +18,8 @@ from model.media.types import Pictures, Sound
 from model.training import tasks
 from model.training.options import TrainOptions
 from model.training.study import alpha as study
-from model.training.study import measure
+from model.training.study import measure, report
+from model.training.study.options import StudyOptions, Variant
 from model.training.train import train
 from model.training.two_objects import TwoObjects
 from service.commands import study as study_command
@@ -82,6 +83,7 @@ def test_a_study_compares_its_variants_and_repeats_nothing(
     by_measure = {row["measure"]: row["estimates"] for row in table["rows"]}
     for expected in (
         "development/clean/all/accuracy",
+        "residual/camera",
         "test/clean/all/accuracy",
         "test/clean/camera/calibration error, calibrated",
         "test/camera blurred/all/accuracy",
@@ -93,6 +95,7 @@ def test_a_study_compares_its_variants_and_repeats_nothing(
     ):
         assert by_measure[expected]["0.5"]["seeds"] == 1, expected
     assert by_measure["hidden/drop_top"]["none"] is None  # it has no map
+    assert by_measure["residual/camera"]["none"] is None
     assert by_measure["pairs/heard"]["none"] is not None
     text = (out / study.TABLE).read_text()
     assert "| | α 0.5 | no residual |" in text
@@ -103,6 +106,20 @@ def test_a_study_compares_its_variants_and_repeats_nothing(
     monkeypatch.setattr(measure.Examiner, "_measure", None)  # it must not be called again
     scmrl(*command)
     assert {path: path.stat().st_mtime_ns for path in files} == files
+
+
+def test_a_table_names_residuals_without_spikes() -> None:
+    task, zeros, some = Noise(), np.zeros(30), np.full(30, 0.1)
+    variants = [Variant.parse(name) for name in ("0", "0.5", "none")]
+    results: dict[Variant, list[measure.Measured]] = {
+        variant: [{"residual/near": zeros, "residual/camera": zeros}] for variant in variants[:2]
+    }
+    results[variants[2]] = [{}]
+    options = StudyOptions("noise", Path("data"), Path("out"))
+    silent = report.conditions(report.rows(task, results), options)
+    assert "Silent residuals, with which α changes nothing: 0, 0.5." in silent
+    results[variants[1]][0]["residual/camera"] = some
+    assert "changes nothing: 0." in report.conditions(report.rows(task, results), options)
 
 
 def test_without_epochs_a_checkpoint_is_measured_with_other_weights_of_its_residuals(
