@@ -45,7 +45,9 @@ class Estimate:
     difference: Difference | None = None
 
 
-def estimate(runs: Sequence[Floats], reference: Sequence[Floats] | None = None) -> Estimate | None:
+def estimate(
+    runs: Sequence[Floats], reference: Sequence[Floats] | None = None, *, share: bool = False
+) -> Estimate | None:
     """Return the estimate of a measure from its values by clip, for each seed.
 
     Values [n] are averaged; of values [n, 2], confidence and whether the answer is right, the
@@ -56,7 +58,7 @@ def estimate(runs: Sequence[Floats], reference: Sequence[Floats] | None = None) 
     the degrees of freedom of this sum (Welch, Satterthwaite), few where few seeds disagree.
 
     `reference`: the values of the variant to compare with, of the same seeds and clips. The
-    difference is estimated likewise, by pairs.
+    difference is estimated likewise, by pairs. `share`: the values are 1 or 0.
     """
     if not all(np.isfinite(values).any() for values in runs):
         return None
@@ -64,13 +66,13 @@ def estimate(runs: Sequence[Floats], reference: Sequence[Floats] | None = None) 
     counts = _resamples(clips)
     resampled = _statistics(runs, counts)
     by_seed = _statistics(runs, np.ones((1, clips)))[:, 0]
-    variance = max(_variance(resampled), _least_variance(runs))
+    variance = max(_variance(resampled), _least_variance(runs) if share else 0.0)
     difference = None
     if reference is not None and len(reference) == len(runs):
         differences = by_seed - _statistics(reference, np.ones((1, clips)))[:, 0]
         of_pairs = max(
             _variance(resampled - _statistics(reference, counts)),
-            _least_paired_variance(runs, reference),
+            _least_paired_variance(runs, reference) if share else 0.0,
         )
         difference = Difference(*_interval(differences, of_pairs, clips))
     return Estimate(*_interval(by_seed, variance, clips), clips, len(runs), difference)
@@ -114,25 +116,17 @@ def _variance(resampled: Floats) -> float:
 
 def _least_variance(runs: Sequence[Floats]) -> float:
     """Return the variance of a share after two more clips of each kind (Agresti, Coull): a
-    bootstrap of clips that are all right would have none. 0 of other measures."""
-    if not _are_shares(runs):
-        return 0.0
+    bootstrap of clips that are all right would have none."""
     count = len(runs[0]) + 4
     share = (float(np.mean(runs)) * len(runs[0]) + 2) / count
-    return share * (1 - share) / count
+    return float(share * (1 - share) / count)
 
 
 def _least_paired_variance(runs: Sequence[Floats], reference: Sequence[Floats]) -> float:
     """Return the variance of a difference of shares after two more clips, half a clip of each pair
     of values (Agresti, Min): a bootstrap of equal values would have none."""
-    if not _are_shares([*runs, *reference]):
-        return 0.0
     differences = np.stack(runs) - np.stack(reference)  # [seeds, n]
     count = differences.shape[1] + 2
     unequal = float(np.abs(differences).sum(1).mean()) + 1
     total = float(differences.sum(1).mean())
     return float((unequal - total**2 / count) / count**2)
-
-
-def _are_shares(runs: Sequence[Floats]) -> bool:
-    return all(values.ndim == 1 and bool(np.isin(values, (0, 1)).all()) for values in runs)

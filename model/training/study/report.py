@@ -21,6 +21,8 @@ _PARTS = {
     "hidden": "deletion test",
     "norms settled": "test clips, norms settled with all streams",
     "norms by mode": "test clips, norms by mode",
+    "mode - settled": "norms by mode less those settled with all streams",
+    "mode - running": "norms by mode less running ones",
 }
 _OF_MAPS = {
     "pairs/mass": "map's mass on the object that is heard",
@@ -62,20 +64,35 @@ class Row:
 
 def rows(task: Task, results: Mapping[Variant, Sequence[Measured]]) -> list[Row]:
     """Return the rows of all measures, each compared with that of the first variant."""
+    results = {v: [run | _norms_compared(run) for run in runs] for v, runs in results.items()}
     keys = list(dict.fromkeys(key for runs in results.values() for run in runs for key in run))
     ordered = sorted(keys, key=lambda key: list(_PARTS).index(key.partition("/")[0]))
     return [_row(key, task, results) for key in ordered]
 
 
+def _norms_compared(run: Measured) -> Measured:
+    """Return accuracy and cross-entropy by clip with norms by mode less those with other norms."""
+    compared: Measured = {}
+    for key, values in run.items():
+        part, _, rest = key.partition("/")
+        if part != "norms by mode" or not rest.endswith(("/accuracy", "/cross-entropy")):
+            continue
+        if TOGETHER not in rest.split("/"):  # with all streams both are the same
+            compared[f"mode - settled/{rest}"] = values - run[f"norms settled/{rest}"]
+        compared[f"mode - running/{rest}"] = values - run[f"test/{rest}"]
+    return compared
+
+
 def _row(key: str, task: Task, results: Mapping[Variant, Sequence[Measured]]) -> Row:
     first, *_ = results
+    share = key.endswith("/accuracy") and not key.startswith("mode - ")
     estimates = {}
     for variant, runs in results.items():
         values = [run[key] for run in runs if key in run]
         compared = [run[key] for run in results[first] if key in run]
         is_whole = len(values) == len(runs)
         reference = compared if variant != first and len(compared) == len(values) else None
-        estimates[variant.name] = estimate(values, reference) if is_whole else None
+        estimates[variant.name] = estimate(values, reference, share=share) if is_whole else None
     return Row(key, _PARTS[key.partition("/")[0]], _title(key, task), estimates)
 
 

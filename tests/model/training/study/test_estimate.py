@@ -33,7 +33,7 @@ def test_the_interval_holds_the_mean_of_all_seeds(seeds: int) -> None:
 
 
 def test_clips_that_are_all_right_have_an_interval_nevertheless() -> None:
-    result = estimate([np.ones(100)])
+    result = estimate([np.ones(100)], share=True)
     assert result is not None
     assert result.value == 1
     assert 0.01 < result.half < 0.05
@@ -54,7 +54,7 @@ def test_a_small_difference_on_the_same_clips_is_told_from_none() -> None:
 
 
 def test_equal_answers_are_no_proof_of_no_difference() -> None:
-    result = estimate([np.ones(100)], reference=[np.ones(100)])
+    result = estimate([np.ones(100)], reference=[np.ones(100)], share=True)
     assert result is not None
     assert result.difference is not None
     assert result.difference.value == 0

@@ -90,6 +90,7 @@ def test_a_study_compares_its_variants_and_repeats_nothing(
         "test/near microphone noise at -10 dB/near/accuracy",
         "norms settled/clean/far/accuracy",
         "norms by mode/clean/camera/cross-entropy",
+        "mode - settled/clean/camera/cross-entropy",
         "pairs/heard",
         "hidden/drop_top",
     ):
