@@ -2,24 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import TYPE_CHECKING
+
+from model.domain import out_of_domain, used_streams
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from model.checkpoint import Card
+    from model.network import Output
+
+#: Greatest factor of a temperature: beyond it, probabilities are equal in float32.
+_MOST = 1e6
 
 
-def calibrated(logits: Tensor, card: Card, steps: int, streams: Collection[str]) -> Tensor:
-    """Return logits [..., classes] divided by the card's temperature: their softmax are the
+def calibrated(output: Output, card: Card, steps: int) -> Tensor:
+    """Return the logits [B, classes] divided by the temperature of the card: their softmax are the
     probabilities that the service returns.
 
-    `steps` is the T, and `streams` are the streams, that the network ran with. Without a
+    `steps` is the T that the network ran with. Beyond the card's domain the temperature grows with
+    the out-of-domain score, where the card says so (density-aware calibration, arXiv 2302.05118):
+    the order of the classes stays, and their probabilities approach equal ones. Without a
     calibration in the card, the logits themselves are returned.
     """
     if card.calibration is None:
-        return logits
-    used = [name for name in card.streams if name in streams]
+        return output.logits
+    return tempered(output, card, steps) / growth(output, card, steps)
+
+
+def tempered(output: Output, card: Card, steps: int) -> Tensor:
+    """Return the logits [B, classes] divided by the temperature that known clips have."""
+    if card.calibration is None:
+        return output.logits
+    used = used_streams(output, card)
     alone = used[0] if len(used) == 1 < len(card.streams) else None
-    return logits / card.calibration.temperature_at(steps, alone)
+    return output.logits / card.calibration.temperature_at(steps, alone)
+
+
+def growth(output: Output, card: Card, steps: int) -> Tensor | float:
+    """Return the factor [B, 1], at least 1, by which the temperature of each clip grows."""
+    features = card.domain and card.domain.features.get("+".join(used_streams(output, card)))
+    scores = out_of_domain(output, card, steps)
+    if scores is None or not features:
+        return 1.0
+    return grown(scores, features.growth)[:, None]
+
+
+def grown(scores: Tensor, power: float) -> Tensor:
+    """Return the factors [B] of scores [B], 1 to _MOST."""
+    return scores.clamp_min(1).pow(power).clamp_max(_MOST)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from model.config import MAX_SEED, MAX_STEPS, Config, Precision
@@ -126,11 +129,60 @@ class Reference(_Section):
         return self
 
 
+class TowerReference(_Section):
+    """By what a tower's features of known clips differ from those of clips of no class.
+
+    With the offset d [C] of the features from the mean of the predicted class, the evidence against
+    the clip is the logarithm of how much likelier it is of no class: `bias` of that class +
+    `linear` d + `quadratic` d². `means` [classes][C]; `limit`: the evidence that 97 % of known
+    clips keep.
+    """
+
+    means: tuple[_Row, ...] = Field(min_length=2, max_length=1000)
+    linear: _Row
+    quadratic: _Row
+    bias: _Row
+    limit: float = Field(ge=-1e9, le=1e9, allow_inf_nan=False)
+
+    @cached_property
+    def arrays(self) -> tuple[NDArray[np.float32], ...]:
+        """`means` [classes, C], `linear` [C], `quadratic` [C] and `bias` [classes]."""
+        rows = (self.means, self.linear, self.quadratic, self.bias)
+        return tuple(np.array(each, np.float32) for each in rows)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        size = len(self.linear)
+        if any(len(row) != size for row in (*self.means, self.quadratic)):
+            raise ValueError(f"means, linear and quadratic: every row must have {size} numbers")
+        if len(self.bias) != len(self.means):
+            raise ValueError(f"bias: must have {len(self.means)} numbers")
+        return self
+
+
+class FeatureReference(_Section):
+    """By what known clips differ from those of no class, by the streams whose towers are compared.
+
+    `limit`: the sum of the towers' scores that 97 % of known clips keep. `growth`: the temperature
+    is multiplied by the score to this power where the score is above 1, so that far from known
+    clips all classes become equally probable; 0: it is not.
+    """
+
+    towers: dict[str, TowerReference] = Field(min_length=1)
+    limit: float = Field(gt=0, le=1e9, allow_inf_nan=False)
+    growth: float = Field(default=0.0, ge=0, le=100)
+
+
 class Domain(_Section):
-    """Known clips at T = `steps`, by the streams that are used, joined with "+"."""
+    """Known clips at T = `steps`, by the streams that are used, joined with "+".
+
+    `features`: by the towers' features; `references`: by the streams' terms, where no clips of no
+    class can be drawn, and in cards that were calibrated before there were `features`.
+    """
 
     steps: int = Field(ge=1, le=MAX_STEPS)
-    references: dict[str, Reference]
+    references: dict[str, Reference] = {}
+    features: dict[str, FeatureReference] = {}
 
 
 class Card(_Section):
@@ -189,15 +241,34 @@ class Card(_Section):
         return self
 
     def _check_domain(self) -> None:
-        for names, reference in (self.domain.references if self.domain else {}).items():
-            streams = names.split("+")
-            if streams != [name for name in self.streams if name in streams]:
-                raise ValueError(f"domain.references: {names} are not streams in their order")
-            shape = (len(self.labels), len(self.labels) * len(streams))
+        if self.domain is None:
+            return
+        for names, reference in self.domain.references.items():
+            self._check_names("references", names)
+            shape = (len(self.labels), len(self.labels) * (names.count("+") + 1))
             if (len(reference.means), len(reference.precision)) != shape:
                 raise ValueError(
                     f"domain.references.{names}: means must be {shape[0]} x {shape[1]}"
                 )
+        for names, features in self.domain.features.items():
+            self._check_names("features", names)
+            if list(features.towers) != names.split("+"):
+                raise ValueError(f"domain.features.{names}: its towers must be those")
+            for name, tower in features.towers.items():
+                shape = (len(tower.means), len(tower.linear))
+                needed = (len(self.labels), self.config.embed_dim)
+                if shape != needed:
+                    raise ValueError(
+                        f"domain.features.{names}.towers.{name}: {shape[0]} means of {shape[1]} "
+                        f"features, but the network has {needed[0]} classes and {needed[1]} "
+                        "features"
+                    )
+
+    def _check_names(self, field: str, names: str) -> None:
+        """Raise ValueError where `names` are not streams, joined with "+" in the card's order."""
+        streams = names.split("+")
+        if streams != [name for name in self.streams if name in streams]:
+            raise ValueError(f"domain.{field}: {names} are not streams in their order")
 
     def measured_with(self, precision: Precision) -> bool:
         """Return whether the card has an accuracy measured at this precision."""

@@ -75,6 +75,9 @@ def _map_tensors(outputs: Sequence[Output], operation: _Operation) -> Output:
             name: operation([o.stream_logits[name] for o in outputs], 0)
             for name in first.stream_logits
         },
+        features={
+            name: operation([o.features[name] for o in outputs], 0) for name in first.features
+        },
         firing_rates={
             name: operation([o.firing_rates[name] for o in outputs], 0)
             for name in first.firing_rates

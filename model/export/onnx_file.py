@@ -76,7 +76,7 @@ class Graph(nn.Module):
             first = x.transpose(0, 1)  # [T or 1, B, C, H, W]
             frames[name] = first.expand(self.steps, -1, -1, -1, -1)
         output = self.network(frames)
-        logits = calibrated(output.logits, self._card, self.steps, self._streams)
+        logits = calibrated(output, self._card, self.steps)
         return output.logits, logits.softmax(1), *output.stream_logits.values()
 
 

@@ -60,7 +60,8 @@ class Output:
     `logits` [B, classes]; `bias` [classes], the head's. `residuals`: each stream's cross-modal
     residual, mean over tokens, [T, B, C] (the features of the alignment loss). `stream_logits`:
     the term of each stream's tower [B, classes]; their sum plus the bias is `logits`. A tower has
-    received the residuals of the other streams.
+    received the residuals of the other streams. `features`: each tower's output [B, C], the mean
+    over tokens and steps, which the head maps to its term.
     `firing_rates`: spikes per neuron and step [B], 0 to 1, of the layers that make a stream's
     tokens: the last stage of its patch splitting, after its pooling, and the position stage.
     `attention` by the stream that the map lies on (the keys'), and `operations` by layer; None
@@ -71,6 +72,7 @@ class Output:
     bias: Tensor
     residuals: dict[str, Tensor] = field(default_factory=dict)
     stream_logits: dict[str, Tensor] = field(default_factory=dict)
+    features: dict[str, Tensor] = field(default_factory=dict)
     firing_rates: dict[str, Tensor] = field(default_factory=dict)
     attention: dict[str, StreamAttention] | None = None
     operations: dict[str, LayerOperations] | None = None

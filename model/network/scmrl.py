@@ -141,6 +141,7 @@ class SCMRL(nn.Module):
             bias=self.head.bias,
             residuals=residuals,
             stream_logits=stream_logits,
+            features=dict(features),
             firing_rates=firing_rates,
             attention=None if maps is None else self._attention(maps),
         )

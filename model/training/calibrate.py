@@ -4,7 +4,7 @@ clips."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,25 +13,32 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
 
 from model import checkpoint
-from model.checkpoint import Calibration, Card
+from model.checkpoint import Calibration, Card, Domain
 from model.engine.outputs import concatenate
 from model.network import Output
 from model.training.batches import collate
 from model.training.domain import fit_domain
 from model.training.evaluate import all_streams, load_data
-from model.training.evaluator import Evaluator
+from model.training.evaluator import Evaluator, decode
+from model.training.evidence import Floats
+from model.training.feature_domain import FEWEST, Clips, as_domain, fit_features
+from model.training.no_class.others import draw_others, has_no_class, run_examples
 from model.training.options import CalibrateOptions, make_folder
 from model.training.reliability import reliability
-from model.training.task import BatchPlan, DataError, Examples, streams_alone
+from model.training.task import (
+    BatchPlan,
+    Data,
+    DataError,
+    Examples,
+    LabelledClip,
+    streams_alone,
+)
+from model.training.temperature import fit_temperature
 
 #: Clips per run: at T = 64 they need much memory.
 _BATCH = 8
-#: Range in which temperatures are sought.
-_LOWEST, _HIGHEST = 0.05, 20.0
 #: Fewest clips that a temperature is fitted on.
 _FEWEST = 20
 
@@ -58,22 +65,28 @@ class Fit:
 def calibrate(options: CalibrateOptions, console: Console | None = None) -> Card:
     """Fit, print a table, write temperatures and domain into the card, and return it.
 
-    The clips are those by which the best epoch of a training is chosen, never test clips. Raises
-    CheckpointError where the checkpoint is damaged or its task is unknown, DataError, and
-    OptionsError where it cannot be written.
+    The clips are those by which the best epoch of a training is chosen, encoded and decoded as test
+    clips are, never test clips themselves. Raises CheckpointError where the checkpoint is damaged
+    or its task is unknown, DataError, and OptionsError where it cannot be written.
     """
     console = console or Console()
     make_folder("checkpoint", options.checkpoint)
     evaluator = Evaluator(options.checkpoint, options.device)
-    examples = load_data(evaluator, options.checkpoint, options.data).development_examples()
+    card = evaluator.card
+    data = load_data(evaluator, options.checkpoint, options.data)
+    clips = list(data.development_clips(options.clips))
+    if len(clips) < _FEWEST:
+        raise DataError(f"{len(clips)} development clips: {_FEWEST} are needed to calibrate")
     fits: list[Fit] = []
-    count, domain = 0, None
+    domain = None
     for steps in options.time_steps:
-        outputs, labels = run(evaluator, examples, options.clips, steps)
-        count = len(labels)
-        fits += [_fit(alone, steps, each.logits.numpy(), labels) for alone, each in outputs.items()]
-        if steps == evaluator.card.steps:
-            domain = fit_domain(evaluator.card, outputs.values(), labels)
+        outputs, labels = _run_clips(evaluator, clips, steps)
+        growths: dict[str | None, Floats] = {}
+        if steps == card.steps:
+            domain, growths = _fit_domain(evaluator, data, outputs, labels, options)
+        for alone, output in outputs.items():
+            growth = growths.get(alone, np.ones(len(labels)))
+            fits.append(_fit(alone, steps, output.logits.numpy(), labels, growth))
     console.print(table(fits, evaluator))
     if domain is None:
         console.print("no out-of-domain score: too few clips, or --steps without the card's T")
@@ -83,11 +96,66 @@ def calibrate(options: CalibrateOptions, console: Console | None = None) -> Card
             name: {fit.steps: fit.temperature for fit in fits if fit.alone == name}
             for name in streams_alone(evaluator.task)
         },
-        fitted_on=f"{count} development clips",
+        fitted_on=f"{len(clips)} development clips",
     )
     network, card = checkpoint.load(options.checkpoint)
+    if domain is None and card.steps not in options.time_steps:
+        domain = card.domain
+    calibration = _merged(card.calibration, calibration)
     card = card.model_copy(update={"calibration": calibration, "domain": domain})
     return checkpoint.save(options.checkpoint, network, card)
+
+
+def _merged(old: Calibration | None, new: Calibration) -> Calibration:
+    """Return the new temperatures, and the old ones of other T."""
+    if old is None:
+        return new
+    alone = {name: old.alone.get(name, {}) | new.alone.get(name, {}) for name in new.alone}
+    return Calibration(
+        temperature=old.temperature | new.temperature, alone=alone, fitted_on=new.fitted_on
+    )
+
+
+def _run_clips(
+    evaluator: Evaluator, clips: Sequence[LabelledClip], steps: int
+) -> tuple[dict[str | None, Output], Labels]:
+    """Return the network's output for encoded clips, and their classes [n].
+
+    By the stream that was alone, and with all of them under None. Raises DataError.
+    """
+    outputs: dict[str | None, list[Output]] = {}
+    for first in track(range(0, len(clips), _BATCH), f"T = {steps}", transient=True):
+        batch = [decode(clip, steps, evaluator).clip for clip in clips[first : first + _BATCH]]
+        inputs = evaluator.encode([evaluator.prepare(clip, steps) for clip in batch], steps)
+        for alone, output in evaluator.run_each(inputs, steps).items():
+            outputs.setdefault(alone, []).append(output)
+    labels = np.array([clip.label for clip in clips])
+    return {alone: concatenate(each) for alone, each in outputs.items()}, labels
+
+
+def _fit_domain(
+    evaluator: Evaluator,
+    data: Data,
+    outputs: Mapping[str | None, Output],
+    labels: Labels,
+    options: CalibrateOptions,
+) -> tuple[Domain | None, dict[str | None, Floats]]:
+    """Return the domain, and by stream alone the factors [n] by which temperatures grow.
+
+    By the towers' features where clips of no class can be drawn, else by the streams' terms.
+    """
+    card = evaluator.card
+    more = data.known_examples(options.cache) if options.examples else None
+    count = len(labels) + (options.examples if more is not None else 0)
+    if not options.examples or count < FEWEST or not has_no_class(card):
+        return fit_domain(card, outputs.values(), labels), {}
+    known = Clips(outputs, labels)
+    if more is not None:
+        known = known.joined(run_examples(evaluator, more, options.examples))
+    others = draw_others(evaluator, data, options.examples, options.cache)
+    fits = fit_features(card, known, others)
+    factors = {alone: fit.factors[: len(labels)] for alone, fit in fits.items()}
+    return as_domain(card, fits), factors
 
 
 def run(
@@ -103,9 +171,8 @@ def run(
     labels: list[int] = []
     for inputs, batch_labels in _batches(evaluator, examples, count, steps):
         labels += batch_labels
-        for name in alone:
-            streams = inputs if name is None else {name: inputs[name]}
-            outputs[name].append(evaluator.engine.run(streams, steps=steps))
+        for name, output in evaluator.run_each(inputs, steps).items():
+            outputs[name].append(output)
     if len(labels) < _FEWEST:
         raise DataError(f"{len(labels)} development clips: {_FEWEST} are needed to calibrate")
     return {name: concatenate(each) for name, each in outputs.items()}, np.asarray(labels)
@@ -136,34 +203,25 @@ def _digest(inputs: Mapping[str, torch.Tensor], row: int) -> bytes:
     return digest.digest()
 
 
-def _fit(alone: str | None, steps: int, logits: Logits, labels: Labels) -> Fit:
-    rows = np.arange(len(labels))
-    scaled = logits.copy()
+def _fit(
+    alone: str | None, steps: int, logits: Logits, labels: Labels, growth: Floats | None = None
+) -> Fit:
+    """Fit the temperature of logits [n, classes] by the clips within the domain: that of clip i
+    grows by the factor growth[i]."""
+    growth = np.ones(len(labels)) if growth is None else growth
+    rows, within = np.arange(len(labels)), growth == 1
+    scaled = (logits / growth[:, None]).astype(np.float32)
     for half in (0, 1):
-        own, other = rows % 2 == half, rows % 2 != half
+        own, other = rows % 2 == half, (rows % 2 != half) & within
         scaled[own] /= fit_temperature(logits[other], labels[other])
     return Fit(
         alone=alone,
         steps=steps,
-        temperature=round(fit_temperature(logits, labels), 4),
+        temperature=round(fit_temperature(logits[within], labels[within]), 4),
         accuracy=float((logits.argmax(1) == labels).mean()),
         before=reliability(logits, labels).error,
         after=reliability(scaled, labels).error,
     )
-
-
-def fit_temperature(logits: Logits, labels: Labels) -> float:
-    """Return the temperature with the lowest cross-entropy of logits [n, classes] (arXiv
-    1706.04599), 0.05 to 20."""
-    rows = np.arange(len(labels))
-    precise = logits.astype(np.float64)
-
-    def cross_entropy(log_temperature: float) -> float:
-        scaled = log_softmax(precise / np.exp(log_temperature), axis=1)
-        return float(-scaled[rows, labels].mean())
-
-    bounds = (np.log(_LOWEST), np.log(_HIGHEST))
-    return float(np.exp(minimize_scalar(cross_entropy, bounds=bounds, method="bounded").x))
 
 
 def table(fits: list[Fit], evaluator: Evaluator) -> Table:

@@ -59,21 +59,35 @@ def evaluate(options: EvaluateOptions, console: Console | None = None) -> Card:
     clips = decode_clips(labelled, options.clips, evaluator)
     few = clips[: options.curve_clips]
     measurements = [
-        *measure_accuracy(evaluator, clips, options.out),
-        *measure_classes(evaluator, clips, options.out),
-        *measure_int8(evaluator, clips),
-        *measure_noise(evaluator, few, options.out),
-        *measure_steps(evaluator, few, options.out),
-        *measure_energy(evaluator, few[:ENERGY_CLIPS]),
-        *measure_maps(evaluator, off_centre(clips, options.attention_clips)),
+        *measure_calibration(evaluator, clips, options.out),
         *_measure_no_class(evaluator, few, options),
     ]
+    if not options.only_calibration:
+        measurements = [
+            *measure_accuracy(evaluator, clips, options.out),
+            *measure_classes(evaluator, clips),
+            *measure_int8(evaluator, clips),
+            *measure_noise(evaluator, few, options.out),
+            *measure_steps(evaluator, few, options.out),
+            *measure_energy(evaluator, few[:ENERGY_CLIPS]),
+            *measure_maps(evaluator, off_centre(clips, options.attention_clips)),
+            *measurements,
+        ]
     console.print(measurements_table(measurements))
-    card = evaluator.card.model_copy(update={"accuracy": tuple(measurements)})
+    accuracy = tuple(measurements)
+    if options.only_calibration:
+        accuracy = _replaced(evaluator.card.accuracy, measurements)
+    card = evaluator.card.model_copy(update={"accuracy": accuracy})
     if options.write_card:
         network, _ = checkpoint.load(options.checkpoint)
         card = checkpoint.save(options.checkpoint, network, card)
     return card
+
+
+def _replaced(old: Sequence[Measurement], new: Sequence[Measurement]) -> tuple[Measurement, ...]:
+    """Return the old measurements, without those that were made anew, and then the new ones."""
+    names = {measured.what for measured in new}
+    return (*(measured for measured in old if measured.what not in names), *new)
 
 
 def _measure_no_class(
@@ -132,11 +146,8 @@ def _measure_parts(
         yield measurement(f"accuracy, {name}, {part}", accuracy, conditions)
 
 
-def measure_classes(
-    evaluator: Evaluator, clips: Sequence[EvaluatedClip], out: Path
-) -> Iterator[Measurement]:
-    """Measure the recall of each class, their mean, and calibration with all streams; draw the
-    reliability diagram."""
+def measure_classes(evaluator: Evaluator, clips: Sequence[EvaluatedClip]) -> Iterator[Measurement]:
+    """Measure the recall of each class, and their mean, with all streams."""
     steps, task = evaluator.card.steps, evaluator.task
     conditions = f"{all_streams(task)}, T = {steps}, {task.test_set}"
     logits = evaluator.logits(clips, steps)
@@ -153,12 +164,25 @@ def measure_classes(
         what="recall, mean of the classes", value=float(np.mean(recalls)), n=len(clips),
         conditions=conditions,
     )  # fmt: skip
-    calibration = reliability(logits, labels)
-    plots.reliability(calibration, out / "reliability.png")
-    yield Measurement(
-        what="expected calibration error", value=calibration.error, n=len(clips),
-        conditions=f"{conditions}, {BINS} bins of confidence",
-    )  # fmt: skip
+
+
+def measure_calibration(
+    evaluator: Evaluator, clips: Sequence[EvaluatedClip], out: Path
+) -> Iterator[Measurement]:
+    """Measure the calibration with all streams and with each alone; draw reliability diagrams."""
+    steps, task = evaluator.card.steps, evaluator.task
+    labels = np.asarray([decoded.truth.label for decoded in clips], np.int64)
+    results = {}
+    for stream in (None, *streams_alone(task)):
+        name = all_streams(task) if stream is None else f"{task.titles[stream]} alone"
+        result = results[name] = reliability(evaluator.logits(clips, steps, stream=stream), labels)
+        yield Measurement(
+            what="expected calibration error" + (f", {name}" if stream else ""),
+            value=result.error, n=len(clips),
+            conditions=f"{name}, T = {steps}, {task.test_set}, {BINS} bins of confidence; of "
+            f"perfect probabilities {result.chance:.1%} by chance",
+        )  # fmt: skip
+    plots.reliability(results, out / "reliability.png")
 
 
 def measure_int8(evaluator: Evaluator, clips: Sequence[EvaluatedClip]) -> Iterator[Measurement]:

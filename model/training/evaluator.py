@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,7 +23,7 @@ from model.preprocess.prepared import Prepared
 from model.training.measures import Accuracy
 from model.training.perturbations import Perturbation
 from model.training.recipe import task_of
-from model.training.task import DataError, LabelledClip
+from model.training.task import DataError, LabelledClip, streams_alone
 
 BATCH_SIZE = 32
 #: Most bytes of decoded clips that are kept.
@@ -84,9 +84,16 @@ class Evaluator:
         """Run the network on a batch of preprocessed clips that have the same streams."""
         return self.engine.run(self.encode(prepared, steps), steps=steps, explain=explain)
 
-    def calibrate(self, output: Output, steps: int, streams: Collection[str]) -> Tensor:
+    def run_each(self, inputs: Mapping[str, Tensor], steps: int) -> dict[str | None, Output]:
+        """Run the network on inputs [T or 1, B, C, H, W] of all streams, under None, and on each
+        alone that is classified."""
+        chosen: dict[str | None, Mapping[str, Tensor]] = {None: inputs}
+        chosen |= {name: {name: inputs[name]} for name in streams_alone(self.task)}
+        return {alone: self.engine.run(each, steps=steps) for alone, each in chosen.items()}
+
+    def calibrate(self, output: Output, steps: int) -> Tensor:
         """Return the logits [B, classes] whose softmax the service returns."""
-        return calibrated(output.logits, self.card, steps, streams)
+        return calibrated(output, self.card, steps)
 
     def logits(
         self,
@@ -121,7 +128,7 @@ class Evaluator:
                 prepared.append(self.prepare(clip, steps, needed))
             for stream, parts in logits.items():
                 batch = prepared if stream is None else [{stream: x[stream]} for x in prepared]
-                parts.append(self.calibrate(self.run(batch, steps), steps, batch[0]).numpy())
+                parts.append(self.calibrate(self.run(batch, steps), steps).numpy())
         return {stream: np.concatenate(parts) for stream, parts in logits.items()}
 
     def predict(

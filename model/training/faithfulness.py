@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from model.calibration import tempered
 from model.preprocess.prepared import Prepared
 from model.training.evaluator import BATCH_SIZE, EvaluatedClip, Evaluator
 
@@ -145,6 +146,7 @@ def _probability(
 ) -> NDArray[np.float32]:
     """Return the probability [B] of the true class with one stream alone."""
     output = evaluator.run([{stream: view} for view in views], steps)
-    logits = evaluator.calibrate(output, steps, [stream])
+    # By the temperature alone: what is hidden is also far from known clips.
+    logits = tempered(output, evaluator.card, steps)
     true_class = torch.softmax(logits, 1).gather(1, labels[:, None])[:, 0]
     return np.asarray(true_class.numpy())

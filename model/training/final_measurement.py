@@ -7,6 +7,7 @@ from rich.console import Console
 from model import checkpoint
 from model.training.evaluate import (
     measure_accuracy,
+    measure_calibration,
     measure_classes,
     measurements_table,
 )
@@ -26,7 +27,8 @@ def measure_best(options: TrainOptions, data: Data, console: Console) -> None:
     clips = decode_clips(labelled, options.test_clips, evaluator)
     measurements = (
         *measure_accuracy(evaluator, clips, options.out),
-        *measure_classes(evaluator, clips, options.out),
+        *measure_classes(evaluator, clips),
+        *measure_calibration(evaluator, clips, options.out),
     )
     console.print(measurements_table(measurements))
     card = card.model_copy(update={"accuracy": measurements})

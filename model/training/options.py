@@ -327,6 +327,11 @@ class EvaluateOptions:
     )
     seed: int = option(7, "Random seed of the clips.", between=(0, MAX_SEED))
     device: str = "auto"
+    only_calibration: bool = option(
+        False,
+        "Measure nothing but the probabilities, as after `scmrl calibrate`: calibration errors and "
+        "clips of no class. What else the card has stays.",
+    )
     write_card: bool = option(False, "Write the results into the checkpoint's card.")
 
     def __post_init__(self) -> None:
@@ -338,13 +343,21 @@ class EvaluateOptions:
 class CalibrateOptions:
     """How to calibrate a checkpoint: its folder, the data folder, and the clips.
 
-    `steps`: numbers of time steps T, joined with commas; the first `clips` development clips.
+    `steps`: numbers of time steps T, joined with commas, that get a temperature; those of other T
+    stay as they are in the card. The first `clips` development clips.
     """
 
     checkpoint: Path
     data: Path | None
     steps: str = option("1,2,4,8", "Time steps T, joined with commas, that get a temperature.")
     clips: int = option(400, "Development clips, at most.", between=(20, 100_000))
+    examples: int = option(
+        600,
+        "Clips of no class that are drawn, and as many more known examples, from which the "
+        "out-of-domain score is learned; 0: none.",
+        between=(0, 100_000),
+    )
+    cache: Path = option(Path("runs"), "Folder for spoken words that are made for it.")
     device: str = "auto"
 
     @property

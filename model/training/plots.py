@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -14,7 +15,7 @@ from model.training.measures import Accuracy
 from model.training.reliability import BINS, Reliability
 
 mpl.use("Agg")
-_DPI = 120
+_DPI, _SMALL_DPI = 120, 80
 
 
 def confusion(
@@ -62,25 +63,27 @@ def curves(
     figure.savefig(path, dpi=_DPI)
 
 
-def reliability(result: Reliability, path: Path) -> None:
-    """Draw the share that is correct over the confidence, and how many clips have it."""
-    figure = Figure(figsize=(5.4, 5.4), layout="constrained")
-    axes = figure.add_subplot()
+def reliability(results: Mapping[str, Reliability], path: Path) -> None:
+    """Draw the share that is correct over the confidence, and how many clips have it: a panel for
+    each entry."""
+    figure = Figure(figsize=(4.2 * len(results), 4.4), layout="constrained")
+    panels = figure.subplots(1, len(results), squeeze=False, sharey=True)[0]
+    for axes, (name, result) in zip(panels, results.items(), strict=True):
+        _draw_reliability(axes, result)
+        axes.set_title(f"{name}: ECE {result.error:.1%}, by chance {result.chance:.1%}", fontsize=9)
+        axes.set_xlabel("probability of the predicted class")
+    panels[0].set_ylabel("share that is correct")
+    figure.savefig(path, dpi=_SMALL_DPI)
+
+
+def _draw_reliability(axes: Axes, result: Reliability) -> None:
     edges = np.linspace(0, 1, BINS + 1)
     centres = (edges[1:] + edges[:-1]) / 2
     filled = np.asarray(result.counts) > 0
-    axes.bar(centres[filled], np.asarray(result.accuracies)[filled], 1 / BINS, edgecolor="white")
+    columns = (centres, np.asarray(result.accuracies), np.asarray(result.counts))
+    axes.bar(centres[filled], columns[1][filled], 1 / BINS, edgecolor="white")
     axes.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle="--")
-    for centre, accuracy, count in zip(
-        centres[filled],
-        np.asarray(result.accuracies)[filled],
-        np.asarray(result.counts)[filled],
-        strict=True,
-    ):
-        axes.text(centre, accuracy, str(count), ha="center", va="bottom", fontsize=8)
+    for centre, accuracy, count in zip(*(column[filled] for column in columns), strict=True):
+        axes.text(centre, accuracy, str(count), ha="center", va="bottom", fontsize=7)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.05)
-    axes.set_xlabel("probability of the predicted class")
-    axes.set_ylabel("share that is correct")
-    axes.set_title(f"expected calibration error {result.error:.1%}")
-    figure.savefig(path, dpi=_DPI)

@@ -97,6 +97,15 @@ class Data(Protocol):
     def development_examples(self) -> Examples:
         """Return examples without augmentation, by which the best epoch is chosen."""
 
+    def development_clips(self, count: int) -> Iterator[LabelledClip]:
+        """Yield at most `count` clips of the same part as `development_examples`, as they would be
+        uploaded: a checkpoint is calibrated on them."""
+
+    def known_examples(self, cache: Path) -> Examples | None:
+        """Return examples of all that a checkpoint is to know, beside the development clips: more
+        speakers, hands and so on. None where there are no others. Files may be written to `cache`.
+        """
+
     def test_clips(self, count: int, seed: int) -> Iterator[LabelledClip]:
         """Yield `count` clips that `scmrl evaluate` measures a checkpoint on; fewer where there
         are no more."""

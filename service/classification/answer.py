@@ -97,15 +97,16 @@ def build_answer(
     from model.calibration import calibrated
     from model.domain import out_of_domain
 
-    labels, streams = clip.card.labels, clip.decoded.prepared
-    logits = calibrated(clip.inference.output.logits[0], clip.card, clip.steps, streams.keys())
-    probabilities = logits.softmax(0).tolist()
-    order = sorted(range(len(labels)), key=lambda index: -probabilities[index])
+    labels, output = clip.card.labels, clip.inference.output
+    probabilities = calibrated(output, clip.card, clip.steps)[0].softmax(0).tolist()
+    # Far from the domain, probabilities can be equal in float32 where logits are not.
+    order = output.logits[0].argsort(descending=True, stable=True).tolist()
     ranking = [
         schemas.Probability(label=labels[i], index=i, probability=probabilities[i])
         for i in order[: clip.options.top_k]
     ]
-    score = out_of_domain(clip.inference.output, clip.card, clip.steps)
+    scores = out_of_domain(output, clip.card, clip.steps)
+    score = None if scores is None else float(scores[0])
     abstained = _abstains(clip, ranking[0].probability, score)
     decoded, inference = clip.decoded, clip.inference
     return schemas.Classification(

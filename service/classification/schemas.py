@@ -231,10 +231,15 @@ class Classification(_Answer):
     out_of_domain: float | None = Field(
         None,
         description="How far the clip is from those that the checkpoint was calibrated with: 1 is "
-        "the distance that 98 % of them keep. Absent where the card has no reference for this T "
-        "and these streams.",
+        "the limit that nearly all of them keep (97 %). Absent where the card has no reference for "
+        "this T and these streams.",
     )
-    probabilities: list[Probability] = Field(description="Most probable first, `top_k` of them.")
+    probabilities: list[Probability] = Field(
+        description="Most probable first, `top_k` of them: the share of clips like this one for "
+        "which the label is right. Beyond the known clips (`out_of_domain` above 1) they approach "
+        "equal ones, where the checkpoint's card says so; their order never changes. They are not "
+        "the softmax of the sum of `contributions`, which are of the uncalibrated logits."
+    )
     contributions: dict[str, dict[str, float]] = Field(
         description="By stream, and `bias`: the terms of each label's logit, which is their sum. A "
         "stream's term is that of its tower, whose features have already received the other "

@@ -36,13 +36,17 @@ def calibrate(
     ] = None,
     steps: Annotated[str, _option("steps")] = CalibrateOptions.steps,
     clips: Annotated[int, _option("clips")] = CalibrateOptions.clips,
+    examples: Annotated[int, _option("examples")] = CalibrateOptions.examples,
+    cache: Annotated[Path, _option("cache")] = CalibrateOptions.cache,
     device: Device = CalibrateOptions.device,
 ) -> None:
     """Fit the temperatures of the probabilities on development clips, into the card.
 
     A temperature for each T, with all streams and with each alone, so that the probability of an
-    answer is the share of such answers that is right. Prints the expected calibration error (ECE)
-    before, and after by cross-fitting. No test clip is used: measure with `scmrl evaluate`.
+    answer is the share of such answers that is right. For the card's T, also what tells known clips
+    from those of no class, for which probabilities become equal. Prints the expected calibration
+    error (ECE) before, and after by cross-fitting. No test clip is used: measure with `scmrl
+    evaluate --only-calibration`.
     """
     from rich.console import Console
 
@@ -55,7 +59,7 @@ def calibrate(
     except ModuleNotFoundError as exc:
         fail(f"{NOT_INSTALLED} ({exc.name})", 1)
     try:
-        options = CalibrateOptions(checkpoint, data, steps, clips, device)
+        options = CalibrateOptions(checkpoint, data, steps, clips, examples, cache, device)
         run(options, Console())
     except (OptionsError, CheckpointError, DataError) as exc:
         fail(str(exc), UNUSABLE)

@@ -44,6 +44,9 @@ def evaluate(
     foreign: Annotated[Path | None, _option("foreign")] = EvaluateOptions.foreign,
     seed: Annotated[int, _option("seed")] = EvaluateOptions.seed,
     device: Device = EvaluateOptions.device,
+    only_calibration: Annotated[
+        bool, typer.Option("--only-calibration", help=_FIELDS["only_calibration"].metadata["help"])
+    ] = EvaluateOptions.only_calibration,
     write_card: Annotated[
         bool, typer.Option("--write-card", help=_FIELDS["write_card"].metadata["help"])
     ] = EvaluateOptions.write_card,
@@ -69,7 +72,7 @@ def evaluate(
         options = EvaluateOptions(
             checkpoint=checkpoint, data=data, out=out, clips=clips, curve_clips=curve_clips,
             attention_clips=attention_clips, foreign=foreign, seed=seed,
-            device=device, write_card=write_card,
+            device=device, only_calibration=only_calibration, write_card=write_card,
         )  # fmt: skip
         run(options, Console())
     except (OptionsError, CheckpointError, DataError) as exc:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 
 from model.calibration import calibrated
 from model.checkpoint import Calibration, Card
+from model.network import Output
 from tests.service import checkpoints
 
 BOTH = ("audio", "visual")
@@ -49,17 +51,22 @@ def test_between_two_t_it_is_linear_in_log_t() -> None:
     assert CALIBRATION.temperature_at(3) == pytest.approx(expected)
 
 
+def output_of(logits: torch.Tensor, streams: Sequence[str]) -> Output:
+    return Output(logits, torch.zeros(1), stream_logits=dict.fromkeys(streams, logits))
+
+
 def test_logits_are_divided_by_the_temperature_of_t_and_of_the_streams() -> None:
     logits = torch.tensor([[1.0, -2.0]])
     with_calibration = card(CALIBRATION)
-    assert calibrated(logits, with_calibration, 4, BOTH).tolist() == [[4.0, -8.0]]
-    assert calibrated(logits, with_calibration, 8, ["audio"]).tolist() == [[0.25, -0.5]]
-    assert calibrated(logits, with_calibration, 4, ["visual"]).tolist() == [[4.0, -8.0]]
+    both, audio, visual = (output_of(logits, names) for names in (BOTH, ["audio"], ["visual"]))
+    assert calibrated(both, with_calibration, 4).tolist() == [[4.0, -8.0]]
+    assert calibrated(audio, with_calibration, 8).tolist() == [[0.25, -0.5]]
+    assert calibrated(visual, with_calibration, 4).tolist() == [[4.0, -8.0]]
 
 
 def test_without_a_calibration_logits_are_as_they_are() -> None:
-    logits = torch.tensor([[1.0, -2.0]])
-    assert calibrated(logits, card(None), 4, BOTH) is logits
+    output = output_of(torch.tensor([[1.0, -2.0]]), BOTH)
+    assert calibrated(output, card(None), 4) is output.logits
 
 
 def test_it_is_read_as_it_was_written() -> None:

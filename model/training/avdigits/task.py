@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from model.training.avdigits.folder import Digits
     from model.training.two_objects import TwoObjects
 
+#: Seeds of the clips and examples that a checkpoint is calibrated on.
+_DEVELOPMENT_SEED, _KNOWN_SEED = 11, 3
+
 
 @dataclass(frozen=True)
 class AVDigits:
@@ -129,6 +132,16 @@ class AVDigitsData:
         from model.training.avdigits.dataset import Scenes
 
         return Scenes(self.development, seed=1, augmented=False)
+
+    def development_clips(self, count: int) -> Iterator[LabelledClip]:
+        """Yield mp4 files like those of `test_clips`, of the development half."""
+        from model.training.avdigits.clips import labelled_clips
+
+        return labelled_clips(self.development, count, _DEVELOPMENT_SEED)
+
+    def known_examples(self, cache: Path) -> Scenes:
+        """Return examples to train on: other speakers and voices."""
+        return self.training_examples(_KNOWN_SEED, cache)
 
     def test_clips(self, count: int, seed: int) -> Iterator[LabelledClip]:
         """Yield mp4 files with sound and picture, all digits equally often."""

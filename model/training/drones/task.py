@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 #: The note of a card that says which fold was left out.
 _FOLD_NOTE = "fold"
 
+#: Seed of the clips that a checkpoint is calibrated on.
+_DEVELOPMENT_SEED = 11
+
 
 @dataclass(frozen=True)
 class Drones:
@@ -142,6 +145,15 @@ class DronesData:
         from model.training.drones.dataset import AircraftExamples
 
         return AircraftExamples(self.held_out, seed=1, augmented=False)
+
+    def development_clips(self, count: int) -> Iterator[LabelledClip]:
+        """Yield mp4 files made like those of `test_clips`, of the same clips of origin."""
+        from model.training.drones.clips import EvaluationClips
+
+        return EvaluationClips(self.held_out, (), _DEVELOPMENT_SEED).take(count)
+
+    def known_examples(self, cache: Path) -> None:
+        """Return None: `other` is a class, so that no clip is of no class."""
 
     def test_clips(self, count: int, seed: int) -> Iterator[LabelledClip]:
         """Yield mp4 files with sound and picture: movies, and clips made of the held-out part."""

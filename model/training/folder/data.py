@@ -181,9 +181,19 @@ class FolderData:
         order = np.random.default_rng(0).permutation(len(clips))
         return ServedExamples([clips[i] for i in order], self.specs, self.stills)
 
+    def development_clips(self, count: int) -> Iterator[LabelledClip]:
+        """Yield the clips that the best epoch is chosen by, at most `count`."""
+        return self._labelled(DEVELOPMENT, count, 0)
+
+    def known_examples(self, cache: Path) -> None:
+        """Return None: there are no others than the clips themselves."""
+
     def test_clips(self, count: int, seed: int) -> Iterator[LabelledClip]:
         """Yield the clips to test on, at most `count`."""
-        clips = self.of(TEST)
+        return self._labelled(TEST, count, seed)
+
+    def _labelled(self, part: str, count: int, seed: int) -> Iterator[LabelledClip]:
+        clips = self.of(part)
         order = np.random.default_rng(seed).permutation(len(clips))[:count]
         for index in sorted(order):
             clip = clips[index]

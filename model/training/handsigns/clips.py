@@ -29,19 +29,24 @@ BACKGROUNDS = 300
 _SHORT_SIDE = (180, 360)
 
 
-def labelled_clips(digits: ShownDigits, count: int, seed: int) -> Iterator[LabelledClip]:
+def labelled_clips(
+    digits: ShownDigits, count: int, seed: int, kinds: tuple[str, ...] = backgrounds.TEST
+) -> Iterator[LabelledClip]:
     """Yield `count` clips, all digits equally often, ten plain and ten busy ones by turns; clip i
-    depends only on the seed and i."""
+    depends only on the seed and i. `kinds`: of the backgrounds."""
     for index in range(count):
         part = (PLAIN, BUSY)[index // 10 % 2]
-        yield labelled_clip(digits, index % 10, part, np.random.default_rng([seed, index]))
+        rng = np.random.default_rng([seed, index])
+        yield labelled_clip(digits, index % 10, part, rng, kinds)
 
 
-def labelled_clip(digits: ShownDigits, label: int, part: str, rng: Rng) -> LabelledClip:
+def labelled_clip(
+    digits: ShownDigits, label: int, part: str, rng: Rng, kinds: tuple[str, ...] = backgrounds.TEST
+) -> LabelledClip:
     """Draw a random clip of one digit, in a part of the test set."""
     hands, words = digits.hands[label], digits.words[label]
     hand, word = hands[rng.integers(len(hands))], words[rng.integers(len(words))]
-    scene = _draw(hand, part, rng)
+    scene = _draw(hand, part, rng, kinds)
     recording = record(word, RATE, rng, seconds=(1.2, 3.0), speed=0.15, snr_db=rng.uniform(15, 40))
     return LabelledClip(
         data=encode(_film(scene, recording, rng), recording, int(rng.choice(RATES))),
@@ -54,12 +59,12 @@ def labelled_clip(digits: ShownDigits, label: int, part: str, rng: Rng) -> Label
     )
 
 
-def _draw(hand: Hand, part: str, rng: Rng) -> Scene:
+def _draw(hand: Hand, part: str, rng: Rng, kinds: tuple[str, ...]) -> Scene:
     """Draw the scene: half of the plain ones are the photograph as it is, enlarged."""
     if part == PLAIN and rng.random() < 0.5:
         side = int(rng.integers(_SHORT_SIDE[0], _SHORT_SIDE[1] + 1)) // 2 * 2
         return photograph_scene(_enlarged(hand, side))
-    grounds = backgrounds.pool(backgrounds.TEST, BACKGROUNDS, 2)
+    grounds = backgrounds.pool(kinds, BACKGROUNDS, 2)
     return draw_scene(
         hand, grounds, rng, plain=part == PLAIN, short_side=_SHORT_SIDE, heights=CLIP_HEIGHTS,
         difficulty=HELD_OUT_DIFFICULTY,

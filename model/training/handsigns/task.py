@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from model.training.handsigns.dataset import Scenes
     from model.training.handsigns.folder import ShownDigits
 
+#: Seeds of the clips and examples that a checkpoint is calibrated on.
+_DEVELOPMENT_SEED, _KNOWN_SEED = 11, 3
+
 
 @dataclass(frozen=True)
 class HandSigns:
@@ -158,6 +161,17 @@ class HandSignsData:
         from model.training.handsigns.dataset import Scenes
 
         return Scenes(self.development, seed=1, kinds=DEVELOPMENT, backgrounds=200, augmented=False)
+
+    def development_clips(self, count: int) -> Iterator[LabelledClip]:
+        """Yield mp4 files like those of `test_clips`, of the development half."""
+        from model.training.backgrounds import DEVELOPMENT
+        from model.training.handsigns.clips import labelled_clips
+
+        return labelled_clips(self.development, count, _DEVELOPMENT_SEED, DEVELOPMENT)
+
+    def known_examples(self, cache: Path) -> Scenes:
+        """Return examples to train on: other speakers and voices."""
+        return self.training_examples(_KNOWN_SEED, cache)
 
     def test_clips(self, count: int, seed: int) -> Iterator[LabelledClip]:
         """Yield mp4 files with sound and picture, all digits equally often, plain and busy."""

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from model.training.ndigits_events.dataset import FilmedWords
     from model.training.ndigits_events.folder import Parts
 
+#: Seed of the clips that a checkpoint is calibrated on.
+_DEVELOPMENT_SEED = 11
+
 
 @dataclass(frozen=True)
 class NDigitsEvents:
@@ -137,6 +140,19 @@ class NDigitsData:
         from model.training.ndigits_events.dataset import FilmedWords
 
         return FilmedWords(self.parts.development, seed=1, augmented=False)
+
+    def development_clips(self, count: int) -> Iterator[LabelledClip]:
+        """Yield files of events of both streams: development recordings by turns, each time with
+        another word."""
+        from model.training.ndigits_events.clips import labelled_clips
+
+        recordings = sum(map(len, self.parts.development.films))
+        for turn in range(-(-count // recordings)):
+            left = count - turn * recordings
+            yield from labelled_clips(self.parts.development, left, _DEVELOPMENT_SEED + turn)
+
+    def known_examples(self, cache: Path) -> None:
+        """Return None: there are no clips of no class to tell others from."""
 
     def test_clips(self, count: int, seed: int) -> Iterator[LabelledClip]:
         """Yield files of events of both streams: each recording of the camera once."""

@@ -87,11 +87,10 @@ def _answers(evaluator: Evaluator, clips: Sequence[Clip]) -> Answers:
     for first in range(0, len(clips), BATCH_SIZE):
         batch = [evaluator.prepare(clip, card.steps) for clip in clips[first : first + BATCH_SIZE]]
         output = evaluator.run(batch, card.steps)
-        logits = evaluator.calibrate(output, card.steps, batch[0])
+        logits = evaluator.calibrate(output, card.steps)
         probabilities += logits.softmax(1).amax(1).tolist()
-        for sample in range(len(batch)):
-            score = out_of_domain(output, card, card.steps, sample)
-            scores.append(np.nan if score is None else score)
+        score = out_of_domain(output, card, card.steps)
+        scores += [np.nan] * len(batch) if score is None else score.tolist()
     return Answers(np.array(probabilities), np.array(scores))
 
 

@@ -212,20 +212,31 @@ class EventPairData:
 
     def development_examples(self) -> EventExamples:
         """Return the pairs that the best epoch is chosen by: the test pairs, where none are held
-        back for it. Raises DataError then, if a checkpoint is to be calibrated on them."""
+        back for it."""
         pairs = self.of(DEVELOPMENT)
-        if not pairs and self.checkpoint is not None:
-            raise DataError(
-                f"{self.data}: no pairs but test pairs were held back from the training; train "
-                "with --development-share to calibrate"
-            )
         pairs = pairs or self.of(TEST)
         order = np.random.default_rng(0).permutation(len(pairs))
         return EventExamples([pairs[i] for i in order], self.specs, self.read)
 
+    def development_clips(self, count: int) -> Iterator[LabelledClip]:
+        """Yield the pairs that the best epoch is chosen by, at most `count`. Raises DataError where
+        none are held back for it."""
+        if not self.of(DEVELOPMENT):
+            raise DataError(
+                f"{self.data}: no pairs but test pairs were held back from the training; train "
+                "with --development-share to calibrate"
+            )
+        return self._labelled(DEVELOPMENT, count, 0)
+
+    def known_examples(self, cache: Path) -> None:
+        """Return None: there are no others than the pairs themselves."""
+
     def test_clips(self, count: int, seed: int) -> Iterator[LabelledClip]:
         """Yield the pairs to test on, at most `count`."""
-        pairs = self.of(TEST)
+        return self._labelled(TEST, count, seed)
+
+    def _labelled(self, part: str, count: int, seed: int) -> Iterator[LabelledClip]:
+        pairs = self.of(part)
         order = np.random.default_rng(seed).permutation(len(pairs))[:count]
         for index in sorted(order):
             pair = pairs[index]

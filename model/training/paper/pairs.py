@@ -200,20 +200,31 @@ class PairData:
 
     def development_examples(self) -> ServedExamples:
         """Return the clips that the best epoch is chosen by: of the test set, where none are held
-        back for it. Raises DataError then, if a checkpoint is to be calibrated on them."""
+        back for it."""
         clips = self.of(DEVELOPMENT)
-        if not clips and self.is_measured:
-            raise DataError(
-                f"{self.data}: no clips but test clips were held back from the training; train "
-                "with --development-share to calibrate"
-            )
         labelled = [(clip, self.labels[clip.label]) for clip in clips or self.of(TEST)]
         order = np.random.default_rng(0).permutation(len(labelled))
         return ServedExamples([labelled[i] for i in order], self.specs, stills=True)
 
+    def development_clips(self, count: int) -> Iterator[LabelledClip]:
+        """Yield the clips that the best epoch is chosen by, at most `count`. Raises DataError where
+        none are held back for it."""
+        if not self.of(DEVELOPMENT):
+            raise DataError(
+                f"{self.data}: no clips but test clips were held back from the training; train "
+                "with --development-share to calibrate"
+            )
+        return self._labelled(DEVELOPMENT, count, 0)
+
+    def known_examples(self, cache: Path) -> None:
+        """Return None: there are no others than the clips themselves."""
+
     def test_clips(self, count: int, seed: int) -> Iterator[LabelledClip]:
         """Yield the clips to test on, at most `count`."""
-        clips = self.of(TEST)
+        return self._labelled(TEST, count, seed)
+
+    def _labelled(self, part: str, count: int, seed: int) -> Iterator[LabelledClip]:
+        clips = self.of(part)
         order = np.random.default_rng(seed).permutation(len(clips))[:count]
         for index in sorted(order):
             clip = clips[index]

@@ -19,7 +19,6 @@ from model.checkpoint import Card
 from model.network import Output
 from model.training import calibrate
 from model.training.batches import Batches
-from model.training.calibrate import fit_temperature
 from model.training.evaluate import off_centre
 from model.training.evaluator import EvaluatedClip, Evaluator, decode_clips
 from model.training.faithfulness import faithfulness_by_clip
@@ -28,6 +27,7 @@ from model.training.perturbations import DEGRADATIONS, Perturbation
 from model.training.study.following import follow
 from model.training.study.options import StudyOptions
 from model.training.task import BatchPlan, Data, Task, streams_alone
+from model.training.temperature import fit_temperature
 from model.training.two_objects import TwoObjectData, TwoObjects
 
 #: File of a run with what was measured of it.

@@ -95,6 +95,12 @@ class NoiseData:
     def development_examples(self) -> NoiseExamples:
         return NoiseExamples(-1 % 2**31, self.gain)
 
+    def development_clips(self, count: int) -> Iterator[LabelledClip]:
+        return self.test_clips(count, 11)
+
+    def known_examples(self, cache: Path) -> NoiseExamples:
+        return self.training_examples(3, cache)
+
     def test_clips(self, count: int, seed: int) -> Iterator[LabelledClip]:
         for index in range(count):
             rng = np.random.default_rng([seed, index])

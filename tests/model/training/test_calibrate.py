@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,12 +13,14 @@ from scipy.special import softmax
 
 from model import checkpoint
 from model.checkpoint import Card
-from model.training.calibrate import Fit, _fit, calibrate, fit_temperature, run
+from model.training.calibrate import Fit, _fit, calibrate, run
 from model.training.evaluator import Evaluator
 from model.training.options import CalibrateOptions, OptionsError, TrainOptions
 from model.training.recipe import card
+from model.training.speech import voices
 from model.training.task import BatchPlan, DataError
 from model.training.tasks import TASKS
+from model.training.temperature import fit_temperature
 from tests.model.networks import lively
 from tests.model.training.noise_task import Noise, NoiseExamples
 
@@ -57,6 +60,19 @@ def test_the_temperature_of_drawn_classes_is_recovered(temperature: float) -> No
     assert fit_temperature(*drawn(temperature)) == pytest.approx(temperature, rel=0.1)
 
 
+def test_the_temperature_of_right_answers_alone_is_not_the_lowest() -> None:
+    logits = np.tile(np.float32([4, 0, 0]), (300, 1))
+    assert fit_temperature(logits, np.zeros(300, int)) > 0.3
+
+
+def test_clips_beyond_the_domain_do_not_decide_the_temperature() -> None:
+    logits, labels = drawn(0.5)
+    growth = np.ones(len(labels))
+    growth[:2000], labels[:2000] = 1e6, 0
+    fit = _fit(None, 4, logits, labels, growth)
+    assert fit.temperature == pytest.approx(0.5, rel=0.1)
+
+
 def test_a_fit_lowers_the_calibration_error_of_clips_that_it_has_not_seen() -> None:
     fit = _fit(None, 4, *drawn(0.3))
     assert fit.before > 0.15
@@ -65,7 +81,9 @@ def test_a_fit_lowers_the_calibration_error_of_clips_that_it_has_not_seen() -> N
 
 def test_temperatures_are_written_into_the_card(folder: Path, data: Path) -> None:
     before = checkpoint.load(folder)[1]
-    calibrate(CalibrateOptions(folder, data, steps="1,3", clips=24, device="cpu"), Console())
+    calibrate(
+        CalibrateOptions(folder, data, steps="1,3", clips=24, examples=0, device="cpu"), Console()
+    )
     _, after = checkpoint.load(folder)
     assert after.calibration is not None
     assert set(after.calibration.temperature) == {1, 3}
@@ -77,9 +95,33 @@ def test_temperatures_are_written_into_the_card(folder: Path, data: Path) -> Non
 
 def test_a_fit_starts_from_the_logits_of_the_network(folder: Path, data: Path) -> None:
     """Calibrating twice gives the same temperatures: the second run divides by none."""
-    options = CalibrateOptions(folder, data, steps="2", clips=24, device="cpu")
+    options = CalibrateOptions(folder, data, steps="2", clips=24, examples=0, device="cpu")
     first: Card = calibrate(options, Console())
     assert calibrate(options, Console()).calibration == first.calibration
+
+
+def test_temperatures_of_other_steps_stay(folder: Path, data: Path) -> None:
+    options = CalibrateOptions(folder, data, steps="1,3", clips=24, examples=0, device="cpu")
+    first = calibrate(options, Console()).calibration
+    second = calibrate(replace(options, steps="2"), Console()).calibration
+    assert first is not None
+    assert second is not None
+    assert second.temperature == first.temperature | {2: second.temperature[2]}
+    assert second.alone["near"].keys() == {1, 2, 3}
+
+
+def test_a_domain_is_fitted_on_clips_of_no_class(
+    folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(voices, "available", lambda: False)  # words take a minute
+    options = CalibrateOptions(
+        folder, data, steps="2", clips=30, examples=180, cache=tmp_path, device="cpu"
+    )
+    card = calibrate(options, Console())
+    assert card.domain is not None
+    assert set(card.domain.features) == {"near+far+camera", "near", "far", "camera"}
+    assert card.domain.references == {}
+    assert checkpoint.load(folder)[1] == card
 
 
 class Few:

@@ -177,7 +177,9 @@ def test_a_clip_that_cannot_be_measured_is_named(
 def test_the_recall_of_each_class_and_the_calibration_are_measured(
     evaluator: RecordingEvaluator, clips: list[DecodedClip], tmp_path: Path
 ) -> None:
-    measured = {m.what: m for m in evaluate.measure_classes(evaluator, clips, tmp_path)}
+    recalls = evaluate.measure_classes(evaluator, clips)
+    errors = evaluate.measure_calibration(evaluator, clips, tmp_path)
+    measured = {m.what: m for m in (*recalls, *errors)}
     labels = [clip.truth.label for clip in clips]
     predicted = evaluator.predict(clips, CARD.steps).tolist()
     assert labels == [0, 1, 2]
@@ -187,7 +189,8 @@ def test_the_recall_of_each_class_and_the_calibration_are_measured(
     assert "recall, 3" not in measured  # no clip of it
     mean = np.mean([a == b for a, b in zip(labels, predicted, strict=True)])
     assert measured["recall, mean of the classes"].value == pytest.approx(mean)
-    assert 0 <= measured["expected calibration error"].value <= 1
+    for alone in ("", ", sound alone", ", picture alone"):
+        assert 0 <= measured[f"expected calibration error{alone}"].value <= 1
     assert (tmp_path / "reliability.png").stat().st_size > 1000
 
 

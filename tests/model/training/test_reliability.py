@@ -32,3 +32,15 @@ def test_bins_are_weighted_by_their_clips() -> None:
     logits = np.concatenate([logits_of(0.95, 30), logits_of(0.55, 10)])
     labels = np.concatenate([np.zeros(30, int), np.ones(10, int)])
     assert reliability(logits, labels).error == pytest.approx(0.75 * 0.05 + 0.25 * 0.55, abs=1e-5)
+
+
+def test_the_error_by_chance_is_that_of_perfect_probabilities() -> None:
+    random = np.random.default_rng(1)
+    confidence = random.uniform(0.5, 1, 2000)
+    logits = np.stack([np.log(confidence / (1 - confidence)), np.zeros(2000)], 1)
+    labels = (random.random(2000) > confidence).astype(int)
+    result = reliability(logits.astype(np.float32), labels)
+    assert 0.005 < result.chance < 0.04
+    assert result.error < 2 * result.chance
+    few = reliability(logits[:100].astype(np.float32), labels[:100])
+    assert few.chance > 2 * result.chance

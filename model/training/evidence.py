@@ -1,0 +1,107 @@
+"""Fit what tells known clips from those of no class by a tower's features: logistic regression."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import expit
+
+from model.checkpoint import TowerReference
+
+#: Inverse of the strength of the penalty on squared weights.
+_WEIGHT = 0.05
+#: Value of the feature that says which class was predicted.
+_IS_CLASS = 5.0
+
+Floats = NDArray[np.float64]
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features [n, C] of clips and the classes [n] that were predicted for them."""
+
+    values: Floats
+    predicted: Labels
+
+    def of(self, rows: NDArray[np.bool_]) -> Features:
+        """Return those of these clips."""
+        return Features(self.values[rows], self.predicted[rows])
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The parts of `TowerReference` but its limit."""
+
+    means: Floats
+    linear: Floats
+    quadratic: Floats
+    bias: Floats
+
+    def against(self, features: Features) -> Floats:
+        """Return the evidence [n] against clips."""
+        offset = features.values - self.means[features.predicted]
+        return np.asarray(
+            self.bias[features.predicted] + offset @ self.linear + offset**2 @ self.quadratic
+        )
+
+    def reference(self, limit: float) -> TowerReference:
+        """Return the reference for a card, its numbers with 4 significant digits."""
+        means = tuple(_row(mean) for mean in self.means)
+        linear, quadratic, bias = map(_row, (self.linear, self.quadratic, self.bias))
+        return TowerReference(
+            means=means, linear=linear, quadratic=quadratic, bias=bias, limit=round(limit, 4)
+        )
+
+
+def fit_evidence(known: Features, labels: Labels, others: Features, classes: int) -> Evidence:
+    """Fit the evidence against clips by known ones of classes [n] and by others of no class.
+
+    Both weigh the same in all. Squared offsets count against a clip only: what is far from the mean
+    in all directions is never taken for known.
+    """
+    means = np.stack([known.values[labels == label].mean(0) for label in range(classes)])
+    x = np.concatenate([_inputs(known, means), _inputs(others, means)])
+    is_other = np.repeat([False, True], [len(known.values), len(others.values)])
+    centre, spread = x.mean(0), x.std(0) + 1e-6
+    weights, constant = _regress((x - centre) / spread, is_other, known.values.shape[1])
+    weights = weights / spread
+    constant -= float(centre @ weights)
+    size = known.values.shape[1]
+    bias = constant + _IS_CLASS * weights[2 * size :]
+    return Evidence(means, weights[:size], weights[size : 2 * size], bias)
+
+
+def _inputs(features: Features, means: Floats) -> Floats:
+    """Return offsets, their squares and the predicted class, [n, 2 C + classes]."""
+    offset = features.values - means[features.predicted]
+    is_class = _IS_CLASS * np.eye(len(means))[features.predicted]
+    return np.concatenate([offset, offset**2, is_class], axis=1)
+
+
+def _regress(x: Floats, is_other: NDArray[np.bool_], size: int) -> tuple[Floats, float]:
+    """Return the weights [d] of inputs [n, d], and the constant. Those of the squares of `size`
+    offsets are not negative."""
+    z = np.concatenate([x, np.ones((len(x), 1))], axis=1)
+    sign = np.where(is_other, 1.0, -1.0)
+    share = np.where(is_other, is_other.mean(), 1 - is_other.mean())
+
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        margin = sign * (z @ weights)
+        gradient = -(sign / share * expit(-margin)) @ z / 2
+        penalty = np.append(weights[:-1], 0.0) / _WEIGHT
+        value = (np.logaddexp(0, -margin) / share).sum() / 2 + penalty @ weights / 2
+        return float(value), gradient + penalty
+
+    least = np.full(z.shape[1], -np.inf)
+    least[size : 2 * size] = 0
+    bounds = [(low, None) for low in least]
+    fit = minimize(loss, np.zeros(z.shape[1]), jac=True, method="L-BFGS-B", bounds=bounds)
+    return np.asarray(fit.x[:-1]), float(fit.x[-1])
+
+
+def _row(values: Floats) -> tuple[float, ...]:
+    return tuple(float(f"{value:.4g}") for value in values)
