@@ -18,11 +18,16 @@ _START_S, _REPLY_S = 60.0, 6.0
 #: Time to end in order before it is killed, in seconds.
 END_S = 2.0
 #: One thread for each job, except for video, whose threads share the memory of the job. The stack
-#: of a process that crashes goes to stderr.
+#: of a process that crashes goes to stderr. By default glibc maps blocks above 128 KiB anew, which
+#: costs a clip 140 page faults and a sixth of its CPU time: blocks up to 32 MiB are used again, and
+#: a process keeps at most 64 MiB that it does not use.
 _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 1024 * 1024),
+    "MALLOC_TRIM_THRESHOLD_": str(64 * 1024 * 1024),
+    "MALLOC_TOP_PAD_": str(4 * 1024 * 1024),
     "PYTHONFAULTHANDLER": "1",
 }
 

@@ -197,10 +197,10 @@ def _to_ndarray(frame: AudioFrame) -> NDArray[Any]:
     if dtype is None:
         raise ValueError(f"sample format {name!r}")
     channels, count = frame.layout.nb_channels, frame.samples
+    planes: Any = frame.planes  # buffers, which their annotation does not say
     if not frame.format.is_planar:
-        interleaved = np.frombuffer(frame.planes[0], dtype, count * channels)
+        interleaved = np.frombuffer(planes[0], dtype, count * channels)
         return interleaved.reshape(-1, channels).T.copy()
-    planes = frame.planes
     samples = np.empty((len(planes), count), dtype)
     for row, plane in zip(samples, planes, strict=True):
         row[:] = np.frombuffer(plane, dtype, count)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import platform
 import resource
 import signal
 import subprocess
@@ -107,6 +108,11 @@ def cpu_ticks(pid: int | None) -> int:
         return 0
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
+
+
+def page_faults(pid: int) -> int:
+    """Page faults of a process, without reads from disk."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[7])
 
 
 def fork_server_pid(decoders: DecoderPool) -> int:
@@ -371,6 +377,21 @@ def test_a_file_beyond_the_memory_limit_is_refused_and_its_process_kept(clip: by
         assert problem(refused).error in (Error.TOO_LARGE, Error.UNUSABLE)
         assert problem(refused).field in ("frames", None)
         good(fine)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc's malloc")
+def test_a_process_uses_its_memory_again() -> None:
+    """By default glibc maps the blocks of each clip anew, at thousands of page faults."""
+    picture = cv2.resize(made.quadrants(), (1280, 720), interpolation=cv2.INTER_NEAREST)
+    frames = [np.roll(picture, 8 * n, axis=1) for n in range(8)]
+    files = InputFiles(video=made.clip("mp4", "libx264", frames))
+    request = DecodeRequest.from_card(CARD, STEPS, canvas=False)
+    with started() as decoders:
+        for repeats in (4, 4):
+            before = page_faults(idle_pid(decoders))
+            for _ in range(repeats):
+                good(run(decoders, files, request=request)[0])
+        assert page_faults(idle_pid(decoders)) - before < 4 * 2500
 
 
 def test_a_file_that_kills_its_decoder_twice_is_blamed(
