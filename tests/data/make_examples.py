@@ -18,8 +18,8 @@ from model.media.reader import read_clip
 FOLDER = Path(__file__).parents[2] / "service" / "http" / "page" / "static" / "examples"
 CLIPS = ("clips/digit-3.webm", "clips/digit-7.webm", "clips/hand-8.mp4", "clips/drone.mp4")
 EVENTS = ("events/digit-7.bs2", "events/digit-7.npz")
-#: Width and height of a still picture.
-SIZE = (240, 180)
+#: Width of a still picture.
+WIDTH = 240
 #: Grey around events, BGR.
 BACKGROUND = (40, 40, 40)
 
@@ -43,15 +43,9 @@ def still_of_events(recording: bytes) -> NDArray[np.uint8]:
 
 
 def write_still(picture: NDArray[np.uint8], name: str, interpolation: int) -> None:
-    """Write a picture in the middle of one of SIZE."""
-    height, width = picture.shape[:2]
-    scale = min(SIZE[0] / width, SIZE[1] / height)
-    inner = cv2.resize(picture, (round(width * scale), round(height * scale)), None, 0, 0,
-                       interpolation)  # fmt: skip
-    left, top = (SIZE[0] - inner.shape[1]) // 2, (SIZE[1] - inner.shape[0]) // 2
-    still = cv2.copyMakeBorder(inner, top, SIZE[1] - inner.shape[0] - top, left,
-                               SIZE[0] - inner.shape[1] - left, cv2.BORDER_CONSTANT,
-                               value=BACKGROUND)  # fmt: skip
+    """Write a picture, WIDTH pixels wide."""
+    height = round(picture.shape[0] * WIDTH / picture.shape[1])
+    still = cv2.resize(picture, (WIDTH, height), interpolation=interpolation)
     cv2.imwrite(str(FOLDER / f"{name}.jpg"), still, [cv2.IMWRITE_JPEG_QUALITY, 80])
 
 

@@ -168,7 +168,7 @@ function drawAxes(context, frequencies, begin, end) {
   context.shadowBlur = 4;
   for (const hz of [250, 1000, 2000, 4000, 8000]) {
     const y = frequencies.findIndex((value) => value <= hz);
-    if (y > 16 && y < height - 28) context.fillText(hz < 1000 ? `${hz} Hz` : `${hz / 1000} kHz`, 8, y + 5);
+    if (y > 16 && y < height - 44) context.fillText(hz < 1000 ? `${hz} Hz` : `${hz / 1000} kHz`, 8, y + 5);
   }
   const step = [0.25, 0.5, 1, 2, 5, 10, 20].find((each) => (end - begin) / each <= 8) ?? 60;
   for (let time = step; time < end - step / 4; time += step) {

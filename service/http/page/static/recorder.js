@@ -6,6 +6,8 @@ import { PageError } from "./problem-view.js";
 
 const LENGTHS_S = [1, 2, 3, 5, 10];
 const DEFAULT_S = 2;
+/** A recording of fewer bytes is a header without content. */
+const MIN_BYTES = 1000;
 /** Formats in the order of preference; the service reads all of them. */
 const FORMATS = ["video/webm;codecs=vp8,opus", "video/webm", "video/mp4", "audio/webm", "audio/mp4"];
 
@@ -76,12 +78,19 @@ export function openRecorder(place, { maxDurationS, onClip, onError, onClose }) 
       const file = new File(pieces, `recording.${suffix}`, { type });
       const both = camera.box.checked && microphone.box.checked;
       const field = both ? "clip" : camera.box.checked ? "video" : "audio";
+      if (file.size < MIN_BYTES) {
+        start.disabled = false;
+        progress.hidden = true;
+        onError(new PageError("Nothing was recorded", "The browser did not begin in this time: try again, or record for longer."));
+        return;
+      }
       close();
       onClip(field, file);
     };
-    recording.start();
+    // The encoders begin some time after the call.
+    recording.onstart = () => follow(progress, Number(length.value), recording);
     progress.hidden = false;
-    follow(progress, Number(length.value), recording);
+    recording.start();
   };
   camera.box.addEventListener("change", show);
   microphone.box.addEventListener("change", show);

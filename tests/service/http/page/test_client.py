@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from service.app import create_app
-from service.settings import Settings
 from tests.service.conftest import CLIPS
-from tests.service.running_server import listening
 
 NODE = shutil.which("node")
-KEYS = "anna:anna-q7Zt4mXv9RkB2wLc8NpY:60"
 
 pytestmark = [
     pytest.mark.slow,
@@ -30,13 +25,6 @@ def checks(service: httpx.Client, tmp_path_factory: pytest.TempPathFactory) -> P
     folder = tmp_path_factory.mktemp("client")
     (folder / "client.mjs").write_bytes(service.get("/page/client.js").content)
     return Path(shutil.copy(Path(__file__).with_name("client_checks.mjs"), folder))
-
-
-@pytest.fixture
-def keyed() -> Iterator[httpx.Client]:
-    """A service with a key, and without a checkpoint."""
-    with listening(create_app(Settings(models=Path("/nowhere"), api_keys=KEYS))) as client:  # type: ignore[arg-type]
-        yield client
 
 
 def node(checks: Path, check: str, client: httpx.Client | None = None, *options: str) -> str:

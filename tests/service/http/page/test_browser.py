@@ -1,0 +1,194 @@
+"""The page in Chromium: clips, recordings, live streams, errors, and that all of it is accessible.
+
+Needs Chromium (`apt-get install chromium`) and the extra `browser`; skipped without them. Camera
+and microphone are Chromium's own fake devices.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.service.conftest import CLIPS
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra `browser`")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs `browser`")
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+WITHIN_MS = 60_000
+KEY = "anna-q7Zt4mXv9RkB2wLc8NpY"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (apt-get install chromium)"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as play:
+        started = play.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"],
+        )
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser: Any, service: httpx.Client) -> Iterator[Any]:
+    """The page of the service. Anything that its policy blocks, or that fails, fails the test."""
+    context = browser.new_context(base_url=str(service.base_url))
+    opened = context.new_page()
+    opened.set_default_timeout(WITHIN_MS)
+    failures: list[str] = []
+    opened.on("pageerror", lambda error: failures.append(str(error)))
+    opened.on(
+        "console",
+        lambda message: failures.append(message.text) if "Content Security" in message.text else 0,
+    )
+    opened.goto("/")
+    yield opened
+    context.close()
+    assert failures == []
+
+
+def violations(page: Any) -> list[str]:
+    """What axe has to say against the page as it is."""
+    found = axe.Axe().run(page).response["violations"]
+    return [f"{each['id']}: {[node['html'] for node in each['nodes']]}" for each in found]
+
+
+def fits(page: Any) -> bool:
+    """Whether nothing makes the page wider than its window."""
+    return bool(page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"))
+
+
+def test_an_example_is_answered_as_the_service_answers_it(page: Any, service: httpx.Client) -> None:
+    page.locator("#leave-one-out").check()
+    page.locator("#diagnostics").check()
+    page.get_by_role("button", name="A seven, drawn and spoken").click()
+    page.locator(".headline").wait_for()
+    clip = (CLIPS / "digit-7.webm").read_bytes()
+    answer = service.post("/v1/classify", files={"clip": clip}).json()
+    assert page.locator(".headline .label").inner_text() == answer["prediction"]["label"]
+    labels = page.locator(".bars").first.locator("tbody th").all_inner_texts()
+    assert labels == [entry["label"] for entry in answer["probabilities"]]
+    command = page.get_by_role("region", name="The same on a command line").inner_text()
+    assert command.startswith("curl -F clip=@digit-7.webm -F attention=overlay")
+    assert command.endswith("/v1/classify")
+    assert page.get_by_text("What each stream changes").count() == 2, "the setting and the answer"
+    assert page.get_by_role("heading", name="Energy").count() == 1
+    assert violations(page) == []
+
+    before = page.locator("figure canvas").first.evaluate("canvas => canvas.toDataURL()")
+    page.get_by_role("slider", name="Time in the clip").press("Home")
+    page.wait_for_function(
+        "before => document.querySelector('figure canvas').toDataURL() !== before", arg=before
+    )
+
+    page.locator("#steps").press("ArrowRight")
+    steps = page.locator("#steps").input_value()
+    page.get_by_text(f"-F steps={steps}").wait_for()
+
+
+def test_it_fits_a_telephone_and_is_accessible_in_the_dark(
+    browser: Any, service: httpx.Client
+) -> None:
+    context = browser.new_context(
+        base_url=str(service.base_url), viewport={"width": 360, "height": 720}, color_scheme="dark"
+    )
+    narrow = context.new_page()
+    narrow.set_default_timeout(WITHIN_MS)
+    narrow.goto("/")
+    narrow.get_by_role("button", name="A seven, drawn and spoken").click()
+    narrow.locator(".headline").wait_for()
+    assert fits(narrow)
+    assert violations(narrow) == []
+    narrow.get_by_role("tab", name="Clip").press("ArrowRight")
+    assert narrow.get_by_role("tab", name="Live").get_attribute("aria-selected") == "true"
+    assert fits(narrow)
+    assert violations(narrow) == []
+    context.close()
+
+
+def test_a_recording_is_classified(page: Any) -> None:
+    page.get_by_role("button", name="Record").click()
+    page.get_by_role("button", name="Start", exact=True).click()
+    with page.expect_response("**/v1/classify") as sent:
+        page.get_by_role("button", name="Classify").click()
+    answer = sent.value.json()
+    assert sent.value.status == 200, answer
+    assert {stream for stream, info in answer["streams"].items() if info["used"]} == {
+        "audio", "visual",
+    }  # fmt: skip
+    page.locator(".headline").wait_for()
+
+
+def test_a_live_stream_is_answered(page: Any) -> None:
+    messages: list[dict[str, Any]] = []
+    page.on(
+        "websocket",
+        lambda socket: socket.on("framereceived", lambda text: messages.append(json.loads(text))),
+    )
+    page.get_by_role("tab", name="Live").click()
+    page.get_by_role("button", name="Start").click()
+    page.locator(".moment").first.wait_for()
+    page.wait_for_function("document.querySelectorAll('.moment').length >= 3")
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_role("button", name="Start").wait_for()
+    assert violations(page) == []
+    answers = [message for message in messages if message["type"] == "answer"]
+    assert all(answer["result"]["streams"]["audio"]["used"] for answer in answers)
+    assert any(answer["result"]["streams"]["visual"]["used"] for answer in answers)
+    assert {answer["segment"] for answer in answers} == {0}
+    summary = messages[-1]
+    assert summary["type"] == "summary", "it has said that it ends"
+    assert summary["messages"]["frames"] > 0
+
+
+def test_errors_are_in_words(page: Any) -> None:
+    file = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no clip" * 50}
+    page.locator("#files").set_input_files(file)
+    page.get_by_role("button", name="Classify").click()
+    alert = page.get_by_role("alert")
+    alert.wait_for()
+    assert "this file format is not supported" in alert.inner_text()
+    assert "unknown-format" in alert.inner_text()
+    assert violations(page) == []
+    page.route("**/v1/classify", lambda route: route.abort())
+    page.get_by_role("button", name="Classify").click()
+    page.get_by_role("alert").get_by_text("did not answer").wait_for()
+
+
+def test_what_the_browser_lacks_is_said(browser: Any, service: httpx.Client) -> None:
+    """As where the page is not served over HTTPS, browsers give no devices there."""
+    context = browser.new_context(base_url=str(service.base_url))
+    context.add_init_script("Object.defineProperty(window, 'isSecureContext', { value: false })")
+    insecure = context.new_page()
+    insecure.set_default_timeout(WITHIN_MS)
+    insecure.goto("/#live")
+    alert = insecure.get_by_role("alert")
+    alert.get_by_text("served over HTTPS").wait_for()
+    assert insecure.get_by_role("button", name="Start").is_disabled()
+    context.close()
+
+
+def test_a_key_is_asked_for_and_kept_in_the_tab(browser: Any, keyed: httpx.Client) -> None:
+    context = browser.new_context(base_url=str(keyed.base_url))
+    locked = context.new_page()
+    locked.set_default_timeout(WITHIN_MS)
+    locked.goto("/")
+    locked.get_by_role("alert").get_by_text("An API key is required").wait_for()
+    locked.get_by_role("textbox", name="API key").fill(KEY)
+    locked.get_by_role("button", name="Use").click()
+    locked.get_by_role("alert").wait_for(state="detached")
+    stored = locked.evaluate("[JSON.stringify(sessionStorage), localStorage.length]")
+    assert stored == [json.dumps({"scmrl.key": KEY}, separators=(",", ":")), 0]
+    assert locked.context.cookies() == []
+    context.close()
