@@ -147,8 +147,10 @@ function toggle(text, checked) {
 }
 
 /** The smoothed probabilities of an answer, the most probable first. */
-function smoothed({ smoothed: byLabel }) {
-  return Object.entries(byLabel).map(([label, probability]) => ({ label, probability }))
+function smoothed({ smoothed: byLabel, result }) {
+  const entries = Object.entries(byLabel);
+  if (!entries.length) return result.probabilities; // a new segment has begun meanwhile
+  return entries.map(([label, probability]) => ({ label, probability }))
     .sort((a, b) => b.probability - a.probability).slice(0, TOP_K);
 }
 
