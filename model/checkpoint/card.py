@@ -240,6 +240,11 @@ class Card(_Section):
                 )
         return self
 
+    @property
+    def kinds(self) -> dict[str, str]:
+        """The kind of each stream's preprocessing, by the stream's name."""
+        return {name: spec.kind for name, spec in self.streams.items()}
+
     def _check_domain(self) -> None:
         if self.domain is None:
             return

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from model.media.events.types import CameraEvents, ChannelEvents
+    from model.media.series import Series
 
 
 class MediaError(ValueError):
@@ -54,6 +55,7 @@ class Limits:
     - `max_channels`, `min_sample_rate`, `max_sample_rate` (Hz), `max_samples` (over all
       channels): of a sound.
     - `max_events`: events of a camera or cochlea.
+    - `max_series_values`: values of a series over time.
     - `threads`: number of threads that decode one video.
     """
 
@@ -70,6 +72,7 @@ class Limits:
     max_sample_rate: int = 384_000
     max_samples: int = 50_000_000
     max_events: int = 5_000_000
+    max_series_values: int = 500_000
     threads: int = 1
 
     def scale_to_duration(self, per_minute: int) -> int:
@@ -114,7 +117,8 @@ class Pictures:
 class Clip:
     """The decoded parts of a clip. `sound_problem` and `pictures_problem` explain a None.
 
-    `events` are those of event streams, by the stream's name.
+    `events` are those of event streams, and `series` those of streams of values over time, by the
+    stream's name.
     """
 
     sound: Sound | None
@@ -122,3 +126,4 @@ class Clip:
     sound_problem: str | None = None
     pictures_problem: str | None = None
     events: Mapping[str, CameraEvents | ChannelEvents] = field(default_factory=dict)
+    series: Mapping[str, Series] = field(default_factory=dict)

@@ -109,3 +109,9 @@ class _TruncatedLIF(torch.autograd.Function):
         slope = (charged - ctx.lif.v_threshold).mul_(steepness).sigmoid_()
         slope = torch.addcmul(slope, slope, slope, value=-1.0)  # sigmoid' of the surrogate
         return slope.mul_(grads[0]).mul_(steepness / ctx.lif.tau), None
+
+
+# spikingjelly registers its operator at the first call. Two threads that both make it, as when two
+# checkpoints load, can leave one without a schema, which then fails at every call.
+with torch.inference_mode():
+    LIF().fire(torch.zeros(1, 1))

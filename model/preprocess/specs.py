@@ -1,9 +1,9 @@
 """Preprocessing specifications: how each stream of a checkpoint is preprocessed.
 
-A checkpoint's card holds one spec for each stream. A third stream whose preprocessing is of
-one of these kinds needs nothing here, but an upload field: a row in `FIELDS` and a reader
-(service/classification/upload_fields.py; example: tests/service/tactile.py). A new kind of
-preprocessing needs a spec class and its row in `KINDS` as well (example: tests/service/series.py).
+A checkpoint's card holds one spec for each stream. A further stream whose preprocessing is of one
+of these kinds needs nothing here and nothing in the service: its file is sent in a field of its
+name. A new kind of preprocessing needs a spec class and its row in `KINDS`, and a reader
+(service/classification/upload_fields.py).
 
 `PROFILES` holds the specs of the paper, and of the tasks of `scmrl train` that fix them.
 """
@@ -258,6 +258,46 @@ class ChannelEventSpec(BaseModel):
         return 1
 
 
+class SeriesSpec(BaseModel):
+    """Convert a series of values over time to a tensor [1, 1, H, W]; row 0 is the lowest level.
+
+    Steps, in order:
+
+    1. `level` "peak" divides by the largest absolute value, which makes the result independent of
+       a sensor's gain and unit. "none" keeps the values.
+    2. `onset`: leave out what comes before the first value whose absolute value exceeds this share
+       of the largest. None: keep all.
+    3. Divide `duration_s` seconds into W columns, and interpolate linearly at the middle of each.
+       What comes later is left out; columns after the last value are blank. None: divide the whole
+       time of the series.
+    4. A population code: row h stands for the level at its middle, of H equal parts from `low` to
+       `high`, and has the activity exp(-d^2 / 2), where d is the distance from the value to that
+       level, in units of `width` rows. Values beyond `low` and `high` are clipped.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["series"] = "series"
+    size: Size
+    level: Literal["none", "peak"] = "none"
+    onset: Share | None = None
+    duration_s: float | None = Field(default=None, gt=0, le=3600, allow_inf_nan=False)
+    low: float = Field(ge=-1e9, le=1e9, allow_inf_nan=False)
+    high: float = Field(ge=-1e9, le=1e9, allow_inf_nan=False)
+    width: float = Field(default=2.0, ge=0.1, le=1024, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low}: must be below high {self.high}")
+        return self
+
+    @property
+    def channels(self) -> int:
+        """Number of channels C of the tensor."""
+        return 1
+
+
 def _rename_old_fields(specs: Any) -> Any:
     """Rename the fields of specs from an older card, with one warning for all of them."""
     if not isinstance(specs, Mapping):
@@ -283,7 +323,7 @@ def _rename_old_fields(specs: Any) -> Any:
 
 #: The kinds of specs that a card can hold.
 KINDS: tuple[type[StreamSpec], ...] = (
-    SpectrogramSpec, FrameSpec, EventFrameSpec, ChannelEventSpec,
+    SpectrogramSpec, FrameSpec, EventFrameSpec, ChannelEventSpec, SeriesSpec,
 )  # fmt: skip
 
 
@@ -334,8 +374,14 @@ _SPOKEN_DIGIT = SpectrogramSpec(
     resize="none",
 )
 
+_WRITTEN_DIGIT = FrameSpec(
+    fit="pad", background="median", resize="area", size=(96, 128), frames="spread"
+)
+
 #: Specs by data set and stream name.
-PROFILES: dict[str, dict[str, SpectrogramSpec | FrameSpec | EventFrameSpec | ChannelEventSpec]] = {
+PROFILES: dict[
+    str, dict[str, SpectrogramSpec | FrameSpec | EventFrameSpec | ChannelEventSpec | SeriesSpec]
+] = {
     "crema_d": {"audio": _PAPER_AUDIO, "visual": _PAPER_VISUAL},
     "urbansound8k_av": {"audio": _PAPER_AUDIO, "visual": _PAPER_VISUAL},
     # Published frames are 28 x 28; the digits of MNIST-DVS, at scale 4, fill 26 x 26 of 128 x 128.
@@ -343,14 +389,13 @@ PROFILES: dict[str, dict[str, SpectrogramSpec | FrameSpec | EventFrameSpec | Cha
         "audio": ChannelEventSpec(bands=64, grid=(8, 8), size=(28, 28)),
         "visual": EventFrameSpec(size=(28, 28), window=(28, 28), mean=0.1307, std=0.3081),
     },
-    "avdigits": {
+    "avdigits": {"audio": _SPOKEN_DIGIT, "visual": _WRITTEN_DIGIT},
+    # As many tokens for the force (4 x 12) as for the sound (4 x 12) and the picture (6 x 8).
+    "avdigits-tactile": {
         "audio": _SPOKEN_DIGIT,
-        "visual": FrameSpec(
-            fit="pad",
-            background="median",
-            resize="area",
-            size=(96, 128),
-            frames="spread",
+        "visual": _WRITTEN_DIGIT,
+        "tactile": SeriesSpec(
+            size=(64, 192), level="peak", onset=0.1, duration_s=1.4, low=-0.1, high=1.1
         ),
     },
     # As many tokens as the sound has (4 x 12), as the attention over time needs: 6 x 8.

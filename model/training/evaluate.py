@@ -120,7 +120,8 @@ def load_data(evaluator: Evaluator, folder: Path, data: Path | None) -> Data:
 def measure_accuracy(
     evaluator: Evaluator, clips: Sequence[EvaluatedClip], out: Path
 ) -> Iterator[Measurement]:
-    """Measure all streams together and each alone, and draw the confusion matrix."""
+    """Measure all streams together, each alone and, of three or more, each missing; draw the
+    confusion matrix."""
     steps, task = evaluator.card.steps, evaluator.task
     conditions = f"T = {steps}, {task.test_set}"
     predictions = evaluator.predict(clips, steps)
@@ -134,6 +135,11 @@ def measure_accuracy(
         predictions = evaluator.predict(clips, steps, stream=stream)
         yield measurement(f"accuracy, {name}", score(predictions, clips), conditions)
         yield from _measure_parts(predictions, clips, name, conditions)
+    for stream in streams_alone(task) if len(task.specs) > 2 else ():
+        others = [name for name in task.specs if name != stream]
+        predictions = evaluator.predict(clips, steps, stream=others)
+        name = f"without {task.titles[stream]}"
+        yield measurement(f"accuracy, {name}", score(predictions, clips), conditions)
 
 
 def _measure_parts(

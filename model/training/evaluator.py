@@ -67,12 +67,15 @@ class Evaluator:
         self.engine = Engine(network, device=device)
         self.engine.fuse(steps=self.card.steps)  # as the service does
 
-    def prepare(self, clip: Clip, steps: int, stream: str | None = None) -> dict[str, Prepared]:
-        """Preprocess one stream, or each that the clip has, as the card says."""
+    def prepare(
+        self, clip: Clip, steps: int, stream: str | Collection[str] | None = None
+    ) -> dict[str, Prepared]:
+        """Preprocess one stream, some, or each that the clip has, as the card says."""
         specs = self.card.streams
         if stream is not None:
-            specs = {stream: specs[stream]}
-        return prepare(specs, clip.sound, clip.pictures, steps, clip.events)
+            streams = (stream,) if isinstance(stream, str) else stream
+            specs = {name: spec for name, spec in specs.items() if name in streams}
+        return prepare(specs, clip.sound, clip.pictures, steps, clip.events, clip.series)
 
     def encode(self, prepared: Sequence[dict[str, Prepared]], steps: int) -> dict[str, Tensor]:
         """Encode and stack clips that have the same streams: [T or 1, B, C, H, W] by stream."""
@@ -100,9 +103,10 @@ class Evaluator:
         clips: Sequence[EvaluatedClip],
         steps: int,
         perturbation: Perturbation | None = None,
-        stream: str | None = None,
+        stream: str | Collection[str] | None = None,
     ) -> NDArray[np.float32]:
-        """Return the calibrated logits [n, classes] of clips, perturbed, with one stream or all.
+        """Return the calibrated logits [n, classes] of clips, perturbed, with one stream, some or
+        all.
 
         The perturbation of clip i depends on i alone.
         """
@@ -136,7 +140,7 @@ class Evaluator:
         clips: Sequence[EvaluatedClip],
         steps: int,
         perturbation: Perturbation | None = None,
-        stream: str | None = None,
+        stream: str | Collection[str] | None = None,
     ) -> NDArray[np.int64]:
         """Return the predicted class [n] of each clip, by its `logits`."""
         return np.asarray(self.logits(clips, steps, perturbation, stream).argmax(1), np.int64)
@@ -146,7 +150,7 @@ class Evaluator:
         clips: Sequence[EvaluatedClip],
         steps: int,
         perturbation: Perturbation | None = None,
-        stream: str | None = None,
+        stream: str | Collection[str] | None = None,
     ) -> Accuracy:
         """Return the accuracy of `predict`."""
         return score(self.predict(clips, steps, perturbation, stream), clips)
@@ -201,6 +205,8 @@ def decode(truth: LabelledClip, steps: int, evaluator: Evaluator) -> DecodedClip
     for stream, spec in evaluator.card.streams.items():
         if spec.kind in ("events", "audio_events") and stream not in clip.events:
             raise DataError(f"{name}: there are no events for {stream} in it")
+        if spec.kind == "series" and stream not in clip.series:
+            raise DataError(f"{name}: there are no values for {stream} in it")
     return DecodedClip(truth, clip)
 
 
@@ -208,7 +214,8 @@ def _bytes(clip: Clip) -> int:
     """Return the size of a decoded clip in memory, in bytes."""
     pictures = sum(frame.nbytes for frame in clip.pictures.frames) if clip.pictures else 0
     events = sum(32 * len(each.time_us) for each in clip.events.values())  # up to 4 x int64 each
-    return pictures + events + (clip.sound.samples.nbytes if clip.sound else 0)
+    series = sum(each.time_s.nbytes + each.values.nbytes for each in clip.series.values())
+    return pictures + events + series + (clip.sound.samples.nbytes if clip.sound else 0)
 
 
 def held_out_batches(

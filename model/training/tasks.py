@@ -9,6 +9,7 @@ the clips of an evaluation. `paper` holds the tasks of the paper, which share mo
 from __future__ import annotations
 
 from model.training.avdigits.task import AVDigits
+from model.training.avdigits_tactile.task import AVDigitsTactile
 from model.training.drones.task import Drones
 from model.training.folder.task import FolderTask
 from model.training.handsigns.task import HandSigns
@@ -20,6 +21,7 @@ from model.training.task import Task
 
 TASKS: dict[str, type[Task]] = {
     "avdigits": AVDigits,
+    "avdigits-tactile": AVDigitsTactile,
     "crema-d": CremaD,
     "drones": Drones,
     "folder": FolderTask,

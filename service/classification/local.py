@@ -40,7 +40,7 @@ class Classifier:
 
     def classify(self, files: InputFiles, options: Options) -> Classification:
         """Classify one clip. Raises Problem."""
-        check_files(files, self._settings)
+        check_files(files, self._settings, self.card.kinds)
         return asyncio.run(pipeline.classify(files, options, self._backend, Call()))
 
     async def _run(

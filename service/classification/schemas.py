@@ -47,7 +47,9 @@ class Stream(_Answer):
         "checkpoint supports missing streams.",
         examples=["the sound is silent (nothing in it exceeds -90 dBFS)"],
     )
-    duration_s: float | None = Field(None, description="Length of the sound.", examples=[1.9])
+    duration_s: float | None = Field(
+        None, description="Length of the sound, the events or the series.", examples=[1.9]
+    )
     sample_rate: int | None = Field(None, description="Hz.", examples=[48000])
     channels: int | None = Field(None, description="Channels of the sound.", examples=[2])
     mixed: DownmixMethod | None = Field(
@@ -69,6 +71,7 @@ class Stream(_Answer):
     events: int | None = Field(
         None, description="Events of a camera or a cochlea.", examples=[4096]
     )
+    values: int | None = Field(None, description="Values of a series over time.", examples=[160])
 
 
 class SpatialMap(_Answer):

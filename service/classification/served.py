@@ -38,8 +38,8 @@ class ServedClassifier:
 
         Raises Problem, for unusable files and for a checkpoint that is unknown, not ready or full.
         """
-        check_files(files, self.settings)
         with self.in_flight.request(options.model or self.settings.default_model) as model:
+            check_files(files, self.settings, model.card.kinds)
             return await self.classify_with(model, files, options, call)
 
     async def classify_with(

@@ -1,39 +1,44 @@
-"""The table of upload fields (`FIELDS`), and the files of one request.
+"""The upload fields of a checkpoint, and the files of one request.
 
-The form, the decoding processes, the flags of `scmrl classify`, the OpenAPI description and the
-error details are all made from `FIELDS`. A new upload field, also for a third stream, is a row here
-and a reader (service/decoding/readers.py). How a stream is then preprocessed is the spec in its
-checkpoint's card; a new class of specs is needed only for a new kind of preprocessing
-(model/preprocess/specs.py). The service and the decoding processes import this module, so it
-imports nothing slow.
+Every checkpoint's form has the fields of `FIELDS`, and one for each stream of its card, of the
+stream's name: `fields_of` returns both. A file in a field of a stream's name feeds that stream
+alone. A field of `FIELDS` feeds the first stream of each of its kinds, so no stream gets another's
+file. How a stream is then preprocessed is the spec in the card.
+
+The form, the decoding processes, `scmrl classify`, the OpenAPI description and the error details
+are all made from these fields. A new kind of streams needs a row in `OF_KIND` and a reader
+(service/decoding/readers.py), besides its spec (model/preprocess/specs.py). The service and the
+decoding processes import this module, so it imports nothing slow.
 """
 
 from __future__ import annotations
 
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from service.classification.options import Options
 from service.errors import Error, Problem
 
 if TYPE_CHECKING:
     from service.settings import Settings
+
+#: The kind of each stream of a checkpoint: the `kind` of its spec, by the stream's name.
+Kinds = Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class UploadField:
     """One upload field.
 
-    - `name`: of the form field, and of the flag of `scmrl classify`.
-    - `kinds`: kinds of the streams that it feeds; a stream's kind is the `kind` of its spec in the
-      checkpoint's card.
+    - `name`: of the form field.
+    - `kinds`: kinds of the streams that it feeds.
     - `reader`: "module:function" that reads its files, a `service.decoding.readers.Reader`. Only
       decoding processes import it.
     - `description`: one sentence for OpenAPI and for the help of `scmrl classify`.
     - `stream`: name of the only stream that it feeds. None: of each of `kinds` the checkpoint's
-      first stream that is not the `stream` of another row; a further one needs a row of its own,
-      so that no stream gets another's file.
+      first stream.
     - `max_bytes`: the setting that bounds each of its files.
     - `max_files`: the setting that bounds how often the field is repeated; None: it is sent once.
     """
@@ -51,23 +56,19 @@ class UploadField:
         reader: Callable[..., Any] = pkgutil.resolve_name(self.reader)
         return reader
 
-    def feeds(self, stream: str, kinds: Mapping[str, str]) -> bool:
+    def feeds(self, stream: str, kinds: Kinds) -> bool:
         """Return whether it feeds this stream of a checkpoint, whose streams are of these kinds."""
-        kind = kinds[stream]
-        if kind not in self.kinds:
+        if kinds[stream] not in self.kinds:
             return False
-        if self.stream is not None:
-            return self.stream == stream
-        named = {row.stream for row in FIELDS}
-        others = [name for name in kinds if kinds[name] == kind and name not in named]
-        return others[:1] == [stream]
+        first = next(name for name in kinds if kinds[name] == kinds[stream])
+        return stream == (first if self.stream is None else self.stream)
 
-    def overlaps(self, other: UploadField) -> bool:
+    def overlaps(self, other: UploadField, kinds: Kinds) -> bool:
         """Return whether both feed the same stream, so that a request can have only one of them."""
-        return self.stream == other.stream and not set(self.kinds).isdisjoint(other.kinds)
+        return any(self.feeds(stream, kinds) and other.feeds(stream, kinds) for stream in kinds)
 
 
-#: The upload fields, in the order in which they are listed.
+#: The fields of every checkpoint, in the order in which they are listed.
 FIELDS: tuple[UploadField, ...] = (
     UploadField(
         name="clip",
@@ -112,6 +113,70 @@ FIELDS: tuple[UploadField, ...] = (
 )
 
 
+@dataclass(frozen=True)
+class OfKind:
+    """How the field of a stream of one kind is read: as `UploadField` has it. `content`: what the
+    stream is of, in a word; empty where the stream's name says more."""
+
+    reader: str
+    description: str
+    content: str = ""
+    max_files: str | None = None
+
+
+#: How a field of a stream's own name is read, by the stream's kind.
+OF_KIND: dict[str, OfKind] = {
+    "spectrogram": OfKind(
+        "service.decoding.readers:read_audio",
+        "a sound (wav, flac, …, or that of a video).",
+        "sound",
+    ),
+    "frames": OfKind(
+        "service.decoding.readers:read_pictures",
+        "a video, or pictures in temporal order.",
+        "pictures",
+        max_files="max_frames",
+    ),
+    "events": OfKind(
+        "service.decoding.events:read_events",
+        "events of a camera, as `events`.",
+        "a camera's events",
+    ),
+    "audio_events": OfKind(
+        "service.decoding.events:read_audio_events",
+        "events of a cochlea, as `audio_events`.",
+        "a cochlea's events",
+    ),
+    "series": OfKind(
+        "service.decoding.series:read_series",
+        "values over time: CSV of time in seconds and value, or .npz of `t` and one other array.",
+    ),
+}
+#: Names of options, which no stream's field can have.
+_OPTIONS = frozenset(option.name for option in fields(Options))
+
+
+def fields_of(kinds: Kinds) -> tuple[UploadField, ...]:
+    """Return the upload fields of a checkpoint, whose streams are of these kinds.
+
+    A stream's own field takes the place of one of `FIELDS` of its name. A stream whose name is
+    that of an option has no field of its own.
+    """
+    own = [
+        UploadField(
+            name=stream,
+            kinds=(kind,),
+            reader=OF_KIND[kind].reader,
+            description=f"The stream {stream}: {OF_KIND[kind].description}",
+            stream=stream,
+            max_files=OF_KIND[kind].max_files,
+        )
+        for stream, kind in kinds.items()
+        if kind in OF_KIND and stream not in _OPTIONS
+    ]
+    return (*(row for row in FIELDS if row.name not in kinds), *own)
+
+
 class InputFiles(Mapping[str, tuple[bytes, ...]]):
     """The files of one request by upload field; those of a repeated field in the order sent.
 
@@ -119,7 +184,7 @@ class InputFiles(Mapping[str, tuple[bytes, ...]]):
     files is left out.
     """
 
-    def __init__(self, **files: bytes | Sequence[bytes] | None) -> None:
+    def __init__(self, /, **files: bytes | Sequence[bytes] | None) -> None:
         self._files = {
             name: (data,) if isinstance(data, bytes) else tuple(data)
             for name, data in files.items()
@@ -142,29 +207,32 @@ class InputFiles(Mapping[str, tuple[bytes, ...]]):
 
     @property
     def first_field(self) -> str:
-        """The first field that has a file, in the order of `FIELDS`."""
-        return next(row.name for row in rows_of(self))
+        """The first field that has a file: in the order of `FIELDS`, then a stream's own."""
+        order = [row.name for row in FIELDS]
+        return min(self, key=lambda name: order.index(name) if name in order else len(order))
 
 
-def rows_of(files: InputFiles) -> list[UploadField]:
-    """Return the rows of the fields that were sent, in the order of `FIELDS`."""
-    return [row for row in FIELDS if row.name in files]
+def rows_of(files: InputFiles, kinds: Kinds) -> list[UploadField]:
+    """Return the fields that were sent, of a checkpoint's, in the order of `fields_of`."""
+    return [row for row in fields_of(kinds) if row.name in files]
 
 
-def check_files(files: InputFiles, settings: Settings) -> None:
+def check_files(files: InputFiles, settings: Settings, kinds: Kinds) -> None:
     """Check that files are there, go together and are neither too many nor empty.
 
     Raises Problem INVALID_FIELD, TOO_LARGE or UNUSABLE, naming the field.
     """
-    rows = rows_of(files)
-    if not rows:
+    rows = rows_of(files, kinds)
+    if not files:
         raise Problem(
-            Error.INVALID_FIELD, f"No file was sent; send {usage()}.", field=FIELDS[0].name
+            Error.INVALID_FIELD, f"No file was sent; send {usage(kinds)}.", field=FIELDS[0].name
         )
     for number, row in enumerate(rows):
         for other in rows[number + 1 :]:
-            if row.overlaps(other):
-                detail = f"`{row.name}` and `{other.name}` are for the same stream; send {usage()}."
+            if row.overlaps(other, kinds):
+                detail = (
+                    f"`{row.name}` and `{other.name}` are for the same stream; send {usage(kinds)}."
+                )
                 raise Problem(Error.INVALID_FIELD, detail, field=other.name)
     for row in rows:
         _check_field(row, files[row.name], settings)
@@ -184,28 +252,17 @@ def _check_field(row: UploadField, files: Sequence[bytes], settings: Settings) -
             raise Problem(Error.UNUSABLE, f"{file} is empty.", field=row.name)
 
 
-def usage() -> str:
+def usage(kinds: Kinds) -> str:
     """Return the fields that can be sent, stream by stream, for the detail of an error."""
-    streams: dict[tuple[str | None, str], list[str]] = {}
-    for row in FIELDS:
-        for kind in row.kinds:
-            streams.setdefault((row.stream, kind), []).append(f"`{row.name}`")
-    choices = [
-        f"{_join(names, 'or')} for {stream or _CONTENT.get(kind, kind)}"
-        for (stream, kind), names in streams.items()
-    ]
+    choices = []
+    for stream, kind in kinds.items():
+        names = [f"`{row.name}`" for row in fields_of(kinds) if row.feeds(stream, kinds)]
+        is_only = list(kinds.values()).count(kind) == 1
+        content = OF_KIND[kind].content if is_only and kind in OF_KIND else ""
+        choices.append(f"{_join(names, 'or')} for {content or stream}")
     return _join(choices, "and")
 
 
 def _join(words: Sequence[str], conjunction: str) -> str:
     *first, last = words
     return f"{', '.join(first)} {conjunction} {last}" if first else last
-
-
-#: The content of a stream of each kind, in a word.
-_CONTENT = {
-    "spectrogram": "sound",
-    "frames": "pictures",
-    "events": "a camera's events",
-    "audio_events": "a cochlea's events",
-}

@@ -41,6 +41,8 @@ Examples:
     scmrl classify CLIP.mp4 --overlay maps.png --steps 8
 
     scmrl classify --video SILENT.mp4 --audio VOICE.wav
+
+    scmrl classify --model THREE CLIP.mp4 --stream tactile=PEN.csv
 """
 #: The upload field of the command's arguments; each other field is a flag.
 _CLIP = "clip"
@@ -51,12 +53,14 @@ def register(app: typer.Typer) -> None:
 
     def command(**arguments: Any) -> None:
         files = {row.name: arguments.pop(row.name) or [] for row in rows}
+        for name, path in map(_stream_file, arguments.pop("stream") or []):
+            files[name] = [*files.get(name, []), path]
         classify(**arguments, files=files)
 
     rows = [row for row in upload_fields.FIELDS if row.name != _CLIP]
     own = inspect.signature(classify, eval_str=True).parameters.values()
     parameters = [parameter for parameter in own if parameter.name != "files"]
-    parameters += [_flag(row) for row in rows]
+    parameters += [*map(_flag, rows), _STREAM_FLAG]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     app.command("classify", help=HELP)(command)
 
@@ -71,6 +75,30 @@ def _flag(row: UploadField) -> inspect.Parameter:
         default=None,
         annotation=Annotated[list[Path] | None, option],
     )
+
+
+#: The command's parameter for the files of streams by their names, which the card decides.
+_STREAM_FLAG = inspect.Parameter(
+    "stream",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=None,
+    annotation=Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE",
+            help="The file of the stream of this name in the checkpoint's card. Repeat the flag "
+            "for each.",
+        ),
+    ],
+)
+
+
+def _stream_file(text: str) -> tuple[str, Path]:
+    """Return the stream and the file of NAME=FILE."""
+    name, is_pair, file = text.partition("=")
+    if not is_pair or not name or not file:
+        raise typer.BadParameter(f"{text!r}: must be NAME=FILE", param_hint="--stream")
+    return name, Path(file)
 
 
 @dataclass(frozen=True)
@@ -174,7 +202,10 @@ def _requests(clips: Sequence[Path], files: _Request) -> list[_Request]:
     """Return what to classify: each clip, or one clip together with the flags' files."""
     files = {name: paths for name, paths in files.items() if paths}
     if not files and not clips:
-        raise typer.BadParameter(f"no file; pass {upload_fields.usage()}", param_hint="CLIP")
+        flags = ", ".join(f"--{row.name}" for row in upload_fields.FIELDS if row.name != _CLIP)
+        raise typer.BadParameter(
+            f"no file; pass clips, or {flags} or --stream NAME=FILE", param_hint="CLIP"
+        )
     if not files:
         return [{_CLIP: [clip]} for clip in clips]
     if len(clips) > 1:

@@ -45,8 +45,8 @@ def decode(files: InputFiles, request: DecodeRequest) -> DecodeResult:
 
     Raises Problem: UNKNOWN_FORMAT, UNUSABLE, TOO_LARGE or INVALID_FIELD, naming the field.
     """
-    rows = upload_fields.rows_of(files)
-    _check_all_used(rows, request)
+    rows = upload_fields.rows_of(files, request.kinds)
+    _check_all_used(files, rows, request)
 
     started = time.perf_counter()
     sources = {row.name: _read(row, files, request) for row in rows}
@@ -65,16 +65,16 @@ def decode(files: InputFiles, request: DecodeRequest) -> DecodeResult:
     return DecodeResult(prepared, infos, read - started, time.perf_counter() - read)
 
 
-def _check_all_used(rows: list[UploadField], request: DecodeRequest) -> None:
+def _check_all_used(files: InputFiles, rows: list[UploadField], request: DecodeRequest) -> None:
     """Raise Problem INVALID_FIELD for a file that the checkpoint has no stream for."""
-    for row in rows:
-        if not _specs_fed_by(row, request):
+    used = {row.name for row in rows if _specs_fed_by(row, request)}
+    for name in files:
+        if name not in used:
             streams = ", ".join(request.streams)
             detail = (
-                f"The checkpoint {request.name} has no stream for `{row.name}`; its streams: "
-                f"{streams}."
+                f"The checkpoint {request.name} has no stream for `{name}`; its streams: {streams}."
             )
-            raise Problem(Error.INVALID_FIELD, detail, field=row.name)
+            raise Problem(Error.INVALID_FIELD, detail, field=name)
 
 
 def _specs_fed_by(row: UploadField, request: DecodeRequest) -> list[Spec]:
@@ -97,20 +97,24 @@ def _read(
 
 def _find_source(name: str, spec: Spec, sources: _Sources, request: DecodeRequest) -> _Stream:
     """Return the input of the stream `name`, from the field that was sent for it."""
-    fields = [row for row in upload_fields.FIELDS if row.feeds(name, request.kinds)]
+    kinds = request.kinds
+    fields = [row for row in upload_fields.fields_of(kinds) if row.feeds(name, kinds)]
     sent = next((row.name for row in fields if row.name in sources), None)
     if sent is None:
-        return _not_sent(name, fields, sources)
+        return _not_sent(name, fields, sources, kinds)
     source = sources[sent][spec.kind]
     if isinstance(source, Missing):
         return _Stream(sent, None, source.reason)
     return _Stream(sent, source, source.empty_reason() if request.missing_streams else None)
 
 
-def _not_sent(name: str, fields: list[UploadField], sources: _Sources) -> _Stream:
+def _not_sent(
+    name: str, fields: list[UploadField], sources: _Sources, kinds: upload_fields.Kinds
+) -> _Stream:
     """Describe a stream that no file was sent for, with the fields that could be added."""
-    sent = [row for row in upload_fields.FIELDS if row.name in sources]
-    names = [f.name for f in fields if not any(f.overlaps(row) for row in sent)]
+    sent = [row for row in upload_fields.fields_of(kinds) if row.name in sources]
+    free = [row for row in fields if not any(row.overlaps(other, kinds) for other in sent)]
+    names = [row.name for row in free if row.stream is None] or [row.name for row in free]
     if not names:
         return _Stream(sent[0].name, None, f"no upload field is for the stream {name}")
     were = "was" if len(names) == 1 else "were"

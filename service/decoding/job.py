@@ -67,6 +67,7 @@ class StreamInfo:
     - Of pictures: number of `frames` used; `width` and `height` of the first in pixels.
     - Of events: their number `events`; `duration_s`; the sensor's `width` and `height` in pixels,
       where the file has them.
+    - Of a series: number of `values`; `duration_s`.
     """
 
     used: bool
@@ -81,6 +82,7 @@ class StreamInfo:
     width: int | None = None
     height: int | None = None
     events: int | None = None
+    values: int | None = None
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ class DecoderPool:
         file cannot be decoded.
         """
         self._availability.wait_for_first_start()
-        files = self_test.files({spec.kind for spec in request.streams.values()})
+        files = self_test.files(request.kinds)
         if files is None:
             return not self._availability.is_over
         request = request.model_copy(update={"missing_streams": True})

@@ -1,4 +1,4 @@
-"""Read the files of each upload field: the readers that `upload_fields.FIELDS` names.
+"""Read the files of each upload field: the readers that service.classification.upload_fields names.
 
 They run in a sandboxed process, so they must not open files or import modules when called.
 A reader for a new kind of stream may have a module of its own, together with its `Source`.
@@ -12,7 +12,7 @@ from typing import Protocol
 
 from model.media import reader
 from model.media.picture.picture_file import shrink
-from model.media.types import Limits, MediaError, Pictures, Unusable
+from model.media.types import Limits, MediaError, Pictures, UnknownFormat, Unusable
 from model.preprocess.frames import segment_centres
 from service.decoding.sources import Missing, PicturesSource, SoundSource, Source
 
@@ -90,3 +90,17 @@ def read_frames(files: Sequence[bytes], options: ReadOptions) -> dict[str, Sourc
             pictures[index] = shrink(picture, largest)
     times_s = tuple(float(index) for index in pictures)
     return {"frames": PicturesSource(Pictures(tuple(pictures.values()), times_s))}
+
+
+def read_pictures(files: Sequence[bytes], options: ReadOptions) -> dict[str, Source | Missing]:
+    """Read several pictures, or a single picture or video."""
+    if len(files) == 1:
+        try:
+            return read_video(files, options)
+        except UnknownFormat:
+            pass  # a picture of a format that is no clip's
+        try:
+            return read_frames(files, options)
+        except UnknownFormat:
+            raise UnknownFormat("it is neither a video nor a picture of a known format") from None
+    return read_frames(files, options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import zlib
-from collections.abc import Collection
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -27,16 +27,21 @@ CLIP = zlib.decompress(
     )
 )
 
+#: A CSV of two values.
+SERIES = b"t,value\n0,1\n1,2\n"
 
-def files(kinds: Collection[str]) -> InputFiles | None:
-    """Return small files for streams of these kinds; None where there is none for any of them."""
+
+def files(kinds: Mapping[str, str]) -> InputFiles | None:
+    """Return small files for streams of these kinds, by their names; None where there is none for
+    any of them."""
     sent: dict[str, bytes] = {}
-    if "spectrogram" in kinds or "frames" in kinds:
+    if not {"spectrogram", "frames"}.isdisjoint(kinds.values()):
         sent["clip"] = CLIP
-    if "events" in kinds:
+    if "events" in kinds.values():
         sent["events"] = _events()
-    if "audio_events" in kinds:
+    if "audio_events" in kinds.values():
         sent["audio_events"] = _events()
+    sent |= {name: SERIES for name, kind in kinds.items() if kind == "series"}
     return InputFiles(**sent) if sent else None
 
 

@@ -36,6 +36,7 @@ import soundfile
 
 from model.media import reader
 from model.media.events.reader import read_camera_events, read_channel_events
+from model.media.series import read_series
 from model.preprocess.events import prepare_camera_events, prepare_channel_events
 from model.preprocess.prepare import prepare
 from model.preprocess.specs import PROFILES, ChannelEventSpec, EventFrameSpec
@@ -141,7 +142,8 @@ def _warm() -> None:
     for module in pkgutil.walk_packages(av.__path__, "av."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    for row in upload_fields.FIELDS:
+    of_each_kind = {kind: kind for kind in upload_fields.OF_KIND}
+    for row in (*upload_fields.FIELDS, *upload_fields.fields_of(of_each_kind)):
         row.load_reader()
     cv2.setNumThreads(1)
     sound = io.BytesIO()
@@ -149,8 +151,9 @@ def _warm() -> None:
     picture = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
     tone = reader.read_sound(sound.getvalue())
     pictures = reader.Pictures((reader.read_picture(picture),), (0.0,))
+    series = {"tactile": read_series(b"t,force\n0,1\n1,2\n")}
     for specs in PROFILES.values():
-        prepare(specs, tone, pictures, 1)
+        prepare(specs, tone, pictures, 1, series=series)
     reader.read_clip(_clip(), 2)
     with suppress(reader.MediaError):
         reader.read_clip(bytes(64), 1)

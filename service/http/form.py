@@ -1,6 +1,7 @@
 """The classify form: its fields, their OpenAPI description, and how they are parsed.
 
-The file fields are the rows of `classification.upload_fields`; the value fields are `VALUES`.
+The file fields are those of the checkpoint (`classification.upload_fields`); the value fields are
+`VALUES`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 from service.classification import upload_fields
 from service.classification.options import ATTENTION_DETAILS, CONTRIBUTIONS, Options
-from service.classification.upload_fields import InputFiles
+from service.classification.upload_fields import InputFiles, Kinds
 from service.errors import Error, Problem
 from service.http import json_body
 from service.http.multipart_body import Form, FormFields
@@ -121,20 +122,25 @@ VALUES: Mapping[str, Value] = {
 }
 
 
-def form_fields(settings: Settings) -> FormFields:
-    """Return the fields that the form may have, with the maximum bytes of each file field."""
-    files = {row.name: int(getattr(settings, row.max_bytes)) for row in upload_fields.FIELDS}
-    types = {name: str(value.schema(settings)["type"]) for name, value in VALUES.items()}
-    repeated = frozenset(row.name for row in upload_fields.FIELDS if row.max_files)
-    return FormFields(files, types, repeated)
+def form_fields(settings: Settings, kinds: Kinds, model: str) -> FormFields:
+    """Return the fields that the form of a checkpoint may have, with the maximum bytes of each
+    file field. `kinds`: of its streams."""
+    rows = upload_fields.fields_of(kinds)
+    return FormFields(
+        files={row.name: int(getattr(settings, row.max_bytes)) for row in rows},
+        values={name: str(value.schema(settings)["type"]) for name, value in VALUES.items()},
+        repeated=frozenset(row.name for row in rows if row.max_files),
+        note=f"The streams of the checkpoint {model}: {', '.join(kinds)}.",
+    )
 
 
 def parse_form(
-    form: Form, settings: Settings, model: str | None = None
+    form: Form, settings: Settings, kinds: Kinds, model: str | None = None
 ) -> tuple[InputFiles, Options]:
     """Return the files and the options of a form, with `model` among the options.
 
-    Raises Problem INVALID_FIELD for a value, and as `upload_fields.check_files` does.
+    `kinds`: of the checkpoint's streams. Raises Problem INVALID_FIELD for a value, and as
+    `upload_fields.check_files` does.
     """
     values = {
         name: _parse_value(name, form.values[name], settings)
@@ -142,16 +148,20 @@ def parse_form(
         if name in form.values
     }
     files = InputFiles(**form.files)
-    upload_fields.check_files(files, settings)
+    upload_fields.check_files(files, settings, kinds)
     return files, Options(model=model, **values)
 
 
-def request_body(settings: Settings) -> dict[str, Any]:
-    """Return the form as an OpenAPI request body: it is parsed while it arrives, not by FastAPI."""
-    form = _body_schema({"type": "string", "format": "binary"}, settings)
-    base64 = _body_schema({"type": "string", "contentEncoding": "base64"}, settings)
+def request_body(settings: Settings, checkpoints: Mapping[str, Kinds]) -> dict[str, Any]:
+    """Return the form as an OpenAPI request body: it is parsed while it arrives, not by FastAPI.
+
+    It has the fields of these checkpoints' streams; without one, those of every checkpoint.
+    """
+    form = _body_schema({"type": "string", "format": "binary"}, settings, checkpoints)
+    base64 = _body_schema({"type": "string", "contentEncoding": "base64"}, settings, checkpoints)
+    usages = [f"{name}: {upload_fields.usage(kinds)}." for name, kinds in checkpoints.items()]
     return {
-        "description": f"Send {upload_fields.usage()}. In JSON, files are base64.",
+        "description": " ".join(["The files of a clip.", *usages, "In JSON, files are base64."]),
         "required": True,
         "content": {
             "multipart/form-data": {"schema": form},
@@ -160,12 +170,16 @@ def request_body(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _body_schema(file: dict[str, Any], settings: Settings) -> dict[str, Any]:
+def _body_schema(
+    file: dict[str, Any], settings: Settings, checkpoints: Mapping[str, Kinds]
+) -> dict[str, Any]:
     """Return the schema of a body whose files are as `file` says."""
     properties: dict[str, Any] = {}
-    for row in upload_fields.FIELDS:
-        schema = {"type": "array", "items": file} if row.max_files else file
-        properties[row.name] = {**schema, "description": row.description}
+    own = (row for kinds in checkpoints.values() for row in upload_fields.fields_of(kinds))
+    for row in (*upload_fields.FIELDS, *own):
+        if row.name not in properties:
+            schema = {"type": "array", "items": file} if row.max_files else file
+            properties[row.name] = {**schema, "description": row.description}
     for name, value in VALUES.items():
         properties[name] = {**value.schema(settings), "description": value.description}
     return {"type": "object", "properties": properties, "additionalProperties": False}

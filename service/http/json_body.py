@@ -53,11 +53,7 @@ def parse_json(body: bytes, fields: FormFields) -> Form:
                 raise _twice(name)
             form.values[name] = [_text(name, value, fields.values[name])]
         else:
-            raise Problem(
-                Error.INVALID_FIELD,
-                f"No such field: {name[:100]!r}; the fields are: {', '.join(fields.names)}.",
-                field=name[:100],
-            )
+            raise fields.unknown(name)
     return form
 
 

@@ -39,11 +39,13 @@ class FormFields:
     """The fields that a form may have: `files` with the maximum bytes of each file, as decoded,
     and the text fields `values`, each with the type that it has in JSON (`integer`, `number`,
     `boolean` or `string`). `repeated`: file fields that may have several files, an array in JSON.
+    `note`: a sentence for the detail where a field is none of these.
     """
 
     files: Mapping[str, int]
     values: Mapping[str, str]
     repeated: frozenset[str] = frozenset()
+    note: str = ""
 
     @property
     def names(self) -> list[str]:
@@ -52,6 +54,11 @@ class FormFields:
     def max_bytes(self, name: str) -> int:
         """Return the maximum bytes of one part of this field."""
         return self.files.get(name, MAX_VALUE_BYTES)
+
+    def unknown(self, name: str) -> Problem:
+        """Return the problem with a field that is none of these."""
+        detail = f"No such field: {name[:100]!r}; the fields are: {', '.join(self.names)}."
+        return Problem(Error.INVALID_FIELD, f"{detail} {self.note}".strip(), field=name[:100])
 
 
 @dataclass(frozen=True)
@@ -234,12 +241,7 @@ class _Reader:
             raise Problem(Error.TOO_LARGE, detail)
         is_file_field = head.name in self._fields.files
         if not is_file_field and head.name not in self._fields.values:
-            raise Problem(
-                Error.INVALID_FIELD,
-                f"No such field: {head.name[:100]!r}; the fields are: "
-                f"{', '.join(self._fields.names)}.",
-                field=head.name[:100],
-            )
+            raise self._fields.unknown(head.name)
         max_bytes = self._fields.max_bytes(head.name)
         self._part = _Part(head, is_file_field=is_file_field, max_bytes=max_bytes)
 

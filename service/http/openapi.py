@@ -14,6 +14,7 @@ from service.http import problem_document
 from service.http.middleware import api_keys
 from service.http.middleware.security_headers import page_policy
 from service.http.routes import classify
+from service.http.state import State
 from service.keys.key_file import Keys
 from service.settings import Settings
 
@@ -74,11 +75,18 @@ def _add_description(app: FastAPI, settings: Settings, start_keys: Keys) -> None
         schema = describe()
         problem_document.add_schema(schema)
         _remove_validation_errors(schema)
-        classify.describe(schema, settings)
+        classify.describe(schema, settings, _streams(app))
         api_keys.describe(schema, start_keys)
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _streams(app: FastAPI) -> dict[str, dict[str, str]]:
+    """Return the kinds of the streams of each checkpoint that is served, by its name."""
+    state: State | None = getattr(app.state, "scmrl", None)
+    ready = {} if state is None else state.registry.ready
+    return {name: model.card.kinds for name, model in ready.items()}
 
 
 def _remove_validation_errors(schema: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ import typer
 from service.bench import servers
 from service.bench.servers import Server
 from tests.conftest import ROOT
-from tests.fuzz import event_files
+from tests.fuzz import event_files, series_files
 from tests.fuzz.barrage import CLASSIFY, Outcome, Seed, barrage, seeds
 from tests.fuzz.resident import Resident, resident
 
@@ -35,10 +35,14 @@ def fuzz(
     first: Annotated[int, typer.Option(min=0, help="Seed of the first mutated file.")] = 0,
     at_once: Annotated[int, typer.Option(min=1, help="Concurrent clients.")] = 6,
     events: Annotated[bool, typer.Option(help="Send files of events, to random weights.")] = False,
+    series: Annotated[bool, typer.Option(help="Send values over time, to random weights.")] = False,
 ) -> None:
     """Start a service, send it mutated files, and check its state afterwards."""
     with tempfile.TemporaryDirectory() as made:
-        if events:
+        if series:
+            files = series_files.seeds()
+            weights, good = series_files.save_checkpoint(Path(made) / "tactile"), files[0]
+        elif events:
             files = event_files.seeds(Path(made))
             weights, good = event_files.save_checkpoint(Path(made) / "digits"), files[-2]
         else:

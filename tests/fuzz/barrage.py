@@ -32,7 +32,9 @@ class Seed:
         """Return the form with `data` in the upload field for this kind of file."""
         suffix = Path(self.name).suffix
         field_ = "frames" if suffix in _PICTURES else "audio" if suffix in _SOUNDS else "clip"
-        if suffix in _EVENTS:
+        if self.name.startswith("series"):
+            field_ = "tactile"
+        elif suffix in _EVENTS:
             field_ = "audio_events" if self.name.startswith("cochlea") else "events"
         return {field_: (self.name, data)}
 

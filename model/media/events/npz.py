@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import io
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from model.media.events.types import (
@@ -18,20 +15,10 @@ from model.media.events.types import (
     Integers,
     camera_events,
     channel_events,
-    check_count,
     unwrap,
 )
-from model.media.types import Limits, MediaError, Unusable
-
-#: First bytes of a zip archive.
-MAGIC = b"PK\x03\x04"
-#: What reading a damaged archive raises.
-_DAMAGED = (
-    zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, KeyError, NotImplementedError,
-    RuntimeError, TypeError, OverflowError, SyntaxError,
-)  # fmt: skip
-#: Most arrays of an archive.
-_MAX_ARRAYS = 16
+from model.media.npz import read_arrays
+from model.media.types import Limits, Unusable
 
 
 def read_camera(data: bytes, limits: Limits) -> CameraEvents:
@@ -66,16 +53,7 @@ def pack_channels(events: ChannelEvents) -> bytes:
 
 def _read(data: bytes, names: Sequence[str], limits: Limits) -> Mapping[str, NDArray[Any]]:
     """Return the arrays of these names, all of one length, and the others that are small."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            if len(members) > _MAX_ARRAYS:
-                raise Unusable(f"the archive has {len(members)} arrays; accepted are {_MAX_ARRAYS}")
-            arrays = {name: _member(archive, info, limits) for name, info in members.items()}
-    except MediaError:
-        raise
-    except _DAMAGED as exc:
-        raise Unusable(f"the .npz archive is damaged: {exc}") from exc
+    arrays = read_arrays(data, limits.max_events, "events")
     for array in list(arrays.values()):
         if array.dtype.names and set(names) <= set(array.dtype.names):
             arrays |= {name: array[name] for name in array.dtype.names}
@@ -89,25 +67,6 @@ def _read(data: bytes, names: Sequence[str], limits: Limits) -> Mapping[str, NDA
     if any(len(shape) != 1 for shape in shapes.values()) or len({*map(tuple, shapes.values())}) > 1:
         raise Unusable(f"{', '.join(names)} must be of one length [n]; these are {shapes}")
     return arrays
-
-
-def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limits: Limits) -> NDArray[Any]:
-    """Read one array, after a look at its header: a small archive can hold a huge array."""
-    with archive.open(info) as file:
-        version = npy.read_magic(file)
-        read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-        if version not in read_header:
-            raise ValueError(f"array of the version {version}")
-        shape, _, dtype = read_header[version](file)
-        if dtype.hasobject:
-            raise ValueError("an array of objects")
-        count = int(np.prod(shape, dtype=np.float64))
-        check_count(count, limits)
-        size = count * dtype.itemsize
-        content = file.read(size)
-        if len(content) < size:
-            raise EOFError("an array is cut off")
-        return np.frombuffer(content, dtype).reshape(shape)
 
 
 def _whole(name: str, values: NDArray[Any]) -> Integers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from model.media.events import aedat4, aerdat, evt, nmnist, npz
 from model.media.events.types import CameraEvents, ChannelEvents
+from model.media.npz import MAGIC
 from model.media.types import Limits, UnknownFormat
 
 #: The formats, for messages and help.
@@ -16,7 +17,7 @@ CAMERA_FORMATS = (
 def read_camera_events(data: bytes, limits: Limits | None = None) -> CameraEvents:
     """Read the events of a camera, in one of `CAMERA_FORMATS`. Raises MediaError."""
     limits = limits or Limits()
-    if data.startswith(npz.MAGIC):
+    if data.startswith(MAGIC):
         return npz.read_camera(data, limits)
     if aerdat.is_aerdat(data):
         return aerdat.read_camera(data, limits)
@@ -29,6 +30,6 @@ def read_camera_events(data: bytes, limits: Limits | None = None) -> CameraEvent
 
 def read_channel_events(data: bytes, limits: Limits | None = None) -> ChannelEvents:
     """Read the events of a cochlea: .npz with `channel` and `t`. Raises MediaError."""
-    if not data.startswith(npz.MAGIC):
+    if not data.startswith(MAGIC):
         raise UnknownFormat("it is not an .npz file (arrays `channel` and `t`, microseconds)")
     return npz.read_channels(data, limits or Limits())

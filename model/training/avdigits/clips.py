@@ -26,8 +26,14 @@ def labelled_clips(digits: Digits, count: int, seed: int) -> Iterator[LabelledCl
 
 def labelled_clip(digits: Digits, label: int, rng: Rng) -> LabelledClip:
     """Draw a random clip of one digit."""
-    pictures, words = digits.pictures[label], digits.words[label]
-    picture, word = pictures[rng.integers(len(pictures))], words[rng.integers(len(words))]
+    pictures = digits.pictures[label]
+    return clip_of(pictures[rng.integers(len(pictures))], digits, label, rng)
+
+
+def clip_of(picture: Bytes, digits: Digits, label: int, rng: Rng) -> LabelledClip:
+    """Draw a random clip of this picture [28, 28] with a word of its digit."""
+    words = digits.words[label]
+    word = words[rng.integers(len(words))]
     scene = draw_scene(picture, rng, short_side=(180, 360))
     recording = record(word, RATE, rng, seconds=(1.2, 3.0), speed=0.15, snr_db=rng.uniform(15, 40))
     return LabelledClip(

@@ -54,9 +54,16 @@ class Scenes:
             streams["visual"] = self._frames(digit, np.random.default_rng(seeds[1]), plan)
         return streams, digit
 
+    def picture(self, index: int) -> Bytes:
+        """Return the handwriting [28, 28] that the frames of example `index` show."""
+        rng = np.random.default_rng([self.seed, index])
+        images = self.digits.pictures[int(rng.integers(10))]
+        seeds = rng.integers(0, 2**31, 2)
+        return np.asarray(images[_draw(images, np.random.default_rng(seeds[1]))])
+
     def _frames(self, digit: int, rng: Rng, plan: BatchPlan) -> Floats:
         images = self.digits.pictures[digit]
-        image = images[int(rng.integers(len(images)))]
+        image = images[_draw(images, rng)]
         small = self.augmented and rng.random() < 0.3 * plan.difficulty
         heights = SMALL if small else HEIGHTS
         scene = draw_scene(image, rng, heights=heights, difficulty=plan.difficulty)
@@ -65,6 +72,11 @@ class Scenes:
         tensor = prepare_frames(pictures, VISUAL, plan.steps).tensor
         sigma = plan.difficulty * _draw_grain(rng) if self.augmented else 0.04
         return _add_grain(tensor, plan.steps, sigma, rng)
+
+
+def _draw(images: Bytes, rng: Rng) -> int:
+    """Draw which of the images is shown: the first draw of a stream of frames."""
+    return int(rng.integers(len(images)))
 
 
 def _film(scene: Scene, rng: Rng, steps: int) -> list[Bytes]:

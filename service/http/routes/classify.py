@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -11,11 +12,12 @@ from starlette.responses import Response
 from service.classification.pipeline import Call
 from service.classification.schemas import Classification
 from service.classification.served import ServedClassifier
+from service.classification.upload_fields import Kinds
 from service.errors import Error
 from service.http import json_body
 from service.http.disconnect import run_until_disconnect
 from service.http.form import form_fields, parse_form, request_body
-from service.http.multipart_body import Form, check_encoding, read_form
+from service.http.multipart_body import Form, FormFields, check_encoding, read_form
 from service.http.multipart_part import split_header
 from service.http.problem_document import problems
 from service.http.state import record_of, state_of
@@ -67,8 +69,9 @@ async def _classify(request: Request, name: str) -> Response:
     with state.in_flight.request(name) as model:
         model.batcher.check_capacity()  # before the upload is read
         check_encoding(request.headers.getlist("content-encoding"))
-        form = await _read_body(request, settings)
-        files, options = parse_form(form, settings, name)
+        kinds = model.card.kinds
+        form = await _read_body(request, settings, form_fields(settings, kinds, name))
+        files, options = parse_form(form, settings, kinds, name)
         classifier = ServedClassifier(state.in_flight, state.decoders, settings)
         work = classifier.classify_with(model, files, options, Call(request.state.id, record))
         answer = await run_until_disconnect(request, work, settings.request_deadline_s)
@@ -76,17 +79,19 @@ async def _classify(request: Request, name: str) -> Response:
     return Response(body, media_type="application/json")
 
 
-async def _read_body(request: Request, settings: Settings) -> Form:
+async def _read_body(request: Request, settings: Settings, fields: FormFields) -> Form:
     """Read a form, or a JSON object with its fields. Raises Problem."""
-    content_type, fields = request.headers.get("content-type"), form_fields(settings)
+    content_type = request.headers.get("content-type")
     if content_type is not None and split_header(content_type)[0] == json_body.MEDIA_TYPE:
         max_bytes = settings.max_json_mib * MIB
         return await json_body.read_json(request.stream(), fields, max_bytes)
     return await read_form(content_type, request.stream(), fields, settings.max_parts)
 
 
-def describe(schema: dict[str, Any], settings: Settings) -> None:
-    """Add the form to the routes' OpenAPI description."""
+def describe(schema: dict[str, Any], settings: Settings, checkpoints: Mapping[str, Kinds]) -> None:
+    """Add the form to the routes' OpenAPI description: of the default checkpoint, and of all."""
+    default = {name: kinds for name, kinds in checkpoints.items() if name == settings.default_model}
     for route in router.routes:
         assert isinstance(route, APIRoute)
-        schema["paths"][route.path]["post"]["requestBody"] = request_body(settings)
+        served = default if route.endpoint is classify else checkpoints
+        schema["paths"][route.path]["post"]["requestBody"] = request_body(settings, served)

@@ -153,10 +153,12 @@ async def _receive(
 
 def _check_inputs(start: Start, name: str, card: Card) -> None:
     """Raise StreamError for an input that the checkpoint has no stream for."""
-    rows = {row.name: row for row in upload_fields.FIELDS}
-    kinds = {stream: spec.kind for stream, spec in card.streams.items()}
+    kinds = card.kinds
+    takes = {row.name: row.kinds for row in upload_fields.FIELDS}
+    rows = {row.name: row for row in upload_fields.fields_of(kinds)}
     for each in start.inputs:
-        if not any(rows[each.field].feeds(stream, kinds) for stream in kinds):
+        fed = [kinds[stream] for stream in kinds if rows[each.field].feeds(stream, kinds)]
+        if not set(fed) & set(takes[each.field]):
             raise StreamError(INVALID, f"the checkpoint {name} has no stream for `{each.field}`")
 
 

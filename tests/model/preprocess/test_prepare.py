@@ -11,7 +11,7 @@ from model.preprocess.prepare import prepare
 from model.preprocess.specs import PROFILES, FrameSpec, SpectrogramSpec
 from model.preprocess.spectrogram import prepare_spectrogram
 from tests.model.made import quadrants, tone
-from tests.service.series import SeriesSpec
+from tests.service.motion import MotionSpec
 
 SPECS = PROFILES["avdigits"]
 SOUND = Sound(tone(0.5, 8000), 8000)
@@ -43,6 +43,6 @@ def test_streams_without_a_source_are_omitted(
 
 
 def test_a_stream_of_another_kind_is_an_error_that_names_it() -> None:
-    specs = {**SPECS, "motion": SeriesSpec(sample_rate=50, maximum=5.0, size=(8, 16))}
-    with pytest.raises(TypeError, match="'motion' is of the kind 'series'"):
+    specs = {**SPECS, "motion": MotionSpec(sample_rate=50, maximum=5.0, size=(8, 16))}
+    with pytest.raises(TypeError, match="'motion' is of the kind 'motion'"):
         prepare(specs, SOUND, PICTURES, 4)

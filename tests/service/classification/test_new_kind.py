@@ -16,31 +16,30 @@ from model.preprocess import specs
 from model.preprocess.specs import Specs
 from tests.service import checkpoints
 from tests.service.checkpoints import CONFIG, SPECS
+from tests.service.motion import MotionSpec, motion_kind, npy, shake
 from tests.service.running_server import running
-from tests.service.series import SeriesSpec, series_kind, shake
-from tests.service.tactile import npy
 
-SPEC = SeriesSpec(sample_rate=50, maximum=10.0, size=(8, 96))
+SPEC = MotionSpec(sample_rate=50, maximum=10.0, size=(8, 96))
 
 
 def test_every_kind_has_a_name_of_its_own() -> None:
-    with series_kind():
+    with motion_kind():
         names = [spec.model_fields["kind"].default for spec in specs.KINDS]  # type: ignore[attr-defined]
-    assert names == ["spectrogram", "frames", "events", "audio_events", "series"]
+    assert names == ["spectrogram", "frames", "events", "audio_events", "series", "motion"]
 
 
 def test_a_kind_that_is_not_in_the_table_is_refused_by_name() -> None:
-    with pytest.raises(ValidationError, match="'spectrogram', 'frames', 'events', 'audio_events'"):
+    with pytest.raises(ValidationError, match="'frames', 'events', 'audio_events', 'series'"):
         TypeAdapter(Specs).validate_python({"motion": SPEC.model_dump()})
 
 
 def test_a_kind_is_found_by_its_name_and_its_fields_are_checked() -> None:
-    with series_kind():
+    with motion_kind():
         kinds = TypeAdapter(Specs)
         assert kinds.validate_json(f'{{"motion": {SPEC.model_dump_json()}}}') == {"motion": SPEC}
         with pytest.raises(ValidationError) as caught:
             kinds.validate_python({"motion": SPEC.model_dump() | {"maximum": 0}})
-    assert [error["loc"] for error in caught.value.errors()] == [("motion", "series", "maximum")]
+    assert [error["loc"] for error in caught.value.errors()] == [("motion", "motion", "maximum")]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +48,7 @@ def motion_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.C
     folder = tmp_path_factory.mktemp("motion")
     motion = StreamConfig(channels=1, size=SPEC.size, splitting="shallow")
     config = Config(streams={**CONFIG.streams, "motion": motion}, classes=10, embed_dim=16, heads=4)
-    with series_kind():
+    with motion_kind():
         checkpoints.save(folder / "avdigits", config=config, streams={**SPECS, "motion": SPEC})
         card = read_card(folder / "avdigits")
         assert isinstance(card, Card)
@@ -109,6 +108,6 @@ def test_its_reader_rejects_a_file_by_its_field(
 
 
 def test_the_kind_is_named_where_nothing_was_sent(motion_service: httpx.Client) -> None:
-    assert "`motion` for series" in motion_service.post("/v1/classify").json()["detail"]
+    assert "`motion` for motion" in motion_service.post("/v1/classify").json()["detail"]
     card = motion_service.get("/v1/models/avdigits").json()
     assert card["streams"]["motion"] == SPEC.model_dump(mode="json")

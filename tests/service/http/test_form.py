@@ -11,12 +11,14 @@ from service.http.form import parse_form
 from service.http.multipart_body import Form
 from service.settings import Settings
 
+KINDS = {"audio": "spectrogram", "visual": "frames"}
+
 
 def ask(
     values: dict[str, list[str]] | None = None, files: dict[str, list[bytes]] | None = None
 ) -> tuple[InputFiles, Options]:
     form = Form(values or {}, {"clip": [b"c"]} if files is None else files)
-    return parse_form(form, Settings(max_steps=64, max_frames=3))
+    return parse_form(form, Settings(max_steps=64, max_frames=3), KINDS)
 
 
 def refused(

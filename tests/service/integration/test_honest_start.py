@@ -141,9 +141,10 @@ def test_decoders_that_cannot_read_a_small_clip_are_not_ready(
 
 
 def test_the_files_are_those_of_the_streams() -> None:
-    assert set(pool.self_test.files({"frames", "audio_events"}) or ()) == {"clip", "audio_events"}
-    assert set(pool.self_test.files({"events"}) or ()) == {"events"}
-    assert pool.self_test.files({"series"}) is None
+    kinds = {"visual": "frames", "audio": "audio_events"}
+    assert set(pool.self_test.files(kinds) or ()) == {"clip", "audio_events"}
+    assert set(pool.self_test.files({"seen": "events", "pen": "series"}) or ()) == {"events", "pen"}
+    assert pool.self_test.files({"motion": "motion"}) is None
 
 
 def test_what_waits_for_decoders_ends_when_they_are_stopped(impatient: Path) -> None:

@@ -129,7 +129,7 @@ def test_no_file_at_all_is_422_and_says_what_to_send(service: httpx.Client) -> N
         body = problem(response)
         assert (response.status_code, body["field"]) == (422, "clip")
         assert "`clip` or `audio` for sound" in body["detail"]
-        assert "`clip`, `video` or `frames` for pictures" in body["detail"]
+        assert "`clip`, `video`, `frames` or `visual` for pictures" in body["detail"]
 
 
 def test_frames_without_a_picture_are_422(service: httpx.Client) -> None:

@@ -1,12 +1,12 @@
 """A stream of a new kind of preprocessing as one adds it, in four places.
 
-- `SeriesSpec` and `prepare_series`: a module of model/preprocess/ beside frames.py.
+- `MotionSpec` and `prepare_motion`: a module of model/preprocess/ beside frames.py.
 - The row of `specs.KINDS`.
-- `SeriesSource` and `read_series`: a module of service/decoding/ beside readers.py.
-- The row of `upload_fields.FIELDS`.
+- `MotionSource` and `read_motion`: a module of service/decoding/ beside readers.py.
+- The row of `upload_fields.OF_KIND`.
 
 `motion` takes samples of an accelerometer as .npy, float [n, channels] in m/s², n at
-`SeriesSpec.sample_rate`. As `python -m tests.service.series FD SANDBOX` this is the fork server
+`MotionSpec.sample_rate`. As `python -m tests.service.motion FD SANDBOX` this is the fork server
 whose processes know the kind.
 """
 
@@ -29,21 +29,21 @@ from model.preprocess import specs
 from model.preprocess.prepared import Prepared
 from model.preprocess.stream_spec import Size, StreamSpec
 from service.classification import upload_fields
-from service.classification.upload_fields import UploadField
+from service.classification.upload_fields import OfKind
 from service.decoding import fork_server_process, wire, worker
 from service.decoding.job import DecodeRequest, StreamInfo
 from service.decoding.readers import ReadOptions
 from service.decoding.sources import Missing, Source
 
-# --- model/preprocess/series.py, and its row of specs.KINDS ------------------------------------
+# --- model/preprocess/motion.py, and its row of specs.KINDS ------------------------------------
 
 
-class SeriesSpec(BaseModel):
-    """Convert a series to a tensor [1, 1, H, W]: a row for each of H channels, W times."""
+class MotionSpec(BaseModel):
+    """Convert samples to a tensor [1, 1, H, W]: a row for each of H channels, W times."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["series"] = "series"
+    kind: Literal["motion"] = "motion"
     sample_rate: int = Field(ge=1, le=100_000)
     maximum: float = Field(gt=0, le=1e6, allow_inf_nan=False)
     size: Size
@@ -53,7 +53,7 @@ class SeriesSpec(BaseModel):
         return 1
 
 
-def prepare_series(values: NDArray[np.float32], spec: SeriesSpec) -> Prepared:
+def prepare_motion(values: NDArray[np.float32], spec: MotionSpec) -> Prepared:
     """Interpolate values [n, channels] at the middles of W equal parts of their time."""
     rows, columns = spec.size
     channels = values.T[np.arange(rows) * values.shape[1] // rows]
@@ -72,13 +72,13 @@ def prepare_series(values: NDArray[np.float32], spec: SeriesSpec) -> Prepared:
     )
 
 
-KINDS: tuple[type[StreamSpec], ...] = (*specs.KINDS, SeriesSpec)
+KINDS: tuple[type[StreamSpec], ...] = (*specs.KINDS, MotionSpec)
 
-# --- service/decoding/series.py, and its row of upload_fields.FIELDS ---------------------------
+# --- service/decoding/motion.py, and its row of upload_fields.OF_KIND ---------------------------
 
 
 @dataclass(frozen=True)
-class SeriesSource:
+class MotionSource:
     """`values` float32 [n, channels]."""
 
     values: NDArray[np.float32]
@@ -87,15 +87,15 @@ class SeriesSource:
         return None if self.values.any() else "nothing moved"
 
     def prepare(self, spec: StreamSpec, steps: int) -> Prepared:
-        assert isinstance(spec, SeriesSpec)
-        return prepare_series(self.values, spec)
+        assert isinstance(spec, MotionSpec)
+        return prepare_motion(self.values, spec)
 
     def describe(self, unused_reason: str | None) -> StreamInfo:
         channels = self.values.shape[1]
         return StreamInfo(used=unused_reason is None, reason=unused_reason, channels=channels)
 
 
-def read_series(files: Sequence[bytes], options: ReadOptions) -> Mapping[str, Source | Missing]:
+def read_motion(files: Sequence[bytes], options: ReadOptions) -> Mapping[str, Source | Missing]:
     """Read a .npy file. Raises MediaError."""
     try:
         values = np.load(io.BytesIO(files[0]), allow_pickle=False)
@@ -103,15 +103,16 @@ def read_series(files: Sequence[bytes], options: ReadOptions) -> Mapping[str, So
         raise UnknownFormat("it is not a .npy file") from None
     if values.ndim != 2 or not values.size or not np.isfinite(values).all():
         raise Unusable(f"it holds {list(values.shape)}; expected finite [n, channels]")
-    return {"series": SeriesSource(values.astype(np.float32))}
+    return {"motion": MotionSource(values.astype(np.float32))}
 
 
-MOTION = UploadField(
-    name="motion",
-    kinds=("series",),
-    reader="tests.service.series:read_series",
-    description="Samples of an accelerometer: .npy, float [n, channels], m/s².",
-)
+OF_KIND = {
+    **upload_fields.OF_KIND,
+    "motion": OfKind(
+        "tests.service.motion:read_motion",
+        "Samples of an accelerometer: .npy, float [n, channels], m/s².",
+    ),
+}
 
 # --- what a test needs, as these modules are not there -----------------------------------------
 
@@ -123,12 +124,12 @@ def _read_kinds_anew() -> None:
 
 
 @contextmanager
-def series_kind() -> Iterator[None]:
+def motion_kind() -> Iterator[None]:
     """The kind and its field in this process, and in decoding processes started in the block."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(specs, "KINDS", KINDS)
-        patch.setattr(upload_fields, "FIELDS", (*upload_fields.FIELDS, MOTION))
-        patch.setattr(fork_server_process, "_WORKER", "tests.service.series")
+        patch.setattr(upload_fields, "OF_KIND", OF_KIND)
+        patch.setattr(fork_server_process, "_WORKER", "tests.service.motion")
         _read_kinds_anew()
         yield
     _read_kinds_anew()
@@ -137,9 +138,16 @@ def series_kind() -> Iterator[None]:
 def serve_jobs() -> None:
     """Be the fork server."""
     specs.KINDS = KINDS
-    upload_fields.FIELDS = (*upload_fields.FIELDS, MOTION)
+    upload_fields.OF_KIND = OF_KIND
     _read_kinds_anew()
     worker.main()
+
+
+def npy(values: NDArray[np.float32]) -> bytes:
+    """Return an array as a .npy file."""
+    file = io.BytesIO()
+    np.save(file, values)
+    return file.getvalue()
 
 
 def shake(seed: int = 0) -> NDArray[np.float32]:
@@ -149,6 +157,6 @@ def shake(seed: int = 0) -> NDArray[np.float32]:
 
 
 if __name__ == "__main__":
-    from tests.service import series  # the module whose classes the reader makes, not __main__
+    from tests.service import motion  # the module whose classes the reader makes, not __main__
 
-    series.serve_jobs()
+    motion.serve_jobs()

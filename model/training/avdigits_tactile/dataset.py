@@ -1,0 +1,73 @@
+"""Training examples of avdigits-tactile: those of avdigits, and the force on the pen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.arrays import Float64Array
+from model.media.series import Series
+from model.preprocess.series import prepare_series
+from model.preprocess.specs import PROFILES, SeriesSpec
+from model.training.avdigits.dataset import Scenes
+from model.training.avdigits_tactile.pen import pen_force
+from model.training.task import BatchPlan
+
+Floats = NDArray[np.float32]
+Rng = np.random.Generator
+
+TACTILE = cast(SeriesSpec, PROFILES["avdigits-tactile"]["tactile"])
+
+
+@dataclass(frozen=True)
+class WrittenScenes:
+    """Examples of avdigits; `tactile` is the force that wrote the digit of the picture.
+
+    The force of each picture is simulated once, and kept.
+    """
+
+    scenes: Scenes
+    _forces: dict[bytes, Series] = field(default_factory=dict)
+
+    def example(self, index: int, plan: BatchPlan) -> tuple[dict[str, Floats], int]:
+        """Return tensors [T or 1, C, H, W] of the plan's streams, and the digit."""
+        streams, digit = self.scenes.example(index, plan)
+        if "tactile" in plan.streams:
+            picture = self.scenes.picture(index)
+            key = picture.tobytes()
+            if key not in self._forces:
+                self._forces[key] = pen_force(picture)
+            rng = np.random.default_rng([self.scenes.seed, index, 2])
+            augment = augmented if self.scenes.augmented else measured
+            streams["tactile"] = prepare_series(augment(self._forces[key], rng), TACTILE).tensor
+        return streams, digit
+
+
+def measured(force: Series, rng: Rng) -> Series:
+    """Return the force as a sensor measures it: of any gain, with noise of 1 % of the largest."""
+    noise = 0.01 * force.values.max() * rng.standard_normal(len(force.values), np.float32)
+    gain = np.float32(rng.uniform(0.3, 3))
+    return Series(force.time_s, np.maximum(force.values + noise, 0) * gain)
+
+
+def augmented(force: Series, rng: Rng) -> Series:
+    """Return the force of a faster or slower hand, in parts as well, with more or less noise, a
+    slow sensor, and a pressure that changes slowly."""
+    count = len(force.values)
+    pace = _slowly(count, rng, 5, (0.8, 1.25)) * rng.uniform(0.85, 1.2)
+    time_s = np.concatenate([[0.0], np.cumsum(pace[1:] * np.diff(force.time_s))])
+    values = force.values * _slowly(count, rng, 4, (0.75, 1.25)).astype(np.float32)
+    if rng.random() < 0.4:
+        width = int(rng.integers(2, 6))
+        values = np.convolve(values, np.full(width, 1 / width, np.float32), "same")
+    noise = values.max() * rng.uniform(0, 0.06) * rng.standard_normal(count)
+    return Series(time_s, np.maximum(values + noise, 0).astype(np.float32))
+
+
+def _slowly(count: int, rng: Rng, points: int, between: tuple[float, float]) -> Float64Array:
+    """Return a random curve [count] through this many points."""
+    position = np.linspace(0, 1, count), np.linspace(0, 1, points)
+    return np.asarray(np.interp(*position, rng.uniform(*between, points)), np.float64)
