@@ -137,7 +137,7 @@ def measure_accuracy(
         yield from _measure_parts(predictions, clips, name, conditions)
     for stream in streams_alone(task) if len(task.specs) > 2 else ():
         others = [name for name in task.specs if name != stream]
-        predictions = evaluator.predict(clips, steps, stream=others)
+        predictions = evaluator.predict_with(clips, steps, others)
         name = f"without {task.titles[stream]}"
         yield measurement(f"accuracy, {name}", score(predictions, clips), conditions)
 

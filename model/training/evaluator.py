@@ -103,10 +103,9 @@ class Evaluator:
         clips: Sequence[EvaluatedClip],
         steps: int,
         perturbation: Perturbation | None = None,
-        stream: str | Collection[str] | None = None,
+        stream: str | None = None,
     ) -> NDArray[np.float32]:
-        """Return the calibrated logits [n, classes] of clips, perturbed, with one stream, some or
-        all.
+        """Return the calibrated logits [n, classes] of clips, perturbed, with one stream or all.
 
         The perturbation of clip i depends on i alone.
         """
@@ -140,17 +139,30 @@ class Evaluator:
         clips: Sequence[EvaluatedClip],
         steps: int,
         perturbation: Perturbation | None = None,
-        stream: str | Collection[str] | None = None,
+        stream: str | None = None,
     ) -> NDArray[np.int64]:
         """Return the predicted class [n] of each clip, by its `logits`."""
         return np.asarray(self.logits(clips, steps, perturbation, stream).argmax(1), np.int64)
+
+    def predict_with(
+        self, clips: Sequence[EvaluatedClip], steps: int, streams: Collection[str]
+    ) -> NDArray[np.int64]:
+        """Return the predicted class [n] of each clip with these streams of several."""
+        predicted = []
+        for first in range(0, len(clips), BATCH_SIZE):
+            batch = [
+                self.prepare(each.clip, steps, streams)
+                for each in clips[first : first + BATCH_SIZE]
+            ]
+            predicted.append(self.run(batch, steps).logits.argmax(1).numpy())
+        return np.concatenate(predicted)
 
     def accuracy(
         self,
         clips: Sequence[EvaluatedClip],
         steps: int,
         perturbation: Perturbation | None = None,
-        stream: str | Collection[str] | None = None,
+        stream: str | None = None,
     ) -> Accuracy:
         """Return the accuracy of `predict`."""
         return score(self.predict(clips, steps, perturbation, stream), clips)
