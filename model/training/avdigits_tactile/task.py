@@ -16,6 +16,8 @@ from model.training.task import LabelledClip, check_task
 if TYPE_CHECKING:
     from model.training.avdigits_tactile.dataset import WrittenScenes
 
+#: Seeds of the clips and examples that a checkpoint is calibrated on.
+_DEVELOPMENT_SEED, _KNOWN_SEED = 11, 3
 #: What a card says about the third stream.
 FORCE_NOTE = (
     "simulated: MNIST has pictures only. Each picture is enlarged four times and thinned to lines "
@@ -117,6 +119,16 @@ class AVDigitsTactileData:
         from model.training.avdigits_tactile.clips import labelled_clips
 
         return labelled_clips(self.two_streams.test, count, seed)
+
+    def development_clips(self, count: int) -> Iterator[LabelledClip]:
+        """Yield clips like those of `test_clips`, of the development half."""
+        from model.training.avdigits_tactile.clips import labelled_clips
+
+        return labelled_clips(self.two_streams.development, count, _DEVELOPMENT_SEED)
+
+    def known_examples(self, cache: Path) -> WrittenScenes:
+        """Return examples to train on: other speakers and voices."""
+        return self.training_examples(_KNOWN_SEED, cache)
 
     def record(self, folder: Path) -> None:
         """Write nothing: the data folder always splits alike."""
