@@ -263,6 +263,15 @@ def usage(kinds: Kinds) -> str:
     return _join(choices, "and")
 
 
+def general_usage() -> str:
+    """Return the fields of every checkpoint by what they hold, for a description."""
+    choices = []
+    for kind, each in OF_KIND.items():
+        if names := [f"`{row.name}`" for row in FIELDS if kind in row.kinds]:
+            choices.append(f"{_join(names, 'or')} for {each.content or kind}")
+    return _join(choices, "and")
+
+
 def _join(words: Sequence[str], conjunction: str) -> str:
     *first, last = words
     return f"{', '.join(first)} {conjunction} {last}" if first else last

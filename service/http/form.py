@@ -161,7 +161,14 @@ def request_body(settings: Settings, checkpoints: Mapping[str, Kinds]) -> dict[s
     base64 = _body_schema({"type": "string", "contentEncoding": "base64"}, settings, checkpoints)
     usages = [f"{name}: {upload_fields.usage(kinds)}." for name, kinds in checkpoints.items()]
     return {
-        "description": " ".join(["The files of a clip.", *usages, "In JSON, files are base64."]),
+        "description": " ".join(
+            [
+                f"Send {upload_fields.general_usage()}, or the file of each stream in a field of "
+                "its name.",
+                *usages,
+                "In JSON, files are base64.",
+            ]
+        ),
         "required": True,
         "content": {
             "multipart/form-data": {"schema": form},
