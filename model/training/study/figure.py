@@ -10,9 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from model.training.study.measure import CALIBRATED
-from model.training.study.options import Variant
+from model.training.study.examiner import CALIBRATED
 from model.training.study.report import Row
+from model.training.study.variants import Variant
 
 mpl.use("Agg")
 _DPI = 120
@@ -27,6 +27,8 @@ def draw(table: Sequence[Row], variants: Sequence[Variant], path: Path) -> None:
     ]  # fmt: skip
     maps = [row for row in table if row.key in ("pairs/mass", "pairs/other")]
     panels = [(accuracies, "accuracy in %", 100.0), (losses, "cross-entropy, calibrated", 1.0)]
+    if gains := [row for row in table if row.key.startswith("gain/")]:
+        panels.append((gains, "gain of all streams over one, in points", 100.0))
     if any(row.estimates[v.name] for row in maps for v in variants):
         panels.append((maps, "share of the visual map", 1.0))
     heights = [max(1.2, len(rows)) for rows, _, _ in panels]
@@ -52,6 +54,8 @@ def _dots(
             xerr=[scale * each.half for each in estimates if each],
             fmt="o", markersize=4, linewidth=1, label=variant.title,
         )  # fmt: skip
+    if any(row.part.startswith("gain") for row in rows):
+        axes.axvline(0, color="black", linewidth=0.6)
     axes.set_yticks(range(len(rows)), [_short(row) for row in rows], fontsize=8)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel(label)

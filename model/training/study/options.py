@@ -1,9 +1,7 @@
-"""The options of `scmrl study alpha`, and the variants that it trains."""
+"""The options of `scmrl study`, and the trainings that they ask for."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,75 +10,42 @@ from model.config import MAX_SEED, MAX_STEPS
 from model.training.options import (
     HEADS,
     MIN_BATCH,
-    NO_ATTENTION,
     OptionsError,
     TrainOptions,
     check_ranges,
+    flag,
     option,
 )
+from model.training.study.variants import AS_IS, Variant, parse
 from model.training.task import Task
 
-#: What follows the alpha of a variant without semantic alignment.
-UNALIGNED = "-unaligned"
-#: The variant without cross-modal residuals.
-NO_RESIDUAL = "none"
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One network of the study: `alpha`, and whether it has `alignment` and a `residual` at all."""
-
-    alpha: float
-    alignment: bool = True
-    residual: bool = True
-
-    @property
-    def name(self) -> str:
-        """As on the command line and in names of folders: `0.5`, `0.5-unaligned`, `none`."""
-        if not self.residual:
-            return NO_RESIDUAL
-        return f"{self.alpha:g}" + ("" if self.alignment else UNALIGNED)
-
-    @property
-    def title(self) -> str:
-        """As in tables and figures."""
-        if not self.residual:
-            return "no residual"
-        return f"α {self.alpha:g}" + ("" if self.alignment else ", no alignment")
-
-    @property
-    def changes(self) -> Mapping[str, Any]:
-        """The fields of TrainOptions that make it."""
-        attention = {} if self.residual else {"attention": NO_ATTENTION}
-        return {"alpha": self.alpha, "alignment": self.alignment, **attention}
-
-    @classmethod
-    def parse(cls, name: str) -> Variant:
-        """Return the variant of this name. Raises OptionsError that says what is accepted."""
-        if name == NO_RESIDUAL:
-            return cls(0.0, alignment=False, residual=False)
-        try:
-            alpha = float(name.removesuffix(UNALIGNED))
-        except ValueError:
-            alpha = math.nan
-        if not 0 <= alpha <= 1000:
-            raise OptionsError(
-                f"--variants {name}: must be an alpha of 0 to 1000, one followed by {UNALIGNED}, "
-                f"or {NO_RESIDUAL}"
-            )
-        return cls(alpha, alignment=not name.endswith(UNALIGNED))
+#: Studies, what each is about, and the variants that it compares unless others are named.
+STUDIES: dict[str, tuple[str, str]] = {
+    "alpha": (
+        "weights of the cross-modal residuals (the paper's alpha), and residuals without semantic "
+        "alignment or none at all",
+        "0,0.5,1,1.5,0.5-unaligned,1.5-unaligned,none",
+    ),
+    "ablation": (
+        "S-CMRL without one of its parts, each stream alone, and other papers' fusions",
+        "s-cmrl,none,no-alignment,spatial,temporal,concat,weighted,sca,cmci,taaf,cmqka,alone",
+    ),
+    "noise": ("accuracy under white noise, on each stream and on all", "s-cmrl"),
+    "steps": ("accuracy over time steps T", "s-cmrl"),
+    "modalities": ("each stream alone and all together", "s-cmrl,alone"),
+}
 
 
 @dataclass(frozen=True)
 class StudyOptions:
-    """How to train and measure the variants of a study of alpha.
+    """How to train and measure the variants of a study: one of STUDIES.
 
     All variants of a seed start from the same weights and see the same clips. With `start_epochs`
     these weights are first trained with each stream alone, where alpha has no effect; otherwise
     they are those of `init_from`, or random.
 
-    With no `epochs`, the variants are `init_from` itself with another alpha, or without a part:
-    there is one run of each, with its channels and T.
+    With no `epochs`, the variants are `init_from` itself, as it is, with another alpha, or without
+    a part: there is one run of each, with its channels and T.
 
     `seeds` runs of each variant, with the seeds 0, 1, …; `together` is the probability that a batch
     has all streams, the rest have each stream alone.
@@ -89,10 +54,13 @@ class StudyOptions:
     task: str
     data: Path
     out: Path
+    study: str = "alpha"
     variants: str = option(
-        "0,0.5,1,1.5,0.5-unaligned,1.5-unaligned,none",
-        "Variants, joined with commas: an alpha, ALPHA-unaligned without semantic alignment, none "
-        "without cross-modal residuals. The others are compared with the first.",
+        "",
+        "Variants, joined with commas: an alpha; ALPHA-unaligned, without semantic alignment; "
+        "s-cmrl; S-CMRL with no-alignment, spatial or temporal attention only, or concat; none, "
+        "without cross-modal residuals; weighted, sca, cmci, taaf, cmqka; alone, each stream by "
+        "itself; as-is, the checkpoint of --init-from. The others are compared with the first.",
     )
     seeds: int = option(3, "Runs of each variant, with other seeds.", between=(1, 100))
     start_epochs: int = option(
@@ -123,23 +91,42 @@ class StudyOptions:
         20, "Batches for statistics of batch norms, settled and by mode.", between=(1, 10_000)
     )
     seed: int = option(7, "Random seed of the test clips.", between=(0, MAX_SEED))
+    snrs: str = option("0,5,10,15,20,25,30", "Signal-to-noise ratios in dB, joined with commas.")
+    time_steps: str = option("1,2,3,4,5,6,7,8", "Time steps T to measure at, joined with commas.")
     init_from: Path | None = option(None, "Checkpoint to start from.")
     device: str = "auto"
-    command: str = "scmrl study alpha"
+    command: str = "scmrl study"
 
     def __post_init__(self) -> None:
         """Raise OptionsError, naming the option, where a value is out of range."""
         check_ranges(self)
-        names = [variant.name for variant in self.parsed]
-        if len(set(names)) < len(names):
-            raise OptionsError(f"--variants {self.variants}: a variant is named twice")
+        parse(self._named)
+        _whole_numbers("snrs", self.snrs, -100, 100)
+        _whole_numbers("time_steps", self.time_steps, 1, MAX_STEPS)
         if not self.epochs and self.init_from is None:
             raise OptionsError("--epochs 0: --init-from must name the checkpoint to measure")
 
     @property
-    def parsed(self) -> tuple[Variant, ...]:
-        """The variants. Raises OptionsError."""
-        return tuple(Variant.parse(name.strip()) for name in self.variants.split(","))
+    def _named(self) -> str:
+        """The names of the variants: those of the study, unless others are named."""
+        if self.variants:
+            return self.variants
+        is_measured_as_it_is = not self.epochs and self.study not in ("alpha", "ablation")
+        return AS_IS if is_measured_as_it_is else STUDIES[self.study][1]
+
+    @property
+    def snrs_db(self) -> tuple[int, ...]:
+        """The numbers of `snrs`."""
+        return _whole_numbers("snrs", self.snrs, -100, 100)
+
+    @property
+    def steps_measured(self) -> tuple[int, ...]:
+        """The numbers of `time_steps`."""
+        return _whole_numbers("time_steps", self.time_steps, 1, MAX_STEPS)
+
+    def variants_of(self, task: Task) -> tuple[Variant, ...]:
+        """Return the variants, with those of the task's streams. Raises OptionsError."""
+        return parse(self._named, task)
 
     def start(self, task: Task, seed: int) -> TrainOptions:
         """Return the training, with each stream alone, that the variants of a seed start from."""
@@ -157,10 +144,12 @@ class StudyOptions:
         return self._training(
             task, seed, f"{variant.name}-{seed}", epochs=max(1, self.epochs),
             learning_rate=self.learning_rate, init_from=start,
-            modality_dropout=self._modality_dropout(task), **variant.changes,
+            modality_dropout=self._modality_dropout(task, variant), **variant.changes,
         )  # fmt: skip
 
-    def _modality_dropout(self, task: Task) -> dict[str, float]:
+    def _modality_dropout(self, task: Task, variant: Variant) -> dict[str, float]:
+        if variant.only:
+            return {variant.only: 1.0}
         streams = list(task.specs)
         if not task.missing_streams or len(streams) == 1:
             return {"all": 1.0}
@@ -174,3 +163,16 @@ class StudyOptions:
             patience=0, test_clips=0, device=self.device, command=self.command,
             resume=(out / "last.pt").exists(), **changes,
         )  # fmt: skip
+
+
+def _whole_numbers(name: str, text: str, least: int, most: int) -> tuple[int, ...]:
+    """Return the numbers of a text, joined with commas. Raises OptionsError."""
+    try:
+        numbers = tuple(int(each) for each in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or not all(least <= each <= most for each in numbers):
+        raise OptionsError(
+            f"{flag(name)} {text}: must be whole numbers, {least} to {most}, joined with commas"
+        )
+    return numbers

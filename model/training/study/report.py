@@ -8,8 +8,9 @@ from typing import Any
 
 from model.training.evaluate import all_streams
 from model.training.study.estimate import Estimate, estimate
-from model.training.study.measure import CALIBRATED, TOGETHER, Measured
-from model.training.study.options import StudyOptions, Variant
+from model.training.study.examiner import CALIBRATED, TOGETHER, Measured
+from model.training.study.options import StudyOptions
+from model.training.study.variants import Variant
 from model.training.task import Task
 
 #: Headings of the parts of the table, by the first part of a measure's key.
@@ -17,6 +18,9 @@ _PARTS = {
     "development": "development clips",
     "residual": "cross-modal residual r of development clips, before α (0: it is silent)",
     "test": "test clips",
+    "gain": "test clips, right with all streams more often than with one",
+    "noise": "test clips with noise",
+    "steps": "test clips over T",
     "pairs": "two objects, one of them heard",
     "hidden": "deletion test",
     "norms settled": "test clips, norms settled with all streams",
@@ -35,6 +39,8 @@ _OF_MAPS = {
     "hidden/drop_top": "true class's probability lost, top 20 % of the map hidden",
     "hidden/drop_random": "the same, random 20 % hidden",
 }
+#: How the keys of studies over an axis begin: `STUDY/POINT/CURVE`, of accuracies.
+_SWEEPS = ("noise/", "steps/")
 #: Measures that are shown in per cent.
 _PER_CENT = ("/accuracy", "/calibration error", "pairs/heard", "pairs/seen")
 
@@ -85,7 +91,8 @@ def _norms_compared(run: Measured) -> Measured:
 
 def _row(key: str, task: Task, results: Mapping[Variant, Sequence[Measured]]) -> Row:
     first, *_ = results
-    share = key.endswith("/accuracy") and not key.startswith("mode - ")
+    is_difference = key.startswith(("mode - ", "gain/"))
+    share = key.startswith(_SWEEPS) or (key.endswith("/accuracy") and not is_difference)
     estimates = {}
     for variant, runs in results.items():
         values = [run[key] for run in runs if key in run]
@@ -101,6 +108,8 @@ def _title(key: str, task: Task) -> str:
         return _OF_MAPS[key]
     if key.startswith("residual/"):
         return f"mean of r in the {task.titles[key.removeprefix('residual/')]}'s tokens"
+    if key.startswith(_SWEEPS):
+        return key.partition("/")[2]  # the point, and the curve
     _, condition, name, measure = key.removesuffix(CALIBRATED).split("/")
     streams = all_streams(task) if name == TOGETHER else f"{task.titles[name]} alone"
     degraded = "" if condition == "clean" else f", {condition}"

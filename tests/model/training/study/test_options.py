@@ -2,21 +2,74 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from model.training.avdigits.task import AVDigits
-from model.training.options import NO_ATTENTION, OptionsError
-from model.training.study.options import StudyOptions, Variant
+from model.training.options import NO_ATTENTION, OptionsError, TrainOptions
+from model.training.recipe import configuration
+from model.training.study.options import STUDIES, StudyOptions
+from model.training.study.variants import parse
 
 OPTIONS = StudyOptions("avdigits", Path("data"), Path("out"))
 
 
-@pytest.mark.parametrize("name", ["0", "0.5", "1.5-unaligned", "none"])
+TASK = AVDigits()
+
+
+@pytest.mark.parametrize("name", ["0", "0.5", "1.5-unaligned", "none", "s-cmrl", "as-is", "cmci"])
 def test_a_variant_is_read_by_its_name(name: str) -> None:
-    assert Variant.parse(name).name == name
+    assert [variant.name for variant in parse(name)] == [name]
+
+
+def test_each_stream_alone_is_a_variant_of_its_own() -> None:
+    variants = parse("s-cmrl,alone", TASK)
+    assert [variant.name for variant in variants] == ["s-cmrl", "audio-alone", "visual-alone"]
+    assert [variant.title for variant in variants[1:]] == ["sound alone", "picture alone"]
+    run = OPTIONS.run(TASK, variants[2], 0)
+    assert run.modality_dropout == {"visual": 1.0}
+    assert (run.attention, run.select_by) == (NO_ATTENTION, "last")
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_study_has_variants_of_its_own(study: str) -> None:
+    options = StudyOptions("avdigits", Path("data"), Path("out"), study=study)
+    trained = [variant.name for variant in options.variants_of(TASK)]
+    expected = {"alpha": "0", "ablation": "s-cmrl"}.get(study, "s-cmrl")
+    assert trained[0] == expected
+    source = {"init_from": Path("weights/avdigits"), "epochs": 0}
+    measured = replace(options, **source).variants_of(TASK)  # type: ignore[arg-type]
+    as_it_is = study not in ("alpha", "ablation")
+    assert [variant.name for variant in measured] == (["as-is"] if as_it_is else trained)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"snrs": "0,x"}, r"--snrs 0,x: must be whole numbers, -100 to 100, joined with commas"),
+        ({"snrs": ""}, "--snrs : must be whole numbers"),
+        ({"time_steps": "0,1"}, r"--time-steps 0,1: must be whole numbers, 1 to 64"),
+        ({"epochs": 0}, "--epochs 0: --init-from must name the checkpoint to measure"),
+    ],
+)
+def test_an_option_out_of_range_is_refused(changed: dict[str, object], message: str) -> None:
+    with pytest.raises(OptionsError, match=message):
+        replace(OPTIONS, **changed)  # type: ignore[arg-type]
+
+
+def test_a_checkpoint_is_configured_as_the_variant() -> None:
+    config = configuration(TrainOptions.of(TASK, Path("data")))
+    (as_is, alpha, none, spatial, taaf) = parse("as-is,1.5,none,spatial,taaf")
+    assert as_is.configure(config) == config
+    assert alpha.configure(config).alpha == 1.5
+    assert none.configure(config).attention is None
+    assert spatial.configure(config).attention == "spatial"
+    assert (taaf.configure(config).fusion, taaf.configure(config).attention) == ("taaf", None)
+    assert [x.has_residual for x in (as_is, alpha, none, spatial, taaf)] == [
+        False, True, False, True, False,
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["", "half", "-1", "nan", "1001", "unaligned", "none-unaligned"])
@@ -32,7 +85,7 @@ def test_a_variant_is_named_once() -> None:
 
 def test_trainings_of_a_seed_differ_in_the_variant_alone() -> None:
     task = AVDigits()
-    runs = {variant.name: OPTIONS.run(task, variant, 3) for variant in OPTIONS.parsed}
+    runs = {each.name: OPTIONS.run(task, each, 3) for each in OPTIONS.variants_of(task)}
     assert len({run.out for run in runs.values()}) == len(runs)
     first = runs["0"]
     for run in runs.values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,12 +15,15 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from model import checkpoint
-from model.media.types import Pictures, Sound
+from model.media.types import Clip, Pictures, Sound
+from model.preprocess.specs import PROFILES
 from model.training import tasks
+from model.training.evaluator import Evaluator, decode_within_memory
 from model.training.options import TrainOptions
-from model.training.study import alpha as study
-from model.training.study import measure, report
-from model.training.study.options import StudyOptions, Variant
+from model.training.study import examiner, report, runner, sweeps
+from model.training.study.options import StudyOptions
+from model.training.study.variants import Variant, parse
+from model.training.task import DataError
 from model.training.train import train
 from model.training.two_objects import TwoObjects
 from service.commands import study as study_command
@@ -78,7 +82,7 @@ def test_a_study_compares_its_variants_and_repeats_nothing(
     out = tmp_path / "out"
     command = ("study", "alpha", "--task", "noise", "--data", data, "--out", out, *SMALL)
     scmrl(*command)
-    table = json.loads((out / study.NUMBERS).read_text())
+    table = json.loads((out / runner.NUMBERS).read_text())
     assert table["variants"] == ["0.5", "none"]
     by_measure = {row["measure"]: row["estimates"] for row in table["rows"]}
     for expected in (
@@ -98,21 +102,21 @@ def test_a_study_compares_its_variants_and_repeats_nothing(
     assert by_measure["hidden/drop_top"]["none"] is None  # it has no map
     assert by_measure["residual/camera"]["none"] is None
     assert by_measure["pairs/heard"]["none"] is not None
-    text = (out / study.TABLE).read_text()
+    text = (out / runner.TABLE).read_text()
     assert "| | α 0.5 | no residual |" in text
     assert "accuracy, camera alone, camera blurred" in text
-    assert (out / study.FIGURE).stat().st_size > 1000
+    assert (out / runner.FIGURE).stat().st_size > 1000
     files = {path: path.stat().st_mtime_ns for path in out.glob("*/*.*") if path.suffix != ".csv"}
-    assert len([path for path in files if path.name == measure.MEASURED]) == 2
-    monkeypatch.setattr(measure.Examiner, "_measure", None)  # it must not be called again
+    assert len([path for path in files if path.name == examiner.MEASURED]) == 2
+    monkeypatch.setitem(runner._MEASURES, "alpha", None)  # it must not be called again
     scmrl(*command)
     assert {path: path.stat().st_mtime_ns for path in files} == files
 
 
 def test_a_table_names_residuals_without_spikes() -> None:
     task, zeros, some = Noise(), np.zeros(30), np.full(30, 0.1)
-    variants = [Variant.parse(name) for name in ("0", "0.5", "none")]
-    results: dict[Variant, list[measure.Measured]] = {
+    variants = parse("0,0.5,none")
+    results: dict[Variant, list[examiner.Measured]] = {
         variant: [{"residual/near": zeros, "residual/camera": zeros}] for variant in variants[:2]
     }
     results[variants[2]] = [{}]
@@ -139,7 +143,7 @@ def test_without_epochs_a_checkpoint_is_measured_with_other_weights_of_its_resid
         assert (card.config.alpha, card.config.attention is not None) == (alpha, attention)
         assert card.steps == 2  # as the checkpoint's, whatever --steps is
         assert all(torch.equal(x, weights[key]) for key, x in network.state_dict().items())
-    assert "without training; 1 seed." in (out / study.TABLE).read_text()
+    assert "without training; 1 seed." in (out / runner.TABLE).read_text()
     message = scmrl(*command, "--out", out, code=2).stderr
     assert "--epochs 0: --init-from must name the checkpoint" in message
     bare = out / "none-0" / "best"
@@ -147,11 +151,130 @@ def test_without_epochs_a_checkpoint_is_measured_with_other_weights_of_its_resid
     assert f"--init-from {bare}: has no weights for α 0.5" in message
 
 
+#: As SMALL, without what is alpha's own.
+OTHERS = (*SMALL[2:-6], "--device", "cpu")
+
+
+def numbers(out: Path) -> dict[str, dict[str, dict[str, object]]]:
+    """The estimates of a study by the measure."""
+    table = json.loads((out / runner.NUMBERS).read_text())
+    return {row["measure"]: row["estimates"] for row in table["rows"]}
+
+
+def test_an_ablation_trains_other_fusions_and_each_stream_alone(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ("study", "ablation", "--task", "noise", "--data", data, "--out", out, *OTHERS)
+    scmrl(*command, "--variants", "s-cmrl,cmqka,cmci,alone")
+    for fusion in ("cmqka", "cmci"):
+        network, card = checkpoint.load(out / f"{fusion}-0" / "best")
+        assert (card.config.fusion, card.config.attention) == (fusion, None)
+        assert any(name.startswith(("fuse", "residual")) for name in network.state_dict())
+    measured = numbers(out)["test/clean/camera/accuracy"]
+    assert measured.keys() == {
+        "s-cmrl", "cmqka", "cmci", "near-alone", "far-alone", "camera-alone"
+    }  # fmt: skip
+    assert measured["camera-alone"] is not None
+    assert measured["near-alone"] is None  # it never saw a picture
+    assert numbers(out)["test/clean/all/accuracy"]["camera-alone"] is None
+    text = (out / runner.TABLE).read_text()
+    assert "| | S-CMRL | CMQKA | CMCI | near microphone alone |" in text
+    assert (out / runner.FIGURE).stat().st_size > 1000
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A data folder and a checkpoint of the noise task."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "levels.txt").write_text("0 dB")
+    best = train(
+        TrainOptions.of(Noise(), folder, out=folder / "run", epochs=1, clips=8, batch=4,
+                        embed_dim=16, steps=2, development_clips=20)
+    )  # fmt: skip
+    return folder, best
+
+
+def as_it_is(study: str, trained: tuple[Path, Path], out: Path, *more: object) -> str:
+    """Measure a checkpoint without training, and return the table."""
+    folder, best = trained
+    scmrl("study", study, "--task", "noise", "--data", folder, "--out", out, "--init-from", best,
+          "--epochs", 0, *OTHERS[6:], *more)  # fmt: skip
+    assert (out / runner.FIGURE).stat().st_size > 1000
+    return (out / runner.TABLE).read_text()
+
+
+@pytest.fixture
+def noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(tasks.TASKS, "noise", Noise)
+
+
+@pytest.mark.usefixtures("noise")
+def test_a_checkpoint_is_measured_under_noise(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    text = as_it_is("noise", trained, tmp_path, "--snrs", "0,30")
+    everywhere = "all streams, noise on near microphone and far microphone and camera"
+    assert f"| {everywhere} |" in text
+    assert "| camera alone, noise on it |" in text
+    lines = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]
+    assert lines[2:] == ["| clean", "| 0", "| 30"]
+    measured = numbers(tmp_path)
+    assert len(measured) == 3 * 7  # three streams, all, and each alone
+    clean, noisy = (measured[f"noise/{x}/{everywhere}"]["as-is"] for x in ("clean", "30"))
+    assert clean["clips"] == noisy["clips"] == 10  # type: ignore[index]
+
+
+@pytest.mark.usefixtures("noise")
+def test_a_checkpoint_is_measured_over_time_steps(
+    trained: tuple[Path, Path], tmp_path: Path
+) -> None:
+    text = as_it_is("steps", trained, tmp_path, "--time-steps", "1,3")
+    assert "| time steps T | all streams | near microphone alone |" in text
+    folder, best = trained
+    evaluator = Evaluator(best, "cpu")
+    clips = decode_within_memory(Noise().load(folder).test_clips(10, 7), 3, evaluator)
+    right = evaluator.logits(clips, 3).argmax(1) == examiner.labels_of(clips)
+    estimate = numbers(tmp_path)["steps/3/all streams"]["as-is"]
+    assert estimate["value"] == pytest.approx(right.mean())  # type: ignore[index]
+
+
+@pytest.mark.usefixtures("noise")
+def test_streams_alone_are_compared_with_all(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    as_it_is("modalities", trained, tmp_path)
+    measured = numbers(tmp_path)
+    together, alone, gain = (
+        measured[key]["as-is"]["value"]  # type: ignore[index]
+        for key in ("test/clean/all/accuracy", "test/clean/far/accuracy", "gain/clean/far/accuracy")
+    )
+    assert gain == pytest.approx(together - alone)  # type: ignore[operator]
+
+
+def test_noise_of_all_streams_is_in_all_of_them() -> None:
+    """Two streams of sound share the clip's: it gets noise once."""
+    rng = np.random.default_rng(0)
+    clip = Clip(
+        Sound(rng.standard_normal((1, 4000), np.float32), 8000),
+        Pictures((rng.integers(0, 256, (8, 8, 3), np.uint8),), (0.0,)),
+    )
+    noisy = sweeps._noise(Noise(), ("near", "far", "camera"), 20)(clip, np.random.default_rng(1))
+    assert noisy.sound is not None
+    assert clip.sound is not None
+    assert noisy.pictures is not None
+    assert clip.pictures is not None
+    change = noisy.sound.samples - clip.sound.samples
+    assert change.std() == pytest.approx(0.1 * clip.sound.samples.std(), rel=0.1)
+    assert (noisy.pictures.frames[0] != clip.pictures.frames[0]).any()
+
+
+def test_a_task_without_noise_is_refused(tmp_path: Path) -> None:
+    specs = {"audio": PROFILES["mnistdvs_ntidigits"]["audio"]}
+    task = SimpleNamespace(name="spikes", specs=specs)
+    with pytest.raises(DataError, match=r"spikes: noise is known for spectrogram, frames only"):
+        sweeps.noisy_streams(task)  # type: ignore[arg-type]
+
+
 def test_an_interrupted_study_stops(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A training answers Ctrl-C with what it has: the study must not measure that."""
-    monkeypatch.setattr(study, "train", lambda options: options.best)
+    monkeypatch.setattr(runner, "train", lambda options: options.best)
     out = tmp_path / "out"
     message = scmrl("study", "alpha", "--task", "noise", "--data", data, "--out", out, *SMALL,
                     code=130).stderr  # fmt: skip
@@ -160,13 +283,13 @@ def test_an_interrupted_study_stops(
 
 
 def test_what_was_measured_with_other_settings_is_measured_again(tmp_path: Path) -> None:
-    file = tmp_path / measure.MEASURED
-    np.savez(file, **{"pairs/mass": np.ones(3), measure._SETTINGS: np.asarray("a")})
-    assert measure._read(file, "b") is None
-    read = measure._read(file, "a")
+    file = tmp_path / examiner.MEASURED
+    np.savez(file, **{"pairs/mass": np.ones(3), examiner._SETTINGS: np.asarray("a")})
+    assert examiner._read(file, "b") is None
+    read = examiner._read(file, "a")
     assert read is not None
     assert list(read) == ["pairs/mass"]
-    assert measure._read(tmp_path / "none.npz", "a") is None
+    assert examiner._read(tmp_path / "none.npz", "a") is None
 
 
 def test_an_unknown_task_is_named(data: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`scmrl study alpha`: what cross-modal residuals and their alignment gain, by their weight."""
+"""`scmrl study NAME`: train the variants of a study alike, measure them, and write the results."""
 
 from __future__ import annotations
 
@@ -9,22 +9,32 @@ from pathlib import Path
 from rich.console import Console
 
 from model import checkpoint
-from model.config import Config
 from model.network import SCMRL
 from model.training.epochs import METRICS, rows
 from model.training.options import OptionsError, TrainOptions, make_folder
-from model.training.study import figure, report
-from model.training.study.measure import Examiner, Measured
-from model.training.study.options import StudyOptions, Variant
+from model.training.study import curves, figure, report
+from model.training.study.examiner import Examiner, Measured, Run
+from model.training.study.measures import measure_alpha, measure_modalities, measure_parts
+from model.training.study.options import StudyOptions
+from model.training.study.sweeps import measure_noise, measure_steps
+from model.training.study.variants import Variant
 from model.training.task import Task, streams_alone
 from model.training.tasks import TASKS
 from model.training.train import train
 
 #: The files of a study in its folder.
 TABLE, NUMBERS, FIGURE = "study.md", "study.json", "study.png"
+#: What each study measures of a run.
+_MEASURES = {
+    "alpha": measure_alpha,
+    "ablation": measure_parts,
+    "noise": measure_noise,
+    "steps": measure_steps,
+    "modalities": measure_modalities,
+}
 
 
-def study_alpha(options: StudyOptions, console: Console | None = None) -> Path:
+def run_study(options: StudyOptions, console: Console | None = None) -> Path:
     """Train and measure every variant, write table and figure after each, and return the table.
 
     What a former call has trained or measured is not repeated, an unfinished training goes on.
@@ -33,13 +43,14 @@ def study_alpha(options: StudyOptions, console: Console | None = None) -> Path:
     console = console or Console()
     make_folder("out", options.out)
     task = TASKS[options.task]().for_data(options.data)
-    examiner = Examiner(options, task, task.load(options.data))
+    variants = options.variants_of(task)
+    examiner = Examiner(options, task, task.load(options.data), _MEASURES[options.study])
     results: dict[Variant, list[Measured]] = {}
     for seed in range(options.seeds if options.epochs else 1):
         if options.start_epochs and options.epochs:
             console.rule(f"seed {seed}: the start")
             _train(options.start(task, seed))
-        for variant in options.parsed:
+        for variant in variants:
             console.rule(f"seed {seed}: {variant.title}")
             begin = time.process_time()
             run = options.run(task, variant, seed)
@@ -48,7 +59,9 @@ def study_alpha(options: StudyOptions, console: Console | None = None) -> Path:
             else:
                 _take_over(run, variant)
             trained = time.process_time()
-            results.setdefault(variant, []).append(examiner.measure(run.best, run.out, seed))
+            results.setdefault(variant, []).append(
+                examiner.measure(Run(run.best, seed, variant.only), run.out)
+            )
             seconds = trained - begin, time.process_time() - trained
             console.print(f"CPU seconds: {seconds[0]:.0f} to train, {seconds[1]:.0f} to measure")
             _write(options, task, results)
@@ -69,16 +82,9 @@ def _take_over(run: TrainOptions, variant: Variant) -> None:
     """
     assert run.init_from is not None
     source, card = checkpoint.load(run.init_from)
-    config = Config.model_validate(
-        {
-            **card.config.model_dump(),
-            "alpha": variant.alpha,
-            "alignment": variant.alignment,
-            "attention": card.config.attention if variant.residual else None,
-        }
-    )
+    config = variant.configure(card.config)
     network, weights = SCMRL(config), source.state_dict()
-    has_residual = card.config.attention is not None or not variant.residual
+    has_residual = config.attention is not None or not variant.has_residual
     if not has_residual or not network.state_dict().keys() <= weights.keys():
         raise OptionsError(f"--init-from {run.init_from}: has no weights for {variant.title}")
     network.load_state_dict({name: weights[name] for name in network.state_dict()})
@@ -93,7 +99,9 @@ def _write(options: StudyOptions, task: Task, results: dict[Variant, list[Measur
     """Write the table, its numbers, and the figure."""
     table = report.rows(task, results)
     variants = list(results)
-    (options.out / TABLE).write_text(report.markdown(table, variants, options))
+    over_axis = options.study in curves.AXES
+    write, draw = (curves.markdown, curves.draw) if over_axis else (report.markdown, figure.draw)
+    (options.out / TABLE).write_text(write(table, variants, options))
     numbers = report.numbers(table, variants, options)
     (options.out / NUMBERS).write_text(json.dumps(numbers, indent=1, ensure_ascii=False) + "\n")
-    figure.draw(table, variants, options.out / FIGURE)
+    draw(table, variants, options.out / FIGURE)
