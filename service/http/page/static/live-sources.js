@@ -5,6 +5,8 @@ const PICTURES_PER_S = 12;
 const MAX_SIDE = 320;
 /** Pieces of sound, of 20 ms, over which the offset between its clock and the page's is measured. */
 const OFFSET_PIECES = 250;
+/** Older sound, of a page that stood still, is not sent: answers are about what is heard now. */
+const MAX_LATE_MS = 2000;
 
 const WORKER = new URL("jpeg-worker.js", import.meta.url).href;
 /** The page's policy lets only this address become a worker. */
@@ -76,7 +78,8 @@ export async function openSound(media) {
         const arrivedMs = performance.now() - (samples.length / context.sampleRate) * 1000;
         offsets.push(arrivedMs - atMs);
         if (offsets.length > OFFSET_PIECES) offsets.shift();
-        send(samples, toNs(Math.min(...offsets) + atMs));
+        const offsetMs = Math.min(...offsets);
+        if (arrivedMs - atMs - offsetMs < MAX_LATE_MS) send(samples, toNs(offsetMs + atMs));
       };
       source.connect(node);
     },

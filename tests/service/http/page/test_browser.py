@@ -139,7 +139,7 @@ def test_a_live_stream_is_answered(page: Any) -> None:
     page.get_by_role("tab", name="Live").click()
     page.get_by_role("button", name="Start").click()
     page.locator(".moment").first.wait_for()
-    page.wait_for_function("document.querySelectorAll('.moment').length >= 3")
+    page.wait_for_function("() => document.querySelectorAll('.moment').length >= 3")
     page.get_by_role("button", name="Stop").click()
     page.get_by_role("button", name="Start").wait_for()
     assert violations(page) == []
