@@ -178,10 +178,11 @@ def measure_calibration(
     """Measure the calibration with all streams and with each alone; draw reliability diagrams."""
     steps, task = evaluator.card.steps, evaluator.task
     labels = np.asarray([decoded.truth.label for decoded in clips], np.int64)
+    alone = (None, *streams_alone(task))
     results = {}
-    for stream in (None, *streams_alone(task)):
+    for stream, logits in evaluator.logits_by_streams(clips, steps, alone).items():
         name = all_streams(task) if stream is None else f"{task.titles[stream]} alone"
-        result = results[name] = reliability(evaluator.logits(clips, steps, stream=stream), labels)
+        result = results[name] = reliability(logits, labels)
         yield Measurement(
             what="expected calibration error" + (f", {name}" if stream else ""),
             value=result.error, n=len(clips),
