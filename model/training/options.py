@@ -351,6 +351,7 @@ class CalibrateOptions:
     data: Path | None
     steps: str = option("1,2,4,8", "Time steps T, joined with commas, that get a temperature.")
     clips: int = option(400, "Development clips, at most.", between=(20, 100_000))
+    device: str = "auto"
     examples: int = option(
         600,
         "Clips of no class that are drawn, and as many more known examples, from which the "
@@ -358,7 +359,6 @@ class CalibrateOptions:
         between=(0, 100_000),
     )
     cache: Path = option(Path("runs"), "Folder for spoken words that are made for it.")
-    device: str = "auto"
 
     @property
     def time_steps(self) -> tuple[int, ...]:

@@ -59,7 +59,7 @@ def calibrate(
     except ModuleNotFoundError as exc:
         fail(f"{NOT_INSTALLED} ({exc.name})", 1)
     try:
-        options = CalibrateOptions(checkpoint, data, steps, clips, examples, cache, device)
+        options = CalibrateOptions(checkpoint, data, steps, clips, device, examples, cache)
         run(options, Console())
     except (OptionsError, CheckpointError, DataError) as exc:
         fail(str(exc), UNUSABLE)
