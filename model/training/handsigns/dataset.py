@@ -26,9 +26,6 @@ Rng = np.random.Generator
 AUDIO = cast(SpectrogramSpec, PROFILES["handsigns"]["audio"])
 VISUAL = cast(FrameSpec, PROFILES["handsigns"]["visual"])
 
-#: Share of photographs with their own wall among the examples to train on, at full difficulty. At
-#: none, all have it: a network does not begin to learn from busy backgrounds.
-PLAIN = 0.3
 #: Share of hands that move, and the greatest movement in a step over the frame's height.
 _MOVING, _DRIFT = 0.2, 0.04
 #: Share of hands that something hides a part of, at full difficulty.
@@ -43,7 +40,9 @@ class Scenes:
 
     `kinds` and `backgrounds`: what hands are composed onto, and how many of them. `synthetic`
     words, by digit, are mixed into the recorded ones. `augmented`: apply augmentations for
-    training, the plan's difficulty times `difficulty`; without them, every other example is plain.
+    training, the plan's difficulty times `difficulty`. `plain`: share of photographs with their own
+    wall among these at the plan's full difficulty; at none, all have it, since a network does not
+    begin to learn from busy backgrounds. Without augmentations, every other example is plain.
     """
 
     digits: ShownDigits
@@ -53,9 +52,11 @@ class Scenes:
     synthetic: tuple[tuple[Floats, ...], ...] = ()
     augmented: bool = True
     difficulty: float = 1.0
+    plain: float = 0.3
 
     def example(self, index: int, plan: BatchPlan) -> tuple[dict[str, Floats], int]:
         """Return tensors [T or 1, C, H, W] of the plan's streams, and the digit."""
+        plain_share = 1 - (1 - self.plain) * plan.difficulty
         plan = replace(plan, difficulty=plan.difficulty * self.difficulty)
         rng = np.random.default_rng([self.seed, index])
         digit = int(rng.integers(10))
@@ -73,7 +74,7 @@ class Scenes:
             hand = hands[int(rng.integers(len(hands)))]
             plain = index % 2 == 0
             if self.augmented:
-                plain = rng.random() < 1 - (1 - PLAIN) * plan.difficulty
+                plain = rng.random() < plain_share
             draw = self._training_frames if self.augmented else self._held_out_frames
             streams["visual"] = draw(hand, plain, rng, plan)
         return streams, digit

@@ -59,6 +59,10 @@ class HandSigns:
         "Greatest difficulty of the scenes to train on; the clips to test on have 0.6.",
         between=(0, 1),
     )
+    plain: float = option(
+        0.3, "Share of photographs with their own wall among the pictures to train on.",
+        between=(0, 1),
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         """Raise OptionsError, naming the option, where a value is out of range."""
@@ -79,7 +83,7 @@ class HandSigns:
         takes = self.synthetic_takes if voices.available() else 0
         return {
             "synthetic_takes": takes, "backgrounds": self.backgrounds,
-            "difficulty": self.difficulty,
+            "difficulty": self.difficulty, "plain": self.plain,
         }  # fmt: skip
 
     def card_notes(self) -> Mapping[str, str]:
@@ -122,7 +126,7 @@ class HandSigns:
         training, held_out = load(folder)
         return HandSignsData(
             training, *halves(held_out), synthetic_takes=self.synthetic_takes,
-            backgrounds=self.backgrounds, difficulty=self.difficulty,
+            backgrounds=self.backgrounds, difficulty=self.difficulty, plain=self.plain,
         )  # fmt: skip
 
 
@@ -136,6 +140,7 @@ class HandSignsData:
     synthetic_takes: int
     backgrounds: int
     difficulty: float
+    plain: float
     class_weights: ClassVar = None
 
     @property
@@ -152,7 +157,7 @@ class HandSignsData:
         synthetic = voices.words(self.synthetic_takes, cache)
         return Scenes(
             self.training, seed=seed, kinds=TRAINING, backgrounds=self.backgrounds,
-            synthetic=synthetic, difficulty=self.difficulty,
+            synthetic=synthetic, difficulty=self.difficulty, plain=self.plain,
         )  # fmt: skip
 
     def development_examples(self) -> Scenes:
