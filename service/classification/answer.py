@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from service.classification import schemas
+from service.classification.anytime import StepAnswer
 from service.classification.leave_one_out import WithoutStreams
 from service.classification.options import Options
 from service.decoding.job import DecodeResult
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class ClassifiedClip:
     """A clip that the network has run on. `name` is that by which requests select the checkpoint,
-    `steps` the time steps T that the network ran for. `without`: the runs with a stream left out,
-    None where they were not requested."""
+    `steps` the time steps T of the run that is answered with, `planned` those without an early
+    exit. `trace`: the answers after fewer steps, and this one. `without`: the runs with a stream
+    left out, None where they were not requested."""
 
     name: str
     card: Card
@@ -28,6 +30,8 @@ class ClassifiedClip:
     decoded: DecodeResult
     inference: InferenceResult
     steps: int
+    planned: int
+    trace: tuple[StepAnswer, ...]
     without: WithoutStreams | None = None
 
 
@@ -94,18 +98,10 @@ def build_answer(
     clip: ClassifiedClip, explanation: Explanation, *, request_id: str, total_s: float
 ) -> schemas.Classification:
     """Return the answer. `total_s` is the time since the upload's end, in seconds."""
-    from model.calibration import calibrated
     from model.domain import out_of_domain
 
-    labels, output = clip.card.labels, clip.inference.output
-    probabilities = calibrated(output, clip.card, clip.steps)[0].softmax(0).tolist()
-    # Far from the domain, probabilities can be equal in float32 where logits are not.
-    order = output.logits[0].argsort(descending=True, stable=True).tolist()
-    ranking = [
-        schemas.Probability(label=labels[i], index=i, probability=probabilities[i])
-        for i in order[: clip.options.top_k]
-    ]
-    scores = out_of_domain(output, clip.card, clip.steps)
+    ranking = _ranking(clip, clip.trace[-1])
+    scores = out_of_domain(clip.inference.output, clip.card, clip.steps)
     score = None if scores is None else float(scores[0])
     abstained = _abstains(clip, ranking[0].probability, score)
     decoded, inference = clip.decoded, clip.inference
@@ -122,7 +118,9 @@ def build_answer(
         attention=explanation.attention,
         diagnostics=_diagnostics(clip),
         steps=clip.steps,
-        degraded=clip.options.steps is None and clip.steps < clip.card.steps,
+        steps_trace=_steps_trace(clip),
+        exit=_exit(clip),
+        degraded=clip.options.steps is None and clip.planned < clip.card.steps,
         batch_size=inference.batch_size,
         timing_ms=schemas.Timing(
             decode=_ms(decoded.decode_s),
@@ -131,6 +129,34 @@ def build_answer(
             inference=_ms(inference.inference_s),
             total=_ms(total_s),
         ),
+    )
+
+
+def _ranking(clip: ClassifiedClip, answer: StepAnswer) -> list[schemas.Probability]:
+    """Return the labels by their probability, as many as the options ask for."""
+    labels, probabilities = clip.card.labels, answer.probabilities
+    return [
+        schemas.Probability(label=labels[i], index=i, probability=probabilities[i])
+        for i in answer.order[: clip.options.top_k]
+    ]
+
+
+def _steps_trace(clip: ClassifiedClip) -> list[schemas.StepAnswer] | None:
+    if not clip.options.steps_trace:
+        return None
+    return [
+        schemas.StepAnswer(steps=each.steps, probabilities=_ranking(clip, each))
+        for each in clip.trace
+    ]
+
+
+def _exit(clip: ClassifiedClip) -> schemas.Exit | None:
+    if clip.options.exit_margin is None:
+        return None
+    return schemas.Exit(
+        margin=clip.trace[-1].margin,
+        early=clip.steps < clip.planned,
+        steps_run=sum(each.steps for each in clip.trace),
     )
 
 

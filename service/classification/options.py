@@ -25,6 +25,10 @@ class Options:
     - `abstain_beyond`: abstain where the out-of-domain score is higher; None: the card's.
     - `diagnostics`: whether to return firing rates, operations and energy by layer, for which the
       plain network runs as well.
+    - `steps_trace`: whether to return the probabilities after each time step, for which the network
+      runs once for each.
+    - `exit_margin`: stop after 1, 2, 4, … steps where the highest probability exceeds the next by
+      as much; None: run all.
     - `degrade`: whether fewer steps may be run under load where `steps` is None.
     """
 
@@ -36,6 +40,8 @@ class Options:
     abstain_below: float | None = None
     abstain_beyond: float | None = None
     diagnostics: bool = False
+    steps_trace: bool = False
+    exit_margin: float | None = None
     degrade: bool = True
 
     @property

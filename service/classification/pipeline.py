@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from model.media.types import Limits
 from service.classification.answer import ClassifiedClip, build_answer, explain
+from service.classification.anytime import check_traceable, run_anytime
 from service.classification.leave_one_out import check_supported, run_without_each
 from service.classification.options import Options
 from service.classification.schemas import Classification
@@ -70,7 +71,7 @@ async def classify(
     started = time.perf_counter()
     check_supported(backend.name, backend.card, options)
     steps = _steps(options, backend)
-    call.record.notes["steps"] = steps
+    check_traceable(options, steps)
     request = DecodeRequest.from_card(backend.card, steps, backend.limits, options.canvas)
     with call.record.attempt("decode"):
         decoded = await backend.decode(files, request)
@@ -90,7 +91,7 @@ async def classify_tensors(
     started = time.perf_counter()
     check_supported(backend.name, backend.card, options)
     steps = _steps(options, backend)
-    call.record.notes["steps"] = steps
+    check_traceable(options, steps)
     decoded = decoded_tensors(tensors, backend.name, backend.card, steps)
     return await _classify_decoded(decoded, steps, options, backend, call, started)
 
@@ -105,15 +106,27 @@ async def _classify_decoded(
     card, record = backend.card, call.record
     inputs = encode_clip(decoded.prepared, card.encoding, steps)
     with record.attempt("run"):
-        inference = await backend.run(inputs, steps, options.explain)
+        anytime = await run_anytime(backend.run, inputs, steps, card, options)
+    inference = anytime.inference
+    record.notes["steps"] = anytime.steps
     record.add_stages(("queue", inference.queue_s), ("inference", inference.inference_s))
     without = None
     if options.contributions == "leave_one_out":
         with record.stage("leave_one_out"):
-            without = await run_without_each(backend.run, inputs, steps)
+            without = await run_without_each(backend.run, anytime.inputs, anytime.steps)
     rates = inference.output.firing_rates
     record.firing_rates = {name: float(rate[0]) for name, rate in rates.items()}
-    clip = ClassifiedClip(backend.name, card, options, decoded, inference, steps, without)
+    clip = ClassifiedClip(
+        backend.name,
+        card,
+        options,
+        decoded,
+        inference,
+        anytime.steps,
+        steps,
+        anytime.trace,
+        without,
+    )
     with record.stage("explain"):
         explanation = await asyncio.to_thread(explain, clip)
     total_s = time.perf_counter() - started

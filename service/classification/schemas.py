@@ -142,6 +142,25 @@ class Diagnostics(_Answer):
     )
 
 
+class StepAnswer(_Answer):
+    """The answer of the network to the first `steps` time steps of the clip's input."""
+
+    steps: int = Field(examples=[1])
+    probabilities: list[Probability] = Field(description="Most probable first, `top_k` of them.")
+
+
+class Exit(_Answer):
+    """Where a clip stopped."""
+
+    margin: float = Field(
+        description="The highest probability minus the next, at the end.", examples=[0.97]
+    )
+    early: bool = Field(description="Whether it stopped before the last time step.")
+    steps_run: int = Field(
+        description="Time steps of all runs together: each begins anew.", examples=[3]
+    )
+
+
 class Timing(_Answer):
     """Milliseconds from the upload's end to the answer. `inference` is the whole batch's."""
 
@@ -258,6 +277,10 @@ class Classification(_Answer):
     )
     diagnostics: Diagnostics | None = Field(None, description="With diagnostics=true only.")
     steps: int = Field(description="Time steps T that the network ran for.")
+    steps_trace: list[StepAnswer] | None = Field(
+        None, description="With steps_trace=true only: the answer after each run, the last is this."
+    )
+    exit: Exit | None = Field(None, description="With `exit_margin` only.")
     degraded: bool = Field(description="Whether T was reduced because of the load.")
     batch_size: int = Field(description="Requests in the batch, this one included.")
     timing_ms: Timing

@@ -103,8 +103,17 @@ def _caption(answer: Classification) -> str:
         streams.append("Δ: logit of all streams - logit without this one")
     elif answer.leave_one_out is not None:
         streams.append(f"leave_one_out: {answer.leave_one_out.reason}")
+    streams += _trace(answer)
     model = f"{answer.model.name} {answer.model.version}, T = {answer.steps}"
+    if answer.exit is not None:
+        model += f" (margin {answer.exit.margin:.2f}, {answer.exit.steps_run} steps run)"
     return "\n".join([*streams, f"{model}, {answer.timing_ms.total:.0f} ms"])
+
+
+def _trace(answer: Classification) -> list[str]:
+    """Return a line for the answer after each time step, where it was requested."""
+    firsts = [(each.steps, each.probabilities[0]) for each in answer.steps_trace or []]
+    return [f"after step {steps}: {top.label} ({top.probability:.1%})" for steps, top in firsts]
 
 
 def _describe(stream: Stream) -> str:
@@ -112,4 +121,7 @@ def _describe(stream: Stream) -> str:
         return f"not used ({stream.reason})"
     if stream.sample_rate is not None:
         return f"{stream.duration_s:.2f} s at {stream.sample_rate} Hz"
+    if stream.frames is None:
+        events = stream.values if stream.events is None else stream.events
+        return f"{events} {'values' if stream.events is None else 'events'}"
     return f"{stream.frames} pictures of {stream.width} x {stream.height}"

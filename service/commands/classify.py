@@ -150,6 +150,19 @@ def classify(
             "checkpoint's.",
         ),
     ] = None,
+    steps_trace: Annotated[
+        bool,
+        typer.Option("--steps-trace", help="Show the answer after each time step as well."),
+    ] = False,
+    exit_margin: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Stop after 1, 2, 4, … time steps where the highest probability exceeds the next "
+            "by this much; default: run all steps.",
+        ),
+    ] = None,
     overlay: Annotated[
         Path | None,
         typer.Option(
@@ -179,6 +192,8 @@ def classify(
         contributions=contributions,
         abstain_below=abstain_below,
         abstain_beyond=abstain_beyond,
+        steps_trace=steps_trace,
+        exit_margin=exit_margin,
     )
     outcomes = []
     for outcome in _outcomes(classifier, requests, options):

@@ -113,6 +113,18 @@ VALUES: Mapping[str, Value] = {
         lambda _: {"type": "boolean", "default": Options.diagnostics},
         lambda text, _: _parse_flag(text),
     ),
+    "steps_trace": Value(
+        "`true`: the probabilities after each time step, as `steps_trace` in the answer: those of "
+        "the first steps alone, for which the network runs once each. Default: `false`.",
+        lambda _: {"type": "boolean", "default": Options.steps_trace},
+        lambda text, _: _parse_flag(text),
+    ),
+    "exit_margin": Value(
+        "Stop early: run 1, 2, 4, … time steps, and answer as soon as the highest probability "
+        "exceeds the next by this much, 0 to 1. Default: run all steps.",
+        lambda _: {"type": "number", "minimum": 0, "maximum": 1},
+        lambda text, _: _parse_number(text, 1),
+    ),
     "degrade": Value(
         "`true` (default): fewer time steps may be run under load where the operator allows it; "
         "the answer then has `degraded`. `false`: never. T is never lowered if `steps` is sent.",
