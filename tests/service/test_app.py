@@ -255,7 +255,7 @@ def test_the_description_is_whole(service: httpx.Client) -> None:
         assert set(form["properties"]) == {
             "clip", "video", "audio", "frames", "events", "audio_events", "steps", "top_k",
             "attention", "contributions", "abstain_below", "abstain_beyond", "diagnostics",
-            "degrade", "visual",
+            "degrade", "steps_trace", "exit_margin", "visual",
         }  # fmt: skip
         assert {"200", "400", "404", "408", "413", "415", "422", "503", "504"} == set(
             operation["responses"]
