@@ -227,7 +227,18 @@ class Classification(_Answer):
                         "energy_uj": 109.4,
                         "dense_energy_uj": 600.7,
                     },
-                    "steps": 4,
+                    "steps": 2,
+                    "steps_trace": [
+                        {
+                            "steps": 1,
+                            "probabilities": [{"label": "7", "index": 7, "probability": 0.6}],
+                        },
+                        {
+                            "steps": 2,
+                            "probabilities": [{"label": "7", "index": 7, "probability": 0.98}],
+                        },
+                    ],
+                    "exit": {"margin": 0.97, "early": True, "steps_run": 3},
                     "degraded": False,
                     "batch_size": 8,
                     "timing_ms": {

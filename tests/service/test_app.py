@@ -290,7 +290,10 @@ def test_an_answer_has_the_fields_that_the_description_shows(
     service: httpx.Client, clip: bytes
 ) -> None:
     output = service.get("/openapi.json").json()["components"]["schemas"]["Classification"]
-    values = {"contributions": "leave_one_out", "diagnostics": "true"}
+    values = {
+        "contributions": "leave_one_out", "diagnostics": "true", "steps_trace": "true",
+        "exit_margin": "0.5",
+    }  # fmt: skip
     answer = service.post(CLASSIFY, files={"clip": clip}, data=values).json()
     answer["out_of_domain"] = 0.6  # this checkpoint has no reference
     assert set(answer) == set(output["properties"])
