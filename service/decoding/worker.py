@@ -24,7 +24,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import NoReturn
@@ -39,6 +39,7 @@ from model.media.events.reader import read_camera_events, read_channel_events
 from model.media.series import read_series
 from model.preprocess.events import prepare_camera_events, prepare_channel_events
 from model.preprocess.prepare import prepare
+from model.preprocess.prepared import Prepared
 from model.preprocess.specs import PROFILES, ChannelEventSpec, EventFrameSpec
 from service.classification import upload_fields
 from service.decoding import sandbox, wire
@@ -153,7 +154,7 @@ def _warm() -> None:
     pictures = reader.Pictures((reader.read_picture(picture),), (0.0,))
     series = {"tactile": read_series(b"t,force\n0,1\n1,2\n")}
     for specs in PROFILES.values():
-        prepare(specs, tone, pictures, 1, series=series)
+        _draw(prepare(specs, tone, pictures, 1, series=series))
     reader.read_clip(_clip(), 2)
     with suppress(reader.MediaError):
         reader.read_clip(bytes(64), 1)
@@ -167,10 +168,17 @@ def _warm_events() -> None:
     np.savez_compressed(file, x=one, y=one, p=one, t=one, channel=one)
     size = (8, 8)
     camera, channels = read_camera_events(file.getvalue()), read_channel_events(file.getvalue())
-    prepare_camera_events(camera, EventFrameSpec(size=size), 1)
-    prepare_channel_events(channels, ChannelEventSpec(bands=4, grid=(2, 2), size=size), 1)
+    grid = ChannelEventSpec(bands=4, grid=(2, 2), size=size)
+    _draw({"events": prepare_camera_events(camera, EventFrameSpec(size=size), 1)})
+    _draw({"audio_events": prepare_channel_events(channels, grid, 1)})
     with suppress(reader.MediaError):
         read_camera_events(b"% evt 3.0\n")
+
+
+def _draw(prepared: Mapping[str, Prepared]) -> None:
+    """Draw the pictures under the maps, which are made only where an overlay is asked for."""
+    for stream in prepared.values():
+        stream.canvas()
 
 
 def _clip() -> bytes:

@@ -55,7 +55,8 @@ PREDICTED = ["mpeg4", "mpeg2video", "msmpeg4", "wmv1", "wmv2", "libvpx", "libvpx
 
 
 def pictures_of(data: bytes, frames: int, threads: int = 1) -> Pictures:
-    pictures = read_clip(data, frames, sound=False, limits=Limits(threads=threads)).pictures
+    limits = Limits(threads=threads, max_demux_cpu_s=60)  # a busy machine counts waits as CPU time
+    pictures = read_clip(data, frames, sound=False, limits=limits).pictures
     assert pictures is not None
     return pictures
 

@@ -1,7 +1,7 @@
 """The page in Chromium: clips, recordings, live streams, errors, and that all of it is accessible.
 
-Needs Chromium (`apt-get install chromium`) and the extra `browser`; skipped without them. Camera
-and microphone are Chromium's own fake devices.
+Needs Chromium (`apt-get install chromium`), and `pip install playwright axe-playwright-python`;
+skipped without them. Camera and microphone are Chromium's own fake devices.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ import pytest
 
 from tests.service.conftest import CLIPS
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra `browser`")
-axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs `browser`")
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (pip install)")
+axe = pytest.importorskip(
+    "axe_playwright_python.sync_playwright", reason="needs axe-playwright-python (pip install)"
+)
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 WITHIN_MS = 60_000
