@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = (
     "cli", "commands", "bench", "app", "lifespan", "server", "http", "observability",
     "streaming", "classification", "decoding", "inference", "keys", "runtime",
-    "settings_messages", "settings",
+    "settings_messages", "settings", "client",
 )  # fmt: skip
 #: Modules that every room may import, since they import no room themselves.
 LEAVES = {
@@ -24,6 +24,8 @@ LEAVES = {
     "service.runtime.daemon_thread",
     "service.server.connections",
 }
+#: The room that is a distribution of its own as well: its modules import each other relatively.
+CLIENT = "service.client"
 #: What a room of the model may import beside itself and the modules of model/ without a folder.
 MODEL_ROOMS = {
     "media": set(),
@@ -61,22 +63,31 @@ def statements(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
         yield from statements(child)
 
 
-def imported_names(text: str) -> set[str]:
-    """Modules that Python code imports: ours by their full names."""
+def imported_names(text: str, package: str = "") -> set[str]:
+    """Modules that Python code imports: ours by their full names.
+
+    Relative imports are those of the client alone, `package`: it is a distribution of its own.
+    """
     names = set()
     for statement in statements(ast.parse(text)):
         if isinstance(statement, ast.Import):
             names |= {alias.name for alias in statement.names}
             continue
-        assert statement.level == 0, "a relative import"
-        assert statement.module is not None
+        module = statement.module or ""
+        if statement.level:
+            assert (package, statement.level) == (CLIENT, 1), "a relative import"
+            module = f"{package}.{module}".rstrip(".")
         for alias in statement.names:
-            full = f"{statement.module}.{alias.name}"
-            names.add(full if full in MODULES else statement.module)
+            full = f"{module}.{alias.name}"
+            names.add(full if full in MODULES else module)
     return names
 
 
-GRAPH = {name: imported_names(file.read_text()) for name, file in MODULES.items()}
+def _package(module: str) -> str:
+    return module if module == CLIENT else module.rpartition(".")[0]
+
+
+GRAPH = {name: imported_names(f.read_text(), _package(name)) for name, f in MODULES.items()}
 
 
 def room(module: str) -> str:
@@ -155,6 +166,14 @@ def test_rooms_of_the_service_import_in_one_direction() -> None:
     for leaf in LEAVES:
         inner = GRAPH[leaf] & MODULES.keys() - set(LEAVES)
         assert not {name for name in inner if room(name) in order}, leaf
+
+
+def test_the_client_imports_nothing_else_of_ours() -> None:
+    own = {name: names for name, names in GRAPH.items() if f"{name}.".startswith(f"{CLIENT}.")}
+    assert len(own) > 5
+    ours = {(module, name) for module, names in own.items() for name in names & MODULES.keys()}
+    assert {(m, n) for m, n in ours if not f"{n}.".startswith(f"{CLIENT}.")} == set()
+    assert (f"{CLIENT}.clients", f"{CLIENT}.retries") in ours  # relative imports are seen
 
 
 def test_every_room_has_its_place() -> None:

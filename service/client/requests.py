@@ -1,0 +1,143 @@
+"""Requests of the HTTP API and the meaning of their responses, without any connection."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import BinaryIO, Literal, TypedDict, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from .errors import Problem, ProblemError, UnreachableError
+
+#: A file: its bytes, its path, or an open binary file.
+File = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
+
+
+class ClassifyFields(TypedDict, total=False):
+    """What `classify` takes, as docs/http-api.md has it; None is as if it were left out.
+
+    `streams`: the files of streams by their names in the checkpoint's card.
+    """
+
+    clip: File | None
+    video: File | None
+    audio: File | None
+    frames: Sequence[File] | None
+    events: File | None
+    audio_events: File | None
+    streams: Mapping[str, File | Sequence[File]] | None
+    steps: int | None
+    top_k: int | None
+    attention: Literal["none", "grid", "overlay"] | None
+    contributions: Literal["tower", "leave_one_out"] | None
+    abstain_below: float | None
+    abstain_beyond: float | None
+    diagnostics: bool | None
+    steps_trace: bool | None
+    exit_margin: float | None
+    degrade: bool | None
+
+
+_FILES = ("clip", "video", "audio", "frames", "events", "audio_events")
+_AnswerT = TypeVar("_AnswerT", bound=BaseModel)
+
+
+class Form(TypedDict):
+    """A form as httpx takes it: options, and files with their names."""
+
+    data: dict[str, str]
+    files: list[tuple[str, tuple[str, bytes]]]
+
+
+def classify_path(model: str | None) -> str:
+    """Return the path of a checkpoint's classification; None: the service's default one."""
+    return card_path(model) + "/classify" if model else "v1/classify"
+
+
+def card_path(name: str) -> str:
+    return f"v1/models/{quote(name, safe='')}"
+
+
+def read_form(fields: ClassifyFields) -> Form:
+    """Read the files, and return the form. Raises TypeError for an unknown field, OSError."""
+    if unknown := fields.keys() - ClassifyFields.__annotations__.keys():
+        known = ", ".join(ClassifyFields.__annotations__)
+        raise TypeError(f"classify takes no {', '.join(sorted(unknown))}; it takes {known}")
+    named: dict[str, object] = {name: fields.get(name) for name in _FILES}
+    files = []
+    for name, value in (named | dict(fields.get("streams") or {})).items():
+        if value is not None:
+            several = value if isinstance(value, list | tuple) else [value]
+            files += [(name, _read_file(name, file)) for file in several]
+    others = ClassifyFields.__annotations__.keys() - {*_FILES, "streams"}
+    options = {name: value for name, value in fields.items() if name in others}
+    return {"data": {n: _text(v) for n, v in options.items() if v is not None}, "files": files}
+
+
+def _read_file(field: str, file: object) -> tuple[str, bytes]:
+    """Return name and content."""
+    if isinstance(file, bytes | bytearray | memoryview):
+        return field, bytes(file)
+    if isinstance(file, str | os.PathLike):
+        path = Path(file)
+        return path.name, path.read_bytes()
+    if not hasattr(file, "read"):
+        raise TypeError(f"{field}: must be bytes, a path or a binary file, not {type(file)}")
+    content = file.read()
+    if not isinstance(content, bytes):
+        raise TypeError(f"{field}: the file must be open in binary mode")
+    return Path(str(getattr(file, "name", field))).name, content
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def parse(response: httpx.Response, answer: type[_AnswerT]) -> _AnswerT:
+    """Return a response's answer. Raises ProblemError and UnreachableError."""
+    check(response)
+    try:
+        return answer.model_validate_json(response.content)
+    except ValidationError as exc:
+        raise UnreachableError(
+            f"The answer of {response.url} is not that of an scmrl service: {exc.errors()[0]}."
+        ) from exc
+
+
+def check(response: httpx.Response) -> None:
+    """Raise ProblemError for a response that is an error."""
+    if not response.is_success:
+        raise problem_of(response.status_code, response.headers, response.content)
+
+
+def problem_of(status: int, headers: Mapping[str, str], body: bytes) -> ProblemError:
+    """Return the error of a response, also of one that something between has sent."""
+    after = retry_after_s(headers.get("Retry-After"))
+    if "problem+json" in headers.get("Content-Type", ""):
+        try:
+            return ProblemError(Problem.model_validate_json(body), after)
+        except ValidationError:
+            pass  # something between has changed it
+    detail = f"Something between here and the service answered with status {status}."
+    return ProblemError(Problem(status=status, title=detail, detail=detail), after)
+
+
+def retry_after_s(value: str | None) -> float | None:
+    """Return the seconds of a Retry-After, a number or a date; None if it is neither."""
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        except ValueError:
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
