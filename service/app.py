@@ -25,6 +25,7 @@ from service.http.routes import ROUTERS
 from service.http.state import State
 from service.inference.model_server import ModelServer
 from service.keys import key_file
+from service.keys.admission import KeyAdmission
 from service.keys.keyring import Keyring
 from service.lifespan import make_lifespan
 from service.observability import traces
@@ -62,7 +63,8 @@ def create_app(
     start_keys = start_keys or key_file.read(settings)
     keyring = Keyring(settings, start_keys, hangups)
     fail = _once(on_failure)
-    state = _make_state(settings, fail)
+    admission = KeyAdmission(keyring)
+    state = _make_state(settings, admission, fail)
     tracing = traces.from_environment(VERSION)
     app = FastAPI(
         title="scmrl",
@@ -78,7 +80,7 @@ def create_app(
     )
     app.state.scmrl = state
     measure, trace = state.metrics.measure, tracing.record if tracing is not None else None
-    _add_middleware(app, state, keyring, measure, trace)
+    _add_middleware(app, state, measure, trace)
     # For requests that the server rejects before they reach the app: the same log and headers.
     app.state.refuse = SecurityHeaders(AccessLog(refuse, measure, trace))
     error_responses.install(app)
@@ -90,7 +92,9 @@ def create_app(
     return app
 
 
-def _make_state(settings: Settings, fail: Callable[[StartupError], None]) -> State:
+def _make_state(
+    settings: Settings, admission: KeyAdmission, fail: Callable[[StartupError], None]
+) -> State:
     """Create the checkpoints, decoders, connections and metrics, without starting them."""
     limits = DecodeLimits(
         settings.decode_timeout_s, settings.decode_memory_mib * MIB, settings.sandbox
@@ -104,13 +108,12 @@ def _make_state(settings: Settings, fail: Callable[[StartupError], None]) -> Sta
     streams = SessionSlots(settings.stream_sessions, settings.stream_sessions_per_key)
     state_metrics = StateMetrics(checkpoints, decoders, connections, streams)
     request_metrics = Metrics(state_metrics, VERSION)
-    return State(settings, checkpoints, decoders, connections, request_metrics, streams)
+    return State(settings, admission, checkpoints, decoders, connections, request_metrics, streams)
 
 
 def _add_middleware(
     app: FastAPI,
     state: State,
-    keyring: Keyring,
     measure: Callable[[CompletedRequest], None],
     trace: Callable[[CompletedRequest], str | None] | None,
 ) -> None:
@@ -133,7 +136,7 @@ def _add_middleware(
         origins=settings.cors_origins,
     )
     # Inside the access log, which logs the key's name.
-    app.add_middleware(KeyCheck, keyring=keyring)
+    app.add_middleware(KeyCheck, admission=state.keys)
     # Outside the key check: a browser's preflight request carries no key.
     if settings.cors_origins:
         app.add_middleware(

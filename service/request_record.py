@@ -43,6 +43,8 @@ class RequestRecord:
     - `firing_rates`: of its streams, in spikes per neuron and step.
     - `degraded`: whether the load lowered the time steps T.
     - `notes`: fields of the access log; never the content of uploads.
+    - `problem`: of one clip of several, where it was refused.
+    - `clips`: the records of several clips, each as if it were a request.
     """
 
     model: str | None = None
@@ -50,6 +52,19 @@ class RequestRecord:
     firing_rates: dict[str, float] = field(default_factory=dict)
     degraded: bool = False
     notes: dict[str, Any] = field(default_factory=dict)
+    problem: Problem | None = None
+    clips: list[RequestRecord] = field(default_factory=list)
+
+    def begin_clip(self) -> RequestRecord:
+        """Return the record of a further clip of this request."""
+        clip = RequestRecord(model=self.model)
+        self.clips.append(clip)
+        return clip
+
+    @property
+    def parts(self) -> tuple[RequestRecord, ...]:
+        """This record and those of its clips."""
+        return (self, *self.clips)
 
     def add_stages(self, *stages: tuple[str, float]) -> None:
         """Note consecutive stages, each with its seconds, of which the last ends now."""

@@ -242,6 +242,18 @@ class Settings(BaseSettings):
     max_json_mib: int = setting(
         Topic.UPLOADS, 32, "Maximum body of a request in JSON", "MiB", ge=1, le=4096
     )
+    call_clips: int = setting(
+        Topic.UPLOADS, 64, "Maximum clips in one call", "clips", ge=1, le=10_000
+    )
+    call_clips_in_flight: int = setting(
+        Topic.UPLOADS,
+        4,
+        "Clips of one call that are decoded, queued or run at a time; the others of the call wait, "
+        "so that it leaves room for other clients",
+        "clips",
+        ge=1,
+        le=10_000,
+    )
     max_frames: int = setting(
         Topic.UPLOADS, 256, "Maximum pictures in `frames`", "pictures", ge=1, le=100_000
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -12,12 +12,15 @@ from service.classification import pipeline
 from service.classification.options import Options
 from service.classification.pipeline import Backend, Call
 from service.classification.schemas import Classification
+from service.classification.several import classify_several
 from service.classification.upload_fields import InputFiles, check_files
 from service.decoding.pool import DecoderPool
+from service.errors import Problem
 from service.inference.admission import reduce_steps
 from service.inference.batching import Slot
 from service.inference.in_flight import InFlight
 from service.inference.served_model import ServedModel
+from service.request_record import request_id
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -51,6 +54,36 @@ class ServedClassifier:
         """
         with model.batcher.slot() as slot:
             return await pipeline.classify(files, options, self._backend(model, slot), call)
+
+    async def classify_several(
+        self,
+        model: ServedModel,
+        clips: Sequence[tuple[InputFiles, Options]],
+        call: Call,
+    ) -> list[Classification | Problem]:
+        """Classify several clips of one call, each with an answer or a problem of its own.
+
+        Files are checked here. The number of a clip, from 0, is behind the id of its call. No more
+        than `call_clips_in_flight` are under way at a time.
+        """
+
+        calls = [Call(f"{call.id}.{n}", call.record.begin_clip()) for n in range(len(clips))]
+
+        async def classify(number: int) -> Classification:
+            request_id.set(calls[number].id)  # of the task, for the log
+            files, options = clips[number]
+            check_files(files, self.settings, model.card.kinds)
+            return await self.classify_with(model, files, options, calls[number])
+
+        results = await classify_several(
+            range(len(clips)),
+            classify,
+            in_flight=self.settings.call_clips_in_flight,
+            deadline_s=self.settings.request_deadline_s,
+        )
+        for each, result in zip(calls, results, strict=True):
+            each.record.problem = result if isinstance(result, Problem) else None
+        return results
 
     async def classify_tensors(
         self, tensors: Mapping[str, NDArray[np.float32]], options: Options, call: Call

@@ -8,15 +8,16 @@ from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from service.errors import Error, Problem
+from service.classification.several import deadline_passed
 
 _T = TypeVar("_T")
 
 
 async def run_until_disconnect(
-    request: Request, work: Coroutine[Any, Any, _T], deadline_s: float
+    request: Request, work: Coroutine[Any, Any, _T], deadline_s: float | None
 ) -> _T:
-    """Return the result of `work`; cancel it after `deadline_s` seconds or on disconnect.
+    """Return the result of `work`; cancel it after `deadline_s` seconds (None: never) or on
+    disconnect.
 
     Call this after the request's body has been read. It returns once `work` has ended, even if
     cancelled, so that its resources are free. Raises Problem DEADLINE or ClientDisconnect.
@@ -31,10 +32,8 @@ async def run_until_disconnect(
             return task.result()
         if disconnect.done():
             raise ClientDisconnect
-        raise Problem(
-            Error.DEADLINE,
-            f"No answer within {deadline_s:g} s (SCMRL_REQUEST_DEADLINE_S).",
-        )
+        assert deadline_s is not None
+        raise deadline_passed(deadline_s)
     finally:
         task.cancel()
         disconnect.cancel()

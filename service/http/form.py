@@ -19,6 +19,14 @@ from service.http import json_body
 from service.http.multipart_body import Form, FormFields
 from service.settings import Settings
 
+#: The schemas of a file in a form and in JSON.
+BINARY, BASE64 = (
+    {"type": "string", "format": "binary"},
+    {
+        "type": "string",
+        "contentEncoding": "base64",
+    },
+)
 #: Largest out-of-domain score that can be asked for.
 _MAX_SCORE = 1_000_000
 
@@ -154,14 +162,20 @@ def parse_form(
     `kinds`: of the checkpoint's streams. Raises Problem INVALID_FIELD for a value, and as
     `upload_fields.check_files` does.
     """
+    options = parse_options(form, settings, model)
+    files = InputFiles(**form.files)
+    upload_fields.check_files(files, settings, kinds)
+    return files, options
+
+
+def parse_options(form: Form, settings: Settings, model: str | None = None) -> Options:
+    """Return the options of a form. Raises Problem INVALID_FIELD."""
     values = {
         name: _parse_value(name, form.values[name], settings)
         for name in VALUES
         if name in form.values
     }
-    files = InputFiles(**form.files)
-    upload_fields.check_files(files, settings, kinds)
-    return files, Options(model=model, **values)
+    return Options(model=model, **values)
 
 
 def request_body(settings: Settings, checkpoints: Mapping[str, Kinds]) -> dict[str, Any]:
@@ -169,8 +183,8 @@ def request_body(settings: Settings, checkpoints: Mapping[str, Kinds]) -> dict[s
 
     It has the fields of these checkpoints' streams; without one, those of every checkpoint.
     """
-    form = _body_schema({"type": "string", "format": "binary"}, settings, checkpoints)
-    base64 = _body_schema({"type": "string", "contentEncoding": "base64"}, settings, checkpoints)
+    form = body_schema(BINARY, settings, checkpoints)
+    base64 = body_schema(BASE64, settings, checkpoints)
     usages = [f"{name}: {upload_fields.usage(kinds)}." for name, kinds in checkpoints.items()]
     return {
         "description": " ".join(
@@ -189,7 +203,7 @@ def request_body(settings: Settings, checkpoints: Mapping[str, Kinds]) -> dict[s
     }
 
 
-def _body_schema(
+def body_schema(
     file: dict[str, Any], settings: Settings, checkpoints: Mapping[str, Kinds]
 ) -> dict[str, Any]:
     """Return the schema of a body whose files are as `file` says."""

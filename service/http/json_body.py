@@ -6,7 +6,8 @@ import asyncio
 import base64
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from service.errors import Error, Problem
@@ -25,6 +26,19 @@ async def read_json(stream: AsyncIterator[bytes], fields: FormFields, max_bytes:
     types of `fields`. It is parsed in a thread. Raises Problem: UNREADABLE_FORM, INVALID_FIELD
     (also for a member that is not among `fields`) or TOO_LARGE.
     """
+    return await asyncio.to_thread(parse_json, await _read(stream, max_bytes), fields)
+
+
+async def read_json_clips(
+    stream: AsyncIterator[bytes], fields: FormFields, max_bytes: int
+) -> list[Form]:
+    """Read an array of such objects, one for each clip. Raises Problem as `read_json` does; the
+    field has the clip's number behind it."""
+    return await asyncio.to_thread(parse_json_clips, await _read(stream, max_bytes), fields)
+
+
+async def _read(stream: AsyncIterator[bytes], max_bytes: int) -> bytes:
+    """Read a whole body. Raises Problem TOO_LARGE."""
     chunks: list[bytes] = []
     size = 0
     async for chunk in stream:
@@ -36,13 +50,43 @@ async def read_json(stream: AsyncIterator[bytes], fields: FormFields, max_bytes:
             )
             raise Problem(Error.TOO_LARGE, detail)
         chunks.append(chunk)
-    return await asyncio.to_thread(parse_json, b"".join(chunks), fields)
+    return b"".join(chunks)
 
 
 def parse_json(body: bytes, fields: FormFields) -> Form:
     """Parse a whole body. Raises Problem as `read_json` does."""
+    return _form(_parse(body), fields)
+
+
+def parse_json_clips(body: bytes, fields: FormFields) -> list[Form]:
+    """Parse a whole body of several clips. Raises Problem as `read_json_clips` does."""
+    clips = _parse(body)
+    if not isinstance(clips, list):
+        detail = "The JSON must be an array of objects, each with the form's fields."
+        raise Problem(Error.UNREADABLE_FORM, detail)
+    forms = []
+    for number, clip in enumerate(clips):
+        with naming_clip(number):
+            forms.append(_form(clip, fields))
+    return forms
+
+
+@contextmanager
+def naming_clip(number: int) -> Iterator[None]:
+    """Name a clip of several in the problems of this block."""
+    try:
+        yield
+    except Problem as exc:
+        field = None if exc.field is None else f"{exc.field}.{number}"
+        raise Problem(exc.error, f"Clip {number}: {exc.detail}", field=field) from exc
+
+
+def _form(members: Any, fields: FormFields) -> Form:
+    # An object is a tuple of its members, those of equal names as well; no other value is.
+    if not isinstance(members, tuple):
+        raise Problem(Error.UNREADABLE_FORM, "The JSON must be an object with the form's fields.")
     form = Form()
-    for name, value in _members(body):
+    for name, value in members:
         if name in fields.files:
             if name in form.files:
                 raise _twice(name)
@@ -57,16 +101,12 @@ def parse_json(body: bytes, fields: FormFields) -> Form:
     return form
 
 
-def _members(body: bytes) -> list[tuple[str, Any]]:
-    """Return the members of the object, those of equal names as well. Raises Problem."""
+def _parse(body: bytes) -> Any:
+    """Return the value, with a tuple of its members for each object. Raises Problem."""
     try:
-        # An object becomes a tuple of its members, which no other value is.
-        parsed = json.loads(body, object_pairs_hook=tuple, parse_constant=_refuse_constant)
+        return json.loads(body, object_pairs_hook=tuple, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as exc:
         raise Problem(Error.UNREADABLE_FORM, f"The JSON is damaged: {str(exc)[:200]}.") from exc
-    if not isinstance(parsed, tuple):
-        raise Problem(Error.UNREADABLE_FORM, "The JSON must be an object with the form's fields.")
-    return list(parsed)
 
 
 def _refuse_constant(name: str) -> None:

@@ -39,17 +39,29 @@ class FormFields:
     """The fields that a form may have: `files` with the maximum bytes of each file, as decoded,
     and the text fields `values`, each with the type that it has in JSON (`integer`, `number`,
     `boolean` or `string`). `repeated`: file fields that may have several files, an array in JSON.
-    `note`: a sentence for the detail where a field is none of these.
+    `note`: a sentence for the detail where a field is none of these. `numbered`: names may end in
+    the number of a clip, as in `audio.0`.
     """
 
     files: Mapping[str, int]
     values: Mapping[str, str]
     repeated: frozenset[str] = frozenset()
     note: str = ""
+    numbered: bool = False
 
     @property
     def names(self) -> list[str]:
         return [*self.files, *self.values]
+
+    def split(self, name: str) -> tuple[str, int | None]:
+        """Return the field of a name, and the number of its clip. Raises Problem INVALID_FIELD."""
+        if name in self.files or name in self.values:
+            return name, None
+        field, _, number = name.rpartition(".")
+        is_number = number.isascii() and number.isdecimal() and len(number) < 10
+        if not self.numbered or not is_number or field not in self.names:
+            raise self.unknown(name)
+        return field, int(number)
 
     def max_bytes(self, name: str) -> int:
         """Return the maximum bytes of one part of this field."""
@@ -239,11 +251,12 @@ class _Reader:
         if self._parts > self._max_parts:
             detail = f"The form has too many parts; at most {self._max_parts} are accepted."
             raise Problem(Error.TOO_LARGE, detail)
-        is_file_field = head.name in self._fields.files
-        if not is_file_field and head.name not in self._fields.values:
-            raise self._fields.unknown(head.name)
-        max_bytes = self._fields.max_bytes(head.name)
-        self._part = _Part(head, is_file_field=is_file_field, max_bytes=max_bytes)
+        field, _ = self._fields.split(head.name)
+        self._part = _Part(
+            head,
+            is_file_field=field in self._fields.files,
+            max_bytes=self._fields.max_bytes(field),
+        )
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         if self._part is not None:

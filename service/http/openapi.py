@@ -13,7 +13,7 @@ from starlette.staticfiles import StaticFiles
 from service.http import problem_document
 from service.http.middleware import api_keys
 from service.http.middleware.security_headers import page_policy
-from service.http.routes import classify
+from service.http.routes import classify, classify_batch
 from service.http.state import State
 from service.keys.key_file import Keys
 from service.settings import Settings
@@ -75,7 +75,8 @@ def _add_description(app: FastAPI, settings: Settings, start_keys: Keys) -> None
         schema = describe()
         problem_document.add_schema(schema)
         _remove_validation_errors(schema)
-        classify.describe(schema, settings, _streams(app))
+        for routes in (classify, classify_batch):
+            routes.describe(schema, settings, _streams(app))
         api_keys.describe(schema, start_keys)
         return schema
 

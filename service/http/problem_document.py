@@ -31,9 +31,9 @@ class ProblemDocument(BaseModel):
     id: str | None = Field(None, description="The id of the request, which the log has as well.")
 
 
-def make_document(problem: Problem, request_id: str | None = None) -> dict[str, Any]:
-    """Return the problem document as JSON, without members that are None."""
-    document = ProblemDocument(
+def document_of(problem: Problem, request_id: str | None = None) -> ProblemDocument:
+    """Return the problem document."""
+    return ProblemDocument(
         type=problem.error.type,
         title=problem.error.title,
         status=problem.error.status,
@@ -41,7 +41,11 @@ def make_document(problem: Problem, request_id: str | None = None) -> dict[str, 
         field=problem.field,
         id=request_id,
     )
-    return document.model_dump(exclude_none=True)
+
+
+def make_document(problem: Problem, request_id: str | None = None) -> dict[str, Any]:
+    """Return the problem document as JSON, without members that are None."""
+    return document_of(problem, request_id).model_dump(exclude_none=True)
 
 
 def problems(*errors: Error) -> dict[int | str, dict[str, Any]]:

@@ -10,6 +10,8 @@ from service.decoding.pool import DecoderPool
 from service.inference.in_flight import InFlight
 from service.inference.model_server import ModelServer
 from service.inference.registry import Registry
+from service.keys.admission import KeyAdmission
+from service.keys.key_file import Key
 from service.observability.metrics import Metrics
 from service.request_record import RequestRecord
 from service.server.connections import Connections
@@ -19,10 +21,11 @@ from service.streaming.slots import SessionSlots
 
 @dataclass(frozen=True)
 class State:
-    """The settings, checkpoints, decoders, connections, metrics and live streams of one running
-    service."""
+    """The settings, keys, checkpoints, decoders, connections, metrics and live streams of one
+    running service."""
 
     settings: Settings
+    keys: KeyAdmission
     models: ModelServer
     decoders: DecoderPool
     connections: Connections
@@ -49,3 +52,9 @@ def state_of(request: HTTPConnection) -> State:
     state = request.app.state.scmrl
     assert isinstance(state, State)
     return state
+
+
+def count_clips(request: HTTPConnection, clips: int) -> None:
+    """Count the clips of a request towards the rate limit of its key."""
+    key: Key | None = getattr(request.state, "key", None)
+    state_of(request).keys.count_clips(key, clips)

@@ -100,16 +100,17 @@ def _request_seconds(registry: CollectorRegistry) -> _Observer:
 def _stage_seconds(registry: CollectorRegistry) -> _Observer:
     histogram = Histogram(
         "scmrl_stage_seconds",
-        "Time that a request spends in one stage",
+        "Time that a clip spends in one stage",
         ("stage", "model"),
         buckets=_STAGE_S,
         registry=registry,
     )
 
     def observe(request: CompletedRequest) -> None:
-        for stage in request.record.stages:
-            if not stage.failed:
-                histogram.labels(stage.name, _model(request)).observe(stage.seconds)
+        for record in request.record.parts:
+            for stage in record.stages:
+                if not stage.failed:
+                    histogram.labels(stage.name, _model(request)).observe(stage.seconds)
 
     return observe
 
@@ -124,8 +125,9 @@ def _firing_rate(registry: CollectorRegistry) -> _Observer:
     )
 
     def observe(request: CompletedRequest) -> None:
-        for stream, rate in request.record.firing_rates.items():
-            histogram.labels(stream, _model(request)).observe(rate)
+        for record in request.record.parts:
+            for stream, rate in record.firing_rates.items():
+                histogram.labels(stream, _model(request)).observe(rate)
 
     return observe
 
@@ -139,8 +141,9 @@ def _degraded(registry: CollectorRegistry) -> _Observer:
     )
 
     def observe(request: CompletedRequest) -> None:
-        if request.record.firing_rates:  # the network ran
-            counter.labels(_model(request)).inc(request.record.degraded)
+        for record in request.record.parts:
+            if record.firing_rates:  # the network ran
+                counter.labels(_model(request)).inc(record.degraded)
 
     return observe
 
@@ -148,7 +151,7 @@ def _degraded(registry: CollectorRegistry) -> _Observer:
 def _rejects(registry: CollectorRegistry) -> _Observer:
     counter = Counter(
         "scmrl_rejects",
-        "Requests that were answered with a problem document, by error",
+        "Requests, and clips of several, that were answered with a problem document, by error",
         ("reason", "model"),
         registry=registry,
     )
@@ -156,8 +159,9 @@ def _rejects(registry: CollectorRegistry) -> _Observer:
         counter.labels(error.name.lower(), "")
 
     def observe(request: CompletedRequest) -> None:
-        if request.problem is not None:
-            counter.labels(request.problem.error.name.lower(), _model(request)).inc()
+        for problem in (request.problem, *(clip.problem for clip in request.record.clips)):
+            if problem is not None:
+                counter.labels(problem.error.name.lower(), _model(request)).inc()
 
     return observe
 

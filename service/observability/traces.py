@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from service.request_record import CompletedRequest, Stage
+from service.request_record import CompletedRequest, RequestRecord, Stage
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -125,22 +125,25 @@ class Traces:
         if not span.is_recording():
             return None
         context = set_span_in_context(span)
-        for stage in request.record.stages:
-            self._stage(stage, request, context, clock)
+        for record in request.record.parts:
+            for stage in record.stages:
+                self._stage(stage, record, _error(request, record), context, clock)
         if request.status >= 500:
-            _fail(span, _error(request))
+            _fail(span, _error(request, request.record))
         span.end(clock + round(1e9 * request.ended))
         return format_trace_id(span.get_span_context().trace_id)
 
-    def _stage(self, stage: Stage, request: CompletedRequest, context: Context, clock: int) -> None:
+    def _stage(
+        self, stage: Stage, record: RequestRecord, error: str, context: Context, clock: int
+    ) -> None:
         span = self._tracer.start_span(
             stage.name,
             context=context,
-            attributes=_work_attributes(request),
+            attributes=_work_attributes(record),
             start_time=clock + round(1e9 * stage.started),
         )
         if stage.failed:
-            _fail(span, _error(request))
+            _fail(span, error)
         span.end(clock + round(1e9 * stage.ended))
 
     def stop(self) -> None:
@@ -161,19 +164,19 @@ def _attributes(request: CompletedRequest) -> dict[str, str | int]:
     if request.problem is not None:
         attributes["scmrl.detail"] = request.problem.detail
     if request.status >= 400:
-        attributes["error.type"] = _error(request)
-    return attributes | _work_attributes(request)
+        attributes["error.type"] = _error(request, request.record)
+    return attributes | _work_attributes(request.record)
 
 
-def _work_attributes(request: CompletedRequest) -> dict[str, str | int]:
+def _work_attributes(record: RequestRecord) -> dict[str, str | int]:
     """Return checkpoint, time steps and batch size, as far as they are known."""
-    notes, model = request.record.notes, request.record.model
+    notes, model = record.notes, record.model
     named = {"model": model, "steps": notes.get("steps"), "batch_size": notes.get("batch")}
     return {f"scmrl.{name}": value for name, value in named.items() if value is not None}
 
 
-def _error(request: CompletedRequest) -> str:
-    problem = request.problem
+def _error(request: CompletedRequest, record: RequestRecord) -> str:
+    problem = record.problem or request.problem
     return problem.error.name.lower() if problem else str(request.status)
 
 

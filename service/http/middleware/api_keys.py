@@ -15,10 +15,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import Error, Problem
 from service.http.error_responses import not_found, send_problem
-from service.http.middleware.rate_limit import TokenBucket
 from service.http.problem_document import problems
-from service.keys.key_file import Key, Keys
-from service.keys.keyring import Keyring
+from service.keys.admission import KeyAdmission
+from service.keys.key_file import Keys
 
 #: Paths that need no key: health checks, and the pages on which a key is entered. `/*` matches
 #: every file of the folder.
@@ -31,22 +30,18 @@ ADMIN = "/v1/admin"
 #: Begin of the subprotocol of a WebSocket that carries a key; the rest is its base64url.
 KEY_PROTOCOL = "scmrl.key."
 
-_HEADER = "send `Authorization: Bearer KEY` (curl: -H 'Authorization: Bearer KEY')"
-
 
 class KeyCheck:
-    """Check a request's key before its body is read, and note the key's name for the log.
+    """Check a request's key before its body is read, and note it: `request.state.key`, and its name
+    for the log.
 
     401 without a known key, 403 with an API key where the admin key is needed, 429 with Retry-After
     beyond the key's rate limit. WebSockets are checked when they are opened.
     """
 
-    def __init__(self, app: ASGIApp, keyring: Keyring) -> None:
+    def __init__(self, app: ASGIApp, admission: KeyAdmission) -> None:
         self.app = app
-        self._keyring = keyring
-        self._token_buckets: dict[
-            str, TokenBucket
-        ] = {}  # by the key's name, so that they survive a reload of keys
+        self._admission = admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -63,44 +58,26 @@ class KeyCheck:
 
     def _admit(self, scope: Scope) -> None:
         """Raises Problem KEY_NEEDED, KEY_REFUSED, RATE_LIMIT or NOT_FOUND."""
-        path, keys = _path(scope), self._keyring.keys
+        path, keys = _path(scope), self._admission.keys
         is_admin = path.startswith(ADMIN)
         if is_admin and keys.admin is None:
             raise not_found(path)
         if not is_admin and (is_open(path) or not keys.api):
             return
 
-        key = _key(scope, keys)
+        key = scope["state"]["key"] = self._admission.find(_secret(scope))
         scope["state"]["record"].notes["key"] = key.name
         if is_admin and key is not keys.admin:
             detail = f"{key.name!r} is an API key; paths under {ADMIN} need the admin key."
             raise Problem(Error.KEY_REFUSED, detail)
-        self._count(key)
-
-    def _count(self, key: Key) -> None:
-        if not key.per_minute:
-            return
-        bucket = self._token_buckets.setdefault(key.name, TokenBucket(key.per_minute))
-        bucket.per_minute = key.per_minute
-        wait_s = bucket.take()
-        if wait_s:
-            detail = (
-                f"The limit of {key.name!r} is {key.per_minute} requests per minute; "
-                f"retry in {wait_s:.1f} s."
-            )
-            raise Problem(Error.RATE_LIMIT, detail, retry_after_s=wait_s)
+        self._admission.count(key)
 
 
-def _key(scope: Scope, keys: Keys) -> Key:
+def _secret(scope: Scope) -> bytes | None:
     secret = _bearer(scope)
     if secret is None and scope["type"] == "websocket":
-        secret = _subprotocol_key(scope["subprotocols"])
-    if secret is None:
-        raise Problem(Error.KEY_NEEDED, f"This path needs an API key: {_HEADER}.")
-    key = keys.find(secret)
-    if key is None:
-        raise Problem(Error.KEY_NEEDED, f"Unknown API key: {_HEADER}.")
-    return key
+        return _subprotocol_key(scope["subprotocols"])
+    return secret
 
 
 def _bearer(scope: Scope) -> bytes | None:

@@ -25,7 +25,7 @@ from service.settings import MIB, Settings
 
 router = APIRouter(prefix="/v1", tags=["classify"])
 
-_ERRORS = problems(
+ERRORS = problems(
     Error.UNREADABLE_FORM,
     Error.UNKNOWN_MODEL,
     Error.UPLOAD_TIMEOUT,
@@ -45,7 +45,7 @@ _ERRORS = problems(
 _ROUTE: dict[str, Any] = {
     "response_model": Classification,
     "response_model_exclude_none": True,
-    "responses": _ERRORS,
+    "responses": ERRORS,
 }
 
 
@@ -81,11 +81,16 @@ async def _classify(request: Request, name: str) -> Response:
 
 async def _read_body(request: Request, settings: Settings, fields: FormFields) -> Form:
     """Read a form, or a JSON object with its fields. Raises Problem."""
-    content_type = request.headers.get("content-type")
-    if content_type is not None and split_header(content_type)[0] == json_body.MEDIA_TYPE:
+    if is_json(request):
         max_bytes = settings.max_json_mib * MIB
         return await json_body.read_json(request.stream(), fields, max_bytes)
+    content_type = request.headers.get("content-type")
     return await read_form(content_type, request.stream(), fields, settings.max_parts)
+
+
+def is_json(request: Request) -> bool:
+    """Return whether the body is JSON by its Content-Type."""
+    return split_header(request.headers.get("content-type", ""))[0] == json_body.MEDIA_TYPE
 
 
 def describe(schema: dict[str, Any], settings: Settings, checkpoints: Mapping[str, Kinds]) -> None:

@@ -53,3 +53,17 @@ def test_a_problem_is_a_reject_of_its_kind() -> None:
     samples = counts(RequestRecord(), Problem(Error.FULL, "of a test"))
     assert samples["scmrl_rejects_total", "full"] == 1
     assert samples["scmrl_rejects_total", "deadline"] == 0
+
+
+def test_each_clip_of_several_counts_as_if_it_were_a_request() -> None:
+    record = RequestRecord(model="digits")
+    for number in range(3):
+        clip = record.begin_clip()
+        clip.stages.append(Stage("decode", 0.0, 1.0))
+        clip.firing_rates, clip.degraded = {"audio": 0.1}, number == 0
+    record.clips[2].problem = Problem(Error.UNUSABLE, "of a test")
+    samples = counts(record)
+    assert samples["scmrl_stage_seconds_sum", "decode"] == 3.0
+    assert samples["scmrl_firing_rate_count", "audio"] == 3
+    assert samples["scmrl_degraded_total", "digits"] == 1
+    assert samples["scmrl_rejects_total", "unusable"] == 1

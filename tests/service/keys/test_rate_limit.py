@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.http.middleware.rate_limit import TokenBucket
+from service.keys.rate_limit import TokenBucket
 
 
 class Clock:

@@ -10,7 +10,7 @@ _ROUNDING = 1e-6
 
 
 class TokenBucket:
-    """Holds up to `per_minute` tokens, one for each request, refilled at `per_minute` per minute.
+    """Holds up to `per_minute` tokens, one for each clip, refilled at `per_minute` per minute.
 
     It allows `per_minute` requests at once, and as many per minute in the long run. Not
     thread-safe. Each process counts for itself.
@@ -32,3 +32,7 @@ class TokenBucket:
             self._tokens = max(0.0, self._tokens - 1)
             return 0.0
         return (1 - self._tokens) * 60 / self.per_minute
+
+    def spend(self, amount: int) -> None:
+        """Take so many tokens that may not be there yet: the next request waits for them."""
+        self._tokens -= amount

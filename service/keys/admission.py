@@ -1,0 +1,59 @@
+"""Who may ask, and how often: the check of a key, which every protocol shares."""
+
+from __future__ import annotations
+
+from service.errors import Error, Problem
+from service.keys.key_file import Key, Keys
+from service.keys.keyring import Keyring
+from service.keys.rate_limit import TokenBucket
+
+_HEADER = "send `Authorization: Bearer KEY` (curl: -H 'Authorization: Bearer KEY')"
+
+
+class KeyAdmission:
+    """Finds the key of a request and applies its rate limit. Used by the event loop alone."""
+
+    def __init__(self, keyring: Keyring) -> None:
+        self._keyring = keyring
+        # By the key's name, so that they survive a reload of keys.
+        self._token_buckets: dict[str, TokenBucket] = {}
+
+    @property
+    def keys(self) -> Keys:
+        """The current keys."""
+        return self._keyring.keys
+
+    def find(self, secret: bytes | None) -> Key:
+        """Return the key of this secret. Raises Problem KEY_NEEDED."""
+        if secret is None:
+            raise Problem(Error.KEY_NEEDED, f"This path needs an API key: {_HEADER}.")
+        key = self.keys.find(secret)
+        if key is None:
+            raise Problem(Error.KEY_NEEDED, f"Unknown API key: {_HEADER}.")
+        return key
+
+    def count(self, key: Key) -> None:
+        """Count a request. Raises Problem RATE_LIMIT."""
+        if not key.per_minute:
+            return
+        wait_s = self._bucket(key).take()
+        if wait_s:
+            detail = (
+                f"The limit of {key.name!r} is {key.per_minute} requests per minute; "
+                f"retry in {wait_s:.1f} s."
+            )
+            raise Problem(Error.RATE_LIMIT, detail, retry_after_s=wait_s)
+
+    def count_clips(self, key: Key | None, clips: int) -> None:
+        """Count the clips of a request that has been counted as one.
+
+        They are never refused: the next requests wait until they have been made up for.
+        """
+        if key is not None and key.per_minute:
+            self._bucket(key).spend(max(0, clips - 1))
+
+    def _bucket(self, key: Key) -> TokenBucket:
+        assert key.per_minute
+        bucket = self._token_buckets.setdefault(key.name, TokenBucket(key.per_minute))
+        bucket.per_minute = key.per_minute
+        return bucket
