@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from service.classification import upload_fields
+from service.classification.option_fields import parse_options
 from service.classification.options import Options
 from service.classification.upload_fields import InputFiles, Kinds
 from service.errors import Error, Problem
@@ -86,7 +87,7 @@ def parse_clips(
     parsed = []
     for number, clip in enumerate(clips):
         with naming_clip(number):
-            parsed.append((InputFiles(**clip.files), form.parse_options(clip, settings, model)))
+            parsed.append((InputFiles(**clip.files), parse_options(clip.values, settings, model)))
     return parsed
 
 

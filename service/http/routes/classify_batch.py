@@ -11,6 +11,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
+from service.classification.option_fields import parse_options
 from service.classification.options import Options
 from service.classification.pipeline import Call
 from service.classification.schemas import Classification
@@ -19,7 +20,7 @@ from service.classification.upload_fields import InputFiles, Kinds
 from service.errors import Problem
 from service.http import clip_forms, json_body
 from service.http.disconnect import run_until_disconnect
-from service.http.form import form_fields, parse_options
+from service.http.form import form_fields
 from service.http.multipart_body import FormFields, check_encoding, read_form
 from service.http.problem_document import ProblemDocument, document_of
 from service.http.routes.classify import ERRORS, is_json
@@ -102,7 +103,7 @@ async def _read_clips(
     else:
         content_type = request.headers.get("content-type")
         form = await read_form(content_type, request.stream(), fields, settings.max_parts)
-        parse_options(form, settings)  # of all clips: its problem names no clip
+        parse_options(form.values, settings)  # of all clips: its problem names no clip
         clips = clip_forms.split_clips(form, fields, settings.call_clips)
     return clip_forms.parse_clips(clips, settings, name)
 

@@ -19,11 +19,12 @@ from typer.testing import CliRunner
 from model.config import Config, StreamConfig
 from model.preprocess.specs import PROFILES, FrameSpec, SpectrogramSpec
 from service.classification import upload_fields
+from service.classification.option_fields import VALUES
 from service.classification.options import Options
 from service.classification.upload_fields import InputFiles, UploadField, check_files, fields_of
 from service.commands import classify
 from service.errors import Error, Problem
-from service.http.form import VALUES, form_fields
+from service.http.form import form_fields
 from service.settings import Settings
 from tests.model.made import quadrants
 from tests.service import checkpoints
