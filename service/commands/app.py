@@ -1,6 +1,5 @@
 """The command line: `scmrl serve`, `classify`, `models`, `settings`, `keys`, `train`, `evaluate`,
-`calibrate`, `import`, `export`, `study`, `cochlea` and
-`bench`.
+`calibrate`, `import`, `export`, `study`, `cochlea`, `watch` and `bench`.
 
 Commands import heavy modules (torch, OpenCV, the web framework) themselves, so that `scmrl --help`
 is fast.
@@ -24,6 +23,7 @@ from service.commands import (
     settings,
     study,
     train,
+    watch,
 )
 
 app = typer.Typer(
@@ -47,4 +47,5 @@ import_checkpoint.register(app)
 export.register(app)
 study.register(app)
 cochlea.register(app)
+watch.register(app)
 bench.register(app)

@@ -1,12 +1,14 @@
-"""`scmrl classify`: classify files without a server."""
+"""`scmrl classify`: classify files, without a server or by one."""
 
 from __future__ import annotations
 
 import base64
 import inspect
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +18,7 @@ from model.config import MAX_STEPS
 from service.classification import upload_fields
 from service.classification.options import AttentionDetail, Contributions
 from service.classification.upload_fields import UploadField
+from service.commands import remote
 from service.commands.device import Device
 from service.settings import WEIGHTS
 
@@ -23,9 +26,8 @@ if TYPE_CHECKING:
     from service.classification.local import Classifier
     from service.classification.options import Options
     from service.classification.schemas import Classification
-    from service.errors import Problem
 
-HELP = """Classify clips on this machine, without a server.
+HELP = """Classify clips on this machine, or with --url by a server.
 
 Prints a table, or with --json one answer per line, as POST /v1/classify returns it. A clip that
 cannot be used is reported, and the others are classified; the exit code is then 1.
@@ -43,9 +45,13 @@ Examples:
     scmrl classify --video SILENT.mp4 --audio VOICE.wav
 
     scmrl classify --model THREE CLIP.mp4 --stream tactile=PEN.csv
+
+    scmrl classify *.mp4 --url http://gpu-box:8000 --key @key.txt
 """
 #: The upload field of the command's arguments; each other field is a flag.
 _CLIP = "clip"
+#: The checkpoint that is used without a server.
+_DEFAULT_MODEL = "avdigits"
 
 
 def register(app: typer.Typer) -> None:
@@ -103,11 +109,11 @@ def _stream_file(text: str) -> tuple[str, Path]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The answer for one clip, or the problem with it. `clip`: its first file."""
+    """The answer for one clip, or the document of the problem with it. `clip`: its first file."""
 
     clip: Path
     answer: Classification | None = None
-    problem: Problem | None = None
+    problem: Mapping[str, Any] | None = None
 
 
 def classify(
@@ -115,8 +121,12 @@ def classify(
         list[Path] | None, typer.Argument(help="Clips: mp4, webm, …", metavar="[CLIP]…")
     ] = None,
     model: Annotated[
-        str, typer.Option(help="Name of a checkpoint, or its folder.", envvar="SCMRL_DEFAULT_MODEL")
-    ] = "avdigits",
+        str | None,
+        typer.Option(
+            help="Name of a checkpoint, or its folder; default: avdigits, or the server's.",
+            envvar="SCMRL_DEFAULT_MODEL",
+        ),
+    ] = None,
     models: Annotated[
         Path, typer.Option(help="Folder of checkpoints.", envvar="SCMRL_MODELS")
     ] = WEIGHTS,
@@ -175,6 +185,11 @@ def classify(
         bool, typer.Option("--json", help="Print one JSON object per clip and line.")
     ] = False,
     device: Device = "auto",
+    url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Let the server at this address classify."),
+    ] = None,
+    key: remote.Key = None,
     *,
     files: Mapping[str, Sequence[Path]],
 ) -> None:
@@ -183,9 +198,9 @@ def classify(
     from service.commands import answer_table
 
     requests = _requests(clips or [], files)
-    classifier = _load(model, models, device)
     detail: AttentionDetail = "overlay" if overlay else "grid" if as_json else "none"
     options = Options(
+        model=model if url else None,
         steps=steps,
         top_k=top_k,
         attention=detail,
@@ -196,12 +211,17 @@ def classify(
         exit_margin=exit_margin,
     )
     outcomes = []
-    for outcome in _outcomes(classifier, requests, options):
-        outcomes.append(outcome)
-        if as_json:
-            typer.echo(_json_line(outcome))
-        elif outcome.problem is not None:
-            typer.echo(f"{outcome.clip}: {outcome.problem.detail}", err=True)
+    with ExitStack() as stack:
+        if url:
+            ask = _ask_server(stack, url, key)
+        else:
+            ask = _load(model or _DEFAULT_MODEL, models, device)
+        for outcome in _outcomes(ask, requests, options):
+            outcomes.append(outcome)
+            if as_json:
+                typer.echo(_json_line(outcome))
+            elif outcome.problem is not None:
+                typer.echo(f"{outcome.clip}: {outcome.problem['detail']}", err=True)
     if not as_json:
         answer_table.show([(o.clip, o.answer) for o in outcomes if o.answer], top_k or 5)
     unwritten = overlay and not _write_overlays(overlay, outcomes, quiet=as_json)
@@ -211,6 +231,8 @@ def classify(
 
 #: The files of one clip, by upload field.
 _Request = Mapping[str, Sequence[Path]]
+#: Classifies the files of one clip: the answer, or the document of a problem.
+_Ask = Callable[[Mapping[str, list[bytes]], "Options"], "Classification | Mapping[str, Any]"]
 
 
 def _requests(clips: Sequence[Path], files: _Request) -> list[_Request]:
@@ -229,7 +251,29 @@ def _requests(clips: Sequence[Path], files: _Request) -> list[_Request]:
     return [{_CLIP: clips, **files} if clips else files]
 
 
-def _load(model: str, models: Path, device: str) -> Classifier:
+def _ask_server(stack: ExitStack, url: str, key: str | None) -> _Ask:
+    """Return what asks the server; `stack` closes its connections."""
+    from service.client import Client, ProblemError
+
+    try:
+        client = stack.enter_context(Client(url, key=remote.read_key(key)))
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc), param_hint="--url") from exc
+
+    def ask(
+        files: Mapping[str, list[bytes]], options: Options
+    ) -> Classification | Mapping[str, Any]:
+        with remote.reporting_errors():
+            try:
+                return remote.classify(client, files, options)
+            except ProblemError as exc:
+                return exc.problem.model_dump(exclude_none=True)
+
+    return ask
+
+
+def _load(model: str, models: Path, device: str) -> _Ask:
+    """Return what asks the checkpoint, loaded."""
     from service.runtime import cores, gc
     from service.runtime.torch_import import import_torch
 
@@ -243,15 +287,27 @@ def _load(model: str, models: Path, device: str) -> Classifier:
     folder = Path(model) if (Path(model) / CARD).exists() else models / model
     try:
         with gc.disabled():
-            return Classifier(folder, device)
+            classifier = Classifier(folder, device)
     except (CheckpointError, RuntimeError, ValueError) as exc:
         typer.echo(f"cannot use the checkpoint {model}: {exc}", err=True)
         raise typer.Exit(1) from exc
+    return partial(_ask_checkpoint, classifier)
 
 
-def _outcomes(
-    classifier: Classifier, requests: Sequence[_Request], options: Options
-) -> Iterator[Outcome]:
+def _ask_checkpoint(
+    classifier: Classifier, files: Mapping[str, list[bytes]], options: Options
+) -> Classification | Mapping[str, Any]:
+    from service.classification.upload_fields import InputFiles
+    from service.errors import Problem
+    from service.http.problem_document import make_document
+
+    try:
+        return classifier.classify(InputFiles(**files), options)
+    except Problem as exc:
+        return make_document(exc)
+
+
+def _outcomes(ask: _Ask, requests: Sequence[_Request], options: Options) -> Iterator[Outcome]:
     """Classify one after the other, under a progress bar where there are several."""
     from rich.console import Console
     from rich.progress import track
@@ -264,33 +320,31 @@ def _outcomes(
         disable=len(requests) < 2,
     )
     for request in tracked:
-        yield _classify(classifier, request, options)
+        yield _classify(ask, request, options)
 
 
-def _classify(classifier: Classifier, request: _Request, options: Options) -> Outcome:
-    from service.classification.upload_fields import InputFiles
+def _classify(ask: _Ask, request: _Request, options: Options) -> Outcome:
     from service.errors import Error, Problem
+    from service.http.problem_document import make_document
 
     clip = next(path for paths in request.values() for path in paths)
     try:
         files = {name: [path.read_bytes() for path in paths] for name, paths in request.items()}
     except OSError as exc:
         prefix = "" if str(exc.filename) == str(clip) else f"{exc.filename}: "
-        return Outcome(clip, problem=Problem(Error.UNUSABLE, f"{prefix}{exc.strerror}."))
-    try:
-        return Outcome(clip, answer=classifier.classify(InputFiles(**files), options))
-    except Problem as exc:
-        return Outcome(clip, problem=exc)
+        problem = Problem(Error.UNUSABLE, f"{prefix}{exc.strerror}.")
+        return Outcome(clip, problem=make_document(problem))
+    answer = ask(files, options)
+    if isinstance(answer, Mapping):
+        return Outcome(clip, problem=answer)
+    return Outcome(clip, answer=answer)
 
 
 def _json_line(outcome: Outcome) -> str:
-    from service.http.problem_document import make_document
-
-    members = {"clip": str(outcome.clip)}
+    members: dict[str, Any] = {"clip": str(outcome.clip)}
     if outcome.answer is not None:
         return json.dumps(members | outcome.answer.model_dump(exclude_none=True))
-    assert outcome.problem is not None
-    return json.dumps(members | {"error": make_document(outcome.problem)})
+    return json.dumps(members | {"error": outcome.problem})
 
 
 def _write_overlays(out: Path, outcomes: Sequence[Outcome], quiet: bool) -> bool:

@@ -44,6 +44,7 @@ COMMANDS = (
     "import",
     "export",
     "cochlea",
+    "watch",
     "bench",
 )
 

@@ -1,0 +1,62 @@
+"""Options of commands that ask a server, its answers, and how its errors end a command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from service.classification.options import Options
+    from service.classification.schemas import Classification
+    from service.client import Client
+
+#: The address of a server.
+Url = Annotated[
+    str, typer.Option("--url", metavar="URL", help="Address of the server.", show_default=True)
+]
+#: The API key that a server asks for.
+Key = Annotated[
+    str | None,
+    typer.Option(
+        "--key", metavar="KEY", help="API key; @FILE reads it from a file, which others cannot see."
+    ),
+]
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+def read_key(key: str | None) -> str | None:
+    """Return the key, read from the file of @FILE."""
+    if key is None or not key.startswith("@"):
+        return key
+    try:
+        return Path(key[1:]).read_text().strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise typer.BadParameter(f"cannot read {key[1:]}: {exc}", param_hint="--key") from exc
+
+
+@contextmanager
+def reporting_errors() -> Iterator[None]:
+    """End the command with what the client's errors say."""
+    from service.client import ClientError
+
+    try:
+        yield
+    except ClientError as exc:
+        typer.echo(str(exc), err=True)
+        raise typer.Exit(1) from exc
+
+
+def classify(
+    client: Client, files: Mapping[str, Sequence[bytes]], options: Options
+) -> Classification:
+    """Classify the files of one clip, by upload field. Raises ClientError."""
+    from service.classification.schemas import Classification
+
+    fields: dict[str, Any] = asdict(options)
+    answer = client.classify(streams=files, **fields)
+    return Classification.model_validate(answer.model_dump())
