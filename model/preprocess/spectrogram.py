@@ -90,10 +90,13 @@ def _to_mono(sound: Sound, spec: SpectrogramSpec) -> Float32Array:
 def _power_spectrogram(samples: Float32Array, spec: SpectrogramSpec) -> Float32Array:
     """Return the short-time power spectrum [bands, columns], in mel bands if `n_mels` is set."""
     half = spec.n_fft // 2
-    padded = np.pad(samples, (half, max(half, spec.n_fft - half)))
+    padded = np.zeros(len(samples) + half + max(half, spec.n_fft - half), np.float32)
+    padded[half : half + len(samples)] = samples
     columns = 1 + len(samples) // spec.hop_length
-    windows = np.lib.stride_tricks.sliding_window_view(padded, spec.n_fft)
-    windows = windows[:: spec.hop_length][:columns]  # [columns, n_fft]
+    (step,) = padded.strides
+    windows = np.lib.stride_tricks.as_strided(
+        padded, (columns, spec.n_fft), (spec.hop_length * step, step), writeable=False
+    )
     spectrum = np.fft.rfft(windows * _hann_window(spec.n_fft), axis=1)
     power: Float32Array = np.asarray(spectrum.real**2 + spectrum.imag**2, np.float32).T
     if spec.n_mels is None:
@@ -137,11 +140,13 @@ def _moving_average(power: Float32Array, length: int) -> Float32Array:
     The last column is repeated. A sum of shifted arrays is ten times as fast as means of windows.
     """
     columns = power.shape[1]
-    padded = np.pad(power, ((0, 0), (0, length - 1)), mode="edge")
+    padded = np.empty((len(power), columns + length - 1), np.float32)
+    padded[:, :columns] = power
+    padded[:, columns:] = power[:, -1:]
     total = padded[:, :columns].copy()
     for shift in range(1, length):
         total += padded[:, shift : shift + columns]
-    return total / np.float32(length)
+    return np.asarray(total / np.float32(length), np.float32)
 
 
 def _padding_value(values: Float32Array, spec: SpectrogramSpec) -> float:

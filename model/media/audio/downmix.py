@@ -31,9 +31,15 @@ def downmix(sound: Sound) -> tuple[Float32Array | Float64Array, DownmixMethod]:
     samples = sound.samples
     if len(samples) == 1:
         return samples[0], "average"
-    average = samples.mean(axis=0, dtype=np.float64)
     block = max(1, sound.sample_rate // _BLOCKS_PER_S)
-    energies = np.stack([_block_energies(channel, block) for channel in samples])
+    average = samples[0].astype(np.float64)
+    by_channel = [_block_energies(average, block)]
+    for channel in samples[1:]:  # one at a time in float64, as there may be many
+        values = channel.astype(np.float64)
+        by_channel.append(_block_energies(values, block))
+        average += values
+    average /= len(samples)
+    energies = np.stack(by_channel)
     mean_energies = energies.mean(axis=0)
     average_energies = _block_energies(average, block)
     cancelled = average_energies * len(samples) < _CANCELLED_SHARE * mean_energies
@@ -49,8 +55,8 @@ def to_mono(sound: Sound) -> tuple[Sound, DownmixMethod]:
     return Sound(samples.astype(np.float32, copy=False)[None], sound.sample_rate), method
 
 
-def _block_energies(channel: Float32Array | Float64Array, block: int) -> Float64Array:
+def _block_energies(channel: Float64Array, block: int) -> Float64Array:
     """Return the energy of each `block` of samples, without the channel's DC offset."""
-    values = channel.astype(np.float64)
-    values -= values.mean()
-    return np.asarray(np.add.reduceat(values * values, np.arange(0, len(values), block)))
+    values = channel - channel.mean()
+    values *= values
+    return np.asarray(np.add.reduceat(values, np.arange(0, len(values), block)))

@@ -296,7 +296,7 @@ def test_background_median_is_the_rank_of_sorted_values(picture: NDArray[np.uint
     distance = np.abs(picture - pixels[len(pixels) // 2]).max(axis=2)
     level = np.sort(distance.ravel())[distance.size - 1 - int(0.003 * distance.size)]
     expected = np.minimum(distance / np.float32(max(level, 12)), 1)
-    assert np.array_equal(normalize_level(_background_distance(picture)), expected)
+    assert np.array_equal(normalize_level(_background_distance(cv2.split(picture))), expected)
     assert np.array_equal(normalize_level(distance), expected), "as training has it"
 
 
@@ -311,3 +311,16 @@ def test_a_crop_is_normalised_by_its_own_background() -> None:
     bar = tensor[0, 0] > 0.8
     assert bar[14:34, 40:44].mean() > 0.8
     assert not bar[:, :36].any()
+
+
+@given(arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=40).map(lambda s: (*s, 3))))
+@settings(max_examples=60, deadline=None)
+def test_tables_give_the_normalised_values(picture: NDArray[np.uint8]) -> None:
+    """A table for each channel gives what the product and the sum give, to the bit."""
+    spec = CROP.model_copy(update={"fit": "pad", "resize_shorter": None, "size": (40, 40)})
+    spec = spec.model_copy(update={"resize": "area"})
+    tensor = prepare_frames(still(np.resize(picture, (40, 40, 3))), spec, 1).tensor[0]
+    std = np.asarray(spec.std, np.float64)
+    factor, shift = (1 / (255 * std)).astype(np.float32), np.asarray(spec.mean) / std
+    expected = np.resize(picture, (40, 40, 3)) * factor - shift.astype(np.float32)
+    assert np.array_equal(tensor, expected.transpose(2, 0, 1))
