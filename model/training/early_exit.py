@@ -10,22 +10,25 @@ from numpy.typing import NDArray
 
 from model.training.evaluator import BATCH_SIZE, EvaluatedClip, Evaluator
 
+Floats = NDArray[np.float64]
+
 
 @dataclass(frozen=True)
 class Exit:
-    """What a margin gives: `accuracy`, the mean T of the answers, and the mean of all steps run
-    (each run begins anew)."""
+    """What a margin gives for each clip [n]: whether its answer is right (1 or 0), the T of the
+    answer, and the steps of all its runs (each run begins anew). Without a margin (None) every clip
+    has one run of T steps."""
 
-    margin: float
-    accuracy: float
-    answered_after: float
-    steps_run: float
+    margin: float | None
+    right: Floats
+    answered_after: Floats
+    steps_run: Floats
 
 
 def exits(
     evaluator: Evaluator, clips: Sequence[EvaluatedClip], steps: int, margins: Sequence[float]
 ) -> list[Exit]:
-    """Return what each margin gives on clips decoded for T = `steps`.
+    """Return what each margin gives on clips decoded for T = `steps`, and, last, what none gives.
 
     As the service does, the network runs on the first 1, 2, 4, … steps of a clip's input, with the
     temperature of that T, and the clip stops where its highest probability exceeds the next by the
@@ -34,7 +37,10 @@ def exits(
     stops = [*(1 << power for power in range((steps - 1).bit_length())), steps]
     labels = np.asarray([each.truth.label for each in clips], np.int64)
     answers = [_answers(evaluator, clips, steps, stop) for stop in stops]
-    return [_exit(margin, stops, answers, labels) for margin in margins]
+    whole = np.full(len(labels), steps, np.float64)
+    right = np.asarray(answers[-1][0] == labels, np.float64)
+    every = [_exit(margin, stops, answers, labels) for margin in margins]
+    return [*every, Exit(None, right, whole, whole)]
 
 
 def _answers(
@@ -66,7 +72,7 @@ def _exit(
     classes = np.stack([of_stop for of_stop, _ in answers])[chosen, np.arange(len(labels))]
     return Exit(
         margin=margin,
-        accuracy=float((classes == labels).mean()),
-        answered_after=float(np.array(stops)[chosen].mean()),
-        steps_run=float(np.cumsum(stops)[chosen].mean()),
+        right=np.asarray(classes == labels, np.float64),
+        answered_after=np.array(stops, np.float64)[chosen],
+        steps_run=np.cumsum(stops).astype(np.float64)[chosen],
     )

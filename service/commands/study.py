@@ -32,6 +32,8 @@ _OF_STUDIES = {
     "settle": ("alpha",),
     "snrs": ("noise",),
     "time_steps": ("steps",),
+    "margins": ("exit",),
+    "most_steps": ("exit",),
 }
 _TYPES = get_type_hints(StudyOptions)
 

@@ -7,27 +7,37 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from model.training.study import report
 from model.training.study.estimate import Estimate
 from model.training.study.options import StudyOptions
 from model.training.study.report import Row
-from model.training.study.sweeps import CLEAN
+from model.training.study.sweeps import CLEAN, IN_STEPS, NO_EXIT
 from model.training.study.variants import Variant
 
 mpl.use("Agg")
 _DPI = 120
 #: The axis of each study over one.
-AXES = {"noise": "signal-to-noise ratio in dB", "steps": "time steps T"}
+AXES = {
+    "noise": "signal-to-noise ratio in dB",
+    "steps": "time steps T",
+    "exit": "exit margin",
+}
 
 
 @dataclass(frozen=True)
 class _Curve:
-    """Accuracies of one variant by point of the axis."""
+    """Accuracies, or time steps, of one variant by point of the axis."""
 
     title: str
     points: dict[str, Estimate]
+
+    @property
+    def unit(self) -> int:
+        """What a value is multiplied by to be shown: accuracies are in per cent."""
+        return 1 if self.title.endswith(IN_STEPS) else 100
 
 
 def markdown(table: Sequence[Row], variants: Sequence[Variant], options: StudyOptions) -> str:
@@ -43,31 +53,42 @@ def markdown(table: Sequence[Row], variants: Sequence[Variant], options: StudyOp
         "| --- |" + " --- |" * len(curves),
     ]
     for point in points:
-        cells = (_cell(curve.points.get(point)) for curve in curves)
+        cells = (_cell(curve.points.get(point), curve.unit) for curve in curves)
         lines.append(f"| {point} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
 def draw(table: Sequence[Row], variants: Sequence[Variant], path: Path) -> None:
-    """Draw the curves with their intervals; the accuracy without noise is a dotted line."""
+    """Draw the curves with their intervals, time steps in axes of their own; the accuracy without
+    noise or without an exit is a dotted line."""
     study = table[0].key.partition("/")[0]
+    curves = _curves(table, variants)
     figure = Figure(figsize=(7.5, 4.8), layout="constrained")
-    axes = figure.add_subplot()
-    for curve in _curves(table, variants):
-        numbers = {float(x): each for x, each in curve.points.items() if x != CLEAN}
-        (line, *_) = axes.errorbar(
-            list(numbers), [100 * each.value for each in numbers.values()],
-            yerr=[100 * each.half for each in numbers.values()],
-            marker="o", markersize=4, linewidth=1.2, capsize=2, label=curve.title,
-        )  # fmt: skip
-        if clean := curve.points.get(CLEAN):
-            axes.axhline(100 * clean.value, color=line.get_color(), linewidth=0.8, linestyle=":")
-    axes.set_xlabel(AXES[study])
-    axes.set_ylabel("accuracy in %")
-    axes.set_ylim(0, 101)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    units = sorted({curve.unit for curve in curves}, reverse=True)
+    for axes, unit in zip(figure.subplots(1, len(units), squeeze=False)[0], units, strict=True):
+        for curve in curves:
+            if curve.unit == unit:
+                _draw(axes, curve)
+        axes.set_xlabel(AXES[study])
+        axes.set_ylabel("accuracy in %" if unit == 100 else "time steps")
+        axes.set_ylim(0, 101 if unit == 100 else None)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
     figure.savefig(path, dpi=_DPI)
+
+
+def _draw(axes: Axes, curve: _Curve) -> None:
+    numbers = {float(x): each for x, each in curve.points.items() if x not in (CLEAN, NO_EXIT)}
+    (line, *_) = axes.errorbar(
+        list(numbers), [curve.unit * each.value for each in numbers.values()],
+        yerr=[curve.unit * each.half for each in numbers.values()],
+        marker="o", markersize=4, linewidth=1.2, capsize=2, label=curve.title,
+    )  # fmt: skip
+    for point in (CLEAN, NO_EXIT):
+        if level := curve.points.get(point):
+            axes.axhline(
+                curve.unit * level.value, color=line.get_color(), linewidth=0.8, linestyle=":"
+            )
 
 
 def _curves(table: Sequence[Row], variants: Sequence[Variant]) -> list[_Curve]:
@@ -86,7 +107,8 @@ def _curves(table: Sequence[Row], variants: Sequence[Variant]) -> list[_Curve]:
     return curves
 
 
-def _cell(estimate: Estimate | None) -> str:
+def _cell(estimate: Estimate | None, unit: int) -> str:
     if estimate is None:
         return "–"
-    return f"{100 * estimate.value:.1f} ± {100 * estimate.half:.1f}"
+    digits = 1 if unit == 100 else 2
+    return f"{unit * estimate.value:.{digits}f} ± {unit * estimate.half:.{digits}f}"

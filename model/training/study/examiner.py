@@ -34,6 +34,7 @@ _OPTIONS = {
     "noise": ("study", "snrs"),
     "steps": ("study", "time_steps"),
     "modalities": ("study",),
+    "exit": ("study", "margins", "most_steps"),
 }
 
 Values = NDArray[np.float64]

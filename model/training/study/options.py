@@ -33,6 +33,7 @@ STUDIES: dict[str, tuple[str, str]] = {
     "noise": ("accuracy under white noise, on each stream and on all", "s-cmrl"),
     "steps": ("accuracy over time steps T", "s-cmrl"),
     "modalities": ("each stream alone and all together", "s-cmrl,alone"),
+    "exit": ("accuracy and time steps where clips stop early (`exit_margin`)", "s-cmrl"),
 }
 
 
@@ -93,6 +94,13 @@ class StudyOptions:
     seed: int = option(7, "Random seed of the test clips.", between=(0, MAX_SEED))
     snrs: str = option("0,5,10,15,20,25,30", "Signal-to-noise ratios in dB, joined with commas.")
     time_steps: str = option("1,2,3,4,5,6,7,8", "Time steps T to measure at, joined with commas.")
+    margins: str = option(
+        "0,0.5,0.8,0.9,0.95,0.99", "Exit margins, 0 to 1, joined with commas: a clip stops where "
+        "its highest probability exceeds the next by as much.",
+    )  # fmt: skip
+    most_steps: int = option(
+        0, "Time steps T of clips that never stop; 0: the checkpoint's.", between=(0, MAX_STEPS)
+    )
     init_from: Path | None = option(None, "Checkpoint to start from.")
     device: str = "auto"
     command: str = "scmrl study"
@@ -103,6 +111,7 @@ class StudyOptions:
         parse(self._named)
         _whole_numbers("snrs", self.snrs, -100, 100)
         _whole_numbers("time_steps", self.time_steps, 1, MAX_STEPS)
+        _ = self.exit_margins
         if not self.epochs and self.init_from is None:
             raise OptionsError("--epochs 0: --init-from must name the checkpoint to measure")
 
@@ -123,6 +132,19 @@ class StudyOptions:
     def steps_measured(self) -> tuple[int, ...]:
         """The numbers of `time_steps`."""
         return _whole_numbers("time_steps", self.time_steps, 1, MAX_STEPS)
+
+    @property
+    def exit_margins(self) -> tuple[float, ...]:
+        """The numbers of `margins`."""
+        try:
+            numbers = tuple(float(each) for each in self.margins.split(","))
+        except ValueError:
+            numbers = ()
+        if not numbers or not all(0 <= each <= 1 for each in numbers):
+            raise OptionsError(
+                f"--margins {self.margins}: must be numbers, 0 to 1, joined with commas"
+            )
+        return numbers
 
     def variants_of(self, task: Task) -> tuple[Variant, ...]:
         """Return the variants, with those of the task's streams. Raises OptionsError."""

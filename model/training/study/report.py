@@ -10,6 +10,7 @@ from model.training.evaluate import all_streams
 from model.training.study.estimate import Estimate, estimate
 from model.training.study.examiner import CALIBRATED, TOGETHER, Measured
 from model.training.study.options import StudyOptions
+from model.training.study.sweeps import IN_STEPS
 from model.training.study.variants import Variant
 from model.training.task import Task
 
@@ -21,6 +22,7 @@ _PARTS = {
     "gain": "test clips, right with all streams more often than with one",
     "noise": "test clips with noise",
     "steps": "test clips over T",
+    "exit": "test clips that stop early",
     "pairs": "two objects, one of them heard",
     "hidden": "deletion test",
     "norms settled": "test clips, norms settled with all streams",
@@ -39,8 +41,8 @@ _OF_MAPS = {
     "hidden/drop_top": "true class's probability lost, top 20 % of the map hidden",
     "hidden/drop_random": "the same, random 20 % hidden",
 }
-#: How the keys of studies over an axis begin: `STUDY/POINT/CURVE`, of accuracies.
-_SWEEPS = ("noise/", "steps/")
+#: How the keys of studies over an axis begin: `STUDY/POINT/CURVE`, of accuracies or IN_STEPS.
+_SWEEPS = ("noise/", "steps/", "exit/")
 #: Measures that are shown in per cent.
 _PER_CENT = ("/accuracy", "/calibration error", "pairs/heard", "pairs/seen")
 
@@ -92,7 +94,8 @@ def _norms_compared(run: Measured) -> Measured:
 def _row(key: str, task: Task, results: Mapping[Variant, Sequence[Measured]]) -> Row:
     first, *_ = results
     is_difference = key.startswith(("mode - ", "gain/"))
-    share = key.startswith(_SWEEPS) or (key.endswith("/accuracy") and not is_difference)
+    is_accuracy = key.endswith("/accuracy") and not is_difference
+    share = is_accuracy or (key.startswith(_SWEEPS) and not key.endswith(IN_STEPS))
     estimates = {}
     for variant, runs in results.items():
         values = [run[key] for run in runs if key in run]

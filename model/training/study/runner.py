@@ -16,7 +16,7 @@ from model.training.study import curves, figure, report
 from model.training.study.examiner import Examiner, Measured, Run
 from model.training.study.measures import measure_alpha, measure_modalities, measure_parts
 from model.training.study.options import StudyOptions
-from model.training.study.sweeps import measure_noise, measure_steps
+from model.training.study.sweeps import measure_exit, measure_noise, measure_steps
 from model.training.study.variants import Variant
 from model.training.task import Task, streams_alone
 from model.training.tasks import TASKS
@@ -31,6 +31,7 @@ _MEASURES = {
     "noise": measure_noise,
     "steps": measure_steps,
     "modalities": measure_modalities,
+    "exit": measure_exit,
 }
 
 
@@ -88,9 +89,10 @@ def _take_over(run: TrainOptions, variant: Variant) -> None:
     if not has_residual or not network.state_dict().keys() <= weights.keys():
         raise OptionsError(f"--init-from {run.init_from}: has no weights for {variant.title}")
     network.load_state_dict({name: weights[name] for name in network.state_dict()})
-    described = card.model_copy(
-        update={"config": config, "calibration": None, "domain": None, "accuracy": ()}
-    )
+    changes: dict[str, object] = {"config": config, "accuracy": ()}
+    if config != card.config:  # temperatures and domain are those of the network as it was
+        changes |= {"calibration": None, "domain": None}
+    described = card.model_copy(update=changes)
     run.best.mkdir(parents=True, exist_ok=True)
     checkpoint.save(run.best, network, described)
 

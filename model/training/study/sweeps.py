@@ -1,7 +1,8 @@
-"""Accuracies over an axis: the level of white noise, or the number of time steps.
+"""Accuracies over an axis: the level of white noise, the number of time steps, or the margin at
+which clips stop early.
 
-The keys are `STUDY/POINT/CURVE`, POINT a number or CLEAN; the values [n] are whether each test clip
-is answered right.
+The keys are `STUDY/POINT/CURVE`, POINT a number, CLEAN or NO_EXIT; the values [n] are whether each
+test clip is answered right, or, of the curves IN_STEPS, time steps.
 """
 
 from __future__ import annotations
@@ -11,14 +12,17 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from model.media.types import Clip
+from model.training.early_exit import exits
 from model.training.evaluate import all_streams
 from model.training.evaluator import EvaluatedClip, Evaluator, decode_within_memory
 from model.training.perturbations import NOISE, Perturbation
 from model.training.study.examiner import TOGETHER, Examiner, Run, Values, labels_of
 from model.training.task import DataError, Task
 
-#: The point of an axis without noise.
-CLEAN = "clean"
+#: The points without noise, and without an exit.
+CLEAN, NO_EXIT = "clean", "not sent"
+#: The curves over the exit margin that are time steps, not accuracies.
+ANSWERED_AFTER, STEPS_RUN = IN_STEPS = "mean T of the answers", "mean of all steps run"
 
 
 def measure_noise(examiner: Examiner, run: Run) -> Iterator[tuple[str, Values]]:
@@ -87,6 +91,19 @@ def measure_steps(examiner: Examiner, run: Run) -> Iterator[tuple[str, Values]]:
         for name, values in right.items():
             curve = all_streams(task) if name == TOGETHER else f"{task.titles[name]} alone"
             yield f"steps/{steps}/{curve}", values
+
+
+def measure_exit(examiner: Examiner, run: Run) -> Iterator[tuple[str, Values]]:
+    """Measure accuracy and time steps over the exit margin, for all streams together, with the
+    temperatures of the card."""
+    evaluator = Evaluator(run.best, examiner.options.device)
+    steps = examiner.options.most_steps or evaluator.card.steps
+    clips = decode_within_memory(examiner.labelled(), steps, evaluator)
+    for each in exits(evaluator, clips, steps, examiner.options.exit_margins):
+        point = NO_EXIT if each.margin is None else f"{each.margin:g}"
+        yield f"exit/{point}/accuracy", each.right
+        yield f"exit/{point}/{ANSWERED_AFTER}", each.answered_after
+        yield f"exit/{point}/{STEPS_RUN}", each.steps_run
 
 
 def _right(

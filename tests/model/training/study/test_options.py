@@ -51,6 +51,7 @@ def test_a_study_has_variants_of_its_own(study: str) -> None:
         ({"snrs": "0,x"}, r"--snrs 0,x: must be whole numbers, -100 to 100, joined with commas"),
         ({"snrs": ""}, "--snrs : must be whole numbers"),
         ({"time_steps": "0,1"}, r"--time-steps 0,1: must be whole numbers, 1 to 64"),
+        ({"margins": "0.5,2"}, r"--margins 0.5,2: must be numbers, 0 to 1, joined with commas"),
         ({"epochs": 0}, "--epochs 0: --init-from must name the checkpoint to measure"),
     ],
 )

@@ -236,6 +236,24 @@ def test_a_checkpoint_is_measured_over_time_steps(
 
 
 @pytest.mark.usefixtures("noise")
+def test_a_checkpoint_is_measured_where_clips_stop_early(
+    trained: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """A margin of 0 stops after one step, one of 1 never: 1 + 2 + 3 steps of a clip are run."""
+    text = as_it_is("exit", trained, tmp_path, "--margins", "0,0.2,1", "--most-steps", 3)
+    assert "| exit margin | accuracy | mean T of the answers | mean of all steps run |" in text
+    values = {key: each["as-is"]["value"] for key, each in numbers(tmp_path).items()}  # type: ignore[index]
+    assert [values[f"exit/{x}/{sweeps.ANSWERED_AFTER}"] for x in ("0", "1")] == [1, 3]
+    assert [values[f"exit/{x}/{sweeps.STEPS_RUN}"] for x in ("0", "1", sweeps.NO_EXIT)] == [1, 6, 3]
+    assert values["exit/1/accuracy"] == values[f"exit/{sweeps.NO_EXIT}/accuracy"]
+    folder, best = trained
+    evaluator = Evaluator(best, "cpu")
+    clips = decode_within_memory(Noise().load(folder).test_clips(10, 7), 3, evaluator)
+    right = evaluator.logits(clips, 3).argmax(1) == examiner.labels_of(clips)
+    assert values["exit/1/accuracy"] == pytest.approx(right.mean())
+
+
+@pytest.mark.usefixtures("noise")
 def test_streams_alone_are_compared_with_all(trained: tuple[Path, Path], tmp_path: Path) -> None:
     as_it_is("modalities", trained, tmp_path)
     measured = numbers(tmp_path)
