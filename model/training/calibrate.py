@@ -66,24 +66,25 @@ def calibrate(options: CalibrateOptions, console: Console | None = None) -> Card
     """Fit, print a table, write temperatures and domain into the card, and return it.
 
     The clips are those by which the best epoch of a training is chosen, encoded and decoded as test
-    clips are, never test clips themselves. Raises CheckpointError where the checkpoint is damaged
-    or its task is unknown, DataError, and OptionsError where it cannot be written.
+    clips are, never test clips themselves; with `folds`, those that each of these checkpoints left
+    out. Raises CheckpointError where a checkpoint is damaged, its task is unknown or a fold is of
+    another network, DataError, and OptionsError where it cannot be written.
     """
     console = console or Console()
     make_folder("checkpoint", options.checkpoint)
     evaluator = Evaluator(options.checkpoint, options.device)
     card = evaluator.card
-    data = load_data(evaluator, options.checkpoint, options.data)
-    clips = list(data.development_clips(options.clips))
-    if len(clips) < _FEWEST:
-        raise DataError(f"{len(clips)} development clips: {_FEWEST} are needed to calibrate")
+    parts = _parts(evaluator, options)
+    count = sum(len(part.clips) for part in parts)
+    if count < _FEWEST:
+        raise DataError(f"{count} development clips: {_FEWEST} are needed to calibrate")
     fits: list[Fit] = []
-    domain = None
+    domain = card.domain if options.folds else None
     for steps in options.time_steps:
-        outputs, labels = _run_clips(evaluator, clips, steps)
+        outputs, labels = _joined([_run_clips(each.evaluator, each.clips, steps) for each in parts])
         growths: dict[str | None, Floats] = {}
-        if steps == card.steps:
-            domain, growths = _fit_domain(evaluator, data, outputs, labels, options)
+        if steps == card.steps and not options.folds:
+            domain, growths = _fit_domain(evaluator, parts[0].data, outputs, labels, options)
         for alone, output in outputs.items():
             growth = growths.get(alone, np.ones(len(labels)))
             fits.append(_fit(alone, steps, output.logits.numpy(), labels, growth))
@@ -96,7 +97,8 @@ def calibrate(options: CalibrateOptions, console: Console | None = None) -> Card
             name: {fit.steps: fit.temperature for fit in fits if fit.alone == name}
             for name in streams_alone(evaluator.task)
         },
-        fitted_on=f"{len(clips)} development clips",
+        fitted_on=f"{count} development clips"
+        + f" that {len(parts)} networks of the same training left out" * bool(options.folds),
     )
     network, card = checkpoint.load(options.checkpoint)
     if domain is None and card.steps not in options.time_steps:
@@ -114,6 +116,43 @@ def _merged(old: Calibration | None, new: Calibration) -> Calibration:
     return Calibration(
         temperature=old.temperature | new.temperature, alone=alone, fitted_on=new.fitted_on
     )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Development clips, and the network that runs on them."""
+
+    evaluator: Evaluator
+    data: Data
+    clips: Sequence[LabelledClip]
+
+
+def _parts(evaluator: Evaluator, options: CalibrateOptions) -> list[_Part]:
+    """Return the checkpoint's development clips, or those of each fold with its network.
+
+    Raises CheckpointError where a fold is of another network, and DataError.
+    """
+    if not options.folds:
+        data = load_data(evaluator, options.checkpoint, options.data)
+        return [_Part(evaluator, data, list(data.development_clips(options.clips)))]
+    parts = []
+    for folder in options.folds:
+        fold = Evaluator(folder, options.device)
+        for name in ("config", "streams", "labels"):
+            if getattr(fold.card, name) != getattr(evaluator.card, name):
+                problem = f"is not that of {options.checkpoint}"
+                raise checkpoint.CheckpointError(folder / checkpoint.CARD, name, problem)
+        data = load_data(fold, folder, options.data)
+        parts.append(_Part(fold, data, list(data.development_clips(options.clips))))
+    return parts
+
+
+def _joined(
+    parts: Sequence[tuple[Mapping[str | None, Output], Labels]],
+) -> tuple[dict[str | None, Output], Labels]:
+    """Return the outputs and classes of all parts together."""
+    outputs = {alone: concatenate([part[alone] for part, _ in parts]) for alone in parts[0][0]}
+    return outputs, np.concatenate([labels for _, labels in parts])
 
 
 def _run_clips(

@@ -344,7 +344,8 @@ class CalibrateOptions:
     """How to calibrate a checkpoint: its folder, the data folder, and the clips.
 
     `steps`: numbers of time steps T, joined with commas, that get a temperature; those of other T
-    stay as they are in the card. The first `clips` development clips.
+    stay as they are in the card. The first `clips` development clips, of each of `folds` if there
+    are any.
     """
 
     checkpoint: Path
@@ -359,6 +360,11 @@ class CalibrateOptions:
         between=(0, 100_000),
     )
     cache: Path = option(Path("runs"), "Folder for spoken words that are made for it.")
+    folds: tuple[Path, ...] = option(
+        (),
+        "A checkpoint of the same training with a part of the data left out; repeat for each part. "
+        "The temperatures are fitted on the clips that each left out; the domain stays as it is.",
+    )
 
     @property
     def time_steps(self) -> tuple[int, ...]:

@@ -32,21 +32,28 @@ def calibrate(
     ],
     data: Annotated[
         Path | None,
-        typer.Option(help="The data folder of the checkpoint's task.", show_default=False),
+        typer.Option(
+            help="Data folder of the checkpoint's task. [default: the one in its card]",
+            show_default=False,
+        ),
     ] = None,
     steps: Annotated[str, _option("steps")] = CalibrateOptions.steps,
     clips: Annotated[int, _option("clips")] = CalibrateOptions.clips,
     examples: Annotated[int, _option("examples")] = CalibrateOptions.examples,
     cache: Annotated[Path, _option("cache")] = CalibrateOptions.cache,
+    folds: Annotated[
+        list[Path],
+        typer.Option("--fold", help=_FIELDS["folds"].metadata["help"], show_default=False),
+    ] = [],  # noqa: B006 - Typer copies it
     device: Device = CalibrateOptions.device,
 ) -> None:
-    """Fit the temperatures of the probabilities on development clips, into the card.
+    """Fit softmax temperatures on development clips and write them into the card.
 
-    A temperature for each T, with all streams and with each alone, so that the probability of an
-    answer is the share of such answers that is right. For the card's T, also what tells known clips
-    from those of no class, for which probabilities become equal. Prints the expected calibration
-    error (ECE) before, and after by cross-fitting. No test clip is used: measure with `scmrl
-    evaluate --only-calibration`.
+    One temperature is fitted for each T, with all streams and with each stream alone. For the
+    card's T, the out-of-domain score is fitted as well; it moves the probabilities of unfamiliar
+    clips towards equal ones. The expected calibration error (ECE) is printed before and after
+    (two-fold cross-fitting). Test clips are not used: measure with `scmrl evaluate
+    --only-calibration`.
     """
     from rich.console import Console
 
@@ -59,7 +66,9 @@ def calibrate(
     except ModuleNotFoundError as exc:
         fail(f"{NOT_INSTALLED} ({exc.name})", 1)
     try:
-        options = CalibrateOptions(checkpoint, data, steps, clips, device, examples, cache)
+        options = CalibrateOptions(
+            checkpoint, data, steps, clips, device, examples, cache, tuple(folds)
+        )
         run(options, Console())
     except (OptionsError, CheckpointError, DataError) as exc:
         fail(str(exc), UNUSABLE)

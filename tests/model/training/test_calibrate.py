@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -12,11 +13,11 @@ from rich.console import Console
 from scipy.special import softmax
 
 from model import checkpoint
-from model.checkpoint import Card
+from model.checkpoint import Card, CheckpointError
+from model.training import recipe
 from model.training.calibrate import Fit, _fit, calibrate, run
 from model.training.evaluator import Evaluator
 from model.training.options import CalibrateOptions, OptionsError, TrainOptions
-from model.training.recipe import card
 from model.training.speech import voices
 from model.training.task import BatchPlan, DataError
 from model.training.tasks import TASKS
@@ -41,7 +42,7 @@ def folder(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setitem(TASKS, "noise", Noise)
     folder = tmp_path / "checkpoint"
     options = TrainOptions.of(Noise(), data, embed_dim=16, steps=2)
-    new = card(options, 0)
+    new = recipe.card(options, 0)
     checkpoint.save(folder, lively(new.config), new)
     return folder
 
@@ -108,6 +109,32 @@ def test_temperatures_of_other_steps_stay(folder: Path, data: Path) -> None:
     assert second is not None
     assert second.temperature == first.temperature | {2: second.temperature[2]}
     assert second.alone["near"].keys() == {1, 2, 3}
+
+
+def test_folds_calibrate_by_the_clips_that_each_left_out(
+    folder: Path, data: Path, tmp_path: Path
+) -> None:
+    """The same network as its own fold, twice, has the temperatures that its own clips give."""
+    options = CalibrateOptions(folder, data, steps="2", clips=24, examples=0, device="cpu")
+    own = calibrate(options, Console()).calibration
+    fold = tmp_path / "fold"
+    shutil.copytree(folder, fold)
+    card = calibrate(replace(options, folds=(fold, fold)), Console())
+    assert own is not None
+    assert card.calibration is not None
+    assert card.calibration.temperature == pytest.approx(own.temperature, abs=1e-3)
+    assert card.calibration.fitted_on == (
+        "48 development clips that 2 networks of the same training left out"
+    )
+
+
+def test_a_fold_of_another_network_is_refused(folder: Path, data: Path, tmp_path: Path) -> None:
+    fold = tmp_path / "fold"
+    new = recipe.card(TrainOptions.of(Noise(), data, embed_dim=32, steps=2), 0)
+    checkpoint.save(fold, lively(new.config), new)
+    options = CalibrateOptions(folder, data, examples=0, device="cpu", folds=(fold,))
+    with pytest.raises(CheckpointError, match=f"config: is not that of {folder}"):
+        calibrate(options, Console())
 
 
 def test_a_domain_is_fitted_on_clips_of_no_class(
