@@ -51,8 +51,19 @@ def _check_device(name: str) -> str:
         raise ValueError(str(exc)) from None
 
 
+#: Name of the checkpoint that answers by default.
+DEFAULT_MODEL = "avdigits"
 #: Seconds in which the folder of checkpoints must be listed to find the only one.
 _LOOK_S = 2.0
+
+
+def default_model(models: Path) -> str:
+    """Return the name of the only checkpoint in a folder, or DEFAULT_MODEL.
+
+    A disk that hangs delays the answer by _LOOK_S at most.
+    """
+    cards = result_within(_LOOK_S, lambda: list(models.glob(f"*/{CARD}")))
+    return cards[0].parent.name if cards is not None and len(cards) == 1 else DEFAULT_MODEL
 
 
 class Settings(BaseSettings):
@@ -84,10 +95,8 @@ class Settings(BaseSettings):
     def _default_to_the_only_checkpoint(self) -> Self:
         """Set the default checkpoint to the only one of `models`, unless it is set."""
         if "default_model" not in self.model_fields_set and "models" in self.model_fields_set:
-            # A disk that hangs must not keep the service from saying so: loading has a time limit.
-            cards = result_within(_LOOK_S, lambda: list(self.models.glob(f"*/{CARD}")))
-            if cards is not None and len(cards) == 1:
-                object.__setattr__(self, "default_model", cards[0].parent.name)  # it is frozen
+            # The settings are frozen.
+            object.__setattr__(self, "default_model", default_model(self.models))
         return self
 
     # --- checkpoints and devices --------------------------------------------------------------
@@ -97,7 +106,7 @@ class Settings(BaseSettings):
     )
     default_model: str = setting(
         Topic.CHECKPOINTS,
-        "avdigits",
+        DEFAULT_MODEL,
         "Checkpoint that answers POST /v1/classify; if not set and --models has a single "
         "checkpoint, that one",
     )
@@ -348,22 +357,42 @@ class Settings(BaseSettings):
     # --- live streams -------------------------------------------------------------------------
 
     stream_sessions: int = setting(
-        Topic.STREAMS, 64, "Maximum open streams", "streams", ge=0, le=100_000
+        Topic.STREAMS,
+        64,
+        "Maximum open live streams (WebSocket sessions)",
+        "streams",
+        ge=0,
+        le=100_000,
     )
     stream_sessions_per_key: int = setting(
-        Topic.STREAMS, 16, "Maximum open streams of one API key", "streams", ge=0, le=100_000
+        Topic.STREAMS, 16, "Maximum open live streams of one API key", "streams", ge=0, le=100_000
     )
     stream_idle_timeout_s: float = setting(
-        Topic.STREAMS, 30.0, "Close a stream without a message for longer", "s", gt=0, le=DAY_S
+        Topic.STREAMS,
+        30.0,
+        "Close a live stream after this time without a message",
+        "s",
+        gt=0,
+        le=DAY_S,
     )
     stream_max_s: float = setting(
-        Topic.STREAMS, 3600.0, "Maximum duration of a stream", "s", gt=0, le=7 * DAY_S
+        Topic.STREAMS, 3600.0, "Maximum duration of a live stream", "s", gt=0, le=7 * DAY_S
     )
     stream_buffer_mib: int = setting(
-        Topic.STREAMS, 16, "Maximum pictures that one stream buffers", "MiB", ge=1, le=4096
+        Topic.STREAMS,
+        16,
+        "Memory for the pictures that one live stream buffers",
+        "MiB",
+        ge=1,
+        le=4096,
     )
     stream_messages_per_s: int = setting(
-        Topic.STREAMS, 200, "Maximum messages of one stream", "messages/s", ge=1, le=100_000
+        Topic.STREAMS,
+        200,
+        "Maximum messages per second of one live stream",
+        "messages/s",
+        ge=1,
+        le=100_000,
     )
 
     # --- batches, queue and overload ----------------------------------------------------------
@@ -449,5 +478,5 @@ class Settings(BaseSettings):
         Topic.LOGS, "info", "Minimum severity of log messages"
     )
     log_format: Literal["console", "json"] = setting(
-        Topic.LOGS, "console", "Format of log lines: text, or one JSON object per line"
+        Topic.LOGS, "console", "Format of log lines: console (text), or json (one object per line)"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
@@ -63,6 +64,13 @@ def describe_bounds(field: FieldInfo) -> str:
         return ""
     lowest = f"{limits['ge']}" if "ge" in limits else f"more than {limits['gt']}"
     return f"{lowest} to {limits['le']} {unit(field)}".strip()
+
+
+def describe_values(field: FieldInfo) -> str:
+    """Return the values that a setting can have: its choices, or the range of a number."""
+    if get_origin(field.annotation) is Literal:
+        return ", ".join(get_args(field.annotation))
+    return describe_bounds(field)
 
 
 def unit(field: FieldInfo) -> str:

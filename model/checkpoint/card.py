@@ -114,7 +114,7 @@ class Reference(_Section):
 
     Terms [d] are those of `Output.stream_logits`, joined in the order of the card's streams.
     `means` [classes][d]; `precision` [d][d], the inverse of the covariance within classes. `limit`:
-    the Mahalanobis distance from the mean of the predicted class that 98 % of the clips keep.
+    the Mahalanobis distance from the mean of the predicted class that 98 % of the clips are below.
     """
 
     means: tuple[_Row, ...] = Field(min_length=2, max_length=1000)
@@ -134,8 +134,8 @@ class TowerReference(_Section):
 
     With the offset d [C] of the features from the mean of the predicted class, the evidence against
     the clip is the logarithm of how much likelier it is of no class: `bias` of that class +
-    `linear` d + `quadratic` d². `means` [classes][C]; `limit`: the evidence that 97 % of known
-    clips keep.
+    `linear` d + `quadratic` d². `means` [classes][C]; `limit`: 97 % of known clips have less
+    evidence.
     """
 
     means: tuple[_Row, ...] = Field(min_length=2, max_length=1000)
@@ -163,7 +163,7 @@ class TowerReference(_Section):
 class FeatureReference(_Section):
     """By what known clips differ from those of no class, by the streams whose towers are compared.
 
-    `limit`: the sum of the towers' scores that 97 % of known clips keep. `growth`: the temperature
+    `limit`: 97 % of known clips have a lower sum of the towers' scores. `growth`: the temperature
     is multiplied by the score to this power where the score is above 1, so that far from known
     clips all classes become equally probable; 0: it is not.
     """

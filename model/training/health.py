@@ -145,7 +145,7 @@ def _silent(rates: Mapping[str, float]) -> str:
     if not silent:
         return ""
     return (
-        f"no spikes in {_names(silent)}: what comes after gets nothing from there; train longer, "
+        f"no spikes in {_names(silent)}, so the layers after it receive nothing; train longer, "
         "with a higher --learning-rate, or without that part (--attention none)"
     )
 

@@ -154,8 +154,8 @@ class TrainOptions:
     )
     select_by: str = option(
         "accuracy",
-        "The best epoch has the highest accuracy or the lowest loss on held-out clips; last: it is "
-        "the last one, or the average, whatever they say.",
+        "How the best epoch is chosen: highest accuracy or lowest loss on held-out clips; last: "
+        "the last epoch, or the average.",
         choices=("accuracy", "loss", "last"),
     )
     patience: int = option(
@@ -166,8 +166,8 @@ class TrainOptions:
     )
     no_class: float = option(
         0.0,
-        "Share of the training clips that are of no class (noise, blank pages, patterns, other "
-        "words), for which all classes shall be equally likely.",
+        "Share of the training clips that belong to no class (noise, blank pages, patterns, other "
+        "words); the loss moves their probabilities towards equal ones.",
         between=(0, 0.9),
     )
     lr_multiplier: Mapping[str, float] = option(
@@ -175,8 +175,8 @@ class TrainOptions:
     )
     new_towers: Mapping[str, float] = option(
         {},
-        "Streams whose tower begins with new weights, with --init-from as well, and the bias of "
-        "its batch norms: at 0 few neurons fire at T = 1, at 1 one in six.",
+        "Streams whose tower (patch splitting and MLP) starts from new weights, even with "
+        "--init-from, and the initial bias of its batch norms: 1 lets more neurons fire at T = 1.",
     )
     freeze_norms: bool = option(False, "Do not update the running statistics of batch norms.")
     settle_norms: int = option(
@@ -186,7 +186,7 @@ class TrainOptions:
     )
     average: int = option(
         0,
-        "Average the weights of this many last epochs, and keep the result if it is the best.",
+        "Average the weights of the last N epochs, and keep the result if it is the best.",
         between=(0, 100_000),
     )
     seed: int = option(
@@ -195,7 +195,7 @@ class TrainOptions:
     init_from: Path | None = option(
         None, "Checkpoint to initialize the weights from; it may have fewer channels."
     )
-    name: str = option("", "Name in the card; default: that of the task.")
+    name: str = option("", "Name in the card; by default that of the task.")
     device: str = option("auto", f"{DEVICES}.")
     precision: str = option(
         "bfloat16",
@@ -323,14 +323,16 @@ class EvaluateOptions:
         between=(1, 100_000),
     )
     foreign: Path | None = option(
-        None, "Folder of pictures and sounds of something else, which should get no label."
+        None,
+        "Folder of pictures and sounds that belong to no class: measures how often they get a "
+        "probability above 0.5.",
     )
     seed: int = option(7, "Random seed of the clips.", between=(0, MAX_SEED))
     device: str = "auto"
     only_calibration: bool = option(
         False,
-        "Measure nothing but the probabilities, as after `scmrl calibrate`: calibration errors and "
-        "clips of no class. What else the card has stays.",
+        "Measure only calibration errors and clips of no class, as after `scmrl calibrate`. Other "
+        "measurements in the card are kept.",
     )
     write_card: bool = option(False, "Write the results into the checkpoint's card.")
 
@@ -355,11 +357,11 @@ class CalibrateOptions:
     device: str = "auto"
     examples: int = option(
         600,
-        "Clips of no class that are drawn, and as many more known examples, from which the "
-        "out-of-domain score is learned; 0: none.",
+        "Clips of no class to draw for the out-of-domain score, and examples of training to add to "
+        "the development clips; 0: none.",
         between=(0, 100_000),
     )
-    cache: Path = option(Path("runs"), "Folder for spoken words that are made for it.")
+    cache: Path = option(Path("runs"), "Folder in which synthesized words are cached.")
     folds: tuple[Path, ...] = option(
         (),
         "A checkpoint of the same training with a part of the data left out; repeat for each part. "

@@ -97,7 +97,7 @@ VALUES: Mapping[str, Value] = {
         lambda text, _: _parse_number(text, 1),
     ),
     "abstain_beyond": Value(
-        "Abstain where `out_of_domain` is higher; 1 is the limit that nearly all known clips keep. "
+        "Abstain where `out_of_domain` is higher; 97 % of known clips score below 1. "
         "Default: the checkpoint's, from its card. A checkpoint without a score never abstains.",
         lambda _: {"type": "number", "minimum": 0, "maximum": _MAX_SCORE},
         lambda text, _: _parse_number(text, _MAX_SCORE),

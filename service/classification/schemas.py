@@ -263,8 +263,8 @@ class Classification(_Answer):
     )
     out_of_domain: float | None = Field(
         None,
-        description="How far the clip is from those that the checkpoint was calibrated with: 1 is "
-        "the limit that nearly all of them keep (97 %). Absent where the card has no reference for "
+        description="Distance from the clips that the checkpoint was calibrated with: 97 % of them "
+        "score below 1. Absent where the card has no reference for "
         "this T and these streams.",
     )
     probabilities: list[Probability] = Field(

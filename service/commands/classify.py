@@ -20,7 +20,7 @@ from service.classification.options import AttentionDetail, Contributions
 from service.classification.upload_fields import UploadField
 from service.commands import remote
 from service.commands.device import Device
-from service.settings import WEIGHTS
+from service.settings import WEIGHTS, default_model
 
 if TYPE_CHECKING:
     from service.classification.local import Classifier
@@ -44,14 +44,12 @@ Examples:
 
     scmrl classify --video SILENT.mp4 --audio VOICE.wav
 
-    scmrl classify --model THREE CLIP.mp4 --stream tactile=PEN.csv
+    scmrl classify --model NAME CLIP.mp4 --stream tactile=PEN.csv
 
     scmrl classify *.mp4 --url http://gpu-box:8000 --key @key.txt
 """
 #: The upload field of the command's arguments; each other field is a flag.
 _CLIP = "clip"
-#: The checkpoint that is used without a server.
-_DEFAULT_MODEL = "avdigits"
 
 
 def register(app: typer.Typer) -> None:
@@ -74,7 +72,8 @@ def register(app: typer.Typer) -> None:
 def _flag(row: UploadField) -> inspect.Parameter:
     """Return the command's parameter for an upload field."""
     repeat = " Repeat the flag for each." if row.max_files else ""
-    option = typer.Option(f"--{row.name}", metavar="FILE", help=row.description + repeat)
+    flag = f"--{row.name.replace('_', '-')}"
+    option = typer.Option(flag, metavar="FILE", help=row.description + repeat)
     return inspect.Parameter(
         row.name,
         inspect.Parameter.KEYWORD_ONLY,
@@ -123,7 +122,8 @@ def classify(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Name of a checkpoint, or its folder; default: avdigits, or the server's.",
+            help="Name of a checkpoint in --models, or a checkpoint's folder; default: avdigits, "
+            "or the only checkpoint in --models; with --url, the server's.",
             envvar="SCMRL_DEFAULT_MODEL",
         ),
     ] = None,
@@ -215,7 +215,7 @@ def classify(
         if url:
             ask = _ask_server(stack, url, key)
         else:
-            ask = _load(model or _DEFAULT_MODEL, models, device)
+            ask = _load(model or default_model(models), models, device)
         for outcome in _outcomes(ask, requests, options):
             outcomes.append(outcome)
             if as_json:

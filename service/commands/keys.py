@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -42,7 +44,18 @@ def register(app: typer.Typer) -> None:
     app.add_typer(_KEYS, name="keys", help="Generate API keys, and their lines for a key file.")
 
 
-def new(name: _Name, per_minute: _PerMinute = None) -> None:
+def new(
+    name: _Name,
+    per_minute: _PerMinute = None,
+    append_to: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Append the line to this file, created with mode 0600, and print the key alone.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
     """Generate a random key, and print it with its line for the key file.
 
     Give the key to the client: it is printed once and not stored. Add the line to the file
@@ -53,14 +66,29 @@ def new(name: _Name, per_minute: _PerMinute = None) -> None:
 
         scmrl keys new anna
 
-        scmrl keys new anna --per-minute 60
+        scmrl keys new anna --per-minute 60 --append-to api-keys
 
         scmrl keys new admin
     """
     secret = secrets.token_urlsafe(_KEY_BYTES)
     line = _record(name, secret, per_minute, allow_weak=False)
-    typer.echo(f"key:  {secret}")
-    typer.echo(f"line: {line}")
+    if append_to is None:
+        typer.echo(f"key:  {secret}")
+        typer.echo(f"line: {line}")
+        return
+    _append(append_to, line)
+    typer.echo(secret)
+
+
+def _append(file: Path, line: str) -> None:
+    """Append a line to a file; after a line break, where the file does not end in one."""
+    try:
+        with open(os.open(file, os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="utf-8") as opened:
+            text = opened.read()
+            opened.write("\n" * (text != "" and not text.endswith("\n")) + line + "\n")
+    except (OSError, UnicodeDecodeError) as exc:
+        typer.echo(f"scmrl keys: {file}: the line cannot be appended: {exc}", err=True)
+        raise typer.Exit(2) from exc
 
 
 def hash_key(

@@ -26,7 +26,7 @@ from service.runtime import gc, torch_import
 from service.runtime.shutdown import SIGNALS, Stopping
 from service.server.listener import listen, raise_file_limit
 from service.settings import Settings
-from service.settings_messages import describe_bounds, describe_error, variable_warnings
+from service.settings_messages import describe_error, describe_values, variable_warnings
 
 if TYPE_CHECKING:
     from service.errors import StartupError
@@ -155,8 +155,8 @@ def run(settings: Settings) -> int:
 def _option(name: str, field: FieldInfo, hidden: bool = False) -> inspect.Parameter:
     """Return the option for a setting; without it, the environment or the default applies."""
     default = format_value(field.default, field)
-    bounds = describe_bounds(field)
-    notes = f"[{bounds}] [default: {default}]" if bounds else f"[default: {default}]"
+    values = describe_values(field)
+    notes = f"[{values}] [default: {default}]" if values else f"[default: {default}]"
     help_text = f"{field.description}. {notes}"
     kind = field.annotation if field.annotation in (bool, int, float, Path) else str
     option = typer.Option(flag(name), help=help_text, show_default=False, hidden=hidden)

@@ -31,9 +31,9 @@ _DEPRECATED: dict[str, tuple[str, Any]] = {
 
 _HELP = """{description}
 
-Each epoch prints its accuracy on held-out clips, and writes the best checkpoint ({best}), its own
-(OUT/last), OUT/metrics.csv and TensorBoard events. Ctrl-C stops the training and keeps the best
-checkpoint so far.
+After each epoch, prints the accuracy on held-out clips and writes the checkpoint of this epoch
+(OUT/last), the best one so far ({best}), OUT/metrics.csv and TensorBoard events. Ctrl-C stops the
+training and keeps the best checkpoint so far.
 """
 
 

@@ -64,8 +64,8 @@ class Start(_Message):
     """The first message: what is sent, and how it is answered.
 
     - `inputs`: by their number in the header of binary messages.
-    - `window_s`: seconds that an answer is about; `hop_s`: between two answers. Defaults: of the
-      checkpoint.
+    - `window_s`: seconds that an answer is about, by default 2, or what the checkpoint's sound
+      needs if that is more; `hop_s`: between two answers, by default a quarter of the window.
     - `steps`, `top_k`, `attention`: as the fields of POST /v1/classify.
     - `smoothing`: share of the answers before in the smoothed probabilities, 0 (none) to 0.99.
     - `max_unacknowledged`: answers that may be sent before they are acknowledged; null: any number.
@@ -120,7 +120,7 @@ def parse_start(text: str) -> Start:
         raise StreamError(INVALID, f"start: {_first_error(exc)}") from exc
     fields = [each.field for each in start.inputs]
     if len(set(fields)) < len(fields):
-        raise StreamError(INVALID, f"start: inputs: {fields[0]} is there twice")
+        raise StreamError(INVALID, f"start: inputs: {fields[0]} is listed twice")
     return start
 
 

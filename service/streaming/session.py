@@ -170,7 +170,7 @@ class Session:
         return max(buffer.newest_ns for buffer in self._buffers)
 
     def _is_due(self) -> bool:
-        """Return whether a hop has passed since the last window, or the first one is full."""
+        """Return whether a hop has passed since the last answer, or since the first message."""
         newest = self._newest_ns
         if newest < 0:
             return False

@@ -149,7 +149,7 @@ class FolderData:
         if any(finding.kind in FATAL for finding in findings):
             raise DataError(f"{message}\nadd clips to these classes")
         if not self.options.skip_faulty:
-            raise DataError(f"{message}\nmend these files, or leave them out with --skip-faulty")
+            raise DataError(f"{message}\ncorrect these files, or leave them out with --skip-faulty")
         console.print(f"{message}\nleft out (--skip-faulty)", markup=False, highlight=False)
         wrong = {finding.where for finding in findings}
         left = [each for each in self.parts if each.files.name not in wrong]
@@ -251,9 +251,7 @@ def seen_digests(folder: Path) -> set[str]:
         tested = {row["sha256"] for row in rows if row["split"] == TEST}
         return {row["sha256"] for row in rows} - tested
     except OSError as exc:
-        raise DataError(
-            f"{file}: {exc.strerror}; without it nobody knows which clips were trained on"
-        ) from exc
+        raise DataError(f"{file}: {exc.strerror}; it lists the clips that were trained on") from exc
     except (csv.Error, KeyError, UnicodeDecodeError) as exc:
         raise DataError(f"{file}: damaged; it must have columns {', '.join(_COLUMNS)}") from exc
 

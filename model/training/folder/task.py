@@ -80,11 +80,13 @@ class FolderTask:
     augment: bool = option(True, "Change pictures and sounds at random.")
     class_weights: bool = option(True, "Weigh rare classes more, so that all count alike.")
     development_share: float = option(
-        0.15, "Share of the clips that choose the best epoch.", between=(0.01, 0.5)
+        0.15, "Share of the clips for choosing the best epoch.", between=(0.01, 0.5)
     )
-    test_share: float = option(0.2, "Share of the clips that test it.", between=(0.01, 0.5))
-    split_seed: int = option(0, "Decides which clips these are.", between=(0, MAX_SEED))
-    per_class: int = option(0, "Most clips of a class to train on; 0: all.", between=(0, 1_000_000))
+    test_share: float = option(0.2, "Share of the clips for testing.", between=(0.01, 0.5))
+    split_seed: int = option(0, "Random seed of the split.", between=(0, MAX_SEED))
+    per_class: int = option(
+        0, "Maximum number of training clips per class; 0: all.", between=(0, 1_000_000)
+    )
     skip_faulty: bool = option(False, "Leave clips out that have something wrong.")
     licence: str = option("not stated", "Licence of the clips, for the card.")
 

@@ -194,11 +194,11 @@ class EventPairData:
         fatal = any(finding.kind in FATAL for finding in self.findings)
         if not self.findings or (self.options.skip_faulty and not fatal):
             return
-        hint = "mend these files, or train without them: --skip-faulty"
+        hint = "correct these files, or train without them: --skip-faulty"
         if fatal:
             hint = "add recordings or samples of these digits"
         elif self.checkpoint is not None:
-            hint = "mend these files: an accuracy without them is not comparable"
+            hint = "correct these files: an accuracy without them is not comparable"
         count = sum(map(len, self.recordings.values()))
         raise DataError(f"{report(self.data, self.findings, count)}\n{hint}")
 

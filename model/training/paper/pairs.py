@@ -184,11 +184,11 @@ class PairData:
         fatal = any(finding.kind in FATAL for finding in self.findings)
         if not self.findings or (self.options.skip_faulty and not fatal):
             return
-        hint = "mend these files, or train without them: --skip-faulty"
+        hint = "correct these files, or train without them: --skip-faulty"
         if fatal:
             hint = "add clips to these classes"
         elif self.is_measured:
-            hint = "mend these files: an accuracy without them is not comparable"
+            hint = "correct these files: an accuracy without them is not comparable"
         raise DataError(f"{report(self.data, self.findings, count)}\n{hint}")
 
     def _summary(self) -> str:

@@ -51,7 +51,7 @@ def test_layers_without_spikes_are_named() -> None:
     with torch.no_grad():
         network.mlp["visual"].contract.norm.bias.fill_(-100)
     (warning,) = checked(network, [3.0, 2.0, 1.0])
-    assert warning.startswith("no spikes in mlp.visual.contract: ")
+    assert warning.startswith("no spikes in mlp.visual.contract, ")
     assert checked(network, [3.0] * (MIN_EPOCHS - 1)) == []  # too early to say
 
 

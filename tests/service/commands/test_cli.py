@@ -400,6 +400,21 @@ def test_a_new_key_matches_its_line(tmp_path: Path) -> None:
     assert secret not in scmrl("keys", "new", "anna").stdout, "it is not random"
 
 
+def test_new_keys_are_appended_to_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    secret = scmrl("keys", "new", "anna", "--append-to", file).stdout.strip()
+    assert file.stat().st_mode & 0o777 == 0o600
+    file.write_text(file.read_text().rstrip())  # edited by hand
+    scmrl("keys", "new", "bert", "--append-to", file)
+    anna, bert = key_file.read(Settings(api_keys_file=file)).api
+    assert key_file.Keys((anna, bert)).find(secret.encode()) == anna
+    assert bert.name == "bert"
+    nowhere = tmp_path / "nowhere" / "keys"
+    assert (
+        f"{nowhere}: the line" in scmrl("keys", "new", "c", "--append-to", nowhere, code=2).stderr
+    )
+
+
 def test_the_line_of_a_key_from_stdin_matches_it() -> None:
     secret = "q7Zt4mXv9RkB2wLc8NpY"
     line = scmrl("keys", "hash", "admin", stdin=f"{secret}\n").stdout.strip()
