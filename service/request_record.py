@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 #: Id of the current request, in its task and in the threads that work for it.
 request_id: ContextVar[str | None] = ContextVar("scmrl_request_id", default=None)
 
-_QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
+_QUIET = frozenset({"/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
 
 
 @dataclass(frozen=True)

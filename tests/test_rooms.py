@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 #: Rooms of the service, each of which may import only those after it.
 ROOMS = (
     "cli", "commands", "bench", "app", "lifespan", "server", "http", "observability",
-    "streaming", "classification", "decoding", "inference", "keys", "runtime",
+    "streaming", "open_inference", "classification", "decoding", "inference", "keys", "runtime",
     "settings_messages", "settings", "client",
 )  # fmt: skip
 #: Modules that every room may import, since they import no room themselves.

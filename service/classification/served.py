@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from model.media.types import Limits
 from service.classification import pipeline
@@ -26,6 +26,9 @@ from service.settings import Settings
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+#: A clip: its files, or preprocessed tensors [T or 1, C, H, W] by stream.
+Content: TypeAlias = "InputFiles | Mapping[str, NDArray[np.float32]]"
 
 
 @dataclass(frozen=True)
@@ -58,22 +61,25 @@ class ServedClassifier:
     async def classify_several(
         self,
         model: ServedModel,
-        clips: Sequence[tuple[InputFiles, Options]],
+        clips: Sequence[tuple[Content, Options]],
         call: Call,
     ) -> list[Classification | Problem]:
         """Classify several clips of one call, each with an answer or a problem of its own.
 
-        Files are checked here. The number of a clip, from 0, is behind the id of its call. No more
-        than `call_clips_in_flight` are under way at a time.
+        A clip is files, which are checked here, or preprocessed tensors [T or 1, C, H, W] by
+        stream. The number of a clip, from 0, is behind the id of its call. No more than
+        `call_clips_in_flight` are under way at a time.
         """
 
         calls = [Call(f"{call.id}.{n}", call.record.begin_clip()) for n in range(len(clips))]
 
         async def classify(number: int) -> Classification:
             request_id.set(calls[number].id)  # of the task, for the log
-            files, options = clips[number]
-            check_files(files, self.settings, model.card.kinds)
-            return await self.classify_with(model, files, options, calls[number])
+            content, options = clips[number]
+            if not isinstance(content, InputFiles):
+                return await self.classify_tensors_with(model, content, options, calls[number])
+            check_files(content, self.settings, model.card.kinds)
+            return await self.classify_with(model, content, options, calls[number])
 
         results = await classify_several(
             range(len(clips)),
@@ -93,8 +99,21 @@ class ServedClassifier:
         Raises Problem, for unusable tensors and for a checkpoint that is unknown, not ready or
         full.
         """
-        name = options.model or self.settings.default_model
-        with self.in_flight.request(name) as model, model.batcher.slot() as slot:
+        with self.in_flight.request(options.model or self.settings.default_model) as model:
+            return await self.classify_tensors_with(model, tensors, options, call)
+
+    async def classify_tensors_with(
+        self,
+        model: ServedModel,
+        tensors: Mapping[str, NDArray[np.float32]],
+        options: Options,
+        call: Call,
+    ) -> Classification:
+        """Classify preprocessed tensors with a checkpoint that is held for this request.
+
+        Raises Problem.
+        """
+        with model.batcher.slot() as slot:
             backend = self._backend(model, slot)
             return await pipeline.classify_tensors(tensors, options, backend, call)
 

@@ -1,4 +1,5 @@
-"""Answer every error of a route, of Starlette and of FastAPI with a problem document."""
+"""Answer every error of a route, of Starlette and of FastAPI: with a problem document, or with that
+of the Open Inference Protocol."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from service.errors import Error, Problem
+from service.http.paths import is_open_inference
 from service.http.problem_document import MEDIA_TYPE, make_document
 
 #: Statuses that Starlette itself raises.
@@ -35,15 +37,15 @@ def respond(
     if problem.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(problem.retry_after_s)))
     if problem.error is Error.UNSUPPORTED_ENCODING:
-        headers["Accept-Encoding"] = "identity"
+        accepted = "gzip, deflate" if is_open_inference(request.scope) else "identity"
+        headers["Accept-Encoding"] = accepted
     if problem.error is Error.STOPPING:  # a further request would meet a closed connection
         headers["Connection"] = "close"
-    return JSONResponse(
-        make_document(problem, getattr(request.state, "id", None)),
-        status_code=problem.error.status,
-        headers=headers,
-        media_type=MEDIA_TYPE,
-    )
+    status = problem.error.status
+    if is_open_inference(request.scope):
+        return JSONResponse({"error": problem.detail}, status_code=status, headers=headers)
+    document = make_document(problem, getattr(request.state, "id", None))
+    return JSONResponse(document, status_code=status, headers=headers, media_type=MEDIA_TYPE)
 
 
 async def send_problem(

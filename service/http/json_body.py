@@ -16,7 +16,7 @@ from service.http.multipart_body import Form, FormFields
 #: The media type of the body.
 MEDIA_TYPE = "application/json"
 #: What a browser's FileReader puts before the base64 of a file.
-_DATA_URL = re.compile(r"data:[^,]{0,200};base64,")
+DATA_URL = re.compile(r"data:[^,]{0,200};base64,")
 
 
 async def read_json(stream: AsyncIterator[bytes], fields: FormFields, max_bytes: int) -> Form:
@@ -125,7 +125,7 @@ def _file(name: str, text: Any, max_bytes: int) -> bytes:
     """Decode a file. Raises Problem INVALID_FIELD or TOO_LARGE."""
     if not isinstance(text, str):
         raise Problem(Error.INVALID_FIELD, f"`{name}` must be base64 in a text.", field=name)
-    prefix = _DATA_URL.match(text)
+    prefix = DATA_URL.match(text)
     encoded = text[prefix.end() :] if prefix else text
     if len(encoded) > (max_bytes + 2) // 3 * 4:
         detail = f"The file in `{name}` is too large; at most {max_bytes} bytes are accepted."

@@ -40,6 +40,14 @@ class State:
     def in_flight(self) -> InFlight:
         return self.models.in_flight
 
+    def not_ready_reason(self) -> str:
+        """Return why no clip can be answered now; "" if it can."""
+        reasons = (
+            self.models.not_ready_reason(),
+            self.decoders.not_ready_reason(self.settings.stalled_after_s),
+        )
+        return " ".join(filter(None, reasons))
+
 
 def record_of(request: HTTPConnection) -> RequestRecord:
     """Return the record of a request or WebSocket."""

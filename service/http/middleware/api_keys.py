@@ -15,13 +15,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import Error, Problem
 from service.http.error_responses import not_found, send_problem
+from service.http.paths import route_path
 from service.http.problem_document import problems
 from service.keys.admission import KeyAdmission
 from service.keys.key_file import Keys
 
 #: Paths that need no key: health checks, and the pages on which a key is entered. `/*` matches
 #: every file of the folder.
-OPEN = ("/", "/page/*", "/healthz", "/readyz", "/docs", "/docs/static/*", "/openapi.json")
+OPEN = (
+    "/", "/page/*", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/docs",
+    "/docs/static/*", "/openapi.json",
+)  # fmt: skip
 
 #: Prefix of the paths that need the admin key. Not `/v1/admin/`: a route's pattern also matches
 #: `/v1/admin` and, since `$` does, a trailing newline.
@@ -58,7 +62,7 @@ class KeyCheck:
 
     def _admit(self, scope: Scope) -> None:
         """Raises Problem KEY_NEEDED, KEY_REFUSED, RATE_LIMIT or NOT_FOUND."""
-        path, keys = _path(scope), self._admission.keys
+        path, keys = route_path(scope), self._admission.keys
         is_admin = path.startswith(ADMIN)
         if is_admin and keys.admin is None:
             raise not_found(path)
@@ -125,12 +129,3 @@ def describe(schema: dict[str, Any], keys: Keys) -> None:
     if needed:
         schemes = schema["components"].setdefault("securitySchemes", {})
         schemes["key"] = {"type": "http", "scheme": "bearer"}
-
-
-def _path(scope: Scope) -> str:
-    """Return the path as routes see it: without the prefix under which the app is mounted."""
-    path: str = scope["path"]
-    root: str = scope.get("root_path", "")
-    if root and path.startswith(root) and path[len(root) :][:1] in ("", "/"):
-        return path[len(root) :]
-    return path

@@ -21,6 +21,9 @@ class BodyLimit:
     - `max_seconds`: from a body's start to its end.
     - `min_rate`: in bytes per second, after the first seconds.
 
+    `request.state.reserve` counts bytes that a body takes beyond its own towards `max_total_bytes`
+    until the request is answered: those of a compressed one.
+
     Starlette's RequestBodyLimitMiddleware replaces the app's response with a plain-text 413; here
     the error is a problem document with the limit and the size.
     """
@@ -46,7 +49,7 @@ class BodyLimit:
             return
 
         announced = Headers(scope=scope).get("content-length", "")
-        received = 0
+        received = reserved = 0
         ended = False
         started = asyncio.get_running_loop().time()
 
@@ -63,18 +66,29 @@ class BodyLimit:
             self._total_bytes += size
             if received > self.max_bytes:
                 raise self._too_large("is larger")
-            if self._total_bytes > self.max_total_bytes:
-                detail = (
-                    f"The uploads of all clients together exceed {self.max_total_bytes} bytes "
-                    "(SCMRL_MAX_TOTAL_UPLOAD_BYTES). Retry after the time in Retry-After."
-                )
-                raise Problem(Error.FULL, detail, retry_after_s=1)
+            self._check_total()
             return message
 
+        def reserve(size: int) -> None:
+            nonlocal reserved
+            reserved += size
+            self._total_bytes += size
+            self._check_total()
+
+        scope["state"]["reserve"] = reserve
         try:
             await self.app(scope, receive_within_limits, send)
         finally:
-            self._total_bytes -= received
+            self._total_bytes -= received + reserved
+
+    def _check_total(self) -> None:
+        """Raises Problem FULL."""
+        if self._total_bytes > self.max_total_bytes:
+            detail = (
+                f"The uploads of all clients together exceed {self.max_total_bytes} bytes "
+                "(SCMRL_MAX_TOTAL_UPLOAD_BYTES). Retry after the time in Retry-After."
+            )
+            raise Problem(Error.FULL, detail, retry_after_s=1)
 
     async def _in_time(self, receive: Receive, started: float, received: int) -> Message:
         """Receive the next message. Raises Problem UPLOAD_TIMEOUT."""

@@ -6,10 +6,19 @@ route that classifies awaits `ServedClassifier.classify` (service/classification
 
 from __future__ import annotations
 
-from service.http.routes import admin, classify, classify_batch, health, metrics, models, stream
+from service.http.routes import (
+    admin,
+    classify,
+    classify_batch,
+    health,
+    metrics,
+    models,
+    open_inference,
+    stream,
+)
 
 #: The routers that the application includes, in the order of the OpenAPI description.
 ROUTERS = (
     classify.router, classify_batch.router, stream.router, models.router, admin.router,
-    health.router, metrics.router,
+    health.router, open_inference.router, metrics.router,
 )  # fmt: skip

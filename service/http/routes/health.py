@@ -25,11 +25,7 @@ async def readyz(request: Request) -> Readiness:
     """200 once the default checkpoint is warmed up and a small clip has been decoded, and while its
     workers and the decoding processes work; else 503 with the reason."""
     state = state_of(request)
-    reasons = (
-        state.models.not_ready_reason(),
-        state.decoders.not_ready_reason(state.settings.stalled_after_s),
-    )
-    reason = " ".join(filter(None, reasons))
+    reason = state.not_ready_reason()
     if reason:
         raise Problem(Error.NOT_READY, reason, retry_after_s=1)
     layers = state.decoders.sandbox_layers

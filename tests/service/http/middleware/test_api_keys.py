@@ -54,7 +54,7 @@ def bearer(key: str) -> list[tuple[bytes, bytes]]:
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/models", CLASSIFY, "/v2/models", "/metrics", "/nowhere", "//healthz", "/healthz/",
+    "path", ["/v1/models", CLASSIFY, "/v3/models", "/metrics", "/nowhere", "//healthz", "/healthz/",
              "/healthz\n", "/docs/../v1/models", "/docs/static", "/HEALTHZ", ""],
 )  # fmt: skip
 def test_without_a_key_nothing_is_answered_or_read(path: str) -> None:

@@ -1,0 +1,156 @@
+"""Bodies of the Open Inference Protocol over REST: JSON, and tensors in bytes behind it."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service.errors import Error, Problem
+from service.http.json_body import DATA_URL
+from service.open_inference import tensors
+from service.open_inference.requests import InferRequest, RequestedOutput
+from service.open_inference.tensors import Tensor
+
+#: Length of the JSON in front of the tensors in bytes, in requests and responses.
+JSON_LENGTH = "Inference-Header-Content-Length"
+#: Media types of the body without and with tensors in bytes.
+JSON, BINARY = "application/json", "application/octet-stream"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+
+class _Parameters(_Model):
+    """Parameters of a tensor that mean something here."""
+
+    binary_data_size: int | None = Field(None, ge=0)
+    binary_data: bool | None = None
+    classification: int = Field(0, ge=0)
+
+
+class _Input(_Model):
+    name: str
+    shape: list[int]
+    datatype: str
+    parameters: _Parameters | None = None
+    data: list[Any] | None = None
+
+
+class _Output(_Model):
+    name: str
+    parameters: _Parameters | None = None
+
+
+class _Request(_Model):
+    id: str | None = None
+    inputs: list[_Input]
+    outputs: list[_Output] | None = None
+    parameters: dict[str, Any] | None = None
+
+
+def parse_request(body: bytes, json_length: str | None, max_json_bytes: int) -> InferRequest:
+    """Parse a whole body, with the value of its header JSON_LENGTH.
+
+    Elements of BYTES in JSON are base64 or data URLs. Raises Problem UNREADABLE_FORM, INVALID_FIELD
+    or TOO_LARGE.
+    """
+    length = _json_length(json_length, len(body))
+    if length > max_json_bytes:
+        detail = f"The JSON has at most {max_json_bytes} bytes (SCMRL_MAX_JSON_MIB)"
+        raise Problem(Error.TOO_LARGE, f"{detail}; send larger tensors as binary data.")
+    content = memoryview(body)
+    try:
+        request = _Request.model_validate_json(bytes(content[:length]))
+    except ValidationError as exc:
+        first = exc.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        detail = f"The JSON of the request: {where + ': ' if where else ''}{first['msg']}."
+        raise Problem(Error.UNREADABLE_FORM, detail[:500], field=where or None) from None
+    parameters = request.parameters or {}
+    return InferRequest(
+        inputs=_inputs(request.inputs, content[length:]),
+        outputs=[_requested(output) for output in request.outputs or ()],
+        parameters=parameters,
+        id=request.id or "",
+        binary=parameters.get("binary_data_output") is True,
+    )
+
+
+def _json_length(header: str | None, size: int) -> int:
+    """Raises Problem UNREADABLE_FORM."""
+    if header is None:
+        return size
+    if not (header.isascii() and header.isdecimal() and len(header) < 16 and int(header) <= size):
+        detail = f"{JSON_LENGTH} is {header[:30]!r}; it must be at most the body's {size} bytes."
+        raise Problem(Error.UNREADABLE_FORM, detail)
+    return int(header)
+
+
+def _inputs(inputs: Sequence[_Input], content: memoryview) -> list[Tensor]:
+    """Raises Problem INVALID_FIELD."""
+    parsed = []
+    for each in inputs:
+        size = each.parameters.binary_data_size if each.parameters is not None else None
+        if size is None:
+            data = each.data
+            if data is None:
+                detail = f"Input `{each.name[:100]}` has neither `data` nor `binary_data_size`."
+                raise Problem(Error.INVALID_FIELD, detail, field=each.name[:100])
+            if each.datatype == "BYTES":
+                data = _decoded(each.name, data)
+            parsed.append(tensors.from_values(each.name, each.datatype, each.shape, data))
+            continue
+        if size > len(content):
+            detail = f"`binary_data_size` is {size}, but {len(content)} bytes are left"
+            raise Problem(Error.INVALID_FIELD, f"Input `{each.name[:100]}`: {detail}.")
+        parsed.append(tensors.from_bytes(each.name, each.datatype, each.shape, content[:size]))
+        content = content[size:]
+    if content:
+        detail = f"{len(content)} bytes are of no input; `binary_data_size` says how many it has."
+        raise Problem(Error.INVALID_FIELD, detail)
+    return parsed
+
+
+def _decoded(name: str, value: Any) -> Any:
+    """Decode base64 in nested lists. Raises Problem INVALID_FIELD."""
+    if isinstance(value, list):
+        return [_decoded(name, each) for each in value]
+    if not isinstance(value, str):
+        raise Problem(Error.INVALID_FIELD, f"Input `{name[:100]}`: BYTES in JSON are base64.")
+    prefix = DATA_URL.match(value)
+    try:
+        return base64.b64decode(value[prefix.end() :] if prefix else value, validate=True)
+    except ValueError as exc:
+        detail = f"Input `{name[:100]}` is not base64: {exc}. Send files as binary data, or so."
+        raise Problem(Error.INVALID_FIELD, detail, field=name[:100]) from exc
+
+
+def _requested(output: _Output) -> RequestedOutput:
+    parameters = output.parameters or _Parameters()
+    return RequestedOutput(output.name, parameters.classification, parameters.binary_data)
+
+
+def write_response(
+    head: dict[str, Any], outputs: Sequence[Tensor], request: InferRequest
+) -> tuple[bytes, dict[str, str]]:
+    """Return the body of a response and its headers. `head`: its members but the outputs."""
+    binary = {output.name: output.binary for output in request.outputs}
+    described: list[dict[str, Any]] = []
+    blobs: list[bytes] = []
+    for tensor in outputs:
+        entry = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
+        is_binary = binary.get(tensor.name)
+        if request.binary if is_binary is None else is_binary:
+            blobs.append(tensors.to_bytes(tensor))
+            described.append(entry | {"parameters": {"binary_data_size": len(blobs[-1])}})
+        else:
+            described.append(entry | {"data": tensors.to_list(tensor)})
+    text = json.dumps(head | {"outputs": described}, separators=(",", ":")).encode()
+    if not blobs:
+        return text, {"Content-Type": JSON}
+    return b"".join((text, *blobs)), {"Content-Type": BINARY, JSON_LENGTH: str(len(text))}

@@ -1,0 +1,1 @@
+"""The Open Inference Protocol, without and with the clients that others wrote."""
