@@ -1,5 +1,6 @@
 """The command line: `scmrl serve`, `classify`, `models`, `settings`, `keys`, `train`, `evaluate`,
-`calibrate`, `import`, `export`, `study`, `cochlea`, `watch` and `bench`.
+`calibrate`, `import`, `export`, `study`, `cochlea`, `watch`, `bag` and
+`bench`.
 
 Commands import heavy modules (torch, OpenCV, the web framework) themselves, so that `scmrl --help`
 is fast.
@@ -10,6 +11,7 @@ from __future__ import annotations
 import typer
 
 from service.commands import (
+    bag,
     bench,
     calibrate,
     classify,
@@ -48,4 +50,5 @@ export.register(app)
 study.register(app)
 cochlea.register(app)
 watch.register(app)
+bag.register(app)
 bench.register(app)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import base64
 import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,12 +17,12 @@ from model.config import MAX_STEPS
 from service.classification import upload_fields
 from service.classification.options import AttentionDetail, Contributions
 from service.classification.upload_fields import UploadField
-from service.commands import remote
+from service.commands import classifiers, remote
+from service.commands.classifiers import ClipClassifier
 from service.commands.device import Device
 from service.settings import WEIGHTS, default_model
 
 if TYPE_CHECKING:
-    from service.classification.local import Classifier
     from service.classification.options import Options
     from service.classification.schemas import Classification
 
@@ -200,7 +199,6 @@ def classify(
     requests = _requests(clips or [], files)
     detail: AttentionDetail = "overlay" if overlay else "grid" if as_json else "none"
     options = Options(
-        model=model if url else None,
         steps=steps,
         top_k=top_k,
         attention=detail,
@@ -212,11 +210,12 @@ def classify(
     )
     outcomes = []
     with ExitStack() as stack:
-        if url:
-            ask = _ask_server(stack, url, key)
-        else:
-            ask = _load(model or default_model(models), models, device)
-        for outcome in _outcomes(ask, requests, options):
+        classifier: ClipClassifier = (
+            classifiers.connect(stack, url, key, model)
+            if url
+            else classifiers.load(model or default_model(models), models, device)
+        )
+        for outcome in _outcomes(classifier, requests, options):
             outcomes.append(outcome)
             if as_json:
                 typer.echo(_json_line(outcome))
@@ -231,8 +230,6 @@ def classify(
 
 #: The files of one clip, by upload field.
 _Request = Mapping[str, Sequence[Path]]
-#: Classifies the files of one clip: the answer, or the document of a problem.
-_Ask = Callable[[Mapping[str, list[bytes]], "Options"], "Classification | Mapping[str, Any]"]
 
 
 def _requests(clips: Sequence[Path], files: _Request) -> list[_Request]:
@@ -251,63 +248,9 @@ def _requests(clips: Sequence[Path], files: _Request) -> list[_Request]:
     return [{_CLIP: clips, **files} if clips else files]
 
 
-def _ask_server(stack: ExitStack, url: str, key: str | None) -> _Ask:
-    """Return what asks the server; `stack` closes its connections."""
-    from service.client import Client, ProblemError
-
-    try:
-        client = stack.enter_context(Client(url, key=remote.read_key(key)))
-    except ValueError as exc:
-        raise typer.BadParameter(str(exc), param_hint="--url") from exc
-
-    def ask(
-        files: Mapping[str, list[bytes]], options: Options
-    ) -> Classification | Mapping[str, Any]:
-        with remote.reporting_errors():
-            try:
-                return remote.classify(client, files, options)
-            except ProblemError as exc:
-                return exc.problem.model_dump(exclude_none=True)
-
-    return ask
-
-
-def _load(model: str, models: Path, device: str) -> _Ask:
-    """Return what asks the checkpoint, loaded."""
-    from service.runtime import cores, gc
-    from service.runtime.torch_import import import_torch
-
-    with gc.disabled():
-        import_torch()
-        from model.checkpoint import CARD, CheckpointError
-        from service.classification.local import Classifier
-
-    cores.set_threads(cores.threads(0))
-    cores.set_opencv_threads()
-    folder = Path(model) if (Path(model) / CARD).exists() else models / model
-    try:
-        with gc.disabled():
-            classifier = Classifier(folder, device)
-    except (CheckpointError, RuntimeError, ValueError) as exc:
-        typer.echo(f"cannot use the checkpoint {model}: {exc}", err=True)
-        raise typer.Exit(1) from exc
-    return partial(_ask_checkpoint, classifier)
-
-
-def _ask_checkpoint(
-    classifier: Classifier, files: Mapping[str, list[bytes]], options: Options
-) -> Classification | Mapping[str, Any]:
-    from service.classification.upload_fields import InputFiles
-    from service.errors import Problem
-    from service.http.problem_document import make_document
-
-    try:
-        return classifier.classify(InputFiles(**files), options)
-    except Problem as exc:
-        return make_document(exc)
-
-
-def _outcomes(ask: _Ask, requests: Sequence[_Request], options: Options) -> Iterator[Outcome]:
+def _outcomes(
+    classifier: ClipClassifier, requests: Sequence[_Request], options: Options
+) -> Iterator[Outcome]:
     """Classify one after the other, under a progress bar where there are several."""
     from rich.console import Console
     from rich.progress import track
@@ -320,10 +263,10 @@ def _outcomes(ask: _Ask, requests: Sequence[_Request], options: Options) -> Iter
         disable=len(requests) < 2,
     )
     for request in tracked:
-        yield _classify(ask, request, options)
+        yield _classify(classifier, request, options)
 
 
-def _classify(ask: _Ask, request: _Request, options: Options) -> Outcome:
+def _classify(classifier: ClipClassifier, request: _Request, options: Options) -> Outcome:
     from service.errors import Error, Problem
     from service.http.problem_document import make_document
 
@@ -334,7 +277,7 @@ def _classify(ask: _Ask, request: _Request, options: Options) -> Outcome:
         prefix = "" if str(exc.filename) == str(clip) else f"{exc.filename}: "
         problem = Problem(Error.UNUSABLE, f"{prefix}{exc.strerror}.")
         return Outcome(clip, problem=make_document(problem))
-    answer = ask(files, options)
+    answer = classifier.classify(files, options)
     if isinstance(answer, Mapping):
         return Outcome(clip, problem=answer)
     return Outcome(clip, answer=answer)

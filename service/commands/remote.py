@@ -1,19 +1,13 @@
-"""Options of commands that ask a server, its answers, and how its errors end a command."""
+"""Options of commands that ask a server, and how its errors end a command."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from service.classification.options import Options
-    from service.classification.schemas import Classification
-    from service.client import Client
 
 #: The address of a server.
 Url = Annotated[
@@ -49,14 +43,3 @@ def reporting_errors() -> Iterator[None]:
     except ClientError as exc:
         typer.echo(str(exc), err=True)
         raise typer.Exit(1) from exc
-
-
-def classify(
-    client: Client, files: Mapping[str, Sequence[bytes]], options: Options
-) -> Classification:
-    """Classify the files of one clip, by upload field. Raises ClientError."""
-    from service.classification.schemas import Classification
-
-    fields: dict[str, Any] = asdict(options)
-    answer = client.classify(streams=files, **fields)
-    return Classification.model_validate(answer.model_dump())

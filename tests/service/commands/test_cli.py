@@ -45,6 +45,7 @@ COMMANDS = (
     "export",
     "cochlea",
     "watch",
+    "bag",
     "bench",
 )
 

@@ -1,0 +1,112 @@
+"""What classifies for a command: a checkpoint in this process, or a server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import typer
+
+from service.commands.remote import read_key, reporting_errors
+
+if TYPE_CHECKING:
+    from service.classification.local import Classifier
+    from service.classification.options import Options
+    from service.classification.schemas import Classification
+    from service.client import Client
+
+#: The files of one clip, by upload field.
+Files = Mapping[str, Sequence[bytes]]
+
+
+class ClipClassifier(Protocol):
+    """Classifies the files of one clip: returns the answer, or the document of the problem."""
+
+    def classify(self, files: Files, options: Options) -> Classification | Mapping[str, Any]: ...
+
+    def steps(self) -> int:
+        """Return the checkpoint's time steps T."""
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """A checkpoint in this process."""
+
+    classifier: Classifier
+
+    def classify(self, files: Files, options: Options) -> Classification | Mapping[str, Any]:
+        from service.classification.upload_fields import InputFiles
+        from service.errors import Problem
+        from service.http.problem_document import make_document
+
+        try:
+            return self.classifier.classify(InputFiles(**files), options)
+        except Problem as exc:
+            return make_document(exc)
+
+    def steps(self) -> int:
+        return self.classifier.card.steps
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server, and the name of a checkpoint there; None: its default one."""
+
+    client: Client
+    model: str | None
+
+    def classify(self, files: Files, options: Options) -> Classification | Mapping[str, Any]:
+        from service.classification.schemas import Classification
+        from service.client import ProblemError
+
+        fields: dict[str, Any] = asdict(options) | {"model": self.model}
+        with reporting_errors():
+            try:
+                answer = self.client.classify(streams=files, **fields)
+            except ProblemError as exc:
+                return exc.problem.model_dump(exclude_none=True)
+        return Classification.model_validate(answer.model_dump())
+
+    def steps(self) -> int:
+        with reporting_errors():
+            listed = self.client.models()
+        steps = {model.name: model.steps for model in listed}
+        names = [self.model] if self.model else [each.name for each in listed if each.default]
+        if not names or (known := steps.get(names[0])) is None:
+            typer.echo(f"the server has no checkpoint {self.model or ''} that is ready", err=True)
+            raise typer.Exit(1)
+        return known
+
+
+def connect(stack: ExitStack, url: str, key: str | None, model: str | None) -> Server:
+    """Return a server; `stack` closes the connections to it. Raises BadParameter."""
+    from service.client import Client
+
+    try:
+        return Server(stack.enter_context(Client(url, key=read_key(key))), model)
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc), param_hint="--url") from exc
+
+
+def load(model: str, models: Path, device: str) -> LoadedCheckpoint:
+    """Load a checkpoint, by its name among `models` or by its folder; else end the command."""
+    from service.runtime import cores, gc
+    from service.runtime.torch_import import import_torch
+
+    with gc.disabled():
+        import_torch()
+        from model.checkpoint import CARD, CheckpointError
+        from service.classification.local import Classifier
+
+    cores.set_threads(cores.threads(0))
+    cores.set_opencv_threads()
+    folder = Path(model) if (Path(model) / CARD).exists() else models / model
+    try:
+        with gc.disabled():
+            return LoadedCheckpoint(Classifier(folder, device))
+    except (CheckpointError, RuntimeError, ValueError) as exc:
+        typer.echo(f"cannot use the checkpoint {model}: {exc}", err=True)
+        raise typer.Exit(1) from exc
