@@ -41,8 +41,10 @@ MODEL_ROOMS = {
 
 
 def _modules() -> dict[str, Path]:
-    """The files of model/ and service/ by module name."""
+    """The files of model/ and service/ by module name, but what `pip install ./service/client`
+    leaves behind."""
     files = [f for package in ("model", "service") for f in (ROOT / package).rglob("*.py")]
+    files = [f for f in files if not f.is_relative_to(ROOT / "service" / "client" / "build")]
     parts = {file: file.relative_to(ROOT).with_suffix("").parts for file in files}
     return {
         ".".join(names[:-1] if names[-1] == "__init__" else names): file

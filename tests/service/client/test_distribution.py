@@ -36,7 +36,9 @@ def run(*command: object, cwd: Path | None = None) -> str:
 
 def test_its_wheel_is_installed_alone_and_needs_no_torch(tmp_path: Path) -> None:
     source, wheels, venv = (tmp_path / name for name in ("source", "wheels", "venv"))
-    shutil.copytree(FOLDER, source, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        FOLDER, source, ignore=shutil.ignore_patterns("__pycache__", "build", "*.egg-info")
+    )
     build = f"from setuptools.build_meta import build_wheel; build_wheel({str(wheels)!r})"
     run(sys.executable, "-c", build, cwd=source)
     (wheel,) = wheels.glob("scmrl_client-*.whl")
