@@ -75,7 +75,7 @@ def read_container(
         timeline = Timeline(limits, span)
         streams = dict.fromkeys(s for s in (*audio, timing_audio, video) if s is not None)
         reader = _PacketReader(container, list(streams), file, limits)
-        for packet in list(reader):  # check their number before any is decoded
+        for packet in reader.read():  # check their number before any is decoded
             if video is not None and packet.stream_index == video.index:
                 timeline.add(packet)
                 continue
@@ -179,9 +179,9 @@ def _timing_audio(container: InputContainer, audio: list[Stream]) -> Stream | No
 
 
 class _PacketReader:
-    """Iterate over the packets of streams, up to the end or to damage.
+    """Read the packets of streams, up to the end or to damage.
 
-    `is_complete`: after the iteration, whether it reached the end of the file without damage.
+    `is_complete`: after reading, whether it reached the end of the file without damage.
     """
 
     def __init__(
@@ -193,33 +193,35 @@ class _PacketReader:
         self._limits = limits
         self.is_complete = True
 
-    def __iter__(self) -> Iterator[Packet[Any]]:
+    def read(self) -> list[Packet[Any]]:
         """Raise TooLarge if there are too many packets or bytes, or demuxing takes too long."""
         if not self._streams:
-            return
+            return []
+        with self._file.measure():
+            return list(self._packets())
+
+    def _packets(self) -> Iterator[Packet[Any]]:
         packets = self._container.demux(self._streams)
         remaining_bytes = len(self._file.data) + self._limits.max_inflated_bytes
         max_packets = self._limits.scale_to_duration(_PACKETS_PER_MINUTE)
         for _ in range(max_packets):
             try:
-                self._file.start_clock()
                 packet = next(packets, None)
-                self._file.stop_clock()
-            except (MemoryError, TooLarge):
+            except MemoryError:
                 raise
             except Exception:  # packets before the damage count
-                self._file.stop_clock()
                 self.is_complete = False
                 return
             if packet is None:
                 return
-            remaining_bytes -= packet.size
+            size = packet.size
+            remaining_bytes -= size
             if remaining_bytes < 0:  # Matroska's packets may be compressed
                 raise TooLarge(
                     "its packets are too large when inflated; at most the size of the file and "
                     f"{self._limits.max_inflated_bytes} bytes are accepted (max_inflated_bytes)"
                 )
-            if packet.size:
+            if size:
                 self.is_complete = not packet.is_corrupt
                 yield packet
         raise TooLarge(

@@ -23,6 +23,8 @@ from model.media.types import Clip, Limits, MediaError, Sound, TooLarge, Unknown
 #: FLAC and MP3. PyAV reads these first. soundfile reads all others first: it supports more sound
 #: formats.
 _MAY_HAVE_PICTURES = (b"OggS", b"fLaC", b"ID3", b"\xff")
+#: Signatures of containers that soundfile does not read: (offset, bytes).
+_NEVER_SOUND_FILES = ((0, b"\x1a\x45\xdf\xa3"), (4, b"ftyp"))
 _NO_PICTURE = "there is no picture in it"
 
 
@@ -59,7 +61,8 @@ def read_recording(data: bytes, request: ReadRequest) -> Clip:
         return _read_chained_ogg(data, links, request)
     if data.startswith(_MAY_HAVE_PICTURES) and not ogg.is_one_sound(data):
         return _read_container_first(data, request)
-    sound = read_sound_file(data, request.limits)
+    is_container = any(data.startswith(signature, at) for at, signature in _NEVER_SOUND_FILES)
+    sound = None if is_container else read_sound_file(data, request.limits)
     if sound is None:
         return _read_container(data, request)
     if not sound.complete and request.sound:

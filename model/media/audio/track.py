@@ -25,6 +25,11 @@ _UNSAFE_PLANES = 8
 _LATE_RATES = ("mp1", "mp2", "mp3")
 #: A sound that is shorter than its header says by more than this, in seconds, lacks packets.
 _MAX_MISSING_S = 0.05
+#: Samples, over all channels, that FFmpeg collects before they are converted at once.
+_COLLECTED_SAMPLES = 1 << 18
+
+#: Rate in Hz, number of channels, and the frame's own rate, format and layout.
+_FrameKind = tuple[int, int, int, str, str]
 
 
 class TrackDecoder:
@@ -38,6 +43,10 @@ class TrackDecoder:
         self._stream = stream
         self._limits = limits
         self._segments: list[_Segment] = []
+        # Frames of one kind are collected by FFmpeg, which takes a third of the time in which
+        # NumPy copies the samples of each: a clip has a hundred small frames.
+        self._fifo: av.AudioFifo | None = None
+        self._kind: _FrameKind | None = None
         self._seconds = 0.0
         self._complete = True
         self._converters: dict[tuple[str, str, int], av.AudioResampler] = {}
@@ -50,9 +59,10 @@ class TrackDecoder:
     def sound(self) -> tuple[Sound | None, str | None]:
         """Return the sound, after the last packet; or None and the problem. Raises as `add`."""
         self._decode(None)  # flush the decoder
+        self._convert_collected()
         if not self._segments:
             return None, "its sound is damaged or empty: nothing could be decoded"
-        sounds = [Sound(np.concatenate(s.blocks, axis=1), s.rate) for s in self._segments]
+        sounds = [Sound(segment.samples, segment.rate) for segment in self._segments]
         complete = self._complete and not self._is_short()
         sound = concatenate(sounds, self._limits, complete=complete)
         return (sound, None) if np.isfinite(sound.samples).all() else (None, NOT_FINITE)
@@ -70,33 +80,49 @@ class TrackDecoder:
             rate = frame.sample_rate
             if context.codec.canonical_name in _LATE_RATES:
                 rate = context.sample_rate
-            samples = self._frame_samples(frame)
-            if samples is not None and samples.shape[1]:
-                self._append(samples, rate)
+            if frame.samples:
+                self._append(frame, rate)
 
-    def _append(self, samples: Float32Array, rate: int) -> None:
-        channels, length = samples.shape
-        self._seconds += length / rate if rate > 0 else 0
+    def _append(self, frame: AudioFrame, rate: int) -> None:
+        layout, count = frame.layout, frame.samples
+        channels = layout.nb_channels
+        seconds = self._seconds + (count / rate if rate > 0 else 0)
         # The total length at this frame's rate; exact unless the rate changes.
-        check_sound(rate, channels, round(self._seconds * rate), self._limits)
+        check_sound(rate, channels, round(seconds * rate), self._limits)
+        kind = rate, channels, frame.sample_rate, frame.format.name, layout.name
+        try:
+            if kind != self._kind:
+                self._convert_collected()
+                self._kind = kind
+                self._fifo = av.AudioFifo() if _is_convertible(frame) else None
+            if self._fifo is None:
+                self._add_block(self._convert_by_ffmpeg(frame), rate)
+            else:
+                frame.pts = None  # gaps are not filled
+                self._fifo.write(frame)
+                if self._fifo.samples * channels >= _COLLECTED_SAMPLES:
+                    self._convert_collected()
+        except (ValueError, av.error.FFmpegError):  # it cannot be converted
+            self._complete = False
+            return
+        self._seconds = seconds
+
+    def _convert_collected(self) -> None:
+        """Convert the collected frames to a block of their segment."""
+        frame = self._fifo.read() if self._fifo is not None else None
+        if frame is not None and self._kind is not None:
+            self._add_block(_to_float32(frame), self._kind[0])
+
+    def _add_block(self, samples: Float32Array | None, rate: int) -> None:
+        """Add samples [channels, n] to the segment, or to a new one where rate or channels
+        change."""
+        if samples is None:
+            return
         last = self._segments[-1] if self._segments else None
-        if last is None or (last.rate, last.channels) != (rate, channels):
-            last = _Segment(rate, channels)
+        if last is None or (last.rate, last.channels) != (rate, len(samples)):
+            last = _Segment(rate, len(samples))
             self._segments.append(last)
         last.blocks.append(samples)
-
-    def _frame_samples(self, frame: AudioFrame) -> Float32Array | None:
-        """Return samples [channels, n]; None if they cannot be converted."""
-        try:
-            if frame.format.is_planar and frame.layout.nb_channels >= _UNSAFE_PLANES:
-                return self._convert_by_ffmpeg(frame)
-            try:
-                return _to_float32(frame)
-            except ValueError:  # a sample format that PyAV does not support
-                return self._convert_by_ffmpeg(frame)
-        except (ValueError, av.error.FFmpegError):
-            self._complete = False
-            return None
 
     def _convert_by_ffmpeg(self, frame: AudioFrame) -> Float32Array | None:
         """Return samples [channels, n], converted to interleaved floats by FFmpeg."""
@@ -120,6 +146,11 @@ class _Segment:
         self.rate = rate
         self.channels = channels
         self.blocks: list[Float32Array] = []
+
+    @property
+    def samples(self) -> Float32Array:
+        """All blocks as one."""
+        return self.blocks[0] if len(self.blocks) == 1 else np.concatenate(self.blocks, axis=1)
 
 
 def concatenate(sounds: Sequence[Sound], limits: Limits, *, complete: bool) -> Sound:
@@ -173,6 +204,15 @@ def check_sound(rate: int, channels: int, length: int, limits: Limits) -> None:
 _DTYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "flt": "f4", "dbl": "f8"}
 
 
+def _is_convertible(frame: AudioFrame) -> bool:
+    """Return whether `_to_float32` can convert a frame's samples."""
+    name = frame.format.name
+    is_planar = name.endswith("p")
+    return name.removesuffix("p") in _DTYPES and not (
+        is_planar and frame.layout.nb_channels >= _UNSAFE_PLANES
+    )
+
+
 def _to_float32(frame: AudioFrame) -> Float32Array:
     """Return samples [channels, n] in [-1, 1]. Raises ValueError for unsupported formats."""
     values = _to_ndarray(frame)
@@ -188,10 +228,7 @@ def _to_float32(frame: AudioFrame) -> Float32Array:
 
 
 def _to_ndarray(frame: AudioFrame) -> NDArray[Any]:
-    """Return a frame's samples [channels, n] as they are, a copy.
-
-    As `AudioFrame.to_ndarray` does, in half of its time: a clip has a hundred small frames.
-    """
+    """Return a frame's samples [channels, n] as they are; a single channel is not copied."""
     name = frame.format.name
     dtype = _DTYPES.get(name.removesuffix("p"))
     if dtype is None:
@@ -200,8 +237,6 @@ def _to_ndarray(frame: AudioFrame) -> NDArray[Any]:
     planes: Any = frame.planes  # buffers, which their annotation does not say
     if not frame.format.is_planar:
         interleaved = np.frombuffer(planes[0], dtype, count * channels)
-        return interleaved.reshape(-1, channels).T.copy()
-    samples = np.empty((len(planes), count), dtype)
-    for row, plane in zip(samples, planes, strict=True):
-        row[:] = np.frombuffer(plane, dtype, count)
-    return samples
+        return np.ascontiguousarray(interleaved.reshape(-1, channels).T)
+    rows = [np.frombuffer(plane, dtype, count) for plane in planes]
+    return rows[0][None] if channels == 1 else np.stack(rows)

@@ -134,8 +134,12 @@ class Timeline:
         unit = self._sound_unit
         if unit is None:
             return []
+        numerator, denominator = unit.numerator, unit.denominator
         return [
-            (to_seconds(stamp, unit), to_seconds(stamp + max(0, length or 0), unit))
+            (
+                stamp * numerator / denominator,
+                (stamp + max(0, length or 0)) * numerator / denominator,
+            )
             for stamp, length in self._sound_stamps
             if stamp is not None
         ]
