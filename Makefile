@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 LOCK ?= requirements.lock
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --quiet $(LOCK:%=--constraint %)
 
-.PHONY: help serve test quick wheel lock lint fuzz attacks audit sbom pin-base try-image try-python try-aarch64 \
+.PHONY: help serve test quick wheel lock protos lint fuzz attacks audit sbom pin-base try-image try-python try-aarch64 \
 	clean
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make try-aarch64  resolve the runtime dependencies for 64-bit ARM (.ci/try_aarch64.py)"
 	@echo "make wheel   a wheel with the embedded checkpoint, in dist/"
 	@echo "make lock    write requirements.lock and the image's hashes anew, with the newest versions that pyproject.toml allows; KEEP=1 keeps those that are there"
+	@echo "make protos  write the descriptors of service/grpc_api/*.proto"
 	@echo "make audit   ask an index of advisories about every version of requirements.lock"
 	@echo "make sbom    list the image's packages as CycloneDX: dist/sbom-cpu.json, dist/sbom-cuda.json"
 	@echo "make pin-base  write the digest of the image's base into docker/Dockerfile"
@@ -64,6 +65,11 @@ lock: $(VENV)/.dev
 	$(HASH) --no-emit-package torch --output-file docker/requirements.txt docker/packages.txt
 	grep -E '^(torch|triton|(nvidia|cuda)-[^=]+)==' requirements.lock \
 		| $(HASH) --output-file docker/requirements-cuda.txt -
+
+# The descriptors that the service reads; tests compare them with the .proto files.
+protos: $(VENV)/.dev
+	cd service/grpc_api && $(CURDIR)/$(BIN)/python -m grpc_tools.protoc -I . \
+		--descriptor_set_out=protos.binpb open_inference.proto health.proto
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
+from service.classification.served import ServedClassifier
 from service.decoding.fork_server import DecodeLimits
 from service.decoding.pool import DecoderPool
 from service.errors import StartupError
@@ -30,14 +32,18 @@ from service.keys.keyring import Keyring
 from service.lifespan import make_lifespan
 from service.observability import traces
 from service.observability.metrics import Metrics
+from service.observability.request_log import RequestLog
 from service.observability.state_metrics import StateMetrics
-from service.request_record import CompletedRequest
 from service.runtime import cores
+from service.runtime.upload_budget import UploadBudget
 from service.server.connections import Connections
 from service.server.listener import connections_within_file_limit
 from service.server.refusal import refuse
 from service.settings import MIB, Settings
 from service.streaming.slots import SessionSlots
+
+if TYPE_CHECKING:
+    from service.grpc_api.server import GrpcServer
 
 log = logging.getLogger("scmrl.app")
 
@@ -66,12 +72,15 @@ def create_app(
     admission = KeyAdmission(keyring)
     state = _make_state(settings, admission, fail)
     tracing = traces.from_environment(VERSION)
+    request_log = RequestLog(state.metrics.measure, None if tracing is None else tracing.record)
+    uploads = UploadBudget(settings.max_total_upload_bytes)
+    make_grpc = _grpc_of(state, uploads, request_log) if settings.grpc_port else None
     app = FastAPI(
         title="scmrl",
         summary="Spiking audio-visual classification",
         description=openapi.DESCRIPTION,
         version=VERSION,
-        lifespan=make_lifespan(state, keyring, tracing, on_ready, fail),
+        lifespan=make_lifespan(state, keyring, tracing, make_grpc, on_ready, fail),
         docs_url=None,
         redoc_url=None,
         # Relative to the description's own URL, which works behind a proxy that strips a prefix.
@@ -79,10 +88,9 @@ def create_app(
         root_path_in_servers=False,
     )
     app.state.scmrl = state
-    measure, trace = state.metrics.measure, tracing.record if tracing is not None else None
-    _add_middleware(app, state, measure, trace)
+    _add_middleware(app, state, uploads, request_log)
     # For requests that the server rejects before they reach the app: the same log and headers.
-    app.state.refuse = SecurityHeaders(AccessLog(refuse, measure, trace))
+    app.state.refuse = SecurityHeaders(AccessLog(refuse, request_log))
     error_responses.install(app)
     for router in ROUTERS:
         app.include_router(router)
@@ -114,8 +122,8 @@ def _make_state(
 def _add_middleware(
     app: FastAPI,
     state: State,
-    measure: Callable[[CompletedRequest], None],
-    trace: Callable[[CompletedRequest], str | None] | None,
+    uploads: UploadBudget,
+    request_log: RequestLog,
 ) -> None:
     """Add middleware from the innermost to the outermost, which sees a request first."""
     settings = state.settings
@@ -125,7 +133,7 @@ def _add_middleware(
     app.add_middleware(
         BodyLimit,
         max_bytes=settings.max_body_bytes,
-        max_total_bytes=settings.max_total_upload_bytes,
+        budget=uploads,
         max_seconds=settings.upload_timeout_s,
         min_rate=settings.upload_min_rate,
     )
@@ -147,9 +155,33 @@ def _add_middleware(
             expose_headers=("Retry-After", "X-Request-ID"),
         )
     # Outside everything that can fail or reject: it logs and counts, and answers bugs with 500.
-    app.add_middleware(AccessLog, measure=measure, trace=trace)
+    app.add_middleware(AccessLog, request_log=request_log)
     # Outermost, so that those 500 responses have the headers too.
     app.add_middleware(SecurityHeaders)
+
+
+def _grpc_of(
+    state: State, uploads: UploadBudget, request_log: RequestLog
+) -> Callable[[], GrpcServer]:
+    """Return a function that makes the server of gRPC; it raises StartupError without grpcio."""
+
+    def make() -> GrpcServer:
+        try:
+            from service.grpc_api.server import GrpcServer
+        except ImportError as exc:
+            detail = f"SCMRL_GRPC_PORT needs the extra grpc (pip install 'scmrl[grpc]'): {exc}"
+            raise StartupError(detail, misused=True) from exc
+        classifier = ServedClassifier(state.in_flight, state.decoders, state.settings)
+        return GrpcServer(
+            state.models,
+            lambda: not state.not_ready_reason(),
+            classifier,
+            state.keys,
+            uploads,
+            request_log,
+        )
+
+    return make
 
 
 def _once(on_failure: Callable[[StartupError], None]) -> Callable[[StartupError], None]:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
@@ -19,18 +20,22 @@ from service.observability.traces import Traces
 from service.runtime import gc, switch_interval
 from service.runtime.daemon_thread import in_thread
 
+if TYPE_CHECKING:
+    from service.grpc_api.server import GrpcServer
+
 
 def make_lifespan(
     state: State,
     keyring: Keyring,
     tracing: Traces | None,
+    make_grpc: Callable[[], GrpcServer] | None,
     on_ready: Callable[[], None],
     on_failure: Callable[[StartupError], None],
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     """Return the lifespan of an app.
 
-    It starts the decoders, the watches and the loading of checkpoints in the background, and stops
-    them in the order of their dependencies.
+    It starts the decoders, the watches, the server of gRPC and the loading of checkpoints in the
+    background, and stops them in the order of their dependencies.
     """
     models, decoders = state.models, state.decoders
 
@@ -41,9 +46,12 @@ def make_lifespan(
         for watch in (models.watch_workers, models.watch_files, decoders.watch, keyring.watch):
             threading.Thread(target=watch, name="scmrl-watch", daemon=True).start()
         loading = asyncio.create_task(_load(state, on_ready, on_failure))
+        grpc_server = await _start_grpc(make_grpc, on_failure)
         try:
             yield
         finally:
+            if grpc_server is not None:
+                await grpc_server.stop()
             keyring.stop()
             await asyncio.to_thread(models.stop)  # it waits for running batches
             loading.cancel()  # its thread ends when it detects that the service stops
@@ -54,6 +62,21 @@ def make_lifespan(
                 await asyncio.to_thread(tracing.stop)
 
     return lifespan
+
+
+async def _start_grpc(
+    make: Callable[[], GrpcServer] | None, on_failure: Callable[[StartupError], None]
+) -> GrpcServer | None:
+    """Make and start the server of gRPC, where there is one to be."""
+    if make is None:
+        return None
+    try:
+        server = make()
+        await server.start()
+    except StartupError as exc:
+        on_failure(exc)
+        return None
+    return server
 
 
 async def _load(

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 #: Id of the current request, in its task and in the threads that work for it.
 request_id: ContextVar[str | None] = ContextVar("scmrl_request_id", default=None)
 
-_QUIET = frozenset({"/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
+#: Health checks and scrapes.
+_QUIET = frozenset(
+    {"/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready",
+     "/grpc.health.v1.Health/Check", "/inference.GRPCInferenceService/ServerLive",
+     "/inference.GRPCInferenceService/ServerReady"}
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -143,6 +143,14 @@ class Settings(BaseSettings):
 
     host: str = setting(Topic.NETWORK, "127.0.0.1", "Address to listen on")
     port: int = setting(Topic.NETWORK, 8000, "Port to listen on; 0: any free port", ge=0, le=65535)
+    grpc_port: int = setting(
+        Topic.NETWORK,
+        0,
+        "Port to listen on for gRPC (Open Inference Protocol); needs the extra grpc",
+        zero="off",
+        ge=0,
+        le=65535,
+    )
     page: bool = setting(
         Topic.NETWORK,
         True,

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 #: Rooms of the service, each of which may import only those after it.
 ROOMS = (
-    "cli", "commands", "bench", "app", "lifespan", "server", "http", "observability",
+    "cli", "commands", "bench", "app", "lifespan", "server", "http", "grpc_api", "observability",
     "streaming", "open_inference", "classification", "decoding", "inference", "keys", "runtime",
     "settings_messages", "settings", "client",
 )  # fmt: skip

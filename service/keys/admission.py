@@ -23,6 +23,17 @@ class KeyAdmission:
         """The current keys."""
         return self._keyring.keys
 
+    def admit(self, secret: bytes | None) -> Key | None:
+        """Find and count the key of a request; None where no key is needed.
+
+        Raises Problem KEY_NEEDED or RATE_LIMIT.
+        """
+        if not self.keys.api:
+            return None
+        key = self.find(secret)
+        self.count(key)
+        return key
+
     def find(self, secret: bytes | None) -> Key:
         """Return the key of this secret. Raises Problem KEY_NEEDED."""
         if secret is None:

@@ -69,7 +69,8 @@ def packages() -> list[str]:
 
 def asked_for() -> list[Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lines = [*project["dependencies"], *project["optional-dependencies"]["otel"]]
+    extras = project["optional-dependencies"]
+    lines = [*project["dependencies"], *extras["grpc"], *extras["otel"]]
     return [Requirement(line) for line in lines]
 
 

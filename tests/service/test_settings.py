@@ -51,7 +51,7 @@ def test_every_number_has_a_unit_and_finite_bounds(name: str) -> None:
     assert all(math.isfinite(limit) and limit >= 0 for limit in bounds.values())
     assert bounds["le"] <= 1 << 40
     extra = NUMBERS[name].json_schema_extra
-    assert name == "port" or (isinstance(extra, dict) and extra["unit"])
+    assert name in ("port", "grpc_port") or (isinstance(extra, dict) and extra["unit"])
     assert describe_bounds(NUMBERS[name])
 
 

@@ -7,7 +7,6 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -17,19 +16,13 @@ from starlette.websockets import WebSocketDisconnect
 from service.errors import Error, Problem
 from service.http.error_responses import send_problem
 from service.observability.logs import Event
+from service.observability.request_log import CLIENT_GONE, RequestLog
 from service.request_record import CompletedRequest, RequestRecord, request_id
 
 log = logging.getLogger("scmrl.access")
 
 #: Ids that clients may choose: without line ends, which could forge a line of the log.
 _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-
-#: Status in the log, as in nginx's, of a client that disconnected; it is never sent.
-CLIENT_GONE = 499
-
-#: Errors of clients that send no valid HTTP: broken or hostile ones. Logged as warnings.
-_INVALID_HTTP = frozenset({Error.MALFORMED, Error.HEAD_TIMEOUT, Error.HEAD_TOO_LARGE})
-
 
 #: Codes that a WebSocket is closed with where its route returned without, or failed (RFC 6455).
 _DONE, _FAILED = 1000, 1011
@@ -38,8 +31,7 @@ _DONE, _FAILED = 1000, 1011
 class AccessLog:
     """Set `request.state.id`, send it as X-Request-ID, log one line for each request.
 
-    Routes fill in `request.state.record`. `measure` is called with each completed request; `trace`
-    is called with it too, and returns the id of the trace that it recorded.
+    Routes fill in `request.state.record`.
 
     A WebSocket is one request, with status 101 and the code that it was closed with; it is
     completed when it ends. `request.state.accepted` says whether it has been accepted.
@@ -48,12 +40,10 @@ class AccessLog:
     def __init__(
         self,
         app: ASGIApp,
-        measure: Callable[[CompletedRequest], None],
-        trace: Callable[[CompletedRequest], str | None] | None = None,
+        request_log: RequestLog,
     ) -> None:
         self.app = app
-        self._measure = measure
-        self._trace = trace
+        self._request_log = request_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -111,20 +101,9 @@ class AccessLog:
             elif state["accepted"] and "close_code" not in record.notes:
                 await send_with_id({"type": "websocket.close", "code": _FAILED})
         finally:
-            self._complete(_completed(scope, CLIENT_GONE if status is None else status, started))
+            status = CLIENT_GONE if status is None else status
+            self._request_log.complete(_completed(scope, status, started))
             request_id.reset(token)
-
-    def _complete(self, request: CompletedRequest) -> None:
-        self._measure(request)
-        trace_id = self._trace(request) if self._trace is not None else None
-        log.log(_level(request), _line(request, trace_id))
-
-
-def _level(request: CompletedRequest) -> int:
-    if request.quiet:
-        return logging.DEBUG
-    is_invalid_http = request.problem is not None and request.problem.error in _INVALID_HTTP
-    return logging.WARNING if is_invalid_http else logging.INFO
 
 
 def _request_id(headers: Headers) -> str:
@@ -147,12 +126,3 @@ def _completed(scope: Scope, status: int, started: float) -> CompletedRequest:
         record=state["record"],
         problem=state["problem"],
     )
-
-
-def _line(request: CompletedRequest, trace_id: str | None) -> Event:
-    fields = dict(request.fields)
-    if trace_id is not None:
-        fields["trace_id"] = trace_id
-    in_message = ("id", "method", "path", "status", "duration_ms")
-    message = "{method} {path!r} {status} {duration_ms:.1f}ms".format(**fields)
-    return Event(message, fields, {n: v for n, v in fields.items() if n not in in_message})

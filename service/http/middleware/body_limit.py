@@ -8,6 +8,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import Error, Problem
+from service.runtime.upload_budget import UploadBudget
 
 #: Seconds from a body's start in which no minimum rate applies.
 _GRACE_S = 10.0
@@ -17,12 +18,12 @@ class BodyLimit:
     """Raise a Problem for a body beyond a limit, while it is read.
 
     - `max_bytes`: of one body.
-    - `max_total_bytes`: of the bodies of all requests that are not answered yet.
+    - `budget`: of the bodies of all requests that are not answered yet.
     - `max_seconds`: from a body's start to its end.
     - `min_rate`: in bytes per second, after the first seconds.
 
-    `request.state.reserve` counts bytes that a body takes beyond its own towards `max_total_bytes`
-    until the request is answered: those of a compressed one.
+    `request.state.reserve` counts bytes that a body takes beyond its own towards the budget until
+    the request is answered: those of a compressed one.
 
     Starlette's RequestBodyLimitMiddleware replaces the app's response with a plain-text 413; here
     the error is a problem document with the limit and the size.
@@ -32,16 +33,15 @@ class BodyLimit:
         self,
         app: ASGIApp,
         max_bytes: int,
-        max_total_bytes: int,
+        budget: UploadBudget,
         max_seconds: float,
         min_rate: float,
     ) -> None:
         self.app = app
         self.max_bytes = max_bytes
-        self.max_total_bytes = max_total_bytes
+        self.budget = budget
         self.max_seconds = max_seconds
         self.min_rate = min_rate
-        self._total_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -62,33 +62,22 @@ class BodyLimit:
             message = await self._in_time(receive, started, received)
             size = len(message.get("body", b""))
             ended = not message.get("more_body", False)
-            received += size
-            self._total_bytes += size
-            if received > self.max_bytes:
+            if received + size > self.max_bytes:
                 raise self._too_large("is larger")
-            self._check_total()
+            received += size
+            self.budget.add(size)
             return message
 
         def reserve(size: int) -> None:
             nonlocal reserved
             reserved += size
-            self._total_bytes += size
-            self._check_total()
+            self.budget.add(size)
 
         scope["state"]["reserve"] = reserve
         try:
             await self.app(scope, receive_within_limits, send)
         finally:
-            self._total_bytes -= received + reserved
-
-    def _check_total(self) -> None:
-        """Raises Problem FULL."""
-        if self._total_bytes > self.max_total_bytes:
-            detail = (
-                f"The uploads of all clients together exceed {self.max_total_bytes} bytes "
-                "(SCMRL_MAX_TOTAL_UPLOAD_BYTES). Retry after the time in Retry-After."
-            )
-            raise Problem(Error.FULL, detail, retry_after_s=1)
+            self.budget.remove(received + reserved)
 
     async def _in_time(self, receive: Receive, started: float, received: int) -> Message:
         """Receive the next message. Raises Problem UPLOAD_TIMEOUT."""

@@ -18,6 +18,8 @@ from service.errors import Error, Problem
 from service.http import error_responses
 from service.http.middleware.access_log import AccessLog
 from service.http.middleware.body_limit import BodyLimit
+from service.observability.request_log import RequestLog
+from service.runtime.upload_budget import UploadBudget
 from service.server.connection import Connection
 from service.server.connections import Connections
 from service.server.limits import ConnectionLimits
@@ -144,9 +146,13 @@ def app_of(edge: Edge, min_rate: int) -> FastAPI:
     app = FastAPI(openapi_url=None)
     error_responses.install(app)
     app.add_middleware(
-        BodyLimit, max_bytes=10**7, max_total_bytes=10**8, max_seconds=WITHIN_S, min_rate=min_rate
+        BodyLimit,
+        max_bytes=10**7,
+        budget=UploadBudget(10**8),
+        max_seconds=WITHIN_S,
+        min_rate=min_rate,
     )
-    app.add_middleware(AccessLog, measure=lambda answered: None)
+    app.add_middleware(AccessLog, request_log=RequestLog(lambda answered: None))
 
     @app.api_route("/echo", methods=["GET", "HEAD", "POST"])
     async def echo(request: Request) -> Response:
@@ -219,7 +225,7 @@ def running_edge(
     app = app_of(edge, min_rate)
     server = make_server(
         app,
-        AccessLog(refuse, measure=lambda answered: None),
+        AccessLog(refuse, RequestLog(lambda answered: None)),
         edge.connections,
         ConnectionLimits(**limits),
         keep_alive_s=keep_alive_s,

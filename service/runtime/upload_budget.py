@@ -1,0 +1,43 @@
+"""The bytes of all uploads in memory, of every protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from service.errors import Error, Problem
+
+
+class UploadBudget:
+    """Counts the bytes of requests that are not answered yet, up to `max_bytes`. Used by the event
+    loop alone."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.total = 0
+
+    def add(self, size: int) -> None:
+        """Count bytes; they count until `remove`, also where they are too many.
+
+        Raises Problem FULL where they are.
+        """
+        self.total += size
+        if self.total > self.max_bytes:
+            detail = (
+                f"The uploads of all clients together exceed {self.max_bytes} bytes "
+                "(SCMRL_MAX_TOTAL_UPLOAD_BYTES). Retry after the time in Retry-After."
+            )
+            raise Problem(Error.FULL, detail, retry_after_s=1)
+
+    def remove(self, size: int) -> None:
+        """Forget bytes that were counted."""
+        self.total -= size
+
+    @contextmanager
+    def hold(self, size: int) -> Iterator[None]:
+        """Count bytes until the block ends. Raises Problem FULL."""
+        try:
+            self.add(size)
+            yield
+        finally:
+            self.remove(size)
