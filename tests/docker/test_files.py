@@ -47,10 +47,52 @@ def test_compose_has_the_shape_that_compose_reads() -> None:
     run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", DOCKER / "compose.yaml")
 
 
-@pytest.mark.parametrize("version", ["1.30", kubernetes_validate.latest_version()])
+VERSIONS = ["1.30", kubernetes_validate.latest_version()]
+#: What KServe's predictors have beside a pod's members (ComponentExtensionSpec of v1beta1).
+KSERVE = {"minReplicas", "maxReplicas", "scaleMetric", "scaleTarget", "timeout"}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
 def test_manifests_have_the_shape_that_kubernetes_reads(path: Path, version: str) -> None:
     kubernetes_validate.validate(read(path), version, strict=True)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_predictor_of_kserve_is_a_pod_that_kubernetes_reads(version: str) -> None:
+    """KServe's own schema is in none of the packages here; the rest is a pod's."""
+    whole = read(DOCKER / "kserve" / "inferenceservice.yaml")
+    assert (whole["apiVersion"], whole["kind"]) == (
+        "serving.kserve.io/v1beta1",
+        "InferenceService",
+    )
+    assert set(whole["spec"]) == {"predictor"}
+    predictor = whole["spec"]["predictor"]
+    numbers = [predictor[name] for name in KSERVE - {"scaleMetric"}]
+    assert all(type(number) is int for number in numbers)
+    pod = {name: value for name, value in predictor.items() if name not in KSERVE}
+    kubernetes_validate.validate(
+        {"apiVersion": "v1", "kind": "Pod", "metadata": whole["metadata"], "spec": pod},
+        version,
+        strict=True,
+    )
+
+
+def test_kserve_runs_the_pod_of_the_deployment() -> None:
+    predictor = read(DOCKER / "kserve" / "inferenceservice.yaml")["spec"]["predictor"]
+    pod = manifest("deployment")["template"]["spec"]
+    (container,), (other,) = predictor["containers"], pod["containers"]
+    assert container["name"] == "kserve-container"
+    for name in ("image", "env", "resources", "securityContext", "volumeMounts"):
+        assert container[name] == other[name], name
+    for name in ("securityContext", "volumes", "terminationGracePeriodSeconds"):
+        assert predictor[name] == pod[name], name
+    (port,) = container["ports"]
+    assert (port["name"], port["containerPort"]) == ("http1", Settings().port)
+    for probe in ("livenessProbe", "readinessProbe"):
+        assert container[probe]["httpGet"]["port"] == Settings().port
+    assert predictor["timeout"] > Settings().request_deadline_s
+    assert predictor["scaleTarget"] < Settings().queue_length
 
 
 def test_kustomization_names_every_manifest() -> None:
