@@ -21,6 +21,10 @@ JSON_LENGTH = "Inference-Header-Content-Length"
 JSON, BINARY = "application/json", "application/octet-stream"
 
 
+#: Most commas in the JSON, of which there is one for each number: parsing holds up other requests.
+_MAX_COMMAS = 2_000_000
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
@@ -63,6 +67,9 @@ def parse_request(body: bytes, json_length: str | None, max_json_bytes: int) -> 
     if length > max_json_bytes:
         detail = f"The JSON has at most {max_json_bytes} bytes (SCMRL_MAX_JSON_MIB)"
         raise Problem(Error.TOO_LARGE, f"{detail}; send larger tensors as binary data.")
+    if body.count(b",", 0, length) > _MAX_COMMAS:
+        detail = f"The JSON has more than {_MAX_COMMAS} values; send tensors as binary data."
+        raise Problem(Error.TOO_LARGE, detail)
     content = memoryview(body)
     try:
         request = _Request.model_validate_json(bytes(content[:length]))

@@ -19,6 +19,8 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "FP32": np.dtype("<f4"),
     "UINT8": np.dtype(np.uint8),
 }
+#: Most dimensions, and most elements of BYTES: each costs more than its bytes.
+_MAX_DIMENSIONS, _MAX_FILES = 8, 100_000
 #: The length in front of each element of BYTES.
 _LENGTH = struct.Struct("<I")
 
@@ -39,7 +41,7 @@ class Tensor:
 
 def from_values(name: str, datatype: str, shape: Sequence[int], values: Any) -> Tensor:
     """Return the tensor of values in nested or flat sequences. Raises Problem INVALID_FIELD."""
-    dtype = _dtype(name, datatype)
+    dtype, _ = _check(name, datatype, shape)
     if datatype == "BYTES":
         return Tensor(name, datatype, _shaped(name, shape, _objects(list(_flat(values)))))
     try:
@@ -55,10 +57,11 @@ def from_values(name: str, datatype: str, shape: Sequence[int], values: Any) -> 
 def from_bytes(name: str, datatype: str, shape: Sequence[int], content: memoryview) -> Tensor:
     """Return the tensor of its bytes: numbers little-endian, elements of BYTES each after its
     length in 4 bytes. Raises Problem INVALID_FIELD."""
-    dtype = _dtype(name, datatype)
+    dtype, count = _check(name, datatype, shape)
     if datatype == "BYTES":
-        elements, rest = [], content
-        while rest:
+        elements: list[bytes] = []
+        rest = content
+        while rest and len(elements) <= count:
             size = _LENGTH.unpack_from(rest)[0] if len(rest) >= _LENGTH.size else len(rest)
             if len(rest) < _LENGTH.size + size:
                 raise _invalid(name, "an element of BYTES is longer than what was sent")
@@ -91,10 +94,17 @@ def texts(name: str, rows: Sequence[Sequence[str]]) -> Tensor:
     return Tensor(name, "BYTES", values.reshape(len(rows), len(rows[0])))
 
 
-def _dtype(name: str, datatype: str) -> np.dtype[Any]:
+def _check(name: str, datatype: str, shape: Sequence[int]) -> tuple[np.dtype[Any], int]:
+    """Return the dtype and the number of elements. Raises Problem INVALID_FIELD."""
     if datatype not in DTYPES:
         raise _invalid(name, f"its datatype is {datatype[:20]!r}, not one of {', '.join(DTYPES)}")
-    return DTYPES[datatype]
+    if not 1 <= len(shape) <= _MAX_DIMENSIONS or min(shape) < 1 or max(shape) >= 1 << 31:
+        detail = f"its shape is {str(list(shape[:_MAX_DIMENSIONS]))[:100]}; it must have 1 to"
+        raise _invalid(name, f"{detail} {_MAX_DIMENSIONS} dimensions of 1 or more")
+    count = math.prod(shape)
+    if datatype == "BYTES" and count > _MAX_FILES:
+        raise _invalid(name, f"it has {count} elements; at most {_MAX_FILES} are accepted")
+    return DTYPES[datatype], count
 
 
 def _objects(elements: Sequence[bytes]) -> NDArray[Any]:
@@ -113,11 +123,9 @@ def _flat(values: Any) -> Any:
 
 def _shaped(name: str, shape: Sequence[int], values: NDArray[Any]) -> NDArray[Any]:
     """Raises Problem INVALID_FIELD."""
-    if min(shape, default=0) < 1 or math.prod(shape) != values.size:
-        detail = f"its shape is {list(shape)[:8]}, but it has {values.size} elements"
+    if math.prod(shape) != values.size:
+        detail = f"its shape is {list(shape)}, but it has {values.size} elements"
         raise _invalid(name, detail)
-    if len(shape) > 8:
-        raise _invalid(name, f"it has {len(shape)} dimensions; at most 8 are accepted")
     return values.reshape(shape)
 
 

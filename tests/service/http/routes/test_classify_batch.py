@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from service.app import create_app
 from service.settings import Settings
 from tests.service.conftest import CLIPS
 from tests.service.media_files import tone, wav
-from tests.service.running_server import listening, until_ready
+from tests.service.running_server import listening, until_ready, wait_until
 from tests.service.scraped import scrape
 
 BATCH = "/v1/classify/batch"
@@ -86,6 +87,35 @@ def test_a_call_is_refused_as_a_whole_for_its_form(service: httpx.Client, clip: 
     assert refused.status_code == 413
     assert "SCMRL_CALL_CLIPS" in refused.json()["detail"]
     assert service.post("/v1/classify", files={"clip.0": clip}).status_code == 422
+
+
+@pytest.mark.slow
+def test_a_call_has_a_few_clips_in_flight_and_none_where_its_client_has_gone(
+    service: httpx.Client, clip: bytes
+) -> None:
+    in_flight = []
+
+    def count() -> float:
+        in_flight.append(scrape(service).total("scmrl_requests_in_flight", model="avdigits"))
+        return in_flight[-1]
+
+    before = scrape(service).total("scmrl_requests_total", route=BATCH, status="499")
+    with httpx.Client(base_url=service.base_url) as other:
+        form = other.build_request("POST", BATCH, files=[("clip", clip)] * 60)
+        body = form.read()
+    address = (str(service.base_url.host), service.base_url.port or 0)
+    with socket.create_connection(address) as connection:
+        head = [f"POST {BATCH} HTTP/1.1", f"Host: {address[0]}"]
+        head += [f"{name}: {form.headers[name]}" for name in ("Content-Type", "Content-Length")]
+        connection.sendall("\r\n".join([*head, "", ""]).encode() + body)
+        wait_until(lambda: count() > 0)
+        for _ in range(5):
+            count()
+    wait_until(lambda: count() == 0)
+    assert 1 <= max(in_flight) <= 4
+    gone = {"route": BATCH, "status": "499"}
+    wait_until(lambda: scrape(service).total("scmrl_requests_total", **gone) == before + 1)
+    assert service.post("/v1/classify", files={"clip": clip}).status_code == 200
 
 
 @pytest.fixture(scope="module")
