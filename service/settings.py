@@ -221,7 +221,8 @@ class Settings(BaseSettings):
     rate_limit_per_min: int = setting(
         Topic.KEYS,
         0,
-        "Rate limit of each key that has none of its own; also the size of the largest burst",
+        "Rate limit of each key that has none of its own; also the size of the largest burst. A "
+        "request of several clips counts as so many",
         "requests/min",
         zero="no limit",
         ge=0,

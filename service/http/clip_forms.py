@@ -93,18 +93,6 @@ def parse_clips(
 
 def request_body(settings: Settings, checkpoints: Mapping[str, Kinds]) -> dict[str, Any]:
     """Return the OpenAPI request body of several clips."""
-    whole = form.body_schema(form.BINARY, settings, checkpoints)
-    patterns = {f"^{name}\\.[0-9]{{1,9}}$": schema for name, schema in whole["properties"].items()}
-    properties = {
-        name: {**schema, "type": "array", "items": form.BINARY}
-        if schema.get("format") == "binary"
-        else schema
-        for name, schema in whole["properties"].items()
-        if schema["type"] != "array"
-    }
-    for schema in properties.values():
-        schema.pop("format", None)
-    object_of_clip = form.body_schema(form.BASE64, settings, checkpoints)
     return {
         "description": "Several clips. In a form: `clip` (or another field of one file) once for "
         "each, or each field with the number of its clip behind it, from 0: `video.0`, `audio.0`, "
@@ -112,21 +100,33 @@ def request_body(settings: Settings, checkpoints: Mapping[str, Kinds]) -> dict[s
         "array of the objects that are sent for one clip.",
         "required": True,
         "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "properties": properties,
-                    "patternProperties": patterns,
-                    "additionalProperties": False,
-                }
-            },
+            "multipart/form-data": {"schema": _form_schema(settings, checkpoints)},
             json_body.MEDIA_TYPE: {
                 "schema": {
                     "type": "array",
-                    "items": object_of_clip,
+                    "items": form.body_schema(form.BASE64, settings, checkpoints),
                     "minItems": 1,
                     "maxItems": settings.call_clips,
                 }
             },
         },
     }
+
+
+def _form_schema(settings: Settings, checkpoints: Mapping[str, Kinds]) -> dict[str, Any]:
+    fields = form.body_schema(form.BINARY, settings, checkpoints)["properties"]
+    # A field of several files says nothing of their clips without a number.
+    plain = {name: field for name, field in fields.items() if field["type"] != "array"}
+    return {
+        "type": "object",
+        "properties": {name: _for_every_clip(field) for name, field in plain.items()},
+        "patternProperties": {f"^{name}\\.[0-9]{{1,9}}$": fields[name] for name in fields},
+        "additionalProperties": False,
+    }
+
+
+def _for_every_clip(field: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a field without a number: a file once for each clip, or a value."""
+    if field.get("format") != "binary":
+        return field
+    return {"type": "array", "items": form.BINARY, "description": field["description"]}

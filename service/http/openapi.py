@@ -39,6 +39,9 @@ print(answer["prediction"])
 ```
 
 {problem_document.SUMMARY}
+
+The Open Inference Protocol v2, for clients of KServe and Triton, is under `/v2`, and describes
+itself (`GET /v2/models/NAME`).
 """
 
 
