@@ -4,8 +4,8 @@ It keeps the last seconds of both topics. At each hop, while no request is in fl
 that ends with the newest message is classified, and the answer published with that message's
 stamp: so an answer is always about the newest, and nothing piles up.
 
-Publishes vision_msgs/Classification on `classification` where that package is installed, else JSON
-as std_msgs/String. docs/robots.md has the parameters.
+Publishes vision_msgs/Classification on `classification`, or where that package is not installed
+JSON as std_msgs/String. docs/robots.md has the parameters.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ _PARAMETERS: dict[str, Any] = {
     "image_topic": "image", "image_type": "CompressedImage",
     "audio_topic": "audio", "audio_type": "AudioDataStamped", "audio_format": "pcm16",
     "sample_rate": 16000, "channels": 1,
+    "output_type": "Classification",
     "window_s": 2.0, "hop_s": 0.5, "pictures": 4, "top_k": 5, "timeout_s": 5.0,
 }  # fmt: skip
 #: Difference of a stamp from the end of the sound before, in seconds, that is no gap; and in ns, by
@@ -120,7 +121,7 @@ class Classifier(Node):
         )  # fmt: skip
         self._subscribe("image", _IMAGES, self._on_image)
         self._subscribe("audio", _SOUNDS, self._on_sound)
-        self._classification, self._hypothesis = _vision_messages()
+        self._classification, self._hypothesis = self._vision_messages()
         kind = self._classification or String
         self._publisher = self.create_publisher(kind, "classification", 10)
         self.create_timer(self._get("hop_s"), self._on_hop)
@@ -146,6 +147,20 @@ class Classifier(Node):
             self.get_logger().warning(f"no {topic}: {packages[kind]} is not installed ({exc})")
             return
         self.create_subscription(message, self._get(f"{topic}_topic"), callback, _QOS)
+
+    def _vision_messages(self) -> tuple[Any, Any]:
+        """Return the messages of an answer; None where it is a String."""
+        kind = self._get("output_type")
+        if kind not in ("Classification", "String"):
+            raise ValueError(f"output_type is {kind!r}; it must be Classification or String")
+        if kind == "String":
+            return None, None
+        try:
+            module = importlib.import_module("vision_msgs.msg")
+        except ImportError as exc:
+            self.get_logger().warning(f"publishes JSON: vision_msgs is not installed ({exc})")
+            return None, None
+        return module.Classification, module.ObjectHypothesis
 
     # --- receiving ------------------------------------------------------------------------------
 
@@ -190,9 +205,13 @@ class Classifier(Node):
         self._pool.submit(self._classify, window)
 
     def _window(self) -> Window | None:
+        length_ns = round(self._get("window_s") * _NS)
         with self._lock:
             end_ns = max(self._images.newest_ns, self._sounds.newest_ns)
-            begin_ns = end_ns - round(self._get("window_s") * _NS)
+            # Sound without stamps is placed by its arrival: pictures say what time it is, if any.
+            if self._sound_end_ns >= 0 and end_ns - self._images.newest_ns < length_ns:
+                end_ns = self._images.newest_ns
+            begin_ns = end_ns - length_ns
             images, sounds = self._images.since(begin_ns), self._sounds.since(begin_ns)
         if not images and not sounds:
             return None
@@ -249,15 +268,6 @@ class Classifier(Node):
         self._pool.shutdown(wait=True)
         self._client.close()
         super().destroy_node()
-
-
-def _vision_messages() -> tuple[Any, Any]:
-    """Return the messages of an answer; None where vision_msgs is not installed."""
-    try:
-        module = importlib.import_module("vision_msgs.msg")
-    except ImportError:
-        return None, None
-    return module.Classification, module.ObjectHypothesis
 
 
 def select(messages: list[tuple[int, Any]], begin_ns: int, end_ns: int, count: int) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import io
 import json
 import sys
@@ -16,25 +17,40 @@ from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from scmrl_ros import node as scmrl
 from sensor_msgs.msg import CompressedImage, Image
-from std_msgs.msg import String, UInt8MultiArray
+from std_msgs.msg import String
 
 RATE = 16_000
 HERTZ = 20
 
 
-class Robot(Node):
-    """Publishes a picture and a piece of a tone, 20 times a second, and collects the answers."""
+#: Packages of the messages of sound.
+SOUNDS = {
+    "UInt8MultiArray": "std_msgs.msg",
+    "AudioData": "audio_common_msgs.msg",
+    "AudioDataStamped": "audio_common_msgs.msg",
+}
 
-    def __init__(self, jpeg: bytes) -> None:
+
+class Robot(Node):
+    """Publishes a picture and a piece of a tone, 20 times a second, and collects the answers.
+
+    `sound`: type of the messages of sound; `output`: of the answers.
+    """
+
+    def __init__(self, jpeg: bytes, sound: str, output: str) -> None:
         super().__init__("robot")
+        self._sound = getattr(importlib.import_module(SOUNDS[sound]), sound)
         self.answers: list[dict[str, Any]] = []
         self.stamps: list[int] = []
         self._jpeg = jpeg
         length = RATE // HERTZ
         self._tone = (9000 * np.sin(np.arange(length) / 3)).astype("<i2").tobytes()
         self._image = self.create_publisher(CompressedImage, "image", qos_profile_sensor_data)
-        self._audio = self.create_publisher(UInt8MultiArray, "audio", qos_profile_sensor_data)
-        self.create_subscription(String, "classification", self._on_answer, 10)
+        self._audio = self.create_publisher(self._sound, "audio", qos_profile_sensor_data)
+        kind = String
+        if output == "Classification":
+            kind = importlib.import_module("vision_msgs.msg").Classification
+        self.create_subscription(kind, "classification", self._on_answer, 10)
         self.create_timer(1 / HERTZ, self._publish)
 
     def _publish(self) -> None:
@@ -44,16 +60,29 @@ class Robot(Node):
         stamp = image.header.stamp
         self.stamps.append(stamp.sec * 10**9 + stamp.nanosec)
         self._image.publish(image)
-        self._audio.publish(UInt8MultiArray(data=self._tone))
+        message = self._sound()
+        if hasattr(message, "header"):
+            message.header.stamp = stamp
+            message.audio.data = self._tone
+        else:
+            message.data = self._tone
+        self._audio.publish(message)
 
-    def _on_answer(self, message: String) -> None:
-        self.answers.append(json.loads(message.data))
+    def _on_answer(self, message: Any) -> None:
+        """Keep the members of an answer; a Classification has fewer."""
+        if isinstance(message, String):
+            self.answers.append(json.loads(message.data))
+            return
+        stamp = {"sec": message.header.stamp.sec, "nanosec": message.header.stamp.nanosec}
+        ranked = [{"label": r.class_id, "probability": r.score} for r in message.results]
+        header = {"stamp": stamp, "frame_id": message.header.frame_id}
+        self.answers.append({"header": header, "probabilities": ranked})
 
 
-def stream(jpeg: str, count: str) -> dict[str, Any]:
+def stream(jpeg: str, count: str, sound: str, output: str) -> dict[str, Any]:
     """Publish until the last of `count` answers, and another second's worth, have come."""
     rclpy.init()
-    robot = Robot(Path(jpeg).read_bytes())
+    robot = Robot(Path(jpeg).read_bytes(), sound, output)
     while len(robot.answers) < int(count) or robot.stamps[-1] - robot.stamps[0] < 10**9:
         rclpy.spin_once(robot)
     return {"answers": robot.answers, "stamps": robot.stamps}
@@ -62,7 +91,7 @@ def stream(jpeg: str, count: str) -> dict[str, Any]:
 def publish(jpeg: str) -> None:
     """Publish without end."""
     rclpy.init()
-    rclpy.spin(Robot(Path(jpeg).read_bytes()))
+    rclpy.spin(Robot(Path(jpeg).read_bytes(), "UInt8MultiArray", "String"))
 
 
 def files() -> dict[str, Any]:
@@ -94,11 +123,26 @@ def files() -> dict[str, Any]:
     return made
 
 
+def installed() -> list[str]:
+    """Return those packages of messages that there are."""
+    names = []
+    for name in ("audio_common_msgs", "vision_msgs"):
+        try:
+            importlib.import_module(f"{name}.msg")
+        except ImportError:
+            continue
+        names.append(name)
+    return names
+
+
 def parameters() -> dict[str, Any]:
     return scmrl._PARAMETERS
 
 
 if __name__ == "__main__":
     name, *arguments = sys.argv[1:]
-    parts = {"stream": stream, "publish": publish, "files": files, "parameters": parameters}
+    parts = {
+        "stream": stream, "publish": publish, "files": files, "parameters": parameters,
+        "installed": installed,
+    }  # fmt: skip
     print(json.dumps(parts[name](*arguments)))
