@@ -36,6 +36,7 @@ class Stub:
     """Calls methods by their names, on a channel of its own."""
 
     def __init__(self, port: int) -> None:
+        self.port = port
         self.channel = grpc.insecure_channel(f"127.0.0.1:{port}")
 
     def method(self, name: str, service: str = "inference.GRPCInferenceService") -> Any:
@@ -201,14 +202,9 @@ def test_the_descriptors_are_those_of_the_proto_files(tmp_path: Path) -> None:
     assert (folder / "protos.binpb").read_bytes() == written.read_bytes(), "run make protos"
 
 
-def test_a_port_that_is_in_use_ends_the_start(weights: Path) -> None:
+def test_a_port_that_is_in_use_ends_the_start(service: tuple[httpx.Client, Stub]) -> None:
     failures: list[Exception] = []
-    port = free_port()
-    with listening(create_app(Settings(models=weights, compile="off", grpc_port=port))) as client:
-        until_ready(client)
-        second = create_app(
-            Settings(models=weights, compile="off", grpc_port=port), on_failure=failures.append
-        )
-        with listening(second):
-            wait_until(lambda: bool(failures))
+    settings = Settings(models=Path("/nowhere"), grpc_port=service[1].port)
+    with listening(create_app(settings, on_failure=failures.append)):
+        wait_until(lambda: bool(failures))
     assert "SCMRL_GRPC_PORT" in str(failures[0])
