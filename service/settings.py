@@ -437,8 +437,8 @@ class Settings(BaseSettings):
     )
     max_wait_s: float = seconds(
         Topic.INFERENCE,
-        4.0,
-        "Reject with 503 when the estimated wait exceeds this, or a quarter of it while requests "
+        2.0,
+        "Reject with 503 when the estimated wait exceeds this, or half of it while requests "
         "are being rejected",
     )
     min_steps_under_load: int = setting(

@@ -11,6 +11,7 @@ from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import replace
 
+from model.thread_name import show_thread_name
 from service.classification.upload_fields import InputFiles
 from service.decoding import self_test, wire
 from service.decoding.availability import Availability, DecodingUnavailable, State
@@ -57,7 +58,9 @@ class DecoderPool:
     ) -> None:
         self._workers = workers
         self._limits = limits
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="scmrl-decode")
+        self._threads = ThreadPoolExecutor(
+            workers, thread_name_prefix="scmrl-decode", initializer=show_thread_name
+        )
         self._fork_server = ForkServer(limits)
         self._availability = Availability(on_unavailable)
         self._processes = ProcessSet(workers, self._fork_server, self._availability)

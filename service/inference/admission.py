@@ -12,7 +12,7 @@ from service.errors import Error, Problem
 #: Completions over which the rate is measured, at most and at least.
 _WINDOW, _MIN_WINDOW = 64, 4
 #: Factor on the limit of the estimated wait while requests are being rejected.
-_REJECTING_FACTOR = 0.25
+_REJECTING_FACTOR = 0.5
 #: Load from which T is halved, and from which T is `min_steps_under_load`.
 _HALVE_FROM, _LOWEST_FROM = 0.5, 0.75
 
@@ -22,10 +22,10 @@ class Admission:
 
     Args:
         slots: Maximum requests in flight.
-        max_wait_s: Reject a request whose estimated wait is longer, in seconds. It drops to a
-            quarter while requests are being rejected, until none has been for `max_wait_s`. A
-            burst is served completely. Under sustained overload a long queue adds latency but no
-            throughput.
+        max_wait_s: Reject a request whose estimated wait is longer, in seconds. It drops to half
+            while requests are being rejected, until none has been for `max_wait_s`. A burst is
+            served completely. Under sustained overload a long queue adds latency but no
+            throughput; the queue at its beginning is that of a burst, and its wait is the longest.
         always_admit: Requests in flight that are admitted whatever their estimated wait.
     """
 

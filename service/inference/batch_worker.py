@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from model.thread_name import show_thread_name
 from service.errors import Error, Problem
 from service.inference.batch_queue import BatchQueue, InferenceResult, QueuedRequest, not_served
 
@@ -93,6 +94,7 @@ class BatchWorker:
         return self._failures >= _MAX_FAILURES
 
     def _work(self) -> None:
+        show_thread_name()
         unserved: list[QueuedRequest] = []
         try:
             while not self._is_failing and (batch := self._queue.take(self)):

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
+from model.thread_name import show_thread_name
+
 _T = TypeVar("_T")
 
 
@@ -16,6 +18,7 @@ def result_within(seconds: float, work: Callable[[], _T]) -> _T | None:
     results: list[_T] = []
 
     def run() -> None:
+        show_thread_name()
         with suppress(OSError):
             results.append(work())
 
@@ -43,6 +46,7 @@ async def in_thread(name: str, work: Callable[[], _T]) -> _T:
             future.set_result(result)  # type: ignore[arg-type]
 
     def run() -> None:
+        show_thread_name()
         result, error = None, None
         try:
             result = work()

@@ -19,6 +19,7 @@ from model.fused.network import FusedNetwork, StreamFeatures
 from model.network.attention import Maps
 from model.network.output import Output
 from model.network.scmrl import SCMRL
+from model.thread_name import show_thread_name
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -35,9 +36,7 @@ class CPUNetwork:
     def __init__(self, network: SCMRL, threads: int, *, int8: bool = False) -> None:
         self.fused: FusedNetwork[Tensor] = FusedNetwork(network, CPULayers(int8=int8))
         self._threads = threads
-        self._pool = ThreadPoolExecutor(
-            threads, "scmrl-fused", initializer=torch.set_num_threads, initargs=(1,)
-        )
+        self._pool = ThreadPoolExecutor(threads, "scmrl-fused", initializer=_begin_thread)
 
     def __call__(self, inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
         """As SCMRL.forward, but frames [T or 1, B, C, H, W] are held, not repeated."""
@@ -93,6 +92,11 @@ class CPUNetwork:
                 return work(job)
 
         return self._pool.map(infer, jobs)
+
+
+def _begin_thread() -> None:
+    torch.set_num_threads(1)
+    show_thread_name()
 
 
 def stack_samples(samples: Sequence[StreamFeatures]) -> StreamFeatures:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from service.bench.load import LoadResult, OverloadResult
+    from service.bench.servers import Server
 
 #: Arrival rates, as fractions of the peak throughput.
 _LOAD_FRACTIONS = (0.3, 0.5, 0.7, 0.9, 1.2)
@@ -24,6 +25,8 @@ _LOAD_FRACTIONS = (0.3, 0.5, 0.7, 0.9, 1.2)
 _HEALTH_CLIENTS = 64
 #: Fraction of the peak throughput at which latencies of two servers are compared.
 _COMPARED_FRACTION = 0.7
+#: Clients of the loads whose CPU time is reported, each with the smallest clip of the mix.
+_CPU_CLIENTS = (1, 6)
 #: Arrival rate of the overload, as a multiple of the peak throughput.
 _OVERLOAD_FACTOR = 10
 
@@ -44,22 +47,31 @@ def service(
 ) -> None:
     """Measure the service over HTTP, under a mixed load of clips.
 
-    First the peak throughput of a closed loop, then latency at Poisson arrivals of several rates,
+    First the peak throughput of a closed loop, and CPU time per request by process and kind of
+    thread, of a lone client and six as well. Then latency at Poisson arrivals of several rates,
     then /healthz under load, and last 10x overload. Server and clients share the cores of this
     machine.
     """
     report.require_modules("aiohttp", *["litserve"] * litserve, *["matplotlib"] * bool(out))
     from rich.console import Console
 
-    from service.bench import load, servers
+    from service.bench import cpu_time, load, servers
+    from service.bench.clips import MIX
 
     console = Console(width=120)
     forms = load.build_forms()
     results: dict[str, Any] = {}
     with servers.run_scmrl(weights, SCMRL_MAX_BATCH=str(max_batch)) as server:
         load.warm_up(server.url, forms)
-        peak = asyncio.run(
-            load.run_closed_loop(server.url, forms, load.SATURATING_CLIENTS, seconds)
+        cpu_time.wait_until_idle(server.pid)  # other checkpoints are loaded and compiled
+        cpu_ms = {
+            f"{clients} client{'s' * (clients > 1)}, {MIX[0][0].name}": _measure_cpu(
+                server, forms[: MIX[0][1]], clients, seconds
+            )[1]
+            for clients in _CPU_CLIENTS
+        }
+        peak, cpu_ms["peak, mixed load"] = _measure_cpu(
+            server, forms, load.SATURATING_CLIENTS, seconds
         )
         steady = [
             asyncio.run(
@@ -72,6 +84,8 @@ def service(
         overloaded = (
             asyncio.run(load.run_overload(server.url, forms, rate, overload)) if overload else None
         )
+    _print_cpu(console, cpu_ms)
+    results["cpu_ms"] = cpu_ms
     _print_loads(console, "scmrl", [peak, *steady])
     results["scmrl"] = [asdict(result) for result in (peak, *steady)]
     results["healthz_ms"] = _print_health(console, health_ms)
@@ -119,6 +133,30 @@ def _measure_peak_and_steady(
     peak = asyncio.run(load.run_closed_loop(url, forms, load.SATURATING_CLIENTS, seconds))
     rate = rate or _COMPARED_FRACTION * peak.answered_per_s
     return peak, asyncio.run(load.run_open_loop(url, forms, rate, seconds)) if rate else None
+
+
+def _measure_cpu(
+    server: Server, forms: Sequence[bytes], clients: int, seconds: float
+) -> tuple[LoadResult, dict[str, float]]:
+    """Measure a closed loop, and the server's CPU milliseconds per answered request by kind."""
+    from service.bench import cpu_time, load
+
+    before = cpu_time.read_cpu_s(server.pid)
+    result = asyncio.run(load.run_closed_loop(server.url, forms, clients, seconds))
+    answered = round(result.answered_per_s * result.seconds)
+    return result, cpu_time.per_request_ms(before, cpu_time.read_cpu_s(server.pid), answered)
+
+
+def _print_cpu(console: Any, loads: Mapping[str, Mapping[str, float]]) -> None:
+    from rich.table import Table
+
+    table = Table(title="CPU ms per answered request", title_justify="left")
+    table.add_column("process or thread")
+    for name in loads:
+        table.add_column(name, justify="right")
+    for kind in next(iter(loads.values())):
+        table.add_row(kind, *(f"{ms[kind]:.1f}" for ms in loads.values()))
+    console.print(table)
 
 
 def _print_loads(console: Any, title: str, results: Sequence[LoadResult]) -> None:

@@ -64,12 +64,12 @@ def test_who_would_wait_too_long_is_refused_with_the_time_that_it_takes(clock: C
     assert caught.value.retry_after_s == pytest.approx(admission.estimated_wait_s)
 
 
-def test_while_requests_are_refused_those_let_in_wait_a_quarter_until_none_is(
+def test_while_requests_are_refused_those_let_in_wait_half_until_none_is(
     clock: Clock,
 ) -> None:
-    admission = Admission(slots=1000, max_wait_s=4, always_admit=4)
+    admission = Admission(slots=1000, max_wait_s=2, always_admit=4)
     draining(clock, admission, seconds=0.1, inside=10)
-    while admission.estimated_wait_s <= 4:
+    while admission.estimated_wait_s <= 2:
         admission.acquire()
     for _ in range(40):  # a long queue, which nobody can join before most of it has left
         with pytest.raises(Problem):
@@ -84,10 +84,10 @@ def test_while_requests_are_refused_those_let_in_wait_a_quarter_until_none_is(
         admission.acquire()
     with pytest.raises(Problem, match="exceeds 1 s"):
         admission.check()
-    clock.now += 3.9
+    clock.now += 1.9
     with pytest.raises(Problem):
         admission.check()
-    clock.now += 4.1
+    clock.now += 2.1
     admission.check()
 
 
