@@ -50,7 +50,8 @@ def read_cpu_s(pid: int) -> dict[str, float]:
     for task in _tasks(pid):
         with suppress(OSError):  # it has ended meanwhile
             seconds[_kind(pid, task)] += _read(task).own_s
-    seconds[OTHER_THREADS] = main.own_s - sum(seconds[kind] for kind in _named_kinds())
+    named_s = sum(seconds[kind] for kind in _named_kinds())
+    seconds[OTHER_THREADS] = max(0.0, main.own_s - named_s)  # each is rounded to clock ticks
     for child, stat in _children(pid):  # the fork server; its children decode
         seconds[FORK_SERVER] += stat.own_s
         seconds[DECODERS] += stat.ended_children_s
@@ -77,7 +78,7 @@ def per_request_ms(
     before: Mapping[str, float], after: Mapping[str, float], requests: int
 ) -> dict[str, float]:
     """Return the milliseconds between two readings per request, by kind, and in `all`."""
-    each = {kind: 1000 * (after[kind] - before[kind]) / max(1, requests) for kind in KINDS}
+    each = {kind: 1000 * max(0.0, after[kind] - before[kind]) / max(1, requests) for kind in KINDS}
     return each | {"all": sum(each.values())}
 
 
