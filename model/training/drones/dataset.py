@@ -32,7 +32,7 @@ OTHER, EMPTY = 0.4, 0.2
 _SIDE = 96
 #: Shares of the examples of `other` in training whose picture is an empty page or noise, and whose
 #: sound is noise: neither is a drone or a helicopter.
-_BLANK, _NOISE = 0.05, 0.05
+_BLANK, _NOISE = 0.05, 0.15
 
 
 @dataclass(frozen=True)

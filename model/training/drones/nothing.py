@@ -30,8 +30,30 @@ def draw_empty_picture(rng: Rng) -> Bytes:
 
 
 def draw_noise(rng: Rng) -> Floats:
-    """Draw white to brown noise, 3 s [n] at RATE, now and then with silence before it."""
-    samples = noise(round(_SECONDS * RATE), float(rng.uniform(0, 1.2)), rng)
+    """Draw white to brown noise, 3 s [n] at RATE, now and then with silence before it.
+
+    Most of it swells and fades like wind or traffic, in bands of other levels.
+    """
+    samples = noise(round(_SECONDS * RATE), float(rng.uniform(0, 1.5)), rng)
+    if rng.random() < 0.7:
+        samples = _swell(_colour(samples, rng), rng)
     if rng.random() < 0.2:
         samples[: int(rng.integers(len(samples)))] = 0
     return samples * np.float32(0.1)
+
+
+def _colour(samples: Floats, rng: Rng) -> Floats:
+    """Change the levels of octaves by up to 15 dB."""
+    spectrum = np.fft.rfft(samples)
+    octave = np.log2(np.arange(1, len(spectrum) + 1))
+    knots = rng.uniform(-15, 15, 12)
+    gains = np.interp(octave, np.linspace(0, octave[-1], 12), knots)
+    changed = np.fft.irfft(spectrum * 10 ** (gains / 20), len(samples))
+    return np.asarray(changed / (changed.std() + 1e-12), np.float32)
+
+
+def _swell(samples: Floats, rng: Rng) -> Floats:
+    """Change the level over time by up to 12 dB, within 0.1 to 1 s."""
+    knots = rng.uniform(-12, 0, int(rng.integers(3, 30)))
+    gains = np.interp(np.linspace(0, len(knots) - 1, len(samples)), np.arange(len(knots)), knots)
+    return np.asarray(samples * 10 ** (gains / 20), np.float32)

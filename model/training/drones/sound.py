@@ -22,11 +22,12 @@ SPEC = cast(SpectrogramSpec, PROFILES["drones"]["audio"])
 #: Length in seconds of the sound of a clip.
 SECONDS = 3.0
 #: Greatest change of speed (exponent of e), and of a band's level and of all levels in dB.
-_SPEED, _EQUALISER_DB, _LEVEL_DB = 0.08, 4.0, 2.0
-#: Shares of the sounds that another of the same class, the background, and noise are added to.
-_DOUBLED, _WITH_BACKGROUND, _WITH_NOISE = 0.1, 0.2, 0.1
+_SPEED, _EQUALISER_DB, _LEVEL_DB = 0.15, 8.0, 3.0
+#: Shares of the sounds that another of the same class, the background, and noise are added to; of
+#: the background, the share that another part of the background is added to.
+_DOUBLED, _WITH_BACKGROUND, _WITH_NOISE, _LAYERED = 0.1, 0.35, 0.2, 0.5
 #: Level in dB of a sound over what is added to it.
-_OVER_OTHER, _OVER_BACKGROUND, _OVER_NOISE = (-3.0, 10.0), (5.0, 25.0), (10.0, 35.0)
+_OVER_OTHER, _OVER_BACKGROUND, _OVER_NOISE = (-3.0, 10.0), (0.0, 25.0), (5.0, 35.0)
 
 
 def cut(recording: Recording, rng: Rng, seconds: float = SECONDS) -> Floats:
@@ -45,7 +46,8 @@ def draw_sound(
     and noise are drawn. At difficulty 0, it is a part of a recording as it is.
     """
     samples = _changed(recordings, rng, difficulty)
-    if rng.random() < _DOUBLED * difficulty:
+    share = _LAYERED if recordings is backgrounds else _DOUBLED
+    if rng.random() < share * difficulty:
         samples = _add(samples, _changed(recordings, rng, difficulty), rng.uniform(*_OVER_OTHER))
     if rng.random() < _WITH_BACKGROUND * difficulty:
         other = _changed(backgrounds, rng, difficulty)

@@ -9,7 +9,7 @@ import pytest
 
 from model.preprocess.specs import PROFILES
 from model.training.drones.dataset import AircraftExamples, draw_views
-from model.training.drones.folder import KINDS, LABELS, Aircraft
+from model.training.drones.folder import KINDS, LABELS, Aircraft, Recording
 from model.training.drones.nothing import draw_empty_picture, draw_noise
 from model.training.drones.sound import draw_sound
 from model.training.task import BatchPlan
@@ -103,3 +103,30 @@ def test_nothing_is_drawn_as_a_page_or_noise() -> None:
     sounds = [draw_noise(np.random.default_rng(seed)) for seed in range(20)]
     assert any((samples[:10] == 0).all() for samples in sounds)
     assert all(samples.std() > 0.01 for samples in sounds)
+    # Some swell and fade, others do not: levels of tenths of a second, in dB.
+    levels = [20 * np.log10(x[-24_000:].reshape(15, -1).std(1)) for x in sounds]
+    ranges = [each.max() - each.min() for each in levels]
+    assert min(ranges) < 2
+    assert max(ranges) > 6
+
+
+def test_backgrounds_are_layered_more_often_than_other_sounds_are_doubled() -> None:
+    """Tones of two recordings: both are in half of the backgrounds, and in a tenth of others."""
+    at = np.arange(48_000) / 16_000
+    tones = [
+        Recording(np.sin(2 * np.pi * hertz * at).astype(np.float32), "background", str(hertz))
+        for hertz in (500, 3000)
+    ]
+
+    def share(backgrounds: list[Recording]) -> float:
+        both = 0
+        for seed in range(60):
+            samples = draw_sound(tones, backgrounds, np.random.default_rng(seed), 1.0)
+            power = np.abs(np.fft.rfft(samples)) ** 2
+            half = len(power) // 5  # 1600 Hz
+            low, high = power[:half].sum(), power[half:].sum()
+            both += min(low, high) > 0.02 * max(low, high)
+        return both / 60
+
+    silence = [replace(tones[0], samples=np.zeros(48_000, np.float32))]
+    assert share(tones) > share(silence) + 0.1
