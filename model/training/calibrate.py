@@ -24,7 +24,7 @@ from model.training.evaluate import all_streams, load_data
 from model.training.evaluator import Evaluator, decode
 from model.training.evidence import Floats
 from model.training.feature_domain import FEWEST, Clips, as_domain, fit_features
-from model.training.no_class.others import draw_others, has_no_class, run_examples
+from model.training.no_class.others import can_draw_no_class, draw_others, run_examples
 from model.training.options import CalibrateOptions, make_folder
 from model.training.reliability import reliability
 from model.training.task import (
@@ -186,7 +186,7 @@ def _fit_domain(
     card = evaluator.card
     more = data.known_examples(options.cache) if options.examples else None
     count = len(labels) + (options.examples if more is not None else 0)
-    if not options.examples or count < FEWEST or not has_no_class(card):
+    if not options.examples or count < FEWEST or not can_draw_no_class(card):
         return fit_domain(card, outputs.values(), labels), {}
     known = Clips(outputs, labels)
     if more is not None:

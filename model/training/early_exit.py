@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from model.early_exit import exit_schedule
 from model.training.evaluator import BATCH_SIZE, EvaluatedClip, Evaluator
 
 Floats = NDArray[np.float64]
@@ -34,7 +35,7 @@ def exits(
     temperature of that T, and the clip stops where its highest probability exceeds the next by the
     margin.
     """
-    stops = [*(1 << power for power in range((steps - 1).bit_length())), steps]
+    stops = exit_schedule(steps)
     labels = np.asarray([each.truth.label for each in clips], np.int64)
     answers = [_answers(evaluator, clips, steps, stop) for stop in stops]
     whole = np.full(len(labels), steps, np.float64)

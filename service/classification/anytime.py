@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from model.early_exit import exit_schedule
 from service.classification.options import Options
 from service.errors import Error, Problem
 from service.inference.batch_queue import InferenceResult
@@ -54,11 +55,6 @@ class AnytimeResult:
     steps: int
     trace: tuple[StepAnswer, ...]
 
-    @property
-    def steps_run(self) -> int:
-        """Time steps of all runs together."""
-        return sum(answer.steps for answer in self.trace)
-
 
 def check_traceable(options: Options, steps: int) -> None:
     """Raise Problem INVALID_FIELD where a trace of every step would take too long."""
@@ -74,7 +70,7 @@ def stops(steps: int, options: Options) -> tuple[int, ...]:
     """Return the numbers of time steps that are run: T alone; 1, 2, 4, … and T for an exit; all
     from 1 to T for a trace alone."""
     if options.exit_margin is not None:
-        return (*(1 << power for power in range((steps - 1).bit_length())), steps)
+        return exit_schedule(steps)
     return tuple(range(1, steps + 1)) if options.steps_trace else (steps,)
 
 

@@ -55,7 +55,7 @@ class Others:
         return streams, NO_CLASS
 
 
-def has_no_class(card: Card) -> bool:
+def can_draw_no_class(card: Card) -> bool:
     """Return whether clips of no class can be drawn for a card, and none of its labels is OTHER."""
     is_closed = OTHER.isdisjoint(label.lower() for label in card.labels)
     return is_closed and can_draw(list(card.streams.values()))
