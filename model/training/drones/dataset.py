@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from model.media.types import Pictures
 from model.preprocess.frames import prepare_frames
 from model.preprocess.specs import PROFILES, FrameSpec
+from model.training.drones.coded import with_coded
 from model.training.drones.folder import BACKGROUND, KINDS, LABELS, Aircraft, Recording, View
 from model.training.drones.nothing import draw_empty_picture, draw_noise
 from model.training.drones.sound import cut, draw_spectrogram, spectrogram
@@ -28,6 +29,8 @@ VISUAL = cast(FrameSpec, PROFILES["drones"]["visual"])
 #: Share of `other` in training: it is the most varied class. Share of empty backgrounds among its
 #: pictures; airplanes and birds are as many.
 OTHER, EMPTY = 0.4, 0.2
+#: Noises that are drawn for these.
+_NOISES = 100
 #: Side in pixels of the windows that are drawn.
 _SIDE = 96
 #: Shares of the examples of `other` in training whose picture is an empty page or noise, and whose
@@ -77,9 +80,9 @@ class AircraftExamples:
 
     def _training_sound(self, label: int, rng: Rng, plan: BatchPlan) -> Floats:
         if LABELS[label] == "other" and rng.random() < _NOISE * plan.difficulty:
-            return spectrogram(draw_noise(rng))
-        others = self._recordings[-1]
-        return draw_spectrogram(self._recordings[label], others, rng, plan.difficulty)
+            return spectrogram(self._noises[int(rng.integers(len(self._noises)))])
+        recordings = self._coded
+        return draw_spectrogram(recordings[label], recordings[-1], rng, plan.difficulty)
 
     def _held_out_sound(self, label: int, turn: int, rng: Rng) -> Floats:
         recordings = self._recordings[label]
@@ -121,6 +124,18 @@ class AircraftExamples:
             tuple(each for each in self.aircraft.recordings if KINDS[each.kind] == label)
             for label in range(len(LABELS))
         )
+
+    @cached_property
+    def _coded(self) -> tuple[tuple[Recording, ...], ...]:
+        """Recordings by class, as they are and as clips have them."""
+        return tuple(with_coded(recordings) for recordings in self._recordings)
+
+    @cached_property
+    def _noises(self) -> tuple[Floats, ...]:
+        """Noises, as they are and as clips have them."""
+        rng = np.random.default_rng(self.seed)
+        noises = [Recording(draw_noise(rng), BACKGROUND, "") for _ in range(_NOISES)]
+        return tuple(each.samples for each in with_coded(noises))
 
     @cached_property
     def _clips(self) -> dict[str, tuple[tuple[tuple[View, ...], ...], NDArray[np.float64]]]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from model.preprocess.specs import PROFILES
+from model.training.drones.coded import VARIANTS, with_coded
 from model.training.drones.dataset import AircraftExamples, draw_views
 from model.training.drones.folder import KINDS, LABELS, Aircraft, Recording
 from model.training.drones.nothing import draw_empty_picture, draw_noise
@@ -130,3 +131,21 @@ def test_backgrounds_are_layered_more_often_than_other_sounds_are_doubled() -> N
 
     silence = [replace(tones[0], samples=np.zeros(48_000, np.float32))]
     assert share(tones) > share(silence) + 0.1
+
+
+def test_coded_recordings_are_the_same_sound_without_what_is_quiet() -> None:
+    """As long as before, and as loud; of the faint noise above 4 kHz less than half is left."""
+    at = np.arange(32_000) / 16_000
+    rng = np.random.default_rng(0)
+    samples = 0.3 * np.sin(2 * np.pi * 440 * at) + 1e-4 * rng.standard_normal(len(at))
+    recording = Recording(samples.astype(np.float32), "background", "a")
+    plain, *coded = with_coded([recording])
+    assert plain is recording
+    assert len(coded) == len(VARIANTS)
+    for each in coded:
+        assert (each.kind, each.group) == ("background", "a")
+        assert len(each.samples) == len(samples)
+        power, before = (np.abs(np.fft.rfft(x[4000:28_000])) ** 2 for x in (each.samples, samples))
+        tone, faint = slice(600, 720), slice(6000, None)  # in units of 2/3 Hz
+        assert power[tone].sum() == pytest.approx(before[tone].sum(), rel=0.05)
+        assert power[faint].sum() < 0.5 * before[faint].sum()
