@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import shutil
@@ -84,9 +85,12 @@ def test_a_file_is_watched_in_real_time(url: str) -> None:
     assert all(answer["result"]["streams"]["visual"]["width"] == 320 for answer in answers[1:])
 
 
-def test_the_view_has_label_bars_and_delay(url: str, tmp_path: Path) -> None:
-    odd = shutil.copy(CLIP, tmp_path / "a[bold]b.mp4")
-    printed = scmrl("watch", odd, "--url", url, "--top-k", 3).stdout
+def test_the_view_has_label_bars_and_delay(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(CLIP, tmp_path / "a[bold]b.mp4")
+    monkeypatch.chdir(tmp_path)  # a long path would be wrapped
+    printed = scmrl("watch", "a[bold]b.mp4", "--url", url, "--top-k", 3).stdout
     assert "a[bold]b.mp4: " in printed
     for part in ("smoothed", "behind", "dropped: ", "skipped: ", "not sent: 0", "final"):
         assert part in printed
@@ -107,7 +111,11 @@ def test_ctrl_c_ends_it_in_good_order(url: str, tmp_path: Path) -> None:
     sound = tmp_path / "long.wav"
     soundfile.write(sound, np.sin(np.arange(16000 * 300) / 5) / 2, 16000)
     command = [sys.executable, "-m", "service.cli", "watch", sound, "--url", url, "--json"]
-    with subprocess.Popen([*command, "--hop", "0.1"], stdout=subprocess.PIPE, text=True) as watch:
+    # Where the tests run in the background, SIGINT is ignored, and so it would be in the command.
+    heeds = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        [*command, "--hop", "0.1"], stdout=subprocess.PIPE, text=True, preexec_fn=heeds
+    ) as watch:
         assert watch.stdout is not None
         first = json.loads(watch.stdout.readline())
         watch.send_signal(signal.SIGINT)

@@ -99,7 +99,7 @@ def test_an_evaluation_without_its_table_or_with_foreign_data_is_refused(
     with pytest.raises(DataError, match=r"split\.csv: damaged; it must have columns file, label"):
         measure(copied, data, tmp_path)
     (copied / "split.csv").unlink()
-    with pytest.raises(DataError, match=r"split\.csv: .* nobody knows which clips were trained"):
+    with pytest.raises(DataError, match=r"split\.csv: .* it lists the clips that were trained on"):
         measure(copied, data, tmp_path)
     foreign = movies(tmp_path / "birds", ("cat", "crow"), 3)
     message = r"classes crow are not those of the checkpoint, cat, dog \(.* of the task folder; --d"

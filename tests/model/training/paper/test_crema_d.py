@@ -124,7 +124,7 @@ def test_all_mistakes_are_reported_at_once_before_training(data: Path, tmp_path:
         "1064_DFA_NEU_XX.wav: the file is empty",
         "  missing file (740)\n",  # 738 test clips are not in the tiny folder
         "  unreadable (2)\n",
-        "mend these files, or train without them: --skip-faulty",
+        "correct these files, or train without them: --skip-faulty",
     ):
         assert line in text
     assert "1062_DFA_FEA_XX.flv" in text

@@ -176,7 +176,7 @@ def test_all_mistakes_are_reported_at_once_before_training(data: Path, tmp_path:
         "scale4/mnist_3_scale04_0002.aedat: it has no events",
         "scale4/mnist_3_scale04_0003.aedat: it is in no format of events that is known",
         "n-tidigits.hdf5, test, tman-bb-6: it has channels from 64.0 to 64.0; there are 0 to 63",
-        "mend these files, or train without them: --skip-faulty",
+        "correct these files, or train without them: --skip-faulty",
     ):
         assert line in text, text
     left = loaded(PARTIAL, folder)
