@@ -1,4 +1,4 @@
-"""Recordings as they sound in a clip: AAC leaves out what is quiet or high."""
+"""Recordings as they sound in a clip, after AAC: the highest band has less power."""
 
 from __future__ import annotations
 
