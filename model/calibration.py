@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from model.domain import out_of_domain, used_streams
+from model.out_of_distribution import out_of_domain, used_streams
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from service.classification.served import ServedClassifier
+from service.classification.served_classifier import ServedClassifier
 from service.decoding.fork_server import DecodeLimits
 from service.decoding.pool import DecoderPool
 from service.errors import StartupError

@@ -17,7 +17,7 @@ from service.http.state import State
 from service.inference.loading import LOAD_THREAD
 from service.keys.keyring import Keyring
 from service.observability.traces import Traces
-from service.runtime import gc, switch_interval
+from service.runtime import garbage_collection, switch_interval
 from service.runtime.daemon_thread import in_thread
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ async def _load(
 ) -> None:
     """Load in a thread: uvicorn does not listen before the lifespan's start-up returns."""
     try:
-        with gc.disabled():
+        with garbage_collection.disabled():
             can_answer = await in_thread(LOAD_THREAD, lambda: _load_default(state))
     except StartupError as exc:
         on_failure(exc)
@@ -94,7 +94,7 @@ async def _load(
     if can_answer:
         on_ready()
     await in_thread(LOAD_THREAD, state.models.startup.load_others)
-    gc.freeze()
+    garbage_collection.freeze()
 
 
 def _load_default(state: State) -> bool:

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from model.network import SCMRL
 from model.training.options import MIN_BATCH, TrainOptions
-from model.training.recipe import configuration
+from model.training.training_card import configuration
 
 #: Largest batch that is chosen: beyond it, two cores gain nothing.
 LARGEST = 50

@@ -19,13 +19,17 @@ from model.checkpoint import Calibration, Card, Domain
 from model.engine.outputs import concatenate
 from model.network import Output
 from model.training.batches import collate
-from model.training.domain import fit_domain
 from model.training.evaluate import all_streams, load_data
 from model.training.evaluator import Evaluator, decode
-from model.training.evidence import Floats
-from model.training.feature_domain import FEWEST, Clips, as_domain, fit_features
-from model.training.no_class.others import can_draw_no_class, draw_others, run_examples
 from model.training.options import CalibrateOptions, make_folder
+from model.training.out_of_distribution.calibration_clips import (
+    can_draw_no_class,
+    draw_others,
+    run_examples,
+)
+from model.training.out_of_distribution.features import FEWEST, Clips, as_domain, fit_features
+from model.training.out_of_distribution.logistic_regression import Floats
+from model.training.out_of_distribution.logits import fit_domain
 from model.training.reliability import reliability
 from model.training.task import (
     BatchPlan,

@@ -14,6 +14,7 @@ from rich.table import Table
 from model import checkpoint
 from model.checkpoint import Card, Measurement
 from model.training import plots
+from model.training.accuracy import Accuracy, measurement
 from model.training.evaluator import (
     EvaluatedClip,
     Evaluator,
@@ -22,9 +23,8 @@ from model.training.evaluator import (
     score,
 )
 from model.training.faithfulness import Faithfulness, faithfulness
-from model.training.measures import Accuracy, measurement
-from model.training.no_class.measure import measure_no_class
 from model.training.options import EvaluateOptions, make_folder
+from model.training.out_of_distribution.evaluation import measure_no_class
 from model.training.perturbations import NOISE
 from model.training.reliability import BINS, reliability
 from model.training.task import DATA_NOTE, Data, DataError, LabelledClip, Task, streams_alone

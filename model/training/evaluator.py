@@ -20,10 +20,10 @@ from model.media.types import Clip, MediaError
 from model.network import Output
 from model.preprocess.prepare import prepare
 from model.preprocess.prepared import Prepared
-from model.training.measures import Accuracy
+from model.training.accuracy import Accuracy
 from model.training.perturbations import Perturbation
-from model.training.recipe import task_of
 from model.training.task import DataError, LabelledClip, streams_alone
+from model.training.training_card import task_of
 
 BATCH_SIZE = 32
 #: Most bytes of decoded clips that are kept.

@@ -13,7 +13,7 @@ from torch.nn.functional import softmax
 
 from model.network import SCMRL
 from model.network.neuron import LIF
-from model.training.norms import NORMS
+from model.training.batch_norm import NORMS
 
 #: Epochs before which a silent layer, equal answers or a loss that does not fall mean nothing.
 MIN_EPOCHS = 3

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from torch import nn
 
 from model.network import SCMRL
-from model.training.norms import NORMS
+from model.training.batch_norm import NORMS
 
 
 @contextmanager

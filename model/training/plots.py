@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from model.training.measures import Accuracy
+from model.training.accuracy import Accuracy
 from model.training.reliability import BINS, Reliability
 
 mpl.use("Agg")

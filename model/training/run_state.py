@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.training import earlier_state
+from model.training import run_state_migration
 from model.training.options import TrainOptions, flag
 
 Weights = dict[str, Tensor]
@@ -67,7 +67,7 @@ def load(file: Path) -> RunState:
         if not isinstance(content[name], kind):
             raise RunError(f"{file}: not the state of a run: {name} is not a {kind.__name__}")
     try:
-        return RunState(**earlier_state.convert(content))
+        return RunState(**run_state_migration.convert(content))
     except (KeyError, TypeError, AttributeError) as exc:
         raise RunError(f"{file}: damaged: {exc}") from exc
 

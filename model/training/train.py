@@ -22,23 +22,23 @@ from model.device import DeviceError, resolve_device
 from model.network import SCMRL, Output
 from model.network.alignment_loss import alignment_loss
 from model.training import final_measurement, run_state
+from model.training.batch_norm import freeze_norms, settle_norms
 from model.training.batch_size import choose_batch_size
 from model.training.batches import Batches, collate
 from model.training.epochs import METRICS, Accuracies, EpochMetrics, append, rows
 from model.training.health import Health
 from model.training.net2net import widen
 from model.training.new_towers import keep_new_towers
-from model.training.no_class.examples import NO_CLASS, WithNoClass, can_draw
-from model.training.norms import freeze_norms, settle_norms
 from model.training.optimizer import configure_optimizer
 from model.training.options import OptionsError, TrainOptions, make_folder
+from model.training.out_of_distribution.outlier_exposure import NO_CLASS, WithNoClass, can_draw
 from model.training.precision import bfloat16_agrees
 from model.training.progress import progress_bar
-from model.training.recipe import card, configuration
 from model.training.run_state import RunError, RunState, Weights
 from model.training.schedule import Schedule
 from model.training.speech import voices
 from model.training.task import BatchPlan, Examples, check_task, streams_alone
+from model.training.training_card import card, configuration
 from model.training.transfer import transfer
 
 #: Takes of words that are no class.

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from service.classification import schemas
-from service.classification.anytime import StepAnswer
+from service.classification.early_exit import StepAnswer
 from service.classification.leave_one_out import WithoutStreams
 from service.classification.options import Options
 from service.decoding.job import DecodeResult
@@ -98,7 +98,7 @@ def build_answer(
     clip: ClassifiedClip, explanation: Explanation, *, request_id: str, total_s: float
 ) -> schemas.Classification:
     """Return the answer. `total_s` is the time since the upload's end, in seconds."""
-    from model.domain import out_of_domain
+    from model.out_of_distribution import out_of_domain
 
     ranking = _ranking(clip, clip.trace[-1])
     scores = out_of_domain(clip.inference.output, clip.card, clip.steps)

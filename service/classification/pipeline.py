@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from model.media.types import Limits
 from service.classification.answer import ClassifiedClip, build_answer, explain
-from service.classification.anytime import check_traceable, run_anytime
+from service.classification.early_exit import check_traceable, run_anytime
 from service.classification.leave_one_out import check_supported, run_without_each
 from service.classification.options import Options
 from service.classification.schemas import Classification

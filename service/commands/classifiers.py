@@ -13,7 +13,7 @@ import typer
 from service.commands.remote import read_key, reporting_errors
 
 if TYPE_CHECKING:
-    from service.classification.local import Classifier
+    from service.classification.local_classifier import Classifier
     from service.classification.options import Options
     from service.classification.schemas import Classification
     from service.client import Client
@@ -93,19 +93,19 @@ def connect(stack: ExitStack, url: str, key: str | None, model: str | None) -> S
 
 def load(model: str, models: Path, device: str) -> LoadedCheckpoint:
     """Load a checkpoint, by its name among `models` or by its folder; else end the command."""
-    from service.runtime import cores, gc
+    from service.runtime import cores, garbage_collection
     from service.runtime.torch_import import import_torch
 
-    with gc.disabled():
+    with garbage_collection.disabled():
         import_torch()
         from model.checkpoint import CARD, CheckpointError
-        from service.classification.local import Classifier
+        from service.classification.local_classifier import Classifier
 
     cores.set_threads(cores.threads(0))
     cores.set_opencv_threads()
     folder = Path(model) if (Path(model) / CARD).exists() else models / model
     try:
-        with gc.disabled():
+        with garbage_collection.disabled():
             return LoadedCheckpoint(Classifier(folder, device))
     except (CheckpointError, RuntimeError, ValueError) as exc:
         typer.echo(f"cannot use the checkpoint {model}: {exc}", err=True)

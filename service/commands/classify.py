@@ -292,7 +292,7 @@ def _json_line(outcome: Outcome) -> str:
 
 def _write_overlays(out: Path, outcomes: Sequence[Outcome], quiet: bool) -> bool:
     """Write the overlays of each clip that has an answer; return whether that succeeded."""
-    from service.commands.figure import side_by_side
+    from service.commands.join_pictures import side_by_side
 
     used: set[Path] = set()
     for outcome in outcomes:

@@ -22,7 +22,7 @@ from service.decoding import sandbox
 from service.keys.key_file import Keys, KeysError, exposed, read
 from service.observability import logs
 from service.renamed_settings import RENAMED, flag, renamed_warning, variable
-from service.runtime import gc, torch_import
+from service.runtime import garbage_collection, torch_import
 from service.runtime.shutdown import SIGNALS, Stopping
 from service.server.listener import listen, raise_file_limit
 from service.settings import Settings
@@ -87,7 +87,7 @@ def register(app: typer.Typer) -> None:
 
 def run(settings: Settings) -> int:
     """Serve until a signal or a failure, and return the exit code."""
-    with gc.disabled():
+    with garbage_collection.disabled():
         torch_import.preload()
         from service.app import create_app
         from service.inference.loading import LOAD_THREAD

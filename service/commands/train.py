@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from model.training import earlier_state
+from model.training import run_state_migration
 from model.training.options import TrainOptions, as_text, flag, range_of
 from model.training.task import Task
 from model.training.tasks import TASKS
@@ -151,9 +151,9 @@ def _rename_deprecated(changes: dict[str, Any]) -> None:
         if name in changes:
             fail(f"--{old} is the old name of {flag(name)}; use only one of them", UNUSABLE)
         if old == "shares":
-            value = earlier_state.modality_dropout(value)
+            value = run_state_migration.modality_dropout(value)
         if old == "slow":
-            value = earlier_state.lr_multiplier(value)
+            value = run_state_migration.lr_multiplier(value)
         changes[name] = value
         typer.echo(
             f"scmrl: --{old} is deprecated and will be removed in the next release: "

@@ -15,7 +15,7 @@ from model.thread_name import show_thread_name
 from service.classification.upload_fields import InputFiles
 from service.decoding import self_test, wire
 from service.decoding.availability import Availability, DecodingUnavailable, State
-from service.decoding.client_read import CancellableRead, ReadCancelled
+from service.decoding.cancellable_read import CancellableRead, ReadCancelled
 from service.decoding.fork_server import DecodeLimits, ForkServer
 from service.decoding.job import DecodeRequest, DecodeResult
 from service.decoding.proc_status import Unresponsive

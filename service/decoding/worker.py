@@ -45,7 +45,7 @@ from service.classification import upload_fields
 from service.decoding import sandbox, wire
 from service.decoding.files import decode
 from service.errors import Error, Problem
-from service.runtime import gc
+from service.runtime import garbage_collection
 
 #: Seconds between two checks for processes that have ended.
 _REAP_S = 5
@@ -202,7 +202,7 @@ def _clip() -> bytes:
 def main() -> None:
     """Run the fork server. The command line is in the module's docstring."""
     _warm()
-    gc.freeze()  # so that its children share its memory for longer
+    garbage_collection.freeze()  # so that its children share its memory for longer
     try:
         run_fork_server(socket.socket(fileno=int(sys.argv[1])), sys.argv[2] == "required")
     except sandbox.SeccompUnavailable as exc:

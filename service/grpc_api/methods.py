@@ -10,7 +10,7 @@ from typing import Any
 from google.protobuf import json_format
 
 from service.classification.pipeline import Call
-from service.classification.served import ServedClassifier
+from service.classification.served_classifier import ServedClassifier
 from service.errors import Error, Problem
 from service.grpc_api.calls import RpcCall
 from service.grpc_api.conversion import parse_request, write_response

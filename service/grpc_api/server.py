@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from service.classification.served import ServedClassifier
+from service.classification.served_classifier import ServedClassifier
 from service.errors import Error, Problem, StartupError
 from service.grpc_api.calls import Calls
 from service.grpc_api.messages import HEALTH, INFERENCE, message, request_types

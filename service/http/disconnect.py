@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from service.classification.several import deadline_passed
+from service.classification.concurrent_clips import deadline_passed
 
 _T = TypeVar("_T")
 

@@ -16,7 +16,7 @@ from service.inference.loading import Attempt, LoadAbandoned, Loads, timed_out
 from service.inference.model_loader import ModelLoader
 from service.inference.registry import Registry
 from service.inference.served_model import ServedModel
-from service.runtime import gc
+from service.runtime import garbage_collection
 from service.settings import Settings
 
 log = logging.getLogger("scmrl.registry")
@@ -99,7 +99,7 @@ class Reloads:
         if previous is not None:
             self._retire(previous)
             del previous
-            gc.collect_all()
+            garbage_collection.collect_all()
 
     def _load_again(self, attempt: Attempt, unchanged: str) -> None:
         if not has_card(self._settings.models, attempt.name):
@@ -115,7 +115,7 @@ class Reloads:
             if model is not None:
                 self._retire(model)
                 del model
-                gc.collect_all()
+                garbage_collection.collect_all()
                 log.info("checkpoint %s is unloaded", name)
         finally:
             self._loads.release(attempt)

@@ -11,7 +11,7 @@ from service.inference.discovery import discover
 from service.inference.loading import LOAD_THREAD, Attempt, LoadAbandoned, Loads
 from service.inference.model_loader import ModelLoader
 from service.inference.registry import Registry
-from service.runtime import cores, gc
+from service.runtime import cores, garbage_collection
 from service.runtime.torch_import import import_torch
 from service.settings import Settings
 
@@ -90,7 +90,7 @@ class Startup:
         for thread in threads:
             thread.join()
         if any(self._registry.status(name) == "failed" for name in self._registry.names):
-            gc.collect_all()  # else the objects of a failed load stay frozen
+            garbage_collection.collect_all()  # else the objects of a failed load stay frozen
 
     def _list(self, attempt: Attempt) -> None:
         """Raises StartupError."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from service.classification.options import Options
 from service.classification.pipeline import Call
 from service.classification.schemas import Classification
-from service.classification.served import Content, ServedClassifier
+from service.classification.served_classifier import Content, ServedClassifier
 from service.errors import Problem
 from service.inference.served_model import ServedModel
 from service.open_inference.outputs import check_outputs, output_tensors

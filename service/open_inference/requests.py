@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from service.classification.option_fields import parse_options
 from service.classification.options import Options
-from service.classification.served import Content
+from service.classification.served_classifier import Content
 from service.classification.upload_fields import InputFiles, UploadField, fields_of
 from service.errors import Error, Problem
 from service.open_inference.tensors import Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 
-from service.server.channel import Channel
+from service.server.connection_transport import ConnectionTransport
 from service.server.timers import Timers
 
 #: Seconds between two checks, at first and at most.
@@ -31,18 +31,18 @@ class ClientWatch:
 
     A client that has closed its writing side may wait for its response. A client that has gone
     altogether looks the same until something is sent to it, so the first bytes of the status line
-    are sent early as a probe, where `may_probe()` (see Channel.probe). While reading is paused,
-    even a FIN is not seen.
+    are sent early as a probe, where `may_probe()` (see ConnectionTransport.probe). While reading is
+    paused, even a FIN is not seen.
     """
 
     def __init__(
         self,
-        channel: Channel,
+        transport: ConnectionTransport,
         timers: Timers,
         is_in_flight: Callable[[], bool],
         may_probe: Callable[[], bool],
     ) -> None:
-        self._channel = channel
+        self._transport = transport
         self._timers = timers
         self._is_in_flight = is_in_flight
         self._may_probe = may_probe
@@ -53,12 +53,12 @@ class ClientWatch:
             self._check(_FIRST_WAIT_S)
 
     def _check(self, wait_s: float) -> None:
-        if is_reset(self._channel.get_extra_info("socket")):
-            self._channel.abort()
+        if is_reset(self._transport.get_extra_info("socket")):
+            self._transport.abort()
             return
         if not self._is_in_flight():
             return
         if self._may_probe():
-            self._channel.probe()
+            self._transport.probe()
         next_s = min(2 * wait_s, _MAX_WAIT_S)
         self._timers.start("client", wait_s, lambda: self._check(next_s))

@@ -16,8 +16,8 @@ from uvicorn.server import ServerState
 
 from service.errors import Problem
 from service.server import request_head
-from service.server.channel import Channel
 from service.server.client_watch import CAN_DETECT_RESET, ClientWatch
+from service.server.connection_transport import ConnectionTransport
 from service.server.connections import Connections
 from service.server.limits import ConnectionLimits
 from service.server.lingering import LingeringClose
@@ -82,16 +82,16 @@ class Connection(HttpToolsProtocol):
             self._is_lost = True
             transport.abort()
             return
-        self._channel = Channel(transport, self._close)
+        self._transport = ConnectionTransport(transport, self._close)
         self._sending = SendDeadline(
-            self._channel, self._timers, self._limits.send_timeout_s, self._give_up_sending
+            self._transport, self._timers, self._limits.send_timeout_s, self._give_up_sending
         )
-        self._lingering = LingeringClose(self._channel, self._timers, self._limits)
+        self._lingering = LingeringClose(self._transport, self._timers, self._limits)
         self._watch = ClientWatch(
-            self._channel, self._timers, lambda: self._in_flight,
+            self._transport, self._timers, lambda: self._in_flight,
             lambda: self._running is not None and not self._running.response_started,
         )  # fmt: skip
-        super().connection_made(self._channel)
+        super().connection_made(self._transport)
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -108,12 +108,12 @@ class Connection(HttpToolsProtocol):
 
     def evict(self) -> None:
         """Close an idle connection at once, for a new one."""
-        self._channel.abort()
+        self._transport.abort()
 
     def shutdown(self) -> None:
         if self._in_flight:
             self.cycle.keep_alive = False
-        elif not self._lingering.has_begun or not self._channel.unsent_bytes:
+        elif not self._lingering.has_begun or not self._transport.unsent_bytes:
             self._close_now()
 
     def timeout_keep_alive_handler(self) -> None:
@@ -137,7 +137,7 @@ class Connection(HttpToolsProtocol):
     # --- reading ------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        if self._reader.phase is Phase.STOPPED or self._channel.is_closing():
+        if self._reader.phase is Phase.STOPPED or self._transport.is_closing():
             self._lingering.drop(len(data))
             return
         self._reader.append(data)
@@ -150,7 +150,7 @@ class Connection(HttpToolsProtocol):
         requests before it are answered.
         """
         reader = self._reader
-        while reader.has_unparsed and not self.pipeline and not self._channel.is_closing():
+        while reader.has_unparsed and not self.pipeline and not self._transport.is_closing():
             wait_s = reader.wait_s()
             if wait_s:
                 self._unset_keepalive_if_required()
@@ -164,7 +164,7 @@ class Connection(HttpToolsProtocol):
                 self._expect_head()
         if self._is_lost:  # a WebSocket has the connection
             return
-        self._channel.throttle(reader.has_unparsed)
+        self._transport.throttle(reader.has_unparsed)
         if self.pipeline:
             self._watch.start()
 
@@ -215,7 +215,7 @@ class Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self._open_connections.replace(self, socket)
         self.connections.discard(self)
-        transport = self._channel.release()
+        transport = self._transport.release()
         self.parser = None  # type: ignore[assignment]  # it refers back to this object
         socket.connection_made(transport)
         transport.set_protocol(socket)
@@ -235,7 +235,7 @@ class Connection(HttpToolsProtocol):
         """Stop parsing, and respond with the problem where a response can still be sent."""
         fails_in_body = self._reader.phase is Phase.BODY
         self._reader.stop()
-        self._channel.throttle(False)
+        self._transport.throttle(False)
         if not self._in_flight:
             self._refuse_request(problem)
             return
@@ -289,7 +289,7 @@ class Connection(HttpToolsProtocol):
                     await send(message)
                     return
                 await send(message)
-                self._channel.uncork()
+                self._transport.uncork()
 
             await app(scope, receive_or_fail, send_corked)
 
@@ -299,13 +299,13 @@ class Connection(HttpToolsProtocol):
         if cycle.more_body:  # the rest of it would have to be read before the next request
             cycle.keep_alive = False
         self._sending.begin_response()
-        self._channel.cork()
+        self._transport.cork()
 
     def on_response_complete(self) -> None:
-        self._channel.uncork()
+        self._transport.uncork()
         self._sending.end_response()
         super().on_response_complete()
-        if self._channel.is_closing():
+        if self._transport.is_closing():
             return
         if not self._in_flight:
             self._open_connections.set_idle(self, True)
@@ -324,7 +324,7 @@ class Connection(HttpToolsProtocol):
             "connection reset: the client has not read a response within %g s "
             "(SCMRL_SEND_TIMEOUT_S)", self._limits.send_timeout_s,
         )  # fmt: skip
-        self._channel.abort()
+        self._transport.abort()
 
     # --- closing ------------------------------------------------------------------------------
 
@@ -345,5 +345,5 @@ class Connection(HttpToolsProtocol):
     def _close_now(self) -> None:
         """Close once what was written has been sent, or the send deadline has passed."""
         self._timers.cancel("head")
-        self._channel.close_now()
+        self._transport.close_now()
         self._sending.end_response()

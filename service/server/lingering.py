@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from service.runtime.token_bucket import TokenBucket
-from service.server.channel import Channel
+from service.server.connection_transport import ConnectionTransport
 from service.server.limits import ConnectionLimits
 from service.server.timers import Timers
 
@@ -15,8 +15,10 @@ class LingeringClose:
     then loses the response. Bytes, rate and time are limited: see ConnectionLimits.
     """
 
-    def __init__(self, channel: Channel, timers: Timers, limits: ConnectionLimits) -> None:
-        self._channel = channel
+    def __init__(
+        self, transport: ConnectionTransport, timers: Timers, limits: ConnectionLimits
+    ) -> None:
+        self._transport = transport
         self._timers = timers
         self._seconds = limits.linger_s
         self._budget = TokenBucket(limits.slice_bytes, limits.linger_bytes_per_s)
@@ -26,24 +28,24 @@ class LingeringClose:
     def begin(self) -> None:
         """Send FIN after what was written, and end the connection after `linger_s`."""
         self.has_begun = True
-        self._channel.end_writing()
-        self._channel.read_on()
+        self._transport.end_writing()
+        self._transport.read_on()
         self._timers.start("linger", self._seconds, self._end)
 
     def drop(self, size: int) -> None:
         """Count `size` dropped bytes; abort the connection where they are too many."""
         self.bytes_left -= size
         if self.bytes_left < 0:
-            self._channel.abort()
+            self._transport.abort()
             return
         self._budget.spend(size)
         wait_s = self._budget.wait_s()
         if wait_s:
-            self._channel.throttle(True)
-            self._timers.start("drop", wait_s, lambda: self._channel.throttle(False))
+            self._transport.throttle(True)
+            self._timers.start("drop", wait_s, lambda: self._transport.throttle(False))
 
     def _end(self) -> None:
-        if self._channel.unsent_bytes:  # the send deadline ends it
+        if self._transport.unsent_bytes:  # the send deadline ends it
             self._timers.start("linger", self._seconds, self._end)
         else:
-            self._channel.abort()
+            self._transport.abort()

@@ -12,7 +12,7 @@ from uvicorn.server import ServerState
 from websockets.frames import Frame
 
 from service.runtime.token_bucket import TokenBucket
-from service.server.channel import Channel
+from service.server.connection_transport import ConnectionTransport
 from service.server.connections import Connections
 from service.server.limits import ConnectionLimits
 from service.server.lingering import LingeringClose
@@ -58,9 +58,9 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
     # --- the connection -----------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._channel = Channel(transport, self._close)
-        self._lingering = LingeringClose(self._channel, self._timers, self._limits)
-        super().connection_made(self._channel)
+        self._transport = ConnectionTransport(transport, self._close)
+        self._lingering = LingeringClose(self._transport, self._timers, self._limits)
+        super().connection_made(self._transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_lost = True
@@ -70,14 +70,14 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
 
     def shutdown(self) -> None:
         """Send a close frame with code 1012 (the service restarts), and tell the app."""
-        if not self._channel.is_closing():
+        if not self._transport.is_closing():
             super().shutdown()
-        elif not self._channel.unsent_bytes:
-            self._channel.close_now()
+        elif not self._transport.unsent_bytes:
+            self._transport.close_now()
 
     def evict(self) -> None:
         """Close a lingering connection at once, for a new one."""
-        self._channel.abort()
+        self._transport.abort()
 
     def _close(self) -> None:
         """Send what was written, and let the client read it."""
@@ -87,19 +87,19 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
             return
         self._open_connections.set_idle(self, True)
         self._lingering.begin()
-        if self._channel.unsent_bytes:
+        if self._transport.unsent_bytes:
             self._expect_reading()
 
     # --- reading ------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        if self._channel.is_closing():
+        if self._transport.is_closing():
             self._lingering.drop(len(data))
             return
         self._unparsed = memoryview(bytes(self._unparsed) + data)
         self._parse()
         if not self.handshake_initiated:  # `websockets` cannot parse the head
-            self._channel.abort()
+            self._transport.abort()
 
     def _parse(self) -> None:
         """Parse what has been received, as far as the budget of small frames allows.
@@ -114,12 +114,12 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
                 break
             piece, self._unparsed = self._unparsed[:size], self._unparsed[size:]
             super().data_received(bytes(piece))
-        if not self._channel.is_closing():
-            self._channel.throttle(bool(self._unparsed) or not self.writable.is_set())
+        if not self._transport.is_closing():
+            self._transport.throttle(bool(self._unparsed) or not self.writable.is_set())
 
     def _may_parse(self) -> bool:
         is_waiting = self._timers.is_running("parse")
-        return not (self.read_paused or is_waiting or self._channel.is_closing()) and (
+        return not (self.read_paused or is_waiting or self._transport.is_closing()) and (
             self.writable.is_set()
         )
 
@@ -162,12 +162,12 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._channel.throttle(True)
+        self._transport.throttle(True)
         self._expect_reading()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if not self._channel.is_closing():
+        if not self._transport.is_closing():
             self._timers.cancel("send")
             self._parse()
 
@@ -176,11 +176,11 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
             self._timers.start("send", self._limits.send_timeout_s, self._give_up_sending)
 
     def _give_up_sending(self) -> None:
-        if not self._channel.unsent_bytes:
+        if not self._transport.unsent_bytes:
             return
         self._open_connections.count_ended("unread")
         log.warning(
             "WebSocket reset: the client has not read what was sent to it within %g s "
             "(SCMRL_SEND_TIMEOUT_S)", self._limits.send_timeout_s,
         )  # fmt: skip
-        self._channel.abort()
+        self._transport.abort()

@@ -13,9 +13,9 @@ from pydantic import ValidationError
 
 from model.calibration import calibrated, tempered
 from model.checkpoint import Calibration, Card, Domain, FeatureReference, TowerReference, load, save
-from model.domain import evidence, out_of_domain
 from model.engine.outputs import concatenate
 from model.network import Output
+from model.out_of_distribution import evidence, out_of_domain
 from tests.model.networks import lively
 from tests.service import checkpoints
 

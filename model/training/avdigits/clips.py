@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from model.training.avdigits.folder import Digits
 from model.training.avdigits.scene import Scene, draw_scene
-from model.training.mp4 import FRAME_RATES, RATES, Footage, encode
+from model.training.mp4_encoder import FRAME_RATES, RATES, Footage, encode
 from model.training.speech.folder import RATE
 from model.training.speech.recording import Recording, record
 from model.training.task import LabelledClip

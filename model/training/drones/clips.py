@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from model.training.drones.folder import BACKGROUND, KINDS, LABELS, RATE, Aircraft, Movie, View
 from model.training.drones.sound import cut
 from model.training.drones.window import Window, draw_clip_window
-from model.training.mp4 import Footage, encode
+from model.training.mp4_encoder import Footage, encode
 from model.training.speech.recording import Recording as Track
 from model.training.task import LabelledClip
 

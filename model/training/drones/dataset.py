@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from model.media.types import Pictures
 from model.preprocess.frames import prepare_frames
 from model.preprocess.specs import PROFILES, FrameSpec
-from model.training.drones.coded import with_coded
+from model.training.drones.aac_augmentation import with_coded
+from model.training.drones.empty_examples import draw_empty_picture, draw_noise
 from model.training.drones.folder import BACKGROUND, KINDS, LABELS, Aircraft, Recording, View
-from model.training.drones.nothing import draw_empty_picture, draw_noise
 from model.training.drones.sound import cut, draw_spectrogram, spectrogram
 from model.training.drones.window import draw_clip_window, draw_light, draw_window
 from model.training.task import BatchPlan

@@ -13,7 +13,7 @@ from model.training import backgrounds
 from model.training.handsigns.dataset import HELD_OUT_DIFFICULTY
 from model.training.handsigns.folder import Hand, ShownDigits
 from model.training.handsigns.scene import CLIP_HEIGHTS, Scene, draw_scene, photograph_scene
-from model.training.mp4 import FRAME_RATES, RATES, Footage, encode
+from model.training.mp4_encoder import FRAME_RATES, RATES, Footage, encode
 from model.training.speech.folder import RATE
 from model.training.speech.recording import Recording, record
 from model.training.task import LabelledClip

@@ -15,11 +15,11 @@ from torch import Tensor
 from model import checkpoint
 from model.network import Output
 from model.training import calibrate
+from model.training.batch_norm import settle_norms
 from model.training.batches import Batches
 from model.training.evaluate import off_centre
 from model.training.evaluator import EvaluatedClip, Evaluator
 from model.training.faithfulness import faithfulness_by_clip
-from model.training.norms import settle_norms
 from model.training.perturbations import DEGRADATIONS, Perturbation
 from model.training.study.examiner import (
     CALIBRATED,

@@ -1,7 +1,8 @@
 """The routes, one resource per module; each module's router is listed in `ROUTERS`.
 
 To add a route, HTTP or WebSocket, write a module beside these with a `router`, and add it here. A
-route that classifies awaits `ServedClassifier.classify` (service/classification/served.py).
+route that classifies awaits `ServedClassifier.classify`
+(service/classification/served_classifier.py).
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from service.classification.pipeline import Call
 from service.classification.schemas import Classification
-from service.classification.served import ServedClassifier
+from service.classification.served_classifier import ServedClassifier
 from service.classification.upload_fields import Kinds
 from service.errors import Error
 from service.http import json_body

@@ -15,7 +15,7 @@ from service.classification.option_fields import parse_options
 from service.classification.options import Options
 from service.classification.pipeline import Call
 from service.classification.schemas import Classification
-from service.classification.served import ServedClassifier
+from service.classification.served_classifier import ServedClassifier
 from service.classification.upload_fields import InputFiles, Kinds
 from service.errors import Problem
 from service.http import clip_forms, json_body

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from service.classification.pipeline import Call
-from service.classification.served import ServedClassifier
+from service.classification.served_classifier import ServedClassifier
 from service.errors import Error, Problem
 from service.http.content_encoding import compress, read_body
 from service.http.disconnect import run_until_disconnect

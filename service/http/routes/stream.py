@@ -17,7 +17,7 @@ from service.classification import upload_fields
 from service.classification.options import Options
 from service.classification.pipeline import Call
 from service.classification.schemas import Classification
-from service.classification.served import ServedClassifier
+from service.classification.served_classifier import ServedClassifier
 from service.classification.upload_fields import InputFiles
 from service.errors import Error, Problem
 from service.http.state import State, record_of, state_of

@@ -23,7 +23,7 @@ from model.preprocess.specs import FrameSpec, SpectrogramSpec
 from model.preprocess.spectrogram import prepare_spectrogram
 from model.training.avdigits.task import AVDigits
 from model.training.options import TrainOptions
-from model.training.recipe import card
+from model.training.training_card import card
 
 Path_ = tuple[str | int, ...]
 

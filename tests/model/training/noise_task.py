@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from model.checkpoint import Card, Source
 from model.preprocess.specs import FrameSpec, Spec, SpectrogramSpec
-from model.training.mp4 import Footage, encode
+from model.training.mp4_encoder import Footage, encode
 from model.training.options import check_ranges, option
 from model.training.speech.recording import Recording
 from model.training.task import BatchPlan, DataError, LabelledClip, check_task

@@ -14,7 +14,7 @@ from scipy.special import softmax
 
 from model import checkpoint
 from model.checkpoint import Card, CheckpointError
-from model.training import recipe
+from model.training import training_card
 from model.training.calibrate import Fit, _fit, calibrate, run
 from model.training.evaluator import Evaluator
 from model.training.options import CalibrateOptions, OptionsError, TrainOptions
@@ -42,7 +42,7 @@ def folder(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setitem(TASKS, "noise", Noise)
     folder = tmp_path / "checkpoint"
     options = TrainOptions.of(Noise(), data, embed_dim=16, steps=2)
-    new = recipe.card(options, 0)
+    new = training_card.card(options, 0)
     checkpoint.save(folder, lively(new.config), new)
     return folder
 
@@ -130,7 +130,7 @@ def test_folds_calibrate_by_the_clips_that_each_left_out(
 
 def test_a_fold_of_another_network_is_refused(folder: Path, data: Path, tmp_path: Path) -> None:
     fold = tmp_path / "fold"
-    new = recipe.card(TrainOptions.of(Noise(), data, embed_dim=32, steps=2), 0)
+    new = training_card.card(TrainOptions.of(Noise(), data, embed_dim=32, steps=2), 0)
     checkpoint.save(fold, lively(new.config), new)
     options = CalibrateOptions(folder, data, examples=0, device="cpu", folds=(fold,))
     with pytest.raises(CheckpointError, match=f"config: is not that of {folder}"):

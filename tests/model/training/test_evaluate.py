@@ -26,8 +26,8 @@ from model.training.avdigits.task import AVDigits
 from model.training.evaluate import STEPS
 from model.training.evaluator import ClipOnDemand, DecodedClip, Evaluator
 from model.training.options import EvaluateOptions, OptionsError, TrainOptions
-from model.training.recipe import card
 from model.training.task import DataError, LabelledClip
+from model.training.training_card import card
 
 pytestmark = pytest.mark.slow
 

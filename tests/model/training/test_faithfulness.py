@@ -24,7 +24,7 @@ from model.training.avdigits.task import AVDigits
 from model.training.evaluator import DecodedClip, Evaluator
 from model.training.faithfulness import HIDDEN, box_mask, content_mask, faithfulness, hide, upsample
 from model.training.options import TrainOptions
-from model.training.recipe import card
+from model.training.training_card import card
 
 SQUARE = FrameSpec(fit="pad", background="median", resize="area", size=(96, 96), frames="spread")
 

@@ -7,8 +7,8 @@ import torch
 
 from model.config import Config, StreamConfig
 from model.network import SCMRL
+from model.training.batch_norm import NORMS, freeze_norms, settle_norms
 from model.training.health import MIN_BATCHES, MIN_EPOCHS, Health, observe
-from model.training.norms import NORMS, freeze_norms, settle_norms
 from tests.model.networks import lively, noise
 
 STREAM = StreamConfig(channels=1, size=(32, 32))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from model.config import Fusion
 from model.training.avdigits.task import AVDigits
 from model.training.options import OptionsError, TrainOptions, flag, range_of
-from model.training.recipe import card, configuration
+from model.training.training_card import card, configuration
 
 #: Least and greatest value of each number among the options.
 RANGES = {

@@ -16,10 +16,10 @@ from rich.console import Console
 
 from model.training import run_state
 from model.training.avdigits.task import AVDigits
-from model.training.earlier_state import ADDED
 from model.training.epochs import Accuracies, EpochMetrics
 from model.training.options import OptionsError, TrainOptions, flag
 from model.training.run_state import RunError, RunState
+from model.training.run_state_migration import ADDED
 from model.training.task import DataError
 from model.training.train import Trainer, train
 

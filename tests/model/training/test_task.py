@@ -18,11 +18,11 @@ from model.checkpoint import CheckpointError
 from model.training.avdigits.task import AVDigits
 from model.training.evaluate import evaluate
 from model.training.options import EvaluateOptions, OptionsError, TrainOptions
-from model.training.recipe import task_of
 from model.training.schedule import Schedule
 from model.training.task import DataError
 from model.training.tasks import TASKS
 from model.training.train import Trainer, train
+from model.training.training_card import task_of
 from service.commands import evaluate as evaluate_command
 from service.commands import train as train_command
 from tests.model.training.noise_task import Noise

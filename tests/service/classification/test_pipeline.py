@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from model.checkpoint import read_card
 from model.media.reader import read_clip
 from model.preprocess.prepare import prepare
-from service.classification.local import Classifier
+from service.classification.local_classifier import Classifier
 from service.classification.options import Options
 from service.classification.pipeline import Call
-from service.classification.served import ServedClassifier
+from service.classification.served_classifier import ServedClassifier
 from service.classification.upload_fields import InputFiles
 from service.decoding.fork_server import DecodeLimits
 from service.decoding.pool import DecoderPool
@@ -31,7 +31,10 @@ from service.settings import Settings
 HTTP = ("starlette", "fastapi", "uvicorn", "python_multipart", "service.http", "service.app")
 
 
-@pytest.mark.parametrize("module", ["pipeline", "served", "local", "upload_fields", "options"])
+MODULES = ("pipeline", "served_classifier", "local_classifier", "upload_fields", "options")
+
+
+@pytest.mark.parametrize("module", MODULES)
 def test_nothing_that_it_imports_knows_of_http(module: str) -> None:
     """Directly or by way of others; in a process of its own."""
     script = (

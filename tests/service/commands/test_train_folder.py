@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from model import checkpoint
-from service.classification.local import Classifier
+from service.classification.local_classifier import Classifier
 from service.classification.options import Options
 from service.classification.upload_fields import InputFiles
 from service.settings import Settings

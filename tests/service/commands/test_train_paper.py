@@ -11,7 +11,7 @@ import pytest
 from model import checkpoint
 from model.checkpoint.published_tasks import PUBLISHED_TASKS
 from model.config import Config
-from service.classification.local import Classifier
+from service.classification.local_classifier import Classifier
 from service.classification.options import Options
 from service.classification.upload_fields import InputFiles
 from tests.model.checkpoint.published_files import ARGUMENTS, theirs, write

@@ -17,7 +17,7 @@ from service.errors import Problem
 from service.inference import model_loader, startup, watch
 from service.inference.model_server import ModelServer
 from service.inference.served_model import ServedModel
-from service.runtime import gc as objects
+from service.runtime import garbage_collection
 from service.settings import Settings
 from tests.resident import MIB, Kept, needs_glibc, resident
 from tests.service.inference.test_registry import damage
@@ -32,7 +32,7 @@ def models(weights: Path, tmp_path: Path) -> Iterator[ModelServer]:
     models = ModelServer(Settings(models=folder, compile="off"))
     models.startup.load_default()
     models.reloads.begin_load("strict")()
-    objects.freeze()  # as a service does that has started
+    garbage_collection.freeze()  # as a service does that has started
     yield models
     models.stop()
 
@@ -107,7 +107,7 @@ def test_what_failed_at_the_start_is_let_go(
         models = ModelServer(Settings(models=weights, compile="off"))
         models.startup.load_default()
     models.startup.load_others()
-    objects.freeze()
+    garbage_collection.freeze()
     gc.collect()
     assert models.registry.status("strict") == "failed"
     assert [engine() for engine in failing] == [None]

@@ -13,7 +13,7 @@ import torch
 from model.checkpoint import Measurement
 from service.errors import Error, Problem, StartupError
 from service.inference.model_server import ModelServer
-from service.runtime import gc
+from service.runtime import garbage_collection
 from service.settings import Settings
 from tests.service import checkpoints
 from tests.service.integration.test_refusals import problem
@@ -135,7 +135,7 @@ def test_int8_is_taken_where_the_card_has_its_accuracy(
 def test_of_a_checkpoint_that_is_loaded_anew_the_old_one_is_let_go(weights: Path) -> None:
     models = ModelServer(Settings(models=weights, compile="off"))
     models.startup.load_default()
-    gc.freeze()  # as a service does that has started
+    garbage_collection.freeze()  # as a service does that has started
     old = weakref.ref(models.registry.get("avdigits").engines[0])
     models.reloads.begin_load("avdigits")()
     assert old() is None

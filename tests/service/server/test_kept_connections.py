@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from service.server.channel import Channel
+from service.server.connection_transport import ConnectionTransport
 from service.server.listener import listen
 from tests.service.server.edge import GET, Edge, post, running_edge
 
@@ -18,7 +18,7 @@ def test_accepted_sockets_send_without_delay(kind: str) -> None:
     with running_edge(listener=listener) as edge, edge.connect() as client:
         client.send(GET)
         client.answer()
-        accepted = edge.open[0]._channel.get_extra_info("socket")
+        accepted = edge.open[0]._transport.get_extra_info("socket")
         assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
@@ -26,13 +26,13 @@ def test_a_small_response_leaves_in_one_write(
     shared_edge: Edge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writes: list[bytes] = []
-    write = Channel._write
+    write = ConnectionTransport._write
 
-    def recorded(channel: Channel, data: bytes) -> None:
+    def recorded(transport: ConnectionTransport, data: bytes) -> None:
         writes.append(data)
-        write(channel, data)
+        write(transport, data)
 
-    monkeypatch.setattr(Channel, "_write", recorded)
+    monkeypatch.setattr(ConnectionTransport, "_write", recorded)
     with shared_edge.connect() as client:
         for _ in range(2):
             client.send(post(b"hello"))

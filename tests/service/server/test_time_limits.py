@@ -10,7 +10,7 @@ import tracemalloc
 import pytest
 
 from service.http.middleware import body_limit
-from service.server.channel import Channel
+from service.server.connection_transport import ConnectionTransport
 from service.server.send_deadline import SendDeadline
 from service.server.timers import Timers
 from tests.service.running_server import wait_until
@@ -137,10 +137,10 @@ def test_each_response_has_its_own_send_deadline() -> None:
         theirs.setblocking(False)
         loop = asyncio.get_running_loop()
         transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
-        channel = Channel(transport, lambda: None)
+        corked = ConnectionTransport(transport, lambda: None)
         given_up: list[bool] = []
         timers = Timers(loop)
-        limit = SendDeadline(channel, timers, 3600, lambda: given_up.append(True))
+        limit = SendDeadline(corked, timers, 3600, lambda: given_up.append(True))
 
         def time_is_over() -> None:
             timers.cancel("send")
@@ -151,13 +151,13 @@ def test_each_response_has_its_own_send_deadline() -> None:
                 size -= len(await loop.sock_recv(theirs, size))
 
         async def wait_for_room(size: int) -> None:
-            while channel.unsent_bytes > size:
+            while corked.unsent_bytes > size:
                 await asyncio.sleep(0.001)
 
         size = 10_000_000
         for _ in range(2):
             limit.begin_response()
-            channel.write(bytes(size))
+            corked.write(bytes(size))
             limit.end_response()
         await read(size)
         await wait_for_room(size)

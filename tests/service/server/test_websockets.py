@@ -318,7 +318,7 @@ def test_a_client_that_never_reads_is_read_no_more_and_reset(opcode: int) -> Non
                 break
             total += sent
             at = (at + sent) % len(flood)
-            unsent = max([unsent, *(c._channel.unsent_bytes for c in edge.open)])
+            unsent = max([unsent, *(c._transport.unsent_bytes for c in edge.open)])
         assert unsent < 1_000_000
         wait_until(lambda: not edge.open)
         assert edge.connections.ended["unread"] == 1

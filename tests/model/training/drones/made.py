@@ -11,7 +11,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from model.training.drones.folder import COLUMNS, RATE
-from model.training.mp4 import Footage, encode
+from model.training.mp4_encoder import Footage, encode
 from model.training.speech.recording import Recording
 
 Bytes = NDArray[np.uint8]

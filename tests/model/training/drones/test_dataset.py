@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from model.preprocess.specs import PROFILES
-from model.training.drones.coded import VARIANTS, with_coded
+from model.training.drones.aac_augmentation import VARIANTS, with_coded
 from model.training.drones.dataset import AircraftExamples, draw_views
+from model.training.drones.empty_examples import draw_empty_picture, draw_noise
 from model.training.drones.folder import KINDS, LABELS, Aircraft, Recording
-from model.training.drones.nothing import draw_empty_picture, draw_noise
 from model.training.drones.sound import draw_sound
 from model.training.task import BatchPlan
 

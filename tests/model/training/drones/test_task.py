@@ -14,8 +14,8 @@ from model.training.drones.clips import MADE, MOVIES
 from model.training.drones.task import Drones
 from model.training.evaluate import evaluate
 from model.training.options import EvaluateOptions, OptionsError, TrainOptions
-from model.training.recipe import task_of
 from model.training.train import train
+from model.training.training_card import task_of
 
 
 def test_clips_are_read_back_as_they_were_made(drones_folder: Path) -> None:

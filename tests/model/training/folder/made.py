@@ -9,7 +9,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from model.training.mp4 import Footage, encode
+from model.training.mp4_encoder import Footage, encode
 from model.training.speech.recording import Recording
 
 RATE = 8000

@@ -20,7 +20,7 @@ from model.training.folder.clip_files import ClipFiles
 from model.training.folder.data import seen_digests
 from model.training.folder.findings import Finding
 from model.training.folder.task import FolderTask
-from model.training.mp4 import Footage, encode
+from model.training.mp4_encoder import Footage, encode
 from model.training.options import OptionsError
 from model.training.speech.recording import Recording
 from model.training.task import BatchPlan, DataError

@@ -16,10 +16,10 @@ from model.checkpoint import CheckpointError
 from model.training.evaluate import evaluate
 from model.training.folder.task import FolderTask
 from model.training.options import EvaluateOptions, OptionsError, TrainOptions
-from model.training.recipe import task_of
 from model.training.run_state import RunError
 from model.training.task import DataError
 from model.training.train import train
+from model.training.training_card import task_of
 from tests.model.training.folder.made import movie, movies, picture, sound
 
 pytestmark = [pytest.mark.usefixtures("one_core"), pytest.mark.slow]

@@ -12,8 +12,8 @@ from model.training.avdigits.task import AVDigits
 from model.training.evaluate import evaluate
 from model.training.handsigns.task import HandSigns
 from model.training.options import EvaluateOptions, OptionsError, TrainOptions
-from model.training.recipe import task_of
 from model.training.train import train
+from model.training.training_card import task_of
 
 pytestmark = [pytest.mark.usefixtures("one_core"), pytest.mark.slow]
 

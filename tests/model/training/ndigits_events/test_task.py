@@ -12,8 +12,8 @@ from model.training.calibrate import calibrate
 from model.training.evaluate import evaluate
 from model.training.ndigits_events.task import NDigitsEvents
 from model.training.options import CalibrateOptions, EvaluateOptions, TrainOptions
-from model.training.recipe import task_of
 from model.training.train import train
+from model.training.training_card import task_of
 
 pytestmark = [pytest.mark.usefixtures("one_core"), pytest.mark.slow]
 

@@ -20,10 +20,10 @@ from model.training.evaluate import evaluate
 from model.training.folder.split import DEVELOPMENT, TEST, TRAIN
 from model.training.options import CalibrateOptions, EvaluateOptions, OptionsError, TrainOptions
 from model.training.paper.crema_d import EMOTIONS, CremaD, list_crema_d, published_test_names
-from model.training.recipe import task_of
 from model.training.schedule import Schedule
 from model.training.task import DataError
 from model.training.train import train
+from model.training.training_card import task_of
 from tests.model.training.paper.made import crema_d, crema_d_names, flv, wav
 
 pytestmark = [pytest.mark.usefixtures("one_core")]

@@ -24,9 +24,9 @@ from model.training.paper.event_pairs import EventPairData
 from model.training.paper.mnist_dvs import list_mnist_dvs
 from model.training.paper.mnistdvs_ntidigits import MNISTDVSNTIDigits
 from model.training.paper.ntidigits import list_ntidigits
-from model.training.recipe import configuration, task_of
 from model.training.task import BatchPlan, DataError
 from model.training.train import train
+from model.training.training_card import configuration, task_of
 from tests.model.training.paper.made import mnist_dvs, mnistdvs_ntidigits, ntidigits
 
 pytestmark = [pytest.mark.usefixtures("one_core")]

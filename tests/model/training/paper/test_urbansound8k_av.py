@@ -18,9 +18,9 @@ from model.training.evaluate import evaluate
 from model.training.folder.split import DEVELOPMENT, TEST, TRAIN
 from model.training.options import CalibrateOptions, EvaluateOptions, TrainOptions
 from model.training.paper.urbansound8k_av import LABELS, UrbanSound8KAV, list_urbansound8k_av
-from model.training.recipe import task_of
 from model.training.task import BatchPlan, DataError
 from model.training.train import train
+from model.training.training_card import task_of
 from tests.model.training.paper.made import jpg, urbansound8k_av, wav
 
 pytestmark = [pytest.mark.usefixtures("one_core")]

@@ -18,8 +18,8 @@ from model.training.avdigits.pairs import two_digits
 from model.training.avdigits.task import AVDigits
 from model.training.evaluator import Evaluator
 from model.training.options import TrainOptions
-from model.training.recipe import card
 from model.training.study.following import follow
+from model.training.training_card import card
 from model.training.two_objects import TwoObjects
 
 CARD = card(TrainOptions.of(AVDigits(), Path("data"), embed_dim=16, steps=2), 0)

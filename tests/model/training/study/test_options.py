@@ -9,9 +9,9 @@ import pytest
 
 from model.training.avdigits.task import AVDigits
 from model.training.options import NO_ATTENTION, OptionsError, TrainOptions
-from model.training.recipe import configuration
 from model.training.study.options import STUDIES, StudyOptions
 from model.training.study.variants import parse
+from model.training.training_card import configuration
 
 OPTIONS = StudyOptions("avdigits", Path("data"), Path("out"))
 

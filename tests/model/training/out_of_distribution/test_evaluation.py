@@ -14,11 +14,11 @@ from model.checkpoint import Calibration, Domain, Reference
 from model.media.reader import read_clip
 from model.training.avdigits.task import AVDigits
 from model.training.evaluator import DecodedClip, Evaluator
-from model.training.no_class.measure import auroc, measure_no_class
 from model.training.options import TrainOptions
-from model.training.recipe import card
+from model.training.out_of_distribution.evaluation import auroc, measure_no_class
 from model.training.speech import voices
 from model.training.task import DataError, LabelledClip
+from model.training.training_card import card
 from tests.conftest import ROOT
 from tests.model.networks import lively
 

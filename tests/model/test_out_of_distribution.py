@@ -10,9 +10,9 @@ import torch
 from pydantic import ValidationError
 
 from model.checkpoint import Card, Reference, load, save
-from model.domain import distance, out_of_domain, terms
 from model.network import Output
-from model.training.domain import fit_domain
+from model.out_of_distribution import distance, out_of_domain, terms
+from model.training.out_of_distribution.logits import fit_domain
 from tests.model.networks import lively
 from tests.service import checkpoints
 

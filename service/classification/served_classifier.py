@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from model.media.types import Limits
 from service.classification import pipeline
+from service.classification.concurrent_clips import classify_several
 from service.classification.options import Options
 from service.classification.pipeline import Backend, Call
 from service.classification.schemas import Classification
-from service.classification.several import classify_several
 from service.classification.upload_fields import InputFiles, check_files
 from service.decoding.pool import DecoderPool
 from service.errors import Problem

@@ -13,8 +13,13 @@ from torch.nn.functional import cross_entropy
 from model.network import Output
 from model.preprocess.specs import PROFILES
 from model.training.batches import collate
-from model.training.no_class.examples import NO_CLASS, WithNoClass, draw_picture, draw_sound
 from model.training.options import TrainOptions
+from model.training.out_of_distribution.outlier_exposure import (
+    NO_CLASS,
+    WithNoClass,
+    draw_picture,
+    draw_sound,
+)
 from model.training.task import BatchPlan
 from model.training.train import compute_loss
 from tests.model.training.noise_task import Noise

@@ -8,10 +8,10 @@ import torch
 
 from model.calibration import calibrated
 from model.checkpoint import Calibration, Card
-from model.domain import out_of_domain
 from model.network import Output
-from model.training.evidence import Features, fit_evidence
-from model.training.feature_domain import Clips, as_domain, fit_features
+from model.out_of_distribution import out_of_domain
+from model.training.out_of_distribution.features import Clips, as_domain, fit_features
+from model.training.out_of_distribution.logistic_regression import Features, fit_evidence
 from tests.service import checkpoints
 
 PLAIN = checkpoints.card()

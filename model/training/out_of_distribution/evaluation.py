@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.checkpoint import Measurement
-from model.domain import out_of_domain
 from model.media.reader import read_picture, read_sound
 from model.media.types import Clip, MediaError, Pictures, Sound
+from model.out_of_distribution import out_of_domain
 from model.training.evaluator import BATCH_SIZE, EvaluatedClip, Evaluator
 from model.training.folder.clip_files import kind_of
 from model.training.speech import voices

@@ -15,8 +15,8 @@ from model.engine.outputs import concatenate
 from model.network import Output
 from model.training.batches import collate
 from model.training.evaluator import Evaluator
-from model.training.feature_domain import Clips
-from model.training.no_class.examples import NO_CLASS, WithNoClass, can_draw
+from model.training.out_of_distribution.features import Clips
+from model.training.out_of_distribution.outlier_exposure import NO_CLASS, WithNoClass, can_draw
 from model.training.speech import voices
 from model.training.task import BatchPlan, Data, Examples
 

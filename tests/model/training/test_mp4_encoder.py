@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from model.media.reader import read_clip
-from model.training.mp4 import RATES, Footage, encode
+from model.training.mp4_encoder import RATES, Footage, encode
 from model.training.speech.recording import Recording
 
 

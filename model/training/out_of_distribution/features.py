@@ -13,10 +13,16 @@ from scipy.special import log_softmax
 
 from model.calibration import grown
 from model.checkpoint import Card, Domain, FeatureReference, TowerReference
-from model.domain import used_streams
 from model.engine.outputs import concatenate
 from model.network import Output
-from model.training.evidence import Evidence, Features, Floats, Labels, fit_evidence
+from model.out_of_distribution import used_streams
+from model.training.out_of_distribution.logistic_regression import (
+    Evidence,
+    Features,
+    Floats,
+    Labels,
+    fit_evidence,
+)
 from model.training.temperature import fit_temperature
 
 #: Share of known clips within the limit.

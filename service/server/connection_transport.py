@@ -12,7 +12,7 @@ _MAX_JOINED_BYTES = 64 * 1024
 _RESPONSE_START = b"HTTP/1.1 "
 
 
-class Channel(asyncio.Transport):
+class ConnectionTransport(asyncio.Transport):
     """Wraps the transport of one connection for uvicorn's protocol.
 
     - `cork` buffers writes until `uncork`, or until the event loop's next iteration, so that head

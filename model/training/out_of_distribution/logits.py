@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from model.checkpoint import Card, Domain, Reference
-from model.domain import distance, terms
 from model.network import Output
+from model.out_of_distribution import distance, terms
 
 #: Share of known clips within the limit.
 _KEPT = 0.98

@@ -7,8 +7,8 @@ from typing import cast
 
 import pytest
 
+from service.classification.concurrent_clips import classify_several
 from service.classification.schemas import Classification
-from service.classification.several import classify_several
 from service.errors import Error, Problem
 
 

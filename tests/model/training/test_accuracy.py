@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from model.training.measures import Accuracy
+from model.training.accuracy import Accuracy
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from model.checkpoint import Calibration
 from model.config import StreamConfig
 from model.engine.inputs import stack_clips
 from model.preprocess.specs import FrameSpec, SpectrogramSpec
-from service.classification.anytime import first_steps, stops
-from service.classification.local import Classifier
+from service.classification.early_exit import first_steps, stops
+from service.classification.local_classifier import Classifier
 from service.classification.options import Options
 from service.classification.pipeline import Backend, Call, classify_tensors
 from service.classification.schemas import Classification
