@@ -25,6 +25,7 @@ from service.http.middleware.websocket_admission import WebSocketAdmission
 from service.http.page import routes as page
 from service.http.routes import ROUTERS
 from service.http.state import State
+from service.inference.local import LocalModels
 from service.inference.model_server import ModelServer
 from service.keys import key_file
 from service.keys.admission import KeyAdmission
@@ -108,15 +109,14 @@ def _make_state(
         settings.decode_timeout_s, settings.decode_memory_mib * MIB, settings.sandbox
     )
     workers = settings.decode_workers or cores.available()
-    checkpoints = ModelServer(
-        settings, lambda error: fail(StartupError(f"the device is lost: {error}"))
-    )
+    server = ModelServer(settings, lambda error: fail(StartupError(f"the device is lost: {error}")))
     decoders = DecoderPool(workers, limits, lambda error: fail(StartupError(str(error))))
     connections = Connections(connections_within_file_limit(settings.max_connections, workers))
     streams = SessionSlots(settings.stream_sessions, settings.stream_sessions_per_key)
-    state_metrics = StateMetrics(checkpoints, decoders, connections, streams)
+    state_metrics = StateMetrics(server, decoders, connections, streams)
     request_metrics = Metrics(state_metrics, VERSION)
-    return State(settings, admission, checkpoints, decoders, connections, request_metrics, streams)
+    models = LocalModels(server, settings)
+    return State(settings, admission, models, decoders, connections, request_metrics, streams)
 
 
 def _add_middleware(
@@ -171,10 +171,14 @@ def _grpc_of(
         except ImportError as exc:
             detail = f"SCMRL_GRPC_PORT needs the extra grpc (pip install 'scmrl[grpc]'): {exc}"
             raise StartupError(detail, misused=True) from exc
+
+        async def is_ready() -> bool:
+            return not await state.not_ready_reason()
+
         classifier = ServedClassifier(state.in_flight, state.decoders, state.settings)
         return GrpcServer(
             state.models,
-            lambda: not state.not_ready_reason(),
+            is_ready,
             classifier,
             state.keys,
             uploads,

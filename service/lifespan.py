@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from service.decoding.availability import DecodingUnavailable
 from service.decoding.job import DecodeRequest
+from service.decoding.pool import DecoderPool
 from service.errors import Problem, StartupError
 from service.http.state import State
 from service.inference.loading import LOAD_THREAD
@@ -21,6 +22,7 @@ from service.runtime import garbage_collection, switch_interval
 from service.runtime.daemon_thread import in_thread
 
 if TYPE_CHECKING:
+    from model.checkpoint import Card
     from service.grpc_api.server import GrpcServer
 
 
@@ -42,8 +44,9 @@ def make_lifespan(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         switch_interval.shorten()
+        models.start()
         decoders.start()
-        for watch in (models.watch_workers, models.watch_files, decoders.watch, keyring.watch):
+        for watch in (decoders.watch, keyring.watch):
             threading.Thread(target=watch, name="scmrl-watch", daemon=True).start()
         loading = asyncio.create_task(_load(state, on_ready, on_failure))
         grpc_server = await _start_grpc(make_grpc, on_failure)
@@ -82,10 +85,11 @@ async def _start_grpc(
 async def _load(
     state: State, on_ready: Callable[[], None], on_failure: Callable[[StartupError], None]
 ) -> None:
-    """Load in a thread: uvicorn does not listen before the lifespan's start-up returns."""
+    """Load in the background: uvicorn does not listen before the lifespan's start-up returns."""
     try:
         with garbage_collection.disabled():
-            can_answer = await in_thread(LOAD_THREAD, lambda: _load_default(state))
+            card = await state.models.load_default()
+            can_answer = await in_thread(LOAD_THREAD, lambda: _self_test(state.decoders, card))
     except StartupError as exc:
         on_failure(exc)
         return
@@ -93,18 +97,13 @@ async def _load(
         return  # the service is shutting down
     if can_answer:
         on_ready()
-    await in_thread(LOAD_THREAD, state.models.startup.load_others)
+    await state.models.load_others()
     garbage_collection.freeze()
 
 
-def _load_default(state: State) -> bool:
-    """Load the default checkpoint and test the decoders; return whether clips can be answered.
-
-    Raises StartupError.
-    """
-    state.models.startup.load_default()
-    card = state.registry.get(state.registry.default_name).card
+def _self_test(decoders: DecoderPool, card: Card) -> bool:
+    """Test the decoders; return whether clips can be answered. Raises StartupError."""
     try:
-        return state.decoders.run_self_test(DecodeRequest.from_card(card, card.steps))
+        return decoders.run_self_test(DecodeRequest.from_card(card, card.steps))
     except DecodingUnavailable as exc:
         raise StartupError(str(exc)) from exc

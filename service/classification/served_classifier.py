@@ -17,9 +17,7 @@ from service.classification.upload_fields import InputFiles, check_files
 from service.decoding.pool import DecoderPool
 from service.errors import Problem
 from service.inference.admission import reduce_steps
-from service.inference.batching import Slot
-from service.inference.in_flight import InFlight
-from service.inference.served_model import ServedModel
+from service.inference.models import Checkpoint, Requests, Slot
 from service.request_record import request_id
 from service.settings import Settings
 
@@ -35,7 +33,7 @@ Content: TypeAlias = "InputFiles | Mapping[str, NDArray[np.float32]]"
 class ServedClassifier:
     """The pipeline behind every protocol of the service."""
 
-    in_flight: InFlight
+    in_flight: Requests
     decoders: DecoderPool
     settings: Settings
 
@@ -49,18 +47,18 @@ class ServedClassifier:
             return await self.classify_with(model, files, options, call)
 
     async def classify_with(
-        self, model: ServedModel, files: InputFiles, options: Options, call: Call
+        self, model: Checkpoint, files: InputFiles, options: Options, call: Call
     ) -> Classification:
         """Classify checked files with a checkpoint that is held for this request.
 
         A protocol whose files take long to arrive holds the checkpoint meanwhile. Raises Problem.
         """
-        with model.batcher.slot() as slot:
+        async with model.slot() as slot:
             return await pipeline.classify(files, options, self._backend(model, slot), call)
 
     async def classify_several(
         self,
-        model: ServedModel,
+        model: Checkpoint,
         clips: Sequence[tuple[Content, Options]],
         call: Call,
     ) -> list[Classification | Problem]:
@@ -104,7 +102,7 @@ class ServedClassifier:
 
     async def classify_tensors_with(
         self,
-        model: ServedModel,
+        model: Checkpoint,
         tensors: Mapping[str, NDArray[np.float32]],
         options: Options,
         call: Call,
@@ -113,11 +111,11 @@ class ServedClassifier:
 
         Raises Problem.
         """
-        with model.batcher.slot() as slot:
+        async with model.slot() as slot:
             backend = self._backend(model, slot)
             return await pipeline.classify_tensors(tensors, options, backend, call)
 
-    def _backend(self, model: ServedModel, slot: Slot) -> Backend:
+    def _backend(self, model: Checkpoint, slot: Slot) -> Backend:
         return Backend(
             name=model.name,
             card=model.card,
@@ -127,8 +125,8 @@ class ServedClassifier:
             reduce_steps=partial(self._reduce_steps, model),
         )
 
-    def _reduce_steps(self, model: ServedModel, steps: int) -> int:
-        return reduce_steps(steps, self.settings.min_steps_under_load, model.batcher.pressure)
+    def _reduce_steps(self, model: Checkpoint, steps: int) -> int:
+        return reduce_steps(steps, self.settings.min_steps_under_load, model.pressure)
 
 
 def media_limits(settings: Settings) -> Limits:

@@ -87,7 +87,7 @@ class Calls:
         try:
             await context.send_initial_metadata((("x-request-id", this_id),))
             if method not in self.open_methods:
-                call.key = self.admission.admit(_bearer(headers))
+                call.key = await self.admission.admit(_bearer(headers))
                 if call.key is not None:
                     call.record.notes["key"] = call.key.name
             yield call

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,7 @@ from service.errors import Error, Problem
 from service.grpc_api.calls import RpcCall
 from service.grpc_api.conversion import parse_request, write_response
 from service.grpc_api.messages import message
-from service.inference.model_server import ModelServer
-from service.inference.served_model import ServedModel
+from service.inference.models import Checkpoint, Models
 from service.keys.admission import KeyAdmission
 from service.open_inference import metadata
 from service.open_inference.inference import Inference
@@ -35,8 +34,8 @@ class Methods:
     - `reading`: how many requests are read at a time, each of at most `max_body_bytes`.
     """
 
-    models: ModelServer
-    is_ready: Callable[[], bool]
+    models: Models
+    is_ready: Callable[[], Awaitable[bool]]
     classifier: ServedClassifier
     admission: KeyAdmission
     uploads: UploadBudget
@@ -46,18 +45,17 @@ class Methods:
         return message("ServerLiveResponse")(live=True)
 
     async def ServerReady(self, call: RpcCall) -> Any:  # noqa: N802
-        return message("ServerReadyResponse")(ready=self.is_ready())
+        return message("ServerReadyResponse")(ready=await self.is_ready())
 
     async def ModelReady(self, call: RpcCall) -> Any:  # noqa: N802
         request = await call.read()
         try:
-            served = self._get(request.name, request.version)
+            self._get(request.name, request.version)
+            is_ready = await self.models.is_served(request.name)
         except Problem as problem:
             if problem.error is Error.UNKNOWN_MODEL:
                 raise
             return message("ModelReadyResponse")(ready=False)
-        stalled_after_s = self.classifier.settings.stalled_after_s
-        is_ready = not served.batcher.not_ready_reason(stalled_after_s)
         return message("ModelReadyResponse")(ready=is_ready)
 
     async def ServerMetadata(self, call: RpcCall) -> Any:  # noqa: N802
@@ -83,7 +81,7 @@ class Methods:
         """Classify the clips of a request."""
         ready = list(self.models.registry.ready.values())
         if len(ready) == 1:  # else the message says which, and has to be read
-            ready[0].batcher.check_capacity()
+            ready[0].check_capacity()
         request = await self._read(call)
         with self.uploads.hold(request.ByteSize()):
             return await self._infer(call, request)
@@ -105,13 +103,13 @@ class Methods:
             metadata.check_version(served, request.model_version)
             parsed = await asyncio.to_thread(parse_request, request)
             inference = await asyncio.to_thread(Inference.of, parsed, served, self.classifier)
-            self.admission.count_clips(call.key, len(inference.clips))
+            await self.admission.count_clips(call.key, len(inference.clips))
             call.record.notes["clips"] = len(inference.clips)
             outputs = await inference.run(self.classifier, Call(call.id, call.record))
             version = served.card.version
         return await asyncio.to_thread(write_response, name, version, parsed.id or call.id, outputs)
 
-    def _get(self, name: str, version: str) -> ServedModel:
+    def _get(self, name: str, version: str) -> Checkpoint:
         """Raises Problem."""
         served = self.models.registry.get(name)
         metadata.check_version(served, version)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -14,7 +14,7 @@ from service.errors import Error, Problem, StartupError
 from service.grpc_api.calls import Calls
 from service.grpc_api.messages import HEALTH, INFERENCE, message, request_types
 from service.grpc_api.methods import OPEN, Methods
-from service.inference.model_server import ModelServer
+from service.inference.models import Models
 from service.keys.admission import KeyAdmission
 from service.observability.request_log import RequestLog
 from service.runtime.upload_budget import UploadBudget
@@ -35,8 +35,8 @@ class GrpcServer:
 
     def __init__(
         self,
-        models: ModelServer,
-        is_ready: Callable[[], bool],
+        models: Models,
+        is_ready: Callable[[], Awaitable[bool]],
         classifier: ServedClassifier,
         admission: KeyAdmission,
         uploads: UploadBudget,
@@ -105,7 +105,7 @@ class GrpcServer:
 
         async def check(request: Any, context: Any) -> Any:
             async with self._calls.call(_CHECK, context):
-                status = self._status(request.service)
+                status = await self._status(request.service)
                 if status == _SERVICE_UNKNOWN:
                     detail = f"No such service: {request.service[:100]!r}; there is {INFERENCE}."
                     raise Problem(Error.NOT_FOUND, detail)
@@ -115,7 +115,7 @@ class GrpcServer:
             async with self._calls.call(_WATCH, context):
                 last = None
                 while True:
-                    if (status := self._status(request.service)) != last:
+                    if (status := await self._status(request.service)) != last:
                         last = status
                         yield message(_STATUS)(status=status)
                     await asyncio.sleep(_WATCH_S)
@@ -129,10 +129,10 @@ class GrpcServer:
             ),
         }
 
-    def _status(self, service: str) -> int:
+    async def _status(self, service: str) -> int:
         if service not in ("", INFERENCE):
             return _SERVICE_UNKNOWN
-        return _SERVING if self._is_ready() else _NOT_SERVING
+        return _SERVING if await self._is_ready() else _NOT_SERVING
 
 
 def _serialize(response: Any) -> bytes:

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from starlette.requests import HTTPConnection
 
 from service.decoding.pool import DecoderPool
-from service.inference.in_flight import InFlight
-from service.inference.model_server import ModelServer
-from service.inference.registry import Registry
+from service.inference.models import Checkpoints, Models, Requests
 from service.keys.admission import KeyAdmission
 from service.keys.key_file import Key
 from service.observability.metrics import Metrics
@@ -26,24 +24,24 @@ class State:
 
     settings: Settings
     keys: KeyAdmission
-    models: ModelServer
+    models: Models
     decoders: DecoderPool
     connections: Connections
     metrics: Metrics
     streams: SessionSlots
 
     @property
-    def registry(self) -> Registry:
+    def registry(self) -> Checkpoints:
         return self.models.registry
 
     @property
-    def in_flight(self) -> InFlight:
+    def in_flight(self) -> Requests:
         return self.models.in_flight
 
-    def not_ready_reason(self) -> str:
+    async def not_ready_reason(self) -> str:
         """Return why no clip can be answered now; "" if it can."""
         reasons = (
-            self.models.not_ready_reason(),
+            await self.models.not_ready_reason(),
             self.decoders.not_ready_reason(self.settings.stalled_after_s),
         )
         return " ".join(filter(None, reasons))
@@ -62,7 +60,7 @@ def state_of(request: HTTPConnection) -> State:
     return state
 
 
-def count_clips(request: HTTPConnection, clips: int) -> None:
+async def count_clips(request: HTTPConnection, clips: int) -> None:
     """Count the clips of a request towards the rate limit of its key."""
     key: Key | None = getattr(request.state, "key", None)
-    state_of(request).keys.count_clips(key, clips)
+    await state_of(request).keys.count_clips(key, clips)

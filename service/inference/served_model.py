@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from service.inference import batch_size
-from service.inference.batching import Batcher
+from service.inference.batching import Batcher, Slot
 from service.runtime import cores
 from service.settings import Settings
 
@@ -33,6 +34,31 @@ class ServedModel:
     def engines(self) -> Sequence[Engine]:
         """The engine of each device."""
         return self.batcher.engines
+
+    @property
+    def device(self) -> str:
+        """Its devices, separated by commas."""
+        return ", ".join(str(engine.device) for engine in self.engines)
+
+    @property
+    def path(self) -> str | None:
+        """The path that computes it; None while its worker is being replaced."""
+        return next((engine.path for engine in self.engines), None)
+
+    @property
+    def pressure(self) -> float:
+        """The load, from 0 (nothing in flight) to 1 (requests are rejected)."""
+        return self.batcher.pressure
+
+    def check_capacity(self) -> None:
+        """Raise Problem FULL if no slot is free. Call it before an upload is read."""
+        self.batcher.check_capacity()
+
+    @asynccontextmanager
+    async def slot(self) -> AsyncIterator[Slot]:
+        """Hold a slot for one request until the block ends. Raises Problem FULL."""
+        with self.batcher.slot() as slot:
+            yield slot
 
 
 def load(

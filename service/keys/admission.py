@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from service.errors import Error, Problem
 from service.keys.key_file import Key, Keys
-from service.keys.keyring import Keyring
-from service.keys.rate_limit import TokenBucket
+from service.keys.rate_limit import LocalRateLimits, RateLimits
 
 _HEADER = "send `Authorization: Bearer KEY` (curl: -H 'Authorization: Bearer KEY')"
 
 
-class KeyAdmission:
-    """Finds the key of a request and applies its rate limit. Used by the event loop alone."""
+class CurrentKeys(Protocol):
+    """Where the keys are: a Keyring, or a copy of the one of another process."""
 
-    def __init__(self, keyring: Keyring) -> None:
+    @property
+    def keys(self) -> Keys: ...
+
+
+class KeyAdmission:
+    """Finds the key of a request and applies its rate limit, which `limits` counts. Used by the
+    event loop alone."""
+
+    def __init__(self, keyring: CurrentKeys, limits: RateLimits | None = None) -> None:
         self._keyring = keyring
-        # By the key's name, so that they survive a reload of keys.
-        self._token_buckets: dict[str, TokenBucket] = {}
+        self._limits = LocalRateLimits() if limits is None else limits
 
     @property
     def keys(self) -> Keys:
         """The current keys."""
         return self._keyring.keys
 
-    def admit(self, secret: bytes | None) -> Key | None:
+    async def admit(self, secret: bytes | None) -> Key | None:
         """Find and count the key of a request; None where no key is needed.
 
         Raises Problem KEY_NEEDED or RATE_LIMIT.
@@ -31,7 +39,7 @@ class KeyAdmission:
         if not self.keys.api:
             return None
         key = self.find(secret)
-        self.count(key)
+        await self.count(key)
         return key
 
     def find(self, secret: bytes | None) -> Key:
@@ -43,11 +51,11 @@ class KeyAdmission:
             raise Problem(Error.KEY_NEEDED, f"Unknown API key: {_HEADER}.")
         return key
 
-    def count(self, key: Key) -> None:
+    async def count(self, key: Key) -> None:
         """Count a request. Raises Problem RATE_LIMIT."""
         if not key.per_minute:
             return
-        wait_s = self._bucket(key).take()
+        wait_s = await self._limits.take(key.name, key.per_minute)
         if wait_s:
             detail = (
                 f"The limit of {key.name!r} is {key.per_minute} requests per minute; "
@@ -55,16 +63,10 @@ class KeyAdmission:
             )
             raise Problem(Error.RATE_LIMIT, detail, retry_after_s=wait_s)
 
-    def count_clips(self, key: Key | None, clips: int) -> None:
+    async def count_clips(self, key: Key | None, clips: int) -> None:
         """Count the clips of a request that has been counted as one.
 
         They are never refused: the next requests wait until they have been made up for.
         """
-        if key is not None and key.per_minute:
-            self._bucket(key).spend(max(0, clips - 1))
-
-    def _bucket(self, key: Key) -> TokenBucket:
-        assert key.per_minute
-        bucket = self._token_buckets.setdefault(key.name, TokenBucket(key.per_minute))
-        bucket.per_minute = key.per_minute
-        return bucket
+        if key is not None and key.per_minute and clips > 1:
+            await self._limits.spend(key.name, key.per_minute, clips - 1)

@@ -1,9 +1,10 @@
-"""The rate limit of one key: a token bucket, refilled when it is read."""
+"""The rate limits of keys: a token bucket for each, refilled when it is read."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 #: Tolerance for rounding, in tokens, after a client waited exactly long enough.
 _ROUNDING = 1e-6
@@ -13,7 +14,7 @@ class TokenBucket:
     """Holds up to `per_minute` tokens, one for each clip, refilled at `per_minute` per minute.
 
     It allows `per_minute` requests at once, and as many per minute in the long run. Not
-    thread-safe. Each process counts for itself.
+    thread-safe.
     """
 
     def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -36,3 +37,34 @@ class TokenBucket:
     def spend(self, amount: int) -> None:
         """Take so many tokens that may not be there yet: the next request waits for them."""
         self._tokens -= amount
+
+
+class RateLimits(Protocol):
+    """Counts the clips of each key, by its name, up to `per_minute`."""
+
+    async def take(self, name: str, per_minute: int) -> float:
+        """See TokenBucket.take."""
+        ...
+
+    async def spend(self, name: str, per_minute: int, amount: int) -> None:
+        """See TokenBucket.spend."""
+        ...
+
+
+class LocalRateLimits:
+    """Counts in this process alone. Used by the event loop alone."""
+
+    def __init__(self) -> None:
+        # By the key's name, so that they survive a reload of keys.
+        self._buckets: dict[str, TokenBucket] = {}
+
+    async def take(self, name: str, per_minute: int) -> float:
+        return self._bucket(name, per_minute).take()
+
+    async def spend(self, name: str, per_minute: int, amount: int) -> None:
+        self._bucket(name, per_minute).spend(amount)
+
+    def _bucket(self, name: str, per_minute: int) -> TokenBucket:
+        bucket = self._buckets.setdefault(name, TokenBucket(per_minute))
+        bucket.per_minute = per_minute
+        return bucket

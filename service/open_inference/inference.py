@@ -9,7 +9,7 @@ from service.classification.pipeline import Call
 from service.classification.schemas import Classification
 from service.classification.served_classifier import Content, ServedClassifier
 from service.errors import Problem
-from service.inference.served_model import ServedModel
+from service.inference.models import Checkpoint
 from service.open_inference.outputs import check_outputs, output_tensors
 from service.open_inference.requests import InferRequest, RequestedOutput, clips_of
 from service.open_inference.tensors import Tensor
@@ -19,13 +19,13 @@ from service.open_inference.tensors import Tensor
 class Inference:
     """A checked request: its clips and the outputs that are sent."""
 
-    model: ServedModel
+    model: Checkpoint
     clips: list[tuple[Content, Options]]
     outputs: list[RequestedOutput]
 
     @classmethod
     def of(
-        cls, request: InferRequest, model: ServedModel, classifier: ServedClassifier
+        cls, request: InferRequest, model: Checkpoint, classifier: ServedClassifier
     ) -> Inference:
         """Check a request. Raises Problem INVALID_FIELD or TOO_LARGE."""
         outputs = list(check_outputs(request.outputs, model.card))

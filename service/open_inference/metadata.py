@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from service.classification.upload_fields import fields_of
 from service.errors import Error, Problem
-from service.inference.registry import Registry
-from service.inference.served_model import ServedModel
+from service.inference.models import Checkpoint, Checkpoints
 from service.open_inference.outputs import output_names
 from service.settings import Settings
 
@@ -26,14 +25,14 @@ def server() -> dict[str, Any]:
     return {"name": NAME, "version": version("scmrl"), "extensions": EXTENSIONS}
 
 
-def check_version(model: ServedModel, version: str) -> None:
+def check_version(model: Checkpoint, version: str) -> None:
     """Check that a checkpoint has this version, "" for any. Raises Problem UNKNOWN_MODEL."""
     if version not in ("", model.card.version):
         detail = f"The checkpoint {model.name} has the version {model.card.version}."
         raise Problem(Error.UNKNOWN_MODEL, f"{detail} There is no {version[:50]!r}.")
 
 
-def model(served: ServedModel) -> dict[str, Any]:
+def model(served: Checkpoint) -> dict[str, Any]:
     """Return versions, inputs and outputs of a checkpoint, with the dimension of the clips."""
     card = served.card
     return {
@@ -45,7 +44,7 @@ def model(served: ServedModel) -> dict[str, Any]:
     }
 
 
-def config(served: ServedModel, settings: Settings) -> dict[str, Any]:
+def config(served: Checkpoint, settings: Settings) -> dict[str, Any]:
     """Return the configuration as Triton's clients read it: dimensions without that of the
     clips."""
     metadata = model(served)
@@ -63,7 +62,7 @@ def config(served: ServedModel, settings: Settings) -> dict[str, Any]:
     }
 
 
-def index(registry: Registry, *, only_ready: bool) -> list[dict[str, str]]:
+def index(registry: Checkpoints, *, only_ready: bool) -> list[dict[str, str]]:
     """Return name, version and state of every checkpoint."""
     entries = []
     for name in registry.names:

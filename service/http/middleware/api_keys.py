@@ -52,7 +52,7 @@ class KeyCheck:
             await self.app(scope, receive, send)
             return
         try:
-            self._admit(scope)
+            await self._admit(scope)
         except Problem as problem:
             needs_key = problem.error is Error.KEY_NEEDED
             challenge = {"WWW-Authenticate": "Bearer"} if needs_key else None
@@ -60,7 +60,7 @@ class KeyCheck:
             return
         await self.app(scope, receive, send)
 
-    def _admit(self, scope: Scope) -> None:
+    async def _admit(self, scope: Scope) -> None:
         """Raises Problem KEY_NEEDED, KEY_REFUSED, RATE_LIMIT or NOT_FOUND."""
         path, keys = route_path(scope), self._admission.keys
         is_admin = path.startswith(ADMIN)
@@ -74,7 +74,7 @@ class KeyCheck:
         if is_admin and key is not keys.admin:
             detail = f"{key.name!r} is an API key; paths under {ADMIN} need the admin key."
             raise Problem(Error.KEY_REFUSED, detail)
-        self._admission.count(key)
+        await self._admission.count(key)
 
 
 def _secret(scope: Scope) -> bytes | None:

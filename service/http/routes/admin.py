@@ -10,10 +10,6 @@ from service.errors import Error
 from service.http.problem_document import problems
 from service.http.routes.models import summary
 from service.http.state import state_of
-from service.runtime.daemon_thread import in_thread
-
-#: Name of the threads that wait for loads. The pool of asyncio.to_thread finishes answers.
-_THREAD = "scmrl-admin"
 
 router = APIRouter(prefix="/v1/admin/models", tags=["admin"])
 
@@ -36,7 +32,7 @@ async def load(request: Request, name: str) -> ModelSummary:
     checkpoint is served until the new one is warm, and stays if the new one cannot be loaded. 409
     if this name is already being loaded."""
     state = state_of(request)
-    await in_thread(_THREAD, state.models.reloads.begin_load(name))
+    await state.models.load(name)
     return summary(state.registry, name)
 
 
@@ -48,5 +44,5 @@ async def load(request: Request, name: str) -> ModelSummary:
 )
 async def unload(request: Request, name: str) -> Response:
     """Requests in flight are answered. The default checkpoint cannot be unloaded."""
-    await in_thread(_THREAD, state_of(request).models.reloads.begin_unload(name))
+    await state_of(request).models.unload(name)
     return Response(status_code=204)

@@ -67,7 +67,7 @@ async def _classify(request: Request, name: str) -> Response:
     record = record_of(request)
     record.model = name if name in state.registry.names else None
     with state.in_flight.request(name) as model:
-        model.batcher.check_capacity()  # before the upload is read
+        model.check_capacity()  # before the upload is read
         check_encoding(request.headers.getlist("content-encoding"))
         kinds = model.card.kinds
         form = await _read_body(request, settings, form_fields(settings, kinds, name))

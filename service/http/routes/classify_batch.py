@@ -77,11 +77,11 @@ async def _classify(request: Request, name: str) -> Response:
     record = record_of(request)
     record.model = name if name in state.registry.names else None
     with state.in_flight.request(name) as model:
-        model.batcher.check_capacity()  # before the upload is read
+        model.check_capacity()  # before the upload is read
         check_encoding(request.headers.getlist("content-encoding"))
         fields = replace(form_fields(settings, model.card.kinds, name), numbered=True)
         clips = await _read_clips(request, settings, fields, name)
-        count_clips(request, len(clips))
+        await count_clips(request, len(clips))
         classifier = ServedClassifier(state.in_flight, state.decoders, settings)
         work = classifier.classify_several(model, clips, Call(request.state.id, record))
         results = await run_until_disconnect(request, work, None)  # each clip has a deadline

@@ -25,7 +25,7 @@ async def readyz(request: Request) -> Readiness:
     """200 once the default checkpoint is warmed up and a small clip has been decoded, and while its
     workers and the decoding processes work; else 503 with the reason."""
     state = state_of(request)
-    reason = state.not_ready_reason()
+    reason = await state.not_ready_reason()
     if reason:
         raise Problem(Error.NOT_READY, reason, retry_after_s=1)
     layers = state.decoders.sandbox_layers

@@ -9,7 +9,7 @@ from service.classification.schemas import Models, ModelSummary
 from service.errors import Error
 from service.http.problem_document import problems
 from service.http.state import state_of
-from service.inference.registry import Registry
+from service.inference.models import Checkpoints
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -40,15 +40,13 @@ async def card(request: Request, name: str) -> Response:
     return Response(model.card.model_dump_json(), media_type="application/json")
 
 
-def summary(registry: Registry, name: str) -> ModelSummary:
+def summary(registry: Checkpoints, name: str) -> ModelSummary:
     """Return the entry of a checkpoint in the list."""
     is_default = name == registry.default_name
     model = registry.find(name)
     if model is None:
         return ModelSummary(name=name, default=is_default, status=registry.status(name))
     card = model.card
-    # None while the worker is being replaced.
-    engine_path = next((engine.path for engine in model.engines), None)
     return ModelSummary(
         name=name,
         default=is_default,
@@ -59,6 +57,6 @@ def summary(registry: Registry, name: str) -> ModelSummary:
         labels=list(card.labels),
         steps=card.steps,
         missing_streams=card.missing_streams,
-        device=", ".join(str(engine.device) for engine in model.engines),
-        path=engine_path,
+        device=model.device,
+        path=model.path,
     )

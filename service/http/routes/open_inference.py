@@ -17,7 +17,7 @@ from service.http.disconnect import run_until_disconnect
 from service.http.open_inference_body import JSON_LENGTH, parse_request, write_response
 from service.http.paths import OPEN_INFERENCE
 from service.http.state import count_clips, record_of, state_of
-from service.inference.served_model import ServedModel
+from service.inference.models import Checkpoint
 from service.open_inference import metadata
 from service.open_inference.inference import Inference
 from service.settings import MIB
@@ -46,7 +46,7 @@ async def live() -> JSONResponse:
 @router.get("/health/ready")
 async def ready(request: Request) -> JSONResponse:
     """200 if /readyz is 200, else 503."""
-    is_ready = not state_of(request).not_ready_reason()
+    is_ready = not await state_of(request).not_ready_reason()
     return JSONResponse({"ready": is_ready}, status_code=200 if is_ready else 503)
 
 
@@ -92,9 +92,8 @@ async def config(request: Request, name: str, version: str = "") -> JSONResponse
 @router.get(_VERSION + "/ready")
 async def model_ready(request: Request, name: str, version: str = "") -> JSONResponse:
     """200 if a checkpoint can answer."""
-    served = _get(request, name, version)
-    settings = state_of(request).settings
-    is_ready = not served.batcher.not_ready_reason(settings.stalled_after_s)
+    _get(request, name, version)
+    is_ready = await state_of(request).models.is_served(name)
     body = {"name": name, "ready": is_ready}
     return JSONResponse(body, status_code=200 if is_ready else 503)
 
@@ -108,7 +107,7 @@ async def infer(request: Request, name: str, version: str = "") -> Response:
     record.model = name if name in state.registry.names else None
     with state.in_flight.request(name) as served:
         metadata.check_version(served, version)
-        served.batcher.check_capacity()  # before the body is read
+        served.check_capacity()  # before the body is read
         length = request.headers.get(JSON_LENGTH)
         body = await read_body(
             request.stream(),
@@ -119,7 +118,7 @@ async def infer(request: Request, name: str, version: str = "") -> Response:
         parsed = await asyncio.to_thread(parse_request, body, length, settings.max_json_mib * MIB)
         classifier = ServedClassifier(state.in_flight, state.decoders, settings)
         inference = await asyncio.to_thread(Inference.of, parsed, served, classifier)
-        count_clips(request, len(inference.clips))
+        await count_clips(request, len(inference.clips))
         record.notes["clips"] = len(inference.clips)
         work = inference.run(classifier, Call(request.state.id, record))
         outputs = await run_until_disconnect(request, work, None)  # each clip has a deadline
@@ -133,7 +132,7 @@ async def infer(request: Request, name: str, version: str = "") -> Response:
     return Response(content, headers=headers | more)
 
 
-def _get(request: Request, name: str, version: str) -> ServedModel:
+def _get(request: Request, name: str, version: str) -> Checkpoint:
     """Return a checkpoint that is served. Raises Problem."""
     served = state_of(request).registry.get(name)
     metadata.check_version(served, version)
