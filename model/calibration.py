@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from model.out_of_distribution import out_of_domain, used_streams
+from model.out_of_distribution import ood_score, used_streams
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,10 +20,10 @@ def calibrated(output: Output, card: Card, steps: int) -> Tensor:
     """Return the logits [B, classes] divided by the temperature of the card: their softmax are the
     probabilities that the service returns.
 
-    `steps` is the T that the network ran with. Beyond the card's domain the temperature grows with
-    the out-of-domain score, where the card says so (density-aware calibration, arXiv 2302.05118):
-    the order of the classes stays, and their probabilities approach equal ones. Without a
-    calibration in the card, the logits themselves are returned.
+    `steps` is the T that the network ran with. For out-of-distribution clips the temperature grows
+    with the OOD score, where the card says so (density-aware calibration, arXiv 2302.05118): the
+    order of the classes stays, and their probabilities approach equal ones. Without a calibration
+    in the card, the logits themselves are returned.
     """
     if card.calibration is None:
         return output.logits
@@ -42,7 +42,7 @@ def tempered(output: Output, card: Card, steps: int) -> Tensor:
 def growth(output: Output, card: Card, steps: int) -> Tensor | float:
     """Return the factor [B, 1], at least 1, by which the temperature of each clip grows."""
     features = card.domain and card.domain.features.get("+".join(used_streams(output, card)))
-    scores = out_of_domain(output, card, steps)
+    scores = ood_score(output, card, steps)
     if scores is None or not features:
         return 1.0
     return grown(scores, features.growth)[:, None]

@@ -109,10 +109,10 @@ class Calibration(_Section):
 _Row = tuple[Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)], ...]
 
 
-class Reference(_Section):
-    """Where the streams' terms of known clips lie: a normal distribution around each class's mean.
+class LogitReference(_Section):
+    """Distribution of the streams' logits of known clips: a normal one around each class's mean.
 
-    Terms [d] are those of `Output.stream_logits`, joined in the order of the card's streams.
+    Logits [d] are those of `Output.stream_logits`, concatenated in the order of the card's streams.
     `means` [classes][d]; `precision` [d][d], the inverse of the covariance within classes. `limit`:
     the Mahalanobis distance from the mean of the predicted class that 98 % of the clips are below.
     """
@@ -130,12 +130,11 @@ class Reference(_Section):
 
 
 class TowerReference(_Section):
-    """By what a tower's features of known clips differ from those of clips of no class.
+    """Logistic regression that separates known clips from OOD ones by a tower's features.
 
-    With the offset d [C] of the features from the mean of the predicted class, the evidence against
-    the clip is the logarithm of how much likelier it is of no class: `bias` of that class +
-    `linear` d + `quadratic` d². `means` [classes][C]; `limit`: 97 % of known clips have less
-    evidence.
+    With the offset d [C] of the features from the mean of the predicted class, the log odds that
+    the clip is out of distribution are `bias` of that class + `linear` d + `quadratic` d².
+    `means` [classes][C]; `limit`: 97 % of known clips have lower log odds.
     """
 
     means: tuple[_Row, ...] = Field(min_length=2, max_length=1000)
@@ -161,7 +160,7 @@ class TowerReference(_Section):
 
 
 class FeatureReference(_Section):
-    """By what known clips differ from those of no class, by the streams whose towers are compared.
+    """What separates known clips from OOD ones, by the streams whose towers are compared.
 
     `limit`: 97 % of known clips have a lower sum of the towers' scores. `growth`: the temperature
     is multiplied by the score to this power where the score is above 1, so that far from known
@@ -173,15 +172,16 @@ class FeatureReference(_Section):
     growth: float = Field(default=0.0, ge=0, le=100)
 
 
-class Domain(_Section):
-    """Known clips at T = `steps`, by the streams that are used, joined with "+".
+class OODReferences(_Section):
+    """What the OOD score at T = `steps` is computed from, by the streams that are used, joined
+    with "+".
 
-    `features`: by the towers' features; `references`: by the streams' terms, where no clips of no
-    class can be drawn, and in cards that were calibrated before there were `features`.
+    `features`: by the towers' features; `references`: by the streams' logits, where no OOD clips
+    can be drawn to fit `features`, and in cards that were calibrated before there were `features`.
     """
 
     steps: int = Field(ge=1, le=MAX_STEPS)
-    references: dict[str, Reference] = {}
+    references: dict[str, LogitReference] = {}
     features: dict[str, FeatureReference] = {}
 
 
@@ -191,9 +191,9 @@ class Card(_Section):
     `streams`: the preprocessing of each stream of `config`. `labels`: one name per class, in the
     order of the logits. `steps`: the default number of time steps T. `missing_streams`: whether
     clips that lack a stream are classified. `calibration`: of the probabilities; None: the softmax
-    of the logits. `domain`: clips to which the out-of-domain score compares. `abstain_below`,
-    `abstain_beyond`: defaults of the request's fields; 0 and None: never. `sha256`: of the weights'
-    file, filled in by `save`.
+    of the logits. `domain`: what the out-of-distribution (OOD) score compares clips
+    with. `abstain_below`, `abstain_beyond`: defaults of the request's fields; 0 and None: never.
+    `sha256`: of the weights' file, filled in by `save`.
     """
 
     name: str = Field(min_length=1)
@@ -206,7 +206,7 @@ class Card(_Section):
     config: Config
     missing_streams: bool
     calibration: Calibration | None = None
-    domain: Domain | None = None
+    domain: OODReferences | None = None
     abstain_below: float = Field(default=0.0, ge=0, le=1)
     abstain_beyond: float | None = Field(default=None, ge=0, le=1e9)
     data: tuple[Source, ...] = ()

@@ -9,24 +9,24 @@ from torch import Tensor, nn
 
 from model.network import SCMRL
 
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
-def freeze_norms(network: SCMRL) -> None:
+def freeze_batch_norm(network: SCMRL) -> None:
     """Let batch norms use their running statistics, and not change them."""
     for module in network.modules():
-        if isinstance(module, NORMS):
+        if isinstance(module, BATCH_NORMS):
             module.eval()
 
 
 @torch.no_grad()
-def settle_norms(network: SCMRL, batches: Iterable[dict[str, Tensor]]) -> None:
+def recompute_batch_norm_statistics(network: SCMRL, batches: Iterable[dict[str, Tensor]]) -> None:
     """Replace the running statistics by the mean over these batches [T, B, C, H, W] by stream.
 
     A running mean lags behind the weights, and after few batches it is still near its initial
     values; a network that is served with it answers otherwise than it was trained to.
     """
-    norms = [module for module in network.modules() if isinstance(module, NORMS)]
+    norms = [module for module in network.modules() if isinstance(module, BATCH_NORMS)]
     momenta = [norm.momentum for norm in norms]
     network.train()
     for norm in norms:

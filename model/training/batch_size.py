@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from model.network import SCMRL
 from model.training.options import MIN_BATCH, TrainOptions
-from model.training.training_card import configuration
+from model.training.training_card import network_config
 
 #: Largest batch that is chosen: beyond it, two cores gain nothing.
 LARGEST = 50
@@ -43,7 +43,7 @@ def bytes_per_clip(options: TrainOptions) -> int:
         return x
 
     with torch.random.fork_rng(devices=[]):
-        network = SCMRL(configuration(options))
+        network = SCMRL(network_config(options))
     clips = 2
     inputs = {
         name: torch.zeros(options.steps, clips, spec.channels, *spec.size)

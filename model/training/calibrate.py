@@ -1,5 +1,4 @@
-"""Calibration: `scmrl calibrate` fits temperatures and the domain of a checkpoint on development
-clips."""
+"""`scmrl calibrate`: fit temperatures and the OOD score of a checkpoint to development clips."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from rich.progress import track
 from rich.table import Table
 
 from model import checkpoint
-from model.checkpoint import Calibration, Card, Domain
+from model.checkpoint import Calibration, Card, OODReferences
 from model.engine.outputs import concatenate
 from model.network import Output
 from model.training.batches import collate
@@ -23,13 +22,18 @@ from model.training.evaluate import all_streams, load_data
 from model.training.evaluator import Evaluator, decode
 from model.training.options import CalibrateOptions, make_folder
 from model.training.out_of_distribution.calibration_clips import (
-    can_draw_no_class,
-    draw_others,
+    can_draw_outlier_clips,
+    draw_outlier_clips,
     run_examples,
 )
-from model.training.out_of_distribution.features import FEWEST, Clips, as_domain, fit_features
+from model.training.out_of_distribution.features import (
+    FEWEST,
+    ClipOutputs,
+    fit_feature_references,
+    ood_references,
+)
 from model.training.out_of_distribution.logistic_regression import Floats
-from model.training.out_of_distribution.logits import fit_domain
+from model.training.out_of_distribution.logits import fit_logit_references
 from model.training.reliability import reliability
 from model.training.task import (
     BatchPlan,
@@ -67,7 +71,7 @@ class Fit:
 
 
 def calibrate(options: CalibrateOptions, console: Console | None = None) -> Card:
-    """Fit, print a table, write temperatures and domain into the card, and return it.
+    """Fit, print a table, write `calibration` and `domain` into the card, and return it.
 
     The clips are those by which the best epoch of a training is chosen, encoded and decoded as test
     clips are, never test clips themselves; with `folds`, those that each of these checkpoints left
@@ -88,7 +92,9 @@ def calibrate(options: CalibrateOptions, console: Console | None = None) -> Card
         outputs, labels = _joined([_run_clips(each.evaluator, each.clips, steps) for each in parts])
         growths: dict[str | None, Floats] = {}
         if steps == card.steps and not options.folds:
-            domain, growths = _fit_domain(evaluator, parts[0].data, outputs, labels, options)
+            domain, growths = _fit_ood_references(
+                evaluator, parts[0].data, outputs, labels, options
+            )
         for alone, output in outputs.items():
             growth = growths.get(alone, np.ones(len(labels)))
             fits.append(_fit(alone, steps, output.logits.numpy(), labels, growth))
@@ -176,29 +182,29 @@ def _run_clips(
     return {alone: concatenate(each) for alone, each in outputs.items()}, labels
 
 
-def _fit_domain(
+def _fit_ood_references(
     evaluator: Evaluator,
     data: Data,
     outputs: Mapping[str | None, Output],
     labels: Labels,
     options: CalibrateOptions,
-) -> tuple[Domain | None, dict[str | None, Floats]]:
-    """Return the domain, and by stream alone the factors [n] by which temperatures grow.
+) -> tuple[OODReferences | None, dict[str | None, Floats]]:
+    """Fit the OOD score: by the towers' features where OOD clips can be drawn, else by the logits.
 
-    By the towers' features where clips of no class can be drawn, else by the streams' terms.
+    Returns the references, and by stream alone the factors [n] by which temperatures grow.
     """
     card = evaluator.card
     more = data.known_examples(options.cache) if options.examples else None
     count = len(labels) + (options.examples if more is not None else 0)
-    if not options.examples or count < FEWEST or not can_draw_no_class(card):
-        return fit_domain(card, outputs.values(), labels), {}
-    known = Clips(outputs, labels)
+    if not options.examples or count < FEWEST or not can_draw_outlier_clips(card):
+        return fit_logit_references(card, outputs.values(), labels), {}
+    known = ClipOutputs(outputs, labels)
     if more is not None:
         known = known.joined(run_examples(evaluator, more, options.examples))
-    others = draw_others(evaluator, data, options.examples, options.cache)
-    fits = fit_features(card, known, others)
+    outliers = draw_outlier_clips(evaluator, data, options.examples, options.cache)
+    fits = fit_feature_references(card, known, outliers)
     factors = {alone: fit.factors[: len(labels)] for alone, fit in fits.items()}
-    return as_domain(card, fits), factors
+    return ood_references(card, fits), factors
 
 
 def run(
@@ -249,8 +255,8 @@ def _digest(inputs: Mapping[str, torch.Tensor], row: int) -> bytes:
 def _fit(
     alone: str | None, steps: int, logits: Logits, labels: Labels, growth: Floats | None = None
 ) -> Fit:
-    """Fit the temperature of logits [n, classes] by the clips within the domain: that of clip i
-    grows by the factor growth[i]."""
+    """Fit the temperature of logits [n, classes] to the clips whose temperature does not grow;
+    that of clip i grows by the factor growth[i]."""
     growth = np.ones(len(labels)) if growth is None else growth
     rows, within = np.arange(len(labels)), growth == 1
     scaled = (logits / growth[:, None]).astype(np.float32)

@@ -24,7 +24,7 @@ from model.training.evaluator import (
 )
 from model.training.faithfulness import Faithfulness, faithfulness
 from model.training.options import EvaluateOptions, make_folder
-from model.training.out_of_distribution.evaluation import measure_no_class
+from model.training.out_of_distribution.evaluation import measure_ood_detection
 from model.training.perturbations import NOISE
 from model.training.reliability import BINS, reliability
 from model.training.task import DATA_NOTE, Data, DataError, LabelledClip, Task, streams_alone
@@ -97,7 +97,7 @@ def _measure_no_class(
     kinds = sorted(spec.kind for spec in evaluator.card.streams.values())
     if kinds != ["frames", "spectrogram"]:
         return []
-    return list(measure_no_class(evaluator, clips, options.foreign, options.seed))
+    return list(measure_ood_detection(evaluator, clips, options.foreign, options.seed))
 
 
 def load_data(evaluator: Evaluator, folder: Path, data: Path | None) -> Data:

@@ -21,9 +21,9 @@ from model.network import Output
 from model.preprocess.prepare import prepare
 from model.preprocess.prepared import Prepared
 from model.training.accuracy import Accuracy
+from model.training.checkpoint_task import task_of_card
 from model.training.perturbations import Perturbation
 from model.training.task import DataError, LabelledClip, streams_alone
-from model.training.training_card import task_of
 
 BATCH_SIZE = 32
 #: Most bytes of decoded clips that are kept.
@@ -63,7 +63,7 @@ class Evaluator:
 
     def __init__(self, folder: Path, device: str = "auto") -> None:
         network, self.card = checkpoint.load(folder)
-        self.task = task_of(self.card, folder)
+        self.task = task_of_card(self.card, folder)
         self.engine = Engine(network, device=device)
         self.engine.fuse(steps=self.card.steps)  # as the service does
 

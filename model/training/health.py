@@ -13,7 +13,7 @@ from torch.nn.functional import softmax
 
 from model.network import SCMRL
 from model.network.neuron import LIF
-from model.training.batch_norm import NORMS
+from model.training.batch_norm import BATCH_NORMS
 
 #: Epochs before which a silent layer, equal answers or a loss that does not fall mean nothing.
 MIN_EPOCHS = 3
@@ -121,7 +121,7 @@ def observe(
         for name, module in network.named_modules():
             if isinstance(module, LIF):
                 hooks.callback(module.register_forward_hook(partial(fire, name)).remove)
-            if isinstance(module, NORMS):
+            if isinstance(module, BATCH_NORMS):
                 hook = module.register_forward_pre_hook(partial(normalise, name))
                 hooks.callback(hook.remove)
         logits = network(inputs).logits
@@ -151,7 +151,7 @@ def _silent(rates: Mapping[str, float]) -> str:
 
 
 def _unsettled(network: SCMRL, drifts: Mapping[str, tuple[float, float]]) -> str:
-    counts = [int(m.num_batches_tracked) for m in network.modules() if isinstance(m, NORMS)]  # type: ignore[arg-type]
+    counts = [int(m.num_batches_tracked) for m in network.modules() if isinstance(m, BATCH_NORMS)]  # type: ignore[arg-type]
     drifted = [
         name for name, (shift, factor) in drifts.items() if shift > MAX_SHIFT or factor > MAX_FACTOR
     ]

@@ -22,24 +22,26 @@ from model.device import DeviceError, resolve_device
 from model.network import SCMRL, Output
 from model.network.alignment_loss import alignment_loss
 from model.training import final_measurement, run_state
-from model.training.batch_norm import freeze_norms, settle_norms
+from model.training.batch_norm import freeze_batch_norm, recompute_batch_norm_statistics
 from model.training.batch_size import choose_batch_size
 from model.training.batches import Batches, collate
 from model.training.epochs import METRICS, Accuracies, EpochMetrics, append, rows
 from model.training.health import Health
-from model.training.net2net import widen
-from model.training.new_towers import keep_new_towers
+from model.training.initial_weights import keep_new_towers, load_initial_weights
 from model.training.optimizer import configure_optimizer
 from model.training.options import OptionsError, TrainOptions, make_folder
-from model.training.out_of_distribution.outlier_exposure import NO_CLASS, WithNoClass, can_draw
+from model.training.out_of_distribution.outlier_exposure import (
+    NO_CLASS,
+    OutlierExposure,
+    can_draw_outliers,
+)
 from model.training.precision import bfloat16_agrees
 from model.training.progress import progress_bar
 from model.training.run_state import RunError, RunState, Weights
 from model.training.schedule import Schedule
 from model.training.speech import voices
-from model.training.task import BatchPlan, Examples, check_task, streams_alone
-from model.training.training_card import card, configuration
-from model.training.transfer import transfer
+from model.training.task import BatchPlan, Examples, streams_alone
+from model.training.training_card import make_card, network_config
 
 #: Takes of words that are no class.
 _OTHER_WORDS = 1000
@@ -120,18 +122,18 @@ def compute_loss(
     return sum(losses) / len(labels) + alignment, alignment
 
 
-def _with_no_class(options: TrainOptions, examples: Examples) -> Examples:
-    """Mix examples of no class into those of the task, where the options ask for them."""
+def _with_outliers(options: TrainOptions, examples: Examples) -> Examples:
+    """Replace a share of the task's examples by outliers, where `no_class` asks for them."""
     if not options.no_class:
         return examples
     specs = dict(options.task.specs)
-    if not can_draw(list(specs.values())):
+    if not can_draw_outliers(list(specs.values())):
         raise OptionsError(
             "--no-class: can be drawn for sounds and pictures only; "
             f"{options.task.name} has other streams"
         )
     words = voices.other_words(_OTHER_WORDS, options.out.parent)
-    return WithNoClass(examples, specs, options.no_class, options.seed, words)
+    return OutlierExposure(examples, specs, options.no_class, options.seed, words)
 
 
 class Trainer:
@@ -150,14 +152,14 @@ class Trainer:
             run_state.check_same(self.last, self.saved.settings, self.settings)
         make_folder("out", options.out)
         _prepare_process(options.seed)
-        self.network = SCMRL(configuration(options)).to(self.device)
+        self.network = SCMRL(network_config(options)).to(self.device)
         self.optimizer = configure_optimizer(self.network, options)
         self.epoch = self.best_epoch = 0
         self.best = -math.inf
         self.bfloat16 = options.precision != "float32"
         self.last_weights: list[Weights] = []  # of the epochs that are averaged
         self.schedule = Schedule(options, options.clips // options.batch)
-        examples = _with_no_class(options, data.training_examples(options.seed, options.out.parent))
+        examples = _with_outliers(options, data.training_examples(options.seed, options.out.parent))
         for folder in (options.best, options.last):
             data.record(folder)
         self.batches = Batches(examples, options.batch, self.schedule.plan, options.encoding)
@@ -181,7 +183,7 @@ class Trainer:
             return
         with keep_new_towers(self.network, self.options.new_towers):
             if self.options.init_from:
-                _init_from(self.options, self.network, console or Console(quiet=True))
+                load_initial_weights(self.options, self.network, console or Console(quiet=True))
 
     def choose_precision(self, console: Console) -> None:
         """Compare bfloat16 with float32 on the first batch, where `precision` is auto."""
@@ -218,7 +220,7 @@ class Trainer:
         """Train for one epoch, counted from 0, and measure it."""
         self.network.train()
         if self.options.freeze_norms:
-            freeze_norms(self.network)
+            freeze_batch_norm(self.network)
         totals = np.zeros(2)
         rate = 0.0
         first = epoch * self.schedule.steps_per_epoch
@@ -242,7 +244,7 @@ class Trainer:
             steps = self.options.steps
             inputs = (_repeat(self._on_device(x, torch.empty(0))[0], steps) for x in batches)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-                settle_norms(self.network, inputs)
+                recompute_batch_norm_statistics(self.network, inputs)
 
     def _check_health(self, epoch: int, loss: float) -> None:
         inputs, labels = self._on_device(*self.development[0])
@@ -339,7 +341,7 @@ class Trainer:
             self._save_checkpoint(self.options.best)
 
     def _save_checkpoint(self, folder: Path) -> None:
-        described = card(self.options, self.epoch, self.health.warnings)
+        described = make_card(self.options, self.epoch, self.health.warnings)
         checkpoint.save(folder, self.network, described)
 
     def _loader(self, first: int) -> DataLoader[tuple[dict[str, Tensor], Tensor]]:
@@ -397,30 +399,6 @@ def _batch_size(options: TrainOptions, saved: RunState | None, device: torch.dev
     if saved and saved.settings.get("batch", "").isdecimal():
         return int(saved.settings["batch"])
     return choose_batch_size(options, device)
-
-
-def _init_from(options: TrainOptions, network: SCMRL, console: Console) -> None:
-    """Load the weights of a checkpoint, which may have fewer channels, into the network; those
-    that fit where the task transfers."""
-    assert options.init_from
-    source, source_card = checkpoint.load(options.init_from)
-    if options.task.transfers:
-        taken = transfer(source, source_card, network, options.task.labels, options.seed)
-        if not taken.parts:
-            raise OptionsError(f"--init-from {options.init_from}: {taken}")
-        console.print(f"--init-from {options.init_from}: {taken}", markup=False)
-        return
-    check_task(options.task, source_card, options.init_from)
-    if source.state_dict().keys() != network.state_dict().keys():
-        taken = transfer(source, source_card, network, options.task.labels, options.seed)
-        console.print(f"--init-from {options.init_from}: {taken}", markup=False)
-        if not taken.parts:
-            raise OptionsError(f"--init-from {options.init_from}: {taken}")
-        return
-    try:
-        widen(source, network, options.seed)
-    except ValueError as exc:
-        raise OptionsError(f"--init-from {options.init_from}: {exc}") from exc
 
 
 def _repeat(inputs: dict[str, Tensor], steps: int) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""The network and the card of a training run, and the check that a checkpoint is of its task."""
+"""The network's configuration and the checkpoint card of a training run."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import cast
 
 from model import checkpoint
-from model.checkpoint import Card, CheckpointError, Source, Training
+from model.checkpoint import Card, Source, Training
 from model.config import Config, StreamConfig
 from model.encoding import Encoding
 from model.training.options import HEADS, TrainOptions
-from model.training.task import Task, check_task, kinds, of_another_task
-from model.training.tasks import TASKS
+from model.training.task import Task
 
 
-def configuration(options: TrainOptions) -> Config:
+def network_config(options: TrainOptions) -> Config:
     """Return the configuration of the network that is trained."""
     streams = {
         name: StreamConfig.model_validate(
@@ -37,7 +36,7 @@ def configuration(options: TrainOptions) -> Config:
     )
 
 
-def card(options: TrainOptions, epochs: int, warnings: Sequence[str] = ()) -> Card:
+def make_card(options: TrainOptions, epochs: int, warnings: Sequence[str] = ()) -> Card:
     """Return the card of a checkpoint after `epochs` epochs, without measurements.
 
     `warnings` of the training run become notes.
@@ -68,7 +67,7 @@ def card(options: TrainOptions, epochs: int, warnings: Sequence[str] = ()) -> Ca
         encoding=cast(Encoding, options.encoding),
         steps=options.steps,
         labels=task.labels,
-        config=configuration(options),
+        config=network_config(options),
         missing_streams=task.missing_streams,
         data=_sources(task, options.init_from),
         training=Training(
@@ -96,26 +95,3 @@ def _initial_weights(init_from: Path | None) -> dict[str, str]:
         return {"init_from": initial.name}
     extent = f"{initial.training.epochs} epochs, {initial.config.embed_dim} channels"
     return {"init_from": f"{initial.training.command} ({extent})"}
-
-
-def task_of(card: Card, folder: Path) -> Task:
-    """Return the task that a checkpoint was trained on: by its name in the card, or, in cards that
-    do not say it, by labels and streams.
-
-    Raises CheckpointError, naming the field of the card, where it is not in TASKS.
-    """
-    name = card.training.task if card.training else None
-    if name is not None:
-        if name not in TASKS:
-            problem = f"{name} is no task; there are {', '.join(TASKS)}"
-            raise CheckpointError(folder / checkpoint.CARD, "training.task", problem)
-        return TASKS[name]().for_checkpoint(card, folder)
-    tasks = [task() for task in TASKS.values()]
-    with_labels = [task for task in tasks if task.labels]
-    same_labels = [task for task in with_labels if task.labels == card.labels]
-    for task in same_labels:
-        if kinds(card.streams) == kinds(task.specs):
-            return task
-    for task in same_labels:
-        check_task(task, card, folder)  # raises: its streams are others
-    raise of_another_task(card, folder, with_labels)

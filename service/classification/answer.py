@@ -98,10 +98,10 @@ def build_answer(
     clip: ClassifiedClip, explanation: Explanation, *, request_id: str, total_s: float
 ) -> schemas.Classification:
     """Return the answer. `total_s` is the time since the upload's end, in seconds."""
-    from model.out_of_distribution import out_of_domain
+    from model.out_of_distribution import ood_score
 
     ranking = _ranking(clip, clip.trace[-1])
-    scores = out_of_domain(clip.inference.output, clip.card, clip.steps)
+    scores = ood_score(clip.inference.output, clip.card, clip.steps)
     score = None if scores is None else float(scores[0])
     abstained = _abstains(clip, ranking[0].probability, score)
     decoded, inference = clip.decoded, clip.inference

@@ -15,7 +15,7 @@ log = logging.getLogger("scmrl.classification")
 _Clip = TypeVar("_Clip")
 
 
-async def classify_several(
+async def classify_concurrently(
     clips: Sequence[_Clip],
     classify: Callable[[_Clip], Awaitable[Classification]],
     *,

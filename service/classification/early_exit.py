@@ -29,8 +29,12 @@ MAX_TRACED_STEPS = 16
 
 @dataclass(frozen=True)
 class StepAnswer:
-    """The probabilities of all labels after `steps` time steps, and their indices in `order`: by
-    logit, since far from the domain, probabilities can be equal in float32 where logits are not."""
+    """The answer after `steps` time steps: the probabilities of all labels, and in `order` their
+    indices, highest first.
+
+    `order` is by logit: far out of distribution, probabilities can be equal in float32 where logits
+    are not.
+    """
 
     steps: int
     probabilities: tuple[float, ...]
@@ -44,7 +48,7 @@ class StepAnswer:
 
 
 @dataclass(frozen=True)
-class AnytimeResult:
+class EarlyExitResult:
     """The run that is answered with, its `inputs` and `steps`, and the answer after each run.
 
     Times of `inference` are those of all runs together.
@@ -74,9 +78,9 @@ def stops(steps: int, options: Options) -> tuple[int, ...]:
     return tuple(range(1, steps + 1)) if options.steps_trace else (steps,)
 
 
-async def run_anytime(
+async def run_with_early_exit(
     run: _Run, inputs: Mapping[str, Tensor], steps: int, card: Card, options: Options
-) -> AnytimeResult:
+) -> EarlyExitResult:
     """Run until the margin of the probabilities is that of the options, at most for T = `steps`.
 
     Each run queues by itself, so batches of later ones hold only the clips that go on. Raises what
@@ -94,7 +98,7 @@ async def run_anytime(
         if options.exit_margin is not None and trace[-1].margin >= options.exit_margin:
             break
     result = replace(result, queue_s=queue_s, inference_s=inference_s)
-    return AnytimeResult(result, some, count, tuple(trace))
+    return EarlyExitResult(result, some, count, tuple(trace))
 
 
 def first_steps(inputs: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Classify with one checkpoint in this process, one clip at a time, for `scmrl classify`."""
+"""Classify with one checkpoint in this process, one clip at a time: `scmrl classify` uses it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from model.engine import Engine
 
 
-class Classifier:
+class LocalClassifier:
     """A checkpoint's folder, loaded. Raises model.checkpoint.CheckpointError."""
 
     def __init__(self, folder: Path, device: str = "auto") -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from model.media.types import Limits
 from service.classification.answer import ClassifiedClip, build_answer, explain
-from service.classification.early_exit import check_traceable, run_anytime
+from service.classification.early_exit import check_traceable, run_with_early_exit
 from service.classification.leave_one_out import check_supported, run_without_each
 from service.classification.options import Options
 from service.classification.schemas import Classification
@@ -106,14 +106,14 @@ async def _classify_decoded(
     card, record = backend.card, call.record
     inputs = encode_clip(decoded.prepared, card.encoding, steps)
     with record.attempt("run"):
-        anytime = await run_anytime(backend.run, inputs, steps, card, options)
-    inference = anytime.inference
-    record.notes["steps"] = anytime.steps
+        result = await run_with_early_exit(backend.run, inputs, steps, card, options)
+    inference = result.inference
+    record.notes["steps"] = result.steps
     record.add_stages(("queue", inference.queue_s), ("inference", inference.inference_s))
     without = None
     if options.contributions == "leave_one_out":
         with record.stage("leave_one_out"):
-            without = await run_without_each(backend.run, anytime.inputs, anytime.steps)
+            without = await run_without_each(backend.run, result.inputs, result.steps)
     rates = inference.output.firing_rates
     record.firing_rates = {name: float(rate[0]) for name, rate in rates.items()}
     clip = ClassifiedClip(
@@ -122,9 +122,9 @@ async def _classify_decoded(
         options,
         decoded,
         inference,
-        anytime.steps,
+        result.steps,
         steps,
-        anytime.trace,
+        result.trace,
         without,
     )
     with record.stage("explain"):

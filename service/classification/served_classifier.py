@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from model.media.types import Limits
 from service.classification import pipeline
-from service.classification.concurrent_clips import classify_several
+from service.classification.concurrent_clips import classify_concurrently
 from service.classification.options import Options
 from service.classification.pipeline import Backend, Call
 from service.classification.schemas import Classification
@@ -56,7 +56,7 @@ class ServedClassifier:
         async with model.slot() as slot:
             return await pipeline.classify(files, options, self._backend(model, slot), call)
 
-    async def classify_several(
+    async def classify_clips(
         self,
         model: Checkpoint,
         clips: Sequence[tuple[Content, Options]],
@@ -79,7 +79,7 @@ class ServedClassifier:
             check_files(content, self.settings, model.card.kinds)
             return await self.classify_with(model, content, options, calls[number])
 
-        results = await classify_several(
+        results = await classify_concurrently(
             range(len(clips)),
             classify,
             in_flight=self.settings.call_clips_in_flight,

@@ -1,12 +1,12 @@
 """The upload fields of a checkpoint, and the files of one request.
 
 Every checkpoint's form has the fields of `FIELDS`, and one for each stream of its card, of the
-stream's name: `fields_of` returns both. A file in a field of a stream's name feeds that stream
-alone. A field of `FIELDS` feeds the first stream of each of its kinds, so no stream gets another's
-file. How a stream is then preprocessed is the spec in the card.
+stream's name: `checkpoint_fields` returns both. A file in a field of a stream's name feeds that
+stream alone. A field of `FIELDS` feeds the first stream of each of its kinds, so no stream gets
+another's file. The spec in the card says how a stream is then preprocessed.
 
 The form, the decoding processes, `scmrl classify`, the OpenAPI description and the error details
-are all made from these fields. A new kind of streams needs a row in `OF_KIND` and a reader
+are all made from these fields. A new kind of streams needs a row in `KIND_READERS` and a reader
 (service/decoding/readers.py), besides its spec (model/preprocess/specs.py). The service and the
 decoding processes import this module, so it imports nothing slow.
 """
@@ -114,9 +114,12 @@ FIELDS: tuple[UploadField, ...] = (
 
 
 @dataclass(frozen=True)
-class OfKind:
-    """How the field of a stream of one kind is read: as `UploadField` has it. `content`: what the
-    stream is of, in a word; empty where the stream's name says more."""
+class KindReader:
+    """The reader and the description of a stream's own field, for one kind of streams.
+
+    `reader`, `description`, `max_files`: as in `UploadField`. `content`: noun for what the stream
+    holds; empty where the stream's name says more.
+    """
 
     reader: str
     description: str
@@ -125,29 +128,29 @@ class OfKind:
 
 
 #: How a field of a stream's own name is read, by the stream's kind.
-OF_KIND: dict[str, OfKind] = {
-    "spectrogram": OfKind(
+KIND_READERS: dict[str, KindReader] = {
+    "spectrogram": KindReader(
         "service.decoding.readers:read_audio",
         "a sound (wav, flac, …, or that of a video).",
         "sound",
     ),
-    "frames": OfKind(
+    "frames": KindReader(
         "service.decoding.readers:read_pictures",
         "a video, or pictures in temporal order.",
         "pictures",
         max_files="max_frames",
     ),
-    "events": OfKind(
+    "events": KindReader(
         "service.decoding.events:read_events",
         "events of a camera, as `events`.",
         "a camera's events",
     ),
-    "audio_events": OfKind(
+    "audio_events": KindReader(
         "service.decoding.events:read_audio_events",
         "events of a cochlea, as `audio_events`.",
         "a cochlea's events",
     ),
-    "series": OfKind(
+    "series": KindReader(
         "service.decoding.series:read_series",
         "values over time: CSV of time in seconds and value, or .npz of `t` and one other array.",
     ),
@@ -156,7 +159,7 @@ OF_KIND: dict[str, OfKind] = {
 _OPTIONS = frozenset(option.name for option in fields(Options))
 
 
-def fields_of(kinds: Kinds) -> tuple[UploadField, ...]:
+def checkpoint_fields(kinds: Kinds) -> tuple[UploadField, ...]:
     """Return the upload fields of a checkpoint, whose streams are of these kinds.
 
     A stream's own field takes the place of one of `FIELDS` of its name. A stream whose name is
@@ -166,13 +169,13 @@ def fields_of(kinds: Kinds) -> tuple[UploadField, ...]:
         UploadField(
             name=stream,
             kinds=(kind,),
-            reader=OF_KIND[kind].reader,
-            description=f"The stream {stream}: {OF_KIND[kind].description}",
+            reader=KIND_READERS[kind].reader,
+            description=f"The stream {stream}: {KIND_READERS[kind].description}",
             stream=stream,
-            max_files=OF_KIND[kind].max_files,
+            max_files=KIND_READERS[kind].max_files,
         )
         for stream, kind in kinds.items()
-        if kind in OF_KIND and stream not in _OPTIONS
+        if kind in KIND_READERS and stream not in _OPTIONS
     ]
     return (*(row for row in FIELDS if row.name not in kinds), *own)
 
@@ -212,9 +215,9 @@ class InputFiles(Mapping[str, tuple[bytes, ...]]):
         return min(self, key=lambda name: order.index(name) if name in order else len(order))
 
 
-def rows_of(files: InputFiles, kinds: Kinds) -> list[UploadField]:
-    """Return the fields that were sent, of a checkpoint's, in the order of `fields_of`."""
-    return [row for row in fields_of(kinds) if row.name in files]
+def sent_fields(files: InputFiles, kinds: Kinds) -> list[UploadField]:
+    """Return the fields that were sent, of a checkpoint's, in the order of `checkpoint_fields`."""
+    return [row for row in checkpoint_fields(kinds) if row.name in files]
 
 
 def check_files(files: InputFiles, settings: Settings, kinds: Kinds) -> None:
@@ -222,7 +225,7 @@ def check_files(files: InputFiles, settings: Settings, kinds: Kinds) -> None:
 
     Raises Problem INVALID_FIELD, TOO_LARGE or UNUSABLE, naming the field.
     """
-    rows = rows_of(files, kinds)
+    rows = sent_fields(files, kinds)
     if not files:
         raise Problem(
             Error.INVALID_FIELD, f"No file was sent; send {usage(kinds)}.", field=FIELDS[0].name
@@ -256,9 +259,9 @@ def usage(kinds: Kinds) -> str:
     """Return the fields that can be sent, stream by stream, for the detail of an error."""
     choices = []
     for stream, kind in kinds.items():
-        names = [f"`{row.name}`" for row in fields_of(kinds) if row.feeds(stream, kinds)]
+        names = [f"`{row.name}`" for row in checkpoint_fields(kinds) if row.feeds(stream, kinds)]
         is_only = list(kinds.values()).count(kind) == 1
-        content = OF_KIND[kind].content if is_only and kind in OF_KIND else ""
+        content = KIND_READERS[kind].content if is_only and kind in KIND_READERS else ""
         choices.append(f"{_join(names, 'or')} for {content or stream}")
     return _join(choices, "and")
 
@@ -266,7 +269,7 @@ def usage(kinds: Kinds) -> str:
 def general_usage() -> str:
     """Return the fields of every checkpoint by what they hold, for a description."""
     choices = []
-    for kind, each in OF_KIND.items():
+    for kind, each in KIND_READERS.items():
         if names := [f"`{row.name}`" for row in FIELDS if kind in row.kinds]:
             choices.append(f"{_join(names, 'or')} for {each.content or kind}")
     return _join(choices, "and")

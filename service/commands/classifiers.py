@@ -13,7 +13,7 @@ import typer
 from service.commands.remote import read_key, reporting_errors
 
 if TYPE_CHECKING:
-    from service.classification.local_classifier import Classifier
+    from service.classification.local_classifier import LocalClassifier
     from service.classification.options import Options
     from service.classification.schemas import Classification
     from service.client import Client
@@ -35,7 +35,7 @@ class ClipClassifier(Protocol):
 class LoadedCheckpoint:
     """A checkpoint in this process."""
 
-    classifier: Classifier
+    classifier: LocalClassifier
 
     def classify(self, files: Files, options: Options) -> Classification | Mapping[str, Any]:
         from service.classification.upload_fields import InputFiles
@@ -99,14 +99,14 @@ def load(model: str, models: Path, device: str) -> LoadedCheckpoint:
     with garbage_collection.disabled():
         import_torch()
         from model.checkpoint import CARD, CheckpointError
-        from service.classification.local_classifier import Classifier
+        from service.classification.local_classifier import LocalClassifier
 
     cores.set_threads(cores.threads(0))
     cores.set_opencv_threads()
     folder = Path(model) if (Path(model) / CARD).exists() else models / model
     try:
         with garbage_collection.disabled():
-            return LoadedCheckpoint(Classifier(folder, device))
+            return LoadedCheckpoint(LocalClassifier(folder, device))
     except (CheckpointError, RuntimeError, ValueError) as exc:
         typer.echo(f"cannot use the checkpoint {model}: {exc}", err=True)
         raise typer.Exit(1) from exc

@@ -45,7 +45,7 @@ def decode(files: InputFiles, request: DecodeRequest) -> DecodeResult:
 
     Raises Problem: UNKNOWN_FORMAT, UNUSABLE, TOO_LARGE or INVALID_FIELD, naming the field.
     """
-    rows = upload_fields.rows_of(files, request.kinds)
+    rows = upload_fields.sent_fields(files, request.kinds)
     _check_all_used(files, rows, request)
 
     started = time.perf_counter()
@@ -98,7 +98,7 @@ def _read(
 def _find_source(name: str, spec: Spec, sources: _Sources, request: DecodeRequest) -> _Stream:
     """Return the input of the stream `name`, from the field that was sent for it."""
     kinds = request.kinds
-    fields = [row for row in upload_fields.fields_of(kinds) if row.feeds(name, kinds)]
+    fields = [row for row in upload_fields.checkpoint_fields(kinds) if row.feeds(name, kinds)]
     sent = next((row.name for row in fields if row.name in sources), None)
     if sent is None:
         return _not_sent(name, fields, sources, kinds)
@@ -112,7 +112,7 @@ def _not_sent(
     name: str, fields: list[UploadField], sources: _Sources, kinds: upload_fields.Kinds
 ) -> _Stream:
     """Describe a stream that no file was sent for, with the fields that could be added."""
-    sent = [row for row in upload_fields.fields_of(kinds) if row.name in sources]
+    sent = [row for row in upload_fields.checkpoint_fields(kinds) if row.name in sources]
     free = [row for row in fields if not any(row.overlaps(other, kinds) for other in sent)]
     names = [row.name for row in free if row.stream is None] or [row.name for row in free]
     if not names:

@@ -143,8 +143,8 @@ def _warm() -> None:
     for module in pkgutil.walk_packages(av.__path__, "av."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    of_each_kind = {kind: kind for kind in upload_fields.OF_KIND}
-    for row in (*upload_fields.FIELDS, *upload_fields.fields_of(of_each_kind)):
+    of_each_kind = {kind: kind for kind in upload_fields.KIND_READERS}
+    for row in (*upload_fields.FIELDS, *upload_fields.checkpoint_fields(of_each_kind)):
         row.load_reader()
     cv2.setNumThreads(1)
     sound = io.BytesIO()

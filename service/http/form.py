@@ -25,7 +25,7 @@ BASE64 = {"type": "string", "contentEncoding": "base64"}
 def form_fields(settings: Settings, kinds: Kinds, model: str) -> FormFields:
     """Return the fields that the form of a checkpoint may have, with the maximum bytes of each
     file field. `kinds`: of its streams."""
-    rows = upload_fields.fields_of(kinds)
+    rows = upload_fields.checkpoint_fields(kinds)
     return FormFields(
         files={row.name: int(getattr(settings, row.max_bytes)) for row in rows},
         values={name: str(value.schema(settings)["type"]) for name, value in VALUES.items()},
@@ -78,7 +78,7 @@ def body_schema(
 ) -> dict[str, Any]:
     """Return the schema of a body whose files are as `file` says."""
     properties: dict[str, Any] = {}
-    own = (row for kinds in checkpoints.values() for row in upload_fields.fields_of(kinds))
+    own = (row for kinds in checkpoints.values() for row in upload_fields.checkpoint_fields(kinds))
     for row in (*upload_fields.FIELDS, *own):
         if row.name not in properties:
             schema = {"type": "array", "items": file} if row.max_files else file

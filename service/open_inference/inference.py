@@ -38,7 +38,7 @@ class Inference:
         Raises the Problem of the first clip that has one: the protocol has no answer for the
         others.
         """
-        results = await classifier.classify_several(self.model, self.clips, call)
+        results = await classifier.classify_clips(self.model, self.clips, call)
         answers: list[Classification] = []
         for number, result in enumerate(results):
             if isinstance(result, Problem):

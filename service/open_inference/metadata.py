@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from service.classification.upload_fields import fields_of
+from service.classification.upload_fields import checkpoint_fields
 from service.errors import Error, Problem
 from service.inference.models import Checkpoint, Checkpoints
 from service.open_inference.outputs import output_names
@@ -77,7 +77,7 @@ def index(registry: Checkpoints, *, only_ready: bool) -> list[dict[str, str]]:
 def _inputs(card: Card) -> list[dict[str, Any]]:
     """Return the files, then the streams. A stream's own field of files has the stream's name: it
     is an input of BYTES as well, but a name can be listed once."""
-    files = [row for row in fields_of(card.kinds) if row.name not in card.streams]
+    files = [row for row in checkpoint_fields(card.kinds) if row.name not in card.streams]
     return [
         *(_tensor(row.name, "BYTES", [-1, -1 if row.max_files else 1]) for row in files),
         *(

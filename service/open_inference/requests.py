@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from service.classification.option_fields import parse_options
 from service.classification.options import Options
 from service.classification.served_classifier import Content
-from service.classification.upload_fields import InputFiles, UploadField, fields_of
+from service.classification.upload_fields import InputFiles, UploadField, checkpoint_fields
 from service.errors import Error, Problem
 from service.open_inference.tensors import Tensor
 from service.settings import Settings
@@ -111,7 +111,7 @@ def _contents(inputs: Sequence[Tensor], card: Card, settings: Settings) -> list[
         return [{name: array[n] for name, array in arrays.items()} for n in range(count)]
     if len(of_files) < len(inputs):
         raise _invalid(of_files[0], "files (BYTES) and tensors of streams do not go together")
-    rows = {row.name: row for row in fields_of(card.kinds)}
+    rows = {row.name: row for row in checkpoint_fields(card.kinds)}
     files = {tensor.name: _files(tensor, rows, settings) for tensor in inputs}
     return [InputFiles(**{name: each[n] for name, each in files.items()}) for n in range(count)]
 

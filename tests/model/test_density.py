@@ -12,10 +12,18 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from model.calibration import calibrated, tempered
-from model.checkpoint import Calibration, Card, Domain, FeatureReference, TowerReference, load, save
+from model.checkpoint import (
+    Calibration,
+    Card,
+    FeatureReference,
+    OODReferences,
+    TowerReference,
+    load,
+    save,
+)
 from model.engine.outputs import concatenate
 from model.network import Output
-from model.out_of_distribution import evidence, out_of_domain
+from model.out_of_distribution import ood_log_odds, ood_score
 from tests.model.networks import lively
 from tests.service import checkpoints
 
@@ -24,7 +32,7 @@ CLASSES, SIZE = len(PLAIN.labels), PLAIN.config.embed_dim
 
 
 def tower(limit: float = 1.0) -> TowerReference:
-    """Whose evidence is the sum of the squared offsets from 0."""
+    """Whose log odds are the sum of the squared offsets from 0."""
     return TowerReference(
         means=((0.0,) * SIZE,) * CLASSES, linear=(0.0,) * SIZE, quadratic=(1.0,) * SIZE,
         bias=(0.0,) * CLASSES, limit=limit,
@@ -40,7 +48,7 @@ def card(growth: float = 3.0, **changed: Any) -> Card:
     }
     update = {
         "calibration": Calibration(temperature={4: 0.5}),
-        "domain": Domain(steps=4, features=features),
+        "domain": OODReferences(steps=4, features=features),
     }
     return PLAIN.model_copy(update=update | changed)
 
@@ -63,7 +71,7 @@ VALUES = st.floats(0, 1e4)
 
 
 def score(output: Output, of: Card) -> float:
-    found = out_of_domain(output, of, 4)
+    found = ood_score(output, of, 4)
     assert found is not None
     return float(found[0])
 
@@ -126,7 +134,7 @@ def test_the_temperature_grows_by_a_power_of_the_score() -> None:
 
 @pytest.mark.parametrize(
     ("changed", "steps"),
-    [({"domain": None}, 4), ({}, 8), ({"domain": Domain(steps=4)}, 4)],
+    [({"domain": None}, 4), ({}, 8), ({"domain": OODReferences(steps=4)}, 4)],
     ids=["no domain", "another T", "no reference"],
 )
 def test_without_a_reference_it_does_not_grow(changed: dict[str, Any], steps: int) -> None:
@@ -140,12 +148,12 @@ def test_a_card_without_growth_has_the_score_alone() -> None:
     assert torch.equal(calibrated(output, card(growth=0), 4), output.logits / 0.5)
 
 
-def test_evidence_is_linear_and_quadratic_in_the_offset_from_the_predicted_class() -> None:
+def test_log_odds_are_linear_and_quadratic_in_the_offset_from_the_predicted_class() -> None:
     reference = TowerReference(
         means=((0, 0), (1, 2)), linear=(3, 0), quadratic=(0, 10), bias=(0.5, 100), limit=0
     )
     features = torch.tensor([[2.0, 1.0], [2.0, 1.0]])
-    against = evidence(features, torch.tensor([0, 1]), reference)
+    against = ood_log_odds(features, torch.tensor([0, 1]), reference)
     assert against.tolist() == [0.5 + 6 + 10, 100 + 3 + 10]
 
 
@@ -180,6 +188,6 @@ def test_a_reference_that_does_not_fit_is_refused(features: dict[str, Any]) -> N
 
 def test_scores_of_a_batch_are_those_of_its_clips() -> None:
     parts = [output_of([1.0] * CLASSES, value, 0.0) for value in (0.0, 1.0, 5.0)]
-    scores = out_of_domain(concatenate(parts), card(), 4)
+    scores = ood_score(concatenate(parts), card(), 4)
     assert scores is not None
     assert np.allclose(scores, [score(part, card()) for part in parts])

@@ -9,10 +9,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from model.checkpoint import Card, Reference, load, save
+from model.checkpoint import Card, LogitReference, load, save
 from model.network import Output
-from model.out_of_distribution import distance, out_of_domain, terms
-from model.training.out_of_distribution.logits import fit_domain
+from model.out_of_distribution import joined_logits, mahalanobis_distance, ood_score
+from model.training.out_of_distribution.logits import fit_logit_references
 from tests.model.networks import lively
 from tests.service import checkpoints
 
@@ -39,13 +39,13 @@ def card() -> Card:
         stream_logits={"audio": output.stream_logits["audio"]},
     )
     plain = checkpoints.card()
-    domain = fit_domain(plain, [output, alone], labels)
+    domain = fit_logit_references(plain, [output, alone], labels)
     assert domain is not None
     return plain.model_copy(update={"domain": domain})
 
 
 def scores(card: Card, output: Output) -> list[float]:
-    found = out_of_domain(output, card, 4)
+    found = ood_score(output, card, 4)
     assert found is not None
     return list(found.tolist())
 
@@ -62,31 +62,31 @@ def test_other_clips_are_beyond_it(card: Card) -> None:
 
 
 def test_the_distance_is_mahalanobis() -> None:
-    reference = Reference(means=((0, 0), (1, 0)), precision=((4, 0), (0, 1)), limit=2)
+    reference = LogitReference(means=((0, 0), (1, 0)), precision=((4, 0), (0, 1)), limit=2)
     values = torch.tensor([[1.0, 0.0], [1.0, 2.0]]).double()
-    assert distance(values, torch.tensor([0, 1]), reference).tolist() == [2.0, 2.0]
+    assert mahalanobis_distance(values, torch.tensor([0, 1]), reference).tolist() == [2.0, 2.0]
 
 
 def test_there_is_no_score_without_a_reference(card: Card) -> None:
     output = outputs(10, 0)[0]
-    assert out_of_domain(output, card, 8) is None
-    assert out_of_domain(output, checkpoints.card(), 4) is None
+    assert ood_score(output, card, 8) is None
+    assert ood_score(output, checkpoints.card(), 4) is None
     visual = Output(
         output.logits, output.bias, stream_logits={"visual": output.stream_logits["visual"]}
     )
-    assert out_of_domain(visual, card, 4) is None
+    assert ood_score(visual, card, 4) is None
 
 
 def test_terms_are_in_the_order_of_the_streams() -> None:
     output = outputs(3, 0)[0]
-    joined = terms(output, ["audio", "visual"])
+    joined = joined_logits(output, ["audio", "visual"])
     assert torch.equal(joined[:, :CLASSES], output.stream_logits["audio"].double())
 
 
 @pytest.mark.parametrize("count", [100, 90])
 def test_too_few_clips_give_no_domain(count: int) -> None:
     output, labels = outputs(count, 0)
-    assert fit_domain(checkpoints.card(), [output], labels) is None
+    assert fit_logit_references(checkpoints.card(), [output], labels) is None
 
 
 def test_a_card_with_a_domain_is_saved_with_a_row_a_line(card: Card, tmp_path: Any) -> None:

@@ -3,7 +3,7 @@
 - `MotionSpec` and `prepare_motion`: a module of model/preprocess/ beside frames.py.
 - The row of `specs.KINDS`.
 - `MotionSource` and `read_motion`: a module of service/decoding/ beside readers.py.
-- The row of `upload_fields.OF_KIND`.
+- The row of `upload_fields.KIND_READERS`.
 
 `motion` takes samples of an accelerometer as .npy, float [n, channels] in m/s², n at
 `MotionSpec.sample_rate`. As `python -m tests.service.motion FD SANDBOX` this is the fork server
@@ -29,7 +29,7 @@ from model.preprocess import specs
 from model.preprocess.prepared import Prepared
 from model.preprocess.stream_spec import Size, StreamSpec
 from service.classification import upload_fields
-from service.classification.upload_fields import OfKind
+from service.classification.upload_fields import KindReader
 from service.decoding import fork_server_process, wire, worker
 from service.decoding.job import DecodeRequest, StreamInfo
 from service.decoding.readers import ReadOptions
@@ -74,7 +74,7 @@ def prepare_motion(values: NDArray[np.float32], spec: MotionSpec) -> Prepared:
 
 KINDS: tuple[type[StreamSpec], ...] = (*specs.KINDS, MotionSpec)
 
-# --- service/decoding/motion.py, and its row of upload_fields.OF_KIND ---------------------------
+# --- service/decoding/motion.py, and its row of upload_fields.KIND_READERS ----------------------
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,9 @@ def read_motion(files: Sequence[bytes], options: ReadOptions) -> Mapping[str, So
     return {"motion": MotionSource(values.astype(np.float32))}
 
 
-OF_KIND = {
-    **upload_fields.OF_KIND,
-    "motion": OfKind(
+KIND_READERS = {
+    **upload_fields.KIND_READERS,
+    "motion": KindReader(
         "tests.service.motion:read_motion",
         "Samples of an accelerometer: .npy, float [n, channels], m/s².",
     ),
@@ -128,7 +128,7 @@ def motion_kind() -> Iterator[None]:
     """The kind and its field in this process, and in decoding processes started in the block."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(specs, "KINDS", KINDS)
-        patch.setattr(upload_fields, "OF_KIND", OF_KIND)
+        patch.setattr(upload_fields, "KIND_READERS", KIND_READERS)
         patch.setattr(fork_server_process, "_WORKER", "tests.service.motion")
         _read_kinds_anew()
         yield
@@ -138,7 +138,7 @@ def motion_kind() -> Iterator[None]:
 def serve_jobs() -> None:
     """Be the fork server."""
     specs.KINDS = KINDS
-    upload_fields.OF_KIND = OF_KIND
+    upload_fields.KIND_READERS = KIND_READERS
     _read_kinds_anew()
     worker.main()
 

@@ -1,1 +1,2 @@
-"""Clips of no class: to train with, and to measure how many are answered."""
+"""Out-of-distribution (OOD) detection: outlier exposure in training, the fit of the OOD score, and
+measurements of how many OOD clips are answered."""

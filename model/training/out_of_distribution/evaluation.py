@@ -1,4 +1,4 @@
-"""Clips of no class: noise, blank pages and foreign files, on which a checkpoint should abstain."""
+"""Measure OOD detection: on noise, blank pages and foreign files, a checkpoint should abstain."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from model.checkpoint import Measurement
 from model.media.reader import read_picture, read_sound
 from model.media.types import Clip, MediaError, Pictures, Sound
-from model.out_of_distribution import out_of_domain
+from model.out_of_distribution import ood_score
 from model.training.evaluator import BATCH_SIZE, EvaluatedClip, Evaluator
 from model.training.folder.clip_files import kind_of
 from model.training.speech import voices
@@ -31,8 +31,8 @@ Rng = np.random.Generator
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers to clips: the highest probability [n], and the out-of-domain score [n], of which all
-    are NaN where the card has no domain."""
+    """Answers to clips: the highest probability [n], and the OOD score [n], which is NaN for all
+    clips where the card has no reference for it."""
 
     probabilities: NDArray[np.float64]
     scores: NDArray[np.float64]
@@ -48,11 +48,14 @@ class Answers:
         return float(((self.probabilities > CONFIDENT) & (self.scores <= 1)).mean())
 
 
-def measure_no_class(
+def measure_ood_detection(
     evaluator: Evaluator, clips: Sequence[EvaluatedClip], foreign: Path | None, seed: int
 ) -> Iterator[Measurement]:
-    """Measure how many clips of no class are answered, and how well the score tells them from
-    `clips`. `foreign`: a folder of pictures and sounds of something else. Raises DataError."""
+    """Measure how many OOD clips are answered, and how well the OOD score separates them from
+    `clips`.
+
+    `foreign`: a folder of pictures and sounds of other things. Raises DataError where it has none.
+    """
     known = _answers(evaluator, [each.clip for each in clips])
     conditions = f"T = {evaluator.card.steps}"
     has_scores = not np.isnan(known.scores).any()
@@ -74,7 +77,8 @@ def _share(what: str, value: float, clips: Sequence[object], conditions: str) ->
 
 
 def auroc(known: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """Return the chance that the score of another clip is above that of a known one."""
+    """Return the area under the ROC curve: the probability, 0 to 1, that the score of an OOD clip
+    is above that of a known one."""
     ordered = np.sort(known)
     below = np.searchsorted(ordered, other, "left") + np.searchsorted(ordered, other, "right")
     return float(below.sum() / 2 / len(known) / len(other))
@@ -89,7 +93,7 @@ def _answers(evaluator: Evaluator, clips: Sequence[Clip]) -> Answers:
         output = evaluator.run(batch, card.steps)
         logits = evaluator.calibrate(output, card.steps)
         probabilities += logits.softmax(1).amax(1).tolist()
-        score = out_of_domain(output, card, card.steps)
+        score = ood_score(output, card, card.steps)
         scores += [np.nan] * len(batch) if score is None else score.tolist()
     return Answers(np.array(probabilities), np.array(scores))
 

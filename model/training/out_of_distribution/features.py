@@ -1,5 +1,5 @@
-"""Fit the domain of a checkpoint by its towers' features, and how fast probabilities become equal
-beyond it."""
+"""Fit the OOD score of a checkpoint by its towers' features, and how fast the temperature grows
+with it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax
 
 from model.calibration import grown
-from model.checkpoint import Card, Domain, FeatureReference, TowerReference
+from model.checkpoint import Card, FeatureReference, OODReferences, TowerReference
 from model.engine.outputs import concatenate
 from model.network import Output
 from model.out_of_distribution import used_streams
 from model.training.out_of_distribution.logistic_regression import (
-    Evidence,
     Features,
     Floats,
     Labels,
-    fit_evidence,
+    OODRegression,
+    fit_ood_regression,
 )
 from model.training.temperature import fit_temperature
 
@@ -36,106 +36,114 @@ _GROWTHS = np.linspace(0, 8, 81)
 
 
 @dataclass(frozen=True)
-class Clips:
+class ClipOutputs:
     """Outputs of clips, with all streams (under None) or with one alone, and their classes [n].
 
-    `foreign`: by stream, whether its content [n] is of no class.
+    `is_outlier`: by stream, whether the content [n] of this stream is out of distribution.
     """
 
     outputs: Mapping[str | None, Output]
     labels: Labels
-    foreign: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    is_outlier: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
 
-    def joined(self, others: Clips) -> Clips:
+    def joined(self, others: ClipOutputs) -> ClipOutputs:
         """Return these clips, and then the others."""
         outputs = {
             alone: concatenate([output, others.outputs[alone]])
             for alone, output in self.outputs.items()
         }
-        return Clips(outputs, np.concatenate([self.labels, others.labels]))
+        return ClipOutputs(outputs, np.concatenate([self.labels, others.labels]))
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """A reference, and the factor [n] by which the temperature of each known clip grows, by the fit
-    of a fold without it."""
+class FittedReference:
+    """A reference, and the factor [n] by which the temperature of each known clip grows, from a fit
+    to the other folds."""
 
     reference: FeatureReference
     factors: Floats
 
 
-def fit_features(card: Card, known: Clips, others: Clips) -> dict[str | None, Fitted]:
-    """Fit a reference for all streams and for each alone, by known clips and by those of no class.
+def fit_feature_references(
+    card: Card, known: ClipOutputs, outliers: ClipOutputs
+) -> dict[str | None, FittedReference]:
+    """Fit a reference for all streams and for each alone, by known clips and by outliers.
 
-    Empty where there are too few: 200 known ones are needed, and 10 of each class.
+    Returns none where there are too few clips: 200 known ones are needed, and 10 of each class.
     """
     of_class = np.bincount(known.labels, minlength=len(card.labels))
     if len(known.labels) < FEWEST or of_class.min() < FEWEST_OF_CLASS:
         return {}
-    return {alone: _fit(card, known, others, alone) for alone in known.outputs}
+    return {alone: _fit(card, known, outliers, alone) for alone in known.outputs}
 
 
-def as_domain(card: Card, fits: Mapping[str | None, Fitted]) -> Domain | None:
-    """Return the domain of a card at its T; None without fits."""
+def ood_references(card: Card, fits: Mapping[str | None, FittedReference]) -> OODReferences | None:
+    """Return the references of a card at its T; None without fits."""
     features = {
         "+".join(card.streams) if alone is None else alone: fit.reference
         for alone, fit in fits.items()
     }
-    return Domain(steps=card.steps, features=features) if features else None
+    return OODReferences(steps=card.steps, features=features) if features else None
 
 
-def _fit(card: Card, known: Clips, others: Clips, alone: str | None) -> Fitted:
-    output, foreign = known.outputs[alone], others.outputs[alone]
+def _fit(
+    card: Card, known: ClipOutputs, outliers: ClipOutputs, alone: str | None
+) -> FittedReference:
+    output, outlier_output = known.outputs[alone], outliers.outputs[alone]
     names = used_streams(output, card)
     towers: dict[str, TowerReference] = {}
     scores = np.zeros(len(known.labels))
-    foreign_scores = np.zeros(len(others.labels))
+    outlier_scores = np.zeros(len(outliers.labels))
     for name in names:
-        fit = _Tower(output, foreign, name, known.labels, others.foreign[name], len(card.labels))
-        against, against_foreign = fit.cross_fit()
-        limit = round(float(np.quantile(against, _KEPT)), 4)
+        fit = _Tower(
+            output, outlier_output, name, known.labels, outliers.is_outlier[name], len(card.labels)
+        )
+        log_odds, outlier_log_odds = fit.cross_fit()
+        limit = round(float(np.quantile(log_odds, _KEPT)), 4)
         towers[name] = fit.fit().reference(limit)
-        scores += np.logaddexp(0, against - limit) / np.log(2)
-        foreign_scores += np.logaddexp(0, against_foreign - limit) / np.log(2)
+        scores += np.logaddexp(0, log_odds - limit) / np.log(2)
+        outlier_scores += np.logaddexp(0, outlier_log_odds - limit) / np.log(2)
     limit = round(float(np.quantile(scores, _KEPT)), 4)
-    is_foreign = np.any([others.foreign[name] for name in names], axis=0)
+    is_outlier = np.any([outliers.is_outlier[name] for name in names], axis=0)
     growth = _fit_growth(
         (output.logits.numpy(), scores / limit, known.labels),
-        (foreign.logits.numpy()[is_foreign], foreign_scores[is_foreign] / limit),
+        (outlier_output.logits.numpy()[is_outlier], outlier_scores[is_outlier] / limit),
     )
     factors = grown(torch.from_numpy(scores / limit), growth).numpy()
-    return Fitted(FeatureReference(towers=towers, limit=limit, growth=growth), factors)
+    return FittedReference(FeatureReference(towers=towers, limit=limit, growth=growth), factors)
 
 
 @dataclass(frozen=True)
 class _Tower:
-    """What one tower's evidence is fitted on. `is_foreign`: of the clips of `foreign`, those whose
-    content of this stream is of no class."""
+    """What the regression of one tower is fitted to.
+
+    `is_outlier`: whether each clip [n] of `outlier_output` is out of distribution in this stream.
+    """
 
     output: Output
-    foreign: Output
+    outlier_output: Output
     name: str
     labels: Labels
-    is_foreign: NDArray[np.bool_]
+    is_outlier: NDArray[np.bool_]
     classes: int
 
-    def fit(self) -> Evidence:
-        """Fit by all clips."""
-        others = self._features(self.foreign).of(self.is_foreign)
-        return fit_evidence(self._features(self.output), self.labels, others, self.classes)
+    def fit(self) -> OODRegression:
+        """Fit to all clips."""
+        others = self._features(self.outlier_output).of(self.is_outlier)
+        return fit_ood_regression(self._features(self.output), self.labels, others, self.classes)
 
     def cross_fit(self) -> tuple[Floats, Floats]:
-        """Return the evidence against known and foreign clips, by fits of other folds."""
-        known, others = self._features(self.output), self._features(self.foreign)
-        against, against_foreign = np.empty(len(known.values)), np.empty(len(others.values))
-        fold_of_foreign = np.arange(len(others.values)) % _FOLDS
+        """Return the log odds of known clips and of outliers, from fits to the other folds."""
+        known, others = self._features(self.output), self._features(self.outlier_output)
+        log_odds, outlier_log_odds = np.empty(len(known.values)), np.empty(len(others.values))
+        outlier_fold = np.arange(len(others.values)) % _FOLDS
         for part, own in enumerate(_folds(self.labels)):
-            own_foreign = fold_of_foreign == part
-            rest = others.of(~own_foreign & self.is_foreign)
-            fit = fit_evidence(known.of(~own), self.labels[~own], rest, self.classes)
-            against[own] = fit.against(known.of(own))
-            against_foreign[own_foreign] = fit.against(others.of(own_foreign))
-        return against, against_foreign
+            own_outliers = outlier_fold == part
+            rest = others.of(~own_outliers & self.is_outlier)
+            fit = fit_ood_regression(known.of(~own), self.labels[~own], rest, self.classes)
+            log_odds[own] = fit.log_odds(known.of(own))
+            outlier_log_odds[own_outliers] = fit.log_odds(others.of(own_outliers))
+        return log_odds, outlier_log_odds
 
     def _features(self, output: Output) -> Features:
         values = output.features[self.name].numpy().astype(np.float64)
@@ -152,10 +160,10 @@ def _folds(labels: Labels) -> Iterator[NDArray[np.bool_]]:
 
 
 def _fit_growth(
-    known: tuple[NDArray[np.float32], Floats, Labels], foreign: tuple[NDArray[np.float32], Floats]
+    known: tuple[NDArray[np.float32], Floats, Labels], outliers: tuple[NDArray[np.float32], Floats]
 ) -> float:
     """Return the power with the lowest cross-entropy of known clips (logits, scores, classes)
-    towards their classes, plus that of foreign ones towards equal probabilities."""
+    towards their classes, plus that of outliers (logits, scores) towards equal probabilities."""
     logits, scores, labels = known
     temperature = fit_temperature(logits, labels)
     rows = np.arange(len(labels))
@@ -166,6 +174,6 @@ def _fit_growth(
 
     def cross_entropy(growth: float) -> float:
         of_known = scaled(logits, scores, growth)[rows, labels]
-        return float(-of_known.mean() - scaled(*foreign, growth).mean())
+        return float(-of_known.mean() - scaled(*outliers, growth).mean())
 
     return float(min(_GROWTHS, key=cross_entropy))

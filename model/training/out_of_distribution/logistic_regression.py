@@ -1,4 +1,4 @@
-"""Fit what tells known clips from those of no class by a tower's features: logistic regression."""
+"""Logistic regression that separates known clips from OOD ones by a tower's features."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ class Features:
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """The parts of `TowerReference` but its limit."""
+class OODRegression:
+    """A fitted regression: `TowerReference` without its limit."""
 
     means: Floats
     linear: Floats
     quadratic: Floats
     bias: Floats
 
-    def against(self, features: Features) -> Floats:
-        """Return the evidence [n] against clips."""
+    def log_odds(self, features: Features) -> Floats:
+        """Return the log odds [n] that clips are out of distribution."""
         offset = features.values - self.means[features.predicted]
         return np.asarray(
             self.bias[features.predicted] + offset @ self.linear + offset**2 @ self.quadratic
@@ -57,22 +57,24 @@ class Evidence:
         )
 
 
-def fit_evidence(known: Features, labels: Labels, others: Features, classes: int) -> Evidence:
-    """Fit the evidence against clips by known ones of classes [n] and by others of no class.
+def fit_ood_regression(
+    known: Features, labels: Labels, outliers: Features, classes: int
+) -> OODRegression:
+    """Fit the regression to known clips of classes [n], and to OOD clips.
 
-    Both weigh the same in all. Squared offsets count against a clip only: what is far from the mean
-    in all directions is never taken for known.
+    Both sets have the same total weight. Weights of squared offsets are not negative, so a clip
+    that is far from the mean in all directions is never taken for known.
     """
     means = np.stack([known.values[labels == label].mean(0) for label in range(classes)])
-    x = np.concatenate([_inputs(known, means), _inputs(others, means)])
-    is_other = np.repeat([False, True], [len(known.values), len(others.values)])
+    x = np.concatenate([_inputs(known, means), _inputs(outliers, means)])
+    is_outlier = np.repeat([False, True], [len(known.values), len(outliers.values)])
     centre, spread = x.mean(0), x.std(0) + 1e-6
-    weights, constant = _regress((x - centre) / spread, is_other, known.values.shape[1])
+    weights, constant = _regress((x - centre) / spread, is_outlier, known.values.shape[1])
     weights = weights / spread
     constant -= float(centre @ weights)
     size = known.values.shape[1]
     bias = constant + _IS_CLASS * weights[2 * size :]
-    return Evidence(means, weights[:size], weights[size : 2 * size], bias)
+    return OODRegression(means, weights[:size], weights[size : 2 * size], bias)
 
 
 def _inputs(features: Features, means: Floats) -> Floats:
@@ -82,12 +84,12 @@ def _inputs(features: Features, means: Floats) -> Floats:
     return np.concatenate([offset, offset**2, is_class], axis=1)
 
 
-def _regress(x: Floats, is_other: NDArray[np.bool_], size: int) -> tuple[Floats, float]:
-    """Return the weights [d] of inputs [n, d], and the constant. Those of the squares of `size`
-    offsets are not negative."""
+def _regress(x: Floats, is_outlier: NDArray[np.bool_], size: int) -> tuple[Floats, float]:
+    """Return the weights [d] of inputs [n, d], and the constant; the weights of the squares of
+    `size` offsets are not negative."""
     z = np.concatenate([x, np.ones((len(x), 1))], axis=1)
-    sign = np.where(is_other, 1.0, -1.0)
-    share = np.where(is_other, is_other.mean(), 1 - is_other.mean())
+    sign = np.where(is_outlier, 1.0, -1.0)
+    share = np.where(is_outlier, is_outlier.mean(), 1 - is_outlier.mean())
 
     def loss(weights: Floats) -> tuple[float, Floats]:
         margin = sign * (z @ weights)

@@ -1,4 +1,4 @@
-"""Fit the domain of a checkpoint: where the streams' terms of known clips lie."""
+"""Fit the OOD score of a checkpoint by the streams' logits of known clips alone."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.checkpoint import Card, Domain, Reference
+from model.checkpoint import Card, LogitReference, OODReferences
 from model.network import Output
-from model.out_of_distribution import distance, terms
+from model.out_of_distribution import joined_logits, mahalanobis_distance
 
 #: Share of known clips within the limit.
 _KEPT = 0.98
@@ -25,24 +25,28 @@ Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
 
-def fit_domain(card: Card, outputs: Iterable[Output], labels: Labels) -> Domain | None:
-    """Return the domain of clips at the card's T, with references for each of `outputs`.
+def fit_logit_references(
+    card: Card, outputs: Iterable[Output], labels: Labels
+) -> OODReferences | None:
+    """Fit a reference at the card's T to each of `outputs`, for clips of classes `labels` [n].
 
-    An output is of all clips, with all streams or with one alone. None where there are too few
-    clips: 10 are needed for each dimension, and 2 of each class in each fold.
+    An output is of all clips, with all streams or with one alone. Returns None where there are too
+    few clips: 10 are needed for each dimension, and 2 of each class in each fold.
     """
     references = {}
     for output in outputs:
         names = [name for name in card.streams if name in output.stream_logits]
-        values = terms(output, names).numpy()
+        values = joined_logits(output, names).numpy()
         reference = _fit(values, labels, output.logits.argmax(1), len(card.labels))
         if reference is None:
             return None
         references["+".join(names)] = reference
-    return Domain(steps=card.steps, references=references)
+    return OODReferences(steps=card.steps, references=references)
 
 
-def _fit(values: Floats, labels: Labels, predicted: torch.Tensor, classes: int) -> Reference | None:
+def _fit(
+    values: Floats, labels: Labels, predicted: torch.Tensor, classes: int
+) -> LogitReference | None:
     if len(values) < _CLIPS_PER_DIMENSION * values.shape[1]:
         return None
     if np.bincount(labels, minlength=classes).min() < 2 * _FOLDS:
@@ -56,17 +60,19 @@ def _fit(values: Floats, labels: Labels, predicted: torch.Tensor, classes: int) 
         own = fold == part
         reference = _reference(values[~own], labels[~own], classes, limit=1.0)
         held_out = torch.from_numpy(values[own])
-        distances[own] = distance(held_out, predicted[torch.from_numpy(own)], reference).numpy()
+        distances[own] = mahalanobis_distance(
+            held_out, predicted[torch.from_numpy(own)], reference
+        ).numpy()
     return _reference(values, labels, classes, float(np.quantile(distances, _KEPT)))
 
 
-def _reference(values: Floats, labels: Labels, classes: int, limit: float) -> Reference:
+def _reference(values: Floats, labels: Labels, classes: int, limit: float) -> LogitReference:
     means = np.stack([values[labels == label].mean(0) for label in range(classes)])
     within = values - means[labels]
     covariance = within.T @ within / len(values)
     diagonal = np.diag(np.diag(covariance) + 1e-9)
     precision = np.linalg.inv((1 - _SHRINKAGE) * covariance + _SHRINKAGE * diagonal)
-    return Reference(means=_rows(means), precision=_rows(precision), limit=round(limit, 4))
+    return LogitReference(means=_rows(means), precision=_rows(precision), limit=round(limit, 4))
 
 
 def _rows(matrix: Floats) -> tuple[tuple[float, ...], ...]:

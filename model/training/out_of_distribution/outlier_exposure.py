@@ -1,6 +1,7 @@
-"""Examples of no class, mixed into those of a task: noise, blank pages, patterns, other words.
+"""Outlier exposure (arXiv 1812.04606): out-of-distribution examples among those of a task.
 
-For them, the loss asks for equal probabilities of all classes (outlier exposure, arXiv 1812.04606).
+Outliers are noise, blank pages, patterns and words that are no class; for them, the loss asks for
+equal probabilities of all classes. `scmrl train --no-class SHARE` trains with them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Rng = np.random.Generator
 
-#: Label of an example of no class: the one that torch's cross-entropy ignores.
+#: Label of an outlier, which has no class: the label that torch's cross-entropy ignores.
 NO_CLASS = -100
 #: Share of spoken words among the sounds, where there are any.
 _WORDS = 0.5
@@ -37,8 +38,8 @@ _PATTERNS = 400
 
 
 @dataclass(frozen=True)
-class WithNoClass:
-    """The examples of a task, of which a share is replaced by examples of no class.
+class OutlierExposure:
+    """The examples of a task, of which a share is replaced by outliers.
 
     `specs`: preprocessing of each stream. `share`: 0 to 1. `words`: takes of spoken words that are
     no class, mono at RATE Hz; none where no speech synthesizer is installed.
@@ -59,20 +60,22 @@ class WithNoClass:
 
     def _draw(self, spec: Spec, rng: Rng) -> Floats:
         if isinstance(spec, SpectrogramSpec):
-            sound = draw_sound(self.words, rng)
+            sound = draw_outlier_sound(self.words, rng)
             return augment_spectrogram(prepare_spectrogram(sound, spec).tensor, rng)
         if isinstance(spec, FrameSpec):
-            return prepare_frames(Pictures((draw_picture(rng),), (0.0,)), spec, 1).tensor
-        raise TypeError(f"{type(spec).__name__}: only sounds and pictures can be of no class")
+            return prepare_frames(Pictures((draw_outlier_picture(rng),), (0.0,)), spec, 1).tensor
+        raise TypeError(
+            f"{type(spec).__name__}: outliers can be drawn for sounds and pictures only"
+        )
 
 
-def can_draw(specs: Sequence[Spec]) -> bool:
-    """Return whether examples of no class can be drawn for these streams."""
+def can_draw_outliers(specs: Sequence[Spec]) -> bool:
+    """Return whether outliers can be drawn for these streams: for sounds and pictures only."""
     return all(isinstance(spec, FrameSpec | SpectrogramSpec) for spec in specs)
 
 
-def draw_sound(words: Sequence[Floats], rng: Rng) -> Sound:
-    """Draw a sound of no class: one of the words, noise, tones, clicks, or next to nothing."""
+def draw_outlier_sound(words: Sequence[Floats], rng: Rng) -> Sound:
+    """Draw a sound of no class: one of the words, noise, tones, clicks, or near silence."""
     if words and rng.random() < _WORDS:
         return Sound(record(words[int(rng.integers(len(words)))], RATE, rng).samples[None], RATE)
     length = round(rng.uniform(*_SECONDS) * RATE)
@@ -126,7 +129,7 @@ def _envelope(length: int, rng: Rng) -> Floats:
     return np.interp(positions, np.arange(len(knots)), knots).astype(np.float32)
 
 
-def draw_picture(rng: Rng) -> Bytes:
+def draw_outlier_picture(rng: Rng) -> Bytes:
     """Draw a picture of no class, uint8 RGB: a pattern, an empty page, or noise."""
     height = int(rng.integers(90, 200))
     width = int(height * rng.uniform(0.75, 1.8))

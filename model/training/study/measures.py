@@ -15,7 +15,7 @@ from torch import Tensor
 from model import checkpoint
 from model.network import Output
 from model.training import calibrate
-from model.training.batch_norm import settle_norms
+from model.training.batch_norm import recompute_batch_norm_statistics
 from model.training.batches import Batches
 from model.training.evaluate import off_centre
 from model.training.evaluator import EvaluatedClip, Evaluator
@@ -154,7 +154,7 @@ def _settled(examiner: Examiner, run: Run, mode: str) -> Iterator[Evaluator]:
     examples = examiner.data.training_examples(run.seed, cache=options.out)
     batches = Batches(examples, options.batch, lambda _: plan, card.encoding)
     drawn = (batches[i][0] for i in range(options.settle))
-    settle_norms(network, (_repeat(inputs, card.steps) for inputs in drawn))
+    recompute_batch_norm_statistics(network, (_repeat(inputs, card.steps) for inputs in drawn))
     with TemporaryDirectory() as folder:
         checkpoint.save(Path(folder), network, card)
         yield Evaluator(Path(folder), options.device)

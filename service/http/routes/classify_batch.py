@@ -83,7 +83,7 @@ async def _classify(request: Request, name: str) -> Response:
         clips = await _read_clips(request, settings, fields, name)
         await count_clips(request, len(clips))
         classifier = ServedClassifier(state.in_flight, state.decoders, settings)
-        work = classifier.classify_several(model, clips, Call(request.state.id, record))
+        work = classifier.classify_clips(model, clips, Call(request.state.id, record))
         results = await run_until_disconnect(request, work, None)  # each clip has a deadline
     failed = sum(isinstance(result, Problem) for result in results)
     record.notes.update(clips=len(clips), failed=failed)

@@ -155,7 +155,7 @@ def _check_inputs(start: Start, name: str, card: Card) -> None:
     """Raise StreamError for an input that the checkpoint has no stream for."""
     kinds = card.kinds
     takes = {row.name: row.kinds for row in upload_fields.FIELDS}
-    rows = {row.name: row for row in upload_fields.fields_of(kinds)}
+    rows = {row.name: row for row in upload_fields.checkpoint_fields(kinds)}
     for each in start.inputs:
         fed = [kinds[stream] for stream in kinds if rows[each.field].feeds(stream, kinds)]
         if not set(fed) & set(takes[each.field]):

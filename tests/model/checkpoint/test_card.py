@@ -23,12 +23,12 @@ from model.preprocess.specs import FrameSpec, SpectrogramSpec
 from model.preprocess.spectrogram import prepare_spectrogram
 from model.training.avdigits.task import AVDigits
 from model.training.options import TrainOptions
-from model.training.training_card import card
+from model.training.training_card import make_card
 
 Path_ = tuple[str | int, ...]
 
 #: A card with every optional number set.
-WHOLE = card(TrainOptions.of(AVDigits(), Path("data")), 3).model_copy(
+WHOLE = make_card(TrainOptions.of(AVDigits(), Path("data")), 3).model_copy(
     update={
         "training": Training(command="scmrl", seed=1, epochs=3),
         "accuracy": (

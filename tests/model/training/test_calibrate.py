@@ -42,7 +42,7 @@ def folder(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setitem(TASKS, "noise", Noise)
     folder = tmp_path / "checkpoint"
     options = TrainOptions.of(Noise(), data, embed_dim=16, steps=2)
-    new = training_card.card(options, 0)
+    new = training_card.make_card(options, 0)
     checkpoint.save(folder, lively(new.config), new)
     return folder
 
@@ -130,7 +130,7 @@ def test_folds_calibrate_by_the_clips_that_each_left_out(
 
 def test_a_fold_of_another_network_is_refused(folder: Path, data: Path, tmp_path: Path) -> None:
     fold = tmp_path / "fold"
-    new = training_card.card(TrainOptions.of(Noise(), data, embed_dim=32, steps=2), 0)
+    new = training_card.make_card(TrainOptions.of(Noise(), data, embed_dim=32, steps=2), 0)
     checkpoint.save(fold, lively(new.config), new)
     options = CalibrateOptions(folder, data, examples=0, device="cpu", folds=(fold,))
     with pytest.raises(CheckpointError, match=f"config: is not that of {folder}"):

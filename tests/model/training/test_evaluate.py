@@ -27,11 +27,11 @@ from model.training.evaluate import STEPS
 from model.training.evaluator import ClipOnDemand, DecodedClip, Evaluator
 from model.training.options import EvaluateOptions, OptionsError, TrainOptions
 from model.training.task import DataError, LabelledClip
-from model.training.training_card import card
+from model.training.training_card import make_card
 
 pytestmark = pytest.mark.slow
 
-CARD = card(TrainOptions.of(AVDigits(), Path("data"), embed_dim=16, steps=2), 0)
+CARD = make_card(TrainOptions.of(AVDigits(), Path("data"), embed_dim=16, steps=2), 0)
 
 
 @pytest.fixture(scope="module")
@@ -324,7 +324,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_measured(
 
 def test_an_evaluation_writes_figures_and_the_card(avdigits_folder: Path, tmp_path: Path) -> None:
     options = TrainOptions.of(AVDigits(), avdigits_folder, embed_dim=16, steps=2)
-    described = card(options, 0)
+    described = make_card(options, 0)
     folder = tmp_path / "weights"
     checkpoint.save(folder, SCMRL(described.config), described)
     evaluate_options = EvaluateOptions(

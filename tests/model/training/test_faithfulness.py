@@ -24,12 +24,12 @@ from model.training.avdigits.task import AVDigits
 from model.training.evaluator import DecodedClip, Evaluator
 from model.training.faithfulness import HIDDEN, box_mask, content_mask, faithfulness, hide, upsample
 from model.training.options import TrainOptions
-from model.training.training_card import card
+from model.training.training_card import make_card
 
 SQUARE = FrameSpec(fit="pad", background="median", resize="area", size=(96, 96), frames="spread")
 
 
-CARD = card(TrainOptions.of(AVDigits(), Path("data"), embed_dim=16, steps=2), 0)
+CARD = make_card(TrainOptions.of(AVDigits(), Path("data"), embed_dim=16, steps=2), 0)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,11 @@ import torch
 
 from model.config import Config, StreamConfig
 from model.network import SCMRL
-from model.training.batch_norm import NORMS, freeze_norms, settle_norms
+from model.training.batch_norm import (
+    BATCH_NORMS,
+    freeze_batch_norm,
+    recompute_batch_norm_statistics,
+)
 from model.training.health import MIN_BATCHES, MIN_EPOCHS, Health, observe
 from tests.model.networks import lively, noise
 
@@ -83,7 +87,7 @@ def test_norms_that_have_seen_few_batches_or_drifted_are_reported() -> None:
     (few,) = checked(network, [1.0], settled=False)
     assert few.startswith(f"batch norms have seen 0 batches and need {MIN_BATCHES} to settle")
     assert checked(network, [1.0]) == []
-    settle_norms(network, [INPUTS])
+    recompute_batch_norm_statistics(network, [INPUTS])
     for norm in norms(network):
         norm.num_batches_tracked.fill_(100)
     assert checked(network, [1.0], settled=False) == []
@@ -94,7 +98,7 @@ def test_norms_that_have_seen_few_batches_or_drifted_are_reported() -> None:
 
 
 def norms(network: SCMRL) -> list[torch.nn.BatchNorm2d]:
-    return [module for module in network.modules() if isinstance(module, NORMS)]  # type: ignore[misc]
+    return [module for module in network.modules() if isinstance(module, BATCH_NORMS)]  # type: ignore[misc]
 
 
 def test_a_check_changes_nothing() -> None:
@@ -118,7 +122,7 @@ def test_settled_norms_have_the_mean_of_the_batches() -> None:
     expected = torch.stack(
         [first.conv(x["audio"].flatten(0, 1)).mean((0, 2, 3)).detach() for x in batches]
     ).mean(0)
-    settle_norms(network, batches)
+    recompute_batch_norm_statistics(network, batches)
     torch.testing.assert_close(first.norm.running_mean, expected, rtol=1e-4, atol=1e-5)
     assert first.norm.momentum == 0.1
     assert int(first.norm.num_batches_tracked) == 3
@@ -127,6 +131,6 @@ def test_settled_norms_have_the_mean_of_the_batches() -> None:
 def test_frozen_norms_keep_their_statistics() -> None:
     network = firing().train()
     before = network.patch["audio"].stages[0].norm.running_mean.clone()
-    freeze_norms(network)
+    freeze_batch_norm(network)
     network(INPUTS)
     assert torch.equal(network.patch["audio"].stages[0].norm.running_mean, before)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from model.config import Fusion
 from model.training.avdigits.task import AVDigits
 from model.training.options import OptionsError, TrainOptions, flag, range_of
-from model.training.training_card import card, configuration
+from model.training.training_card import make_card, network_config
 
 #: Least and greatest value of each number among the options.
 RANGES = {
@@ -87,8 +87,8 @@ def test_another_fusion_takes_the_place_of_the_residuals() -> None:
         options = TrainOptions.of(AVDigits(), Path("data"), fusion=fusion)
         of_scmrl = fusion in ("add", "concat")
         assert options.has_residuals == of_scmrl
-        assert configuration(options).fusion == fusion
-        assert (configuration(options).attention is not None) == of_scmrl
-        training = card(options, epochs=1).training
+        assert network_config(options).fusion == fusion
+        assert (network_config(options).attention is not None) == of_scmrl
+        training = make_card(options, epochs=1).training
         assert training is not None
         assert ("semantic alignment" in training.notes["loss"]) == of_scmrl

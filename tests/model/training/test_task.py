@@ -16,13 +16,13 @@ from typer.testing import CliRunner, Result
 from model import checkpoint
 from model.checkpoint import CheckpointError
 from model.training.avdigits.task import AVDigits
+from model.training.checkpoint_task import task_of_card
 from model.training.evaluate import evaluate
 from model.training.options import EvaluateOptions, OptionsError, TrainOptions
 from model.training.schedule import Schedule
 from model.training.task import DataError
 from model.training.tasks import TASKS
 from model.training.train import Trainer, train
-from model.training.training_card import task_of
 from service.commands import evaluate as evaluate_command
 from service.commands import train as train_command
 from tests.model.training.noise_task import Noise
@@ -133,15 +133,15 @@ def test_the_task_of_a_checkpoint_is_known_by_its_labels_and_streams(
     options: TrainOptions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     card = checkpoint.load(train(replace(options, epochs=1)))[1]
-    assert task_of(card, tmp_path) == Noise()
+    assert task_of_card(card, tmp_path) == Noise()
     monkeypatch.delitem(TASKS, "noise")
     with pytest.raises(CheckpointError, match=r"training\.task: noise is no task; there are avd"):
-        task_of(card, tmp_path)
+        task_of_card(card, tmp_path)
     assert card.training is not None
     unnamed = card.training.model_copy(update={"task": None})  # as cards before it was recorded
     card = card.model_copy(update={"training": unnamed})
     with pytest.raises(CheckpointError, match=r"labels: white, .* a known task; avdigits has 0"):
-        task_of(card, tmp_path)
+        task_of_card(card, tmp_path)
 
 
 # --- the command line ----------------------------------------------------------------------------

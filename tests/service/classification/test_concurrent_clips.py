@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from service.classification.concurrent_clips import classify_several
+from service.classification.concurrent_clips import classify_concurrently
 from service.classification.schemas import Classification
 from service.errors import Error, Problem
 
@@ -43,7 +43,7 @@ def test_a_few_are_begun_at_a_time_and_results_keep_the_order() -> None:
     async def run() -> None:
         clips = Clips()
         task = asyncio.create_task(
-            classify_several(range(5), clips.classify, in_flight=2, deadline_s=60)
+            classify_concurrently(range(5), clips.classify, in_flight=2, deadline_s=60)
         )
         await settle()
         assert clips.begun == [0, 1]
@@ -64,7 +64,7 @@ def test_cancelled_it_cancels_what_is_begun_and_begins_no_more() -> None:
     async def run() -> None:
         clips = Clips()
         task = asyncio.create_task(
-            classify_several(range(5), clips.classify, in_flight=2, deadline_s=60)
+            classify_concurrently(range(5), clips.classify, in_flight=2, deadline_s=60)
         )
         await settle()
         task.cancel()
@@ -79,7 +79,9 @@ def test_cancelled_it_cancels_what_is_begun_and_begins_no_more() -> None:
 def test_each_clip_has_a_deadline_of_its_own() -> None:
     async def run() -> None:
         clips = Clips()
-        results = await classify_several(range(3), clips.classify, in_flight=2, deadline_s=0.01)
+        results = await classify_concurrently(
+            range(3), clips.classify, in_flight=2, deadline_s=0.01
+        )
         assert [r.error for r in results if isinstance(r, Problem)] == [Error.DEADLINE] * 3
         assert clips.begun == [0, 1, 2]
 

@@ -16,7 +16,7 @@ from model.config import StreamConfig
 from model.engine.inputs import stack_clips
 from model.preprocess.specs import FrameSpec, SpectrogramSpec
 from service.classification.early_exit import first_steps, stops
-from service.classification.local_classifier import Classifier
+from service.classification.local_classifier import LocalClassifier
 from service.classification.options import Options
 from service.classification.pipeline import Backend, Call, classify_tensors
 from service.classification.schemas import Classification
@@ -40,14 +40,14 @@ TEMPERATURES = Calibration(temperature={1: 0.5, 4: 1.0, 8: 2.0})
 @pytest.fixture(scope="module", params=[1.5, 0.0], ids=["alpha 1.5", "alpha 0"])
 def classifier(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Classifier:
+) -> LocalClassifier:
     """A network whose attention over time sees all steps, and one without residuals."""
     config = CONFIG.model_copy(update={"streams": STREAMS, "alpha": request.param})
     folder = checkpoints.save(
-        tmp_path_factory.mktemp("anytime") / "any", config=config, streams=SPECS,
+        tmp_path_factory.mktemp("early_exit") / "any", config=config, streams=SPECS,
         calibration=TEMPERATURES,
     )  # fmt: skip
-    return Classifier(folder, "cpu")
+    return LocalClassifier(folder, "cpu")
 
 
 def tensors(steps: int, seed: int = 0) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def tensors(steps: int, seed: int = 0) -> dict[str, Any]:
     }
 
 
-def ask(classifier: Classifier, values: Mapping[str, Any], **options: Any) -> Classification:
+def ask(classifier: LocalClassifier, values: Mapping[str, Any], **options: Any) -> Classification:
     chosen = Options(attention="none", **options)
     return asyncio.run(classify_tensors(values, chosen, classifier._backend, Call()))
 
@@ -69,7 +69,7 @@ def probabilities(answer: Any) -> dict[str, float]:
 
 @pytest.mark.parametrize("steps", [1, 4, 6])
 def test_each_step_of_a_trace_is_the_answer_to_the_first_steps_alone(
-    classifier: Classifier, steps: int
+    classifier: LocalClassifier, steps: int
 ) -> None:
     values = tensors(steps)
     answer = ask(classifier, values, steps=steps, steps_trace=True)
@@ -86,7 +86,7 @@ def test_each_step_of_a_trace_is_the_answer_to_the_first_steps_alone(
 
 @pytest.mark.parametrize(("margin", "after", "run"), [(0.0, 1, 1), (1.0, 6, 13)])
 def test_a_clip_stops_where_the_margin_is_reached(
-    classifier: Classifier, margin: float, after: int, run: int
+    classifier: LocalClassifier, margin: float, after: int, run: int
 ) -> None:
     values = tensors(6)
     answer = ask(classifier, values, steps=6, exit_margin=margin)
@@ -101,7 +101,7 @@ def test_a_clip_stops_where_the_margin_is_reached(
     assert answer.steps_trace is None
 
 
-def test_a_margin_between_lets_some_clips_go_on(classifier: Classifier) -> None:
+def test_a_margin_between_lets_some_clips_go_on(classifier: LocalClassifier) -> None:
     answers = [
         ask(classifier, tensors(8, seed), steps=8, steps_trace=True, exit_margin=0.3)
         for seed in range(12)
@@ -122,7 +122,7 @@ def test_a_margin_between_lets_some_clips_go_on(classifier: Classifier) -> None:
 
 
 def test_an_early_exit_is_not_called_degraded_and_leaves_streams_out_at_its_own_t(
-    classifier: Classifier,
+    classifier: LocalClassifier,
 ) -> None:
     answer = ask(classifier, tensors(4), exit_margin=0.0, contributions="leave_one_out")
     assert (answer.steps, answer.degraded) == (1, False)
@@ -130,7 +130,7 @@ def test_an_early_exit_is_not_called_degraded_and_leaves_streams_out_at_its_own_
     assert answer.leave_one_out.changes is not None
 
 
-def test_a_long_trace_is_refused_by_name(classifier: Classifier) -> None:
+def test_a_long_trace_is_refused_by_name(classifier: LocalClassifier) -> None:
     with pytest.raises(Problem, match="at most 16") as caught:
         ask(classifier, tensors(17), steps=17, steps_trace=True)
     assert (caught.value.error, caught.value.field) == (Error.INVALID_FIELD, "steps_trace")
@@ -153,7 +153,7 @@ def test_a_held_frame_stays_one() -> None:
     assert (len(some["audio"]), some["visual"].tolist()) == (1, [[0, 1], [2, 3]])
 
 
-def test_each_run_queues_by_itself_and_times_are_those_of_all(classifier: Classifier) -> None:
+def test_each_run_queues_by_itself_and_times_are_those_of_all(classifier: LocalClassifier) -> None:
     asked: list[tuple[int, tuple[str, ...]]] = []
 
     async def run(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from model.checkpoint import read_card
 from model.media.reader import read_clip
 from model.preprocess.prepare import prepare
-from service.classification.local_classifier import Classifier
+from service.classification.local_classifier import LocalClassifier
 from service.classification.options import Options
 from service.classification.pipeline import Call
 from service.classification.served_classifier import ServedClassifier
@@ -87,7 +87,7 @@ def test_a_caller_without_http_gets_the_answer_and_a_record(
     assert call.record.notes["streams"] == "audio+visual"
     stages = [s.name for s in sorted(call.record.stages, key=lambda stage: stage.started)]
     assert stages == ["decode_wait", "decode", "preprocess", "queue", "inference", "explain"]
-    local = Classifier(weights / "avdigits", "cpu").classify(files, Options(top_k=2))
+    local = LocalClassifier(weights / "avdigits", "cpu").classify(files, Options(top_k=2))
     assert [p.label for p in local.probabilities] == [p.label for p in answer.probabilities]
     assert local.prediction.probability == pytest.approx(answer.prediction.probability, abs=1e-5)
 

@@ -21,7 +21,12 @@ from model.preprocess.specs import PROFILES, FrameSpec, SpectrogramSpec
 from service.classification import upload_fields
 from service.classification.option_fields import VALUES
 from service.classification.options import Options
-from service.classification.upload_fields import InputFiles, UploadField, check_files, fields_of
+from service.classification.upload_fields import (
+    InputFiles,
+    UploadField,
+    check_files,
+    checkpoint_fields,
+)
 from service.commands import classify
 from service.errors import Error, Problem
 from service.http.form import form_fields
@@ -44,11 +49,12 @@ EYES = {"left": "frames", "right": "frames", "heard": "spectrogram"}
 def fed(kinds: dict[str, str]) -> dict[str, list[str]]:
     """Return the streams that each field feeds."""
     return {row.name: [name for name in kinds if row.feeds(name, kinds)]
-            for row in fields_of(kinds)}  # fmt: skip
+            for row in checkpoint_fields(kinds)}  # fmt: skip
 
 
 def test_every_field_names_a_reader_and_settings_that_are_there() -> None:
-    for row in (*upload_fields.FIELDS, *fields_of({kind: kind for kind in upload_fields.OF_KIND})):
+    own = checkpoint_fields({kind: kind for kind in upload_fields.KIND_READERS})
+    for row in (*upload_fields.FIELDS, *own):
         assert callable(row.load_reader())
         assert row.max_bytes in Settings.model_fields
         assert row.max_files is None or row.max_files in Settings.model_fields
@@ -56,7 +62,7 @@ def test_every_field_names_a_reader_and_settings_that_are_there() -> None:
 
 def test_no_upload_field_has_the_name_of_an_option() -> None:
     assert {row.name for row in upload_fields.FIELDS}.isdisjoint(VALUES)
-    assert "steps" not in {row.name for row in fields_of({"steps": "series", **TWO})}
+    assert "steps" not in {row.name for row in checkpoint_fields({"steps": "series", **TWO})}
     assert set(VALUES) <= set(Options.__dataclass_fields__)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from model import checkpoint
-from service.classification.local_classifier import Classifier
+from service.classification.local_classifier import LocalClassifier
 from service.classification.options import Options
 from service.classification.upload_fields import InputFiles
 from service.settings import Settings
@@ -54,7 +54,7 @@ def test_a_run_is_evaluated_with_its_own_data(run: Path, tmp_path: Path) -> None
 def test_a_run_is_served_as_the_only_checkpoint(run: Path, data: Path) -> None:
     assert Settings(models=run.parent).default_model == "mine"
     clip = (data / "cat" / "0.mp4").read_bytes()
-    answer = Classifier(run, "cpu").classify(InputFiles(clip=clip), Options())
+    answer = LocalClassifier(run, "cpu").classify(InputFiles(clip=clip), Options())
     assert answer.streams["audio"].used
     assert answer.streams["visual"].used
     assert {each.label for each in answer.probabilities} == {"cat", "dog"}

@@ -11,7 +11,7 @@ import pytest
 from model import checkpoint
 from model.checkpoint.published_tasks import PUBLISHED_TASKS
 from model.config import Config
-from service.classification.local_classifier import Classifier
+from service.classification.local_classifier import LocalClassifier
 from service.classification.options import Options
 from service.classification.upload_fields import InputFiles
 from tests.model.checkpoint.published_files import ARGUMENTS, theirs, write
@@ -46,7 +46,7 @@ def test_crema_d_is_trained_measured_and_served(tmp_path: Path) -> None:
         video=(data / "VideoFlash" / f"{name}.flv").read_bytes(),
         audio=(data / "AudioWAV" / f"{name}.wav").read_bytes(),
     )
-    answer = Classifier(best, "cpu").classify(files, Options())
+    answer = LocalClassifier(best, "cpu").classify(files, Options())
     assert [each.used for each in answer.streams.values()] == [True, True]
     labels = {each.label for each in answer.probabilities}
     assert labels == {"ANG", "DIS", "FEA", "HAP", "NEU", "SAD"}
@@ -66,7 +66,7 @@ def test_urbansound8k_av_is_trained_measured_and_served(tmp_path: Path) -> None:
         frames=[(data / "Dataset_v3_vision" / f"{name}.jpg").read_bytes()],
         audio=(data / "Dataset_v3_sound" / f"{name}.wav").read_bytes(),
     )
-    answer = Classifier(best, "cpu").classify(files, Options())
+    answer = LocalClassifier(best, "cpu").classify(files, Options())
     assert "air_conditioner" in {each.label for each in answer.probabilities}
     assert len(answer.probabilities) == 10
 
@@ -87,7 +87,7 @@ def test_mnistdvs_ntidigits_is_trained_measured_and_served(tmp_path: Path) -> No
         channel = np.asarray(file["test_addresses/tman-aa-7"]).astype(np.int64)
         time_us = (np.asarray(file["test_timestamps/tman-aa-7"]) * 1e6).astype(np.int64)
     files = InputFiles(events=recording.read_bytes(), audio_events=npz(channel=channel, t=time_us))
-    answer = Classifier(best, "cpu").classify(files, Options())
+    answer = LocalClassifier(best, "cpu").classify(files, Options())
     assert answer.streams["visual"].events == 900
     assert {each.label for each in answer.probabilities} == set("0123456789")
 

@@ -10,12 +10,12 @@ from rich.console import Console
 
 from model import checkpoint
 from model.media.reader import read_clip
+from model.training.checkpoint_task import task_of_card
 from model.training.drones.clips import MADE, MOVIES
 from model.training.drones.task import Drones
 from model.training.evaluate import evaluate
 from model.training.options import EvaluateOptions, OptionsError, TrainOptions
 from model.training.train import train
-from model.training.training_card import task_of
 
 
 def test_clips_are_read_back_as_they_were_made(drones_folder: Path) -> None:
@@ -55,7 +55,7 @@ def test_the_task_is_trained_and_evaluated(drones_folder: Path, tmp_path: Path) 
         )
     )  # fmt: skip
     network, card = checkpoint.load(best)
-    assert task_of(card, best) == task
+    assert task_of_card(card, best) == task
     assert {stream.tokens for stream in network.config.streams.values()} == {16}
     assert [source.licence for source in card.data] == ["CC0 1.0"]
     assert card.training is not None

@@ -13,13 +13,13 @@ from rich.console import Console
 
 from model import checkpoint
 from model.checkpoint import CheckpointError
+from model.training.checkpoint_task import task_of_card
 from model.training.evaluate import evaluate
 from model.training.folder.task import FolderTask
 from model.training.options import EvaluateOptions, OptionsError, TrainOptions
 from model.training.run_state import RunError
 from model.training.task import DataError
 from model.training.train import train
-from model.training.training_card import task_of
 from tests.model.training.folder.made import movie, movies, picture, sound
 
 pytestmark = [pytest.mark.usefixtures("one_core"), pytest.mark.slow]
@@ -124,7 +124,7 @@ def test_a_card_of_other_streams_is_not_of_this_task(run: Path, tmp_path: Path) 
     card = checkpoint.load(run)[1]
     card = card.model_copy(update={"streams": {"touch": card.streams["audio"]}})
     with pytest.raises(CheckpointError, match="touch: streams of this task are audio, visual"):
-        task_of(card, tmp_path)
+        task_of_card(card, tmp_path)
 
 
 def test_a_run_is_resumed_and_not_with_other_clips(data: Path, tmp_path: Path) -> None:

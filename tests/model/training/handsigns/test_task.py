@@ -9,11 +9,11 @@ from rich.console import Console
 
 from model import checkpoint
 from model.training.avdigits.task import AVDigits
+from model.training.checkpoint_task import task_of_card
 from model.training.evaluate import evaluate
 from model.training.handsigns.task import HandSigns
 from model.training.options import EvaluateOptions, OptionsError, TrainOptions
 from model.training.train import train
-from model.training.training_card import task_of
 
 pytestmark = [pytest.mark.usefixtures("one_core"), pytest.mark.slow]
 
@@ -32,8 +32,8 @@ def test_the_task_is_trained_and_evaluated_in_parts(
     task = HandSigns(synthetic_takes=0, backgrounds=5)
     best = train(options(task, handsigns_folder, tmp_path / "run", init_from=digits))
     network, card = checkpoint.load(best)
-    assert isinstance(task_of(card, best), HandSigns)
-    assert isinstance(task_of(checkpoint.read_card(digits), digits), AVDigits)
+    assert isinstance(task_of_card(card, best), HandSigns)
+    assert isinstance(task_of_card(checkpoint.read_card(digits), digits), AVDigits)
     assert card.streams == dict(HandSigns.specs)
     assert network.config.streams["visual"].channels == 3
     assert {stream.tokens for stream in network.config.streams.values()} == {48}

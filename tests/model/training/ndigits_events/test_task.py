@@ -9,11 +9,11 @@ from rich.console import Console
 
 from model import checkpoint
 from model.training.calibrate import calibrate
+from model.training.checkpoint_task import task_of_card
 from model.training.evaluate import evaluate
 from model.training.ndigits_events.task import NDigitsEvents
 from model.training.options import CalibrateOptions, EvaluateOptions, TrainOptions
 from model.training.train import train
-from model.training.training_card import task_of
 
 pytestmark = [pytest.mark.usefixtures("one_core"), pytest.mark.slow]
 
@@ -25,7 +25,7 @@ def test_the_task_is_trained_calibrated_and_evaluated(digits_folder: Path, tmp_p
     )  # fmt: skip
     best = train(options)
     network, card = checkpoint.load(best)
-    assert isinstance(task_of(card, best), NDigitsEvents)
+    assert isinstance(task_of_card(card, best), NDigitsEvents)
     assert {stream.tokens for stream in network.config.streams.values()} == {64}
     assert {stream.splitting for stream in network.config.streams.values()} == {"shallow"}
     assert [source.name for source in card.data] == ["N-MNIST", "Free Spoken Digit Dataset"]

@@ -10,21 +10,21 @@ import pytest
 import soundfile
 
 from model import checkpoint
-from model.checkpoint import Calibration, Domain, Reference
+from model.checkpoint import Calibration, LogitReference, OODReferences
 from model.media.reader import read_clip
 from model.training.avdigits.task import AVDigits
 from model.training.evaluator import DecodedClip, Evaluator
 from model.training.options import TrainOptions
-from model.training.out_of_distribution.evaluation import auroc, measure_no_class
+from model.training.out_of_distribution.evaluation import auroc, measure_ood_detection
 from model.training.speech import voices
 from model.training.task import DataError, LabelledClip
-from model.training.training_card import card
+from model.training.training_card import make_card
 from tests.conftest import ROOT
 from tests.model.networks import lively
 
 pytestmark = [pytest.mark.usefixtures("one_core"), pytest.mark.slow]
 
-CARD = card(TrainOptions.of(AVDigits(), Path("data"), embed_dim=16, steps=2), 0)
+CARD = make_card(TrainOptions.of(AVDigits(), Path("data"), embed_dim=16, steps=2), 0)
 #: Sets of clips that need no files; words are spoken by espeak-ng.
 SETS = (
     "white noise",
@@ -38,8 +38,8 @@ def saved(folder: Path, temperature: float, limit: float | None) -> Evaluator:
     """A checkpoint with random weights, this temperature, and a domain with this limit."""
     domain = None
     if limit is not None:
-        reference = Reference(means=EYE[:10], precision=EYE, limit=limit)
-        domain = Domain(steps=2, references={"audio+visual": reference})
+        reference = LogitReference(means=EYE[:10], precision=EYE, limit=limit)
+        domain = OODReferences(steps=2, references={"audio+visual": reference})
     calibration = Calibration(temperature={2: temperature})
     changed = CARD.model_copy(update={"calibration": calibration, "domain": domain})
     checkpoint.save(folder, lively(CARD.config), changed)
@@ -74,7 +74,7 @@ def test_answers_are_counted_by_probability_and_score(
     temperature: float, limit: float, answered: float, accepted: float,
 ) -> None:  # fmt: skip
     evaluator = saved(tmp_path / "checkpoint", temperature, limit)
-    measured = {m.what: m for m in measure_no_class(evaluator, clips, foreign, 7)}
+    measured = {m.what: m for m in measure_ood_detection(evaluator, clips, foreign, 7)}
     for name in (*SETS, "foreign clips (foreign)"):
         assert measured[f"{name} answered above 0.5"].value == answered
         assert measured[f"{name} answered above 0.5, abstain_beyond=1"].value == accepted
@@ -85,7 +85,7 @@ def test_answers_are_counted_by_probability_and_score(
 
 def test_without_a_domain_there_is_no_score(tmp_path: Path, clips: list[DecodedClip]) -> None:
     evaluator = saved(tmp_path / "checkpoint", 1.0, None)
-    measured = [m.what for m in measure_no_class(evaluator, clips, None, 7)]
+    measured = [m.what for m in measure_ood_detection(evaluator, clips, None, 7)]
     assert measured == [f"{name} answered above 0.5" for name in SETS]
 
 
@@ -94,7 +94,7 @@ def test_a_folder_without_sounds_is_refused(tmp_path: Path, clips: list[DecodedC
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(DataError, match="0 sounds and 0 pictures"):
-        list(measure_no_class(evaluator, clips, empty, 7))
+        list(measure_ood_detection(evaluator, clips, empty, 7))
 
 
 def test_the_area_is_the_chance_that_another_clip_scores_higher() -> None:

@@ -9,9 +9,13 @@ import torch
 from model.calibration import calibrated
 from model.checkpoint import Calibration, Card
 from model.network import Output
-from model.out_of_distribution import out_of_domain
-from model.training.out_of_distribution.features import Clips, as_domain, fit_features
-from model.training.out_of_distribution.logistic_regression import Features, fit_evidence
+from model.out_of_distribution import ood_score
+from model.training.out_of_distribution.features import (
+    ClipOutputs,
+    fit_feature_references,
+    ood_references,
+)
+from model.training.out_of_distribution.logistic_regression import Features, fit_ood_regression
 from tests.service import checkpoints
 
 PLAIN = checkpoints.card()
@@ -23,15 +27,15 @@ CENTRES = np.random.default_rng(0).uniform(0, 2, (CLASSES, SIZE))
 AWAY = np.where(np.arange(SIZE) < 4, 1.5, 0)
 
 
-def clips(count: int, seed: int, foreign: tuple[str, ...] = ()) -> Clips:
-    """Clips whose content is known, but for that of the streams `foreign`."""
+def clips(count: int, seed: int, outliers: tuple[str, ...] = ()) -> ClipOutputs:
+    """Clips whose content is known, but for that of the streams `outliers`."""
     random = np.random.default_rng(seed)
     labels = np.arange(count) % CLASSES
     logits = torch.tensor(8 * np.eye(CLASSES)[labels]).float()
     features = {}
     for name in STREAMS:
         values = CENTRES[labels] + random.normal(0, 0.3, (count, SIZE))
-        features[name] = torch.tensor(values + AWAY * (name in foreign)).float()
+        features[name] = torch.tensor(values + AWAY * (name in outliers)).float()
     outputs: dict[str | None, Output] = {
         alone: Output(
             logits,
@@ -41,28 +45,34 @@ def clips(count: int, seed: int, foreign: tuple[str, ...] = ()) -> Clips:
         )
         for alone, names in ((None, STREAMS), ("audio", ("audio",)), ("visual", ("visual",)))
     }
-    return Clips(outputs, labels, {name: np.full(count, name in foreign) for name in STREAMS})
+    return ClipOutputs(
+        outputs, labels, {name: np.full(count, name in outliers) for name in STREAMS}
+    )
 
 
-def joined(*parts: Clips) -> Clips:
+def joined(*parts: ClipOutputs) -> ClipOutputs:
     together = parts[0]
     for part in parts[1:]:
         together = together.joined(part)
-    foreign = {name: np.concatenate([part.foreign[name] for part in parts]) for name in STREAMS}
-    return Clips(together.outputs, together.labels, foreign)
+    is_outlier = {
+        name: np.concatenate([part.is_outlier[name] for part in parts]) for name in STREAMS
+    }
+    return ClipOutputs(together.outputs, together.labels, is_outlier)
 
 
 @pytest.fixture(scope="module")
 def card() -> Card:
     others = joined(clips(100, 1, STREAMS), clips(50, 2, ("audio",)), clips(50, 3, ("visual",)))
-    fits = fit_features(PLAIN, clips(300, 0), others)
+    fits = fit_feature_references(PLAIN, clips(300, 0), others)
     assert {len(fit.factors) for fit in fits.values()} == {300}
     calibration = Calibration(temperature={4: 0.5})
-    return PLAIN.model_copy(update={"domain": as_domain(PLAIN, fits), "calibration": calibration})
+    return PLAIN.model_copy(
+        update={"domain": ood_references(PLAIN, fits), "calibration": calibration}
+    )
 
 
 def scores(card: Card, output: Output) -> np.ndarray:
-    values = out_of_domain(output, card, 4)
+    values = ood_score(output, card, 4)
     assert values is not None
     return np.asarray(values)
 
@@ -72,10 +82,10 @@ def test_nearly_all_known_clips_are_within_the_limit(card: Card) -> None:
         assert 0.93 <= (scores(card, output) <= 1).mean() <= 0.995
 
 
-@pytest.mark.parametrize("foreign", [STREAMS, ("audio",), ("visual",)])
-def test_a_stream_of_no_class_is_beyond_it(card: Card, foreign: tuple[str, ...]) -> None:
-    for alone, output in clips(100, 8, foreign).outputs.items():
-        if alone is None or alone in foreign:
+@pytest.mark.parametrize("outliers", [STREAMS, ("audio",), ("visual",)])
+def test_a_stream_of_no_class_is_beyond_it(card: Card, outliers: tuple[str, ...]) -> None:
+    for alone, output in clips(100, 8, outliers).outputs.items():
+        if alone is None or alone in outliers:
             assert (scores(card, output) > 1).mean() > 0.95
             assert (calibrated(output, card, 4).softmax(1).amax(1) > 0.5).float().mean() < 0.05
         else:
@@ -89,15 +99,15 @@ def test_the_temperature_grows_for_all_choices_of_streams(card: Card) -> None:
 
 def test_what_cannot_be_told_apart_does_not_flatten_probabilities() -> None:
     same = clips(200, 5)
-    same = Clips(same.outputs, same.labels, {name: np.full(200, True) for name in STREAMS})
-    fits = fit_features(PLAIN, clips(300, 0), same)
+    same = ClipOutputs(same.outputs, same.labels, {name: np.full(200, True) for name in STREAMS})
+    fits = fit_feature_references(PLAIN, clips(300, 0), same)
     assert all((fit.factors == 1).mean() > 0.9 for fit in fits.values())
 
 
 @pytest.mark.parametrize("count", [190, 20])
 def test_too_few_known_clips_give_no_reference(count: int) -> None:
-    assert fit_features(PLAIN, clips(count, 0), clips(100, 1, STREAMS)) == {}
-    assert as_domain(PLAIN, {}) is None
+    assert fit_feature_references(PLAIN, clips(count, 0), clips(100, 1, STREAMS)) == {}
+    assert ood_references(PLAIN, {}) is None
 
 
 def test_a_squared_offset_never_counts_for_a_clip() -> None:
@@ -105,7 +115,7 @@ def test_a_squared_offset_never_counts_for_a_clip() -> None:
         Features(each.outputs["audio"].features["audio"].double().numpy(), each.labels)
         for each in (clips(300, 0), clips(100, 1, STREAMS))
     )
-    evidence = fit_evidence(known, known.predicted, others, CLASSES)
+    evidence = fit_ood_regression(known, known.predicted, others, CLASSES)
     assert evidence.quadratic.min() >= 0
-    assert evidence.against(others).mean() > evidence.against(known).mean() + 2
+    assert evidence.log_odds(others).mean() > evidence.log_odds(known).mean() + 2
     assert np.allclose(evidence.reference(1.0).means, evidence.means, rtol=1e-3, atol=1e-6)

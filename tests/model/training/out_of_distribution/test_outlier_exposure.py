@@ -16,9 +16,9 @@ from model.training.batches import collate
 from model.training.options import TrainOptions
 from model.training.out_of_distribution.outlier_exposure import (
     NO_CLASS,
-    WithNoClass,
-    draw_picture,
-    draw_sound,
+    OutlierExposure,
+    draw_outlier_picture,
+    draw_outlier_sound,
 )
 from model.training.task import BatchPlan
 from model.training.train import compute_loss
@@ -36,8 +36,8 @@ class Ones:
         return {name: np.ones(shapes[name], np.float32) for name in plan.streams}, 1
 
 
-def mixed(share: float, words: tuple[NDArray[np.float32], ...] = ()) -> WithNoClass:
-    return WithNoClass(Ones(), dict(SPECS), share, 0, words)
+def mixed(share: float, words: tuple[NDArray[np.float32], ...] = ()) -> OutlierExposure:
+    return OutlierExposure(Ones(), dict(SPECS), share, 0, words)
 
 
 def test_the_share_is_of_no_class_and_the_index_alone_decides() -> None:
@@ -62,10 +62,10 @@ def test_a_batch_holds_stills_for_all_steps_of_moving_examples() -> None:
 def test_sounds_and_pictures_are_finite_and_differ() -> None:
     word = np.sin(np.arange(3000, dtype=np.float32))
     rng = np.random.default_rng(1)
-    sounds = [draw_sound((word,), rng) for _ in range(40)]
+    sounds = [draw_outlier_sound((word,), rng) for _ in range(40)]
     assert all(np.isfinite(each.samples).all() for each in sounds)
     assert all(np.abs(each.samples).max() <= 1 for each in sounds)
-    pictures = [draw_picture(rng) for _ in range(40)]
+    pictures = [draw_outlier_picture(rng) for _ in range(40)]
     assert all(picture.dtype == np.uint8 and picture.ndim == 3 for picture in pictures)
     assert len({picture.tobytes() for picture in pictures}) == 40
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from model import checkpoint
 from model.preprocess.specs import PROFILES
 from model.training.calibrate import calibrate
+from model.training.checkpoint_task import task_of_card
 from model.training.evaluate import evaluate
 from model.training.folder.split import DEVELOPMENT, TEST, TRAIN
 from model.training.options import CalibrateOptions, EvaluateOptions, OptionsError, TrainOptions
@@ -23,7 +24,6 @@ from model.training.paper.crema_d import EMOTIONS, CremaD, list_crema_d, publish
 from model.training.schedule import Schedule
 from model.training.task import DataError
 from model.training.train import train
-from model.training.training_card import task_of
 from tests.model.training.paper.made import crema_d, crema_d_names, flv, wav
 
 pytestmark = [pytest.mark.usefixtures("one_core")]
@@ -232,7 +232,7 @@ def test_a_run_is_evaluated_on_the_published_test_clips(
 def test_clips_that_were_trained_on_are_not_measured(data: Path, tmp_path: Path) -> None:
     task = CremaD(split="subjects", skip_faulty=True, missing_streams=True)
     run = train(options_of(task, data, tmp_path / "run", steps=1))
-    measured = task_of(checkpoint.read_card(run), run)
+    measured = task_of_card(checkpoint.read_card(run), run)
     assert isinstance(measured, CremaD)
     assert measured.missing_streams
     tested = {clip.name for clip in measured.load(data).test_clips(100, 0)}

@@ -16,6 +16,7 @@ from rich.console import Console
 from model import checkpoint
 from model.preprocess.specs import PROFILES, EventFrameSpec
 from model.training.calibrate import calibrate
+from model.training.checkpoint_task import task_of_card
 from model.training.evaluate import evaluate
 from model.training.folder.split import DEVELOPMENT, TEST, TRAIN
 from model.training.options import CalibrateOptions, EvaluateOptions, OptionsError, TrainOptions
@@ -26,7 +27,7 @@ from model.training.paper.mnistdvs_ntidigits import MNISTDVSNTIDigits
 from model.training.paper.ntidigits import list_ntidigits
 from model.training.task import BatchPlan, DataError
 from model.training.train import train
-from model.training.training_card import configuration, task_of
+from model.training.training_card import network_config
 from tests.model.training.paper.made import mnist_dvs, mnistdvs_ntidigits, ntidigits
 
 pytestmark = [pytest.mark.usefixtures("one_core")]
@@ -60,7 +61,7 @@ def test_the_papers_hyperparameters_are_the_defaults(data: Path) -> None:
     assert (options.clips, options.development_clips) == (20, 20)
     assert task.labels == tuple("0123456789")
     assert task.specs == PROFILES["mnistdvs_ntidigits"]
-    config = configuration(options)
+    config = network_config(options)
     assert {stream.splitting for stream in config.streams.values()} == {"shallow"}
     assert {stream.tokens for stream in config.streams.values()} == {49}
 
@@ -267,7 +268,7 @@ def test_a_run_is_measured_calibrated_and_is_of_the_task(data: Path, tmp_path: P
     assert card.training.notes["left_out"] == '5 samples of "oh"'
     measured = {m.what: m for m in card.accuracy}
     assert measured["accuracy, both streams"].n == 20
-    task_again = task_of(card, run)
+    task_again = task_of_card(card, run)
     assert isinstance(task_again, MNISTDVSNTIDigits)
     assert task_again.load(data).of(TEST) == task.load(data).of(TEST)
     options = EvaluateOptions(run, None, tmp_path, clips=20, curve_clips=2, device="cpu")

@@ -14,13 +14,13 @@ from model import checkpoint
 from model.preprocess.frames import stretch_picture
 from model.preprocess.specs import PROFILES, FrameSpec
 from model.training.calibrate import calibrate
+from model.training.checkpoint_task import task_of_card
 from model.training.evaluate import evaluate
 from model.training.folder.split import DEVELOPMENT, TEST, TRAIN
 from model.training.options import CalibrateOptions, EvaluateOptions, TrainOptions
 from model.training.paper.urbansound8k_av import LABELS, UrbanSound8KAV, list_urbansound8k_av
 from model.training.task import BatchPlan, DataError
 from model.training.train import train
-from model.training.training_card import task_of
 from tests.model.training.paper.made import jpg, urbansound8k_av, wav
 
 pytestmark = [pytest.mark.usefixtures("one_core")]
@@ -158,7 +158,7 @@ def test_a_run_is_measured_calibrated_and_is_of_the_task(data: Path, tmp_path: P
     measured = {m.what: m for m in card.accuracy}
     assert measured["accuracy, both streams"].n == 10
     assert measured["accuracy, both streams"].conditions.endswith("UrbanSound8K-AV, as published")
-    loaded = task_of(card, run)
+    loaded = task_of_card(card, run)
     assert isinstance(loaded, UrbanSound8KAV)
     assert loaded.development_share == 0.4
     options = EvaluateOptions(run, data, tmp_path, clips=20, curve_clips=2, device="cpu")

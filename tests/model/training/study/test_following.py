@@ -19,10 +19,10 @@ from model.training.avdigits.task import AVDigits
 from model.training.evaluator import Evaluator
 from model.training.options import TrainOptions
 from model.training.study.following import follow
-from model.training.training_card import card
+from model.training.training_card import make_card
 from model.training.two_objects import TwoObjects
 
-CARD = card(TrainOptions.of(AVDigits(), Path("data"), embed_dim=16, steps=2), 0)
+CARD = make_card(TrainOptions.of(AVDigits(), Path("data"), embed_dim=16, steps=2), 0)
 #: The left object's sound is quiet, the right one's is loud.
 PAIR = TwoObjects(
     pictures=Pictures((np.zeros((96, 128, 3), np.uint8),), (0.0,)),

@@ -11,7 +11,7 @@ from model.training.avdigits.task import AVDigits
 from model.training.options import NO_ATTENTION, OptionsError, TrainOptions
 from model.training.study.options import STUDIES, StudyOptions
 from model.training.study.variants import parse
-from model.training.training_card import configuration
+from model.training.training_card import network_config
 
 OPTIONS = StudyOptions("avdigits", Path("data"), Path("out"))
 
@@ -61,7 +61,7 @@ def test_an_option_out_of_range_is_refused(changed: dict[str, object], message: 
 
 
 def test_a_checkpoint_is_configured_as_the_variant() -> None:
-    config = configuration(TrainOptions.of(TASK, Path("data")))
+    config = network_config(TrainOptions.of(TASK, Path("data")))
     (as_is, alpha, none, spatial, taaf) = parse("as-is,1.5,none,spatial,taaf")
     assert as_is.configure(config) == config
     assert alpha.configure(config).alpha == 1.5

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.checkpoint import Calibration, Domain, Reference
+from model.checkpoint import Calibration, LogitReference, OODReferences
 from model.media.reader import read_clip
 from tests.service import checkpoints
 from tests.service.checkpoints import LABELS, STEPS
@@ -173,8 +173,8 @@ def test_a_clip_beyond_the_domain_has_no_label_where_that_is_requested(
 ) -> None:
     means = tuple(tuple(0.0 for _ in range(20)) for _ in LABELS)
     precision = tuple(tuple(float(i == j) for j in range(20)) for i in range(20))
-    reference = Reference(means=means, precision=precision, limit=limit)
-    domain = Domain(steps=STEPS, references={"audio+visual": reference})
+    reference = LogitReference(means=means, precision=precision, limit=limit)
+    domain = OODReferences(steps=STEPS, references={"audio+visual": reference})
     checkpoints.save(tmp_path / "avdigits", domain=domain)
     with running(tmp_path) as client:
         plain = ask(client, {"clip": clip})

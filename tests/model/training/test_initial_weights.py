@@ -6,7 +6,7 @@ import torch
 
 from model.config import Config, StreamConfig
 from model.network import SCMRL
-from model.training.new_towers import keep_new_towers
+from model.training.initial_weights import keep_new_towers
 from tests.model.networks import lively, noise
 
 STREAM = StreamConfig(channels=1, size=(32, 32))
