@@ -112,7 +112,9 @@ def _make_state(
     server = ModelServer(settings, lambda error: fail(StartupError(f"the device is lost: {error}")))
     decoders = DecoderPool(workers, limits, lambda error: fail(StartupError(str(error))))
     connections = Connections(connections_within_file_limit(settings.max_connections, workers))
-    streams = SessionSlots(settings.stream_sessions, settings.stream_sessions_per_key)
+    streams = SessionSlots(
+        settings.stream_sessions, settings.stream_sessions_per_key, settings.stream_decoders
+    )
     state_metrics = StateMetrics(server, decoders, connections, streams)
     request_metrics = Metrics(state_metrics, VERSION)
     models = LocalModels(server, settings)

@@ -390,10 +390,26 @@ class Settings(BaseSettings):
     stream_buffer_mib: int = setting(
         Topic.STREAMS,
         16,
-        "Memory for the pictures that one live stream buffers",
+        "Memory for what one live stream buffers of each input",
         "MiB",
         ge=1,
         le=4096,
+    )
+    stream_decoders: int = setting(
+        Topic.STREAMS,
+        16,
+        "Maximum open live streams of H.264 or Opus, each with a decoding process of its own",
+        "streams",
+        ge=0,
+        le=10_000,
+    )
+    stream_decoder_memory_mib: int = setting(
+        Topic.STREAMS,
+        512,
+        "Memory limit of the decoding process of a live stream, beyond its libraries",
+        "MiB",
+        ge=64,
+        le=1 << 20,
     )
     stream_messages_per_s: int = setting(
         Topic.STREAMS,

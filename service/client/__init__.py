@@ -18,7 +18,7 @@ from .errors import ClientError, Problem, ProblemError, StreamClosedError, Unrea
 from .requests import File
 from .retries import Retries
 from .stream import Stream
-from .stream_messages import PictureInput, SoundInput
+from .stream_messages import OpusInput, PictureInput, SeriesInput, SoundInput, VideoInput
 
 __all__ = [
     "Answer",
@@ -29,15 +29,18 @@ __all__ = [
     "ClientError",
     "File",
     "ModelSummary",
+    "OpusInput",
     "PictureInput",
     "Problem",
     "ProblemError",
     "Ready",
     "Retries",
+    "SeriesInput",
     "SoundInput",
     "Stream",
     "StreamClosedError",
     "StreamProblem",
     "Summary",
     "UnreachableError",
+    "VideoInput",
 ]

@@ -197,13 +197,15 @@ class Answer(_Answer):
     window: Window
     dropped: dict[str, int]
     skipped: int
+    packets: dict[str, dict[str, int]] | None = None
     smoothed: dict[str, float]
     behind_ms: float
     result: Classification
 
 
 class StreamProblem(_Answer):
-    """A window that could not be classified; the live stream goes on."""
+    """A window that could not be classified, or packets that could not be decoded; the live stream
+    goes on."""
 
     type: Literal["problem"] = "problem"
     error: str
@@ -221,4 +223,5 @@ class Summary(_Answer):
     skipped: int
     messages: dict[str, int]
     dropped: dict[str, int]
+    packets: dict[str, dict[str, int]] | None = None
     segments: int

@@ -20,7 +20,7 @@ from .retries import ConnectionLostError, Retries
 PROTOCOL = "scmrl.stream.v1"
 #: kind, flags, input, sequence number, capture time: little-endian, 16 bytes.
 HEADER = struct.Struct("<BBHIQ")
-PICTURE, SOUND = 1, 2
+PICTURE, SOUND, SERIES = 1, 2, 3
 NEW_SEGMENT = 1
 #: Longest message that is received, in bytes: maps as numbers and pictures in base64.
 MAX_MESSAGE = 64 << 20
@@ -48,7 +48,33 @@ class SoundInput(_Input):
     channels: int = 1
 
 
-Input = PictureInput | SoundInput
+class VideoInput(_Input):
+    """H.264 in Annex B, an access unit in each message, with parameter sets at each key frame."""
+
+    field: Literal["frames"] = "frames"
+    format: Literal["h264"] = "h264"
+
+
+class OpusInput(_Input):
+    """Opus packets. `channels` of the decoded sound, 1 or 2; `pre_skip`: samples at 48 kHz by which
+    the encoder delays it."""
+
+    field: Literal["audio"] = "audio"
+    format: Literal["opus"] = "opus"
+    channels: int = 1
+    pre_skip: int = 312
+
+
+class SeriesInput(_Input):
+    """Values over time, float32, little-endian, for the stream of the checkpoint whose name is
+    `field`. `sample_rate`: values a second."""
+
+    field: str
+    format: Literal["float32"] = "float32"
+    sample_rate: float
+
+
+Input = PictureInput | SoundInput | VideoInput | OpusInput | SeriesInput
 
 
 class StreamFields(TypedDict, total=False):
@@ -94,12 +120,13 @@ class StreamRequest:
 
 
 class MediaMessages:
-    """Makes binary messages: numbers them, and marks those that begin a new segment."""
+    """Makes binary messages: numbers those of each input, and marks those that begin a new
+    segment."""
 
     def __init__(self, inputs: Sequence[Input]) -> None:
         self._numbers = {each.field: number for number, each in enumerate(inputs)}
         self._begin_segment: set[str] = set()
-        self._sequence = 0
+        self._sequences = dict.fromkeys(self._numbers, 0)
 
     def begin_segment(self) -> None:
         self._begin_segment = set(self._numbers)
@@ -110,12 +137,16 @@ class MediaMessages:
     def sound(self, data: bytes, time_ns: int) -> bytes:
         return self._message(SOUND, "audio", data, time_ns)
 
+    def series(self, field: str, data: bytes, time_ns: int) -> bytes:
+        return self._message(SERIES, field, data, time_ns)
+
     def _message(self, kind: int, field: str, data: bytes, time_ns: int) -> bytes:
         if field not in self._numbers:
             raise ValueError(f"this stream has no input for {field}")
         flags = NEW_SEGMENT if field in self._begin_segment else 0
         self._begin_segment.discard(field)
-        sequence, self._sequence = self._sequence, (self._sequence + 1) % (1 << 32)
+        sequence = self._sequences[field]
+        self._sequences[field] = (sequence + 1) % (1 << 32)
         return HEADER.pack(kind, flags, self._numbers[field], sequence, time_ns) + data
 
 

@@ -103,24 +103,12 @@ class ForkServer:
 
     def fork(self) -> Process:
         """Fork a decoding process. Raises RuntimeError where none can be started."""
-        limits = self._limits
-        if self.sandbox_layers is None:
-            self.heartbeat()
-        with ExitStack() as stack:
-            try:
-                service_end, process_end = socket.socketpair()
-                stack.enter_context(process_end)
-                on_failure = stack.enter_context(ExitStack())
-                on_failure.enter_context(service_end)
-                stderr_tail = StderrTail()
-            except OSError as exc:
-                raise RuntimeError(f"no decoding process can be started: {exc}") from exc
-            stack.callback(stderr_tail.close_writer)
-            fds = [process_end.fileno(), stderr_tail.writer]
-            pid = self._request(wire.START, limits.memory_bytes, 2 * limits.seconds, fds)
-            on_failure.pop_all()
-        self.failed_starts = self._last_logged = None
-        return Process(pid, service_end, stderr_tail)
+        return self._fork(wire.START, self._limits.memory_bytes)
+
+    def fork_live(self, memory_bytes: int) -> Process:
+        """Fork the decoder of a live stream, which may allocate so much memory. Raises
+        RuntimeError where none can be started."""
+        return self._fork(wire.START_LIVE, memory_bytes)
 
     def heartbeat(self) -> None:
         """Check that the fork server responds. Raises RuntimeError where none can be started."""
@@ -150,6 +138,25 @@ class ForkServer:
             self._state = State.STOPPED
         finally:
             self._lock.release()
+
+    def _fork(self, kind: bytes, memory_bytes: int) -> Process:
+        if self.sandbox_layers is None:
+            self.heartbeat()
+        with ExitStack() as stack:
+            try:
+                service_end, process_end = socket.socketpair()
+                stack.enter_context(process_end)
+                on_failure = stack.enter_context(ExitStack())
+                on_failure.enter_context(service_end)
+                stderr_tail = StderrTail()
+            except OSError as exc:
+                raise RuntimeError(f"no decoding process can be started: {exc}") from exc
+            stack.callback(stderr_tail.close_writer)
+            fds = [process_end.fileno(), stderr_tail.writer]
+            pid = self._request(kind, memory_bytes, 2 * self._limits.seconds, fds)
+            on_failure.pop_all()
+        self.failed_starts = self._last_logged = None
+        return Process(pid, service_end, stderr_tail)
 
     def _request(self, kind: bytes, number: int, seconds: float, fds: list[int]) -> int:
         """Send a command and return the reply; replace a running process that does not answer.

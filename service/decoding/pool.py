@@ -18,6 +18,8 @@ from service.decoding.availability import Availability, DecodingUnavailable, Sta
 from service.decoding.cancellable_read import CancellableRead, ReadCancelled
 from service.decoding.fork_server import DecodeLimits, ForkServer
 from service.decoding.job import DecodeRequest, DecodeResult
+from service.decoding.live_decoder import LiveDecoder
+from service.decoding.live_wire import LiveRequest
 from service.decoding.proc_status import Unresponsive
 from service.decoding.process import Process
 from service.decoding.process_set import ProcessSet
@@ -136,6 +138,31 @@ class DecoderPool:
             await _wait_until_done(done)
             raise
         return done.result()
+
+    async def open_live(self, request: LiveRequest, memory_bytes: int) -> LiveDecoder:
+        """Start the decoder of a live stream, in a process beside those of the pool.
+
+        The caller closes it. It may allocate `memory_bytes`, and be at one packet as long as a
+        process of the pool is at a job. Raises Problem NOT_READY, and PeerLost.
+        """
+        starting = asyncio.ensure_future(asyncio.to_thread(self._processes.fork_live, memory_bytes))
+        try:
+            process = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            starting.add_done_callback(self._end_started)
+            raise
+        decoder = LiveDecoder(process, self._processes.end, self._limits.seconds)
+        try:
+            await decoder.open(request)
+        except BaseException:
+            await decoder.close()
+            raise
+        return decoder
+
+    def _end_started(self, starting: asyncio.Future[Process]) -> None:
+        """End a process whose stream has ended before it was started."""
+        if not starting.cancelled() and starting.exception() is None:
+            self._threads.submit(self._processes.end, starting.result())
 
     def not_ready_reason(self, stalled_after_s: float) -> str | None:
         """Return why no file can be decoded now, or None.

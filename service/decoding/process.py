@@ -68,6 +68,10 @@ class Process:
         with suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
 
+    def detach(self) -> int:
+        """Return the descriptor of the socket, which is the caller's from now on."""
+        return self._sock.detach()
+
     def close(self) -> None:
         """Close the socket: the process ends after its job."""
         self._sock.close()

@@ -47,6 +47,13 @@ class ProcessSet:
         self._availability.note_start()
         return process
 
+    def fork_live(self, memory_bytes: int) -> Process:
+        """Start the decoder of a live stream, which is none of these. Raises Problem NOT_READY."""
+        try:
+            return self._fork_server.fork_live(memory_bytes)
+        except RuntimeError as exc:
+            raise self.start_failed(exc) from exc
+
     def start_failed(self, error: RuntimeError) -> Problem:
         """Note that no process can be started, and return the problem to answer with."""
         self._availability.note_failed_start(str(error), self._fork_server.failed_starts)

@@ -28,11 +28,12 @@ from service.errors import Error, Problem
 
 _LENGTH = struct.Struct("!I")
 #: A command to the fork server: `START` with a socket and a pipe for stderr, memory in bytes and
-#: CPU seconds for each request, `KILL` with a process id, or `HEARTBEAT`.
+#: CPU seconds for each request, `START_LIVE` with the same for each packet of a live stream, `KILL`
+#: with a process id, or `HEARTBEAT`.
 COMMAND = struct.Struct("!cQd")
-START, KILL, HEARTBEAT = b"s", b"k", b"b"
-#: The fork server's reply: to START the process id, to HEARTBEAT the `sandbox.Layers` of its
-#: processes.
+START, START_LIVE, KILL, HEARTBEAT = b"s", b"l", b"k", b"b"
+#: The fork server's reply: to START and START_LIVE the process id, to HEARTBEAT the
+#: `sandbox.Layers` of its processes.
 REPLY = struct.Struct("!I")
 #: A decoding process's acknowledgement.
 _ACKNOWLEDGEMENT = b"\x06"

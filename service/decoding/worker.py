@@ -2,8 +2,9 @@
 
 The fork server imports the libraries once; a process forked from it starts in milliseconds and
 shares that memory. Each decoding process is confined before it reads its first file, serves one
-socket, and ends when that is closed. The fork server and all its children end when the service
-closes its end of FD. SANDBOX is the setting: `auto` or `required`.
+socket, with the jobs of requests or the packets of one live stream, and ends when that is closed.
+The fork server and all its children end when the service closes its end of FD. SANDBOX is the
+setting: `auto` or `required`.
 
 The fork server reads no upload. Its commands have a fixed length and come from the service. Files
 and results pass between the service and a decoding process through a socket that the fork server
@@ -42,7 +43,7 @@ from model.preprocess.prepare import prepare
 from model.preprocess.prepared import Prepared
 from model.preprocess.specs import PROFILES, ChannelEventSpec, EventFrameSpec
 from service.classification import upload_fields
-from service.decoding import sandbox, wire
+from service.decoding import live_process, sandbox, wire
 from service.decoding.files import decode
 from service.errors import Error, Problem
 from service.runtime import garbage_collection
@@ -76,7 +77,8 @@ def run_fork_server(control: socket.socket, seccomp_required: bool) -> None:
         elif kind == wire.HEARTBEAT:
             control.sendall(wire.REPLY.pack(layers))
         else:
-            pid = _fork(control, fds, number, seconds, seccomp_required)
+            serve = live_process.serve if kind == wire.START_LIVE else _serve_jobs
+            pid = _fork(control, fds, partial(serve, cpu_s=seconds), number, seccomp_required)
             children.add(pid)
             control.sendall(wire.REPLY.pack(pid))
     for pid in children:
@@ -85,7 +87,11 @@ def run_fork_server(control: socket.socket, seccomp_required: bool) -> None:
 
 
 def _fork(
-    control: socket.socket, fds: list[int], memory_bytes: int, cpu_s: float, seccomp_required: bool
+    control: socket.socket,
+    fds: list[int],
+    serve: Callable[[socket.socket], NoReturn],
+    memory_bytes: int,
+    seccomp_required: bool,
 ) -> int:
     """Fork a decoding process for the socket and the stderr in `fds`; return its process id."""
     parent = os.getpid()
@@ -96,7 +102,7 @@ def _fork(
         os.dup2(stderr, sys.stderr.fileno())
         os.close(stderr)
         confine = partial(sandbox.confine, memory_bytes, seccomp_required, parent=parent)
-        _serve_jobs(socket.socket(fileno=sock), confine, cpu_s)
+        _run_confined(socket.socket(fileno=sock), confine, serve)
     for fd in fds:
         os.close(fd)
     return pid
@@ -109,25 +115,32 @@ def _reap(children: set[int]) -> None:
             children.discard(pid)
 
 
-def _serve_jobs(sock: socket.socket, confine: Callable[[], object], cpu_s: float) -> NoReturn:
-    """Decode one job after another, each in at most `cpu_s` of CPU time; then exit the process.
+def _serve_jobs(sock: socket.socket, cpu_s: float) -> NoReturn:
+    """Decode one job after another, each in at most `cpu_s` of CPU time. Raises PeerLost."""
+    while True:
+        files, request = wire.receive_request(sock)
+        sandbox.limit_cpu(cpu_s)
+        try:
+            wire.send_result(sock, decode(files, request), request.canvas)
+        except Problem as problem:
+            wire.send_problem(sock, problem)
+        except MemoryError:
+            detail = "Decoding the files exceeds the memory limit (SCMRL_DECODE_MEMORY_MIB)."
+            wire.send_problem(sock, Problem(Error.TOO_LARGE, detail))
+        del files
+
+
+def _run_confined(
+    sock: socket.socket, confine: Callable[[], object], serve: Callable[[socket.socket], NoReturn]
+) -> NoReturn:
+    """Confine this process, serve until the service closes the socket, and exit the process.
 
     It exits without Python's clean-up, which is the fork server's.
     """
     code = 1
     try:
         confine()
-        while True:
-            files, request = wire.receive_request(sock)
-            sandbox.limit_cpu(cpu_s)
-            try:
-                wire.send_result(sock, decode(files, request), request.canvas)
-            except Problem as problem:
-                wire.send_problem(sock, problem)
-            except MemoryError:
-                detail = "Decoding the files exceeds the memory limit (SCMRL_DECODE_MEMORY_MIB)."
-                wire.send_problem(sock, Problem(Error.TOO_LARGE, detail))
-            del files
+        serve(sock)
     except (wire.PeerLost, sandbox.Orphaned):
         code = 0
     except BaseException:
@@ -159,6 +172,7 @@ def _warm() -> None:
     with suppress(reader.MediaError):
         reader.read_clip(bytes(64), 1)
     _warm_events()
+    live_process.warm()
 
 
 def _warm_events() -> None:

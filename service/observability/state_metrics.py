@@ -22,7 +22,7 @@ from service.inference.model_server import ModelServer
 from service.inference.served_model import ServedModel
 from service.observability import logs
 from service.server.connections import REASONS, Connections
-from service.streaming.slots import OUTCOMES, SessionSlots
+from service.streaming.slots import OUTCOMES, PACKET_OUTCOMES, SessionSlots
 
 if TYPE_CHECKING:
     import torch
@@ -187,6 +187,24 @@ def _streams(streams: SessionSlots) -> Iterator[Metric]:
     )
     for outcome in OUTCOMES:
         family.add_metric([outcome], streams.windows[outcome])
+    yield family
+    yield GaugeMetricFamily(
+        "scmrl_stream_decoders",
+        "Open live streams that have a decoding process of their own",
+        value=streams.decoders,
+    )
+    yield CounterMetricFamily(
+        "scmrl_stream_decoders_lost",
+        "Decoding processes of live streams that died, hung or exceeded a limit",
+        value=streams.decoders_lost,
+    )
+    family = CounterMetricFamily(
+        "scmrl_stream_packets",
+        "Packets of H.264 and Opus of live streams that have ended, by outcome",
+        labels=["outcome"],
+    )
+    for outcome in PACKET_OUTCOMES:
+        family.add_metric([outcome], streams.packets[outcome])
     yield family
 
 

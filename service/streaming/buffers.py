@@ -7,6 +7,10 @@ import wave
 from bisect import bisect_right
 from collections import deque
 
+import numpy as np
+
+from model.arrays import Float32Array, Float64Array
+
 _NS = 1_000_000_000
 #: Difference in ns between the stamp of a piece of sound and the end of the one before that counts
 #: as jitter of the stamps.
@@ -68,16 +72,17 @@ class PictureBuffer:
 
 
 class SoundBuffer:
-    """Samples of 16 bits over time, of at most `seconds`. Gaps are filled with silence; what
-    overlaps what is there is dropped, and counted as a dropped message where all of it does."""
+    """Samples of 16 bits over time, of at most `seconds` and `max_bytes`. Gaps are filled with
+    silence; what overlaps what is there is dropped, and counted as a dropped message where all of
+    it does."""
 
-    def __init__(self, seconds: float, sample_rate: int, channels: int) -> None:
+    def __init__(self, seconds: float, sample_rate: int, channels: int, max_bytes: int) -> None:
         self.newest_ns = -1
         self.dropped = 0
         self.sample_rate = sample_rate
         self.channels = channels
         self._frame = 2 * channels  # bytes
-        self._max_frames = round(seconds * sample_rate)
+        self._max_frames = min(round(seconds * sample_rate), max_bytes // self._frame)
         self._samples = bytearray()
         self._begin_ns = 0
 
@@ -128,3 +133,69 @@ class SoundBuffer:
             writer.setframerate(self.sample_rate)
             writer.writeframes(content)
         return file.getvalue()
+
+
+class SeriesBuffer:
+    """Values over time, of at most `seconds` and `max_bytes`. A message's values are laid out by
+    `sample_rate`, from its stamp, or from the end of the message before where the difference is
+    jitter; what overlaps what is there is dropped, and counted as a dropped message where all of it
+    does. Gaps stay."""
+
+    def __init__(self, seconds: float, sample_rate: float, max_bytes: int) -> None:
+        self.newest_ns = -1
+        self.dropped = 0
+        self._length_ns = round(min(seconds, max_bytes / 4 / sample_rate) * _NS)
+        self._rate = sample_rate
+        self._runs: deque[tuple[int, Float32Array]] = deque()  # time of the first value, values
+
+    def add(self, time_ns: int, payload: bytes) -> None:
+        """Add values of which the first was captured at this time."""
+        values = np.frombuffer(payload, "<f4")
+        late = time_ns - self.newest_ns
+        if self.newest_ns >= 0 and abs(late) <= self._jitter_ns:
+            time_ns = self.newest_ns
+        elif self.newest_ns >= 0 and late < 0:
+            values = values[round(-late * self._rate / _NS) :]
+            time_ns = self.newest_ns
+        if not len(values):
+            self.dropped += 1
+            return
+        self._runs.append((time_ns, values))
+        self.newest_ns = time_ns + round(len(values) * _NS / self._rate)
+        while self._end_ns(self._runs[0]) < self.newest_ns - self._length_ns:
+            self._runs.popleft()
+
+    def clear(self) -> None:
+        """Drop everything, uncounted."""
+        self._runs.clear()
+        self.newest_ns = -1
+
+    @property
+    def oldest_ns(self) -> int:
+        """Capture time of the oldest value that is buffered."""
+        return self._runs[0][0]
+
+    def npz(self, begin_ns: int, end_ns: int) -> bytes | None:
+        """Return the values from begin to end as an .npz, times in seconds from begin; None where
+        there are none."""
+        if not self._runs:
+            return None
+        times = np.concatenate([self._times_s(run, begin_ns) for run in self._runs])
+        values = np.concatenate([values for _, values in self._runs])
+        inside = (times >= 0) & (times < (end_ns - begin_ns) / _NS)
+        if not inside.any():
+            return None
+        file = io.BytesIO()
+        np.savez(file, t=times[inside], value=values[inside])
+        return file.getvalue()
+
+    @property
+    def _jitter_ns(self) -> float:
+        """As of sound, or half the time between two values where that is more."""
+        return max(_JITTER_NS, 0.5 * _NS / self._rate)
+
+    def _times_s(self, run: tuple[int, Float32Array], begin_ns: int) -> Float64Array:
+        return (run[0] - begin_ns) / _NS + np.arange(len(run[1])) / self._rate
+
+    def _end_ns(self, run: tuple[int, Float32Array]) -> int:
+        return run[0] + round(len(run[1]) * _NS / self._rate)

@@ -6,7 +6,15 @@ import struct
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+)
 
 from service.classification.options import AttentionDetail
 from service.classification.schemas import Classification
@@ -15,12 +23,14 @@ from service.classification.schemas import Classification
 PROTOCOL = "scmrl.stream.v1"
 #: kind, flags, input, sequence number, capture time: little-endian, 16 bytes.
 HEADER = struct.Struct("<BBHIQ")
-#: `kind` of a binary message: a picture, or samples of sound.
-PICTURE, SOUND = 1, 2
+#: `kind` of a binary message: a picture or a packet of video, sound, or samples of a series.
+PICTURE, SOUND, SERIES = 1, 2, 3
 #: Bit of `flags`: the message begins a new segment, of which nothing before is a part.
 NEW_SEGMENT = 1
-#: Most inputs of a session: `frames` and `audio`.
-_MAX_INPUTS = 2
+#: Most inputs of a session.
+_MAX_INPUTS = 8
+#: Seconds of one message of a series, at most: shares of a sample are laid out by its rate.
+_MAX_SERIES_S = 60
 
 
 class StreamError(Exception):
@@ -33,8 +43,8 @@ class StreamError(Exception):
 
 
 #: Close codes: invalid message; no message for too long; the session is at its longest; too many
-#: sessions; too many messages.
-INVALID, IDLE, TOO_LONG, TOO_MANY, TOO_FAST = 4400, 4408, 4409, 4429, 4430
+#: sessions; too many messages; the decoder of its packets was lost.
+INVALID, IDLE, TOO_LONG, TOO_MANY, TOO_FAST, DECODER_LOST = 4400, 4408, 4409, 4429, 4430, 4431
 
 
 class _Message(BaseModel):
@@ -48,6 +58,13 @@ class PictureInput(_Message):
     format: Literal["jpeg", "png"] = "jpeg"
 
 
+class VideoInput(_Message):
+    """H.264 in Annex B, an access unit in each message, for the upload field `frames`."""
+
+    field: Literal["frames"]
+    format: Literal["h264"]
+
+
 class SoundInput(_Message):
     """Samples of 16 bits, little-endian, interleaved, for the upload field `audio`."""
 
@@ -57,7 +74,53 @@ class SoundInput(_Message):
     channels: int = Field(default=1, ge=1, le=16)
 
 
-Input = Annotated[PictureInput | SoundInput, Field(discriminator="field")]
+class OpusInput(_Message):
+    """Opus packets, one in each message, for the upload field `audio`.
+
+    `channels` of the decoded sound. `pre_skip`: samples at 48 kHz by which the encoder delays it.
+    """
+
+    field: Literal["audio"]
+    format: Literal["opus"]
+    channels: int = Field(default=1, ge=1, le=2)
+    pre_skip: int = Field(default=312, ge=0, le=48_000)
+
+
+class SeriesInput(_Message):
+    """Values over time, float32, little-endian, for a stream of the kind "series": `field` is its
+    name. `sample_rate`: values a second."""
+
+    field: str = Field(max_length=100)
+    format: Literal["float32"]
+    sample_rate: float = Field(gt=0, le=100_000, allow_inf_nan=False)
+
+
+def _format(value: Any) -> str:
+    """Return the format of an input, by default that of its field."""
+    if isinstance(value, _Message):
+        return str(getattr(value, "format", ""))
+    if not isinstance(value, dict):
+        return ""
+    defaults = {"frames": "jpeg", "audio": "pcm16"}
+    named = value.get("format", defaults.get(str(value.get("field")), "float32"))
+    return "jpeg" if named == "png" else str(named)
+
+
+Input = Annotated[
+    Annotated[PictureInput, Tag("jpeg")]
+    | Annotated[VideoInput, Tag("h264")]
+    | Annotated[SoundInput, Tag("pcm16")]
+    | Annotated[OpusInput, Tag("opus")]
+    | Annotated[SeriesInput, Tag("float32")],
+    Discriminator(
+        _format,
+        custom_error_type="unknown_format",
+        custom_error_message="format: accepted are jpeg, png and h264 for frames, pcm16 and opus "
+        "for audio, and float32 for a stream of values over time",
+    ),
+]
+#: Inputs whose messages are packets for a decoder that keeps its state.
+CodedInput = VideoInput | OpusInput
 
 
 class Start(_Message):
@@ -119,8 +182,9 @@ def parse_start(text: str) -> Start:
     except ValidationError as exc:
         raise StreamError(INVALID, f"start: {_first_error(exc)}") from exc
     fields = [each.field for each in start.inputs]
-    if len(set(fields)) < len(fields):
-        raise StreamError(INVALID, f"start: inputs: {fields[0]} is listed twice")
+    for field in fields:
+        if fields.count(field) > 1:
+            raise StreamError(INVALID, f"start: inputs: {field} is listed twice")
     return start
 
 
@@ -158,19 +222,37 @@ def parse_media(data: bytes, start: Start) -> Media:
     kind, flags, number, sequence, time_ns = HEADER.unpack_from(data)
     if number >= len(start.inputs):
         raise StreamError(INVALID, f"input {number}: there are {len(start.inputs)}, from 0")
-    expected = PICTURE if isinstance(start.inputs[number], PictureInput) else SOUND
+    source = start.inputs[number]
+    expected = _kind(source)
     if kind != expected:
         raise StreamError(INVALID, f"kind {kind}: input {number} takes kind {expected}")
     if time_ns >= 1 << 63:
         raise StreamError(INVALID, "a capture time of 2^63 ns or more")
     payload = data[HEADER.size :]
-    source = start.inputs[number]
-    if isinstance(source, SoundInput) and len(payload) % (2 * source.channels):
-        raise StreamError(
-            INVALID,
-            f"{len(payload)} bytes of sound: not whole samples of {source.channels} channels",
-        )
+    _check_samples(len(payload), source)
     return Media(number, sequence, time_ns, bool(flags & NEW_SEGMENT), payload)
+
+
+def _kind(source: Input) -> int:
+    if isinstance(source, PictureInput | VideoInput):
+        return PICTURE
+    return SERIES if isinstance(source, SeriesInput) else SOUND
+
+
+def _check_samples(size: int, source: Input) -> None:
+    """Raise StreamError where the bytes of a message are no whole samples."""
+    if isinstance(source, SoundInput) and size % (2 * source.channels):
+        raise StreamError(
+            INVALID, f"{size} bytes of sound: not whole samples of {source.channels} channels"
+        )
+    if isinstance(source, SeriesInput):
+        if size % 4:
+            raise StreamError(INVALID, f"{size} bytes of {source.field}: not whole float32 values")
+        if size / 4 > max(1, _MAX_SERIES_S * source.sample_rate):
+            raise StreamError(
+                INVALID,
+                f"{size // 4} values of {source.field} in a message, more than {_MAX_SERIES_S} s",
+            )
 
 
 class Ready(_Message):
@@ -198,6 +280,8 @@ class Answer(_Message):
     - `number`: from 0; `final`: whether it was asked for by `finalize` or `close`.
     - `dropped`: messages of each input, by field, that no answer was about, since the last answer:
       late, or pushed out. `skipped`: hops without an answer since the last one.
+    - `packets`: of each input in H.264 or Opus, by field: what became of its packets since the last
+      answer, by outcome.
     - `smoothed`: probabilities, by label, averaged over this segment's answers.
     - `behind_ms`: from the capture of the newest message to this answer, by the shortest delay of
       the session's messages.
@@ -211,13 +295,15 @@ class Answer(_Message):
     window: Window
     dropped: dict[str, int]
     skipped: int
+    packets: dict[str, dict[str, int]] | None = None
     smoothed: dict[str, float]
     behind_ms: float
     result: Classification
 
 
 class Failed(_Message):
-    """A window that could not be classified; the session goes on."""
+    """A window that could not be classified, or packets that could not be decoded; the session goes
+    on."""
 
     type: Literal["problem"] = "problem"
     error: str
@@ -235,4 +321,5 @@ class Summary(_Message):
     skipped: int
     messages: dict[str, int]
     dropped: dict[str, int]
+    packets: dict[str, dict[str, int]] | None = None
     segments: int

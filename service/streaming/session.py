@@ -9,25 +9,32 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from pydantic import BaseModel
 
+from model.media.live.types import SAMPLE_RATE, Decoded, Packet
 from service.classification.options import Options
 from service.classification.schemas import Classification
 from service.classification.upload_fields import InputFiles
 from service.errors import Error, Problem
-from service.streaming.buffers import PictureBuffer, SoundBuffer
+from service.streaming.buffers import PictureBuffer, SeriesBuffer, SoundBuffer
 from service.streaming.messages import (
     Acknowledge,
     Answer,
     Close,
+    CodedInput,
     Failed,
     Finalize,
+    Input,
     Keepalive,
     Media,
-    PictureInput,
+    OpusInput,
+    SeriesInput,
+    SoundInput,
     Start,
     Summary,
     Window,
@@ -40,6 +47,29 @@ _FATAL = frozenset({Error.STOPPING, Error.UNKNOWN_MODEL, Error.MODEL_FAILED, Err
 
 Classify = Callable[[InputFiles, Options], Awaitable[Classification]]
 Send = Callable[[BaseModel], Awaitable[None]]
+_Buffer = PictureBuffer | SoundBuffer | SeriesBuffer
+
+#: What is said, once a session, where packets of a field are not decoded.
+_PACKET_PROBLEMS = {
+    "late": "a packet came late, or twice, by its sequence number and capture time; it is dropped",
+    "damaged": "a packet is damaged; it is dropped, and of H.264 all until the next key frame",
+    "no_key": "packets are dropped until a key frame comes, with its parameter sets (SPS and PPS)",
+    "too_large": "pictures of the video have more pixels, or need more memory, than is accepted",
+    "lost": "packets are missing by their sequence numbers",
+    "behind": "packets are dropped, as the decoder is more than a second behind",
+}
+
+
+class Decoder(Protocol):
+    """Decodes the packets of H.264 and Opus of one session."""
+
+    def feed(self, packet: Packet) -> bool:
+        """Take a packet, without waiting; False: it is dropped, as the decoder is behind."""
+        ...
+
+    async def drained(self) -> None:
+        """Wait until all packets are decoded, and `receive_decoded` was called for each."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -53,13 +83,15 @@ class Pace:
 
 @dataclass
 class Counts:
-    """Counts of a session; `messages` by field."""
+    """Counts of a session; `messages` by field, and `packets` of coded inputs by field and outcome
+    (`slots.PACKET_OUTCOMES`)."""
 
     answers: int = 0
     skipped: int = 0
     failed: int = 0
     segments: int = 1
     messages: dict[str, int] = field(default_factory=dict)
+    packets: dict[str, Counter[str]] = field(default_factory=dict)
 
     @property
     def windows(self) -> dict[str, int]:
@@ -68,24 +100,35 @@ class Counts:
 
 
 class Session:
-    """One session. `classify` raises Problem; `send` sends a message and may wait."""
+    """One session. `classify` raises Problem; `send` sends a message and may wait. `max_bytes`: of
+    each input's buffer. `decoder`: of its coded inputs, where it has some."""
 
     def __init__(
-        self, start: Start, pace: Pace, classify: Classify, send: Send, max_bytes: int
+        self,
+        start: Start,
+        pace: Pace,
+        classify: Classify,
+        send: Send,
+        max_bytes: int,
+        decoder: Decoder | None = None,
     ) -> None:
-        self.counts = Counts(messages={each.field: 0 for each in start.inputs})
+        coded: list[str] = [each.field for each in start.inputs if isinstance(each, CodedInput)]
+        self.counts = Counts(
+            messages={each.field: 0 for each in start.inputs},
+            packets={each: Counter() for each in coded},
+        )
         self._start = start
         self._pace = pace
         self._classify = classify
         self._send = send
         # A window reaches back from the newest message of any input: others may lag by a window.
         seconds = 2 * pace.window_s
-        self._buffers = [
-            PictureBuffer(seconds, max_bytes)
-            if isinstance(each, PictureInput)
-            else SoundBuffer(seconds, each.sample_rate, each.channels)
-            for each in start.inputs
-        ]
+        self._buffers = [_buffer(each, seconds, max_bytes) for each in start.inputs]
+        self._decoder = decoder
+        self._received_ns = [-1] * len(self._buffers)  # newest stamp of the segment
+        self._packets_before = {each: Counter[str]() for each in coded}
+        self._problems: deque[Failed] = deque()  # of packets, to be sent
+        self._problems_told: set[tuple[str, str]] = set()
         self._began = time.monotonic()
         self._wake = asyncio.Event()
         self._is_finalizing = self._is_closing = False
@@ -101,13 +144,49 @@ class Session:
     def receive_media(self, data: bytes) -> None:
         """Buffer a binary message. Raises StreamError."""
         media = parse_media(data, self._start)
-        self.counts.messages[self._start.inputs[media.input].field] += 1
-        if media.is_new_segment or self._is_jump(media):
+        source = self._start.inputs[media.input]
+        self.counts.messages[source.field] += 1
+        newest = self._received_ns[media.input]
+        # Each input's next message may have the flag; the first one begins the segment.
+        begins = self._is_jump(media) or (media.is_new_segment and newest >= 0)
+        if begins:
             self._begin_segment()
-        self._buffers[media.input].add(media.time_ns, media.payload)
+        self._received_ns[media.input] = max(self._received_ns[media.input], media.time_ns)
+        if isinstance(source, CodedInput):
+            self._feed(source.field, media, begins or media.is_new_segment)
+        else:
+            self._buffers[media.input].add(media.time_ns, media.payload)
         delay = time.monotonic_ns() - media.time_ns
         self._delay_ns = delay if self._delay_ns is None else min(self._delay_ns, delay)
         self._wake.set()
+
+    def _feed(self, name: str, media: Media, restarts: bool) -> None:
+        assert self._decoder is not None
+        packet = Packet(
+            media.input, media.sequence, media.time_ns, restarts, media.payload, self._segment
+        )
+        if not self._decoder.feed(packet):
+            self._count_packets(name, "behind")
+
+    def receive_decoded(self, packet: Packet, decoded: Decoded[bytes]) -> None:
+        """Buffer what was decoded of a packet, and count its outcome."""
+        name = self._start.inputs[packet.input].field
+        self._count_packets(name, decoded.outcome.name.lower())
+        if decoded.lost:
+            self._count_packets(name, "lost", decoded.lost)
+        if packet.segment == self._segment:
+            for time_ns, data in decoded.pieces:
+                self._buffers[packet.input].add(time_ns, data)
+        self._wake.set()
+
+    def _count_packets(self, name: str, outcome: str, count: int = 1) -> None:
+        """Count packets, and say the first time why they are not decoded."""
+        self.counts.packets[name][outcome] += count
+        if outcome in _PACKET_PROBLEMS and (name, outcome) not in self._problems_told:
+            self._problems_told.add((name, outcome))
+            error = Error.UNUSABLE
+            detail = f"`{name}`: {_PACKET_PROBLEMS[outcome]}"
+            self._problems.append(Failed(error=_name(error), status=error.status, detail=detail))
 
     def receive_control(self, message: Keepalive | Finalize | Close | Acknowledge) -> None:
         """Act on a text message."""
@@ -121,14 +200,17 @@ class Session:
 
     def _is_jump(self, media: Media) -> bool:
         """Return whether the time of an input jumps by more than its buffer is long."""
-        newest = self._buffers[media.input].newest_ns
+        newest = self._received_ns[media.input]
         return newest >= 0 and abs(media.time_ns - newest) > 2 * self._pace.window_s * _NS
 
+    @property
+    def _segment(self) -> int:
+        return self.counts.segments - 1
+
     def _begin_segment(self) -> None:
-        if self._newest_ns < 0:
-            return
         for buffer in self._buffers:
             buffer.clear()
+        self._received_ns = [-1] * len(self._buffers)
         self.counts.segments += 1
         self._answered_ns, self._delay_ns = -1, None
         self._smoothed = {}
@@ -143,6 +225,8 @@ class Session:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            while self._problems:
+                await self._send(self._problems.popleft())
             if self._is_closing:
                 await self._answer_if_new()
                 await self._send(self.summary())
@@ -162,6 +246,7 @@ class Session:
             skipped=counts.skipped,
             messages=counts.messages,
             dropped=self._dropped(),
+            packets={name: dict(each) for name, each in counts.packets.items()} or None,
             segments=counts.segments,
         )
 
@@ -184,6 +269,8 @@ class Session:
         return most is not None and self.counts.answers - self._acknowledged >= most
 
     async def _answer_if_new(self) -> None:
+        if self._decoder is not None:
+            await self._decoder.drained()
         if self._newest_ns > self._answered_ns:
             await self._answer(final=True)
 
@@ -192,7 +279,7 @@ class Session:
         end_ns = self._newest_ns
         begin_ns = end_ns - round(self._pace.window_s * _NS)
         skipped = self._count_skipped(end_ns)
-        segment = self.counts.segments - 1
+        segment = self._segment
         files = self._files(begin_ns, end_ns)
         fields = [each.field for each in self._start.inputs]
         newest = dict(zip(fields, (buffer.newest_ns for buffer in self._buffers), strict=True))
@@ -204,7 +291,7 @@ class Session:
             return
         self._failing = None
         self.counts.skipped += skipped
-        if segment == self.counts.segments - 1:  # no new segment has begun meanwhile
+        if segment == self._segment:  # no new segment has begun meanwhile
             self._smooth(result)
         delay_ns = self._delay_ns if self._delay_ns is not None else 0
         dropped = self._dropped()
@@ -216,6 +303,7 @@ class Session:
             dropped={name: count - before for (name, count), before in
                      zip(dropped.items(), self._dropped_before, strict=True)},
             skipped=skipped,
+            packets=self._packets_since() or None,
             smoothed=dict(self._smoothed),
             behind_ms=round((time.monotonic_ns() - end_ns - delay_ns) / 1e6, 3),
             result=result.model_copy(
@@ -238,8 +326,10 @@ class Session:
         for each, buffer in zip(self._start.inputs, self._buffers, strict=True):
             if isinstance(buffer, PictureBuffer):
                 files[each.field] = buffer.select(begin_ns, end_ns, self._pace.pictures)
-            else:
+            elif isinstance(buffer, SoundBuffer):
                 files[each.field] = buffer.wav(begin_ns, end_ns)
+            else:
+                files[each.field] = buffer.npz(begin_ns, end_ns)
         return InputFiles(**files)
 
     def _options(self) -> Options:
@@ -260,6 +350,14 @@ class Session:
         fields = [each.field for each in self._start.inputs]
         return dict(zip(fields, (buffer.dropped for buffer in self._buffers), strict=True))
 
+    def _packets_since(self) -> dict[str, dict[str, int]]:
+        """Return what became of packets since the last answer, by field and outcome."""
+        since = {}
+        for name, counts in self.counts.packets.items():
+            since[name] = dict(counts - self._packets_before[name])
+            self._packets_before[name] = counts.copy()
+        return since
+
     async def _report(self, problem: Problem) -> None:
         """Send a problem, unless it is that of the window before. Raises one that will last."""
         self.counts.failed += 1
@@ -270,9 +368,23 @@ class Session:
         self._failing = problem.detail
         await self._send(
             Failed(
-                error=problem.error.name.lower().replace("_", "-"),
+                error=_name(problem.error),
                 status=problem.error.status,
                 detail=problem.detail,
                 retry_after_s=problem.retry_after_s,
             )
         )
+
+
+def _buffer(source: Input, seconds: float, max_bytes: int) -> _Buffer:
+    if isinstance(source, SoundInput):
+        return SoundBuffer(seconds, source.sample_rate, source.channels, max_bytes)
+    if isinstance(source, OpusInput):
+        return SoundBuffer(seconds, SAMPLE_RATE, source.channels, max_bytes)
+    if isinstance(source, SeriesInput):
+        return SeriesBuffer(seconds, source.sample_rate, max_bytes)
+    return PictureBuffer(seconds, max_bytes)
+
+
+def _name(error: Error) -> str:
+    return error.name.lower().replace("_", "-")

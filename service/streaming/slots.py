@@ -6,22 +6,31 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from model.media.live.types import Outcome
 from service.streaming.messages import TOO_MANY, StreamError
 
 #: Outcomes of a window.
 OUTCOMES = ("answered", "skipped", "failed")
+#: What became of a packet of H.264 or Opus: those of `Outcome`, lost before it came, and dropped
+#: since the decoder was behind.
+PACKET_OUTCOMES = (*(outcome.name.lower() for outcome in Outcome), "lost", "behind")
 
 
 class SessionSlots:
     """Bounds the open sessions. Used by the event loop alone.
 
-    `windows`: windows of all sessions so far, `answered`, `skipped` or `failed`.
+    `windows`: windows of all sessions so far, `answered`, `skipped` or `failed`. `packets`: packets
+    of all sessions so far, by outcome. `decoders`: sessions that have a decoder of their own;
+    `decoders_lost`: those that were lost.
     """
 
-    def __init__(self, most: int, most_of_a_key: int) -> None:
+    def __init__(self, most: int, most_of_a_key: int, most_decoders: int) -> None:
         self.windows: Counter[str] = Counter()
+        self.packets: Counter[str] = Counter()
+        self.decoders = self.decoders_lost = 0
         self._most = most
         self._most_of_a_key = most_of_a_key
+        self._most_decoders = most_decoders
         self._by_key: Counter[str] = Counter()
 
     def __len__(self) -> int:
@@ -42,3 +51,18 @@ class SessionSlots:
         finally:
             self._by_key[key] -= 1
             self._by_key += Counter()  # drops keys without a session
+
+    @contextmanager
+    def decoder(self) -> Iterator[None]:
+        """Hold a slot for the decoder of a session. Raises StreamError."""
+        if self.decoders >= self._most_decoders:
+            raise StreamError(
+                TOO_MANY,
+                f"{self.decoders} streams of H.264 or Opus are open (SCMRL_STREAM_DECODERS); "
+                "retry later, or send JPEG and PCM",
+            )
+        self.decoders += 1
+        try:
+            yield
+        finally:
+            self.decoders -= 1

@@ -124,7 +124,7 @@ def _read_part(
         if frame is None:
             continue
         _check_size(frame.width, frame.height, limits)
-        picture = _to_rgb(frame, decoder.aspect_at(time), max_pixels)
+        picture = to_rgb(frame, decoder.aspect_at(time), max_pixels)
         pictures[time] = apply_matrix(picture, decoder.matrix_at(frame, time))
     return pictures
 
@@ -141,7 +141,7 @@ def _check_size(width: int, height: int, limits: Limits) -> None:
         )
 
 
-def _to_rgb(frame: VideoFrame, aspect: float, max_pixels: int) -> UInt8Array:
+def to_rgb(frame: VideoFrame, aspect: float, max_pixels: int) -> UInt8Array:
     """Convert the frame to RGB [h, w, 3] with square pixels, at most `max_pixels` of them."""
     width, height = frame.width * aspect, float(frame.height)
     if colour.is_wide_gamut(frame):

@@ -85,7 +85,7 @@ class _Segment:
             self._pictures.add(piece.time_ns, piece.data)
             return
         if self._sound is None:
-            self._sound = SoundBuffer(self._seconds, piece.sample_rate, piece.channels)
+            self._sound = SoundBuffer(self._seconds, piece.sample_rate, piece.channels, _MAX_BYTES)
         self._sound.add(piece.time_ns, piece.data)
 
     def complete(self) -> Iterator[Window]:

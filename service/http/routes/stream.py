@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from fastapi import APIRouter, WebSocket
@@ -12,24 +14,33 @@ from pydantic import BaseModel
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from model.checkpoint import Card
-from model.preprocess.specs import SpectrogramSpec
+from model.preprocess.specs import SeriesSpec, SpectrogramSpec
 from service.classification import upload_fields
 from service.classification.options import Options
 from service.classification.pipeline import Call
 from service.classification.schemas import Classification
-from service.classification.served_classifier import ServedClassifier
+from service.classification.served_classifier import ServedClassifier, media_limits
 from service.classification.upload_fields import InputFiles
+from service.decoding.live_decoder import LiveDecoder
+from service.decoding.live_wire import CodedInput as DecodedInput
+from service.decoding.live_wire import LiveRequest
+from service.decoding.wire import PeerLost
 from service.errors import Error, Problem
 from service.http.state import State, record_of, state_of
 from service.request_record import RequestRecord
 from service.runtime.token_bucket import TokenBucket
+from service.settings import Settings
 from service.streaming.messages import (
+    DECODER_LOST,
     IDLE,
     INVALID,
     PROTOCOL,
     TOO_FAST,
     TOO_LONG,
+    CodedInput,
+    Input,
     Ready,
+    SeriesInput,
     Start,
     StreamError,
     parse_control,
@@ -43,6 +54,8 @@ router = APIRouter(prefix="/v1")
 _START_TIMEOUT_S = 10.0
 #: Default window in seconds, where the checkpoint needs no longer one, and hops in a window.
 _WINDOW_S, _HOPS = 2.0, 4
+#: Pictures of a video that are kept for each that a window takes.
+_PICTURES_A_PART = 8
 #: Longest reason of a close frame, in bytes.
 _MAX_REASON = 123
 #: Close codes of RFC 6455: the session ended, an error, the service restarts, try again later.
@@ -79,25 +92,75 @@ async def _serve(websocket: WebSocket, state: State, record: RequestRecord) -> N
     record.model = name
     _check_inputs(start, name, card)
     pace = _pace(start, card)
-    session = Session(
-        start,
-        pace,
-        _Classify(ServedClassifier(state.in_flight, state.decoders, settings)),
-        _Send(websocket),
-        settings.stream_buffer_mib << 20,
-    )
-    await websocket.send_text(
-        Ready(
-            id=websocket.state.id, model=name, window_s=pace.window_s, hop_s=pace.hop_s,
-            steps=start.steps,
-        ).model_dump_json(exclude_none=True)
-    )  # fmt: skip
+    async with _live_decoder(start, pace, state) as decoder:
+        session = Session(
+            start,
+            pace,
+            _Classify(ServedClassifier(state.in_flight, state.decoders, settings)),
+            _Send(websocket),
+            settings.stream_buffer_mib << 20,
+            decoder,
+        )
+        await websocket.send_text(
+            Ready(
+                id=websocket.state.id, model=name, window_s=pace.window_s, hop_s=pace.hop_s,
+                steps=start.steps,
+            ).model_dump_json(exclude_none=True)
+        )  # fmt: skip
+        try:
+            await _run(websocket, session, decoder, settings)
+        finally:
+            state.streams.windows.update(session.counts.windows)
+            for counts in session.counts.packets.values():
+                state.streams.packets.update(counts)
+            record.notes |= session.summary().model_dump(exclude={"type"}, exclude_none=True)
+
+
+@asynccontextmanager
+async def _live_decoder(
+    start: Start, pace: Pace, state: State
+) -> AsyncIterator[LiveDecoder | None]:
+    """Hold a decoding process for the session's coded inputs; None: it has none.
+
+    Raises StreamError where too many are held, and where the process is lost.
+    """
+    inputs = {
+        number: DecodedInput.model_validate(each.model_dump(exclude={"field"}))
+        for number, each in enumerate(start.inputs)
+        if isinstance(each, CodedInput)
+    }
+    if not inputs:
+        yield None
+        return
+    spacing_ns = round(1e9 * pace.window_s / (_PICTURES_A_PART * pace.pictures))
+    request = LiveRequest(inputs=inputs, spacing_ns=spacing_ns, limits=media_limits(state.settings))
+    with state.streams.decoder():
+        try:
+            decoder = await state.decoders.open_live(
+                request, state.settings.stream_decoder_memory_mib << 20
+            )
+            try:
+                yield decoder
+            finally:
+                await decoder.close()
+        except PeerLost as exc:
+            state.streams.decoders_lost += 1
+            reason = f"the decoder of this stream was ended: {exc}; open another one"
+            raise StreamError(DECODER_LOST, reason) from exc
+
+
+async def _run(
+    websocket: WebSocket, session: Session, decoder: LiveDecoder | None, settings: Settings
+) -> None:
+    """Receive, decode and answer until one of them ends.
+
+    Raises StreamError, Problem, PeerLost and WebSocketDisconnect.
+    """
     bucket = TokenBucket(2 * settings.stream_messages_per_s, settings.stream_messages_per_s)
-    receiving = asyncio.create_task(
-        _receive(websocket, session, bucket, settings.stream_idle_timeout_s)
-    )
-    answering = asyncio.create_task(session.run())
-    tasks = (receiving, answering)
+    receiving = _receive(websocket, session, bucket, settings.stream_idle_timeout_s)
+    tasks = [asyncio.create_task(receiving), asyncio.create_task(session.run())]
+    if decoder is not None:
+        tasks.append(asyncio.create_task(decoder.run(session.receive_decoded)))
     try:
         done, _ = await asyncio.wait(
             tasks, timeout=settings.stream_max_s, return_when=asyncio.FIRST_COMPLETED
@@ -110,8 +173,6 @@ async def _serve(websocket: WebSocket, state: State, record: RequestRecord) -> N
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        state.streams.windows.update(session.counts.windows)
-        record.notes |= session.summary().model_dump(exclude={"type"})
 
 
 async def _receive_start(websocket: WebSocket) -> Start:
@@ -154,18 +215,32 @@ async def _receive(
 def _check_inputs(start: Start, name: str, card: Card) -> None:
     """Raise StreamError for an input that the checkpoint has no stream for."""
     kinds = card.kinds
-    takes = {row.name: row.kinds for row in upload_fields.FIELDS}
     rows = {row.name: row for row in upload_fields.checkpoint_fields(kinds)}
     for each in start.inputs:
-        fed = [kinds[stream] for stream in kinds if rows[each.field].feeds(stream, kinds)]
-        if not set(fed) & set(takes[each.field]):
-            raise StreamError(INVALID, f"the checkpoint {name} has no stream for `{each.field}`")
+        row = rows.get(each.field)
+        fed = {kinds[stream] for stream in kinds if row is not None and row.feeds(stream, kinds)}
+        if not fed & _kinds(each):
+            raise StreamError(
+                INVALID,
+                f"the checkpoint {name} has no stream for `{each.field}` as {each.format}; its "
+                f"streams: {', '.join(kinds)}",
+            )
+
+
+def _kinds(each: Input) -> set[str]:
+    """Return the kinds of streams that an input feeds."""
+    if isinstance(each, SeriesInput):
+        return {"series"}
+    row = next(row for row in upload_fields.FIELDS if row.name == each.field)
+    return set(row.kinds)
 
 
 def _pace(start: Start, card: Card) -> Pace:
     """Return window and hop, by default those of the checkpoint, and the pictures of a window."""
-    windows = [s.window_s for s in card.streams.values() if isinstance(s, SpectrogramSpec)]
-    window_s = start.window_s or max(_WINDOW_S, *(each or 0.0 for each in windows))
+    specs = card.streams.values()
+    needed_s = [each.window_s for each in specs if isinstance(each, SpectrogramSpec)]
+    needed_s += [each.duration_s for each in specs if isinstance(each, SeriesSpec)]
+    window_s = start.window_s or max([_WINDOW_S, *filter(None, needed_s)])
     hop_s = start.hop_s or window_s / _HOPS
     return Pace(window_s, hop_s, pictures=start.steps or card.steps)
 

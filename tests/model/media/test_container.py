@@ -310,7 +310,7 @@ def test_only_groups_of_pictures_with_a_selected_frame_are_decoded(
 ) -> None:
     data = clip("matroska", frames=[numbered(n % 28) for n in range(200)], group=10)
     decoded, converted = [], []
-    decode, drain, convert = frame_decoder.decode_or_none, frame_decoder.decode, frames._to_rgb
+    decode, drain, convert = frame_decoder.decode_or_none, frame_decoder.decode, frames.to_rgb
 
     def counted_decode(stream: Any, packet: Any) -> list[Any] | None:
         decoded.append(packet)
@@ -326,7 +326,7 @@ def test_only_groups_of_pictures_with_a_selected_frame_are_decoded(
 
     monkeypatch.setattr(frame_decoder, "decode_or_none", counted_decode)
     monkeypatch.setattr(frame_decoder, "decode", counted_drain)
-    monkeypatch.setattr(frames, "_to_rgb", counted_convert)
+    monkeypatch.setattr(frames, "to_rgb", counted_convert)
     assert numbers_of(data, 2) == [50 % 28, 150 % 28]
     assert len(converted) == 2
     assert 2 <= len(decoded) <= 24  # the last frame of both groups of 10, and an end for each

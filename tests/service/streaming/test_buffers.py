@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.streaming.buffers import PictureBuffer, SoundBuffer
+from service.streaming.buffers import PictureBuffer, SeriesBuffer, SoundBuffer
 
 MS = 1_000_000
 RATE = 1000  # a sample for each millisecond
@@ -52,7 +52,7 @@ def test_old_and_surplus_pictures_leave_and_late_ones_do_not_enter() -> None:
 
 
 def test_sound_is_cut_by_time() -> None:
-    buffer = SoundBuffer(10, RATE, 1)
+    buffer = SoundBuffer(10, RATE, 1, 1 << 20)
     buffer.add(1000 * MS, pcm(1, 2, 3))
     buffer.add(1003 * MS, pcm(4, 5))
     assert buffer.newest_ns == 1005 * MS
@@ -62,7 +62,7 @@ def test_sound_is_cut_by_time() -> None:
 
 
 def test_jitter_is_no_gap_and_a_gap_is_silence() -> None:
-    buffer = SoundBuffer(10, RATE, 1)
+    buffer = SoundBuffer(10, RATE, 1, 1 << 20)
     buffer.add(0, pcm(1, 2))
     buffer.add(40 * MS, pcm(3))  # 38 ms late: the clock's jitter
     assert samples(buffer, 0, 999) == [1, 2, 3]
@@ -72,7 +72,7 @@ def test_jitter_is_no_gap_and_a_gap_is_silence() -> None:
 
 
 def test_what_overlaps_is_dropped() -> None:
-    buffer = SoundBuffer(10, RATE, 1)
+    buffer = SoundBuffer(10, RATE, 1, 1 << 20)
     buffer.add(0, pcm(*range(300)))
     buffer.add(100 * MS, pcm(*range(100)))
     assert (len(samples(buffer, 0, 999)), buffer.dropped) == (300, 1)
@@ -82,7 +82,7 @@ def test_what_overlaps_is_dropped() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 400), st.integers(1, 150)), min_size=1, max_size=30))
 def test_the_length_is_that_of_the_time_and_bounded(pieces: list[tuple[int, int]]) -> None:
-    buffer = SoundBuffer(1.0, RATE, 2)
+    buffer = SoundBuffer(1.0, RATE, 2, 1 << 20)
     time = 0
     for pause, length in pieces:
         time += pause
@@ -96,10 +96,43 @@ def test_the_length_is_that_of_the_time_and_bounded(pieces: list[tuple[int, int]
     assert buffer.newest_ns >= (time - 80 * len(pieces)) * MS
 
 
-@pytest.mark.parametrize("buffer", [PictureBuffer(1, 100), SoundBuffer(1, RATE, 1)])
+@pytest.mark.parametrize("buffer", [PictureBuffer(1, 100), SoundBuffer(1, RATE, 1, 1 << 20)])
 def test_a_cleared_buffer_takes_any_time(buffer: PictureBuffer | SoundBuffer) -> None:
     buffer.add(10_000 * MS, pcm(1))
     buffer.clear()
     assert buffer.newest_ns == -1
     buffer.add(5 * MS, pcm(2))
     assert buffer.oldest_ns == 5 * MS
+
+
+def series(buffer: SeriesBuffer, begin_ms: int, end_ms: int) -> dict[float, float]:
+    """Values by time in ms from the beginning of the window."""
+    data = buffer.npz(begin_ms * MS, end_ms * MS)
+    if data is None:
+        return {}
+    arrays = np.load(io.BytesIO(data))
+    times = np.round(1000 * arrays["t"], 3).tolist()
+    return dict(zip(times, arrays["value"].tolist(), strict=True))
+
+
+def values(*numbers: float) -> bytes:
+    return np.array(numbers, "<f4").tobytes()
+
+
+def test_values_are_laid_out_by_their_rate_and_gaps_stay() -> None:
+    buffer = SeriesBuffer(10, 100, 1 << 20)
+    buffer.add(10**9 * MS, values(1, 2))
+    buffer.add((10**9 + 27) * MS, values(3))  # jitter: it belongs at 20
+    buffer.add((10**9 + 500) * MS, values(4))
+    assert series(buffer, 10**9, 10**9 + 1000) == {0: 1, 10: 2, 20: 3, 500: 4}
+    assert series(buffer, 10**9 + 10, 10**9 + 500) == {0: 2, 10: 3}
+    buffer.add((10**9 + 300) * MS, values(8, 8))
+    assert buffer.dropped == 1
+    buffer.add((10**9 + 400) * MS, values(*range(12)))
+    assert series(buffer, 10**9 + 500, 10**9 + 900) == {0: 4, 10: 11}
+    bounded = SeriesBuffer(10, 100, 40)
+    for number in range(100):
+        bounded.add(10 * number * MS, values(number))
+    assert len(series(bounded, 0, 2000)) <= 12
+    bounded.clear()
+    assert series(bounded, 0, 2000) == {}

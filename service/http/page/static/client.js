@@ -31,6 +31,7 @@ const KEY_PROTOCOL = "scmrl.key.";
 const HEADER_BYTES = 16;
 const PICTURE = 1;
 const SOUND = 2;
+const SERIES = 3;
 const NEW_SEGMENT = 1;
 /** Pictures are dropped while more bytes than these wait to be sent. */
 const MAX_WAITING_BYTES = 512 * 1024;
@@ -84,6 +85,7 @@ const CLOSE_CODES = {
   4409: "The stream was as long as the service allows.",
   4429: "Too many streams are open.",
   4430: "Too many messages were sent.",
+  4431: "The decoder of the stream was lost; open another stream.",
 };
 
 export class Client {
@@ -200,7 +202,7 @@ export class Client {
 export class Stream {
   #socket;
   #start;
-  #sequence = 0;
+  #sequences = new Map();
   #queue = [];
   #wake = () => {};
   #ended = null;
@@ -229,21 +231,35 @@ export class Stream {
   }
 
   /**
-   * Send a picture. @param {ArrayBuffer | ArrayBufferView} picture  a JPEG or PNG file
+   * Send a picture. @param {ArrayBuffer | ArrayBufferView} picture  a JPEG or PNG file, or an access
+   *     unit of H.264 (`format: "h264"`: of a VideoEncoder with `avc: {format: "annexb"}`)
    * @param {number | bigint} timeNs  when it was captured, in ns of a clock that all inputs share
-   * @returns {boolean}  false where it was dropped, since older ones still wait to be sent
+   * @returns {boolean}  false where it was dropped, since older ones still wait to be sent: of H.264,
+   *     encode a key frame next
    */
   sendPicture(picture, timeNs) {
-    if (this.#socket.bufferedAmount > MAX_WAITING_BYTES) return false;
+    if (this.#socket.bufferedAmount > MAX_WAITING_BYTES) {
+      this.#next("frames");
+      return false;
+    }
     return this.#sendMedia(PICTURE, "frames", picture, timeNs);
   }
 
   /**
-   * Send sound. @param {ArrayBuffer | ArrayBufferView} samples  PCM of 16 bits, little-endian
+   * Send sound. @param {ArrayBuffer | ArrayBufferView} samples  PCM of 16 bits, little-endian, or an
+   *     Opus packet (`format: "opus"`: of an AudioEncoder)
    * @param {number | bigint} timeNs  when the first sample was captured
    */
   sendSound(samples, timeNs) {
     return this.#sendMedia(SOUND, "audio", samples, timeNs);
+  }
+
+  /**
+   * Send values over time. @param {string} field  name of the checkpoint's stream
+   * @param {Float32Array | ArrayBuffer} values  @param {number | bigint} timeNs  as for sound
+   */
+  sendSeries(field, values, timeNs) {
+    return this.#sendMedia(SERIES, field, values, timeNs);
   }
 
   /** Begin a new segment with the next message of each input. */
@@ -315,11 +331,18 @@ export class Stream {
     header.setUint8(0, kind);
     header.setUint8(1, this.#newSegment.delete(field) ? NEW_SEGMENT : 0);
     header.setUint16(2, number, true);
-    header.setUint32(4, this.#sequence++ >>> 0, true);
+    header.setUint32(4, this.#next(field), true);
     header.setBigUint64(8, BigInt(typeof timeNs === "bigint" ? timeNs : Math.round(timeNs)), true);
     message.set(bytes, HEADER_BYTES);
     this.#socket.send(message);
     return true;
+  }
+
+  /** Return the sequence number of the input's next message. */
+  #next(field) {
+    const sequence = this.#sequences.get(field) ?? 0;
+    this.#sequences.set(field, (sequence + 1) >>> 0);
+    return sequence;
   }
 
   #sendText(message) {
