@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from model import checkpoint
-from model.preprocess.specs import PROFILES
+from model.preprocess.profiles import PROFILES
 from service.settings import WEIGHTS
 from tests.service.running_server import running
 

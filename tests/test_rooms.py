@@ -1,4 +1,4 @@
-"""The import graph of model/ and service/: no cycles, and rooms import in one direction."""
+"""The import graph of model/ and service/: no cycles, and packages import in one direction."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-#: Rooms of the service, each of which may import only those after it.
-ROOMS = (
+#: Packages of the service, each of which may import only those after it.
+LAYERS = (
     "cli", "commands", "bench", "app", "lifespan", "server", "http", "grpc_api", "observability",
     "streaming", "open_inference", "classification", "decoding", "inference", "keys", "runtime",
     "settings_messages", "settings", "client",
 )  # fmt: skip
-#: Modules that every room may import, since they import no room themselves.
+#: Modules that every package may import, since they import none themselves.
 LEAVES = {
     "service.classification.options",
     "service.classification.upload_fields",
     "service.runtime.daemon_thread",
     "service.server.connections",
 }
-#: The room that is a distribution of its own as well: its modules import each other relatively.
+#: The package that is a distribution of its own as well: its modules import each other relatively.
 CLIENT = "service.client"
-#: What a room of the model may import beside itself and the modules of model/ without a folder.
-MODEL_ROOMS = {
+#: What a package of the model may import, beside itself and the modules directly in model/.
+MODEL_IMPORTS = {
     "media": set(),
     "preprocess": {"media"},
     "network": set(),
@@ -92,7 +92,7 @@ def _package(module: str) -> str:
 GRAPH = {name: imported_names(f.read_text(), _package(name)) for name, f in MODULES.items()}
 
 
-def room(module: str) -> str:
+def layer(module: str) -> str:
     """The second part of a module's name: `decoding` of `service.decoding.pool`."""
     return module.split(".")[1] if "." in module else module
 
@@ -108,11 +108,11 @@ def cycle(graph: dict[str, set[str]]) -> list[str]:
 
 
 def edges(package: str) -> Iterator[tuple[str, str]]:
-    """Imports from one room of a package to another one of it."""
+    """Imports from one package within `package` to another one."""
     for module, names in GRAPH.items():
         for name in names & MODULES.keys():
             pair = module.split(".")[0], name.split(".")[0]
-            if pair == (package, package) and room(module) != room(name):
+            if pair == (package, package) and layer(module) != layer(name):
                 yield module, name
 
 
@@ -143,31 +143,31 @@ def test_media_and_preprocessing_import_no_torch(package: str) -> None:
     assert {name for name in reached if name.split(".")[0] == "torch"} == set()
 
 
-def test_rooms_of_the_model_import_in_one_direction() -> None:
+def test_packages_of_the_model_import_in_one_direction() -> None:
     wrong = [
         (module, name)
         for module, name in edges("model")
-        if room(module) in MODEL_ROOMS
-        and room(name) in MODEL_ROOMS
-        and room(name) not in MODEL_ROOMS[room(module)]
+        if layer(module) in MODEL_IMPORTS
+        and layer(name) in MODEL_IMPORTS
+        and layer(name) not in MODEL_IMPORTS[layer(module)]
     ]
     assert wrong == []
-    assert cycle(MODEL_ROOMS) == []
+    assert cycle(MODEL_IMPORTS) == []
 
 
-def test_rooms_of_the_service_import_in_one_direction() -> None:
-    order = {name: position for position, name in enumerate(ROOMS)}
+def test_packages_of_the_service_import_in_one_direction() -> None:
+    order = {name: position for position, name in enumerate(LAYERS)}
     wrong = [
         (module, name)
         for module, name in edges("service")
         if name not in LEAVES
-        and room(module) in order
-        and order.get(room(name), len(ROOMS)) < order[room(module)]
+        and layer(module) in order
+        and order.get(layer(name), len(LAYERS)) < order[layer(module)]
     ]
     assert wrong == []
     for leaf in LEAVES:
         inner = GRAPH[leaf] & MODULES.keys() - set(LEAVES)
-        assert not {name for name in inner if room(name) in order}, leaf
+        assert not {name for name in inner if layer(name) in order}, leaf
 
 
 def test_the_client_imports_nothing_else_of_ours() -> None:
@@ -178,14 +178,14 @@ def test_the_client_imports_nothing_else_of_ours() -> None:
     assert (f"{CLIENT}.clients", f"{CLIENT}.retries") in ours  # relative imports are seen
 
 
-def test_every_room_has_its_place() -> None:
+def test_every_package_has_its_layer() -> None:
     """So that a new folder is entered above."""
     folders = {
         package: {f.parent.name for f in (ROOT / package).glob("*/__init__.py")}
         for package in ("model", "service")
     }
-    assert folders["model"] == set(MODEL_ROOMS)
-    assert folders["service"] <= set(ROOMS)
+    assert folders["model"] == set(MODEL_IMPORTS)
+    assert folders["service"] <= set(LAYERS)
 
 
 def test_the_graph_sees_imports_in_functions_but_none_for_types() -> None:

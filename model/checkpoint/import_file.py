@@ -23,7 +23,8 @@ from model.checkpoint.published_tasks import FROM_FILE, Overrides, PublishedTask
 from model.checkpoint.torch_file import open_torch_file
 from model.config import MAX_SEED, Config
 from model.network import SCMRL
-from model.preprocess.specs import PROFILES, Specs
+from model.preprocess.profiles import PROFILES
+from model.preprocess.specs import Specs
 from model.regular_file import read_regular
 
 #: Largest file of labels, in bytes.

@@ -19,8 +19,9 @@ from model.engine.outputs import concatenate
 from model.network import Output
 from model.training.batches import collate
 from model.training.evaluate import all_streams, load_data
+from model.training.evaluation_options import CalibrateOptions
 from model.training.evaluator import Evaluator, decode
-from model.training.options import CalibrateOptions, make_folder
+from model.training.options import make_folder
 from model.training.out_of_distribution.calibration_clips import (
     can_draw_outlier_clips,
     draw_outlier_clips,

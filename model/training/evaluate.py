@@ -15,6 +15,7 @@ from model import checkpoint
 from model.checkpoint import Card, Measurement
 from model.training import plots
 from model.training.accuracy import Accuracy, measurement
+from model.training.evaluation_options import EvaluateOptions
 from model.training.evaluator import (
     EvaluatedClip,
     Evaluator,
@@ -23,7 +24,7 @@ from model.training.evaluator import (
     score,
 )
 from model.training.faithfulness import Faithfulness, faithfulness
-from model.training.options import EvaluateOptions, make_folder
+from model.training.options import make_folder
 from model.training.out_of_distribution.evaluation import measure_ood_detection
 from model.training.perturbations import NOISE
 from model.training.reliability import BINS, reliability

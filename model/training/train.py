@@ -32,19 +32,14 @@ from model.training.optimizer import configure_optimizer
 from model.training.options import OptionsError, TrainOptions, make_folder
 from model.training.out_of_distribution.outlier_exposure import (
     NO_CLASS,
-    OutlierExposure,
-    can_draw_outliers,
+    with_outliers,
 )
 from model.training.precision import bfloat16_agrees
 from model.training.progress import progress_bar
 from model.training.run_state import RunError, RunState, Weights
 from model.training.schedule import Schedule
-from model.training.speech import voices
-from model.training.task import BatchPlan, Examples, streams_alone
+from model.training.task import BatchPlan, streams_alone
 from model.training.training_card import make_card, network_config
-
-#: Takes of words that are no class.
-_OTHER_WORDS = 1000
 
 
 def train(options: TrainOptions) -> Path:
@@ -122,20 +117,6 @@ def compute_loss(
     return sum(losses) / len(labels) + alignment, alignment
 
 
-def _with_outliers(options: TrainOptions, examples: Examples) -> Examples:
-    """Replace a share of the task's examples by outliers, where `no_class` asks for them."""
-    if not options.no_class:
-        return examples
-    specs = dict(options.task.specs)
-    if not can_draw_outliers(list(specs.values())):
-        raise OptionsError(
-            "--no-class: can be drawn for sounds and pictures only; "
-            f"{options.task.name} has other streams"
-        )
-    words = voices.other_words(_OTHER_WORDS, options.out.parent)
-    return OutlierExposure(examples, specs, options.no_class, options.seed, words)
-
-
 class Trainer:
     """One training run: network, optimizer, data, and the epoch and best score so far."""
 
@@ -159,7 +140,7 @@ class Trainer:
         self.bfloat16 = options.precision != "float32"
         self.last_weights: list[Weights] = []  # of the epochs that are averaged
         self.schedule = Schedule(options, options.clips // options.batch)
-        examples = _with_outliers(options, data.training_examples(options.seed, options.out.parent))
+        examples = with_outliers(options, data.training_examples(options.seed, options.out.parent))
         for folder in (options.best, options.last):
             data.record(folder)
         self.batches = Batches(examples, options.batch, self.schedule.plan, options.encoding)

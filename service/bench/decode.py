@@ -13,7 +13,7 @@ import numpy as np
 
 from model.media import reader
 from model.media.video import colour
-from model.preprocess.specs import PROFILES
+from model.preprocess.profiles import PROFILES
 from service.bench.clips import MIX, ClipSpec, render_clip
 from service.bench.stopwatch import median_ms, time_call
 from service.classification.upload_fields import InputFiles

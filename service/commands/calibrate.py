@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from model.training.options import CalibrateOptions, range_of
+from model.training.evaluation_options import CalibrateOptions
+from model.training.options import range_of
 from service.commands.device import Device
 from service.commands.train import NOT_INSTALLED, UNUSABLE, fail
 

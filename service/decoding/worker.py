@@ -41,7 +41,8 @@ from model.media.series import read_series
 from model.preprocess.events import prepare_camera_events, prepare_channel_events
 from model.preprocess.prepare import prepare
 from model.preprocess.prepared import Prepared
-from model.preprocess.specs import PROFILES, ChannelEventSpec, EventFrameSpec
+from model.preprocess.profiles import PROFILES
+from model.preprocess.specs import ChannelEventSpec, EventFrameSpec
 from service.classification import upload_fields
 from service.decoding import live_process, sandbox, wire
 from service.decoding.files import decode

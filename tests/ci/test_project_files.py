@@ -66,7 +66,7 @@ def test_ci_runs_on_every_python_that_pyproject_allows() -> None:
 
 def test_the_program_reads_its_version_from_its_metadata() -> None:
     assert version("scmrl") == VERSION
-    sources = [path for room in ("model", "service") for path in (ROOT / room).rglob("*.py")]
+    sources = [path for top in ("model", "service") for path in (ROOT / top).rglob("*.py")]
     for path in sources:
         assert f'"{VERSION}"' not in path.read_text(), path
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from model.config import Config, StreamConfig
 from model.media.series import Series, pack_series
-from model.preprocess.specs import PROFILES
+from model.preprocess.profiles import PROFILES
 from tests.fuzz.barrage import Seed
 from tests.model.media.events import made
 from tests.service import checkpoints

@@ -8,7 +8,7 @@ from typing import Any
 from model import checkpoint
 from model.checkpoint import Card
 from model.config import Config, StreamConfig
-from model.preprocess.specs import PROFILES
+from model.preprocess.profiles import PROFILES
 from tests.model.networks import lively
 
 SPECS = PROFILES["avdigits"]

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from model.media.types import Pictures
 from model.preprocess.frames import normalize_level, prepare_frames
-from model.preprocess.specs import PROFILES, FrameSpec, SpectrogramSpec
+from model.preprocess.profiles import PROFILES
+from model.preprocess.specs import FrameSpec, SpectrogramSpec
 from model.training.avdigits.folder import Digits
 from model.training.avdigits.scene import HEIGHTS, SMALL, Scene, draw_scene
 from model.training.speech.spectrogram import draw_spectrogram

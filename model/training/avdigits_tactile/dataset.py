@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from model.arrays import Float64Array
 from model.media.series import Series
+from model.preprocess.profiles import PROFILES
 from model.preprocess.series import prepare_series
-from model.preprocess.specs import PROFILES, SeriesSpec
+from model.preprocess.specs import SeriesSpec
 from model.training.avdigits.dataset import Scenes
 from model.training.avdigits_tactile.pen import pen_force
 from model.training.task import BatchPlan

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from model.checkpoint import Card, Source
-from model.preprocess.specs import PROFILES, Spec
+from model.preprocess.profiles import PROFILES
+from model.preprocess.specs import Spec
 from model.training.avdigits.task import AVDigits, AVDigitsData
 from model.training.options import check_ranges, option
 from model.training.task import LabelledClip, check_task

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from model.media.types import Pictures
 from model.preprocess.frames import prepare_frames
-from model.preprocess.specs import PROFILES, FrameSpec
+from model.preprocess.profiles import PROFILES
+from model.preprocess.specs import FrameSpec
 from model.training.drones.aac_augmentation import with_coded
 from model.training.drones.empty_examples import draw_empty_picture, draw_noise
 from model.training.drones.folder import BACKGROUND, KINDS, LABELS, Aircraft, Recording, View

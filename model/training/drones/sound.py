@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.media.types import Sound
-from model.preprocess.specs import PROFILES, SpectrogramSpec
+from model.preprocess.profiles import PROFILES
+from model.preprocess.specs import SpectrogramSpec
 from model.preprocess.spectrogram import prepare_spectrogram
 from model.training.augmentation import mask_spectrogram
 from model.training.drones.folder import RATE, Recording

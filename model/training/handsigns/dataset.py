@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from model.media.types import Pictures
 from model.preprocess.frames import prepare_frames
-from model.preprocess.specs import PROFILES, FrameSpec, SpectrogramSpec
+from model.preprocess.profiles import PROFILES
+from model.preprocess.specs import FrameSpec, SpectrogramSpec
 from model.training import backgrounds
 from model.training.augmentation import PictureChange, draw_picture_change
 from model.training.handsigns.folder import Hand, ShownDigits

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from model.media.events.types import CameraEvents, ChannelEvents
 from model.preprocess.cochlea import hear
 from model.preprocess.events import prepare_camera_events, prepare_channel_events
-from model.preprocess.specs import PROFILES, ChannelEventSpec, EventFrameSpec
+from model.preprocess.profiles import PROFILES
+from model.preprocess.specs import ChannelEventSpec, EventFrameSpec
 from model.training.ndigits_events.augmentation import augment_camera, augment_channels
 from model.training.ndigits_events.folder import Digits
 from model.training.speech.folder import RATE

@@ -18,6 +18,8 @@ from model.preprocess.frames import prepare_frames
 from model.preprocess.specs import FrameSpec, Spec, SpectrogramSpec
 from model.preprocess.spectrogram import prepare_spectrogram
 from model.training import backgrounds
+from model.training.options import OptionsError, TrainOptions
+from model.training.speech import voices
 from model.training.speech.folder import RATE
 from model.training.speech.recording import noise, record
 from model.training.speech.spectrogram import augment_spectrogram
@@ -29,6 +31,8 @@ Rng = np.random.Generator
 
 #: Label of an outlier, which has no class: the label that torch's cross-entropy ignores.
 NO_CLASS = -100
+#: Takes of spoken words that are drawn from.
+_OTHER_WORDS = 1000
 #: Share of spoken words among the sounds, where there are any.
 _WORDS = 0.5
 #: Seconds of a sound.
@@ -67,6 +71,23 @@ class OutlierExposure:
         raise TypeError(
             f"{type(spec).__name__}: outliers can be drawn for sounds and pictures only"
         )
+
+
+def with_outliers(options: TrainOptions, examples: Examples) -> Examples:
+    """Replace a share of the task's examples by outliers, where `no_class` asks for them.
+
+    Raises OptionsError where no outliers can be drawn for the task's streams.
+    """
+    if not options.no_class:
+        return examples
+    specs = dict(options.task.specs)
+    if not can_draw_outliers(list(specs.values())):
+        raise OptionsError(
+            "--no-class: can be drawn for sounds and pictures only; "
+            f"{options.task.name} has other streams"
+        )
+    words = voices.other_words(_OTHER_WORDS, options.out.parent)
+    return OutlierExposure(examples, specs, options.no_class, options.seed, words)
 
 
 def can_draw_outliers(specs: Sequence[Spec]) -> bool:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from model.checkpoint import Card, Source
 from model.checkpoint.published_tasks import PUBLISHED_TASKS
 from model.config import MAX_SEED
-from model.preprocess.specs import PROFILES, EventFrameSpec, Spec
+from model.preprocess.profiles import PROFILES
+from model.preprocess.specs import EventFrameSpec, Spec
 from model.training.folder.split import DEVELOPMENT, TEST, TRAIN
 from model.training.options import check_ranges, option
 from model.training.paper.hyperparameters import PAPER

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from model.checkpoint import Card, Source
 from model.checkpoint.published_tasks import PUBLISHED_TASKS
 from model.config import MAX_SEED
-from model.preprocess.specs import PROFILES, Spec
+from model.preprocess.profiles import PROFILES
+from model.preprocess.specs import Spec
 from model.training.folder.clip_files import ClipFiles
 from model.training.folder.findings import Finding
 from model.training.folder.listing import IGNORED, Listing

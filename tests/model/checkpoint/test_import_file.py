@@ -18,7 +18,7 @@ from model.checkpoint.published_config import PublishedConfig, read_config
 from model.checkpoint.published_tasks import FROM_FILE, PUBLISHED_TASKS, Overrides
 from model.config import Config, StreamConfig
 from model.network import SCMRL
-from model.preprocess.specs import PROFILES
+from model.preprocess.profiles import PROFILES
 from tests.model.checkpoint.published_files import ARGUMENTS, UNUSED, theirs, write
 from tests.model.network.test_golden import CASES, published_config
 from tests.model.networks import lively, noise

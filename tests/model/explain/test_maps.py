@@ -15,7 +15,8 @@ from model.media.reader import Pictures, Sound
 from model.network import StreamAttention
 from model.preprocess.frames import prepare_frames
 from model.preprocess.prepared import Prepared
-from model.preprocess.specs import PROFILES, FrameSpec, SpectrogramSpec
+from model.preprocess.profiles import PROFILES
+from model.preprocess.specs import FrameSpec, SpectrogramSpec
 from model.preprocess.spectrogram import prepare_spectrogram
 from tests.model.networks import lively, noise
 

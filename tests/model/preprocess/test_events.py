@@ -18,7 +18,8 @@ from model.preprocess.events import (
     prepare_channel_events,
 )
 from model.preprocess.prepare import prepare
-from model.preprocess.specs import PROFILES, ChannelEventSpec, EventFrameSpec
+from model.preprocess.profiles import PROFILES
+from model.preprocess.specs import ChannelEventSpec, EventFrameSpec
 
 MNIST_DVS = EventFrameSpec(size=(28, 28), sensor=(28, 28), mean=0.1307, std=0.3081)
 NTIDIGITS = ChannelEventSpec(bands=64, grid=(8, 8), size=(28, 28))

@@ -16,7 +16,8 @@ from safetensors.numpy import load_file
 from model.media.reader import Pictures, read_picture
 from model.preprocess.frames import _background_distance, normalize_level, prepare_frames
 from model.preprocess.prepared import Prepared
-from model.preprocess.specs import PROFILES, FrameSpec
+from model.preprocess.profiles import PROFILES
+from model.preprocess.specs import FrameSpec
 from tests.model.made import Bytes, quadrants
 
 pytestmark = pytest.mark.filterwarnings("error")

@@ -8,7 +8,8 @@ import pytest
 from model.media.reader import Pictures, Sound
 from model.preprocess.frames import prepare_frames
 from model.preprocess.prepare import prepare
-from model.preprocess.specs import PROFILES, FrameSpec, SpectrogramSpec
+from model.preprocess.profiles import PROFILES
+from model.preprocess.specs import FrameSpec, SpectrogramSpec
 from model.preprocess.spectrogram import prepare_spectrogram
 from tests.model.made import quadrants, tone
 from tests.service.motion import MotionSpec

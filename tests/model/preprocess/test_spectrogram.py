@@ -15,7 +15,8 @@ from safetensors.numpy import load_file
 from model.media.audio.resample import resample_sinc
 from model.media.reader import Sound, read_sound
 from model.preprocess.prepared import Prepared
-from model.preprocess.specs import PROFILES, SpectrogramSpec
+from model.preprocess.profiles import PROFILES
+from model.preprocess.specs import SpectrogramSpec
 from model.preprocess.spectrogram import _moving_average, _to_mono, prepare_spectrogram
 from tests.model.made import Floats, tone
 

@@ -16,8 +16,9 @@ from model import checkpoint
 from model.checkpoint import Card, CheckpointError
 from model.training import training_card
 from model.training.calibrate import Fit, _fit, calibrate, run
+from model.training.evaluation_options import CalibrateOptions
 from model.training.evaluator import Evaluator
-from model.training.options import CalibrateOptions, OptionsError, TrainOptions
+from model.training.options import OptionsError, TrainOptions
 from model.training.speech import voices
 from model.training.task import BatchPlan, DataError
 from model.training.tasks import TASKS

@@ -24,8 +24,9 @@ from model.training.avdigits.clips import labelled_clips
 from model.training.avdigits.folder import Digits
 from model.training.avdigits.task import AVDigits
 from model.training.evaluate import STEPS
+from model.training.evaluation_options import EvaluateOptions
 from model.training.evaluator import ClipOnDemand, DecodedClip, Evaluator
-from model.training.options import EvaluateOptions, OptionsError, TrainOptions
+from model.training.options import OptionsError, TrainOptions
 from model.training.task import DataError, LabelledClip
 from model.training.training_card import make_card
 

@@ -18,7 +18,8 @@ from model.checkpoint import CheckpointError
 from model.training.avdigits.task import AVDigits
 from model.training.checkpoint_task import task_of_card
 from model.training.evaluate import evaluate
-from model.training.options import EvaluateOptions, OptionsError, TrainOptions
+from model.training.evaluation_options import EvaluateOptions
+from model.training.options import OptionsError, TrainOptions
 from model.training.schedule import Schedule
 from model.training.task import DataError
 from model.training.tasks import TASKS

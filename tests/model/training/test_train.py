@@ -56,7 +56,7 @@ def assert_same(first: Path, second: Path) -> None:
 def test_a_run_with_clips_of_no_class_trains_and_says_so_in_its_card(
     options: TrainOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model.training.train._OTHER_WORDS", 4)
+    monkeypatch.setattr("model.training.out_of_distribution.outlier_exposure._OTHER_WORDS", 4)
     _, card = checkpoint.load(train(replace(options, no_class=0.5)))
     assert card.training is not None
     assert "0.5 of the clips are of no class" in card.training.notes["loss"]

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from model.config import Config, StreamConfig
-from model.preprocess.specs import PROFILES, FrameSpec, SpectrogramSpec
+from model.preprocess.profiles import PROFILES
+from model.preprocess.specs import FrameSpec, SpectrogramSpec
 from service.classification import upload_fields
 from service.classification.option_fields import VALUES
 from service.classification.options import Options

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from model.preprocess.specs import PROFILES
+from model.preprocess.profiles import PROFILES
 from model.training.drones.aac_augmentation import VARIANTS, with_coded
 from model.training.drones.dataset import AircraftExamples, draw_views
 from model.training.drones.empty_examples import draw_empty_picture, draw_noise

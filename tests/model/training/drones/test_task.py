@@ -14,7 +14,8 @@ from model.training.checkpoint_task import task_of_card
 from model.training.drones.clips import MADE, MOVIES
 from model.training.drones.task import Drones
 from model.training.evaluate import evaluate
-from model.training.options import EvaluateOptions, OptionsError, TrainOptions
+from model.training.evaluation_options import EvaluateOptions
+from model.training.options import OptionsError, TrainOptions
 from model.training.train import train
 
 

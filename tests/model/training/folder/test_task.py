@@ -15,8 +15,9 @@ from model import checkpoint
 from model.checkpoint import CheckpointError
 from model.training.checkpoint_task import task_of_card
 from model.training.evaluate import evaluate
+from model.training.evaluation_options import EvaluateOptions
 from model.training.folder.task import FolderTask
-from model.training.options import EvaluateOptions, OptionsError, TrainOptions
+from model.training.options import OptionsError, TrainOptions
 from model.training.run_state import RunError
 from model.training.task import DataError
 from model.training.train import train

@@ -11,8 +11,9 @@ from model import checkpoint
 from model.training.avdigits.task import AVDigits
 from model.training.checkpoint_task import task_of_card
 from model.training.evaluate import evaluate
+from model.training.evaluation_options import EvaluateOptions
 from model.training.handsigns.task import HandSigns
-from model.training.options import EvaluateOptions, OptionsError, TrainOptions
+from model.training.options import OptionsError, TrainOptions
 from model.training.train import train
 
 pytestmark = [pytest.mark.usefixtures("one_core"), pytest.mark.slow]

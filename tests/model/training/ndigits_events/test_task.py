@@ -11,8 +11,9 @@ from model import checkpoint
 from model.training.calibrate import calibrate
 from model.training.checkpoint_task import task_of_card
 from model.training.evaluate import evaluate
+from model.training.evaluation_options import CalibrateOptions, EvaluateOptions
 from model.training.ndigits_events.task import NDigitsEvents
-from model.training.options import CalibrateOptions, EvaluateOptions, TrainOptions
+from model.training.options import TrainOptions
 from model.training.train import train
 
 pytestmark = [pytest.mark.usefixtures("one_core"), pytest.mark.slow]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy
 
 from model.network import Output
-from model.preprocess.specs import PROFILES
+from model.preprocess.profiles import PROFILES
 from model.training.batches import collate
 from model.training.options import TrainOptions
 from model.training.out_of_distribution.outlier_exposure import (

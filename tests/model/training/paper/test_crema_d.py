@@ -14,12 +14,13 @@ import soundfile
 from rich.console import Console
 
 from model import checkpoint
-from model.preprocess.specs import PROFILES
+from model.preprocess.profiles import PROFILES
 from model.training.calibrate import calibrate
 from model.training.checkpoint_task import task_of_card
 from model.training.evaluate import evaluate
+from model.training.evaluation_options import CalibrateOptions, EvaluateOptions
 from model.training.folder.split import DEVELOPMENT, TEST, TRAIN
-from model.training.options import CalibrateOptions, EvaluateOptions, OptionsError, TrainOptions
+from model.training.options import OptionsError, TrainOptions
 from model.training.paper.crema_d import EMOTIONS, CremaD, list_crema_d, published_test_names
 from model.training.schedule import Schedule
 from model.training.task import DataError

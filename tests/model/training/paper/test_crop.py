@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.preprocess.frames import stretch_picture
-from model.preprocess.specs import PROFILES, FrameSpec
+from model.preprocess.profiles import PROFILES
+from model.preprocess.specs import FrameSpec
 from model.training.paper.crop import Crop, draw_crop
 
 SIDES = st.integers(1, 500)

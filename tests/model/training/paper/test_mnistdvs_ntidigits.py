@@ -14,12 +14,14 @@ import pytest
 from rich.console import Console
 
 from model import checkpoint
-from model.preprocess.specs import PROFILES, EventFrameSpec
+from model.preprocess.profiles import PROFILES
+from model.preprocess.specs import EventFrameSpec
 from model.training.calibrate import calibrate
 from model.training.checkpoint_task import task_of_card
 from model.training.evaluate import evaluate
+from model.training.evaluation_options import CalibrateOptions, EvaluateOptions
 from model.training.folder.split import DEVELOPMENT, TEST, TRAIN
-from model.training.options import CalibrateOptions, EvaluateOptions, OptionsError, TrainOptions
+from model.training.options import OptionsError, TrainOptions
 from model.training.paper.event_examples import shift_frames
 from model.training.paper.event_pairs import EventPairData
 from model.training.paper.mnist_dvs import list_mnist_dvs

@@ -12,12 +12,14 @@ from rich.console import Console
 
 from model import checkpoint
 from model.preprocess.frames import stretch_picture
-from model.preprocess.specs import PROFILES, FrameSpec
+from model.preprocess.profiles import PROFILES
+from model.preprocess.specs import FrameSpec
 from model.training.calibrate import calibrate
 from model.training.checkpoint_task import task_of_card
 from model.training.evaluate import evaluate
+from model.training.evaluation_options import CalibrateOptions, EvaluateOptions
 from model.training.folder.split import DEVELOPMENT, TEST, TRAIN
-from model.training.options import CalibrateOptions, EvaluateOptions, TrainOptions
+from model.training.options import TrainOptions
 from model.training.paper.urbansound8k_av import LABELS, UrbanSound8KAV, list_urbansound8k_av
 from model.training.task import BatchPlan, DataError
 from model.training.train import train

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from model import checkpoint
 from model.media.types import Clip, Pictures, Sound
-from model.preprocess.specs import PROFILES
+from model.preprocess.profiles import PROFILES
 from model.training import tasks
 from model.training.evaluator import Evaluator, decode_within_memory
 from model.training.options import TrainOptions
