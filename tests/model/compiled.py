@@ -1,6 +1,6 @@
-"""Compile a network's kernels without a GPU: `python -m tests.model.compiled 90`.
+"""Compile a network's kernels without a GPU: `python -m tests.model.compiled 86 90`.
 
-Every kernel is compiled as a first call on a card of that compute capability would, and none is
+Every kernel is compiled as a first call on a card of each compute capability would, and none is
 launched. Prints one line of JSON a kernel.
 """
 
@@ -15,8 +15,9 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from model.engine.bench import CASES, inputs, network
+from model.engine.bench import CASES, inputs
 from model.fused.cuda.network import CUDANetwork
+from model.network import SCMRL
 
 
 class Card:
@@ -29,14 +30,13 @@ class Card:
         return GPUTarget("cuda", self._capability, 32)
 
     def get_current_device(self) -> int:
-        return 0
+        return self._capability  # kernels are compiled once for each device
 
     def get_current_stream(self, device: int) -> int:
         return 0
 
 
-def main(capability: int) -> None:
-    driver.set_active(Card(capability))
+def main(capabilities: list[int]) -> None:
     run, hashes = JITFunction.run, set()
 
     def compiled(self: JITFunction, *args: Any, grid: Any, warmup: bool, **constants: Any) -> None:
@@ -46,6 +46,7 @@ def main(capability: int) -> None:
         hashes.add(kernel.hash)
         ptx = kernel.asm["ptx"]
         report = {
+            "capability": kernel.metadata.target.arch,
             "kernel": kernel.name,
             "constants": {k: v for k, v in constants.items() if k.isupper()},
             "shared": kernel.metadata.shared,
@@ -57,11 +58,14 @@ def main(capability: int) -> None:
     JITFunction.run = compiled
     for name, batches in (("crema_d", (1, 32)), ("events", (1,))):
         case = CASES[name]
-        fused = CUDANetwork(network(case))
+        fused = CUDANetwork(SCMRL(case.config).eval())
         for batch in batches:
-            with torch.inference_mode():
-                fused(inputs(case, batch, seed=0), case.steps, True)
+            frames = inputs(case, batch, seed=0)
+            for capability in capabilities:
+                driver.set_active(Card(capability))
+                with torch.inference_mode():
+                    fused(frames, case.steps, True)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main([int(capability) for capability in sys.argv[1:]])

@@ -10,7 +10,9 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d, max_pool2d
 
 pytest.importorskip("triton", reason="needs triton, which there is for Linux on x86-64")
+from triton.runtime.interpreter import interpreter_builder
 
 from model.config import MAX_STEPS, Attention, Config, StreamConfig
 from model.engine.outputs import to_cpu
@@ -44,24 +47,32 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SHARED = {86: 99 * 1024, 90: 227 * 1024}
 
 
-def case(
-    variant: str, batch: int, size: tuple[int, int] | None = None
-) -> tuple[SCMRL, dict[str, Tensor], int]:
+@pytest.fixture(autouse=True, scope="module")
+def unchecked_sums() -> Iterator[None]:
+    """Without debugging, Triton's interpreter computes integer sums twice and compares nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        options = replace(interpreter_builder.options, sanitize_overflow=False)
+        patch.setattr(interpreter_builder, "options", options)
+        yield
+
+
+def case(variant: str, batch: int) -> tuple[SCMRL, dict[str, Tensor], int]:
     """A variant of the network that fires, inputs for it, and T.
 
-    Without a GPU its streams have this `size`, if one is given: the interpreter takes milliseconds
-    for each tile of pixels.
+    Without a GPU its streams have half the height and width: the interpreter takes milliseconds for
+    each tile of pixels.
     """
     config, content = read(FOLDER / f"{variant}.safetensors")
-    if size is not None and DEVICE.type == "cpu":
-        streams = {n: s.model_copy(update={"size": size}) for n, s in config.streams.items()}
+    if DEVICE.type == "cpu":
+        streams = {n: _half(s) for n, s in config.streams.items()}
         config = config.model_copy(update={"streams": streams})
     steps = int(content["steps"])
     return lively(config, seed=3), noise(config, steps=steps, batch=batch, seed=1), steps
 
 
-#: Sizes of variants whose own is large: the deep splitting leaves 1 x 2 tokens of it.
-SIZES = {"spatial-temporal": (16, 32)}
+def _half(stream: StreamConfig) -> StreamConfig:
+    height, width = stream.size
+    return stream.model_copy(update={"size": (height - height // 2, width - width // 2)})
 
 
 def fused(network: SCMRL, inputs: dict[str, Tensor], steps: int) -> Output:
@@ -102,8 +113,10 @@ def _charged(current: Tensor) -> Tensor:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_of_the_network_is_fused(variant: str) -> None:
     batch = 1 if variant == "spatial-temporal" else 2
-    network, inputs, steps = case(variant, batch, SIZES.get(variant))
-    assert_same(fused(network, inputs, steps), plain(network, inputs, steps))
+    network, inputs, steps = case(variant, batch)
+    expected = plain(network, inputs, steps)
+    assert all(float(rates.mean()) > 0 for rates in expected.firing_rates.values())
+    assert_same(fused(network, inputs, steps), expected)
 
 
 @pytest.mark.parametrize("variant", ["spatial-temporal", "single"])
@@ -112,13 +125,13 @@ def test_another_time_constant_is_the_plain_networks(
     variant: str, tau: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("model.network.neuron.TAU", tau)
-    network, inputs, steps = case(variant, 1, SIZES.get(variant))
+    network, inputs, steps = case(variant, 1)
     assert_same(fused(network, inputs, steps), plain(network, inputs, steps))
 
 
 @pytest.mark.parametrize("steps", [1, 3])
 def test_one_frame_equals_its_repetition(steps: int) -> None:
-    stream = StreamConfig(channels=2, size=(17, 10), splitting="shallow")
+    stream = StreamConfig(channels=2, size=(9, 6), splitting="shallow")
     network = lively(Config(streams={"a": stream, "b": stream}, classes=4, embed_dim=16, heads=4))
     frame = noise(network.config, steps=1, batch=2)
     repeated = {name: x.repeat(steps, 1, 1, 1, 1) for name, x in frame.items()}
@@ -277,12 +290,12 @@ def test_folding_scales_currents_by_tau_and_threshold() -> None:
 
 
 def test_parity_counts_the_spikes_that_differ() -> None:
-    network, inputs, steps = case("concat", batch=2, size=(8, 12))
+    network, inputs, steps = case("concat", batch=2)
     network.to(DEVICE)
     moved = [{name: x.to(DEVICE) for name, x in inputs.items()}]
     parity = measure_parity(network, CUDAParityLayers(CUDANetwork(network)), moved, steps)
     assert parity.samples == 2
-    assert parity.spikes > 4_000
+    assert parity.spikes > 1_000
     assert parity.tokens > 0
     assert (parity.flips, parity.token_flips, parity.classes) == (0, 0, 0)
     assert parity.difference < 1e-5
@@ -293,16 +306,23 @@ def test_parity_counts_the_spikes_that_differ() -> None:
     assert parity.token_flips > parity.tokens / 100
 
 
-@pytest.mark.parametrize("capability", SHARED)
-def test_kernels_compile_for_a_card(capability: int, tmp_path: Path) -> None:
-    """Down to machine code; that they run is tested on a card."""
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The kernels of two networks for each card, down to machine code."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    cache = str(tmp_path_factory.mktemp("triton"))
     done = subprocess.run(
-        [sys.executable, "-m", "tests.model.compiled", str(capability)],
-        env=environment | {"TRITON_CACHE_DIR": str(tmp_path)}, capture_output=True, text=True,
+        [sys.executable, "-m", "tests.model.compiled", *map(str, SHARED)],
+        env=environment | {"TRITON_CACHE_DIR": cache}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    kernels = [json.loads(line) for line in done.stdout.splitlines()]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("capability", SHARED)
+def test_kernels_compile_for_a_card(capability: int, compiled: list[dict[str, Any]]) -> None:
+    """That they run is tested on a card."""
+    kernels = [kernel for kernel in compiled if kernel["capability"] == capability]
     names = {"fire", "pool", "unpack", "attend_over_tokens", "attend_over_steps"}
     assert {kernel["kernel"] for kernel in kernels} == names
     for kernel in kernels:
