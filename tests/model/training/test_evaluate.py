@@ -330,7 +330,7 @@ def test_an_evaluation_writes_figures_and_the_card(avdigits_folder: Path, tmp_pa
     checkpoint.save(folder, SCMRL(described.config), described)
     evaluate_options = EvaluateOptions(
         checkpoint=folder, data=avdigits_folder, out=tmp_path / "figures",
-        clips=20, curve_clips=10, attention_clips=5, device="cpu",
+        clips=20, curve_clips=2, attention_clips=2, device="cpu",
     )  # fmt: skip
     console = Console(record=True, width=200, quiet=True)
     measured = evaluate.evaluate(evaluate_options, console)

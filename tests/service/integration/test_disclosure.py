@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import http.client
 import logging
 import platform
 import re
 import shutil
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -28,7 +26,9 @@ from service.settings import Settings
 from tests.conftest import ROOT
 from tests.service.asgi import ask
 from tests.service.http.middleware.test_api_keys import ADMIN, ANNA, BERT, CLASSIFY
+from tests.service.inference.test_loading import loads_of
 from tests.service.inference.test_registry import damage
+from tests.service.integration.test_refusals import raw_answer
 from tests.service.media_files import png, tone, wav
 from tests.service.running_server import listening, running, statuses, until_ready, wait_until
 
@@ -175,23 +175,13 @@ def of_heads(weights: Path) -> Iterator[httpx.Response]:
     """Errors of requests whose head is slow, too large or no HTTP."""
     app = create_app(Settings(models=weights, compile="off", head_timeout_s=0.1))
     with listening(app) as client:
-        address = (client.base_url.host, client.base_url.port or 80)
         for head in (
             b"GET / HTTP/1.1\r\nHost: a\r\n",  # and no more
             b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: a private diary\r\n" * 200,
             b"a private diary\r\n\r\n",
             b"GET / HTTP/1.1\r\na private diary\r\n\r\n",
         ):
-            yield raw_answer(address, head)
-
-
-def raw_answer(address: tuple[str, int], sent: bytes) -> httpx.Response:
-    """The answer to bytes that no HTTP library would send."""
-    with socket.create_connection(address, timeout=30) as connection:
-        connection.sendall(sent)
-        answer = http.client.HTTPResponse(connection)
-        answer.begin()
-        return httpx.Response(answer.status, headers=answer.getheaders(), content=answer.read())
+            yield raw_answer(client, head)
 
 
 def load_that_hangs(weights: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Response]:
@@ -202,11 +192,13 @@ def load_that_hangs(weights: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         go_on.wait()
         return read(file, max_bytes)
 
-    settings = Settings(models=weights, compile="off", admin_key=SecretStr(ADMIN), load_timeout_s=5)
-    with listening(create_app(settings)) as client:
+    settings = Settings(models=weights, compile="off", admin_key=SecretStr(ADMIN))
+    app = create_app(settings)
+    with listening(app) as client:
         until_ready(client)
         try:
             monkeypatch.setattr(card, "read_regular", hang)
+            loads_of(app).limit_s = 0.2
             operator = {"Authorization": f"Bearer {ADMIN}"}
             yield client.put("/v1/admin/models/avdigits", headers=operator)
         finally:
