@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from model.arrays import Float32Array, Float64Array, UInt8Array
+from model.arrays import BoolArray, Float32Array, Float64Array, UInt8Array
 from model.preprocess.prepared import Prepared
 from model.preprocess.specs import ChannelEventSpec, EventFrameSpec
 
 if TYPE_CHECKING:
     from model.media.events.types import CameraEvents, ChannelEvents, Integers
-
-Bools = NDArray[np.bool_]
 
 
 def prepare_camera_events(events: CameraEvents, spec: EventFrameSpec, steps: int) -> Prepared:
@@ -148,7 +145,7 @@ def _sensor(events: CameraEvents, spec: EventFrameSpec) -> tuple[int, int]:
     )
 
 
-def _is_hot(pixels: Integers, count: int, factor: float) -> Bools:
+def _is_hot(pixels: Integers, count: int, factor: float) -> BoolArray:
     """Return for each event whether its pixel has more than `factor` times the mean's events."""
     by_pixel = np.bincount(pixels, minlength=count)
     mean = float(by_pixel[by_pixel > 0].mean()) if len(pixels) else 0.0
@@ -167,7 +164,7 @@ def _normalize(counts: Float32Array, mean: float, std: float) -> Float32Array:
     return np.asarray((counts - np.float32(mean)) / np.float32(std), np.float32)
 
 
-def _picture(x: Integers, y: Integers, is_on: Bools, sensor: tuple[int, int]) -> UInt8Array:
+def _picture(x: Integers, y: Integers, is_on: BoolArray, sensor: tuple[int, int]) -> UInt8Array:
     """Draw all events over grey, RGB [h, w, 3]: ON brighter, OFF darker."""
     signed = np.bincount(
         y * sensor[1] + x, np.where(is_on, 1.0, -1.0), sensor[0] * sensor[1]

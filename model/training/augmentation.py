@@ -11,11 +11,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.random import Generator
 
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
-Rng = np.random.Generator
+from model.arrays import Float32Array, UInt8Array
 
 #: Least share of a picture's area that a crop keeps, and greatest change of its aspect.
 _MIN_AREA, _MAX_ASPECT = 0.5, 1.25
@@ -35,16 +33,16 @@ class PictureChange:
     units of the sides, is painted over.
     """
 
-    matrix: Floats
+    matrix: Float32Array
     contrast: float
     brightness: float
-    tint: Floats
+    tint: Float32Array
     saturation: float
     sigma: float
     grain: float
     hidden: tuple[float, float, float, float] | None
 
-    def apply(self, picture: Bytes, rng: Rng) -> Bytes:
+    def apply(self, picture: UInt8Array, rng: Generator) -> UInt8Array:
         """Return the changed picture, of the same size."""
         height, width = picture.shape[:2]
         changed: Any = picture
@@ -73,7 +71,7 @@ class PictureChange:
         return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
 
 
-def draw_picture_change(rng: Rng, strength: float, mirror: bool) -> PictureChange:
+def draw_picture_change(rng: Generator, strength: float, mirror: bool) -> PictureChange:
     """Draw a crop, rotation, mirror image, colours, blur, noise and occlusion."""
     side = np.sqrt(1 - strength * rng.uniform(0, 1 - _MIN_AREA))
     aspect = np.sqrt(np.exp(strength * rng.uniform(-1, 1) * np.log(_MAX_ASPECT)))
@@ -101,14 +99,16 @@ def draw_picture_change(rng: Rng, strength: float, mirror: bool) -> PictureChang
     )
 
 
-def _draw_box(rng: Rng) -> tuple[float, float, float, float]:
+def _draw_box(rng: Generator) -> tuple[float, float, float, float]:
     """Draw a box of 4 to 16 % of the picture."""
     width, height = rng.uniform(0.2, 0.4, 2)
     left, top = rng.uniform(0, 1 - width), rng.uniform(0, 1 - height)
     return float(left), float(top), float(left + width), float(top + height)
 
 
-def draw_frames(frames: Sequence[Bytes], steps: int, rng: Rng, strength: float) -> list[Bytes]:
+def draw_frames(
+    frames: Sequence[UInt8Array], steps: int, rng: Generator, strength: float
+) -> list[UInt8Array]:
     """Return a picture for each time step: from the centre of its part of the time, or, the more
     the greater the strength, from elsewhere in it. One of a single picture."""
     count = len(frames)
@@ -119,7 +119,9 @@ def draw_frames(frames: Sequence[Bytes], steps: int, rng: Rng, strength: float) 
     return [frames[min(count - 1, int(index))] for index in at]
 
 
-def augment_sound(samples: Floats, rate: int, rng: Rng, strength: float) -> Floats:
+def augment_sound(
+    samples: Float32Array, rate: int, rng: Generator, strength: float
+) -> Float32Array:
     """Return a sound [n] at another speed, coloured, with noise, and with its beginning moved."""
     factor = float(np.exp(strength * rng.uniform(-0.12, 0.12)))
     count = max(1, round(len(samples) / factor))
@@ -139,7 +141,7 @@ def augment_sound(samples: Floats, rate: int, rng: Rng, strength: float) -> Floa
     return np.asarray(samples[-shift:] if -shift < len(samples) else samples, np.float32)
 
 
-def _noise(count: int, rng: Rng) -> Floats:
+def _noise(count: int, rng: Generator) -> Float32Array:
     """Return white or brownish noise [n] of power 1."""
     noise: Any = rng.standard_normal(count, np.float32)
     if rng.random() < 0.5 and count > 64:
@@ -148,7 +150,7 @@ def _noise(count: int, rng: Rng) -> Floats:
     return np.asarray(noise / max(float(noise.std()), 1e-9), np.float32)
 
 
-def mask_spectrogram(tensor: Floats, rng: Rng, strength: float) -> Floats:
+def mask_spectrogram(tensor: Float32Array, rng: Generator, strength: float) -> Float32Array:
     """Blank up to two stripes each of bands and of columns of a spectrogram [1, 1, H, W]
     (SpecAugment, arXiv 1904.08779)."""
     masked = tensor.copy()

@@ -12,18 +12,16 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.random import Generator
 
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
-Rng = np.random.Generator
+from model.arrays import Float32Array, UInt8Array
 
 #: Height and width in pixels of the backgrounds in a pool.
 SIZE = (160, 214)
 
 
 @lru_cache(maxsize=8)
-def pool(kinds: tuple[str, ...], count: int, seed: int) -> tuple[Bytes, ...]:
+def pool(kinds: tuple[str, ...], count: int, seed: int) -> tuple[UInt8Array, ...]:
     """Draw `count` backgrounds, uint8 RGB [160, 214, 3], of these kinds, as many of each."""
     return tuple(
         KINDS[kinds[index % len(kinds)]](np.random.default_rng([seed, index]))
@@ -31,7 +29,9 @@ def pool(kinds: tuple[str, ...], count: int, seed: int) -> tuple[Bytes, ...]:
     )
 
 
-def cut_background(backgrounds: tuple[Bytes, ...], rng: Rng, height: int, width: int) -> Bytes:
+def cut_background(
+    backgrounds: tuple[UInt8Array, ...], rng: Generator, height: int, width: int
+) -> UInt8Array:
     """Return a random part of a random background of the pool, uint8 RGB [height, width, 3]."""
     background = backgrounds[int(rng.integers(len(backgrounds)))]
     rows, columns = SIZE
@@ -48,7 +48,7 @@ def cut_background(backgrounds: tuple[Bytes, ...], rng: Rng, height: int, width:
     return np.asarray(cv2.resize(np.ascontiguousarray(part), (width, height)), np.uint8)
 
 
-def _colour(rng: Rng) -> tuple[float, float, float]:
+def _colour(rng: Generator) -> tuple[float, float, float]:
     """Draw a colour, RGB 0 to 255; one in four is that of skin or wood."""
     if rng.random() < 0.25:
         light = rng.uniform(60, 240)
@@ -61,13 +61,13 @@ def _colour(rng: Rng) -> tuple[float, float, float]:
     return float(red), float(green), float(blue)
 
 
-def _flat(rng: Rng) -> Floats:
+def _flat(rng: Generator) -> Float32Array:
     picture = np.empty((*SIZE, 3), np.float32)
     picture[:] = _colour(rng)
     return picture
 
 
-def _finish(picture: Floats, rng: Rng) -> Bytes:
+def _finish(picture: Float32Array, rng: Generator) -> UInt8Array:
     """Light the picture unevenly, and blur it as if it were out of focus, now and then."""
     rows, columns = SIZE
     if rng.random() < 0.5:
@@ -79,7 +79,7 @@ def _finish(picture: Floats, rng: Rng) -> Bytes:
     return np.clip(picture, 0, 255).astype(np.uint8)
 
 
-def _noise(rng: Rng, channels: int, slope: float) -> Floats:
+def _noise(rng: Generator, channels: int, slope: float) -> Float32Array:
     """Draw noise [160, 214, channels] whose amplitude falls with frequency^slope, about 0 to 1."""
     rows, columns = SIZE
     total = np.zeros((rows, columns, channels), np.float32)
@@ -93,7 +93,7 @@ def _noise(rng: Rng, channels: int, slope: float) -> Floats:
     return np.asarray(0.5 + centred, np.float32)
 
 
-def _clouds(rng: Rng) -> Bytes:
+def _clouds(rng: Generator) -> UInt8Array:
     """Smooth to rough noise between two colours, or of three independent channels."""
     slope = rng.uniform(0.2, 1.6)
     if rng.random() < 0.35:
@@ -102,7 +102,7 @@ def _clouds(rng: Rng) -> Bytes:
     return _finish(_flat(rng) * (1 - share) + _flat(rng) * share, rng)
 
 
-def _room(rng: Rng) -> Bytes:
+def _room(rng: Generator) -> UInt8Array:
     """Things on a wall: boxes, discs and strips of random colours, some with a texture."""
     picture = _flat(rng) + 30 * (_noise(rng, 1, 1.0) - 0.5)
     rows, columns = SIZE
@@ -127,7 +127,7 @@ def _room(rng: Rng) -> Bytes:
     return _finish(picture, rng)
 
 
-def _rods(rng: Rng) -> Bytes:
+def _rods(rng: Generator) -> UInt8Array:
     """Thick lines with round ends, like fingers, twigs, cables and pens."""
     picture = _flat(rng) + 60 * (_noise(rng, 3, 1.0) - 0.5)
     rows, columns = SIZE
@@ -141,7 +141,7 @@ def _rods(rng: Rng) -> Bytes:
     return _finish(picture, rng)
 
 
-def _stripes(rng: Rng) -> Bytes:
+def _stripes(rng: Generator) -> UInt8Array:
     """Stripes or a chequered pattern, straight or bent."""
     rows, columns = SIZE
     y, x = np.mgrid[0:rows, 0:columns].astype(np.float32)
@@ -159,7 +159,7 @@ def _stripes(rng: Rng) -> Bytes:
     return _finish(picture + 40 * (_noise(rng, 1, 0.8) - 0.5), rng)
 
 
-def _leaves(rng: Rng) -> Bytes:
+def _leaves(rng: Generator) -> UInt8Array:
     """Many overlapping ellipses of similar colours, like foliage, gravel or cloth."""
     picture = _flat(rng)
     rows, columns = SIZE
@@ -178,7 +178,7 @@ def _leaves(rng: Rng) -> Bytes:
     return _finish(picture, rng)
 
 
-def _mosaic(rng: Rng) -> Bytes:
+def _mosaic(rng: Generator) -> UInt8Array:
     """Cells around random points (Voronoi), each of one colour."""
     rows, columns = SIZE
     count = int(rng.integers(12, 160))
@@ -189,7 +189,7 @@ def _mosaic(rng: Rng) -> Bytes:
     return _finish(colours[cells], rng)
 
 
-def _waves(rng: Rng) -> Bytes:
+def _waves(rng: Generator) -> UInt8Array:
     """Sums of waves from several places, different in each channel."""
     rows, columns = SIZE
     y, x = np.mgrid[0:rows, 0:columns].astype(np.float32)
@@ -201,7 +201,7 @@ def _waves(rng: Rng) -> Bytes:
     return _finish(picture + np.asarray(_colour(rng), np.float32), rng)
 
 
-def _bricks(rng: Rng) -> Bytes:
+def _bricks(rng: Generator) -> UInt8Array:
     """A wall of bricks or tiles, each of its own shade, with mortar between."""
     rows, columns = SIZE
     picture = _flat(rng)
@@ -219,7 +219,7 @@ def _bricks(rng: Rng) -> Bytes:
     return _finish(picture + 30 * (_noise(rng, 1, 0.4) - 0.5), rng)
 
 
-def _writing(rng: Rng) -> Bytes:
+def _writing(rng: Generator) -> UInt8Array:
     """A page or a poster: lines of letters of several sizes and colours."""
     picture = _flat(rng)
     rows, columns = SIZE
@@ -238,7 +238,7 @@ def _writing(rng: Rng) -> Bytes:
     return _finish(picture, rng)
 
 
-def _wanderings(rng: Rng) -> Bytes:
+def _wanderings(rng: Generator) -> UInt8Array:
     """Closed and open curves that wander, filled and not, over a shaded ground."""
     picture = _flat(rng) * (0.6 + 0.8 * _noise(rng, 1, 2.0))
     rows, columns = SIZE
@@ -256,7 +256,7 @@ def _wanderings(rng: Rng) -> Bytes:
 
 
 #: How each kind of background is drawn.
-KINDS: dict[str, Callable[[Rng], Bytes]] = {
+KINDS: dict[str, Callable[[Generator], UInt8Array]] = {
     "clouds": _clouds,
     "room": _room,
     "rods": _rods,

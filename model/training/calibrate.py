@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from model import checkpoint
+from model.arrays import Float32Array, Float64Array, Int64Array
 from model.checkpoint import Calibration, Card, OODReferences
 from model.engine.outputs import concatenate
 from model.network import Output
@@ -33,7 +33,6 @@ from model.training.out_of_distribution.features import (
     fit_feature_references,
     ood_references,
 )
-from model.training.out_of_distribution.logistic_regression import Floats
 from model.training.out_of_distribution.logits import fit_logit_references
 from model.training.reliability import reliability
 from model.training.task import (
@@ -50,9 +49,6 @@ from model.training.temperature import fit_temperature
 _BATCH = 8
 #: Fewest clips that a temperature is fitted on.
 _FEWEST = 20
-
-Logits = NDArray[np.float32]
-Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -91,7 +87,7 @@ def calibrate(options: CalibrateOptions, console: Console | None = None) -> Card
     domain = card.domain if options.folds else None
     for steps in options.time_steps:
         outputs, labels = _joined([_run_clips(each.evaluator, each.clips, steps) for each in parts])
-        growths: dict[str | None, Floats] = {}
+        growths: dict[str | None, Float64Array] = {}
         if steps == card.steps and not options.folds:
             domain, growths = _fit_ood_references(
                 evaluator, parts[0].data, outputs, labels, options
@@ -159,8 +155,8 @@ def _parts(evaluator: Evaluator, options: CalibrateOptions) -> list[_Part]:
 
 
 def _joined(
-    parts: Sequence[tuple[Mapping[str | None, Output], Labels]],
-) -> tuple[dict[str | None, Output], Labels]:
+    parts: Sequence[tuple[Mapping[str | None, Output], Int64Array]],
+) -> tuple[dict[str | None, Output], Int64Array]:
     """Return the outputs and classes of all parts together."""
     outputs = {alone: concatenate([part[alone] for part, _ in parts]) for alone in parts[0][0]}
     return outputs, np.concatenate([labels for _, labels in parts])
@@ -168,7 +164,7 @@ def _joined(
 
 def _run_clips(
     evaluator: Evaluator, clips: Sequence[LabelledClip], steps: int
-) -> tuple[dict[str | None, Output], Labels]:
+) -> tuple[dict[str | None, Output], Int64Array]:
     """Return the network's output for encoded clips, and their classes [n].
 
     By the stream that was alone, and with all of them under None. Raises DataError.
@@ -187,9 +183,9 @@ def _fit_ood_references(
     evaluator: Evaluator,
     data: Data,
     outputs: Mapping[str | None, Output],
-    labels: Labels,
+    labels: Int64Array,
     options: CalibrateOptions,
-) -> tuple[OODReferences | None, dict[str | None, Floats]]:
+) -> tuple[OODReferences | None, dict[str | None, Float64Array]]:
     """Fit the OOD score: by the towers' features where OOD clips can be drawn, else by the logits.
 
     Returns the references, and by stream alone the factors [n] by which temperatures grow.
@@ -210,7 +206,7 @@ def _fit_ood_references(
 
 def run(
     evaluator: Evaluator, examples: Examples, count: int, steps: int
-) -> tuple[dict[str | None, Output], Labels]:
+) -> tuple[dict[str | None, Output], Int64Array]:
     """Return the network's output for examples, and their classes [n].
 
     By the stream that was alone, and with all of them under None. There are fewer examples than
@@ -254,7 +250,11 @@ def _digest(inputs: Mapping[str, torch.Tensor], row: int) -> bytes:
 
 
 def _fit(
-    alone: str | None, steps: int, logits: Logits, labels: Labels, growth: Floats | None = None
+    alone: str | None,
+    steps: int,
+    logits: Float32Array,
+    labels: Int64Array,
+    growth: Float64Array | None = None,
 ) -> Fit:
     """Fit the temperature of logits [n, classes] to the clips whose temperature does not grow;
     that of clip i grows by the factor growth[i]."""

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from model.arrays import Float64Array
 from model.early_exit import exit_schedule
 from model.training.evaluator import BATCH_SIZE, EvaluatedClip, Evaluator
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -21,9 +20,9 @@ class Exit:
     has one run of T steps."""
 
     margin: float | None
-    right: Floats
-    answered_after: Floats
-    steps_run: Floats
+    right: Float64Array
+    answered_after: Float64Array
+    steps_run: Float64Array
 
 
 def exits(

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from model.arrays import Float32Array
 from model.calibration import tempered
 from model.preprocess.prepared import Prepared
 from model.training.evaluator import BATCH_SIZE, EvaluatedClip, Evaluator
 
-Floats = NDArray[np.float32]
 #: Share of the frame that is hidden.
 HIDDEN = 0.2
 
@@ -95,12 +95,12 @@ def faithfulness_by_clip(
     return FaithfulnessByClip(*(np.asarray(each, np.float64) for each in columns))
 
 
-def _shuffle(grid: Floats, rng: np.random.Generator) -> Floats:
+def _shuffle(grid: Float32Array, rng: np.random.Generator) -> Float32Array:
     """Return the values of a map [rows, columns] in random places."""
     return rng.permutation(grid.ravel()).reshape(grid.shape)
 
 
-def upsample(grid: Floats, view: Prepared) -> Floats:
+def upsample(grid: Float32Array, view: Prepared) -> Float32Array:
     """Return a map [rows, columns] at the tensor's resolution [H, W], 0 on the padding."""
     height, width = view.tensor.shape[2:]
     smooth = cv2.resize(grid, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -122,7 +122,7 @@ def box_mask(view: Prepared, box: tuple[float, float, float, float]) -> NDArray[
     return np.asarray(rows[:, None] & columns[None, :])
 
 
-def hide(view: Prepared, weight: Floats) -> Prepared:
+def hide(view: Prepared, weight: Float32Array) -> Prepared:
     """Paint over the HIDDEN share of the frame where `weight` [H, W] is greatest.
 
     The paint is the mean colour of the frame.

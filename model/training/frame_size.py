@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-Rng = np.random.Generator
+from numpy.random import Generator
 
 #: Aspect ratios, width over height, and their probabilities.
 SHAPES = ((4 / 3, 0.4), (16 / 9, 0.25), (1.0, 0.1), (3 / 4, 0.12), (9 / 16, 0.13))
 
 
-def draw_size(rng: Rng, short_side: tuple[int, int]) -> tuple[int, int]:
+def draw_size(rng: Generator, short_side: tuple[int, int]) -> tuple[int, int]:
     """Draw the height and width of a frame, which are even."""
     shapes, probabilities = zip(*SHAPES, strict=True)
     shape = shapes[int(rng.choice(len(shapes), p=probabilities))]

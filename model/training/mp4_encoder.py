@@ -8,11 +8,9 @@ from dataclasses import dataclass
 import av
 import numpy as np
 import soxr
-from numpy.typing import NDArray
 
+from model.arrays import UInt8Array
 from model.training.speech.recording import Recording
-
-Bytes = NDArray[np.uint8]
 
 #: Sample rates of the clips' sound in Hz, and frames per second of their picture.
 RATES = (8_000, 16_000, 22_050, 44_100, 48_000)
@@ -23,7 +21,7 @@ FRAME_RATES = (10, 15, 25, 30)
 class Footage:
     """Frames uint8 RGB [h, w, 3] at `rate` frames per second."""
 
-    frames: tuple[Bytes, ...]
+    frames: tuple[UInt8Array, ...]
     rate: int
 
 

@@ -8,11 +8,9 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from model.arrays import UInt8Array
 from model.media.types import Clip, Pictures, Sound
-
-Bytes = NDArray[np.uint8]
 
 #: Change a decoded clip before it is preprocessed, with randomness of the generator alone.
 Perturbation = Callable[[Clip, np.random.Generator], Clip]
@@ -45,7 +43,7 @@ def noisy_pictures(snr_db: float) -> Perturbation:
     Its power is each picture's variance less `snr_db`; the sum is clipped to 0 to 255.
     """
 
-    def perturb(frame: Bytes, rng: np.random.Generator) -> Bytes:
+    def perturb(frame: UInt8Array, rng: np.random.Generator) -> UInt8Array:
         sigma = frame.std() * 10 ** (-snr_db / 20)
         noise = rng.standard_normal(frame.shape, np.float32) * sigma
         return np.asarray(np.clip(frame + noise, 0, 255), np.uint8)
@@ -57,7 +55,7 @@ def blurred_pictures(share: float) -> Perturbation:
     """Return a perturbation that blurs the pictures by a Gaussian, whose standard deviation is this
     share of their shorter side."""
 
-    def perturb(frame: Bytes, _: np.random.Generator) -> Bytes:
+    def perturb(frame: UInt8Array, _: np.random.Generator) -> UInt8Array:
         sigma = share * min(frame.shape[:2])
         return np.asarray(cv2.GaussianBlur(frame, (0, 0), sigma), np.uint8)
 
@@ -68,7 +66,7 @@ def occluded_pictures(share: float) -> Perturbation:
     """Return a perturbation that covers this share of the pictures by a rectangle of their
     proportions and of one grey, at a random place, the same in all pictures of a clip."""
 
-    def perturb(frame: Bytes, rng: np.random.Generator) -> Bytes:
+    def perturb(frame: UInt8Array, rng: np.random.Generator) -> UInt8Array:
         height, width = (round(side * share**0.5) for side in frame.shape[:2])
         top = int(rng.integers(0, frame.shape[0] - height + 1))
         left = int(rng.integers(0, frame.shape[1] - width + 1))
@@ -83,7 +81,7 @@ def distant_pictures(share: float) -> Perturbation:
     """Return a perturbation that shrinks the pictures to this share of their sides, at a random
     place on their median colour, the same in all pictures of a clip."""
 
-    def perturb(frame: Bytes, rng: np.random.Generator) -> Bytes:
+    def perturb(frame: UInt8Array, rng: np.random.Generator) -> UInt8Array:
         height, width = (max(1, round(side * share)) for side in frame.shape[:2])
         top = int(rng.integers(0, frame.shape[0] - height + 1))
         left = int(rng.integers(0, frame.shape[1] - width + 1))
@@ -97,7 +95,7 @@ def distant_pictures(share: float) -> Perturbation:
 
 
 def _of_frames(
-    change: Callable[[Bytes, np.random.Generator], Bytes], *, alike: bool = False
+    change: Callable[[UInt8Array, np.random.Generator], UInt8Array], *, alike: bool = False
 ) -> Perturbation:
     """Return the perturbation that changes each frame, uint8 [h, w, 3]; with `alike`, each with the
     same randomness."""

@@ -9,9 +9,8 @@ from typing import Any
 
 import av
 import numpy as np
-from numpy.typing import NDArray
 
-Bytes = NDArray[np.uint8]
+from model.arrays import UInt8Array
 
 #: Side of the random blocks in the pictures, in pixels, which give codecs realistic work.
 _BLOCK = 16
@@ -65,14 +64,14 @@ def render_clip(spec: ClipSpec) -> bytes:
     return file.getvalue()
 
 
-def _texture(rng: np.random.Generator, spec: ClipSpec) -> Bytes:
+def _texture(rng: np.random.Generator, spec: ClipSpec) -> UInt8Array:
     """Return a random picture that is larger than the frames."""
     cells = (spec.height // _BLOCK + 16, spec.width // _BLOCK + 16, 3)
     colours = rng.integers(0, 255, cells, np.uint8)
     return colours.repeat(_BLOCK, axis=0).repeat(_BLOCK, axis=1)
 
 
-def _crop(texture: Bytes, spec: ClipSpec, index: int) -> Bytes:
+def _crop(texture: UInt8Array, spec: ClipSpec, index: int) -> UInt8Array:
     """Return frame `index`: a part of the texture that moves in a circle."""
     x, y = round(100 + 90 * np.sin(index / 20)), round(100 + 90 * np.cos(index / 27))
     return np.ascontiguousarray(texture[y : y + spec.height, x : x + spec.width])

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.random import Generator
 
+from model.arrays import UInt8Array
 from model.training.avdigits.folder import Digits
 from model.training.avdigits.scene import Scene, draw_scene
 from model.training.mp4_encoder import FRAME_RATES, RATES, Footage, encode
 from model.training.speech.folder import RATE
 from model.training.speech.recording import Recording, record
 from model.training.task import LabelledClip
-
-Bytes = NDArray[np.uint8]
-Rng = np.random.Generator
 
 
 def labelled_clips(digits: Digits, count: int, seed: int) -> Iterator[LabelledClip]:
@@ -24,13 +22,13 @@ def labelled_clips(digits: Digits, count: int, seed: int) -> Iterator[LabelledCl
         yield labelled_clip(digits, index % 10, np.random.default_rng([seed, index]))
 
 
-def labelled_clip(digits: Digits, label: int, rng: Rng) -> LabelledClip:
+def labelled_clip(digits: Digits, label: int, rng: Generator) -> LabelledClip:
     """Draw a random clip of one digit."""
     pictures = digits.pictures[label]
     return clip_of(pictures[rng.integers(len(pictures))], digits, label, rng)
 
 
-def clip_of(picture: Bytes, digits: Digits, label: int, rng: Rng) -> LabelledClip:
+def clip_of(picture: UInt8Array, digits: Digits, label: int, rng: Generator) -> LabelledClip:
     """Draw a random clip of this picture [28, 28] with a word of its digit."""
     words = digits.words[label]
     word = words[rng.integers(len(words))]
@@ -46,7 +44,7 @@ def clip_of(picture: Bytes, digits: Digits, label: int, rng: Rng) -> LabelledCli
     )
 
 
-def _film(scene: Scene, recording: Recording, rng: Rng) -> Footage:
+def _film(scene: Scene, recording: Recording, rng: Generator) -> Footage:
     """Film the scene for as long as the recording lasts, with a camera's noise."""
     rate = int(rng.choice(FRAME_RATES))
     count = max(2, round(len(recording.samples) / recording.rate * rate))

@@ -7,8 +7,9 @@ from functools import lru_cache
 from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.random import Generator
 
+from model.arrays import Float32Array, UInt8Array
 from model.media.types import Pictures
 from model.preprocess.frames import normalize_level, prepare_frames
 from model.preprocess.profiles import PROFILES
@@ -17,10 +18,6 @@ from model.training.avdigits.folder import Digits
 from model.training.avdigits.scene import HEIGHTS, SMALL, Scene, draw_scene
 from model.training.speech.spectrogram import draw_spectrogram
 from model.training.task import BatchPlan
-
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
-Rng = np.random.Generator
 
 AUDIO = cast(SpectrogramSpec, PROFILES["avdigits"]["audio"])
 VISUAL = cast(FrameSpec, PROFILES["avdigits"]["visual"])
@@ -36,10 +33,10 @@ class Scenes:
 
     digits: Digits
     seed: int
-    synthetic: tuple[tuple[Floats, ...], ...] = ()
+    synthetic: tuple[tuple[Float32Array, ...], ...] = ()
     augmented: bool = True
 
-    def example(self, index: int, plan: BatchPlan) -> tuple[dict[str, Floats], int]:
+    def example(self, index: int, plan: BatchPlan) -> tuple[dict[str, Float32Array], int]:
         """Return tensors [T or 1, C, H, W] of the plan's streams, and the digit."""
         rng = np.random.default_rng([self.seed, index])
         digit = int(rng.integers(10))
@@ -55,14 +52,14 @@ class Scenes:
             streams["visual"] = self._frames(digit, np.random.default_rng(seeds[1]), plan)
         return streams, digit
 
-    def picture(self, index: int) -> Bytes:
+    def picture(self, index: int) -> UInt8Array:
         """Return the handwriting [28, 28] that the frames of example `index` show."""
         rng = np.random.default_rng([self.seed, index])
         images = self.digits.pictures[int(rng.integers(10))]
         seeds = rng.integers(0, 2**31, 2)
         return np.asarray(images[_draw(images, np.random.default_rng(seeds[1]))])
 
-    def _frames(self, digit: int, rng: Rng, plan: BatchPlan) -> Floats:
+    def _frames(self, digit: int, rng: Generator, plan: BatchPlan) -> Float32Array:
         images = self.digits.pictures[digit]
         image = images[_draw(images, rng)]
         small = self.augmented and rng.random() < 0.3 * plan.difficulty
@@ -75,12 +72,12 @@ class Scenes:
         return _add_grain(tensor, plan.steps, sigma, rng)
 
 
-def _draw(images: Bytes, rng: Rng) -> int:
+def _draw(images: UInt8Array, rng: Generator) -> int:
     """Draw which of the images is shown: the first draw of a stream of frames."""
     return int(rng.integers(len(images)))
 
 
-def _film(scene: Scene, rng: Rng, steps: int) -> list[Bytes]:
+def _film(scene: Scene, rng: Generator, steps: int) -> list[UInt8Array]:
     """Return one frame of a still scene, or `steps` of a digit that moves or is being written."""
     kind = rng.random()
     if kind < 0.75:
@@ -93,13 +90,13 @@ def _film(scene: Scene, rng: Rng, steps: int) -> list[Bytes]:
     return [scene.frame(shown=float(share)) for share in written]
 
 
-def _draw_grain(rng: Rng) -> float:
+def _draw_grain(rng: Generator) -> float:
     """Draw the noise's standard deviation, where the ink is 1: none, little, or much."""
     kind = rng.random()
     return 0.0 if kind < 0.4 else float(rng.uniform(0, 0.1 if kind < 0.8 else 0.35))
 
 
-def _add_grain(tensor: Floats, steps: int, sigma: float, rng: Rng) -> Floats:
+def _add_grain(tensor: Float32Array, steps: int, sigma: float, rng: Generator) -> Float32Array:
     """Add noise of standard deviation `sigma`, where the ink is 1, to every frame.
 
     [T or 1, 1, H, W] becomes [T, 1, H, W]; the padding stays 0. As in a colour picture, each pixel
@@ -125,6 +122,6 @@ def _add_grain(tensor: Floats, steps: int, sigma: float, rng: Rng) -> Floats:
 
 
 @lru_cache(maxsize=1)
-def _noise_pool() -> Floats:
+def _noise_pool() -> Float32Array:
     """Return normal noise to cut from: drawing it for every example took a fifth of the time."""
     return np.random.default_rng(0).standard_normal(1 << 21, np.float32)

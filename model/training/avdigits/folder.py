@@ -11,14 +11,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from model.arrays import Float32Array, UInt8Array
 from model.training.avdigits.held_out import HELD_OUT_PICTURES
 from model.training.avdigits.scene import INK
 from model.training.speech.folder import raise_faults, read_words
 from model.training.speech.held_out import HELD_OUT_SPEAKER
 from model.training.task import DataError
-
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 
 #: Fewest pictures, and takes, of each digit that are held out: one for each of the two `halves`.
 _FEWEST_HELD_OUT = 2
@@ -28,8 +26,8 @@ _FEWEST_HELD_OUT = 2
 class Digits:
     """Pictures [n, 28, 28] (ink bright) and words (mono at RATE), each by its digit."""
 
-    pictures: tuple[Bytes, ...]
-    words: tuple[tuple[Floats, ...], ...]
+    pictures: tuple[UInt8Array, ...]
+    words: tuple[tuple[Float32Array, ...], ...]
 
     @property
     def sha256(self) -> str:
@@ -82,7 +80,7 @@ def halves(digits: Digits) -> tuple[Digits, Digits]:
     return first, second
 
 
-def _pictures(file: Path) -> list[Bytes]:
+def _pictures(file: Path) -> list[UInt8Array]:
     """Read pictures [n, 28, 28] by digit."""
     try:
         # np.load would leave a damaged file open.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.random import Generator
 
 from model.media.types import Pictures, Sound
 from model.training.avdigits.folder import Digits
@@ -12,8 +13,6 @@ from model.training.avdigits.scene import draw_pair
 from model.training.speech.folder import RATE
 from model.training.speech.recording import record
 from model.training.two_objects import TwoObjects
-
-Rng = np.random.Generator
 
 
 def two_digits(digits: Digits, count: int, seed: int) -> Iterator[TwoObjects]:
@@ -32,7 +31,7 @@ def two_digits(digits: Digits, count: int, seed: int) -> Iterator[TwoObjects]:
         )
 
 
-def _say(digits: Digits, label: int, rng: Rng) -> Sound:
+def _say(digits: Digits, label: int, rng: Generator) -> Sound:
     takes = digits.words[label]
     take = takes[int(rng.integers(len(takes)))]
     snr_db = rng.uniform(15, 40)

@@ -6,13 +6,10 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.random import Generator
 
+from model.arrays import Float32Array, UInt8Array
 from model.training.frame_size import draw_size
-
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
-Rng = np.random.Generator
 
 #: Height of the digit's ink over the frame's.
 HEIGHTS = (0.22, 0.92)
@@ -37,12 +34,12 @@ class Scene:
     - `box`: (left, top, right, bottom) of the digit in pixels.
     """
 
-    paper: Bytes
-    ink: Floats
-    cover: Floats
+    paper: UInt8Array
+    ink: Float32Array
+    cover: Float32Array
     box: tuple[float, float, float, float]
 
-    def frame(self, shown: float = 1.0, shift: tuple[float, float] = (0.0, 0.0)) -> Bytes:
+    def frame(self, shown: float = 1.0, shift: tuple[float, float] = (0.0, 0.0)) -> UInt8Array:
         """Return the frame, uint8 RGB [h, w, 3].
 
         The upper fraction `shown` of the digit is written, and moved by `shift` (x, y) pixels.
@@ -59,8 +56,8 @@ class Scene:
 
 
 def draw_scene(
-    digit: Bytes,
-    rng: Rng,
+    digit: UInt8Array,
+    rng: Generator,
     short_side: tuple[int, int] = (96, 160),
     heights: tuple[float, float] = HEIGHTS,
     difficulty: float = 1.0,
@@ -86,13 +83,13 @@ class Pair:
     """Two digits on one paper: the `frame`, uint8 RGB [h, w, 3], and the digits' boxes (left, top,
     right, bottom) in pixels."""
 
-    frame: Bytes
+    frame: UInt8Array
     boxes: tuple[tuple[float, float, float, float], tuple[float, float, float, float]]
 
 
 def draw_pair(
-    digits: tuple[Bytes, Bytes],
-    rng: Rng,
+    digits: tuple[UInt8Array, UInt8Array],
+    rng: Generator,
     short_side: tuple[int, int] = (96, 160),
     heights: tuple[float, float] = HEIGHTS,
 ) -> Pair:
@@ -117,13 +114,13 @@ def draw_pair(
 
 
 def _place(
-    digit: Bytes,
-    rng: Rng,
+    digit: UInt8Array,
+    rng: Generator,
     height: int,
     width: int,
     heights: tuple[float, float],
     difficulty: float,
-) -> tuple[Floats, tuple[float, float, float, float]]:
+) -> tuple[Float32Array, tuple[float, float, float, float]]:
     """Tilt, slant, scale and move the digit into the frame; return its cover and its box."""
     ys, xs = np.nonzero(digit > INK)
     points = np.stack([xs, ys]).astype(np.float32)
@@ -150,7 +147,7 @@ def _place(
     return np.clip(cover, 0, 1), (left, top, left + wide, top + tall)
 
 
-def _colours(rng: Rng, contrast: float) -> tuple[Floats, Floats]:
+def _colours(rng: Generator, contrast: float) -> tuple[Float32Array, Float32Array]:
     """Draw the colours of ink and paper, RGB 0 to 255, with at least this contrast in luma."""
     if rng.random() < 0.15:  # black and white
         dark, light = rng.uniform(0, 40), rng.uniform(200, 255)
@@ -162,7 +159,9 @@ def _colours(rng: Rng, contrast: float) -> tuple[Floats, Floats]:
             return ink, paper
 
 
-def _paper(rng: Rng, height: int, width: int, colour: Floats, ink: Floats) -> Floats:
+def _paper(
+    rng: Generator, height: int, width: int, colour: Float32Array, ink: Float32Array
+) -> Float32Array:
     """Draw flat, shaded or blotchy paper, whose shades differ from the ink's."""
     paper = np.empty((height, width, 3), np.float32)
     paper[:] = colour
@@ -184,8 +183,12 @@ def _paper(rng: Rng, height: int, width: int, colour: Floats, ink: Floats) -> Fl
 
 
 def _clutter(
-    rng: Rng, paper: Floats, box: tuple[float, float, float, float], colour: Floats, ink: Floats
-) -> Floats:
+    rng: Generator,
+    paper: Float32Array,
+    box: tuple[float, float, float, float],
+    colour: Float32Array,
+    ink: Float32Array,
+) -> Float32Array:
     """Draw spots and blocks of any size, and strokes and rings much smaller than the digit.
 
     A ring as large as the digit would be a zero, and a stroke a one.
@@ -211,7 +214,11 @@ def _clutter(
 
 
 def _blob(
-    rng: Rng, paper: Floats, at: tuple[float, float], reach: float, shade: tuple[float, ...]
+    rng: Generator,
+    paper: Float32Array,
+    at: tuple[float, float],
+    reach: float,
+    shade: tuple[float, ...],
 ) -> None:
     x, y = round(at[0]), round(at[1])
     if rng.random() < 0.5:
@@ -223,7 +230,11 @@ def _blob(
 
 
 def _stroke(
-    rng: Rng, paper: Floats, at: tuple[float, float], reach: float, shade: tuple[float, ...]
+    rng: Generator,
+    paper: Float32Array,
+    at: tuple[float, float],
+    reach: float,
+    shade: tuple[float, ...],
 ) -> None:
     x, y = round(at[0]), round(at[1])
     thick = max(1, round(rng.uniform(0.005, 0.03) * min(paper.shape[:2])))

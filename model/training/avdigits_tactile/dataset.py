@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.random import Generator
 
-from model.arrays import Float64Array
+from model.arrays import Float32Array, Float64Array
 from model.media.series import Series
 from model.preprocess.profiles import PROFILES
 from model.preprocess.series import prepare_series
@@ -16,9 +16,6 @@ from model.preprocess.specs import SeriesSpec
 from model.training.avdigits.dataset import Scenes
 from model.training.avdigits_tactile.pen import pen_force
 from model.training.task import BatchPlan
-
-Floats = NDArray[np.float32]
-Rng = np.random.Generator
 
 TACTILE = cast(SeriesSpec, PROFILES["avdigits-tactile"]["tactile"])
 
@@ -33,7 +30,7 @@ class WrittenScenes:
     scenes: Scenes
     _forces: dict[bytes, Series] = field(default_factory=dict)
 
-    def example(self, index: int, plan: BatchPlan) -> tuple[dict[str, Floats], int]:
+    def example(self, index: int, plan: BatchPlan) -> tuple[dict[str, Float32Array], int]:
         """Return tensors [T or 1, C, H, W] of the plan's streams, and the digit."""
         streams, digit = self.scenes.example(index, plan)
         if "tactile" in plan.streams:
@@ -47,14 +44,14 @@ class WrittenScenes:
         return streams, digit
 
 
-def measured(force: Series, rng: Rng) -> Series:
+def measured(force: Series, rng: Generator) -> Series:
     """Return the force as a sensor measures it: of any gain, with noise of 1 % of the largest."""
     noise = 0.01 * force.values.max() * rng.standard_normal(len(force.values), np.float32)
     gain = np.float32(rng.uniform(0.3, 3))
     return Series(force.time_s, np.maximum(force.values + noise, 0) * gain)
 
 
-def augmented(force: Series, rng: Rng) -> Series:
+def augmented(force: Series, rng: Generator) -> Series:
     """Return the force of a faster or slower hand, in parts as well, with more or less noise, a
     slow sensor, and a pressure that changes slowly."""
     count = len(force.values)
@@ -68,7 +65,7 @@ def augmented(force: Series, rng: Rng) -> Series:
     return Series(time_s, np.maximum(values + noise, 0).astype(np.float32))
 
 
-def _slowly(count: int, rng: Rng, points: int, between: tuple[float, float]) -> Float64Array:
+def _slowly(count: int, rng: Generator, points: int, between: tuple[float, float]) -> Float64Array:
     """Return a random curve [count] through this many points."""
     position = np.linspace(0, 1, count), np.linspace(0, 1, points)
     return np.asarray(np.interp(*position, rng.uniform(*between, points)), np.float64)

@@ -16,13 +16,10 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from model.arrays import Float64Array
+from model.arrays import BoolArray, Float64Array, UInt8Array
 from model.media.series import Series
 
-Bytes = NDArray[np.uint8]
-Bools = NDArray[np.bool_]
 #: A pixel (row, column).
 Pixel = tuple[int, int]
 
@@ -42,7 +39,7 @@ _LOOK_BACK, _LEAP = 6, 5
 _SHORTEST = 7
 
 
-def pen_force(picture: Bytes) -> Series:
+def pen_force(picture: UInt8Array) -> Series:
     """Return the force in newtons on the pen that wrote a picture [h, w], ink bright."""
     large = cv2.resize(picture, None, fx=_ENLARGED, fy=_ENLARGED, interpolation=cv2.INTER_CUBIC)
     ink = np.pad(large, 2) > _INK
@@ -75,7 +72,7 @@ def pen_force(picture: Bytes) -> Series:
     return Series(time_s, np.interp(time_s, known, force, right=0.0).astype(np.float32))
 
 
-def thin(ink: Bools) -> Bools:
+def thin(ink: BoolArray) -> BoolArray:
     """Thin lines [h, w] to one pixel (Zhang and Suen, 1984). The border must be blank."""
     lines = ink.copy()
     while True:
@@ -94,7 +91,7 @@ def thin(ink: Bools) -> Bools:
             return lines
 
 
-def trace(lines: Bools) -> list[list[Pixel]]:
+def trace(lines: BoolArray) -> list[list[Pixel]]:
     """Return the strokes of thin lines, each its pixels in the order of writing."""
     left = {(int(y), int(x)) for y, x in np.argwhere(lines)}
     strokes: list[list[Pixel]] = []
@@ -135,7 +132,7 @@ def _near(pixel: Pixel, left: set[Pixel], reach: int) -> list[Pixel]:
     return [cell for cell in cells if cell in left]
 
 
-def _around(lines: Bools) -> Bools:
+def _around(lines: BoolArray) -> BoolArray:
     """Return the eight neighbours of each pixel, [8, h, w], from above clockwise."""
     shifts = ((1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1))
     return np.stack([np.roll(lines, shift, (0, 1)) for shift in shifts])

@@ -9,12 +9,10 @@ from dataclasses import replace
 import av
 import numpy as np
 import soxr
-from numpy.typing import NDArray
 
+from model.arrays import Float32Array
 from model.media.reader import read_sound
 from model.training.drones.folder import RATE, Recording
-
-Floats = NDArray[np.float32]
 
 #: Sample rates in Hz and bit rates in bit/s of the coded variants of a recording.
 VARIANTS = ((44_100, 128_000), (44_100, 64_000), (16_000, 32_000))
@@ -30,7 +28,7 @@ def with_coded(recordings: Sequence[Recording]) -> tuple[Recording, ...]:
     return (*recordings, *coded)
 
 
-def code(samples: Floats, rate: int, bit_rate: int) -> Floats:
+def code(samples: Float32Array, rate: int, bit_rate: int) -> Float32Array:
     """Return samples [n] at RATE as they are after AAC, mono, at `rate` Hz and `bit_rate` bit/s."""
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:

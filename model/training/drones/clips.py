@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model.training.drones.folder import BACKGROUND, KINDS, LABELS, RATE, Aircraft, Movie, View
 from model.training.drones.sound import cut
@@ -14,9 +13,6 @@ from model.training.drones.window import Window, draw_clip_window
 from model.training.mp4_encoder import Footage, encode
 from model.training.speech.recording import Recording as Track
 from model.training.task import LabelledClip
-
-Floats = NDArray[np.float32]
-Rng = np.random.Generator
 
 #: Parts of the test set: the folder's movies, and clips made of its pictures and sounds.
 MOVIES, MADE = "movies", "made of pictures and sounds"

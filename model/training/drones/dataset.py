@@ -9,8 +9,10 @@ from functools import cached_property
 from typing import cast
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
+from model.arrays import Float32Array, UInt8Array
 from model.media.types import Pictures
 from model.preprocess.frames import prepare_frames
 from model.preprocess.profiles import PROFILES
@@ -21,10 +23,6 @@ from model.training.drones.folder import BACKGROUND, KINDS, LABELS, Aircraft, Re
 from model.training.drones.sound import cut, draw_spectrogram, spectrogram
 from model.training.drones.window import draw_clip_window, draw_light, draw_window
 from model.training.task import BatchPlan
-
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
-Rng = np.random.Generator
 
 VISUAL = cast(FrameSpec, PROFILES["drones"]["visual"])
 #: Share of `other` in training: it is the most varied class. Share of empty backgrounds among its
@@ -54,7 +52,7 @@ class AircraftExamples:
     other: float = OTHER
     empty: float = EMPTY
 
-    def example(self, index: int, plan: BatchPlan) -> tuple[dict[str, Floats], int]:
+    def example(self, index: int, plan: BatchPlan) -> tuple[dict[str, Float32Array], int]:
         """Return tensors [T or 1, C, H, W] of the plan's streams, and the class."""
         rng = np.random.default_rng([self.seed, index])
         label = index % len(LABELS)
@@ -79,17 +77,17 @@ class AircraftExamples:
                 streams["visual"] = self._held_out_frames(label, turn, rng, plan)
         return streams, label
 
-    def _training_sound(self, label: int, rng: Rng, plan: BatchPlan) -> Floats:
+    def _training_sound(self, label: int, rng: Generator, plan: BatchPlan) -> Float32Array:
         if LABELS[label] == "other" and rng.random() < _NOISE * plan.difficulty:
             return spectrogram(self._noises[int(rng.integers(len(self._noises)))])
         recordings = self._coded
         return draw_spectrogram(recordings[label], recordings[-1], rng, plan.difficulty)
 
-    def _held_out_sound(self, label: int, turn: int, rng: Rng) -> Floats:
+    def _held_out_sound(self, label: int, turn: int, rng: Generator) -> Float32Array:
         recordings = self._recordings[label]
         return spectrogram(cut(recordings[turn % len(recordings)], rng))
 
-    def _training_frames(self, label: int, rng: Rng, plan: BatchPlan) -> Floats:
+    def _training_frames(self, label: int, rng: Generator, plan: BatchPlan) -> Float32Array:
         if LABELS[label] == "other" and rng.random() < _BLANK * plan.difficulty:
             return _prepare([draw_empty_picture(rng)], plan.steps)
         clips, shares = self._clips[self._draw_kind(label, rng)]
@@ -101,14 +99,16 @@ class AircraftExamples:
         ]
         return _prepare(shots, plan.steps)
 
-    def _held_out_frames(self, label: int, turn: int, rng: Rng, plan: BatchPlan) -> Floats:
+    def _held_out_frames(
+        self, label: int, turn: int, rng: Generator, plan: BatchPlan
+    ) -> Float32Array:
         clips, _ = self._clips[self._draw_kind(label, rng)]
         views = clips[turn % len(clips)]
         window = draw_clip_window(rng, views[0].box is not None)
         shots = [window.cut(view, _SIDE) for view in draw_views(views, plan.steps, rng)]
         return _prepare(shots, plan.steps)
 
-    def _draw_kind(self, label: int, rng: Rng) -> str:
+    def _draw_kind(self, label: int, rng: Generator) -> str:
         """Draw what is in a picture of a class: of `other`, one of the kinds that there are."""
         if LABELS[label] != "other":
             return LABELS[label]
@@ -132,7 +132,7 @@ class AircraftExamples:
         return tuple(with_coded(recordings) for recordings in self._recordings)
 
     @cached_property
-    def _noises(self) -> tuple[Floats, ...]:
+    def _noises(self) -> tuple[Float32Array, ...]:
         """Noises, as they are and as clips have them."""
         rng = np.random.default_rng(self.seed)
         noises = [Recording(draw_noise(rng), BACKGROUND, "") for _ in range(_NOISES)]
@@ -151,14 +151,14 @@ class AircraftExamples:
         return by_kind
 
 
-def draw_views(views: Sequence[View], count: int, rng: Rng) -> list[View]:
+def draw_views(views: Sequence[View], count: int, rng: Generator) -> list[View]:
     """Draw views of a clip in their order in time; half the time, one view `count` times."""
     if count == 1 or len(views) == 1 or rng.random() < 0.5:
         return [views[int(rng.integers(len(views)))]]
     return [views[index] for index in sorted(rng.integers(0, len(views), count))]
 
 
-def _prepare(shots: list[Bytes], steps: int) -> Floats:
+def _prepare(shots: list[UInt8Array], steps: int) -> Float32Array:
     """Return the tensor [T, C, H, W] of the shots; a single one is repeated, so that still and
     moving ones fit in one batch."""
     pictures = Pictures(tuple(shots), tuple(float(i) for i in range(len(shots))))

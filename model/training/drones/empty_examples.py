@@ -6,19 +6,16 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.random import Generator
 
+from model.arrays import Float32Array, UInt8Array
 from model.training.drones.folder import RATE
 from model.training.speech.recording import noise
-
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
-Rng = np.random.Generator
 
 _SIDE, _SECONDS = 96, 3.0
 
 
-def draw_empty_picture(rng: Rng) -> Bytes:
+def draw_empty_picture(rng: Generator) -> UInt8Array:
     """Draw a plain or shaded page with a camera's grain, or noise, uint8 RGB [96, 96, 3]."""
     colour = rng.uniform(0, 255, 3)
     slope = np.linspace(-1, 1, _SIDE)[None, :, None] * rng.uniform(-40, 40)
@@ -29,7 +26,7 @@ def draw_empty_picture(rng: Rng) -> Bytes:
     return np.asarray(np.clip(picture, 0, 255), np.uint8)
 
 
-def draw_noise(rng: Rng) -> Floats:
+def draw_noise(rng: Generator) -> Float32Array:
     """Draw white to brown noise, 3 s [n] at RATE, now and then with silence before it.
 
     Most of it swells and fades like wind or traffic, in bands of other levels.
@@ -42,7 +39,7 @@ def draw_noise(rng: Rng) -> Floats:
     return samples * np.float32(0.1)
 
 
-def _colour(samples: Floats, rng: Rng) -> Floats:
+def _colour(samples: Float32Array, rng: Generator) -> Float32Array:
     """Change the levels of octaves by up to 15 dB."""
     spectrum = np.fft.rfft(samples)
     octave = np.log2(np.arange(1, len(spectrum) + 1))
@@ -52,7 +49,7 @@ def _colour(samples: Floats, rng: Rng) -> Floats:
     return np.asarray(changed / (changed.std() + 1e-12), np.float32)
 
 
-def _swell(samples: Floats, rng: Rng) -> Floats:
+def _swell(samples: Float32Array, rng: Generator) -> Float32Array:
     """Change the level over time by up to 12 dB, within 0.1 to 1 s."""
     knots = rng.uniform(-12, 0, int(rng.integers(3, 30)))
     gains = np.interp(np.linspace(0, len(knots) - 1, len(samples)), np.arange(len(knots)), knots)

@@ -14,13 +14,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from model.arrays import Float32Array, UInt8Array
 from model.media.reader import read_sound
 from model.media.types import MediaError
 from model.training.speech.folder import raise_faults
 from model.training.task import DataError
-
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 
 #: Classes in the order of the logits. Everything but drones and helicopters is `other`.
 LABELS = ("drone", "helicopter", "other")
@@ -54,7 +52,7 @@ class View:
     """A window of the sky, uint8 RGB [h, w, 3], with an object of some kind (of KINDS) in `box`
     (left, top, width, height) in pixels, or None where there is none or it is not known."""
 
-    picture: Bytes
+    picture: UInt8Array
     kind: str
     clip: str
     site: str
@@ -65,7 +63,7 @@ class View:
 class Recording:
     """The mono samples [n] at RATE of a recording, and the kind of thing that it is of."""
 
-    samples: Floats
+    samples: Float32Array
     kind: str
     group: str
 
@@ -218,7 +216,7 @@ def _box(row: Mapping[str, str]) -> tuple[float, float, float, float] | None:
 def _read(folder: Path, rows: Sequence[Mapping[str, str]], faults: list[str]) -> Aircraft:
     """Read the files of the rows; what is wrong with one is added to `faults`."""
     clips: dict[tuple[str, str], list[View]] = {}
-    pieces: dict[tuple[str, str], list[Floats]] = {}
+    pieces: dict[tuple[str, str], list[Float32Array]] = {}
     for row in rows:
         key = row["class"], row["clip"]
         try:
@@ -240,7 +238,7 @@ def _read(folder: Path, rows: Sequence[Mapping[str, str]], faults: list[str]) ->
     )
 
 
-def _picture(file: Path) -> Bytes:
+def _picture(file: Path) -> UInt8Array:
     """Read a picture as uint8 RGB [h, w, 3]."""
     picture: Any = cv2.imdecode(np.frombuffer(_bytes(file), np.uint8), cv2.IMREAD_COLOR)
     if picture is None:
@@ -248,7 +246,7 @@ def _picture(file: Path) -> Bytes:
     return np.ascontiguousarray(picture[:, :, ::-1])
 
 
-def _samples(file: Path) -> Floats:
+def _samples(file: Path) -> Float32Array:
     """Read a recording as mono samples [n] at RATE."""
     try:
         sound = read_sound(_bytes(file))

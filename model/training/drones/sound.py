@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.random import Generator
 
+from model.arrays import Float32Array
 from model.media.types import Sound
 from model.preprocess.profiles import PROFILES
 from model.preprocess.specs import SpectrogramSpec
@@ -15,9 +16,6 @@ from model.preprocess.spectrogram import prepare_spectrogram
 from model.training.augmentation import mask_spectrogram
 from model.training.drones.folder import RATE, Recording
 from model.training.speech.recording import noise
-
-Floats = NDArray[np.float32]
-Rng = np.random.Generator
 
 SPEC = cast(SpectrogramSpec, PROFILES["drones"]["audio"])
 #: Length in seconds of the sound of a clip.
@@ -31,7 +29,7 @@ _DOUBLED, _WITH_BACKGROUND, _WITH_NOISE, _LAYERED = 0.1, 0.35, 0.2, 0.5
 _OVER_OTHER, _OVER_BACKGROUND, _OVER_NOISE = (-3.0, 10.0), (0.0, 25.0), (5.0, 35.0)
 
 
-def cut(recording: Recording, rng: Rng, seconds: float = SECONDS) -> Floats:
+def cut(recording: Recording, rng: Generator, seconds: float = SECONDS) -> Float32Array:
     """Return a random part of a recording [n]; the whole of a shorter one."""
     length = min(len(recording.samples), round(seconds * RATE))
     start = int(rng.integers(len(recording.samples) - length + 1))
@@ -39,8 +37,11 @@ def cut(recording: Recording, rng: Rng, seconds: float = SECONDS) -> Floats:
 
 
 def draw_sound(
-    recordings: Sequence[Recording], backgrounds: Sequence[Recording], rng: Rng, difficulty: float
-) -> Floats:
+    recordings: Sequence[Recording],
+    backgrounds: Sequence[Recording],
+    rng: Generator,
+    difficulty: float,
+) -> Float32Array:
     """Draw a sound [n] at RATE from `recordings`, which are of one class.
 
     Another one of them and one of the `backgrounds` may be mixed in; speed
@@ -59,14 +60,17 @@ def draw_sound(
     return samples
 
 
-def spectrogram(samples: Floats) -> Floats:
+def spectrogram(samples: Float32Array) -> Float32Array:
     """Return the spectrogram [1, 1, H, W] of samples [n] at RATE, as they are served."""
     return prepare_spectrogram(Sound(samples[None], RATE), SPEC).tensor
 
 
 def draw_spectrogram(
-    recordings: Sequence[Recording], backgrounds: Sequence[Recording], rng: Rng, difficulty: float
-) -> Floats:
+    recordings: Sequence[Recording],
+    backgrounds: Sequence[Recording],
+    rng: Generator,
+    difficulty: float,
+) -> Float32Array:
     """Draw a sound as `draw_sound` does, and return its spectrogram [1, 1, H, W], as another
     microphone would have it, with stripes blanked."""
     tensor = spectrogram(draw_sound(recordings, backgrounds, rng, difficulty))
@@ -79,7 +83,7 @@ def draw_spectrogram(
     return mask_spectrogram(tensor, rng, difficulty)
 
 
-def _changed(recordings: Sequence[Recording], rng: Rng, difficulty: float) -> Floats:
+def _changed(recordings: Sequence[Recording], rng: Generator, difficulty: float) -> Float32Array:
     """Return a part of one of the recordings at another speed."""
     recording = recordings[int(rng.integers(len(recordings)))]
     factor = float(np.exp(rng.uniform(-_SPEED, _SPEED) * difficulty))
@@ -89,7 +93,7 @@ def _changed(recordings: Sequence[Recording], rng: Rng, difficulty: float) -> Fl
     return np.asarray(np.interp(at, np.arange(len(samples)), samples), np.float32)
 
 
-def _add(samples: Floats, other: Floats, ratio_db: float) -> Floats:
+def _add(samples: Float32Array, other: Float32Array, ratio_db: float) -> Float32Array:
     """Return a sound with another one added, of less power by `ratio_db`."""
     length = min(len(samples), len(other))
     power, other_power = float(np.mean(samples**2)), float(np.mean(other**2))

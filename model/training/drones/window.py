@@ -7,13 +7,12 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
+from model.arrays import UInt8Array
 from model.training.augmentation import PictureChange, draw_picture_change
 from model.training.drones.folder import View
-
-Bytes = NDArray[np.uint8]
-Rng = np.random.Generator
 
 #: Side of a window over the longer side of the object's box: in training at full difficulty, and
 #: in the clips that are tested on.
@@ -44,7 +43,7 @@ class Window:
     offset: tuple[float, float]
     linear: NDArray[np.float64]
 
-    def cut(self, view: View, size: int) -> Bytes:
+    def cut(self, view: View, size: int) -> UInt8Array:
         """Return the window, uint8 RGB [size, size, 3]. The view's border goes on beyond it."""
         height, width = view.picture.shape[:2]
         if view.box is None:
@@ -68,7 +67,7 @@ class Window:
         return np.asarray(window, np.uint8)
 
 
-def draw_window(rng: Rng, has_box: bool, difficulty: float) -> Window:
+def draw_window(rng: Generator, has_box: bool, difficulty: float) -> Window:
     """Draw a window to train on. Without difficulty, it is as in a clip that is tested on."""
     low, high = np.log(SIDES if has_box else BACKGROUND_SIDES)
     middle = np.log(np.mean(CLIP_SIDES)) if has_box else high
@@ -84,14 +83,14 @@ def draw_window(rng: Rng, has_box: bool, difficulty: float) -> Window:
     )
 
 
-def draw_clip_window(rng: Rng, has_box: bool) -> Window:
+def draw_clip_window(rng: Generator, has_box: bool) -> Window:
     """Draw a window that follows an object as in the clips that are tested on."""
     sides, reach = (CLIP_SIDES, _CLIP_OFFSET) if has_box else ((0.8, 1.0), 0.5)
     across, down = rng.uniform(-reach, reach, 2)
     return Window(float(rng.uniform(*sides)), (float(across), float(down)), np.eye(2))
 
 
-def draw_light(rng: Rng, difficulty: float) -> PictureChange:
+def draw_light(rng: Generator, difficulty: float) -> PictureChange:
     """Draw a change of colours, a blur and grain: the window has a place already."""
     change = draw_picture_change(rng, difficulty, mirror=False)
     grey = rng.random() < _GREY * difficulty

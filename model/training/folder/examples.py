@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
+from model.arrays import Float32Array
 from model.media.types import MediaError, Pictures, Sound
 from model.preprocess.frames import prepare_frames
 from model.preprocess.prepare import prepare
@@ -23,9 +25,6 @@ from model.training.augmentation import (
 from model.training.folder.cache import Entry
 from model.training.folder.clip_files import ClipFiles
 from model.training.task import BatchPlan, DataError
-
-Floats = NDArray[np.float32]
-Rng = np.random.Generator
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class CachedExamples:
     augment: bool = True
     mirror: bool = True
 
-    def example(self, index: int, plan: BatchPlan) -> tuple[dict[str, Floats], int]:
+    def example(self, index: int, plan: BatchPlan) -> tuple[dict[str, Float32Array], int]:
         """Return tensors [T or 1, C, H, W] of the plan's streams, and the class."""
         turn, position = divmod(index, len(self.entries))
         entry = self.entries[_order(len(self.entries), self.seed, turn)[position]]
@@ -66,8 +65,8 @@ class CachedExamples:
         return streams, entry.label
 
     def _frames(
-        self, pictures: Pictures, spec: FrameSpec, steps: int, rng: Rng, strength: float
-    ) -> Floats:
+        self, pictures: Pictures, spec: FrameSpec, steps: int, rng: Generator, strength: float
+    ) -> Float32Array:
         frames = draw_frames(pictures.frames, steps, rng, strength)
         if strength > 0:
             change = draw_picture_change(rng, strength, self.mirror)
@@ -77,7 +76,9 @@ class CachedExamples:
         return tensor if self.stills else _repeat(tensor, steps)
 
 
-def _spectrogram(sound: Sound, spec: SpectrogramSpec, rng: Rng, strength: float) -> Floats:
+def _spectrogram(
+    sound: Sound, spec: SpectrogramSpec, rng: Generator, strength: float
+) -> Float32Array:
     if strength > 0:
         samples = augment_sound(sound.samples[0], sound.sample_rate, rng, strength)
         sound = Sound(samples[None], sound.sample_rate)
@@ -85,7 +86,7 @@ def _spectrogram(sound: Sound, spec: SpectrogramSpec, rng: Rng, strength: float)
     return mask_spectrogram(tensor, rng, strength) if strength > 0 else tensor
 
 
-def _repeat(tensor: Floats, steps: int) -> Floats:
+def _repeat(tensor: Float32Array, steps: int) -> Float32Array:
     """Repeat a single frame for all steps, so that photographs and movies fit in one batch."""
     return np.repeat(tensor, steps, 0) if len(tensor) == 1 else tensor
 
@@ -106,7 +107,7 @@ class ServedExamples:
     specs: Mapping[str, Spec]
     stills: bool = False
 
-    def example(self, index: int, plan: BatchPlan) -> tuple[dict[str, Floats], int]:
+    def example(self, index: int, plan: BatchPlan) -> tuple[dict[str, Float32Array], int]:
         """Return tensors [T or 1, C, H, W] of the plan's streams, and the class. Raises DataError
         where the clip cannot be decoded."""
         files, label = self.clips[index % len(self.clips)]

@@ -7,8 +7,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.random import Generator
 
+from model.arrays import UInt8Array
 from model.training import backgrounds
 from model.training.handsigns.dataset import HELD_OUT_DIFFICULTY
 from model.training.handsigns.folder import Hand, ShownDigits
@@ -17,9 +18,6 @@ from model.training.mp4_encoder import FRAME_RATES, RATES, Footage, encode
 from model.training.speech.folder import RATE
 from model.training.speech.recording import Recording, record
 from model.training.task import LabelledClip
-
-Bytes = NDArray[np.uint8]
-Rng = np.random.Generator
 
 #: Parts of the test set: photographs with their own wall, and hands before other backgrounds.
 PLAIN, BUSY = "plain background", "busy background"
@@ -41,7 +39,11 @@ def labelled_clips(
 
 
 def labelled_clip(
-    digits: ShownDigits, label: int, part: str, rng: Rng, kinds: tuple[str, ...] = backgrounds.TEST
+    digits: ShownDigits,
+    label: int,
+    part: str,
+    rng: Generator,
+    kinds: tuple[str, ...] = backgrounds.TEST,
 ) -> LabelledClip:
     """Draw a random clip of one digit, in a part of the test set."""
     hands, words = digits.hands[label], digits.words[label]
@@ -59,7 +61,7 @@ def labelled_clip(
     )
 
 
-def _draw(hand: Hand, part: str, rng: Rng, kinds: tuple[str, ...]) -> Scene:
+def _draw(hand: Hand, part: str, rng: Generator, kinds: tuple[str, ...]) -> Scene:
     """Draw the scene: half of the plain ones are the photograph as it is, enlarged."""
     if part == PLAIN and rng.random() < 0.5:
         side = int(rng.integers(_SHORT_SIDE[0], _SHORT_SIDE[1] + 1)) // 2 * 2
@@ -77,14 +79,14 @@ def _enlarged(hand: Hand, side: int) -> Hand:
     scale = side / min(height, width)
     size = (round(width * scale) // 2 * 2, round(height * scale) // 2 * 2)
 
-    def resized(picture: Bytes) -> Any:
+    def resized(picture: UInt8Array) -> Any:
         return cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC)
 
     cutout = type(hand.cutout)(resized(hand.cutout.colour), resized(hand.cutout.cover))
     return Hand(resized(hand.photograph), cutout, hand.signer)
 
 
-def _film(scene: Scene, recording: Recording, rng: Rng) -> Footage:
+def _film(scene: Scene, recording: Recording, rng: Generator) -> Footage:
     """Film the scene for as long as the recording lasts, by a hand-held camera with noise."""
     rate = int(rng.choice(FRAME_RATES))
     count = max(2, round(len(recording.samples) / recording.rate * rate))

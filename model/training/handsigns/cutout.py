@@ -14,10 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from model.arrays import Float32Array, UInt8Array
 from model.training.task import DataError
-
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 
 #: Weight of a difference in lightness in the fit of the wall: shadows differ in lightness only.
 _LIGHTNESS = 0.35
@@ -45,8 +43,8 @@ class Cutout:
     fringe of wall. `cover` uint8 [h, w], its opacity, 0 to 255.
     """
 
-    colour: Bytes
-    cover: Bytes
+    colour: UInt8Array
+    cover: UInt8Array
 
     @property
     def box(self) -> tuple[int, int, int, int]:
@@ -56,7 +54,7 @@ class Cutout:
         return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def cut_out(photograph: Bytes) -> Cutout:
+def cut_out(photograph: UInt8Array) -> Cutout:
     """Cut the hand out of a photograph, uint8 RGB [h, w, 3], taken before a light wall.
 
     Raises DataError where no part of the picture can be the hand.
@@ -83,7 +81,7 @@ def cut_out(photograph: Bytes) -> Cutout:
     return Cutout(_spread(photograph, cover > 0.95), np.rint(255 * cover).astype(np.uint8))
 
 
-def wall_differences(photograph: Bytes) -> tuple[Floats, Floats]:
+def wall_differences(photograph: UInt8Array) -> tuple[Float32Array, Float32Array]:
     """Return by how much each pixel's colour differs from the wall's, and by how much it is darker,
     both [h, w] in units of CIE Lab."""
     lab = _lab(photograph)
@@ -108,20 +106,20 @@ def wall_differences(photograph: Bytes) -> tuple[Floats, Floats]:
     )
 
 
-def _lab(photograph: Bytes) -> Floats:
+def _lab(photograph: UInt8Array) -> Float32Array:
     smooth: Any = cv2.bilateralFilter(photograph, 5, 18, 2)  # JPEG's blocks and the camera's noise
     values: Any = smooth.astype(np.float32) / 255
     return np.asarray(cv2.cvtColor(values, cv2.COLOR_RGB2Lab), np.float32)
 
 
-def _surfaces(height: int, width: int) -> Floats:
+def _surfaces(height: int, width: int) -> Float32Array:
     """Return the terms 1, x, y, x², x y and y² of each pixel, [h * w, terms]."""
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     terms = [x**i * y**j for i in range(3) for j in range(3) if i + j <= 2]
     return np.stack(terms, -1).reshape(height * width, -1).astype(np.float32)
 
 
-def _wall_places(height: int, width: int) -> Floats:
+def _wall_places(height: int, width: int) -> Float32Array:
     """Return how likely each pixel shows the wall, [h * w]: the border above and beside the hand
     does, the lower middle, where the arm enters, does not."""
     y, x = np.mgrid[0 : 1 : height * 1j, -1 : 1 : width * 1j]
@@ -152,7 +150,7 @@ def _hand(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(hand, bool)
 
 
-def _spread(photograph: Bytes, inside: NDArray[np.bool_]) -> Bytes:
+def _spread(photograph: UInt8Array, inside: NDArray[np.bool_]) -> UInt8Array:
     """Return the photograph with the hand's colours spread over everything that is not hand."""
     _, nearest = cv2.distanceTransformWithLabels(
         (~inside).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL

@@ -7,8 +7,9 @@ from functools import lru_cache
 from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.random import Generator
 
+from model.arrays import Float32Array, UInt8Array
 from model.media.types import Pictures
 from model.preprocess.frames import prepare_frames
 from model.preprocess.profiles import PROFILES
@@ -19,10 +20,6 @@ from model.training.handsigns.folder import Hand, ShownDigits
 from model.training.handsigns.scene import CLIP_HEIGHTS, draw_scene, photograph_scene
 from model.training.speech.spectrogram import draw_spectrogram
 from model.training.task import BatchPlan
-
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
-Rng = np.random.Generator
 
 AUDIO = cast(SpectrogramSpec, PROFILES["handsigns"]["audio"])
 VISUAL = cast(FrameSpec, PROFILES["handsigns"]["visual"])
@@ -50,12 +47,12 @@ class Scenes:
     seed: int
     kinds: tuple[str, ...]
     backgrounds: int
-    synthetic: tuple[tuple[Floats, ...], ...] = ()
+    synthetic: tuple[tuple[Float32Array, ...], ...] = ()
     augmented: bool = True
     difficulty: float = 1.0
     plain: float = 0.3
 
-    def example(self, index: int, plan: BatchPlan) -> tuple[dict[str, Floats], int]:
+    def example(self, index: int, plan: BatchPlan) -> tuple[dict[str, Float32Array], int]:
         """Return tensors [T or 1, C, H, W] of the plan's streams, and the digit."""
         plain_share = 1 - (1 - self.plain) * plan.difficulty
         plan = replace(plan, difficulty=plan.difficulty * self.difficulty)
@@ -80,7 +77,9 @@ class Scenes:
             streams["visual"] = draw(hand, plain, rng, plan)
         return streams, digit
 
-    def _training_frames(self, hand: Hand, plain: bool, rng: Rng, plan: BatchPlan) -> Floats:
+    def _training_frames(
+        self, hand: Hand, plain: bool, rng: Generator, plan: BatchPlan
+    ) -> Float32Array:
         grounds = backgrounds.pool(self.kinds, self.backgrounds, self.seed)
         scene = draw_scene(
             hand, grounds, rng, plain=plain, covered=_COVERED * plan.difficulty,
@@ -95,7 +94,9 @@ class Scenes:
         ]
         return _add_grain(_prepare(shots, plan.steps), plan, rng)
 
-    def _held_out_frames(self, hand: Hand, plain: bool, rng: Rng, plan: BatchPlan) -> Floats:
+    def _held_out_frames(
+        self, hand: Hand, plain: bool, rng: Generator, plan: BatchPlan
+    ) -> Float32Array:
         grounds = backgrounds.pool(self.kinds, self.backgrounds, self.seed)
         if plain and rng.random() < 0.5:
             return _repeat(_prepare([photograph_scene(hand).frame()], plan.steps), plan.steps)
@@ -105,24 +106,24 @@ class Scenes:
         return _repeat(_prepare([scene.frame()], plan.steps), plan.steps)
 
 
-def _draw_change(rng: Rng, difficulty: float) -> PictureChange:
+def _draw_change(rng: Generator, difficulty: float) -> PictureChange:
     """Draw a change of colours and a blur of the whole frame: the scene has a place already, and
     grain is added to each time step."""
     change = draw_picture_change(rng, difficulty, mirror=False)
     return replace(change, matrix=np.eye(3, dtype=np.float32), grain=0.0, hidden=None)
 
 
-def _prepare(shots: list[Bytes], steps: int) -> Floats:
+def _prepare(shots: list[UInt8Array], steps: int) -> Float32Array:
     pictures = Pictures(tuple(shots), tuple(float(i) for i in range(len(shots))))
     return prepare_frames(pictures, VISUAL, steps).tensor
 
 
-def _repeat(tensor: Floats, steps: int) -> Floats:
+def _repeat(tensor: Float32Array, steps: int) -> Float32Array:
     """Repeat a single frame for all steps, so that still and moving hands fit in one batch."""
     return np.repeat(tensor, steps, 0) if len(tensor) == 1 else tensor
 
 
-def _add_grain(tensor: Floats, plan: BatchPlan, rng: Rng) -> Floats:
+def _add_grain(tensor: Float32Array, plan: BatchPlan, rng: Generator) -> Float32Array:
     """Add noise to every time step, half the time; the padding stays 0."""
     tensor = _repeat(tensor, plan.steps)
     kind = rng.random()
@@ -137,6 +138,6 @@ def _add_grain(tensor: Floats, plan: BatchPlan, rng: Rng) -> Floats:
 
 
 @lru_cache(maxsize=1)
-def _noise_pool() -> Floats:
+def _noise_pool() -> Float32Array:
     """Return normal noise to cut from, which is faster than to draw it for every example."""
     return np.random.default_rng(0).standard_normal(1 << 22, np.float32)

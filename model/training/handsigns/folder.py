@@ -13,13 +13,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from model.arrays import Float32Array, UInt8Array
 from model.training.handsigns.cutout import Cutout, cut_out
 from model.training.speech.folder import Words, raise_faults, read_words
 from model.training.speech.held_out import HELD_OUT_SPEAKER
 from model.training.task import DataError
-
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 
 #: Columns that labels.csv must have; others are ignored.
 COLUMNS = ("file", "digit", "signer", "split")
@@ -37,7 +35,7 @@ _FEWEST_HELD_OUT = 2
 class Hand:
     """A photograph, uint8 RGB [h, w, 3], the hand in it, and who shows it."""
 
-    photograph: Bytes
+    photograph: UInt8Array
     cutout: Cutout
     signer: str
 
@@ -47,7 +45,7 @@ class ShownDigits:
     """Hands and words (mono at RATE), each by its digit."""
 
     hands: tuple[tuple[Hand, ...], ...]
-    words: tuple[tuple[Floats, ...], ...]
+    words: tuple[tuple[Float32Array, ...], ...]
 
     @property
     def sha256(self) -> str:
@@ -96,7 +94,7 @@ def halves(digits: ShownDigits) -> tuple[ShownDigits, ShownDigits]:
     return first, second
 
 
-def _said(spoken: Words, held_out: bool) -> tuple[tuple[Floats, ...], ...]:
+def _said(spoken: Words, held_out: bool) -> tuple[tuple[Float32Array, ...], ...]:
     """Return the takes by digit, of the held-out speaker or of all others."""
     speakers = [name for name in sorted(spoken) if (name == HELD_OUT_SPEAKER) == held_out]
     return tuple(tuple(word for name in speakers for word in spoken[name][d]) for d in range(10))
@@ -157,7 +155,7 @@ def _row_fault(row: Mapping[str, str | None], splits: dict[str, str]) -> str:
     return ""
 
 
-def _photograph(file: Path) -> Bytes:
+def _photograph(file: Path) -> UInt8Array:
     """Read a photograph as uint8 RGB [h, w, 3], at most SIDES[1] pixels wide and high."""
     try:
         encoded = np.frombuffer(file.read_bytes(), np.uint8)

@@ -13,15 +13,13 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
+from model.arrays import Float32Array, UInt8Array
 from model.training.backgrounds import cut_background
 from model.training.frame_size import draw_size
 from model.training.handsigns.folder import Hand
-
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
-Rng = np.random.Generator
 
 #: Height of a hand over the shorter side of the frame, in training and in clips.
 HEIGHTS = (0.4, 0.98)
@@ -41,8 +39,8 @@ class Layer:
     hand, or the wall behind it, does.
     """
 
-    colour: Bytes
-    cover: Bytes
+    colour: UInt8Array
+    cover: UInt8Array
     matrix: NDArray[np.float64]
     continues: bool
 
@@ -63,15 +61,15 @@ class Scene:
     - `box`: (left, top, right, bottom) of the hand in pixels.
     """
 
-    ground: Bytes
+    ground: UInt8Array
     hand: Layer
-    gains: Floats
+    gains: Float32Array
     gamma: float
     softness: float
     covers: tuple[tuple[tuple[int, int, int, int], tuple[float, float, float]], ...]
     box: tuple[float, float, float, float]
 
-    def frame(self, shift: tuple[float, float] = (0.0, 0.0)) -> Bytes:
+    def frame(self, shift: tuple[float, float] = (0.0, 0.0)) -> UInt8Array:
         """Return the frame, uint8 RGB [h, w, 3]; the hand moved by `shift` (x, y) pixels."""
         height, width = self.ground.shape[:2]
         layer = self.hand.moved(*shift)
@@ -96,8 +94,8 @@ class Scene:
 
 def draw_scene(
     hand: Hand,
-    backgrounds: tuple[Bytes, ...],
-    rng: Rng,
+    backgrounds: tuple[UInt8Array, ...],
+    rng: Generator,
     *,
     plain: bool,
     covered: float = 0.0,
@@ -158,7 +156,7 @@ def photograph_scene(hand: Hand) -> Scene:
     return Scene(picture, layer, np.ones(3, np.float32), 1.0, 0.0, (), box)
 
 
-def _draw_linear(rng: Rng, difficulty: float) -> NDArray[np.float64]:
+def _draw_linear(rng: Generator, difficulty: float) -> NDArray[np.float64]:
     """Draw rotation, aspect, slant and mirror image, [2, 2]."""
     tilt = np.radians(rng.uniform(-_TILT, _TILT) * difficulty)
     aspect = _ASPECT ** (rng.uniform(-1, 1) * difficulty)
@@ -179,7 +177,7 @@ def _extent(
 
 
 def _draw_place(
-    rng: Rng, room: tuple[float, float], tall: float, difficulty: float
+    rng: Generator, room: tuple[float, float], tall: float, difficulty: float
 ) -> tuple[float, float]:
     """Draw left and top of a hand, which stands on the frame's lower edge half the time. Without
     difficulty, it always does, in the middle."""
@@ -190,7 +188,7 @@ def _draw_place(
 
 
 def _draw_covers(
-    rng: Rng, box: tuple[float, float, float, float]
+    rng: Generator, box: tuple[float, float, float, float]
 ) -> tuple[tuple[tuple[int, int, int, int], tuple[float, float, float]], ...]:
     """Draw a strip or a block before the hand, of at most a tenth of its box."""
     left, top, right, bottom = box

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 
 from model.media.events.types import CameraEvents, ChannelEvents, Integers
-
-Rng = np.random.Generator
 
 #: Greatest shift in pixels, rotation and shear in radians, and factor on the size (exp of this).
 SHIFT, ROTATION, SHEAR, SIZE = 2.5, 0.18, 0.16, 0.14
@@ -24,7 +23,7 @@ STRETCH, CHANNEL_SHIFT, CHANNEL_LOST = 0.1, 2.5, 0.3
 
 
 def augment_camera(
-    events: CameraEvents, sensor: tuple[int, int], difficulty: float, rng: Rng
+    events: CameraEvents, sensor: tuple[int, int], difficulty: float, rng: Generator
 ) -> CameraEvents:
     """Return the events of a sensor (height, width), moved, distorted and noisy.
 
@@ -52,7 +51,7 @@ def augment_camera(
 
 
 def _distort(
-    x: Integers, y: Integers, sensor: tuple[int, int], difficulty: float, rng: Rng
+    x: Integers, y: Integers, sensor: tuple[int, int], difficulty: float, rng: Generator
 ) -> Integers:
     """Return where the events of pixels are, whole pixels [2, n]: by a random affine map around the
     centre and a smooth displacement. Events lie anywhere in their pixel."""
@@ -70,7 +69,7 @@ def _distort(
     return np.asarray(np.floor(moved), np.int64)
 
 
-def augment_channels(events: ChannelEvents, bands: int, rng: Rng) -> ChannelEvents:
+def augment_channels(events: ChannelEvents, bands: int, rng: Generator) -> ChannelEvents:
     """Return the events of another vocal tract (stretched over the channels), with lost ones and a
     channel or two silent."""
     stretch = np.exp(rng.uniform(-STRETCH, STRETCH))

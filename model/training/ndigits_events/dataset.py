@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
+from model.arrays import Float32Array
 from model.media.events.types import CameraEvents, ChannelEvents
 from model.preprocess.cochlea import hear
 from model.preprocess.events import prepare_camera_events, prepare_channel_events
@@ -20,8 +22,6 @@ from model.training.speech.recording import record
 from model.training.speech.spectrogram import SYNTHETIC
 from model.training.task import BatchPlan
 
-Floats = NDArray[np.float32]
-Rng = np.random.Generator
 Spec = TypeVar("Spec", EventFrameSpec, ChannelEventSpec)
 
 AUDIO = cast(ChannelEventSpec, PROFILES["ndigits-events"]["audio"])
@@ -44,13 +44,13 @@ class FilmedWords:
 
     digits: Digits
     seed: int
-    synthetic: tuple[tuple[Floats, ...], ...] = ()
+    synthetic: tuple[tuple[Float32Array, ...], ...] = ()
     augmented: bool = True
     heard: dict[tuple[bool, int, int, int], ChannelEvents] = field(
         default_factory=dict, repr=False, compare=False
     )
 
-    def example(self, index: int, plan: BatchPlan) -> tuple[dict[str, Floats], int]:
+    def example(self, index: int, plan: BatchPlan) -> tuple[dict[str, Float32Array], int]:
         """Return tensors [T, C, H, W] of the plan's streams, and the digit."""
         rng = np.random.default_rng([self.seed, index])
         digit = int(rng.integers(10)) if self.augmented else index % 10
@@ -63,7 +63,7 @@ class FilmedWords:
             streams["visual"] = self._film(digit, index, plan, np.random.default_rng(seeds[1]))
         return streams, digit
 
-    def _sound(self, digit: int, plan: BatchPlan, rng: Rng) -> Floats:
+    def _sound(self, digit: int, plan: BatchPlan, rng: Generator) -> Float32Array:
         if not self.augmented:
             takes = self.digits.words[digit]
             events = listen_to(takes[int(rng.integers(len(takes)))], rng, augmented=False)
@@ -73,7 +73,7 @@ class FilmedWords:
         events = ChannelEvents(events.channel[part], events.time_us[part])
         return prepare_channel_events(events, spec, plan.steps).tensor
 
-    def _draw_heard(self, digit: int, rng: Rng) -> ChannelEvents:
+    def _draw_heard(self, digit: int, rng: Generator) -> ChannelEvents:
         """Draw one of `HEARD` recordings of one of the takes of a word, as a cochlea hears it.
 
         Each is heard once and kept: that takes longer than a training step.
@@ -87,7 +87,7 @@ class FilmedWords:
             self.heard[key] = listen_to(takes[take], own, augmented=True)
         return self.heard[key]
 
-    def _film(self, digit: int, index: int, plan: BatchPlan, rng: Rng) -> Floats:
+    def _film(self, digit: int, index: int, plan: BatchPlan, rng: Generator) -> Float32Array:
         films = self.digits.films[digit]
         if not self.augmented:
             film = films[index // 10 % len(films)]
@@ -100,7 +100,7 @@ class FilmedWords:
         return prepare_camera_events(events, spec, plan.steps).tensor
 
 
-def listen_to(word: Floats, rng: Rng, augmented: bool) -> ChannelEvents:
+def listen_to(word: Float32Array, rng: Generator, augmented: bool) -> ChannelEvents:
     """Return a cochlea's events of a recording of a word; there is at least one."""
     for _ in range(20):
         if augmented:
@@ -119,7 +119,7 @@ def _fields(events: CameraEvents) -> tuple[NDArray[np.int64], ...]:
 
 
 def _part(
-    time_us: NDArray[np.int64], spec: Spec, steps: int, rng: Rng
+    time_us: NDArray[np.int64], spec: Spec, steps: int, rng: Generator
 ) -> tuple[NDArray[np.bool_], Spec]:
     """Return the events of a random part of a recording, and the spec whose windows have the same
     length in it: a short sequence's windows may lie anywhere, a long one's may begin later and end

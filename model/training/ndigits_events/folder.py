@@ -9,17 +9,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
+from model.arrays import Float32Array
 from model.media.events.reader import read_camera_events
 from model.media.events.types import CameraEvents
 from model.media.types import MediaError
 from model.training.speech.folder import Words, raise_faults, read_words
 from model.training.speech.held_out import HELD_OUT_SPEAKER
 from model.training.task import DataError
-
-Floats = NDArray[np.float32]
 
 #: Columns that labels.csv must have; others are ignored.
 COLUMNS = ("file", "digit", "split")
@@ -47,7 +43,7 @@ class Digits:
     """Recordings of an event camera and words (mono at RATE), each by its digit."""
 
     films: tuple[tuple[FilmedDigit, ...], ...]
-    words: tuple[tuple[Floats, ...], ...]
+    words: tuple[tuple[Float32Array, ...], ...]
 
     @property
     def sha256(self) -> str:
@@ -96,7 +92,7 @@ def load(folder: Path) -> Parts:
     return parts
 
 
-def _said(spoken: Words, held_out: bool) -> tuple[tuple[Floats, ...], ...]:
+def _said(spoken: Words, held_out: bool) -> tuple[tuple[Float32Array, ...], ...]:
     """Return the takes by digit, of the held-out speaker or of all others."""
     speakers = [name for name in sorted(spoken) if (name == HELD_OUT_SPEAKER) == held_out]
     return tuple(tuple(word for name in speakers for word in spoken[name][d]) for d in range(10))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.progress import track
 
+from model.arrays import Float32Array
 from model.checkpoint import Card
 from model.engine.outputs import concatenate
 from model.network import Output
@@ -32,8 +32,6 @@ _WORDS, _SEED = 1000, 5
 #: Examples per run of the network.
 _BATCH = 16
 
-Floats = NDArray[np.float32]
-
 
 @dataclass(frozen=True)
 class OutlierExamples:
@@ -50,7 +48,7 @@ class OutlierExamples:
             return None
         return self.streams[index // 2 % len(self.streams)]
 
-    def example(self, index: int, plan: BatchPlan) -> tuple[dict[str, Floats], int]:
+    def example(self, index: int, plan: BatchPlan) -> tuple[dict[str, Float32Array], int]:
         """Return tensors [T or 1, C, H, W] of the plan's streams, and NO_CLASS."""
         streams, _ = self.outliers.example(index, plan)
         name = self.known_stream(index)

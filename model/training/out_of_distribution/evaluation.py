@@ -8,6 +8,7 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from model.checkpoint import Measurement
@@ -25,8 +26,6 @@ from model.training.task import DataError
 CONFIDENT = 0.5
 #: Sample rate in Hz and length in seconds of made sounds, and of the parts cut of foreign ones.
 _RATE, _SECONDS = 16_000, 2.0
-
-Rng = np.random.Generator
 
 
 @dataclass(frozen=True)
@@ -112,26 +111,26 @@ def _sets(
         yield f"foreign clips ({foreign.name})", _foreign(foreign, count, rng)
 
 
-def _white(rng: Rng) -> Sound:
+def _white(rng: Generator) -> Sound:
     """Return white noise of -60 to -14 dBFS."""
     level = 10 ** rng.uniform(-3, -0.7)
     samples = rng.standard_normal((1, round(_RATE * _SECONDS)), np.float32)
     return Sound(samples * np.float32(level), _RATE)
 
 
-def _spoken(word: NDArray[np.float32], rng: Rng) -> Sound:
+def _spoken(word: NDArray[np.float32], rng: Generator) -> Sound:
     """Return a recording of a word, with noise."""
     return Sound(record(word, RATE, rng, snr_db=rng.uniform(10, 40)).samples[None], RATE)
 
 
-def _noise(rng: Rng, steps: int) -> Pictures:
+def _noise(rng: Generator, steps: int) -> Pictures:
     """Return pictures of uniform noise."""
     shape = (int(rng.integers(180, 360)), int(rng.integers(240, 480)), 3)
     frames = [rng.integers(0, 256, shape, np.uint8) for _ in range(steps)]
     return Pictures(tuple(frames), tuple(map(float, range(steps))))
 
 
-def _page(rng: Rng, steps: int) -> Pictures:
+def _page(rng: Generator, steps: int) -> Pictures:
     """Return pictures of an empty page with a shadow to one side and a camera's noise."""
     height, width = int(rng.integers(180, 360)), int(rng.integers(240, 480))
     shadow = np.linspace(-15, 15, width)[None, :, None] * rng.uniform(-1, 1)
@@ -142,7 +141,7 @@ def _page(rng: Rng, steps: int) -> Pictures:
     return Pictures(clipped, tuple(map(float, range(steps))))
 
 
-def _foreign(folder: Path, count: int, rng: Rng) -> list[Clip]:
+def _foreign(folder: Path, count: int, rng: Generator) -> list[Clip]:
     """Return random pairs of a picture and 2 s of a sound of a folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     sounds = [path for path in files if kind_of(path) == "sound"]
@@ -157,7 +156,7 @@ def _foreign(folder: Path, count: int, rng: Rng) -> list[Clip]:
     return [Clip(_part(sound, rng), _still(picture)) for sound, picture in pairs]
 
 
-def _part(file: Path, rng: Rng) -> Sound:
+def _part(file: Path, rng: Generator) -> Sound:
     try:
         sound = read_sound(file.read_bytes())
     except (MediaError, OSError) as exc:

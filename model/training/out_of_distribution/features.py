@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
+from model.arrays import Float64Array, Int64Array
 from model.calibration import grown
 from model.checkpoint import Card, FeatureReference, OODReferences, TowerReference
 from model.engine.outputs import concatenate
@@ -18,8 +19,6 @@ from model.network import Output
 from model.out_of_distribution import used_streams
 from model.training.out_of_distribution.logistic_regression import (
     Features,
-    Floats,
-    Labels,
     OODRegression,
     fit_ood_regression,
 )
@@ -43,7 +42,7 @@ class ClipOutputs:
     """
 
     outputs: Mapping[str | None, Output]
-    labels: Labels
+    labels: Int64Array
     is_outlier: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
 
     def joined(self, others: ClipOutputs) -> ClipOutputs:
@@ -61,7 +60,7 @@ class FittedReference:
     to the other folds."""
 
     reference: FeatureReference
-    factors: Floats
+    factors: Float64Array
 
 
 def fit_feature_references(
@@ -123,7 +122,7 @@ class _Tower:
     output: Output
     outlier_output: Output
     name: str
-    labels: Labels
+    labels: Int64Array
     is_outlier: NDArray[np.bool_]
     classes: int
 
@@ -132,7 +131,7 @@ class _Tower:
         others = self._features(self.outlier_output).of(self.is_outlier)
         return fit_ood_regression(self._features(self.output), self.labels, others, self.classes)
 
-    def cross_fit(self) -> tuple[Floats, Floats]:
+    def cross_fit(self) -> tuple[Float64Array, Float64Array]:
         """Return the log odds of known clips and of outliers, from fits to the other folds."""
         known, others = self._features(self.output), self._features(self.outlier_output)
         log_odds, outlier_log_odds = np.empty(len(known.values)), np.empty(len(others.values))
@@ -150,7 +149,7 @@ class _Tower:
         return Features(values, output.logits.argmax(1).numpy())
 
 
-def _folds(labels: Labels) -> Iterator[NDArray[np.bool_]]:
+def _folds(labels: Int64Array) -> Iterator[NDArray[np.bool_]]:
     """Yield the clips of each fold, as booleans [n]; each class is in each fold."""
     fold = np.empty(len(labels), np.int64)
     for label in np.unique(labels):
@@ -160,7 +159,8 @@ def _folds(labels: Labels) -> Iterator[NDArray[np.bool_]]:
 
 
 def _fit_growth(
-    known: tuple[NDArray[np.float32], Floats, Labels], outliers: tuple[NDArray[np.float32], Floats]
+    known: tuple[NDArray[np.float32], Float64Array, Int64Array],
+    outliers: tuple[NDArray[np.float32], Float64Array],
 ) -> float:
     """Return the power with the lowest cross-entropy of known clips (logits, scores, classes)
     towards their classes, plus that of outliers (logits, scores) towards equal probabilities."""
@@ -168,7 +168,7 @@ def _fit_growth(
     temperature = fit_temperature(logits, labels)
     rows = np.arange(len(labels))
 
-    def scaled(logits: NDArray[np.float32], scores: Floats, growth: float) -> Floats:
+    def scaled(logits: NDArray[np.float32], scores: Float64Array, growth: float) -> Float64Array:
         factors = temperature * np.maximum(scores, 1) ** growth
         return np.asarray(log_softmax(logits.astype(np.float64) / factors[:, None], axis=1))
 

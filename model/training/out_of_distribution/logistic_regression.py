@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 
+from model.arrays import Float64Array, Int64Array
 from model.checkpoint import TowerReference
 
 #: Inverse of the strength of the penalty on squared weights.
@@ -16,16 +17,13 @@ _WEIGHT = 0.05
 #: Value of the feature that says which class was predicted.
 _IS_CLASS = 5.0
 
-Floats = NDArray[np.float64]
-Labels = NDArray[np.int64]
-
 
 @dataclass(frozen=True)
 class Features:
     """Features [n, C] of clips and the classes [n] that were predicted for them."""
 
-    values: Floats
-    predicted: Labels
+    values: Float64Array
+    predicted: Int64Array
 
     def of(self, rows: NDArray[np.bool_]) -> Features:
         """Return those of these clips."""
@@ -36,12 +34,12 @@ class Features:
 class OODRegression:
     """A fitted regression: `TowerReference` without its limit."""
 
-    means: Floats
-    linear: Floats
-    quadratic: Floats
-    bias: Floats
+    means: Float64Array
+    linear: Float64Array
+    quadratic: Float64Array
+    bias: Float64Array
 
-    def log_odds(self, features: Features) -> Floats:
+    def log_odds(self, features: Features) -> Float64Array:
         """Return the log odds [n] that clips are out of distribution."""
         offset = features.values - self.means[features.predicted]
         return np.asarray(
@@ -58,7 +56,7 @@ class OODRegression:
 
 
 def fit_ood_regression(
-    known: Features, labels: Labels, outliers: Features, classes: int
+    known: Features, labels: Int64Array, outliers: Features, classes: int
 ) -> OODRegression:
     """Fit the regression to known clips of classes [n], and to OOD clips.
 
@@ -77,21 +75,23 @@ def fit_ood_regression(
     return OODRegression(means, weights[:size], weights[size : 2 * size], bias)
 
 
-def _inputs(features: Features, means: Floats) -> Floats:
+def _inputs(features: Features, means: Float64Array) -> Float64Array:
     """Return offsets, their squares and the predicted class, [n, 2 C + classes]."""
     offset = features.values - means[features.predicted]
     is_class = _IS_CLASS * np.eye(len(means))[features.predicted]
     return np.concatenate([offset, offset**2, is_class], axis=1)
 
 
-def _regress(x: Floats, is_outlier: NDArray[np.bool_], size: int) -> tuple[Floats, float]:
+def _regress(
+    x: Float64Array, is_outlier: NDArray[np.bool_], size: int
+) -> tuple[Float64Array, float]:
     """Return the weights [d] of inputs [n, d], and the constant; the weights of the squares of
     `size` offsets are not negative."""
     z = np.concatenate([x, np.ones((len(x), 1))], axis=1)
     sign = np.where(is_outlier, 1.0, -1.0)
     share = np.where(is_outlier, is_outlier.mean(), 1 - is_outlier.mean())
 
-    def loss(weights: Floats) -> tuple[float, Floats]:
+    def loss(weights: Float64Array) -> tuple[float, Float64Array]:
         margin = sign * (z @ weights)
         gradient = -(sign / share * expit(-margin)) @ z / 2
         penalty = np.append(weights[:-1], 0.0) / _WEIGHT
@@ -105,5 +105,5 @@ def _regress(x: Floats, is_outlier: NDArray[np.bool_], size: int) -> tuple[Float
     return np.asarray(fit.x[:-1]), float(fit.x[-1])
 
 
-def _row(values: Floats) -> tuple[float, ...]:
+def _row(values: Float64Array) -> tuple[float, ...]:
     return tuple(float(f"{value:.4g}") for value in values)

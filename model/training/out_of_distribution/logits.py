@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from model.arrays import Float64Array, Int64Array
 from model.checkpoint import Card, LogitReference, OODReferences
 from model.network import Output
 from model.out_of_distribution import joined_logits, mahalanobis_distance
@@ -21,12 +21,9 @@ _SHRINKAGE = 0.05
 #: Parts of the clips, of which each is measured by a fit of the others.
 _FOLDS = 5
 
-Floats = NDArray[np.float64]
-Labels = NDArray[np.int64]
-
 
 def fit_logit_references(
-    card: Card, outputs: Iterable[Output], labels: Labels
+    card: Card, outputs: Iterable[Output], labels: Int64Array
 ) -> OODReferences | None:
     """Fit a reference at the card's T to each of `outputs`, for clips of classes `labels` [n].
 
@@ -45,7 +42,7 @@ def fit_logit_references(
 
 
 def _fit(
-    values: Floats, labels: Labels, predicted: torch.Tensor, classes: int
+    values: Float64Array, labels: Int64Array, predicted: torch.Tensor, classes: int
 ) -> LogitReference | None:
     if len(values) < _CLIPS_PER_DIMENSION * values.shape[1]:
         return None
@@ -66,7 +63,9 @@ def _fit(
     return _reference(values, labels, classes, float(np.quantile(distances, _KEPT)))
 
 
-def _reference(values: Floats, labels: Labels, classes: int, limit: float) -> LogitReference:
+def _reference(
+    values: Float64Array, labels: Int64Array, classes: int, limit: float
+) -> LogitReference:
     means = np.stack([values[labels == label].mean(0) for label in range(classes)])
     within = values - means[labels]
     covariance = within.T @ within / len(values)
@@ -75,6 +74,6 @@ def _reference(values: Floats, labels: Labels, classes: int, limit: float) -> Lo
     return LogitReference(means=_rows(means), precision=_rows(precision), limit=round(limit, 4))
 
 
-def _rows(matrix: Floats) -> tuple[tuple[float, ...], ...]:
+def _rows(matrix: Float64Array) -> tuple[tuple[float, ...], ...]:
     """Return the matrix with 5 significant digits."""
     return tuple(tuple(float(f"{x:.5g}") for x in row) for row in matrix)

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.random import Generator
 
+from model.arrays import Float32Array, UInt8Array
 from model.media.types import Pictures, Sound
 from model.preprocess.frames import prepare_frames
 from model.preprocess.specs import FrameSpec, Spec, SpectrogramSpec
@@ -24,10 +25,6 @@ from model.training.speech.folder import RATE
 from model.training.speech.recording import noise, record
 from model.training.speech.spectrogram import augment_spectrogram
 from model.training.task import BatchPlan, Examples
-
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
-Rng = np.random.Generator
 
 #: Label of an outlier, which has no class: the label that torch's cross-entropy ignores.
 NO_CLASS = -100
@@ -53,16 +50,16 @@ class OutlierExposure:
     specs: dict[str, Spec]
     share: float
     seed: int
-    words: Sequence[Floats] = ()
+    words: Sequence[Float32Array] = ()
 
-    def example(self, index: int, plan: BatchPlan) -> tuple[dict[str, Floats], int]:
+    def example(self, index: int, plan: BatchPlan) -> tuple[dict[str, Float32Array], int]:
         """Return tensors [T or 1, C, H, W] of the plan's streams, and the class or NO_CLASS."""
         rng = np.random.default_rng([self.seed, index, 4])
         if rng.random() >= self.share:
             return self.examples.example(index, plan)
         return {name: self._draw(self.specs[name], rng) for name in plan.streams}, NO_CLASS
 
-    def _draw(self, spec: Spec, rng: Rng) -> Floats:
+    def _draw(self, spec: Spec, rng: Generator) -> Float32Array:
         if isinstance(spec, SpectrogramSpec):
             sound = draw_outlier_sound(self.words, rng)
             return augment_spectrogram(prepare_spectrogram(sound, spec).tensor, rng)
@@ -95,7 +92,7 @@ def can_draw_outliers(specs: Sequence[Spec]) -> bool:
     return all(isinstance(spec, FrameSpec | SpectrogramSpec) for spec in specs)
 
 
-def draw_outlier_sound(words: Sequence[Floats], rng: Rng) -> Sound:
+def draw_outlier_sound(words: Sequence[Float32Array], rng: Generator) -> Sound:
     """Draw a sound of no class: one of the words, noise, tones, clicks, or near silence."""
     if words and rng.random() < _WORDS:
         return Sound(record(words[int(rng.integers(len(words)))], RATE, rng).samples[None], RATE)
@@ -106,7 +103,7 @@ def draw_outlier_sound(words: Sequence[Floats], rng: Rng) -> Sound:
     return Sound((samples * np.float32(level))[None], RATE)
 
 
-def _coloured_noise(length: int, rng: Rng) -> Floats:
+def _coloured_noise(length: int, rng: Generator) -> Float32Array:
     """Noise from white to brown, which may swell and fade."""
     samples = noise(length, float(rng.uniform(0, 1)), rng)
     if rng.random() < 0.5:
@@ -114,7 +111,7 @@ def _coloured_noise(length: int, rng: Rng) -> Floats:
     return samples
 
 
-def _tones(length: int, rng: Rng) -> Floats:
+def _tones(length: int, rng: Generator) -> Float32Array:
     """Hum, whistles and chords: tones with overtones that glide, over a little noise."""
     seconds = np.arange(length, dtype=np.float32) / RATE
     samples = noise(length, 0.5, rng) * np.float32(10 ** rng.uniform(-3, -0.5))
@@ -126,7 +123,7 @@ def _tones(length: int, rng: Rng) -> Floats:
     return np.asarray(samples * _envelope(length, rng), np.float32)
 
 
-def _clicks(length: int, rng: Rng) -> Floats:
+def _clicks(length: int, rng: Generator) -> Float32Array:
     """Knocks and clicks: short bursts of noise that die away."""
     samples = noise(length, 0.5, rng) * np.float32(0.01)
     for _ in range(int(rng.integers(1, 12))):
@@ -137,20 +134,20 @@ def _clicks(length: int, rng: Rng) -> Floats:
     return samples
 
 
-def _hiss(length: int, rng: Rng) -> Floats:
+def _hiss(length: int, rng: Generator) -> Float32Array:
     """The last bits of a microphone in a silent room."""
     steps = np.round(noise(length, 0.0, rng) * rng.uniform(0.3, 3))
     return np.asarray(steps / 32768, np.float32)
 
 
-def _envelope(length: int, rng: Rng) -> Floats:
+def _envelope(length: int, rng: Generator) -> Float32Array:
     """Draw a smooth loudness over time [length], 0 to 1."""
     knots = rng.uniform(0, 1, int(rng.integers(2, 12)))
     positions = np.linspace(0, len(knots) - 1, length)
     return np.interp(positions, np.arange(len(knots)), knots).astype(np.float32)
 
 
-def draw_outlier_picture(rng: Rng) -> Bytes:
+def draw_outlier_picture(rng: Generator) -> UInt8Array:
     """Draw a picture of no class, uint8 RGB: a pattern, an empty page, or noise."""
     height = int(rng.integers(90, 200))
     width = int(height * rng.uniform(0.75, 1.8))
@@ -166,7 +163,7 @@ def draw_outlier_picture(rng: Rng) -> Bytes:
 
 
 @lru_cache(maxsize=1)
-def _patterns() -> tuple[Bytes, ...]:
+def _patterns() -> tuple[UInt8Array, ...]:
     """Return the patterns that pictures are cut from: none of strokes, which can look like a
     digit."""
     strokes = ("writing", "wanderings", "rods")
@@ -174,7 +171,7 @@ def _patterns() -> tuple[Bytes, ...]:
     return backgrounds.pool(kinds, _PATTERNS, 5)
 
 
-def _page(height: int, width: int, rng: Rng) -> Bytes:
+def _page(height: int, width: int, rng: Generator) -> UInt8Array:
     """Draw an empty page with a shadow over it and a camera's noise."""
     across = np.linspace(-1, 1, width)[None, :, None] * rng.uniform(-40, 40)
     down = np.linspace(-1, 1, height)[:, None, None] * rng.uniform(-40, 40)

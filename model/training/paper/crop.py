@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
+from numpy.random import Generator
 
-Bytes = NDArray[np.uint8]
-Rng = np.random.Generator
+from model.arrays import UInt8Array
 
 #: Least share of the picture's area that a crop keeps, and its width over its height.
 MIN_AREA = 0.08
@@ -28,7 +26,7 @@ class Crop:
     width: int
     mirrored: bool = False
 
-    def apply(self, picture: Bytes) -> Bytes:
+    def apply(self, picture: UInt8Array) -> UInt8Array:
         """Return the part [height, width, 3] of a picture [h, w, 3]."""
         rows = slice(self.top, self.top + self.height)
         part = picture[rows, self.left : self.left + self.width]
@@ -36,7 +34,7 @@ class Crop:
 
 
 def draw_crop(
-    height: int, width: int, rng: Rng, *, strength: float = 1.0, mirror: bool = True
+    height: int, width: int, rng: Generator, *, strength: float = 1.0, mirror: bool = True
 ) -> Crop:
     """Draw a crop of a picture of `height` x `width` pixels, as published.
 

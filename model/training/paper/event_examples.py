@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model.arrays import Float32Array
 from model.media.events.types import CameraEvents, ChannelEvents
 from model.media.types import MediaError
 from model.preprocess.prepare import prepare
@@ -17,8 +18,6 @@ from model.preprocess.specs import EventFrameSpec, Spec
 from model.training.paper.mnist_dvs import Recording
 from model.training.paper.ntidigits import SpokenDigit
 from model.training.task import BatchPlan, DataError
-
-Floats = NDArray[np.float32]
 
 #: Zeros around a frame of counts, from which the published training crops at random.
 PADDING = 4
@@ -48,7 +47,7 @@ class EventExamples:
     augment: bool = False
     kept: dict[tuple[object, int], NDArray[Any]] = field(default_factory=dict)
 
-    def example(self, index: int, plan: BatchPlan) -> tuple[dict[str, Floats], int]:
+    def example(self, index: int, plan: BatchPlan) -> tuple[dict[str, Float32Array], int]:
         """Return tensors [T, C, H, W] of the plan's streams, and the digit."""
         turn, number = divmod(index, len(self.pairs))
         if self.augment:
@@ -64,7 +63,7 @@ class EventExamples:
                 streams[name] = shift_frames(streams[name], spec, rng, reach)
         return streams, pair.sample.digit
 
-    def _tensor(self, name: str, spec: Spec, pair: EventPair, steps: int) -> Floats:
+    def _tensor(self, name: str, spec: Spec, pair: EventPair, steps: int) -> Float32Array:
         """Return the tensor of one stream of a pair. Raises DataError where it cannot be read."""
         is_camera = isinstance(spec, EventFrameSpec)
         key = (pair.recording if is_camera else pair.sample, steps)
@@ -92,8 +91,8 @@ class EventExamples:
 
 
 def shift_frames(
-    tensor: Floats, spec: EventFrameSpec, rng: np.random.Generator, reach: int
-) -> Floats:
+    tensor: Float32Array, spec: EventFrameSpec, rng: np.random.Generator, reach: int
+) -> Float32Array:
     """Move frames [T, C, H, W] by up to `reach` cells, with no events where nothing was."""
     empty = np.float32(-spec.mean / spec.std)
     around = ((0, 0), (0, 0), (reach, reach), (reach, reach))

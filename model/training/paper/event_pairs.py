@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
@@ -27,7 +26,6 @@ from model.training.paper.mnist_dvs import Recording
 from model.training.paper.ntidigits import NTIDigits, SpokenDigit
 from model.training.task import DataError, LabelledClip
 
-Floats = NDArray[np.float32]
 _T = TypeVar("_T")
 
 _COLUMNS = ("file", "label", "group", "split", "sha256")

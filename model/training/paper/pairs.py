@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from model.arrays import Float32Array
 from model.preprocess.frames import stretch_picture
 from model.preprocess.specs import FrameSpec, Spec, SpectrogramSpec
 from model.training.folder.clip_files import ClipFiles
@@ -24,8 +25,6 @@ from model.training.folder.split import DEVELOPMENT, PARTS, TEST, TRAIN
 from model.training.paper.crop import draw_crop
 from model.training.paper.store import Pair, PairStore, is_remark
 from model.training.task import BatchPlan, DataError, LabelledClip
-
-Floats = NDArray[np.float32]
 
 _COLUMNS = ("file", "label", "group", "split", "sha256")
 #: What split.csv says of pairs with something wrong.
@@ -55,7 +54,7 @@ class PairExamples:
     seed: int
     options: PairOptions
 
-    def example(self, index: int, plan: BatchPlan) -> tuple[dict[str, Floats], int]:
+    def example(self, index: int, plan: BatchPlan) -> tuple[dict[str, Float32Array], int]:
         """Return tensors [1, C, H, W] of the plan's streams, and the class."""
         turn, position = divmod(index, len(self.pairs))
         number = int(_order(len(self.pairs), self.seed, turn)[position])
@@ -79,7 +78,7 @@ class PairExamples:
 
     def _picture(
         self, pair: Pair, spec: FrameSpec, rng: np.random.Generator, strength: float
-    ) -> Floats:
+    ) -> Float32Array:
         picture = pair.picture()
         crop = draw_crop(
             picture.shape[0], picture.shape[1], rng, strength=strength,

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 
+from model.arrays import Float32Array, UInt8Array
 from model.media.types import MediaError
 from model.preprocess.specs import SpectrogramSpec
 from model.preprocess.spectrogram import prepare_spectrogram
@@ -19,9 +19,6 @@ from model.training.folder.cache import decode_missing, write_entry
 from model.training.folder.clip_files import ClipFiles
 from model.training.folder.findings import Finding, FindingKind
 from model.training.folder.inspection import inspect, unreadable
-
-Floats = NDArray[np.float32]
-Bytes = NDArray[np.uint8]
 
 #: Changes where entries of another version cannot be used.
 VERSION = 1
@@ -42,14 +39,14 @@ class Pair:
     file: Path
     label: int
 
-    def picture(self) -> Bytes:
+    def picture(self) -> UInt8Array:
         """Return its middle picture in its own size, uint8 RGB [h, w, 3]."""
         with np.load(self.file) as arrays:
             decoded = cv2.imdecode(arrays["picture"], cv2.IMREAD_COLOR)
         assert decoded is not None
         return np.asarray(decoded[:, :, ::-1], np.uint8)
 
-    def spectrogram(self) -> Floats:
+    def spectrogram(self) -> Float32Array:
         """Return its spectrogram [1, 1, H, W]."""
         with np.load(self.file) as arrays:
             return np.asarray(arrays["spectrogram"], np.float32)

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from numpy.typing import NDArray
 
+from model.arrays import Float32Array
 from model.training.task import DataError
 
-Floats = NDArray[np.float32]
 #: Takes of each digit, by speaker: recordings [n] by digit.
-Words = Mapping[str, Sequence[Sequence[Floats]]]
+Words = Mapping[str, Sequence[Sequence[Float32Array]]]
 
 #: Sample rate of the recordings, Hz.
 RATE = 8000
@@ -34,7 +33,7 @@ def read_words(folder: Path) -> Words:
         names = sorted(path.name for path in folder.iterdir())
     except OSError as exc:
         raise DataError(f"{folder}: cannot be read: {exc.strerror}") from exc
-    spoken: dict[str, list[list[Floats]]] = {}
+    spoken: dict[str, list[list[Float32Array]]] = {}
     faults: list[str] = []
     for name in names:
         if not name.lower().endswith(".wav"):
@@ -51,7 +50,7 @@ def read_words(folder: Path) -> Words:
     return spoken
 
 
-def _recording(file: Path) -> tuple[Floats, str]:
+def _recording(file: Path) -> tuple[Float32Array, str]:
     """Return mono samples [n], and what is wrong with them or the empty string."""
     silence = np.zeros(0, np.float32)
     try:

@@ -6,27 +6,26 @@ from dataclasses import dataclass
 
 import numpy as np
 import soxr
-from numpy.typing import NDArray
+from numpy.random import Generator
 from scipy.fft import irfft, next_fast_len, rfft
 
-Floats = NDArray[np.float32]
-Rng = np.random.Generator
+from model.arrays import Float32Array
 
 
 @dataclass(frozen=True)
 class Recording:
     """Mono `samples` [n] in [-1, 1] at `rate` Hz; the word from `begin` to `end` in seconds."""
 
-    samples: Floats
+    samples: Float32Array
     rate: int
     begin: float
     end: float
 
 
 def record(
-    word: Floats,
+    word: Float32Array,
     rate: int,
-    rng: Rng,
+    rng: Generator,
     seconds: tuple[float, float] = (0.7, 3.2),
     speed: float = 0.25,
     snr_db: float | None = None,
@@ -58,7 +57,7 @@ def record(
     return Recording(samples, rate, start / rate, (start + len(word)) / rate)
 
 
-def noise(length: int, slope: float, rng: Rng) -> Floats:
+def noise(length: int, slope: float, rng: Generator) -> Float32Array:
     """Draw noise [length] of unit power whose amplitude falls with frequency^slope (0: white)."""
     white = rng.standard_normal(length, np.float32)
     if slope == 0:
@@ -70,7 +69,7 @@ def noise(length: int, slope: float, rng: Rng) -> Floats:
     return np.asarray(shaped / (shaped.std() + 1e-12), np.float32)
 
 
-def _color(word: Floats, rng: Rng) -> Floats:
+def _color(word: Float32Array, rng: Generator) -> Float32Array:
     """Filter the word by a random microphone (smooth equaliser, ±10 dB) and perhaps a room."""
     tail = 1200 if rng.random() < 0.3 else 0
     length = len(word) + tail

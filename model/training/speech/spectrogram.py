@@ -5,29 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.random import Generator
 
+from model.arrays import Float32Array
 from model.media.types import Sound
 from model.preprocess.specs import SpectrogramSpec
 from model.preprocess.spectrogram import prepare_spectrogram
 from model.training.speech.folder import RATE
 from model.training.speech.recording import record
 
-Floats = NDArray[np.float32]
-Rng = np.random.Generator
-
-
 #: Share of the synthetic takes among those that are drawn.
 SYNTHETIC = 0.4
 
 
 def draw_spectrogram(
-    takes: Sequence[Floats],
-    synthetic: Sequence[Floats],
+    takes: Sequence[Float32Array],
+    synthetic: Sequence[Float32Array],
     spec: SpectrogramSpec,
-    rng: Rng,
+    rng: Generator,
     augmented: bool,
-) -> Floats:
+) -> Float32Array:
     """Return the spectrogram [1, 1, bands, columns] of a recording of one of a word's takes.
 
     Takes are mono at RATE Hz. `augmented`: with heavy noise, stretched and masked.
@@ -40,7 +37,7 @@ def draw_spectrogram(
     return augment_spectrogram(tensor, rng) if augmented else tensor
 
 
-def augment_spectrogram(tensor: Floats, rng: Rng) -> Floats:
+def augment_spectrogram(tensor: Float32Array, rng: Generator) -> Float32Array:
     """Stretch the bands of a spectrogram [1, 1, bands, columns] (another vocal tract), shift it by
     a few columns, and blank some bands or columns (SpecAugment, arXiv 1904.08779)."""
     bands, columns = tensor.shape[2:]

@@ -12,13 +12,12 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import soxr
-from numpy.typing import NDArray
 from rich.console import Console
 
+from model.arrays import Float32Array
 from model.training.speech.folder import RATE
 from model.training.task import DataError
 
-Floats = NDArray[np.float32]
 #: A text, and the voice, speed and pitch that say it.
 Job = tuple[str, str, int, int]
 
@@ -71,7 +70,7 @@ def available() -> bool:
     return shutil.which("espeak-ng") is not None
 
 
-def words(count: int, cache: Path) -> tuple[tuple[Floats, ...], ...]:
+def words(count: int, cache: Path) -> tuple[tuple[Float32Array, ...], ...]:
     """Return `count` takes of every digit, by digit, at RATE Hz; none without espeak-ng.
 
     They are stored in the folder `cache`. Raises DataError where the stored ones are damaged.
@@ -81,7 +80,7 @@ def words(count: int, cache: Path) -> tuple[tuple[Floats, ...], ...]:
     if not available():
         Console(stderr=True).print("espeak-ng is not installed: training without synthetic voices")
         return ()
-    takes: list[list[Floats]] = [[] for _ in range(10)]
+    takes: list[list[Float32Array]] = [[] for _ in range(10)]
     for digit, samples in speakers(count, RATE, cache / f"voices-{count}.npz"):
         takes[digit].append(samples)
     return tuple(tuple(samples) for samples in takes)
@@ -92,7 +91,7 @@ def spelling(digit: int, voice: str) -> str:
     return WORDS[digit] if voice.startswith("en") else f"[[{PHONEMES[digit]}]]"
 
 
-def say(text: str, voice: str, speed: int, pitch: int, rate: int) -> Floats:
+def say(text: str, voice: str, speed: int, pitch: int, rate: int) -> Float32Array:
     """Synthesize a text as mono samples at `rate` Hz.
 
     `text` and `voice` in espeak-ng's notation (`en-us+f3`), `speed` in words per minute, `pitch` 0
@@ -109,13 +108,13 @@ def say(text: str, voice: str, speed: int, pitch: int, rate: int) -> Floats:
     return trim(np.asarray(soxr.resample(samples, header_rate, rate), np.float32))
 
 
-def trim(samples: Floats) -> Floats:
+def trim(samples: Float32Array) -> Float32Array:
     """Cut off what is 40 dB below the peak at either end."""
     loud = np.flatnonzero(np.abs(samples) > 0.01 * np.abs(samples).max(initial=0))
     return samples[loud[0] : loud[-1] + 1] if loud.size else samples[:1]
 
 
-def speakers(count: int, rate: int, cache: Path, seed: int = 0) -> list[tuple[int, Floats]]:
+def speakers(count: int, rate: int, cache: Path, seed: int = 0) -> list[tuple[int, Float32Array]]:
     """Return `count` takes of every digit by random voices, as (digit, samples at `rate` Hz).
 
     They are made once and stored in `cache` (.npz). Two in five takes have a foreign accent. Raises
@@ -131,7 +130,7 @@ def speakers(count: int, rate: int, cache: Path, seed: int = 0) -> list[tuple[in
     return [(int(name.split("_")[1]), samples) for name, samples in said.items()]
 
 
-def other_words(count: int, cache: Path) -> tuple[Floats, ...]:
+def other_words(count: int, cache: Path) -> tuple[Float32Array, ...]:
     """Return `count` takes of words that are no digits, to train on, at RATE Hz.
 
     None where espeak-ng is not installed. They are stored in the folder `cache`. Raises DataError
@@ -144,7 +143,7 @@ def other_words(count: int, cache: Path) -> tuple[Floats, ...]:
     return tuple(_said(jobs, RATE, cache / f"words-{count}.npz").values())
 
 
-def unseen_words(count: int) -> tuple[Floats, ...]:
+def unseen_words(count: int) -> tuple[Float32Array, ...]:
     """Return `count` takes of words that are never trained on, at RATE Hz; none without
     espeak-ng."""
     if not available():
@@ -165,7 +164,7 @@ def _draw_voice(rng: np.random.Generator) -> tuple[str, int, int]:
     return voice, int(rng.integers(100, 220)), int(rng.integers(10, 90))
 
 
-def _said(jobs: Mapping[str, Job], rate: int, cache: Path) -> dict[str, Floats]:
+def _said(jobs: Mapping[str, Job], rate: int, cache: Path) -> dict[str, Float32Array]:
     """Return each text's samples by its name: from `cache` (.npz), or synthesized and stored."""
     if cache.exists():
         try:

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import t as student
 
+from model.arrays import Float64Array
 from model.training.reliability import gaps_by_bin
-
-Floats = NDArray[np.float64]
 
 #: Resamples of clips.
 _RESAMPLES = 500
@@ -46,7 +44,10 @@ class Estimate:
 
 
 def estimate(
-    runs: Sequence[Floats], reference: Sequence[Floats] | None = None, *, share: bool = False
+    runs: Sequence[Float64Array],
+    reference: Sequence[Float64Array] | None = None,
+    *,
+    share: bool = False,
 ) -> Estimate | None:
     """Return the estimate of a measure from its values by clip, for each seed.
 
@@ -78,7 +79,7 @@ def estimate(
     return Estimate(*_interval(by_seed, variance, clips), clips, len(runs), difference)
 
 
-def _interval(by_seed: Floats, over_clips: float, clips: int) -> tuple[float, float]:
+def _interval(by_seed: Float64Array, over_clips: float, clips: int) -> tuple[float, float]:
     """Return the mean of the seeds' values [seeds] and the half width of its interval."""
     value, seeds = float(by_seed.mean()), len(by_seed)
     over_seeds = float(by_seed.var(ddof=1)) / seeds if seeds > 1 else 0.0
@@ -90,18 +91,18 @@ def _interval(by_seed: Floats, over_clips: float, clips: int) -> tuple[float, fl
 
 
 @lru_cache(maxsize=4)
-def _resamples(clips: int) -> Floats:
+def _resamples(clips: int) -> Float64Array:
     """Return how often each clip is in each resample [resamples, clips]."""
     rng = np.random.default_rng(clips)
     return rng.multinomial(clips, np.full(clips, 1 / clips), _RESAMPLES).astype(np.float64)
 
 
-def _statistics(runs: Sequence[Floats], counts: Floats) -> Floats:
+def _statistics(runs: Sequence[Float64Array], counts: Float64Array) -> Float64Array:
     """Return the statistic [seeds, resamples] of clips that are there `counts` times."""
     return np.stack([_of_one(values, counts) for values in runs])
 
 
-def _of_one(values: Floats, counts: Floats) -> Floats:
+def _of_one(values: Float64Array, counts: Float64Array) -> Float64Array:
     if values.ndim == 1:
         present = np.isfinite(values)
         with np.errstate(invalid="ignore"):  # a resample may have no clip with a value
@@ -109,12 +110,12 @@ def _of_one(values: Floats, counts: Floats) -> Floats:
     return np.asarray(np.abs(counts @ gaps_by_bin(values[:, 0], values[:, 1])).sum(1) / len(values))
 
 
-def _variance(resampled: Floats) -> float:
+def _variance(resampled: Float64Array) -> float:
     """Return the variance of the mean over seeds [seeds, resamples] over the resamples."""
     return float(np.nanvar(resampled.mean(0)))
 
 
-def _least_variance(runs: Sequence[Floats]) -> float:
+def _least_variance(runs: Sequence[Float64Array]) -> float:
     """Return the variance of a share after two more clips of each kind (Agresti, Coull): a
     bootstrap of clips that are all right would have none."""
     count = len(runs[0]) + 4
@@ -122,7 +123,9 @@ def _least_variance(runs: Sequence[Floats]) -> float:
     return float(share * (1 - share) / count)
 
 
-def _least_paired_variance(runs: Sequence[Floats], reference: Sequence[Floats]) -> float:
+def _least_paired_variance(
+    runs: Sequence[Float64Array], reference: Sequence[Float64Array]
+) -> float:
     """Return the variance of a difference of shares after two more clips, half a clip of each pair
     of values (Agresti, Min): a bootstrap of equal values would have none."""
     differences = np.stack(runs) - np.stack(reference)  # [seeds, n]

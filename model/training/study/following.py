@@ -7,13 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from model.arrays import Float64Array
 from model.media.types import Clip
 from model.preprocess.prepared import Prepared
 from model.training.evaluator import Evaluator
 from model.training.faithfulness import box_mask, content_mask, upsample
 from model.training.two_objects import TwoObjects
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -26,11 +25,11 @@ class Following:
     - `heard`, `seen`: share of the answers that are the object that is heard, or the other one.
     """
 
-    mass: Floats
-    other: Floats
-    correlation: Floats
-    heard: Floats
-    seen: Floats
+    mass: Float64Array
+    other: Float64Array
+    correlation: Float64Array
+    heard: Float64Array
+    seen: Float64Array
 
 
 def follow(evaluator: Evaluator, pairs: list[TwoObjects], steps: int, stream: str) -> Following:
@@ -65,13 +64,13 @@ def _follow_one(
     return mass, other, _correlation(maps[0][frame], maps[1][frame]), heard, seen
 
 
-def _share(grid: NDArray[np.float32], view: Prepared) -> Floats:
+def _share(grid: NDArray[np.float32], view: Prepared) -> Float64Array:
     """Return a map [rows, columns] at the tensor's resolution [H, W], with a sum of 1 (or 0)."""
     values = upsample(grid, view).astype(np.float64)
     return np.asarray(values / max(float(values.sum()), 1e-12))
 
 
-def _correlation(a: Floats, b: Floats) -> float:
+def _correlation(a: Float64Array, b: Float64Array) -> float:
     if a.std() == 0 or b.std() == 0:
         return float("nan")
     return float(np.corrcoef(a, b)[0, 1])
