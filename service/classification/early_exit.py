@@ -7,22 +7,20 @@ fusions, let every step see the later ones: a longer run has no such answer in i
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from model.early_exit import exit_schedule
 from service.classification.options import Options
 from service.errors import Error, Problem
-from service.inference.batch_queue import InferenceResult
+from service.inference.batch_queue import InferenceResult, RunNetwork
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from model.checkpoint import Card
 
-#: `Backend.run`.
-_Run = Callable[[Mapping[str, "Tensor"], int, Collection[str]], Awaitable[InferenceResult]]
 #: Largest T of which every step is traced: the runs have T (T + 1) / 2 steps together.
 MAX_TRACED_STEPS = 16
 
@@ -79,7 +77,7 @@ def stops(steps: int, options: Options) -> tuple[int, ...]:
 
 
 async def run_with_early_exit(
-    run: _Run, inputs: Mapping[str, Tensor], steps: int, card: Card, options: Options
+    run: RunNetwork, inputs: Mapping[str, Tensor], steps: int, card: Card, options: Options
 ) -> EarlyExitResult:
     """Run until the margin of the probabilities is that of the options, at most for T = `steps`.
 

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from service.classification.options import Options
 from service.errors import Error, Problem
-from service.inference.batch_queue import InferenceResult
+from service.inference.batch_queue import RunNetwork
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from model.checkpoint import Card
     from model.network import Output
-
-#: `Backend.run`.
-_Run = Callable[[Mapping[str, "Tensor"], int, Collection[str]], Awaitable[InferenceResult]]
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,9 @@ def check_supported(name: str, card: Card, options: Options) -> None:
     raise Problem(Error.INVALID_FIELD, detail, field="contributions")
 
 
-async def run_without_each(run: _Run, inputs: Mapping[str, Tensor], steps: int) -> WithoutStreams:
+async def run_without_each(
+    run: RunNetwork, inputs: Mapping[str, Tensor], steps: int
+) -> WithoutStreams:
     """Run once without each stream of `inputs`, all at the same T. Raises what `run` raises."""
     if len(inputs) < 2:
         used = next(iter(inputs))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -22,13 +22,12 @@ from service.classification.schemas import Classification
 from service.classification.tensors import decoded_tensors
 from service.classification.upload_fields import InputFiles
 from service.decoding.job import DecodeRequest, DecodeResult
-from service.inference.batch_queue import InferenceResult
+from service.inference.batch_queue import RunNetwork
 from service.request_record import RequestRecord
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from model.checkpoint import Card
 
@@ -48,7 +47,7 @@ class Backend:
     name: str
     card: Card
     decode: Callable[[InputFiles, DecodeRequest], Awaitable[DecodeResult]]
-    run: Callable[[Mapping[str, Tensor], int, Collection[str]], Awaitable[InferenceResult]]
+    run: RunNetwork
     limits: Limits = field(default_factory=Limits)
     reduce_steps: Callable[[int], int] = lambda steps: steps
 

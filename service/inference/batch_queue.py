@@ -6,10 +6,10 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Hashable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from service.errors import Error, Problem
 from service.request_record import request_id
@@ -40,6 +40,13 @@ class InferenceResult:
     batch_size: int
     queue_s: float
     inference_s: float
+
+
+#: Runs the network for T = `int` steps on inputs [T or 1, C, H, W] by stream, with the explanations
+#: that are named.
+RunNetwork: TypeAlias = Callable[
+    [Mapping[str, "Tensor"], int, Collection[str]], Awaitable[InferenceResult]
+]
 
 
 @dataclass(eq=False)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.arrays import Float32Array, UInt8Array
+from model.training.array_digest import array_digest
 from model.training.avdigits.held_out import HELD_OUT_PICTURES
 from model.training.avdigits.scene import INK
 from model.training.speech.folder import raise_faults, read_words
@@ -32,13 +33,10 @@ class Digits:
     @property
     def sha256(self) -> str:
         """Digest of all pictures and words, in their order."""
-        digest = hashlib.sha256()
+        arrays: list[NDArray[Any]] = []
         for pictures, words in zip(self.pictures, self.words, strict=True):
-            arrays: list[NDArray[np.generic]] = [pictures, *words]
-            for values in arrays:
-                digest.update(f"{values.shape}".encode())
-                digest.update(values.tobytes())
-        return digest.hexdigest()
+            arrays += [pictures, *words]
+        return array_digest(arrays)
 
 
 def load(folder: Path) -> tuple[Digits, Digits]:

@@ -13,6 +13,7 @@ from model.preprocess.specs import Spec
 from model.training.avdigits.held_out import HELD_OUT_PICTURES
 from model.training.options import check_ranges, option
 from model.training.speech.held_out import HELD_OUT_SPEAKER
+from model.training.speech.sources import speech_sources
 from model.training.task import LabelledClip, check_task
 
 if TYPE_CHECKING:
@@ -75,27 +76,15 @@ class AVDigits:
         return {"held_out": f"speaker {HELD_OUT_SPEAKER}, {pictures}"}
 
     def sources(self) -> tuple[Source, ...]:
-        sources = (
+        return (
             Source(
                 name="MNIST",
                 what="handwritten digits, 18,000 pictures of its training set "
                 "(Y. LeCun, C. Cortes, C. J. C. Burges)",
                 licence="CC BY-SA 3.0",
             ),
-            Source(
-                name="Free Spoken Digit Dataset",
-                what="spoken digits: speakers jackson, lucas and nicolas, 50 takes a digit each",
-                licence="CC BY-SA 4.0",
-            ),
+            *speech_sources(self.synthetic_takes),
         )
-        if not self.synthetic_takes:
-            return sources
-        synthetic = Source(
-            name="espeak-ng voices",
-            what=f"synthetic speech made by this project, {self.synthetic_takes} takes a digit",
-            licence="MIT, as this project",
-        )
-        return (*sources, synthetic)
 
     def load(self, folder: Path) -> AVDigitsData:
         """Load handwriting.npz and speech/. Raises DataError, naming the files at fault."""

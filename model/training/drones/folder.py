@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from model.arrays import Float32Array, UInt8Array
 from model.media.reader import read_sound
 from model.media.types import MediaError
+from model.training.array_digest import array_digest
 from model.training.speech.folder import raise_faults
 from model.training.task import DataError
 
@@ -87,13 +87,9 @@ class Aircraft:
     @property
     def sha256(self) -> str:
         """Digest of all pictures and recordings, in their order."""
-        digest = hashlib.sha256()
         pictures = [view.picture for views in self.clips for view in views]
         arrays: list[NDArray[Any]] = [*pictures, *(each.samples for each in self.recordings)]
-        for values in arrays:
-            digest.update(f"{values.shape}".encode())
-            digest.update(values.tobytes())
-        return digest.hexdigest()
+        return array_digest(arrays)
 
 
 def load(folder: Path) -> tuple[Aircraft, Aircraft]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.arrays import Float32Array, UInt8Array
+from model.training.array_digest import array_digest
 from model.training.handsigns.cutout import Cutout, cut_out
 from model.training.speech.folder import Words, raise_faults, read_words
 from model.training.speech.held_out import HELD_OUT_SPEAKER
@@ -50,13 +50,10 @@ class ShownDigits:
     @property
     def sha256(self) -> str:
         """Digest of all photographs and words, in their order."""
-        digest = hashlib.sha256()
+        arrays: list[NDArray[Any]] = []
         for hands, words in zip(self.hands, self.words, strict=True):
-            arrays: list[NDArray[Any]] = [*(hand.photograph for hand in hands), *words]
-            for values in arrays:
-                digest.update(f"{values.shape}".encode())
-                digest.update(values.tobytes())
-        return digest.hexdigest()
+            arrays += [*(hand.photograph for hand in hands), *words]
+        return array_digest(arrays)
 
 
 def load(folder: Path) -> tuple[ShownDigits, ShownDigits]:

@@ -12,6 +12,7 @@ from model.preprocess.profiles import PROFILES
 from model.preprocess.specs import Spec
 from model.training.options import check_ranges, option
 from model.training.speech.held_out import HELD_OUT_SPEAKER
+from model.training.speech.sources import speech_sources
 from model.training.task import LabelledClip, check_task
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class NDigitsEvents:
         }
 
     def sources(self) -> tuple[Source, ...]:
-        sources = (
+        return (
             Source(
                 name="N-MNIST",
                 what="811 recordings of an event camera that moves before handwritten digits "
@@ -93,20 +94,8 @@ class NDigitsEvents:
                 "(CC BY-SA 3.0)",
                 licence="CC BY-SA 4.0",
             ),
-            Source(
-                name="Free Spoken Digit Dataset",
-                what="spoken digits: speakers jackson, lucas and nicolas, 50 takes a digit each",
-                licence="CC BY-SA 4.0",
-            ),
+            *speech_sources(self.synthetic_takes),
         )
-        if not self.synthetic_takes:
-            return sources
-        synthetic = Source(
-            name="espeak-ng voices",
-            what=f"synthetic speech made by this project, {self.synthetic_takes} takes a digit",
-            licence="MIT, as this project",
-        )
-        return (*sources, synthetic)
 
     def load(self, folder: Path) -> NDigitsData:
         """Load recordings and words. Raises DataError, naming the files at fault."""

@@ -3,7 +3,7 @@ with it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,7 @@ from model.checkpoint import Card, FeatureReference, OODReferences, TowerReferen
 from model.engine.outputs import concatenate
 from model.network import Output
 from model.out_of_distribution import used_streams
+from model.training.out_of_distribution.folds import FOLDS, stratified_folds
 from model.training.out_of_distribution.logistic_regression import (
     Features,
     OODRegression,
@@ -28,8 +29,6 @@ from model.training.temperature import fit_temperature
 _KEPT = 0.97
 #: Fewest known clips, and fewest of each class.
 FEWEST, FEWEST_OF_CLASS = 200, 10
-#: Parts of the clips, of which each is measured by a fit of the others.
-_FOLDS = 5
 #: Powers of the score that are tried.
 _GROWTHS = np.linspace(0, 8, 81)
 
@@ -135,8 +134,8 @@ class _Tower:
         """Return the log odds of known clips and of outliers, from fits to the other folds."""
         known, others = self._features(self.output), self._features(self.outlier_output)
         log_odds, outlier_log_odds = np.empty(len(known.values)), np.empty(len(others.values))
-        outlier_fold = np.arange(len(others.values)) % _FOLDS
-        for part, own in enumerate(_folds(self.labels)):
+        outlier_fold = np.arange(len(others.values)) % FOLDS
+        for part, own in enumerate(stratified_folds(self.labels)):
             own_outliers = outlier_fold == part
             rest = others.of(~own_outliers & self.is_outlier)
             fit = fit_ood_regression(known.of(~own), self.labels[~own], rest, self.classes)
@@ -147,15 +146,6 @@ class _Tower:
     def _features(self, output: Output) -> Features:
         values = output.features[self.name].numpy().astype(np.float64)
         return Features(values, output.logits.argmax(1).numpy())
-
-
-def _folds(labels: Int64Array) -> Iterator[NDArray[np.bool_]]:
-    """Yield the clips of each fold, as booleans [n]; each class is in each fold."""
-    fold = np.empty(len(labels), np.int64)
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        fold[rows] = np.arange(len(rows)) % _FOLDS
-    yield from (fold == part for part in range(_FOLDS))
 
 
 def _fit_growth(

@@ -11,6 +11,7 @@ from model.arrays import Float64Array, Int64Array
 from model.checkpoint import Card, LogitReference, OODReferences
 from model.network import Output
 from model.out_of_distribution import joined_logits, mahalanobis_distance
+from model.training.out_of_distribution.folds import FOLDS, stratified_folds
 
 #: Share of known clips within the limit.
 _KEPT = 0.98
@@ -18,8 +19,6 @@ _KEPT = 0.98
 _CLIPS_PER_DIMENSION = 10
 #: Weight of the covariance's diagonal, against its other entries.
 _SHRINKAGE = 0.05
-#: Parts of the clips, of which each is measured by a fit of the others.
-_FOLDS = 5
 
 
 def fit_logit_references(
@@ -46,15 +45,10 @@ def _fit(
 ) -> LogitReference | None:
     if len(values) < _CLIPS_PER_DIMENSION * values.shape[1]:
         return None
-    if np.bincount(labels, minlength=classes).min() < 2 * _FOLDS:
+    if np.bincount(labels, minlength=classes).min() < 2 * FOLDS:
         return None
-    fold = np.empty(len(labels), np.int64)
-    for label in range(classes):  # each class is in each fold
-        rows = np.flatnonzero(labels == label)
-        fold[rows] = np.arange(len(rows)) % _FOLDS
     distances = np.empty(len(labels))
-    for part in range(_FOLDS):
-        own = fold == part
+    for own in stratified_folds(labels):
         reference = _reference(values[~own], labels[~own], classes, limit=1.0)
         held_out = torch.from_numpy(values[own])
         distances[own] = mahalanobis_distance(

@@ -1,0 +1,24 @@
+"""Stratified folds, for cross-fitting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from model.arrays import BoolArray, Int64Array
+
+#: Folds, each of which is measured by a fit to the others.
+FOLDS = 5
+
+
+def stratified_folds(labels: Int64Array) -> Iterator[BoolArray]:
+    """Yield for each fold whether each clip [n] of classes `labels` [n] is in it.
+
+    The clips of each class are dealt to the folds in turn.
+    """
+    fold = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        fold[rows] = np.arange(len(rows)) % FOLDS
+    yield from (fold == part for part in range(FOLDS))
