@@ -9,7 +9,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 from pydantic_settings import PydanticBaseSettingsSource
 
-#: What the name of every environment variable starts with.
+#: Prefix of every environment variable.
 PREFIX = "SCMRL_"
 
 #: New names by the old ones. A variable or a flag with an old name works for one release, with a

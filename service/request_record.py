@@ -41,7 +41,7 @@ class Stage:
 
 @dataclass
 class RequestRecord:
-    """What is recorded of one request.
+    """The record of one request.
 
     - `model`: name of the checkpoint, once it is known to exist.
     - `stages`: in the order in which they were noted.

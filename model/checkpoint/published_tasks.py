@@ -35,7 +35,7 @@ AttentionChoice = Literal["spatial", "temporal", "spatial-temporal", "none"]
 
 @dataclass(frozen=True)
 class Overrides:
-    """What the importer says of a network, before what its file says. None: as in the file."""
+    """Values that the importer sets for a network, over those of its file. None: as in the file."""
 
     attention: AttentionChoice | None = None
     alpha: float | None = None

@@ -29,7 +29,7 @@ MAX_FILE_BYTES = 4 << 30
 #: First value of a legacy file, and its version.
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _MAX_DIMENSIONS = 16
-#: What zipfile raises for archives that are damaged, encrypted or of other versions.
+#: Exceptions of zipfile for archives that are damaged, encrypted or of other versions.
 _DAMAGED = (
     zipfile.BadZipFile,
     NotImplementedError,
@@ -81,7 +81,7 @@ class StoredTensor:
 
 
 class _Container(Protocol):
-    """Where the storages of an open file are."""
+    """The positions of the storages in an open file."""
 
     content: Any
 
@@ -254,7 +254,7 @@ def _never(*_: Any) -> Any:
     raise PickleError("is damaged: it calls a type")
 
 
-#: What the pickles of checkpoints call or name.
+#: Callables and classes that the pickles of checkpoints refer to.
 _CONSTRUCTORS: dict[str, Any] = {
     "argparse Namespace": _never,
     "collections OrderedDict": _ordered_dict,

@@ -40,7 +40,7 @@ class Engine:
     The network is moved there and put in eval mode, and must not be changed afterwards. `device` is
     "auto" (CUDA where available), "cpu", "cuda" or "cuda:N". On a CPU it uses `threads` threads, by
     default torch's number in the calling thread. A batch of more than `max_batch` samples is run in
-    parts. Raise RuntimeError where the device is not available.
+    parts. Raises RuntimeError where the device is not available.
     """
 
     def __init__(
@@ -95,8 +95,8 @@ class Engine:
 
         A stream of one step is repeated for `steps` time steps, by default those of the longest
         stream, at most MAX_STEPS. `explain` may hold "attention", and "operations", for which the
-        plain network runs as well. Raise ValueError, naming the stream, for inputs that do not fit
-        the network.
+        plain network runs as well. Raises ValueError, naming the stream, for inputs that do not fit
+        the network, and MemoryError where the device lacks memory for a single sample.
         """
         unknown = set(explain) - EXPLAINS
         if unknown:

@@ -76,7 +76,7 @@ class Layers(Protocol[Tokens]):
 
 @dataclass(frozen=True)
 class StreamFeatures:
-    """What a stream contributes to the output.
+    """The contribution of a stream to the output.
 
     Features [..., C], firing rate of its tokens [...], mean over tokens of its residual
     [T, ..., C] (None where it received none), and the maps with the stream they lie on.
@@ -141,7 +141,7 @@ class FusedAttentions(Generic[Tokens]):
 
 
 class FusedResidual(Generic[Tokens]):
-    """What one source stream adds to one target stream: CCSSA, then semantic alignment."""
+    """The residual of one source stream in one target stream: CCSSA, then semantic alignment."""
 
     def __init__(self, residual: CrossModalResidual, layers: Layers[Tokens]) -> None:
         self._layers = layers

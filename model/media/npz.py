@@ -15,7 +15,7 @@ from model.media.types import MediaError, TooLarge, Unusable
 
 #: First bytes of a zip archive.
 MAGIC = b"PK\x03\x04"
-#: What reading a damaged archive raises.
+#: Exceptions of reading a damaged archive.
 _DAMAGED = (
     zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, KeyError, NotImplementedError,
     RuntimeError, TypeError, OverflowError, SyntaxError,

@@ -10,7 +10,7 @@ from model.arrays import Float32Array, Float64Array
 from model.media.npz import MAGIC, read_arrays
 from model.media.types import SLACK_S, Limits, TooLarge, UnknownFormat, Unusable
 
-#: What may stand between the two columns of a CSV, and at its beginning.
+#: Separators of the two columns of a CSV, and what may precede them.
 _SEPARATORS, _BOM = ",;\t", "\ufeff"
 #: Longest line of a CSV that is read, in characters.
 _MAX_LINE = 256

@@ -38,7 +38,7 @@ class CrossModalResidual(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two spiking projections over channels; their spikes are added to the tokens."""
+    """Two spiking projections over channels; their spikes are added to the tokens [T, B, C, N]."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -52,7 +52,10 @@ class MLP(nn.Module):
 
 
 class SelfBlock(nn.Module):
-    """Block of the single-stream network: self-attention and MLP, each with its residual."""
+    """Block of the single-stream network: self-attention and MLP, each with its residual.
+
+    Tokens [T, B, C, N] to tokens of the same shape, and the maps.
+    """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -98,10 +101,12 @@ class SCMRL(nn.Module):
         self.apply(_initialise)
 
     def forward(self, inputs: Mapping[str, Tensor], attention: bool = False) -> Output:
-        """Return class logits for frames [T, B, C, H, W] by stream, of equal T and B.
+        """Return the class logits and more of encoded frames [T, B, C, H, W] by stream.
 
-        A stream that is missing in `inputs` adds nothing to the logits and has no residual. With
-        `attention`, maps are returned as well. Raise ValueError for an unknown stream or no stream.
+        T and B are the same for all streams; C, H and W are those of `config.streams`. A stream
+        that is missing in `inputs` adds nothing to the logits and has no residual. With
+        `attention`, the output has attention maps. Raises ValueError for an unknown stream, or
+        where there is no stream.
         """
         self._check(inputs)
         tokens = {n: self.patch[n](inputs[n]) for n in self.config.streams if n in inputs}

@@ -255,7 +255,7 @@ def _wanderings(rng: Generator) -> UInt8Array:
     return _finish(picture, rng)
 
 
-#: How each kind of background is drawn.
+#: The function that draws each kind of background.
 KINDS: dict[str, Callable[[Generator], UInt8Array]] = {
     "clouds": _clouds,
     "room": _room,

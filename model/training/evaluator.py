@@ -51,7 +51,7 @@ class ClipOnDemand:
         return self.truth.decode(self.steps)
 
 
-#: What an evaluator predicts.
+#: Predictions of an evaluator.
 EvaluatedClip = DecodedClip | ClipOnDemand
 
 

@@ -1,4 +1,4 @@
-"""Whether a training leads anywhere: checks after each epoch that end in warnings."""
+"""Checks of a training after each epoch, which warn where it does not learn."""
 
 from __future__ import annotations
 

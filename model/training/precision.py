@@ -1,4 +1,4 @@
-"""Whether bfloat16 agrees with float32 in training a network."""
+"""Check whether bfloat16 agrees with float32 in training a network."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """What one training batch consists of.
+    """The content of one training batch.
 
     `streams`: those that its examples have. `steps`: time steps T. `difficulty`: of the
     augmentation, 0 (easiest) to 1.

@@ -94,7 +94,7 @@ def compute_loss(
     """Return the loss of a batch, and the semantic alignment that is a part of it.
 
     The loss is the cross-entropy of the logits [B, classes], weighted by class where
-    `class_weights` [classes] are given, plus the semantic alignment of the streams' residuals
+    `class_weights` [classes] are not None, plus the semantic alignment of the streams' residuals
     [T, B, C] (arXiv 2502.12488), which is 0 in a training without alignment. For clips of
     NO_CLASS, it is the cross-entropy with equal probabilities of all classes, and no alignment.
     """

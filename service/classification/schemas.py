@@ -102,7 +102,7 @@ class StreamMaps(_Answer):
 
 
 class LeaveOneOut(_Answer):
-    """What each stream changes: the logits of all streams that were used, minus the logits without
+    """Change by each stream: the logits of all streams that were used, minus the logits without
     this stream."""
 
     changes: dict[str, dict[str, float]] | None = Field(

@@ -1,4 +1,4 @@
-"""Preprocessed tensors instead of files: checked, and given what a decoded clip has."""
+"""Preprocessed tensors in place of files: check them, and describe them as a decoded clip."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a service answers, typed. Members that are not known here are kept: a newer service may
+"""The answers of a service, typed. Members that are not known here are kept: a newer service may
 have more (`answer.model_extra`)."""
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class StepAnswer(_Answer):
 
 
 class Exit(_Answer):
-    """Where a clip stopped: margin of the two highest probabilities, and steps of all runs."""
+    """Early exit of a clip: the margin of its two highest probabilities, and steps of all runs."""
 
     margin: float
     early: bool
@@ -127,7 +127,12 @@ class Timing(_Answer):
 
 
 class Classification(_Answer):
-    """The answer to one clip; docs/http-api.md has the meaning of its members."""
+    """The answer to one clip; docs/http-api.md has the meaning of its members.
+
+    `probabilities`: 0 to 1, the highest first. `contributions`: by stream (and "bias") and label,
+    the terms whose sum is the logit. `out_of_domain`: OOD score, from 0; 97 % of known clips are
+    below 1.
+    """
 
     id: str
     model: ModelName
@@ -169,7 +174,7 @@ class Models(_Answer):
 
 
 class Ready(_Answer):
-    """What holds for a live stream: `window_s`, `hop_s` in seconds."""
+    """The parameters of a live stream; `window_s` and `hop_s` in seconds."""
 
     type: Literal["ready"] = "ready"
     id: str

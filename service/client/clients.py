@@ -57,7 +57,11 @@ class Client:
     def classify(
         self, *, model: str | None = None, **fields: Unpack[ClassifyFields]
     ) -> Classification:
-        """Classify the files of one clip with a checkpoint, by default the service's."""
+        """Classify the files of one clip with a checkpoint, by default the service's.
+
+        `fields`: files and options, see `ClassifyFields`. Raises OSError for a file that cannot be
+        read, TypeError for an unknown argument, and what the class says.
+        """
         return self._ask(Classification, "POST", classify_path(model), **read_form(fields))
 
     def models(self) -> list[ModelSummary]:
@@ -65,7 +69,7 @@ class Client:
         return self._ask(Models, "GET", "v1/models").models
 
     def card(self, name: str) -> dict[str, Any]:
-        """Return a checkpoint's card."""
+        """Return a checkpoint's card, as in card.json. Raises ProblemError for an unknown name."""
         response = self._send("GET", card_path(name))
         return dict(response.json())
 

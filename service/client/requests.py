@@ -21,9 +21,16 @@ File = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
 
 
 class ClassifyFields(TypedDict, total=False):
-    """What `classify` takes, as docs/http-api.md has it; None is as if it were left out.
+    """The arguments of `classify`; None is the same as leaving one out.
 
-    `streams`: the files of streams by their names in the checkpoint's card.
+    - Files: `clip`, `video`, `audio`, `frames` (in temporal order), `events`, `audio_events`, and
+      `streams`: files by the names of the streams in the checkpoint's card.
+    - `steps`: time steps T, 1 to 64. `top_k`: labels to return, from 1.
+    - `attention`: no maps, their values, or also PNGs of them over the input (`overlay`).
+    - `abstain_below`: 0 to 1, the least probability of a label. `abstain_beyond`: from 0, the
+      greatest `out_of_domain` of a clip that gets a label.
+    - `exit_margin`: 0 to 1; stop where the highest probability exceeds the next by this much.
+    - `diagnostics`, `steps_trace`, `degrade`, `contributions`: see docs/http-api.md.
     """
 
     clip: File | None

@@ -92,7 +92,7 @@ class StreamFields(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class StreamRequest:
-    """What a live stream is opened with."""
+    """The request that opens a live stream."""
 
     address: str
     headers: Mapping[str, str]

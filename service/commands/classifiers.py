@@ -1,4 +1,4 @@
-"""What classifies for a command: a checkpoint in this process, or a server."""
+"""The classifiers of commands: a checkpoint in this process, or a server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether another process is stopped or hangs, by its state under /proc on Linux.
+"""Detect whether another process is stopped or hangs, by its state under /proc on Linux.
 
 Without /proc, or where it hides the processes of other users, every process counts as alive.
 """

@@ -19,8 +19,8 @@ from service.decoding.sources import Missing, PicturesSource, SoundSource, Sourc
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What to read from the files of a field: streams of these `kinds`, and `frames` pictures at
-    the centres of as many equal parts of the duration."""
+    """The request to a reader for the files of a field: streams of these `kinds`, and `frames`
+    pictures at the centres of as many equal parts of the duration."""
 
     kinds: frozenset[str]
     frames: int

@@ -35,7 +35,7 @@ _CLONE_NEWUSER = 0x10000000
 #: The version of capget() and capset() with 64 capabilities.
 _CAPABILITY_VERSION = 0x20080522
 _CAP_KILL, _CAP_SETGID, _CAP_SETUID = 1 << 5, 1 << 6, 1 << 7
-#: What root needs to give a process a user id of its own, and to end that process later.
+#: Capabilities of root to run a process under another user id, and to end that process later.
 _CHANGE_USER = _CAP_KILL | _CAP_SETGID | _CAP_SETUID
 #: Added to a process id, this gives a user id outside the ranges of systemd and containers.
 _FIRST_OWN_UID = 0x70000000
@@ -79,7 +79,7 @@ def confine(
     its parent; pass the process id of `parent` where that may have ended already.
 
     Raises SeccompUnavailable where seccomp is required and missing, Orphaned, and OSError where a
-    right cannot be given up.
+    right cannot be dropped.
     """
     syscalls.library()  # it cannot be loaded any more below
     limit = _address_space() + memory_bytes

@@ -20,7 +20,7 @@ from functools import cache
 from types import ModuleType
 from typing import Literal
 
-#: What decoding needs once its libraries are loaded: memory, open sockets, the clock, locks of
+#: System calls of decoding once its libraries are loaded: memory, open sockets, the clock, locks of
 #: threads, and exit.
 _DECODING = (
     "brk", "mmap", "munmap", "mremap", "mprotect", "madvise",
@@ -34,7 +34,7 @@ _DECODING = (
     "exit", "exit_group",
 )  # fmt: skip
 
-#: What the fork server needs as well, and a forked process until it is confined.
+#: Further system calls of the fork server, and of a forked process until it is confined.
 _FORKING = (
     "recvmsg", "wait4", "fork", "pipe2", "dup2", "dup3",
     "newfstatat", "getsockname", "getpeername", "getsockopt",

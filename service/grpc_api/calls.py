@@ -1,4 +1,4 @@
-"""What holds for every call: id, key, limits, log, metrics, and errors as statuses of gRPC."""
+"""The parts common to every call: id, key, limits, log, metrics, and errors as gRPC statuses."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class RpcCall:
     async def read(self) -> Any:
         """Read its only message, once. Raises Problem UNREADABLE_FORM where there is none."""
         message = await self.context.read()
-        if message is grpc.aio.EOF:  # of one that is too large, gRPC has told the client itself
+        if message is grpc.aio.EOF:  # of one that is too large, gRPC has answered the client itself
             detail = "The call has no message, or one beyond SCMRL_MAX_BODY_BYTES."
             raise Problem(Error.UNREADABLE_FORM, detail)
         return message

@@ -27,7 +27,7 @@ def _pool() -> descriptor_pool.DescriptorPool:
 
 @cache
 def message(name: str) -> Any:
-    """Return the class of a message of the package `inference`, or of the full name given."""
+    """Return the class of a message of the package `inference`, or of a full name."""
     full_name = name if "." in name else f"inference.{name}"
     return message_factory.GetMessageClass(_pool().FindMessageTypeByName(full_name))
 

@@ -57,7 +57,7 @@ async def send_problem(
 ) -> None:
     """Answer a request, or refuse a WebSocket, with a problem, outside of the routes.
 
-    A server that cannot send a response in place of a WebSocket is told to close it.
+    A server that cannot send a response in place of a WebSocket has to close it.
     """
     response = respond(HTTPConnection(scope), problem, headers)
     if scope["type"] == "websocket" and _DENIAL not in scope.get("extensions", {}):

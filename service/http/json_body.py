@@ -15,7 +15,7 @@ from service.http.multipart_body import Form, FormFields
 
 #: The media type of the body.
 MEDIA_TYPE = "application/json"
-#: What a browser's FileReader puts before the base64 of a file.
+#: Prefix of a browser's FileReader before the base64 of a file.
 DATA_URL = re.compile(r"data:[^,]{0,200};base64,")
 
 

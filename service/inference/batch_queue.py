@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BatchKey:
-    """What must be equal for requests to run in one batch.
+    """The properties that requests of one batch have in common.
 
     `shapes`: stream name and shape [T or 1, C, H, W] of each input.
     """

@@ -1,4 +1,4 @@
-"""What the rest of the service sees of the checkpoints, whichever process runs their networks.
+"""The interface of checkpoints to the rest of the service, in whichever process they run.
 
 `local.LocalModels` runs them in this process; `service.engine_link` asks another one.
 """

@@ -1,4 +1,4 @@
-"""Who may ask, and how often: the check of a key, which every protocol shares."""
+"""Check a key and its rate limit, for every protocol."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _HEADER = "send `Authorization: Bearer KEY` (curl: -H 'Authorization: Bearer KEY
 
 
 class CurrentKeys(Protocol):
-    """Where the keys are: a Keyring, or a copy of the one of another process."""
+    """The source of keys: a Keyring, or a copy of the one of another process."""
 
     @property
     def keys(self) -> Keys: ...

@@ -1,4 +1,4 @@
-"""What is done with a completed request of any protocol: metrics, a trace, one line of the log."""
+"""Report a completed request of any protocol: metrics, a trace and a log line."""
 
 from __future__ import annotations
 

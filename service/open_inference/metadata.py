@@ -1,4 +1,4 @@
-"""What the protocol says of the server and of checkpoints, with its own member names."""
+"""Metadata of the server and of checkpoints, with the member names of the protocol."""
 
 from __future__ import annotations
 
@@ -66,10 +66,10 @@ def index(registry: Checkpoints, *, only_ready: bool) -> list[dict[str, str]]:
     """Return name, version and state of every checkpoint."""
     entries = []
     for name in registry.names:
-        found = registry.find(name)
-        state = _STATES["ready" if found is not None else registry.status(name)]
+        served = registry.find(name)
+        state = _STATES["ready" if served is not None else registry.status(name)]
         reason = "the log has the reason" if state == "UNAVAILABLE" else ""
-        card_version = "" if found is None else found.card.version
+        card_version = "" if served is None else served.card.version
         entries.append({"name": name, "version": card_version, "state": state, "reason": reason})
     return [entry for entry in entries if entry["state"] == "READY" or not only_ready]
 

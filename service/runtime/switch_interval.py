@@ -1,4 +1,4 @@
-"""How long a thread may keep Python's lock (GIL) while another one waits for it."""
+"""The time that a thread may keep Python's lock (GIL) while another one waits for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What has been received of a stream, for the seconds that a window can reach back."""
+"""Buffers of a live stream: what was received in the seconds that a window can reach back."""
 
 from __future__ import annotations
 

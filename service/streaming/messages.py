@@ -267,7 +267,7 @@ class Ready(_Message):
 
 
 class Window(_Message):
-    """What an answer is about: capture times in ns, and the newest of each input, by field."""
+    """The window of an answer: capture times in ns, and the newest of each input, by field."""
 
     begin_ns: int
     end_ns: int
@@ -280,8 +280,8 @@ class Answer(_Message):
     - `number`: from 0; `final`: whether it was asked for by `finalize` or `close`.
     - `dropped`: messages of each input, by field, that no answer was about, since the last answer:
       late, or pushed out. `skipped`: hops without an answer since the last one.
-    - `packets`: of each input in H.264 or Opus, by field: what became of its packets since the last
-      answer, by outcome.
+    - `packets`: of each input in H.264 or Opus, by field: its packets since the last answer, by
+      outcome.
     - `smoothed`: probabilities, by label, averaged over this segment's answers.
     - `behind_ms`: from the capture of the newest message to this answer, by the shortest delay of
       the session's messages.

@@ -351,7 +351,7 @@ class Session:
         return dict(zip(fields, (buffer.dropped for buffer in self._buffers), strict=True))
 
     def _packets_since(self) -> dict[str, dict[str, int]]:
-        """Return what became of packets since the last answer, by field and outcome."""
+        """Return the number of packets since the last answer, by field and outcome."""
         since = {}
         for name, counts in self.counts.packets.items():
             since[name] = dict(counts - self._packets_before[name])

@@ -11,7 +11,7 @@ from service.streaming.messages import TOO_MANY, StreamError
 
 #: Outcomes of a window.
 OUTCOMES = ("answered", "skipped", "failed")
-#: What became of a packet of H.264 or Opus: those of `Outcome`, lost before it came, and dropped
+#: Outcomes of a packet of H.264 or Opus: those of `Outcome`, lost before it came, and dropped
 #: since the decoder was behind.
 PACKET_OUTCOMES = (*(outcome.name.lower() for outcome in Outcome), "lost", "behind")
 

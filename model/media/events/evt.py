@@ -19,7 +19,7 @@ from model.media.events.types import (
 )
 from model.media.types import Limits, UnknownFormat, Unusable
 
-#: How a header line begins.
+#: First character of a header line.
 MAGIC = b"% "
 #: Longest header in bytes.
 _MAX_HEADER = 64 * 1024

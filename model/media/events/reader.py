@@ -1,4 +1,4 @@
-"""Read files of events: the format is told by the content."""
+"""Read files of events: the format is detected by the content."""
 
 from __future__ import annotations
 

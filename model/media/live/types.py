@@ -1,4 +1,4 @@
-"""What a packet of a live stream became; imports no decoder."""
+"""The outcome of decoding a packet of a live stream; imports no decoder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SAMPLE_RATE = 48_000
 
 
 class Outcome(IntEnum):
-    """What became of a packet.
+    """The outcome of a packet.
 
     `DECODED` stands as well for a picture that is shown later or that no window needs.
     """

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 #: Seeds of the clips and examples that a checkpoint is calibrated on.
 _DEVELOPMENT_SEED, _KNOWN_SEED = 11, 3
-#: What a card says about the third stream.
+#: Note on the third stream in the card.
 FORCE_NOTE = (
     "simulated: MNIST has pictures only. Each picture is enlarged four times and thinned to lines "
     "of one pixel; the pen follows them from the highest loose end, straight on at crossings, and "

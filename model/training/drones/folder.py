@@ -24,7 +24,7 @@ from model.training.task import DataError
 LABELS = ("drone", "helicopter", "other")
 #: The class of each kind in the column `class`.
 KINDS = {"drone": 0, "helicopter": 1, "airplane": 2, "bird": 2, "background": 2}
-#: The kind of pictures and sounds with nothing in them that is to be found.
+#: The kind of pictures and sounds without any object to classify.
 BACKGROUND = "background"
 #: Columns that labels.csv must have; others are ignored.
 COLUMNS = ("file", "kind", "class", "clip", "split", "site", "box_x", "box_y", "box_w", "box_h")

@@ -118,7 +118,7 @@ class Drones:
 
 @dataclass(frozen=True)
 class DronesData:
-    """What to train on, and what is held out, with its movies."""
+    """The training data, and the held-out data with its movies."""
 
     training: Aircraft
     held_out: Aircraft

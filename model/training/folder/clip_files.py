@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from model.media.types import Clip, Limits
 
-#: What a file can be of, by its ending.
+#: Kinds of files by their endings.
 Kind = Literal["movie", "sound", "picture"]
 ENDINGS: dict[Kind, tuple[str, ...]] = {
     "movie": (
@@ -59,12 +59,12 @@ class ClipFiles:
 
     @property
     def sound_file(self) -> Path | None:
-        """Where its sound comes from."""
+        """The file that its sound is read from."""
         return self.file("sound", "movie")
 
     @property
     def picture_file(self) -> Path | None:
-        """Where its pictures come from."""
+        """The file that its pictures are read from."""
         return self.file("movie", "picture")
 
     def digest(self) -> str:

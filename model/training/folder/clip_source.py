@@ -1,4 +1,4 @@
-"""Where clips come from: a folder of classes, or a table."""
+"""The source of clips: a folder of classes, or a table."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ SPLIT = "split.csv"
 #: The folder of decoded clips, beside the folders of runs.
 CACHE = "cache"
 _COLUMNS = ("file", "label", "group", "split", "sha256")
-#: What split.csv says of clips with something wrong.
+#: Part in split.csv of clips with a fault.
 _LEFT_OUT = "left out"
 
 
@@ -216,7 +216,7 @@ class FolderData:
 
 @dataclass(frozen=True)
 class Options:
-    """What `FolderData` has to know of the options of `FolderTask`."""
+    """The options of `FolderTask` that `FolderData` depends on."""
 
     augment: bool = True
     mirror: bool = True

@@ -1,4 +1,4 @@
-"""What is wrong with a folder of clips: findings, and one report of them all."""
+"""Faults in a folder of clips (findings), and one report of them all."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from model.media.types import Clip, MediaError
 from model.training.folder.clip_files import ClipFiles
 from model.training.folder.findings import Finding
 
-#: Shortest sound, in seconds, that can be told from a click.
+#: Shortest sound, in seconds, that can be distinguished from a click.
 MIN_SOUND_S = 0.1
 
 

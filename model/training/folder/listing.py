@@ -23,7 +23,7 @@ PAIRS: frozenset[frozenset[Kind]] = frozenset(
         frozenset({"movie", "sound"}),
     }
 )
-#: What files may be, by their ending, for messages.
+#: Accepted file types by their endings, for messages.
 ACCEPTED = "; ".join(f"{kind}: {', '.join(endings)}" for kind, endings in ENDINGS.items())
 
 

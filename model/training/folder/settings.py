@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from model.preprocess.specs import FrameSpec, Spec, SpectrogramSpec
 
-#: What sounds are, and seconds of them that are kept by default: a spoken word, or an event.
+#: Kinds of sounds, and seconds of them that are kept by default: a spoken word, or an event.
 SOUNDS = {"speech": 1.6, "general": 4.0}
 #: Names of the streams, and what they are called in reports.
 TITLES = {"audio": "sound", "visual": "picture"}

@@ -23,7 +23,7 @@ from model.training.task import DATA_NOTE, DataError
 if TYPE_CHECKING:
     from model.training.folder.data import FolderData, Part
 
-#: What `--task` may be, and the streams of each.
+#: Values of `--task`, and the streams of each.
 STREAMS: dict[str, frozenset[str]] = {
     "audio-visual": frozenset({"audio", "visual"}),
     "audio": frozenset({"audio"}),
@@ -112,7 +112,7 @@ class FolderTask:
 
     @property
     def description(self) -> str:
-        """What is classified, by what."""
+        """Description of the task: what is classified, by which streams."""
         if not self.labels:
             return "Clips of your own, sorted by class or listed in a table."
         streams = " and ".join(TITLES[name] for name in self.specs)

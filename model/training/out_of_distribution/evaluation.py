@@ -22,7 +22,7 @@ from model.training.speech.folder import RATE
 from model.training.speech.recording import record
 from model.training.task import DataError
 
-#: Probability above which an answer counts as given.
+#: Probability above which a clip counts as answered.
 CONFIDENT = 0.5
 #: Sample rate in Hz and length in seconds of made sounds, and of the parts cut of foreign ones.
 _RATE, _SECONDS = 16_000, 2.0

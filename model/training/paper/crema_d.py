@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from model.training.paper.pairs import PairData
 
 _PUBLISHED = PUBLISHED_TASKS["crema-d"]
-#: What the classes stand for.
+#: Meaning of the class codes.
 EMOTIONS = {
     "ANG": "anger",
     "DIS": "disgust",
@@ -38,7 +38,7 @@ EMOTIONS = {
 }
 #: Folders of the public layout, and the ending of the files in each.
 VIDEOS, SOUNDS = ("VideoFlash", ".flv"), ("AudioWAV", ".wav")
-#: How clips are split: as published, by clip; or by actor, so that those tested on are strangers.
+#: Splits of the clips: as published, by clip; or by actor, so that no test actor is trained on.
 SPLITS = PUBLISHED, SUBJECTS = ("published", "subjects")
 #: Share of the actors that `subjects` tests on: 9 of the 91.
 TEST_SHARE = 0.1

@@ -52,7 +52,7 @@ class EventClip(LabelledClip):
 
 @dataclass(frozen=True)
 class EventOptions:
-    """What `EventPairData` has to know of the options of its task.
+    """The options of a task that `EventPairData` depends on.
 
     `copies`: augmented versions of each pair, of which one is drawn each time; 0: always a new one.
     """

@@ -9,7 +9,7 @@ from typing import Any
 ALL_CLIPS = 100_000
 #: Augmented versions that the published training keeps of each clip.
 COPIES = 3
-#: Those that all three tasks have in common.
+#: Hyperparameters that all three tasks share.
 PAPER: Mapping[str, Any] = {
     "epochs": 100,
     "batch": 128,

@@ -75,21 +75,21 @@ def list_ntidigits(data: Path) -> NTIDigits:
 
     Raises DataError where there is none, or it cannot be opened.
     """
-    found = sorted(data.glob(FILE)) or sorted(data.glob(f"*/{FILE}"))
-    if not found:
+    files = sorted(data.glob(FILE)) or sorted(data.glob(f"*/{FILE}"))
+    if not files:
         raise DataError(f"{data}: holds no {FILE} of N-TIDIGITS18")
     samples: list[SpokenDigit] = []
     findings: list[Finding] = []
     left_out: Counter[str] = Counter()
     try:
-        with h5py.File(found[0], "r") as file:
+        with h5py.File(files[0], "r") as file:
             for part in PARTS:
                 of_part, wrong = _list_part(file, part, left_out)
                 samples += of_part
                 findings += wrong
     except (OSError, KeyError, AttributeError, UnicodeDecodeError) as exc:
-        raise DataError(f"{found[0]}: is not N-TIDIGITS18, or damaged: {exc}") from exc
-    return NTIDigits(found[0], tuple(samples), left_out[_OH], tuple(findings))
+        raise DataError(f"{files[0]}: is not N-TIDIGITS18, or damaged: {exc}") from exc
+    return NTIDigits(files[0], tuple(samples), left_out[_OH], tuple(findings))
 
 
 def _list_part(

@@ -27,13 +27,13 @@ from model.training.paper.store import Pair, PairStore, is_remark
 from model.training.task import BatchPlan, DataError, LabelledClip
 
 _COLUMNS = ("file", "label", "group", "split", "sha256")
-#: What split.csv says of pairs with something wrong.
+#: Part in split.csv of pairs with a fault.
 _LEFT_OUT = "left out"
 
 
 @dataclass(frozen=True)
 class PairOptions:
-    """What `PairData` has to know of the options of its task.
+    """The options of a task that `PairData` depends on.
 
     `copies`: augmented versions of each clip, of which one is drawn each time; 0: always a new one.
     `mirror`: whether pictures may be mirrored. `skip_faulty`: leave faulty clips out.

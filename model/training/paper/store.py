@@ -24,7 +24,7 @@ from model.training.folder.inspection import inspect, unreadable
 VERSION = 1
 #: Both streams of a pair.
 STREAMS = frozenset({"audio", "visual"})
-#: What the published training does not mind: said, and trained on.
+#: Faults that the published training accepts: they are reported, and the pair is trained on.
 _REMARKS: frozenset[FindingKind] = frozenset({"silent", "one colour", "too short"})
 #: Beginning of the text file that stands for a file in a clone without Git LFS.
 _LFS = b"version https://git-lfs"

@@ -61,7 +61,7 @@ OTHER_WORDS = (  # noqa: SIM905 (300 quoted words is harder to read)
     "walk wall warm wash watch water weather week west wheel white why wide window winter with "
     "wood word work world write yellow yes yesterday you young "
 ).split()
-#: Those that are never trained on.
+#: Words that are never trained on.
 TEST_WORDS = OTHER_WORDS[::5]
 
 

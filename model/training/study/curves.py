@@ -36,7 +36,7 @@ class _Curve:
 
     @property
     def unit(self) -> int:
-        """What a value is multiplied by to be shown: accuracies are in per cent."""
+        """Factor by which values are shown: 100 for accuracies, which are in per cent."""
         return 1 if self.title.endswith(IN_STEPS) else 100
 
 

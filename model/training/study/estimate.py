@@ -25,7 +25,7 @@ class Difference:
 
     @property
     def is_sure(self) -> bool:
-        """Whether the interval does not hold 0."""
+        """Whether the interval excludes 0."""
         return abs(self.value) > self.half
 
 

@@ -23,7 +23,7 @@ from model.training.two_objects import TwoObjectData, TwoObjects
 MEASURED = "measured.npz"
 #: Key of all streams together, beside the names of streams.
 TOGETHER = "all"
-#: What follows the name of a measure with the temperature of the development clips.
+#: Suffix of a measure with the temperature of the development clips.
 CALIBRATED = ", calibrated"
 #: Key of the settings with which a file was measured.
 _SETTINGS = "settings"

@@ -1,4 +1,4 @@
-"""Whether map and answer follow the sound, in pictures of two objects of which one is heard."""
+"""Measure whether map and answer follow the sound in pictures of two objects, one of them heard."""
 
 from __future__ import annotations
 

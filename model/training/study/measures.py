@@ -1,4 +1,4 @@
-"""What studies of alpha, of parts and of streams measure of a run."""
+"""Measurements of a run in studies of alpha, of parts and of streams."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ _OF_MAPS = {
     "hidden/drop_top": "true class's probability lost, top 20 % of the map hidden",
     "hidden/drop_random": "the same, random 20 % hidden",
 }
-#: How the keys of studies over an axis begin: `STUDY/POINT/CURVE`, of accuracies or IN_STEPS.
+#: Prefix of the keys of studies over an axis: `STUDY/POINT/CURVE`, of accuracies or IN_STEPS.
 _SWEEPS = ("noise/", "steps/", "exit/")
 #: Measures that are shown in per cent.
 _PER_CENT = ("/accuracy", "/calibration error", "pairs/heard", "pairs/seen")

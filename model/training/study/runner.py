@@ -24,7 +24,7 @@ from model.training.train import train
 
 #: The files of a study in its folder.
 TABLE, NUMBERS, FIGURE = "study.md", "study.json", "study.png"
-#: What each study measures of a run.
+#: Measurements of a run by study.
 _MEASURES = {
     "alpha": measure_alpha,
     "ablation": measure_parts,

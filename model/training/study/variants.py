@@ -11,7 +11,7 @@ from model.config import SCMRL_FUSIONS, Config, Fusion
 from model.training.options import NO_ATTENTION, OptionsError
 from model.training.task import Task
 
-#: What follows the alpha of a variant without semantic alignment.
+#: Suffix of a variant without semantic alignment, after its alpha.
 UNALIGNED = "-unaligned"
 #: The variant without cross-modal residuals, and a checkpoint as it is.
 NO_RESIDUAL, AS_IS = "none", "as-is"

@@ -56,7 +56,7 @@ def cut(recording: Recording, window_s: float, hop_s: float, pictures: int) -> I
 
 
 class _Segment:
-    """What has been read of a part without jumps, of the last few windows."""
+    """The messages of the last few windows, in a part of the bag without jumps in time."""
 
     def __init__(self, lengths: Cut) -> None:
         self._lengths = lengths

@@ -32,7 +32,7 @@ _DEVICES = {
 #: RTSP over TCP: lost packets of UDP would be pictures of grey blocks.
 _LIVE_OPTIONS = {"rtsp_transport": "tcp", "fflags": "nobuffer"}
 
-#: What reading a source may raise.
+#: Exceptions of reading a source.
 READ_ERRORS = (OSError, av.FFmpegError)
 
 

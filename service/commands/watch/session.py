@@ -40,7 +40,7 @@ class Session:
 
     @property
     def inputs(self) -> list[Input]:
-        """What the stream is told that will be sent."""
+        """The inputs that the stream is opened with."""
         inputs: list[Input] = []
         if any(source.has_pictures for source in self.sources):
             inputs.append(PictureInput(format="jpeg"))

@@ -15,7 +15,7 @@ from service.client import Answer
 from service.commands.watch.session import Shown
 
 _BAR_WIDTH = 24  # characters, for a probability of 1
-#: What bars are drawn of: eighths of a character.
+#: Characters that bars are drawn with: eighths of a block.
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 

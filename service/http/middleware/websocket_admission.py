@@ -1,4 +1,4 @@
-"""Which WebSockets may be opened, apart from their keys."""
+"""Admission of WebSockets: every check except that of the key."""
 
 from __future__ import annotations
 

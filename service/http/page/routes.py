@@ -15,7 +15,7 @@ _INDEX = "index.html"
 
 
 class PageSettings(BaseModel):
-    """What the page must know to offer only what the service accepts."""
+    """The limits of the service, so that the page offers only what is accepted."""
 
     version: str
     max_steps: int

@@ -27,8 +27,8 @@ MEDIA_TYPES = {
     ".npz": "application/octet-stream",
 }
 
-#: What the page may load and do. Scripts and styles are files: inline ones do not run, nor does
-#: any text that is assigned as HTML; its one worker is of the policy scmrl-worker. `blob:` is a
+#: Content security policy of the page. Scripts and styles are files: inline ones do not run, and no
+#: text that is assigned as HTML does; its one worker is of the policy scmrl-worker. `blob:` is a
 #: clip that was chosen or recorded; `data:` is an overlay of an answer.
 POLICY = "; ".join(
     (
@@ -95,11 +95,11 @@ def read_files() -> Mapping[str, StaticFile]:
 
 
 def _walk(folder: Traversable, prefix: str) -> list[tuple[str, Traversable]]:
-    found: list[tuple[str, Traversable]] = []
+    files: list[tuple[str, Traversable]] = []
     for entry in folder.iterdir():
         name = f"{prefix}{entry.name}"
         if entry.is_dir():
-            found += _walk(entry, f"{name}/")
+            files += _walk(entry, f"{name}/")
         elif f".{name.rpartition('.')[2]}" in MEDIA_TYPES:
-            found.append((name, entry))
-    return found
+            files.append((name, entry))
+    return files

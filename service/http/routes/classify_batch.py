@@ -31,7 +31,7 @@ router = APIRouter(prefix="/v1", tags=["classify"])
 
 
 class ClipResult(BaseModel):
-    """What one clip got: an answer, or a problem."""
+    """The result of one clip: an answer, or a problem."""
 
     answer: Classification | None = None
     problem: ProblemDocument | None = None
