@@ -60,7 +60,7 @@ HASH = $(COMPILE) --no-deps --generate-hashes --only-binary :all: --constraint r
 	--python-version 3.11 --python-platform x86_64-manylinux_2_28
 
 lock: $(VENV)/.dev
-	$(COMPILE) $(if $(KEEP),,--upgrade) --universal --python-version 3.11 --extra dev \
+	$(COMPILE) $(if $(KEEP),,--upgrade) --universal --python-version 3.11 --extra dev --extra ray \
 		--no-emit-package pip --output-file requirements.lock pyproject.toml
 	$(HASH) --no-emit-package torch --output-file docker/requirements.txt docker/packages.txt
 	grep -E '^(torch|triton|(nvidia|cuda)-[^=]+)==' requirements.lock \

@@ -30,6 +30,8 @@ from service.inference.model_server import ModelServer
 from service.keys import key_file
 from service.keys.admission import KeyAdmission
 from service.keys.keyring import Keyring
+from service.keys.limit_store import LimitStore
+from service.keys.rate_limit import SharedRateLimits
 from service.lifespan import make_lifespan
 from service.observability import traces
 from service.observability.metrics import Metrics
@@ -70,8 +72,10 @@ def create_app(
     start_keys = start_keys or key_file.read(settings)
     keyring = Keyring(settings, start_keys, hangups)
     fail = _once(on_failure)
-    admission = KeyAdmission(keyring)
-    state = _make_state(settings, admission, fail)
+    address = settings.limit_store.get_secret_value()
+    store = LimitStore(address, settings.limit_store_timeout_s) if address else None
+    admission = KeyAdmission(keyring, None if store is None else SharedRateLimits(store))
+    state = _make_state(settings, admission, store, fail)
     tracing = traces.from_environment(VERSION)
     request_log = RequestLog(state.metrics.measure, None if tracing is None else tracing.record)
     uploads = UploadBudget(settings.max_total_upload_bytes)
@@ -81,7 +85,7 @@ def create_app(
         summary="Spiking audio-visual classification",
         description=openapi.DESCRIPTION,
         version=VERSION,
-        lifespan=make_lifespan(state, keyring, tracing, make_grpc, on_ready, fail),
+        lifespan=make_lifespan(state, keyring, store, tracing, make_grpc, on_ready, fail),
         docs_url=None,
         redoc_url=None,
         # Relative to the description's own URL, which works behind a proxy that strips a prefix.
@@ -102,7 +106,10 @@ def create_app(
 
 
 def _make_state(
-    settings: Settings, admission: KeyAdmission, fail: Callable[[StartupError], None]
+    settings: Settings,
+    admission: KeyAdmission,
+    store: LimitStore | None,
+    fail: Callable[[StartupError], None],
 ) -> State:
     """Create the checkpoints, decoders, connections and metrics, without starting them."""
     limits = DecodeLimits(
@@ -113,9 +120,12 @@ def _make_state(
     decoders = DecoderPool(workers, limits, lambda error: fail(StartupError(str(error))))
     connections = Connections(connections_within_file_limit(settings.max_connections, workers))
     streams = SessionSlots(
-        settings.stream_sessions, settings.stream_sessions_per_key, settings.stream_decoders
+        settings.stream_sessions,
+        settings.stream_sessions_per_key,
+        settings.stream_decoders,
+        store,
     )
-    state_metrics = StateMetrics(server, decoders, connections, streams)
+    state_metrics = StateMetrics(server, decoders, connections, streams, store)
     request_metrics = Metrics(state_metrics, VERSION)
     models = LocalModels(server, settings)
     return State(settings, admission, models, decoders, connections, request_metrics, streams)

@@ -17,6 +17,7 @@ from service.errors import Problem, StartupError
 from service.http.state import State
 from service.inference.loading import LOAD_THREAD
 from service.keys.keyring import Keyring
+from service.keys.limit_store import LimitStore
 from service.observability.traces import Traces
 from service.runtime import garbage_collection, switch_interval
 from service.runtime.daemon_thread import in_thread
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 def make_lifespan(
     state: State,
     keyring: Keyring,
+    store: LimitStore | None,
     tracing: Traces | None,
     make_grpc: Callable[[], GrpcServer] | None,
     on_ready: Callable[[], None],
@@ -36,8 +38,8 @@ def make_lifespan(
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     """Return the lifespan of an app.
 
-    It starts the decoders, the watches, the server of gRPC and the loading of checkpoints in the
-    background, and stops them in the order of their dependencies.
+    It starts the decoders, the watches, the store of limits, the server of gRPC and the loading of
+    checkpoints in the background, and stops them in the order of their dependencies.
     """
     models, decoders = state.models, state.decoders
 
@@ -48,6 +50,7 @@ def make_lifespan(
         decoders.start()
         for watch in (decoders.watch, keyring.watch):
             threading.Thread(target=watch, name="scmrl-watch", daemon=True).start()
+        await _open(store, on_failure)
         loading = asyncio.create_task(_load(state, on_ready, on_failure))
         grpc_server = await _start_grpc(make_grpc, on_failure)
         try:
@@ -56,6 +59,8 @@ def make_lifespan(
             if grpc_server is not None:
                 await grpc_server.stop()
             keyring.stop()
+            if store is not None:
+                await store.close()
             await asyncio.to_thread(models.stop)  # it waits for running batches
             loading.cancel()  # its thread ends when it detects that the service stops
             with suppress(asyncio.CancelledError):
@@ -65,6 +70,15 @@ def make_lifespan(
                 await asyncio.to_thread(tracing.stop)
 
     return lifespan
+
+
+async def _open(store: LimitStore | None, on_failure: Callable[[StartupError], None]) -> None:
+    """Open the shared store of limits, where there is one to be."""
+    try:
+        if store is not None:
+            await store.open()
+    except StartupError as exc:
+        on_failure(exc)
 
 
 async def _start_grpc(

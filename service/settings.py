@@ -28,6 +28,8 @@ from service.setting_fields import DAY_S, MAX_BYTES, Topic, seconds, setting, si
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 
 MIB = 1024 * 1024
+#: Schemes of the addresses of Redis and Valkey.
+STORE_SCHEMES = ("redis://", "rediss://", "unix://")
 #: An origin as browsers send it: one with a path or a slash would never match.
 _ORIGIN = re.compile(r"\*|https?://[^\s/,*]+")
 
@@ -49,6 +51,14 @@ def _check_device(name: str) -> str:
         return check_name(name)
     except DeviceError as exc:
         raise ValueError(str(exc)) from None
+
+
+def _check_store(address: SecretStr) -> SecretStr:
+    """Return the address of a store of limits, or an empty one. Raises ValueError."""
+    text = address.get_secret_value()
+    if text and not text.startswith(STORE_SCHEMES):
+        raise ValueError(f"must begin with one of {', '.join(STORE_SCHEMES)}")
+    return address
 
 
 #: Name of the checkpoint that answers by default.
@@ -227,6 +237,17 @@ class Settings(BaseSettings):
         zero="no limit",
         ge=0,
         le=1_000_000,
+    )
+    limit_store: Annotated[SecretStr, AfterValidator(_check_store)] = setting(
+        Topic.KEYS,
+        SecretStr(""),
+        "Address of a Redis or Valkey in which several processes share the rate limits and stream "
+        "limits of keys, as redis://:PASSWORD@HOST:6379/0 (rediss:// with TLS, unix:// for a "
+        "socket); needs the extra redis. Without it, or while it does not answer, each process "
+        "applies them alone",
+    )
+    limit_store_timeout_s: float = seconds(
+        Topic.KEYS, 0.25, "Time limit for an answer of the store of limits"
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parse_origins)] = setting(
         Topic.KEYS,

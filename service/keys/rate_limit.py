@@ -1,10 +1,13 @@
-"""The rate limits of keys: a token bucket for each, refilled when it is read."""
+"""The rate limits of keys: token buckets, of this process or shared by several."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
+
+from service.keys.limit_store import LimitStore, StoreUnavailable
 
 #: Tolerance for rounding, in tokens, after a client waited exactly long enough.
 _ROUNDING = 1e-6
@@ -25,10 +28,7 @@ class TokenBucket:
 
     def take(self) -> float:
         """Take a token and return 0; if there is none, return the seconds until the next."""
-        now = self._clock()
-        refill = (now - self._refilled_at) * self.per_minute / 60
-        self._tokens = min(float(self.per_minute), self._tokens + refill)
-        self._refilled_at = now
+        self._refill()
         if self._tokens >= 1 - _ROUNDING:
             self._tokens = max(0.0, self._tokens - 1)
             return 0.0
@@ -36,7 +36,14 @@ class TokenBucket:
 
     def spend(self, amount: int) -> None:
         """Take so many tokens that may not be there yet: the next request waits for them."""
+        self._refill()
         self._tokens -= amount
+
+    def _refill(self) -> None:
+        now = self._clock()
+        refill = (now - self._refilled_at) * self.per_minute / 60
+        self._tokens = min(float(self.per_minute), self._tokens + refill)
+        self._refilled_at = now
 
 
 class RateLimits(Protocol):
@@ -68,3 +75,29 @@ class LocalRateLimits:
         bucket = self._buckets.setdefault(name, TokenBucket(per_minute))
         bucket.per_minute = per_minute
         return bucket
+
+
+class SharedRateLimits:
+    """Counts in a store that processes share. Used by the event loop alone.
+
+    While the store does not answer, each process applies the limit alone, from what has come
+    through it.
+    """
+
+    def __init__(self, store: LimitStore) -> None:
+        self._store = store
+        self._local = LocalRateLimits()
+
+    async def take(self, name: str, per_minute: int) -> float:
+        try:
+            wait_s = await self._store.take(name, per_minute, 1, may_refuse=True)
+        except StoreUnavailable:
+            return await self._local.take(name, per_minute)
+        if not wait_s:
+            await self._local.spend(name, per_minute, 1)
+        return wait_s
+
+    async def spend(self, name: str, per_minute: int, amount: int) -> None:
+        await self._local.spend(name, per_minute, amount)
+        with suppress(StoreUnavailable):
+            await self._store.take(name, per_minute, amount, may_refuse=False)

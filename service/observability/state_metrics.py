@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 from service.decoding.pool import DecoderPool
 from service.inference.model_server import ModelServer
 from service.inference.served_model import ServedModel
+from service.keys.limit_store import LimitStore
 from service.observability import logs
 from service.server.connections import REASONS, Connections
 from service.streaming.slots import OUTCOMES, PACKET_OUTCOMES, SessionSlots
@@ -84,12 +85,14 @@ class StateMetrics(Collector):
         decoders: DecoderPool,
         connections: Connections,
         streams: SessionSlots,
+        limit_store: LimitStore | None,
     ) -> None:
         self._registry = models.registry
         self._files = models.files
         self._decoders = decoders
         self._connections = connections
         self._streams = streams
+        self._limit_store = limit_store
 
     def describe(self) -> list[Metric]:
         """Reserve no names: the state may not exist yet."""
@@ -107,6 +110,7 @@ class StateMetrics(Collector):
         yield _engine_errors(models)
         yield self._files_intact(models)
         yield _log_lines_lost()
+        yield _limits_alone(self._limit_store)
         yield from _connections(self._connections)
         yield from _streams(self._streams)
         yield from _memory(models)
@@ -163,6 +167,15 @@ def _log_lines_lost() -> Metric:
         "scmrl_log_lines_lost",
         "Log lines that could not be written, for example because of a full disk",
         value=logs.lost(),
+    )
+
+
+def _limits_alone(store: LimitStore | None) -> Metric:
+    return CounterMetricFamily(
+        "scmrl_limit_store_unanswered",
+        "Questions to the shared store of limits without an answer, which this process decided "
+        "alone",
+        value=0 if store is None else store.unanswered,
     )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import uuid
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 from model.media.live.types import Outcome
+from service.keys.limit_store import LEASE_S, LimitStore, StoreUnavailable
 from service.streaming.messages import TOO_MANY, StreamError
 
 #: Outcomes of a window.
@@ -21,33 +24,38 @@ class SessionSlots:
 
     `windows`: windows of all sessions so far, `answered`, `skipped` or `failed`. `packets`: packets
     of all sessions so far, by outcome. `decoders`: sessions that have a decoder of their own;
-    `decoders_lost`: those that were lost.
+    `decoders_lost`: those that were lost. With a `store` the processes that use it share the bound
+    of a key; while it does not answer, each applies the bound alone.
     """
 
-    def __init__(self, most: int, most_of_a_key: int, most_decoders: int) -> None:
+    def __init__(
+        self, most: int, most_of_a_key: int, most_decoders: int, store: LimitStore | None = None
+    ) -> None:
         self.windows: Counter[str] = Counter()
         self.packets: Counter[str] = Counter()
         self.decoders = self.decoders_lost = 0
         self._most = most
         self._most_of_a_key = most_of_a_key
         self._most_decoders = most_decoders
+        self._store = store
         self._by_key: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return self._by_key.total()
 
-    @contextmanager
-    def session(self, key: str) -> Iterator[None]:
+    @asynccontextmanager
+    async def session(self, key: str) -> AsyncIterator[None]:
         """Hold a slot for a session of a key ("": without one). Raises StreamError."""
         if len(self) >= self._most:
             raise StreamError(
                 TOO_MANY, f"{self._most} streams are open (SCMRL_STREAM_SESSIONS); retry later"
             )
         if key and self._by_key[key] >= self._most_of_a_key:
-            raise StreamError(TOO_MANY, f"the key has {self._most_of_a_key} streams open already")
+            raise self._too_many()
         self._by_key[key] += 1
         try:
-            yield
+            async with self._place(key):
+                yield
         finally:
             self._by_key[key] -= 1
             self._by_key += Counter()  # drops keys without a session
@@ -66,3 +74,32 @@ class SessionSlots:
             yield
         finally:
             self.decoders -= 1
+
+    @asynccontextmanager
+    async def _place(self, key: str) -> AsyncIterator[None]:
+        """Hold one of a key's places in the store. Raises StreamError."""
+        if self._store is None or not key:
+            yield
+            return
+        holder = uuid.uuid4().hex
+        with suppress(StoreUnavailable):
+            if not await self._store.hold(key, holder, self._most_of_a_key):
+                raise self._too_many()
+        renewal = asyncio.create_task(self._renew(self._store, key, holder))
+        try:
+            yield
+        finally:
+            renewal.cancel()
+            await asyncio.gather(renewal, return_exceptions=True)
+            with suppress(StoreUnavailable):  # its lease ends by itself
+                await self._store.release(key, holder)
+
+    async def _renew(self, store: LimitStore, key: str, holder: str) -> None:
+        """Renew a lease until cancelled. A session whose lease was lost goes on."""
+        while True:
+            await asyncio.sleep(LEASE_S / 3)
+            with suppress(StoreUnavailable):
+                await store.hold(key, holder, self._most_of_a_key)
+
+    def _too_many(self) -> StreamError:
+        return StreamError(TOO_MANY, f"the key has {self._most_of_a_key} streams open already")

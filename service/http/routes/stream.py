@@ -69,7 +69,7 @@ async def stream(websocket: WebSocket) -> None:
     offered = websocket.scope["subprotocols"]
     await websocket.accept(subprotocol=PROTOCOL if PROTOCOL in offered else None)
     try:
-        with state.streams.session(record.notes.get("key", "")):
+        async with state.streams.session(record.notes.get("key", "")):
             await _serve(websocket, state, record)
         await _close(websocket, _NORMAL, "")
     except StreamError as exc:
