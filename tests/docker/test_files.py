@@ -112,7 +112,7 @@ def packages() -> list[str]:
 def asked_for() -> list[Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    lines = [*project["dependencies"], *extras["grpc"], *extras["otel"]]
+    lines = [*project["dependencies"], *extras["grpc"], *extras["otel"], *extras["redis"]]
     return [Requirement(line) for line in lines]
 
 

@@ -24,7 +24,6 @@ from service.streaming.slots import SessionSlots
 from tests.service.keys.redis_server import RedisServer, running_redis
 from tests.service.running_server import listening
 
-
 pytestmark = pytest.mark.slow
 
 
@@ -70,7 +69,8 @@ def test_processes_share_one_bucket_also_where_they_ask_at_once(redis: RedisServ
 
 def test_a_wait_is_enough_and_clips_are_made_up_for(redis: RedisServer) -> None:
     async def test(first: LimitStore, second: LimitStore) -> None:
-        await SharedRateLimits(first).spend("fast", 6000, 6005)  # a call of many clips is never refused
+        # A call of many clips is never refused.
+        await SharedRateLimits(first).spend("fast", 6000, 6005)
         limits = SharedRateLimits(second)
         wait = await limits.take("fast", 6000)
         assert 0 < wait <= 0.06, "five tokens, and its own, at 100 a second"
