@@ -8,12 +8,13 @@ from service.commands.bench.decode import decode
 from service.commands.bench.engine import engine
 from service.commands.bench.scaling import scaling
 from service.commands.bench.service import service
+from service.commands.bench.stream import stream
 
 _COMMANDS = typer.Typer(no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    for command in (engine, service, decode, scaling):
+    for command in (engine, service, decode, scaling, stream):
         _COMMANDS.command(command.__name__)(command)
     app.add_typer(_COMMANDS, name="bench", help="Measure speed on this machine.")
