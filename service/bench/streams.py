@@ -10,7 +10,6 @@ import os
 import random
 import struct
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -56,7 +55,7 @@ class SessionLoad:
     lag_ms: list[float] = field(default_factory=list)
     stale_ms: list[float] = field(default_factory=list)
     skipped: int = 0
-    problems: Counter[str] = field(default_factory=Counter)
+    problems: dict[str, int] = field(default_factory=dict)
     closed: str | None = None
 
 
@@ -77,7 +76,7 @@ class StreamsLoad:
     late_ms: float = 0.0
     upload_ms: list[float] = field(default_factory=list)
     uploads_failed: int = 0
-    misbehaved: Counter[str] = field(default_factory=Counter)
+    misbehaved: dict[str, int] = field(default_factory=dict)
 
     def memory_growth(self, column: int) -> float:
         """Return the growth of memory from the first to the last tenth of the readings, as a
@@ -231,7 +230,7 @@ async def _receive(socket: ClientConnection, begin: float, load: SessionLoad) ->
         if time.monotonic() < begin:
             continue
         if message["type"] == "problem":
-            load.problems[message["error"]] += 1
+            _count(load.problems, message["error"])
             continue
         end_ns = message["window"]["end_ns"]
         load.behind_ms.append(message["behind_ms"])
@@ -263,6 +262,10 @@ async def _uploads(url: str, clip: bytes, begin: float, load: StreamsLoad) -> No
             await asyncio.sleep(_UPLOAD_S)
 
 
+def _count(counts: dict[str, int], name: str) -> None:
+    counts[name] = counts.get(name, 0) + 1
+
+
 def _connect(address: str, max_queue: int = 16) -> connect:
     return connect(
         address, compression=None, max_size=None, max_queue=max_queue, ping_interval=None
@@ -274,7 +277,7 @@ async def _again(
     media: _Media,
     name: str,
     behave: Callable[[str, _Media], Awaitable[None]],
-    ends: Counter[str],
+    ends: dict[str, int],
 ) -> None:
     """Misbehave again and again; count how it ends."""
     while True:
@@ -282,9 +285,9 @@ async def _again(
             await behave(address, media)
         except ConnectionClosed as exc:
             frame = exc.rcvd
-            ends[f"{name}: {frame.code if frame else 'cut off'}"] += 1
+            _count(ends, f"{name}: {frame.code if frame else 'cut off'}")
         except (OSError, WebSocketException) as exc:
-            ends[f"{name}: {type(exc).__name__}"] += 1
+            _count(ends, f"{name}: {type(exc).__name__}")
         await asyncio.sleep(_AGAIN_S)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -45,8 +46,7 @@ def stream(
         load = asyncio.run(streams.run(server.url, server.pid, sessions, seconds, warm_up))
     _print(console, load)
     if out:
-        results = asdict(load) | {"late_ms": load.late_ms}
-        report.write(out, "stream", results, _figure(load))
+        report.write(out, "stream", asdict(load), _figure(load))
     failures = _failures(load)
     for failure in failures:
         console.print(failure)
@@ -86,7 +86,7 @@ def _print(console: Any, load: StreamsLoad) -> None:
     answers = sum(len(each.behind_ms) for each in load.sessions)
     skipped = sum(each.skipped for each in load.sessions)
     fewest = min(len(each.behind_ms) for each in load.sessions)
-    problems = sum((each.problems for each in load.sessions), start=type(load.misbehaved)())
+    problems = sum((Counter(each.problems) for each in load.sessions), start=Counter())
     window_s = load.sessions[0].window_s
     console.print(
         f"window {window_s:g} s; {answers} answers ({answers / load.seconds:.1f}/s, fewest of a "

@@ -69,13 +69,13 @@ class AccessLog:
                 message = {**message, "headers": [*message.get("headers", ()), *id_header]}
             elif message["type"] == "websocket.close":
                 status = status or 403  # what the server sends in its place
-                record.notes.setdefault("close_code", message.get("code", 1000))
+                record.notes.setdefault("close_code", int(message.get("code", 1000)))
             await send(message)
 
         async def receive_noting_close() -> Message:
             message = await receive()
             if message["type"] == "websocket.disconnect":
-                record.notes.setdefault("close_code", message.get("code", 1005))
+                record.notes.setdefault("close_code", int(message.get("code", 1005)))
             return message
 
         try:

@@ -277,3 +277,32 @@ def test_a_browser_sends_its_key_as_a_subprotocol(weights: Path) -> None:
             with pytest.raises(InvalidStatus) as caught, socket_of(client, subprotocols=offered):
                 pass
             assert caught.value.response.status_code == 401
+
+
+def test_each_end_has_a_code_and_one_line_in_the_log(
+    weights: Path, clip: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    pictures, _ = media(clip)
+    app = create_app(Settings(models=weights, compile="off", stream_max_s=1.5))
+    caplog.set_level("INFO", "scmrl.access")
+    with listening(app) as client:
+        wait_until(lambda: client.get("/readyz").status_code == 200)
+        with socket_of(client) as socket, socket_of(client) as other:
+            start(socket, hop_s=50)
+            socket.send(HEADER.pack(PICTURE, 0, 0, 0, 0) + pictures[0][1])
+            assert close_of(socket) == (4409, "the stream is 1.5 s long")
+            start(other)
+            with suppress(ConnectionClosed):
+                other.send(bytes(MIB + 1))
+            assert close_of(other)[0] == 1009
+        with socket_of(client) as socket:
+            start(socket, hop_s=50)
+            app.state.scmrl.in_flight.drain()
+            socket.send(HEADER.pack(PICTURE, 0, 0, 0, 0) + pictures[0][1])
+            socket.send('{"type": "finalize"}')
+            code, reason = close_of(socket)
+        assert (code, "shutting down" in reason) == (1012, True)
+        lines = [r.getMessage() for r in caplog.records if "/v1/stream" in r.getMessage()]
+    for code, line in zip((4409, 1009, 1012), lines, strict=True):
+        assert f" close_code={code}" in line
+    assert "messages={'frames': 1, 'audio': 0}" in lines[0]
