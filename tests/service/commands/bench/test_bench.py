@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 import httpx
 import pytest
 
 from model.media import reader
-from service.bench import load
+from service.bench import load, streams
 from service.bench.clips import MIX, ClipSpec, render_clip
 from service.bench.load import RequestOutcome
 from service.bench.scaling import _fit
@@ -87,3 +88,27 @@ def test_latencies_and_stage_shares_are_of_answered_requests_only() -> None:
 def test_scaling_is_fitted_by_a_line() -> None:
     scaling = _fit("step", "ms", (1, 2, 4), (5.0, 7.0, 11.0))
     assert (scaling.slope, scaling.offset) == pytest.approx((2, 3))
+
+
+def test_live_sessions_are_answered_beside_clients_that_misbehave(service: httpx.Client) -> None:
+    url = f"{service.base_url}/v1/classify"
+    for seconds in (2, 10, 40):  # longer where other work takes the processors
+        result = asyncio.run(
+            streams.run(url, os.getpid(), sessions=2, seconds=seconds, warm_up_s=1)
+        )
+        if all(each.behind_ms for each in result.sessions):
+            break
+    for each in result.sessions:
+        assert each.closed is None
+        assert each.window_s == 2
+        assert each.behind_ms, "it was answered"
+        assert len(each.lag_ms) == len(each.behind_ms) == len(each.stale_ms) + 1
+    assert result.memory_mib[0][0] > 50
+    assert result.uploads_failed == 0
+
+
+def test_growth_is_that_of_the_last_tenth_over_the_first() -> None:
+    readings = [(100.0 + number // 10, 50.0) for number in range(100)]
+    result = streams.StreamsLoad([], 1.0, readings)
+    assert result.memory_growth(0) == pytest.approx(0.09)
+    assert result.memory_growth(1) == 0
