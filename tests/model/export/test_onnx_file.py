@@ -55,11 +55,11 @@ CARD = Card(
         "visual": FrameSpec(fit="pad", size=SIZE, frames="spread"),
     },
     encoding="direct",
-    steps=3,
+    steps=2,
     labels=("none", "eins", "zwei", "drei"),
     config=CONFIG,
     missing_streams=True,
-    calibration=Calibration(temperature={3: 0.25}, alone={"visual": {3: 3.0}}),
+    calibration=Calibration(temperature={2: 0.25}, alone={"visual": {2: 3.0}}),
 )
 #: Samples of the comparisons: a potential at its threshold may fire in one runtime alone.
 SAMPLES, AGREEING = 40, 36
@@ -167,7 +167,7 @@ def test_the_metadata_says_what_a_client_needs(small: Graph) -> None:
     assert json.loads(about["scmrl.labels"]) == list(CARD.labels)
     specs = TypeAdapter(Specs).validate_json(about["scmrl.streams"])
     assert specs == {"visual": CARD.streams["visual"]}
-    assert about["scmrl.steps"] == "3"
+    assert about["scmrl.steps"] == "2"
     bias = torch.tensor(json.loads(about["scmrl.bias"]))
     assert torch.equal(bias, small.network.head.bias)
 
