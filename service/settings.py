@@ -10,12 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from model.checkpoint import CARD
 from model.config import MAX_STEPS
@@ -303,12 +298,7 @@ class Settings(BaseSettings):
         Topic.MEDIA, 60.0, "Maximum duration of a clip or a sound", "s", gt=0, le=DAY_S
     )
     max_pixels: int = setting(
-        Topic.MEDIA,
-        33_177_600,
-        "Maximum size of a picture, width x height",
-        "px",
-        ge=1,
-        le=1 << 30,
+        Topic.MEDIA, 33_177_600, "Maximum size of a picture, width x height", "px", ge=1, le=1 << 30
     )
     max_decoded_pixels: int = setting(
         Topic.MEDIA,
@@ -444,12 +434,7 @@ class Settings(BaseSettings):
     # --- batches, queue and overload ----------------------------------------------------------
 
     max_steps: int = setting(
-        Topic.INFERENCE,
-        MAX_STEPS,
-        "Maximum time steps T of a request",
-        "steps",
-        ge=1,
-        le=MAX_STEPS,
+        Topic.INFERENCE, MAX_STEPS, "Maximum time steps T of a request", "steps", ge=1, le=MAX_STEPS
     )
     # Of every device: see service/inference/batch_size.py.
     max_batch: int = setting(

@@ -97,7 +97,9 @@ def calibrate(options: CalibrateOptions, console: Console | None = None) -> Card
             fits.append(_fit(alone, steps, output.logits.numpy(), labels, growth))
     console.print(table(fits, evaluator))
     if domain is None:
-        console.print("no out-of-domain score: too few clips, or --steps without the card's T")
+        console.print(
+            "no out-of-distribution score: too few clips, or --steps without the card's T"
+        )
     calibration = Calibration(
         temperature={fit.steps: fit.temperature for fit in fits if fit.alone is None},
         alone={

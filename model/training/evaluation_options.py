@@ -64,15 +64,16 @@ class CalibrateOptions:
     device: str = "auto"
     examples: int = option(
         600,
-        "Clips of no class to draw for the out-of-domain score, and examples of training to add to "
-        "the development clips; 0: none.",
+        "Clips of no class to draw for the out-of-distribution score, and examples of training to "
+        "add to the development clips; 0: none.",
         between=(0, 100_000),
     )
     cache: Path = option(Path("runs"), "Folder in which synthesized words are cached.")
     folds: tuple[Path, ...] = option(
         (),
         "A checkpoint of the same training with a part of the data left out; repeat for each part. "
-        "The temperatures are fitted on the clips that each left out; the domain stays as it is.",
+        "The temperatures are fitted on the clips that each left out; the out-of-distribution "
+        "score stays as it is.",
     )
 
     @property

@@ -14,7 +14,7 @@ from service.classification.options import ATTENTION_DETAILS, CONTRIBUTIONS, Opt
 from service.errors import Error, Problem
 from service.settings import Settings
 
-#: Largest out-of-domain score that can be asked for.
+#: Largest out-of-distribution score that can be asked for.
 _MAX_SCORE = 1_000_000
 
 

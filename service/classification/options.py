@@ -22,7 +22,7 @@ class Options:
     - `contributions`: "tower": the term of each stream's tower; "leave_one_out": also the change of
       each logit when a stream is left out, which needs one more run of the network for each stream.
     - `abstain_below`: abstain where the highest probability is lower, 0 to 1; None: the card's.
-    - `abstain_beyond`: abstain where the out-of-domain score is higher; None: the card's.
+    - `abstain_beyond`: abstain where the out-of-distribution score is higher; None: the card's.
     - `diagnostics`: whether to return firing rates, operations and energy by layer, for which the
       plain network runs as well.
     - `steps_trace`: whether to return the probabilities after each time step, for which the network

@@ -97,7 +97,8 @@ def _caption(answer: Classification) -> str:
     streams = [f"{name}: {_describe(stream)}" for name, stream in answer.streams.items()]
     if answer.out_of_domain is not None:
         streams.append(
-            f"out-of-domain score {answer.out_of_domain:.2f} (nearly all known clips: below 1)"
+            f"out-of-distribution score {answer.out_of_domain:.2f} "
+            "(nearly all known clips: below 1)"
         )
     if _changes(answer):
         streams.append("Δ: logit of all streams - logit without this one")

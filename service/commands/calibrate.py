@@ -51,9 +51,9 @@ def calibrate(
     """Fit softmax temperatures on development clips and write them into the card.
 
     One temperature is fitted for each T, with all streams and with each stream alone. For the
-    card's T, the out-of-domain score is fitted as well; it moves the probabilities of unfamiliar
-    clips towards equal ones. The expected calibration error (ECE) is printed before and after
-    (two-fold cross-fitting). Test clips are not used: measure with `scmrl evaluate
+    card's T, the out-of-distribution score is fitted as well; it moves the probabilities of
+    unfamiliar clips towards equal ones. The expected calibration error (ECE) is printed before and
+    after (two-fold cross-fitting). Test clips are not used: measure with `scmrl evaluate
     --only-calibration`.
     """
     from rich.console import Console

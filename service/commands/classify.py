@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import base64
 import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from model.config import MAX_STEPS
 from service.classification import upload_fields
-from service.classification.options import AttentionDetail, Contributions
+from service.classification.options import AttentionDetail
 from service.classification.upload_fields import UploadField
-from service.commands import classifiers, remote
+from service.commands import classifiers, overlay_files, remote
+from service.commands import classify_flags as flags
 from service.commands.classifiers import ClipClassifier
 from service.commands.device import Device
+from service.commands.overlay_files import Outcome
 from service.settings import WEIGHTS, default_model
 
 if TYPE_CHECKING:
     from service.classification.options import Options
-    from service.classification.schemas import Classification
 
 HELP = """Classify clips on this machine, or with --url by a server.
 
@@ -105,89 +103,21 @@ def _stream_file(text: str) -> tuple[str, Path]:
     return name, Path(file)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """The answer for one clip, or the document of the problem with it. `clip`: its first file."""
-
-    clip: Path
-    answer: Classification | None = None
-    problem: Mapping[str, Any] | None = None
-
-
 def classify(
-    clips: Annotated[
-        list[Path] | None, typer.Argument(help="Clips: mp4, webm, …", metavar="[CLIP]…")
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="Name of a checkpoint in --models, or a checkpoint's folder; default: avdigits, "
-            "or the only checkpoint in --models; with --url, the server's.",
-            envvar="SCMRL_DEFAULT_MODEL",
-        ),
-    ] = None,
-    models: Annotated[
-        Path, typer.Option(help="Folder of checkpoints.", envvar="SCMRL_MODELS")
-    ] = WEIGHTS,
-    steps: Annotated[
-        int | None,
-        typer.Option(min=1, max=MAX_STEPS, help="Time steps T; default: the checkpoint's own."),
-    ] = None,
-    top_k: Annotated[
-        int | None, typer.Option(min=1, help="Most probable labels to show; default: 5, JSON: all.")
-    ] = None,
-    contributions: Annotated[
-        Contributions,
-        typer.Option(
-            help="tower: the terms of the logits by stream. leave_one_out: also the change of each "
-            "logit when a stream is left out; the network runs once more for each stream."
-        ),
-    ] = "tower",
-    abstain_below: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Give no label where the highest probability is lower; default: the checkpoint's.",
-        ),
-    ] = None,
-    abstain_beyond: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            help="Give no label where the out-of-domain score is higher; default: the "
-            "checkpoint's.",
-        ),
-    ] = None,
-    steps_trace: Annotated[
-        bool,
-        typer.Option("--steps-trace", help="Show the answer after each time step as well."),
-    ] = False,
-    exit_margin: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Stop after 1, 2, 4, … time steps where the highest probability exceeds the next "
-            "by this much; default: run all steps.",
-        ),
-    ] = None,
-    overlay: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="OUT.png",
-            help="Write the attention maps over frame and spectrogram, side by side; for several "
-            "clips, one OUT-CLIP.png each.",
-        ),
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object per clip and line.")
-    ] = False,
+    clips: flags.Clips = None,
+    model: flags.Model = None,
+    models: flags.Models = WEIGHTS,
+    steps: flags.Steps = None,
+    top_k: flags.TopK = None,
+    contributions: flags.Contributions = "tower",
+    abstain_below: flags.AbstainBelow = None,
+    abstain_beyond: flags.AbstainBeyond = None,
+    steps_trace: flags.StepsTrace = False,
+    exit_margin: flags.ExitMargin = None,
+    overlay: flags.Overlay = None,
+    as_json: flags.AsJson = False,
     device: Device = "auto",
-    url: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Let the server at this address classify."),
-    ] = None,
+    url: flags.Url = None,
     key: remote.Key = None,
     *,
     files: Mapping[str, Sequence[Path]],
@@ -223,7 +153,7 @@ def classify(
                 typer.echo(f"{outcome.clip}: {outcome.problem['detail']}", err=True)
     if not as_json:
         answer_table.show([(o.clip, o.answer) for o in outcomes if o.answer], top_k or 5)
-    unwritten = overlay and not _write_overlays(overlay, outcomes, quiet=as_json)
+    unwritten = overlay and not overlay_files.write_overlays(overlay, outcomes, quiet=as_json)
     failed = unwritten or any(outcome.problem for outcome in outcomes)
     raise typer.Exit(1 if failed else 0)
 
@@ -236,15 +166,15 @@ def _requests(clips: Sequence[Path], files: _Request) -> list[_Request]:
     """Return what to classify: each clip, or one clip together with the flags' files."""
     files = {name: paths for name, paths in files.items() if paths}
     if not files and not clips:
-        flags = ", ".join(f"--{row.name}" for row in upload_fields.FIELDS if row.name != _CLIP)
+        names = ", ".join(f"--{row.name}" for row in upload_fields.FIELDS if row.name != _CLIP)
         raise typer.BadParameter(
-            f"no file; pass clips, or {flags} or --stream NAME=FILE", param_hint="CLIP"
+            f"no file; pass clips, or {names} or --stream NAME=FILE", param_hint="CLIP"
         )
     if not files:
         return [{_CLIP: [clip]} for clip in clips]
     if len(clips) > 1:
-        flags = ", ".join(f"--{name}" for name in files)
-        raise typer.BadParameter(f"{flags}: needs a single clip, not {len(clips)}")
+        names = ", ".join(f"--{name}" for name in files)
+        raise typer.BadParameter(f"{names}: needs a single clip, not {len(clips)}")
     return [{_CLIP: clips, **files} if clips else files]
 
 
@@ -288,39 +218,3 @@ def _json_line(outcome: Outcome) -> str:
     if outcome.answer is not None:
         return json.dumps(members | outcome.answer.model_dump(exclude_none=True))
     return json.dumps(members | {"error": outcome.problem})
-
-
-def _write_overlays(out: Path, outcomes: Sequence[Outcome], quiet: bool) -> bool:
-    """Write the overlays of each clip that has an answer; return whether that succeeded."""
-    from service.commands.join_pictures import side_by_side
-
-    used: set[Path] = set()
-    for outcome in outcomes:
-        if outcome.answer is None:
-            continue
-        maps = outcome.answer.attention or {}
-        pngs = [base64.b64decode(m.overlay_png) for m in maps.values() if m.overlay_png]
-        if not pngs:
-            typer.echo(f"{outcome.clip}: no maps, which need both sound and picture", err=True)
-            continue
-        path = _overlay_path(out, outcome.clip if len(outcomes) > 1 else None, used)
-        try:
-            path.write_bytes(side_by_side(pngs))
-        except OSError as exc:
-            typer.echo(f"cannot write {path}: {exc.strerror}", err=True)
-            return False
-        if not quiet:
-            typer.echo(f"wrote {path}")
-    return True
-
-
-def _overlay_path(out: Path, clip: Path | None, used: set[Path]) -> Path:
-    """Return OUT.png for one clip; else OUT-CLIP.png, numbered where clips have the same name."""
-    if clip is None:
-        return out
-    path, number = out.with_name(f"{out.stem}-{clip.stem}{out.suffix}"), 2
-    while path in used:
-        path = out.with_name(f"{out.stem}-{clip.stem}-{number}{out.suffix}")
-        number += 1
-    used.add(path)
-    return path

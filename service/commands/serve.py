@@ -85,38 +85,74 @@ def register(app: typer.Typer) -> None:
     app.command("serve", help=HELP)(serve)
 
 
+class _CannotStart(Exception):
+    """The service cannot start; the message is for people."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 def run(settings: Settings) -> int:
     """Serve until a signal or a failure, and return the exit code."""
-    with garbage_collection.disabled():
+    with garbage_collection.disabled():  # the imports make many objects, all of which stay
         torch_import.preload()
-        from service.app import create_app
-        from service.inference.loading import LOAD_THREAD
-        from service.server.server import server_of
+        import service.app
+        import service.server.server  # noqa: F401
 
+    try:
+        keys = _check(settings)
+        listener = _listen(settings)
+    except _CannotStart as exc:
+        typer.echo(str(exc), err=True)
+        return exc.code
+    failures = _serve(settings, keys, listener)
+    if settings.log_format == "console":  # with JSON, only the log has it
+        for failure in failures:
+            _say(f"scmrl serve: {failure}", to_stderr=True)
+    _discard_unwritable_output()
+    misused = any(failure.misused for failure in failures)
+    code = MISUSED if misused else FAILED if failures else SIGNALS.exit_code
+    _exit_while_loading(code)
+    return code
+
+
+def _check(settings: Settings) -> Keys:
+    """Print warnings, and return the keys. Raises _CannotStart for keys that cannot be used, and
+    for a required sandbox that is not available."""
     for warning in variable_warnings(os.environ):
         typer.echo(f"scmrl serve: {warning}", err=True)
     try:
         keys = read(settings)
         _check_exposure(settings, keys)
     except KeysError as exc:
-        typer.echo(f"scmrl serve: {exc}", err=True)
-        return MISUSED
+        raise _CannotStart(f"scmrl serve: {exc}", MISUSED) from exc
     for warning in exposed(settings):
         typer.echo(f"scmrl serve: {warning}", err=True)
     if settings.sandbox == "required":
         try:
             sandbox.check()
         except sandbox.SeccompUnavailable as exc:
-            typer.echo(f"scmrl serve: {exc}", err=True)
-            return FAILED
+            raise _CannotStart(f"scmrl serve: {exc}", FAILED) from exc
+    return keys
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """Configure the log and the limit of open files, and listen. Raises _CannotStart."""
     logs.configure(settings.log_level, settings.log_format)
     raise_file_limit()
     try:
-        listener = listen(settings.host, settings.port)
+        return listen(settings.host, settings.port)
     except OSError as exc:
         where = f"{settings.host}:{settings.port}"
-        typer.echo(f"cannot listen on {where}: {exc.strerror}; try --port or --host", err=True)
-        return FAILED
+        message = f"cannot listen on {where}: {exc.strerror}; try --port or --host"
+        raise _CannotStart(message, FAILED) from exc
+
+
+def _serve(settings: Settings, keys: Keys, listener: socket.socket) -> list[StartupError]:
+    """Serve until a signal or a failure, and return the failures."""
+    from service.app import create_app
+    from service.server.server import server_of
 
     failures: list[StartupError] = []
 
@@ -141,15 +177,16 @@ def run(settings: Settings) -> int:
 
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
         runner.run(serve())
-    if settings.log_format == "console":  # with JSON, only the log has it
-        for failure in failures:
-            _say(f"scmrl serve: {failure}", to_stderr=True)
-    _discard_unwritable_output()
-    misused = any(failure.misused for failure in failures)
-    code = MISUSED if misused else FAILED if failures else SIGNALS.exit_code
+    return failures
+
+
+def _exit_while_loading(code: int) -> None:
+    """End the process at once where a checkpoint is still being loaded: torch may be computing in
+    that thread, and would crash in Python's finalization."""
+    from service.inference.loading import LOAD_THREAD
+
     if any(thread.name == LOAD_THREAD for thread in threading.enumerate()):
-        os._exit(code)  # torch may be computing in it, and would crash in Python's finalization
-    return code
+        os._exit(code)
 
 
 def _option(name: str, field: FieldInfo, hidden: bool = False) -> inspect.Parameter:

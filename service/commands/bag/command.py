@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from model.config import MAX_STEPS
 from service.commands import classifiers, remote
+from service.commands import classify_flags as flags
 from service.commands.classifiers import ClipClassifier
 from service.commands.device import Device
 from service.settings import WEIGHTS, default_model
@@ -84,21 +84,9 @@ def bag(
     log_time: Annotated[
         bool, typer.Option("--log-time", help="Times are those of the recording, not the stamps.")
     ] = False,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="Name of a checkpoint in --models, or a checkpoint's folder; default: avdigits, "
-            "or the only checkpoint in --models; with --url, the server's.",
-            envvar="SCMRL_DEFAULT_MODEL",
-        ),
-    ] = None,
-    models: Annotated[
-        Path, typer.Option(help="Folder of checkpoints.", envvar="SCMRL_MODELS")
-    ] = WEIGHTS,
-    steps: Annotated[
-        int | None,
-        typer.Option(min=1, max=MAX_STEPS, help="Time steps T; default: the checkpoint's own."),
-    ] = None,
+    model: flags.Model = None,
+    models: flags.Models = WEIGHTS,
+    steps: flags.Steps = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per window and line.")
     ] = False,
