@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 SEVEN = CLIPS / "digit-7.webm"
 #: Settings that would be seen on a command line.
-SECRETS = {"api-keys", "admin-key"}
+SECRETS = {"api-keys", "admin-key", "limit-store"}
 COMMANDS = (
     "serve",
     "classify",
