@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+import numpy as np
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.registry import Collector
 from starlette.middleware.cors import CORSMiddleware
 
 from service.classification.served_classifier import ServedClassifier
 from service.decoding.fork_server import DecodeLimits
 from service.decoding.pool import DecoderPool
+from service.decoding.wire import Allocate
 from service.errors import StartupError
 from service.http import error_responses, openapi
 from service.http.middleware import trailing_slashes
@@ -27,23 +32,25 @@ from service.http.routes import ROUTERS
 from service.http.state import State
 from service.inference.local import LocalModels
 from service.inference.model_server import ModelServer
+from service.inference.models import Models
 from service.keys import key_file
-from service.keys.admission import KeyAdmission
+from service.keys.admission import CurrentKeys, KeyAdmission
 from service.keys.keyring import Keyring
 from service.keys.limit_store import LimitStore
-from service.keys.rate_limit import SharedRateLimits
+from service.keys.rate_limit import LocalRateLimits, RateLimits, SharedRateLimits
 from service.lifespan import make_lifespan
 from service.observability import traces
-from service.observability.metrics import Metrics
+from service.observability.metrics import Metrics, RequestMetrics
 from service.observability.request_log import RequestLog
-from service.observability.state_metrics import StateMetrics
+from service.observability.samples import AddedUp
+from service.observability.state_metrics import ConnectionMetrics, LimitMetrics, ModelMetrics
 from service.runtime import cores
 from service.runtime.upload_budget import UploadBudget
 from service.server.connections import Connections
 from service.server.listener import connections_within_file_limit
 from service.server.refusal import refuse
 from service.settings import MIB, Settings
-from service.streaming.slots import SessionSlots
+from service.streaming.slots import LocalStreamLimits, SessionSlots, StreamLimits
 
 if TYPE_CHECKING:
     from service.grpc_api.server import GrpcServer
@@ -51,6 +58,30 @@ if TYPE_CHECKING:
 log = logging.getLogger("scmrl.app")
 
 VERSION = version("scmrl")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What differs with the process that runs the networks.
+
+    - `decode_workers`, `max_connections`: of this process.
+    - `watches`: run each in a thread, until `stop` is called.
+    - `allocate`: makes the arrays that tensors are received into.
+    - `expose`: receives what this process counts, and returns `State.expose`.
+    """
+
+    models: Models
+    keys: CurrentKeys
+    limits: RateLimits
+    stream_limits: StreamLimits
+    uploads: UploadBudget
+    decode_workers: int
+    max_connections: int
+    expose: Callable[[Collector], Callable[[str], Awaitable[tuple[bytes, str]]]]
+    allocate: Allocate = np.empty
+    watches: Sequence[Callable[[], None]] = ()
+    stop: Callable[[], None] = lambda: None
+    store: LimitStore | None = None
 
 
 def create_app(
@@ -61,7 +92,7 @@ def create_app(
     on_ready: Callable[[], None] = lambda: None,
     on_failure: Callable[[StartupError], None] = lambda error: None,
 ) -> FastAPI:
-    """Create the application. Raises KeysError.
+    """Create the application, which runs the networks in this process. Raises KeysError.
 
     - `start_keys`: the keys, if they have been read already.
     - `hangups`: the number of SIGHUPs so far; keys are reloaded when it grows.
@@ -71,21 +102,64 @@ def create_app(
     settings = settings or Settings()
     start_keys = start_keys or key_file.read(settings)
     keyring = Keyring(settings, start_keys, hangups)
-    fail = _once(on_failure)
+    fail = once(on_failure)
+    store = limit_store(settings)
+    server = ModelServer(settings, lambda error: fail(StartupError(f"the device is lost: {error}")))
+
+    def expose(counted: Collector) -> Callable[[str], Awaitable[tuple[bytes, str]]]:
+        collectors = [ModelMetrics(server), LimitMetrics(store), counted]
+        metrics = Metrics(VERSION, AddedUp(collectors), ProcessCollector(registry=None))
+
+        async def exposition(accept: str) -> tuple[bytes, str]:
+            return metrics.exposition(accept)
+
+        return exposition
+
+    parts = Parts(
+        models=LocalModels(server, settings),
+        keys=keyring,
+        limits=LocalRateLimits() if store is None else SharedRateLimits(store),
+        stream_limits=LocalStreamLimits(settings, store),
+        uploads=UploadBudget(settings.max_total_upload_bytes),
+        decode_workers=settings.decode_workers or cores.available(),
+        max_connections=settings.max_connections,
+        expose=expose,
+        watches=(keyring.watch,),
+        stop=keyring.stop,
+        store=store,
+    )
+    return assemble(settings, parts, start_keys, on_ready, fail)
+
+
+def limit_store(settings: Settings) -> LimitStore | None:
+    """Return the shared store of limits, where the settings name one."""
     address = settings.limit_store.get_secret_value()
-    store = LimitStore(address, settings.limit_store_timeout_s) if address else None
-    admission = KeyAdmission(keyring, None if store is None else SharedRateLimits(store))
-    state = _make_state(settings, admission, store, fail)
+    return LimitStore(address, settings.limit_store_timeout_s) if address else None
+
+
+def assemble(
+    settings: Settings,
+    parts: Parts,
+    start_keys: key_file.Keys,
+    on_ready: Callable[[], None],
+    fail: Callable[[StartupError], None],
+) -> FastAPI:
+    """Return the application of `parts`: see create_app."""
+    admission = KeyAdmission(parts.keys, parts.limits)
+    counted = CollectorRegistry()
+    state = _make_state(settings, parts, admission, counted, fail)
     tracing = traces.from_environment(VERSION)
-    request_log = RequestLog(state.metrics.measure, None if tracing is None else tracing.record)
-    uploads = UploadBudget(settings.max_total_upload_bytes)
-    make_grpc = _grpc_of(state, uploads, request_log) if settings.grpc_port else None
+    measure = RequestMetrics(counted).measure
+    request_log = RequestLog(measure, None if tracing is None else tracing.record)
+    make_grpc = _grpc_of(state, parts.uploads, request_log) if settings.grpc_port else None
     app = FastAPI(
         title="scmrl",
         summary="Spiking audio-visual classification",
         description=openapi.DESCRIPTION,
         version=VERSION,
-        lifespan=make_lifespan(state, keyring, store, tracing, make_grpc, on_ready, fail),
+        lifespan=make_lifespan(
+            state, parts.watches, parts.stop, parts.store, tracing, make_grpc, on_ready, fail
+        ),
         docs_url=None,
         redoc_url=None,
         # Relative to the description's own URL, which works behind a proxy that strips a prefix.
@@ -93,7 +167,7 @@ def create_app(
         root_path_in_servers=False,
     )
     app.state.scmrl = state
-    _add_middleware(app, state, uploads, request_log)
+    _add_middleware(app, state, parts.uploads, request_log)
     # For requests that the server rejects before they reach the app: the same log and headers.
     app.state.refuse = SecurityHeaders(AccessLog(refuse, request_log))
     error_responses.install(app)
@@ -107,28 +181,24 @@ def create_app(
 
 def _make_state(
     settings: Settings,
+    parts: Parts,
     admission: KeyAdmission,
-    store: LimitStore | None,
+    counted: CollectorRegistry,
     fail: Callable[[StartupError], None],
 ) -> State:
-    """Create the checkpoints, decoders, connections and metrics, without starting them."""
+    """Create the decoders and connections, without starting them; count them in `counted`."""
     limits = DecodeLimits(
         settings.decode_timeout_s, settings.decode_memory_mib * MIB, settings.sandbox
     )
-    workers = settings.decode_workers or cores.available()
-    server = ModelServer(settings, lambda error: fail(StartupError(f"the device is lost: {error}")))
-    decoders = DecoderPool(workers, limits, lambda error: fail(StartupError(str(error))))
-    connections = Connections(connections_within_file_limit(settings.max_connections, workers))
-    streams = SessionSlots(
-        settings.stream_sessions,
-        settings.stream_sessions_per_key,
-        settings.stream_decoders,
-        store,
+    workers = parts.decode_workers
+    decoders = DecoderPool(
+        workers, limits, lambda error: fail(StartupError(str(error))), parts.allocate
     )
-    state_metrics = StateMetrics(server, decoders, connections, streams, store)
-    request_metrics = Metrics(state_metrics, VERSION)
-    models = LocalModels(server, settings)
-    return State(settings, admission, models, decoders, connections, request_metrics, streams)
+    connections = Connections(connections_within_file_limit(parts.max_connections, workers))
+    streams = SessionSlots(parts.stream_limits)
+    counted.register(ConnectionMetrics(decoders, connections, streams))
+    expose = parts.expose(counted)
+    return State(settings, admission, parts.models, decoders, connections, streams, expose)
 
 
 def _add_middleware(
@@ -200,7 +270,7 @@ def _grpc_of(
     return make
 
 
-def _once(on_failure: Callable[[StartupError], None]) -> Callable[[StartupError], None]:
+def once(on_failure: Callable[[StartupError], None]) -> Callable[[StartupError], None]:
     """Return a function that logs and reports the first error, after which only a restart helps.
 
     Further errors are consequences: every batch on a lost device fails.

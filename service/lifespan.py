@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,6 @@ from service.decoding.pool import DecoderPool
 from service.errors import Problem, StartupError
 from service.http.state import State
 from service.inference.loading import LOAD_THREAD
-from service.keys.keyring import Keyring
 from service.keys.limit_store import LimitStore
 from service.observability.traces import Traces
 from service.runtime import garbage_collection, switch_interval
@@ -29,7 +28,8 @@ if TYPE_CHECKING:
 
 def make_lifespan(
     state: State,
-    keyring: Keyring,
+    watches: Sequence[Callable[[], None]],
+    stop_watches: Callable[[], None],
     store: LimitStore | None,
     tracing: Traces | None,
     make_grpc: Callable[[], GrpcServer] | None,
@@ -48,7 +48,7 @@ def make_lifespan(
         switch_interval.shorten()
         models.start()
         decoders.start()
-        for watch in (decoders.watch, keyring.watch):
+        for watch in (decoders.watch, *watches):
             threading.Thread(target=watch, name="scmrl-watch", daemon=True).start()
         await _open(store, on_failure)
         loading = asyncio.create_task(_load(state, on_ready, on_failure))
@@ -58,7 +58,7 @@ def make_lifespan(
         finally:
             if grpc_server is not None:
                 await grpc_server.stop()
-            keyring.stop()
+            stop_watches()
             if store is not None:
                 await store.close()
             await asyncio.to_thread(models.stop)  # it waits for running batches

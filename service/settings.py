@@ -25,6 +25,8 @@ WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 MIB = 1024 * 1024
 #: Schemes of the addresses of Redis and Valkey.
 STORE_SCHEMES = ("redis://", "rediss://", "unix://")
+#: Most HTTP workers.
+MAX_HTTP_WORKERS = 64
 #: An origin as browsers send it: one with a path or a slash would never match.
 _ORIGIN = re.compile(r"\*|https?://[^\s/,*]+")
 
@@ -148,6 +150,17 @@ class Settings(BaseSettings):
 
     host: str = setting(Topic.NETWORK, "127.0.0.1", "Address to listen on")
     port: int = setting(Topic.NETWORK, 8000, "Port to listen on; 0: any free port", ge=0, le=65535)
+    http_workers: int = setting(
+        Topic.NETWORK,
+        0,
+        "Processes that accept connections, decode and make answers, beside the one that runs the "
+        "networks; 1: one process does everything; 0: one for each four cores where there is a GPU "
+        "and at least eight cores, else 1",
+        "processes",
+        zero="automatic",
+        ge=0,
+        le=MAX_HTTP_WORKERS,
+    )
     grpc_port: int = setting(
         Topic.NETWORK,
         0,

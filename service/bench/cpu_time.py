@@ -22,10 +22,15 @@ _MAIN_THREADS = (
     ("scmrl-decode", "hand-over to decoders"),
 )
 EVENT_LOOP, OTHER_THREADS = "event loop", "other threads"
+#: The event loop of the main process where HTTP workers have those of the connections.
+ENGINE_LOOP = "event loop of the engine"
+#: Part of the command line of an HTTP worker.
+_HTTP_WORKER = b"service.processes.http_worker"
 FORK_SERVER, DECODERS = "fork server", "decoding processes"
 #: All kinds, in the order of a table.
 KINDS = (
-    EVENT_LOOP, *(kind for _, kind in _MAIN_THREADS), OTHER_THREADS, FORK_SERVER, DECODERS,
+    EVENT_LOOP, ENGINE_LOOP, *(kind for _, kind in _MAIN_THREADS), OTHER_THREADS, FORK_SERVER,
+    DECODERS,
 )  # fmt: skip
 
 
@@ -46,18 +51,40 @@ def read_cpu_s(pid: int) -> dict[str, float]:
     Raises OSError where it has ended.
     """
     seconds = dict.fromkeys(KINDS, 0.0)
+    workers = [child for child, _ in _children(pid) if _is_http_worker(child)]
+    _add_process(seconds, pid, ENGINE_LOOP if workers else EVENT_LOOP)
+    for worker in workers:
+        with suppress(OSError):  # it has ended meanwhile
+            _add_process(seconds, worker, EVENT_LOOP)
+    return seconds
+
+
+def _add_process(seconds: dict[str, float], pid: int, event_loop: str) -> None:
+    """Add the CPU seconds of a process, whose first thread is of a kind, and of its decoders."""
     main = _read(_PROC / str(pid))
+    named_s = 0.0
     for task in _tasks(pid):
         with suppress(OSError):  # it has ended meanwhile
-            seconds[_kind(pid, task)] += _read(task).own_s
-    named_s = sum(seconds[kind] for kind in _named_kinds())
-    seconds[OTHER_THREADS] = max(0.0, main.own_s - named_s)  # each is rounded to clock ticks
+            kind = event_loop if int(task.name) == pid else _kind(task)
+            own_s = _read(task).own_s
+            if kind != OTHER_THREADS:
+                seconds[kind] += own_s
+                named_s += own_s
+    seconds[OTHER_THREADS] += max(0.0, main.own_s - named_s)  # each is rounded to clock ticks
     for child, stat in _children(pid):  # the fork server; its children decode
+        if _is_http_worker(child):
+            continue
         seconds[FORK_SERVER] += stat.own_s
         seconds[DECODERS] += stat.ended_children_s
         for _, decoder in _children(child):
             seconds[DECODERS] += decoder.own_s
-    return seconds
+
+
+def _is_http_worker(pid: int) -> bool:
+    try:
+        return _HTTP_WORKER in (_PROC / str(pid) / "cmdline").read_bytes()
+    except OSError:  # it has ended
+        return False
 
 
 def wait_until_idle(pid: int) -> None:
@@ -82,13 +109,8 @@ def per_request_ms(
     return each | {"all": sum(each.values())}
 
 
-def _named_kinds() -> tuple[str, ...]:
-    return EVENT_LOOP, *(kind for _, kind in _MAIN_THREADS)
-
-
-def _kind(pid: int, task: Path) -> str:
-    if int(task.name) == pid:
-        return EVENT_LOOP
+def _kind(task: Path) -> str:
+    """Return the kind of a thread that is not its process's first."""
     name = _read(task).name
     return next((kind for start, kind in _MAIN_THREADS if name.startswith(start)), OTHER_THREADS)
 

@@ -7,6 +7,7 @@ import inspect
 import ipaddress
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
@@ -21,9 +22,10 @@ from service.commands.settings import format_value
 from service.decoding import sandbox
 from service.keys.key_file import Keys, KeysError, exposed, read
 from service.observability import logs
+from service.processes.worker_count import http_workers
 from service.renamed_settings import RENAMED, flag, renamed_warning, variable
 from service.runtime import garbage_collection, torch_import
-from service.runtime.shutdown import SIGNALS, Stopping
+from service.runtime.shutdown import SIGNALS, Stopping, UvicornServer
 from service.server.listener import listen, raise_file_limit
 from service.settings import Settings
 from service.settings_messages import describe_error, describe_values, variable_warnings
@@ -106,7 +108,8 @@ def run(settings: Settings) -> int:
     except _CannotStart as exc:
         typer.echo(str(exc), err=True)
         return exc.code
-    failures = _serve(settings, keys, listener)
+    serve = _serve if http_workers(settings) == 1 else _serve_with_workers
+    failures = serve(settings, keys, listener)
     if settings.log_format == "console":  # with JSON, only the log has it
         for failure in failures:
             _say(f"scmrl serve: {failure}", to_stderr=True)
@@ -150,7 +153,7 @@ def _listen(settings: Settings) -> socket.socket:
 
 
 def _serve(settings: Settings, keys: Keys, listener: socket.socket) -> list[StartupError]:
-    """Serve until a signal or a failure, and return the failures."""
+    """Serve in this process until a signal or a failure, and return the failures."""
     from service.app import create_app
     from service.server.server import server_of
 
@@ -168,7 +171,7 @@ def _serve(settings: Settings, keys: Keys, listener: socket.socket) -> list[Star
         on_failure=fail,
     )
     server = server_of(app)
-    stopping = Stopping(server, app.state.scmrl.in_flight, settings, SIGNALS)
+    stopping = Stopping(UvicornServer(server), app.state.scmrl.in_flight, settings, SIGNALS)
     server.handle_exit = stopping.on_signal  # type: ignore[method-assign]
 
     async def serve() -> None:
@@ -187,6 +190,41 @@ def _exit_while_loading(code: int) -> None:
 
     if any(thread.name == LOAD_THREAD for thread in threading.enumerate()):
         os._exit(code)
+
+
+def _serve_with_workers(
+    settings: Settings, keys: Keys, listener: socket.socket
+) -> list[StartupError]:
+    """Run the networks in this process, and serve in HTTP workers: see _serve."""
+    import uvloop
+
+    from service.app import once
+    from service.processes.engine_process import EngineProcess
+
+    failures: list[StartupError] = []
+
+    async def serve() -> None:
+        def fail(error: StartupError) -> None:
+            failures.append(error)
+            process.stop(int(settings.shutdown_grace_s))
+
+        process = EngineProcess(
+            settings,
+            keys,
+            listener,
+            http_workers(settings),
+            hangups=lambda: SIGNALS.hangups,
+            on_ready=lambda: _greet(listener, bool(keys.api)),
+            on_failure=once(fail),
+        )
+        stopping = Stopping(process, process.in_flight, settings, SIGNALS)
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, stopping.on_signal)
+        await process.run()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve())
+    return failures
 
 
 def _option(name: str, field: FieldInfo, hidden: bool = False) -> inspect.Parameter:

@@ -11,6 +11,8 @@ from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import replace
 
+import numpy as np
+
 from model.thread_name import show_thread_name
 from service.classification.upload_fields import InputFiles
 from service.decoding import self_test, wire
@@ -49,7 +51,7 @@ class DecoderPool:
 
     Three state machines work together: `ForkServer` starts processes, `ProcessSet` has the idle
     and busy ones, and `Availability` tracks whether the pool can decode. `on_unavailable` is called
-    once if it never will again.
+    once if it never will again. `allocate` makes the arrays that tensors are received into.
     """
 
     def __init__(
@@ -57,9 +59,11 @@ class DecoderPool:
         workers: int,
         limits: DecodeLimits,
         on_unavailable: Callable[[DecodingUnavailable], None] = lambda error: None,
+        allocate: wire.Allocate = np.empty,
     ) -> None:
         self._workers = workers
         self._limits = limits
+        self._allocate = allocate
         self._threads = ThreadPoolExecutor(
             workers, thread_name_prefix="scmrl-decode", initializer=show_thread_name
         )
@@ -238,7 +242,9 @@ class DecoderPool:
         self._processes.begin_job(process)
         try:
             with reading.running_in(process):
-                decoded = process.decode(files, self._share_threads(request), seconds)
+                decoded = process.decode(
+                    files, self._share_threads(request), seconds, self._allocate
+                )
         except Problem:
             self._availability.note_read()
             self._processes.release(process)

@@ -51,8 +51,10 @@ class Process:
         except TimeoutError:
             raise Unresponsive(f"no reply to a heartbeat within {_HEARTBEAT_S:g} s") from None
 
-    def decode(self, files: InputFiles, request: DecodeRequest, seconds: float) -> DecodeResult:
-        """Send the files and wait for the result.
+    def decode(
+        self, files: InputFiles, request: DecodeRequest, seconds: float, allocate: wire.Allocate
+    ) -> DecodeResult:
+        """Send the files and wait for the result, whose tensors are in arrays of `allocate`.
 
         Raises Problem and RuntimeError as `wire.receive_result` does; PeerLost; Unresponsive where
         the process does not receive the files or is stopped; TimeoutError where it reads them for
@@ -61,7 +63,7 @@ class Process:
         self.job_count += 1
         self._send_job(files, request)
         deadline = wire.Deadline(seconds, ProcStatus(self.pid).check_not_stopped)
-        return wire.receive_result(self._sock, deadline)
+        return wire.receive_result(self._sock, deadline, allocate)
 
     def interrupt(self) -> None:
         """Make `decode`, which runs in another thread, raise PeerLost; do not wait for it."""

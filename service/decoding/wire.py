@@ -13,7 +13,7 @@ import math
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -43,6 +43,10 @@ _CHECK_S = 0.5
 _MAX_HEAD = 4 * 1024 * 1024
 #: Most bytes of arrays that one result may have.
 _MAX_ARRAYS = 1024 * 1024 * 1024
+
+
+#: Returns an array of a shape and a type, not initialized.
+Allocate = Callable[[Sequence[int], str], NDArray[Any]]
 
 
 class PeerLost(Exception):
@@ -232,8 +236,10 @@ def send_failure(sock: socket.socket, traceback: str) -> None:
     _send(sock, _Failure(traceback=traceback).model_dump_json().encode(), (), Deadline(None))
 
 
-def receive_result(sock: socket.socket, deadline: Deadline) -> DecodeResult:
-    """Wait for the result of a request.
+def receive_result(
+    sock: socket.socket, deadline: Deadline, allocate: Allocate = np.empty
+) -> DecodeResult:
+    """Wait for the result of a request. `allocate` makes the arrays of its tensors.
 
     Raises Problem as `files.decode` does, RuntimeError where the process failed, PeerLost and
     TimeoutError.
@@ -251,7 +257,15 @@ def receive_result(sock: socket.socket, deadline: Deadline) -> DecodeResult:
         raise PeerLost(f"it sent {total} bytes of arrays; at most {_MAX_ARRAYS} are accepted")
     prepared = {}
     for name, stream in reply.prepared.items():
-        arrays = {part: _receive_array(sock, getattr(stream, part), deadline) for part in _ARRAYS}
+        arrays = {
+            part: _receive_array(
+                sock,
+                getattr(stream, part),
+                deadline,
+                allocate if part == "tensor" else np.empty,
+            )
+            for part in _ARRAYS
+        }
         canvas = arrays.pop("canvas")
         prepared[name] = Prepared(
             rows=stream.rows, columns=stream.columns, canvas=partial(np.asarray, canvas), **arrays
@@ -259,8 +273,10 @@ def receive_result(sock: socket.socket, deadline: Deadline) -> DecodeResult:
     return DecodeResult(prepared, reply.streams, reply.decode_s, reply.preprocess_s)
 
 
-def _receive_array(sock: socket.socket, head: _Array, deadline: Deadline) -> NDArray[Any]:
-    array = np.empty(head.shape, head.dtype)
+def _receive_array(
+    sock: socket.socket, head: _Array, deadline: Deadline, allocate: Allocate
+) -> NDArray[Any]:
+    array = allocate(head.shape, head.dtype)
     _receive_into(sock, array.reshape(-1).view(np.uint8).data, deadline)
     return array
 

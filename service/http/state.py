@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
@@ -10,7 +11,6 @@ from service.decoding.pool import DecoderPool
 from service.inference.models import Checkpoints, Models, Requests
 from service.keys.admission import KeyAdmission
 from service.keys.key_file import Key
-from service.observability.metrics import Metrics
 from service.request_record import RequestRecord
 from service.server.connections import Connections
 from service.settings import Settings
@@ -19,16 +19,17 @@ from service.streaming.slots import SessionSlots
 
 @dataclass(frozen=True)
 class State:
-    """The settings, keys, checkpoints, decoders, connections, metrics and live streams of one
-    running service."""
+    """The settings, keys, checkpoints, decoders, connections and live streams of one running
+    service. `expose` returns its metrics in the best format that an Accept header allows, and their
+    content type."""
 
     settings: Settings
     keys: KeyAdmission
     models: Models
     decoders: DecoderPool
     connections: Connections
-    metrics: Metrics
     streams: SessionSlots
+    expose: Callable[[str], Awaitable[tuple[bytes, str]]]
 
     @property
     def registry(self) -> Checkpoints:

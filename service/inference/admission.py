@@ -6,6 +6,9 @@ import math
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 from service.errors import Error, Problem
 
@@ -15,6 +18,30 @@ _WINDOW, _MIN_WINDOW = 64, 4
 _REJECTING_FACTOR = 0.5
 #: Load from which T is halved, and from which T is `min_steps_under_load`.
 _HALVE_FROM, _LOWEST_FROM = 0.5, 0.75
+
+
+class Load(Protocol):
+    """What admission depends on. Other processes may read it.
+
+    `in_flight`: admitted requests. `completion_rate`: completed requests a second, 0 until it has
+    been measured. `rejected_at`: time.monotonic() of the last rejection.
+    """
+
+    in_flight: int
+    completion_rate: float
+    rejected_at: float
+
+
+@dataclass
+class LocalLoad:
+    """The load of a checkpoint that this process alone serves."""
+
+    in_flight: int = 0
+    completion_rate: float = 0.0
+    rejected_at: float = -math.inf
+
+
+LoadFactory = Callable[[], Load]
 
 
 class Admission:
@@ -27,47 +54,54 @@ class Admission:
             served completely. Under sustained overload a long queue adds latency but no
             throughput; the queue at its beginning is that of a burst, and its wait is the longest.
         always_admit: Requests in flight that are admitted whatever their estimated wait.
+        load: Where the numbers are kept.
     """
 
-    def __init__(self, slots: int, max_wait_s: float, always_admit: int) -> None:
+    def __init__(
+        self, slots: int, max_wait_s: float, always_admit: int, load: Load | None = None
+    ) -> None:
         self.slots = slots
-        self.in_flight = 0
-        self._max_wait_s = max_wait_s
-        self._always_admit = min(always_admit, slots)
+        self.max_wait_s = max_wait_s
+        self.always_admit = min(always_admit, slots)
+        self.load: Load = LocalLoad() if load is None else load
         self._lock = threading.Lock()
-        self._completion_rate = 0.0  # requests per second; 0 until it has been measured
         self._completed_at: deque[float] = deque(maxlen=_WINDOW)
-        self._rejected_at = -math.inf
+
+    @property
+    def in_flight(self) -> int:
+        """Admitted requests that have not been answered."""
+        return self.load.in_flight
 
     @property
     def estimated_wait_s(self) -> float:
         """Estimated seconds until a request admitted now is answered; 0 before a rate is known."""
-        return self.in_flight / self._completion_rate if self._completion_rate else 0.0
+        rate = self.load.completion_rate
+        return self.load.in_flight / rate if rate else 0.0
 
     @property
     def wait_limit_s(self) -> float:
         """The longest estimated wait that is admitted now, in seconds."""
-        is_rejecting = time.monotonic() - self._rejected_at < self._max_wait_s
-        return self._max_wait_s * (_REJECTING_FACTOR if is_rejecting else 1.0)
+        is_rejecting = time.monotonic() - self.load.rejected_at < self.max_wait_s
+        return self.max_wait_s * (_REJECTING_FACTOR if is_rejecting else 1.0)
 
     @property
     def pressure(self) -> float:
         """The load, from 0 (nothing in flight) to 1 (requests are rejected)."""
         full = self.in_flight / self.slots
         # Few requests on a slow machine are no load, whatever their estimated wait.
-        if self.in_flight <= self._always_admit // 2:
+        if self.in_flight <= self.always_admit // 2:
             return full
-        if not self._completion_rate and self.in_flight > self._always_admit:
+        if not self.load.completion_rate and self.in_flight > self.always_admit:
             return max(full, _HALVE_FROM)  # no rate is known yet
         return min(1.0, max(full, self.estimated_wait_s / self.wait_limit_s))
 
     def check(self) -> None:
         """Raise Problem FULL if a request would be rejected now; Retry-After is the wait."""
         limit_s = self.wait_limit_s
-        too_long = self.in_flight >= self._always_admit and self.estimated_wait_s > limit_s
+        too_long = self.in_flight >= self.always_admit and self.estimated_wait_s > limit_s
         if self.in_flight < self.slots and not too_long:
             return
-        self._rejected_at = time.monotonic()
+        self.load.rejected_at = time.monotonic()
         reason = (
             f"{self.in_flight} requests are in flight; the estimated wait exceeds {limit_s:g} s"
             if too_long
@@ -83,16 +117,16 @@ class Admission:
             if not self.in_flight:  # idle time must not lower the completion rate
                 self._completed_at.clear()
                 self._completed_at.append(time.monotonic())
-            self.in_flight += 1
+            self.load.in_flight += 1
 
     def release(self) -> None:
         """Free a slot, and measure the completion rate."""
         with self._lock:
-            self.in_flight -= 1
+            self.load.in_flight -= 1
             self._completed_at.append(time.monotonic())
             elapsed_s = self._completed_at[-1] - self._completed_at[0]
             if len(self._completed_at) > _MIN_WINDOW and elapsed_s > 0:
-                self._completion_rate = (len(self._completed_at) - 1) / elapsed_s
+                self.load.completion_rate = (len(self._completed_at) - 1) / elapsed_s
 
 
 def reduce_steps(steps: int, min_steps: int, pressure: float) -> int:

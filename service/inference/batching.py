@@ -79,7 +79,7 @@ class Batcher:
         on_fatal: Callable[[Exception], None] = lambda error: None,
     ) -> None:
         always_admit = sum(2 * engine.max_batch for engine in engines)
-        self._admission = Admission(slots, max_estimated_wait_s, always_admit)
+        self.admission = Admission(slots, max_estimated_wait_s, always_admit)
         self._queue = BatchQueue(max_wait_s)
         self._counts = BatchCounts()
         self._supervisor = WorkerSupervisor(engines, self._queue, self._counts, on_fatal)
@@ -102,18 +102,18 @@ class Batcher:
 
     def check_capacity(self) -> None:
         """Raise Problem FULL if no slot is free. Call it before an upload is read."""
-        self._admission.check()
+        self.admission.check()
 
     @contextmanager
     def slot(self) -> Iterator[Slot]:
         """Hold a slot for one request until the block ends. Raises Problem FULL."""
-        self._admission.acquire()
+        self.admission.acquire()
         self._queue.expect()
         slot = Slot(self._queue)
         try:
             yield slot
         finally:
-            self._admission.release()
+            self.admission.release()
             if not slot.is_queued:
                 self._queue.unexpect()
 
@@ -131,17 +131,17 @@ class Batcher:
     @property
     def pressure(self) -> float:
         """The load, from 0 (nothing in flight) to 1 (requests are rejected)."""
-        return self._admission.pressure
+        return self.admission.pressure
 
     @property
     def slots(self) -> int:
         """The maximum number of requests in flight."""
-        return self._admission.slots
+        return self.admission.slots
 
     @property
     def in_flight(self) -> int:
         """Requests that hold a slot now."""
-        return self._admission.in_flight
+        return self.admission.in_flight
 
     @property
     def queued(self) -> int:

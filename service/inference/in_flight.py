@@ -6,10 +6,30 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from service.errors import Error, Problem
 from service.inference.registry import Registry
 from service.inference.served_model import ServedModel
+
+
+class Counts(Protocol):
+    """How many requests are in flight: see InFlight."""
+
+    @property
+    def is_draining(self) -> bool: ...
+
+    @property
+    def total(self) -> int: ...
+
+    @property
+    def unanswered(self) -> int: ...
+
+    def drain(self) -> None: ...
+
+    def count(self, model: ServedModel) -> int: ...
+
+    def forget(self, model: ServedModel) -> None: ...
 
 
 class InFlight:
@@ -19,7 +39,7 @@ class InFlight:
     answered.
     """
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry[ServedModel]) -> None:
         self._registry = registry
         self._by_model: Counter[ServedModel] = Counter()
         self._cancelled = 0  # while draining
@@ -40,8 +60,7 @@ class InFlight:
         Raises Problem as Registry.get does, and STOPPING while draining.
         """
         if self._is_draining:
-            detail = "The service is shutting down. Send the request to another instance."
-            raise Problem(Error.STOPPING, detail, retry_after_s=5)
+            raise stopping()
         model = self._registry.get(name)
         self._by_model[model] += 1
         try:
@@ -69,3 +88,9 @@ class InFlight:
     def unanswered(self) -> int:
         """Accepted requests without an answer, or with a 503 at the end of the grace period."""
         return self.total + self._cancelled
+
+
+def stopping() -> Problem:
+    """Return the problem of a request that comes while the service drains."""
+    detail = "The service is shutting down. Send the request to another instance."
+    return Problem(Error.STOPPING, detail, retry_after_s=5)

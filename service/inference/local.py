@@ -9,6 +9,7 @@ from service.inference.in_flight import InFlight
 from service.inference.loading import LOAD_THREAD
 from service.inference.model_server import ModelServer
 from service.inference.registry import Registry
+from service.inference.served_model import ServedModel
 from service.runtime.daemon_thread import in_thread
 from service.settings import Settings
 
@@ -23,16 +24,14 @@ class LocalModels:
     """`Models` of a ModelServer in this process."""
 
     def __init__(self, server: ModelServer, settings: Settings) -> None:
+        assert isinstance(server.in_flight, InFlight), "its requests come from this process"
+        self.in_flight = server.in_flight
         self._server = server
         self._stalled_after_s = settings.stalled_after_s
 
     @property
-    def registry(self) -> Registry:
+    def registry(self) -> Registry[ServedModel]:
         return self._server.registry
-
-    @property
-    def in_flight(self) -> InFlight:
-        return self._server.in_flight
 
     def start(self) -> None:
         for watch in (self._server.watch_workers, self._server.watch_files):
@@ -57,6 +56,9 @@ class LocalModels:
 
     async def not_ready_reason(self) -> str | None:
         return self._server.not_ready_reason()
+
+    async def check_alive(self) -> None:
+        """This process runs them."""
 
     async def is_served(self, name: str) -> bool:
         batcher = self.registry.get(name).batcher

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from service.errors import StartupError
+from service.inference.admission import LoadFactory, LocalLoad
 from service.inference.file_watch import FileWatch, file_states
 from service.inference.loading import Attempt, Loads
 from service.inference.registry import Registry
@@ -23,11 +24,12 @@ class ModelLoader:
     def __init__(
         self,
         settings: Settings,
-        registry: Registry,
+        registry: Registry[ServedModel],
         loads: Loads,
         files: FileWatch,
         stopping: threading.Event,
         on_fatal: Callable[[Exception], None],
+        make_load: LoadFactory = LocalLoad,
     ) -> None:
         self._settings = settings
         self._registry = registry
@@ -35,6 +37,7 @@ class ModelLoader:
         self._files = files
         self._stopping = stopping
         self._on_fatal = on_fatal
+        self._make_load = make_load
 
     def load(self, attempt: Attempt) -> bool:
         """Load a checkpoint and serve it; return False if the load was abandoned meanwhile.
@@ -45,6 +48,7 @@ class ModelLoader:
         name, started = attempt.name, time.monotonic()
         loaded_from = file_states(self._settings.models / name)
         model = load(self._settings.models / name, self._settings, self._on_fatal)
+        model.batcher.admission.load = self._make_load()
         with self._loads.exclusive_compute(attempt):
             if self._settings.compile == "on" and not self._fuse(model):
                 raise StartupError("SCMRL_COMPILE is on, but the checkpoint has no fused path")

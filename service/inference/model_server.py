@@ -11,32 +11,43 @@ import time
 from collections.abc import Callable
 
 from service.inference import watch
+from service.inference.admission import LoadFactory, LocalLoad
 from service.inference.file_watch import FileWatch
-from service.inference.in_flight import InFlight
+from service.inference.in_flight import Counts, InFlight
 from service.inference.loading import STOPPING, Loads
 from service.inference.model_loader import ModelLoader
 from service.inference.registry import Registry
 from service.inference.reload import Reloads
+from service.inference.served_model import ServedModel
 from service.inference.startup import Startup
 from service.settings import Settings
 
 
 class ModelServer:
-    """Makes the parts and stops them. `on_fatal` receives an error that a device cannot survive."""
+    """Makes the parts and stops them. `on_fatal` receives an error that a device cannot survive.
+
+    Where other processes send the requests, `in_flight` counts those of all, and `make_load`
+    returns where the numbers of a checkpoint's admission are kept.
+    """
 
     def __init__(
-        self, settings: Settings, on_fatal: Callable[[Exception], None] = lambda error: None
+        self,
+        settings: Settings,
+        on_fatal: Callable[[Exception], None] = lambda error: None,
+        *,
+        in_flight: Counts | None = None,
+        make_load: LoadFactory = LocalLoad,
     ) -> None:
         self._settings = settings
         self._made_at = time.monotonic()
         self._stopping = stopping = threading.Event()
-        self.registry = registry = Registry(settings.default_model)
-        self.in_flight = InFlight(registry)
+        self.registry = registry = Registry[ServedModel](settings.default_model)
+        self.in_flight: Counts = InFlight(registry) if in_flight is None else in_flight
         self.files = FileWatch(settings.models)
         loads = Loads(
             settings.load_timeout_s, lambda: self.in_flight.is_draining or stopping.is_set()
         )
-        loader = ModelLoader(settings, registry, loads, self.files, stopping, on_fatal)
+        loader = ModelLoader(settings, registry, loads, self.files, stopping, on_fatal, make_load)
         self.startup = Startup(settings, registry, loads, loader, stopping)
         self.reloads = Reloads(settings, registry, self.in_flight, loads, loader, stopping)
 

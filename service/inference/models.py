@@ -135,6 +135,10 @@ class Models(Protocol):
         """Return why the default checkpoint cannot answer; None if it can."""
         ...
 
+    async def check_alive(self) -> None:
+        """Raise Problem NOT_READY where the process that runs the networks does not respond."""
+        ...
+
     async def is_served(self, name: str) -> bool:
         """Return whether a checkpoint can answer. Raises Problem as Checkpoints.get does."""
         ...

@@ -11,7 +11,7 @@ from model import allocator
 from model.checkpoint import CARD
 from service.errors import Error, Problem
 from service.inference.discovery import has_card
-from service.inference.in_flight import InFlight
+from service.inference.in_flight import Counts
 from service.inference.loading import Attempt, LoadAbandoned, Loads, timed_out
 from service.inference.model_loader import ModelLoader
 from service.inference.registry import Registry
@@ -35,8 +35,8 @@ class Reloads:
     def __init__(
         self,
         settings: Settings,
-        registry: Registry,
-        in_flight: InFlight,
+        registry: Registry[ServedModel],
+        in_flight: Counts,
         loads: Loads,
         loader: ModelLoader,
         stopping: threading.Event,

@@ -11,6 +11,7 @@ from service.inference.discovery import discover
 from service.inference.loading import LOAD_THREAD, Attempt, LoadAbandoned, Loads
 from service.inference.model_loader import ModelLoader
 from service.inference.registry import Registry
+from service.inference.served_model import ServedModel
 from service.runtime import cores, garbage_collection
 from service.runtime.torch_import import import_torch
 from service.settings import Settings
@@ -30,7 +31,7 @@ class Startup:
     def __init__(
         self,
         settings: Settings,
-        registry: Registry,
+        registry: Registry[ServedModel],
         loads: Loads,
         loader: ModelLoader,
         stopping: threading.Event,

@@ -8,6 +8,7 @@ import threading
 from model import allocator
 from service.inference.file_watch import FileWatch
 from service.inference.registry import Registry
+from service.inference.served_model import ServedModel
 
 log = logging.getLogger("scmrl.registry")
 
@@ -18,7 +19,9 @@ _WATCH_S = 1.0
 _IDLE_CHECKS = 10
 
 
-def watch_workers(registry: Registry, hung_after_s: float, stopping: threading.Event) -> None:
+def watch_workers(
+    registry: Registry[ServedModel], hung_after_s: float, stopping: threading.Event
+) -> None:
     """Replace workers that die, or run one batch for `hung_after_s`, until `stopping` is set.
 
     Freed memory is returned to the kernel every `_IDLE_CHECKS` checks without a request in flight.
@@ -32,11 +35,13 @@ def watch_workers(registry: Registry, hung_after_s: float, stopping: threading.E
         _replace_lost_workers(registry, hung_after_s, failing)
 
 
-def _has_request(registry: Registry) -> bool:
+def _has_request(registry: Registry[ServedModel]) -> bool:
     return any(model.batcher.in_flight for model in registry.ready.values())
 
 
-def _replace_lost_workers(registry: Registry, hung_after_s: float, failing: set[str]) -> None:
+def _replace_lost_workers(
+    registry: Registry[ServedModel], hung_after_s: float, failing: set[str]
+) -> None:
     """Check once. A function of its own, so that no model is referenced between two checks."""
     for name, model in registry.ready.items():
         try:
@@ -50,7 +55,9 @@ def _replace_lost_workers(registry: Registry, hung_after_s: float, failing: set[
             failing.add(name)
 
 
-def watch_files(registry: Registry, files: FileWatch, stopping: threading.Event) -> None:
+def watch_files(
+    registry: Registry[ServedModel], files: FileWatch, stopping: threading.Event
+) -> None:
     """Check the files of served checkpoints, until `stopping` is set."""
     while not stopping.wait(_WATCH_S):
         for name in registry.ready:

@@ -12,7 +12,7 @@ from http import HTTPStatus
 from importlib.metadata import version
 from platform import python_version
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, Info, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Histogram, Info
 from prometheus_client.exposition import choose_encoder, generate_latest
 from prometheus_client.registry import Collector
 
@@ -33,21 +33,14 @@ _STAGE_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 
 _RATES = (0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1)
 
 
-class Metrics:
-    """Counts completed requests. `state_metrics` are read from the service's state at each scrape.
+class RequestMetrics:
+    """Counts completed requests in `registry`.
 
     Label values are bounded: `route` is a template or "other", `method` a usual one or "other",
     `model` a checkpoint that is served or empty.
     """
 
-    def __init__(self, state_metrics: Collector, service_version: str) -> None:
-        registry = self._registry = CollectorRegistry()
-        registry.register(state_metrics)
-        ProcessCollector(registry=registry)
-        build = Info("scmrl_build", "Versions of the service and its libraries", registry=registry)
-        build.info(
-            {"version": service_version, "python": python_version(), "torch": version("torch")}
-        )
+    def __init__(self, registry: CollectorRegistry) -> None:
         self._observers = [declare(registry) for declare in _METRICS]
 
     def measure(self, request: CompletedRequest) -> None:
@@ -55,13 +48,26 @@ class Metrics:
         for observe in self._observers:
             observe(request)
 
+
+class Metrics:
+    """All metrics: those of `collectors`, and the build. Requests may be counted in `registry`."""
+
+    def __init__(self, service_version: str, *collectors: Collector) -> None:
+        registry = self.registry = CollectorRegistry()
+        for collector in collectors:
+            registry.register(collector)
+        build = Info("scmrl_build", "Versions of the service and its libraries", registry=registry)
+        build.info(
+            {"version": service_version, "python": python_version(), "torch": version("torch")}
+        )
+
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """Return all metrics in the best format that `accept` allows, and its content type."""
         try:
             encode, content_type = choose_encoder(accept)
-            return encode(self._registry), content_type
+            return encode(self.registry), content_type
         except (TypeError, ValueError):  # prometheus_client raises them for an unknown version
-            return generate_latest(self._registry), _PLAIN
+            return generate_latest(self.registry), _PLAIN
 
 
 def _requests(registry: CollectorRegistry) -> _Observer:

@@ -76,23 +76,69 @@ _MODEL_GAUGES = (
 DEPRECATED = tuple(gauge.old_name for gauge in _MODEL_GAUGES if gauge.old_name is not None)
 
 
-class StateMetrics(Collector):
-    """Collects the state of checkpoints, decoders and connections."""
+class ConnectionMetrics(Collector):
+    """Collects the state of the decoders, connections and streams of one process."""
 
     def __init__(
-        self,
-        models: ModelServer,
-        decoders: DecoderPool,
-        connections: Connections,
-        streams: SessionSlots,
-        limit_store: LimitStore | None,
+        self, decoders: DecoderPool, connections: Connections, streams: SessionSlots
     ) -> None:
-        self._registry = models.registry
-        self._files = models.files
         self._decoders = decoders
         self._connections = connections
         self._streams = streams
-        self._limit_store = limit_store
+
+    def describe(self) -> list[Metric]:
+        """Reserve no names: the state may not exist yet."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Return the current values."""
+        family = _restarts()
+        family.add_metric(["decode", ""], self._decoders.restarts)
+        family.add_metric(["fork_server", ""], self._decoders.fork_server_restarts)
+        yield family
+        yield _log_lines_lost()
+        yield from _connections(self._connections)
+        yield from _streams(self._streams)
+
+
+class LimitMetrics(Collector):
+    """Collects how often the shared store of limits did not answer."""
+
+    def __init__(self, store: LimitStore | None) -> None:
+        self._store = store
+
+    def describe(self) -> list[Metric]:
+        """Reserve no names."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Return the current value."""
+        yield _limits_alone(self._store)
+
+
+class WorkerRestarts(Collector):
+    """Collects how many HTTP workers were replaced."""
+
+    def __init__(self, count: Callable[[], int]) -> None:
+        self._count = count
+
+    def describe(self) -> list[Metric]:
+        """Reserve no names: other collectors have the same one."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Return the current value."""
+        family = _restarts()
+        family.add_metric(["http", ""], self._count())
+        yield family
+
+
+class ModelMetrics(Collector):
+    """Collects the state of the checkpoints."""
+
+    def __init__(self, models: ModelServer) -> None:
+        self._registry = models.registry
+        self._files = models.files
 
     def describe(self) -> list[Metric]:
         """Reserve no names: the state may not exist yet."""
@@ -106,13 +152,12 @@ class StateMetrics(Collector):
         for gauge in _MODEL_GAUGES:
             yield from gauge.families(models)
         yield _batch_sizes(models)
-        yield self._restarts(models)
+        restarts = _restarts()
+        for name, model in models.items():
+            restarts.add_metric(["engine", name], model.batcher.restarts)
+        yield restarts
         yield _engine_errors(models)
         yield self._files_intact(models)
-        yield _log_lines_lost()
-        yield _limits_alone(self._limit_store)
-        yield from _connections(self._connections)
-        yield from _streams(self._streams)
         yield from _memory(models)
 
     def _ready(self, models: Mapping[str, ServedModel]) -> Metric:
@@ -136,18 +181,14 @@ class StateMetrics(Collector):
             family.add_metric([name], float(self._files.is_intact(name)))
         return family
 
-    def _restarts(self, models: Mapping[str, ServedModel]) -> Metric:
-        family = CounterMetricFamily(
-            "scmrl_worker_restarts",
-            "Workers that were replaced after they died or hung: engine threads, decoding "
-            "processes and the fork server that starts these",
-            labels=["kind", "model"],
-        )
-        family.add_metric(["decode", ""], self._decoders.restarts)
-        family.add_metric(["fork_server", ""], self._decoders.fork_server_restarts)
-        for name, model in models.items():
-            family.add_metric(["engine", name], model.batcher.restarts)
-        return family
+
+def _restarts() -> CounterMetricFamily:
+    return CounterMetricFamily(
+        "scmrl_worker_restarts",
+        "Workers that were replaced after they died or hung: engine threads, decoding processes, "
+        "the fork server that starts these, and HTTP workers",
+        labels=["kind", "model"],
+    )
 
 
 def _engine_errors(models: Mapping[str, ServedModel]) -> Metric:

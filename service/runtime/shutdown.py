@@ -11,12 +11,12 @@ import threading
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import uvicorn
 
-    from service.inference.in_flight import InFlight
+    from service.inference.in_flight import Counts
     from service.settings import Settings
 
 #: Exit code of a service that stopped before all accepted requests were answered.
@@ -79,6 +79,32 @@ class Signals:
 SIGNALS = Signals()
 
 
+class Stoppable(Protocol):
+    """What a signal ends."""
+
+    def stop(self, within_s: int) -> None:
+        """Answer what is in flight for up to `within_s` seconds, then end."""
+        ...
+
+    def stop_now(self) -> None:
+        """End without waiting for anything."""
+        ...
+
+
+class UvicornServer:
+    """A server in this process."""
+
+    def __init__(self, server: uvicorn.Server) -> None:
+        self._server = server
+
+    def stop(self, within_s: int) -> None:
+        self._server.config.timeout_graceful_shutdown = within_s
+        self._server.should_exit = True
+
+    def stop_now(self) -> None:
+        self._server.should_exit = self._server.force_exit = True
+
+
 class Stopping:
     """Drains a server on a signal: rejects new requests, answers those in flight, then ends it.
 
@@ -87,7 +113,7 @@ class Stopping:
     """
 
     def __init__(
-        self, server: uvicorn.Server, in_flight: InFlight, settings: Settings, signals: Signals
+        self, server: Stoppable, in_flight: Counts, settings: Settings, signals: Signals
     ) -> None:
         self._server = server
         self._in_flight = in_flight
@@ -102,7 +128,7 @@ class Stopping:
             self._in_flight.drain()
             threading.Thread(target=self._finish, name="scmrl-stop", daemon=True).start()
         elif order == 2:
-            self._server.should_exit = self._server.force_exit = True
+            self._server.stop_now()
             threading.Thread(target=self._end_soon, name="scmrl-stop", daemon=True).start()
 
     def _finish(self) -> None:
@@ -110,9 +136,8 @@ class Stopping:
         time.sleep(self._settings.shutdown_delay_s)
         while self._in_flight.total and time.monotonic() < end:
             time.sleep(_POLL_S)
-        # uvicorn waits for open connections too: both waits share the grace period.
-        self._server.config.timeout_graceful_shutdown = max(1, round(end - time.monotonic()))
-        self._server.should_exit = True
+        # A server waits for open connections too: both waits share the grace period.
+        self._server.stop(max(1, round(end - time.monotonic())))
 
     def _end_soon(self) -> None:
         """End the process, even if threads are blocked."""

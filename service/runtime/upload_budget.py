@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from service.errors import Error, Problem
@@ -10,19 +10,22 @@ from service.errors import Error, Problem
 
 class UploadBudget:
     """Counts the bytes of requests that are not answered yet, up to `max_bytes`. Used by the event
-    loop alone."""
+    loop alone.
 
-    def __init__(self, max_bytes: int) -> None:
+    `count` adds bytes to those of other processes as well, and returns the sum of all.
+    """
+
+    def __init__(self, max_bytes: int, count: Callable[[int], int] | None = None) -> None:
         self.max_bytes = max_bytes
         self.total = 0
+        self._count = self._count_here if count is None else count
 
     def add(self, size: int) -> None:
         """Count bytes; they count until `remove`, also where they are too many.
 
         Raises Problem FULL where they are.
         """
-        self.total += size
-        if self.total > self.max_bytes:
+        if self._count(size) > self.max_bytes:
             detail = (
                 f"The uploads of all clients together exceed {self.max_bytes} bytes "
                 "(SCMRL_MAX_TOTAL_UPLOAD_BYTES). Retry after the time in Retry-After."
@@ -31,7 +34,7 @@ class UploadBudget:
 
     def remove(self, size: int) -> None:
         """Forget bytes that were counted."""
-        self.total -= size
+        self._count(-size)
 
     @contextmanager
     def hold(self, size: int) -> Iterator[None]:
@@ -41,3 +44,7 @@ class UploadBudget:
             yield
         finally:
             self.remove(size)
+
+    def _count_here(self, size: int) -> int:
+        self.total += size
+        return self.total

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import Protocol
 
 from model.media.live.types import Outcome
 from service.keys.limit_store import LEASE_S, LimitStore, StoreUnavailable
+from service.settings import Settings
 from service.streaming.messages import TOO_MANY, StreamError
 
 #: Outcomes of a window.
@@ -19,34 +21,76 @@ OUTCOMES = ("answered", "skipped", "failed")
 PACKET_OUTCOMES = (*(outcome.name.lower() for outcome in Outcome), "lost", "behind")
 
 
+class StreamLimits(Protocol):
+    """Bounds the open sessions, and those that have a decoder of their own."""
+
+    def session(self, key: str) -> AbstractAsyncContextManager[None]:
+        """Hold a slot for a session of a key ("": without one). Raises StreamError."""
+        ...
+
+    def decoder(self) -> AbstractAsyncContextManager[None]:
+        """Hold a slot for the decoder of a session. Raises StreamError."""
+        ...
+
+
 class SessionSlots:
-    """Bounds the open sessions. Used by the event loop alone.
+    """The open sessions of this process, which `limits` bounds. Used by the event loop alone.
 
     `windows`: windows of all sessions so far, `answered`, `skipped` or `failed`. `packets`: packets
     of all sessions so far, by outcome. `decoders`: sessions that have a decoder of their own;
-    `decoders_lost`: those that were lost. With a `store` the processes that use it share the bound
-    of a key; while it does not answer, each applies the bound alone.
+    `decoders_lost`: those that were lost.
     """
 
-    def __init__(
-        self, most: int, most_of_a_key: int, most_decoders: int, store: LimitStore | None = None
-    ) -> None:
+    def __init__(self, limits: StreamLimits) -> None:
         self.windows: Counter[str] = Counter()
         self.packets: Counter[str] = Counter()
         self.decoders = self.decoders_lost = 0
-        self._most = most
-        self._most_of_a_key = most_of_a_key
-        self._most_decoders = most_decoders
-        self._store = store
-        self._by_key: Counter[str] = Counter()
+        self._limits = limits
+        self._open = 0
 
     def __len__(self) -> int:
-        return self._by_key.total()
+        return self._open
 
     @asynccontextmanager
     async def session(self, key: str) -> AsyncIterator[None]:
         """Hold a slot for a session of a key ("": without one). Raises StreamError."""
-        if len(self) >= self._most:
+        async with self._limits.session(key):
+            self._open += 1
+            try:
+                yield
+            finally:
+                self._open -= 1
+
+    @asynccontextmanager
+    async def decoder(self) -> AsyncIterator[None]:
+        """Hold a slot for the decoder of a session. Raises StreamError."""
+        async with self._limits.decoder():
+            self.decoders += 1
+            try:
+                yield
+            finally:
+                self.decoders -= 1
+
+
+class LocalStreamLimits:
+    """Bounds the sessions that are opened through this process. Used by the event loop alone.
+
+    With a `store` the processes that use it share the bound of a key; while it does not answer,
+    each applies the bound alone.
+    """
+
+    def __init__(self, settings: Settings, store: LimitStore | None = None) -> None:
+        self._most = settings.stream_sessions
+        self._most_of_a_key = settings.stream_sessions_per_key
+        self._most_decoders = settings.stream_decoders
+        self._store = store
+        self._by_key: Counter[str] = Counter()
+        self._decoders = 0
+
+    @asynccontextmanager
+    async def session(self, key: str) -> AsyncIterator[None]:
+        """See StreamLimits.session."""
+        if self._by_key.total() >= self._most:
             raise StreamError(
                 TOO_MANY, f"{self._most} streams are open (SCMRL_STREAM_SESSIONS); retry later"
             )
@@ -60,20 +104,20 @@ class SessionSlots:
             self._by_key[key] -= 1
             self._by_key += Counter()  # drops keys without a session
 
-    @contextmanager
-    def decoder(self) -> Iterator[None]:
-        """Hold a slot for the decoder of a session. Raises StreamError."""
-        if self.decoders >= self._most_decoders:
+    @asynccontextmanager
+    async def decoder(self) -> AsyncIterator[None]:
+        """See StreamLimits.decoder."""
+        if self._decoders >= self._most_decoders:
             raise StreamError(
                 TOO_MANY,
-                f"{self.decoders} streams of H.264 or Opus are open (SCMRL_STREAM_DECODERS); "
+                f"{self._decoders} streams of H.264 or Opus are open (SCMRL_STREAM_DECODERS); "
                 "retry later, or send JPEG and PCM",
             )
-        self.decoders += 1
+        self._decoders += 1
         try:
             yield
         finally:
-            self.decoders -= 1
+            self._decoders -= 1
 
     @asynccontextmanager
     async def _place(self, key: str) -> AsyncIterator[None]:

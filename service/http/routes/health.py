@@ -12,9 +12,11 @@ from service.http.state import state_of
 router = APIRouter(tags=["health"])
 
 
-@router.get("/healthz", summary="The process is alive")
-async def healthz() -> Health:
-    """200 while the process lives, independent of the checkpoints."""
+@router.get("/healthz", summary="The process is alive", responses=problems(Error.NOT_READY))
+async def healthz(request: Request) -> Health:
+    """200 while the process lives, independent of the checkpoints; 503 where another one, which
+    runs the networks, does not respond."""
+    await state_of(request).models.check_alive()
     return Health(status="alive")
 
 

@@ -14,5 +14,5 @@ router = APIRouter(include_in_schema=False)  # for operators, not for clients
 async def metrics(request: Request) -> Response:
     """Return all metrics, in Prometheus' text format or OpenMetrics by the Accept header."""
     accept = request.headers.get("accept", "")
-    content, content_type = state_of(request).metrics.exposition(accept)
+    content, content_type = await state_of(request).expose(accept)
     return Response(content, headers={"Content-Type": content_type})

@@ -134,7 +134,7 @@ async def _live_decoder(
         return
     spacing_ns = round(1e9 * pace.window_s / (_PICTURES_A_PART * pace.pictures))
     request = LiveRequest(inputs=inputs, spacing_ns=spacing_ns, limits=media_limits(state.settings))
-    with state.streams.decoder():
+    async with state.streams.decoder():
         try:
             decoder = await state.decoders.open_live(
                 request, state.settings.stream_decoder_memory_mib << 20

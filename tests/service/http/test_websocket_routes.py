@@ -20,7 +20,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from service.app import create_app
 from service.http.state import record_of, state_of
-from service.runtime.shutdown import Signals, Stopping
+from service.runtime.shutdown import Signals, Stopping, UvicornServer
 from service.server.server import server_of
 from service.settings import Settings
 from tests.service.running_server import listening, serving, wait_until
@@ -187,7 +187,7 @@ def test_sigterm_closes_those_that_are_open_and_ends_the_service(weights: Path) 
     app = echo_app(models=weights, compile="off", shutdown_grace_s=20)
     server = server_of(app)
     state = app.state.scmrl
-    stopping = Stopping(server, state.in_flight, state.settings, Signals())
+    stopping = Stopping(UvicornServer(server), state.in_flight, state.settings, Signals())
     with serving(app, server) as client, socket_of(client) as socket:
         wait_until(lambda: len(state.connections) == 1)
         threading.Thread(target=stopping.on_signal, args=(signal.SIGTERM, None)).start()

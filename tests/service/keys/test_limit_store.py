@@ -20,7 +20,7 @@ from service.keys.rate_limit import SharedRateLimits
 from service.settings import Settings
 from service.streaming import slots
 from service.streaming.messages import StreamError
-from service.streaming.slots import SessionSlots
+from service.streaming.slots import LocalStreamLimits
 from tests.service.keys.redis_server import RedisServer, running_redis
 from tests.service.running_server import listening
 
@@ -133,7 +133,8 @@ def test_streams_of_a_key_are_bounded_over_processes(
     monkeypatch.setattr(slots, "LEASE_S", 1.0)
 
     async def test(*stores: LimitStore) -> None:
-        here, there = (SessionSlots(10, 2, 0, store) for store in stores)
+        settings = Settings(stream_sessions=10, stream_sessions_per_key=2)
+        here, there = (LocalStreamLimits(settings, store) for store in stores)
 
         async def refuses() -> None:
             with pytest.raises(StreamError) as caught:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 
-from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.datastructures import Headers
 
 from service.errors import Error, Problem
-from service.observability.metrics import Metrics
+from service.observability.metrics import Metrics, RequestMetrics
 from service.request_record import CompletedRequest, RequestRecord, Stage
 
 _TELLING = ("stage", "reason", "stream", "model")
@@ -17,7 +16,8 @@ _TELLING = ("stage", "reason", "stream", "model")
 
 def counts(record: RequestRecord, problem: Problem | None = None) -> dict[tuple[str, str], float]:
     """Samples by name and their telling label's value, after one request of this record."""
-    metrics = Metrics(CollectorRegistry(), "0.0.1")
+    all_metrics = Metrics("0.0.1")
+    metrics = RequestMetrics(all_metrics.registry)
     now = time.perf_counter()
     metrics.measure(
         CompletedRequest(
@@ -25,7 +25,7 @@ def counts(record: RequestRecord, problem: Problem | None = None) -> dict[tuple[
             status=200, started=now - 1, ended=now, record=record, problem=problem,
         )
     )  # fmt: skip
-    text = metrics.exposition("text/plain")[0].decode()
+    text = all_metrics.exposition("text/plain")[0].decode()
     return {
         (sample.name, next((v for k in _TELLING if (v := sample.labels.get(k))), "")): sample.value
         for family in text_string_to_metric_families(text)

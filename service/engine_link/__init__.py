@@ -1,0 +1,1 @@
+"""The connection between HTTP workers, each a process of its own, and the engine process."""

@@ -1,0 +1,153 @@
+"""Arrays in memory that an HTTP worker shares with the engine process.
+
+A worker receives the tensors of a decoded clip into blocks; the engine process maps the same memory
+and runs the network on it, so no array is copied from process to process. A block is a memory file
+without a name: its descriptor goes once through a socket, and both sides keep the mapping alone.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import socket
+import struct
+import threading
+import weakref
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: Smallest block in bytes; larger ones double.
+_SMALLEST = 64 * 1024
+#: Bytes of free blocks that a worker keeps.
+_MAX_FREE = 64 * 1024 * 1024
+#: Longest wait for a block that has been sent, in seconds.
+_COMES_S = 2.0
+#: Number and size of a block, beside its descriptor.
+_HEAD = struct.Struct("!QQ")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Where an array of float32 is: a block's number, and the array's shape, from its start on."""
+
+    block: int
+    shape: tuple[int, ...]
+
+
+class BlockPool:
+    """The blocks of a worker. A block is used again when the last array in it has been dropped.
+
+    Thread-safe. `sock`: where the engine process receives the descriptors.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._numbers = count(1)
+        self._by_address: dict[int, int] = {}
+        # A finalizer may run at any point of any thread: deques need no lock.
+        self._free: defaultdict[int, deque[tuple[int, mmap.mmap]]] = defaultdict(deque)
+        self._sending = threading.Lock()
+        #: Numbers of blocks that the engine process may drop.
+        self.dropped: deque[int] = deque()
+
+    def allocate(self, shape: Sequence[int], dtype: str = "float32") -> NDArray[Any]:
+        """Return an uninitialized array in a block. Raises OSError where there is no memory."""
+        needed = math.prod(shape) * np.dtype(dtype).itemsize
+        size = _SMALLEST
+        while size < needed:
+            size *= 2
+        try:
+            number, memory = self._free[size].pop()
+        except IndexError:
+            number, memory = self._make(size)
+        whole = np.frombuffer(memory, np.uint8)
+        self._by_address[whole.ctypes.data] = number
+        # Views of it, of torch as well, refer to this very array as the owner of their memory.
+        weakref.finalize(whole, self._give_back, size, number, memory, whole.ctypes.data)
+        return whole[:needed].view(dtype).reshape(shape)
+
+    def refer(self, values: Tensor) -> tuple[Reference, Tensor]:
+        """Return where a tensor of float32 is, and the tensor, copied into a block unless it is at
+        the start of one. The block is kept while the returned tensor is."""
+        import torch
+
+        shape = tuple(values.shape)
+        number = self._by_address.get(values.data_ptr())
+        if number is None or not values.is_contiguous():
+            copy = torch.from_numpy(self.allocate(shape))
+            values = copy.copy_(values)
+            number = self._by_address[values.data_ptr()]
+        return Reference(number, shape), values
+
+    def _make(self, size: int) -> tuple[int, mmap.mmap]:
+        number = next(self._numbers)
+        fd = os.memfd_create("scmrl-block")
+        try:
+            os.ftruncate(fd, size)
+            memory = mmap.mmap(fd, size)
+            with self._sending:
+                socket.send_fds(self._sock, [_HEAD.pack(number, size)], [fd])
+        finally:
+            os.close(fd)
+        return number, memory
+
+    def _give_back(self, size: int, number: int, memory: mmap.mmap, address: int) -> None:
+        self._by_address.pop(address, None)
+        kept = sum(each * len(blocks) for each, blocks in list(self._free.items()))
+        if kept + size <= _MAX_FREE:
+            self._free[size].append((number, memory))
+        else:
+            self.dropped.append(number)
+
+
+class SharedBlocks:
+    """The blocks of one worker, in the engine process; its event loop alone uses them."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._sock.settimeout(_COMES_S)
+        self._blocks: dict[int, mmap.mmap] = {}
+
+    def tensor(self, reference: Reference) -> Tensor:
+        """Return the tensor at a reference, without a copy.
+
+        It may change once the request that sent it has ended. Raises OSError and ValueError where
+        the block does not come or is too small.
+        """
+        import torch
+
+        while reference.block not in self._blocks:
+            self._receive()
+        memory = self._blocks[reference.block]
+        elements = math.prod(reference.shape)
+        values = np.frombuffer(memory, np.float32, elements)
+        return torch.from_numpy(values.reshape(reference.shape))
+
+    def drop(self, number: int) -> None:
+        """Forget a block; it is unmapped when no tensor refers to it."""
+        self._blocks.pop(number, None)
+
+    def close(self) -> None:
+        self._blocks.clear()
+        self._sock.close()
+
+    def _receive(self) -> None:
+        """Receive the next block; its worker sends it before a request that refers to it."""
+        head, fds, _, _ = socket.recv_fds(self._sock, _HEAD.size, 1)
+        if len(head) < _HEAD.size or len(fds) != 1:
+            raise ConnectionError("the worker sent no block")
+        number, size = _HEAD.unpack(head)
+        try:
+            self._blocks[number] = mmap.mmap(fds[0], size)
+        finally:
+            os.close(fds[0])
