@@ -32,13 +32,16 @@ class ProblemError(ClientError):
     """The service's answer is an error.
 
     `problem`: the problem document. `retry_after_s`: seconds after which a retry makes sense, or
-    None.
+    None. `of_proxy`: whether it is not the service's, but of something in between.
     """
 
-    def __init__(self, problem: Problem, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, problem: Problem, retry_after_s: float | None = None, of_proxy: bool = False
+    ) -> None:
         super().__init__(problem.detail or problem.title)
         self.problem = problem
         self.retry_after_s = retry_after_s
+        self.of_proxy = of_proxy
 
     @property
     def kind(self) -> str:

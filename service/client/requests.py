@@ -133,7 +133,8 @@ def problem_of(status: int, headers: Mapping[str, str], body: bytes) -> ProblemE
         except ValidationError:
             pass  # something between has changed it
     detail = f"Something between here and the service answered with status {status}."
-    return ProblemError(Problem(status=status, title=detail, detail=detail), after)
+    problem = Problem(status=status, title=detail, detail=detail)
+    return ProblemError(problem, after, of_proxy=True)
 
 
 def retry_after_s(value: str | None) -> float | None:

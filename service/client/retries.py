@@ -1,4 +1,5 @@
-"""When a request is sent again: after 429 and 503 with Retry-After, and where no connection held.
+"""When a request is sent again: after 429 and 503 with Retry-After, where no connection held, and
+where a proxy has lost its instance of the service.
 
 A classification changes nothing in the service, so it may be sent twice.
 """
@@ -13,6 +14,8 @@ from .errors import ClientError, ProblemError, UnreachableError
 
 #: Statuses that say nothing about the request, so that it may be sent again.
 _RETRIED = frozenset({429, 503})
+#: Statuses of proxies whose instance died or is not there; Ray Serve's says 500.
+_OF_PROXIES = frozenset({500, 502, 503})
 
 
 class ConnectionLostError(UnreachableError):
@@ -73,5 +76,7 @@ class Attempts:
 
 def _may_retry(error: ClientError) -> bool:
     if isinstance(error, ProblemError):
+        if error.of_proxy and error.status in _OF_PROXIES:
+            return True
         return error.status in _RETRIED and error.retry_after_s is not None
     return isinstance(error, ConnectionLostError)

@@ -1,6 +1,5 @@
-"""The command line: `scmrl serve`, `classify`, `models`, `settings`, `keys`, `train`, `evaluate`,
-`calibrate`, `import`, `export`, `study`, `cochlea`, `watch`, `bag` and
-`bench`.
+"""The command line: `scmrl serve`, `ray`, `classify`, `models`, `settings`, `keys`, `train`,
+`evaluate`, `calibrate`, `import`, `export`, `study`, `cochlea`, `watch`, `bag` and `bench`.
 
 Commands import heavy modules (torch, OpenCV, the web framework) themselves, so that `scmrl --help`
 is fast.
@@ -21,6 +20,7 @@ from service.commands import (
     import_checkpoint,
     keys,
     models,
+    ray,
     serve,
     settings,
     study,
@@ -38,6 +38,7 @@ app = typer.Typer(
 )
 
 serve.register(app)
+ray.register(app)
 classify.register(app)
 models.register(app)
 settings.register(app)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import ipaddress
 import logging
 import os
 import signal
@@ -20,6 +19,7 @@ from pydantic.fields import FieldInfo
 
 from service.commands.settings import format_value
 from service.decoding import sandbox
+from service.keys.exposure import check_exposure
 from service.keys.key_file import Keys, KeysError, exposed, read
 from service.observability import logs
 from service.processes.worker_count import http_workers
@@ -127,7 +127,7 @@ def _check(settings: Settings) -> Keys:
         typer.echo(f"scmrl serve: {warning}", err=True)
     try:
         keys = read(settings)
-        _check_exposure(settings, keys)
+        check_exposure(settings, keys)
     except KeysError as exc:
         raise _CannotStart(f"scmrl serve: {exc}", MISUSED) from exc
     for warning in exposed(settings):
@@ -241,27 +241,6 @@ def _option(name: str, field: FieldInfo, hidden: bool = False) -> inspect.Parame
         default=None,
         annotation=Annotated[kind | None, option],
     )
-
-
-def _check_exposure(settings: Settings, keys: Keys) -> None:
-    """Raise KeysError for an address that other machines can reach, unless keys are set or
-    `allow_anonymous` is."""
-    if keys.api or settings.allow_anonymous or _is_loopback(settings.host):
-        return
-    raise KeysError(
-        f"on {settings.host or 'every address'} others could use the service without a key. "
-        "Either set API keys (SCMRL_API_KEYS=name:key, or SCMRL_API_KEYS_FILE, --api-keys-file), "
-        "or listen on this machine only (SCMRL_HOST, --host 127.0.0.1), or allow it "
-        "(SCMRL_ALLOW_ANONYMOUS=true, --allow-anonymous)"
-    )
-
-
-def _is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach `host`; of names, only localhost counts."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _greet(listener: socket.socket, needs_key: bool) -> None:

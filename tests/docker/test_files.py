@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from service.ray_scale import Scale
 from service.settings import Settings
 from tests.conftest import ROOT
 
@@ -38,8 +40,9 @@ def run(tool: str, *arguments: object) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
-    run("hadolint", DOCKER / "Dockerfile")
+@pytest.mark.parametrize("folder", ["", "ray"])
+def test_hadolint_finds_nothing_in_the_dockerfile(folder: str) -> None:
+    run("hadolint", DOCKER / folder / "Dockerfile")
 
 
 @pytest.mark.slow
@@ -93,6 +96,56 @@ def test_kserve_runs_the_pod_of_the_deployment() -> None:
         assert container[probe]["httpGet"]["port"] == Settings().port
     assert predictor["timeout"] > Settings().request_deadline_s
     assert predictor["scaleTarget"] < Settings().queue_length
+
+
+def ray_service() -> tuple[Any, Any]:
+    """The spec of the RayService, and its configuration of Ray Serve."""
+    whole = read(DOCKER / "ray" / "rayservice.yaml")
+    assert (whole["apiVersion"], whole["kind"]) == ("ray.io/v1", "RayService")
+    return whole["spec"], yaml.safe_load(whole["spec"]["serveConfigV2"])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_nodes_of_the_rayservice_are_pods_that_kubernetes_reads(version: str) -> None:
+    """KubeRay's own schema is in none of the packages here; the rest is of pods."""
+    spec, _ = ray_service()
+    cluster = spec["rayClusterConfig"]
+    (worker,) = cluster["workerGroupSpecs"]
+    for group in (cluster["headGroupSpec"], worker):
+        assert all(type(value) is str for value in group["rayStartParams"].values())
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "ray"}}
+        kubernetes_validate.validate(pod | group["template"], version, strict=True)
+
+
+def test_the_rayservice_deploys_the_application_as_the_deployment_runs_it() -> None:
+    spec, config = ray_service()
+    cluster = spec["rayClusterConfig"]
+    (application,) = config["applications"]
+    module, _, name = application["import_path"].partition(":")
+    tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text())
+    assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    scale = Scale(**application["args"])
+    (group,) = cluster["workerGroupSpecs"]
+    assert (scale.min_replicas, scale.max_replicas) == (group["minReplicas"], group["maxReplicas"])
+
+    (container,) = group["template"]["spec"]["containers"]
+    (head,) = cluster["headGroupSpec"]["template"]["spec"]["containers"]
+    (other,) = manifest("deployment")["template"]["spec"]["containers"]
+    assert container["env"] == head["env"]
+    assert [each for each in other["env"] if each not in container["env"]] == []
+    assert container["securityContext"] == other["securityContext"]
+    assert [each for each in other["volumeMounts"] if each not in container["volumeMounts"]] == []
+    limits = container["resources"]["limits"]
+    assert scale.cpus <= int(limits["cpu"])
+    assert scale.gpus == limits["nvidia.com/gpu"]
+    port = config["http_options"]["port"]
+    assert container["readinessProbe"]["httpGet"] == {"path": "/-/healthz", "port": port}
+    models = {each["name"]: each["value"] for each in head["env"] if "value" in each}
+    assert models["SCMRL_MODELS"] in {each["mountPath"] for each in head["volumeMounts"]}
+    lock = (ROOT / "requirements.lock").read_text().splitlines()
+    assert f"ray=={cluster['rayVersion']}" in lock
+    grace_s = group["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert grace_s > Settings().shutdown_grace_s
 
 
 def test_kustomization_names_every_manifest() -> None:

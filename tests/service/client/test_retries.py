@@ -114,6 +114,15 @@ def test_a_refusal_with_retry_after_and_a_lost_connection_are_retried(
 
 
 @BOTH
+def test_a_proxy_that_has_lost_its_instance_is_asked_again(
+    ask: Ask, scripted: Callable[..., Scripted]
+) -> None:
+    server = scripted((500, None, None), (502, "0", None), (200, None, MODELS))
+    assert ask(server.url, QUICK)[0].name == "one"
+    assert server.requests == ["/v1/models"] * 3
+
+
+@BOTH
 def test_retries_are_bounded_and_the_last_error_is_raised(
     ask: Ask, scripted: Callable[..., Scripted]
 ) -> None:
@@ -131,7 +140,7 @@ def test_retries_are_bounded_and_the_last_error_is_raised(
         (503, None, {"type": "urn:scmrl:error:model-failed", "status": 503}),
         (503, "31", {"type": "urn:scmrl:error:full", "status": 503}),
         (422, "0", {"type": "urn:scmrl:error:unusable", "status": 422}),
-        (502, "0", None),
+        (504, None, None),
     ],
     ids=["no Retry-After", "longer than it may wait", "the request's fault", "a proxy's"],
 )

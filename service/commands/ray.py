@@ -1,0 +1,129 @@
+"""`scmrl ray`: the service in replicas on the machines of a Ray cluster."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import Annotated, NoReturn
+
+import typer
+from pydantic import ValidationError
+
+from service.commands.serve import FAILED, MISUSED
+from service.keys.exposure import check_exposure
+from service.keys.key_file import KeysError, read
+from service.ray_scale import Scale
+from service.renamed_settings import variable
+from service.settings import Settings
+from service.settings_messages import describe_error, variable_warnings
+
+HELP = """Serve from several machines by Ray Serve; needs the extra `ray`.
+
+With --address it deploys into a running cluster and returns; again, it replaces the replicas one by
+one. Without, it starts Ray on this machine and serves until Ctrl-C or SIGTERM.
+
+Settings are SCMRL_ variables, as of `scmrl serve`; replicas get those that are set here. Not the
+secrets: SCMRL_API_KEYS, SCMRL_ADMIN_KEY and SCMRL_LIMIT_STORE must be set where `ray start` runs.
+SCMRL_HOST and SCMRL_PORT are the address on each machine. Every machine needs the same version of
+scmrl, and the files that settings name.
+
+Examples:
+
+    scmrl ray --min-replicas 2
+
+    ray start --head; scmrl ray --address auto --max-replicas 32 --cpus 4 --gpus 1
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("ray", help=HELP)(ray)
+
+
+def ray(
+    address: Annotated[
+        str | None, typer.Option(help="Address of a cluster, as auto or HOST:6379.")
+    ] = None,
+    min_replicas: Annotated[int, typer.Option(min=1)] = 1,
+    max_replicas: Annotated[int, typer.Option(min=1)] = 8,
+    cpus: Annotated[float, typer.Option(min=0.1, help="CPU cores of a replica.")] = 2.0,
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs of a replica; 0.5: half of one.")] = 0.0,
+    target_ongoing_requests: Annotated[
+        float,
+        typer.Option(
+            min=0.1, help="Requests and streams in flight of a replica before another is started."
+        ),
+    ] = 8.0,
+    downscale_delay_s: Annotated[
+        float, typer.Option(min=0, help="Seconds of less load before a replica is stopped.")
+    ] = 300.0,
+) -> None:
+    """Deploy the service; see HELP."""
+    settings = _settings()
+    scale = Scale(
+        min_replicas=min_replicas,
+        max_replicas=max_replicas,
+        cpus=cpus,
+        gpus=gpus,
+        target_ongoing_requests=target_ongoing_requests,
+        downscale_delay_s=downscale_delay_s,
+    )
+    _deploy(address, settings, scale)
+
+
+def _settings() -> Settings:
+    """Read and check the settings; exit where they cannot be used."""
+    for warning in variable_warnings(os.environ):
+        typer.echo(f"scmrl ray: {warning}", err=True)
+    try:
+        settings = Settings()
+        check_exposure(settings, read(settings))
+    except ValidationError as exc:
+        lines = [f"{variable(str(e['loc'][0]))}: {describe_error(e)}" for e in exc.errors()]
+        _fail("\n".join(lines), MISUSED)
+    except KeysError as exc:
+        _fail(str(exc), MISUSED)
+    if settings.grpc_port:
+        _fail("SCMRL_GRPC_PORT: replicas on Ray do not serve gRPC; use /v2 over HTTP", MISUSED)
+    return settings
+
+
+def _deploy(address: str | None, settings: Settings, scale: Scale) -> None:
+    """Deploy, and serve until a signal where Ray was started here."""
+    try:
+        import ray as cluster
+        from ray import serve
+
+        from service.ray_app import NAME, application
+    except ImportError as exc:
+        _fail(f"needs the extra ray (pip install 'scmrl[ray]'): {exc}", FAILED)
+    cluster.init(address=address or "local", namespace=NAME, log_to_driver=address is None)
+    serve.start(
+        proxy_location="EveryNode",
+        http_options={
+            "host": settings.host,
+            "port": settings.port,
+            "keep_alive_timeout_s": settings.keep_alive_s,
+        },
+    )
+    try:
+        serve.run(application(scale), name=NAME, route_prefix="/")
+    except RuntimeError as exc:  # no replica got ready
+        _fail(str(exc), FAILED)
+    where = f"http://{settings.host}:{settings.port}"
+    if address is not None:
+        typer.echo(f"scmrl is ready on port {settings.port} of each machine of the cluster")
+        return
+    typer.echo(f"scmrl is ready on {where} (API: {where}/docs)")
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    stopped.wait()
+    serve.shutdown()  # replicas answer what they have
+    cluster.shutdown()
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    typer.echo(f"scmrl ray: {message}", err=True)
+    raise typer.Exit(code)

@@ -1,0 +1,159 @@
+"""Two nodes of Ray on this machine, and the service on them.
+
+Ray is in an environment of its own, whose Python is RAY_PYTHON.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+
+from tests.conftest import ROOT
+
+PYTHON = Path(os.environ.get("RAY_PYTHON", ROOT / ".ray" / "bin" / "python"))
+COMMAND = "python -m venv .ray && .ray/bin/pip install -e '.[ray]' -c requirements.lock"
+KEY = "correct-horse-17-battery"
+#: Seconds within which Ray, or a replica, must get ready on a busy machine.
+WITHIN_S = 300
+
+
+class Cluster:
+    """A head node and a worker node, each of `cpus` CPUs for replicas, which have one each."""
+
+    def __init__(self, folder: Path, models: Path, cpus: int) -> None:
+        self._folder = folder
+        self._cpus = cpus
+        self._gcs = free_port()
+        self.port = free_port()
+        self._environment = os.environ | {
+            "OMP_NUM_THREADS": "1",
+            "RAY_AUTH_MODE": "disabled",  # on loopback, and so that no token is written to a home
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_raylet_start_wait_time_s": str(WITHIN_S),
+            "RAY_gcs_server_port_wait_time_s": str(WITHIN_S),
+            "RAY_agent_register_timeout_ms": str(1000 * WITHIN_S),
+            # Two proxies on one machine: clients know that of the head.
+            "RAY_SERVE_WORKER_PROXY_HTTP_PORT": str(free_port()),
+            "SCMRL_API_KEYS": f"anna:{KEY}",
+            "SCMRL_ALLOW_WEAK_KEYS": "true",
+            "SCMRL_COMPILE": "off",
+            "SCMRL_MODELS": str(models),
+            "SCMRL_PORT": str(self.port),
+        }
+        self.head = self._start("--head", f"--port={self._gcs}", "--include-dashboard=false")
+        wait_until(self._has_gcs, "the head answers")
+        self.worker = self._start(f"--address=127.0.0.1:{self._gcs}")
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def deploy(self, **options: object) -> None:
+        """Run `scmrl ray` with these options."""
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+        program = [PYTHON.with_name("scmrl"), "ray", f"--address=127.0.0.1:{self._gcs}", "--cpus=1"]
+        done = subprocess.run(
+            [*map(str, program), *flags], env=self._environment, capture_output=True, text=True,
+            timeout=WITHIN_S, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert f"ready on port {self.port}" in done.stdout
+
+    def replicas(self) -> list[int]:
+        """Return how many replicas are on the head and the worker, with those that are starting."""
+        nodes = (self.head, self.worker)
+        return [sum(map(is_replica, descendants(node.pid))) for node in nodes]
+
+    def kill_worker(self) -> None:
+        """End all processes of the worker node at once, as a loss of power does."""
+        kill(self.worker)
+
+    def stop(self) -> None:
+        for node in (self.worker, self.head):
+            kill(node)
+
+    def _start(self, *options: str) -> subprocess.Popen[bytes]:
+        # With ports of their own, the agents may take their time to start.
+        names = ("dashboard-agent-grpc", "metrics-export", "dashboard-agent-listen")
+        ports = [f"--{name}-port={free_port()}" for name in (*names, "runtime-env-agent")]
+        command = [
+            PYTHON.with_name("ray"), "start", "--block", "--node-ip-address=127.0.0.1",
+            f"--num-cpus={self._cpus}", "--object-store-memory=100000000", "--disable-usage-stats",
+            *ports, *options,
+        ]  # fmt: skip
+        if "--head" in options:
+            command.append(f"--temp-dir={self._folder}")
+        log = (self._folder.parent / f"{self._folder.name}.log").open("ab")
+        return subprocess.Popen(list(map(str, command)), env=self._environment, stdout=log)
+
+    def _has_gcs(self) -> bool:
+        assert self.head.poll() is None, "the head has ended"
+        with socket.socket() as one:
+            return one.connect_ex(("127.0.0.1", self._gcs)) == 0
+
+
+@contextmanager
+def running_cluster(models: Path, cpus: int) -> Iterator[Cluster]:
+    """A cluster for some tests."""
+    # Sockets' paths have 107 bytes only, which pytest's folders may exceed.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        cluster = Cluster(Path(folder) / "ray", models, cpus)
+        try:
+            yield cluster
+        finally:
+            cluster.stop()
+
+
+def http(cluster: Cluster) -> httpx.Client:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    return httpx.Client(base_url=cluster.url, headers=headers, timeout=WITHIN_S)
+
+
+def descendants(pid: int) -> list[int]:
+    """Return a process and all that it has started, also what these have started."""
+    parents: dict[int, list[int]] = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parent = int(status.read_text().rpartition(")")[2].split()[1])
+            parents.setdefault(parent, []).append(int(status.parent.name))
+    pids, todo = [], [pid]
+    while todo:
+        pids.append(todo.pop())
+        todo += parents.get(pids[-1], [])
+    return pids
+
+
+def is_replica(pid: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text().startswith("ray::ServeReplica")
+    return False
+
+
+def kill(node: subprocess.Popen[bytes]) -> None:
+    if node.poll() is None:
+        for pid in descendants(node.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        node.wait()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def wait_until(happened: Callable[[], bool], what: str = "") -> None:
+    """Wait until `happened()`, up to the time limit."""
+    end = time.monotonic() + WITHIN_S
+    while not happened():
+        assert time.monotonic() < end, f"it did not happen: {what}"
+        time.sleep(0.1)

@@ -1,0 +1,136 @@
+"""The service on two nodes of a real Ray, under load: a node that is killed, and scaling.
+
+Ray is in an environment of its own, which `COMMAND` makes; without it these tests are skipped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.client import AsyncClient, Client, PictureInput, ProblemError, Retries
+from tests.service.conftest import CLIPS
+from tests.service.ray_serve.cluster import (
+    COMMAND,
+    KEY,
+    PYTHON,
+    WITHIN_S,
+    Cluster,
+    http,
+    running_cluster,
+    wait_until,
+)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1200),
+    pytest.mark.skipif(
+        not PYTHON.with_name("ray").exists(), reason=f"needs Ray in .ray, or RAY_PYTHON: {COMMAND}"
+    ),
+]
+
+#: A busy machine may need several attempts until another replica is there.
+PATIENT = Retries(retries=50, max_wait_s=WITHIN_S, max_backoff_s=2)
+JPEG = (CLIPS.parent / "seeds" / "rgb.jpg").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def cluster(weights: Path) -> Iterator[Cluster]:
+    """Two nodes with three CPUs each, and a replica on each of them."""
+    with running_cluster(weights, cpus=3) as nodes:
+        nodes.deploy(min_replicas=2, max_replicas=2)
+        yield nodes
+
+
+def load(
+    cluster: Cluster, clip: bytes, clients: int, until: Callable[[], Awaitable[None]]
+) -> Counter[str]:
+    """Let clients classify clips until the coroutine ends; return what their calls came to."""
+    outcomes: Counter[str] = Counter()
+
+    async def client(stopping: asyncio.Event) -> None:
+        async with AsyncClient(
+            cluster.url, key=KEY, timeout_s=WITHIN_S, retries=PATIENT
+        ) as service:
+            while not stopping.is_set():
+                try:
+                    answer = await service.classify(clip=clip)
+                    outcomes["answered" if answer.probabilities else "empty"] += 1
+                except Exception as exc:
+                    outcomes[repr(exc)] += 1
+
+    async def run() -> None:
+        stopping = asyncio.Event()
+        tasks = [asyncio.create_task(client(stopping)) for _ in range(clients)]
+        try:
+            await until()
+        finally:
+            stopping.set()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(run())
+    return outcomes
+
+
+async def until(happened: Callable[[], bool]) -> None:
+    await asyncio.to_thread(wait_until, happened)
+
+
+def test_what_a_client_sees_is_what_one_service_shows(cluster: Cluster, clip: bytes) -> None:
+    assert cluster.replicas() == [1, 1]
+    with Client(cluster.url, key=KEY, timeout_s=WITHIN_S) as client:
+        assert client.classify(clip=clip).probabilities
+        with client.stream([PictureInput()], window_s=0.5, hop_s=0.5) as stream:
+            for time_ns in range(0, 1_100_000_000, 100_000_000):
+                stream.send_picture(JPEG, time_ns)
+            assert stream.receive(timeout_s=WITHIN_S) is not None
+            stream.close()
+            while stream.receive(timeout_s=WITHIN_S) is not None:
+                pass
+            assert stream.summary is not None
+    with pytest.raises(ProblemError, match="key-needed"), Client(cluster.url) as client:
+        client.classify(clip=clip)
+    with http(cluster) as plain:
+        ready = plain.get("/readyz")
+        assert (ready.status_code, ready.json()["status"]) == (200, "ready")
+        huge = plain.post("/v1/classify", files={"clip": bytes(130 << 20)})
+        assert (huge.status_code, huge.json()["type"]) == (413, "urn:scmrl:error:too-large")
+        with pytest.raises(httpx.ReadTimeout):  # a client that leaves costs nobody anything
+            plain.post("/v1/classify", files={"clip": clip}, timeout=httpx.Timeout(60, read=0.001))
+        assert plain.get("/-/healthz").text == "success", "the proxy's own, for load balancers"
+
+
+def test_a_node_that_is_killed_under_load_loses_no_request(cluster: Cluster, clip: bytes) -> None:
+    served = asyncio.Event()
+
+    async def kill() -> None:
+        await asyncio.sleep(3)  # until both replicas are at work
+        cluster.kill_worker()
+        # Ray starts another replica on the node that is left.
+        await until(lambda: cluster.replicas() == [2, 0])
+        await asyncio.sleep(3)
+        served.set()
+
+    outcomes = load(cluster, clip, clients=6, until=kill)
+    assert served.is_set()
+    assert set(outcomes) == {"answered"}, outcomes
+
+
+def test_scaling_up_and_down_under_load_loses_no_request(cluster: Cluster, clip: bytes) -> None:
+    cluster.deploy(min_replicas=1, max_replicas=3, target_ongoing_requests=1, downscale_delay_s=5)
+    wait_until(lambda: sum(cluster.replicas()) == 1, "one replica")
+
+    async def grow() -> None:
+        await until(lambda: sum(cluster.replicas()) == 3)
+        await asyncio.sleep(20)  # the new ones get requests
+
+    async def shrink() -> None:
+        await until(lambda: sum(cluster.replicas()) == 1)
+
+    assert set(many := load(cluster, clip, clients=8, until=grow)) == {"answered"}, many
+    assert set(few := load(cluster, clip, clients=1, until=shrink)) == {"answered"}, few
