@@ -44,6 +44,7 @@ class LiveDecoder:
         self._has_pending = asyncio.Event()
         self._is_drained = asyncio.Event()
         self._is_drained.set()
+        self._is_closed = False
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
 
@@ -102,7 +103,10 @@ class LiveDecoder:
         await self._is_drained.wait()
 
     async def close(self) -> None:
-        """End the process, whatever it is doing."""
+        """End the process, whatever it is doing. Once: another one may get its id."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         with suppress(AttributeError):  # it was not opened
             self._writer.transport.abort()
         await asyncio.to_thread(self._end, self._process)

@@ -99,7 +99,7 @@ async def receive_decoded(reader: asyncio.StreamReader) -> Decoded[bytes]:
             pieces.append((time_ns, await reader.readexactly(size)))
         return Decoded(Outcome(outcome), lost, tuple(pieces))
     except (OSError, asyncio.IncompleteReadError) as exc:
-        raise PeerLost("it ended") from exc
+        raise PeerLost("its process died") from exc
     except ValueError as exc:
         raise PeerLost(f"it sent an invalid reply: {exc}") from exc
 

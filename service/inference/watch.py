@@ -17,6 +17,9 @@ _WATCH_S = 1.0
 #: Consecutive checks without a request in flight, after which freed memory is returned to the
 #: kernel.
 _IDLE_CHECKS = 10
+#: Checks with a request in flight after which that is done all the same: live streams never leave
+#: the service idle, and it takes about 10 ms.
+_BUSY_CHECKS = 30
 
 
 def watch_workers(
@@ -24,14 +27,17 @@ def watch_workers(
 ) -> None:
     """Replace workers that die, or run one batch for `hung_after_s`, until `stopping` is set.
 
-    Freed memory is returned to the kernel every `_IDLE_CHECKS` checks without a request in flight.
+    Freed memory is returned to the kernel every `_IDLE_CHECKS` checks without a request in flight,
+    and every `_BUSY_CHECKS` checks with one.
     """
     failing: set[str] = set()  # names whose worker cannot be replaced: logged once
-    idle_checks = 0
+    idle_checks = busy_checks = 0
     while not stopping.wait(_WATCH_S):
-        idle_checks = 0 if _has_request(registry) else idle_checks + 1
-        if idle_checks and idle_checks % _IDLE_CHECKS == 0:
+        is_busy = _has_request(registry)
+        idle_checks, busy_checks = (0, busy_checks + 1) if is_busy else (idle_checks + 1, 0)
+        if (idle_checks and idle_checks % _IDLE_CHECKS == 0) or busy_checks >= _BUSY_CHECKS:
             allocator.trim()
+            busy_checks = 0
         _replace_lost_workers(registry, hung_after_s, failing)
 
 

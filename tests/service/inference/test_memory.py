@@ -114,7 +114,7 @@ def test_what_failed_at_the_start_is_let_go(
     models.stop()
 
 
-def test_an_idle_service_returns_freed_memory(
+def test_freed_memory_is_returned_when_idle_and_now_and_then_when_not(
     models: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trimmed = threading.Event()
@@ -127,7 +127,12 @@ def test_an_idle_service_returns_freed_memory(
 
     monkeypatch.setattr(allocator, "trim", trim)
     monkeypatch.setattr(watch, "_WATCH_S", 0.01)
+    monkeypatch.setattr(watch, "_BUSY_CHECKS", 10**6)
     with models.registry.get("avdigits").batcher.slot():
         watching.start()
         assert not trimmed.wait(0.5)
+        monkeypatch.setattr(watch, "_BUSY_CHECKS", 1)
+        assert trimmed.wait(60)
+        monkeypatch.setattr(watch, "_BUSY_CHECKS", 10**6)
+    trimmed.clear()
     assert trimmed.wait(60)
