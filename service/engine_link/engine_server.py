@@ -224,7 +224,7 @@ class EngineServer:
             return
         except ChannelLost:
             return
-        while worker.told[0] is not snapshot:
+        while worker.told[0] is not snapshot:  # replies come in the order of calls
             worker.told.pop(0)
 
     def _look(self) -> Snapshot:

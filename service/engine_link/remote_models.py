@@ -152,12 +152,15 @@ class RemoteModels:
         self._client = client
         self._blocks = blocks
         self._default_is_ready = asyncio.Event()
+        self._showing = asyncio.Lock()
         self._importing: asyncio.Future[None] | None = None
 
     async def show(self, snapshot: Snapshot) -> None:
         """Take over what the engine process serves."""
-        await self._import()
-        self.registry.mirror([(e.name, e.status, self._checkpoint(e)) for e in snapshot.entries])
+        async with self._showing:  # in the order in which they came
+            await self._import()
+            entries = [(e.name, e.status, self._checkpoint(e)) for e in snapshot.entries]
+            self.registry.mirror(entries)
         if self.registry.find(self.registry.default_name) is not None:
             self._default_is_ready.set()
 
