@@ -135,9 +135,10 @@ def test_every_entrance_answers_as_one_process_does(
     def streamed(client: httpx.Client) -> dict[str, Any]:
         key = {"Authorization": f"Bearer {ANNA}"}
         with socket_of(client, additional_headers=key) as socket:
-            start(socket, window_s=1, hop_s=0.5)
+            start(socket, window_s=2, hop_s=50)
             for each in messages(pictures, sound, 1_000_000_000):
                 socket.send(each)
+            socket.send('{"type": "finalize"}')
             return content(receive(socket)["result"])
 
     def answers(client: httpx.Client) -> list[Any]:
