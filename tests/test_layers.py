@@ -13,9 +13,9 @@ ROOT = Path(__file__).parents[1]
 
 #: Packages of the service, each of which may import only those after it.
 LAYERS = (
-    "cli", "commands", "bench", "processes", "app", "lifespan", "server", "http", "grpc_api",
-    "observability", "engine_link", "streaming", "open_inference", "classification", "decoding",
-    "inference", "keys", "runtime", "settings_messages", "settings", "client",
+    "cli", "commands", "bench", "processes", "ray_serve", "app", "lifespan", "server", "http",
+    "grpc_api", "observability", "engine_link", "streaming", "open_inference", "classification",
+    "decoding", "inference", "keys", "runtime", "settings_messages", "settings", "client",
 )  # fmt: skip
 #: Modules that every package may import, since they import none themselves.
 LEAVES = {

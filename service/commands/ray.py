@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from service.commands.serve import FAILED, MISUSED
 from service.keys.exposure import check_exposure
 from service.keys.key_file import KeysError, read
-from service.ray_scale import Scale
+from service.ray_serve.scale import Scale
 from service.renamed_settings import variable
 from service.settings import Settings
 from service.settings_messages import describe_error, variable_warnings
@@ -95,7 +95,7 @@ def _deploy(address: str | None, settings: Settings, scale: Scale) -> None:
         import ray as cluster
         from ray import serve
 
-        from service.ray_app import NAME, application
+        from service.ray_serve.app import NAME, application
     except ImportError as exc:
         _fail(f"needs the extra ray (pip install 'scmrl[ray]'): {exc}", FAILED)
     cluster.init(address=address or "local", namespace=NAME, log_to_driver=address is None)

@@ -17,7 +17,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from service.ray_scale import Scale
+from service.ray_serve.scale import Scale
 from service.settings import Settings
 from tests.conftest import ROOT
 

@@ -17,8 +17,8 @@ from service.app import create_app
 from service.errors import StartupError
 from service.http.state import State
 from service.observability import logs
-from service.ray_environment import fitted, passed_on, read_keys
-from service.ray_scale import Scale
+from service.ray_serve.environment import fitted, passed_on, read_keys
+from service.ray_serve.scale import Scale
 from service.server.listener import raise_file_limit
 from service.settings import Settings
 

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from service.commands.app import app
 from service.keys.key_file import KeysError
-from service.ray_environment import NEEDS_KEYS, fitted, passed_on, read_keys
-from service.ray_scale import Scale
+from service.ray_serve.environment import NEEDS_KEYS, fitted, passed_on, read_keys
+from service.ray_serve.scale import Scale
 from service.settings import Settings
 
 KEYS = "anna:correct-horse-17-battery"

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Scale(BaseModel):
-    """Arguments of `service.ray_app.application`.
+    """Arguments of `service.ray_serve.app.application`.
 
     - `cpus`, `gpus`: of a replica, which Ray reserves; parts of a GPU are possible.
     - `target_ongoing_requests`: requests and streams in flight of a replica beyond which another is

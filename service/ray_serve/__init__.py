@@ -1,0 +1,1 @@
+"""The service in replicas of Ray Serve (the extra `ray`)."""
