@@ -45,9 +45,9 @@ HELP = """Serve checkpoints over HTTP until Ctrl-C or SIGTERM.
 Every flag is also an environment variable: `--max-batch 16` is `SCMRL_MAX_BATCH=16`. None is
 required. The path /docs describes the API.
 
-Keys have no flag, as every user of a machine can read its command lines: set `SCMRL_API_KEYS` and
-`SCMRL_ADMIN_KEY`, or pass files; `scmrl keys new` generates a key. API keys are required on
-addresses that other machines can reach.
+Secrets have no flag, as every user of a machine can read its command lines: set `SCMRL_API_KEYS`,
+`SCMRL_ADMIN_KEY` and `SCMRL_LIMIT_STORE`, or pass files of keys; `scmrl keys new` generates a key.
+API keys are required on addresses that other machines can reach.
 
 Examples:
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -402,11 +403,11 @@ def test_a_file_that_kills_its_decoder_twice_is_blamed(
     die = Process.decode
 
     def deadly(
-        process: Process, files: InputFiles, request: DecodeRequest, seconds: float
+        process: Process, files: InputFiles, request: DecodeRequest, *rest: Any
     ) -> DecodeResult:
         if "audio" in files:
             os.kill(process.pid, signal.SIGSEGV)
-        return die(process, files, request, seconds)
+        return die(process, files, request, *rest)
 
     monkeypatch.setattr(Process, "decode", deadly)
     with started(workers=2) as decoders:
@@ -523,11 +524,11 @@ def test_files_are_not_blamed_where_the_fork_server_is_lost_with_its_processes(
     read = Process.decode
 
     def lost(
-        process: Process, files: InputFiles, request: DecodeRequest, seconds: float
+        process: Process, files: InputFiles, request: DecodeRequest, *rest: Any
     ) -> DecodeResult:
         os.kill(fork_server_pid(decoders), signal.SIGKILL)
         wait_until(lambda: process.has_ended)
-        return read(process, files, request, seconds)
+        return read(process, files, request, *rest)
 
     with started() as decoders:
         good(run(decoders, InputFiles(clip=clip))[0])

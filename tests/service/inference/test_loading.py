@@ -40,7 +40,7 @@ def answers() -> Iterator[threading.Event]:
 
 
 def loads_of(app: FastAPI) -> Loads:
-    loads = app.state.scmrl.models.reloads._loads
+    loads = app.state.scmrl.models._server.reloads._loads
     assert isinstance(loads, Loads)
     return loads
 
