@@ -6,10 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from model.config import STAGES, StreamConfig
+from model.device import supports_bfloat16
 from model.network.neuron import LIF
 
 #: Dtypes that oneDNN pools on this CPU.
-_ONEDNN_DTYPES = (torch.float32, torch.bfloat16) if torch.backends.mkldnn.is_available() else ()
+_ONEDNN_DTYPES = (
+    *((torch.float32,) if torch.backends.mkldnn.is_available() else ()),
+    *((torch.bfloat16,) if supports_bfloat16(torch.device("cpu")) else ()),
+)
 
 
 class Stage(nn.Module):

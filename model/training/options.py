@@ -199,7 +199,8 @@ class TrainOptions:
     device: str = option("auto", f"{DEVICES}.")
     precision: str = option(
         "bfloat16",
-        "Precision of the forward pass; auto: bfloat16 if its gradients agree with float32.",
+        "Precision of the forward pass; auto: bfloat16 if its gradients agree with float32."
+        " A device without bfloat16 computes in float32.",
         choices=("auto", "bfloat16", "float32"),
     )
     auto_batch: bool = option(False, "Choose --batch by the number of clips and the free memory.")

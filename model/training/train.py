@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from model import allocator, checkpoint
-from model.device import DeviceError, resolve_device
+from model.device import DeviceError, resolve_device, supports_bfloat16
 from model.network import SCMRL, Output
 from model.network.alignment_loss import alignment_loss
 from model.training import final_measurement, run_state
@@ -137,7 +137,7 @@ class Trainer:
         self.optimizer = configure_optimizer(self.network, options)
         self.epoch = self.best_epoch = 0
         self.best = -math.inf
-        self.bfloat16 = options.precision != "float32"
+        self.bfloat16 = options.precision != "float32" and supports_bfloat16(self.device)
         self.last_weights: list[Weights] = []  # of the epochs that are averaged
         self.schedule = Schedule(options, options.clips // options.batch)
         examples = with_outliers(options, data.training_examples(options.seed, options.out.parent))
@@ -167,12 +167,14 @@ class Trainer:
                 load_initial_weights(self.options, self.network, console or Console(quiet=True))
 
     def choose_precision(self, console: Console) -> None:
-        """Compare bfloat16 with float32 on the first batch, where `precision` is auto."""
-        if self.options.precision != "auto":
+        """Choose the precision and print it; auto compares both on the first batch."""
+        if not supports_bfloat16(self.device):
+            console.print(f"forward pass in float32: {self.device} has no bfloat16 in hardware")
             return
-        inputs, labels = self._on_device(*self.batches[0])
-        steps = self.schedule.plan(0).steps
-        self.bfloat16 = bfloat16_agrees(self.network, _repeat(inputs, steps), labels)
+        if self.options.precision == "auto":
+            inputs, labels = self._on_device(*self.batches[0])
+            steps = self.schedule.plan(0).steps
+            self.bfloat16 = bfloat16_agrees(self.network, _repeat(inputs, steps), labels)
         console.print(f"forward pass in {'bfloat16' if self.bfloat16 else 'float32'}")
 
     def has_stalled(self) -> bool:

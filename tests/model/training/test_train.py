@@ -8,13 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from model import checkpoint
+from model.network import SCMRL
 from model.training.avdigits.task import AVDigits
 from model.training.epochs import Accuracies
 from model.training.options import OptionsError, TrainOptions
@@ -73,6 +76,24 @@ def test_a_run_leaves_metrics_and_a_checkpoint_that_loads(options: TrainOptions)
     assert network.config.embed_dim == 16
     assert [row["epoch"] for row in rows(options.out)] == ["1", "2"]
     assert list(options.out.glob("events.out.tfevents*"))
+
+
+@pytest.mark.parametrize("precision", ["auto", "bfloat16"])
+def test_a_device_without_bfloat16_trains_in_float32(
+    precision: str, options: TrainOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.training.train.supports_bfloat16", lambda _: False)
+    in_bfloat16: list[bool] = []
+    forward: Callable[..., Any] = SCMRL.forward
+
+    def recorded(self: SCMRL, *args: Any, **options: Any) -> Any:
+        in_bfloat16.append(torch.is_autocast_enabled("cpu"))
+        return forward(self, *args, **options)
+
+    monkeypatch.setattr(SCMRL, "forward", recorded)
+    train(replace(options, precision=precision, epochs=1, clips=8, settle_norms=1))
+    assert in_bfloat16
+    assert not any(in_bfloat16)
 
 
 def test_the_seed_decides_the_weights(options: TrainOptions, tmp_path: Path) -> None:
