@@ -53,7 +53,7 @@ def supports_bfloat16(device: torch.device) -> bool:
     import torch
 
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     values = torch.zeros(1, 1, 2, 2, dtype=torch.bfloat16)
     try:
         torch.nn.functional.max_pool2d(values.to_mkldnn(), 2)  # oneDNN refuses where it is emulated
