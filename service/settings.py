@@ -5,72 +5,21 @@ Secrets have no flag, as every user of a machine can read the command lines of i
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, SecretStr, model_validator
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import SecretStr, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from model.checkpoint import CARD
 from model.config import MAX_STEPS
-from model.device import DeviceError, check_name
+from service.default_checkpoint import DEFAULT_MODEL, WEIGHTS, default_model
 from service.renamed_settings import PREFIX, RenamedEnvironment
-from service.runtime.daemon_thread import result_within
 from service.setting_fields import DAY_S, MAX_BYTES, Topic, seconds, setting, size
-
-#: The checkpoints that come with the code.
-WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
+from service.setting_types import DeviceName, Origins, StoreAddress
 
 MIB = 1024 * 1024
-#: Schemes of the addresses of Redis and Valkey.
-STORE_SCHEMES = ("redis://", "rediss://", "unix://")
-#: Most HTTP workers.
+#: Upper bound of http_workers.
 MAX_HTTP_WORKERS = 64
-#: An origin as browsers send it: one with a path or a slash would never match.
-_ORIGIN = re.compile(r"\*|https?://[^\s/,*]+")
-
-
-def _parse_origins(value: Any) -> Any:
-    """Parse origins separated by commas. Raises ValueError."""
-    if not isinstance(value, str):
-        return value
-    origins = tuple(part.strip().lower() for part in value.split(",") if part.strip())
-    for origin in origins:
-        if not _ORIGIN.fullmatch(origin):
-            raise ValueError(f"{origin!r} is neither * nor an origin like https://example.org")
-    return origins
-
-
-def _check_device(name: str) -> str:
-    """Return the name of a device. Raises ValueError."""
-    try:
-        return check_name(name)
-    except DeviceError as exc:
-        raise ValueError(str(exc)) from None
-
-
-def _check_store(address: SecretStr) -> SecretStr:
-    """Return the address of a store of limits, or an empty one. Raises ValueError."""
-    text = address.get_secret_value()
-    if text and not text.startswith(STORE_SCHEMES):
-        raise ValueError(f"must begin with one of {', '.join(STORE_SCHEMES)}")
-    return address
-
-
-#: Name of the checkpoint that answers by default.
-DEFAULT_MODEL = "avdigits"
-#: Seconds in which the folder of checkpoints must be listed to find the only one.
-_LOOK_S = 2.0
-
-
-def default_model(models: Path) -> str:
-    """Return the name of the only checkpoint in a folder, or DEFAULT_MODEL.
-
-    A disk that hangs delays the answer by _LOOK_S at most.
-    """
-    cards = result_within(_LOOK_S, lambda: list(models.glob(f"*/{CARD}")))
-    return cards[0].parent.name if cards is not None and len(cards) == 1 else DEFAULT_MODEL
 
 
 class Settings(BaseSettings):
@@ -117,7 +66,7 @@ class Settings(BaseSettings):
         "Checkpoint that answers POST /v1/classify; if not set and --models has a single "
         "checkpoint, that one",
     )
-    device: Annotated[str, AfterValidator(_check_device)] = setting(
+    device: DeviceName = setting(
         Topic.CHECKPOINTS,
         "auto",
         "Device that runs the networks: cpu, cuda (all CUDA devices), cuda:N (one of them), or "
@@ -246,7 +195,7 @@ class Settings(BaseSettings):
         ge=0,
         le=1_000_000,
     )
-    limit_store: Annotated[SecretStr, AfterValidator(_check_store)] = setting(
+    limit_store: StoreAddress = setting(
         Topic.KEYS,
         SecretStr(""),
         "Address of a Redis or Valkey in which several processes share the rate limits and stream "
@@ -257,7 +206,7 @@ class Settings(BaseSettings):
     limit_store_timeout_s: float = seconds(
         Topic.KEYS, 0.25, "Time limit for an answer of the store of limits"
     )
-    cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parse_origins)] = setting(
+    cors_origins: Origins = setting(
         Topic.KEYS,
         (),
         "Origins whose web pages may send requests (CORS), separated by commas; * for all",
@@ -272,8 +221,8 @@ class Settings(BaseSettings):
         1024 * MIB,
         "Reject with 503 when all request bodies in memory together exceed this",
     )
-    upload_timeout_s: float = setting(
-        Topic.UPLOADS, 30.0, "Time limit for receiving a request body", "s", gt=0, le=DAY_S
+    upload_timeout_s: float = seconds(
+        Topic.UPLOADS, 30.0, "Time limit for receiving a request body"
     )
     upload_min_rate: int = setting(
         Topic.UPLOADS,
@@ -307,9 +256,7 @@ class Settings(BaseSettings):
 
     # --- media limits -------------------------------------------------------------------------
 
-    max_duration_s: float = setting(
-        Topic.MEDIA, 60.0, "Maximum duration of a clip or a sound", "s", gt=0, le=DAY_S
-    )
+    max_duration_s: float = seconds(Topic.MEDIA, 60.0, "Maximum duration of a clip or a sound")
     max_pixels: int = setting(
         Topic.MEDIA, 33_177_600, "Maximum size of a picture, width x height", "px", ge=1, le=1 << 30
     )
@@ -369,8 +316,8 @@ class Settings(BaseSettings):
         ge=0,
         le=1024,
     )
-    decode_timeout_s: float = setting(
-        Topic.DECODING, 10.0, "Time limit for decoding the files of a request", "s", gt=0, le=DAY_S
+    decode_timeout_s: float = seconds(
+        Topic.DECODING, 10.0, "Time limit for decoding the files of a request"
     )
     decode_memory_mib: int = setting(
         Topic.DECODING,
@@ -400,13 +347,10 @@ class Settings(BaseSettings):
     stream_sessions_per_key: int = setting(
         Topic.STREAMS, 16, "Maximum open live streams of one API key", "streams", ge=0, le=100_000
     )
-    stream_idle_timeout_s: float = setting(
+    stream_idle_timeout_s: float = seconds(
         Topic.STREAMS,
         30.0,
         "Close a live stream after this time without a message",
-        "s",
-        gt=0,
-        le=DAY_S,
     )
     stream_max_s: float = setting(
         Topic.STREAMS, 3600.0, "Maximum duration of a live stream", "s", gt=0, le=7 * DAY_S

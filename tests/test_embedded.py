@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from model import checkpoint
-from service.settings import WEIGHTS
+from service.default_checkpoint import WEIGHTS
 from tests.service.running_server import running
 
 pytestmark = pytest.mark.slow

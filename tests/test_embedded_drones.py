@@ -14,7 +14,7 @@ import pytest
 
 from model import checkpoint
 from model.preprocess.profiles import PROFILES
-from service.settings import WEIGHTS
+from service.default_checkpoint import WEIGHTS
 from tests.service.running_server import running
 
 pytestmark = pytest.mark.slow

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from model import checkpoint
-from service.settings import WEIGHTS
+from service.default_checkpoint import WEIGHTS
 from tests.service.running_server import running
 
 pytestmark = pytest.mark.slow

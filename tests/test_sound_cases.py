@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.settings import WEIGHTS
+from service.default_checkpoint import WEIGHTS
 from tests.service.running_server import running
 
 

@@ -19,7 +19,7 @@ from service.commands import classify_flags as flags
 from service.commands.classifiers import ClipClassifier
 from service.commands.device import Device
 from service.commands.overlay_files import Outcome
-from service.settings import WEIGHTS, default_model
+from service.default_checkpoint import WEIGHTS, default_model
 
 if TYPE_CHECKING:
     from service.classification.options import Options

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.settings import WEIGHTS
+from service.default_checkpoint import WEIGHTS
 
 if TYPE_CHECKING:
     from model.checkpoint import Card

@@ -172,7 +172,7 @@ def test_a_folder_that_hangs_is_left_to_the_load(
     """Loading says within its time limit that it hangs; the settings must not wait for it."""
     listed = threading.Event()
     monkeypatch.setattr(Path, "glob", lambda *_: listed.wait(60) and [tmp_path / "mine/card.json"])
-    monkeypatch.setattr("service.settings._LOOK_S", 0.2)
+    monkeypatch.setattr("service.default_checkpoint._LIST_TIMEOUT_S", 0.2)
     try:
         assert Settings(models=tmp_path).default_model == "avdigits"
         assert not listed.is_set()

@@ -11,7 +11,7 @@ import typer
 
 from service.commands.bench import report
 from service.commands.device import Device
-from service.settings import WEIGHTS
+from service.default_checkpoint import WEIGHTS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

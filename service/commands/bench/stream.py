@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from service.commands.bench import report
-from service.settings import WEIGHTS
+from service.default_checkpoint import WEIGHTS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
