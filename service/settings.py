@@ -393,7 +393,6 @@ class Settings(BaseSettings):
     max_steps: int = setting(
         Topic.INFERENCE, MAX_STEPS, "Maximum time steps T of a request", "steps", ge=1, le=MAX_STEPS
     )
-    # Of every device: see service/inference/batch_size.py.
     max_batch: int = setting(
         Topic.INFERENCE, 8, "Maximum requests in a batch", "requests", ge=1, le=1024
     )

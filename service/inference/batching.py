@@ -62,7 +62,7 @@ class Batcher:
     """The slots, queue and workers of one checkpoint; its engines are one on each device.
 
     Args:
-        engines: One for each device, with its maximum batch: see batch_size.py.
+        engines: One for each device, with its maximum batch.
         max_wait_s: Longest wait of a queued request for others that are being decoded, in seconds.
         slots: Maximum requests in flight (decoding, queued or running).
         max_estimated_wait_s: Reject requests with a longer estimated wait, in seconds.

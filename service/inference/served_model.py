@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from service.inference import batch_size
 from service.inference.batching import Batcher, Slot
 from service.runtime import cores
 from service.settings import Settings
@@ -75,7 +74,7 @@ def load(
     network, card = checkpoint.load(folder)
     threads = cores.threads(settings.threads)
     engines = tuple(
-        Engine(deepcopy(network), device, threads, batch_size.max_batch(device, settings))
+        Engine(deepcopy(network), device, threads, settings.max_batch)
         for device in devices(settings.device)
     )
     batcher = Batcher(
