@@ -148,12 +148,12 @@ class Session:
         self.counts.messages[source.field] += 1
         newest = self._received_ns[media.input]
         # Each input's next message may have the flag; the first one begins the segment.
-        begins = self._is_jump(media) or (media.is_new_segment and newest >= 0)
-        if begins:
+        if self._is_jump(media) or (media.is_new_segment and newest >= 0):
             self._begin_segment()
+        is_first = self._received_ns[media.input] < 0  # of the segment
         self._received_ns[media.input] = max(self._received_ns[media.input], media.time_ns)
         if isinstance(source, CodedInput):
-            self._feed(source.field, media, begins or media.is_new_segment)
+            self._feed(source.field, media, is_first)
         else:
             self._buffers[media.input].add(media.time_ns, media.payload)
         delay = time.monotonic_ns() - media.time_ns
@@ -171,7 +171,8 @@ class Session:
     def receive_decoded(self, packet: Packet, decoded: Decoded[bytes]) -> None:
         """Buffer what was decoded of a packet, and count its outcome."""
         name = self._start.inputs[packet.input].field
-        self._count_packets(name, decoded.outcome.name.lower())
+        if not packet.is_end:
+            self._count_packets(name, decoded.outcome.name.lower())
         if decoded.lost:
             self._count_packets(name, "lost", decoded.lost)
         if packet.segment == self._segment:
@@ -228,6 +229,8 @@ class Session:
             while self._problems:
                 await self._send(self._problems.popleft())
             if self._is_closing:
+                if self._decoder is not None:
+                    await self._end_inputs(self._decoder)
                 await self._answer_if_new()
                 await self._send(self.summary())
                 return
@@ -267,6 +270,13 @@ class Session:
     def _is_held_back(self) -> bool:
         most = self._start.max_unacknowledged
         return most is not None and self.counts.answers - self._acknowledged >= most
+
+    async def _end_inputs(self, decoder: Decoder) -> None:
+        """Get the pictures that the decoder of H.264 holds back. It then needs a key frame."""
+        await decoder.drained()
+        for number, source in enumerate(self._start.inputs):
+            if isinstance(source, CodedInput):
+                decoder.feed(Packet(number, 0, 0, False, b"", self._segment))
 
     async def _answer_if_new(self) -> None:
         if self._decoder is not None:

@@ -18,6 +18,9 @@ from model.media.video.frames import to_rgb
 #: Most packets between one that is decoded and the picture that is shown: H.264 reorders 16.
 _MAX_DELAY = 64
 
+#: Pictures by capture time in ns.
+Pieces = tuple[tuple[int, UInt8Array], ...]
+
 
 class H264Decoder:
     """Decodes access units in Annex B, one a packet, to RGB pictures.
@@ -26,7 +29,8 @@ class H264Decoder:
     but not returned. `max_pixels`: of a returned picture; a larger one is shrunk.
 
     After a gap or damage, packets are dropped until one has a sequence parameter set or an IDR
-    picture, as encoders send at each key frame.
+    picture, as encoders send at each key frame. Pictures that are held back, since others may come
+    between (B-frames), are returned at a gap and at the end of the input.
     """
 
     def __init__(self, limits: Limits, spacing_ns: int, max_pixels: int) -> None:
@@ -44,17 +48,25 @@ class H264Decoder:
 
     def decode(self, packet: Packet) -> Decoded[UInt8Array]:
         """Decode a packet; never raises for its content."""
+        if packet.is_end:
+            held = self._held()
+            self._wait_for_key()
+            return Decoded(Outcome.DECODED, 0, held)
         missing = self._sequence.missing(packet)
         if missing is None:
             return Decoded(Outcome.LATE)
+        if packet.restarts:
+            self._times.clear()  # so that no picture of before is returned
+        held = ()
         if missing:
+            held = self._held()
             self._wait_for_key()
         outcome, pieces = self._decode(packet)
         if outcome not in (Outcome.DECODED, Outcome.NO_KEY):
             self._wait_for_key()
-        return Decoded(outcome, missing, pieces)
+        return Decoded(outcome, missing, held + pieces)
 
-    def _decode(self, packet: Packet) -> tuple[Outcome, tuple[tuple[int, UInt8Array], ...]]:
+    def _decode(self, packet: Packet) -> tuple[Outcome, Pieces]:
         units = annex_b.units(packet.data)
         if not units:
             return Outcome.DAMAGED, ()
@@ -65,7 +77,7 @@ class H264Decoder:
             return Outcome.NO_KEY, ()
         try:
             frames = self._context.decode(self._packet(packet))
-            pieces = tuple(piece for frame in frames for piece in self._pieces(frame, packet))
+            pieces = self._pieces(frames)
         except MemoryError:
             return Outcome.TOO_LARGE, ()
         except (av.error.FFmpegError, Unusable):
@@ -83,16 +95,27 @@ class H264Decoder:
         self._count += 1
         return coded
 
-    def _pieces(self, frame: VideoFrame, packet: Packet) -> list[tuple[int, UInt8Array]]:
-        """Return the picture with its capture time; nothing where it follows too soon."""
-        time_ns = self._times.get(frame.pts, packet.time_ns) if frame.pts is not None else (
-            packet.time_ns)  # fmt: skip
-        before = self._shown_ns
-        if before is not None and 0 <= time_ns - before < self._spacing_ns:
-            return []
-        self._shown_ns = time_ns
-        aspect = float(self._context.sample_aspect_ratio or 1)
-        return [(time_ns, to_rgb(frame, aspect, self._max_pixels))]
+    def _held(self) -> Pieces:
+        """Return the pictures that are held back. The decoder then takes no packet until it is
+        flushed."""
+        try:
+            frames = self._context.decode(None)
+            return self._pieces([frame for frame in frames if not frame.is_corrupt])
+        except (av.error.FFmpegError, Unusable, MemoryError):
+            return ()
+
+    def _pieces(self, frames: list[VideoFrame]) -> Pieces:
+        """Return pictures with their capture times, without those that follow too soon."""
+        pieces = []
+        for frame in frames:
+            time_ns = self._times.get(frame.pts) if frame.pts is not None else None
+            before = self._shown_ns
+            if time_ns is None or (before is not None and 0 <= time_ns - before < self._spacing_ns):
+                continue
+            self._shown_ns = time_ns
+            aspect = float(self._context.sample_aspect_ratio or 1)
+            pieces.append((time_ns, to_rgb(frame, aspect, self._max_pixels)))
+        return tuple(pieces)
 
     def _wait_for_key(self) -> None:
         self._context.flush_buffers()

@@ -45,6 +45,8 @@ class OpusDecoder:
 
     def decode(self, packet: Packet) -> Decoded[NDArray[np.int16]]:
         """Decode a packet; never raises for its content."""
+        if packet.is_end:  # nothing is held back
+            return Decoded(Outcome.DECODED)
         missing = self._sequence.missing(packet)
         if missing is None:
             return Decoded(Outcome.LATE)

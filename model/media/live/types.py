@@ -29,8 +29,9 @@ class Outcome(IntEnum):
 class Packet:
     """A coded packet: of the input of this number, captured at `time_ns`.
 
-    `sequence`: counts the packets of the input, modulo 2^32. `restarts`: the sequence may begin
-    anew. `segment`: of the session, for the caller's own use.
+    `sequence`: counts the packets of the input, modulo 2^32. `restarts`: it is the first of
+    its segment, in which no earlier picture belongs, and the sequence may begin anew. `segment`: of
+    the session, for the caller's own use. Without `data` it is the end of the input.
     """
 
     input: int
@@ -39,6 +40,10 @@ class Packet:
     restarts: bool
     data: bytes
     segment: int = 0
+
+    @property
+    def is_end(self) -> bool:
+        return not self.data
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ from tests.service import checkpoints
 from tests.service.classification.test_upload_fields import FORCE, _config
 from tests.service.classification.test_upload_fields import PICTURE as EYE
 from tests.service.classification.test_upload_fields import SOUND as EAR
-from tests.service.coded_media import h264, opus
+from tests.service.coded_media import h264, h264_numbered, opus
 from tests.service.running_server import running, wait_until
 from tests.service.streaming.test_stream import close_of, receive, socket_of
 
@@ -137,6 +137,55 @@ def test_a_clip_as_h264_and_opus_is_answered_as_its_upload(
     )  # fmt: skip
     wait_until(lambda: metric(service, "scmrl_stream_decoders") == 0)
     assert metric(service, 'scmrl_stream_packets_total{outcome="decoded"}') >= len(video)
+
+
+def reordered(count: int) -> list[tuple[int, bytes]]:
+    """H.264 with B-frames of ten pictures a second, each packet with the time of its picture."""
+    random = np.random.default_rng(0)
+    pictures = list(random.integers(0, 255, (count, 64, 64, 3), np.uint8))
+    packets = h264_numbered(pictures, 250, tune="film", bf="2", **{"b-adapt": "0"})
+    return [(number * 100 * MS, data) for number, data in packets]
+
+
+def newest_of(answer: dict[str, Any]) -> int:
+    """The time of the newest picture of an answer, of those that `messages` makes, in 100 ms."""
+    return (int(answer["window"]["newest_ns"]["frames"]) - 10**18) // (100 * MS)
+
+
+def test_the_last_answer_has_the_pictures_that_h264_holds_back(service: httpx.Client) -> None:
+    with socket_of(service) as socket:
+        start(socket, CODED[:1], window_s=2)
+        for message in messages((PICTURE, reordered(12))):
+            socket.send(message)
+        socket.send('{"type": "finalize"}')
+        assert newest_of(receive(socket)) < 11, "some are held back"
+        socket.send('{"type": "close"}')
+        answer, summary = receive(socket), receive(socket)
+    assert answer["final"]
+    assert newest_of(answer) == 11
+    assert summary["packets"] == {"frames": {"decoded": 12}}, "their end is no packet"
+
+
+def test_no_picture_of_before_is_in_a_segment_that_another_input_began(
+    service: httpx.Client,
+) -> None:
+    """As when a robot's clock is set back: the pictures that were held back would be the newest."""
+    silence = bytes(320)
+    inputs = [CODED[0], {"field": "audio", "sample_rate": 16_000}]
+    packets = reordered(20)
+    with socket_of(service) as socket:
+        start(socket, inputs, window_s=1)
+        for number, (at, data) in enumerate(packets):
+            back_ns = 0 if number < 10 else 10**10
+            if number in (0, 10):
+                at_ns = 10**18 + at - back_ns
+                socket.send(HEADER.pack(SOUND, 0, 1, number, at_ns) + silence)
+            socket.send(HEADER.pack(PICTURE, 0, 0, number, 10**18 + at - back_ns) + data)
+        socket.send('{"type": "close"}')
+        answer, summary = receive(socket), receive(socket)
+    assert summary["segments"] == 2
+    assert summary["dropped"]["frames"] == 0
+    assert newest_of(answer) == 19 - 100
 
 
 def test_what_cannot_be_decoded_is_said_once_and_the_session_goes_on(

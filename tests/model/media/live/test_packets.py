@@ -65,15 +65,56 @@ def test_each_picture_comes_with_its_time() -> None:
     assert np.abs(picture.astype(int) - pictures(20)[19]).mean() < 3
 
 
-def test_pictures_that_the_encoder_reorders_have_their_own_times() -> None:
-    packets = h264_numbered(pictures(20), 20, tune="film", bf="2", **{"b-adapt": "0"})
+@cache
+def reordered() -> list[tuple[int, bytes]]:
+    """Packets with B-frames, each with the number of its picture."""
+    packets = h264_numbered(pictures(20), 10, tune="film", bf="2", **{"b-adapt": "0"})
     assert [at for at, _ in packets] != sorted(at for at, _ in packets)
-    camera = Camera()
-    decoded = [camera.send(number, data, at) for number, (at, data) in enumerate(packets)]
+    return packets
+
+
+END = Packet(0, 0, 0, False, b"")
+
+
+def shown(*decoded: Decoded[NDArray[np.uint8]]) -> list[int]:
+    """The numbers of the pictures that were decoded, which are those of their times."""
     pieces = [piece for each in decoded for piece in each.pieces]
+    numbers = [number_of(picture) for _, picture in pieces]
+    assert [time_ns // STEP for time_ns, _ in pieces] == numbers
+    return numbers
+
+
+def test_pictures_that_the_encoder_reorders_have_their_own_times_and_come_at_the_end() -> None:
+    camera = Camera()
+    decoded = [camera.send(number, data, at) for number, (at, data) in enumerate(reordered())]
     assert {each.outcome for each in decoded} == {Outcome.DECODED}
-    assert [(at // STEP, number_of(p)) for at, p in pieces] == [(n, n) for n in range(len(pieces))]
-    assert len(pieces) >= 16
+    assert shown(*decoded) == list(range(len(shown(*decoded))))
+    held = camera.decoder.decode(END)
+    assert held.pieces
+    assert shown(*decoded, held) == list(range(20))
+    assert camera.decoder.decode(END).pieces == ()
+    at, key = reordered()[0]
+    assert camera.send(20, key, at).outcome is Outcome.DECODED, "packets may follow the end"
+
+
+@pytest.mark.parametrize(("next_", "restarts"), [(10, False), (9, True), (10, True)])
+def test_pictures_that_are_held_back_come_at_a_gap_but_not_in_another_segment(
+    next_: int, restarts: bool
+) -> None:
+    """`next_`: the packet that follows that of number 8; one is lost, or none."""
+    numbers = [at for at, _ in reordered()]
+    camera = Camera()
+    before = [camera.send(n, data, at) for n, (at, data) in enumerate(reordered()[:9])]
+    assert len(shown(*before)) < 9
+    after = [
+        camera.send(n, reordered()[n][1], numbers[n], restarts=restarts and n == next_)
+        for n in range(next_, 20)
+    ]
+    if restarts:
+        assert set(shown(*after)) <= set(numbers[next_:])
+    else:
+        assert shown(*before, after[0])[:9] == sorted(numbers[:9])
+    assert shown(*after)[-1] > 15
 
 
 def test_pictures_that_follow_too_soon_are_decoded_and_not_returned() -> None:
