@@ -13,15 +13,16 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from model.training.options import flag, range_of
-from model.training.study.options import STUDIES, StudyOptions
+from model.training.study.options import DEFAULTS_BY_START, STUDIES, StudyOptions
 from model.training.tasks import TASKS
 from service.commands.device import Device
 from service.commands.train import INTERRUPTED, NOT_INSTALLED, UNUSABLE, fail
+from service.default_checkpoint import WEIGHTS
 
 _HELP = """Compare {about}.
 
-All variants of a seed start from the same weights and see the same clips. With --init-from and
---epochs 0, a checkpoint is measured without training. Variants: {variants}.
+All variants of a seed start from the same weights and see the same clips. With --epochs 0, the
+checkpoint of --init-from is measured without training. Variants: {variants}.
 
 Writes OUT/study.md, study.json and study.png after each run. A call with the same options goes on
 where an earlier one ended.
@@ -66,7 +67,7 @@ def _command(study: str) -> Callable[..., None]:
     }
     parameters = [_parameter(name, kind) for name, kind in required.items()]
     parameters += [
-        _parameter(each.name, _option(each), each.default)
+        _parameter(each.name, _option(each), _default(each))
         for each in fields(StudyOptions)
         if "help" in each.metadata and study in _OF_STUDIES.get(each.name, STUDIES)
     ]
@@ -78,11 +79,18 @@ def _command(study: str) -> Callable[..., None]:
 def _option(each: Field[Any]) -> Any:
     """Return the flag of one field of StudyOptions."""
     least, most = range_of(each) or (None, None)
+    by_start = DEFAULTS_BY_START.get(each.name)
     option = typer.Option(
-        flag(each.name), help=each.metadata["help"], min=least, max=most,
-        show_default=each.default not in ("", None),
+        flag(each.name), min=least, max=most,
+        help=each.metadata["help"] + (f" [default: {by_start}]" if by_start else ""),
+        show_default=_default(each) not in ("", None),
     )  # fmt: skip
-    return Annotated[_TYPES[each.name], option]
+    kind = _TYPES[each.name]
+    return Annotated[kind | None if by_start else kind, option]
+
+
+def _default(each: Field[Any]) -> Any:
+    return None if each.name in DEFAULTS_BY_START else each.default
 
 
 def _parameter(
@@ -110,7 +118,8 @@ def _run(study: str, values: dict[str, Any]) -> None:
         fail(f"--task {values['task']}: must be one of {', '.join(TASKS)}", UNUSABLE)
     try:
         command = shlex.join(["scmrl", *sys.argv[1:]])
-        table = run_study(StudyOptions(**values, study=study, command=command), Console())
+        options = StudyOptions.of(**values, shipped=WEIGHTS, study=study, command=command)
+        table = run_study(options, Console())
     except (OptionsError, RunError, DataError, CheckpointError) as exc:
         fail(str(exc), UNUSABLE)
     except OSError as exc:

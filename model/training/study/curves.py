@@ -40,13 +40,14 @@ class _Curve:
         return 1 if self.title.endswith(IN_STEPS) else 100
 
 
-def markdown(table: Sequence[Row], variants: Sequence[Variant], options: StudyOptions) -> str:
-    """Return the table, a column for each curve, with its conditions and the command."""
+def markdown(
+    table: Sequence[Row], variants: Sequence[Variant], options: StudyOptions, warning: str = ""
+) -> str:
+    """Return the table, a column for each curve, with its conditions, warning and the command."""
     curves = _curves(table, variants)
     points = dict.fromkeys(point for curve in curves for point in curve.points)
     lines = [
-        f"`{options.command}`",
-        "",
+        *report.heading(options, warning),
         f"Accuracy in %. {report.conditions(table, options)}",
         "",
         f"| {AXES[options.study]} | " + " | ".join(curve.title for curve in curves) + " |",
@@ -61,7 +62,7 @@ def markdown(table: Sequence[Row], variants: Sequence[Variant], options: StudyOp
 def draw(table: Sequence[Row], variants: Sequence[Variant], path: Path) -> None:
     """Draw the curves with their intervals, time steps in axes of their own; the accuracy without
     noise or without an exit is a dotted line."""
-    study = table[0].key.partition("/")[0]
+    study = next(row.key.partition("/")[0] for row in table if row.key.startswith(report.SWEEPS))
     curves = _curves(table, variants)
     figure = Figure(figsize=(7.5, 4.8), layout="constrained")
     units = sorted({curve.unit for curve in curves}, reverse=True)
@@ -93,6 +94,7 @@ def _draw(axes: Axes, curve: _Curve) -> None:
 
 def _curves(table: Sequence[Row], variants: Sequence[Variant]) -> list[_Curve]:
     """Return the curves of all variants; the variant is named where there are several."""
+    table = [row for row in table if row.key.startswith(report.SWEEPS)]
     titles = dict.fromkeys(row.key.split("/")[2] for row in table)
     curves = []
     for variant in variants:

@@ -31,6 +31,7 @@ from model.training.study.examiner import (
     labels_of,
 )
 from model.training.study.following import follow
+from model.training.study.residuals import residuals_of
 from model.training.task import BatchPlan, Task
 from model.training.temperature import fit_temperature
 
@@ -85,8 +86,7 @@ def _clean(
             temperatures[name] = fit_temperature(logits, labels)
             yield from answers(f"development/clean/{name}", logits, labels)
     if TOGETHER in names:
-        for stream, residual in outputs[TOGETHER].residuals.items():  # [T, B, C]
-            yield f"residual/{stream}", residual.double().mean((0, 2)).numpy()
+        yield from residuals_of(outputs[TOGETHER])
     clips = examiner.decoded(evaluator)
     labels = labels_of(clips)
     for name, logits in examiner.logits(evaluator, clips, names).items():

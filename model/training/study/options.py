@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from model.checkpoint import CARD, read_card
 from model.config import MAX_SEED, MAX_STEPS
 from model.training.options import (
     HEADS,
@@ -19,6 +20,15 @@ from model.training.options import (
 from model.training.study.variants import AS_IS, Variant, parse
 from model.training.task import Task
 
+#: The value of --init-from that asks for new weights.
+NEW_WEIGHTS = Path("new")
+#: Fields whose defaults the weights decide that a study starts from, and how, for the help.
+DEFAULTS_BY_START = {
+    "init_from": "the task's checkpoint that ships, or new where none does",
+    "start_epochs": "0; 8 with new weights",
+    "channels": "those of --init-from; 64 with new weights",
+    "steps": "T of --init-from; 2 with new weights",
+}
 #: Studies, what each is about, and the variants that it compares unless others are named.
 STUDIES: dict[str, tuple[str, str]] = {
     "alpha": (
@@ -39,11 +49,12 @@ STUDIES: dict[str, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class StudyOptions:
-    """How to train and measure the variants of a study: one of STUDIES.
+    """How to train and measure the variants of a study: one of STUDIES. `StudyOptions.of` fills in
+    the defaults that the start decides.
 
-    All variants of a seed start from the same weights and see the same clips. With `start_epochs`
-    these weights are first trained with each stream alone, where alpha has no effect; otherwise
-    they are those of `init_from`, or random.
+    All variants of a seed start from the same weights, those of `init_from` or new ones, and see
+    the same clips. With `start_epochs` these weights are first trained with each stream alone,
+    where alpha has no effect.
 
     With no `epochs`, the variants are `init_from` itself, as it is, with another alpha, or without
     a part: there is one run of each, with its channels and T.
@@ -101,9 +112,31 @@ class StudyOptions:
     most_steps: int = option(
         0, "Time steps T of clips that never stop; 0: the checkpoint's.", between=(0, MAX_STEPS)
     )
-    init_from: Path | None = option(None, "Checkpoint to start from.")
+    init_from: Path | None = option(
+        None,
+        f"Checkpoint to start from; {NEW_WEIGHTS}: new weights, whose residuals need long "
+        "trainings to fire.",
+    )
     device: str = "auto"
     command: str = "scmrl study"
+
+    @classmethod
+    def of(cls, task: str, shipped: Path, **values: Any) -> Self:
+        """Return the options of a study of a task. Those that are None get their defaults.
+
+        `shipped` holds the checkpoints that ship, each in a folder of its task's name. A study
+        starts from that of its task, with its channels and T, since the residuals of new weights
+        stay silent in a training as short as that of a study. Raises CheckpointError, OptionsError.
+        """
+        given = {name: value for name, value in values.items() if value is not None}
+        start = given.pop("init_from", None)
+        if start is None and (shipped / task / CARD).is_file():
+            start = shipped / task
+        if start in (None, NEW_WEIGHTS):
+            return cls(task, **given)
+        card = read_card(start)
+        of_card = {"start_epochs": 0, "channels": card.config.embed_dim, "steps": card.steps}
+        return cls(task, init_from=start, **(of_card | given))
 
     def __post_init__(self) -> None:
         """Raise OptionsError, naming the option, where a value is out of range."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from model.training.evaluate import all_streams
@@ -42,7 +43,7 @@ _OF_MAPS = {
     "hidden/drop_random": "the same, random 20 % hidden",
 }
 #: Prefix of the keys of studies over an axis: `STUDY/POINT/CURVE`, of accuracies or IN_STEPS.
-_SWEEPS = ("noise/", "steps/", "exit/")
+SWEEPS = ("noise/", "steps/", "exit/")
 #: Measures that are shown in per cent.
 _PER_CENT = ("/accuracy", "/calibration error", "pairs/heard", "pairs/seen")
 
@@ -95,7 +96,7 @@ def _row(key: str, task: Task, results: Mapping[Variant, Sequence[Measured]]) ->
     first, *_ = results
     is_difference = key.startswith(("mode - ", "gain/"))
     is_accuracy = key.endswith("/accuracy") and not is_difference
-    share = is_accuracy or (key.startswith(_SWEEPS) and not key.endswith(IN_STEPS))
+    share = is_accuracy or (key.startswith(SWEEPS) and not key.endswith(IN_STEPS))
     estimates = {}
     for variant, runs in results.items():
         values = [run[key] for run in runs if key in run]
@@ -111,7 +112,7 @@ def _title(key: str, task: Task) -> str:
         return _OF_MAPS[key]
     if key.startswith("residual/"):
         return f"mean of r in the {task.titles[key.removeprefix('residual/')]}'s tokens"
-    if key.startswith(_SWEEPS):
+    if key.startswith(SWEEPS):
         return key.partition("/")[2]  # the point, and the curve
     _, condition, name, measure = key.removesuffix(CALIBRATED).split("/")
     streams = all_streams(task) if name == TOGETHER else f"{task.titles[name]} alone"
@@ -119,17 +120,24 @@ def _title(key: str, task: Task) -> str:
     return f"{measure}, {streams}{degraded}{CALIBRATED if key.endswith(CALIBRATED) else ''}"
 
 
-def markdown(table: Sequence[Row], variants: Sequence[Variant], options: StudyOptions) -> str:
-    """Return the table, and that of the differences to the first variant, with conditions and
-    command."""
+def markdown(
+    table: Sequence[Row], variants: Sequence[Variant], options: StudyOptions, warning: str = ""
+) -> str:
+    """Return the table, and that of the differences to the first variant, with command, warning
+    and conditions."""
     shown = [row for row in table if row.is_shown]
-    lines = [f"`{options.command}`", "", conditions(table, options), ""]
+    lines = [*heading(options, warning), conditions(table, options), ""]
     lines += _lines(shown, variants, _cell)
     first, *others = variants
     if others:
         lines += ["", differences(shown, first, others), ""]
         lines += _lines(shown, others, _difference)
     return "\n".join(lines) + "\n"
+
+
+def heading(options: StudyOptions, warning: str) -> list[str]:
+    """Return the lines before the conditions: the command, and the warning if there is one."""
+    return [f"`{options.command}`", "", *([f"> **{warning}**", ""] if warning else [])]
 
 
 def _lines(
@@ -157,20 +165,7 @@ def conditions(table: Sequence[Row], options: StudyOptions) -> str:
         f"{'seed' if seeds == 1 else 'seeds'}. ± is half a 95 % interval over clips"
         f"{' and seeds' if seeds > 1 else ''}. Degraded streams, and what is calibrated: with the "
         "temperature of the development clips. The JSON file beside it has the cross-entropy and "
-        f"calibration error of all rows.{_silent(table)}"
-    )
-
-
-def _silent(table: Sequence[Row]) -> str:
-    """Return which variants have residuals without any spike, where alpha changes nothing."""
-    rates: dict[str, float] = {}
-    for row in (row for row in table if row.part == _PARTS["residual"]):
-        for name, each in row.estimates.items():
-            if each is not None:
-                rates[name] = max(each.value, rates.get(name, 0.0))
-    silent = [name for name, rate in rates.items() if rate == 0]
-    return f" **Silent residuals, with which α changes nothing: {', '.join(silent)}.**" * bool(
-        silent
+        "calibration error of all rows."
     )
 
 
@@ -187,9 +182,10 @@ def differences(shown: Sequence[Row], first: Variant, others: Sequence[Variant])
 
 def _trained(options: StudyOptions) -> str:
     """Return how each variant was trained."""
+    weights = f"the weights of {_shown(options.init_from)}" if options.init_from else "new weights"
     if not options.epochs:
-        return f"The weights of {options.init_from}, without training"
-    begins = [f"the weights of {options.init_from}"] if options.init_from else []
+        return f"{weights.capitalize()}, without training"
+    begins = [weights]
     if options.start_epochs:
         begins.append(f"{options.start_epochs} x {options.clips:,} clips with each stream alone")
     return (
@@ -198,6 +194,12 @@ def _trained(options: StudyOptions) -> str:
         + f"{options.epochs} x {options.clips:,} clips, "
         f"{options.together:.0%} of the batches with all streams"
     )
+
+
+def _shown(folder: Path) -> Path:
+    """Return a path as from the current folder, if it is in it."""
+    absolute = folder.resolve()
+    return absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else folder
 
 
 def _cell(row: Row, value: Estimate | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -12,8 +13,8 @@ from model import checkpoint
 from model.network import SCMRL
 from model.training.epochs import METRICS, rows
 from model.training.options import OptionsError, TrainOptions, make_folder
-from model.training.study import curves, figure, report
-from model.training.study.examiner import Examiner, Measured, Run
+from model.training.study import curves, figure, report, residuals
+from model.training.study.examiner import Examiner, Measured, Run, Values
 from model.training.study.measures import measure_alpha, measure_modalities, measure_parts
 from model.training.study.options import StudyOptions
 from model.training.study.sweeps import measure_exit, measure_noise, measure_steps
@@ -24,6 +25,11 @@ from model.training.train import train
 
 #: The files of a study in its folder.
 TABLE, NUMBERS, FIGURE = "study.md", "study.json", "study.png"
+#: The warning of a study that trains new weights.
+_NEW = (
+    "training starts from new weights, whose cross-modal residuals stay silent for some 60 epochs: "
+    "variants may all be the same network; --init-from starts from a checkpoint"
+)
 #: Measurements of a run by study.
 _MEASURES = {
     "alpha": measure_alpha,
@@ -43,9 +49,11 @@ def run_study(options: StudyOptions, console: Console | None = None) -> Path:
     """
     console = console or Console()
     make_folder("out", options.out)
+    if options.epochs and options.init_from is None:
+        console.print(f"warning: {_NEW}", style="bold yellow", markup=False)
     task = TASKS[options.task]().for_data(options.data)
     variants = options.variants_of(task)
-    examiner = Examiner(options, task, task.load(options.data), _MEASURES[options.study])
+    examiner = Examiner(options, task, task.load(options.data), _measure)
     results: dict[Variant, list[Measured]] = {}
     for seed in range(options.seeds if options.epochs else 1):
         if options.start_epochs and options.epochs:
@@ -60,13 +68,22 @@ def run_study(options: StudyOptions, console: Console | None = None) -> Path:
             else:
                 _take_over(run, variant)
             trained = time.process_time()
-            results.setdefault(variant, []).append(
-                examiner.measure(Run(run.best, seed, variant.only), run.out)
-            )
+            measured = examiner.measure(Run(run.best, seed, variant.only), run.out)
+            results.setdefault(variant, []).append(measured)
+            if silent := residuals.warning(task, {variant: [measured]}):
+                console.print(f"warning: {silent}", style="bold red", markup=False)
             seconds = trained - begin, time.process_time() - trained
             console.print(f"CPU seconds: {seconds[0]:.0f} to train, {seconds[1]:.0f} to measure")
             _write(options, task, results)
     return options.out / TABLE
+
+
+def _measure(examiner: Examiner, run: Run) -> Iterator[tuple[str, Values]]:
+    """Measure a run; of studies over an axis that train, also whether its residuals fire."""
+    options = examiner.options
+    yield from _MEASURES[options.study](examiner, run)
+    if options.epochs and options.study in curves.AXES:
+        yield from residuals.measure_residuals(examiner, run)
 
 
 def _train(run: TrainOptions) -> None:
@@ -103,7 +120,8 @@ def _write(options: StudyOptions, task: Task, results: dict[Variant, list[Measur
     variants = list(results)
     over_axis = options.study in curves.AXES
     write, draw = (curves.markdown, curves.draw) if over_axis else (report.markdown, figure.draw)
-    (options.out / TABLE).write_text(write(table, variants, options))
+    warning = residuals.warning(task, results)
+    (options.out / TABLE).write_text(write(table, variants, options, warning))
     numbers = report.numbers(table, variants, options)
     (options.out / NUMBERS).write_text(json.dumps(numbers, indent=1, ensure_ascii=False) + "\n")
     draw(table, variants, options.out / FIGURE)

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from model.checkpoint import read_card
 from model.training.avdigits.task import AVDigits
 from model.training.options import NO_ATTENTION, OptionsError, TrainOptions
 from model.training.study.options import STUDIES, StudyOptions
 from model.training.study.variants import parse
+from model.training.tasks import TASKS
 from model.training.training_card import network_config
+from service.default_checkpoint import WEIGHTS
 
 OPTIONS = StudyOptions("avdigits", Path("data"), Path("out"))
 
@@ -71,6 +74,30 @@ def test_a_checkpoint_is_configured_as_the_variant() -> None:
     assert [x.has_residual for x in (as_is, alpha, none, spatial, taaf)] == [
         False, True, False, True, False,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("task", ["avdigits", "handsigns", "drones", "ndigits-events"])
+def test_a_study_starts_from_the_checkpoint_that_ships(task: str) -> None:
+    """Its residuals fire, those of new weights do not."""
+    card = read_card(WEIGHTS / task)
+    for given in ({}, {"init_from": None, "channels": None}):
+        options = StudyOptions.of(task, WEIGHTS, data=Path("data"), out=Path("out"), **given)
+        assert (options.init_from, options.start_epochs) == (WEIGHTS / task, 0)
+        assert (options.channels, options.steps) == (card.config.embed_dim, card.steps)
+    run = options.run(TASKS[task](), parse("0.5")[0], 0)
+    assert run.init_from == WEIGHTS / task
+    assert network_config(run) == card.config.model_copy(update={"alpha": 0.5})
+
+
+def test_a_study_starts_from_new_weights_where_asked_or_where_no_checkpoint_ships() -> None:
+    required = {"data": Path("data"), "out": Path("out")}
+    new = StudyOptions("avdigits", **required)  # type: ignore[arg-type]
+    assert StudyOptions.of("avdigits", WEIGHTS, **required, init_from=Path("new")) == new
+    assert StudyOptions.of("crema-d", WEIGHTS, **required) == replace(new, task="crema-d")
+    source = WEIGHTS / "avdigits"
+    given = {"channels": 256, "steps": 1, "start_epochs": 3, "init_from": source}
+    chosen = StudyOptions.of("drones", WEIGHTS, **required, **given)
+    assert {name: getattr(chosen, name) for name in given} == given
 
 
 @pytest.mark.parametrize("name", ["", "half", "-1", "nan", "1001", "unaligned", "none-unaligned"])

@@ -20,9 +20,8 @@ from model.preprocess.profiles import PROFILES
 from model.training import tasks
 from model.training.evaluator import Evaluator, decode_within_memory
 from model.training.options import TrainOptions
-from model.training.study import examiner, report, runner, sweeps
-from model.training.study.options import StudyOptions
-from model.training.study.variants import Variant, parse
+from model.training.study import examiner, residuals, runner, sweeps
+from model.training.study.variants import parse
 from model.training.task import DataError
 from model.training.train import train
 from model.training.two_objects import TwoObjects
@@ -113,22 +112,36 @@ def test_a_study_compares_its_variants_and_repeats_nothing(
     assert {path: path.stat().st_mtime_ns for path in files} == files
 
 
-def test_a_table_names_residuals_without_spikes() -> None:
-    task, zeros, some = Noise(), np.zeros(30), np.full(30, 0.1)
-    variants = parse("0,0.5,none")
-    results: dict[Variant, list[examiner.Measured]] = {
-        variant: [{"residual/near": zeros, "residual/camera": zeros}] for variant in variants[:2]
-    }
-    results[variants[2]] = [{}]
-    options = StudyOptions("noise", Path("data"), Path("out"))
-    silent = report.conditions(report.rows(task, results), options)
-    assert "Silent residuals, with which α changes nothing: 0, 0.5." in silent
-    results[variants[1]][0]["residual/camera"] = some
-    assert "changes nothing: 0." in report.conditions(report.rows(task, results), options)
+def test_silent_residuals_are_named_by_variant_stream_and_run() -> None:
+    task, zeros, some = Noise(), np.zeros(30), np.eye(30)[0]
+    silent = {"residual/near": zeros, "residual/camera": zeros}
+    half = {"residual/near": some, "residual/camera": zeros}
+    alpha, unaligned, none = parse("0.5,0.5-unaligned,none")
+    text = residuals.warning(task, {alpha: [silent], unaligned: [half], none: [{}]})
+    assert "α 0.5 (near microphone, camera); α 0.5, no alignment (camera). There" in text
+    text = residuals.warning(task, {alpha: [half, silent]})
+    assert "α 0.5 (camera in 2 of 2 runs, near microphone in 1 of 2 runs). There" in text
+    assert not residuals.warning(task, {alpha: [half | {"residual/camera": some}], none: [{}]})
+
+
+@pytest.mark.parametrize(("study", "more"), [("ablation", ()), ("noise", ("--snrs", 0))])
+def test_a_study_says_where_its_residuals_are_silent(
+    data: Path, tmp_path: Path, study: str, more: tuple[object, ...]
+) -> None:
+    """New weights: on the console before and after the training, and above the table."""
+    out = tmp_path / "out"
+    command = ("study", study, "--task", "noise", "--data", data, "--out", out, *OTHERS, *more)
+    printed = " ".join(scmrl(*command, "--variants", "s-cmrl").output.split())
+    assert "warning: training starts from new weights, whose cross-modal residuals" in printed
+    rates = {key: x["s-cmrl"]["value"] for key, x in numbers(out).items() if "residual" in key}  # type: ignore[index]
+    assert rates == {"residual/near": 0, "residual/far": 0, "residual/camera": 0}
+    warning = "Silent residuals: r is 0 in every token with S-CMRL (near microphone, far microphone"
+    assert f"warning: {warning}" in printed
+    assert f"> **{warning}" in (out / runner.TABLE).read_text()
 
 
 def test_without_epochs_a_checkpoint_is_measured_with_other_weights_of_its_residuals(
-    data: Path, tmp_path: Path
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = train(
         TrainOptions.of(NoiseWithPairs(), data, out=tmp_path / "run", epochs=1, clips=8, batch=4,
@@ -146,6 +159,12 @@ def test_without_epochs_a_checkpoint_is_measured_with_other_weights_of_its_resid
     assert "without training; 1 seed." in (out / runner.TABLE).read_text()
     message = scmrl(*command, "--out", out, code=2).stderr
     assert "--epochs 0: --init-from must name the checkpoint" in message
+    shipped = tmp_path / "shipped" / "noise"
+    shipped.parent.mkdir()
+    shipped.symlink_to(source)
+    monkeypatch.setattr(study_command, "WEIGHTS", shipped.parent)
+    scmrl(*command, "--out", tmp_path / "default", "--variants", "0.5")
+    assert "| accuracy, all streams |" in (tmp_path / "default" / runner.TABLE).read_text()
     bare = out / "none-0" / "best"
     message = scmrl(*command, "--out", out, "--init-from", bare, code=2).stderr
     assert f"--init-from {bare}: has no weights for α 0.5" in message
