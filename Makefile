@@ -7,7 +7,7 @@ LOCK ?= requirements.lock
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --quiet $(LOCK:%=--constraint %)
 
 .PHONY: help serve test quick wheel lock protos lint fuzz attacks audit sbom pin-base try-image try-python try-aarch64 \
-	clean
+	gpu-check clean
 
 help:
 	@echo "make serve   set up, then serve the embedded checkpoint on http://127.0.0.1:8000"
@@ -19,6 +19,7 @@ help:
 	@echo "make try-image  build the image and try it, without a Docker engine (.ci/try_image.py)"
 	@echo "make try-python  serve a clip and run all tests on clean Debians, Python 3.11 to 3.14 (.ci/try_python.py)"
 	@echo "make try-aarch64  resolve the runtime dependencies for 64-bit ARM (.ci/try_aarch64.py)"
+	@echo "make gpu-check  ten minutes on a GPU: tests, engine, service, accuracy, starts (.ci/gpu_check.py)"
 	@echo "make wheel   a wheel with the embedded checkpoint, in dist/"
 	@echo "make lock    write requirements.lock and the image's hashes anew, with the newest versions that pyproject.toml allows; KEEP=1 keeps those that are there"
 	@echo "make protos  write the descriptors of service/grpc_api/*.proto"
@@ -94,6 +95,10 @@ try-python:
 
 try-aarch64: wheel
 	$(BIN)/python .ci/try_aarch64.py dist/*.whl
+
+# make ends with code 2 whatever gpu_check.py said: 1 for a part that failed, 3 without a GPU.
+gpu-check: $(VENV)/.dev
+	$(BIN)/python .ci/gpu_check.py $(ARGS)
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.fuzz $(ARGS)

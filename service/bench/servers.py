@@ -45,10 +45,16 @@ def run_scmrl(weights: Path, **settings: str) -> Iterator[Server]:
 
 
 @contextmanager
-def run_litserve(weights: Path, max_batch: int, path: str) -> Iterator[Server]:
+def run_litserve(
+    weights: Path, max_batch: int, path: str, device: str = "auto"
+) -> Iterator[Server]:
     """Run LitServe with the same checkpoint; `path` is "plain" or "fused" (by our engine)."""
     port = _free_port()
-    environment = {"BENCH_WEIGHTS": str(weights.resolve()), "BENCH_PATH": path}
+    environment = {
+        "BENCH_WEIGHTS": str(weights.resolve()),
+        "BENCH_PATH": path,
+        "BENCH_ACCELERATOR": device.partition(":")[0],
+    }
     command = [sys.executable, "-m", "service.bench.litserve_app", str(port), str(max_batch)]
     with _running(command, environment, f"http://127.0.0.1:{port}/health") as pid:
         yield Server(f"http://127.0.0.1:{port}/v1/classify", pid)

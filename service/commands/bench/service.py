@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from service.commands.bench import report
+from service.commands.device import Device
 from service.default_checkpoint import WEIGHTS
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def service(
         float, typer.Option(min=0, help="Seconds of 10x overload; 0 skips it.")
     ] = 60.0,
     max_batch: Annotated[int, typer.Option(min=1, help="Maximum batch of each server.")] = 8,
+    device: Device = "auto",
     litserve: Annotated[
         bool, typer.Option(help="Measure LitServe as well, with the same network.")
     ] = False,
@@ -61,7 +63,8 @@ def service(
     console = Console(width=120)
     forms = load.build_forms()
     results: dict[str, Any] = {}
-    with servers.run_scmrl(weights, SCMRL_MAX_BATCH=str(max_batch)) as server:
+    settings = {"SCMRL_MAX_BATCH": str(max_batch), "SCMRL_DEVICE": device}
+    with servers.run_scmrl(weights, **settings) as server:
         load.warm_up(server.url, forms)
         cpu_time.wait_until_idle(server.pid)  # other checkpoints are loaded and compiled
         cpu_ms = {
@@ -96,12 +99,12 @@ def service(
     if litserve:
         for path in ("plain", "fused"):
             name = f"LitServe, {path} network"
-            with servers.run_litserve(weights, max_batch, path) as server:
+            with servers.run_litserve(weights, max_batch, path, device) as server:
                 their_peak, their_load = _measure_peak_and_steady(server.url, forms, seconds)
             if their_load is None:
                 typer.echo(f"{name} answered no request: {their_peak.failed}", err=True)
                 raise typer.Exit(1)
-            with servers.run_scmrl(weights, SCMRL_MAX_BATCH=str(max_batch)) as server:
+            with servers.run_scmrl(weights, **settings) as server:
                 our_peak, our_load = _measure_peak_and_steady(
                     server.url, forms, seconds, their_load.offered_per_s
                 )

@@ -1,0 +1,163 @@
+"""Parts of gpu_check.py that are no command of scmrl. Each prints one line of JSON, its last.
+
+python .ci/gpu_parts.py machine
+python .ci/gpu_parts.py starts DEVICE
+python .ci/gpu_parts.py accuracy CHECKPOINT DEVICE CLIPS [DATA]
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+WEIGHTS = ROOT / "weights"
+CLIPS = ROOT / "tests" / "data" / "clips"
+EVENTS = ROOT / "tests" / "data" / "events"
+#: Longest time in seconds that a start waits for the fused path.
+FUSED_S = 300.0
+#: Seed of the test clips, as `scmrl evaluate` has it.
+SEED = 7
+
+
+def machine() -> dict[str, Any]:
+    """Return the machine, its driver, the versions, and the commit."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
+
+    from service.commands.bench.report import describe_machine
+
+    try:
+        triton = version("triton")
+    except PackageNotFoundError:
+        triton = "-"
+    query = ("nvidia-smi", "--query-gpu=driver_version,memory.total", "--format=csv,noheader")
+    return describe_machine() | {
+        "driver": _output(*query) or "-",
+        "cuda": torch.version.cuda or "-",
+        "triton": triton,
+        "commit": _output("git", "describe", "--always", "--dirty", "--abbrev=12") or "no commit",
+    }
+
+
+def _output(*command: str) -> str:
+    """Return the first line that a command prints; "" where it cannot be run."""
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return next(iter(done.stdout.splitlines()), "") if done.returncode == 0 else ""
+
+
+def starts(device: str) -> list[dict[str, Any]]:
+    """Return the times of a first start, with nothing compiled, and of one after it."""
+    from service.bench.clips import MIX, render_clip
+
+    clip = render_clip(MIX[0][0])
+    with tempfile.TemporaryDirectory() as caches:
+        return [_start(device, Path(caches), clip, name) for name in ("first", "later")]
+
+
+def _start(device: str, caches: Path, clip: bytes, name: str) -> dict[str, Any]:
+    """Start the service; return seconds until it is ready, has answered, and is on a faster path.
+
+    Raises TimeoutError where it stays on the plain one.
+    """
+    import httpx
+
+    from service.bench import servers
+
+    settings = {
+        "SCMRL_DEVICE": device,
+        "SCMRL_COMPILE": "auto",
+        "NUMBA_CACHE_DIR": str(caches / "numba"),
+        "TRITON_CACHE_DIR": str(caches / "triton"),
+    }
+    started = time.monotonic()
+    with servers.run_scmrl(WEIGHTS / "avdigits", **settings) as server:
+        ready_s = time.monotonic() - started
+        answer = httpx.post(server.url, files={"clip": clip}, timeout=FUSED_S)
+        answer.raise_for_status()
+        answer_s = time.monotonic() - started
+        models = server.url.replace("/classify", "/models")
+        while (path := httpx.get(models).json()["models"][0]["path"]) == "plain":
+            if time.monotonic() - started > FUSED_S:
+                raise TimeoutError(f"avdigits is on its plain path after {FUSED_S:g} s")
+            time.sleep(0.1)
+        fused_s = time.monotonic() - started
+    return {
+        "start": name, "path": path, "ready_s": ready_s, "answer_s": answer_s, "fused_s": fused_s
+    }  # fmt: skip
+
+
+def accuracy(checkpoint: str, device: str, clips: str, data: str = "") -> list[dict[str, Any]]:
+    """Return the accuracy on a device and on the CPU, each on its fused path: of the clips in the
+    repository, and of test clips where there is data."""
+    from model.training.evaluator import Evaluator, decode_within_memory
+
+    folder = WEIGHTS / checkpoint
+    pair = [Evaluator(folder, each) for each in ("cpu", device)]
+    labels = pair[0].card.labels
+    sets = {"recorded clips": recorded(checkpoint, labels)}
+    if data:
+        place = Path(data) / checkpoint
+        parts = pair[0].task.load(place if place.is_dir() else Path(data))
+        sets["test clips"] = list(parts.test_clips(int(clips), SEED))
+    steps = pair[0].card.steps
+    return [
+        _compare(pair, decode_within_memory(chosen, steps, pair[0]), name, device)
+        for name, chosen in sets.items()
+    ]
+
+
+def recorded(checkpoint: str, labels: Sequence[str]) -> list[Any]:
+    """Return the labelled clips of a checkpoint in the repository."""
+    from model.training.ndigits_events.clips import EventClip
+    from model.training.task import LabelledClip
+
+    if checkpoint == "ndigits-events":
+        camera, cochlea = ((EVENTS / f"digit-7.{end}").read_bytes() for end in ("bs2", "npz"))
+        return [EventClip(camera, labels.index("7"), name="digit-7", cochlea=cochlea)]
+    first = {"avdigits": "digit", "handsigns": "hand", "drones": "drone"}[checkpoint]
+    files = sorted(CLIPS.glob(f"{first}*"))
+    named = [(path, path.stem.rpartition("-")[2]) for path in files]
+    return [LabelledClip(path.read_bytes(), labels.index(x), name=path.name) for path, x in named]
+
+
+def _compare(pair: Sequence[Any], decoded: Sequence[Any], name: str, device: str) -> dict[str, Any]:
+    import numpy as np
+    import torch
+
+    steps = pair[0].card.steps
+    cpu, other = (torch.from_numpy(each.logits(decoded, steps)).softmax(1) for each in pair)
+    truth = np.asarray([clip.truth.label for clip in decoded])
+    answers = [each.argmax(1).numpy() for each in (cpu, other)]
+    return {
+        "of": name,
+        "clips": len(truth),
+        "device": device,
+        "cpu_path": pair[0].engine.path,
+        "path": pair[1].engine.path,
+        "cpu_right": int((answers[0] == truth).sum()),
+        "right": int((answers[1] == truth).sum()),
+        "differ": int((answers[0] != answers[1]).sum()),
+        "difference": float((cpu - other).abs().max()),
+    }
+
+
+def main(arguments: Sequence[str]) -> None:
+    part: Callable[..., Any] = {"machine": machine, "starts": starts, "accuracy": accuracy}[
+        arguments[0]
+    ]
+    print(json.dumps(part(*arguments[1:])))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,104 @@
+"""The Markdown table of gpu_check.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+#: Characters of a part's reason, its last ones: the JSON has all that was kept.
+REASON = 200
+#: A row's measurement and its value.
+Row = tuple[str, str]
+
+
+def markdown(content: Mapping[str, Any]) -> str:
+    """Return the table of a report, as in gpu-check.json: one row a figure."""
+    machine = content["machine"]
+    facts = [machine["gpu"] or "no GPU", f"{machine['cores']} cores of {machine['processor']}"]
+    facts += [f"{name} {machine[name]}" for name in ("driver", "cuda", "torch", "triton", "python")]
+    facts += [f"load average {machine['load_average']}", machine["date"], machine["commit"]]
+    lines = [f"{', '.join(facts)}; device {content['device']}.", ""]
+    lines += ["| part | measurement | value |", "| --- | --- | --- |"]
+    for part in content["parts"]:
+        first = f"{part['state']}, {part['seconds']:.0f} s"
+        reason = " ".join(part["reason"].split())[-REASON:]
+        rows = [("", f"{first}: {reason}" if reason else first)]
+        if part["result"] is not None:
+            rows += _rows(part["name"])(part["result"])
+        lines += [f"| {_cell(part['name'])} | {_cell(a)} | {_cell(b)} |" for a, b in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _rows(name: str) -> Callable[[Any], Iterator[Row]]:
+    """Return what makes rows of a part's result, by the first word of its name."""
+    return _ROWS[name.replace(",", " ").split()[0]]
+
+
+def _starts(result: Any) -> Iterator[Row]:
+    for each in result:
+        yield (
+            f"{each['start']} start: ready / first answer / {each['path']}",
+            f"{each['ready_s']:.1f} / {each['answer_s']:.1f} / {each['fused_s']:.1f} s",
+        )
+
+
+def _tests(result: Any) -> Iterator[Row]:
+    yield (
+        "passed / failed / skipped",
+        f"{result['passed']} / {len(result['failed'])} / {result['skipped']}",
+    )
+    for name in result["failed"]:
+        yield "failed", name
+
+
+def _accuracy(result: Any) -> Iterator[Row]:
+    for each in result:
+        yield (
+            f"{each['clips']} {each['of']}: right on the CPU ({each['cpu_path']}) / "
+            f"{each['device']} ({each['path']})",
+            f"{each['cpu_right']} / {each['right']}; {each['differ']} answers differ; "
+            f"probabilities by at most {each['difference']:.1e}",
+        )
+
+
+def _engine(result: Any) -> Iterator[Row]:
+    for case in result["cases"]:
+        timings = case["timings"]
+        for batch in dict.fromkeys(timing["batch"] for timing in timings):
+            rows = [timing for timing in timings if timing["batch"] == batch]
+            yield (
+                f"batch {batch}, samples/s: {' / '.join(row['path'] for row in rows)}",
+                " / ".join(f"{row['samples_s']:,.0f}" for row in rows)
+                + f" ({max(row['ratio'] for row in rows):.1f} times)",
+            )
+        for path, parity in case["parity"].items():
+            yield (
+                f"{path} against plain, {parity['samples']} samples",
+                f"{parity['flips']} of {parity['spikes']} spikes, {parity['classes']} answers",
+            )
+
+
+def _service(result: Any) -> Iterator[Row]:
+    for load in result["scmrl"]:
+        rate = load["offered_per_s"]
+        failed = ", ".join(f"{n} x {status}" for status, n in load["failed"].items()) or "none"
+        yield (
+            "peak" if rate is None else f"{rate:.1f} clips/s offered",
+            f"{load['answered_per_s']:.1f} clips/s; p50 / p95 / p99 {load['p50_ms']:.0f} / "
+            f"{load['p95_ms']:.0f} / {load['p99_ms']:.0f} ms; failed: {failed}",
+        )
+    for name, milliseconds in result["cpu_ms"].items():
+        yield f"CPU ms a clip, {name}", f"{milliseconds['all']:.1f}"
+
+
+_ROWS: dict[str, Callable[[Any], Iterator[Row]]] = {
+    "starts": _starts,
+    "tests": _tests,
+    "accuracy": _accuracy,
+    "engine": _engine,
+    "service": _service,
+}
