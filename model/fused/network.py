@@ -19,9 +19,9 @@ from torch import Tensor
 from model.fused import folding
 from model.fused.folding import Folded
 from model.network.attention import SCALE, Maps, SpikingAttention
-from model.network.output import Output
 from model.network.patch import PatchSplitting, Stage
 from model.network.scmrl import MLP, SCMRL, CrossModalResidual, firing_rate
+from model.output import Output
 
 #: A stream's tokens as the side stores them: sums of the spikes of two layers.
 Tokens = TypeVar("Tokens")

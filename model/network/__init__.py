@@ -1,6 +1,6 @@
 """S-CMRL: the published network on plain spikingjelly neurons."""
 
-from model.network.output import LayerOperations, Output, StreamAttention
 from model.network.scmrl import SCMRL
+from model.output import LayerOperations, Output, StreamAttention
 
 __all__ = ["SCMRL", "LayerOperations", "Output", "StreamAttention"]

@@ -17,9 +17,9 @@ from torch.nn.functional import conv2d
 from model.network.attention import CCSSA, Projection, SpikingAttention
 from model.network.cross_attention import QueryKeyAttention, SpikingCrossAttention
 from model.network.fusion import CurrentIntegration, TemporalAttention, WeightedAttention
-from model.network.output import LayerOperations
 from model.network.patch import PatchSplitting, Stage
 from model.network.scmrl import SCMRL, CrossModalResidual
+from model.output import LayerOperations
 
 
 @torch.inference_mode()

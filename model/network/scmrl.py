@@ -12,8 +12,8 @@ from model.network.attention import CCSSA, Maps, Projection, SpikingAttention
 from model.network.cross_attention import QueryKeyAttention, SpikingCrossAttention
 from model.network.fusion import FEATURE_FUSIONS
 from model.network.neuron import LIF
-from model.network.output import Output, StreamAttention
 from model.network.patch import PatchSplitting
+from model.output import Output, StreamAttention
 
 
 class CrossModalResidual(nn.Module):

@@ -70,7 +70,7 @@ class _Reader:
 
 
 def _unpack(packed: Any, reader: _Reader) -> Any:
-    from model.network.output import LayerOperations, Output, StreamAttention
+    from model.output import LayerOperations, Output, StreamAttention
 
     kind, *content = packed
     if kind == "tensor":

@@ -17,8 +17,8 @@ from torch import Tensor
 from model.fused.cpu.layers import CPULayers
 from model.fused.network import FusedNetwork, StreamFeatures
 from model.network.attention import Maps
-from model.network.output import Output
 from model.network.scmrl import SCMRL
+from model.output import Output
 from model.thread_name import show_thread_name
 
 _In = TypeVar("_In")

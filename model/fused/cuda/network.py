@@ -10,8 +10,8 @@ from torch import Tensor
 
 from model.fused.cuda.layers import PackedLayers, PackedTokens
 from model.fused.network import FusedNetwork
-from model.network.output import Output
 from model.network.scmrl import SCMRL
+from model.output import Output
 
 _T = TypeVar("_T")
 
