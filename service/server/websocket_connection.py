@@ -157,6 +157,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         await super().send(message)
         if self.close_sent:  # also where a response was sent in place of the WebSocket
             self.handshake_complete = True
+            self._parse()  # on to the client's close frame: the app receives nothing more
 
     # --- writing ------------------------------------------------------------------------------
 

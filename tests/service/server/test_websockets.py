@@ -236,6 +236,24 @@ def test_a_route_that_returns_closes_it(shared_edge: Edge) -> None:
         assert closed_with(socket)[0] == 1000
 
 
+@pytest.mark.parametrize(
+    ("last", "code"),
+    [(b"end", 1000), (b"problem", 1013), (b"raise", 1011), (b"x" * (1024 * 1024 + 1), 1009)],
+)
+def test_the_close_of_a_client_is_read_behind_all_that_it_had_sent(last: bytes, code: int) -> None:
+    """The server closes first; until it has read the client's close frame, the client waits."""
+    with running_edge() as edge, edge.connect() as client:
+        client.send(handshake())
+        assert client.answer().status == 101
+        (connection,) = edge.open
+        assert isinstance(connection, WebSocketConnection)
+        connection.close_timeout = 10 * WITHIN_S
+        client.send(frame(TEXT, last) + frame(TEXT, b"more") * 3000)
+        assert close_code(client) == code
+        client.send(frame(CLOSE, struct.pack("!H", code)))
+        assert client.is_closed()
+
+
 def test_it_is_one_line_of_the_log(shared_edge: Edge, log: pytest.LogCaptureFixture) -> None:
     def lines() -> list[logging.LogRecord]:
         return [record for record in log.records if record.name == "scmrl.access"]
