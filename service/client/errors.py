@@ -80,4 +80,5 @@ _CLOSE_CODES = {
     4409: "The stream was as long as the service allows.",
     4429: "Too many streams are open.",
     4430: "Too many messages were sent.",
+    4431: "The decoder of the stream was lost; open another stream.",
 }

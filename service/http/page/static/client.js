@@ -37,12 +37,19 @@ const NEW_SEGMENT = 1;
 const MAX_WAITING_BYTES = 512 * 1024;
 /** Statuses that say nothing about the request, so that it may be sent again. */
 const RETRIED = new Set([429, 503]);
+/** Statuses of proxies whose instance died or is not there; Ray Serve's says 500. */
+const OF_PROXIES = new Set([500, 502, 503]);
+/** Bounds in seconds of the first wait without Retry-After, and of later ones, which double. */
+const BACKOFF_S = 0.25;
+const MAX_BACKOFF_S = 8;
+/** Errors of Node's fetch that are those of a service which takes too long. */
+const TIMEOUTS = new Set(["UND_ERR_HEADERS_TIMEOUT", "UND_ERR_BODY_TIMEOUT"]);
 
 /** The service's answer is an error: a problem document (RFC 9457). */
 export class ProblemError extends Error {
   /** @param {{type: string, title: string, status: number, detail: string, field?: string,
-   *     id?: string}} document  @param {number} [retryAfterS] */
-  constructor(document, retryAfterS) {
+   *     id?: string}} document  @param {number} [retryAfterS]  @param {boolean} [ofProxy] */
+  constructor(document, retryAfterS, ofProxy = false) {
     super(document.detail || document.title);
     this.name = "ProblemError";
     /** Kind of error, as `invalid-field`. */
@@ -54,6 +61,8 @@ export class ProblemError extends Error {
     this.id = document.id;
     /** Seconds after which a retry makes sense, or undefined. */
     this.retryAfterS = retryAfterS;
+    /** Whether it is not the service's answer, but that of something in between. */
+    this.ofProxy = ofProxy;
   }
 }
 
@@ -64,6 +73,9 @@ export class UnreachableError extends Error {
     this.name = "UnreachableError";
   }
 }
+
+/** The connection could not be made, or was lost before the answer. */
+class ConnectionLostError extends UnreachableError {}
 
 /** A live stream ended in another way than by `close()`. */
 export class StreamClosedError extends Error {
@@ -93,9 +105,9 @@ export class Client {
    * @param {string | URL} url  of the service, also below a path: https://example.org/scmrl/
    * @param {object} [options]
    * @param {string} [options.key]  API key
-   * @param {number} [options.retries]  how often a request is sent again that the service refused
-   *     with Retry-After
-   * @param {number} [options.maxWaitS]  the longest Retry-After that is waited for, in seconds
+   * @param {number} [options.retries]  how often a request is sent again: after 429 and 503 with
+   *     Retry-After, where no connection held, and where a proxy has lost its instance of the service
+   * @param {number} [options.maxWaitS]  seconds that a call may wait between its attempts, together
    * @param {typeof fetch} [options.fetch]
    * @param {typeof WebSocket} [options.WebSocket]  for Node before 22, which has none: that of the
    *     package `ws`, for example
@@ -147,6 +159,21 @@ export class Client {
     if (!this.WebSocket) {
       throw new TypeError("There is no WebSocket here: pass one as the option `WebSocket`.");
     }
+    const attempts = new Attempts(this.retries, this.maxWaitS);
+    for (;;) {
+      try {
+        return await this.#open(start, signal);
+      } catch (error) {
+        signal?.throwIfAborted();
+        // A browser says nothing about a refused handshake; a request that needs the same does.
+        if (isLost(error)) await this.models({ signal });
+        await attempts.wait(error, signal);
+      }
+    }
+  }
+
+  /** Open a live stream, without retries. */
+  async #open(start, signal) {
     signal?.throwIfAborted();
     const address = new URL("v1/stream", this.url);
     address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
@@ -157,39 +184,76 @@ export class Client {
     signal?.addEventListener("abort", abort, { once: true });
     try {
       await stream.opened;
-    } catch (error) {
-      signal?.throwIfAborted();
-      // A browser says nothing about a refused handshake; a request that needs the same does.
-      if (error instanceof StreamClosedError && error.code === 1006) await this.models();
-      throw error;
     } finally {
       signal?.removeEventListener("abort", abort);
     }
     return stream;
   }
 
-  async #json(path, { signal, ...init }) {
-    for (let attempt = 0; ; attempt += 1) {
-      const response = await this.#send(path, { ...init, signal });
-      if (response.ok) return parse(response);
-      const problem = await problemOf(response);
-      const wait = problem.retryAfterS;
-      const again = RETRIED.has(problem.status) && wait !== undefined && wait <= this.maxWaitS;
-      if (!again || attempt >= this.retries) throw problem;
-      await sleep(wait, signal);
+  async #json(path, init) {
+    const attempts = new Attempts(this.retries, this.maxWaitS);
+    for (;;) {
+      try {
+        return parse(await this.#send(path, init));
+      } catch (error) {
+        await attempts.wait(error, init.signal);
+      }
     }
   }
 
+  /** Return the body of an answer. Throws ProblemError and UnreachableError. */
   async #send(path, init) {
     const headers = this.key ? { Authorization: `Bearer ${this.key}` } : {};
+    let response, text;
     try {
-      return await this.fetch(new URL(path, this.url), { ...init, headers });
+      response = await this.fetch(new URL(path, this.url), { ...init, headers });
+      text = await response.text();
     } catch (error) {
       if (init.signal?.aborted) throw error;
+      if (TIMEOUTS.has(error.cause?.code)) {
+        throw new UnreachableError(`${this.url.href} did not answer in time.`, { cause: error });
+      }
       const message = `The service at ${this.url.href} did not answer: it is not running, or the connection was lost.`;
-      throw new UnreachableError(message, { cause: error });
+      throw new ConnectionLostError(message, { cause: error });
     }
+    if (!response.ok) throw problemOf(response, text);
+    return text;
   }
+}
+
+/** The attempts of one call; their rules are those of the Python client (docs/clients.md). */
+class Attempts {
+  #retries;
+  #maxWaitS;
+  #failed = 0;
+  #began = performance.now();
+
+  constructor(retries, maxWaitS) {
+    this.#retries = retries;
+    this.#maxWaitS = maxWaitS;
+  }
+
+  /** Wait before the next attempt. Throws `error` where there is none, and the signal's reason. */
+  async wait(error, signal) {
+    if (this.#failed >= this.#retries || !mayRetry(error)) throw error;
+    const after = error.retryAfterS;
+    const left = this.#maxWaitS - (performance.now() - this.#began) / 1000;
+    if ((after ?? 0) > left) throw error;
+    const bound = after === undefined ? Math.min(BACKOFF_S * 2 ** this.#failed, MAX_BACKOFF_S) : BACKOFF_S;
+    this.#failed += 1;
+    await sleep(Math.min((after ?? 0) + Math.random() * bound, left), signal);
+  }
+}
+
+function mayRetry(error) {
+  if (!(error instanceof ProblemError)) return error instanceof ConnectionLostError || isLost(error);
+  if (error.ofProxy && OF_PROXIES.has(error.status)) return true;
+  return RETRIED.has(error.status) && error.retryAfterS !== undefined;
+}
+
+/** Return whether the connection of a stream was lost, or its handshake refused. */
+function isLost(error) {
+  return error instanceof StreamClosedError && error.code === 1006;
 }
 
 /**
@@ -389,22 +453,34 @@ function form(files, options) {
   return data;
 }
 
-async function parse(response) {
+function parse(text) {
   try {
-    return await response.json();
+    return JSON.parse(text);
   } catch (error) {
     throw new UnreachableError("The answer is no JSON: is this an scmrl service?", { cause: error });
   }
 }
 
-async function problemOf(response) {
-  const seconds = Number(response.headers.get("Retry-After") ?? NaN);
-  const retryAfterS = Number.isFinite(seconds) ? seconds : undefined;
-  const isProblem = (response.headers.get("Content-Type") ?? "").includes("problem+json");
-  const { status } = response;
-  if (isProblem) return new ProblemError(await parse(response), retryAfterS);
+/** Return the error of a response, also of one that something between has sent. */
+function problemOf({ status, headers }, text) {
+  const after = retryAfterS(headers.get("Retry-After"));
+  if ((headers.get("Content-Type") ?? "").includes("problem+json")) {
+    try {
+      const document = JSON.parse(text);
+      if (Number.isInteger(document?.status)) return new ProblemError(document, after);
+    } catch {
+      // something between has changed it
+    }
+  }
   const detail = `Something between here and the service answered with status ${status}.`;
-  return new ProblemError({ type: "about:blank", title: detail, status, detail }, retryAfterS);
+  return new ProblemError({ type: "about:blank", title: detail, status, detail }, after, true);
+}
+
+/** Return the seconds of a Retry-After, a number or a date; undefined if it is neither. */
+function retryAfterS(value) {
+  if (!value) return undefined;
+  const seconds = Number.isNaN(Number(value)) ? (Date.parse(value) - Date.now()) / 1000 : Number(value);
+  return Number.isFinite(seconds) ? Math.max(0, seconds) : undefined;
 }
 
 /** Wait. Throws the signal's reason. */

@@ -55,6 +55,22 @@ const checks = {
     while (!(await thrown(tooLong.models())));
   },
 
+  /** Prints the outcome of a request to each of the addresses. */
+  async outcomes() {
+    const outcomes = [];
+    for (const address of file.split(" ")) {
+      const error = await thrown(new Client(address, { maxWaitS: 5 }).models());
+      outcomes.push(error === null ? "answered" : `${error.name} ${error.status ?? ""}`.trim());
+    }
+    console.log(outcomes.join(", "));
+  },
+
+  /** Handshakes are refused. */
+  async handshakes() {
+    const error = await thrown(new Client(url, { maxWaitS: 5 }).stream({ inputs: [] }));
+    assert.deepEqual([error.name, error.code], ["StreamClosedError", 1006]);
+  },
+
   async stream() {
     const stream = await new Client(url).stream({
       inputs: [{ field: "audio", format: "pcm16", sample_rate: 8000 }], hop_s: 60, top_k: 1,

@@ -9,6 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service.client import Client, ClientError, ProblemError
+from tests.service.client.test_retries import FULL, MODELS, QUICK, Response, Scripted
 from tests.service.conftest import CLIPS
 
 NODE = shutil.which("node")
@@ -67,6 +69,52 @@ def test_it_sends_its_key_and_waits_as_long_as_it_is_told(
     checks: Path, keyed: httpx.Client
 ) -> None:
     node(checks, "keys", keyed)
+
+
+#: What servers answer, in turn.
+SCRIPTS: list[list[Response]] = [
+    [(500, None, None), (502, "0", None), (200, None, MODELS)],
+    [FULL, None, (200, None, MODELS)],
+    [(503, None, None), (503, None, None), (429, "0", None), (200, None, MODELS)],
+    [(503, None, {"type": "urn:scmrl:error:model-failed", "status": 503})],
+    [(503, "Wed, 21 Oct 2015 07:28:00 GMT", FULL[2] if FULL else None), (200, None, MODELS)],
+    [(503, "31", None)],
+    [(500, None, {"type": "urn:scmrl:error:internal", "status": 500})],
+    [(422, "0", {"type": "urn:scmrl:error:unusable", "status": 422})],
+    [(500, None, {"cheese": 1}), (200, None, MODELS)],
+    [(504, "0", None)],
+]
+
+
+def outcome(server: Scripted) -> str:
+    """The outcome of a request by the Python client, in the words of the check."""
+    try:
+        with Client(server.url, retries=QUICK) as client:
+            client.models()
+    except ClientError as error:
+        return f"{type(error).__name__} {error.status if isinstance(error, ProblemError) else ''}"
+    return "answered"
+
+
+def test_it_sends_again_what_the_python_client_sends_again(checks: Path) -> None:
+    """As often, and with the same outcome."""
+    for_python, for_node = ([Scripted(*script) for script in SCRIPTS] for _ in range(2))
+    expected = [outcome(server) for server in for_python]
+    assert {"answered", "ProblemError 504"} < set(expected)
+    done = run(checks, "outcomes", "", " ".join(server.url for server in for_node))
+    assert done.stdout.strip().split(", ") == expected, done.stderr
+    for ours, theirs in zip(for_python, for_node, strict=True):
+        assert ours.requests == theirs.requests
+        ours.close()
+        theirs.close()
+
+
+def test_the_handshake_of_a_stream_is_sent_again(checks: Path) -> None:
+    server = Scripted(*[FULL, (200, None, MODELS)] * 3)
+    done = run(*websocket_options(), checks, "handshakes", server.url)
+    server.close()
+    assert done.returncode == 0, done.stderr
+    assert server.requests == ["/v1/stream", "/v1/models"] * 3
 
 
 def test_it_streams(checks: Path, service: httpx.Client) -> None:
