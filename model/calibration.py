@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING
 from model.out_of_distribution import ood_score, used_streams
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from model.checkpoint import Card
-    from model.network import Output
+    from model.output import A, Output
 
 #: Greatest factor of a temperature: beyond it, probabilities are equal in float32.
 _MOST = 1e6
 
 
-def calibrated(output: Output, card: Card, steps: int) -> Tensor:
+def calibrated(output: Output[A], card: Card, steps: int) -> A:
     """Return the logits [B, classes] divided by the temperature of the card: their softmax are the
     probabilities that the service returns.
 
@@ -30,7 +28,7 @@ def calibrated(output: Output, card: Card, steps: int) -> Tensor:
     return tempered(output, card, steps) / growth(output, card, steps)
 
 
-def tempered(output: Output, card: Card, steps: int) -> Tensor:
+def tempered(output: Output[A], card: Card, steps: int) -> A:
     """Return the logits [B, classes] divided by the temperature that known clips have."""
     if card.calibration is None:
         return output.logits
@@ -39,7 +37,7 @@ def tempered(output: Output, card: Card, steps: int) -> Tensor:
     return output.logits / card.calibration.temperature_at(steps, alone)
 
 
-def growth(output: Output, card: Card, steps: int) -> Tensor | float:
+def growth(output: Output[A], card: Card, steps: int) -> A | float:
     """Return the factor [B, 1], at least 1, by which the temperature of each clip grows."""
     features = card.domain and card.domain.features.get("+".join(used_streams(output, card)))
     scores = ood_score(output, card, steps)
@@ -48,6 +46,6 @@ def growth(output: Output, card: Card, steps: int) -> Tensor | float:
     return grown(scores, features.growth)[:, None]
 
 
-def grown(scores: Tensor, power: float) -> Tensor:
+def grown(scores: A, power: float) -> A:
     """Return the factors [B] of scores [B], 1 to _MOST."""
-    return scores.clamp_min(1).pow(power).clamp_max(_MOST)
+    return (scores.clip(1, None) ** power).clip(None, _MOST)

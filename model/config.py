@@ -33,6 +33,22 @@ MAX_SEED = 2**63 - 1
 STAGES: dict[Splitting, int] = {"deep": 4, "shallow": 2}
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+#: Such attributes of torch's ModuleDict, which keeps a stream's modules by its name. Written down,
+#: so that a card is read without torch.
+_MODULE_ATTRIBUTES = frozenset({
+    "add_module", "apply", "bfloat16", "buffers", "call_super_init", "children", "clear",
+    "compile", "cpu", "cuda", "double", "dump_patches", "eval", "extra_repr", "float",
+    "forward", "get_buffer", "get_extra_state", "get_parameter", "get_submodule", "half",
+    "ipu", "items", "keys", "load_state_dict", "modules", "mtia", "named_buffers",
+    "named_children", "named_modules", "named_parameters", "parameters", "pop",
+    "register_backward_hook", "register_buffer", "register_forward_hook",
+    "register_forward_pre_hook", "register_full_backward_hook",
+    "register_full_backward_pre_hook", "register_load_state_dict_post_hook",
+    "register_load_state_dict_pre_hook", "register_module", "register_parameter",
+    "register_state_dict_post_hook", "register_state_dict_pre_hook", "requires_grad_",
+    "set_extra_state", "set_submodule", "share_memory", "state_dict", "to", "to_empty",
+    "train", "training", "type", "update", "values", "xpu", "zero_grad",
+})  # fmt: skip
 
 
 class StreamConfig(BaseModel):
@@ -98,7 +114,7 @@ class Config(BaseModel):
         if not self.streams:
             raise ValueError("streams: at least one is required")
         for name in self.streams:
-            if not _NAME.fullmatch(name) or _is_module_attribute(name):
+            if not _NAME.fullmatch(name) or name in _MODULE_ATTRIBUTES:
                 raise ValueError(f"streams: {name!r} cannot name a stream")
         if self.embed_dim % self.heads:
             raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of heads {self.heads}")
@@ -139,10 +155,3 @@ class Config(BaseModel):
         if len(self.streams) == 1:
             return True
         return "spatial" in (self.attention or "") or self.fusion in ("sca", "cmqka")
-
-
-def _is_module_attribute(name: str) -> bool:
-    """Whether ModuleDict, which keeps a stream's modules by its name, has such an attribute."""
-    from torch.nn import ModuleDict  # here: the bounds above are read without torch
-
-    return hasattr(ModuleDict(), name)

@@ -1,23 +1,26 @@
 """The out-of-distribution (OOD) score: how unlike a clip is those of the calibration.
 
-Answers have it as `out_of_domain`; the card's `domain` is what it is computed from.
+Answers have it as `out_of_domain`; the card's `domain` is what it is computed from. An output may
+be of tensors or of arrays, for which torch is not imported: answers are made without it.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from functools import reduce
+from operator import add
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-from torch.nn.functional import softplus
+import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from model.checkpoint import Card, FeatureReference, LogitReference, TowerReference
-    from model.network import Output
+    from model.output import A, Output
 
 
-def ood_score(output: Output, card: Card, steps: int) -> Tensor | None:
+def ood_score(output: Output[A], card: Card, steps: int) -> A | None:
     """Return the OOD score [B] of each clip, from 0; 1 is the limit of the card's reference.
 
     Where the card has a reference of features, the score compares the features of each stream's
@@ -32,20 +35,22 @@ def ood_score(output: Output, card: Card, steps: int) -> Tensor | None:
     predicted = output.logits.argmax(1)
     features = card.domain.features.get("+".join(names))
     if features is not None:
-        return feature_score(output, predicted, features)
+        scores: A = feature_score(output, predicted, features)
+        return scores
     reference = card.domain.references.get("+".join(names))
     if reference is None:
         return None
     distance = mahalanobis_distance(joined_logits(output, names), predicted, reference)
-    return distance / reference.limit
+    score: A = distance / reference.limit
+    return score
 
 
-def used_streams(output: Output, card: Card) -> list[str]:
+def used_streams(output: Output[A], card: Card) -> list[str]:
     """Return the streams that the network ran with, in the card's order."""
     return [name for name in card.streams if name in output.stream_logits]
 
 
-def feature_score(output: Output, predicted: Tensor, reference: FeatureReference) -> Tensor:
+def feature_score(output: Output[A], predicted: A, reference: FeatureReference) -> A:
     """Return the OOD score [B] for predicted classes [B]: the sum of the towers' scores, divided by
     its limit.
 
@@ -53,28 +58,58 @@ def feature_score(output: Output, predicted: Tensor, reference: FeatureReference
     linear beyond.
     """
     scores = [
-        softplus(ood_log_odds(output.features[name], predicted, tower) - tower.limit) / math.log(2)
+        _softplus(ood_log_odds(output.features[name], predicted, tower) - tower.limit) / math.log(2)
         for name, tower in reference.towers.items()
     ]
-    return torch.stack(scores).sum(0) / reference.limit
+    score: A = reduce(add, scores) / reference.limit
+    return score
 
 
-def ood_log_odds(features: Tensor, predicted: Tensor, reference: TowerReference) -> Tensor:
+def ood_log_odds(features: A, predicted: A, reference: TowerReference) -> A:
     """Return the log odds [B] that features [B, C], with predicted classes [B], are out of
     distribution."""
-    means, linear, quadratic, bias = (torch.from_numpy(array) for array in reference.arrays)
+    means, linear, quadratic, bias = (_like(features, array) for array in reference.arrays)
     offset = features - means[predicted]
-    return bias[predicted] + offset @ linear + offset.square() @ quadratic
+    log_odds: A = bias[predicted] + offset @ linear + (offset * offset) @ quadratic
+    return log_odds
 
 
-def joined_logits(output: Output, names: list[str]) -> Tensor:
+def joined_logits(output: Output[A], names: list[str]) -> A:
     """Return the logits of these streams, concatenated to [B, streams x classes], in float64."""
-    return torch.cat([output.stream_logits[name] for name in names], dim=1).double()
+    return _join([output.stream_logits[name] for name in names])
 
 
-def mahalanobis_distance(values: Tensor, predicted: Tensor, reference: LogitReference) -> Tensor:
-    """Return the Mahalanobis distance [B] of values [B, d] from the means of classes [B]."""
-    means = torch.tensor(reference.means, dtype=torch.float64)
-    precision = torch.tensor(reference.precision, dtype=torch.float64)
+def mahalanobis_distance(values: A, predicted: A, reference: LogitReference) -> A:
+    """Return the Mahalanobis distance [B] of values [B, d], float64, from the means of classes
+    [B]."""
+    means = _like(values, np.asarray(reference.means, np.float64))
+    precision = _like(values, np.asarray(reference.precision, np.float64))
     offset = values - means[predicted]
-    return torch.einsum("bi,ij,bj->b", offset, precision, offset).clamp_min(0).sqrt()
+    distance: A = (offset @ precision * offset).sum(1).clip(0, None) ** 0.5
+    return distance
+
+
+def _like(values: A, array: NDArray[Any]) -> A:
+    """Return an array as what `values` is, an array or a tensor."""
+    if isinstance(values, np.ndarray):
+        return array
+    import torch
+
+    return torch.from_numpy(array)
+
+
+def _softplus(values: A) -> A:
+    if isinstance(values, np.ndarray):
+        return np.asarray(np.logaddexp(values, 0, dtype=values.dtype))
+    from torch.nn.functional import softplus
+
+    return softplus(values)
+
+
+def _join(values: Sequence[A]) -> A:
+    """Return values [B, n] beside each other in float64."""
+    if isinstance(values[0], np.ndarray):
+        return np.concatenate(values, axis=1, dtype=np.float64)
+    import torch
+
+    return torch.cat(list(values), dim=1).double()

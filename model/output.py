@@ -1,10 +1,21 @@
-"""The result of a forward pass."""
+"""The result of a forward pass: of tensors, or of arrays where no network runs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias
 
-from torch import Tensor
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from typing_extensions import TypeVar
+
+    A = TypeVar("A", Tensor, NDArray[Any], default=Tensor)
+else:
+    from typing import TypeVar
+
+    A = TypeVar("A")
 
 #: Energy in pJ of adding a weight, and of multiplying by it and adding, in float32 at 45 nm and
 #: 0.9 V: M. Horowitz, "Computing's energy problem", ISSCC 2014.
@@ -12,7 +23,7 @@ ACCUMULATE_PJ, MULTIPLY_ACCUMULATE_PJ = 0.9, 4.6
 
 
 @dataclass(frozen=True)
-class LayerOperations:
+class LayerOperations(Generic[A]):
     """The operations of one layer for each clip of a batch, over all time steps.
 
     - `accumulates` float64 [B]: additions of a weight, one for each spike and each of its targets.
@@ -22,13 +33,13 @@ class LayerOperations:
       without neurons.
     """
 
-    accumulates: Tensor
-    multiply_accumulates: Tensor
+    accumulates: A
+    multiply_accumulates: A
     dense: int
-    firing_rate: Tensor | None = None
+    firing_rate: A | None = None
 
     @property
-    def energy_pj(self) -> Tensor:
+    def energy_pj(self) -> A:
         """Energy in pJ [B]."""
         return ACCUMULATE_PJ * self.accumulates + MULTIPLY_ACCUMULATE_PJ * self.multiply_accumulates
 
@@ -39,7 +50,7 @@ class LayerOperations:
 
 
 @dataclass(frozen=True)
-class StreamAttention:
+class StreamAttention(Generic[A]):
     """Attention maps of the other streams' queries over this stream.
 
     `spatial` [B, rows, columns] over the stream's token grid: non-negative, sums to 1, or all 0
@@ -49,12 +60,12 @@ class StreamAttention:
     for all streams.
     """
 
-    spatial: Tensor | None
-    temporal: Tensor | None
+    spatial: A | None
+    temporal: A | None
 
 
 @dataclass(frozen=True)
-class Output:
+class Output(Generic[A]):
     """The result of a forward pass.
 
     `logits` [B, classes]; `bias` [classes], the head's. `residuals`: each stream's cross-modal
@@ -68,11 +79,15 @@ class Output:
     where not requested.
     """
 
-    logits: Tensor
-    bias: Tensor
-    residuals: dict[str, Tensor] = field(default_factory=dict)
-    stream_logits: dict[str, Tensor] = field(default_factory=dict)
-    features: dict[str, Tensor] = field(default_factory=dict)
-    firing_rates: dict[str, Tensor] = field(default_factory=dict)
-    attention: dict[str, StreamAttention] | None = None
-    operations: dict[str, LayerOperations] | None = None
+    logits: A
+    bias: A
+    residuals: dict[str, A] = field(default_factory=dict)
+    stream_logits: dict[str, A] = field(default_factory=dict)
+    features: dict[str, A] = field(default_factory=dict)
+    firing_rates: dict[str, A] = field(default_factory=dict)
+    attention: dict[str, StreamAttention[A]] | None = None
+    operations: dict[str, LayerOperations[A]] | None = None
+
+
+#: The result of one clip, as answers are made of it: with B = 1, without residuals.
+ArrayOutput: TypeAlias = Output[NDArray[Any]]

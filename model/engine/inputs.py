@@ -4,38 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from model.arrays import Float32Array
 from model.config import Config
-from model.encoding import Encoding, encode
+from model.encoding import Encoding, encode_clip
 from model.preprocess.prepared import Prepared
 
 
-def encode_clip(
-    prepared: Mapping[str, Prepared], encoding: Encoding, steps: int
-) -> dict[str, Tensor]:
-    """Encode one clip for `steps` time steps: float32 [T or 1, C, H, W] by stream.
-
-    With direct encoding a single frame stays [1, C, H, W], which the engine computes once instead
-    of T times.
-    """
-    values = {name: torch.from_numpy(stream.tensor) for name, stream in prepared.items()}
-    if encoding == "direct":
-        return values
-    return {name: encode(x, steps, encoding) for name, x in values.items()}
-
-
-def stack_clips(clips: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def stack_clips(clips: Sequence[Mapping[str, Float32Array]]) -> dict[str, Tensor]:
     """Stack encoded clips that have the same streams: [T or 1, B, C, H, W] by stream.
 
     Where some clips have a single frame of a stream and others T, the single ones are repeated.
     """
     batch = {}
     for name in clips[0]:
-        tensors = [clip[name] for clip in clips]  # [T or 1, C, H, W] each
-        steps = max(len(x) for x in tensors)
-        batch[name] = torch.stack([x.expand(steps, *x.shape[1:]) for x in tensors], dim=1)
+        arrays = [clip[name] for clip in clips]  # [T or 1, C, H, W] each
+        steps = max(len(x) for x in arrays)
+        held = [np.broadcast_to(x, (steps, *x.shape[1:])) for x in arrays]
+        batch[name] = torch.from_numpy(np.stack(held, axis=1))
     return batch
 
 

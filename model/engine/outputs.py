@@ -4,32 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from model.network import LayerOperations, Output, StreamAttention
+from model.output import A, ArrayOutput, LayerOperations, Output, StreamAttention
 
-#: Makes one tensor of an output's tensors, given the dimension of their batch.
-_Operation = Callable[[Sequence[Tensor], int], Tensor]
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    B = TypeVar("B", Tensor, NDArray[Any], default=NDArray[Any])
+
+    #: Makes one tensor of an output's tensors, given the dimension of their batch.
+    Operation: TypeAlias = Callable[[Sequence[A], int], B]
 
 
 def slice_samples(output: Output, first: int, count: int) -> Output:
     """Return `count` samples from `first` on, as views."""
-    return _map_tensors([output], lambda tensors, dim: tensors[0].narrow(dim, first, count))
+    return _map_tensors(
+        [output], lambda tensors, dim: tensors[0].narrow(dim, first, count), output.bias
+    )
 
 
 def concatenate(outputs: Sequence[Output]) -> Output:
     """Return parts of a batch, one after the other, as one output."""
     if len(outputs) == 1:
         return outputs[0]
-    return _map_tensors(outputs, lambda tensors, dim: torch.cat(list(tensors), dim))
+    return _map_tensors(
+        outputs, lambda tensors, dim: torch.cat(list(tensors), dim), outputs[0].bias
+    )
 
 
 def to_cpu(output: Output) -> Output:
     """Return the output in the CPU's memory."""
-    moved = _map_tensors([output], lambda tensors, _: tensors[0].cpu())
-    return replace(moved, bias=output.bias.cpu())
+    return _map_tensors([output], lambda tensors, _: tensors[0].cpu(), output.bias.cpu())
+
+
+def split_to_arrays(output: Output, count: int) -> list[ArrayOutput]:
+    """Return each of `count` samples, on the CPU, as arrays: views, without residuals, which
+    training alone needs."""
+    bias = output.bias.detach().numpy()
+
+    def to_array(tensors: Sequence[Tensor], _: int) -> NDArray[Any]:
+        return tensors[0].detach().numpy()
+
+    def sample(index: int) -> ArrayOutput:
+        def cut(arrays: Sequence[NDArray[Any]], _: int) -> NDArray[Any]:
+            return arrays[0][index : index + 1]
+
+        return _map_tensors([whole], cut, bias)
+
+    whole = _map_tensors([replace(output, residuals={})], to_array, bias)
+    return [sample(index) for index in range(count)]
 
 
 def flatten(output: Output) -> Tensor:
@@ -40,7 +68,7 @@ def flatten(output: Output) -> Tensor:
         flat.append(tensors[0].flatten())
         return tensors[0]
 
-    _map_tensors([output], append)
+    _map_tensors([output], append, output.bias)
     return torch.cat(flat)
 
 
@@ -53,11 +81,12 @@ def unflatten(values: Tensor, like: Output) -> Output:
         first, start = start, start + tensors[0].numel()
         return values[first:start].view(tensors[0].shape)
 
-    return _map_tensors([like], view)
+    return _map_tensors([like], view, like.bias)
 
 
-def _map_tensors(outputs: Sequence[Output], operation: _Operation) -> Output:
-    """Return an output whose tensors are made from the same tensor of each of `outputs`."""
+def _map_tensors(outputs: Sequence[Output[A]], operation: Operation[A, B], bias: B) -> Output[B]:
+    """Return an output of this bias whose tensors are made from the same tensor of each of
+    `outputs`."""
     first = outputs[0]
     attention = None
     if first.attention is not None:
@@ -65,9 +94,9 @@ def _map_tensors(outputs: Sequence[Output], operation: _Operation) -> Output:
             name: _map_attention([o.attention[name] for o in outputs if o.attention], operation)
             for name in first.attention
         }
-    return replace(
-        first,
+    return Output(
         logits=operation([o.logits for o in outputs], 0),
+        bias=bias,
         residuals={
             name: operation([o.residuals[name] for o in outputs], 1) for name in first.residuals
         },
@@ -95,29 +124,31 @@ def join_operations(
 
 
 def _map_operations(
-    outputs: Sequence[Output], operation: _Operation
-) -> dict[str, LayerOperations] | None:
+    outputs: Sequence[Output[A]], operation: Operation[A, B]
+) -> dict[str, LayerOperations[B]] | None:
     counts = [output.operations for output in outputs if output.operations is not None]
     return _map_layers(counts, operation) if counts else None
 
 
 def _map_layers(
-    counts: Sequence[Mapping[str, LayerOperations]], operation: _Operation
-) -> dict[str, LayerOperations]:
+    counts: Sequence[Mapping[str, LayerOperations[A]]], operation: Operation[A, B]
+) -> dict[str, LayerOperations[B]]:
     mapped = {}
     for name, layer in counts[0].items():
         layers = [each[name] for each in counts]
         rates = [each.firing_rate for each in layers if each.firing_rate is not None]
-        mapped[name] = replace(
-            layer,
+        mapped[name] = LayerOperations(
             accumulates=operation([each.accumulates for each in layers], 0),
             multiply_accumulates=operation([each.multiply_accumulates for each in layers], 0),
+            dense=layer.dense,
             firing_rate=operation(rates, 0) if rates else None,
         )
     return mapped
 
 
-def _map_attention(parts: Sequence[StreamAttention], operation: _Operation) -> StreamAttention:
+def _map_attention(
+    parts: Sequence[StreamAttention[A]], operation: Operation[A, B]
+) -> StreamAttention[B]:
     spatial = [part.spatial for part in parts if part.spatial is not None]
     temporal = [part.temporal for part in parts if part.temporal is not None]
     return StreamAttention(

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
+from numpy.typing import ArrayLike
 
 from model.arrays import Float64Array
 from model.config import STAGES, StreamConfig
-from model.network import Output, StreamAttention
+from model.output import A, Output, StreamAttention
 from model.preprocess.prepared import Prepared
 
 #: Name of the head's bias among the contributions.
@@ -48,7 +48,7 @@ class StreamMaps:
 
 
 def contributions(
-    output: Output, streams: Sequence[str], labels: Sequence[str], sample: int = 0
+    output: Output[A], streams: Sequence[str], labels: Sequence[str], sample: int = 0
 ) -> dict[str, dict[str, float]]:
     """Return each stream's term of each label's logit for one sample of a batch, and the bias.
 
@@ -67,8 +67,8 @@ def contributions(
 
 
 def leave_one_out(
-    output: Output,
-    without: Mapping[str, Output],
+    output: Output[A],
+    without: Mapping[str, Output[A]],
     streams: Sequence[str],
     labels: Sequence[str],
     sample: int = 0,
@@ -90,7 +90,7 @@ def leave_one_out(
 
 
 def attention_maps(
-    attention: StreamAttention, prepared: Prepared, stream: StreamConfig, sample: int = 0
+    attention: StreamAttention[A], prepared: Prepared, stream: StreamConfig, sample: int = 0
 ) -> StreamMaps:
     """Return the maps of one stream of one sample of a batch, with axes in the source's units.
 
@@ -123,5 +123,5 @@ def _token_edges(edges: Float64Array, tokens: int, stream: StreamConfig) -> Floa
     return np.asarray(edges[np.minimum(np.arange(tokens + 1) * cells, len(edges) - 1)])
 
 
-def _array(values: Tensor) -> Float64Array:
-    return np.asarray(values.numpy(), np.float64)
+def _array(values: ArrayLike) -> Float64Array:
+    return np.asarray(values, np.float64)

@@ -48,8 +48,8 @@ def collate(
             inputs[name] = torch.from_numpy(_stack([x[name] for x, _ in drawn]))
         else:
             kind = cast(Encoding, encoding)
-            clips = [encode(torch.from_numpy(x[name]), plan.steps, kind) for x, _ in drawn]
-            inputs[name] = torch.stack(clips, dim=1)
+            clips = [encode(x[name], plan.steps, kind) for x, _ in drawn]
+            inputs[name] = torch.from_numpy(np.stack(clips, axis=1))
     return inputs, torch.tensor([label for _, label in drawn])
 
 

@@ -11,14 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from model.early_exit import exit_schedule
 from service.classification.options import Options
 from service.errors import Error, Problem
 from service.inference.batch_queue import InferenceResult, RunNetwork
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from model.arrays import Float32Array
     from model.checkpoint import Card
 
 #: Largest T of which every step is traced: the runs have T (T + 1) / 2 steps together.
@@ -53,7 +54,7 @@ class EarlyExitResult:
     """
 
     inference: InferenceResult
-    inputs: Mapping[str, Tensor]
+    inputs: Mapping[str, Float32Array]
     steps: int
     trace: tuple[StepAnswer, ...]
 
@@ -77,7 +78,7 @@ def stops(steps: int, options: Options) -> tuple[int, ...]:
 
 
 async def run_with_early_exit(
-    run: RunNetwork, inputs: Mapping[str, Tensor], steps: int, card: Card, options: Options
+    run: RunNetwork, inputs: Mapping[str, Float32Array], steps: int, card: Card, options: Options
 ) -> EarlyExitResult:
     """Run until the margin of the probabilities is that of the options, at most for T = `steps`.
 
@@ -99,7 +100,7 @@ async def run_with_early_exit(
     return EarlyExitResult(result, some, count, tuple(trace))
 
 
-def first_steps(inputs: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+def first_steps(inputs: Mapping[str, Float32Array], count: int) -> dict[str, Float32Array]:
     """Return the first `count` time steps of inputs [T or 1, ...]; a single one is held."""
     return {name: x[:count] for name, x in inputs.items()}
 
@@ -108,6 +109,11 @@ def _answer(result: InferenceResult, card: Card, steps: int) -> StepAnswer:
     from model.calibration import calibrated
 
     output = result.output
-    probabilities = calibrated(output, card, steps)[0].softmax(0).tolist()
-    order = output.logits[0].argsort(descending=True, stable=True).tolist()
-    return StepAnswer(steps, tuple(probabilities), tuple(order))
+    probabilities = _softmax(calibrated(output, card, steps)[0])
+    order = np.argsort(-output.logits[0], stable=True)
+    return StepAnswer(steps, tuple(probabilities.tolist()), tuple(order.tolist()))
+
+
+def _softmax(logits: Float32Array) -> Float32Array:
+    exponentials = np.exp(logits - logits.max())
+    return np.asarray(exponentials / exponentials.sum())

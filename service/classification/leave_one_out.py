@@ -12,17 +12,16 @@ from service.errors import Error, Problem
 from service.inference.batch_queue import RunNetwork
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from model.arrays import Float32Array
     from model.checkpoint import Card
-    from model.network import Output
+    from model.output import ArrayOutput
 
 
 @dataclass(frozen=True)
 class WithoutStreams:
     """The outputs with one stream left out, by its name; `reason`: why there are none."""
 
-    outputs: dict[str, Output] = field(default_factory=dict)
+    outputs: dict[str, ArrayOutput] = field(default_factory=dict)
     reason: str | None = None
 
 
@@ -39,7 +38,7 @@ def check_supported(name: str, card: Card, options: Options) -> None:
 
 
 async def run_without_each(
-    run: RunNetwork, inputs: Mapping[str, Tensor], steps: int
+    run: RunNetwork, inputs: Mapping[str, Float32Array], steps: int
 ) -> WithoutStreams:
     """Run once without each stream of `inputs`, all at the same T. Raises what `run` raises."""
     if len(inputs) < 2:
@@ -58,5 +57,5 @@ async def run_without_each(
     return WithoutStreams(outputs)
 
 
-def _without(inputs: Mapping[str, Tensor], left_out: str) -> dict[str, Tensor]:
+def _without(inputs: Mapping[str, Float32Array], left_out: str) -> dict[str, Float32Array]:
     return {name: values for name, values in inputs.items() if name != left_out}

@@ -19,8 +19,7 @@ from service.inference.batch_queue import InferenceResult
 from service.settings import Settings
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from model.arrays import Float32Array
     from model.checkpoint import Card
     from model.engine import Engine
 
@@ -44,14 +43,16 @@ class LocalClassifier:
         return asyncio.run(pipeline.classify(files, options, self._backend, Call()))
 
     async def _run(
-        self, inputs: Mapping[str, Tensor], steps: int, explain: Collection[str]
+        self, inputs: Mapping[str, Float32Array], steps: int, explain: Collection[str]
     ) -> InferenceResult:
         from model.engine.inputs import stack_clips
+        from model.engine.outputs import split_to_arrays
 
         started = time.perf_counter()
         output = self.engine.run(stack_clips([inputs]), steps=steps, explain=explain)
         seconds = time.perf_counter() - started
-        return InferenceResult(output, batch_size=1, queue_s=0.0, inference_s=seconds)
+        (answer,) = split_to_arrays(output, 1)
+        return InferenceResult(answer, batch_size=1, queue_s=0.0, inference_s=seconds)
 
 
 async def _decode(files: InputFiles, request: DecodeRequest) -> DecodeResult:

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from model.encoding import encode_clip
 from model.media.types import Limits
 from service.classification.answer import ClassifiedClip, build_answer, explain
 from service.classification.early_exit import check_traceable, run_with_early_exit
@@ -100,8 +101,6 @@ async def _classify_decoded(
     started: float,
 ) -> Classification:  # fmt: skip
     """Run the network on a decoded clip, and answer. `started`: of the whole, perf_counter()."""
-    from model.engine.inputs import encode_clip
-
     card, record = backend.card, call.record
     inputs = encode_clip(decoded.prepared, card.encoding, steps)
     with record.attempt("run"):

@@ -1,6 +1,6 @@
 """Arrays in memory that an HTTP worker shares with the engine process.
 
-A worker receives the tensors of a decoded clip into blocks; the engine process maps the same memory
+A worker receives the arrays of a decoded clip into blocks; the engine process maps the same memory
 and runs the network on it, so no array is copied from process to process. A block is a memory file
 without a name: its descriptor goes once through a socket, and both sides keep the mapping alone.
 """
@@ -18,13 +18,12 @@ from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from model.arrays import Float32Array
 
 #: Smallest block in bytes; larger ones double.
 _SMALLEST = 64 * 1024
@@ -72,22 +71,19 @@ class BlockPool:
             number, memory = self._make(size)
         whole = np.frombuffer(memory, np.uint8)
         self._by_address[whole.ctypes.data] = number
-        # Views of it, of torch as well, refer to this very array as the owner of their memory.
+        # Views of it refer to this very array as the owner of their memory.
         weakref.finalize(whole, self._give_back, size, number, memory, whole.ctypes.data)
         return whole[:needed].view(dtype).reshape(shape)
 
-    def refer(self, values: Tensor) -> tuple[Reference, Tensor]:
-        """Return where a tensor of float32 is, and the tensor, copied into a block unless it is at
-        the start of one. The block is kept while the returned tensor is."""
-        import torch
-
-        shape = tuple(values.shape)
-        number = self._by_address.get(values.data_ptr())
-        if number is None or not values.is_contiguous():
-            copy = torch.from_numpy(self.allocate(shape))
-            values = copy.copy_(values)
-            number = self._by_address[values.data_ptr()]
-        return Reference(number, shape), values
+    def refer(self, values: Float32Array) -> tuple[Reference, Float32Array]:
+        """Return where an array of float32 is, and the array, copied into a block unless it is at
+        the start of one. The block is kept while the returned array is."""
+        number = self._by_address.get(values.ctypes.data)
+        if number is None or not values.flags.c_contiguous:
+            copy = self.allocate(values.shape)
+            copy[...] = values
+            values, number = copy, self._by_address[copy.ctypes.data]
+        return Reference(number, values.shape), values
 
     def _make(self, size: int) -> tuple[int, mmap.mmap]:
         number = next(self._numbers)
@@ -118,23 +114,20 @@ class SharedBlocks:
         self._sock.settimeout(_COMES_S)
         self._blocks: dict[int, mmap.mmap] = {}
 
-    def tensor(self, reference: Reference) -> Tensor:
-        """Return the tensor at a reference, without a copy.
+    def array(self, reference: Reference) -> Float32Array:
+        """Return the array at a reference, without a copy.
 
         It may change once the request that sent it has ended. Raises OSError and ValueError where
         the block does not come or is too small.
         """
-        import torch
-
         while reference.block not in self._blocks:
             self._receive()
         memory = self._blocks[reference.block]
         elements = math.prod(reference.shape)
-        values = np.frombuffer(memory, np.float32, elements)
-        return torch.from_numpy(values.reshape(reference.shape))
+        return np.frombuffer(memory, np.float32, elements).reshape(reference.shape)
 
     def drop(self, number: int) -> None:
-        """Forget a block; it is unmapped when no tensor refers to it."""
+        """Forget a block; it is unmapped when no array refers to it."""
         self._blocks.pop(number, None)
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from service.engine_link.blocks import Reference, SharedBlocks
@@ -27,9 +27,6 @@ from service.request_record import request_id
 from service.runtime.daemon_thread import in_thread
 from service.streaming.messages import StreamError
 from service.streaming.slots import StreamLimits
-
-if TYPE_CHECKING:
-    from model.network import Output
 
 log = logging.getLogger("scmrl.workers")
 
@@ -298,13 +295,12 @@ class EngineServer:
         id: str | None,
     ) -> Reply:
         request_id.set(id)  # of the task, for the log
-        tensors = {
-            name: worker.blocks.tensor(Reference(block, tuple(shape)))
+        arrays = {
+            name: worker.blocks.array(Reference(block, tuple(shape)))
             for name, (block, shape) in inputs.items()
         }
-        result = await worker.slots[slot][0].run(tensors, steps, explain)
-        output: Output = result.output
-        description, parts = pack_output(output)
+        result = await worker.slots[slot][0].run(arrays, steps, explain)
+        description, parts = pack_output(result.output)
         return Reply(
             {
                 "output": description,

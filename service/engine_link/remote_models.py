@@ -23,11 +23,9 @@ from service.inference.registry import Registry
 from service.request_record import request_id
 from service.runtime import cores
 from service.runtime.daemon_thread import in_thread
-from service.runtime.torch_import import import_torch
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from model.arrays import Float32Array
     from model.checkpoint import Card
 
 #: Longest wait for the engine process to say whether it is ready, in seconds.
@@ -48,7 +46,7 @@ class RemoteSlot:
         self._blocks = blocks
 
     async def run(
-        self, inputs: Mapping[str, Tensor], steps: int, explain: Collection[str] = ()
+        self, inputs: Mapping[str, Float32Array], steps: int, explain: Collection[str] = ()
     ) -> InferenceResult:
         references, kept = {}, []
         for name, values in inputs.items():
@@ -131,12 +129,10 @@ class RemoteRequests:
             self._row.hold(checkpoint.column, -1)
 
 
-def _import_torch() -> None:
+def _import_late() -> None:
     """Import what answers are made with, so that the first request does not wait for it."""
-    import_torch()
-    cores.set_threads(1)
     cores.set_opencv_threads()
-    for module in ("model.engine.inputs", "model.explain.overlay", "model.calibration"):
+    for module in ("model.explain.overlay", "model.calibration"):
         importlib.import_module(module)
 
 
@@ -165,9 +161,9 @@ class RemoteModels:
             self._default_is_ready.set()
 
     async def _import(self) -> None:
-        """Import torch once: cards need it. Until then all checkpoints are being loaded."""
+        """Import once what answers need. Until then all checkpoints are being loaded."""
         if self._importing is None:
-            self._importing = asyncio.ensure_future(in_thread(LOAD_THREAD, _import_torch))
+            self._importing = asyncio.ensure_future(in_thread(LOAD_THREAD, _import_late))
         await asyncio.shield(self._importing)
 
     def _checkpoint(self, entry: Entry) -> RemoteCheckpoint | None:

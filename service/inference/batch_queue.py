@@ -11,13 +11,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
+from model.arrays import Float32Array
 from service.errors import Error, Problem
 from service.request_record import request_id
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from model.network import Output
+    from model.output import ArrayOutput
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class BatchKey:
 class InferenceResult:
     """The result of one request of a batch: `output` with B = 1, times in seconds."""
 
-    output: Output
+    output: ArrayOutput
     batch_size: int
     queue_s: float
     inference_s: float
@@ -45,7 +44,7 @@ class InferenceResult:
 #: Runs the network for T = `int` steps on inputs [T or 1, C, H, W] by stream, with the explanations
 #: that are named.
 RunNetwork: TypeAlias = Callable[
-    [Mapping[str, "Tensor"], int, Collection[str]], Awaitable[InferenceResult]
+    [Mapping[str, Float32Array], int, Collection[str]], Awaitable[InferenceResult]
 ]
 
 
@@ -54,7 +53,7 @@ class QueuedRequest:
     """A decoded request: `inputs` [T or 1, C, H, W] by stream, and the future of its result."""
 
     key: BatchKey
-    inputs: Mapping[str, Tensor]
+    inputs: Mapping[str, Float32Array]
     future: asyncio.Future[InferenceResult]
     queued_at: float = field(default_factory=time.monotonic)
     id: str | None = field(default_factory=request_id.get)

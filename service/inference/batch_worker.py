@@ -108,12 +108,12 @@ class BatchWorker:
 
     def _run(self, batch: list[QueuedRequest], *, again: bool = True) -> None:
         """Run a batch and answer it; if it fails, run each of its requests once more alone."""
-        from model.engine.outputs import slice_samples
+        from model.engine.outputs import split_to_arrays
 
         started = self._running_since = time.monotonic()
         try:
             output = _infer(self.engine, batch)
-            outputs = [slice_samples(output, index, 1) for index in range(len(batch))]
+            outputs = split_to_arrays(output, len(batch))
         except Exception as exc:
             self._fail(batch, exc, again)
             return

@@ -23,8 +23,7 @@ from service.inference.batch_worker import BatchCounts
 from service.inference.supervisor import WorkerSupervisor
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from model.arrays import Float32Array
     from model.engine import Engine
 
 
@@ -36,7 +35,7 @@ class Slot:
         self.is_queued = False
 
     async def run(
-        self, inputs: Mapping[str, Tensor], steps: int, explain: Collection[str] = ()
+        self, inputs: Mapping[str, Float32Array], steps: int, explain: Collection[str] = ()
     ) -> InferenceResult:
         """Queue for `steps` time steps on inputs [T or 1, C, H, W] by stream, and wait.
 

@@ -13,8 +13,7 @@ from service.inference.batch_queue import InferenceResult
 from service.inference.registry import Status
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from model.arrays import Float32Array
     from model.checkpoint import Card
 
 
@@ -22,7 +21,7 @@ class Slot(Protocol):
     """The slot of one admitted request, from before its decoding to its answer."""
 
     async def run(
-        self, inputs: Mapping[str, Tensor], steps: int, explain: Collection[str] = ()
+        self, inputs: Mapping[str, Float32Array], steps: int, explain: Collection[str] = ()
     ) -> InferenceResult:
         """Queue for `steps` time steps on inputs [T or 1, C, H, W] by stream, and wait.
 

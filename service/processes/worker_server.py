@@ -57,7 +57,7 @@ def run(config_fd: int) -> None:
     with asyncio.Runner(loop_factory=worker.loop_factory) as runner:
         runner.run(worker.serve())
     logging.shutdown()
-    os._exit(0)  # torch may be being imported in a thread
+    os._exit(0)  # modules may be being imported in a thread
 
 
 def _end_with(lifeline: int) -> None:

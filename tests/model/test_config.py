@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from torch.nn import ModuleDict
 
-from model.config import Config, StreamConfig
+from model.config import _MODULE_ATTRIBUTES, _NAME, Config, StreamConfig
 from model.network import SCMRL
 
 AUDIO = {"channels": 1, "size": (32, 48)}
@@ -52,6 +53,11 @@ def test_an_error_names_the_invalid_field(change: dict[str, Any], message: str) 
         Config.model_validate({**FINE, **change})
     first = raised.value.errors()[0]
     assert message in f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+
+
+def test_no_stream_is_named_as_an_attribute_of_what_holds_its_modules() -> None:
+    attributes = {name for name in dir(ModuleDict()) if _NAME.fullmatch(name)}
+    assert attributes <= _MODULE_ATTRIBUTES
 
 
 @pytest.mark.parametrize("attention", ["temporal", "spatial-temporal"])

@@ -21,7 +21,7 @@ from model.checkpoint import (
     load,
     save,
 )
-from model.engine.outputs import concatenate
+from model.engine.outputs import concatenate, split_to_arrays
 from model.network import Output
 from model.out_of_distribution import ood_log_odds, ood_score
 from tests.model.networks import lively
@@ -96,6 +96,19 @@ def test_what_is_further_away_is_never_more_probable(
     assert score(far, card()) >= score(near, card())
     highest = [calibrated(each, card(), 4).softmax(1).max() for each in (near, far)]
     assert highest[1] <= highest[0] + 1e-6
+
+
+@given(logits=LOGITS, audio=VALUES, visual=VALUES)
+@settings(max_examples=30, deadline=None)
+def test_arrays_give_what_tensors_give(logits: list[float], audio: float, visual: float) -> None:
+    output = output_of(logits, audio, visual)
+    (arrays,) = split_to_arrays(output, 1)
+    scores, found = ood_score(arrays, card(), 4), calibrated(arrays, card(), 4)
+    assert isinstance(scores, np.ndarray)
+    assert (found.dtype, scores.dtype) == (np.float32, np.float32)
+    assert scores == pytest.approx([score(output, card())], rel=1e-5)
+    expected = calibrated(output, card(), 4).numpy()
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
 @given(logits=LOGITS)

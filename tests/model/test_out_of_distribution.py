@@ -10,6 +10,7 @@ import torch
 from pydantic import ValidationError
 
 from model.checkpoint import Card, LogitReference, load, save
+from model.engine.outputs import split_to_arrays
 from model.network import Output
 from model.out_of_distribution import joined_logits, mahalanobis_distance, ood_score
 from model.training.out_of_distribution.logits import fit_logit_references
@@ -48,6 +49,13 @@ def scores(card: Card, output: Output) -> list[float]:
     found = ood_score(output, card, 4)
     assert found is not None
     return list(found.tolist())
+
+
+def test_arrays_give_what_tensors_give(card: Card) -> None:
+    output, _ = outputs(20, 3)
+    found = [ood_score(each, card, 4) for each in split_to_arrays(output, 20)]
+    assert all(isinstance(each, np.ndarray) for each in found)
+    assert np.concatenate(found) == pytest.approx(scores(card, output), rel=1e-9)
 
 
 def test_98_of_100_known_clips_are_within_the_limit(card: Card) -> None:

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from model.arrays import Float32Array
 from model.network import Output, StreamAttention
 from service.inference.batch_queue import InferenceResult
 from service.inference.batching import Batcher
@@ -75,9 +77,9 @@ class NumberEngine:
         )
 
 
-def inputs(number: int, size: int = 1) -> dict[str, Tensor]:
+def inputs(number: int, size: int = 1) -> dict[str, Float32Array]:
     """Return inputs whose output is `number`, [1, 1, size, size]."""
-    return {STREAM: torch.full((1, 1, size, size), float(number))}
+    return {STREAM: np.full((1, 1, size, size), number, np.float32)}
 
 
 @contextmanager

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor
 
+from model.arrays import Float32Array
 from model.checkpoint import Calibration
 from model.config import StreamConfig
 from model.engine.inputs import stack_clips
+from model.engine.outputs import split_to_arrays
 from model.preprocess.specs import FrameSpec, SpectrogramSpec
 from service.classification.early_exit import first_steps, stops
 from service.classification.local_classifier import LocalClassifier
@@ -148,7 +148,7 @@ def test_an_exit_doubles_the_steps(steps: int, expected: tuple[int, ...]) -> Non
 
 
 def test_a_held_frame_stays_one() -> None:
-    inputs = {"audio": torch.zeros(1, 2), "visual": torch.arange(8).reshape(4, 2)}
+    inputs = {"audio": np.zeros((1, 2), np.float32), "visual": np.arange(8.0).reshape(4, 2)}
     some = first_steps(inputs, 2)
     assert (len(some["audio"]), some["visual"].tolist()) == (1, [[0, 1], [2, 3]])
 
@@ -157,11 +157,12 @@ def test_each_run_queues_by_itself_and_times_are_those_of_all(classifier: LocalC
     asked: list[tuple[int, tuple[str, ...]]] = []
 
     async def run(
-        inputs: Mapping[str, Tensor], steps: int, explain: Collection[str]
+        inputs: Mapping[str, Float32Array], steps: int, explain: Collection[str]
     ) -> InferenceResult:
         asked.append((steps, tuple(explain)))
         output = classifier.engine.run(stack_clips([inputs]), steps=steps, explain=explain)
-        return InferenceResult(output, batch_size=1, queue_s=1.0, inference_s=2.0)
+        (arrays,) = split_to_arrays(output, 1)
+        return InferenceResult(arrays, batch_size=1, queue_s=1.0, inference_s=2.0)
 
     async def decode(files: object, request: DecodeRequest) -> DecodeResult:
         raise AssertionError

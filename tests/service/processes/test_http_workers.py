@@ -126,7 +126,11 @@ def tensors() -> tuple[bytes, dict[str, str]]:
     return binary({"inputs": heads}, *blobs)
 
 
-def test_every_entrance_answers_as_one_process_does(
+def has_torch(pid: int) -> bool:
+    return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
+
+
+def test_every_entrance_answers_as_one_process_does_and_workers_import_no_torch(
     two: Service, one: httpx.Client, clip: bytes
 ) -> None:
     body, headers = tensors()
@@ -162,6 +166,8 @@ def test_every_entrance_answers_as_one_process_does(
         with two.only(number) as client:
             assert answers(client) == expected
             assert client.get("/v1/models").json()["models"][0]["path"] == "plain"
+    assert has_torch(two.serve.process.pid)
+    assert [has_torch(pid) for pid in two.workers] == [False, False]
 
 
 def test_a_request_has_the_id_that_it_asks_for(two: Service, clip: bytes) -> None:

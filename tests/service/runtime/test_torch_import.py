@@ -38,7 +38,8 @@ network, card = checkpoint.load(Path({str(WEIGHTS)!r}))
 streams = network.config.streams.items()
 inputs = {{name: torch.linspace(0, 1, s.channels * s.size[0] * s.size[1])
           .reshape(1, s.channels, *s.size) for name, s in streams}}
-spikes = {{name: encode(x, 4, {encoding!r})[:, None] for name, x in inputs.items()}}
+spikes = {{name: torch.from_numpy(encode(x.numpy(), 4, {encoding!r})[:, None].copy())
+          for name, x in inputs.items()}}
 print(Engine(network).run(spikes, 4, explain=["attention"]).logits.tolist())
 """
     assert _printed(_QUICK + code) == _printed(code)
