@@ -26,6 +26,7 @@ from model.engine import Engine
 from model.engine.inputs import encode_batch
 from model.export import neuron, onnx_file
 from model.export.onnx_file import Exported, export_onnx
+from model.media.events.reader import read_camera_events, read_channel_events
 from model.media.reader import read_clip
 from model.network import SCMRL, Output
 from model.network.neuron import LIF
@@ -240,6 +241,24 @@ def test_a_golden_case_gives_the_published_logits(tmp_path: Path, shared: Path) 
     logits = torch.from_numpy(graph.run(stored)["logits"])
     golden = load_file(folder / "golden.safetensors")["logits"]
     torch.testing.assert_close(logits, golden, rtol=1e-4, atol=2e-5)
+
+
+def test_a_recording_of_events_is_answered_as_by_the_plain_path(tmp_path: Path) -> None:
+    """At T = 2: events have a frame for each time step. At the card's 16 the graph takes a minute
+    to write (docs/onnx.md)."""
+    graph = export(tmp_path, *load(ROOT / "weights" / "ndigits-events"), steps=2)
+    assert graph.exported.inputs == {"audio": (2, 1, 16, 64), "visual": (2, 2, 32, 32)}
+    folder = ROOT / "tests" / "data" / "events"
+    events = {
+        "visual": read_camera_events((folder / "digit-7.bs2").read_bytes()),
+        "audio": read_channel_events((folder / "digit-7.npz").read_bytes()),
+    }
+    prepared = prepare(graph.card.streams, None, None, 2, events)
+    inputs = encode_batch([prepared], graph.card.encoding, 2)
+    inputs = {name: x.transpose(0, 1).contiguous() for name, x in inputs.items()}
+    assert check(graph, inputs) == 1
+    assert graph.run(inputs)["logits"].argmax() == 7
+    assert check(graph, graph.noise(SAMPLES)) >= AGREEING
 
 
 # --- the embedded checkpoint -------------------------------------------------------------------
