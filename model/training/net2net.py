@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from model.network import SCMRL
+from model.network.attention import SpikingAttention
+from model.network.cross_attention import QueryKeyAttention
 
 #: Standard deviation of the parts that a weight is split into, relative to their mean. Equal copies
 #: would have equal gradients and stay equal.
@@ -16,9 +18,9 @@ def widen(narrow: SCMRL, wide: SCMRL, seed: int = 0) -> None:
     """Load the weights of `narrow` into `wide`, which has the same layout and k times the channels.
 
     Every channel is replicated k times, and the weights that take it as input are split among the
-    copies, so that convolutions, MLP and head compute the same. Products of queries and keys grow
-    with the number of copies, which training has to correct. Raises ValueError where a shape does
-    not fit.
+    copies. Sums over the copies of queries, which have no weights, are k times as large, and so are
+    the thresholds of the neurons that receive them. So the network computes the same, for any T and
+    any streams. Raises ValueError where a shape does not fit.
     """
     generator = torch.Generator().manual_seed(seed)
     source = narrow.state_dict()
@@ -28,7 +30,19 @@ def widen(narrow: SCMRL, wide: SCMRL, seed: int = 0) -> None:
     widened = {
         name: widen_tensor(name, x, target[name].shape, generator) for name, x in source.items()
     }  # fmt: skip
+    raise_thresholds(widened, narrow, wide)
     wide.load_state_dict(widened)
+
+
+def raise_thresholds(weights: dict[str, Tensor], narrow: SCMRL, wide: SCMRL) -> None:
+    """Multiply the thresholds in `weights` of neurons that receive a sum over the channels of a
+    query by the number of copies of a channel."""
+    copies = wide.config.embed_dim // narrow.config.embed_dim
+    for name, module in wide.named_modules():
+        neuron = {SpikingAttention: "lif", QueryKeyAttention: "mask"}.get(type(module))
+        threshold = f"{name}.{neuron}.threshold"
+        if neuron and threshold in weights:
+            weights[threshold] = weights[threshold] * copies
 
 
 def widen_tensor(name: str, x: Tensor, shape: torch.Size, generator: torch.Generator) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from model.checkpoint import Card
 from model.network import SCMRL
-from model.training.net2net import widen_tensor
+from model.training.net2net import raise_thresholds, widen_tensor
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ def transfer(
             x = _fitted(name, theirs.get(name), like, generator)
         if x is not None:
             taken[name] = x
+    raise_thresholds(taken, source, target)
     whole = {
         part
         for part in map(_part, own)
