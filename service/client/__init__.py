@@ -15,7 +15,7 @@ from .answers import Answer, Classification, ModelSummary, Ready, StreamProblem,
 from .async_stream import AsyncStream
 from .clients import AsyncClient, Client
 from .errors import ClientError, Problem, ProblemError, StreamClosedError, UnreachableError
-from .requests import File
+from .requests import ClassifyFields, File
 from .retries import Retries
 from .stream import Stream
 from .stream_messages import OpusInput, PictureInput, SeriesInput, SoundInput, VideoInput
@@ -25,6 +25,7 @@ __all__ = [
     "AsyncClient",
     "AsyncStream",
     "Classification",
+    "ClassifyFields",
     "Client",
     "ClientError",
     "File",

@@ -7,6 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from .errors import Problem
+
 
 class _Answer(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
@@ -151,6 +153,22 @@ class Classification(_Answer):
     degraded: bool = False
     batch_size: int
     timing_ms: Timing
+
+
+class ClipResult(_Answer):
+    """The answer to one clip of several, or its problem: seconds after which a retry makes sense,
+    or None."""
+
+    answer: Classification | None = None
+    problem: Problem | None = None
+    retry_after_s: float | None = None
+
+
+class ClipResults(_Answer):
+    """The results of several clips, in their order."""
+
+    id: str
+    results: list[ClipResult]
 
 
 class ModelSummary(_Answer):

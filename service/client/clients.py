@@ -13,8 +13,18 @@ from pydantic import BaseModel
 
 from . import async_stream, stream
 from .answers import Classification, Models, ModelSummary
-from .errors import ClientError, UnreachableError
-from .requests import ClassifyFields, card_path, check, classify_path, parse, read_form
+from .errors import ClientError, ProblemError, UnreachableError
+from .requests import (
+    ClassifyFields,
+    batch_path,
+    card_path,
+    check,
+    classify_path,
+    parse,
+    parse_batch,
+    read_batch_form,
+    read_form,
+)
 from .retries import ConnectionLostError, Retries
 from .stream_messages import Input, StreamFields, StreamRequest
 
@@ -63,6 +73,23 @@ class Client:
         read, TypeError for an unknown argument, and what the class says.
         """
         return self._ask(Classification, "POST", classify_path(model), **read_form(fields))
+
+    def classify_batch(
+        self,
+        clips: Sequence[ClassifyFields],
+        *,
+        model: str | None = None,
+        **options: Unpack[ClassifyFields],
+    ) -> list[Classification | ProblemError]:
+        """Classify several clips in one call, and return for each, in order, its answer or the
+        error of this clip, which is not raised.
+
+        `clips`: files and options of each, as the arguments of `classify`. `options`: of every clip
+        that has none of its own. Errors of the whole call are raised, as by `classify`; ValueError
+        for no clip, or one without a file.
+        """
+        form = read_batch_form(clips, options)
+        return parse_batch(self._send("POST", batch_path(model), **form), len(clips))
 
     def models(self) -> list[ModelSummary]:
         """List the checkpoints, the default one first."""
@@ -131,6 +158,17 @@ class AsyncClient:
         """Classify the files of one clip with a checkpoint, by default the service's."""
         form = await asyncio.to_thread(read_form, fields)  # disks are slow at times
         return parse(await self._send("POST", classify_path(model), **form), Classification)
+
+    async def classify_batch(
+        self,
+        clips: Sequence[ClassifyFields],
+        *,
+        model: str | None = None,
+        **options: Unpack[ClassifyFields],
+    ) -> list[Classification | ProblemError]:
+        """Classify several clips in one call; as `Client.classify_batch`."""
+        form = await asyncio.to_thread(read_batch_form, clips, options)
+        return parse_batch(await self._send("POST", batch_path(model), **form), len(clips))
 
     async def models(self) -> list[ModelSummary]:
         """List the checkpoints, the default one first."""

@@ -14,6 +14,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, ValidationError
 
+from .answers import Classification, ClipResults
 from .errors import Problem, ProblemError, UnreachableError
 
 #: A file: its bytes, its path, or an open binary file.
@@ -68,6 +69,11 @@ def classify_path(model: str | None) -> str:
     return card_path(model) + "/classify" if model else "v1/classify"
 
 
+def batch_path(model: str | None) -> str:
+    """Return the path of the classification of several clips."""
+    return classify_path(model) + "/batch"
+
+
 def card_path(name: str) -> str:
     return f"v1/models/{quote(name, safe='')}"
 
@@ -86,6 +92,26 @@ def read_form(fields: ClassifyFields) -> Form:
     others = ClassifyFields.__annotations__.keys() - {*_FILES, "streams"}
     options = {name: value for name, value in fields.items() if name in others}
     return {"data": {n: _text(v) for n, v in options.items() if v is not None}, "files": files}
+
+
+def read_batch_form(clips: Sequence[ClassifyFields], options: ClassifyFields) -> Form:
+    """Read the files of several clips, and return the form: fields have the clip's number.
+
+    `options`: for every clip that has none of its own. Raises ValueError where there is no clip, or
+    one without a file, and what `read_form` raises.
+    """
+    whole = read_form(options)
+    if whole["files"]:
+        raise TypeError(f"{whole['files'][0][0]}: the files of a clip belong into its own fields")
+    if not clips:
+        raise ValueError("there is no clip")
+    for number, fields in enumerate(clips):
+        clip = read_form(fields)
+        if not clip["files"]:
+            raise ValueError(f"clip {number} has no file")
+        whole["data"] |= {f"{name}.{number}": value for name, value in clip["data"].items()}
+        whole["files"] += [(f"{field}.{number}", file) for field, file in clip["files"]]
+    return whole
 
 
 def _read_file(field: str, file: object) -> tuple[str, bytes]:
@@ -116,6 +142,19 @@ def parse(response: httpx.Response, answer: type[_AnswerT]) -> _AnswerT:
         raise UnreachableError(
             f"The answer of {response.url} is not that of an scmrl service: {exc.errors()[0]}."
         ) from exc
+
+
+def parse_batch(response: httpx.Response, count: int) -> list[Classification | ProblemError]:
+    """Return the results of `count` clips. Raises ProblemError and UnreachableError."""
+    results: list[Classification | ProblemError] = []
+    for each in parse(response, ClipResults).results:
+        if each.answer is not None:
+            results.append(each.answer)
+        elif each.problem is not None:
+            results.append(ProblemError(each.problem, each.retry_after_s))
+    if len(results) != count:
+        raise UnreachableError(f"{response.url} has {len(results)} results for {count} clips.")
+    return results
 
 
 def check(response: httpx.Response) -> None:

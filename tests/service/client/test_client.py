@@ -21,6 +21,7 @@ from service.client import (
     Answer,
     AsyncClient,
     Classification,
+    ClassifyFields,
     Client,
     ModelSummary,
     PictureInput,
@@ -75,6 +76,51 @@ def test_it_answers_as_the_service_does(client: Client, service: httpx.Client) -
     assert ours == raw
     assert answer.steps_trace is not None
     assert (answer.steps, len(answer.steps_trace)) == (2, 2)
+
+
+def test_several_clips_are_answered_in_their_order_or_have_their_problems(
+    client: Client, service: httpx.Client
+) -> None:
+    clips: list[ClassifyFields] = [
+        {"clip": CLIPS / "digit-3.mp4"},
+        {"clip": b"Dear diary"},
+        {"video": CLIP, "audio": CLIP, "steps": 2},
+        {"streams": {"visual": [JPEG, JPEG]}, "top_k": None},
+    ]
+    options: ClassifyFields = {"top_k": 1, "steps": 3, "attention": "none"}
+
+    async def ask() -> list[Classification | ProblemError]:
+        async with AsyncClient(str(service.base_url)) as one:
+            with pytest.raises(ProblemError, match="unknown-model"):
+                await one.classify_batch(clips, model="nobody")
+            return await one.classify_batch(clips, model="avdigits", **options)
+
+    for three, bad, seven, pictures in (
+        client.classify_batch(clips, **options),
+        asyncio.run(ask()),
+    ):
+        assert isinstance(three, Classification)
+        assert isinstance(seven, Classification)
+        assert isinstance(pictures, Classification)
+        assert [three.steps, seven.steps, pictures.steps] == [3, 2, 3]
+        for answer, clip, steps in ((three, CLIPS / "digit-3.mp4", 3), (seven, CLIP, 2)):
+            alone = client.classify(clip=clip, **{**options, "steps": steps})
+            assert answer.contributions["audio"] == pytest.approx(alone.contributions["audio"])
+        assert len(pictures.probabilities) == 1
+        assert not pictures.streams["audio"].used
+        assert isinstance(bad, ProblemError)
+        assert (bad.kind, bad.problem.field, bad.problem.id) == (
+            "unknown-format", "clip", three.id.replace(".0", ".1"),
+        )  # fmt: skip
+    with pytest.raises(ProblemError) as caught:
+        client.classify_batch(clips, steps=99)
+    assert caught.value.problem.field == "steps"
+    with pytest.raises(ValueError, match="clip 1 has no file"):
+        client.classify_batch([{"clip": CLIP}, {"steps": 2}])
+    with pytest.raises(ValueError, match="there is no clip"):
+        client.classify_batch([])
+    with pytest.raises(TypeError, match="audio: the files of a clip belong"):
+        client.classify_batch(clips, audio=CLIP)
 
 
 def test_files_are_bytes_paths_or_open_files(client: Client) -> None:

@@ -148,6 +148,30 @@ export class Client {
   }
 
   /**
+   * Classify several clips in one call. Returns for each, in order, its answer or the ProblemError
+   * of this clip, which is not thrown; throws errors of the whole call, as `classify`, and TypeError
+   * where there is no clip, or one without a file.
+   *
+   * @param {(Files & Options)[]} clips  files and options of each
+   * @param {Options & {signal?: AbortSignal}} [options]  of every clip that has none of its own
+   * @returns {Promise<(Answer | ProblemError)[]>}
+   */
+  async classifyBatch(clips, { signal, ...options } = {}) {
+    if (!clips.length) throw new TypeError("There is no clip.");
+    const body = form({}, options);
+    clips.forEach((clip, number) => {
+      if (!Object.values(clip).flat().some(isFile)) throw new TypeError(`Clip ${number} has no file.`);
+      addFields(body, clip, `.${number}`);
+    });
+    const path = `${classifyPath(options.model)}/batch`;
+    const { results } = await this.#json(path, { method: "POST", body, signal });
+    if (results.length !== clips.length) {
+      throw new UnreachableError(`There are ${results.length} results for ${clips.length} clips.`);
+    }
+    return results.map(({ answer, problem, retry_after_s: after }) => answer ?? new ProblemError(problem, after));
+  }
+
+  /**
    * Open a live stream. Throws ProblemError, UnreachableError and StreamClosedError.
    *
    * @param {object} start  the members of `start` (docs/streams.md); `max_unacknowledged` is 2
@@ -443,14 +467,23 @@ function fields({ model, ...options }) {
 
 function form(files, options) {
   const data = new FormData();
-  for (const [field, value] of Object.entries(files)) {
-    for (const file of Array.isArray(value) ? value : [value]) {
-      const blob = file instanceof Blob ? file : new Blob([file]);
-      data.append(field, blob, file.name ?? field);
+  addFields(data, files);
+  addFields(data, options);
+  return data;
+}
+
+function isFile(value) {
+  return typeof value === "object" && value !== null;
+}
+
+/** Add files and options to a form; `suffix`: of their names, the number of a clip. */
+function addFields(data, values, suffix = "") {
+  for (const [name, value] of fields(values)) {
+    for (const each of Array.isArray(value) ? value : [value]) {
+      if (!isFile(each)) data.append(name + suffix, String(each));
+      else data.append(name + suffix, each instanceof Blob ? each : new Blob([each]), each.name ?? name);
     }
   }
-  for (const [name, value] of fields(options)) data.append(name, String(value));
-  return data;
 }
 
 function parse(text) {

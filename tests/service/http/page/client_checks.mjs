@@ -25,6 +25,22 @@ const checks = {
     console.log(answer.prediction.label);
   },
 
+  async batch() {
+    const client = new Client(url);
+    const clip = readFileSync(file);
+    const [whole, bad, parts] = await client.classifyBatch(
+      [{ clip }, { clip: new Uint8Array([1]) }, { video: clip, audio: new Blob([clip]), steps: 2 }],
+      { model: "strict", top_k: 1, steps: 3 },
+    );
+    assert.deepEqual([whole.steps, parts.steps, whole.probabilities.length], [3, 2, 1]);
+    assert.ok(bad instanceof ProblemError);
+    assert.deepEqual([bad.kind, bad.status, bad.field], ["unknown-format", 415, "clip"]);
+    const refused = await thrown(client.classifyBatch([{ clip }], { steps: 99 }));
+    assert.deepEqual([refused.kind, refused.field], ["invalid-field", "steps"]);
+    assert.match((await thrown(client.classifyBatch([{ clip }, { frames: [], steps: 2 }]))).message, /Clip 1 has no file/);
+    assert.match((await thrown(client.classifyBatch([]))).message, /no clip/);
+  },
+
   async errors() {
     const client = new Client(url);
     const problem = await thrown(client.classify({ clip: new Uint8Array([1]) }, { steps: 99 }));

@@ -61,6 +61,10 @@ def test_it_classifies(checks: Path, service: httpx.Client, clip: bytes) -> None
     )
 
 
+def test_it_classifies_several_clips_in_one_call(checks: Path, service: httpx.Client) -> None:
+    node(checks, "batch", service)
+
+
 def test_errors_say_what_the_problem_document_says(checks: Path, service: httpx.Client) -> None:
     node(checks, "errors", service)
 
