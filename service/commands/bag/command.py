@@ -19,6 +19,7 @@ from service.default_checkpoint import WEIGHTS, default_model
 
 if TYPE_CHECKING:
     from service.classification.schemas import Classification
+    from service.commands.bag.recording import Recording
     from service.commands.bag.windows import Window
 
 HELP = """Classify a ROS 2 recording (.mcap, or a folder with .mcap or .db3), without ROS.
@@ -98,40 +99,42 @@ def bag(
 ) -> None:
     """Run the command, whose help is HELP."""
     from service.commands.bag import recording as recordings
-    from service.commands.bag import windows
 
     sound = recordings.SoundFormat(audio_format, sample_rate, channels)
     choice = recordings.Choice(image, audio, sound, log_time)
     outcomes = []
-    with ExitStack() as stack:
-        try:
+    try:
+        with ExitStack() as stack:
             reader = stack.enter_context(recordings.open_recording(recording, choice))
             classifier: ClipClassifier = (
                 classifiers.connect(stack, url, key, model)
                 if url
                 else classifiers.load(model or default_model(models), models, device)
             )
-            pictures = steps or classifier.steps()
-            cut = windows.cut(reader, window, hop or window / _HOPS, pictures)
-            for outcome in _classify(classifier, cut, steps):
+            for outcome in _classify(classifier, reader, window, hop or window / _HOPS, steps):
                 outcomes.append(outcome)
                 if as_json:
                     typer.echo(_json_line(outcome))
-        except recordings.RecordingError as exc:
-            typer.echo(str(exc), err=True)
-            raise typer.Exit(1) from exc
+    except recordings.RecordingError as exc:
+        typer.echo(str(exc), err=True)
+        raise typer.Exit(1) from exc
     if not as_json:
         _show(outcomes)
     raise typer.Exit(1 if any(isinstance(each.answer, Mapping) for each in outcomes) else 0)
 
 
 def _classify(
-    classifier: ClipClassifier, cut: Iterator[Window], steps: int | None
+    classifier: ClipClassifier, reader: Recording, window_s: float, hop_s: float, steps: int | None
 ) -> Iterator[Outcome]:
+    """Yield the outcome of each window; without `steps`, at the checkpoint's T.
+
+    Raises RecordingError.
+    """
     from service.classification.options import Options
+    from service.commands.bag import windows
 
     options = Options(steps=steps, attention="none")
-    for window in cut:
+    for window in windows.cut(reader, window_s, hop_s, steps or classifier.steps()):
         yield Outcome(window, classifier.classify(window.files, options))
 
 
@@ -144,7 +147,7 @@ def _json_line(outcome: Outcome) -> str:
 
 
 def _show(outcomes: list[Outcome]) -> None:
-    """Print a line for each window. Times are seconds from the begin of the first one."""
+    """Print a line for each window. Times are seconds from the start of the first one."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table

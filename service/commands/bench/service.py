@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,70 +57,127 @@ def service(
     report.require_modules("aiohttp", *["litserve"] * litserve, *["matplotlib"] * bool(out))
     from rich.console import Console
 
-    from service.bench import cpu_time, load, servers
-    from service.bench.clips import MIX
+    from service.bench import load, servers
 
     console = Console(width=120)
     forms = load.build_forms()
-    results: dict[str, Any] = {}
-    settings = {"SCMRL_MAX_BATCH": str(max_batch), "SCMRL_DEVICE": device}
-    with servers.run_scmrl(weights, **settings) as server:
-        load.warm_up(server.url, forms)
-        cpu_time.wait_until_idle(server.pid)  # other checkpoints are loaded and compiled
-        cpu_ms = {
-            f"{clients} client{'s' * (clients > 1)}, {MIX[0][0].name}": _measure_cpu(
-                server, forms[: MIX[0][1]], clients, seconds
-            )[1]
-            for clients in _CPU_CLIENTS
-        }
-        peak, cpu_ms["peak, mixed load"] = _measure_cpu(
-            server, forms, load.SATURATING_CLIENTS, seconds
-        )
-        steady = [
-            asyncio.run(
-                load.run_open_loop(server.url, forms, fraction * peak.answered_per_s, seconds)
-            )
-            for fraction in _LOAD_FRACTIONS
-        ]
-        health_ms = asyncio.run(load.measure_health(server.url, forms, _HEALTH_CLIENTS, seconds))
-        rate = _OVERLOAD_FACTOR * peak.answered_per_s
-        overloaded = (
-            asyncio.run(load.run_overload(server.url, forms, rate, overload)) if overload else None
-        )
-    _print_cpu(console, cpu_ms)
-    results["cpu_ms"] = cpu_ms
-    _print_loads(console, "scmrl", [peak, *steady])
-    results["scmrl"] = [asdict(result) for result in (peak, *steady)]
-    results["healthz_ms"] = _print_health(console, health_ms)
-    if overloaded:
-        _print_overload(console, overloaded)
-        results["overload"] = asdict(overloaded)
-    peaks = {"scmrl": peak}
-    if litserve:
-        for path in ("plain", "fused"):
-            name = f"LitServe, {path} network"
-            with servers.run_litserve(weights, max_batch, path, device) as server:
-                their_peak, their_load = _measure_peak_and_steady(server.url, forms, seconds)
-            if their_load is None:
-                typer.echo(f"{name} answered no request: {their_peak.failed}", err=True)
-                raise typer.Exit(1)
-            with servers.run_scmrl(weights, **settings) as server:
-                our_peak, our_load = _measure_peak_and_steady(
-                    server.url, forms, seconds, their_load.offered_per_s
-                )
-            assert our_load is not None
-            _print_loads(console, name, [their_peak, their_load])
-            _print_loads(console, f"scmrl at the load of {name}", [our_peak, our_load])
-            speedup = our_peak.answered_per_s / their_peak.answered_per_s
-            console.print(
-                f"Peak throughput of scmrl: {speedup:.2f}x; at {_COMPARED_FRACTION:.0%} of "
-                f"{name}'s peak, p99 {our_load.p99_ms:.0f} against {their_load.p99_ms:.0f} ms.\n"
-            )
-            results[name] = [asdict(result) for result in (their_peak, their_load)]
-            results[f"scmrl at the load of {name}"] = [asdict(r) for r in (our_peak, our_load)]
-            peaks[name] = their_peak
+    with servers.run_scmrl(weights, **_settings(max_batch, device)) as server:
+        measured = _measure(server, forms, seconds, overload)
+    results = _report(console, measured)
+    peaks = {"scmrl": measured.peak}
+    for path in ("plain", "fused") if litserve else ():
+        name = f"LitServe, {path} network"
+        pairs = _compare(weights, max_batch, device, path, forms, seconds)
+        for title, loads in pairs.items():
+            _print_loads(console, title, loads)
+            results[title] = [asdict(result) for result in loads]
+        _print_comparison(console, name, *pairs.values())
+        peaks[name] = pairs[name][0]
     if out:
-        report.write(out, "service", results, _figure(steady, peaks))
+        report.write(out, "service", results, _figure(measured.steady, peaks))
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What is measured of the service alone.
+
+    `cpu_ms`: by load, CPU milliseconds per answered request by process and kind of thread. `peak`:
+    the closed loop that saturates it; `steady`: Poisson arrivals, at rising rates. `health_ms`:
+    latencies of /healthz under load. `overload`: None where it was skipped.
+    """
+
+    cpu_ms: dict[str, dict[str, float]]
+    peak: LoadResult
+    steady: list[LoadResult]
+    health_ms: list[float]
+    overload: OverloadResult | None
+
+
+def _settings(max_batch: int, device: str) -> dict[str, str]:
+    return {"SCMRL_MAX_BATCH": str(max_batch), "SCMRL_DEVICE": device}
+
+
+def _measure(server: Server, forms: Sequence[bytes], seconds: float, overload: float) -> _Measured:
+    """Measure the service under each load in turn; `overload`: seconds of it."""
+    from service.bench import cpu_time, load
+    from service.bench.clips import MIX
+
+    load.warm_up(server.url, forms)
+    cpu_time.wait_until_idle(server.pid)  # other checkpoints are loaded and compiled
+    cpu_ms = {
+        f"{clients} client{'s' * (clients > 1)}, {MIX[0][0].name}": _measure_cpu(
+            server, forms[: MIX[0][1]], clients, seconds
+        )[1]
+        for clients in _CPU_CLIENTS
+    }
+    peak, cpu_ms["peak, mixed load"] = _measure_cpu(server, forms, load.SATURATING_CLIENTS, seconds)
+    steady = [
+        asyncio.run(load.run_open_loop(server.url, forms, fraction * peak.answered_per_s, seconds))
+        for fraction in _LOAD_FRACTIONS
+    ]
+    health_ms = asyncio.run(load.measure_health(server.url, forms, _HEALTH_CLIENTS, seconds))
+    rate = _OVERLOAD_FACTOR * peak.answered_per_s
+    overloaded = (
+        asyncio.run(load.run_overload(server.url, forms, rate, overload)) if overload else None
+    )
+    return _Measured(cpu_ms, peak, steady, health_ms, overloaded)
+
+
+def _report(console: Any, measured: _Measured) -> dict[str, Any]:
+    """Print what was measured, and return it for service.json."""
+    loads = [measured.peak, *measured.steady]
+    _print_cpu(console, measured.cpu_ms)
+    _print_loads(console, "scmrl", loads)
+    results: dict[str, Any] = {
+        "cpu_ms": measured.cpu_ms,
+        "scmrl": [asdict(result) for result in loads],
+        "healthz_ms": _print_health(console, measured.health_ms),
+    }
+    if measured.overload:
+        _print_overload(console, measured.overload)
+        results["overload"] = asdict(measured.overload)
+    return results
+
+
+def _compare(
+    weights: Path, max_batch: int, device: str, path: str, forms: Sequence[bytes], seconds: float
+) -> dict[str, tuple[LoadResult, LoadResult]]:
+    """Measure LitServe with a path of our network, and the service at the same load.
+
+    Returns the peak and the steady load of LitServe and then of the service, by title. Ends the
+    command where LitServe answers no request.
+    """
+    from service.bench import servers
+
+    name = f"LitServe, {path} network"
+    with servers.run_litserve(weights, max_batch, path, device) as server:
+        their_peak, their_load = _measure_peak_and_steady(server.url, forms, seconds)
+    if their_load is None:
+        typer.echo(f"{name} answered no request: {their_peak.failed}", err=True)
+        raise typer.Exit(1)
+    with servers.run_scmrl(weights, **_settings(max_batch, device)) as server:
+        our_peak, our_load = _measure_peak_and_steady(
+            server.url, forms, seconds, their_load.offered_per_s
+        )
+    assert our_load is not None  # it is measured at a rate that is set
+    return {
+        name: (their_peak, their_load),
+        f"scmrl at the load of {name}": (our_peak, our_load),
+    }
+
+
+def _print_comparison(
+    console: Any,
+    name: str,
+    theirs: tuple[LoadResult, LoadResult],
+    ours: tuple[LoadResult, LoadResult],
+) -> None:
+    """Print the ratio of the peaks, and both latencies at the same load; each is (peak, load)."""
+    speedup = ours[0].answered_per_s / theirs[0].answered_per_s
+    console.print(
+        f"Peak throughput of scmrl: {speedup:.2f}x; at {_COMPARED_FRACTION:.0%} of "
+        f"{name}'s peak, p99 {ours[1].p99_ms:.0f} against {theirs[1].p99_ms:.0f} ms.\n"
+    )
 
 
 def _measure_peak_and_steady(
