@@ -68,8 +68,8 @@ class TrainOptions:
     these; "all" stands for every stream. `lr_multiplier` maps the name of a stream to a factor on
     the learning rate of its patch splitting and MLP, and "head" to that of the classifier.
 
-    With `no_class`, the network learns to doubt: answers to clips of no class get low
-    probabilities.
+    With `outlier_share`, a share of the clips are outliers, which belong to no class: the network
+    learns to answer such clips with low probabilities.
 
     With `freeze_norms`, batch norms keep their running statistics, which are averages over batches
     with and without each stream. Use it in a last run, so that the network adapts to these
@@ -164,10 +164,10 @@ class TrainOptions:
     modality_dropout: Mapping[str, float] = option(
         {ALL: 1.0}, "Probabilities that a batch has only these streams; they sum to 1."
     )
-    no_class: float = option(
+    outlier_share: float = option(
         0.0,
-        "Share of the training clips that belong to no class (noise, blank pages, patterns, other "
-        "words); the loss moves their probabilities towards equal ones.",
+        "Share of the training clips that are outliers, of no class (noise, blank pages, patterns, "
+        "other words); the loss moves their probabilities towards equal ones.",
         between=(0, 0.9),
     )
     lr_multiplier: Mapping[str, float] = option(

@@ -1,10 +1,10 @@
-"""Convert the state of a run of scmrl 0.1 to the current names of options."""
+"""Convert the state of a run of an earlier version to the current names of options."""
 
 from __future__ import annotations
 
 from typing import Any
 
-#: Names of options that were renamed after 0.1.
+#: Current names of options by earlier ones.
 RENAMED = {
     "shares": "modality_dropout",
     "slow": "lr_multiplier",
@@ -12,6 +12,7 @@ RENAMED = {
     "warmup": "warmup_epochs",
     "ramp": "curriculum",
     "smoothing": "label_smoothing",
+    "no_class": "outlier_share",
 }
 #: Options that scmrl 0.1 did not have, as its runs were trained.
 ADDED = {
@@ -25,7 +26,7 @@ ADDED = {
     "auto_batch": "False",
     "easy_start": "False",
     "new_towers": "none",
-    "no_class": "0.0",
+    "outlier_share": "0.0",
     "splitting": "deep",
     "short_sequences": "True",
     "learning_rate_batch": "0",
@@ -39,9 +40,9 @@ SLOW = 0.1
 def convert(content: dict[str, Any]) -> dict[str, Any]:
     """Return the content of a run's state file with current names; unchanged if it has them."""
     settings = content["settings"]
-    if "shares" not in settings:
-        return {**content, "settings": {**ADDED, **settings}}
     converted = ADDED | {RENAMED.get(name, name): text for name, text in settings.items()}
+    if "shares" not in settings:  # a run of a version after 0.1
+        return {**content, "settings": converted}
     converted["modality_dropout"] = modality_dropout(settings["shares"])
     if settings.get("slow", "none") != "none":
         converted["lr_multiplier"] = lr_multiplier(settings["slow"].split(","))

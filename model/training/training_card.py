@@ -49,8 +49,8 @@ def make_card(options: TrainOptions, epochs: int, warnings: Sequence[str] = ()) 
     loss = f"cross-entropy (label smoothing {options.label_smoothing})"
     if options.alignment and options.has_residuals:
         loss += f" + semantic alignment (temperature {options.temperature})"
-    if options.no_class:
-        loss += f"; {options.no_class:g} of the clips are of no class, for equal probabilities"
+    if options.outlier_share:
+        loss += f"; {options.outlier_share:g} of the clips are of no class, for equal probabilities"
     notes = {
         "clips_an_epoch": str(options.clips),
         "batch": str(options.batch),

@@ -21,12 +21,13 @@ from model.training.tasks import TASKS
 UNUSABLE, INTERRUPTED = 2, 130
 NOT_INSTALLED = "the libraries for training are not installed: pip install -e '.[train]'"
 
-#: Flags of scmrl 0.1, the fields of TrainOptions that they set, and their kind. They work in 0.2
-#: with a warning.
+#: Old names of flags, the fields of TrainOptions that they set, and their kind. They work for one
+#: release, with a warning.
 _DEPRECATED: dict[str, tuple[str, Any]] = {
     "shares": ("modality_dropout", str),
     "slow": ("lr_multiplier", list[str]),
     "from": ("init_from", Path),
+    "no-class": ("outlier_share", float),
 }
 
 _HELP = """{description}
@@ -67,7 +68,7 @@ def _command(task: type[Task]) -> Callable[..., None]:
     parameters += [_option(each, _default(each)) for each in _options(task)]
     for name, (_, kind) in _DEPRECATED.items():
         hidden = typer.Option(f"--{name}", hidden=True)
-        parameters.append(_parameter(f"deprecated_{name}", Annotated[kind | None, hidden], None))
+        parameters.append(_parameter(_deprecated(name), Annotated[kind | None, hidden], None))
     train.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return train
 
@@ -145,7 +146,7 @@ def _train(kind: type[Task], data: Path, flags: dict[str, Any]) -> None:
 def _rename_deprecated(changes: dict[str, Any]) -> None:
     """Move the values of deprecated flags to their current options, with a warning."""
     for old, (name, _) in _DEPRECATED.items():
-        value = changes.pop(f"deprecated_{old}", None)
+        value = changes.pop(_deprecated(old), None)
         if not value:
             continue
         if name in changes:
@@ -160,6 +161,11 @@ def _rename_deprecated(changes: dict[str, Any]) -> None:
             f"use {flag(name)} {value}",
             err=True,
         )
+
+
+def _deprecated(flag_name: str) -> str:
+    """Return the parameter of a deprecated flag."""
+    return f"deprecated_{flag_name.replace('-', '_')}"
 
 
 def _parse_numbers(name: str, text: str) -> dict[str, float]:

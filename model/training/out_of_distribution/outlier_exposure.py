@@ -1,7 +1,7 @@
 """Outlier exposure (arXiv 1812.04606): out-of-distribution examples among those of a task.
 
 Outliers are noise, blank pages, patterns and words that are no class; for them, the loss asks for
-equal probabilities of all classes. `scmrl train --no-class SHARE` trains with them.
+equal probabilities of all classes. `scmrl train --outlier-share SHARE` trains with them.
 """
 
 from __future__ import annotations
@@ -71,20 +71,20 @@ class OutlierExposure:
 
 
 def with_outliers(options: TrainOptions, examples: Examples) -> Examples:
-    """Replace a share of the task's examples by outliers, where `no_class` asks for them.
+    """Replace a share of the task's examples by outliers, where `outlier_share` asks for them.
 
     Raises OptionsError where no outliers can be drawn for the task's streams.
     """
-    if not options.no_class:
+    if not options.outlier_share:
         return examples
     specs = dict(options.task.specs)
     if not can_draw_outliers(list(specs.values())):
         raise OptionsError(
-            "--no-class: can be drawn for sounds and pictures only; "
+            "--outlier-share: outliers can be drawn for sounds and pictures only; "
             f"{options.task.name} has other streams"
         )
     words = voices.other_words(_OTHER_WORDS, options.out.parent)
-    return OutlierExposure(examples, specs, options.no_class, options.seed, words)
+    return OutlierExposure(examples, specs, options.outlier_share, options.seed, words)
 
 
 def can_draw_outliers(specs: Sequence[Spec]) -> bool:

@@ -61,7 +61,7 @@ OTHERS: dict[str, Any] = {
     "learning_rate_batch": 1024,
     "learning_rate_floor": 1e-5,
     "max_gradient_norm": 0.0,
-    "no_class": 0.25,
+    "outlier_share": 0.25,
 }
 #: Options that may be other ones.
 FREE: dict[str, Any] = {

@@ -60,7 +60,7 @@ def test_a_run_with_clips_of_no_class_trains_and_says_so_in_its_card(
     options: TrainOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("model.training.out_of_distribution.outlier_exposure._OTHER_WORDS", 4)
-    _, card = checkpoint.load(train(replace(options, no_class=0.5)))
+    _, card = checkpoint.load(train(replace(options, outlier_share=0.5)))
     assert card.training is not None
     assert "0.5 of the clips are of no class" in card.training.notes["loss"]
     assert all(float(row["loss"]) > 0 for row in rows(options.out))  # NaN is not

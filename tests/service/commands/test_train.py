@@ -241,26 +241,27 @@ def test_a_checkpoint_of_another_layout_gives_the_parts_that_fit(
     assert all(torch.equal(x, before[name]) for name, x in after.items())
 
 
-def test_flags_of_0_1_work_with_a_warning(data: Path, run: Path, tmp_path: Path) -> None:
+def test_old_names_of_flags_work_with_a_warning(data: Path, run: Path, tmp_path: Path) -> None:
     best = run / "best"
     old = ("--shares", "both=0.75,audio=0.25", "--slow", "visual", "--slow", "audio",
-           "--from", best)  # fmt: skip
+           "--from", best, "--no-class", 0.25)  # fmt: skip
     warned = scmrl("train", "avdigits", "--data", data, "--out", tmp_path / "old", *SMALL, *old)
     for name, value in (
         ("--shares", "--modality-dropout all=0.75,audio=0.25"),
         ("--slow", "--lr-multiplier visual=0.1,audio=0.1,head=0.1"),
         ("--from", f"--init-from {best}"),
+        ("--no-class", "--outlier-share 0.25"),
     ):
         assert f"scmrl: {name} is deprecated and will be removed" in warned.stderr
         assert f"use {value}\n" in warned.stderr
     new = ("--modality-dropout", "all=0.75,audio=0.25", "--init-from", best,
-           "--lr-multiplier", "visual=0.1,audio=0.1,head=0.1")  # fmt: skip
+           "--lr-multiplier", "visual=0.1,audio=0.1,head=0.1", "--outlier-share", 0.25)  # fmt: skip
     quiet = scmrl("train", "avdigits", "--data", data, "--out", tmp_path / "new", *SMALL, *new)
     assert "deprecated" not in quiet.stderr
     states = [torch.load(tmp_path / x / "last.pt", weights_only=True) for x in ("old", "new")]
     assert states[0]["settings"] == states[1]["settings"]
     stdout = scmrl("train", "avdigits", "--help").output
-    assert not any(f"{name} " in stdout for name in ("--shares", "--slow", "--from"))
+    assert not any(f"{name} " in stdout for name in ("--shares", "--slow", "--from", "--no-class"))
 
 
 @pytest.mark.parametrize(
@@ -269,6 +270,7 @@ def test_flags_of_0_1_work_with_a_warning(data: Path, run: Path, tmp_path: Path)
         (("--shares", "both=1"), ("--modality-dropout", "all=1")),
         (("--slow", "audio"), ("--lr-multiplier", "audio=0.1")),
         (("--from", "a"), ("--init-from", "a")),
+        (("--no-class", "0.1"), ("--outlier-share", "0.1")),
     ],
 )
 def test_the_old_and_the_new_name_of_a_flag_are_not_given_together(
