@@ -11,7 +11,7 @@ import typer
 from model.training.evaluation_options import CalibrateOptions
 from model.training.options import range_of
 from service.commands.device import Device
-from service.commands.train import NOT_INSTALLED, UNUSABLE, fail
+from service.commands.failure import NOT_INSTALLED, UNUSABLE, fail
 
 _FIELDS: dict[str, Field[Any]] = {each.name: each for each in fields(CalibrateOptions)}
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from service.commands.train import UNUSABLE, fail
+from service.commands.failure import UNUSABLE, fail
 
 
 def register(app: typer.Typer) -> None:

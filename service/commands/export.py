@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from model.config import MAX_STEPS
-from service.commands.train import UNUSABLE, fail
+from service.commands.failure import UNUSABLE, fail
 
 _NOT_INSTALLED = "the libraries for exports are not installed: pip install -e '.[onnx]'"
 _EXPORT = typer.Typer(no_args_is_help=True)

@@ -10,7 +10,7 @@ import typer
 
 from model.checkpoint.published_tasks import PUBLISHED_TASKS, AttentionChoice, Overrides
 from model.config import MAX_STEPS
-from service.commands.train import UNUSABLE, fail
+from service.commands.failure import UNUSABLE, fail
 
 if TYPE_CHECKING:
     from model.checkpoint.import_file import Imported

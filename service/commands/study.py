@@ -16,7 +16,7 @@ from model.training.options import flag, range_of
 from model.training.study.options import DEFAULTS_BY_START, STUDIES, StudyOptions
 from model.training.tasks import TASKS
 from service.commands.device import Device
-from service.commands.train import INTERRUPTED, NOT_INSTALLED, UNUSABLE, fail
+from service.commands.failure import INTERRUPTED, NOT_INSTALLED, UNUSABLE, fail
 from service.default_checkpoint import WEIGHTS
 
 _HELP = """Compare {about}.

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
@@ -16,10 +16,7 @@ from model.training import run_state_migration
 from model.training.options import TrainOptions, as_text, flag, range_of
 from model.training.task import Task
 from model.training.tasks import TASKS
-
-#: Exit codes: options, data or a checkpoint cannot be used; ended by Ctrl-C, as shells have it.
-UNUSABLE, INTERRUPTED = 2, 130
-NOT_INSTALLED = "the libraries for training are not installed: pip install -e '.[train]'"
+from service.commands.failure import INTERRUPTED, NOT_INSTALLED, UNUSABLE, fail
 
 #: Old names of flags, the fields of TrainOptions that they set, and their kind. They work for one
 #: release, with a warning.
@@ -179,9 +176,3 @@ def _parse_numbers(name: str, text: str) -> dict[str, float]:
 def _command_line() -> str:
     """Return the command as it was typed, for the card."""
     return shlex.join(["scmrl", *sys.argv[1:]])
-
-
-def fail(message: str, code: int) -> NoReturn:
-    """End the command with a message on stderr and an exit code."""
-    typer.echo(f"scmrl: {message}", err=True)
-    raise typer.Exit(code)
