@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import Field, fields
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from model.training.evaluation_options import CalibrateOptions
-from model.training.options import range_of
+from service.commands.checkpoint_flags import Checkpoint, Data, flag_of
 from service.commands.device import Device
 from service.commands.failure import NOT_INSTALLED, UNUSABLE, fail
 
-_FIELDS: dict[str, Field[Any]] = {each.name: each for each in fields(CalibrateOptions)}
+#: Returns the flag of a field of CalibrateOptions.
+_flag = partial(flag_of, CalibrateOptions)
 
 
 def register(app: typer.Typer) -> None:
@@ -21,31 +22,14 @@ def register(app: typer.Typer) -> None:
     app.command("calibrate")(calibrate)
 
 
-def _option(name: str) -> Any:
-    """Return the flag of one field of CalibrateOptions."""
-    least, most = range_of(_FIELDS[name]) or (None, None)
-    return typer.Option(help=_FIELDS[name].metadata["help"], min=least, max=most)
-
-
 def calibrate(
-    checkpoint: Annotated[
-        Path, typer.Argument(help="A checkpoint's folder.", metavar="CHECKPOINT")
-    ],
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            help="Data folder of the checkpoint's task. [default: the one in its card]",
-            show_default=False,
-        ),
-    ] = None,
-    steps: Annotated[str, _option("steps")] = CalibrateOptions.steps,
-    clips: Annotated[int, _option("clips")] = CalibrateOptions.clips,
-    examples: Annotated[int, _option("examples")] = CalibrateOptions.examples,
-    cache: Annotated[Path, _option("cache")] = CalibrateOptions.cache,
-    folds: Annotated[
-        list[Path],
-        typer.Option("--fold", help=_FIELDS["folds"].metadata["help"], show_default=False),
-    ] = [],  # noqa: B006 - Typer copies it
+    checkpoint: Checkpoint,
+    data: Data = None,
+    steps: Annotated[str, _flag("steps")] = CalibrateOptions.steps,
+    clips: Annotated[int, _flag("clips")] = CalibrateOptions.clips,
+    examples: Annotated[int, _flag("examples")] = CalibrateOptions.examples,
+    cache: Annotated[Path, _flag("cache")] = CalibrateOptions.cache,
+    folds: Annotated[list[Path], _flag("folds", "--fold", show_default=False)] = [],  # noqa: B006 - Typer copies it
     device: Device = CalibrateOptions.device,
 ) -> None:
     """Fit softmax temperatures on development clips and write them into the card.

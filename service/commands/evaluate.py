@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import Field, fields
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from model.training.evaluation_options import EvaluateOptions
-from model.training.options import range_of
+from service.commands.checkpoint_flags import Checkpoint, Data, flag_of
 from service.commands.device import Device
 from service.commands.failure import NOT_INSTALLED, UNUSABLE, fail
 
-_FIELDS: dict[str, Field[Any]] = {each.name: each for each in fields(EvaluateOptions)}
+#: Returns the flag of a field of EvaluateOptions.
+_flag = partial(flag_of, EvaluateOptions)
 
 
 def register(app: typer.Typer) -> None:
@@ -21,36 +22,20 @@ def register(app: typer.Typer) -> None:
     app.command("evaluate")(evaluate)
 
 
-def _option(name: str) -> Any:
-    """Return the flag of one field of EvaluateOptions."""
-    least, most = range_of(_FIELDS[name]) or (None, None)
-    return typer.Option(help=_FIELDS[name].metadata["help"], min=least, max=most)
-
-
 def evaluate(
-    checkpoint: Annotated[
-        Path, typer.Argument(help="A checkpoint's folder.", metavar="CHECKPOINT")
-    ],
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            help="Data folder of the checkpoint's task. [default: the one in its card]",
-            show_default=False,
-        ),
-    ] = None,
-    out: Annotated[Path, _option("out")] = EvaluateOptions.out,
-    clips: Annotated[int, _option("clips")] = EvaluateOptions.clips,
-    curve_clips: Annotated[int, _option("curve_clips")] = EvaluateOptions.curve_clips,
-    attention_clips: Annotated[int, _option("attention_clips")] = EvaluateOptions.attention_clips,
-    foreign: Annotated[Path | None, _option("foreign")] = EvaluateOptions.foreign,
-    seed: Annotated[int, _option("seed")] = EvaluateOptions.seed,
+    checkpoint: Checkpoint,
+    data: Data = None,
+    out: Annotated[Path, _flag("out")] = EvaluateOptions.out,
+    clips: Annotated[int, _flag("clips")] = EvaluateOptions.clips,
+    curve_clips: Annotated[int, _flag("curve_clips")] = EvaluateOptions.curve_clips,
+    attention_clips: Annotated[int, _flag("attention_clips")] = EvaluateOptions.attention_clips,
+    foreign: Annotated[Path | None, _flag("foreign")] = EvaluateOptions.foreign,
+    seed: Annotated[int, _flag("seed")] = EvaluateOptions.seed,
     device: Device = EvaluateOptions.device,
     only_calibration: Annotated[
-        bool, typer.Option("--only-calibration", help=_FIELDS["only_calibration"].metadata["help"])
+        bool, _flag("only_calibration", "--only-calibration")
     ] = EvaluateOptions.only_calibration,
-    write_card: Annotated[
-        bool, typer.Option("--write-card", help=_FIELDS["write_card"].metadata["help"])
-    ] = EvaluateOptions.write_card,
+    write_card: Annotated[bool, _flag("write_card", "--write-card")] = EvaluateOptions.write_card,
 ) -> None:
     """Measure a checkpoint on clips of its task that training never saw.
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from model.config import MAX_STEPS
+from service.commands.checkpoint_flags import Checkpoint
 from service.commands.failure import UNUSABLE, fail
 
 _NOT_INSTALLED = "the libraries for exports are not installed: pip install -e '.[onnx]'"
@@ -26,9 +27,7 @@ def _group() -> None:
 
 
 def onnx(
-    checkpoint: Annotated[
-        Path, typer.Argument(help="A checkpoint's folder.", metavar="CHECKPOINT")
-    ],
+    checkpoint: Checkpoint,
     out: Annotated[Path, typer.Option(help="File to write.", metavar="FILE.onnx")],
     steps: Annotated[
         int | None,

@@ -1,0 +1,32 @@
+"""Parameters of commands on a checkpoint, and flags that are made from a dataclass of options."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from model.training.options import range_of
+
+#: The folder of the checkpoint.
+Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint's folder.", metavar="CHECKPOINT")]
+#: The data folder of the checkpoint's task.
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        help="Data folder of the checkpoint's task. [default: the one in its card]",
+        show_default=False,
+    ),
+]
+
+
+def flag_of(options: type, name: str, *names: str, **more: Any) -> Any:
+    """Return the flag of a field of a dataclass of options, with its help and its range.
+
+    `names`, `more`: as `typer.Option` takes them.
+    """
+    (field,) = (each for each in fields(options) if each.name == name)
+    least, most = range_of(field) or (None, None)
+    return typer.Option(*names, help=field.metadata["help"], min=least, max=most, **more)
