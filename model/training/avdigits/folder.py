@@ -15,7 +15,8 @@ from model.arrays import Float32Array, UInt8Array
 from model.training.array_digest import array_digest
 from model.training.avdigits.held_out import HELD_OUT_PICTURES
 from model.training.avdigits.scene import INK
-from model.training.speech.folder import raise_faults, read_words
+from model.training.data_folder import raise_faults
+from model.training.speech.folder import read_words, takes_by_digit
 from model.training.speech.held_out import HELD_OUT_SPEAKER
 from model.training.task import DataError
 
@@ -48,19 +49,16 @@ def load(folder: Path) -> tuple[Digits, Digits]:
     pictures = _pictures(folder / "handwriting.npz")
     speech = folder / "speech"
     spoken = read_words(speech)
-    others = sorted(spoken.keys() - {HELD_OUT_SPEAKER})
-    if HELD_OUT_SPEAKER not in spoken or not others:
+    if HELD_OUT_SPEAKER not in spoken or len(spoken) < 2:
         raise DataError(
             f"{speech}: needs recordings of {HELD_OUT_SPEAKER} and of at least one other speaker"
         )
-    train = tuple(
-        tuple(word for speaker in others for word in spoken[speaker][digit]) for digit in range(10)
-    )
+    train = takes_by_digit(spoken, held_out=False)
     counts = [len(of) - round(HELD_OUT_PICTURES * len(of)) for of in pictures]
     digits = Digits(tuple(of[:n] for of, n in zip(pictures, counts, strict=True)), train)
     held_out = Digits(
         tuple(of[n:] for of, n in zip(pictures, counts, strict=True)),
-        tuple(tuple(takes) for takes in spoken[HELD_OUT_SPEAKER]),
+        takes_by_digit(spoken, held_out=True),
     )
     raise_faults(folder, _missing(digits, held_out))
     return digits, held_out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from model.arrays import Float32Array, UInt8Array
 from model.media.reader import read_sound
 from model.media.types import MediaError
 from model.training.array_digest import array_digest
-from model.training.speech.folder import raise_faults
+from model.training.data_folder import raise_faults, read_rows
 from model.training.task import DataError
 
 #: Classes in the order of the logits. Everything but drones and helicopters is `other`.
@@ -96,7 +95,7 @@ def load(folder: Path) -> tuple[Aircraft, Aircraft]:
     """Load what to train on and what to test on, from a folder of labels.csv and the files that
     it names. Raises DataError, naming the files, where one is missing, damaged or wrongly
     labelled, or where a class has no picture or no recording."""
-    rows = _rows(folder / "labels.csv")
+    rows = read_rows(folder / "labels.csv", COLUMNS)
     faults = [
         f"labels.csv, line {number}: {fault}"
         for number, row in enumerate(rows, 2)
@@ -121,7 +120,7 @@ def load_movies(folder: Path) -> tuple[Movie, ...]:
         return ()
     movies: list[Movie] = []
     faults: list[str] = []
-    for row in _rows(table, ("file", "class")):
+    for row in read_rows(table, ("file", "class")):
         if row["class"] not in KINDS:
             faults.append(f"{row['file']}: class {row['class']!r} is not of {', '.join(KINDS)}")
             continue
@@ -167,21 +166,6 @@ def _folds(members: Sequence[tuple[str, str]]) -> dict[str, int]:
         filled[kind][fold] += objects[kind]
         folds[group] = fold
     return folds
-
-
-def _rows(file: Path, columns: Sequence[str] = COLUMNS) -> list[dict[str, str]]:
-    """Return the rows of a table, with these columns of it."""
-    try:
-        with file.open(newline="", encoding="utf-8") as lines:
-            reader = csv.DictReader(lines)
-            missing = [name for name in columns if name not in (reader.fieldnames or ())]
-            if missing:
-                raise DataError(f"{file}: has no column {', '.join(missing)}")
-            return [{name: row[name] or "" for name in columns} for row in reader]
-    except FileNotFoundError:
-        raise DataError(f"{file}: not found") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as exc:
-        raise DataError(f"{file}: cannot be read: {exc}") from exc
 
 
 def _row_fault(row: Mapping[str, str]) -> str:

@@ -46,7 +46,7 @@ class CachedExamples:
     def example(self, index: int, plan: BatchPlan) -> tuple[dict[str, Float32Array], int]:
         """Return tensors [T or 1, C, H, W] of the plan's streams, and the class."""
         turn, position = divmod(index, len(self.entries))
-        entry = self.entries[_order(len(self.entries), self.seed, turn)[position]]
+        entry = self.entries[turn_order(len(self.entries), self.seed, turn)[position]]
         strength = plan.difficulty if self.augment else 0.0
         # Each stream has a generator of its own: it is the same whether the other is drawn.
         seeds = np.random.default_rng([self.seed, index]).integers(0, 2**31, 2)
@@ -92,7 +92,8 @@ def _repeat(tensor: Float32Array, steps: int) -> Float32Array:
 
 
 @lru_cache(maxsize=4)
-def _order(count: int, seed: int, turn: int) -> NDArray[np.int64]:
+def turn_order(count: int, seed: int, turn: int) -> NDArray[np.int64]:
+    """Return the random order [count] in which a turn shows the examples, each once."""
     return np.random.default_rng([seed, turn, 2]).permutation(count)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,9 @@ from numpy.typing import NDArray
 
 from model.arrays import Float32Array, UInt8Array
 from model.training.array_digest import array_digest
+from model.training.data_folder import raise_faults, read_rows
 from model.training.handsigns.cutout import Cutout, cut_out
-from model.training.speech.folder import Words, raise_faults, read_words
+from model.training.speech.folder import find_speech, read_words, takes_by_digit
 from model.training.speech.held_out import HELD_OUT_SPEAKER
 from model.training.task import DataError
 
@@ -66,14 +66,9 @@ def load(folder: Path) -> tuple[ShownDigits, ShownDigits]:
     too few photographs or recordings.
     """
     parts = _hands(folder / "signdigits")
-    speech = folder / "avdigits" / "speech"
-    if not speech.is_dir():
-        speech = folder / "speech"
-    if not speech.is_dir():
-        raise DataError(f"{folder}: needs avdigits/speech or speech, the folder of recordings")
-    spoken = read_words(speech)
-    training = ShownDigits(parts[TRAINING], _said(spoken, held_out=False))
-    held_out = ShownDigits(parts[HELD_OUT], _said(spoken, held_out=True))
+    spoken = read_words(find_speech(folder))
+    training = ShownDigits(parts[TRAINING], takes_by_digit(spoken, held_out=False))
+    held_out = ShownDigits(parts[HELD_OUT], takes_by_digit(spoken, held_out=True))
     raise_faults(folder, _missing(training, held_out))
     return training, held_out
 
@@ -91,15 +86,9 @@ def halves(digits: ShownDigits) -> tuple[ShownDigits, ShownDigits]:
     return first, second
 
 
-def _said(spoken: Words, held_out: bool) -> tuple[tuple[Float32Array, ...], ...]:
-    """Return the takes by digit, of the held-out speaker or of all others."""
-    speakers = [name for name in sorted(spoken) if (name == HELD_OUT_SPEAKER) == held_out]
-    return tuple(tuple(word for name in speakers for word in spoken[name][d]) for d in range(10))
-
-
 def _hands(folder: Path) -> dict[str, tuple[tuple[Hand, ...], ...]]:
     """Read the hands by split and digit."""
-    rows = _rows(folder / "labels.csv")
+    rows = read_rows(folder / "labels.csv", COLUMNS)
     faults: list[str] = []
     hands: dict[str, list[list[Hand]]] = {
         split: [[] for _ in range(10)] for split in (TRAINING, HELD_OUT)
@@ -122,30 +111,16 @@ def _hands(folder: Path) -> dict[str, tuple[tuple[Hand, ...], ...]]:
     return {split: tuple(tuple(of) for of in by_digit) for split, by_digit in hands.items()}
 
 
-def _rows(file: Path) -> list[dict[str, str]]:
-    try:
-        with file.open(newline="", encoding="utf-8") as lines:
-            reader = csv.DictReader(lines)
-            missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-            if missing:
-                raise DataError(f"{file}: has no column {', '.join(missing)}")
-            return list(reader)
-    except FileNotFoundError:
-        raise DataError(f"{file}: not found") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as exc:
-        raise DataError(f"{file}: cannot be read: {exc}") from exc
-
-
-def _row_fault(row: Mapping[str, str | None], splits: dict[str, str]) -> str:
+def _row_fault(row: Mapping[str, str], splits: dict[str, str]) -> str:
     """Return what is wrong with a row, or the empty string. `splits` by signer is filled."""
-    digit, signer, split = row["digit"] or "", row["signer"] or "", row["split"] or ""
+    digit, signer, split = row["digit"], row["signer"], row["split"]
     if digit not in tuple("0123456789"):
         return f"digit {digit!r} is not 0 to 9"
     if split not in (TRAINING, HELD_OUT):
         return f"split {split!r} is not {TRAINING} or {HELD_OUT}"
     if not signer:
         return "has no signer"
-    if Path(row["file"] or "").is_absolute() or ".." in Path(row["file"] or "").parts:
+    if Path(row["file"]).is_absolute() or ".." in Path(row["file"]).parts:
         return f"file {row['file']!r} is not in the folder"
     if splits.setdefault(signer, split) != split:
         return f"signer {signer} is both {TRAINING} and {HELD_OUT}"

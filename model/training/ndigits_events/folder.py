@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,9 +12,8 @@ from model.arrays import Float32Array
 from model.media.events.reader import read_camera_events
 from model.media.events.types import CameraEvents
 from model.media.types import MediaError
-from model.training.speech.folder import Words, raise_faults, read_words
-from model.training.speech.held_out import HELD_OUT_SPEAKER
-from model.training.task import DataError
+from model.training.data_folder import raise_faults, read_rows
+from model.training.speech.folder import find_speech, read_words, takes_by_digit
 
 #: Columns that labels.csv must have; others are ignored.
 COLUMNS = ("file", "digit", "split")
@@ -73,13 +71,8 @@ def load(folder: Path) -> Parts:
     where one is missing, damaged or wrongly labelled, or where a digit has too few of them.
     """
     films = _films(folder / "nmnist")
-    speech = folder / "avdigits" / "speech"
-    if not speech.is_dir():
-        speech = folder / "speech"
-    if not speech.is_dir():
-        raise DataError(f"{folder}: needs avdigits/speech or speech, the folder of recordings")
-    spoken = read_words(speech)
-    said, held_out = _said(spoken, held_out=False), _said(spoken, held_out=True)
+    spoken = read_words(find_speech(folder))
+    said, held_out = (takes_by_digit(spoken, held_out=each) for each in (False, True))
     counts = [len(of) - round(DEVELOPMENT * len(of)) for of in films[TRAINING]]
     trained = zip(films[TRAINING], counts, strict=True)
     reserved = zip(films[TRAINING], counts, strict=True)
@@ -92,20 +85,13 @@ def load(folder: Path) -> Parts:
     return parts
 
 
-def _said(spoken: Words, held_out: bool) -> tuple[tuple[Float32Array, ...], ...]:
-    """Return the takes by digit, of the held-out speaker or of all others."""
-    speakers = [name for name in sorted(spoken) if (name == HELD_OUT_SPEAKER) == held_out]
-    return tuple(tuple(word for name in speakers for word in spoken[name][d]) for d in range(10))
-
-
 def _films(folder: Path) -> dict[str, tuple[tuple[FilmedDigit, ...], ...]]:
     """Read the recordings by split and digit."""
-    table = folder / "labels.csv"
     faults: list[str] = []
     films: dict[str, list[list[FilmedDigit]]] = {
         split: [[] for _ in range(10)] for split in (TRAINING, TEST)
     }
-    for number, row in enumerate(_rows(table), start=2):
+    for number, row in enumerate(read_rows(folder / "labels.csv", COLUMNS), start=2):
         if row["split"] not in films:
             faults.append(f"labels.csv line {number}: split is {TRAINING} or {TEST}")
         elif row["digit"] not in tuple("0123456789"):
@@ -117,19 +103,6 @@ def _films(folder: Path) -> dict[str, tuple[tuple[FilmedDigit, ...], ...]]:
             films[row["split"]][int(row["digit"])].append(film)
     raise_faults(folder, faults)
     return {split: tuple(tuple(of) for of in digits) for split, digits in films.items()}
-
-
-def _rows(table: Path) -> list[dict[str, str]]:
-    try:
-        with table.open(newline="") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as exc:
-        raise DataError(f"{table}: cannot be read: {exc}") from exc
-    missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-    if missing:
-        raise DataError(f"{table}: has no column {', '.join(missing)}")
-    return [{name: row[name] or "" for name in COLUMNS} for row in rows]
 
 
 def _film(folder: Path, name: str) -> tuple[FilmedDigit, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from model.media.events.types import CameraEvents, ChannelEvents
 from model.media.types import MediaError
 from model.preprocess.prepare import prepare
 from model.preprocess.specs import EventFrameSpec, Spec
+from model.training.folder.examples import turn_order
 from model.training.paper.mnist_dvs import Recording
 from model.training.paper.ntidigits import SpokenDigit
 from model.training.task import BatchPlan, DataError
@@ -51,7 +51,7 @@ class EventExamples:
         """Return tensors [T, C, H, W] of the plan's streams, and the digit."""
         turn, number = divmod(index, len(self.pairs))
         if self.augment:
-            number = int(_order(len(self.pairs), self.seed, turn)[number])
+            number = int(turn_order(len(self.pairs), self.seed, turn)[number])
         pair = self.pairs[number]
         streams = {}
         for name in plan.streams:
@@ -100,8 +100,3 @@ def shift_frames(
     top, left = rng.integers(0, 2 * reach + 1, 2)
     rows, columns = tensor.shape[2:]
     return np.ascontiguousarray(padded[:, :, top : top + rows, left : left + columns])
-
-
-@lru_cache(maxsize=4)
-def _order(count: int, seed: int, turn: int) -> NDArray[np.int64]:
-    return np.random.default_rng([seed, turn, 2]).permutation(count)

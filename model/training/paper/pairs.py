@@ -7,11 +7,9 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 
 from model.arrays import Float32Array
@@ -19,7 +17,7 @@ from model.preprocess.frames import stretch_picture
 from model.preprocess.specs import FrameSpec, Spec, SpectrogramSpec
 from model.training.folder.clip_files import ClipFiles
 from model.training.folder.data import CACHE, SPLIT, FolderClip, Part, digests, seen_digests
-from model.training.folder.examples import ServedExamples
+from model.training.folder.examples import ServedExamples, turn_order
 from model.training.folder.findings import FATAL, Finding, report
 from model.training.folder.split import DEVELOPMENT, PARTS, TEST, TRAIN
 from model.training.paper.crop import draw_crop
@@ -57,7 +55,7 @@ class PairExamples:
     def example(self, index: int, plan: BatchPlan) -> tuple[dict[str, Float32Array], int]:
         """Return tensors [1, C, H, W] of the plan's streams, and the class."""
         turn, position = divmod(index, len(self.pairs))
-        number = int(_order(len(self.pairs), self.seed, turn)[position])
+        number = int(turn_order(len(self.pairs), self.seed, turn)[position])
         pair = self.pairs[number]
         streams = {}
         for name in plan.streams:
@@ -85,11 +83,6 @@ class PairExamples:
             mirror=self.options.mirror and strength > 0,
         )  # fmt: skip
         return stretch_picture(crop.apply(picture), spec)
-
-
-@lru_cache(maxsize=4)
-def _order(count: int, seed: int, turn: int) -> NDArray[np.int64]:
-    return np.random.default_rng([seed, turn, 2]).permutation(count)
 
 
 class PairData:

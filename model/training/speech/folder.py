@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
 from model.arrays import Float32Array
+from model.training.data_folder import raise_faults
+from model.training.speech.held_out import HELD_OUT_SPEAKER
 from model.training.task import DataError
 
 #: Takes of each digit, by speaker: recordings [n] by digit.
@@ -20,8 +22,6 @@ RATE = 8000
 
 _FILE = re.compile(r"([0-9])_([^_]+)_([0-9]+)\.wav")
 _PATTERN = "DIGIT_SPEAKER_TAKE.wav (as 7_george_0.wav)"
-#: Greatest number of faults that one message names.
-_MAX_FAULTS = 8
 
 
 def read_words(folder: Path) -> Words:
@@ -68,10 +68,15 @@ def _recording(file: Path) -> tuple[Float32Array, str]:
     return samples[:, 0], ""
 
 
-def raise_faults(folder: Path, faults: Iterator[str] | Sequence[str]) -> None:
-    """Raise DataError that names the first faults, if any."""
-    faults = list(faults)
-    if not faults:
-        return
-    more = f"; and {len(faults) - _MAX_FAULTS} more" if len(faults) > _MAX_FAULTS else ""
-    raise DataError(f"{folder}: " + "; ".join(faults[:_MAX_FAULTS]) + more)
+def find_speech(folder: Path) -> Path:
+    """Return `avdigits/speech` or `speech` in a data folder. Raises DataError."""
+    for speech in (folder / "avdigits" / "speech", folder / "speech"):
+        if speech.is_dir():
+            return speech
+    raise DataError(f"{folder}: needs avdigits/speech or speech, the folder of recordings")
+
+
+def takes_by_digit(spoken: Words, *, held_out: bool) -> tuple[tuple[Float32Array, ...], ...]:
+    """Return the takes by digit, of HELD_OUT_SPEAKER or of all others."""
+    speakers = [name for name in sorted(spoken) if (name == HELD_OUT_SPEAKER) == held_out]
+    return tuple(tuple(word for name in speakers for word in spoken[name][d]) for d in range(10))
