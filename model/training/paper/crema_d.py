@@ -21,6 +21,12 @@ from model.training.folder.listing import Listing
 from model.training.folder.split import DEVELOPMENT, TEST, TRAIN
 from model.training.options import check_ranges, option
 from model.training.paper.hyperparameters import COPIES, PAPER
+from model.training.paper.split_notes import (
+    defaults_of_counts,
+    fields_of_card,
+    specs_of_card,
+    split_notes,
+)
 from model.training.task import DATA_NOTE, DataError, check_task
 
 if TYPE_CHECKING:
@@ -115,14 +121,9 @@ class CremaD:
     def for_data(self, folder: Path) -> CremaD:
         """Return the task with defaults and notes that the folder decides. Raises DataError."""
         counts = Counter(part for _, part in self._parts(list_crema_d(folder)))
-        chosen = counts[DEVELOPMENT] or counts[TEST]
         return replace(
             self,
-            defaults={
-                **self.defaults,
-                "clips": max(2, counts[TRAIN]),
-                "development_clips": max(1, chosen),
-            },
+            defaults=defaults_of_counts(self.defaults, counts),
             notes=self._notes(folder, counts),
         )
 
@@ -135,28 +136,19 @@ class CremaD:
             DATA_NOTE: str(folder),
             "clips": clips,
             "split": self.split,
-            "split_seed": str(self.split_seed),
-            "development_share": str(self.development_share),
-            "skip_faulty": str(self.skip_faulty),
+            **split_notes(self.split_seed, self.development_share, self.skip_faulty),
             "augmentation": f"random resized crop{' and mirror image' if self.mirror else ''}, "
             f"{self.copies or 'endless'} versions of each clip",
         }
 
     def for_checkpoint(self, card: Card, folder: Path) -> CremaD:
         """Return the task with a card's split. Raises CheckpointError where it is of another."""
-        own = {name: spec for name, spec in self.specs.items() if name in card.streams}
-        check_task(replace(self, specs=own or self.specs), card, folder)  # or one published alone
+        check_task(replace(self, specs=specs_of_card(self.specs, card)), card, folder)
         notes = card.training.notes if card.training else {}
         return replace(
             self,
             split=notes.get("split", PUBLISHED),
-            split_seed=int(notes.get("split_seed", 0)),
-            development_share=float(notes.get("development_share", 0)),
-            skip_faulty=notes.get("skip_faulty") == "True",
-            missing_streams=card.missing_streams,
-            specs=card.streams,
-            notes=notes,
-            checkpoint=folder,
+            **fields_of_card(card, folder),
         )
 
     def learning_settings(self) -> Mapping[str, object]:

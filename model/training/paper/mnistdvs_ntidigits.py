@@ -16,6 +16,12 @@ from model.training.folder.split import DEVELOPMENT, TEST, TRAIN
 from model.training.options import check_ranges, option
 from model.training.paper.hyperparameters import PAPER
 from model.training.paper.mnist_dvs import SCALES, list_mnist_dvs
+from model.training.paper.split_notes import (
+    defaults_of_counts,
+    fields_of_card,
+    specs_of_card,
+    split_notes,
+)
 from model.training.task import DATA_NOTE, check_task
 
 if TYPE_CHECKING:
@@ -87,24 +93,17 @@ class MNISTDVSNTIDigits:
         DataError."""
         data = self.load(folder)
         counts = {part: len(data.of(part)) for part in (TRAIN, DEVELOPMENT, TEST)}
-        chosen = counts[DEVELOPMENT] or counts[TEST]
         return replace(
             self,
             specs=self._specs(),
-            defaults={
-                **self.defaults,
-                "clips": max(2, counts[TRAIN]),
-                "development_clips": max(1, chosen),
-            },
+            defaults=defaults_of_counts(self.defaults, counts),
             notes={
                 DATA_NOTE: str(folder),
                 "clips": f"{counts[TRAIN]} pairs to train, {counts[DEVELOPMENT] or 'no other'} to "
                 f"choose the epoch, {counts[TEST]} to test; the published split has 5000 and 5000",
                 "split": "a random half of each digit's recordings, with the samples of "
                 "N-TIDIGITS18's own parts in turn",
-                "split_seed": str(self.split_seed),
-                "development_share": str(self.development_share),
-                "skip_faulty": str(self.skip_faulty),
+                **split_notes(self.split_seed, self.development_share, self.skip_faulty),
                 "scale": self.scale,
                 "left_out": f'{data.spoken.left_out} samples of "oh"',
                 "augmentation": "frames of the camera moved by up to 4 cells, "
@@ -121,19 +120,12 @@ class MNISTDVSNTIDigits:
 
     def for_checkpoint(self, card: Card, folder: Path) -> MNISTDVSNTIDigits:
         """Return the task with a card's split. Raises CheckpointError where it is of another."""
-        own = {name: spec for name, spec in self.specs.items() if name in card.streams}
-        check_task(replace(self, specs=own or self.specs), card, folder)  # or one published alone
+        check_task(replace(self, specs=specs_of_card(self.specs, card)), card, folder)
         notes = card.training.notes if card.training else {}
         return replace(
             self,
             scale=notes.get("scale", SCALES[0]),
-            split_seed=int(notes.get("split_seed", 0)),
-            development_share=float(notes.get("development_share", 0)),
-            skip_faulty=notes.get("skip_faulty") == "True",
-            missing_streams=card.missing_streams,
-            specs=card.streams,
-            notes=notes,
-            checkpoint=folder,
+            **fields_of_card(card, folder),
         )
 
     def learning_settings(self) -> Mapping[str, object]:

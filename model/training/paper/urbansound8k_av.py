@@ -19,6 +19,12 @@ from model.training.folder.listing import IGNORED, Listing
 from model.training.folder.split import DEVELOPMENT, TEST, TRAIN
 from model.training.options import check_ranges, option
 from model.training.paper.hyperparameters import COPIES, PAPER
+from model.training.paper.split_notes import (
+    defaults_of_counts,
+    fields_of_card,
+    specs_of_card,
+    split_notes,
+)
 from model.training.task import DATA_NOTE, DataError, check_task
 
 if TYPE_CHECKING:
@@ -92,14 +98,9 @@ class UrbanSound8KAV:
     def for_data(self, folder: Path) -> UrbanSound8KAV:
         """Return the task with defaults and notes that the folder decides. Raises DataError."""
         counts = Counter(part for _, part in self._parts(list_urbansound8k_av(folder)))
-        chosen = counts[DEVELOPMENT] or counts[TEST]
         return replace(
             self,
-            defaults={
-                **self.defaults,
-                "clips": max(2, counts[TRAIN]),
-                "development_clips": max(1, chosen),
-            },
+            defaults=defaults_of_counts(self.defaults, counts),
             notes=self._notes(folder, counts),
         )
 
@@ -109,28 +110,15 @@ class UrbanSound8KAV:
             "clips": f"{counts[TRAIN]} clips to train, {counts[DEVELOPMENT] or 'no other'} to "
             f"choose the epoch, {counts[TEST]} to test",
             "split": "the first 70 % of each class by name are trained on",
-            "split_seed": str(self.split_seed),
-            "development_share": str(self.development_share),
-            "skip_faulty": str(self.skip_faulty),
+            **split_notes(self.split_seed, self.development_share, self.skip_faulty),
             "augmentation": f"random resized crop{' and mirror image' if self.mirror else ''}, "
             f"{self.copies or 'endless'} versions of each clip",
         }
 
     def for_checkpoint(self, card: Card, folder: Path) -> UrbanSound8KAV:
         """Return the task with a card's split. Raises CheckpointError where it is of another."""
-        own = {name: spec for name, spec in self.specs.items() if name in card.streams}
-        check_task(replace(self, specs=own or self.specs), card, folder)  # or one published alone
-        notes = card.training.notes if card.training else {}
-        return replace(
-            self,
-            split_seed=int(notes.get("split_seed", 0)),
-            development_share=float(notes.get("development_share", 0)),
-            skip_faulty=notes.get("skip_faulty") == "True",
-            missing_streams=card.missing_streams,
-            specs=card.streams,
-            notes=notes,
-            checkpoint=folder,
-        )
+        check_task(replace(self, specs=specs_of_card(self.specs, card)), card, folder)
+        return replace(self, **fields_of_card(card, folder))
 
     def learning_settings(self) -> Mapping[str, object]:
         """Return the options that decide the weights."""
