@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from model import allocator
 from model.config import Config, EnginePath, StreamConfig
 from model.engine.engine import Engine
+from model.engine.inputs import hold
 from model.engine.memory import peak_resident
 from model.engine.parity import ParityLayers
 from model.engine.parity_cpu import CPUParityLayers
@@ -90,7 +91,7 @@ def network(case: Case, seed: int = 0) -> SCMRL:
         nn.init.constant_(norm.bias, _SHIFT)
         norm.momentum = None  # statistics are the mean over batches
     with torch.no_grad():
-        random.train()(_repeat(inputs(case, 2, seed), case.steps))
+        random.train()(hold(inputs(case, 2, seed), case.steps))
     return random.eval()
 
 
@@ -115,10 +116,6 @@ def inputs(case: Case, batch: int, seed: int) -> dict[str, Tensor]:
         name: torch.randn((steps, batch, s.channels, *s.size), generator=generator)
         for name, s in case.config.streams.items()
     }
-
-
-def _repeat(frames: dict[str, Tensor], steps: int) -> dict[str, Tensor]:
-    return {name: x.expand(steps, *x.shape[1:]) for name, x in frames.items()}
 
 
 def paths(device: str) -> tuple[EnginePath, ...]:
@@ -183,7 +180,7 @@ def operations(case: Case) -> int:
         if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear):
             layer.register_forward_hook(add)
     with torch.inference_mode():
-        plain(_repeat(inputs(case, 1, seed=1), case.steps))
+        plain(hold(inputs(case, 1, seed=1), case.steps))
     return count
 
 

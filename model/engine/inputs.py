@@ -35,6 +35,14 @@ def encode_batch(
     return stack_clips([encode_clip(clip, encoding, steps) for clip in clips])
 
 
+def hold(inputs: Mapping[str, Tensor], steps: int) -> dict[str, Tensor]:
+    """Return inputs [T or 1, ...] by stream for `steps` time steps: a single one is repeated.
+
+    These are views, which take no memory of their own.
+    """
+    return {name: x.expand(steps, *x.shape[1:]) for name, x in inputs.items()}
+
+
 def zeros(config: Config, batch: int, device: torch.device | None = None) -> dict[str, Tensor]:
     """Return blank inputs [1, B, C, H, W] of all streams, by default on the CPU."""
     return {

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from model.engine.inputs import hold
 from model.engine.outputs import to_cpu
 from model.network import SCMRL, Output
 
@@ -28,9 +29,7 @@ class PlainNetwork:
 
     def forward(self, inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
         """Return the output, on the device, for inputs there."""
-        # Expanded on the device: a view, which takes no memory.
-        repeated = {name: x.expand(steps, *x.shape[1:]) for name, x in inputs.items()}
-        output: Output = self._network(repeated, attention=attention)
+        output: Output = self._network(hold(inputs, steps), attention=attention)
         return output
 
 

@@ -19,6 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from model import allocator, checkpoint
 from model.device import DeviceError, resolve_device, supports_bfloat16
+from model.engine.inputs import hold
 from model.network import SCMRL, Output
 from model.network.alignment_loss import alignment_loss
 from model.training import final_measurement, run_state
@@ -174,7 +175,7 @@ class Trainer:
         if self.options.precision == "auto":
             inputs, labels = self._on_device(*self.batches[0])
             steps = self.schedule.plan(0).steps
-            self.bfloat16 = bfloat16_agrees(self.network, _repeat(inputs, steps), labels)
+            self.bfloat16 = bfloat16_agrees(self.network, hold(inputs, steps), labels)
         console.print(f"forward pass in {'bfloat16' if self.bfloat16 else 'float32'}")
 
     def has_stalled(self) -> bool:
@@ -225,7 +226,7 @@ class Trainer:
         if count and not self.options.freeze_norms:
             batches = (self.settling[i][0] for i in range(epoch * count, (epoch + 1) * count))
             steps = self.options.steps
-            inputs = (_repeat(self._on_device(x, torch.empty(0))[0], steps) for x in batches)
+            inputs = (hold(self._on_device(x, torch.empty(0))[0], steps) for x in batches)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
                 recompute_batch_norm_statistics(self.network, inputs)
 
@@ -233,7 +234,7 @@ class Trainer:
         inputs, labels = self._on_device(*self.development[0])
         settled = self.options.freeze_norms or self.options.settle_norms > 0
         self.health.check(
-            self.network, _repeat(inputs, self.options.steps), labels, loss, settled=settled
+            self.network, hold(inputs, self.options.steps), labels, loss, settled=settled
         )  # fmt: skip
 
     def train_step(
@@ -242,7 +243,7 @@ class Trainer:
         """Take one optimizer step on a batch; return its loss and its semantic alignment."""
         steps = self.schedule.plan(step).steps
         inputs, labels = self._on_device(inputs, labels)
-        inputs = _repeat(inputs, steps)
+        inputs = hold(inputs, steps)
         bfloat16 = self.bfloat16 and self.schedule.bfloat16(step)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bfloat16):
             output = self.network(inputs)
@@ -276,7 +277,7 @@ class Trainer:
         correct, count, loss = 0, 0, 0.0
         for batch in self.development:
             inputs, labels = self._on_device(*batch)
-            inputs = _repeat({name: inputs[name] for name in streams}, self.options.steps)
+            inputs = hold({name: inputs[name] for name in streams}, self.options.steps)
             logits = self.network(inputs).logits
             correct += int((logits.argmax(1) == labels).sum())
             loss += float(cross_entropy(logits.float(), labels, reduction="sum"))
@@ -382,8 +383,3 @@ def _batch_size(options: TrainOptions, saved: RunState | None, device: torch.dev
     if saved and saved.settings.get("batch", "").isdecimal():
         return int(saved.settings["batch"])
     return choose_batch_size(options, device)
-
-
-def _repeat(inputs: dict[str, Tensor], steps: int) -> dict[str, Tensor]:
-    """Expand [T or 1, B, C, H, W] to T steps without a copy (direct encoding)."""
-    return {name: x.expand(steps, -1, -1, -1, -1) for name, x in inputs.items()}
