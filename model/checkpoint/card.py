@@ -281,7 +281,7 @@ class Card(_Section):
 
 
 def read_card(folder: Path | str) -> Card:
-    """Return the card of a checkpoint's folder, without its weights. Raise CheckpointError."""
+    """Return the card of a checkpoint's folder, without its weights. Raises CheckpointError."""
     file = Path(folder) / CARD
     try:
         return Card.model_validate_json(read_file(file, MAX_CARD_BYTES))
@@ -296,7 +296,7 @@ def read_card(folder: Path | str) -> Card:
 
 
 def read_file(file: Path, max_bytes: int) -> bytes:
-    """Return the bytes of a checkpoint's file. Raise CheckpointError naming it."""
+    """Return the bytes of a checkpoint's file. Raises CheckpointError naming it."""
     try:
         return read_regular(file, max_bytes)
     except OSError as exc:

@@ -27,7 +27,7 @@ MAX_WEIGHTS_BYTES = 2 << 30
 def load(path: Path | str) -> tuple[SCMRL, Card]:
     """Return the network of a checkpoint's folder, in eval mode on the CPU, and its card.
 
-    No code from the folder is run. Raise CheckpointError naming file and field.
+    No code from the folder is run. Raises CheckpointError naming file and field.
     """
     folder = Path(path)
     card = read_card(folder)
@@ -76,7 +76,7 @@ def empty_network(config: Config) -> SCMRL:
 def build(config: Config, tensors: Mapping[str, Tensor], file: Path | str) -> SCMRL:
     """Return the network with these weights, in eval mode.
 
-    Raise CheckpointError naming `file` and the tensor whose name, shape, type or values are wrong.
+    Raises CheckpointError naming `file` and the tensor whose name, shape, type or values are wrong.
     """
     network = empty_network(config)
     expected = network.state_dict()

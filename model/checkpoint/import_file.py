@@ -74,7 +74,7 @@ def import_checkpoint(
     """Return the network and card of a published file; nothing in it is executed.
 
     `labels`: a file with one label a line, in the order of the logits, instead of the task's.
-    Raise CheckpointError naming the file, and the entry, argument or line in it.
+    Raises CheckpointError naming the file, and the entry, argument or line in it.
     """
     with open_torch_file(file) as opened:
         weights = read_state_dict(opened, file)
@@ -203,7 +203,7 @@ def _thresholds(network: SCMRL) -> dict[float, int]:
 
 
 def _check(network: SCMRL, steps: int, file: Path) -> Check:
-    """Run two samples of noise. Raise CheckpointError where the logits are not finite."""
+    """Run two samples of noise. Raises CheckpointError where the logits are not finite."""
     generator = torch.Generator().manual_seed(0)
     inputs = {
         name: torch.randn((1, 2, stream.channels, *stream.size), generator=generator)

@@ -40,7 +40,7 @@ class PublishedError(ValueError):
 def import_published(state_dict: Mapping[str, Tensor], config: Config) -> SCMRL:
     """Return the network of a published checkpoint's weights, in eval mode on the CPU.
 
-    Raise CheckpointError naming the entries that are missing, unknown or of another shape.
+    Raises CheckpointError naming the entries that are missing, unknown or of another shape.
     """
     return fit_published(state_dict, config, "state_dict")[0]
 
@@ -48,7 +48,7 @@ def import_published(state_dict: Mapping[str, Tensor], config: Config) -> SCMRL:
 def import_published_file(path: Path | str, config: Config) -> SCMRL:
     """Return the network of a published `.pth.tar`. No code from the file is run.
 
-    Raise CheckpointError naming the file and the entries.
+    Raises CheckpointError naming the file and the entries.
     """
     file = Path(path)
     with open_torch_file(file) as opened:
@@ -58,7 +58,7 @@ def import_published_file(path: Path | str, config: Config) -> SCMRL:
 def read_state_dict(opened: TorchFile, file: Path) -> dict[str, Any]:
     """Return the weights of a training's checkpoint, or of a file that has nothing else.
 
-    Tensors are in the file's own memory. Raise CheckpointError where there are none.
+    Tensors are in the file's own memory. Raises CheckpointError where there are none.
     """
     content = opened.content
     state = content.get("state_dict") if isinstance(content, dict) else None
@@ -78,7 +78,7 @@ def fit_published(
 ) -> tuple[SCMRL, list[str]]:
     """Return the network of published weights, and the names of entries that take no part in it.
 
-    Raise CheckpointError naming `file` and the entries that do not fit.
+    Raises CheckpointError naming `file` and the entries that do not fit.
     """
     try:
         tensors, unused = _rename_tensors(state_dict, empty_network(config))
@@ -93,7 +93,7 @@ def _rename_tensors(
     """Return copies on the CPU of the published weights, named as in `network`'s state dict.
 
     Only names, shapes and types of `network` are read: it may be on the meta device. The second
-    value are the entries that the published network does not use. Raise PublishedError naming the
+    value are the entries that the published network does not use. Raises PublishedError naming the
     entries that are missing, unknown, not a tensor or of another shape, or `streams` where
     `network` has other streams.
     """

@@ -97,7 +97,7 @@ class TorchFile:
         self._storages: dict[Storage, Tensor] = {}
 
     def tensor(self, stored: StoredTensor) -> Tensor:
-        """Return a tensor, in memory that those of the same storage share. Raise PickleError."""
+        """Return a tensor, in memory that those of the same storage share. Raises PickleError."""
         storage = stored.storage
         if stored.count:
             steps = zip(stored.shape, stored.strides, strict=True)
@@ -113,7 +113,7 @@ class TorchFile:
 
 @contextmanager
 def open_torch_file(path: Path) -> Iterator[TorchFile]:
-    """Open a file of torch.save. Raise CheckpointError, also for what its reading raises."""
+    """Open a file of torch.save. Raises CheckpointError, also for what its reading raises."""
     try:
         with open_regular(path, MAX_FILE_BYTES) as stream:
             is_zip = zipfile.is_zipfile(stream)
@@ -203,7 +203,7 @@ class _Legacy:
 
 
 def _read(stream: io.BytesIO, storages: dict[str, Storage] | None = None) -> Any:
-    """Return the value of a pickle, and collect its storages by key. Raise PickleError."""
+    """Return the value of a pickle, and collect its storages by key. Raises PickleError."""
     known = {} if storages is None else storages
     return read_pickle(stream, _CONSTRUCTORS, partial(_storage, known))
 

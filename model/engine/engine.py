@@ -206,7 +206,7 @@ class Engine:
             self.run(zeros(self.config, batch), steps, explain=("attention",))
 
     def _check(self, inputs: Mapping[str, Tensor], steps: int | None) -> int:
-        """Check all inputs, and return the number of time steps. Raise ValueError."""
+        """Check all inputs, and return the number of time steps. Raises ValueError."""
         streams = self._network.config.streams
         if not inputs:
             raise ValueError(f"no inputs: one or more of {sorted(streams)} are needed")
@@ -232,7 +232,7 @@ class Engine:
 def devices(name: str) -> list[str]:
     """Return the devices of a setting: "auto" and "cuda" are all CUDA devices.
 
-    Raise DeviceError where there is none.
+    Raises DeviceError where there is none.
     """
     device = resolve_device(name)
     if device.type != "cuda" or device.index is not None:

@@ -114,7 +114,7 @@ class Paths:
     def _compile_and_compare(self, other: Forward) -> float:
         """Return `_difference`, again after each compiled kernel that cannot be written to disk.
 
-        numba has compiled a kernel before it fails to cache it. Raise OSError after _MAX_KERNELS.
+        numba has compiled a kernel before it fails to cache it. Raises OSError after _MAX_KERNELS.
         """
         for _ in range(_MAX_KERNELS):
             try:

@@ -90,8 +90,10 @@ def export_onnx(
     """Write a checkpoint as an ONNX graph, checked with ONNX Runtime against the plain network.
 
     `steps`: T, by default the card's. `streams`: those that the graph takes, by default all; fewer
-    need a card with `missing_streams`. Raise CheckpointError where the card does not allow that, or
-    where the graph's answers differ; OSError where `file` cannot be written.
+    need a card with `missing_streams`.
+
+    Raises CheckpointError where the card does not allow that, or where the graph's answers differ;
+    OSError where `file` cannot be written.
     """
     steps = card.steps if steps is None else steps
     if not 1 <= steps <= MAX_STEPS:

@@ -69,7 +69,7 @@ def attention(layer: SpikingAttention) -> FoldedAttention:
 def side_by_side(maps: Sequence[Folded]) -> Folded:
     """Return linear maps of the same input as one: weight [sum of C', C].
 
-    Raise ValueError for neurons of more than one decay, as one kernel has one.
+    Raises ValueError for neurons of more than one decay, as one kernel has one.
     """
     decays = sorted({folded.decay for folded in maps})
     if len(decays) > 1:
@@ -81,7 +81,7 @@ def side_by_side(maps: Sequence[Folded]) -> Folded:
 def _unit(lif: LIF) -> float:
     """Return what currents are divided by.
 
-    Raise ValueError for a neuron that kernels do not have: no path is better than wrong spikes.
+    Raises ValueError for a neuron that kernels do not have: no path is better than wrong spikes.
     """
     if lif.v_reset != 0 or not lif.decay_input:
         raise ValueError(

@@ -1,7 +1,7 @@
 """Cross-modal attentions of other papers: each makes the residual of a source in a target stream.
 
-The papers' texts could not be read in full where this was written. Each docstring gives the
-equation that is computed; what is not said to be of the paper is a reconstruction.
+Each docstring gives the equation that is computed, and says which parts of it are a reconstruction
+rather than the paper's own, whose full text was not at hand.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Fusions of other papers that combine the features of the streams' towers before the head.
 
-The papers' texts could not be read in full where this was written. Each docstring gives the
-equation that is computed; what is not said to be of the paper is a reconstruction.
+Each docstring gives the equation that is computed, and says which parts of it are a reconstruction
+rather than the paper's own, whose full text was not at hand.
 
 Each takes the features of the streams that are present, mean over tokens, [T, B, C] by name, and
 returns a vector [B, C] for each, whose sum is what the head classifies, so that each stream has its

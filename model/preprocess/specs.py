@@ -224,7 +224,7 @@ class ChannelEventSpec(BaseModel):
     interpolation, as published; then (count - `mean`) / `std`. Files with other channels are
     refused.
 
-    With `columns`, the time of each step, a `share`, is divided into so many columns of a grid
+    With `columns`, the time of each step, a `share`, is divided into this many columns of a grid
     with a row for each channel; `grid` must be (`bands`, 1).
     """
 

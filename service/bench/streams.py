@@ -303,7 +303,7 @@ async def _never_read(address: str, media: _Media) -> None:
 
 
 async def _send_garbage(address: str, media: _Media) -> None:
-    """Send packets of H.264 that are none, pieces of files, and at last a message that is none."""
+    """Send bytes that are no packets of H.264, parts of files, and finally an invalid message."""
     inputs = [{"field": "frames", "format": random.choice(("h264", "jpeg"))}]
     async with _connect(address) as socket:
         await socket.send(json.dumps({"type": "start", "inputs": inputs}))

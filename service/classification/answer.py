@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ClassifiedClip:
-    """A clip that the network has run on. `name` is that by which requests select the checkpoint,
-    `steps` the time steps T of the run that is answered with, `planned` those without an early
-    exit. `trace`: the answers after fewer steps, and this one. `without`: the runs with a stream
-    left out, None where they were not requested."""
+    """A clip that the network has run on.
+
+    - `name`: by which requests select the checkpoint.
+    - `steps`: time steps T of the answer; `planned`: T without an early exit.
+    - `trace`: the answers after fewer steps, and this one.
+    - `without`: the runs with a stream left out; None where they were not requested.
+    """
 
     name: str
     card: Card

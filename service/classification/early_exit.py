@@ -48,7 +48,8 @@ class StepAnswer:
 
 @dataclass(frozen=True)
 class EarlyExitResult:
-    """The run that is answered with, its `inputs` and `steps`, and the answer after each run.
+    """The last run, whose answer is returned, with its `inputs` and `steps`, and the answer after
+    each run.
 
     Times of `inference` are those of all runs together.
     """

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WithoutStreams:
-    """The outputs with one stream left out, by its name; `reason`: why there are none."""
+    """The outputs with one stream left out, by that stream's name; `reason`: why there are none."""
 
     outputs: dict[str, ArrayOutput] = field(default_factory=dict)
     reason: str | None = None

@@ -28,7 +28,7 @@ class Options:
     - `steps_trace`: whether to return the probabilities after each time step, for which the network
       runs once for each.
     - `exit_margin`: stop after 1, 2, 4, … steps where the highest probability exceeds the next by
-      as much; None: run all.
+      this, 0 to 1; None: run all.
     - `degrade`: whether fewer steps may be run under load where `steps` is None.
     """
 

@@ -106,7 +106,7 @@ class ForkServer:
         return self._fork(wire.START, self._limits.memory_bytes)
 
     def fork_live(self, memory_bytes: int) -> Process:
-        """Fork the decoder of a live stream, which may allocate so much memory. Raises
+        """Fork the decoder of a live stream, which may allocate `memory_bytes`. Raises
         RuntimeError where none can be started."""
         return self._fork(wire.START_LIVE, memory_bytes)
 

@@ -15,7 +15,7 @@ from service.decoding.stderr_tail import StderrTail
 _WORKER = "service.decoding.worker"
 #: Longest wait for a reply, in seconds: the first one waits for the imports.
 _START_S, _REPLY_S = 60.0, 6.0
-#: Time to end in order before it is killed, in seconds.
+#: Seconds in which it may end by itself before it is killed.
 END_S = 2.0
 #: One thread for each job, except for video, whose threads share the memory of the job. The stack
 #: of a process that crashes goes to stderr. By default glibc maps blocks above 128 KiB anew, which

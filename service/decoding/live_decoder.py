@@ -20,8 +20,8 @@ from service.decoding.wire import PeerLost
 
 log = logging.getLogger("scmrl.decoding")
 
-#: Where the oldest packet that is not decoded is older than this, in seconds, or these are so many
-#: bytes, further packets are dropped.
+#: Packets are dropped while the oldest that is not decoded is older than this, in seconds, or those
+#: that are not decoded have more bytes than this.
 _MAX_BEHIND_S, _MAX_BEHIND_BYTES = 1.0, 8 << 20
 
 OnDecoded = Callable[[Packet, Decoded[bytes]], None]

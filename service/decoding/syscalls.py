@@ -122,7 +122,7 @@ def forking_rules() -> tuple[Rule, ...]:
 
 @cache
 def library() -> ModuleType | None:
-    """Import pyseccomp, which loads libseccomp; None where either is missing.
+    """Import pyseccomp, which loads libseccomp; return None where either is missing.
 
     The first call has to be made while this process can open files and start programs.
     """

@@ -35,7 +35,7 @@ class TokenBucket:
         return (1 - self._tokens) * 60 / self.per_minute
 
     def spend(self, amount: int) -> None:
-        """Take so many tokens that may not be there yet: the next request waits for them."""
+        """Take tokens that may not be there yet: the next request waits until they are."""
         self._refill()
         self._tokens -= amount
 

@@ -21,9 +21,9 @@ class UploadBudget:
         self._count = self._count_here if count is None else count
 
     def add(self, size: int) -> None:
-        """Count bytes; they count until `remove`, also where they are too many.
+        """Count bytes until `remove`.
 
-        Raises Problem FULL where they are.
+        Raises Problem FULL where all together are too many; these are counted nevertheless.
         """
         if self._count(size) > self.max_bytes:
             detail = (

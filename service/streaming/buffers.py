@@ -55,7 +55,7 @@ class PictureBuffer:
         return self._pictures[0][0]
 
     def select(self, begin_ns: int, end_ns: int, count: int) -> list[bytes]:
-        """Return the pictures at the centres of `count` equal parts of the time from begin to end:
+        """Return the pictures at the centres of `count` equal parts of the time from start to end:
         in each part the last one that was captured by its centre, or else the first after."""
         inside = [each for each in self._pictures if begin_ns <= each[0] <= end_ns]
         if not inside:
@@ -120,7 +120,7 @@ class SoundBuffer:
         return self._begin_ns
 
     def wav(self, begin_ns: int, end_ns: int) -> bytes | None:
-        """Return the samples from begin to end as a WAV file; None where there are none."""
+        """Return the samples from start to end as a WAV file; None where there are none."""
         first = max(0, (begin_ns - self._begin_ns) * self.sample_rate // _NS)
         last = max(0, (end_ns - self._begin_ns) * self.sample_rate // _NS)
         content = self._samples[first * self._frame : last * self._frame]
@@ -176,7 +176,7 @@ class SeriesBuffer:
         return self._runs[0][0]
 
     def npz(self, begin_ns: int, end_ns: int) -> bytes | None:
-        """Return the values from begin to end as an .npz, times in seconds from begin; None where
+        """Return the values from start to end as an .npz, times in seconds from start; None where
         there are none."""
         if not self._runs:
             return None

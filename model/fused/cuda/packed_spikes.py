@@ -81,7 +81,7 @@ def fire(x: Tensor, weights: Weights, steps: int, added: Tensor | None = None) -
     """Return the layer's packed spikes [B, H, W, C'].
 
     `x`: packed spikes [B, H, W, C], to whose spikes those of `added` are added; or, with weights
-    for values, floats [T or 1, B, H, W, C], where one step is held for all. Raise ValueError for
+    for values, floats [T or 1, B, H, W, C], where one step is held for all. Raises ValueError for
     more than MAX_STEPS.
     """
     values = weights.low is None
@@ -163,7 +163,7 @@ def unpack(x: Tensor, steps: int, added: Tensor | None = None) -> Tensor:
 
 
 def pack(spikes: Tensor) -> Tensor:
-    """Return spikes [T, ...], each 0 or 1, packed [...]. Raise ValueError where T > MAX_STEPS."""
+    """Return spikes [T, ...], each 0 or 1, packed [...]. Raises ValueError where T > MAX_STEPS."""
     steps = len(spikes)
     t = torch.arange(steps, device=spikes.device).reshape(-1, *[1] * (spikes.dim() - 1))
     return (spikes.long() << t).sum(0).to(_dtype(steps))

@@ -33,14 +33,14 @@ def _segment(data: bytes) -> _Element | None:
 
 
 def find_in_segment(data: bytes, *path: int) -> Iterator[tuple[int, int]]:
-    """Yield begin and end of the data of each element at a path of IDs below the segment."""
+    """Yield start and end of the data of each element at a path of IDs below the segment."""
     segment = _segment(data)
     if segment is not None:
         yield from find_elements(data, segment.begin, segment.end or len(data), *path)
 
 
 def find_elements(data: bytes, begin: int, end: int, *path: int) -> Iterator[tuple[int, int]]:
-    """Yield begin and end of the data of each element at a path of IDs, from `begin` to `end`."""
+    """Yield start and end of the data of each element at a path of IDs, from `begin` to `end`."""
     if not path:
         yield begin, end
         return

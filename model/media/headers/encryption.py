@@ -107,7 +107,7 @@ def _section(packets: NDArray[np.uint8], pid: int) -> bytes:
 def _find_boxes(
     data: bytes, begin: int, end: int, path: tuple[bytes, ...]
 ) -> Iterator[tuple[int, int]]:
-    """Yield begin and end of the content of each box at a path."""
+    """Yield the start and the end of the content of each box at a path."""
     for name, offset, end_offset in _children(data, begin, end):
         if name == path[0]:
             if len(path) == 1:
@@ -117,7 +117,7 @@ def _find_boxes(
 
 
 def _children(data: bytes, begin: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield name, begin and end of the content of each box from `begin` to `end`."""
+    """Yield name, start and end of the content of each box from `begin` to `end`."""
     offset = begin
     for _ in range(_MAX_BOXES):
         if offset + 8 > end:

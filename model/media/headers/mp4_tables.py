@@ -41,7 +41,7 @@ _PCM_SAMPLES = 1024
 
 
 class _Box(NamedTuple):
-    """A box's name, and begin and end of its content."""
+    """A box's name, and where its content begins and ends."""
 
     name: bytes
     begin: int

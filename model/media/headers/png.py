@@ -22,7 +22,7 @@ _OUT_BYTES, _IN_BYTES = 1 << 18, 1 << 16
 
 
 class _Chunk(NamedTuple):
-    """A chunk's name, and begin and end of its data."""
+    """A chunk's name, and where its data begins and ends."""
 
     name: bytes
     begin: int

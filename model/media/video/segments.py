@@ -60,7 +60,7 @@ class Segmenter:
     - `lacks_pts`: whether frames are counted, for lack of presentation times.
     - `container`: FFmpeg's name of the container format.
     - `limit_s`: the longest duration.
-    - `sound`: begin and end (s) of each packet of sound.
+    - `sound`: start and end (s) of each packet of sound.
     """
 
     packets: list[TimedPacket]

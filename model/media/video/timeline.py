@@ -130,7 +130,7 @@ class Timeline:
         return self._stamps[-1] + frame_length(self._rate, self._unit) if self._stamps else 0
 
     def _sound_spans(self) -> list[tuple[float, float]]:
-        """Return begin and end of each packet of sound (s)."""
+        """Return the start and the end of each packet of sound (s)."""
         unit = self._sound_unit
         if unit is None:
             return []

@@ -123,5 +123,5 @@ def _add_grain(tensor: Float32Array, steps: int, sigma: float, rng: Generator) -
 
 @lru_cache(maxsize=1)
 def _noise_pool() -> Float32Array:
-    """Return normal noise to cut from: drawing it for every example took a fifth of the time."""
+    """Return normal noise to cut from: to draw it for every example takes a fifth of the time."""
     return np.random.default_rng(0).standard_normal(1 << 21, np.float32)

@@ -42,7 +42,7 @@ class AircraftExamples:
     """An endless sequence of examples; example i depends only on the seed and i.
 
     `augmented`: apply augmentations for training. Without them, the classes, and the clips and
-    recordings of each, are shown by turns. `other` and `empty`: shares of the class `other`, and of
+    recordings of each, are shown in turn. `other` and `empty`: shares of the class `other`, and of
     empty backgrounds among its pictures.
     """
 

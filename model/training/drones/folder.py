@@ -31,7 +31,7 @@ COLUMNS = ("file", "kind", "class", "clip", "split", "site", "box_x", "box_y", "
 CROP, SOUND = "crop", "sound"
 #: Values of the column `split`: to train on, and to test on.
 TRAINING, TEST = "train", "test"
-#: Number of parts of the training split that are left out by turns (`leave_out`).
+#: Number of parts of the training split, each of which can be left out (`leave_out`).
 FOLDS = 4
 #: Sample rate of the recordings in Hz.
 RATE = 16_000

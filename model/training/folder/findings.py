@@ -38,7 +38,7 @@ class Finding:
 
 
 def report(data: Path, findings: Iterable[Finding], clips: int) -> str:
-    """Return all findings of a data folder of so many clips, by kind, a line each."""
+    """Return the report on a data folder of `clips` clips: all findings by kind, a line each."""
     findings = list(findings)
     plural = "mistake" if len(findings) == 1 else "mistakes"
     lines = [f"{data}: {len(findings)} {plural} in {clips} clips"]

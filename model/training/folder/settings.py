@@ -40,7 +40,7 @@ def specs_of(
 
 
 def _spectrogram(sound: str, seconds: float, columns: int) -> SpectrogramSpec:
-    """Return the spectrogram of so many columns.
+    """Return the spectrogram of this many columns.
 
     Of speech, what rises above the noise floor counts. General sound keeps its floor, since a
     steady sound, such as a motor's, would be subtracted with it.

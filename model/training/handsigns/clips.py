@@ -30,8 +30,8 @@ _SHORT_SIDE = (180, 360)
 def labelled_clips(
     digits: ShownDigits, count: int, seed: int, kinds: tuple[str, ...] = backgrounds.TEST
 ) -> Iterator[LabelledClip]:
-    """Yield `count` clips, all digits equally often, ten plain and ten busy ones by turns; clip i
-    depends only on the seed and i. `kinds`: of the backgrounds."""
+    """Yield `count` clips, all digits equally often, ten plain and ten busy in turn; clip i depends
+    only on the seed and i. `kinds`: of the backgrounds."""
     for index in range(count):
         part = (PLAIN, BUSY)[index // 10 % 2]
         rng = np.random.default_rng([seed, index])

@@ -151,7 +151,7 @@ class HandSignsData:
         )  # fmt: skip
 
     def development_examples(self) -> Scenes:
-        """Return scenes without augmentation, plain and busy by turns."""
+        """Return scenes without augmentation, plain and busy alternately."""
         from model.training.backgrounds import DEVELOPMENT
         from model.training.handsigns.dataset import Scenes
 

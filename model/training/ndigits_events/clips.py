@@ -35,7 +35,7 @@ class EventClip(LabelledClip):
 def labelled_clips(digits: Digits, count: int, seed: int) -> Iterator[LabelledClip]:
     """Yield each recording of the camera once, up to `count`, with a random word of its digit.
 
-    All digits come by turns; the word depends only on the seed and the recording.
+    The digits come in turn; the word depends only on the seed and the recording.
     """
     rows = [
         (position, label, film)

@@ -39,7 +39,7 @@ class FilmedWords:
     """An endless sequence of examples; example i depends only on the seed and i.
 
     `synthetic` words, by digit, are mixed into the recorded ones. `augmented`: apply augmentations
-    for training; else recordings come by turns.
+    for training; else recordings come in turn.
     """
 
     digits: Digits

@@ -64,7 +64,7 @@ class Parts:
 
 
 def load(folder: Path) -> Parts:
-    """Load the digits; those of HELD_OUT_SPEAKER choose the epoch and are tested on by turns.
+    """Load the digits; takes of HELD_OUT_SPEAKER choose the epoch or are test data, alternately.
 
     `folder` holds `nmnist/` (labels.csv and the files of events that it names), and
     `avdigits/speech/` or `speech/` (DIGIT_SPEAKER_TAKE.wav). Raises DataError, naming the files,

@@ -132,7 +132,7 @@ class NDigitsData:
         return FilmedWords(self.parts.development, seed=1, augmented=False)
 
     def development_clips(self, count: int) -> Iterator[LabelledClip]:
-        """Yield files of events of both streams: development recordings by turns, each time with
+        """Yield files of events of both streams: development recordings in turn, each time with
         another word."""
         from model.training.ndigits_events.clips import labelled_clips
 

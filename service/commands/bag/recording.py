@@ -209,7 +209,7 @@ class _Pcm16:
 
 
 class _Decoder:
-    """Decodes a compressed sound that is split anyhow into messages."""
+    """Decodes a compressed sound whose messages need not end with its frames."""
 
     def __init__(self, name: str) -> None:
         self._context: Any = av.CodecContext.create(name, "r")

@@ -22,7 +22,7 @@ _MAX_OFFSET_S = 60
 
 @dataclass(frozen=True)
 class Window:
-    """Stamps of begin and end, and the files in between, by upload field."""
+    """Stamps of its start and its end, and the files in between, by upload field."""
 
     begin_ns: int
     end_ns: int
@@ -39,7 +39,7 @@ class Cut:
 
 
 def cut(recording: Recording, window_s: float, hop_s: float, pictures: int) -> Iterator[Window]:
-    """Yield a window every `hop_s`, and at last the one at the end; each of `pictures` pictures.
+    """Yield a window every `hop_s`, and finally the one at the end; each of `pictures` pictures.
 
     Windows begin anew where the stamps of a topic jump by two windows. One without pictures and
     sound is left out. Raises RecordingError.
