@@ -68,15 +68,17 @@ class StreamAttention(Generic[A]):
 class Output(Generic[A]):
     """The result of a forward pass.
 
-    `logits` [B, classes]; `bias` [classes], the head's. `residuals`: each stream's cross-modal
-    residual, mean over tokens, [T, B, C] (the features of the alignment loss). `stream_logits`:
-    the term of each stream's tower [B, classes]; their sum plus the bias is `logits`. A tower has
-    received the residuals of the other streams. `features`: each tower's output [B, C], the mean
-    over tokens and steps, which the head maps to its term.
-    `firing_rates`: spikes per neuron and step [B], 0 to 1, of the layers that make a stream's
-    tokens: the last stage of its patch splitting, after its pooling, and the position stage.
-    `attention` by the stream that the map lies on (the keys'), and `operations` by layer; None
-    where not requested.
+    - `logits` [B, classes], and `bias` [classes], the head's.
+    - `residuals`, by stream: its cross-modal residual, mean over tokens, [T, B, C] (the features of
+      the alignment loss).
+    - `stream_logits`, by stream: the term [B, classes] of its tower, which has received the
+      residuals of the other streams. The sum of the terms plus the bias is `logits`.
+    - `features`, by stream: its tower's output [B, C], the mean over tokens and steps, which the
+      head maps to its term.
+    - `firing_rates`, by stream: spikes per neuron and step [B], 0 to 1, of the layers that make its
+      tokens: the last stage of patch splitting, after its pooling, and the position stage.
+    - `attention`, by the stream that the map lies on (the keys'); None where not requested.
+    - `operations`, by layer; None where not requested.
     """
 
     logits: A

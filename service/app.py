@@ -67,7 +67,7 @@ class Parts:
     - `decode_workers`, `max_connections`: of this process.
     - `watches`: run each in a thread, until `stop` is called.
     - `allocate`: makes the arrays that tensors are received into.
-    - `expose`: receives what this process counts, and returns `State.expose`.
+    - `expose`: makes `State.expose` from the collector of what this process counts.
     """
 
     models: Models

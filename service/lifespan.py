@@ -73,7 +73,7 @@ def make_lifespan(
 
 
 async def _open(store: LimitStore | None, on_failure: Callable[[StartupError], None]) -> None:
-    """Open the shared store of limits, where there is one to be."""
+    """Open the shared store of limits, if one is configured."""
     try:
         if store is not None:
             await store.open()
@@ -84,7 +84,7 @@ async def _open(store: LimitStore | None, on_failure: Callable[[StartupError], N
 async def _start_grpc(
     make: Callable[[], GrpcServer] | None, on_failure: Callable[[StartupError], None]
 ) -> GrpcServer | None:
-    """Make and start the server of gRPC, where there is one to be."""
+    """Make and start the server of gRPC, if one is configured."""
     if make is None:
         return None
     try:

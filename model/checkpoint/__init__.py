@@ -1,4 +1,10 @@
-"""Checkpoints: weights as safetensors beside a card, and the import of published ones."""
+"""Checkpoints: weights as safetensors beside a card, and the import of published ones.
+
+A checkpoint is a folder of `model.safetensors` and `card.json`. `load` returns its network, in eval
+mode on the CPU, and its card; `save` writes both; `read_card` reads the card alone, without torch.
+All raise CheckpointError, which names the file and the field or tensor, where one cannot be used.
+No code that a file carries is run.
+"""
 
 from __future__ import annotations
 

@@ -188,12 +188,16 @@ class OODReferences(_Section):
 class Card(_Section):
     """The content of card.json.
 
-    `streams`: the preprocessing of each stream of `config`. `labels`: one name per class, in the
-    order of the logits. `steps`: the default number of time steps T. `missing_streams`: whether
-    clips that lack a stream are classified. `calibration`: of the probabilities; None: the softmax
-    of the logits. `domain`: what the out-of-distribution (OOD) score compares clips
-    with. `abstain_below`, `abstain_beyond`: defaults of the request's fields; 0 and None: never.
-    `sha256`: of the weights' file, filled in by `save`.
+    - `streams`: the preprocessing of each stream of `config`; `encoding`: how its values become
+      spikes.
+    - `steps`: the default number of time steps T.
+    - `labels`: one name per class, in the order of the logits.
+    - `missing_streams`: whether clips that lack a stream are classified.
+    - `calibration`: of the probabilities; None: they are the softmax of the logits.
+    - `domain`: what the out-of-distribution (OOD) score compares clips with; None: no score.
+    - `abstain_below`, `abstain_beyond`: defaults of the request's fields; 0 and None: never.
+    - `data`, `training`, `accuracy`, `notes`: where the weights come from, and what was measured.
+    - `sha256`: of the weights' file, filled in by `save`.
     """
 
     name: str = Field(min_length=1)

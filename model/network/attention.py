@@ -61,6 +61,7 @@ class SpikingAttention(nn.Module):
         self.out = Projection(dim, dim)
 
     def forward(self, target: Tensor, source: Tensor, maps: bool) -> tuple[Tensor, Maps]:
+        """Return the target's spikes [T, B, C, N], and the maps over the source where `maps`."""
         q, k, v = self.query(target), self.key(source), self.value(source)
         attended = self._spatial(q, k, v) if self.over == "spatial" else self._temporal(q, k, v)
         spikes: Tensor = self.out(self.lif(attended))
@@ -115,6 +116,7 @@ class CCSSA(nn.Module):
         self.temporal = SpikingAttention(dim, heads, "temporal") if "temporal" in kind else None
 
     def forward(self, target: Tensor, source: Tensor, maps: bool) -> tuple[Tensor, Maps]:
+        """Return the residual [T, B, C, N] before alignment, and the maps over the source."""
         if self.temporal is None:
             assert self.spatial is not None
             spikes, over_space = self.spatial(target, source, maps)

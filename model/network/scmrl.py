@@ -101,7 +101,7 @@ class SCMRL(nn.Module):
         self.apply(_initialise)
 
     def forward(self, inputs: Mapping[str, Tensor], attention: bool = False) -> Output:
-        """Return the class logits and more of encoded frames [T, B, C, H, W] by stream.
+        """Return the output for encoded frames [T, B, C, H, W] by stream; logits are [B, classes].
 
         T and B are the same for all streams; C, H and W are those of `config.streams`. A stream
         that is missing in `inputs` adds nothing to the logits and has no residual. With

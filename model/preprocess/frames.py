@@ -173,8 +173,8 @@ def _resize_axes(
 ) -> Sequence[UInt8Array]:
     """Resize a picture [h, w, 3] by weights [rows, h] and [columns, w], whose rows sum to 1.
 
-    Returns three planes [rows, columns]. Another order of the products' sides would round
-    differently, and one pixel in millions would be another.
+    Returns three planes [rows, columns]. The sides of the products are in this order, as another
+    one would round one pixel in millions differently.
     """
     height, width, _ = picture.shape
     rows, columns = len(row_weights), len(column_weights)

@@ -14,8 +14,8 @@ _LOWEST, _HIGHEST = 0.05, 20.0
 def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
     """Return the temperature with the lowest cross-entropy of logits [n, classes], 0.05 to 20.
 
-    A tenth of a clip more, which is of each class to the same share, is added: where all answers
-    are right, no temperature would be low enough otherwise.
+    A tenth of a clip that belongs equally to all classes is added: without it, the best temperature
+    of answers that are all right would be 0.
     """
     rows = np.arange(len(labels))
     precise = logits.astype(np.float64)

@@ -38,11 +38,12 @@ class Backend:
     """A checkpoint, and the functions that decode for it and run it.
 
     - `name`: by which requests select the checkpoint; `card`: its card.
-    - `decode`: decodes and preprocesses files; raises Problem.
-    - `run`: runs the network for a number of steps on inputs [T or 1, C, H, W] by stream.
+    - `decode`: decodes and preprocesses files. Raises Problem.
+    - `run`: runs the network for T time steps on inputs float32 [T or 1, C, H, W] by stream, and
+      returns the output with B = 1 and the seconds that it waited and ran.
     - `limits`: of one file.
-    - `reduce_steps`: returns the time steps T to run under load; called only where the options
-      allow fewer.
+    - `reduce_steps`: returns the time steps T to run under load, at most those that it receives;
+      called only where the options allow fewer.
     """
 
     name: str
@@ -64,9 +65,12 @@ class Call:
 async def classify(
     files: InputFiles, options: Options, backend: Backend, call: Call
 ) -> Classification:
-    """Classify `files`, which `upload_fields.check_files` has accepted.
+    """Return the answer to `files`, which `upload_fields.check_files` has accepted.
 
-    Raises Problem where they cannot be used, and any exception of `backend`.
+    It has calibrated probabilities, 0 to 1, each stream's term of the logits and, as `options` ask,
+    attention maps, early exits and diagnostics; times are in milliseconds from this call on. Raises
+    Problem INVALID_FIELD for options that the checkpoint does not support, and any exception of
+    `backend`: Problem where the files cannot be used.
     """
     started = time.perf_counter()
     check_supported(backend.name, backend.card, options)
@@ -100,7 +104,10 @@ async def _classify_decoded(
     decoded: DecodeResult, steps: int, options: Options, backend: Backend, call: Call,
     started: float,
 ) -> Classification:  # fmt: skip
-    """Run the network on a decoded clip, and answer. `started`: of the whole, perf_counter()."""
+    """Run the network on a decoded clip, and return the answer.
+
+    `started`: time.perf_counter() when the whole classification began.
+    """
     card, record = backend.card, call.record
     inputs = encode_clip(decoded.prepared, card.encoding, steps)
     with record.attempt("run"):

@@ -65,8 +65,8 @@ class ServedClassifier:
         """Classify several clips of one call, each with an answer or a problem of its own.
 
         A clip is files, which are checked here, or preprocessed tensors [T or 1, C, H, W] by
-        stream. The number of a clip, from 0, is behind the id of its call. No more than
-        `call_clips_in_flight` are under way at a time.
+        stream. The id of its call is that of `call` with its number, from 0, appended. No more than
+        `call_clips_in_flight` are in work at a time.
         """
 
         calls = [Call(f"{call.id}.{n}", call.record.begin_clip()) for n in range(len(clips))]

@@ -45,8 +45,8 @@ def ray(
     address: Annotated[
         str | None, typer.Option(help="Address of a cluster, as auto or HOST:6379.")
     ] = None,
-    min_replicas: Annotated[int, typer.Option(min=1)] = 1,
-    max_replicas: Annotated[int, typer.Option(min=1)] = 8,
+    min_replicas: Annotated[int, typer.Option(min=1, help="Fewest replicas.")] = 1,
+    max_replicas: Annotated[int, typer.Option(min=1, help="Most replicas, under load.")] = 8,
     cpus: Annotated[float, typer.Option(min=0.1, help="CPU cores of a replica.")] = 2.0,
     gpus: Annotated[float, typer.Option(min=0, help="GPUs of a replica; 0.5: half of one.")] = 0.0,
     target_ongoing_requests: Annotated[

@@ -95,9 +95,9 @@ class DecoderPool:
     def run_self_test(self, request: DecodeRequest) -> bool:
         """Decode small files once the first process has started; blocks.
 
-        They are for the streams of the request. Nothing is decoded where there is a file for none
-        of them. Returns False where the pool stops or fails. Raises DecodingUnavailable where a
-        file cannot be decoded.
+        The files are for the streams of the request; nothing is decoded if there is no small file
+        for any of them. Returns False where the pool stops or fails. Raises DecodingUnavailable
+        where a file cannot be decoded.
         """
         self._availability.wait_for_first_start()
         files = self_test.files(request.kinds)
@@ -146,8 +146,8 @@ class DecoderPool:
     async def open_live(self, request: LiveRequest, memory_bytes: int) -> LiveDecoder:
         """Start the decoder of a live stream, in a process beside those of the pool.
 
-        The caller closes it. It may allocate `memory_bytes`, and be at one packet as long as a
-        process of the pool is at a job. Raises Problem NOT_READY, and PeerLost.
+        The caller closes it. It may allocate `memory_bytes`; the time limit of a packet is that of
+        a job in the pool. Raises Problem NOT_READY, and PeerLost.
         """
         starting = asyncio.ensure_future(asyncio.to_thread(self._processes.fork_live, memory_bytes))
         try:

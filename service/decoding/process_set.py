@@ -48,7 +48,7 @@ class ProcessSet:
         return process
 
     def fork_live(self, memory_bytes: int) -> Process:
-        """Start the decoder of a live stream, which is none of these. Raises Problem NOT_READY."""
+        """Start the decoder of a live stream, which is not of the set. Raises Problem NOT_READY."""
         try:
             return self._fork_server.fork_live(memory_bytes)
         except RuntimeError as exc:

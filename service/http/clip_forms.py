@@ -47,8 +47,8 @@ def _one_file_each(
     name = names[-1]
     if has_numbers or len(names) > 1 or name in fields.repeated:
         detail = (
-            f"It is not said of which clip `{name}` is: send `{name}.0`, `{name}.1`, …; without a "
-            "number, a single field with one file for each clip."
+            f"`{name}` has no number of a clip: send `{name}.0`, `{name}.1`, …; without numbers, "
+            "send a single field with one file for each clip."
         )
         raise Problem(Error.INVALID_FIELD, detail, field=name)
     return [Form(files={name: [file]}) for file in whole.files[name]]

@@ -151,4 +151,4 @@ def _text(name: str, value: Any, kind: str) -> str:
 
 
 def _twice(name: str) -> Problem:
-    return Problem(Error.INVALID_FIELD, f"`{name}` is there twice; send it once.", field=name)
+    return Problem(Error.INVALID_FIELD, f"`{name}` was sent twice; send it once.", field=name)

@@ -118,7 +118,10 @@ def _inputs(inputs: Sequence[_Input], content: memoryview) -> list[Tensor]:
         parsed.append(tensors.from_bytes(each.name, each.datatype, each.shape, content[:size]))
         content = content[size:]
     if content:
-        detail = f"{len(content)} bytes are of no input; `binary_data_size` says how many it has."
+        detail = (
+            f"{len(content)} bytes follow those of the last input; the `binary_data_size` of all "
+            "inputs must add up to the bytes after the JSON."
+        )
         raise Problem(Error.INVALID_FIELD, detail)
     return parsed
 
@@ -133,7 +136,7 @@ def _decoded(name: str, value: Any) -> Any:
     try:
         return base64.b64decode(value[prefix.end() :] if prefix else value, validate=True)
     except ValueError as exc:
-        detail = f"Input `{name[:100]}` is not base64: {exc}. Send files as binary data, or so."
+        detail = f"Input `{name[:100]}` is not base64: {exc}. Send base64, or files as binary data."
         raise Problem(Error.INVALID_FIELD, detail, field=name[:100]) from exc
 
 

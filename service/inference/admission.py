@@ -50,9 +50,9 @@ class Admission:
     Args:
         slots: Maximum requests in flight.
         max_wait_s: Reject a request whose estimated wait is longer, in seconds. It drops to half
-            while requests are being rejected, until none has been for `max_wait_s`. A burst is
-            served completely. Under sustained overload a long queue adds latency but no
-            throughput; the queue at its beginning is that of a burst, and its wait is the longest.
+            while requests are being rejected, until none has been for `max_wait_s`: so a burst is
+            served completely, but under sustained overload, where a long queue adds latency and
+            no throughput, the queue is short.
         always_admit: Requests in flight that are admitted whatever their estimated wait.
         load: Where the numbers are kept.
     """

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("scmrl.keys")
 
-#: Seconds without a question after one that had no answer, so that requests do not wait each.
+#: Seconds without a call to the store after one that failed, so that not every request waits.
 _PAUSE_S = 1.0
-#: Connections of one process, each with one question at a time.
+#: Connections of one process, each with one call at a time.
 _MAX_CONNECTIONS = 16
 #: Seconds after which a place is free again where its holder has died.
 LEASE_S = 30.0
@@ -61,8 +61,8 @@ class StoreUnavailable(Exception):
 class LimitStore:
     """The token buckets and places of keys in a shared store. Used by the event loop alone.
 
-    A question that has no answer within `timeout_s` raises StoreUnavailable, as do all others
-    within the second after it. `unanswered` counts both.
+    A call that has no answer within `timeout_s` raises StoreUnavailable, as do all others within
+    the second after it. `unanswered` counts both.
     """
 
     def __init__(self, url: str, timeout_s: float) -> None:
@@ -70,10 +70,10 @@ class LimitStore:
         self._url = url
         self._timeout_s = timeout_s
         self._redis: Redis | None = None
-        self._retry_at: float | None = None  # None: the last question was answered
+        self._retry_at: float | None = None  # None: the last call succeeded
 
     async def open(self) -> None:
-        """Make the client, and ask once, so that the log says at the start what is wrong.
+        """Make the client, and call the store once: the log then says at the start what is wrong.
 
         Raises StartupError where the package is missing or the address is none.
         """
@@ -136,7 +136,7 @@ class LimitStore:
         await self._ask(lambda: redis.zrem(_places(name), holder))
 
     async def _ask(self, question: Any) -> Any:
-        """Return the answer of a question, a function that returns an awaitable."""
+        """Return the result of a call to the store, a function that returns an awaitable."""
         from redis.exceptions import RedisError
 
         now = time.monotonic()
@@ -144,7 +144,7 @@ class LimitStore:
             if now < self._retry_at:
                 self.unanswered += 1
                 raise StoreUnavailable
-            self._retry_at = now + _PAUSE_S  # one asks, the others do not wait for it
+            self._retry_at = now + _PAUSE_S  # one call tries, the others do not wait for it
         try:
             async with asyncio.timeout(self._timeout_s):
                 answer = await question()

@@ -214,8 +214,7 @@ def _log_lines_lost() -> Metric:
 def _limits_alone(store: LimitStore | None) -> Metric:
     return CounterMetricFamily(
         "scmrl_limit_store_unanswered",
-        "Questions to the shared store of limits without an answer, which this process decided "
-        "alone",
+        "Calls to the shared store of limits that failed, so that this process decided alone",
         value=0 if store is None else store.unanswered,
     )
 

@@ -97,7 +97,7 @@ def _contents(inputs: Sequence[Tensor], card: Card, settings: Settings) -> list[
     names = [tensor.name for tensor in inputs]
     for tensor in inputs:
         if names.count(tensor.name) > 1:
-            raise _invalid(tensor, "it is there twice")
+            raise _invalid(tensor, "it was sent twice; send it once")
         if len(tensor.values) != len(inputs[0].values):
             counts = f"{len(tensor.values)} clips, `{inputs[0].name}` {len(inputs[0].values)}"
             raise _invalid(tensor, f"it has {counts}")
