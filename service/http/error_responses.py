@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from service.errors import Error, Problem
-from service.http.paths import is_open_inference
+from service.http.paths import is_open_inference, route_path
 from service.http.problem_document import MEDIA_TYPE, make_document
 
 #: Statuses that Starlette itself raises.
@@ -37,12 +37,12 @@ def respond(
     if problem.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(problem.retry_after_s)))
     if problem.error is Error.UNSUPPORTED_ENCODING:
-        accepted = "gzip, deflate" if is_open_inference(request.scope) else "identity"
+        accepted = "gzip, deflate" if is_open_inference(route_path(request.scope)) else "identity"
         headers["Accept-Encoding"] = accepted
     if problem.error is Error.STOPPING:  # a further request would meet a closed connection
         headers["Connection"] = "close"
     status = problem.error.status
-    if is_open_inference(request.scope):
+    if is_open_inference(route_path(request.scope)):
         return JSONResponse({"error": problem.detail}, status_code=status, headers=headers)
     document = make_document(problem, getattr(request.state, "id", None))
     return JSONResponse(document, status_code=status, headers=headers, media_type=MEDIA_TYPE)

@@ -7,54 +7,26 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from service.errors import Error, Problem
 from service.http.json_body import DATA_URL
 from service.open_inference import tensors
 from service.open_inference.requests import InferRequest, RequestedOutput
+from service.open_inference.schemas import (
+    InferenceInput,
+    InferenceRequest,
+    RequestedInferenceOutput,
+    TensorParameters,
+)
 from service.open_inference.tensors import Tensor
 
 #: Length of the JSON in front of the tensors in bytes, in requests and responses.
 JSON_LENGTH = "Inference-Header-Content-Length"
 #: Media types of the body without and with tensors in bytes.
 JSON, BINARY = "application/json", "application/octet-stream"
-
-
 #: Most commas in the JSON, of which there is one for each number: parsing holds up other requests.
 _MAX_COMMAS = 2_000_000
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-
-class _Parameters(_Model):
-    """Parameters of a tensor that mean something here."""
-
-    binary_data_size: int | None = Field(None, ge=0)
-    binary_data: bool | None = None
-    classification: int = Field(0, ge=0)
-
-
-class _Input(_Model):
-    name: str
-    shape: list[int]
-    datatype: str
-    parameters: _Parameters | None = None
-    data: list[Any] | None = None
-
-
-class _Output(_Model):
-    name: str
-    parameters: _Parameters | None = None
-
-
-class _Request(_Model):
-    id: str | None = None
-    inputs: list[_Input]
-    outputs: list[_Output] | None = None
-    parameters: dict[str, Any] | None = None
 
 
 def parse_request(body: bytes, json_length: str | None, max_json_bytes: int) -> InferRequest:
@@ -72,7 +44,7 @@ def parse_request(body: bytes, json_length: str | None, max_json_bytes: int) -> 
         raise Problem(Error.TOO_LARGE, detail)
     content = memoryview(body)
     try:
-        request = _Request.model_validate_json(bytes(content[:length]))
+        request = InferenceRequest.model_validate_json(bytes(content[:length]))
     except ValidationError as exc:
         first = exc.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
@@ -98,7 +70,7 @@ def _json_length(header: str | None, size: int) -> int:
     return int(header)
 
 
-def _inputs(inputs: Sequence[_Input], content: memoryview) -> list[Tensor]:
+def _inputs(inputs: Sequence[InferenceInput], content: memoryview) -> list[Tensor]:
     """Raises Problem INVALID_FIELD."""
     parsed = []
     for each in inputs:
@@ -140,8 +112,8 @@ def _decoded(name: str, value: Any) -> Any:
         raise Problem(Error.INVALID_FIELD, detail, field=name[:100]) from exc
 
 
-def _requested(output: _Output) -> RequestedOutput:
-    parameters = output.parameters or _Parameters()
+def _requested(output: RequestedInferenceOutput) -> RequestedOutput:
+    parameters = output.parameters or TensorParameters()
     return RequestedOutput(output.name, parameters.classification, parameters.binary_data)
 
 

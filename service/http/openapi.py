@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from importlib.resources import files
 from typing import Any
 
@@ -13,7 +14,7 @@ from starlette.staticfiles import StaticFiles
 from service.http import problem_document
 from service.http.middleware import api_keys
 from service.http.middleware.security_headers import page_policy
-from service.http.routes import classify, classify_batch
+from service.http.routes import classify, classify_batch, open_inference
 from service.http.state import State
 from service.keys.key_file import Keys
 from service.settings import Settings
@@ -40,8 +41,8 @@ print(answer["prediction"])
 
 {problem_document.SUMMARY}
 
-The Open Inference Protocol v2, for clients of KServe and Triton, is under `/v2`, and describes
-itself (`GET /v2/models/NAME`).
+The Open Inference Protocol v2, for clients of KServe and Triton, is under `/v2`; a checkpoint's
+inputs and outputs are at `GET /v2/models/NAME`.
 """
 
 
@@ -75,11 +76,12 @@ def _add_description(app: FastAPI, settings: Settings, start_keys: Keys) -> None
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:
-        schema = describe()
+        schema = deepcopy(describe())  # FastAPI keeps its own
         problem_document.add_schema(schema)
         _remove_validation_errors(schema)
         for routes in (classify, classify_batch):
             routes.describe(schema, settings, _streams(app))
+        open_inference.describe(schema)
         api_keys.describe(schema, start_keys)
         return schema
 
@@ -93,12 +95,13 @@ def _streams(app: FastAPI) -> dict[str, dict[str, str]]:
     return {name: model.card.kinds for name, model in ready.items()}
 
 
-def _remove_validation_errors(schema: dict[str, Any]) -> None:
+def _remove_validation_errors(description: dict[str, Any]) -> None:
     """Remove FastAPI's own 422 of paths with parameters, which is never sent."""
     for name in ("HTTPValidationError", "ValidationError"):
-        schema["components"]["schemas"].pop(name, None)
-    for path in schema["paths"].values():
+        description["components"]["schemas"].pop(name, None)
+    for path in description["paths"].values():
         for operation in path.values():
             refusal = operation["responses"].get("422", {})
-            if "application/json" in refusal.get("content", {}):
+            schema = refusal.get("content", {}).get("application/json", {}).get("schema", {})
+            if schema.get("$ref", "").endswith("/HTTPValidationError"):
                 del operation["responses"]["422"]

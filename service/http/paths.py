@@ -17,7 +17,6 @@ def route_path(scope: Scope) -> str:
     return path
 
 
-def is_open_inference(scope: Scope) -> bool:
+def is_open_inference(path: str) -> bool:
     """Return whether a path is of the Open Inference Protocol, which has errors of its own."""
-    path = route_path(scope)
     return path == OPEN_INFERENCE or path.startswith(f"{OPEN_INFERENCE}/")

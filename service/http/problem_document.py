@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from service.errors import Error, Problem
+from service.open_inference.schemas import InferenceError
 
 MEDIA_TYPE = "application/problem+json"
 #: Sentence of the OpenAPI description.
@@ -60,7 +61,19 @@ def problems(*errors: Error) -> dict[int | str, dict[str, Any]]:
     }
 
 
+def inference_errors(*errors: Error) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI `responses` as `problems` does, for the Open Inference Protocol."""
+    described = problems(*errors)
+    schema = {"$ref": f"#/components/schemas/{InferenceError.__name__}"}
+    return {
+        status: {**response, "content": {"application/json": {"schema": schema}}}
+        for status, response in described.items()
+    }
+
+
 def add_schema(description: dict[str, Any]) -> None:
     """Add the schema of problem documents to an OpenAPI description."""
     schema = ProblemDocument.model_json_schema(ref_template="#/components/schemas/{model}")
-    description["components"]["schemas"].setdefault(SCHEMA_NAME, schema | {"title": SCHEMA_NAME})
+    schemas = description["components"]["schemas"]
+    schemas.setdefault(SCHEMA_NAME, schema | {"title": SCHEMA_NAME})
+    schemas.setdefault(InferenceError.__name__, InferenceError.model_json_schema())

@@ -143,6 +143,7 @@ def test_a_models_card_is_its_file(service: httpx.Client, weights: Path) -> None
 
 
 PAGES = ("/", "/healthz", "/readyz", "/docs", "/openapi.json", "/v1/models", "/v1/models/strict",
+         "/v2", "/v2/models", "/v2/health/live", "/v2/health/ready",
          "/docs/static/swagger-ui.css", "/docs/", "/nowhere", "/v1/models/nobody")  # fmt: skip
 
 
@@ -260,11 +261,31 @@ def test_the_description_is_whole(service: httpx.Client) -> None:
         assert {"200", "400", "404", "408", "413", "415", "422", "503", "504"} == set(
             operation["responses"]
         )
-    for operations in described["paths"].values():
+    for path, operations in described["paths"].items():
+        errors = "application/json" if path.startswith("/v2") else "application/problem+json"
         for operation in operations.values():
             for status, answer in operation["responses"].items():
                 if int(status) >= 400:
-                    assert list(answer["content"]) == ["application/problem+json"]
+                    assert list(answer["content"]) == [errors]
+
+
+def test_the_description_has_the_open_inference_protocol(service: httpx.Client) -> None:
+    described = service.get("/openapi.json").json()
+    paths = described["paths"]
+    for end in ("", "/config", "/ready", "/infer"):
+        plain = next(iter(paths["/v2/models/{name}" + end].values()))
+        versioned = next(iter(paths["/v2/models/{name}/versions/{version}" + end].values()))
+        assert versioned["responses"] == plain["responses"]
+        assert {each["name"] for each in versioned["parameters"]} == {
+            "version", *(each["name"] for each in plain["parameters"])
+        }  # fmt: skip
+        error = plain["responses"]["404"]["content"]["application/json"]["schema"]["$ref"]
+        assert error.endswith("/InferenceError")
+    identities = [each["operationId"] for path in paths.values() for each in path.values()]
+    assert len(set(identities)) == len(identities)
+    body = paths["/v2/models/{name}/infer"]["post"]["requestBody"]["content"]
+    assert set(body) == {"application/json", "application/octet-stream"}
+    assert service.get("/openapi.json").json() == described, "each time"
 
 
 def test_the_description_states_the_largest_number_of_steps_that_is_set(weights: Path) -> None:

@@ -15,8 +15,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import Error, Problem
 from service.http.error_responses import not_found, send_problem
-from service.http.paths import route_path
-from service.http.problem_document import problems
+from service.http.paths import is_open_inference, route_path
+from service.http.problem_document import inference_errors, problems
 from service.keys.admission import KeyAdmission
 from service.keys.key_file import Keys
 
@@ -122,9 +122,10 @@ def describe(schema: dict[str, Any], keys: Keys) -> None:
             continue
         needed = True
         errors = (Error.KEY_NEEDED, Error.KEY_REFUSED if is_admin else Error.RATE_LIMIT)
+        responses = inference_errors if is_open_inference(path) else problems
         for operation in operations.values():
             operation["security"] = [{"key": []}]
-            for status, answer in problems(*errors).items():
+            for status, answer in responses(*errors).items():
                 operation["responses"].setdefault(str(status), answer)
     if needed:
         schemes = schema["components"].setdefault("securitySchemes", {})

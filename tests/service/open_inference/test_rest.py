@@ -14,6 +14,7 @@ import httpx
 import numpy as np
 import pytest
 
+from service.open_inference.schemas import InferenceResponse
 from tests.service.checkpoints import LABELS, SPECS, STEPS
 
 MODEL = "/v2/models/avdigits"
@@ -73,6 +74,7 @@ def test_a_clip_in_json_is_answered_as_by_the_form(service: httpx.Client, clip: 
     head = response.json()
     assert (head["id"], head["model_name"], head["model_version"]) == ("mine", "avdigits", "0.0.1")
     assert list(sent) == ["probabilities", "logits", "contributions", "label"]
+    assert InferenceResponse.model_validate(head).model_dump(exclude_none=True) == head
     form = service.post("/v1/classify", files={"clip": clip}, data={"steps": "3"}).json()
     by_index = {each["index"]: each["probability"] for each in form["probabilities"]}
     expected = [by_index[index] for index in range(len(LABELS))]

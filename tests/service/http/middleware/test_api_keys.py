@@ -236,6 +236,10 @@ def test_the_description_asks_for_a_key_where_one_is_needed() -> None:
     assert {"401", "429"} <= set(classify["responses"])
     assert {"401", "403"} <= set(described["paths"]["/v1/admin/secrets"]["get"]["responses"])
     assert "security" not in described["paths"]["/healthz"]["get"]
+    infer = described["paths"]["/v2/models/{name}/infer"]["post"]
+    assert infer["security"] == [{"key": []}]
+    assert set(infer["responses"]["429"]["content"]) == {"application/json"}
+    assert "security" not in described["paths"]["/v2/health/ready"]["get"]
     plain = json.loads(ask(made(), "/openapi.json").body)
     assert "security" not in plain["paths"][CLASSIFY]["post"]
     assert "/v1/admin/secrets" not in plain["paths"]
