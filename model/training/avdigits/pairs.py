@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.random import Generator
 
-from model.media.types import Pictures, Sound
+from model.media.types import Pictures
 from model.training.avdigits.folder import Digits
 from model.training.avdigits.scene import draw_pair
-from model.training.speech.folder import RATE
-from model.training.speech.recording import record
+from model.training.speech.recording import say
 from model.training.two_objects import TwoObjects
 
 
@@ -23,17 +21,11 @@ def two_digits(digits: Digits, count: int, seed: int) -> Iterator[TwoObjects]:
         images = [digits.pictures[label] for label in (first, second)]
         drawn = [of[int(rng.integers(len(of)))] for of in images]
         scenes = draw_pair((drawn[0], drawn[1]), rng, short_side=(180, 360))
+        words = [digits.words[label] for label in (first, second)]
+        said = [say(of[int(rng.integers(len(of)))], rng).sound for of in words]
         yield TwoObjects(
             pictures=Pictures((scenes.frame,), (0.0,)),
             boxes=scenes.boxes,
             labels=(first, second),
-            sounds=(_say(digits, first, rng), _say(digits, second, rng)),
+            sounds=(said[0], said[1]),
         )
-
-
-def _say(digits: Digits, label: int, rng: Generator) -> Sound:
-    takes = digits.words[label]
-    take = takes[int(rng.integers(len(takes)))]
-    snr_db = rng.uniform(15, 40)
-    recording = record(take, RATE, rng, seconds=(1.2, 3.0), speed=0.15, snr_db=snr_db)
-    return Sound(recording.samples[None], recording.rate)

@@ -15,8 +15,7 @@ from model.training.handsigns.dataset import HELD_OUT_DIFFICULTY
 from model.training.handsigns.folder import Hand, ShownDigits
 from model.training.handsigns.scene import CLIP_HEIGHTS, Scene, draw_scene, photograph_scene
 from model.training.mp4_encoder import FRAME_RATES, RATES, Footage, encode
-from model.training.speech.folder import RATE
-from model.training.speech.recording import Recording, record
+from model.training.speech.recording import Recording, say
 from model.training.task import LabelledClip
 
 #: Parts of the test set: photographs with their own wall, and hands before other backgrounds.
@@ -24,7 +23,7 @@ PLAIN, BUSY = "plain background", "busy background"
 #: Number of backgrounds that clips are composed onto.
 BACKGROUNDS = 300
 #: Shorter side of a clip's frames in pixels.
-_SHORT_SIDE = (180, 360)
+SHORT_SIDE = (180, 360)
 
 
 def labelled_clips(
@@ -49,7 +48,7 @@ def labelled_clip(
     hands, words = digits.hands[label], digits.words[label]
     hand, word = hands[rng.integers(len(hands))], words[rng.integers(len(words))]
     scene = _draw(hand, part, rng, kinds)
-    recording = record(word, RATE, rng, seconds=(1.2, 3.0), speed=0.15, snr_db=rng.uniform(15, 40))
+    recording = say(word, rng)
     return LabelledClip(
         data=encode(_film(scene, recording, rng), recording, int(rng.choice(RATES))),
         label=label,
@@ -64,11 +63,11 @@ def labelled_clip(
 def _draw(hand: Hand, part: str, rng: Generator, kinds: tuple[str, ...]) -> Scene:
     """Draw the scene: half of the plain ones are the photograph as it is, enlarged."""
     if part == PLAIN and rng.random() < 0.5:
-        side = int(rng.integers(_SHORT_SIDE[0], _SHORT_SIDE[1] + 1)) // 2 * 2
+        side = int(rng.integers(SHORT_SIDE[0], SHORT_SIDE[1] + 1)) // 2 * 2
         return photograph_scene(_enlarged(hand, side))
     grounds = backgrounds.pool(kinds, BACKGROUNDS, 2)
     return draw_scene(
-        hand, grounds, rng, plain=part == PLAIN, short_side=_SHORT_SIDE, heights=CLIP_HEIGHTS,
+        hand, grounds, rng, plain=part == PLAIN, short_side=SHORT_SIDE, heights=CLIP_HEIGHTS,
         difficulty=HELD_OUT_DIFFICULTY,
     )  # fmt: skip
 

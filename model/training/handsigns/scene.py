@@ -100,6 +100,7 @@ def draw_scene(
     plain: bool,
     covered: float = 0.0,
     short_side: tuple[int, int] = (80, 144),
+    size: tuple[int, int] | None = None,
     heights: tuple[float, float] = HEIGHTS,
     difficulty: float = 1.0,
 ) -> Scene:
@@ -108,10 +109,11 @@ def draw_scene(
     `plain`: the photograph with its own wall, which goes on to the frame's edges; else the hand
     cut out, before a random part of one of `backgrounds`. `covered`: probability that a thing
     hides a part of the hand, which may be the finger that matters. `short_side` bounds the
-    frame's shorter side in pixels, `heights` the hand's height over it. `difficulty` 0 gives
-    large, upright hands in the middle, lit as the photograph is; 1 the whole range.
+    frame's shorter side in pixels, unless `size` is its height and width; `heights` the hand's
+    height over it. `difficulty` 0 gives large, upright hands in the middle, lit as the photograph
+    is; 1 the whole range.
     """
-    height, width = draw_size(rng, short_side)
+    height, width = size or draw_size(rng, short_side)
     linear = _draw_linear(rng, difficulty)
     low, high = _extent(linear, hand.cutout.box)
     wide, tall = high - low

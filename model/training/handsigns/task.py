@@ -18,6 +18,7 @@ from model.training.task import LabelledClip, check_task
 if TYPE_CHECKING:
     from model.training.handsigns.dataset import Scenes
     from model.training.handsigns.folder import ShownDigits
+    from model.training.two_objects import TwoObjects
 
 #: Seeds of the clips and examples that a checkpoint is calibrated on.
 _DEVELOPMENT_SEED, _KNOWN_SEED = 11, 3
@@ -173,6 +174,12 @@ class HandSignsData:
         from model.training.handsigns.clips import labelled_clips
 
         return labelled_clips(self.test, count, seed)
+
+    def two_objects(self, count: int, seed: int) -> Iterator[TwoObjects]:
+        """Yield pictures of two hands of the test half, with a recording of each digit."""
+        from model.training.handsigns.pairs import two_hands
+
+        return two_hands(self.test, count, seed)
 
     def record(self, folder: Path) -> None:
         """Write nothing: the data folder always splits alike."""

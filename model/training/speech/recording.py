@@ -10,6 +10,8 @@ from numpy.random import Generator
 from scipy.fft import irfft, next_fast_len, rfft
 
 from model.arrays import Float32Array
+from model.media.types import Sound
+from model.training.speech.folder import RATE
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,11 @@ class Recording:
     rate: int
     begin: float
     end: float
+
+    @property
+    def sound(self) -> Sound:
+        """Its samples as those of a clip."""
+        return Sound(self.samples[None], self.rate)
 
 
 def record(
@@ -55,6 +62,12 @@ def record(
         gain = rng.uniform(1.2, 3)
     samples = np.clip(samples * np.float32(gain / peak), -1, 1)
     return Recording(samples, rate, start / rate, (start + len(word)) / rate)
+
+
+def say(word: Float32Array, rng: Generator) -> Recording:
+    """Make a random recording of a word [n], mono at RATE, as clips to evaluate on have."""
+    snr_db = rng.uniform(15, 40)
+    return record(word, RATE, rng, seconds=(1.2, 3.0), speed=0.15, snr_db=snr_db)
 
 
 def noise(length: int, slope: float, rng: Generator) -> Float32Array:

@@ -13,14 +13,14 @@ from model import checkpoint
 from model.media.types import Pictures, Sound
 from model.network import SCMRL, Output, StreamAttention
 from model.preprocess.prepared import Prepared
-from model.training.avdigits import folder as data_folder
-from model.training.avdigits.pairs import two_digits
 from model.training.avdigits.task import AVDigits
 from model.training.evaluator import Evaluator
 from model.training.options import TrainOptions
 from model.training.study.following import follow
+from model.training.tasks import TASKS
 from model.training.training_card import make_card
-from model.training.two_objects import TwoObjects
+from model.training.two_objects import TwoObjectData, TwoObjects
+from tests.model.training.handsigns.made import make_folder
 
 CARD = make_card(TrainOptions.of(AVDigits(), Path("data"), embed_dim=16, steps=2), 0)
 #: The left object's sound is quiet, the right one's is loud.
@@ -76,9 +76,16 @@ def test_a_map_that_does_not_follow_has_the_same_mass_for_both(folder: Path) -> 
     assert (result.heard[0], result.seen[0]) == (0.5, 0.5)
 
 
-def test_pictures_of_two_digits_show_both_in_their_boxes(avdigits_folder: Path) -> None:
-    digits = data_folder.load(avdigits_folder)[1]
-    first, again = (list(two_digits(digits, 6, 7)) for _ in range(2))
+@pytest.mark.parametrize("task", ["avdigits", "handsigns"])
+def test_pictures_of_two_objects_show_both_in_their_boxes(
+    task: str, avdigits_folder: Path, tmp_path: Path
+) -> None:
+    folder = avdigits_folder
+    if task == "handsigns":
+        folder = make_folder(tmp_path, avdigits_folder / "speech")
+    data = TASKS[task]().load(folder)
+    assert isinstance(data, TwoObjectData)
+    first, again = (list(data.two_objects(6, 7)) for _ in range(2))
     sides = set()
     for pair, same in zip(first, again, strict=True):
         assert pair.labels[0] != pair.labels[1]
