@@ -78,7 +78,7 @@ def test_a_checkpoint_is_configured_as_the_variant() -> None:
 
 @pytest.mark.parametrize("task", ["avdigits", "handsigns", "drones", "ndigits-events"])
 def test_a_study_starts_from_the_checkpoint_that_ships(task: str) -> None:
-    """Its residuals fire, those of new weights do not."""
+    """Those of new weights have silent residuals."""
     card = read_card(WEIGHTS / task)
     for given in ({}, {"init_from": None, "channels": None}):
         options = StudyOptions.of(task, WEIGHTS, data=Path("data"), out=Path("out"), **given)
