@@ -114,14 +114,16 @@ def export_onnx(
 
 def _chosen(card: Card, streams: Collection[str] | None) -> tuple[str, ...]:
     """Return the streams of the graph, in the card's order."""
-    known = list(card.streams)
-    wanted = known if streams is None else list(streams)
-    if not wanted or not set(wanted) <= set(known):
-        raise CheckpointError(card.name, "streams", f"{wanted}: can be one or more of {known}")
-    chosen = tuple(name for name in known if name in wanted)
-    if len(chosen) < len(known) and not card.missing_streams:
+    available = list(card.streams)
+    requested = available if streams is None else list(streams)
+    if not requested or not set(requested) <= set(available):
         raise CheckpointError(
-            card.name, "missing_streams", f"is false: the graph needs all streams, {known}"
+            card.name, "streams", f"{requested}: can be one or more of {available}"
+        )
+    chosen = tuple(name for name in available if name in requested)
+    if len(chosen) < len(available) and not card.missing_streams:
+        raise CheckpointError(
+            card.name, "missing_streams", f"is false: the graph needs all streams, {available}"
         )
     return chosen
 

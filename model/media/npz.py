@@ -24,10 +24,10 @@ _DAMAGED = (
 _MAX_ARRAYS = 16
 
 
-def read_arrays(data: bytes, max_values: int, what: str) -> dict[str, NDArray[Any]]:
+def read_arrays(data: bytes, max_values: int, noun: str) -> dict[str, NDArray[Any]]:
     """Return the arrays of an archive by name, each of at most `max_values` values.
 
-    `what` names the values in messages: "events". Raises MediaError.
+    `noun` names the values in messages: "events". Raises MediaError.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -35,7 +35,7 @@ def read_arrays(data: bytes, max_values: int, what: str) -> dict[str, NDArray[An
             if len(members) > _MAX_ARRAYS:
                 raise Unusable(f"the archive has {len(members)} arrays; accepted are {_MAX_ARRAYS}")
             return {
-                name: _member(archive, info, max_values, what) for name, info in members.items()
+                name: _member(archive, info, max_values, noun) for name, info in members.items()
             }
     except MediaError:
         raise
@@ -44,7 +44,7 @@ def read_arrays(data: bytes, max_values: int, what: str) -> dict[str, NDArray[An
 
 
 def _member(
-    archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_values: int, what: str
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_values: int, noun: str
 ) -> NDArray[Any]:
     """Read one array, after a look at its header: a small archive can hold a huge array."""
     with archive.open(info) as file:
@@ -57,7 +57,7 @@ def _member(
             raise ValueError("an array of objects")
         count = int(np.prod(shape, dtype=np.float64))
         if count > max_values:
-            raise TooLarge(f"it has {count} {what}; at most {max_values} are accepted")
+            raise TooLarge(f"it has {count} {noun}; at most {max_values} are accepted")
         size = count * dtype.itemsize
         content = file.read(size)
         if len(content) < size:

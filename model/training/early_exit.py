@@ -28,7 +28,7 @@ class Exit:
 def exits(
     evaluator: Evaluator, clips: Sequence[EvaluatedClip], steps: int, margins: Sequence[float]
 ) -> list[Exit]:
-    """Return what each margin gives on clips decoded for T = `steps`, and, last, what none gives.
+    """Return the outcome of each margin on clips decoded for T = `steps`, and last of all steps.
 
     As the service does, the network runs on the first 1, 2, 4, … steps of a clip's input, with the
     temperature of that T, and the clip stops where its highest probability exceeds the next by the
@@ -37,10 +37,10 @@ def exits(
     stops = exit_schedule(steps)
     labels = np.asarray([each.truth.label for each in clips], np.int64)
     answers = [_answers(evaluator, clips, steps, stop) for stop in stops]
-    whole = np.full(len(labels), steps, np.float64)
+    all_steps = np.full(len(labels), steps, np.float64)
     right = np.asarray(answers[-1][0] == labels, np.float64)
-    every = [_exit(margin, stops, answers, labels) for margin in margins]
-    return [*every, Exit(None, right, whole, whole)]
+    early = [_exit(margin, stops, answers, labels) for margin in margins]
+    return [*early, Exit(None, right, all_steps, all_steps)]
 
 
 def _answers(

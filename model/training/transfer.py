@@ -43,27 +43,29 @@ def transfer(
         problem = f"has {channels} channels; use --channels {channels}, or a multiple of it"
         return Transferred((), (), problem)
     generator = torch.Generator().manual_seed(seed)
-    theirs, own = source.state_dict(), target.state_dict()
-    taken: dict[str, Tensor] = {}
-    for name, like in own.items():
+    source_state, target_state = source.state_dict(), target.state_dict()
+    fitting: dict[str, Tensor] = {}
+    for name, like in target_state.items():
         if name.startswith("head."):
-            x = _head(name, theirs, own, _shared(card.labels, labels), generator)
+            x = _head(name, source_state, target_state, _shared(card.labels, labels), generator)
         else:
-            x = _fitted(name, theirs.get(name), like, generator)
+            x = _fitted(name, source_state.get(name), like, generator)
         if x is not None:
-            taken[name] = x
-    raise_thresholds(taken, source, target)
-    whole = {
+            fitting[name] = x
+    raise_thresholds(fitting, source, target)
+    complete = {
         part
-        for part in map(_part, own)
-        if all(name in taken for name in own if _part(name) == part)
+        for part in map(_part, target_state)
+        if all(name in fitting for name in target_state if _part(name) == part)
     }
-    parts = list(dict.fromkeys(map(_part, own)))
-    new = tuple(part for part in parts if part not in whole)
-    if not any(part.startswith("patch.") for part in whole):
+    parts = list(dict.fromkeys(map(_part, target_state)))
+    new = tuple(part for part in parts if part not in complete)
+    if not any(part.startswith("patch.") for part in complete):
         return Transferred((), (), "no part of its network fits: its streams are others")
-    target.load_state_dict({n: taken[n] if _part(n) in whole else x for n, x in own.items()})
-    return Transferred(tuple(part for part in parts if part in whole), new)
+    target.load_state_dict(
+        {n: fitting[n] if _part(n) in complete else x for n, x in target_state.items()}
+    )
+    return Transferred(tuple(part for part in parts if part in complete), new)
 
 
 def _part(name: str) -> str:
@@ -72,9 +74,10 @@ def _part(name: str) -> str:
     return pieces[0] if pieces[0] == "head" else ".".join(pieces[:2])
 
 
-def _shared(theirs: Sequence[str], own: Sequence[str]) -> dict[int, int]:
-    """Return the rows of labels that both have: theirs by ours."""
-    return {row: theirs.index(label) for row, label in enumerate(own) if label in theirs}
+def _shared(source_labels: Sequence[str], target_labels: Sequence[str]) -> dict[int, int]:
+    """Return the rows of labels that both have: those of the source by those of the target."""
+    rows = {label: row for row, label in enumerate(source_labels)}
+    return {row: rows[label] for row, label in enumerate(target_labels) if label in rows}
 
 
 def _fitted(name: str, x: Tensor | None, like: Tensor, generator: torch.Generator) -> Tensor | None:
@@ -91,15 +94,15 @@ def _fitted(name: str, x: Tensor | None, like: Tensor, generator: torch.Generato
 
 def _head(
     name: str,
-    theirs: dict[str, Tensor],
-    own: dict[str, Tensor],
+    source_state: dict[str, Tensor],
+    target_state: dict[str, Tensor],
     rows: dict[int, int],
     generator: torch.Generator,
 ) -> Tensor | None:
     """Return weight or bias of the classifier with the rows that both have; None for none."""
     if not rows:
         return None
-    x, like = theirs[name][list(rows.values())], own[name]
+    x, like = source_state[name][list(rows.values())], target_state[name]
     fitted = _fitted(name, x, like[list(rows)], generator)
     if fitted is None:
         return None

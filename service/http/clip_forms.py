@@ -17,31 +17,31 @@ from service.http.multipart_body import Form, FormFields
 from service.settings import Settings
 
 
-def split_clips(whole: Form, fields: FormFields, max_clips: int) -> list[Form]:
+def split_clips(form: Form, fields: FormFields, max_clips: int) -> list[Form]:
     """Return the form of each clip, in their order.
 
     The files of a clip have its number, from 0: `video.0`, `audio.0`. A single field without a
     number is the only file of each clip: `clip` once for each. Values without a number are those of
     every clip that has none of its own. Raises Problem INVALID_FIELD or TOO_LARGE.
     """
-    numbered = [fields.split(name) for name in whole.files]
+    numbered = [fields.split(name) for name in form.files]
     names = [name for name, number in numbered if number is None]
     numbers = [number for _, number in numbered if number is not None]
     if names:
-        clips = _one_file_each(whole, names, fields, has_numbers=bool(numbers))
+        clips = _one_file_each(form, names, fields, has_numbers=bool(numbers))
         check_number(len(clips), max_clips)
     else:
         check_number(max(numbers, default=-1) + 1, max_clips)
         clips = [Form() for _ in range(max(numbers) + 1)]
-        for name, files in whole.files.items():
+        for name, files in form.files.items():
             field, number = fields.split(name)
             clips[number or 0].files[field] = files
-    _add_values(clips, whole, fields)
+    _add_values(clips, form, fields)
     return clips
 
 
 def _one_file_each(
-    whole: Form, names: Sequence[str], fields: FormFields, *, has_numbers: bool
+    form: Form, names: Sequence[str], fields: FormFields, *, has_numbers: bool
 ) -> list[Form]:
     """Return a form for each file of the only field. Raises Problem INVALID_FIELD."""
     name = names[-1]
@@ -51,7 +51,7 @@ def _one_file_each(
             "send a single field with one file for each clip."
         )
         raise Problem(Error.INVALID_FIELD, detail, field=name)
-    return [Form(files={name: [file]}) for file in whole.files[name]]
+    return [Form(files={name: [file]}) for file in form.files[name]]
 
 
 def check_number(clips: int, max_clips: int) -> None:
@@ -63,13 +63,13 @@ def check_number(clips: int, max_clips: int) -> None:
         raise Problem(Error.TOO_LARGE, detail)
 
 
-def _add_values(clips: Sequence[Form], whole: Form, fields: FormFields) -> None:
+def _add_values(clips: Sequence[Form], form: Form, fields: FormFields) -> None:
     """Add to each clip the values of all and then its own. Raises Problem INVALID_FIELD."""
-    for name, values in whole.values.items():
+    for name, values in form.values.items():
         if fields.split(name)[1] is None:
             for clip in clips:
                 clip.values[name] = values
-    for name, values in whole.values.items():
+    for name, values in form.values.items():
         field, number = fields.split(name)
         if number is None:
             continue

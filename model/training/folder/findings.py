@@ -30,11 +30,11 @@ MAX_LISTED = 50
 
 @dataclass(frozen=True)
 class Finding:
-    """One mistake: its kind, the file or class, and what is wrong and would be accepted."""
+    """One mistake: its kind, the file or class (`where`), and what is wrong and accepted."""
 
     kind: FindingKind
     where: str
-    what: str
+    message: str
 
 
 def report(data: Path, findings: Iterable[Finding], clips: int) -> str:
@@ -51,6 +51,6 @@ def report(data: Path, findings: Iterable[Finding], clips: int) -> str:
 
 
 def _lines(findings: Sequence[Finding]) -> list[str]:
-    lines = [f"    {finding.where}: {finding.what}" for finding in findings[:MAX_LISTED]]
+    lines = [f"    {finding.where}: {finding.message}" for finding in findings[:MAX_LISTED]]
     more = len(findings) - MAX_LISTED
     return [*lines, f"    and {more} more"] if more > 0 else lines

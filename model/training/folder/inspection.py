@@ -29,8 +29,8 @@ def inspect(files: ClipFiles, clip: Clip, streams: frozenset[str]) -> Iterator[F
     if "visual" in streams:
         if clip.pictures is None:
             problem = clip.pictures_problem or "there is no picture in it"
-            what = f"{problem}; add a picture of the same name{_alone('audio', streams)}"
-            yield Finding("stream missing", files.name, what)
+            message = f"{problem}; add a picture of the same name{_alone('audio', streams)}"
+            yield Finding("stream missing", files.name, message)
         elif reason := blank_reason(clip.pictures):
             yield Finding("one colour", files.name, f"{reason}; it needs something to see")
 
@@ -38,14 +38,14 @@ def inspect(files: ClipFiles, clip: Clip, streams: frozenset[str]) -> Iterator[F
 def _inspect_sound(files: ClipFiles, clip: Clip, streams: frozenset[str]) -> Iterator[Finding]:
     if clip.sound is None:
         problem = clip.sound_problem or "there is no sound in it"
-        what = f"{problem}; add a sound file of the same name{_alone('visual', streams)}"
-        yield Finding("stream missing", files.name, what)
+        message = f"{problem}; add a sound file of the same name{_alone('visual', streams)}"
+        yield Finding("stream missing", files.name, message)
     elif reason := silence_reason(clip.sound):
-        what = f"{reason}{_alone('visual', streams)}"
-        yield Finding("silent", files.name, what)
+        message = f"{reason}{_alone('visual', streams)}"
+        yield Finding("silent", files.name, message)
     elif clip.sound.duration_s < MIN_SOUND_S:
-        what = f"its sound lasts {clip.sound.duration_s:.3f} s; {MIN_SOUND_S:g} s are needed"
-        yield Finding("too short", files.name, what)
+        message = f"its sound lasts {clip.sound.duration_s:.3f} s; {MIN_SOUND_S:g} s are needed"
+        yield Finding("too short", files.name, message)
 
 
 def _alone(stream: str, streams: frozenset[str]) -> str:
@@ -63,7 +63,7 @@ def duplicates(digests: Mapping[str, str], labels: Mapping[str, str]) -> Iterato
         other = first.setdefault(digest, name)
         if other == name:
             continue
-        what = f"has the same content as {other}"
+        message = f"has the same content as {other}"
         if labels[other] != labels[name]:
-            what += f", which is of class {labels[other]}: one of them is wrong"
-        yield Finding("duplicate", name, f"{what}; keep one of them")
+            message += f", which is of class {labels[other]}: one of them is wrong"
+        yield Finding("duplicate", name, f"{message}; keep one of them")

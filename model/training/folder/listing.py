@@ -53,13 +53,13 @@ def list_folder(data: Path) -> Listing:
             continue
         if not entry.is_dir():
             if kind_of(entry):
-                what = f"lies in no class; move it to {data / 'CLASS' / entry.name}"
-                findings.append(Finding("wrong name", entry.name, what))
+                message = f"lies in no class; move it to {data / 'CLASS' / entry.name}"
+                findings.append(Finding("wrong name", entry.name, message))
             continue
         files = [(path, path.relative_to(data).as_posix()) for path in _files(entry)]
         if not files:
-            what = f"the folder holds no file; it needs clips ({ACCEPTED})"
-            findings.append(Finding("empty", entry.name, what))
+            message = f"the folder holds no file; it needs clips ({ACCEPTED})"
+            findings.append(Finding("empty", entry.name, message))
         pairs, wrong = pair(files, entry.name)
         clips += pairs
         findings += wrong
@@ -78,16 +78,16 @@ def pair(files: Iterable[tuple[Path, str]], label: str) -> tuple[list[ClipFiles]
     for path, name in files:
         kind = kind_of(path)
         if kind is None:
-            what = f"not known by its ending; accepted are {ACCEPTED}"
-            findings.append(Finding("wrong name", name, what))
+            message = f"not known by its ending; accepted are {ACCEPTED}"
+            findings.append(Finding("wrong name", name, message))
             continue
         by_stem.setdefault(path.with_suffix(""), []).append((kind, path, name))
     for stem, members in by_stem.items():
         name = " + ".join(name for _, _, name in members)
         kinds = [kind for kind, _, _ in members]
         if len(set(kinds)) < len(kinds) or frozenset(kinds) not in PAIRS:
-            what = "have one name; a clip is a movie, a sound, a picture, or a sound with either"
-            findings.append(Finding("wrong name", name, what))
+            message = "have one name; a clip is a movie, a sound, a picture, or a sound with either"
+            findings.append(Finding("wrong name", name, message))
             continue
         group = Path(members[0][2]).parent.as_posix().partition("/")[2]
         ordered = tuple(sorted((kind, path) for kind, path, _ in members))

@@ -95,8 +95,8 @@ def too_few(
     findings = []
     labels = list(labels)
     if len(labels) < 2:
-        what = f"there is one class ({', '.join(labels) or 'none'}); two or more are needed"
-        findings.append(Finding("class with too few", "classes", what))
+        message = f"there is one class ({', '.join(labels) or 'none'}); two or more are needed"
+        findings.append(Finding("class with too few", "classes", message))
     pairs = list(zip(clips, parts, strict=True))
     for label in labels:
         counts = Counter(part for clip, part in pairs if clip.label == label)
@@ -104,11 +104,11 @@ def too_few(
         if missing:
             groups = len({clip.group for clip in clips if clip.label == label})
             noun = "groups" if grouped else "clips"
-            what = (
+            message = (
                 f"has {groups} {noun if groups != 1 else noun[:-1]}, and none of them to "
                 f"{' or '.join(_PURPOSES[part] for part in missing)}; 3 {noun} or more are needed"
             )
-            findings.append(Finding("class with too few", label, what))
+            findings.append(Finding("class with too few", label, message))
     return findings
 
 

@@ -72,12 +72,12 @@ def load(folder: Path) -> Parts:
     """
     films = _films(folder / "nmnist")
     spoken = read_words(find_speech(folder))
-    said, held_out = (takes_by_digit(spoken, held_out=each) for each in (False, True))
+    spoken_train, held_out = (takes_by_digit(spoken, held_out=each) for each in (False, True))
     counts = [len(of) - round(DEVELOPMENT * len(of)) for of in films[TRAINING]]
     trained = zip(films[TRAINING], counts, strict=True)
     reserved = zip(films[TRAINING], counts, strict=True)
     parts = Parts(
-        Digits(tuple(of[:n] for of, n in trained), said),
+        Digits(tuple(of[:n] for of, n in trained), spoken_train),
         Digits(tuple(of[n:] for of, n in reserved), tuple(of[::2] for of in held_out)),
         Digits(films[TEST], tuple(of[1::2] for of in held_out)),
     )

@@ -103,9 +103,9 @@ def _sets(
     rng = np.random.default_rng([seed, 3])
     yield "white noise", [Clip(_white(rng), _noise(rng, steps)) for _ in range(count)]
     yield "blank pages", [Clip(_white(rng), _page(rng, steps)) for _ in range(count)]
-    said = voices.unseen_words(count)
-    if said:
-        words = [Clip(_spoken(word, rng), _page(rng, steps)) for word in said]
+    unseen = voices.unseen_words(count)
+    if unseen:
+        words = [Clip(_spoken(word, rng), _page(rng, steps)) for word in unseen]
         yield "words that are no digits, and blank pages", words
     if foreign is not None:
         yield f"foreign clips ({foreign.name})", _foreign(foreign, count, rng)

@@ -195,9 +195,9 @@ class CremaD:
             return []
         stems = {_stem(clip) for clip in listing.clips}
         stems |= {Path(finding.where).stem for finding in listing.findings}
-        what = "is in the published test set, and not in the folder"
+        message = "is in the published test set, and not in the folder"
         return [
-            Finding("missing file", name, what)
+            Finding("missing file", name, message)
             for name in sorted(published_test_names())
             if name not in stems
         ]
@@ -242,8 +242,8 @@ def _finding(stem: str, name: str, has_video: bool, has_sound: bool) -> Finding 
     """Return what is wrong with a clip by its name."""
     match = _NAME.fullmatch(stem)
     if match is None:
-        what = "is not named ACTOR_SENTENCE_EMOTION_LEVEL, such as 1001_DFA_ANG_XX"
-        return Finding("wrong name", name, what)
+        message = "is not named ACTOR_SENTENCE_EMOTION_LEVEL, such as 1001_DFA_ANG_XX"
+        return Finding("wrong name", name, message)
     if match[2] not in EMOTIONS:
         return Finding("unknown class", name, f"{match[2]}: must be one of {', '.join(EMOTIONS)}")
     if not has_sound:

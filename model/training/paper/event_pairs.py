@@ -266,9 +266,9 @@ def split_recordings(
         of_digit = [each for each in recordings if each.digit == digit]
         drawn = [of_digit[i] for i in rng.permutation(len(of_digit))]
         half = len(drawn) // 2
-        held = _held(half, options.development_share)
-        parts[TRAIN] += drawn[held:half]
-        parts[DEVELOPMENT] += drawn[:held]
+        held_out = _held_out_count(half, options.development_share)
+        parts[TRAIN] += drawn[held_out:half]
+        parts[DEVELOPMENT] += drawn[:held_out]
         parts[TEST] += drawn[half:]
     return parts
 
@@ -280,16 +280,16 @@ def split_samples(
     train = [sample for sample in samples if sample.part == "train"]
     speakers = sorted({sample.speaker for sample in train})
     order = np.random.default_rng([options.split_seed, 1]).permutation(len(speakers))
-    held_count = _held(len(speakers), options.development_share)
-    held = {speakers[i] for i in order[:held_count]}
+    held_count = _held_out_count(len(speakers), options.development_share)
+    held_out = {speakers[i] for i in order[:held_count]}
     return {
-        TRAIN: [sample for sample in train if sample.speaker not in held],
-        DEVELOPMENT: [sample for sample in train if sample.speaker in held],
+        TRAIN: [sample for sample in train if sample.speaker not in held_out],
+        DEVELOPMENT: [sample for sample in train if sample.speaker in held_out],
         TEST: [sample for sample in samples if sample.part == "test"],
     }
 
 
-def _held(count: int, share: float) -> int:
+def _held_out_count(count: int, share: float) -> int:
     return max(1, round(share * count)) if share else 0
 
 

@@ -38,16 +38,16 @@ def list_mnist_dvs(data: Path, scale: str) -> tuple[list[Recording], list[Findin
         name = path.relative_to(data).as_posix()
         match = _NAME.fullmatch(path.name)
         if match is None:
-            what = "is not named mnist_DIGIT_scaleNN_NUMBER.aedat, such as mnist_0_scale04_0001"
-            findings.append(Finding("wrong name", name, what))
+            message = "is not named mnist_DIGIT_scaleNN_NUMBER.aedat, such as mnist_0_scale04_0001"
+            findings.append(Finding("wrong name", name, message))
             continue
         if int(match[2]) != int(scale):
             continue
         recording = Recording(path, int(match[1]), int(match[3]))
         other = recordings.setdefault((recording.digit, recording.number), recording)
         if other is not recording:
-            what = f"is the same recording as {other.path.relative_to(data)}; keep one of them"
-            findings.append(Finding("duplicate", name, what))
+            message = f"is the same recording as {other.path.relative_to(data)}; keep one of them"
+            findings.append(Finding("duplicate", name, message))
     if not recordings:
         raise DataError(
             f"{data}: holds no recording of MNIST-DVS at scale {scale}; it must hold "
@@ -76,9 +76,9 @@ def _absent(recordings: dict[tuple[int, int], Recording], scale: str) -> list[Fi
         if absent:
             first = ", ".join(f"{number:04d}" for number in absent[:_LISTED])
             more = f" and {len(absent) - _LISTED} more" if len(absent) > _LISTED else ""
-            what = (
+            message = (
                 f"{RECORDINGS - len(absent)} of {RECORDINGS} recordings at scale {scale} are "
                 f"there; absent are {first}{more}"
             )
-            findings.append(Finding("missing file", f"MNIST-DVS, digit {digit}", what))
+            findings.append(Finding("missing file", f"MNIST-DVS, digit {digit}", message))
     return findings

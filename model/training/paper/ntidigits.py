@@ -110,13 +110,13 @@ def _list_part(
             continue
         where = f"{FILE}, {part}, {name}"
         if spoken not in DIGITS:
-            what = f"{spoken}: must be one of {', '.join((*DIGITS, _OH))}"
-            findings.append(Finding("unknown class", where, what))
+            message = f"{spoken}: must be one of {', '.join((*DIGITS, _OH))}"
+            findings.append(Finding("unknown class", where, message))
             continue
         absent = [group for group in groups[1:] if name not in file[group]]
         if absent:
-            what = f"there is no {' and no '.join(f'{group}/{name}' for group in absent)}"
-            findings.append(Finding("missing file", where, what))
+            message = f"there is no {' and no '.join(f'{group}/{name}' for group in absent)}"
+            findings.append(Finding("missing file", where, message))
             continue
         samples.append(SpokenDigit(part, name, DIGITS[spoken]))
     return samples, findings

@@ -279,9 +279,9 @@ def hold_back(
     classes: dict[str, list[str]] = {}
     for group in sorted(labels):
         classes.setdefault(min(labels[group]) if len(labels[group]) == 1 else "", []).append(group)
-    held = set()
+    held_out = set()
     rng = np.random.default_rng([seed, 1])
     for _, groups in sorted(classes.items()):
         order = rng.permutation(len(groups))
-        held |= {groups[i] for i in order[: max(1, round(share * len(groups)))]}
-    return [(files, DEVELOPMENT if files.group in held else part) for files, part in parts]
+        held_out |= {groups[i] for i in order[: max(1, round(share * len(groups)))]}
+    return [(files, DEVELOPMENT if files.group in held_out else part) for files, part in parts]

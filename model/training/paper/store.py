@@ -76,8 +76,8 @@ class PairStore:
     def _decode(self, files: ClipFiles, file: Path) -> list[Finding]:
         pointers = [path.name for _, path in files.files if _is_pointer(path)]
         if pointers:
-            what = f"{' and '.join(pointers)}: a pointer of Git LFS; fetch it with git lfs pull"
-            return [Finding("unreadable", files.name, what)]
+            message = f"{' and '.join(pointers)}: a pointer of Git LFS; fetch it with git lfs pull"
+            return [Finding("unreadable", files.name, message)]
         try:
             clip = files.decode(1, STREAMS)
         except (MediaError, OSError) as exc:

@@ -181,8 +181,8 @@ def list_urbansound8k_av(data: Path) -> Listing:
     findings: list[Finding] = []
     for label in classes:
         if label not in LABELS:
-            what = f"must be one of {', '.join(LABELS)}"
-            findings.append(Finding("unknown class", label, what))
+            message = f"must be one of {', '.join(LABELS)}"
+            findings.append(Finding("unknown class", label, message))
             continue
         of_class, wrong = _list_class(data, label, [pictures / label, sounds / label])
         clips += of_class
@@ -213,14 +213,14 @@ def _list_class(
         if path.name.startswith(".") or path.name.lower() in IGNORED:
             continue
         if ending not in (*PICTURES[1], *SOUNDS[1]):
-            what = f"must end with one of {', '.join((*PICTURES[1], *SOUNDS[1]))}"
-            findings.append(Finding("wrong name", path.relative_to(data).as_posix(), what))
+            message = f"must end with one of {', '.join((*PICTURES[1], *SOUNDS[1]))}"
+            findings.append(Finding("wrong name", path.relative_to(data).as_posix(), message))
             continue
         by_stem = sounds if ending in SOUNDS[1] else pictures
         other = by_stem.setdefault(path.stem, path)
         if other != path:
-            what = f"there is {other.name} as well; one of them is to go"
-            findings.append(Finding("wrong name", path.relative_to(data).as_posix(), what))
+            message = f"there is {other.name} as well; one of them is to go"
+            findings.append(Finding("wrong name", path.relative_to(data).as_posix(), message))
     clips = []
     for stem in sorted(pictures.keys() | sounds.keys()):
         files = [by_stem[stem] for by_stem in (pictures, sounds) if stem in by_stem]

@@ -126,8 +126,8 @@ def speakers(count: int, rate: int, cache: Path, seed: int = 0) -> list[tuple[in
         for digit in range(10):
             voice, speed, pitch = _draw_voice(rng)
             jobs[f"digit_{digit}_{take}"] = (spelling(digit, voice), voice, speed, pitch)
-    said = _said(jobs, rate, cache)
-    return [(int(name.split("_")[1]), samples) for name, samples in said.items()]
+    takes = _synthesize_cached(jobs, rate, cache)
+    return [(int(name.split("_")[1]), samples) for name, samples in takes.items()]
 
 
 def other_words(count: int, cache: Path) -> tuple[Float32Array, ...]:
@@ -140,7 +140,7 @@ def other_words(count: int, cache: Path) -> tuple[Float32Array, ...]:
         return ()
     words = [word for word in OTHER_WORDS if word not in TEST_WORDS]
     jobs = _draw_jobs(words, count, np.random.default_rng(1))
-    return tuple(_said(jobs, RATE, cache / f"words-{count}.npz").values())
+    return tuple(_synthesize_cached(jobs, RATE, cache / f"words-{count}.npz").values())
 
 
 def unseen_words(count: int) -> tuple[Float32Array, ...]:
@@ -164,7 +164,7 @@ def _draw_voice(rng: np.random.Generator) -> tuple[str, int, int]:
     return voice, int(rng.integers(100, 220)), int(rng.integers(10, 90))
 
 
-def _said(jobs: Mapping[str, Job], rate: int, cache: Path) -> dict[str, Float32Array]:
+def _synthesize_cached(jobs: Mapping[str, Job], rate: int, cache: Path) -> dict[str, Float32Array]:
     """Return each text's samples by its name: from `cache` (.npz), or synthesized and stored."""
     if cache.exists():
         try:
@@ -173,10 +173,10 @@ def _said(jobs: Mapping[str, Job], rate: int, cache: Path) -> dict[str, Float32A
         except Exception as exc:  # numpy and zipfile raise many kinds of errors for damaged bytes
             raise DataError(f"{cache}: cannot be read: {exc}; delete it to recreate it") from exc
     with ThreadPoolExecutor(2) as pool:
-        said = list(pool.map(lambda job: say(job[0], job[1], job[2], job[3], rate), jobs.values()))
+        takes = list(pool.map(lambda job: say(job[0], job[1], job[2], job[3], rate), jobs.values()))
     cache.parent.mkdir(parents=True, exist_ok=True)
     part = cache.with_suffix(".part")
     with part.open("wb") as file:
-        np.savez(file, **dict(zip(jobs, said, strict=True)))  # type: ignore[arg-type]
+        np.savez(file, **dict(zip(jobs, takes, strict=True)))  # type: ignore[arg-type]
     part.replace(cache)  # atomic: the file is never incomplete
-    return dict(zip(jobs, said, strict=True))
+    return dict(zip(jobs, takes, strict=True))

@@ -48,7 +48,7 @@ def test_wrong_names_are_all_reported(tmp_path: Path) -> None:
     touch(tmp_path, "cat/a.mp4", "cat/notes.doc", "loose.mp4", "dog/a.jpg", "dog/a.png")
     (tmp_path / "bird").mkdir()
     listing = list_clips(tmp_path)
-    by_file = {finding.where: (finding.kind, finding.what) for finding in listing.findings}
+    by_file = {finding.where: (finding.kind, finding.message) for finding in listing.findings}
     assert by_file["cat/notes.doc"][0] == "wrong name"
     assert "accepted are movie: mp4, mov," in by_file["cat/notes.doc"][1]
     assert by_file["loose.mp4"][1] == f"lies in no class; move it to {tmp_path / 'CLASS/loose.mp4'}"
@@ -115,7 +115,7 @@ def test_a_wrong_row_of_a_table_is_named_by_its_line(
     listing = list_clips(table(tmp_path, f"file,label,split,group,start,end\n{row}\n"))
     assert listing.clips == ()
     (finding,) = listing.findings
-    assert message in finding.what
+    assert message in finding.message
     assert "line 2: " in finding.where or finding.where == "a.txt"
 
 

@@ -68,10 +68,10 @@ def test_a_part_that_the_owner_chose_is_kept_and_the_others_are_drawn() -> None:
 def test_a_class_that_cannot_be_split_is_reported_with_what_it_needs() -> None:
     clips = [*clips_of({"a": 9, "b": 2}), clip(11, "c", "one"), clip(12, "c", "one")]
     parts = split(clips, 0.15, 0.2, 0)
-    texts = {x.where: x.what for x in too_few(clips, parts, "abc", grouped=True)}
+    texts = {x.where: x.message for x in too_few(clips, parts, "abc", grouped=True)}
     assert set(texts) == {"b", "c"}
     assert "has 2 groups" in texts["b"]
     assert "has 1 group, and none of them to choose the epoch by or test on" in texts["c"]
     assert "3 groups or more are needed" in texts["c"]
     (single,) = too_few(clips[:9], parts[:9], "a", grouped=False)
-    assert "there is one class (a); two or more are needed" in single.what
+    assert "there is one class (a); two or more are needed" in single.message
