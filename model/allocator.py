@@ -16,9 +16,9 @@ _NEVER = 2**31 - 1
 def keep_memory() -> bool:
     """Make glibc's malloc keep freed memory, and return whether it does.
 
-    By default it maps each large block anew and unmaps it after use; the page faults cost more
-    than the arithmetic on it. With this, the process keeps its peak memory. Without glibc nothing
-    is changed.
+    By default it maps each large block when it is needed and unmaps it after use; the page faults
+    cost more than the arithmetic on it. With this, the process keeps its peak memory. Without glibc
+    nothing is changed.
     """
     mallopt = _of_glibc("mallopt")
     if mallopt is None:

@@ -16,8 +16,8 @@ from model.training.evaluator import BATCH_SIZE, EvaluatedClip, Evaluator
 @dataclass(frozen=True)
 class Exit:
     """The result of a margin for each clip [n]: whether its answer is right (1 or 0), the T of the
-    answer, and the steps of all its runs (each run begins anew). Without a margin (None) every clip
-    has one run of T steps."""
+    answer, and the steps of all its runs (each run begins at step 1). Without a margin (None) every
+    clip has one run of T steps."""
 
     margin: float | None
     right: Float64Array

@@ -86,7 +86,7 @@ def evaluate(options: EvaluateOptions, console: Console | None = None) -> Card:
 
 
 def _replaced(old: Sequence[Measurement], new: Sequence[Measurement]) -> tuple[Measurement, ...]:
-    """Return the old measurements, without those that were made anew, and then the new ones."""
+    """Return the old measurements that were not measured again, and then the new ones."""
     names = {measured.what for measured in new}
     return (*(measured for measured in old if measured.what not in names), *new)
 

@@ -1,5 +1,5 @@
 """The weights that a training starts from: those of a checkpoint (`--init-from`), with some towers
-initialized anew (`--new-towers`)."""
+initialized at random (`--new-towers`)."""
 
 from __future__ import annotations
 

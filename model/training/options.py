@@ -84,7 +84,7 @@ class TrainOptions:
     data: Path
     out: Path = option(MISSING, "Folder for checkpoints, metrics.csv and TensorBoard events.")
     epochs: int = option(26, "Number of epochs.", between=(1, 100_000))
-    clips: int = option(10_000, "Clips per epoch, drawn anew for each.", between=(1, 1_000_000_000))
+    clips: int = option(10_000, "Clips drawn for each epoch.", between=(1, 1_000_000_000))
     batch: int = option(50, "Clips per batch.", between=(MIN_BATCH, 10_000))
     embed_dim: int = option(
         128,

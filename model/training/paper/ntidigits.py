@@ -47,7 +47,7 @@ class NTIDigits:
 
     def read(self, sample: SpokenDigit) -> ChannelEvents:
         """Return the events of a sample. Raises Unusable and OSError."""
-        # Opened anew each time: processes that load data share no position in the file.
+        # Opened each time, so that processes that load data share no position in the file.
         with h5py.File(self.path, "r") as file:
             try:
                 channel = np.asarray(file[f"{sample.part}_addresses"][sample.name])
