@@ -68,6 +68,12 @@ class Problem(Exception):
         self.retry_after_s = retry_after_s
 
 
+def out_of_memory() -> Problem:
+    """Return the problem of a request for which this machine has no memory."""
+    detail = "The service has too little memory for this request at the moment. Retry."
+    return Problem(Error.FULL, detail, retry_after_s=5)
+
+
 class StartupError(Exception):
     """The service cannot start or continue. The message has the reason, for the operator.
 

@@ -199,6 +199,8 @@ def _serve_with_workers(
     import uvloop
 
     from service.app import once
+    from service.engine_link.board import Board
+    from service.errors import StartupError
     from service.processes.engine_process import EngineProcess
 
     failures: list[StartupError] = []
@@ -208,11 +210,18 @@ def _serve_with_workers(
             failures.append(error)
             process.stop(int(settings.shutdown_grace_s))
 
+        try:
+            board = Board()
+        except OSError as exc:  # the number of open files or the size of files is limited
+            reason = f"no memory can be shared with HTTP workers: {exc.strerror}"
+            failures.append(StartupError(f"{reason}; SCMRL_HTTP_WORKERS=1 needs none"))
+            return
         process = EngineProcess(
             settings,
             keys,
             listener,
             http_workers(settings),
+            board,
             hangups=lambda: SIGNALS.hangups,
             on_ready=lambda: _greet(listener, bool(keys.api)),
             on_failure=once(fail),

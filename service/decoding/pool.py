@@ -26,7 +26,7 @@ from service.decoding.proc_status import Unresponsive
 from service.decoding.process import Process
 from service.decoding.process_set import ProcessSet
 from service.decoding.sandbox import Layers
-from service.errors import Error, Problem
+from service.errors import Error, Problem, out_of_memory
 
 log = logging.getLogger("scmrl.decoding")
 
@@ -256,6 +256,10 @@ class DecoderPool:
         except wire.PeerLost as exc:
             self._processes.replace(process, str(exc))
             raise
+        except MemoryError as exc:  # here, not in the process, whose result is not read to its end
+            log.warning("a decoded clip is refused: %s", exc)
+            self._processes.end(process)
+            raise out_of_memory() from exc
         except ReadCancelled:
             log.debug("decoding process %d is ended: its request was cancelled", process.pid)
             self._processes.end(process)

@@ -60,7 +60,7 @@ class BlockPool:
         self.dropped: deque[int] = deque()
 
     def allocate(self, shape: Sequence[int], dtype: str = "float32") -> NDArray[Any]:
-        """Return an uninitialized array in a block. Raises OSError where there is no memory."""
+        """Return an uninitialized array in a block. Raises MemoryError where none can be had."""
         needed = math.prod(shape) * np.dtype(dtype).itemsize
         size = _SMALLEST
         while size < needed:
@@ -77,7 +77,7 @@ class BlockPool:
 
     def refer(self, values: Float32Array) -> tuple[Reference, Float32Array]:
         """Return where an array of float32 is, and the array, copied into a block unless it is at
-        the start of one. The block is kept while the returned array is."""
+        the start of one. The block is kept while the returned array is. Raises MemoryError."""
         number = self._by_address.get(values.ctypes.data)
         if number is None or not values.flags.c_contiguous:
             copy = self.allocate(values.shape)
@@ -86,11 +86,18 @@ class BlockPool:
         return Reference(number, values.shape), values
 
     def _make(self, size: int) -> tuple[int, mmap.mmap]:
+        """Make a block, and send it. Raises MemoryError, ConnectionError."""
         number = next(self._numbers)
-        fd = os.memfd_create("scmrl-block")
         try:
-            os.ftruncate(fd, size)
-            memory = mmap.mmap(fd, size)
+            fd = os.memfd_create("scmrl-block")
+        except OSError as exc:
+            raise _no_memory(size, exc) from exc
+        try:
+            try:
+                os.ftruncate(fd, size)
+                memory = mmap.mmap(fd, size)
+            except OSError as exc:
+                raise _no_memory(size, exc) from exc
             with self._sending:
                 socket.send_fds(self._sock, [_HEAD.pack(number, size)], [fd])
         finally:
@@ -104,6 +111,11 @@ class BlockPool:
             self._free[size].append((number, memory))
         else:
             self.dropped.append(number)
+
+
+def _no_memory(size: int, reason: OSError) -> MemoryError:
+    """Also where the number of open files or the size of files is limited."""
+    return MemoryError(f"no {size} bytes to share with the engine process: {reason}")
 
 
 class SharedBlocks:

@@ -29,7 +29,7 @@ _WORD = 8
 class Board:
     """The shared counters: a row for each worker, and what the engine process tells all of them.
 
-    `fd`: of the memory of another process's board; None: make one.
+    `fd`: of the memory of another process's board; None: make one. Raises OSError.
     """
 
     def __init__(self, fd: int | None = None) -> None:

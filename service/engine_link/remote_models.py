@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from itertools import count
@@ -14,7 +15,7 @@ from service.engine_link.board import Row
 from service.engine_link.engine_client import EngineClient
 from service.engine_link.outputs import unpack_output
 from service.engine_link.snapshot import Entry, ServedEntry, Snapshot, parse_card
-from service.errors import Error, Problem
+from service.errors import Error, Problem, out_of_memory
 from service.inference.admission import Admission
 from service.inference.batch_queue import InferenceResult
 from service.inference.in_flight import stopping
@@ -27,6 +28,8 @@ from service.runtime.daemon_thread import in_thread
 if TYPE_CHECKING:
     from model.arrays import Float32Array
     from model.checkpoint import Card
+
+log = logging.getLogger("scmrl.workers")
 
 #: Longest wait for the engine process to say whether it is ready, in seconds.
 _ANSWER_S = 2.0
@@ -50,7 +53,11 @@ class RemoteSlot:
     ) -> InferenceResult:
         references, kept = {}, []
         for name, values in inputs.items():
-            reference, in_block = self._blocks.refer(values)
+            try:
+                reference, in_block = self._blocks.refer(values)
+            except MemoryError as exc:
+                log.warning("a clip is refused: %s", exc)
+                raise out_of_memory() from exc
             references[name] = (reference.block, reference.shape)
             kept.append(in_block)  # until the engine has answered
         while self._blocks.dropped:

@@ -65,7 +65,7 @@ class _Process:
 
 
 class EngineProcess:
-    """Serves with `count` HTTP workers on `listener`.
+    """Serves with `count` HTTP workers on `listener`, which share `board`.
 
     - `hangups`: the number of SIGHUPs so far.
     - `on_ready`: called when clips can be answered by every worker.
@@ -78,6 +78,7 @@ class EngineProcess:
         keys: Keys,
         listener: socket.socket,
         count: int,
+        board: Board,
         *,
         hangups: Callable[[], int],
         on_ready: Callable[[], None],
@@ -88,7 +89,7 @@ class EngineProcess:
         self._count = count
         self._on_ready = on_ready
         self._fail = on_failure
-        self._board = Board()
+        self._board = board
         self.in_flight = SharedCounts(
             self._board, lambda: self._server.columns_in_use(), lambda c: self._server.retire(c)
         )

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import textwrap
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from model.media.reader import Limits
 from service.classification.upload_fields import InputFiles
@@ -34,6 +35,7 @@ from service.decoding.pool import DecoderPool
 from service.decoding.proc_status import _MAX_ASLEEP_CHECKS, ProcStatus, Unresponsive
 from service.decoding.process import Process
 from service.decoding.process_set import ProcessSet
+from service.decoding.wire import Allocate
 from service.errors import Error, Problem
 from service.settings import MIB
 from tests.model import costly, made
@@ -63,8 +65,10 @@ PATIENT = DecodeRequest.from_card(
 
 
 @contextmanager
-def started(limits: DecodeLimits = GENEROUS, workers: int = 1) -> Iterator[DecoderPool]:
-    decoders = DecoderPool(workers, limits)
+def started(
+    limits: DecodeLimits = GENEROUS, workers: int = 1, allocate: Allocate = np.empty
+) -> Iterator[DecoderPool]:
+    decoders = DecoderPool(workers, limits, allocate=allocate)
     decoders.start()
     try:
         yield decoders
@@ -369,6 +373,22 @@ def test_not_ready_only_while_all_processes_are_busy_for_long() -> None:
     with started(workers=2) as decoders:
         good(run(decoders, InputFiles(audio=wav(tone())))[0])
         asyncio.run(scenario(decoders))
+
+
+def test_a_clip_without_memory_for_its_tensors_is_refused_and_the_next_is_read(clip: bytes) -> None:
+    """What the process still sends of the refused one is never taken for the next one's."""
+    is_short = True
+
+    def allocate(shape: Sequence[int], dtype: str) -> NDArray[Any]:
+        if is_short:
+            raise MemoryError("none")
+        return np.empty(shape, dtype)
+
+    with started(allocate=allocate) as decoders:
+        (refused,) = run(decoders, InputFiles(clip=clip))
+        assert (problem(refused).error, problem(refused).field) == (Error.FULL, None)
+        is_short = False
+        good(run(decoders, InputFiles(clip=clip))[0])
 
 
 def test_a_file_beyond_the_memory_limit_is_refused_and_its_process_kept(clip: bytes) -> None:

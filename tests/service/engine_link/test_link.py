@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -133,6 +134,31 @@ def test_a_run_is_answered_as_in_one_process_and_its_tensors_are_not_copied(weig
         other = link.blocks[0].allocate((2, 2), "float32")
         assert not np.shares_memory(again, other)
         assert link.models.in_flight.total == 0
+
+    run(weights, test)
+
+
+@contextmanager
+def files_of(size: int) -> Iterator[None]:
+    """No file, nor memory that is shared as one, is larger than `size` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_without_memory_to_share_a_run_is_refused_and_the_next_is_answered(weights: Path) -> None:
+    async def test(link: Linked) -> None:
+        await link.publish(NumberEngine())
+        with files_of(1000), pytest.raises(MemoryError, match="File too large"):
+            link.blocks[0].allocate((1, 1, 1, 1))
+        async with link.remote[0].registry.get(NAME).slot() as slot:
+            with files_of(1000), pytest.raises(Problem, match="too little memory") as refused:
+                await slot.run(inputs(7), 4)
+            assert refused.value.error is Error.FULL
+            assert answered(await slot.run(inputs(8), 4)) == 8
 
     run(weights, test)
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import os
 import signal
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +23,7 @@ import pytest
 from service.processes import worker_count
 from service.processes.worker_count import http_workers
 from service.settings import Settings
+from tests.conftest import ROOT
 from tests.service import checkpoints
 from tests.service.checkpoints import SPECS
 from tests.service.open_inference.test_rest import CLIP, INFER, binary, encoded
@@ -299,3 +303,19 @@ def test_there_are_several_by_default_where_there_is_a_gpu_and_cores(
     (tmp_path / "nvidia0").touch()
     assert [count(4), count(8), count(16), count(256)] == [1, 2, 4, 16]
     assert count(16, device="cpu") == 1
+
+
+def test_without_memory_to_share_it_ends_with_the_reason(weights: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); "
+        "from service.cli import main; main()"
+    )
+    command = [sys.executable, "-c", code, "serve", "--models", weights, "--port", str(port)]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | OPEN, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "no memory can be shared with HTTP workers: File too large" in done.stderr
