@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from model.output import A, Output
 
 #: Greatest factor of a temperature: beyond it, probabilities are equal in float32.
-_MOST = 1e6
+_MAX_FACTOR = 1e6
 
 
 def calibrated(output: Output[A], card: Card, steps: int) -> A:
@@ -47,5 +47,5 @@ def growth(output: Output[A], card: Card, steps: int) -> A | float:
 
 
 def grown(scores: A, power: float) -> A:
-    """Return the factors [B] of scores [B], 1 to _MOST."""
-    return (scores.clip(1, None) ** power).clip(None, _MOST)
+    """Return the factors [B] of scores [B], 1 to _MAX_FACTOR."""
+    return (scores.clip(1, None) ** power).clip(None, _MAX_FACTOR)

@@ -1,6 +1,6 @@
-"""The neuron as one operator, which torch exports as a whole and ONNX has as a few for each step.
+"""The neuron as one operator of torch, which becomes a few operators of ONNX for each time step.
 
-Traced step by step, the neurons would be most of a graph's time to write.
+Tracing the neurons step by step would take most of the time to write a graph.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ def _(x_seq: Tensor, threshold: float, tau: float) -> Tensor:
 
 def onnx_fire(x_seq: FLOAT, threshold: float, tau: float) -> FLOAT:
     """Return `fire` in operators of ONNX. The threshold is a float there, as the currents are."""
-    ops: Any = op  # whose annotations are of each operator's own types
+    ops: Any = op  # each operator is annotated with types of its own
     steps = int(x_seq.shape[0])  # type: ignore[index]  # of a value of the graph
     currents = [x_seq] if steps == 1 else ops.Split(x_seq, num_outputs=steps, axis=0)
-    at, divisor = ops.Constant(value_float=threshold), ops.Constant(value_float=tau)
-    rest = ops.Constant(value_float=0.0)
+    limit, divisor = ops.Constant(value_float=threshold), ops.Constant(value_float=tau)
+    reset = ops.Constant(value_float=0.0)
     spikes, v = [], None
     for x in currents:
         h = ops.Div(x, divisor) if v is None else ops.Add(v, ops.Div(ops.Sub(x, v), divisor))
-        spike = ops.GreaterOrEqual(h, at)
+        spike = ops.GreaterOrEqual(h, limit)
         spikes.append(ops.Cast(spike, to=TensorProto.FLOAT))
-        v = ops.Where(spike, rest, h)
+        v = ops.Where(spike, reset, h)
     joined: FLOAT = ops.Concat(*spikes, axis=0) if steps > 1 else spikes[0]
     return joined

@@ -2,7 +2,7 @@
 
 The answer after step t is that of the network to the first t time steps of the clip's input, with
 the temperature for T = t. It is computed by a run of its own, since attention over time, and other
-fusions, let every step see the later ones: a longer run has no such answer in it.
+fusions, let every step see the later ones: a longer run does not contain it.
 """
 
 from __future__ import annotations
@@ -89,16 +89,16 @@ async def run_with_early_exit(
     trace: list[StepAnswer] = []
     queue_s = inference_s = 0.0
     for count in stops(steps, options):
-        some = first_steps(inputs, count)
+        first = first_steps(inputs, count)
         is_last = count == steps
         explain = options.explain if is_last or options.exit_margin is not None else ()
-        result = await run(some, count, explain)
+        result = await run(first, count, explain)
         queue_s, inference_s = queue_s + result.queue_s, inference_s + result.inference_s
         trace.append(_answer(result, card, count))
         if options.exit_margin is not None and trace[-1].margin >= options.exit_margin:
             break
     result = replace(result, queue_s=queue_s, inference_s=inference_s)
-    return EarlyExitResult(result, some, count, tuple(trace))
+    return EarlyExitResult(result, first, count, tuple(trace))
 
 
 def first_steps(inputs: Mapping[str, Float32Array], count: int) -> dict[str, Float32Array]:

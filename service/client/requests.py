@@ -100,18 +100,18 @@ def read_batch_form(clips: Sequence[ClassifyFields], options: ClassifyFields) ->
     `options`: for every clip that has none of its own. Raises ValueError where there is no clip, or
     one without a file, and what `read_form` raises.
     """
-    whole = read_form(options)
-    if whole["files"]:
-        raise TypeError(f"{whole['files'][0][0]}: the files of a clip belong into its own fields")
+    form = read_form(options)
+    if form["files"]:
+        raise TypeError(f"{form['files'][0][0]}: files belong to a clip, not to the options of all")
     if not clips:
         raise ValueError("there is no clip")
     for number, fields in enumerate(clips):
         clip = read_form(fields)
         if not clip["files"]:
             raise ValueError(f"clip {number} has no file")
-        whole["data"] |= {f"{name}.{number}": value for name, value in clip["data"].items()}
-        whole["files"] += [(f"{field}.{number}", file) for field, file in clip["files"]]
-    return whole
+        form["data"] |= {f"{name}.{number}": value for name, value in clip["data"].items()}
+        form["files"] += [(f"{field}.{number}", file) for field, file in clip["files"]]
+    return form
 
 
 def _read_file(field: str, file: object) -> tuple[str, bytes]:
@@ -164,14 +164,14 @@ def check(response: httpx.Response) -> None:
 
 
 def problem_of(status: int, headers: Mapping[str, str], body: bytes) -> ProblemError:
-    """Return the error of a response, also of one that something between has sent."""
+    """Return the error of a response, also of one that a proxy has sent."""
     after = retry_after_s(headers.get("Retry-After"))
     if "problem+json" in headers.get("Content-Type", ""):
         try:
             return ProblemError(Problem.model_validate_json(body), after)
         except ValidationError:
-            pass  # something between has changed it
-    detail = f"Something between here and the service answered with status {status}."
+            pass  # a proxy has changed it
+    detail = f"A proxy before the service answered with status {status}."
     problem = Problem(status=status, title=detail, detail=detail)
     return ProblemError(problem, after, of_proxy=True)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from model.output import ArrayOutput, LayerOperations, Output, StreamAttention
 
-#: Bytes that the place of each array is a multiple of.
+#: Alignment of each array, in bytes.
 _ALIGNMENT = 8
 _CLASSES: dict[str, Any] = {
     each.__name__: each for each in (Output, StreamAttention, LayerOperations)

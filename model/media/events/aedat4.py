@@ -130,7 +130,10 @@ def _inflate(packet: bytes, compression: int) -> bytes:
         return packet
     name = "lz4" if compression in (_LZ4, _LZ4_HIGH) else "zstandard"
     if compression not in range(5):
-        raise UnknownFormat(f"the AEDAT file is compressed by method {compression}")
+        raise UnknownFormat(
+            f"the AEDAT file is compressed by method {compression}; accepted are 0 (none), 1 and 2 "
+            "(LZ4), 3 and 4 (Zstandard)"
+        )
     if not find_spec(name):
         raise UnknownFormat(
             f"the AEDAT file is compressed by {name}, which this service has not installed "

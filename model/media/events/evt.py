@@ -53,7 +53,9 @@ def _version(header: str) -> int:
     """Return 2 or 3. Raises UnknownFormat."""
     named = re.search(r"^% (?:evt|format) (?:EVT)?([\d.]+)", header, re.MULTILINE)
     if named is None:
-        raise UnknownFormat("the header of the .raw file names no format: `evt` or `format`")
+        raise UnknownFormat(
+            "the .raw file's header names no format (`evt`, `format`); accepted are EVT 2.0 and 3.0"
+        )
     if named[1] not in ("2", "2.0", "3", "3.0"):
         raise UnknownFormat(f"it is EVT {named[1]}; accepted are EVT 2.0 and 3.0")
     return int(named[1][0])

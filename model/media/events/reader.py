@@ -7,15 +7,9 @@ from model.media.events.types import CameraEvents, ChannelEvents
 from model.media.npz import MAGIC
 from model.media.types import Limits, UnknownFormat
 
-#: The formats, for messages and help.
-CAMERA_FORMATS = (
-    ".npz (x, y, t, p), AEDAT 4, AER-DAT 1.0 and 2.0 of a DVS128, EVT 2.0 and 3.0 (.raw), "
-    "N-MNIST (.bin, .bs2)"
-)
-
 
 def read_camera_events(data: bytes, limits: Limits | None = None) -> CameraEvents:
-    """Read the events of a camera, in one of `CAMERA_FORMATS`. Raises MediaError."""
+    """Read the events of a camera, in one of `types.CAMERA_FORMATS`. Raises MediaError."""
     limits = limits or Limits()
     if data.startswith(MAGIC):
         return npz.read_camera(data, limits)

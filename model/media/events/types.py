@@ -13,6 +13,11 @@ Integers = NDArray[np.int64]
 
 #: Largest side of a sensor in pixels, and number of channels of a cochlea.
 MAX_SIDE, MAX_CHANNELS = 4096, 4096
+#: The formats of a camera's events that are read, for messages.
+CAMERA_FORMATS = (
+    ".npz (x, y, t, p), AEDAT 4, AER-DAT 1.0 and 2.0 of a DVS128, EVT 2.0 and 3.0 (.raw), "
+    "N-MNIST (.bin, .bs2)"
+)
 
 
 @dataclass(frozen=True)

@@ -45,15 +45,15 @@ class WrittenScenes:
 
 
 def measured(force: Series, rng: Generator) -> Series:
-    """Return the force as a sensor measures it: of any gain, with noise of 1 % of the largest."""
+    """Return the force as a sensor measures it: of random gain, with noise of 1 % of the peak."""
     noise = 0.01 * force.values.max() * rng.standard_normal(len(force.values), np.float32)
     gain = np.float32(rng.uniform(0.3, 3))
     return Series(force.time_s, np.maximum(force.values + noise, 0) * gain)
 
 
 def augmented(force: Series, rng: Generator) -> Series:
-    """Return the force of a faster or slower hand, in parts as well, with more or less noise, a
-    slow sensor, and a pressure that changes slowly."""
+    """Return the force with random changes: the pace of the hand and its pressure, both of which
+    drift, a slow sensor, and noise."""
     count = len(force.values)
     pace = _slowly(count, rng, 5, (0.8, 1.25)) * rng.uniform(0.85, 1.2)
     time_s = np.concatenate([[0.0], np.cumsum(pace[1:] * np.diff(force.time_s))])
@@ -66,6 +66,6 @@ def augmented(force: Series, rng: Generator) -> Series:
 
 
 def _slowly(count: int, rng: Generator, points: int, between: tuple[float, float]) -> Float64Array:
-    """Return a random curve [count] through this many points."""
+    """Return a random curve [count]: linear between `points` values in the range `between`."""
     position = np.linspace(0, 1, count), np.linspace(0, 1, points)
     return np.asarray(np.interp(*position, rng.uniform(*between, points)), np.float64)

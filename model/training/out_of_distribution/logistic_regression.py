@@ -13,9 +13,9 @@ from model.arrays import Float64Array, Int64Array
 from model.checkpoint import TowerReference
 
 #: Inverse of the strength of the penalty on squared weights.
-_WEIGHT = 0.05
-#: Value of the feature that says which class was predicted.
-_IS_CLASS = 5.0
+_INVERSE_PENALTY = 0.05
+#: Value that stands for 1 in the one-hot code of the predicted class.
+_ONE_HOT = 5.0
 
 
 @dataclass(frozen=True)
@@ -71,15 +71,15 @@ def fit_ood_regression(
     weights = weights / spread
     constant -= float(centre @ weights)
     size = known.values.shape[1]
-    bias = constant + _IS_CLASS * weights[2 * size :]
+    bias = constant + _ONE_HOT * weights[2 * size :]
     return OODRegression(means, weights[:size], weights[size : 2 * size], bias)
 
 
 def _inputs(features: Features, means: Float64Array) -> Float64Array:
     """Return offsets, their squares and the predicted class, [n, 2 C + classes]."""
     offset = features.values - means[features.predicted]
-    is_class = _IS_CLASS * np.eye(len(means))[features.predicted]
-    return np.concatenate([offset, offset**2, is_class], axis=1)
+    one_hot = _ONE_HOT * np.eye(len(means))[features.predicted]
+    return np.concatenate([offset, offset**2, one_hot], axis=1)
 
 
 def _regress(
@@ -94,7 +94,7 @@ def _regress(
     def loss(weights: Float64Array) -> tuple[float, Float64Array]:
         margin = sign * (z @ weights)
         gradient = -(sign / share * expit(-margin)) @ z / 2
-        penalty = np.append(weights[:-1], 0.0) / _WEIGHT
+        penalty = np.append(weights[:-1], 0.0) / _INVERSE_PENALTY
         value = (np.logaddexp(0, -margin) / share).sum() / 2 + penalty @ weights / 2
         return float(value), gradient + penalty
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from service.bench.streams import StreamsLoad
 
-#: Most by which memory may grow, as a share.
+#: Largest growth of memory that is accepted, as a share.
 _MAX_GROWTH = 0.02
 
 

@@ -177,7 +177,7 @@ def test_all_mistakes_are_reported_at_once_before_training(data: Path, tmp_path:
         "n-tidigits.hdf5, train, tman-aa-5: there is no train_timestamps/tman-aa-5",
         "is the same recording as grabbed_data3/scale4/mnist_3_scale04_0001.aedat",
         "scale4/mnist_3_scale04_0002.aedat: it has no events",
-        "scale4/mnist_3_scale04_0003.aedat: it is in no format of events that is known",
+        "scale4/mnist_3_scale04_0003.aedat: it is in no format of events that is read",
         "n-tidigits.hdf5, test, tman-bb-6: it has channels from 64.0 to 64.0; there are 0 to 63",
         "correct these files, or train without them: --skip-faulty",
     ):
