@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import signal
 import socket
@@ -11,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,25 @@ import pytest
 from service.processes import worker_count
 from service.processes.worker_count import http_workers
 from service.settings import Settings
+from service.streaming.messages import PICTURE, SOUND
 from tests.conftest import ROOT
 from tests.service import checkpoints
 from tests.service.checkpoints import SPECS
+from tests.service.decoding.test_pool import children_of
 from tests.service.open_inference.test_rest import CLIP, INFER, binary, encoded
 from tests.service.process import Serve
 from tests.service.running_server import running, wait_until
 from tests.service.runtime.test_shutdown import half_an_upload
 from tests.service.scraped import scrape
-from tests.service.streaming.test_stream import media, messages, receive, socket_of, start
+from tests.service.streaming import test_coded as coded
+from tests.service.streaming.test_stream import (
+    close_of,
+    media,
+    messages,
+    receive,
+    socket_of,
+    start,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -44,6 +55,7 @@ OPEN = {
     "SCMRL_ENGINE_TIMEOUT_S": "600",
 }
 SETTINGS = OPEN | {
+    "SCMRL_STREAM_DECODERS": "1",
     "SCMRL_API_KEYS": f"anna:{ANNA},bert:{BERT}:6",
     "SCMRL_ADMIN_KEY": ADMIN,
 }
@@ -172,6 +184,51 @@ def test_every_entrance_answers_as_one_process_does_and_workers_import_no_torch(
             assert client.get("/v1/models").json()["models"][0]["path"] == "plain"
     assert has_torch(two.serve.process.pid)
     assert [has_torch(pid) for pid in two.workers] == [False, False]
+
+
+def test_streams_with_decoders_of_their_own_are_answered_by_each_worker_within_one_limit(
+    two: Service, one: httpx.Client, clip: bytes
+) -> None:
+    key = {"Authorization": f"Bearer {ANNA}"}
+    packets = coded.messages(
+        (PICTURE, coded.video_packets(clip)), (SOUND, coded.opus_packets(clip))
+    )
+
+    def streamed(client: httpx.Client) -> list[Any]:
+        with socket_of(client, additional_headers=key) as socket:
+            coded.start(socket, coded.CODED, window_s=2.02)
+            for each in packets:
+                socket.send(each)
+            socket.send('{"type": "close"}')
+            answer, summary = receive(socket), receive(socket)
+            return [content(answer["result"]), summary["packets"]]
+
+    def decoders(client: httpx.Client) -> float:
+        return scrape(client).total("scmrl_stream_decoders")
+
+    expected = near(streamed(one))
+    for number in range(2):
+        with two.only(number) as client:
+            assert streamed(client) == expected
+    with ExitStack() as stack:
+        with two.only(0) as client:
+            socket = stack.enter_context(socket_of(client, additional_headers=key))
+            coded.start(socket, coded.CODED)
+        with two.client() as client:
+            wait_until(lambda: decoders(client) == 1)
+        lost, other = two.workers
+        with two.only(1) as client, socket_of(client, additional_headers=key) as surplus:
+            surplus.send(json.dumps({"type": "start", "inputs": coded.CODED}))
+            code, reason = close_of(surplus)
+            assert (code, "SCMRL_STREAM_DECODERS" in reason) == (4429, True)
+        of_lost = [child for each in children_of(lost) for child in (each, *children_of(each))]
+        assert len(of_lost) > 2, "what forks, and decoders"
+        os.kill(lost, signal.SIGKILL)
+        wait_until(lambda: len(two.workers) == 2 and lost not in two.workers)
+        wait_until(lambda: not any(_runs(pid) for pid in of_lost))
+    with two.only(two.workers.index(other)) as client:
+        wait_until(lambda: decoders(client) == 0)
+        assert streamed(client) == expected, "the place of the lost one is free"
 
 
 def test_a_request_has_the_id_that_it_asks_for(two: Service, clip: bytes) -> None:
