@@ -17,7 +17,7 @@ from typing import Any
 #: Largest pickle that is read, in bytes. One of a published checkpoint has 70 kB. A byte can make a
 #: value of 64.
 MAX_PICKLE_BYTES = 4 << 20
-#: Integers beyond have hashes like others', and could make a dict slow.
+#: Larger integers can have the same hash as others, which would make a dict slow.
 _MAX_KEY = 1 << 60
 _MARK = object()
 

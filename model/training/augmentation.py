@@ -109,8 +109,11 @@ def _draw_box(rng: Generator) -> tuple[float, float, float, float]:
 def draw_frames(
     frames: Sequence[UInt8Array], steps: int, rng: Generator, strength: float
 ) -> list[UInt8Array]:
-    """Return a picture for each time step: from the centre of its part of the time, or, the more
-    the greater the strength, from elsewhere in it. One of a single picture."""
+    """Return a picture for each time step, or one of a single picture.
+
+    It is from the centre of the step's part of the time or, the likelier the greater the strength,
+    from elsewhere in that part.
+    """
     count = len(frames)
     if count == 1:
         return list(frames)
