@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Literal, get_args, get_origin
 
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -35,6 +36,13 @@ def variable_warnings(environment: Iterable[str]) -> list[str]:
         hint = f"did you mean {nearest[0]}?" if nearest else "`scmrl settings` lists all settings"
         warnings.append(f"{name} is not a setting, and has no effect; {hint}")
     return warnings
+
+
+def describe_invalid_variables(error: ValidationError) -> str:
+    """Return what is wrong with the variables that Settings refused: a line for each."""
+    return "\n".join(
+        f"{variable(str(each['loc'][0]))}: {describe_error(each)}" for each in error.errors()
+    )
 
 
 def describe_error(error: ErrorDetails) -> str:

@@ -14,9 +14,8 @@ from service.commands.serve import FAILED, MISUSED
 from service.keys.exposure import check_exposure
 from service.keys.key_file import KeysError, read
 from service.ray_serve.scale import Scale
-from service.renamed_settings import variable
 from service.settings import Settings
-from service.settings_messages import describe_error, variable_warnings
+from service.settings_messages import describe_invalid_variables, variable_warnings
 
 HELP = """Serve from several machines by Ray Serve; needs the extra `ray`.
 
@@ -80,8 +79,7 @@ def _settings() -> Settings:
         settings = Settings()
         check_exposure(settings, read(settings))
     except ValidationError as exc:
-        lines = [f"{variable(str(e['loc'][0]))}: {describe_error(e)}" for e in exc.errors()]
-        _fail("\n".join(lines), MISUSED)
+        _fail(describe_invalid_variables(exc), MISUSED)
     except KeysError as exc:
         _fail(str(exc), MISUSED)
     if settings.grpc_port:

@@ -16,7 +16,7 @@ from service.renamed_settings import RENAMED, flag, variable
 from service.setting_fields import Topic
 from service.settings import Settings
 from service.settings_messages import (
-    describe_error,
+    describe_invalid_variables,
     describe_values,
     unit,
     variable_warnings,
@@ -62,8 +62,7 @@ def settings(
     try:
         current = Settings()
     except ValidationError as exc:
-        for error in exc.errors():
-            typer.echo(f"{variable(str(error['loc'][0]))}: {describe_error(error)}", err=True)
+        typer.echo(describe_invalid_variables(exc), err=True)
         raise typer.Exit(2) from exc
     table = Table("variable", "value", "default", "description")
     for name, field in Settings.model_fields.items():
