@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import signal
 import subprocess
 import sys
@@ -126,21 +125,21 @@ train(TrainOptions.of(AVDigits(synthetic_takes=0), Path(sys.argv[1]), out=Path(s
 """
 
 
-def stopped_after_one_epoch(options: TrainOptions, how: signal.Signals) -> int:
-    """Start a run of three epochs in a process of its own and stop it after the first."""
+def kill_after_one_epoch(options: TrainOptions) -> None:
+    """Start a run of three epochs in a process of its own and kill it after the first."""
     command = [sys.executable, "-c", RUN, str(options.data), str(options.out)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (options.out / "last.pt").exists() and time.monotonic() < deadline:
         assert process.poll() is None
         time.sleep(0.02)
-    os.kill(process.pid, how)
-    return process.wait(60)
+    process.kill()
+    assert process.wait(60) == -signal.SIGKILL
 
 
 def test_a_killed_run_resumes_to_the_same_weights(options: TrainOptions, tmp_path: Path) -> None:
     options = replace(options, epochs=3)
-    assert stopped_after_one_epoch(options, signal.SIGKILL) == -signal.SIGKILL
+    kill_after_one_epoch(options)
     assert len(rows(options.out)) < 3
     train(replace(options, resume=True))
     whole = replace(options, out=tmp_path / "whole")
@@ -149,9 +148,22 @@ def test_a_killed_run_resumes_to_the_same_weights(options: TrainOptions, tmp_pat
     assert rows(options.out) == rows(whole.out)
 
 
-def test_ctrl_c_ends_cleanly_with_the_best_so_far(options: TrainOptions) -> None:
-    assert stopped_after_one_epoch(options, signal.SIGINT) == 0
-    network, _ = checkpoint.load(options.out / "best")
+def test_ctrl_c_ends_cleanly_with_the_best_so_far(
+    options: TrainOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signal comes in the first step of the second epoch."""
+    train_step: Callable[..., Any] = Trainer.train_step
+
+    def interrupted(run: Trainer, step: int, *batch: Any) -> Any:
+        if run.epoch == 1:
+            signal.raise_signal(signal.SIGINT)
+        return train_step(run, step, *batch)
+
+    monkeypatch.setattr(Trainer, "train_step", interrupted)
+    best = train(options)
+    assert best == options.out / "best"
+    assert len(rows(options.out)) == 1
+    network, _ = checkpoint.load(best)
     assert network.config.classes == 10
 
 

@@ -72,6 +72,7 @@ def test_the_task_is_trained_and_evaluated(drones_folder: Path, tmp_path: Path) 
     for streams in ("both streams", "picture alone", "sound alone"):
         assert counts[f"accuracy, {streams}"] == 12
     assert counts["recall, helicopter"] == 4
+    assert checkpoint.read_card(best).accuracy == ()  # it is not written unasked
 
 
 def test_an_option_out_of_its_range_is_refused() -> None:

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from model import checkpoint
+from model.network import SCMRL
 from model.training.avdigits.task import AVDigits
 from model.training.checkpoint_task import task_of_card
 from model.training.evaluate import evaluate
@@ -15,6 +16,7 @@ from model.training.evaluation_options import EvaluateOptions
 from model.training.handsigns.task import HandSigns
 from model.training.options import OptionsError, TrainOptions
 from model.training.train import train
+from model.training.training_card import make_card
 
 pytestmark = [pytest.mark.usefixtures("one_core"), pytest.mark.slow]
 
@@ -29,7 +31,10 @@ def options(task: HandSigns | AVDigits, data: Path, out: Path, **changes: object
 def test_the_task_is_trained_and_evaluated_in_parts(
     handsigns_folder: Path, avdigits_folder: Path, tmp_path: Path
 ) -> None:
-    digits = train(options(AVDigits(synthetic_takes=0), avdigits_folder, tmp_path / "digits"))
+    digits = tmp_path / "digits"
+    trained = options(AVDigits(synthetic_takes=0), avdigits_folder, digits)
+    of_digits = make_card(trained, epochs=0)
+    checkpoint.save(digits, SCMRL(of_digits.config), of_digits)
     task = HandSigns(synthetic_takes=0, backgrounds=5)
     best = train(options(task, handsigns_folder, tmp_path / "run", init_from=digits))
     network, card = checkpoint.load(best)
