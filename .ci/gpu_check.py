@@ -225,9 +225,30 @@ def _run_to_end(command: Sequence[str], log: Any, limit_s: float) -> int | None:
     except subprocess.TimeoutExpired:
         return None
     finally:
-        with suppress(ProcessLookupError):
+        descendants = _descendants(process.pid)
+        process.kill()
+        for pid in descendants:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # those whose parent has ended
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def _descendants(pid: int) -> list[int]:
+    """Return the living descendants of a process, also those in sessions of their own, as servers
+    of benchmarks are."""
+    parents: dict[int, int] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended meanwhile
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    found, todo = [], [pid]
+    while todo:
+        parent = todo.pop()
+        children = [child for child, its in parents.items() if its == parent]
+        found += children
+        todo += children
+    return found
 
 
 def read_last_line(printed: str, _: Path) -> Any:

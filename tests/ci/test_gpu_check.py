@@ -62,7 +62,8 @@ def test_a_part_that_hangs_is_ended_with_its_processes_and_keeps_what_it_printed
     alive = tmp_path / "alive"
     child = f"import time; time.sleep(4); open({str(alive)!r}, 'w')"
     program = (
-        f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}]); "
+        "import subprocess, sys, time; "
+        f"subprocess.Popen([sys.executable, '-c', {child!r}], start_new_session=True); "
         f"print({json.dumps([START])!r}, flush=True); time.sleep(60)"
     )
     outcome = check.run(part("starts", program), 2.0)
