@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from model.out_of_distribution import ood_score, used_streams
 
 if TYPE_CHECKING:
     from model.checkpoint import Card
-    from model.output import A, Output
+    from model.output import ArrayT, Output
 
 #: Greatest factor of a temperature: beyond it, probabilities are equal in float32.
 _MAX_FACTOR = 1e6
 
 
-def calibrated(output: Output[A], card: Card, steps: int) -> A:
+def calibrated(output: Output[ArrayT], card: Card, steps: int) -> ArrayT:
     """Return the logits [B, classes] divided by the temperature of the card: their softmax are the
     probabilities that the service returns.
 
@@ -28,7 +30,7 @@ def calibrated(output: Output[A], card: Card, steps: int) -> A:
     return tempered(output, card, steps) / growth(output, card, steps)
 
 
-def tempered(output: Output[A], card: Card, steps: int) -> A:
+def tempered(output: Output[ArrayT], card: Card, steps: int) -> ArrayT:
     """Return the logits [B, classes] divided by the temperature that known clips have."""
     if card.calibration is None:
         return output.logits
@@ -37,7 +39,7 @@ def tempered(output: Output[A], card: Card, steps: int) -> A:
     return output.logits / card.calibration.temperature_at(steps, alone)
 
 
-def growth(output: Output[A], card: Card, steps: int) -> A | float:
+def growth(output: Output[ArrayT], card: Card, steps: int) -> ArrayT | float:
     """Return the factor [B, 1], at least 1, by which the temperature of each clip grows."""
     features = card.domain and card.domain.features.get("+".join(used_streams(output, card)))
     scores = ood_score(output, card, steps)
@@ -46,6 +48,7 @@ def growth(output: Output[A], card: Card, steps: int) -> A | float:
     return grown(scores, features.growth)[:, None]
 
 
-def grown(scores: A, power: float) -> A:
+def grown(scores: ArrayT, power: float) -> ArrayT:
     """Return the factors [B] of scores [B], 1 to _MAX_FACTOR."""
-    return (scores.clip(1, None) ** power).clip(None, _MAX_FACTOR)
+    with np.errstate(over="ignore"):  # of arrays; infinity is clipped as well
+        return (scores.clip(1, None) ** power).clip(None, _MAX_FACTOR)

@@ -33,9 +33,9 @@ MAX_SEED = 2**63 - 1
 STAGES: dict[Splitting, int] = {"deep": 4, "shallow": 2}
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-#: Such attributes of torch's ModuleDict, which keeps a stream's modules by its name. Written down,
-#: so that a card is read without torch.
-_MODULE_ATTRIBUTES = frozenset({
+#: Names that no stream may have: attributes of torch's ModuleDict, which keeps a stream's modules
+#: by its name. A list, so that a card is read without torch; a test compares it with ModuleDict.
+_RESERVED_NAMES = frozenset({
     "add_module", "apply", "bfloat16", "buffers", "call_super_init", "children", "clear",
     "compile", "cpu", "cuda", "double", "dump_patches", "eval", "extra_repr", "float",
     "forward", "get_buffer", "get_extra_state", "get_parameter", "get_submodule", "half",
@@ -114,7 +114,7 @@ class Config(BaseModel):
         if not self.streams:
             raise ValueError("streams: at least one is required")
         for name in self.streams:
-            if not _NAME.fullmatch(name) or name in _MODULE_ATTRIBUTES:
+            if not _NAME.fullmatch(name) or name in _RESERVED_NAMES:
                 raise ValueError(f"streams: {name!r} cannot name a stream")
         if self.embed_dim % self.heads:
             raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of heads {self.heads}")

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from model.checkpoint import Card, FeatureReference, LogitReference, TowerReference
-    from model.output import A, Output
+    from model.output import ArrayT, Output
 
 
-def ood_score(output: Output[A], card: Card, steps: int) -> A | None:
+def ood_score(output: Output[ArrayT], card: Card, steps: int) -> ArrayT | None:
     """Return the OOD score [B] of each clip, from 0; 1 is the limit of the card's reference.
 
     Where the card has a reference of features, the score compares the features of each stream's
@@ -35,22 +35,22 @@ def ood_score(output: Output[A], card: Card, steps: int) -> A | None:
     predicted = output.logits.argmax(1)
     features = card.domain.features.get("+".join(names))
     if features is not None:
-        scores: A = feature_score(output, predicted, features)
+        scores: ArrayT = feature_score(output, predicted, features)
         return scores
     reference = card.domain.references.get("+".join(names))
     if reference is None:
         return None
     distance = mahalanobis_distance(joined_logits(output, names), predicted, reference)
-    score: A = distance / reference.limit
+    score: ArrayT = distance / reference.limit
     return score
 
 
-def used_streams(output: Output[A], card: Card) -> list[str]:
+def used_streams(output: Output[ArrayT], card: Card) -> list[str]:
     """Return the streams that the network ran with, in the card's order."""
     return [name for name in card.streams if name in output.stream_logits]
 
 
-def feature_score(output: Output[A], predicted: A, reference: FeatureReference) -> A:
+def feature_score(output: Output[ArrayT], predicted: ArrayT, reference: FeatureReference) -> ArrayT:
     """Return the OOD score [B] for predicted classes [B]: the sum of the towers' scores, divided by
     its limit.
 
@@ -61,35 +61,35 @@ def feature_score(output: Output[A], predicted: A, reference: FeatureReference) 
         _softplus(ood_log_odds(output.features[name], predicted, tower) - tower.limit) / math.log(2)
         for name, tower in reference.towers.items()
     ]
-    score: A = reduce(add, scores) / reference.limit
+    score: ArrayT = reduce(add, scores) / reference.limit
     return score
 
 
-def ood_log_odds(features: A, predicted: A, reference: TowerReference) -> A:
+def ood_log_odds(features: ArrayT, predicted: ArrayT, reference: TowerReference) -> ArrayT:
     """Return the log odds [B] that features [B, C], with predicted classes [B], are out of
     distribution."""
     means, linear, quadratic, bias = (_like(features, array) for array in reference.arrays)
     offset = features - means[predicted]
-    log_odds: A = bias[predicted] + offset @ linear + (offset * offset) @ quadratic
+    log_odds: ArrayT = bias[predicted] + offset @ linear + (offset * offset) @ quadratic
     return log_odds
 
 
-def joined_logits(output: Output[A], names: list[str]) -> A:
+def joined_logits(output: Output[ArrayT], names: list[str]) -> ArrayT:
     """Return the logits of these streams, concatenated to [B, streams x classes], in float64."""
     return _join([output.stream_logits[name] for name in names])
 
 
-def mahalanobis_distance(values: A, predicted: A, reference: LogitReference) -> A:
+def mahalanobis_distance(values: ArrayT, predicted: ArrayT, reference: LogitReference) -> ArrayT:
     """Return the Mahalanobis distance [B] of values [B, d], float64, from the means of classes
     [B]."""
     means = _like(values, np.asarray(reference.means, np.float64))
     precision = _like(values, np.asarray(reference.precision, np.float64))
     offset = values - means[predicted]
-    distance: A = (offset @ precision * offset).sum(1).clip(0, None) ** 0.5
+    distance: ArrayT = (offset @ precision * offset).sum(1).clip(0, None) ** 0.5
     return distance
 
 
-def _like(values: A, array: NDArray[Any]) -> A:
+def _like(values: ArrayT, array: NDArray[Any]) -> ArrayT:
     """Return an array as what `values` is, an array or a tensor."""
     if isinstance(values, np.ndarray):
         return array
@@ -98,7 +98,7 @@ def _like(values: A, array: NDArray[Any]) -> A:
     return torch.from_numpy(array)
 
 
-def _softplus(values: A) -> A:
+def _softplus(values: ArrayT) -> ArrayT:
     if isinstance(values, np.ndarray):
         return np.asarray(np.logaddexp(values, 0, dtype=values.dtype))
     from torch.nn.functional import softplus
@@ -106,7 +106,7 @@ def _softplus(values: A) -> A:
     return softplus(values)
 
 
-def _join(values: Sequence[A]) -> A:
+def _join(values: Sequence[ArrayT]) -> ArrayT:
     """Return values [B, n] beside each other in float64."""
     if isinstance(values[0], np.ndarray):
         return np.concatenate(values, axis=1, dtype=np.float64)

@@ -11,11 +11,12 @@ if TYPE_CHECKING:
     from torch import Tensor
     from typing_extensions import TypeVar
 
-    A = TypeVar("A", Tensor, NDArray[Any], default=Tensor)
+    #: torch.Tensor, or a NumPy array in a process that does not import torch.
+    ArrayT = TypeVar("ArrayT", Tensor, NDArray[Any], default=Tensor)
 else:
     from typing import TypeVar
 
-    A = TypeVar("A")
+    ArrayT = TypeVar("ArrayT")
 
 #: Energy in pJ of adding a weight, and of multiplying by it and adding, in float32 at 45 nm and
 #: 0.9 V: M. Horowitz, "Computing's energy problem", ISSCC 2014.
@@ -23,7 +24,7 @@ ACCUMULATE_PJ, MULTIPLY_ACCUMULATE_PJ = 0.9, 4.6
 
 
 @dataclass(frozen=True)
-class LayerOperations(Generic[A]):
+class LayerOperations(Generic[ArrayT]):
     """The operations of one layer for each clip of a batch, over all time steps.
 
     - `accumulates` float64 [B]: additions of a weight, one for each spike and each of its targets.
@@ -33,13 +34,13 @@ class LayerOperations(Generic[A]):
       without neurons.
     """
 
-    accumulates: A
-    multiply_accumulates: A
+    accumulates: ArrayT
+    multiply_accumulates: ArrayT
     dense: int
-    firing_rate: A | None = None
+    firing_rate: ArrayT | None = None
 
     @property
-    def energy_pj(self) -> A:
+    def energy_pj(self) -> ArrayT:
         """Energy in pJ [B]."""
         return ACCUMULATE_PJ * self.accumulates + MULTIPLY_ACCUMULATE_PJ * self.multiply_accumulates
 
@@ -50,7 +51,7 @@ class LayerOperations(Generic[A]):
 
 
 @dataclass(frozen=True)
-class StreamAttention(Generic[A]):
+class StreamAttention(Generic[ArrayT]):
     """Attention maps of the other streams' queries over this stream.
 
     `spatial` [B, rows, columns] over the stream's token grid: non-negative, sums to 1, or all 0
@@ -60,12 +61,12 @@ class StreamAttention(Generic[A]):
     for all streams.
     """
 
-    spatial: A | None
-    temporal: A | None
+    spatial: ArrayT | None
+    temporal: ArrayT | None
 
 
 @dataclass(frozen=True)
-class Output(Generic[A]):
+class Output(Generic[ArrayT]):
     """The result of a forward pass.
 
     - `logits` [B, classes], and `bias` [classes], the head's.
@@ -81,14 +82,14 @@ class Output(Generic[A]):
     - `operations`, by layer; None where not requested.
     """
 
-    logits: A
-    bias: A
-    residuals: dict[str, A] = field(default_factory=dict)
-    stream_logits: dict[str, A] = field(default_factory=dict)
-    features: dict[str, A] = field(default_factory=dict)
-    firing_rates: dict[str, A] = field(default_factory=dict)
-    attention: dict[str, StreamAttention[A]] | None = None
-    operations: dict[str, LayerOperations[A]] | None = None
+    logits: ArrayT
+    bias: ArrayT
+    residuals: dict[str, ArrayT] = field(default_factory=dict)
+    stream_logits: dict[str, ArrayT] = field(default_factory=dict)
+    features: dict[str, ArrayT] = field(default_factory=dict)
+    firing_rates: dict[str, ArrayT] = field(default_factory=dict)
+    attention: dict[str, StreamAttention[ArrayT]] | None = None
+    operations: dict[str, LayerOperations[ArrayT]] | None = None
 
 
 #: The result of one clip, as answers are made of it: with B = 1, without residuals.

@@ -10,15 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.output import A, ArrayOutput, LayerOperations, Output, StreamAttention
+from model.output import ArrayOutput, ArrayT, LayerOperations, Output, StreamAttention
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
-    B = TypeVar("B", Tensor, NDArray[Any], default=NDArray[Any])
+    OtherArrayT = TypeVar("OtherArrayT", Tensor, NDArray[Any], default=NDArray[Any])
 
     #: Makes one tensor of an output's tensors, given the dimension of their batch.
-    Operation: TypeAlias = Callable[[Sequence[A], int], B]
+    Operation: TypeAlias = Callable[[Sequence[ArrayT], int], OtherArrayT]
 
 
 def slice_samples(output: Output, first: int, count: int) -> Output:
@@ -84,7 +84,9 @@ def unflatten(values: Tensor, like: Output) -> Output:
     return _map_tensors([like], view, like.bias)
 
 
-def _map_tensors(outputs: Sequence[Output[A]], operation: Operation[A, B], bias: B) -> Output[B]:
+def _map_tensors(
+    outputs: Sequence[Output[ArrayT]], operation: Operation[ArrayT, OtherArrayT], bias: OtherArrayT
+) -> Output[OtherArrayT]:
     """Return an output of this bias whose tensors are made from the same tensor of each of
     `outputs`."""
     first = outputs[0]
@@ -124,15 +126,16 @@ def join_operations(
 
 
 def _map_operations(
-    outputs: Sequence[Output[A]], operation: Operation[A, B]
-) -> dict[str, LayerOperations[B]] | None:
+    outputs: Sequence[Output[ArrayT]], operation: Operation[ArrayT, OtherArrayT]
+) -> dict[str, LayerOperations[OtherArrayT]] | None:
     counts = [output.operations for output in outputs if output.operations is not None]
     return _map_layers(counts, operation) if counts else None
 
 
 def _map_layers(
-    counts: Sequence[Mapping[str, LayerOperations[A]]], operation: Operation[A, B]
-) -> dict[str, LayerOperations[B]]:
+    counts: Sequence[Mapping[str, LayerOperations[ArrayT]]],
+    operation: Operation[ArrayT, OtherArrayT],
+) -> dict[str, LayerOperations[OtherArrayT]]:
     mapped = {}
     for name, layer in counts[0].items():
         layers = [each[name] for each in counts]
@@ -147,8 +150,8 @@ def _map_layers(
 
 
 def _map_attention(
-    parts: Sequence[StreamAttention[A]], operation: Operation[A, B]
-) -> StreamAttention[B]:
+    parts: Sequence[StreamAttention[ArrayT]], operation: Operation[ArrayT, OtherArrayT]
+) -> StreamAttention[OtherArrayT]:
     spatial = [part.spatial for part in parts if part.spatial is not None]
     temporal = [part.temporal for part in parts if part.temporal is not None]
     return StreamAttention(

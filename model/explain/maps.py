@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from model.arrays import Float64Array
 from model.config import STAGES, StreamConfig
-from model.output import A, Output, StreamAttention
+from model.output import ArrayT, Output, StreamAttention
 from model.preprocess.prepared import Prepared
 
 #: Name of the head's bias among the contributions.
@@ -48,7 +48,7 @@ class StreamMaps:
 
 
 def contributions(
-    output: Output[A], streams: Sequence[str], labels: Sequence[str], sample: int = 0
+    output: Output[ArrayT], streams: Sequence[str], labels: Sequence[str], sample: int = 0
 ) -> dict[str, dict[str, float]]:
     """Return each stream's term of each label's logit for one sample of a batch, and the bias.
 
@@ -67,8 +67,8 @@ def contributions(
 
 
 def leave_one_out(
-    output: Output[A],
-    without: Mapping[str, Output[A]],
+    output: Output[ArrayT],
+    without: Mapping[str, Output[ArrayT]],
     streams: Sequence[str],
     labels: Sequence[str],
     sample: int = 0,
@@ -90,7 +90,7 @@ def leave_one_out(
 
 
 def attention_maps(
-    attention: StreamAttention[A], prepared: Prepared, stream: StreamConfig, sample: int = 0
+    attention: StreamAttention[ArrayT], prepared: Prepared, stream: StreamConfig, sample: int = 0
 ) -> StreamMaps:
     """Return the maps of one stream of one sample of a batch, with axes in the source's units.
 

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 from torch.nn import ModuleDict
 
-from model.config import _MODULE_ATTRIBUTES, _NAME, Config, StreamConfig
+from model.config import _NAME, _RESERVED_NAMES, Config, StreamConfig
 from model.network import SCMRL
 
 AUDIO = {"channels": 1, "size": (32, 48)}
@@ -57,7 +57,7 @@ def test_an_error_names_the_invalid_field(change: dict[str, Any], message: str) 
 
 def test_no_stream_is_named_as_an_attribute_of_what_holds_its_modules() -> None:
     attributes = {name for name in dir(ModuleDict()) if _NAME.fullmatch(name)}
-    assert attributes <= _MODULE_ATTRIBUTES
+    assert attributes <= _RESERVED_NAMES
 
 
 @pytest.mark.parametrize("attention", ["temporal", "spatial-temporal"])

@@ -155,6 +155,14 @@ def test_without_a_reference_it_does_not_grow(changed: dict[str, Any], steps: in
     assert torch.equal(calibrated(output, card(**changed), steps), output.logits / 0.5)
 
 
+@pytest.mark.filterwarnings("error")
+def test_arrays_grow_at_the_limits_of_a_card_as_tensors_do() -> None:
+    output = output_of([3.0] * CLASSES, 1e5, 1e5)
+    (arrays,) = split_to_arrays(output, 1)
+    expected = calibrated(output, card(growth=100), 4).numpy()
+    assert np.allclose(calibrated(arrays, card(growth=100), 4), expected, rtol=1e-6)
+
+
 def test_a_card_without_growth_has_the_score_alone() -> None:
     output = output_of([3.0] * CLASSES, 100.0, 0.0)
     assert score(output, card(growth=0)) > 1

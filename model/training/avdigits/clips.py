@@ -11,7 +11,7 @@ from model.arrays import UInt8Array
 from model.training.avdigits.folder import Digits
 from model.training.avdigits.scene import Scene, draw_scene
 from model.training.mp4_encoder import FRAME_RATES, RATES, Footage, encode
-from model.training.speech.recording import Recording, say
+from model.training.speech.recording import Recording, record_for_evaluation
 from model.training.task import LabelledClip
 
 
@@ -32,7 +32,7 @@ def clip_of(picture: UInt8Array, digits: Digits, label: int, rng: Generator) -> 
     words = digits.words[label]
     word = words[rng.integers(len(words))]
     scene = draw_scene(picture, rng, short_side=(180, 360))
-    recording = say(word, rng)
+    recording = record_for_evaluation(word, rng)
     return LabelledClip(
         data=encode(_film(scene, recording, rng), recording, int(rng.choice(RATES))),
         label=label,

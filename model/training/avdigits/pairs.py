@@ -9,7 +9,7 @@ import numpy as np
 from model.media.types import Pictures
 from model.training.avdigits.folder import Digits
 from model.training.avdigits.scene import draw_pair
-from model.training.speech.recording import say
+from model.training.speech.recording import record_for_evaluation
 from model.training.two_objects import TwoObjects
 
 
@@ -22,7 +22,7 @@ def two_digits(digits: Digits, count: int, seed: int) -> Iterator[TwoObjects]:
         drawn = [of[int(rng.integers(len(of)))] for of in images]
         scenes = draw_pair((drawn[0], drawn[1]), rng, short_side=(180, 360))
         words = [digits.words[label] for label in (first, second)]
-        said = [say(of[int(rng.integers(len(of)))], rng).sound for of in words]
+        said = [record_for_evaluation(of[int(rng.integers(len(of)))], rng).sound for of in words]
         yield TwoObjects(
             pictures=Pictures((scenes.frame,), (0.0,)),
             boxes=scenes.boxes,

@@ -15,7 +15,7 @@ from model.training.handsigns.dataset import HELD_OUT_DIFFICULTY
 from model.training.handsigns.folder import Hand, ShownDigits
 from model.training.handsigns.scene import CLIP_HEIGHTS, Scene, draw_scene, photograph_scene
 from model.training.mp4_encoder import FRAME_RATES, RATES, Footage, encode
-from model.training.speech.recording import Recording, say
+from model.training.speech.recording import Recording, record_for_evaluation
 from model.training.task import LabelledClip
 
 #: Parts of the test set: photographs with their own wall, and hands before other backgrounds.
@@ -48,7 +48,7 @@ def labelled_clip(
     hands, words = digits.hands[label], digits.words[label]
     hand, word = hands[rng.integers(len(hands))], words[rng.integers(len(words))]
     scene = _draw(hand, part, rng, kinds)
-    recording = say(word, rng)
+    recording = record_for_evaluation(word, rng)
     return LabelledClip(
         data=encode(_film(scene, recording, rng), recording, int(rng.choice(RATES))),
         label=label,

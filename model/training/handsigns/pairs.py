@@ -16,7 +16,7 @@ from model.training.handsigns.clips import BACKGROUNDS, SHORT_SIDE
 from model.training.handsigns.dataset import HELD_OUT_DIFFICULTY
 from model.training.handsigns.folder import Hand, ShownDigits
 from model.training.handsigns.scene import CLIP_HEIGHTS, draw_scene
-from model.training.speech.recording import say
+from model.training.speech.recording import record_for_evaluation
 from model.training.two_objects import Box, TwoObjects
 
 
@@ -30,7 +30,7 @@ def two_hands(digits: ShownDigits, count: int, seed: int) -> Iterator[TwoObjects
         drawn = [of[int(rng.integers(len(of)))] for of in hands]
         pictures, boxes = _draw(drawn[0], drawn[1], rng)
         words = [digits.words[label] for label in (first, second)]
-        said = [say(of[int(rng.integers(len(of)))], rng).sound for of in words]
+        said = [record_for_evaluation(of[int(rng.integers(len(of)))], rng).sound for of in words]
         yield TwoObjects(
             pictures=pictures,
             boxes=boxes,

@@ -64,7 +64,7 @@ def record(
     return Recording(samples, rate, start / rate, (start + len(word)) / rate)
 
 
-def say(word: Float32Array, rng: Generator) -> Recording:
+def record_for_evaluation(word: Float32Array, rng: Generator) -> Recording:
     """Make a random recording of a word [n], mono at RATE, as clips to evaluate on have."""
     snr_db = rng.uniform(15, 40)
     return record(word, RATE, rng, seconds=(1.2, 3.0), speed=0.15, snr_db=snr_db)

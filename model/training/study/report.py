@@ -184,7 +184,7 @@ def _trained(options: StudyOptions) -> str:
     """Return how each variant was trained."""
     weights = f"the weights of {_shown(options.init_from)}" if options.init_from else "new weights"
     if not options.epochs:
-        return f"{weights.capitalize()}, without training"
+        return f"{weights[0].upper()}{weights[1:]}, without training"
     begins = [weights]
     if options.start_epochs:
         begins.append(f"{options.start_epochs} x {options.clips:,} clips with each stream alone")

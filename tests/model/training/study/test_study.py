@@ -148,7 +148,7 @@ def test_without_epochs_a_checkpoint_is_measured_with_other_weights_of_its_resid
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = train(
-        TrainOptions.of(NoiseWithPairs(), data, out=tmp_path / "run", epochs=1, clips=8, batch=4,
+        TrainOptions.of(NoiseWithPairs(), data, out=tmp_path / "Run", epochs=1, clips=8, batch=4,
                         embed_dim=16, steps=2, development_clips=20)
     )  # fmt: skip
     out = tmp_path / "out"
@@ -161,7 +161,7 @@ def test_without_epochs_a_checkpoint_is_measured_with_other_weights_of_its_resid
         assert (card.config.alpha, card.config.attention is not None) == (alpha, attention)
         assert card.steps == 2  # as the checkpoint's, whatever --steps is
         assert all(torch.equal(x, weights[key]) for key, x in network.state_dict().items())
-    assert "without training; 1 seed." in (out / runner.TABLE).read_text()
+    assert "Run/best, without training; 1 seed." in (out / runner.TABLE).read_text()
     message = scmrl(*command, "--out", out, code=2).stderr
     assert "--epochs 0: --init-from must name the checkpoint" in message
     shipped = tmp_path / "shipped" / "noise"
