@@ -126,6 +126,7 @@ class Session:
         self._buffers = [_buffer(each, seconds, max_bytes) for each in start.inputs]
         self._decoder = decoder
         self._received_ns = [-1] * len(self._buffers)  # newest stamp of the segment
+        self._fed_segments = [-1] * len(self._buffers)  # of the last packet that was taken
         self._packets_before = {each: Counter[str]() for each in coded}
         self._problems: deque[Failed] = deque()  # of packets, to be sent
         self._problems_told: set[tuple[str, str]] = set()
@@ -150,22 +151,23 @@ class Session:
         # Each input's next message may have the flag; the first one begins the segment.
         if self._is_jump(media) or (media.is_new_segment and newest >= 0):
             self._begin_segment()
-        is_first = self._received_ns[media.input] < 0  # of the segment
         self._received_ns[media.input] = max(self._received_ns[media.input], media.time_ns)
         if isinstance(source, CodedInput):
-            self._feed(source.field, media, is_first)
+            self._feed(source.field, media)
         else:
             self._buffers[media.input].add(media.time_ns, media.payload)
         delay = time.monotonic_ns() - media.time_ns
         self._delay_ns = delay if self._delay_ns is None else min(self._delay_ns, delay)
         self._wake.set()
 
-    def _feed(self, name: str, media: Media, restarts: bool) -> None:
+    def _feed(self, name: str, media: Media) -> None:
         assert self._decoder is not None
-        packet = Packet(
-            media.input, media.sequence, media.time_ns, restarts, media.payload, self._segment
-        )
-        if not self._decoder.feed(packet):
+        number, segment = media.input, self._segment
+        restarts = self._fed_segments[number] != segment  # none of the segment was taken so far
+        packet = Packet(number, media.sequence, media.time_ns, restarts, media.payload, segment)
+        if self._decoder.feed(packet):
+            self._fed_segments[number] = segment
+        else:
             self._count_packets(name, "behind")
 
     def receive_decoded(self, packet: Packet, decoded: Decoded[bytes]) -> None:
@@ -276,7 +278,7 @@ class Session:
         await decoder.drained()
         for number, source in enumerate(self._start.inputs):
             if isinstance(source, CodedInput):
-                decoder.feed(Packet(number, 0, 0, False, b"", self._segment))
+                decoder.feed(Packet(number, 0, 0, False, b"", self._fed_segments[number]))
 
     async def _answer_if_new(self) -> None:
         if self._decoder is not None:
@@ -352,9 +354,7 @@ class Session:
         kept = self._start.smoothing if self._smoothed else 0.0
         for each in result.probabilities:
             before = self._smoothed.get(each.label, 0.0)
-            self._smoothed[each.label] = round(
-                kept * before + (1 - kept) * each.probability, 6
-            )  # fmt: skip
+            self._smoothed[each.label] = round(kept * before + (1 - kept) * each.probability, 6)
 
     def _dropped(self) -> dict[str, int]:
         fields = [each.field for each in self._start.inputs]

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,15 @@ import av
 import httpx
 import numpy as np
 import pytest
+from pydantic import BaseModel
 from websockets.sync.client import ClientConnection
 
+from model.media.live.h264 import H264Decoder
+from model.media.live.opus import OpusDecoder
 from model.media.live.types import Decoded, Outcome, Packet
 from model.media.reader import read_sound
 from model.media.types import Limits
+from service.classification.schemas import Classification
 from service.client.retries import Retries
 from service.client.stream_messages import (
     MediaMessages,
@@ -40,10 +44,14 @@ from service.streaming.messages import (
     PICTURE,
     SERIES,
     SOUND,
+    Answer,
+    Close,
     StreamError,
+    Summary,
     parse_media,
     parse_start,
 )
+from service.streaming.session import Pace, Session
 from tests.conftest import ROOT
 from tests.service import checkpoints
 from tests.service.classification.test_upload_fields import FORCE, _config
@@ -51,6 +59,7 @@ from tests.service.classification.test_upload_fields import PICTURE as EYE
 from tests.service.classification.test_upload_fields import SOUND as EAR
 from tests.service.coded_media import h264, h264_numbered, opus
 from tests.service.running_server import running, wait_until
+from tests.service.streaming.test_session import result
 from tests.service.streaming.test_stream import close_of, receive, socket_of
 
 CODED = [{"field": "frames", "format": "h264"}, {"field": "audio", "format": "opus"}]
@@ -186,6 +195,91 @@ def test_no_picture_of_before_is_in_a_segment_that_another_input_began(
     assert summary["segments"] == 2
     assert summary["dropped"]["frames"] == 0
     assert newest_of(answer) == 19 - 100
+
+
+class BusyDecoder:
+    """Decodes in this process at once, but is behind at the packets of these positions."""
+
+    def __init__(self, behind: set[int]) -> None:
+        h264_ = H264Decoder(Limits(), 0, 64 * 64)
+        self._decode: dict[int, Callable[[Packet], Decoded[Any]]] = {
+            0: h264_.decode, 1: OpusDecoder(1, 0).decode,
+        }  # fmt: skip
+        self._behind = behind
+        self._fed = -1
+        self.receive: Callable[[Packet, Decoded[bytes]], None]
+
+    def feed(self, packet: Packet) -> bool:
+        self._fed += 1
+        if self._fed in self._behind:
+            return False
+        decoded = self._decode[packet.input](packet)
+        pieces = tuple((at, piece.tobytes()) for at, piece in decoded.pieces)
+        self.receive(packet, Decoded(decoded.outcome, decoded.lost, pieces))
+        return True
+
+    async def drained(self) -> None:
+        pass
+
+
+def newest_and_summary(sent: list[bytes], behind: set[int]) -> tuple[dict[str, int], Summary]:
+    """The newest times of the last answer, and the summary, of a session with a `BusyDecoder`."""
+    told: list[BaseModel] = []
+
+    async def classify(*_: object) -> Classification:
+        return result(0.9)
+
+    async def send(message: BaseModel) -> None:
+        told.append(message)
+
+    started = parse_start(json.dumps({"type": "start", "inputs": CODED}))
+    decoder = BusyDecoder(behind)
+    session = Session(started, Pace(2, 50, 4), classify, send, MIB, decoder)
+    decoder.receive = session.receive_decoded
+    for message in sent:
+        session.receive_media(message)
+    session.receive_control(Close(type="close"))
+    asyncio.run(session.run())
+    answer, summary = told[-2:]
+    assert isinstance(answer, Answer)
+    assert isinstance(summary, Summary)
+    return answer.window.newest_ns, summary
+
+
+@pytest.mark.parametrize("sequence", [9, 0])
+@pytest.mark.parametrize("field", ["frames", "audio"])
+def test_a_segment_of_which_the_decoder_is_behind_at_first_has_nothing_of_before(
+    field: str, sequence: int
+) -> None:
+    """As when a robot is started again: its clock is set back, and perhaps the numbers as well."""
+    silence = np.zeros((1, 960 * 12), np.float32)
+    number, kind = (0, PICTURE) if field == "frames" else (1, SOUND)
+    timed = reordered(12) if field == "frames" else list(enumerate(opus(silence)))
+    if field == "audio":
+        timed = [(at * 20 * MS, data) for at, data in timed]
+    after_ns = 10**12
+    before = [(n, after_ns + at, data) for n, (at, data) in enumerate(timed[:9])]
+    # The first packet comes twice: once the decoder is behind, then it is not.
+    after = [(sequence + n, at, data) for n, (at, data) in enumerate([timed[0], *timed])]
+    sent = [HEADER.pack(kind, 0, number, n, at) + data for n, at, data in before + after]
+    newest, summary = newest_and_summary(sent, {9})
+    assert summary.segments == 2
+    assert summary.dropped[field] == 0
+    assert summary.packets is not None
+    assert summary.packets[field]["decoded"] == 9 + len(timed)
+    assert summary.packets[field]["behind"] == 1
+    assert "late" not in summary.packets[field]
+    end_ns = max(at for at, _ in timed)
+    assert end_ns <= newest[field] <= end_ns + 20 * MS
+
+
+def test_pictures_that_are_held_back_are_not_of_a_segment_that_began_without_them() -> None:
+    video = messages((PICTURE, reordered(9)))
+    (packet,) = opus(np.zeros((1, 960), np.float32))[:1]
+    sound = [HEADER.pack(SOUND, 0, 1, n, 10**18 - n * 10**10) + packet for n in range(2)]
+    newest, summary = newest_and_summary([sound[0], *video, sound[1]], set())
+    assert summary.segments == 2
+    assert newest["frames"] < 0 < newest["audio"]
 
 
 def test_what_cannot_be_decoded_is_said_once_and_the_session_goes_on(
