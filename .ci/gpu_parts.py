@@ -21,7 +21,7 @@ WEIGHTS = ROOT / "weights"
 CLIPS = ROOT / "tests" / "data" / "clips"
 EVENTS = ROOT / "tests" / "data" / "events"
 #: Longest time in seconds that a start waits for the fused path.
-FUSED_S = 300.0
+FUSED_S = 40.0
 #: Seed of the test clips, as `scmrl evaluate` has it.
 SEED = 7
 

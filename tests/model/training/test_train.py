@@ -160,7 +160,11 @@ def test_ctrl_c_ends_cleanly_with_the_best_so_far(
         return train_step(run, step, *batch)
 
     monkeypatch.setattr(Trainer, "train_step", interrupted)
-    best = train(options)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # xdist ignores it
+    try:
+        best = train(options)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert best == options.out / "best"
     assert len(rows(options.out)) == 1
     network, _ = checkpoint.load(best)

@@ -46,15 +46,16 @@ def loads_of(app: FastAPI) -> Loads:
 
 
 class Disk:
-    """Reads of files in folders of these names wait until `answers` is set."""
+    """Reads of files in folders of these names set `hangs` and wait until `answers` is set."""
 
     def __init__(self, *hanging: str) -> None:
         self.hanging = set(hanging)
-        self.answers = threading.Event()
+        self.hangs, self.answers = threading.Event(), threading.Event()
         self._read = card.read_regular
 
     def read(self, file: Path, max_bytes: int) -> bytes:
         if file.parent.name in self.hanging:
+            self.hangs.set()
             self.answers.wait()
         return self._read(file, max_bytes)
 
@@ -103,7 +104,8 @@ def test_a_disk_that_hangs_costs_its_own_load_only(
     with ThreadPoolExecutor(1) as pool:
         try:
             hanging = pool.submit(client.put, f"{MODELS}/strict")
-            wait_until(lambda: client.put(f"{MODELS}/strict").status_code == 409)
+            assert disk.hangs.wait(60)
+            assert client.put(f"{MODELS}/strict").status_code == 409
             second = client.delete(f"{MODELS}/strict")
             assert second.status_code == 409
             assert int(second.headers["Retry-After"]) > 0

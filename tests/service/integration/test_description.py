@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import Case
 from schemathesis.generation import GenerationMode
-from schemathesis.specs.openapi.checks import positive_data_acceptance
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from tests.service.integration.test_refusals import NO_SHRINKING
 
@@ -42,7 +42,11 @@ def test_answers_are_as_described_to_requests_that_are_and_that_are_not(
                 if case.path.startswith("/v2/models/"):  # else no body would be read
                     case.path_parameters["name"] = "avdigits"
                 # Random bytes are a file as described, and no clip: they may be refused.
-                case.call_and_validate(excluded_checks=[positive_data_acceptance], timeout=60)
+                excluded = [positive_data_acceptance]
+                if case.path == "/v1/classify/batch":
+                    # What is wrong with one clip is this clip's problem, in an answer of 200.
+                    excluded.append(negative_data_rejection)
+                case.call_and_validate(excluded_checks=excluded, timeout=60)
 
             with suppress(Unsatisfiable):  # without parameters there is nothing to get wrong
                 ask()
