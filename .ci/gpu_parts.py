@@ -57,12 +57,17 @@ def _output(*command: str) -> str:
 
 
 def starts(device: str) -> list[dict[str, Any]]:
-    """Return the times of a first start, with nothing compiled, and of one after it."""
+    """Return the times of a first start, with nothing compiled, and of one after it.
+
+    Prints the first as well, so that a slow second start does not lose it.
+    """
     from service.bench.clips import MIX, render_clip
 
     clip = render_clip(MIX[0][0])
     with tempfile.TemporaryDirectory() as caches:
-        return [_start(device, Path(caches), clip, name) for name in ("first", "later")]
+        first = _start(device, Path(caches), clip, "first")
+        print(json.dumps([first]), flush=True)
+        return [first, _start(device, Path(caches), clip, "later")]
 
 
 def _start(device: str, caches: Path, clip: bytes, name: str) -> dict[str, Any]:

@@ -97,9 +97,9 @@ class ModelNames(_Model):
 
 
 class IndexRequest(_Model):
-    """`ready`: list the checkpoints that are ready alone."""
+    """`ready`: list the checkpoints that are ready alone. Null, as left out, lists all."""
 
-    ready: StrictBool = False
+    ready: StrictBool | None = None
 
 
 class IndexEntry(_Model):

@@ -96,7 +96,9 @@ async def index(request: Request) -> JSONResponse:
     except ValidationError:
         detail = "The body must be a JSON object with a boolean `ready`, or empty."
         raise Problem(Error.UNREADABLE_FORM, detail) from None
-    return JSONResponse(metadata.index(state_of(request).registry, only_ready=options.ready))
+    return JSONResponse(
+        metadata.index(state_of(request).registry, only_ready=options.ready is True)
+    )
 
 
 @router.get(_MODEL, response_model=schemas.ModelMetadata, responses=_NO_MODEL)

@@ -47,6 +47,8 @@ def test_what_the_server_says_of_itself_and_of_checkpoints(service: httpx.Client
     assert "binary_tensor_data" in service.get("/v2").json()["extensions"]
     assert service.get("/v2/models").json() == {"models": ["avdigits", "strict"]}
     index = service.post("/v2/repository/index", json={"ready": True}).json()
+    everything = service.post("/v2/repository/index", json={}).json()
+    assert service.post("/v2/repository/index", json={"ready": None}).json() == everything
     assert index[0] == {"name": "avdigits", "version": "0.0.1", "state": "READY", "reason": ""}
     model = service.get(f"{MODEL}/versions/0.0.1").json()
     assert model["versions"] == ["0.0.1"]

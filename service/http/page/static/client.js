@@ -158,6 +158,8 @@ export class Client {
    */
   async classifyBatch(clips, { signal, ...options } = {}) {
     if (!clips.length) throw new TypeError("There is no clip.");
+    const misplaced = Object.keys(options).find((name) => [options[name]].flat().some(isFile));
+    if (misplaced) throw new TypeError(`${misplaced}: files belong to a clip, not to the options of all.`);
     const body = form({}, options);
     clips.forEach((clip, number) => {
       if (!Object.values(clip).flat().some(isFile)) throw new TypeError(`Clip ${number} has no file.`);
@@ -165,8 +167,9 @@ export class Client {
     });
     const path = `${classifyPath(options.model)}/batch`;
     const { results } = await this.#json(path, { method: "POST", body, signal });
-    if (results.length !== clips.length) {
-      throw new UnreachableError(`There are ${results.length} results for ${clips.length} clips.`);
+    const complete = Array.isArray(results) && results.every((result) => result?.answer || result?.problem);
+    if (!complete || results.length !== clips.length) {
+      throw new UnreachableError(`The answer does not have a result for each of ${clips.length} clips.`);
     }
     return results.map(({ answer, problem, retry_after_s: after }) => answer ?? new ProblemError(problem, after));
   }
