@@ -167,7 +167,10 @@ def test_the_asynchronous_client_answers_alike(client: Client, service: httpx.Cl
 
     answers, models, card = asyncio.run(classify())
     assert [len(answer.probabilities) for answer in answers] == [1, 2, 3]
-    assert answers[0].contributions == client.classify(clip=CLIP, top_k=1).contributions
+    alone = client.classify(clip=CLIP, top_k=1)
+    for stream, logits in answers[0].contributions.items():
+        # Rounding differs with the size of a batch.
+        assert logits == pytest.approx(alone.contributions[stream], abs=1e-4)
     assert models == client.models()
     assert card == client.card("strict")
 
