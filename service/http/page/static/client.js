@@ -192,11 +192,23 @@ export class Client {
         return await this.#open(start, signal);
       } catch (error) {
         signal?.throwIfAborted();
-        // A browser says nothing about a refused handshake; a request that needs the same does.
-        if (isLost(error)) await this.models({ signal });
-        await attempts.wait(error, signal);
+        await attempts.wait(isLost(error) ? await this.#reason(error, signal) : error, signal);
       }
     }
+  }
+
+  /**
+   * Return why a stream was not opened. A browser does not say why a handshake was refused; a
+   * request that needs the same does. It is sent once: `stream` counts the attempts.
+   */
+  async #reason(error, signal) {
+    try {
+      await this.#send("v1/models", { signal });
+    } catch (reason) {
+      signal?.throwIfAborted();
+      return reason;
+    }
+    return error;
   }
 
   /** Open a live stream, without retries. */

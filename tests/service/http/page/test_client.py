@@ -113,11 +113,18 @@ def test_it_sends_again_what_the_python_client_sends_again(checks: Path) -> None
         theirs.close()
 
 
-def test_the_handshake_of_a_stream_is_sent_again(checks: Path) -> None:
-    server = Scripted(*[FULL, (200, None, MODELS)] * 3)
+@pytest.mark.parametrize(
+    ("models", "error"),
+    [((200, None, MODELS), "StreamClosedError 1006"), (FULL, "ProblemError 503")],
+)
+def test_the_handshake_of_a_stream_is_sent_again(
+    checks: Path, models: Response, error: str
+) -> None:
+    """As often as `retries` says, also where the request that asks for the reason fails."""
+    server = Scripted(*[FULL, models] * 3)
     done = run(*websocket_options(), checks, "handshakes", server.url)
     server.close()
-    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == error, done.stderr
     assert server.requests == ["/v1/stream", "/v1/models"] * 3
 
 
