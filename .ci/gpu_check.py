@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -40,8 +41,12 @@ CASES = ("urbansound8k_av", "crema_d", "events")
 CHECKPOINTS = ("avdigits", "drones", "handsigns", "ndigits-events")
 #: Longest time in seconds to look at the machine. A part gets no less than MIN_PART_S.
 MACHINE_S, MIN_PART_S = 60.0, 5.0
+#: Longest time in seconds until a part's processes have ended.
+ENDING_S = 10.0
 #: A trial on a CPU has this many times the time for each part.
 TRIAL_FACTOR = 6
+#: Environment variable of all processes of a part.
+RUN_ID = "SCMRL_GPU_CHECK_RUN"
 #: Characters of a failed part's output that are kept.
 TAIL = 2000
 
@@ -67,7 +72,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a part: its `result`, or why there is none."""
+    """The result of a part, or the reason why it has none."""
 
     name: str
     state: State
@@ -216,39 +221,44 @@ def run(part: Part, limit_s: float) -> Outcome:
 def _run_to_end(command: Sequence[str], log: Any, limit_s: float) -> int | None:
     """Return the command's exit code; None where it had to be ended."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    run_id = uuid.uuid4().hex
     process = subprocess.Popen(
-        command, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, stdin=subprocess.DEVNULL,
-        stdout=log, stderr=log, start_new_session=True,
+        command, cwd=ROOT, env=os.environ | {"PYTHONPATH": path, RUN_ID: run_id},
+        stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
     )  # fmt: skip
     try:
         return process.wait(limit_s)
     except subprocess.TimeoutExpired:
         return None
     finally:
-        descendants = _descendants(process.pid)
         process.kill()
-        for pid in descendants:
+        process.wait()
+        _end_processes(run_id)
+
+
+def _end_processes(run_id: str) -> None:
+    """End the processes of a part, and those that they start meanwhile."""
+    end = time.monotonic() + ENDING_S
+    while (remaining := processes_of(run_id)) and time.monotonic() < end:
+        for pid in remaining:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        with suppress(ProcessLookupError):  # those whose parent has ended
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        time.sleep(0.05)
 
 
-def _descendants(pid: int) -> list[int]:
-    """Return the living descendants of a process, also those in sessions of their own, as servers
-    of benchmarks are."""
-    parents: dict[int, int] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it has ended meanwhile
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-    found, todo = [], [pid]
-    while todo:
-        parent = todo.pop()
-        children = [child for child, its in parents.items() if its == parent]
-        found += children
-        todo += children
-    return found
+def processes_of(run_id: str) -> list[int]:
+    """Return the living processes of a part, by their environment.
+
+    Servers of benchmarks are in sessions of their own, and are children of another process once
+    what started them has crashed.
+    """
+    variable = f"{RUN_ID}={run_id}".encode()
+    processes = []
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # it has ended meanwhile, or is another user's
+            if variable in environment.read_bytes().split(b"\0"):
+                processes.append(int(environment.parent.name))
+    return processes
 
 
 def read_last_line(printed: str, _: Path) -> Any:
