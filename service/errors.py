@@ -40,9 +40,14 @@ class Error(Enum):
         self.title = title
 
     @property
+    def kind(self) -> str:
+        """The name of the kind of error, as `unknown-format`."""
+        return self.name.lower().replace("_", "-")
+
+    @property
     def type(self) -> str:
         """The URI that names the kind of error."""
-        return "urn:scmrl:error:" + self.name.lower().replace("_", "-")
+        return f"urn:scmrl:error:{self.kind}"
 
 
 class Problem(Exception):

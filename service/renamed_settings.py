@@ -30,6 +30,11 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def off_flag(name: str) -> str:
+    """Return the flag of `scmrl serve` that switches a setting off."""
+    return "--no-" + name.replace("_", "-")
+
+
 def renamed_warning(old: str, new: str) -> str:
     """Return the warning for an old name of a variable or a flag."""
     return f"{old} is now {new}; the old name will not work in the next release"

@@ -139,5 +139,5 @@ class CompletedRequest:
             fields["model"] = self.record.model
         fields |= self.record.notes
         if self.problem is not None:
-            fields |= {"error": self.problem.error.name.lower(), "detail": self.problem.detail}
+            fields |= {"error": self.problem.error.kind, "detail": self.problem.detail}
         return fields

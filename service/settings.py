@@ -122,7 +122,7 @@ class Settings(BaseSettings):
         Topic.NETWORK,
         True,
         "Serve the page at /, on which clips and live streams are classified in a browser; "
-        "without it / redirects to /docs",
+        "if off, / redirects to /docs",
     )
     max_connections: int = setting(
         Topic.NETWORK,

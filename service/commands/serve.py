@@ -23,7 +23,7 @@ from service.keys.exposure import check_exposure
 from service.keys.key_file import Keys, KeysError, exposed, read
 from service.observability import logs
 from service.processes.worker_count import http_workers
-from service.renamed_settings import RENAMED, flag, renamed_warning, variable
+from service.renamed_settings import RENAMED, flag, off_flag, renamed_warning, variable
 from service.runtime import garbage_collection, torch_import
 from service.runtime.shutdown import SIGNALS, Stopping, UvicornServer
 from service.server.listener import listen, raise_file_limit
@@ -42,8 +42,8 @@ CLIP = Path(__file__).resolve().parents[2] / "tests" / "data" / "clips" / "digit
 
 HELP = """Serve checkpoints over HTTP until Ctrl-C or SIGTERM.
 
-Every flag is also an environment variable: `--max-batch 16` is `SCMRL_MAX_BATCH=16`. None is
-required. The path /docs describes the API.
+Every flag is also an environment variable: `--max-batch 16` is `SCMRL_MAX_BATCH=16`, and
+`--no-page` is `SCMRL_PAGE=false`. None is required. The path /docs describes the API.
 
 Secrets have no flag, as every user of a machine can read its command lines: set `SCMRL_API_KEYS`,
 `SCMRL_ADMIN_KEY` and `SCMRL_LIMIT_STORE`, or pass files of keys; `scmrl keys new` generates a key.
@@ -102,17 +102,18 @@ def run(settings: Settings) -> int:
         import service.app
         import service.server.server  # noqa: F401
 
+    logs.configure(settings.log_level, settings.log_format)
     try:
         keys = _check(settings)
         listener = _listen(settings)
     except _CannotStart as exc:
-        typer.echo(str(exc), err=True)
+        _report(str(exc), settings, logging.CRITICAL)
         return exc.code
     serve = _serve if http_workers(settings) == 1 else _serve_with_workers
     failures = serve(settings, keys, listener)
     if settings.log_format == "console":  # with JSON, only the log has it
         for failure in failures:
-            _say(f"scmrl serve: {failure}", to_stderr=True)
+            _report(str(failure), settings)
     _discard_unwritable_output()
     misused = any(failure.misused for failure in failures)
     code = MISUSED if misused else FAILED if failures else SIGNALS.exit_code
@@ -121,28 +122,27 @@ def run(settings: Settings) -> int:
 
 
 def _check(settings: Settings) -> Keys:
-    """Print warnings, and return the keys. Raises _CannotStart for keys that cannot be used, and
+    """Report warnings, and return the keys. Raises _CannotStart for keys that cannot be used, and
     for a required sandbox that is not available."""
     for warning in variable_warnings(os.environ):
-        typer.echo(f"scmrl serve: {warning}", err=True)
+        _report(warning, settings)
     try:
         keys = read(settings)
         check_exposure(settings, keys)
     except KeysError as exc:
-        raise _CannotStart(f"scmrl serve: {exc}", MISUSED) from exc
+        raise _CannotStart(str(exc), MISUSED) from exc
     for warning in exposed(settings):
-        typer.echo(f"scmrl serve: {warning}", err=True)
+        _report(warning, settings)
     if settings.sandbox == "required":
         try:
             sandbox.check()
         except sandbox.SeccompUnavailable as exc:
-            raise _CannotStart(f"scmrl serve: {exc}", FAILED) from exc
+            raise _CannotStart(str(exc), FAILED) from exc
     return keys
 
 
 def _listen(settings: Settings) -> socket.socket:
-    """Configure the log and the limit of open files, and listen. Raises _CannotStart."""
-    logs.configure(settings.log_level, settings.log_format)
+    """Configure the limit of open files, and listen. Raises _CannotStart."""
     raise_file_limit()
     try:
         return listen(settings.host, settings.port)
@@ -167,7 +167,7 @@ def _serve(settings: Settings, keys: Keys, listener: socket.socket) -> list[Star
         settings,
         start_keys=keys,
         hangups=lambda: SIGNALS.hangups,
-        on_ready=lambda: _greet(listener, bool(keys.api)),
+        on_ready=lambda: _greet(listener, bool(keys.api), settings.log_format),
         on_failure=fail,
     )
     server = server_of(app)
@@ -223,7 +223,7 @@ def _serve_with_workers(
             http_workers(settings),
             board,
             hangups=lambda: SIGNALS.hangups,
-            on_ready=lambda: _greet(listener, bool(keys.api)),
+            on_ready=lambda: _greet(listener, bool(keys.api), settings.log_format),
             on_failure=once(fail),
         )
         stopping = Stopping(process, process.in_flight, settings, SIGNALS)
@@ -243,7 +243,8 @@ def _option(name: str, field: FieldInfo, hidden: bool = False) -> inspect.Parame
     notes = f"[{values}] [default: {default}]" if values else f"[default: {default}]"
     help_text = f"{field.description}. {notes}"
     kind = field.annotation if field.annotation in (bool, int, float, Path) else str
-    option = typer.Option(flag(name), help=help_text, show_default=False, hidden=hidden)
+    flags = f"{flag(name)}/{off_flag(name)}" if kind is bool else flag(name)
+    option = typer.Option(flags, help=help_text, show_default=False, hidden=hidden)
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
@@ -252,15 +253,27 @@ def _option(name: str, field: FieldInfo, hidden: bool = False) -> inspect.Parame
     )
 
 
-def _greet(listener: socket.socket, needs_key: bool) -> None:
-    """Print the address of the service, and a command that tries it."""
+def _greet(listener: socket.socket, needs_key: bool, log_format: str) -> None:
+    """Print the address of the service, and a command that tries it. With JSON, log the address:
+    where stdout and stderr are collected together, every line must be an object."""
     host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     address = f"http://{host}:{port}"
+    if log_format == "json":
+        log.info("scmrl is ready on %s", address)
+        return
     clip = os.path.relpath(CLIP) if CLIP.exists() else "CLIP.mp4"
     key = "-H 'Authorization: Bearer KEY' " if needs_key else ""
     _say(f"\nscmrl is ready on {address} (API: {address}/docs)")
     _say(f"\n  curl {key}-F clip=@{clip} {address}/v1/classify\n")
+
+
+def _report(text: str, settings: Settings, level: int = logging.WARNING) -> None:
+    """Print a line on stderr; with JSON, where each line must be an object, log it."""
+    if settings.log_format == "json":
+        log.log(level, text)
+    else:
+        _say(f"scmrl serve: {text}", to_stderr=True)
 
 
 def _say(text: str, to_stderr: bool = False) -> None:

@@ -12,7 +12,7 @@ import typer
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
-from service.renamed_settings import RENAMED, flag, variable
+from service.renamed_settings import RENAMED, flag, off_flag, variable
 from service.setting_fields import Topic
 from service.settings import Settings
 from service.settings_messages import (
@@ -114,6 +114,8 @@ def format_value(value: Any, field: FieldInfo) -> str:
 
 def _row(name: str, field: FieldInfo) -> str:
     flag_cell = "" if field.annotation is SecretStr else f"`{flag(name)}`"
+    if field.annotation is bool:
+        flag_cell += f", `{off_flag(name)}`"
     default = format_value(field.default, field)
     values = describe_values(field)
     return f"| `{variable(name)}` | {flag_cell} | {default} | {values} | {field.description} |"

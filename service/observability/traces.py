@@ -177,7 +177,7 @@ def _work_attributes(record: RequestRecord) -> dict[str, str | int]:
 
 def _error(request: CompletedRequest, record: RequestRecord) -> str:
     problem = record.problem or request.problem
-    return problem.error.name.lower() if problem else str(request.status)
+    return problem.error.kind if problem else str(request.status)
 
 
 def _fail(span: Span, description: str) -> None:

@@ -126,12 +126,19 @@ class Stopping:
         order = self._signals.count_stop()
         if order == 1:
             self._in_flight.drain()
-            threading.Thread(target=self._finish, name="scmrl-stop", daemon=True).start()
+            threading.Thread(
+                target=self._finish, args=[sig], name="scmrl-stop", daemon=True
+            ).start()
         elif order == 2:
             self._server.stop_now()
             threading.Thread(target=self._end_soon, name="scmrl-stop", daemon=True).start()
 
-    def _finish(self) -> None:
+    def _finish(self, sig: int) -> None:
+        import logging  # here: it would delay the first handlers
+
+        log = logging.getLogger("scmrl.shutdown")
+        name, in_flight = signal.Signals(sig).name, self._in_flight.total
+        log.info("%s: the service is shutting down; requests in flight: %d", name, in_flight)
         end = time.monotonic() + self._settings.shutdown_grace_s
         time.sleep(self._settings.shutdown_delay_s)
         while self._in_flight.total and time.monotonic() < end:

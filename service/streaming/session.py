@@ -189,7 +189,7 @@ class Session:
             self._problems_told.add((name, outcome))
             error = Error.UNUSABLE
             detail = f"`{name}`: {_PACKET_PROBLEMS[outcome]}"
-            self._problems.append(Failed(error=_name(error), status=error.status, detail=detail))
+            self._problems.append(Failed(error=error.kind, status=error.status, detail=detail))
 
     def receive_control(self, message: Keepalive | Finalize | Close | Acknowledge) -> None:
         """Act on a text message."""
@@ -378,7 +378,7 @@ class Session:
         self._failing = problem.detail
         await self._send(
             Failed(
-                error=_name(problem.error),
+                error=problem.error.kind,
                 status=problem.error.status,
                 detail=problem.detail,
                 retry_after_s=problem.retry_after_s,
@@ -394,7 +394,3 @@ def _buffer(source: Input, seconds: float, max_bytes: int) -> _Buffer:
     if isinstance(source, SeriesInput):
         return SeriesBuffer(seconds, source.sample_rate, max_bytes)
     return PictureBuffer(seconds, max_bytes)
-
-
-def _name(error: Error) -> str:
-    return error.name.lower().replace("_", "-")

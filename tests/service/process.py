@@ -69,8 +69,14 @@ class Serve:
 
     def address(self) -> str:
         """Wait until it is ready, and return the URL that it prints."""
-        wait_until(lambda: "curl" in self.shown or self.process.poll() is not None)
-        match = re.search(r"scmrl is ready on (\S+)", self.shown)
+        wait_until(
+            lambda: (
+                "curl" in self.shown
+                or '"scmrl is ready' in self.logged  # in JSON
+                or self.process.poll() is not None
+            )
+        )
+        match = re.search(r"scmrl is ready on (http[^\s\"]+)", self.shown + self.logged)
         assert match, self.logged
         return match[1]
 

@@ -14,14 +14,20 @@ from typing import Any
 import httpx
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from service.commands import serve as serving
+from service.commands.app import app
 from service.commands.serve import run
+from service.renamed_settings import flag, off_flag, variable
 from service.settings import Settings
 from tests.conftest import ROOT
 from tests.service.inference.test_registry import damage
 from tests.service.process import WITHIN_S, Serve
 from tests.service.running_server import wait_until
+
+#: The settings that are on or off.
+SWITCHES = [name for name, field in Settings.model_fields.items() if field.annotation is bool]
 
 
 def test_the_printed_command_works_and_a_signal_ends_the_service(
@@ -38,6 +44,7 @@ def test_the_printed_command_works_and_a_signal_ends_the_service(
         )
         assert b'"prediction"' in completed.stdout
     assert service.stop() == 0
+    assert "SIGTERM: the service is shutting down; requests in flight: 0" in service.logged
     assert "Traceback" not in service.logged
 
 
@@ -97,6 +104,19 @@ def test_invalid_settings_are_named_by_flag_and_variable(serve: type[Serve]) -> 
     assert "--device (SCMRL_DEVICE): no such device: 'abacus'; choose auto, cpu, cuda" in output
     assert "Traceback" not in output
     assert serve("--prot", 80).code() == 2
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_what_is_on_or_off_can_be_set_either_way(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[Settings] = []
+    monkeypatch.setattr(serving, "run", lambda settings: chosen.append(settings) or 0)
+    monkeypatch.setenv(variable(name), "true")
+    assert CliRunner().invoke(app, ["serve", off_flag(name)]).exit_code == 0
+    monkeypatch.setenv(variable(name), "false")
+    assert CliRunner().invoke(app, ["serve", flag(name)]).exit_code == 0
+    assert [getattr(settings, name) for settings in chosen] == [False, True]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
@@ -180,8 +200,9 @@ def test_keep_alive_is_as_long_as_the_setting(serve: type[Serve], weights: Path)
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "example.invalid"])
 def test_an_address_that_others_reach_needs_keys_or_a_waiver(
-    host: str, capfd: pytest.CaptureFixture[str]
+    host: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(serving.logs, "configure", lambda level, shape: None)
     assert run(Settings(models="/nowhere", host=host, port=0)) == 2
     output = capfd.readouterr().err
     for way_out in ("SCMRL_API_KEYS", "--host 127.0.0.1", "SCMRL_ALLOW_ANONYMOUS"):

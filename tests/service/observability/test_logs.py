@@ -87,7 +87,7 @@ def test_the_line_of_a_refusal_has_its_error(service: httpx.Client, lines: Lines
     body = service.post(CLASSIFY, files={"clip": b"my secret " * 20}).json()
     line = lines.of(body["id"])
     assert (line["status"], line["error"], line["detail"]) == (
-        415, "unknown_format", body["detail"],
+        415, "unknown-format", body["detail"],
     )  # fmt: skip
     assert line["model"] == "avdigits"
 
@@ -196,6 +196,7 @@ def test_in_json_each_line_that_the_service_writes_is_an_object(
         caller.sendall(b"this is not HTTP\r\n\r\n")  # uvicorn warns of it
         caller.recv(1000)
     assert running.stop() == 0
+    assert running.shown == "", "what is collected together with the log"
     objects = [json.loads(line) for line in running.logged.splitlines()]
     for line in objects:
         assert {"time", "level", "logger", "message"} <= set(line)
@@ -204,11 +205,22 @@ def test_in_json_each_line_that_the_service_writes_is_an_object(
     assert {"scmrl.access", "scmrl.registry", "uvicorn.error"} <= loggers
 
 
-def test_a_failure_to_start_in_json_is_an_object_as_well(serve: type[Serve]) -> None:
-    failed = serve("--models", "/nowhere", "--port", 0, "--log-format", "json")
-    assert failed.code() == 1
+@pytest.mark.parametrize(
+    ("flags", "code", "why"),
+    [
+        (("--models", "/nowhere"), 1, "/nowhere"),
+        (("--host", "0.0.0.0"), 2, "SCMRL_API_KEYS"),
+        (("--host", "192.0.2.1", "--allow-anonymous"), 1, "cannot listen on 192.0.2.1"),
+    ],
+)
+def test_a_failure_to_start_in_json_is_an_object_as_well(
+    serve: type[Serve], flags: tuple[str, ...], code: int, why: str
+) -> None:
+    failed = serve(*flags, "--port", 0, "--log-format", "json", SCMRL_MAX_BACTH="16")
+    assert failed.code() == code
     objects = [json.loads(line) for line in failed.logged.splitlines()]
-    assert any(x["level"] == "critical" and "/nowhere" in x["message"] for x in objects)
+    assert any(x["level"] == "critical" and why in x["message"] for x in objects)
+    assert any("did you mean SCMRL_MAX_BATCH?" in x["message"] for x in objects)
 
 
 def test_warnings_and_the_death_of_a_thread_are_lines_of_log() -> None:

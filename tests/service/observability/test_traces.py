@@ -175,7 +175,7 @@ def test_a_refusal_has_its_error_and_where_it_happened(
 ) -> None:
     body = traced.post(CLASSIFY, files={"clip": b"not a clip, " * 20}).json()
     server, stages = collector.trace(body["id"])
-    assert attributes(server)["error.type"] == "unknown_format"
+    assert attributes(server)["error.type"] == "unknown-format"
     assert attributes(server)["http.response.status_code"] == 415
     assert server.status.code == Status.STATUS_CODE_UNSET, "a client's mistake is no failure"
     assert list(stages) == ["decode"]

@@ -33,7 +33,7 @@ def test_a_head_that_trickles_is_408(before: bytes, log: pytest.LogCaptureFixtur
     assert answer.headers["connection"] == "close"
     assert edge.connections.ended == {"slow_head": 1}
     (line,) = [r for r in log.records if answer.json()["id"] in r.getMessage()]
-    assert "head_timeout" in line.getMessage()
+    assert "head-timeout" in line.getMessage()
 
 
 def test_a_head_that_trickles_without_end_is_408() -> None:
@@ -89,7 +89,7 @@ def test_a_body_that_is_too_slow_is_408(
     assert (answer.status, answer.json()["type"]) == (408, "urn:scmrl:error:upload-timeout")
     assert "SCMRL_UPLOAD_MIN_RATE" in answer.json()["detail"]
     assert answer.headers["connection"] == "close"
-    assert any("upload_timeout" in record.getMessage() for record in log.records)
+    assert any("upload-timeout" in record.getMessage() for record in log.records)
 
 
 def test_a_body_that_is_fast_enough_may_take_long(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -194,7 +194,7 @@ def test_the_log_names_the_key_and_never_has_it(caplog: pytest.LogCaptureFixture
             (ANNA, "/v1/models", 429, "key='anna'"),
             (ANNA, "/v1/admin/x", 403, "key='anna'"),
             (ADMIN, "/v1/admin/x", 404, "key='admin'"),
-            (wrong, "/v1/models", 401, "error='key_needed'"),
+            (wrong, "/v1/models", 401, "error='key-needed'"),
         ):
             answer = client.get(path, headers={"Authorization": f"Bearer {key}"})
             assert answer.status_code == status
