@@ -17,7 +17,7 @@ _PLOT_SIZE = (360, 560)  # height, width
 #: Margins of a drawn plot, in pixels; left and bottom have the tick labels.
 _MARGIN_LEFT, _MARGIN_BOTTOM, _MARGIN_TOP, _MARGIN_RIGHT = 64, 44, 12, 24
 #: Titles of axes that are not drawn with their names.
-_TITLES = {"time_s": "time in s"}
+_TITLES = {"time_s": "time in s", "share_of_step": "fraction of the time step"}
 #: Opacity of the map at its maximum.
 _MAX_OPACITY = 0.75
 _WHITE, _BLACK = 255, (32, 32, 32)

@@ -85,7 +85,7 @@ def _summary_table(answers: Sequence[tuple[Path, Classification]]) -> Table:
 
 
 def _label(answer: Classification) -> str:
-    return "no answer" if answer.prediction.label is None else escape(answer.prediction.label)
+    return "no label" if answer.prediction.label is None else escape(answer.prediction.label)
 
 
 def _changes(answer: Classification) -> dict[str, dict[str, float]]:
@@ -107,8 +107,12 @@ def _caption(answer: Classification) -> str:
     streams += _trace(answer)
     model = f"{answer.model.name} {answer.model.version}, T = {answer.steps}"
     if answer.exit is not None:
-        model += f" (margin {answer.exit.margin:.2f}, {answer.exit.steps_run} steps run)"
+        model += f" (margin {answer.exit.margin:.2f}, {_count(answer.exit.steps_run, 'step')} run)"
     return "\n".join([*streams, f"{model}, {answer.timing_ms.total:.0f} ms"])
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _trace(answer: Classification) -> list[str]:
@@ -125,4 +129,4 @@ def _describe(stream: Stream) -> str:
     if stream.frames is None:
         events = stream.values if stream.events is None else stream.events
         return f"{events} {'values' if stream.events is None else 'events'}"
-    return f"{stream.frames} pictures of {stream.width} x {stream.height}"
+    return f"{_count(stream.frames, 'picture')} of {stream.width} x {stream.height}"

@@ -104,6 +104,11 @@ def load(model: str, models: Path, device: str) -> LoadedCheckpoint:
     cores.set_threads(cores.threads(0))
     cores.set_opencv_threads()
     folder = Path(model) if (Path(model) / CARD).exists() else models / model
+    if not (folder / CARD).exists():
+        names = sorted(path.parent.name for path in models.glob(f"*/{CARD}"))
+        listed = ", ".join(names) or "none"
+        typer.echo(f"no checkpoint {model!r} in {models}; there are: {listed}", err=True)
+        raise typer.Exit(1)
     try:
         with garbage_collection.disabled():
             return LoadedCheckpoint(LocalClassifier(folder, device))

@@ -69,14 +69,17 @@ def register(app: typer.Typer) -> None:
 def _flag(row: UploadField) -> inspect.Parameter:
     """Return the command's parameter for an upload field."""
     repeat = " Repeat the flag for each." if row.max_files else ""
-    flag = f"--{row.name.replace('_', '-')}"
-    option = typer.Option(flag, metavar="FILE", help=row.description + repeat)
+    option = typer.Option(_flag_name(row.name), metavar="FILE", help=row.description + repeat)
     return inspect.Parameter(
         row.name,
         inspect.Parameter.KEYWORD_ONLY,
         default=None,
         annotation=Annotated[list[Path] | None, option],
     )
+
+
+def _flag_name(field: str) -> str:
+    return "--" + field.replace("_", "-")
 
 
 #: The command's parameter for the files of streams by their names, which the card decides.
@@ -126,6 +129,8 @@ def classify(
     from service.classification.options import Options
     from service.commands import answer_table
 
+    if overlay and overlay.suffix.lower() != ".png":
+        raise typer.BadParameter(f"{overlay}: must end in .png", param_hint="--overlay")
     requests = _requests(clips or [], files)
     detail: AttentionDetail = "overlay" if overlay else "grid" if as_json else "none"
     options = Options(
@@ -166,14 +171,14 @@ def _requests(clips: Sequence[Path], files: _Request) -> list[_Request]:
     """Return what to classify: each clip, or one clip together with the flags' files."""
     files = {name: paths for name, paths in files.items() if paths}
     if not files and not clips:
-        names = ", ".join(f"--{row.name}" for row in upload_fields.FIELDS if row.name != _CLIP)
+        names = ", ".join(_flag_name(row.name) for row in upload_fields.FIELDS if row.name != _CLIP)
         raise typer.BadParameter(
             f"no file; pass clips, or {names} or --stream NAME=FILE", param_hint="CLIP"
         )
     if not files:
         return [{_CLIP: [clip]} for clip in clips]
     if len(clips) > 1:
-        names = ", ".join(f"--{name}" for name in files)
+        names = ", ".join(map(_flag_name, files))
         raise typer.BadParameter(f"{names}: needs a single clip, not {len(clips)}")
     return [{_CLIP: clips, **files} if clips else files]
 

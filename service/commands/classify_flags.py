@@ -10,7 +10,7 @@ import typer
 from model.config import MAX_STEPS
 from service.classification import options
 
-Clips = Annotated[list[Path] | None, typer.Argument(help="Clips: mp4, webm, …", metavar="[CLIP]…")]
+Clips = Annotated[list[Path] | None, typer.Argument(help="Clips: mp4, webm, …", metavar="CLIP")]
 Model = Annotated[
     str | None,
     typer.Option(
@@ -25,7 +25,10 @@ Steps = Annotated[
     typer.Option(min=1, max=MAX_STEPS, help="Time steps T; default: the checkpoint's own."),
 ]
 TopK = Annotated[
-    int | None, typer.Option(min=1, help="Most probable labels to show; default: 5, JSON: all.")
+    int | None,
+    typer.Option(
+        min=1, help="Number of labels to show, most probable first; default: 5, in JSON all."
+    ),
 ]
 Contributions = Annotated[
     options.Contributions,
@@ -70,7 +73,7 @@ Overlay = Annotated[
         "clips, one OUT-CLIP.png each.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per clip and line.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print each answer as a line of JSON.")]
 Url = Annotated[
     str | None,
     typer.Option(metavar="URL", help="Let the server at this address classify."),

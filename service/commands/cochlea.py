@@ -17,15 +17,17 @@ def register(app: typer.Typer) -> None:
 
 def cochlea(
     sound: Annotated[
-        Path, typer.Argument(help="A sound (wav, flac, mp3, …) or a video with sound.")
+        Path,
+        typer.Argument(metavar="SOUND", help="A sound (wav, flac, mp3, …) or a video with sound."),
     ],
     out: Annotated[
         Path, typer.Option(help="The file to write: .npz of `channel` and `t` in microseconds.")
     ],
 ) -> None:
-    """Write what a simulated cochlea hears as `audio_events` for *ndigits-events*.
+    """Convert a sound to events of a simulated cochlea: `audio_events` for *ndigits-events*.
 
-    32 gammatone filters, an integrate-and-fire neuron behind each (model/preprocess/cochlea.py).
+    The cochlea has 32 gammatone filters, each followed by an integrate-and-fire neuron
+    (model/preprocess/cochlea.py).
     """
     from model.media.events.npz import pack_channels
     from model.media.reader import read_sound

@@ -57,11 +57,11 @@ def import_checkpoint(
         ),
     ] = None,
 ) -> None:
-    """Make a checkpoint of a file that the published training wrote (`model_best.pth.tar`).
+    """Convert a file that the published training wrote (`model_best.pth.tar`) to a checkpoint.
 
-    Nothing in the file is executed: it is read as tensors and plain data, and refused where it
-    asks for more. The network's configuration is that of the file's command line, else of the
-    shapes of its weights. Prints what takes no part, and what a check forward gave.
+    Nothing in the file is executed: a file that holds more than tensors and plain data is refused.
+    The network's configuration comes from the training command in the file, or from the shapes of
+    its weights. Prints the entries that are not used, and the result of a forward pass.
     """
     from model.checkpoint import CheckpointError, save
     from model.checkpoint.import_file import import_checkpoint as run

@@ -22,7 +22,8 @@ _KEYS = typer.Typer(no_args_is_help=True)
 _Name = Annotated[
     str,
     typer.Argument(
-        help=f"Name of the client, for the log; `{ADMIN_NAME}` for the key of /v1/admin."
+        metavar="NAME",
+        help=f"Name of the client, for the log; `{ADMIN_NAME}` for the key of /v1/admin.",
     ),
 ]
 _PerMinute = Annotated[

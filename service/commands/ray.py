@@ -19,10 +19,10 @@ from service.settings_messages import describe_invalid_variables, variable_warni
 
 HELP = """Serve from several machines by Ray Serve; needs the extra `ray`.
 
-With --address it deploys into a running cluster and returns; again, it replaces the replicas one by
-one. Without, it starts Ray on this machine and serves until Ctrl-C or SIGTERM.
+With --address it deploys into a running cluster and returns; called again, it replaces the replicas
+one by one. Without --address it starts Ray on this machine and serves until Ctrl-C or SIGTERM.
 
-Settings are SCMRL_ variables, as of `scmrl serve`; replicas get those that are set here. Not the
+Settings are SCMRL_ variables, as of `scmrl serve`; replicas get those that are set here, except
 secrets: SCMRL_API_KEYS, SCMRL_ADMIN_KEY and SCMRL_LIMIT_STORE must be set where `ray start` runs.
 SCMRL_HOST and SCMRL_PORT are the address on each machine. Every machine needs the same version of
 scmrl, and the files that settings name.
@@ -42,10 +42,10 @@ def register(app: typer.Typer) -> None:
 
 def ray(
     address: Annotated[
-        str | None, typer.Option(help="Address of a cluster, as auto or HOST:6379.")
+        str | None, typer.Option(help="Address of a cluster, such as auto or HOST:6379.")
     ] = None,
-    min_replicas: Annotated[int, typer.Option(min=1, help="Fewest replicas.")] = 1,
-    max_replicas: Annotated[int, typer.Option(min=1, help="Most replicas, under load.")] = 8,
+    min_replicas: Annotated[int, typer.Option(min=1, help="Minimum number of replicas.")] = 1,
+    max_replicas: Annotated[int, typer.Option(min=1, help="Maximum number of replicas.")] = 8,
     cpus: Annotated[float, typer.Option(min=0.1, help="CPU cores of a replica.")] = 2.0,
     gpus: Annotated[float, typer.Option(min=0, help="GPUs of a replica; 0.5: half of one.")] = 0.0,
     target_ongoing_requests: Annotated[

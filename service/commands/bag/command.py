@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 HELP = """Classify a ROS 2 recording (.mcap, or a folder with .mcap or .db3), without ROS.
 
-Pictures are of a topic of sensor_msgs/CompressedImage or Image, sound of one of
-audio_common_msgs/AudioData or AudioDataStamped. Each window is classified as a clip; times are the
-messages' stamps, or where they have none those of the recording. Needs the extra `robots`
-(`pip install 'scmrl[robots]'`).
+Pictures come from a topic of type sensor_msgs/CompressedImage or sensor_msgs/Image, sound from one
+of type audio_common_msgs/AudioData or AudioDataStamped. Each window is classified as a clip. Times
+are the stamps of the messages, or of the recording where messages have none. Needs the extra
+`robots` (`pip install 'scmrl[robots]'`).
 
 Examples:
 
@@ -55,7 +55,10 @@ class Outcome:
 
 
 def bag(
-    recording: Annotated[Path, typer.Argument(help="A .mcap file, or the folder of a recording.")],
+    recording: Annotated[
+        Path,
+        typer.Argument(metavar="RECORDING", help="A .mcap file, or the folder of a recording."),
+    ],
     image: Annotated[
         str | None,
         typer.Option(metavar="TOPIC", help="Topic of the pictures; default: the only one."),
@@ -73,23 +76,23 @@ def bag(
     audio_format: Annotated[
         str,
         typer.Option(
-            help="pcm16, or a decoder of FFmpeg as mp3; auto: as AudioInfo or the data say."
+            help="pcm16, or a decoder of FFmpeg such as mp3; auto: from AudioInfo or the data."
         ),
     ] = "auto",
     sample_rate: Annotated[
-        int, typer.Option(min=1000, help="Hz of pcm16, where there is no AudioInfo.")
+        int, typer.Option(min=1000, help="Sample rate of pcm16 in Hz, without AudioInfo.")
     ] = 16_000,
     channels: Annotated[
-        int, typer.Option(min=1, max=16, help="Channels of pcm16, where there is no AudioInfo.")
+        int, typer.Option(min=1, max=16, help="Channels of pcm16, without AudioInfo.")
     ] = 1,
     log_time: Annotated[
-        bool, typer.Option("--log-time", help="Times are those of the recording, not the stamps.")
+        bool, typer.Option("--log-time", help="Use the times of the recording, not the stamps.")
     ] = False,
     model: flags.Model = None,
     models: flags.Models = WEIGHTS,
     steps: flags.Steps = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object per window and line.")
+        bool, typer.Option("--json", help="Print each window as a line of JSON.")
     ] = False,
     device: Device = "auto",
     url: Annotated[

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 HELP = """Classify live, by a server: a camera, a microphone, an address, or a file in real time.
 
 Sends pictures and sound over WS /v1/stream, and shows label, probabilities and how far the answer
-is behind what was captured. Ctrl-C ends it.
+is behind the capture. Ctrl-C ends it.
 
 SOURCE is a file, played in real time, or an address that FFmpeg reads (rtsp://, udp://, http://,
 …). Cameras and microphones are named as the system has them: /dev/video0 and default on Linux
@@ -42,7 +42,8 @@ def register(app: typer.Typer) -> None:
 
 def watch(
     source: Annotated[
-        str | None, typer.Argument(help="A file, or an address: rtsp://, udp://, …")
+        str | None,
+        typer.Argument(metavar="SOURCE", help="A file, or an address: rtsp://, udp://, …"),
     ] = None,
     camera: Annotated[
         str | None, typer.Option(metavar="DEVICE", help="Camera that takes the pictures.")
@@ -66,25 +67,30 @@ def watch(
         typer.Option(min=0.05, max=60, help="Seconds between two answers; default: the server's."),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, max=MAX_STEPS, help="Time steps T; default: the model's.")
+        int | None,
+        typer.Option(min=1, max=MAX_STEPS, help="Time steps T; default: the checkpoint's."),
     ] = None,
     smoothing: Annotated[
         float,
-        typer.Option(min=0, max=0.99, help="Share of the answers before in the smoothed bars."),
+        typer.Option(min=0, max=0.99, help="Weight of earlier answers in the smoothed bars."),
     ] = 0.5,
-    top_k: Annotated[int, typer.Option(min=1, help="Labels to show, the most probable.")] = 10,
-    fps: Annotated[float, typer.Option(min=0.1, max=60, help="Most pictures sent a second.")] = 12,
+    top_k: Annotated[
+        int, typer.Option(min=1, help="Number of labels to show, most probable first.")
+    ] = 10,
+    fps: Annotated[
+        float, typer.Option(min=0.1, max=60, help="Maximum pictures sent per second.")
+    ] = 12,
     width: Annotated[
         int, typer.Option(min=16, max=1920, help="Longest side of the pictures sent, in pixels.")
     ] = 320,
     option: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=VALUE", help="FFmpeg's option for the sources. Repeat the flag."
+            metavar="NAME=VALUE", help="Option of FFmpeg for the sources. Repeat the flag for each."
         ),
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object per answer and line.")
+        bool, typer.Option("--json", help="Print each answer as a line of JSON.")
     ] = False,
 ) -> None:
     """Run the command, whose help is HELP."""

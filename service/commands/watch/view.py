@@ -51,6 +51,8 @@ class Screen:
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
+        if not self._live.console.is_terminal:
+            typer.echo()  # Live ends the last line in a terminal only
 
     def show(self, shown: Shown) -> None:
         self._live.update(render(shown, self._source, self._top_k), refresh=True)
@@ -63,7 +65,7 @@ def render(shown: Shown, source: str, top_k: int) -> RenderableType:
         return Text(f"{source}: {message.detail}", style="red")
     result = message.result
     label = result.prediction.label
-    title = "no answer" if label is None else escape(label)
+    title = "no label" if label is None else escape(label)
     table = Table(
         title=f"{escape(source)}: [bold]{title}[/bold] ({result.prediction.probability:.1%})",
         title_justify="left",

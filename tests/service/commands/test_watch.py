@@ -94,6 +94,7 @@ def test_the_view_has_label_bars_and_delay(
     assert "a[bold]b.mp4: " in printed
     for part in ("smoothed", "behind", "dropped: ", "skipped: ", "not sent: 0", "final"):
         assert part in printed
+    assert printed.endswith("\n"), "where it is no terminal"
     assert printed.count("│ ") > 3
     assert (view.bar(0), view.bar(1), view.bar(1 / 192)) == ("", "█" * 24, "▏")
 
