@@ -1,4 +1,4 @@
-/** The parts of an answer: label, probabilities, the streams' shares, energy, and the request. */
+/** The parts of an answer: label, probabilities, the streams' contributions, energy, and the request. */
 
 import { copyButton, element, percent, signed } from "./elements.js";
 import { plain } from "./problem-view.js";
@@ -35,10 +35,10 @@ export function headline(answer, probabilities = answer.probabilities) {
         : percent(first.probability) })));
   const facts = element("dl", { class: "facts" });
   if (answer.out_of_domain !== undefined) {
-    facts.append(fact("Distance from known clips", answer.out_of_domain.toFixed(2),
+    facts.append(fact("Out-of-distribution score", answer.out_of_domain.toFixed(2),
       answer.out_of_domain > 1
-        ? "Farther than 98 % of known clips: it may show none of the labels."
-        : "1 is the distance that 98 % of known clips keep.",
+        ? "Higher than that of nearly all known clips: this may be none of the labels."
+        : "Nearly all known clips score below 1.",
       answer.out_of_domain > 1 ? "warn" : undefined));
   }
   facts.append(
@@ -91,43 +91,44 @@ function table(caption, heads, body) {
 }
 
 /**
- * Each stream's signed share of a label's logit, and what changes without the stream.
+ * Each stream's contribution to a label's logit, and what changes without the stream.
  *
  * @param {import("./client.js").Answer} answer
- * @param {{choice?: boolean}} [options]  whether another label can be chosen
+ * @param {{label?: string}} [options]  the label; without it, any of them can be chosen
  */
-export function shareCard(answer, { choice = true } = {}) {
+export function contributionCard(answer, { label } = {}) {
   const body = element("div");
   const card = element("section", { class: "card" });
   const labels = answer.probabilities.map((entry) => entry.label)
     .filter((label) => label in answer.contributions.bias);
-  if (choice) {
-    const select = element("select", { "aria-label": "Label whose shares are shown" },
+  const shown = labels.includes(label) ? label : labels[0];
+  if (label === undefined) {
+    const select = element("select", { "aria-label": "Label whose contributions are shown" },
       ...labels.map((label) => element("option", { value: label, text: label })));
-    select.addEventListener("change", () => body.replaceChildren(...shares(answer, select.value)));
-    card.append(element("div", { class: "split" }, element("h2", { text: "Share of each stream" }),
-      element("span", { class: "note" }, "for ", select)));
+    select.addEventListener("change", () => body.replaceChildren(...contributions(answer, select.value)));
+    card.append(element("div", { class: "split" }, element("h2", { text: "Contribution of each stream" }),
+      element("span", { class: "note" }, "to ", select)));
   } else {
-    card.append(element("h2", { text: `Share of each stream for ${labels[0]}` }));
+    card.append(element("h2", { text: `Contribution of each stream to ${shown}` }));
   }
-  body.append(...shares(answer, labels[0]));
+  body.append(...contributions(answer, shown));
   card.append(body);
   return card;
 }
 
-function shares(answer, label) {
+function contributions(answer, label) {
   const terms = Object.entries(answer.contributions).map(([stream, values]) => [stream, values[label]]);
   const logit = terms.reduce((sum, [, value]) => sum + value, 0);
   const changes = Object.entries(answer.leave_one_out?.changes ?? {})
     .map(([stream, values]) => [stream, values[label]]);
   const scale = Math.max(...[...terms, ...changes].map(([, value]) => Math.abs(value)), 1e-9);
   const parts = [
-    shareTable(`Terms of the logit of ${label}`, terms, scale, answer.streams),
-    element("p", { class: "note", text: `The terms add up to the logit, ${signed(logit)}.` }),
+    contributionTable(`Terms of the logit of ${label}`, terms, scale, answer.streams),
+    element("p", { class: "note", text: `The contributions add up to the logit, ${signed(logit)}.` }),
   ];
   if (changes.length) {
     parts.push(element("h3", { text: "What each stream changes" }),
-      shareTable(`Change of the logit of ${label} by each stream`, changes, scale, answer.streams),
+      contributionTable(`Change of the logit of ${label} by each stream`, changes, scale, answer.streams),
       element("p", { class: "note", text: "The logit with all streams, minus that without the stream." }));
   } else if (answer.leave_one_out?.reason) {
     parts.push(element("p", { class: "note", text: `What each stream changes: ${plain(answer.leave_one_out.reason)}.` }));
@@ -140,7 +141,7 @@ function shares(answer, label) {
   return parts;
 }
 
-function shareTable(caption, entries, scale, streams) {
+function contributionTable(caption, entries, scale, streams) {
   const body = element("tbody", {}, ...entries.map(([stream, value]) => {
     const made = element("span", { class: `diverging ${stream} ${value < 0 ? "against" : "for"}` });
     made.style.setProperty("--share", Math.abs(value) / scale);
@@ -150,19 +151,19 @@ function shareTable(caption, entries, scale, streams) {
       element("td", { "aria-hidden": "true" }, made),
       element("td", { class: "number", text: signed(value) }));
   }));
-  return table(caption, ["Stream", null, "Share"], body);
+  return table(caption, ["Stream", null, "Contribution"], body);
 }
 
-/** Energy of the clip, beside that of a network of real values; null without diagnostics. */
+/** Energy of the clip, beside that of a network without spikes; null without diagnostics. */
 export function energyCard(answer) {
   if (!answer.diagnostics) return null;
   const { energy_uj: spiking, dense_energy_uj: dense, layers } = answer.diagnostics;
   const largest = Math.max(spiking, dense);
-  const rows = [["Spiking, this clip", spiking, "first"], ["Real values, run once", dense, undefined]];
+  const rows = [["Spiking network", spiking, "first"], ["Without spikes", dense, undefined]];
   const body = element("tbody", {}, ...rows.map(([name, value, tone]) => element("tr", { class: tone },
     element("th", { scope: "row", text: name }), element("td", { "aria-hidden": "true" }, bar(value / largest)),
     element("td", { class: "number", text: `${value.toFixed(1)} µJ` }))));
-  const heads = ["Layer", "Firing rate", "Additions", "Products"];
+  const heads = ["Layer", "Firing rate", "Accumulates", "Multiply-accumulates"];
   const detail = element("tbody", {}, ...Object.entries(layers).map(([name, layer]) => element("tr", {},
     element("th", { scope: "row", text: name }),
     element("td", { class: "number", text: layer.firing_rate === undefined ? "" : percent(layer.firing_rate) }),
@@ -170,8 +171,8 @@ export function energyCard(answer) {
     element("td", { class: "number", text: layer.multiply_accumulates.toLocaleString("en") }))));
   return element("section", { class: "card" }, element("h2", { text: "Energy" }),
     table("Energy", ["Network", null, "Energy"], body),
-    element("p", { class: "note", text: `${percent(spiking / dense)} of a network of real values with the same layers. An estimate: `
-      + "0.9 pJ an addition, 4.6 pJ a product, without neurons and memory." }),
+    element("p", { class: "note", text: `This clip takes ${percent(spiking / dense)} of the energy of a network without spikes with the same layers, run once. `
+      + "An estimate: 0.9 pJ per accumulate, 4.6 pJ per multiply-accumulate; neurons and memory are not counted." }),
     element("details", { class: "more" }, element("summary", { text: `${Object.keys(layers).length} layers` }),
       element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Layers" },
         element("table", { class: "plain" },

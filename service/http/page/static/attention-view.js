@@ -170,10 +170,12 @@ function drawAxes(context, frequencies, begin, end) {
     const y = frequencies.findIndex((value) => value <= hz);
     if (y > 16 && y < height - 44) context.fillText(hz < 1000 ? `${hz} Hz` : `${hz / 1000} kHz`, 8, y + 5);
   }
+  context.textAlign = "center";
   const step = [0.25, 0.5, 1, 2, 5, 10, 20].find((each) => (end - begin) / each <= 8) ?? 60;
   for (let time = step; time < end - step / 4; time += step) {
-    context.fillText(`${+time.toFixed(2)} s`, ((time - begin) / (end - begin)) * width - 12, height - 8);
+    context.fillText(`${+time.toFixed(2)} s`, ((time - begin) / (end - begin)) * width, height - 8);
   }
+  context.textAlign = "start";
   context.shadowBlur = 0;
 }
 

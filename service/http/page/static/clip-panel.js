@@ -1,6 +1,6 @@
 /** The tab of clips: files that are dropped, chosen, recorded or examples, and their answer. */
 
-import { headline, energyCard, probabilityCard, requestCard, shareCard } from "./answer-view.js";
+import { headline, energyCard, probabilityCard, requestCard, contributionCard } from "./answer-view.js";
 import { attentionCard } from "./attention-view.js";
 import { curlCommand } from "./client.js";
 import { byId, element } from "./elements.js";
@@ -11,7 +11,7 @@ import { openRecorder, recordObstacle } from "./recorder.js";
 /** Upload fields, and what they are in words. */
 const FIELDS = {
   clip: "sound and picture", video: "picture", audio: "sound", frames: "pictures",
-  events: "camera’s events", audio_events: "cochlea’s events",
+  events: "camera events", audio_events: "cochlea events",
 };
 
 /**
@@ -173,7 +173,7 @@ export function clipPanel(page) {
 /** Put the cards of an answer where answers are. */
 function showAnswer(answer, command, attention) {
   const cards = [headline(answer),
-    element("div", { class: "pair-of-cards" }, probabilityCard(answer.probabilities), shareCard(answer)),
+    element("div", { class: "pair-of-cards" }, probabilityCard(answer.probabilities), contributionCard(answer)),
     attention, energyCard(answer), requestCard(command, answer)];
   byId("answer").replaceChildren(...cards.filter(Boolean));
 }
@@ -186,9 +186,9 @@ function showFromTop() {
 
 function showIntroduction() {
   byId("answer").replaceChildren(element("div", { class: "empty" },
-    element("p", { class: "lead", text: "Which label does a clip show?" }),
-    element("p", { text: "The network looks and listens. Its answer comes with the share of sound and picture, and with maps of its attention." }),
-    element("p", { class: "note", text: "Begin with an example." })));
+    element("p", { class: "lead", text: "Classify a clip" }),
+    element("p", { text: "The answer has a probability for each label, the contributions of sound and picture, and attention maps." }),
+    element("p", { class: "note", text: "Drop a clip, record one, or begin with an example." })));
 }
 
 /** Play the chosen clip, sound or picture. */
@@ -203,7 +203,7 @@ function preview(chosen) {
     if (field !== "audio" && Number.isFinite(player.duration)) player.currentTime = player.duration / 2;
   }, { once: true });
   player.addEventListener("error", () => {
-    player.replaceWith(element("p", { class: "note", text: `This browser cannot play ${file.name}; the service may read it.` }));
+    player.replaceWith(element("p", { class: "note", text: `This browser cannot play ${file.name}; the service may still read it.` }));
   });
   return player;
 }

@@ -30,7 +30,8 @@ export function percent(value) {
   const rounded = value * 100;
   if (value > 0 && rounded < 0.01) return "< 0.01 %";
   if (value < 1 && rounded >= 99.995) return "> 99.99 %";
-  return `${rounded.toFixed(rounded < 10 ? 2 : 1)} %`;
+  const isNearAnEnd = rounded < 9.995 || (value < 1 && rounded >= 99.95);
+  return `${rounded.toFixed(isNearAnEnd ? 2 : 1)} %`;
 }
 
 /** A number with its sign. */

@@ -10,7 +10,7 @@ const EXAMPLES = [
     files: { video: "digit-7.webm", audio: "digit-3.webm" } },
   { text: "An eight, shown by hand", model: "handsigns", still: "hand-8.jpg", files: { clip: "hand-8.mp4" } },
   { text: "A drone", model: "drones", still: "drone.jpg", files: { clip: "drone.mp4" } },
-  { text: "A drone, asked for a digit", model: "avdigits", still: "drone.jpg", files: { clip: "drone.mp4" } },
+  { text: "A drone, classified as a digit", model: "avdigits", still: "drone.jpg", files: { clip: "drone.mp4" } },
   { text: "A seven, as events", model: "ndigits-events", still: "digit-7-events.jpg",
     files: { events: "digit-7.bs2", audio_events: "digit-7.npz" } },
 ];

@@ -1,6 +1,6 @@
 /** The tab of live streams: camera and microphone, and the answers to the last seconds. */
 
-import { headline, probabilityCard, shareCard } from "./answer-view.js";
+import { headline, probabilityCard, contributionCard } from "./answer-view.js";
 import { captureObstacle, closeCapture, openCapture } from "./capture.js";
 import { drawLayer, sampleMap } from "./colours.js";
 import { byId, element, percent } from "./elements.js";
@@ -129,9 +129,9 @@ export function livePanel(page) {
       fail(obstacle && new PageError("Camera and microphone", obstacle));
       start.disabled = obstacle !== null;
       byId("answer").replaceChildren(element("div", { class: "empty" },
-        element("p", { class: "lead", text: "What does it see and hear now?" }),
+        element("p", { class: "lead", text: "Classify a live stream" }),
         element("p", { text: "Camera and microphone are sent to this service while they are captured. Nothing is kept." }),
-        element("p", { class: "note", text: "Press Start, then show a digit and say it." })));
+        element("p", { class: "note", text: "Press Start. What the checkpoint tells apart is under Settings." })));
     },
     hide: () => session?.stop(),
     /** Another checkpoint or T: the stream begins anew with it. */
@@ -158,7 +158,7 @@ function showAnswer(message, probabilities, history) {
   const top = headline(message.result, probabilities);
   top.append(historyStrip(history, message));
   byId("answer").replaceChildren(top,
-    element("div", { class: "pair-of-cards" }, probabilityCard(probabilities), shareCard(message.result, { choice: false })));
+    element("div", { class: "pair-of-cards" }, probabilityCard(probabilities), contributionCard(message.result, { label: probabilities[0].label })));
 }
 
 /** The labels of the last answers: the height of a bar is the probability. */
@@ -169,7 +169,7 @@ function historyStrip(history, message) {
     made.style.setProperty("--share", entry.probability);
     return made;
   });
-  const facts = [`${Math.round(message.behind_ms)} ms behind`, message.skipped && `${message.skipped} skipped`];
+  const facts = [`${Math.round(message.behind_ms)} ms behind the capture`, message.skipped && `${message.skipped} skipped`];
   return element("div", { class: "history" },
     element("div", { class: "moments", role: "img", "aria-label": `The last ${history.length} answers; now ${history.at(-1).label}, ${percent(history.at(-1).probability)}` }, ...bars),
     element("p", { class: "note", text: facts.filter(Boolean).join(" · ") }));

@@ -19,7 +19,7 @@ export class PageError extends Error {
   }
 }
 
-/** Show an error in `place`, or nothing. @param {HTMLElement} place  @param {Error?} error */
+/** Show an error in `place`, and bring it to view, or show nothing. @param {HTMLElement} place  @param {Error?} error */
 export function showProblem(place, error) {
   place.replaceChildren();
   if (!error) return;
@@ -29,6 +29,7 @@ export function showProblem(place, error) {
   if (advice) box.append(element("p", { text: advice }));
   if (facts) box.append(element("p", { class: "note", text: facts }));
   place.append(box);
+  box.scrollIntoView({ block: "nearest" });
 }
 
 /** Return title, detail, advice and facts of an error. */

@@ -14,7 +14,7 @@ export function settingsPanel({ maxSteps, onChange }) {
   const chosen = () => models.find((each) => each.name === model.value);
   const showSteps = () => {
     const isDefault = Number(steps.value) === chosen()?.steps;
-    byId("steps-value").textContent = `${steps.value}${isDefault ? " (the checkpoint’s)" : ""}`;
+    byId("steps-value").textContent = `${steps.value}${isDefault ? " (default)" : ""}`;
   };
   const showModel = () => {
     const entry = chosen();

@@ -112,6 +112,10 @@ def test_it_fits_a_telephone_and_is_accessible_in_the_dark(
     narrow.locator(".headline").wait_for()
     assert fits(narrow)
     assert violations(narrow) == []
+    file = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no clip" * 50}
+    narrow.locator("#files").set_input_files(file)
+    narrow.get_by_role("button", name="Classify").click()
+    playwright.expect(narrow.get_by_role("alert")).to_be_in_viewport()
     narrow.get_by_role("tab", name="Clip").press("ArrowRight")
     assert narrow.get_by_role("tab", name="Live").get_attribute("aria-selected") == "true"
     assert fits(narrow)
@@ -145,6 +149,8 @@ def test_a_live_stream_is_answered(page: Any) -> None:
     page.get_by_role("button", name="Stop").click()
     page.get_by_role("button", name="Start").wait_for()
     assert violations(page) == []
+    label = page.locator(".headline .label").inner_text()
+    assert page.get_by_role("heading", name=f"Contribution of each stream to {label}").count() == 1
     answers = [message for message in messages if message["type"] == "answer"]
     assert all(answer["result"]["streams"]["audio"]["used"] for answer in answers)
     assert any(answer["result"]["streams"]["visual"]["used"] for answer in answers)
@@ -152,6 +158,18 @@ def test_a_live_stream_is_answered(page: Any) -> None:
     summary = messages[-1]
     assert summary["type"] == "summary", "it has said that it ends"
     assert summary["messages"]["frames"] > 0
+
+
+def test_probabilities_have_as_many_digits_as_they_need(page: Any) -> None:
+    """None but 1 is 100 %, and none between two others has another number of digits."""
+    words = page.evaluate(
+        "async (values) => values.map((await import('/page/elements.js')).percent)",
+        [0, 1e-9, 0.05, 0.09994, 0.09996, 0.1, 0.9994, 0.9997, 0.99999, 1],
+    )
+    assert words == [
+        "0.00 %", "< 0.01 %", "5.00 %", "9.99 %", "10.0 %", "10.0 %", "99.9 %", "99.97 %",
+        "> 99.99 %", "100.0 %",
+    ]  # fmt: skip
 
 
 def test_errors_are_in_words(page: Any) -> None:
