@@ -66,7 +66,7 @@ class CurrentIntegration(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.current = nn.ModuleDict({name: _Current(config.embed_dim) for name in config.streams})
+        self.current = nn.ModuleDict({name: Current(config.embed_dim) for name in config.streams})
         self.lif = LIF()
 
     def forward(self, features: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], None]:
@@ -80,7 +80,7 @@ class CurrentIntegration(nn.Module):
         return {name: _shapley_value(name, tuple(currents), rates) for name in currents}, None
 
 
-class _Current(nn.Module):
+class Current(nn.Module):
     """Linear map and batch norm: features to currents, both [T, B, C]."""
 
     def __init__(self, dim: int) -> None:

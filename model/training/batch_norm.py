@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +20,20 @@ def freeze_batch_norm(network: SCMRL) -> None:
 
 
 @torch.no_grad()
-def recompute_batch_norm_statistics(network: SCMRL, batches: Iterable[dict[str, Tensor]]) -> None:
-    """Replace the running statistics by the mean over these batches [T, B, C, H, W] by stream.
+def recompute_batch_norm_statistics(
+    network: SCMRL, batches: Iterable[Mapping[str, Tensor]], part: nn.Module | None = None
+) -> None:
+    """Replace the running statistics by the mean over these batches [T, B, C, H, W] by stream; with
+    `part`, those of this part of the network alone, while the rest is as in evaluation.
 
     A running mean lags behind the weights, and after few batches it is still near its initial
     values; a network that is served with it answers otherwise than it was trained to.
     """
-    norms = [module for module in network.modules() if isinstance(module, BATCH_NORMS)]
+    settled = network if part is None else part
+    norms = [module for module in settled.modules() if isinstance(module, BATCH_NORMS)]
     momenta = [norm.momentum for norm in norms]
-    network.train()
+    network.eval()
+    settled.train()
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the cumulative mean

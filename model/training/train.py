@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -165,7 +166,8 @@ class Trainer:
             return
         with keep_new_towers(self.network, self.options.new_towers):
             if self.options.init_from:
-                load_initial_weights(self.options, self.network, console or Console(quiet=True))
+                quiet = console or Console(quiet=True)
+                load_initial_weights(self.options, self.network, quiet, self._first_inputs())
 
     def choose_precision(self, console: Console) -> None:
         """Choose the precision and print it; auto compares both on the first batch."""
@@ -177,6 +179,14 @@ class Trainer:
             steps = self.schedule.plan(0).steps
             self.bfloat16 = bfloat16_agrees(self.network, hold(inputs, steps), labels)
         console.print(f"forward pass in {'bfloat16' if self.bfloat16 else 'float32'}")
+
+    def _first_inputs(self) -> Iterator[dict[str, Tensor]]:
+        """Yield the inputs of batches with all streams, as difficult as the training's first."""
+        first, options = self.schedule.plan(0), self.options
+        plan = BatchPlan(tuple(options.task.specs), options.steps, first.difficulty)
+        batches = Batches(self.batches.examples, options.batch, lambda _: plan, options.encoding)
+        for index in range(self.schedule.steps_per_epoch):
+            yield hold(self._on_device(*batches[index])[0], options.steps)
 
     def has_stalled(self) -> bool:
         """Return whether `patience` epochs went by without a better one."""

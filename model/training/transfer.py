@@ -10,6 +10,7 @@ from torch import Tensor
 
 from model.checkpoint import Card
 from model.network import SCMRL
+from model.training.fusion_head import by_stream, is_of_features, joined
 from model.training.net2net import raise_thresholds, widen_tensor
 
 
@@ -36,7 +37,7 @@ def transfer(
     `card` is that of the source, `labels` those of the target. Channels of the target must be as
     many, or a multiple (net2net). A first convolution of other input channels gets the mean over
     them, which keeps its current for equal channels. The classifier keeps the rows of labels that
-    both have.
+    both have; where the fusion is another one, it is made from that of the source (fusion_head).
     """
     channels, own_channels = source.config.embed_dim, target.config.embed_dim
     if own_channels % channels:
@@ -47,11 +48,11 @@ def transfer(
     fitting: dict[str, Tensor] = {}
     for name, like in target_state.items():
         if name.startswith("head."):
-            x = _head(name, source_state, target_state, _shared(card.labels, labels), generator)
-        else:
-            x = _fitted(name, source_state.get(name), like, generator)
+            continue
+        x = _fitted(name, source_state.get(name), like, generator)
         if x is not None:
             fitting[name] = x
+    fitting |= _head(source, target, _shared(card.labels, labels), generator)
     raise_thresholds(fitting, source, target)
     complete = {
         part
@@ -93,19 +94,23 @@ def _fitted(name: str, x: Tensor | None, like: Tensor, generator: torch.Generato
 
 
 def _head(
-    name: str,
-    source_state: dict[str, Tensor],
-    target_state: dict[str, Tensor],
-    rows: dict[int, int],
-    generator: torch.Generator,
-) -> Tensor | None:
-    """Return weight or bias of the classifier with the rows that both have; None for none."""
-    if not rows:
-        return None
-    x, like = source_state[name][list(rows.values())], target_state[name]
-    fitted = _fitted(name, x, like[list(rows)], generator)
-    if fitted is None:
-        return None
-    result = like.clone()
-    result[list(rows)] = fitted.to(result.device)
-    return result
+    source: SCMRL, target: SCMRL, rows: dict[int, int], generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Return weight and bias of the classifier with the rows that both have; none for none, or
+    where the head of the source alone reads firing rates."""
+    fits = is_of_features(source.config) or not is_of_features(target.config)
+    if not rows or not fits:
+        return {}
+    taken = list(rows.values())
+    shape = torch.Size([len(rows), target.config.embed_dim])
+    weights = by_stream(source) if is_of_features(source.config) else {"": source.head.weight}
+    blocks = {id(x): x for x in weights.values()}  # one, but of a concatenation
+    widened = {
+        key: widen_tensor("head.weight", x[taken], shape, generator) for key, x in blocks.items()
+    }
+    weights = {name: widened[id(x)] for name, x in weights.items()}
+    found = {"weight": joined(weights, target.config), "bias": source.head.bias.detach()[taken]}
+    head = {f"head.{name}": x.clone() for name, x in target.head.state_dict().items()}
+    for name, x in found.items():
+        head[f"head.{name}"][list(rows)] = x.to(head[f"head.{name}"].device)
+    return head

@@ -103,7 +103,9 @@ def _take_over(run: TrainOptions, variant: Variant) -> None:
     config = variant.configure(card.config)
     network, weights = SCMRL(config), source.state_dict()
     has_residual = config.attention is not None or not variant.has_residual
-    if not has_residual or not network.state_dict().keys() <= weights.keys():
+    shapes = {name: x.shape for name, x in weights.items()}
+    is_known = all(shapes.get(name) == x.shape for name, x in network.state_dict().items())
+    if not has_residual or not is_known:
         raise OptionsError(f"--init-from {run.init_from}: has no weights for {variant.title}")
     network.load_state_dict({name: weights[name] for name in network.state_dict()})
     changes: dict[str, object] = {"config": config, "accuracy": ()}

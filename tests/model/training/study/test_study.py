@@ -173,6 +173,9 @@ def test_without_epochs_a_checkpoint_is_measured_with_other_weights_of_its_resid
     bare = out / "none-0" / "best"
     message = scmrl(*command, "--out", out, "--init-from", bare, code=2).stderr
     assert f"--init-from {bare}: has no weights for α 0.5" in message
+    command = ("study", "ablation", *given, "--out", out, "--init-from", source)
+    message = scmrl(*command, "--variants", "concat", code=2).stderr
+    assert f"--init-from {source}: has no weights for concatenation" in message
 
 
 def numbers(out: Path) -> dict[str, dict[str, dict[str, object]]]:
