@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from itertools import islice
 
-IDR, SPS = 5, 7
+IDR, SPS, PPS = 5, 7, 8
 _START = re.compile(b"\x00\x00\x01")
 #: Profiles whose parameter sets have a chroma format and scaling matrices.
 _HIGH_PROFILES = frozenset({100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135})
@@ -39,6 +39,13 @@ def units(data: bytes) -> list[Unit]:
         for begin, end in zip(starts, ends, strict=False)
         if begin < end
     ]
+
+
+def parameter_sets(data: bytes) -> bytes:
+    """Return the sequence and picture parameter sets of a packet, each after a start code."""
+    sets = [unit for unit in units(data) if unit.type in (SPS, PPS)]
+    # 3 << 5: nal_ref_idc, which is not 0 for parameter sets.
+    return b"".join(b"\x00\x00\x01" + bytes([3 << 5 | u.type]) + u.payload for u in sets)
 
 
 def picture_size(sps: memoryview) -> tuple[int, int] | None:

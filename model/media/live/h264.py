@@ -37,9 +37,7 @@ class H264Decoder:
         self._limits = limits
         self._spacing_ns = spacing_ns
         self._max_pixels = max_pixels
-        self._context: Any = av.CodecContext.create("h264", "r")
-        self._context.thread_count = 1
-        self._context.options = {"max_pixels": str(limits.max_pixels)}
+        self._context = self._decoder()
         self._sequence = Sequence()
         self._waits_for_key = True
         self._count = 0
@@ -64,7 +62,19 @@ class H264Decoder:
         outcome, pieces = self._decode(packet)
         if outcome not in (Outcome.DECODED, Outcome.NO_KEY):
             self._wait_for_key()
+            if parameters := annex_b.parameter_sets(packet.data):
+                # One that failed with other parameters may keep the memory that it took for them.
+                del self._context
+                self._context = self._decoder(parameters)
         return Decoded(outcome, missing, held + pieces)
+
+    def _decoder(self, parameters: bytes = b"") -> Any:
+        """Return a decoder that knows parameter sets in Annex B."""
+        context: Any = av.CodecContext.create("h264", "r")
+        context.thread_count = 1
+        context.options = {"max_pixels": str(self._limits.max_pixels)}
+        context.extradata = parameters or None
+        return context
 
     def _decode(self, packet: Packet) -> tuple[Outcome, Pieces]:
         units = annex_b.units(packet.data)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from model.media.live import annex_b
 from model.media.live.h264 import H264Decoder
 from model.media.live.opus import OpusDecoder
 from model.media.live.types import Decoded, Outcome, Packet
@@ -143,6 +144,19 @@ def test_damage_costs_its_group_alone() -> None:
     assert camera.send(2, b"no start code").outcome is Outcome.DAMAGED
     assert camera.send(3).outcome is Outcome.NO_KEY
     assert [number_of(camera.send(n).pieces[0][1]) for n in (10, 11)] == [10, 11]
+
+
+def test_parameter_sets_of_a_damaged_packet_are_kept_for_the_next_key_picture() -> None:
+    first, second = video()[0], video()[10]
+    sets = annex_b.parameter_sets(first)
+    assert annex_b.parameter_sets(sets) == sets
+    idr = next(u for u in annex_b.units(second) if u.type == annex_b.IDR)
+    picture = b"\x00\x00\x01\x65" + idr.payload
+    decoder = H264Decoder(Limits(), 0, 10_000)
+    damaged = decoder.decode(Packet(0, 0, 0, False, sets + b"\x00\x00\x01\x65" + bytes(9)))
+    assert damaged.outcome is Outcome.DAMAGED
+    decoded = decoder.decode(Packet(0, 1, 7, False, picture))
+    assert (decoded.outcome, [time for time, _ in decoded.pieces]) == (Outcome.DECODED, [7])
 
 
 def test_late_packets_are_dropped_and_a_new_encoder_begins_anew() -> None:
