@@ -129,4 +129,5 @@ def _for_every_clip(field: dict[str, Any]) -> dict[str, Any]:
     """Return the schema of a field without a number: a file once for each clip, or a value."""
     if field.get("format") != "binary":
         return field
-    return {"type": "array", "items": form.BINARY, "description": field["description"]}
+    several = {"type": "array", "items": form.BINARY, "description": field["description"]}
+    return form.with_example(several)

@@ -85,4 +85,16 @@ def body_schema(
             properties[row.name] = {**schema, "description": row.description}
     for name, value in VALUES.items():
         properties[name] = {**value.schema(settings), "description": value.description}
+    if file == BINARY:
+        properties = {name: with_example(schema) for name, schema in properties.items()}
     return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def with_example(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a field of a form with an example that is as good as no field.
+
+    /docs fills in examples and, without one, a sample such as steps=1 or a text for a file.
+    """
+    if "default" in schema:
+        return schema
+    return {**schema, "example": [] if schema["type"] == "array" else ""}

@@ -51,13 +51,13 @@ _JSON_LENGTH: dict[str, Any] = {
 }
 
 
-@router.get("", response_model=schemas.ServerMetadata)
+@router.get("", summary="The server", response_model=schemas.ServerMetadata)
 async def server() -> JSONResponse:
     """Return the server's name, version and extensions."""
     return JSONResponse(metadata.server())
 
 
-@router.get("/health/live", response_model=schemas.Live)
+@router.get("/health/live", summary="The process is alive", response_model=schemas.Live)
 async def live() -> JSONResponse:
     """200 while the process lives."""
     return JSONResponse({"live": True})
@@ -65,6 +65,7 @@ async def live() -> JSONResponse:
 
 @router.get(
     "/health/ready",
+    summary="The default checkpoint can answer",
     response_model=schemas.Ready,
     responses={503: {"model": schemas.Ready, "description": "Not ready"}},
 )
@@ -74,7 +75,7 @@ async def ready(request: Request) -> JSONResponse:
     return JSONResponse({"ready": is_ready}, status_code=200 if is_ready else 503)
 
 
-@router.get("/models", response_model=schemas.ModelNames)
+@router.get("/models", summary="Names of the checkpoints", response_model=schemas.ModelNames)
 async def models(request: Request) -> JSONResponse:
     """Return the names of all checkpoints."""
     return JSONResponse({"models": state_of(request).registry.names})
@@ -82,6 +83,7 @@ async def models(request: Request) -> JSONResponse:
 
 @router.post(
     "/repository/index",
+    summary="State of each checkpoint",
     response_model=list[schemas.IndexEntry],
     responses=inference_errors(*_OF_BODY),
 )
@@ -101,14 +103,24 @@ async def index(request: Request) -> JSONResponse:
     )
 
 
-@router.get(_MODEL, response_model=schemas.ModelMetadata, responses=_NO_MODEL)
+@router.get(
+    _MODEL,
+    summary="Inputs and outputs of a checkpoint",
+    response_model=schemas.ModelMetadata,
+    responses=_NO_MODEL,
+)
 @router.get(_MODEL + _VERSION, include_in_schema=False)
 async def model(request: Request, name: str) -> JSONResponse:
     """Return the inputs and outputs of a checkpoint."""
     return JSONResponse(metadata.model(_get(request, name)))
 
 
-@router.get(_MODEL + "/config", response_model=schemas.ModelConfig, responses=_NO_MODEL)
+@router.get(
+    _MODEL + "/config",
+    summary="Configuration of a checkpoint, for clients of Triton",
+    response_model=schemas.ModelConfig,
+    responses=_NO_MODEL,
+)
 @router.get(_MODEL + _VERSION + "/config", include_in_schema=False)
 async def config(request: Request, name: str) -> JSONResponse:
     """Return a checkpoint's configuration, as Triton's clients read it."""
@@ -117,6 +129,7 @@ async def config(request: Request, name: str) -> JSONResponse:
 
 @router.get(
     _MODEL + "/ready",
+    summary="The checkpoint can answer",
     response_model=schemas.ModelReady,
     responses=inference_errors(Error.UNKNOWN_MODEL) | {
         503: {
@@ -139,6 +152,7 @@ async def model_ready(request: Request, name: str) -> JSONResponse:
 
 @router.post(
     _MODEL + "/infer",
+    summary="Classify clips or tensors",
     response_model=schemas.InferenceResponse,
     response_model_exclude_none=True,
     responses=_ERRORS | {

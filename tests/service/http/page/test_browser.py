@@ -188,6 +188,24 @@ def test_errors_are_in_words(page: Any) -> None:
     page.get_by_role("alert").get_by_text("did not answer").wait_for()
 
 
+@pytest.mark.parametrize("path", ["/v1/classify", "/v1/classify/batch"])
+def test_the_description_sends_a_clip_alone(page: Any, path: str) -> None:
+    """/docs fills in what a field may have: none of that may stand in a clip's way."""
+    page.goto("/docs")
+    page.locator(".opblock-summary", has=page.get_by_text(path, exact=True)).click()
+    if path.endswith("batch"):
+        page.get_by_role("button", name="Add string item").first.click()
+    page.locator("input[type=file]").first.set_input_files(CLIPS / "digit-7.webm")
+    with page.expect_response(f"**{path}") as sent:
+        page.get_by_role("button", name="Execute").click()
+    answer = sent.value.json()
+    assert sent.value.status == 200, answer
+    for each in [part["answer"] for part in answer.get("results", [])] or [answer]:
+        assert each["steps"] == 4, "the checkpoint's"
+        assert len(each["probabilities"]) == 10
+        assert not each["abstained"]
+
+
 def test_what_the_browser_lacks_is_said(browser: Any, service: httpx.Client) -> None:
     """As where the page is not served over HTTPS, browsers give no devices there."""
     context = browser.new_context(base_url=str(service.base_url))
