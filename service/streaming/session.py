@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -40,6 +40,7 @@ from service.streaming.messages import (
     Window,
     parse_media,
 )
+from service.streaming.packet_outcomes import PacketOutcomes
 
 _NS = 1_000_000_000
 #: Errors after which the client has to open a session elsewhere.
@@ -48,16 +49,6 @@ _FATAL = frozenset({Error.STOPPING, Error.UNKNOWN_MODEL, Error.MODEL_FAILED, Err
 Classify = Callable[[InputFiles, Options], Awaitable[Classification]]
 Send = Callable[[BaseModel], Awaitable[None]]
 _Buffer = PictureBuffer | SoundBuffer | SeriesBuffer
-
-#: What is said, once a session, where packets of a field are not decoded.
-_PACKET_PROBLEMS = {
-    "late": "a packet came late, or twice, by its sequence number and capture time; it is dropped",
-    "damaged": "a packet is damaged; it is dropped, and of H.264 all until the next key frame",
-    "no_key": "packets are dropped until a key frame comes, with its parameter sets (SPS and PPS)",
-    "too_large": "pictures of the video have more pixels, or need more memory, than is accepted",
-    "lost": "packets are missing by their sequence numbers",
-    "behind": "packets are dropped, as the decoder is more than a second behind",
-}
 
 
 class Decoder(Protocol):
@@ -112,11 +103,10 @@ class Session:
         max_bytes: int,
         decoder: Decoder | None = None,
     ) -> None:
-        coded: list[str] = [each.field for each in start.inputs if isinstance(each, CodedInput)]
-        self.counts = Counts(
-            messages={each.field: 0 for each in start.inputs},
-            packets={each: Counter() for each in coded},
-        )
+        coded = [each.field for each in start.inputs if isinstance(each, CodedInput)]
+        self._packets = PacketOutcomes(coded)
+        messages = {each.field: 0 for each in start.inputs}
+        self.counts = Counts(messages=messages, packets=self._packets.counts)
         self._start = start
         self._pace = pace
         self._classify = classify
@@ -127,9 +117,6 @@ class Session:
         self._decoder = decoder
         self._received_ns = [-1] * len(self._buffers)  # newest stamp of the segment
         self._fed_segments = [-1] * len(self._buffers)  # of the last packet that was taken
-        self._packets_before = {each: Counter[str]() for each in coded}
-        self._problems: deque[Failed] = deque()  # of packets, to be sent
-        self._problems_told: set[tuple[str, str]] = set()
         self._began = time.monotonic()
         self._wake = asyncio.Event()
         self._is_finalizing = self._is_closing = False
@@ -168,28 +155,16 @@ class Session:
         if self._decoder.feed(packet):
             self._fed_segments[number] = segment
         else:
-            self._count_packets(name, "behind")
+            self._packets.add(name, "behind")
 
     def receive_decoded(self, packet: Packet, decoded: Decoded[bytes]) -> None:
         """Buffer what was decoded of a packet, and count its outcome."""
         name = self._start.inputs[packet.input].field
-        if not packet.is_end:
-            self._count_packets(name, decoded.outcome.name.lower())
-        if decoded.lost:
-            self._count_packets(name, "lost", decoded.lost)
+        self._packets.add_decoded(name, decoded, packet.is_end)
         if packet.segment == self._segment:
             for time_ns, data in decoded.pieces:
                 self._buffers[packet.input].add(time_ns, data)
         self._wake.set()
-
-    def _count_packets(self, name: str, outcome: str, count: int = 1) -> None:
-        """Count packets, and say the first time why they are not decoded."""
-        self.counts.packets[name][outcome] += count
-        if outcome in _PACKET_PROBLEMS and (name, outcome) not in self._problems_told:
-            self._problems_told.add((name, outcome))
-            error = Error.UNUSABLE
-            detail = f"`{name}`: {_PACKET_PROBLEMS[outcome]}"
-            self._problems.append(Failed(error=error.kind, status=error.status, detail=detail))
 
     def receive_control(self, message: Keepalive | Finalize | Close | Acknowledge) -> None:
         """Act on a text message."""
@@ -228,8 +203,8 @@ class Session:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._problems:
-                await self._send(self._problems.popleft())
+            while self._packets.problems:
+                await self._send(self._packets.problems.popleft())
             if self._is_closing:
                 if self._decoder is not None:
                     await self._end_inputs(self._decoder)
@@ -315,7 +290,7 @@ class Session:
             dropped={name: count - before for (name, count), before in
                      zip(dropped.items(), self._dropped_before, strict=True)},
             skipped=skipped,
-            packets=self._packets_since() or None,
+            packets=self._packets.since_last() or None,
             smoothed=dict(self._smoothed),
             behind_ms=round((time.monotonic_ns() - end_ns - delay_ns) / 1e6, 3),
             result=result.model_copy(
@@ -359,14 +334,6 @@ class Session:
     def _dropped(self) -> dict[str, int]:
         fields = [each.field for each in self._start.inputs]
         return dict(zip(fields, (buffer.dropped for buffer in self._buffers), strict=True))
-
-    def _packets_since(self) -> dict[str, dict[str, int]]:
-        """Return the number of packets since the last answer, by field and outcome."""
-        since = {}
-        for name, counts in self.counts.packets.items():
-            since[name] = dict(counts - self._packets_before[name])
-            self._packets_before[name] = counts.copy()
-        return since
 
     async def _report(self, problem: Problem) -> None:
         """Send a problem, unless it is that of the window before. Raises one that will last."""
