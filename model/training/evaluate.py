@@ -107,7 +107,7 @@ def load_data(evaluator: Evaluator, folder: Path, data: Path | None) -> Data:
     Raises DataError that says what it must hold.
     """
     task, training = evaluator.task, evaluator.card.training
-    expected = f"{folder} is of the task {task.name}; --data: {task.data_help}"
+    expected = f"{folder}: pass the data of its task, {task.name}, with --data: {task.data_help}"
     noted = training.notes.get(DATA_NOTE) if training else None
     data = data or (Path(noted) if noted and Path(noted).exists() else None)
     if data is None:

@@ -64,7 +64,9 @@ def settings(
     except ValidationError as exc:
         typer.echo(describe_invalid_variables(exc), err=True)
         raise typer.Exit(2) from exc
-    table = Table("variable", "value", "default", "description")
+    table = Table()
+    for heading in ("variable", "value", "default", "description"):
+        table.add_column(heading, overflow="fold", no_wrap=heading == "variable")
     for name, field in Settings.model_fields.items():
         value = format_value(getattr(current, name), field)
         default = format_value(field.default, field)

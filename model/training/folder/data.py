@@ -147,7 +147,9 @@ class FolderData:
             return
         message = report(self.data, findings, len(self.parts))
         if any(finding.kind in FATAL for finding in findings):
-            raise DataError(f"{message}\nadd clips to these classes")
+            are_all = all(finding.kind in FATAL for finding in findings)
+            others = "" if are_all else "; correct the other files"
+            raise DataError(f"{message}\nadd clips to these classes{others}")
         if not self.options.skip_faulty:
             raise DataError(f"{message}\ncorrect these files, or leave them out with --skip-faulty")
         console.print(f"{message}\nleft out (--skip-faulty)", markup=False, highlight=False)

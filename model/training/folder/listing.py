@@ -78,7 +78,7 @@ def pair(files: Iterable[tuple[Path, str]], label: str) -> tuple[list[ClipFiles]
     for path, name in files:
         kind = kind_of(path)
         if kind is None:
-            message = f"not known by its ending; accepted are {ACCEPTED}"
+            message = f"unknown file name extension; accepted are {ACCEPTED}"
             findings.append(Finding("wrong name", name, message))
             continue
         by_stem.setdefault(path.with_suffix(""), []).append((kind, path, name))
@@ -86,7 +86,10 @@ def pair(files: Iterable[tuple[Path, str]], label: str) -> tuple[list[ClipFiles]
         name = " + ".join(name for _, _, name in members)
         kinds = [kind for kind, _, _ in members]
         if len(set(kinds)) < len(kinds) or frozenset(kinds) not in PAIRS:
-            message = "have one name; a clip is a movie, a sound, a picture, or a sound with either"
+            message = (
+                "have the same name, so they would be one clip, which is a movie, a sound or a "
+                "picture, or a sound with a movie or a picture; rename one of them"
+            )
             findings.append(Finding("wrong name", name, message))
             continue
         group = Path(members[0][2]).parent.as_posix().partition("/")[2]

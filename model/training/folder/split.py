@@ -91,11 +91,12 @@ class _Drawing:
 def too_few(
     clips: Sequence[ClipFiles], parts: Sequence[str], labels: Iterable[str], grouped: bool
 ) -> list[Finding]:
-    """Return a finding for each class that lacks a part, and one where there is a single class."""
+    """Return a finding for each class that lacks a part, and one where there are not two."""
     findings = []
     labels = list(labels)
     if len(labels) < 2:
-        message = f"there is one class ({', '.join(labels) or 'none'}); two or more are needed"
+        only = f"only class {labels[0]}" if labels else "no class"
+        message = f"there is {only}; two classes or more are needed"
         findings.append(Finding("class with too few", "classes", message))
     pairs = list(zip(clips, parts, strict=True))
     for label in labels:
@@ -105,7 +106,7 @@ def too_few(
             groups = len({clip.group for clip in clips if clip.label == label})
             noun = "groups" if grouped else "clips"
             message = (
-                f"has {groups} {noun if groups != 1 else noun[:-1]}, and none of them to "
+                f"has {groups} {noun if groups != 1 else noun[:-1]}, and none is left to "
                 f"{' or '.join(_PURPOSES[part] for part in missing)}; 3 {noun} or more are needed"
             )
             findings.append(Finding("class with too few", label, message))

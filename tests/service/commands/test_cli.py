@@ -21,6 +21,7 @@ from model.config import MAX_STEPS
 from model.training.speech.held_out import HELD_OUT_SPEAKER
 from service.commands.app import app
 from service.keys import key_file
+from service.renamed_settings import variable
 from service.settings import Settings
 from tests.service.checkpoints import LABELS
 from tests.service.conftest import CLIPS
@@ -299,6 +300,9 @@ def test_settings_lists_values_and_hides_secrets(
     assert re.search(r"SCMRL_MAX_BATCH\s*│\s*13 requests\s*│\s*8 requests", stdout)
     assert re.search(r"SCMRL_ADMIN_KEY\s*│\s*set\s*│\s*none", stdout)
     assert "a-secret" not in stdout
+    monkeypatch.setenv("COLUMNS", "80")
+    names = scmrl("settings").output
+    assert [name for name in Settings.model_fields if variable(name) not in names] == []
     monkeypatch.setenv("SCMRL_MAX_BATCH", "none at all")
     assert "SCMRL_MAX_BATCH: " in scmrl("settings", code=2).stderr
 

@@ -47,7 +47,7 @@ def test_a_run_is_evaluated_with_its_own_data(run: Path, tmp_path: Path) -> None
     assert {m.n for m in card.accuracy} == {1, 2}
     assert (figures / "confusion.png").is_file()
     shown = scmrl("models", "--models", run.parent).stdout
-    assert "accuracy, both streams" in shown
+    assert "both streams: " in shown
     assert "recall" not in shown
 
 
@@ -102,9 +102,11 @@ def test_checkpoint_and_data_of_other_tasks_are_told_apart(
 ) -> None:
     message = scmrl("evaluate", weights / "avdigits", "--data", data, code=2).stderr
     assert f"{data / 'handwriting.npz'}: not found" in message
-    assert "is of the task avdigits; --data: Folder of handwriting.npz and speech/." in message
+    assert (
+        "data of its task, avdigits, with --data: Folder of handwriting.npz and speech/." in message
+    )
     message = scmrl("evaluate", weights / "avdigits", code=2).stderr
-    assert "is of the task avdigits; --data: " in message
+    assert "data of its task, avdigits, with --data: " in message
     message = scmrl("evaluate", run, "--data", tmp_path, code=2).stderr
     assert f"{tmp_path}: holds no clips; it must have a folder for each class" in message
-    assert "is of the task folder; --data: Folder of DIR/CLASS/CLIP.mp4" in message
+    assert "data of its task, folder, with --data: Folder of DIR/CLASS/CLIP.mp4" in message

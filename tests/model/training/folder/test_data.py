@@ -61,7 +61,7 @@ def test_every_mistake_of_a_folder_is_reported_at_once(
     report = str(raised.value)
     for expected in (
         "9 mistakes in 16 clips",
-        "wrong name (1)\n    cat/notes.txt: not known by its ending; accepted are movie: mp4, ",
+        "wrong name (1)\n    cat/notes.txt: unknown file name extension; accepted are movie: mp4, ",
         "unreadable (1)\n    cat/damaged.mp4: this file format is not supported",
         "empty (1)\n    cat/empty.mp4: the file is empty",
         "cat/blind.wav: there is no picture in it; add a picture of the same name, or train on "
@@ -107,15 +107,16 @@ def test_classes_with_too_few_clips_are_reported_with_wrong_names(tmp_path: Path
     with pytest.raises(DataError) as raised:
         SMALL.for_data(tmp_path).load(tmp_path).training_examples(0, tmp_path / "runs")
     for expected in (
-        "cat: has 2 clips, and none of them to",
+        "cat: has 2 clips, and none is left to",
         "dog: has 2 clips",
-        "cat/x.doc: not known by its ending",
+        "cat/x.doc: unknown file name extension",
         "dog/0.mp4: this file format is not supported",
         "\n  class with too few (2)\n",
+        "\nadd clips to these classes; correct the other files",
     ):
         assert expected in str(raised.value)
     shutil.rmtree(tmp_path / "dog")
-    with pytest.raises(DataError, match=r"there is one class \(cat\); two or more are needed"):
+    with pytest.raises(DataError, match="there is only class cat; two classes or more are needed"):
         SMALL.for_data(tmp_path)
 
 

@@ -52,7 +52,7 @@ def test_wrong_names_are_all_reported(tmp_path: Path) -> None:
     assert by_file["cat/notes.doc"][0] == "wrong name"
     assert "accepted are movie: mp4, mov," in by_file["cat/notes.doc"][1]
     assert by_file["loose.mp4"][1] == f"lies in no class; move it to {tmp_path / 'CLASS/loose.mp4'}"
-    assert "have one name" in by_file["dog/a.jpg + dog/a.png"][1]
+    assert "have the same name" in by_file["dog/a.jpg + dog/a.png"][1]
     assert by_file["bird"][0] == "empty"
     assert [clip.name for clip in listing.clips] == ["cat/a.mp4"]
 
@@ -105,7 +105,7 @@ def test_a_table_names_classes_parts_groups_and_spans(tmp_path: Path) -> None:
         ("a.mp4,cat,,,2,1", "seconds with 0 <= start < end"),
         ("a.mp4,cat,,,one,2", "seconds with 0 <= start < end"),
         ("a.mp4,cat,,,0,inf", "seconds with 0 <= start < end"),
-        ("a.txt,cat,,,,", "not known by its ending; accepted are "),
+        ("a.txt,cat,,,,", "unknown file name extension; accepted are "),
     ],
 )
 def test_a_wrong_row_of_a_table_is_named_by_its_line(

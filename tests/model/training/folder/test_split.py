@@ -71,7 +71,9 @@ def test_a_class_that_cannot_be_split_is_reported_with_what_it_needs() -> None:
     texts = {x.where: x.message for x in too_few(clips, parts, "abc", grouped=True)}
     assert set(texts) == {"b", "c"}
     assert "has 2 groups" in texts["b"]
-    assert "has 1 group, and none of them to choose the epoch by or test on" in texts["c"]
+    assert "has 1 group, and none is left to choose the epoch by or test on" in texts["c"]
     assert "3 groups or more are needed" in texts["c"]
     (single,) = too_few(clips[:9], parts[:9], "a", grouped=False)
-    assert "there is one class (a); two or more are needed" in single.message
+    assert single.message == "there is only class a; two classes or more are needed"
+    (none,) = too_few([], [], [], grouped=False)
+    assert none.message == "there is no class; two classes or more are needed"

@@ -103,13 +103,17 @@ def test_an_evaluation_without_its_table_or_with_foreign_data_is_refused(
     with pytest.raises(DataError, match=r"split\.csv: .* it lists the clips that were trained on"):
         measure(copied, data, tmp_path)
     foreign = movies(tmp_path / "birds", ("cat", "crow"), 3)
-    message = r"classes crow are not those of the checkpoint, cat, dog \(.* of the task folder; --d"
+    message = (
+        r"classes crow are not those of the checkpoint, cat, dog \(.* data of its task, folder, "
+    )
     with pytest.raises(DataError, match=message):
         measure(run, foreign, tmp_path)
     text = (run / "card.json").read_text().replace(f'"data": "{data}"', '"data": "nowhere"')
     assert "nowhere" in text
     (copied / "card.json").write_text(text)
-    with pytest.raises(DataError, match="is of the task folder; --data: Folder of DIR/CLASS"):
+    with pytest.raises(
+        DataError, match="data of its task, folder, with --data: Folder of DIR/CLASS"
+    ):
         evaluate(EvaluateOptions(copied, None, tmp_path))
     seen = tmp_path / "seen"
     with (run / "split.csv").open(newline="") as file:
