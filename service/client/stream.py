@@ -49,22 +49,19 @@ class Stream:
         """Send a picture file, or of `VideoInput` an access unit, captured at `time_ns`: ns of any
         clock that the inputs share, by default time.monotonic_ns(), now. Waits while the
         connection takes no more."""
-        at_ns = time.monotonic_ns() if time_ns is None else time_ns
         with self._lock:
-            self._send(self._media.picture(data, at_ns))
+            self._send(self._media.picture(data, time_ns))
 
     def send_sound(self, data: bytes, time_ns: int | None = None) -> None:
-        """Send samples of 16 bits, the first of them captured at `time_ns`, as for pictures; of
-        `OpusInput` a packet."""
-        at_ns = time.monotonic_ns() if time_ns is None else time_ns
+        """Send samples of 16 bits, the first of them captured at `time_ns`, by default as long ago
+        as they last; of `OpusInput` a packet, as for pictures."""
         with self._lock:
-            self._send(self._media.sound(data, at_ns))
+            self._send(self._media.sound(data, time_ns))
 
     def send_series(self, field: str, data: bytes, time_ns: int | None = None) -> None:
         """Send float32 values of `SeriesInput(field=field)`, as sound."""
-        at_ns = time.monotonic_ns() if time_ns is None else time_ns
         with self._lock:
-            self._send(self._media.series(field, data, at_ns))
+            self._send(self._media.series(field, data, time_ns))
 
     def begin_segment(self) -> None:
         """Begin a new segment with the next message of each input."""

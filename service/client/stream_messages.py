@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypedDict
@@ -121,9 +122,10 @@ class StreamRequest:
 
 class MediaMessages:
     """Makes binary messages: numbers those of each input, and marks those that begin a new
-    segment."""
+    segment. Without `time_ns`, what is in a message has been captured just now."""
 
     def __init__(self, inputs: Sequence[Input]) -> None:
+        self._inputs = {each.field: each for each in inputs}
         self._numbers = {each.field: number for number, each in enumerate(inputs)}
         self._begin_segment: set[str] = set()
         self._sequences = dict.fromkeys(self._numbers, 0)
@@ -131,23 +133,34 @@ class MediaMessages:
     def begin_segment(self) -> None:
         self._begin_segment = set(self._numbers)
 
-    def picture(self, data: bytes, time_ns: int) -> bytes:
+    def picture(self, data: bytes, time_ns: int | None) -> bytes:
         return self._message(PICTURE, "frames", data, time_ns)
 
-    def sound(self, data: bytes, time_ns: int) -> bytes:
+    def sound(self, data: bytes, time_ns: int | None) -> bytes:
         return self._message(SOUND, "audio", data, time_ns)
 
-    def series(self, field: str, data: bytes, time_ns: int) -> bytes:
+    def series(self, field: str, data: bytes, time_ns: int | None) -> bytes:
         return self._message(SERIES, field, data, time_ns)
 
-    def _message(self, kind: int, field: str, data: bytes, time_ns: int) -> bytes:
+    def _message(self, kind: int, field: str, data: bytes, time_ns: int | None) -> bytes:
         if field not in self._numbers:
             raise ValueError(f"this stream has no input for {field}")
+        if time_ns is None:
+            time_ns = max(0, time.monotonic_ns() - _duration_ns(self._inputs[field], data))
         flags = NEW_SEGMENT if field in self._begin_segment else 0
         self._begin_segment.discard(field)
         sequence = self._sequences[field]
         self._sequences[field] = (sequence + 1) % (1 << 32)
         return HEADER.pack(kind, flags, self._numbers[field], sequence, time_ns) + data
+
+
+def _duration_ns(source: Input, data: bytes) -> int:
+    """Return how long samples or values last; 0 for a picture or a packet."""
+    if isinstance(source, SoundInput):
+        return round(1e9 * len(data) / (2 * source.channels * source.sample_rate))
+    if isinstance(source, SeriesInput):
+        return round(1e9 * len(data) / (4 * source.sample_rate))
+    return 0
 
 
 Message = Answer | StreamProblem

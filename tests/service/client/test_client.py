@@ -28,12 +28,14 @@ from service.client import (
     ProblemError,
     Ready,
     Retries,
+    SeriesInput,
     SoundInput,
     Stream,
     StreamClosedError,
     StreamProblem,
     Summary,
 )
+from service.client.stream_messages import HEADER, MediaMessages
 from service.settings import Settings
 from service.streaming import messages
 from tests.service.conftest import CLIPS
@@ -205,6 +207,25 @@ def send(stream: Stream) -> None:
         stream.send_sound(TONE[tenth * 1600 : (tenth + 1) * 1600], at_ns)
         stream.send_picture(JPEG, at_ns)
     stream.finalize()
+
+
+def test_what_is_sent_without_a_time_has_just_been_captured() -> None:
+    """The time of a message is that of its first sample."""
+    second = {
+        "audio": (SoundInput(sample_rate=8000, channels=2), bytes(2 * 2 * 8000)),
+        "force": (SeriesInput(field="force", sample_rate=200), bytes(4 * 200)),
+    }
+    media = MediaMessages([*(each for each, _ in second.values()), PictureInput()])
+    before = time.monotonic_ns()
+    sent = {field: media.series(field, data, None) for field, (_, data) in second.items()}
+    sent["frames"] = media.picture(JPEG, None)
+    after = time.monotonic_ns()
+    for field, message in sent.items():
+        *_, time_ns = HEADER.unpack(message[: HEADER.size])
+        ended = time_ns + (SECOND if field in second else 0)
+        assert before <= ended <= after, field
+    *_, time_ns = HEADER.unpack(media.sound(TONE, 5)[: HEADER.size])
+    assert time_ns == 5
 
 
 def test_a_stream_answers_until_it_is_closed(client: Client) -> None:
