@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+from pathlib import Path
 
 import httpx
 import pytest
 
 from model.media import reader
-from service.bench import load, streams
+from service.bench import load, streams, tensors
 from service.bench.clips import MIX, ClipSpec, render_clip
 from service.bench.load import RequestOutcome
 from service.bench.scaling import _fit
@@ -112,3 +113,9 @@ def test_growth_is_that_of_the_last_tenth_over_the_first() -> None:
     result = streams.StreamsLoad([], 1.0, readings)
     assert result.memory_growth(0) == pytest.approx(0.09)
     assert result.memory_growth(1) == 0
+
+
+def test_tensors_are_timed_alone_through_the_queue_and_as_answers(weights: Path) -> None:
+    speed = tensors.measure(weights / "avdigits", "cpu", max_batch=2, seconds=0.2, rounds=1)
+    assert speed.max_batch == 2
+    assert min(speed.engine, speed.queue, speed.answers) > 0
