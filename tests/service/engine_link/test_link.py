@@ -267,6 +267,7 @@ def test_rate_limits_and_streams_are_counted_for_all_workers(weights: Path) -> N
                     pass
         async with other.session("anna"), one.session("anna"):
             pass
+        await until(lambda: not any(each.streams for each in link.server.workers.values()))
 
     run(weights, test)
 
