@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from types import ModuleType
 from typing import Annotated, NoReturn
 
 import typer
@@ -96,7 +97,7 @@ def _deploy(address: str | None, settings: Settings, scale: Scale) -> None:
         from service.ray_serve.app import NAME, application
     except ImportError as exc:
         _fail(f"needs the extra ray (pip install 'scmrl[ray]'): {exc}", FAILED)
-    cluster.init(address=address or "local", namespace=NAME, log_to_driver=address is None)
+    _join(cluster, address, NAME)
     serve.start(
         proxy_location="EveryNode",
         http_options={
@@ -120,6 +121,26 @@ def _deploy(address: str | None, settings: Settings, scale: Scale) -> None:
     stopped.wait()
     serve.shutdown()  # replicas answer what they have
     cluster.shutdown()
+
+
+def _join(cluster: ModuleType, address: str | None, namespace: str) -> None:
+    """Start Ray here, or join the cluster at `address`; exit where that cannot be."""
+    if address is not None:
+        # One attempt, of 40 s where nothing answers. Ray's 20 would take a quarter of an hour.
+        os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
+    try:
+        cluster.init(address=address or "local", namespace=namespace, log_to_driver=address is None)
+    except (ConnectionError, RuntimeError, ValueError) as exc:
+        cause = str(exc.__cause__ or "")
+        why = f"{exc}: {cause}" if cause and "\n" not in cause else str(exc)  # it may be a traceback
+        if address is None:
+            _fail(f"Ray does not start: {why}", FAILED)
+        _fail(
+            f"cannot join the Ray cluster {address}: {why}\n"
+            "A node of the cluster must have started on this machine: `ray start --head`, or "
+            "`ray start --address=HOST:6379`, of the same versions of Ray and Python",
+            FAILED,
+        )
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -14,21 +14,22 @@ import pytest
 
 from tests.service.running_server import wait_until
 
-PROGRAM = next(filter(None, map(shutil.which, ("valkey-server", "redis-server"))), None)
+#: The servers that are installed.
+PROGRAMS = list(filter(shutil.which, ("redis-server", "valkey-server")))
 
 
 class RedisServer:
     """A server on a socket in a folder; it keeps nothing on a disk."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, program: str, folder: Path) -> None:
+        self._program = program
         self._socket = folder / "redis.sock"
         self.url = f"unix://{self._socket}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        assert PROGRAM is not None
         self._process = subprocess.Popen(
-            [PROGRAM, "--port", "0", "--unixsocket", str(self._socket), "--save", "",
+            [self._program, "--port", "0", "--unixsocket", str(self._socket), "--save", "",
              "--dir", str(self._socket.parent)],
             stdout=subprocess.DEVNULL,
         )  # fmt: skip
@@ -48,14 +49,14 @@ class RedisServer:
 
 
 @contextmanager
-def running_redis() -> Iterator[RedisServer]:
+def running_redis(program: str | None) -> Iterator[RedisServer]:
     """A server for one test. Skips it where there is no server or no client."""
     pytest.importorskip("redis", reason="needs the extra redis")
-    if PROGRAM is None:
+    if program is None:
         pytest.skip("needs valkey-server or redis-server: apt-get install redis-server")
     # A socket's path may have 107 bytes only, which pytest's folders may exceed.
     with tempfile.TemporaryDirectory() as folder:
-        server = RedisServer(Path(folder))
+        server = RedisServer(program, Path(folder))
         server.start()
         try:
             yield server

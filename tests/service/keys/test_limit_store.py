@@ -21,15 +21,15 @@ from service.settings import Settings
 from service.streaming import slots
 from service.streaming.messages import StreamError
 from service.streaming.slots import LocalStreamLimits
-from tests.service.keys.redis_server import RedisServer, running_redis
+from tests.service.keys.redis_server import PROGRAMS, RedisServer, running_redis
 from tests.service.running_server import listening
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def redis() -> Iterator[RedisServer]:
-    with running_redis() as server:
+@pytest.fixture(params=PROGRAMS or [None])
+def redis(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    with running_redis(request.param) as server:
         yield server
 
 

@@ -22,6 +22,11 @@ from tests.conftest import ROOT
 PYTHON = Path(os.environ.get("RAY_PYTHON", ROOT / ".ray" / "bin" / "python"))
 COMMAND = "python -m venv .ray && .ray/bin/pip install -e '.[ray]' -c requirements.lock"
 KEY = "correct-horse-17-battery"
+#: Addresses of the nodes, as two machines have. Ray would replace 127.0.0.1 by an address of this
+#: machine that others could reach.
+HEAD, WORKER = "127.0.0.2", "127.0.0.3"
+#: What `ray start` prints when its node has joined the cluster.
+_STARTED = b"Ray runtime started"
 #: Seconds within which Ray, or a replica, must get ready on a busy machine.
 WITHIN_S = 300
 
@@ -32,6 +37,7 @@ class Cluster:
     def __init__(self, folder: Path, models: Path, cpus: int) -> None:
         self._folder = folder
         self._cpus = cpus
+        self._nodes: list[subprocess.Popen[bytes]] = []
         self._gcs = free_port()
         self.port = free_port()
         self._environment = os.environ | {
@@ -49,9 +55,18 @@ class Cluster:
             "SCMRL_MODELS": str(models),
             "SCMRL_PORT": str(self.port),
         }
-        self.head = self._start("--head", f"--port={self._gcs}", "--include-dashboard=false")
-        wait_until(self._has_gcs, "the head answers")
-        self.worker = self._start(f"--address=127.0.0.1:{self._gcs}")
+
+    def start(self) -> None:
+        """Start both nodes."""
+        temporary = f"--temp-dir={self._folder / 'ray'}"
+        port = f"--port={self._gcs}"
+        self._start(HEAD, "--head", port, temporary, "--include-dashboard=false")
+        self._start(WORKER, f"--address={self.address}")
+
+    @property
+    def address(self) -> str:
+        """What joins this cluster."""
+        return f"{HEAD}:{self._gcs}"
 
     @property
     def url(self) -> str:
@@ -60,7 +75,7 @@ class Cluster:
     def deploy(self, **options: object) -> None:
         """Run `scmrl ray` with these options."""
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-        program = [PYTHON.with_name("scmrl"), "ray", f"--address=127.0.0.1:{self._gcs}", "--cpus=1"]
+        program = [PYTHON.with_name("scmrl"), "ray", f"--address={self.address}", "--cpus=1"]
         done = subprocess.run(
             [*map(str, program), *flags], env=self._environment, capture_output=True, text=True,
             timeout=WITHIN_S, check=False,
@@ -70,35 +85,39 @@ class Cluster:
 
     def replicas(self) -> list[int]:
         """Return how many replicas are on the head and the worker, with those that are starting."""
-        nodes = (self.head, self.worker)
-        return [sum(map(is_replica, descendants(node.pid))) for node in nodes]
+        return [sum(map(is_replica, descendants(node.pid))) for node in self._nodes]
 
     def kill_worker(self) -> None:
         """End all processes of the worker node at once, as a loss of power does."""
-        kill(self.worker)
+        kill(self._nodes[1])
 
     def stop(self) -> None:
-        for node in (self.worker, self.head):
+        for node in reversed(self._nodes):
             kill(node)
 
-    def _start(self, *options: str) -> subprocess.Popen[bytes]:
+    def _start(self, address: str, *options: str) -> None:
+        """Start a node, and wait until it has joined: before, no driver could find it."""
         # With ports of their own, the agents may take their time to start.
         names = ("dashboard-agent-grpc", "metrics-export", "dashboard-agent-listen")
         ports = [f"--{name}-port={free_port()}" for name in (*names, "runtime-env-agent")]
         command = [
-            PYTHON.with_name("ray"), "start", "--block", "--node-ip-address=127.0.0.1",
+            PYTHON.with_name("ray"), "start", "--block", f"--node-ip-address={address}",
             f"--num-cpus={self._cpus}", "--object-store-memory=100000000", "--disable-usage-stats",
             *ports, *options,
         ]  # fmt: skip
-        if "--head" in options:
-            command.append(f"--temp-dir={self._folder}")
-        log = (self._folder.parent / f"{self._folder.name}.log").open("ab")
-        return subprocess.Popen(list(map(str, command)), env=self._environment, stdout=log)
+        log = self._folder / f"{address}.log"
+        with log.open("wb") as out:
+            node = subprocess.Popen(
+                list(map(str, command)), env=self._environment, stdout=out, stderr=out
+            )
 
-    def _has_gcs(self) -> bool:
-        assert self.head.poll() is None, "the head has ended"
-        with socket.socket() as one:
-            return one.connect_ex(("127.0.0.1", self._gcs)) == 0
+        self._nodes.append(node)
+
+        def has_joined() -> bool:
+            assert node.poll() is None, log.read_text()
+            return _STARTED in log.read_bytes()
+
+        wait_until(has_joined, f"the node {address} joins")
 
 
 @contextmanager
@@ -106,8 +125,9 @@ def running_cluster(models: Path, cpus: int) -> Iterator[Cluster]:
     """A cluster for some tests."""
     # Sockets' paths have 107 bytes only, which pytest's folders may exceed.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        cluster = Cluster(Path(folder) / "ray", models, cpus)
+        cluster = Cluster(Path(folder), models, cpus)
         try:
+            cluster.start()
             yield cluster
         finally:
             cluster.stop()

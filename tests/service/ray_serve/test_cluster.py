@@ -6,6 +6,8 @@ Ray is in an environment of its own, which `COMMAND` makes; without it these tes
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -17,10 +19,12 @@ from service.client import AsyncClient, Client, PictureInput, ProblemError, Retr
 from tests.service.conftest import CLIPS
 from tests.service.ray_serve.cluster import (
     COMMAND,
+    HEAD,
     KEY,
     PYTHON,
     WITHIN_S,
     Cluster,
+    free_port,
     http,
     running_cluster,
     wait_until,
@@ -45,6 +49,18 @@ def cluster(weights: Path) -> Iterator[Cluster]:
     with running_cluster(weights, cpus=3) as nodes:
         nodes.deploy(min_replicas=2, max_replicas=2)
         yield nodes
+
+
+@pytest.mark.parametrize("address", [f"{HEAD}:{free_port()}", "nowhere"])
+def test_a_cluster_that_is_not_there_is_said(address: str) -> None:
+    at_once = {"RAY_gcs_rpc_server_connect_timeout_s": "1", "RAY_py_gcs_connect_timeout_s": "1"}
+    done = subprocess.run(
+        [PYTHON.with_name("scmrl"), "ray", f"--address={address}"], env=os.environ | at_once,
+        capture_output=True, text=True, timeout=WITHIN_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert f"scmrl ray: cannot join the Ray cluster {address}: " in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def load(
