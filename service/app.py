@@ -169,7 +169,7 @@ def assemble(
     app.state.scmrl = state
     _add_middleware(app, state, parts.uploads, request_log)
     # For requests that the server rejects before they reach the app: the same log and headers.
-    app.state.refuse = SecurityHeaders(AccessLog(refuse, request_log))
+    app.state.refuse = SecurityHeaders(AccessLog(refuse, request_log, state.is_draining))
     error_responses.install(app)
     for router in ROUTERS:
         app.include_router(router)
@@ -221,9 +221,7 @@ def _add_middleware(
     )
     # Inside the key check, like the routes that refuse requests then.
     app.add_middleware(
-        WebSocketAdmission,
-        is_draining=lambda: state.in_flight.is_draining,
-        origins=settings.cors_origins,
+        WebSocketAdmission, is_draining=state.is_draining, origins=settings.cors_origins
     )
     # Inside the access log, which logs the key's name.
     app.add_middleware(KeyCheck, admission=state.keys)
@@ -237,7 +235,7 @@ def _add_middleware(
             expose_headers=("Retry-After", "X-Request-ID"),
         )
     # Outside everything that can fail or reject: it logs and counts, and answers bugs with 500.
-    app.add_middleware(AccessLog, request_log=request_log)
+    app.add_middleware(AccessLog, request_log=request_log, is_draining=state.is_draining)
     # Outermost, so that those 500 responses have the headers too.
     app.add_middleware(SecurityHeaders)
 

@@ -131,8 +131,8 @@ def _join(cluster: ModuleType, address: str | None, namespace: str) -> None:
     try:
         cluster.init(address=address or "local", namespace=namespace, log_to_driver=address is None)
     except (ConnectionError, RuntimeError, ValueError) as exc:
-        cause = str(exc.__cause__ or "")
-        why = f"{exc}: {cause}" if cause and "\n" not in cause else str(exc)  # it may be a traceback
+        cause = str(exc.__cause__ or "")  # it may have a traceback
+        why = f"{exc}: {cause}" if cause and "\n" not in cause else str(exc)
         if address is None:
             _fail(f"Ray does not start: {why}", FAILED)
         _fail(

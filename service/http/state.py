@@ -39,6 +39,9 @@ class State:
     def in_flight(self) -> Requests:
         return self.models.in_flight
 
+    def is_draining(self) -> bool:
+        return self.in_flight.is_draining
+
     async def not_ready_reason(self) -> str:
         """Return why no clip can be answered now; "" if it can."""
         reasons = (

@@ -7,6 +7,7 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -35,15 +36,19 @@ class AccessLog:
 
     A WebSocket is one request, with status 101 and the code that it was closed with; it is
     completed when it ends. `request.state.accepted` says whether it has been accepted.
+
+    A request that is cancelled gets a 503 while `is_draining()`; otherwise its client has gone.
     """
 
     def __init__(
         self,
         app: ASGIApp,
         request_log: RequestLog,
+        is_draining: Callable[[], bool],
     ) -> None:
         self.app = app
         self._request_log = request_log
+        self._is_draining = is_draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -86,8 +91,10 @@ class AccessLog:
             status = CLIENT_GONE
         except WebSocketDisconnect:
             pass  # a route need not catch it
-        except asyncio.CancelledError:  # by the server, at the end of its grace period
-            if status is None:
+        except asyncio.CancelledError:
+            if not self._is_draining():  # by Ray's proxy, whose client has gone
+                raise
+            if status is None:  # by the server, at the end of its grace period
                 detail = "The service was shut down before it could answer."
                 problem = Problem(Error.STOPPING, detail, retry_after_s=5)
                 await send_problem(problem, scope, receive, send_with_id)

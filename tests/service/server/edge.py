@@ -152,7 +152,9 @@ def app_of(edge: Edge, min_rate: int) -> FastAPI:
         max_seconds=WITHIN_S,
         min_rate=min_rate,
     )
-    app.add_middleware(AccessLog, request_log=RequestLog(lambda answered: None))
+    app.add_middleware(
+        AccessLog, request_log=RequestLog(lambda answered: None), is_draining=lambda: False
+    )
 
     @app.api_route("/echo", methods=["GET", "HEAD", "POST"])
     async def echo(request: Request) -> Response:
@@ -225,7 +227,7 @@ def running_edge(
     app = app_of(edge, min_rate)
     server = make_server(
         app,
-        AccessLog(refuse, RequestLog(lambda answered: None)),
+        AccessLog(refuse, RequestLog(lambda answered: None), lambda: False),
         edge.connections,
         ConnectionLimits(**limits),
         keep_alive_s=keep_alive_s,

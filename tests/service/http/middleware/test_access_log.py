@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import socket
@@ -91,3 +92,36 @@ def test_a_client_that_leaves_while_it_sends_is_a_line_and_no_error(
         )
     assert " 499 " in logged(log, "id=leaver")
     assert "Traceback" not in log.text
+
+
+@pytest.mark.parametrize(("is_draining", "status"), [(False, 499), (True, 503)])
+def test_a_cancelled_request_is_one_of_a_client_that_left_until_the_service_stops(
+    is_draining: bool, status: int, log: pytest.LogCaptureFixture
+) -> None:
+    """Ray cancels requests whose clients leave, uvicorn those that outlast the grace period."""
+    app = create_app(Settings(models="/nowhere"))
+
+    async def leave() -> int:
+        begun = asyncio.Event()
+
+        @app.get("/hanging")
+        async def hanging() -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        if is_draining:
+            app.state.scmrl.in_flight.drain()
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://service"
+        ) as client:
+            request = asyncio.create_task(client.get("/hanging", headers={"X-Request-ID": "left"}))
+            await begun.wait()
+            request.cancel()
+            return (await request).status_code
+
+    if is_draining:
+        assert asyncio.run(leave()) == status
+    else:
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(leave())
+    assert f" {status} " in logged(log, "id=left")
