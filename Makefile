@@ -116,10 +116,12 @@ $(VENV)/.setuptools: pyproject.toml $(LOCK) | $(BIN)/python
 	@touch $@
 
 $(VENV)/.serve: $(VENV)/.setuptools
+	@echo "installing the dependencies into $(VENV), torch among them: this takes minutes"
 	$(INSTALL) --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.setuptools
+	@echo "installing the dependencies into $(VENV), torch among them: this takes minutes"
 	$(INSTALL) --no-build-isolation --editable '.[dev]'
 	@touch $@ $(VENV)/.serve
 
