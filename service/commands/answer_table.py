@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -11,19 +11,30 @@ from rich.table import Table
 
 from service.classification.schemas import Classification, Stream
 
-_BAR_WIDTH = 24  # characters, for a probability of 1
+#: Characters of a bar for a probability of 1: the first that fits the terminal; 0: no bars.
+_BAR_WIDTHS = (24, 16, 8, 0)
 
 
 def show(answers: Sequence[tuple[Path, Classification]], top_k: int) -> None:
     """Print one clip in detail, or several with one line each."""
     console = Console()
     if len(answers) == 1:
-        console.print(_detail_table(*answers[0], top_k))
+        console.print(fitted(console, lambda width: _detail_table(*answers[0], top_k, width)))
     elif answers:
         console.print(_summary_table(answers))
 
 
-def _detail_table(clip: Path, answer: Classification, top_k: int) -> Table:
+def fitted(console: Console, make: Callable[[int], Table]) -> Table:
+    """Return the table with the widest bars that fit. `make`: from the width of its bars."""
+    unlimited = console.options.update(max_width=1000)  # else the console limits what is measured
+    for width in _BAR_WIDTHS:
+        table = make(width)
+        if console.measure(table, options=unlimited).maximum <= console.width:
+            break
+    return table
+
+
+def _detail_table(clip: Path, answer: Classification, top_k: int, bar_width: int) -> Table:
     """Return the most probable labels, with the contribution of each stream to their logits."""
     prediction = answer.prediction
     table = Table(
@@ -35,7 +46,6 @@ def _detail_table(clip: Path, answer: Classification, top_k: int) -> Table:
     table.add_column("label")
     table.add_column("probability", justify="right")
     changes = _changes(answer)
-    bar_width = 0 if changes else _BAR_WIDTH  # the changes need its place in 80 characters
     if bar_width:
         table.add_column("", min_width=bar_width)
     for stream in answer.contributions:

@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from service.client import Answer
+from service.commands.answer_table import fitted
 from service.commands.watch.session import Shown
 
-_BAR_WIDTH = 24  # characters, for a probability of 1
 #: Characters that bars are drawn with: eighths of a block.
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
@@ -55,14 +55,20 @@ class Screen:
             typer.echo()  # Live ends the last line in a terminal only
 
     def show(self, shown: Shown) -> None:
-        self._live.update(render(shown, self._source, self._top_k), refresh=True)
+        view = render(shown, self._source, self._top_k, self._live.console)
+        self._live.update(view, refresh=True)
 
 
-def render(shown: Shown, source: str, top_k: int) -> RenderableType:
-    """Return the view of one message."""
+def render(shown: Shown, source: str, top_k: int, console: Console) -> RenderableType:
+    """Return the view of one message, as wide as the console."""
     message = shown.message
     if not isinstance(message, Answer):
         return Text(f"{source}: {message.detail}", style="red")
+    table = fitted(console, lambda width: _table(message, source, top_k, width))
+    return Group(table, Text(_status(message, shown.unsent), style="dim"))
+
+
+def _table(message: Answer, source: str, top_k: int, bar_width: int) -> Table:
     result = message.result
     label = result.prediction.label
     title = "no label" if label is None else escape(label)
@@ -71,18 +77,19 @@ def render(shown: Shown, source: str, top_k: int) -> RenderableType:
         title_justify="left",
     )
     table.add_column("label")
-    table.add_column("now", justify="right")
-    table.add_column("", min_width=_BAR_WIDTH)
-    table.add_column("smoothed", justify="right")
-    table.add_column("", min_width=_BAR_WIDTH)
+    for heading in ("now", "smoothed"):
+        table.add_column(heading, justify="right")
+        if bar_width:
+            table.add_column("", min_width=bar_width)
     now = {each.label: each.probability for each in result.probabilities}
     ranked = sorted(message.smoothed.items(), key=lambda item: -item[1])
     for name, smoothed in ranked[:top_k]:
         probability = now.get(name, 0.0)
-        table.add_row(
-            escape(name), f"{probability:.1%}", bar(probability), f"{smoothed:.1%}", bar(smoothed)
-        )
-    return Group(table, Text(_status(message, shown.unsent), style="dim"))
+        cells = [escape(name)]
+        for value in (probability, smoothed):
+            cells += [f"{value:.1%}", *([bar(value, bar_width)] if bar_width else [])]
+        table.add_row(*cells)
+    return table
 
 
 def _status(answer: Answer, unsent: int) -> str:
@@ -100,7 +107,7 @@ def _status(answer: Answer, unsent: int) -> str:
     return " · ".join([*parts, "final"] if answer.final else parts)
 
 
-def bar(share: float) -> str:
-    """Return a bar for 0 to 1, to an eighth of a character."""
-    whole, eighths = divmod(round(max(0.0, min(share, 1.0)) * _BAR_WIDTH * 8), 8)
+def bar(share: float, width: int) -> str:
+    """Return a bar for 0 to 1, of `width` characters for 1, to an eighth of a character."""
+    whole, eighths = divmod(round(max(0.0, min(share, 1.0)) * width * 8), 8)
     return "█" * whole + _EIGHTHS[eighths].strip()

@@ -18,7 +18,9 @@ import httpx
 import numpy as np
 import pytest
 import soundfile
+from rich.console import Console
 
+from service.commands import answer_table
 from service.commands.watch import capture, view
 from service.commands.watch.capture import CaptureError, Picture, Sound
 from tests.service.commands.test_cli import scmrl
@@ -67,6 +69,17 @@ def test_a_server_that_is_not_there_ends_the_command(tmp_path: Path) -> None:
     assert "cannot read" in scmrl("watch", CLIP, "--key", missing, code=2).output
 
 
+@pytest.mark.parametrize("columns", [120, 85, 80, 72, 60])
+def test_tables_fit_the_terminal(url: str, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their bars are shorter, or left out, before a column is cut off."""
+    monkeypatch.setattr(answer_table, "Console", functools.partial(Console, width=columns))
+    printed = scmrl("classify", CLIP, "--url", url).stdout
+    assert "logit" in printed
+    assert "…" not in printed
+    assert max(map(len, printed.splitlines())) <= columns
+    assert printed.count("┓") == 1, "the right border is there"
+
+
 # --- watch ---------------------------------------------------------------------------------------
 
 
@@ -96,7 +109,7 @@ def test_the_view_has_label_bars_and_delay(
         assert part in printed
     assert printed.endswith("\n"), "where it is no terminal"
     assert printed.count("│ ") > 3
-    assert (view.bar(0), view.bar(1), view.bar(1 / 192)) == ("", "█" * 24, "▏")
+    assert (view.bar(0, 24), view.bar(1, 24), view.bar(1 / 192, 24)) == ("", "█" * 24, "▏")
 
 
 def test_an_rtsp_address_is_watched(url: str) -> None:
