@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector
 from starlette.middleware.cors import CORSMiddleware
 
@@ -42,7 +43,7 @@ from service.lifespan import make_lifespan
 from service.observability import traces
 from service.observability.metrics import Metrics, RequestMetrics
 from service.observability.request_log import RequestLog
-from service.observability.samples import AddedUp
+from service.observability.samples import AddedUp, Processes
 from service.observability.state_metrics import ConnectionMetrics, LimitMetrics, ModelMetrics
 from service.runtime import cores
 from service.runtime.upload_budget import UploadBudget
@@ -108,7 +109,8 @@ def create_app(
 
     def expose(counted: Collector) -> Callable[[str], Awaitable[tuple[bytes, str]]]:
         collectors = [ModelMetrics(server), LimitMetrics(store), counted]
-        metrics = Metrics(VERSION, AddedUp(collectors), ProcessCollector(registry=None))
+        processes = Processes(lambda: [os.getpid(), *server.devices.pids])
+        metrics = Metrics(VERSION, AddedUp(collectors), processes)
 
         async def exposition(accept: str) -> tuple[bytes, str]:
             return metrics.exposition(accept)

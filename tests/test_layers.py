@@ -15,12 +15,15 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     "cli", "commands", "bench", "processes", "ray_serve", "app", "lifespan", "server", "http",
     "grpc_api", "observability", "engine_link", "streaming", "open_inference", "classification",
-    "decoding", "inference", "keys", "runtime", "settings_messages", "settings", "client",
+    "decoding", "inference", "device_link", "keys", "runtime", "settings_messages", "settings",
+    "client",
 )  # fmt: skip
 #: Modules that every package may import, since they import none themselves.
 LEAVES = {
     "service.classification.options",
     "service.classification.upload_fields",
+    "service.engine_link.blocks",
+    "service.engine_link.outputs",
     "service.runtime.daemon_thread",
     "service.server.connections",
 }

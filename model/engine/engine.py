@@ -8,14 +8,18 @@ import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model.config import MAX_STEPS, Config, EnginePath, Precision
 from model.device import resolve_device
 from model.engine.cuda_graphs import Forward
 from model.engine.inputs import zeros
+from model.engine.memory import Memory, memory
 from model.engine.outputs import concatenate, join_operations
 from model.engine.paths import Paths
 from model.engine.plain import inference_context
@@ -84,6 +88,20 @@ class Engine:
     def config(self) -> Config:
         """The network's configuration."""
         return self._network.config
+
+    @property
+    def memory(self) -> Memory | None:
+        """The memory of the device; None where the system does not report it."""
+        return memory(self._device)
+
+    @property
+    def is_lost(self) -> bool:
+        """False: the network is in this process."""
+        return False
+
+    def allocate(self, shape: Sequence[int], dtype: str = "float32") -> NDArray[Any]:
+        """Return an uninitialized array for inputs of `run`."""
+        return np.empty(shape, dtype)
 
     def run(
         self,

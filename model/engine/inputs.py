@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model.arrays import Float32Array
@@ -13,18 +15,25 @@ from model.config import Config
 from model.encoding import Encoding, encode_clip
 from model.preprocess.prepared import Prepared
 
+#: Returns an uninitialized array of a shape and type.
+Allocate: TypeAlias = Callable[[Sequence[int], str], NDArray[Any]]
 
-def stack_clips(clips: Sequence[Mapping[str, Float32Array]]) -> dict[str, Tensor]:
+
+def stack_clips(
+    clips: Sequence[Mapping[str, Float32Array]], allocate: Allocate = np.empty
+) -> dict[str, Tensor]:
     """Stack encoded clips that have the same streams: [T or 1, B, C, H, W] by stream.
 
     Where some clips have a single frame of a stream and others T, the single ones are repeated.
+    `allocate` returns the memory of a stream, and may raise MemoryError.
     """
     batch = {}
     for name in clips[0]:
         arrays = [clip[name] for clip in clips]  # [T or 1, C, H, W] each
         steps = max(len(x) for x in arrays)
         held = [np.broadcast_to(x, (steps, *x.shape[1:])) for x in arrays]
-        batch[name] = torch.from_numpy(np.stack(held, axis=1))
+        stacked = allocate((steps, len(clips), *arrays[0].shape[1:]), "float32")
+        batch[name] = torch.from_numpy(np.stack(held, axis=1, out=stacked))
     return batch
 
 

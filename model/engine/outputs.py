@@ -42,21 +42,33 @@ def to_cpu(output: Output) -> Output:
     return _map_tensors([output], lambda tensors, _: tensors[0].cpu(), output.bias.cpu())
 
 
-def split_to_arrays(output: Output, count: int) -> list[ArrayOutput]:
-    """Return each of `count` samples, on the CPU, as arrays: views, without residuals, which
-    training alone needs."""
-    bias = output.bias.detach().numpy()
+def to_arrays(output: Output) -> ArrayOutput:
+    """Return the output, on the CPU, as arrays: views, without residuals, which training alone
+    needs."""
+    return _map_tensors(
+        [replace(output, residuals={})],
+        lambda tensors, _: tensors[0].detach().numpy(),
+        output.bias.detach().numpy(),
+    )
 
-    def to_array(tensors: Sequence[Tensor], _: int) -> NDArray[Any]:
-        return tensors[0].detach().numpy()
+
+def from_arrays(output: ArrayOutput) -> Output:
+    """Return the output as tensors: views."""
+    return _map_tensors(
+        [output], lambda arrays, _: torch.from_numpy(arrays[0]), torch.from_numpy(output.bias)
+    )
+
+
+def split_to_arrays(output: Output, count: int) -> list[ArrayOutput]:
+    """Return each of `count` samples, on the CPU, as `to_arrays` does."""
+    whole = to_arrays(output)
 
     def sample(index: int) -> ArrayOutput:
         def cut(arrays: Sequence[NDArray[Any]], _: int) -> NDArray[Any]:
             return arrays[0][index : index + 1]
 
-        return _map_tensors([whole], cut, bias)
+        return _map_tensors([whole], cut, whole.bias)
 
-    whole = _map_tensors([replace(output, residuals={})], to_array, bias)
     return [sample(index) for index in range(count)]
 
 

@@ -52,10 +52,18 @@ def measure(weights: Path, device: str, max_batch: int, seconds: float, rounds: 
     settings = Settings.model_construct(
         device=device, max_batch=max_batch, max_wait_s=math.inf, queue_length=sys.maxsize
     )
-    model = served_model.load(weights, settings)
-    for engine in model.engines:
-        engine.fuse(steps=model.card.steps)
-    served_model.warm(model)
+    processes = served_model.make_processes(settings)
+    try:
+        model = served_model.load(weights, settings, processes)
+        for engine in model.engines:
+            engine.fuse(steps=model.card.steps)
+        served_model.warm(model)
+        return _measure(model, max_batch, seconds, rounds)
+    finally:
+        processes.stop()
+
+
+def _measure(model: ServedModel, max_batch: int, seconds: float, rounds: int) -> TensorSpeed:
     model.batcher.start()
     clips = _make_clips(model)
     ways: tuple[Callable[[], float], ...] = (
@@ -89,7 +97,7 @@ def _engine_rate(model: ServedModel, clips: list[Clip], seconds: float) -> float
     batch = [clips[number % len(clips)] for number in range(engine.max_batch)]
     started, done = time.perf_counter(), 0
     while (elapsed := time.perf_counter() - started) < seconds:
-        engine.run(stack_clips(batch), steps=model.card.steps)
+        engine.run(stack_clips(batch, engine.allocate), steps=model.card.steps)
         done += len(batch)
     return done / elapsed
 

@@ -24,8 +24,8 @@ def pack_output(output: ArrayOutput) -> tuple[Any, list[memoryview]]:
     return _pack(output, parts), parts
 
 
-def unpack_output(description: Any, body: bytes) -> ArrayOutput:
-    """Return the output of a description and the bytes of its arrays, which cannot be written."""
+def unpack_output(description: Any, body: bytes | NDArray[Any]) -> ArrayOutput:
+    """Return the output of a description and the bytes of its arrays, as views of these."""
     output = _unpack(description, _Reader(body))
     assert isinstance(output, Output)
     return output
@@ -48,7 +48,7 @@ def _pack(value: Any, parts: list[memoryview]) -> Any:
 class _Reader:
     """Takes arrays from bytes, one after the other."""
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes | NDArray[Any]) -> None:
         self._body = body
         self._at = 0
 

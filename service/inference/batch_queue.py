@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
@@ -176,6 +176,12 @@ class BatchQueue:
                     self._requests.remove(request)
                 return batch
         return []
+
+    def give_back(self, batch: Sequence[QueuedRequest]) -> None:
+        """Queue a batch again, as the oldest, that was taken and has not been run."""
+        with self._changed:
+            self._requests.extendleft(reversed(batch))
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Accept no more requests and let the consumers end."""

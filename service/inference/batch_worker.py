@@ -11,17 +11,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from model.thread_name import show_thread_name
+from service.device_link.connection import FATAL, DeviceLost
 from service.errors import Error, Problem
 from service.inference.batch_queue import BatchQueue, InferenceResult, QueuedRequest, not_served
+from service.inference.engines import DeviceNetwork
 
 if TYPE_CHECKING:
-    from model.engine import Engine
     from model.network import Output
 
 log = logging.getLogger("scmrl.batching")
 
-#: Errors of torch after which a CUDA device fails at everything until its process ends.
-_FATAL = frozenset({"AcceleratorError"})
 #: Consecutive failures of requests that run alone, after which the device counts as failing.
 _MAX_FAILURES = 8
 
@@ -40,14 +39,15 @@ class BatchWorker:
     """Runs batches of `queue` on one engine, in a thread of its own.
 
     State: made -> `start` -> waiting <-> running a batch -> ended. It ends when the queue is closed
-    or dismisses it, when the thread dies, or after `_MAX_FAILURES` failures in a row. A batch that
-    fails is run again request by request, so that only the request that fails gets the error.
-    `on_fatal` receives an error after which the device can run nothing any more.
+    or dismisses it, when the thread dies, after `_MAX_FAILURES` failures in a row, or when the
+    process that runs its engine is lost. A batch that fails is run again request by request, so
+    that only the request that fails gets the error. `on_fatal` receives an error after which the
+    device can run nothing any more.
     """
 
     def __init__(
         self,
-        engine: Engine,
+        engine: DeviceNetwork,
         queue: BatchQueue,
         counts: BatchCounts,
         on_fatal: Callable[[Exception], None],
@@ -59,7 +59,7 @@ class BatchWorker:
         self._on_fatal = on_fatal
         self._running_since: float | None = None
         self._failures = 0  # of requests run alone, in a row
-        self._is_dismissed = False
+        self._is_dismissed = self._is_process_lost = False
         self._thread = threading.Thread(target=self._work, name="scmrl-engine", daemon=True)
 
     def start(self) -> None:
@@ -78,10 +78,13 @@ class BatchWorker:
             self._thread.join(timeout_s)
 
     def loss(self, hung_after_s: float) -> str | None:
-        """Return how the worker was lost (died, failed at everything, hangs), None if it was not.
+        """Return how the worker was lost (died, failed at everything, hangs, has lost the process
+        of its device), None if it was not.
 
         It hangs if it has been running one batch for more than `hung_after_s`.
         """
+        if self._is_process_lost or self.engine.is_lost:
+            return "lost the process of its device"
         if not self._thread.is_alive():
             return f"failed at {self._failures} requests in a row" if self._is_failing else "died"
         since = self._running_since
@@ -98,9 +101,14 @@ class BatchWorker:
         unserved: list[QueuedRequest] = []
         try:
             while not self._is_failing and (batch := self._queue.take(self)):
+                if self.engine.is_lost:
+                    self._queue.give_back(batch)
+                    break
                 self.batch = batch
                 self._run(batch)
                 self.batch, self._running_since = [], None
+        except DeviceLost:
+            self._is_process_lost = True
         finally:
             unserved = self._queue.leave(self)
             for request in (*self.batch, *unserved):  # of the batch, those without an answer
@@ -114,6 +122,8 @@ class BatchWorker:
         try:
             output = _infer(self.engine, batch)
             outputs = split_to_arrays(output, len(batch))
+        except DeviceLost:
+            raise
         except Exception as exc:
             self._fail(batch, exc, again)
             return
@@ -126,7 +136,7 @@ class BatchWorker:
 
     def _fail(self, batch: list[QueuedRequest], exc: Exception, again: bool) -> None:
         self._counts.failures += 1
-        if type(exc).__name__ in _FATAL:
+        if type(exc).__name__ in FATAL:
             for request in batch:
                 request.deliver(not_served())
             self._on_fatal(exc)
@@ -145,11 +155,11 @@ class BatchWorker:
                 self._run([request], again=False)
 
 
-def _infer(engine: Engine, batch: list[QueuedRequest]) -> Output:
+def _infer(engine: DeviceNetwork, batch: list[QueuedRequest]) -> Output:
     from model.engine.inputs import stack_clips
 
     key = batch[0].key
-    inputs = stack_clips([request.inputs for request in batch])
+    inputs = stack_clips([request.inputs for request in batch], engine.allocate)
     return engine.run(inputs, steps=key.steps, explain=key.explain)
 
 

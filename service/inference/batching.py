@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING
 from service.inference.admission import Admission
 from service.inference.batch_queue import BatchKey, BatchQueue, InferenceResult, QueuedRequest
 from service.inference.batch_worker import BatchCounts
+from service.inference.engines import DeviceNetwork
 from service.inference.supervisor import WorkerSupervisor
 
 if TYPE_CHECKING:
     from model.arrays import Float32Array
-    from model.engine import Engine
 
 
 class Slot:
@@ -70,7 +70,7 @@ class Batcher:
 
     def __init__(
         self,
-        engines: Sequence[Engine],
+        engines: Sequence[DeviceNetwork],
         *,
         max_wait_s: float,
         slots: int,
@@ -123,7 +123,12 @@ class Batcher:
         return self._supervisor.not_ready_reason(stalled_after_s)
 
     @property
-    def engines(self) -> list[Engine]:
+    def has_all_workers(self) -> bool:
+        """Whether every device has its worker."""
+        return self._supervisor.has_all_workers
+
+    @property
+    def engines(self) -> list[DeviceNetwork]:
         """The engine of each device that has a worker."""
         return self._supervisor.engines
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from service.device_link.devices import Devices
 from service.errors import StartupError
 from service.inference.admission import LoadFactory, LocalLoad
 from service.inference.file_watch import FileWatch, file_states
@@ -28,6 +29,7 @@ class ModelLoader:
         loads: Loads,
         files: FileWatch,
         stopping: threading.Event,
+        devices: Devices,
         on_fatal: Callable[[Exception], None],
         make_load: LoadFactory = LocalLoad,
     ) -> None:
@@ -36,6 +38,7 @@ class ModelLoader:
         self._loads = loads
         self._files = files
         self._stopping = stopping
+        self._devices = devices
         self._on_fatal = on_fatal
         self._make_load = make_load
 
@@ -47,7 +50,8 @@ class ModelLoader:
         """
         name, started = attempt.name, time.monotonic()
         loaded_from = file_states(self._settings.models / name)
-        model = load(self._settings.models / name, self._settings, self._on_fatal)
+        folder = self._settings.models / name
+        model = load(folder, self._settings, self._devices, self._on_fatal)
         model.batcher.admission.load = self._make_load()
         with self._loads.exclusive_compute(attempt):
             if self._settings.compile == "on" and not self._fuse(model):

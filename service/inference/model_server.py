@@ -18,7 +18,7 @@ from service.inference.loading import STOPPING, Loads
 from service.inference.model_loader import ModelLoader
 from service.inference.registry import Registry
 from service.inference.reload import Reloads
-from service.inference.served_model import ServedModel
+from service.inference.served_model import ServedModel, make_processes
 from service.inference.startup import Startup
 from service.settings import Settings
 
@@ -47,7 +47,10 @@ class ModelServer:
         loads = Loads(
             settings.load_timeout_s, lambda: self.in_flight.is_draining or stopping.is_set()
         )
-        loader = ModelLoader(settings, registry, loads, self.files, stopping, on_fatal, make_load)
+        self.devices = make_processes(settings)
+        loader = ModelLoader(
+            settings, registry, loads, self.files, stopping, self.devices, on_fatal, make_load
+        )
         self.startup = Startup(settings, registry, loads, loader, stopping)
         self.reloads = Reloads(settings, registry, self.in_flight, loads, loader, stopping)
 
@@ -60,10 +63,12 @@ class ModelServer:
         watch.watch_files(self.registry, self.files, self._stopping)
 
     def stop(self) -> None:
-        """Start nothing more, and end all workers after their current batches."""
+        """Start nothing more, and end all workers after their current batches, and the processes
+        of devices."""
         self._stopping.set()
         for model in self.registry.ready.values():
             model.batcher.stop()
+        self.devices.stop()
 
     def not_ready_reason(self) -> str | None:
         """Return why /readyz answers 503; None if the default checkpoint can answer."""

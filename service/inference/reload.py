@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from model import allocator
 from model.checkpoint import CARD
+from service.device_link.connection import DeviceLost
 from service.errors import Error, Problem
 from service.inference.discovery import has_card
 from service.inference.in_flight import Counts
@@ -23,6 +24,8 @@ log = logging.getLogger("scmrl.registry")
 
 #: Seconds between two checks whether a checkpoint that is being retired has requests in flight.
 _RETIRE_S = 0.05
+#: Retry-After in seconds while the process of a device is replaced.
+_RETRY_DEVICE_S = 10
 
 
 class Reloads:
@@ -90,6 +93,10 @@ class Reloads:
             log.error("cannot serve the checkpoint %s: %s", name, exc)
             detail = f"{name}: {exc} (SCMRL_LOAD_TIMEOUT_S) and was abandoned{unchanged}."
             raise timed_out(detail) from exc
+        except DeviceLost as exc:
+            log.error("cannot serve the checkpoint %s: %s", name, exc)
+            detail = f"A device was lost while {name} was being loaded{unchanged}."
+            raise Problem(Error.NOT_READY, detail, retry_after_s=_RETRY_DEVICE_S) from exc
         except Exception as exc:
             log.error("cannot serve the checkpoint %s: %s", name, exc)
             detail = str(exc).replace(f"{self._settings.models}{os.sep}", "")

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from service.device_link.devices import Devices
+from service.device_link.process import ProcessOptions
 from service.inference.batching import Batcher, Slot
+from service.inference.engines import DeviceNetwork
 from service.runtime import cores
 from service.settings import Settings
 
 if TYPE_CHECKING:
     from model.checkpoint import Card
-    from model.engine import Engine
+    from model.network import SCMRL
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +32,7 @@ class ServedModel:
     batcher: Batcher
 
     @property
-    def engines(self) -> Sequence[Engine]:
+    def engines(self) -> Sequence[DeviceNetwork]:
         """The engine of each device."""
         return self.batcher.engines
 
@@ -60,31 +62,45 @@ class ServedModel:
             yield slot
 
 
+def make_processes(settings: Settings) -> Devices:
+    """Return the processes of devices, for `load`; none is started where there is one device."""
+    return Devices(
+        ProcessOptions(cores.threads(settings.threads), settings.log_level, settings.log_format)
+    )
+
+
 def load(
-    folder: Path, settings: Settings, on_fatal: Callable[[Exception], None] = lambda error: None
+    folder: Path,
+    settings: Settings,
+    processes: Devices,
+    on_fatal: Callable[[Exception], None] = lambda error: None,
 ) -> ServedModel:
     """Read and verify one checkpoint and copy it to its devices, without starting its queue.
 
-    Raises model.checkpoint.CheckpointError naming file and field, RuntimeError where the device
-    is not there.
+    With several devices, each is in one of `processes`. Raises model.checkpoint.CheckpointError
+    naming file and field, RuntimeError where the device is not there, DeviceLost.
     """
     from model import checkpoint
-    from model.engine import Engine, devices
 
     network, card = checkpoint.load(folder)
-    threads = cores.threads(settings.threads)
-    engines = tuple(
-        Engine(deepcopy(network), device, threads, settings.max_batch)
-        for device in devices(settings.device)
-    )
     batcher = Batcher(
-        engines,
+        _place(network, settings, processes),
         max_wait_s=settings.max_batch_wait_ms / 1000,
         slots=settings.queue_length,
         max_estimated_wait_s=settings.max_wait_s,
         on_fatal=on_fatal,
     )
     return ServedModel(folder.name, card, batcher)
+
+
+def _place(network: SCMRL, settings: Settings, processes: Devices) -> Sequence[DeviceNetwork]:
+    """Return the network on each of its devices."""
+    from model.engine import Engine, devices
+
+    names = devices(settings.device)
+    if len(names) > 1:
+        return processes.load(names, network, settings.max_batch)
+    return [Engine(network, names[0], cores.threads(settings.threads), settings.max_batch)]
 
 
 def warm(model: ServedModel) -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from service.inference.batch_queue import BatchQueue, not_served
 from service.inference.batch_worker import BatchCounts, BatchWorker, request_ids
-
-if TYPE_CHECKING:
-    from model.engine import Engine
+from service.inference.engines import DeviceNetwork
 
 log = logging.getLogger("scmrl.batching")
 
@@ -28,7 +26,7 @@ class WorkerSupervisor:
 
     def __init__(
         self,
-        engines: Sequence[Engine],
+        engines: Sequence[DeviceNetwork],
         queue: BatchQueue,
         counts: BatchCounts,
         on_fatal: Callable[[Exception], None],
@@ -38,7 +36,9 @@ class WorkerSupervisor:
         self._on_fatal = on_fatal
         self._devices = len(engines)
         self._workers = [self._make_worker(engine) for engine in engines]
-        self._awaiting: list[Engine] = []  # engines of lost workers that are not replaced yet
+        self._awaiting: list[
+            DeviceNetwork
+        ] = []  # engines of lost workers that are not replaced yet
         self.restarts = 0  # workers that were replaced
 
     def start(self) -> None:
@@ -50,9 +50,9 @@ class WorkerSupervisor:
         """Replace workers that died, or have been running one batch for longer than `hung_after_s`.
 
         The requests that they were running get Problem NOT_READY. A thread that hangs cannot be
-        ended: it is left behind, with its engine. Raises what making or trying another engine
-        raises, as on a device that still fails: the next call tries again. `on_fatal` is called
-        if even that hangs.
+        ended: it is left behind, with its engine, unless another process runs that. Raises what
+        making or trying another engine raises, as on a device that still fails: the next call tries
+        again. `on_fatal` is called if even that hangs.
         """
         with self._queue.lock:
             lost = {w: reason for w in self._workers if (reason := w.loss(hung_after_s))}
@@ -69,8 +69,14 @@ class WorkerSupervisor:
             )  # fmt: skip
             for request in worker.batch:
                 request.deliver(not_served())
+        errors = []
         for engine in list(self._awaiting):
-            self._replace(engine)
+            try:
+                self._replace(engine)
+            except Exception as exc:  # the worker of another device can be replaced all the same
+                errors.append(exc)
+        if errors:
+            raise errors[0]
 
     def stop(self) -> None:
         """Close the queue and end the workers after the batches that they run."""
@@ -80,16 +86,23 @@ class WorkerSupervisor:
 
     def not_ready_reason(self, stalled_after_s: float) -> str | None:
         """Return what is wrong with a worker: it died, or runs one batch for longer than
-        `stalled_after_s`, or is being replaced. None if every device has one that works."""
-        for worker in list(self._workers):
-            if reason := worker.loss(stalled_after_s):
-                return f"The worker on {worker.engine.device} {reason}."
-        if len(self._workers) < self._devices:
-            return "A worker is being replaced."
-        return None
+        `stalled_after_s`, or is being replaced. None if a device has one that works."""
+        workers = list(self._workers)
+        lost = {w: reason for w in workers if (reason := w.loss(stalled_after_s))}
+        if len(lost) < len(workers):
+            return None
+        for worker, reason in lost.items():
+            return f"The worker on {worker.engine.device} {reason}."
+        return "A worker is being replaced."
 
     @property
-    def engines(self) -> list[Engine]:
+    def has_all_workers(self) -> bool:
+        """Whether every device has its worker."""
+        workers = list(self._workers)
+        return len(workers) == self._devices and not any(w.loss(math.inf) for w in workers)
+
+    @property
+    def engines(self) -> list[DeviceNetwork]:
         """The engine of each device that has a worker."""
         return [worker.engine for worker in self._workers]
 
@@ -98,7 +111,7 @@ class WorkerSupervisor:
         """How often a device was out of memory."""
         return sum(engine.out_of_memory_count for engine in (*self.engines, *self._awaiting))
 
-    def _replace(self, engine: Engine) -> None:
+    def _replace(self, engine: DeviceNetwork) -> None:
         error = TimeoutError(f"a lost worker has not been replaced after {_REPLACE_S:g} s")
         timeout = threading.Timer(_REPLACE_S, self._on_fatal, [error])
         timeout.daemon = True
@@ -115,5 +128,5 @@ class WorkerSupervisor:
             self._workers.append(successor)
             successor.start()
 
-    def _make_worker(self, engine: Engine) -> BatchWorker:
+    def _make_worker(self, engine: DeviceNetwork) -> BatchWorker:
         return BatchWorker(engine, self._queue, self._counts, self._on_fatal)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -24,9 +22,6 @@ from service.keys.limit_store import LimitStore
 from service.observability import logs
 from service.server.connections import REASONS, Connections
 from service.streaming.slots import OUTCOMES, PACKET_OUTCOMES, SessionSlots
-
-if TYPE_CHECKING:
-    import torch
 
 #: Upper bounds of the buckets of batch sizes; max_batch can be 1024.
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -167,7 +162,7 @@ class ModelMetrics(Collector):
             labels=["model"],
         )
         for name in self._registry.names:
-            ready = name in models and models[name].batcher.not_ready_reason(math.inf) is None
+            ready = name in models and models[name].batcher.has_all_workers
             family.add_metric([name], float(ready))
         return family
 
@@ -288,17 +283,16 @@ def _batch_sizes(models: Mapping[str, ServedModel]) -> Metric:
 
 def _memory(models: Mapping[str, ServedModel]) -> Iterator[Metric]:
     used = GaugeMetricFamily(
-        "scmrl_device_memory_bytes", "Memory of a device that this process uses", labels=["device"]
+        "scmrl_device_memory_bytes", "Memory of a device that the service uses", labels=["device"]
     )
     limit = GaugeMetricFamily(
         "scmrl_device_memory_limit_bytes", "Memory that is available to it", labels=["device"]
     )
-    devices: set[torch.device] = {e.device for model in models.values() for e in model.engines}
-    for device in sorted(devices, key=str):
-        from model.engine.memory import memory
-
-        usage = memory(device)
+    # Engines on one device are in one process.
+    engines = {str(e.device): e for model in models.values() for e in model.engines}
+    for device, engine in sorted(engines.items()):
+        usage = engine.memory
         if usage is not None:
-            used.add_metric([str(device)], usage.used)
-            limit.add_metric([str(device)], usage.limit)
+            used.add_metric([device], usage.used)
+            limit.add_metric([device], usage.limit)
     yield from (used, limit)

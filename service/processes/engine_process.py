@@ -295,7 +295,8 @@ class EngineProcess:
         return list(self._processes.values())
 
     def _pids(self) -> list[int]:
-        return [os.getpid(), *(process.popen.pid for process in self._all())]
+        workers = [process.popen.pid for process in self._all()]
+        return [os.getpid(), *workers, *self._models.devices.pids]
 
     # --- what workers tell and ask ---------------------------------------------------------------
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model.arrays import Float32Array
@@ -51,6 +52,13 @@ class NumberEngine:
     @property
     def device(self) -> str:
         return "a test"
+
+    @property
+    def is_lost(self) -> bool:
+        return False
+
+    def allocate(self, shape: Sequence[int], dtype: str) -> NDArray[Any]:
+        return np.empty(shape, dtype)
 
     def renew(self) -> NumberEngine:
         """Return the engine that replaces this one after its worker was lost."""

@@ -16,6 +16,7 @@ import torch
 from model import checkpoint
 from model.config import MAX_STEPS
 from service.app import create_app
+from service.device_link.devices import Devices
 from service.inference import model_loader
 from service.inference.served_model import ServedModel
 from service.runtime import switch_interval
@@ -39,11 +40,15 @@ class Held:
         monkeypatch.setattr(model_loader, "load", self.load)
 
     def load(
-        self, folder: Path, settings: Settings, on_fatal: Callable[[Exception], None]
+        self,
+        folder: Path,
+        settings: Settings,
+        devices: Devices,
+        on_fatal: Callable[[Exception], None],
     ) -> ServedModel:
         self.go.wait(60)
         self.loaded.append(folder)
-        return self._load(folder, settings, on_fatal)
+        return self._load(folder, settings, devices, on_fatal)
 
 
 @pytest.fixture

@@ -13,5 +13,8 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_devices_engine_has_the_batch_size_of_the_setting(weights: Path) -> None:
-    (engine,) = served_model.load(weights / "avdigits", Settings(max_batch=3, device="cpu")).engines
+    settings = Settings(max_batch=3, device="cpu")
+    processes = served_model.make_processes(settings)
+    (engine,) = served_model.load(weights / "avdigits", settings, processes).engines
     assert engine.max_batch == 3
+    assert processes.pids == [], "one device needs no process of its own"

@@ -1,0 +1,1 @@
+"""The connection between the process that has the queues and the processes of devices."""

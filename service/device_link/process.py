@@ -1,0 +1,147 @@
+"""The process of one device, from the side of the process that has the queues."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from model.thread_name import show_thread_name
+from service.device_link.connection import Connection, DeviceLost
+
+log = logging.getLogger("scmrl.devices")
+
+_MODULE = "service.processes.device_process"
+#: Seconds in which a process may end by itself before it is killed.
+_END_S = 2.0
+#: Seconds between the end of a process's sockets and its own.
+_DYING_S = 1.0
+
+
+@dataclass(frozen=True)
+class ProcessOptions:
+    """What processes of devices are started with. `threads`: that a network on a CPU uses."""
+
+    threads: int
+    log_level: str
+    log_format: str
+
+
+class DeviceProcess:
+    """A process that has been started; it is not started again. Raises DeviceLost if it cannot be.
+
+    A thread starts it and waits for its end, since the system ends it with the thread that started
+    it. `is_usable`: whether networks can be loaded in it.
+    """
+
+    def __init__(self, device: str, options: ProcessOptions) -> None:
+        self.device = device
+        self._control, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._error: OSError | None = None
+        self._started, self._ended = threading.Event(), threading.Event()
+        self._is_ending = False
+        threading.Thread(
+            target=self._start_and_wait, args=(its, options), name="scmrl-device", daemon=True
+        ).start()
+        self._started.wait()
+        if self._error is not None:
+            self._control.close()
+            raise DeviceLost(f"the process of {device} cannot be started: {self._error}")
+
+    @property
+    def pid(self) -> int:
+        assert self._popen is not None
+        return self._popen.pid
+
+    @property
+    def is_usable(self) -> bool:
+        return not self._is_ending and not self._ended.is_set()
+
+    def connect(self) -> Connection:
+        """Return a new connection. Raises DeviceLost."""
+        with ExitStack() as stack:
+            try:
+                calls, its_calls = socket.socketpair()
+                on_failure = stack.enter_context(ExitStack())
+                on_failure.enter_context(calls)
+                stack.enter_context(its_calls)
+                blocks, its_blocks = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                on_failure.enter_context(blocks)
+                stack.enter_context(its_blocks)
+                fds = [its_calls.fileno(), its_blocks.fileno()]
+                socket.send_fds(self._control, [b"+"], fds)
+            except OSError as exc:
+                raise DeviceLost(f"no connection to the process of {self.device}: {exc}") from exc
+            on_failure.pop_all()
+        return Connection(calls, blocks)
+
+    def kill(self, reason: str) -> None:
+        """End it at once; all calls in it raise DeviceLost."""
+        if self.is_usable:
+            log.error("the process of %s (%d) is killed: %s", self.device, self.pid, reason)
+        self._end()
+
+    def give_up(self, reason: str) -> None:
+        """Wait for the end of a process that has failed; kill it if it does not end by itself."""
+        if not self._ended.wait(_DYING_S):
+            self.kill(reason)
+
+    def begin_stop(self) -> None:
+        """Close its control socket, at whose end it ends by itself."""
+        self._is_ending = True
+        self._control.close()
+
+    def stop(self) -> None:
+        """End it, and kill it if it does not end by itself."""
+        self.begin_stop()
+        if not self._ended.wait(_END_S):
+            self._end()
+            self._ended.wait(_END_S)
+
+    def _end(self) -> None:
+        assert self._popen is not None
+        self._is_ending = True
+        self._popen.kill()
+
+    def _start_and_wait(self, its: socket.socket, options: ProcessOptions) -> None:
+        show_thread_name()
+        with its:
+            try:
+                self._popen = _spawn(its, self.device, options)
+            except OSError as exc:
+                self._error = exc
+                return
+            finally:
+                self._started.set()
+        log.info("process %d runs the networks on %s", self.pid, self.device)
+        code = self._popen.wait()
+        self._ended.set()
+        self._control.close()
+        if not self._is_ending:
+            log.error("the process of %s (%d) %s", self.device, self.pid, _describe_end(code))
+
+
+def _spawn(control: socket.socket, device: str, options: ProcessOptions) -> subprocess.Popen[bytes]:
+    """Start a process, without the settings' variables, some of which are secret."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("SCMRL_")}
+    arguments = (control.fileno(), device, options.threads, options.log_level, options.log_format)
+    return subprocess.Popen(
+        [sys.executable, "-m", _MODULE, *map(str, arguments)],
+        pass_fds=[control.fileno()],
+        stdin=subprocess.DEVNULL,
+        env=environment,
+        start_new_session=True,  # Ctrl-C is for the service, which ends this process in order
+    )
+
+
+def _describe_end(code: int) -> str:
+    if code < 0:
+        return f"was ended by signal {-code} ({signal.strsignal(-code)})"
+    return f"ended with exit code {code}"
