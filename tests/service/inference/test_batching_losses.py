@@ -375,6 +375,33 @@ def test_a_worker_that_cannot_be_replaced_at_once_is_replaced_later(
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_device_that_cannot_be_replaced_does_not_delay_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail() -> NumberEngine:
+        raise Poisoned("still")
+
+    first, second = engines = [NumberEngine(die, 1), NumberEngine(die, 1)]
+    batcher = Batcher(engines, max_wait_s=0, slots=10)  # type: ignore[arg-type]
+    batcher.start()
+
+    async def scenario() -> None:
+        await asyncio.gather(*(ask(batcher, n) for n in range(4)), return_exceptions=True)
+
+    try:
+        asyncio.run(scenario())
+        wait_until(lambda: batcher.not_ready_reason(60) is not None)
+        monkeypatch.setattr(first, "renew", fail)
+        with pytest.raises(Poisoned):
+            batcher.replace_lost_workers(hung_after_s=60)
+        assert batcher.engines == [second.successor]
+        assert (batcher.not_ready_reason(60), batcher.has_all_workers) == (None, False)
+        assert answered(asyncio.run(ask(batcher, 5))) == 5
+    finally:
+        batcher.stop()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_where_even_the_replacement_hangs_the_device_is_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
