@@ -31,8 +31,8 @@ class Drones:
     name: ClassVar = "drones"
     version: ClassVar = "1.0.0"
     description: ClassVar = (
-        "A drone, a helicopter or something else (airplane, bird, nothing) in the open air, in a "
-        "window that follows it, while it is heard."
+        "A drone, a helicopter or something else (airplane, bird, nothing) in the open air, by its "
+        "sound and a crop of the video that follows it."
     )
     data_help: ClassVar = "Folder of labels.csv (file, kind, class, clip, split, site, box_*)."
     labels: ClassVar = ("drone", "helicopter", "other")
