@@ -24,8 +24,8 @@ _MAIN_THREADS = (
 EVENT_LOOP, OTHER_THREADS = "event loop", "other threads"
 #: The event loop of the main process where HTTP workers have those of the connections.
 ENGINE_LOOP = "event loop of the engine"
-#: Part of the command line of an HTTP worker.
-_HTTP_WORKER = b"service.processes.http_worker"
+#: Parts of the command lines of HTTP workers, and of processes of devices.
+_HTTP_WORKER, _DEVICE = b"service.processes.http_worker", b"service.processes.device_process"
 FORK_SERVER, DECODERS = "fork server", "decoding processes"
 #: All kinds, in the order of a table.
 KINDS = (
@@ -51,7 +51,7 @@ def read_cpu_s(pid: int) -> dict[str, float]:
     Raises OSError where it has ended.
     """
     seconds = dict.fromkeys(KINDS, 0.0)
-    workers = [child for child, _ in _children(pid) if _is_http_worker(child)]
+    workers = [child for child, _ in _children(pid) if _runs(child, _HTTP_WORKER)]
     _add_process(seconds, pid, ENGINE_LOOP if workers else EVENT_LOOP)
     for worker in workers:
         with suppress(OSError):  # it has ended meanwhile
@@ -60,7 +60,8 @@ def read_cpu_s(pid: int) -> dict[str, float]:
 
 
 def _add_process(seconds: dict[str, float], pid: int, event_loop: str) -> None:
-    """Add the CPU seconds of a process, whose first thread is of a kind, and of its decoders."""
+    """Add the CPU seconds of a process, whose first thread is of a kind, of its decoders, and of
+    the processes of its devices."""
     main = _read(_PROC / str(pid))
     named_s = 0.0
     for task in _tasks(pid):
@@ -72,7 +73,11 @@ def _add_process(seconds: dict[str, float], pid: int, event_loop: str) -> None:
                 named_s += own_s
     seconds[OTHER_THREADS] += max(0.0, main.own_s - named_s)  # each is rounded to clock ticks
     for child, stat in _children(pid):  # the fork server; its children decode
-        if _is_http_worker(child):
+        if _runs(child, _HTTP_WORKER):
+            continue
+        if _runs(child, _DEVICE):
+            with suppress(OSError):  # it has ended meanwhile
+                _add_process(seconds, child, OTHER_THREADS)
             continue
         seconds[FORK_SERVER] += stat.own_s
         seconds[DECODERS] += stat.ended_children_s
@@ -80,9 +85,9 @@ def _add_process(seconds: dict[str, float], pid: int, event_loop: str) -> None:
             seconds[DECODERS] += decoder.own_s
 
 
-def _is_http_worker(pid: int) -> bool:
+def _runs(pid: int, module: bytes) -> bool:
     try:
-        return _HTTP_WORKER in (_PROC / str(pid) / "cmdline").read_bytes()
+        return module in (_PROC / str(pid) / "cmdline").read_bytes()
     except OSError:  # it has ended
         return False
 

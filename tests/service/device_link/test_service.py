@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from service.bench.cpu_time import read_cpu_s
 from tests.conftest import ROOT
 from tests.service import checkpoints
 from tests.service.process import Serve
@@ -92,6 +93,8 @@ def test_a_service_on_two_devices_from_its_start_to_its_end(
                 return all(cpu_time(pid) > before for pid, before in zip(first, used, strict=True))
 
             wait_until(both_compute)
+        engines_s = sum(map(engine_time, first)) / os.sysconf("SC_CLK_TCK")
+        assert read_cpu_s(started.process.pid)["batch worker"] > 0.99 * engines_s > 0
 
         checkpoints.save(two.folder / "new", seed=5, name="new")
         assert admin.put("/v1/admin/models/new").status_code == 200
@@ -141,10 +144,17 @@ def test_processes_of_devices_end_with_a_service_that_is_killed_even_if_they_are
     wait_until(lambda: not any(map(runs, devices)))
 
 
-def cpu_time(pid: int) -> int:
-    """The CPU time of a process in ticks."""
+def cpu_time(pid: int | str) -> int:
+    """The CPU time of a process, or of a thread, in ticks."""
     user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[11:13]
     return int(user) + int(system)
+
+
+def engine_time(pid: int) -> int:
+    """The CPU time of the threads that run networks, in ticks."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    engines = [x.name for x in tasks if (x / "comm").read_text().strip() == "scmrl-engine"]
+    return sum(cpu_time(f"{pid}/task/{thread}") for thread in engines)
 
 
 def runs(pid: int) -> bool:
