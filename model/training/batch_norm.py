@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from model.network import SCMRL
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+#: Batches after which less than 1 % of a running statistic is its initial value (0.9 ** 44).
+MIN_BATCHES = 44
 
 
 def freeze_batch_norm(network: SCMRL) -> None:
@@ -17,6 +19,14 @@ def freeze_batch_norm(network: SCMRL) -> None:
     for module in network.modules():
         if isinstance(module, BATCH_NORMS):
             module.eval()
+
+
+def mark_settled(part: nn.Module) -> None:
+    """Count the batches of norms whose running statistics began as those of clips, not as 0 and 1,
+    as if they had seen MIN_BATCHES: nothing of an initial value is left in them."""
+    for module in part.modules():
+        if isinstance(module, BATCH_NORMS) and module.num_batches_tracked is not None:
+            module.num_batches_tracked.fill_(MIN_BATCHES)
 
 
 @torch.no_grad()

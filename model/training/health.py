@@ -13,7 +13,7 @@ from torch.nn.functional import softmax
 
 from model.network import SCMRL
 from model.network.neuron import LIF
-from model.training.batch_norm import BATCH_NORMS
+from model.training.batch_norm import BATCH_NORMS, MIN_BATCHES
 
 #: Epochs before which a silent layer, equal answers or a loss that does not fall mean nothing.
 MIN_EPOCHS = 3
@@ -21,8 +21,6 @@ MIN_EPOCHS = 3
 FALLEN = 0.98
 #: Greatest standard deviation of a class's probability over clips that are answered alike.
 ALIKE = 1e-3
-#: Batches after which less than 1 % of a running statistic is its initial value (0.9 ** 44).
-MIN_BATCHES = 44
 #: Distance of a batch's mean from the running one, in running standard deviations, and factor
 #: between their variances, for the median channel of a norm that has not settled.
 MAX_SHIFT, MAX_FACTOR = 1.0, 4.0

@@ -14,7 +14,7 @@ from model import checkpoint
 from model.network import SCMRL
 from model.network.fusion import CurrentIntegration, TemporalAttention, WeightedAttention
 from model.training import cmci_start, new_residual
-from model.training.batch_norm import BATCH_NORMS, recompute_batch_norm_statistics
+from model.training.batch_norm import BATCH_NORMS, mark_settled, recompute_batch_norm_statistics
 from model.training.net2net import widen
 from model.training.options import OptionsError, TrainOptions
 from model.training.task import check_task
@@ -81,6 +81,7 @@ def start_as_sum(
     if firing:
         residuals = nn.ModuleList(network.residual[stream] for stream in firing)
         recompute_batch_norm_statistics(network, batches, residuals)
+        mark_settled(residuals)
         yield f"residual of {', '.join(firing)} starts with a rate of {new_residual.RATE:g}"
     if isinstance(fuse, WeightedAttention) and "fuse.score" in new:
         for score in fuse.score.values():
@@ -93,6 +94,7 @@ def start_as_sum(
     knows_sum = "head" not in new and cmci_start.can_start_as_sum(network)
     if isinstance(fuse, CurrentIntegration) and "fuse.current" in new and knows_sum:
         cmci_start.start_as_sum(network, batches)
+        mark_settled(fuse)
         yield "fuse.current and head start near the sum of the streams"
 
 

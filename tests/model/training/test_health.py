@@ -9,10 +9,11 @@ from model.config import Config, StreamConfig
 from model.network import SCMRL
 from model.training.batch_norm import (
     BATCH_NORMS,
+    MIN_BATCHES,
     freeze_batch_norm,
     recompute_batch_norm_statistics,
 )
-from model.training.health import MIN_BATCHES, MIN_EPOCHS, Health, observe
+from model.training.health import MIN_EPOCHS, Health, observe
 from tests.model.networks import lively, noise
 
 STREAM = StreamConfig(channels=1, size=(32, 32))

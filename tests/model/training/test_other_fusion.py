@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.checkpoint import Card
 from model.config import Config, Fusion, StreamConfig
@@ -17,6 +17,7 @@ from model.network import SCMRL
 from model.network.neuron import LIF
 from model.preprocess.specs import FrameSpec
 from model.training import new_residual
+from model.training.batch_norm import BATCH_NORMS, MIN_BATCHES
 from model.training.initial_weights import start_as_sum
 from model.training.new_residual import bias_of
 from model.training.transfer import transfer
@@ -151,6 +152,7 @@ def test_a_neuron_fires_at_the_rate_of_its_bias(rate: float, steps: int) -> None
 def test_a_new_residual_fires(fusion: Fusion, steps: int) -> None:
     network, done = started(lively(config()), config(fusion), steps)
     assert done == ["residual of audio, visual starts with a rate of 0.03"]
+    assert_settled(network.residual)
     for mode in (True, False):
         rates = rates_of_residuals(network.train(mode), steps)
         assert all(0.005 < rate < 0.08 for rate in rates), rates
@@ -160,6 +162,16 @@ def test_without_its_biases_the_residual_of_sca_is_silent(monkeypatch: pytest.Mo
     monkeypatch.setattr(new_residual, "_fire", lambda *_: None)
     network, _ = started(lively(config()), config("sca"), steps=1)
     assert rates_of_residuals(network.train(), steps=1) == [0, 0]
+
+
+def assert_settled(part: nn.Module) -> None:
+    """Its norms keep the statistics of clips, so nothing warns that they have seen too few."""
+    norms = [module for module in part.modules() if isinstance(module, BATCH_NORMS)]
+    assert norms
+    for norm in norms:
+        assert int(norm.num_batches_tracked or 0) == MIN_BATCHES
+        assert norm.running_mean is not None
+        assert norm.running_mean.any()
 
 
 def rates_of_residuals(network: SCMRL, steps: int) -> list[float]:
@@ -176,6 +188,8 @@ def test_neurons_of_cmci_count_how_far_the_logits_of_the_sum_have_got(
     source = lively(config(streams=streams))
     network, done = started(source, config("cmci", streams), steps)
     assert done == ["fuse.current and head start near the sum of the streams"]
+    assert network.fuse is not None
+    assert_settled(network.fuse)
     inputs = noise(network.config, steps=steps, batch=200, seed=5)
     ours, theirs = logits(network, inputs), logits(source, inputs)
     pairs = zip(ours.T, theirs.T, strict=True)
