@@ -68,7 +68,7 @@ async def send_problem(
 
 def not_found(path: str) -> Problem:
     """Return the problem of a path without a route."""
-    return Problem(Error.NOT_FOUND, f"No such path: {path}; /docs lists all paths.")
+    return Problem(Error.NOT_FOUND, f"No such path: {path}; see /docs.")
 
 
 def install(app: FastAPI) -> None:
@@ -110,7 +110,7 @@ async def _http_exception(request: HTTPConnection, exc: Exception) -> JSONRespon
     path, method = request.url.path, request.scope.get("method", "GET")
     details = {
         Error.NOT_FOUND: not_found(path).detail,
-        Error.METHOD_NOT_ALLOWED: f"{path} does not allow {method}; /docs lists its methods.",
+        Error.METHOD_NOT_ALLOWED: f"{path} does not allow {method}; see /docs.",
     }
     detail = details.get(error) or str(exc.detail) or HTTPStatus(exc.status_code).phrase
     return respond(request, Problem(error, detail), dict(exc.headers or {}))

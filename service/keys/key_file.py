@@ -34,7 +34,8 @@ _SHAPE = (
     "`name:key` or `name:key:requests-per-minute`; `sha256:` and 64 hex digits can stand for a key"
 )
 _GOOD_SECRET = (
-    f"at least {MIN_LENGTH} of A-Z a-z 0-9 . _ ~ + / = - (`scmrl keys new` generates one)"
+    f"at least {MIN_LENGTH} characters of A-Z a-z 0-9 . _ ~ + / = - "
+    "(`scmrl keys new` generates one)"
 )
 _WAIVER = "SCMRL_ALLOW_WEAK_KEYS=true accepts it anyway"
 _BAD_NAME = f"the name must be 1 to 64 of A-Z a-z 0-9 . _ - and not {ADMIN_NAME!r}"
@@ -175,7 +176,8 @@ def _digest_of(secret: str, where: str, allow_weak: bool) -> bytes:
             raise KeysError(f"{where}: after {_HASHED}: there must be 64 hex digits")
         return bytes.fromhex(digest)
     if not _SECRET.fullmatch(secret):
-        raise KeysError(f"{where}: the key must be {_GOOD_SECRET}, and nothing else")
+        found = "has other characters" if secret else "is empty"
+        raise KeysError(f"{where}: the key {found}; it must be {_GOOD_SECRET}")
     if not allow_weak and len(secret) < MIN_LENGTH:
         raise KeysError(f"{where}: the key must be {_GOOD_SECRET}; {_WAIVER}")
     if not allow_weak and strength.is_guessable(secret):

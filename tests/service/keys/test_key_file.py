@@ -77,7 +77,7 @@ def test_the_admin_key_is_text_or_a_file(tmp_path: Path) -> None:
         (f"an na:{ANNA}", "the name must be"),
         (f"admin:{ANNA}", "not 'admin'"),
         ("anna:short", "at least 20"),
-        ("anna:q7Zt4mXv9RkB 2wLc8NpY", "at least 20"),
+        ("anna:q7Zt4mXv9RkB 2wLc8NpY", "has other characters; it must be at least 20"),
         (f"anna:{ANNA}:-1", "whole number"),
         (f"anna:{ANNA}:²", "whole number"),
         (f"anna:{ANNA},anna:{BERT}", "two keys have the name 'anna'"),
