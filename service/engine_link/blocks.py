@@ -3,6 +3,8 @@
 A worker receives the arrays of a decoded clip into blocks; the engine process maps the same memory
 and runs the network on it, so no array is copied from process to process. A block is a memory file
 without a name: its descriptor goes once through a socket, and both sides keep the mapping alone.
+In the same way the process that has the queues shares batches and results with a device's process
+(`service.device_link`).
 """
 
 from __future__ import annotations
@@ -115,11 +117,11 @@ class BlockPool:
 
 def _no_memory(size: int, reason: OSError) -> MemoryError:
     """Also where the number of open files or the size of files is limited."""
-    return MemoryError(f"no {size} bytes to share with the engine process: {reason}")
+    return MemoryError(f"no {size} bytes to share with another process: {reason}")
 
 
 class SharedBlocks:
-    """The blocks of one worker, in the engine process; its event loop alone uses them."""
+    """The blocks of one worker, in the engine process; one thread alone uses them."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock

@@ -88,12 +88,14 @@ class WorkerSupervisor:
         """Return what is wrong with a worker: it died, or runs one batch for longer than
         `stalled_after_s`, or is being replaced. None if a device has one that works."""
         workers = list(self._workers)
-        lost = {w: reason for w in workers if (reason := w.loss(stalled_after_s))}
+        lost = [
+            f"The worker on {worker.engine.device} {reason}."
+            for worker in workers
+            if (reason := worker.loss(stalled_after_s))
+        ]
         if len(lost) < len(workers):
             return None
-        for worker, reason in lost.items():
-            return f"The worker on {worker.engine.device} {reason}."
-        return "A worker is being replaced."
+        return lost[0] if lost else "A worker is being replaced."
 
     @property
     def has_all_workers(self) -> bool:
