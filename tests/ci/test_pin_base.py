@@ -146,7 +146,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[s
         server.server_close()
 
 
-@pytest.mark.skipif(shutil.which("skopeo") is None, reason="skopeo is not installed")
+@pytest.mark.skipif(shutil.which("skopeo") is None, reason="needs skopeo (apt-get install skopeo)")
 def test_skopeo_gives_the_digest_of_the_index_for_all_machines(
     dockerfile: Path, registry: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -59,8 +59,8 @@ class Cluster:
     def start(self) -> None:
         """Start both nodes."""
         temporary = f"--temp-dir={self._folder / 'ray'}"
-        port = f"--port={self._gcs}"
-        self._start(HEAD, "--head", port, temporary, "--include-dashboard=false")
+        ports = (f"--port={self._gcs}", f"--ray-client-server-port={free_port()}")
+        self._start(HEAD, "--head", *ports, temporary, "--include-dashboard=false")
         self._start(WORKER, f"--address={self.address}")
 
     @property
@@ -72,13 +72,13 @@ class Cluster:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def deploy(self, **options: object) -> None:
-        """Run `scmrl ray` with these options."""
+    def deploy(self, settings: dict[str, str] | None = None, **options: object) -> None:
+        """Run `scmrl ray` with these options and further variables."""
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
         program = [PYTHON.with_name("scmrl"), "ray", f"--address={self.address}", "--cpus=1"]
         done = subprocess.run(
-            [*map(str, program), *flags], env=self._environment, capture_output=True, text=True,
-            timeout=WITHIN_S, check=False,
+            [*map(str, program), *flags], env=self._environment | (settings or {}),
+            capture_output=True, text=True, timeout=WITHIN_S, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         assert f"ready on port {self.port}" in done.stdout
@@ -86,6 +86,12 @@ class Cluster:
     def replicas(self) -> list[int]:
         """Return how many replicas are on the head and the worker, with those that are starting."""
         return [sum(map(is_replica, descendants(node.pid))) for node in self._nodes]
+
+    def kill_replicas(self) -> None:
+        """End the processes of all replicas, as the kernel does where memory is short."""
+        for node in self._nodes:
+            for pid in filter(is_replica, descendants(node.pid)):
+                os.kill(pid, signal.SIGKILL)
 
     def kill_worker(self) -> None:
         """End all processes of the worker node at once, as a loss of power does."""

@@ -10,12 +10,22 @@ import os
 import subprocess
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
 
-from service.client import AsyncClient, Client, PictureInput, ProblemError, Retries
+from service.client import (
+    Answer,
+    AsyncClient,
+    Client,
+    PictureInput,
+    ProblemError,
+    Retries,
+    Stream,
+    StreamClosedError,
+)
 from tests.service.conftest import CLIPS
 from tests.service.ray_serve.cluster import (
     COMMAND,
@@ -29,6 +39,7 @@ from tests.service.ray_serve.cluster import (
     running_cluster,
     wait_until,
 )
+from tests.service.scraped import scrape
 
 pytestmark = [
     pytest.mark.slow,
@@ -40,15 +51,23 @@ pytestmark = [
 
 #: A busy machine may need several attempts until another replica is there.
 PATIENT = Retries(retries=50, max_wait_s=WITHIN_S, max_backoff_s=2)
+#: Clips of a call that takes seconds.
+CALL = 16
 JPEG = (CLIPS.parent / "seeds" / "rgb.jpg").read_bytes()
 
 
 @pytest.fixture(scope="module")
 def cluster(weights: Path) -> Iterator[Cluster]:
-    """Two nodes with three CPUs each, and a replica on each of them."""
+    """Two nodes with three CPUs each. Each test deploys what it needs."""
     with running_cluster(weights, cpus=3) as nodes:
-        nodes.deploy(min_replicas=2, max_replicas=2)
         yield nodes
+
+
+def deploy(cluster: Cluster, replicas: int, **settings: str) -> None:
+    """Deploy so many replicas with these settings."""
+    variables = {f"SCMRL_{name.upper()}": value for name, value in settings.items()}
+    cluster.deploy(variables, min_replicas=replicas, max_replicas=replicas)
+    wait_until(lambda: sum(cluster.replicas()) == replicas, f"{replicas} replicas")
 
 
 @pytest.mark.parametrize("address", [f"{HEAD}:{free_port()}", "nowhere"])
@@ -98,7 +117,7 @@ async def until(happened: Callable[[], bool]) -> None:
 
 
 def test_what_a_client_sees_is_what_one_service_shows(cluster: Cluster, clip: bytes) -> None:
-    assert cluster.replicas() == [1, 1]
+    deploy(cluster, 2)
     with Client(cluster.url, key=KEY, timeout_s=WITHIN_S) as client:
         assert client.classify(clip=clip).probabilities
         with client.stream([PictureInput()], window_s=0.5, hop_s=0.5) as stream:
@@ -121,18 +140,21 @@ def test_what_a_client_sees_is_what_one_service_shows(cluster: Cluster, clip: by
         assert plain.get("/-/healthz").text == "success", "the proxy's own, for load balancers"
 
 
-def test_a_node_that_is_killed_under_load_loses_no_request(cluster: Cluster, clip: bytes) -> None:
+def test_a_node_that_is_killed_under_load_loses_no_request(weights: Path, clip: bytes) -> None:
     served = asyncio.Event()
 
     async def kill() -> None:
         await asyncio.sleep(3)  # until both replicas are at work
-        cluster.kill_worker()
+        nodes.kill_worker()
         # Ray starts another replica on the node that is left.
-        await until(lambda: cluster.replicas() == [2, 0])
+        await until(lambda: nodes.replicas() == [2, 0])
         await asyncio.sleep(3)
         served.set()
 
-    outcomes = load(cluster, clip, clients=6, until=kill)
+    with running_cluster(weights, cpus=3) as nodes:
+        deploy(nodes, 2)
+        assert nodes.replicas() == [1, 1]
+        outcomes = load(nodes, clip, clients=6, until=kill)
     assert served.is_set()
     assert set(outcomes) == {"answered"}, outcomes
 
@@ -150,3 +172,59 @@ def test_scaling_up_and_down_under_load_loses_no_request(cluster: Cluster, clip:
 
     assert set(many := load(cluster, clip, clients=8, until=grow)) == {"answered"}, many
     assert set(few := load(cluster, clip, clients=1, until=shrink)) == {"answered"}, few
+
+
+def test_the_work_of_a_client_that_leaves_is_given_up(cluster: Cluster, clip: bytes) -> None:
+    deploy(cluster, 1)
+    leaves = httpx.Timeout(WITHIN_S, read=0.001)
+    with http(cluster) as client:
+
+        def total(name: str, **labels: str) -> float:
+            return scrape(client).total(f"scmrl_{name}", model="avdigits", **labels)
+
+        def left() -> float:
+            return total("requests_total", status="499")
+
+        runs, before = total("stage_seconds_count", stage="inference"), left()
+        files = [("clip", clip)] * CALL
+        with pytest.raises(httpx.ReadTimeout):
+            client.post("/v1/classify/batch", files=files, timeout=leaves)
+        wait_until(lambda: left() == before + 1, "the call is counted")
+        wait_until(lambda: total("requests_in_flight") == 0, "no clip of it is in flight")
+        assert total("stage_seconds_count", stage="inference") < runs + CALL
+
+        with Client(cluster.url, key=KEY, timeout_s=WITHIN_S) as streams:
+            with streams.stream([PictureInput()]):
+                assert scrape(client).total("scmrl_stream_sessions") == 1
+            wait_until(lambda: scrape(client).total("scmrl_stream_sessions") == 0, "it is closed")
+
+
+def answers(stream: Stream) -> Iterator[Answer]:
+    """Send pictures in real time, and yield the answers. Raises StreamClosedError."""
+    for _ in range(10 * WITHIN_S):
+        stream.send_picture(JPEG)
+        with suppress(TimeoutError):
+            message = stream.receive(timeout_s=0.1)
+            assert isinstance(message, Answer)
+            yield message
+
+
+def stop(cluster: Cluster) -> None:
+    """Replace the replica by one with other settings."""
+    deploy(cluster, 1, max_batch="3", shutdown_grace_s="2")
+
+
+@pytest.mark.parametrize("end", [stop, Cluster.kill_replicas])
+def test_a_stream_whose_replica_ends_is_lost_and_another_can_be_opened(
+    cluster: Cluster, end: Callable[[Cluster], None]
+) -> None:
+    deploy(cluster, 1, max_batch="2", shutdown_grace_s="1")
+    with Client(cluster.url, key=KEY, timeout_s=WITHIN_S, retries=PATIENT) as client:
+        with client.stream([PictureInput()], window_s=0.5, hop_s=0.5) as stream:
+            assert next(answers(stream))
+            end(cluster)
+            with pytest.raises(StreamClosedError) as lost:
+                list(answers(stream))
+        assert lost.value.code == 1006, "without a close frame"
+        with client.stream([PictureInput()], window_s=0.5, hop_s=0.5) as stream:
+            assert next(answers(stream))

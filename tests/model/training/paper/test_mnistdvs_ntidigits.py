@@ -107,7 +107,7 @@ def test_single_digits_are_read_and_oh_has_no_class(data: Path) -> None:
 
 
 def test_tonic_reads_the_same_samples(data: Path, tmp_path: Path) -> None:
-    tonic = pytest.importorskip("tonic", reason="tonic is not installed")
+    tonic = pytest.importorskip("tonic", reason="needs tonic (pip install)")
     spoken = list_ntidigits(data)
     folder = tmp_path / "NTIDIGITS18"  # where tonic keeps the file, instead of fetching it
     folder.mkdir()
