@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from contextlib import suppress
 from types import ModuleType
 from typing import Annotated, NoReturn
 
@@ -98,6 +99,27 @@ def _deploy(address: str | None, settings: Settings, scale: Scale) -> None:
     except ImportError as exc:
         _fail(f"needs the extra ray (pip install 'scmrl[ray]'): {exc}", FAILED)
     _join(cluster, address, NAME)
+    # Ray's handler of SIGTERM would abort with a dump.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    where = f"http://{settings.host}:{settings.port}"
+    if address is not None:
+        _run(serve, application(scale), NAME, settings)
+        typer.echo(f"scmrl is ready on port {settings.port} of each machine of the cluster")
+        return
+    with suppress(KeyboardInterrupt):
+        _run(serve, application(scale), NAME, settings)
+        typer.echo(f"scmrl is ready on {where} (API: {where}/docs)")
+        threading.Event().wait()
+    # A shutdown alone would end the proxy before the replicas have answered what they have.
+    while NAME in serve.status().applications:
+        with suppress(TimeoutError):  # after a minute, which the grace period may exceed
+            serve.delete(NAME)
+    serve.shutdown()
+    cluster.shutdown()
+
+
+def _run(serve: ModuleType, application: object, name: str, settings: Settings) -> None:
+    """Deploy, and return when replicas are ready; exit where they cannot get ready."""
     serve.start(
         proxy_location="EveryNode",
         http_options={
@@ -107,20 +129,9 @@ def _deploy(address: str | None, settings: Settings, scale: Scale) -> None:
         },
     )
     try:
-        serve.run(application(scale), name=NAME, route_prefix="/")
+        serve.run(application, name=name, route_prefix="/")
     except RuntimeError as exc:  # no replica got ready
         _fail(str(exc), FAILED)
-    where = f"http://{settings.host}:{settings.port}"
-    if address is not None:
-        typer.echo(f"scmrl is ready on port {settings.port} of each machine of the cluster")
-        return
-    typer.echo(f"scmrl is ready on {where} (API: {where}/docs)")
-    stopped = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopped.set())
-    stopped.wait()
-    serve.shutdown()  # replicas answer what they have
-    cluster.shutdown()
 
 
 def _join(cluster: ModuleType, address: str | None, namespace: str) -> None:

@@ -16,11 +16,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.conftest import ROOT
 
 PYTHON = Path(os.environ.get("RAY_PYTHON", ROOT / ".ray" / "bin" / "python"))
 COMMAND = "python -m venv .ray && .ray/bin/pip install -e '.[ray]' -c requirements.lock"
+#: Marks of tests that need Ray.
+NEEDS_RAY = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1200),
+    pytest.mark.skipif(
+        not PYTHON.with_name("ray").exists(), reason=f"needs Ray in .ray, or RAY_PYTHON: {COMMAND}"
+    ),
+]
 KEY = "correct-horse-17-battery"
 #: Addresses of the nodes, as two machines have. Ray would replace 127.0.0.1 by an address of this
 #: machine that others could reach.
@@ -40,21 +49,9 @@ class Cluster:
         self._nodes: list[subprocess.Popen[bytes]] = []
         self._gcs = free_port()
         self.port = free_port()
-        self._environment = os.environ | {
-            "OMP_NUM_THREADS": "1",
-            "RAY_AUTH_MODE": "disabled",  # on loopback, and so that no token is written to a home
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_raylet_start_wait_time_s": str(WITHIN_S),
-            "RAY_gcs_server_port_wait_time_s": str(WITHIN_S),
-            "RAY_agent_register_timeout_ms": str(1000 * WITHIN_S),
-            # Two proxies on one machine: clients know that of the head.
-            "RAY_SERVE_WORKER_PROXY_HTTP_PORT": str(free_port()),
-            "SCMRL_API_KEYS": f"anna:{KEY}",
-            "SCMRL_ALLOW_WEAK_KEYS": "true",
-            "SCMRL_COMPILE": "off",
-            "SCMRL_MODELS": str(models),
-            "SCMRL_PORT": str(self.port),
-        }
+        # Two proxies on one machine: clients know that of the head.
+        other = {"RAY_SERVE_WORKER_PROXY_HTTP_PORT": str(free_port())}
+        self._environment = environment(models, self.port) | other
 
     def start(self) -> None:
         """Start both nodes."""
@@ -126,6 +123,23 @@ class Cluster:
         wait_until(has_joined, f"the node {address} joins")
 
 
+def environment(models: Path, port: int) -> dict[str, str]:
+    """Return the variables of Ray and of the service on a busy machine."""
+    return os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "RAY_AUTH_MODE": "disabled",  # on loopback, and so that no token is written to a home
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_raylet_start_wait_time_s": str(WITHIN_S),
+        "RAY_gcs_server_port_wait_time_s": str(WITHIN_S),
+        "RAY_agent_register_timeout_ms": str(1000 * WITHIN_S),
+        "SCMRL_API_KEYS": f"anna:{KEY}",
+        "SCMRL_ALLOW_WEAK_KEYS": "true",
+        "SCMRL_COMPILE": "off",
+        "SCMRL_MODELS": str(models),
+        "SCMRL_PORT": str(port),
+    }
+
+
 @contextmanager
 def running_cluster(models: Path, cpus: int) -> Iterator[Cluster]:
     """A cluster for some tests."""
@@ -139,9 +153,9 @@ def running_cluster(models: Path, cpus: int) -> Iterator[Cluster]:
             cluster.stop()
 
 
-def http(cluster: Cluster) -> httpx.Client:
+def http(url: str) -> httpx.Client:
     headers = {"Authorization": f"Bearer {KEY}"}
-    return httpx.Client(base_url=cluster.url, headers=headers, timeout=WITHIN_S)
+    return httpx.Client(base_url=url, headers=headers, timeout=WITHIN_S)
 
 
 def descendants(pid: int) -> list[int]:

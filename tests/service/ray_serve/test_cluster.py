@@ -1,6 +1,7 @@
 """The service on two nodes of a real Ray, under load: a node that is killed, and scaling.
 
-Ray is in an environment of its own, which `COMMAND` makes; without it these tests are skipped.
+Ray is in an environment of its own, which `COMMAND` of cluster.py makes; without it these tests
+are skipped.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from service.client import (
 )
 from tests.service.conftest import CLIPS
 from tests.service.ray_serve.cluster import (
-    COMMAND,
     HEAD,
     KEY,
+    NEEDS_RAY,
     PYTHON,
     WITHIN_S,
     Cluster,
@@ -41,13 +42,7 @@ from tests.service.ray_serve.cluster import (
 )
 from tests.service.scraped import scrape
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(1200),
-    pytest.mark.skipif(
-        not PYTHON.with_name("ray").exists(), reason=f"needs Ray in .ray, or RAY_PYTHON: {COMMAND}"
-    ),
-]
+pytestmark = NEEDS_RAY
 
 #: A busy machine may need several attempts until another replica is there.
 PATIENT = Retries(retries=50, max_wait_s=WITHIN_S, max_backoff_s=2)
@@ -130,7 +125,7 @@ def test_what_a_client_sees_is_what_one_service_shows(cluster: Cluster, clip: by
             assert stream.summary is not None
     with pytest.raises(ProblemError, match="key-needed"), Client(cluster.url) as client:
         client.classify(clip=clip)
-    with http(cluster) as plain:
+    with http(cluster.url) as plain:
         ready = plain.get("/readyz")
         assert (ready.status_code, ready.json()["status"]) == (200, "ready")
         huge = plain.post("/v1/classify", files={"clip": bytes(130 << 20)})
@@ -177,7 +172,7 @@ def test_scaling_up_and_down_under_load_loses_no_request(cluster: Cluster, clip:
 def test_the_work_of_a_client_that_leaves_is_given_up(cluster: Cluster, clip: bytes) -> None:
     deploy(cluster, 1)
     leaves = httpx.Timeout(WITHIN_S, read=0.001)
-    with http(cluster) as client:
+    with http(cluster.url) as client:
 
         def total(name: str, **labels: str) -> float:
             return scrape(client).total(f"scmrl_{name}", model="avdigits", **labels)
