@@ -59,8 +59,14 @@ def ray(
     downscale_delay_s: Annotated[
         float, typer.Option(min=0, help="Seconds of less load before a replica is stopped.")
     ] = 300.0,
+    stop: Annotated[
+        bool, typer.Option("--stop", help="End the service at --address instead.")
+    ] = False,
 ) -> None:
-    """Deploy the service; see HELP."""
+    """Deploy the service, or end it; see HELP."""
+    if stop:
+        _stop(address)
+        return
     settings = _settings()
     scale = Scale(
         min_replicas=min_replicas,
@@ -91,34 +97,42 @@ def _settings() -> Settings:
 
 def _deploy(address: str | None, settings: Settings, scale: Scale) -> None:
     """Deploy, and serve until a signal where Ray was started here."""
-    try:
-        import ray as cluster
-        from ray import serve
-
-        from service.ray_serve.app import NAME, application
-    except ImportError as exc:
-        _fail(f"needs the extra ray (pip install 'scmrl[ray]'): {exc}", FAILED)
-    _join(cluster, address, NAME)
-    # Ray's handler of SIGTERM would abort with a dump.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    cluster, serve, ours = _join(address)
     where = f"http://{settings.host}:{settings.port}"
     if address is not None:
-        _run(serve, application(scale), NAME, settings)
+        _run(serve, ours, scale, settings)
         typer.echo(f"scmrl is ready on port {settings.port} of each machine of the cluster")
         return
     with suppress(KeyboardInterrupt):
-        _run(serve, application(scale), NAME, settings)
+        _run(serve, ours, scale, settings)
         typer.echo(f"scmrl is ready on {where} (API: {where}/docs)")
         threading.Event().wait()
     # A shutdown alone would end the proxy before the replicas have answered what they have.
-    while NAME in serve.status().applications:
-        with suppress(TimeoutError):  # after a minute, which the grace period may exceed
-            serve.delete(NAME)
+    _delete(serve, ours.NAME)
     serve.shutdown()
     cluster.shutdown()
 
 
-def _run(serve: ModuleType, application: object, name: str, settings: Settings) -> None:
+def _stop(address: str | None) -> None:
+    """End the service of a cluster, and nothing else that it serves."""
+    if address is None:
+        _fail("--stop needs --address", MISUSED)
+    _, serve, ours = _join(address)
+    if not _delete(serve, ours.NAME):
+        _fail(f"the cluster {address} does not serve scmrl", FAILED)
+    typer.echo("scmrl has ended")
+
+
+def _delete(serve: ModuleType, name: str) -> bool:
+    """Delete the application; return when its requests are answered. False: there is none."""
+    is_there = name in serve.status().applications
+    while name in serve.status().applications:
+        with suppress(TimeoutError):  # after a minute, which the grace period may exceed
+            serve.delete(name)
+    return is_there
+
+
+def _run(serve: ModuleType, ours: ModuleType, scale: Scale, settings: Settings) -> None:
     """Deploy, and return when replicas are ready; exit where they cannot get ready."""
     serve.start(
         proxy_location="EveryNode",
@@ -129,18 +143,26 @@ def _run(serve: ModuleType, application: object, name: str, settings: Settings) 
         },
     )
     try:
-        serve.run(application, name=name, route_prefix="/")
+        serve.run(ours.application(scale), name=ours.NAME, route_prefix="/")
     except RuntimeError as exc:  # no replica got ready
         _fail(str(exc), FAILED)
 
 
-def _join(cluster: ModuleType, address: str | None, namespace: str) -> None:
-    """Start Ray here, or join the cluster at `address`; exit where that cannot be."""
+def _join(address: str | None) -> tuple[ModuleType, ModuleType, ModuleType]:
+    """Start Ray here, or join the cluster at `address`; exit where that cannot be. Return the
+    modules of Ray, Ray Serve and our application."""
+    try:
+        import ray as cluster
+        from ray import serve
+
+        from service.ray_serve import app
+    except ImportError as exc:
+        _fail(f"needs the extra ray (pip install 'scmrl[ray]'): {exc}", FAILED)
     if address is not None:
         # One attempt, of 40 s where nothing answers. Ray's 20 would take a quarter of an hour.
         os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
     try:
-        cluster.init(address=address or "local", namespace=namespace, log_to_driver=address is None)
+        cluster.init(address=address or "local", namespace=app.NAME, log_to_driver=address is None)
     except (ConnectionError, RuntimeError, ValueError) as exc:
         cause = str(exc.__cause__ or "")  # it may have a traceback
         why = f"{exc}: {cause}" if cause and "\n" not in cause else str(exc)
@@ -152,6 +174,9 @@ def _join(cluster: ModuleType, address: str | None, namespace: str) -> None:
             "`ray start --address=HOST:6379`, of the same versions of Ray and Python",
             FAILED,
         )
+    # Ray's handler of SIGTERM would abort with a dump.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    return cluster, serve, app
 
 
 def _fail(message: str, code: int) -> NoReturn:

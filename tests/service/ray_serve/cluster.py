@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import httpx
 import pytest
 
 from tests.conftest import ROOT
+from tests.service.scraped import scrape
 
 PYTHON = Path(os.environ.get("RAY_PYTHON", ROOT / ".ray" / "bin" / "python"))
 COMMAND = "python -m venv .ray && .ray/bin/pip install -e '.[ray]' -c requirements.lock"
@@ -31,6 +33,8 @@ NEEDS_RAY = [
     ),
 ]
 KEY = "correct-horse-17-battery"
+#: Clips of a call that takes seconds.
+CALL = 16
 #: Addresses of the nodes, as two machines have. Ray would replace 127.0.0.1 by an address of this
 #: machine that others could reach.
 HEAD, WORKER = "127.0.0.2", "127.0.0.3"
@@ -72,13 +76,19 @@ class Cluster:
     def deploy(self, settings: dict[str, str] | None = None, **options: object) -> None:
         """Run `scmrl ray` with these options and further variables."""
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-        program = [PYTHON.with_name("scmrl"), "ray", f"--address={self.address}", "--cpus=1"]
-        done = subprocess.run(
-            [*map(str, program), *flags], env=self._environment | (settings or {}),
-            capture_output=True, text=True, timeout=WITHIN_S, check=False,
-        )  # fmt: skip
+        done = self.run("--cpus=1", *flags, settings=settings)
         assert done.returncode == 0, done.stdout + done.stderr
         assert f"ready on port {self.port}" in done.stdout
+
+    def run(
+        self, *options: str, settings: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `scmrl ray` on this cluster."""
+        command = [PYTHON.with_name("scmrl"), "ray", f"--address={self.address}", *options]
+        return subprocess.run(
+            command, env=self._environment | (settings or {}),
+            capture_output=True, text=True, timeout=WITHIN_S, check=False,
+        )  # fmt: skip
 
     def replicas(self) -> list[int]:
         """Return how many replicas are on the head and the worker, with those that are starting."""
@@ -138,6 +148,22 @@ def environment(models: Path, port: int) -> dict[str, str]:
         "SCMRL_MODELS": str(models),
         "SCMRL_PORT": str(port),
     }
+
+
+@contextmanager
+def long_call(client: httpx.Client, clip: bytes) -> Iterator[Future[httpx.Response]]:
+    """A call that takes seconds, which is being answered by the only replica."""
+    files = [("clip", clip)] * CALL
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(client.post, "/v1/classify/batch", files=files)
+        wait_until(lambda: scrape(client).total("scmrl_requests_in_flight") > 0, "it runs")
+        yield call
+
+
+def are_answered(call: Future[httpx.Response]) -> bool:
+    """Return whether all clips of such a call are answered."""
+    results = call.result().json()["results"]
+    return len(results) == CALL and all("answer" in each for each in results)
 
 
 @contextmanager

@@ -29,14 +29,17 @@ from service.client import (
 )
 from tests.service.conftest import CLIPS
 from tests.service.ray_serve.cluster import (
+    CALL,
     HEAD,
     KEY,
     NEEDS_RAY,
     PYTHON,
     WITHIN_S,
     Cluster,
+    are_answered,
     free_port,
     http,
+    long_call,
     running_cluster,
     wait_until,
 )
@@ -46,8 +49,6 @@ pytestmark = NEEDS_RAY
 
 #: A busy machine may need several attempts until another replica is there.
 PATIENT = Retries(retries=50, max_wait_s=WITHIN_S, max_backoff_s=2)
-#: Clips of a call that takes seconds.
-CALL = 16
 JPEG = (CLIPS.parent / "seeds" / "rgb.jpg").read_bytes()
 
 
@@ -223,3 +224,15 @@ def test_a_stream_whose_replica_ends_is_lost_and_another_can_be_opened(
         assert lost.value.code == 1006, "without a close frame"
         with client.stream([PictureInput()], window_s=0.5, hop_s=0.5) as stream:
             assert next(answers(stream))
+
+
+def test_stop_ends_it_once_requests_are_answered(cluster: Cluster, clip: bytes) -> None:
+    deploy(cluster, 1)
+    with http(cluster.url) as client, long_call(client, clip) as call:
+        done = cluster.run("--stop")
+        assert are_answered(call)
+    assert (done.returncode, done.stdout) == (0, "scmrl has ended\n"), done.stderr
+    assert sum(cluster.replicas()) == 0
+    again = cluster.run("--stop")
+    assert again.returncode == 1
+    assert "does not serve scmrl" in again.stderr

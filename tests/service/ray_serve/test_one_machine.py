@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,17 +14,15 @@ from tests.service.ray_serve.cluster import (
     NEEDS_RAY,
     PYTHON,
     WITHIN_S,
+    are_answered,
     environment,
     free_port,
     http,
+    long_call,
     wait_until,
 )
-from tests.service.scraped import scrape
 
 pytestmark = NEEDS_RAY
-
-#: Clips of a call that takes seconds.
-CALL = 16
 
 
 @contextmanager
@@ -55,14 +52,9 @@ def test_a_signal_ends_it_once_requests_are_answered(
     port, output = free_port(), tmp_path / "output"
     with served(weights, port, output) as process:
         wait_for("scmrl is ready on", output, process)
-        with http(f"http://127.0.0.1:{port}") as client, ThreadPoolExecutor(1) as pool:
-            files = [("clip", clip)] * CALL
-            call = pool.submit(client.post, "/v1/classify/batch", files=files)
-            wait_until(lambda: scrape(client).total("scmrl_requests_in_flight") > 0, "it runs")
+        with http(f"http://127.0.0.1:{port}") as client, long_call(client, clip) as call:
             process.send_signal(signal.SIGTERM)
-            assert [bool(each.get("answer")) for each in call.result().json()["results"]] == (
-                [True] * CALL
-            )
+            assert are_answered(call)
         assert process.wait(WITHIN_S) == 0, output.read_text()
 
 

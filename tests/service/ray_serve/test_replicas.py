@@ -71,3 +71,9 @@ def test_the_command_says_what_cannot_be(
     done = CliRunner().invoke(app, ["ray"], env=variables)
     assert done.exit_code == code, done.output
     assert message in done.output
+
+
+def test_only_the_service_of_a_cluster_is_stopped() -> None:
+    done = CliRunner().invoke(app, ["ray", "--stop"])
+    assert done.exit_code == 2
+    assert "--stop needs --address" in done.output
