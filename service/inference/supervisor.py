@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 from service.inference.batch_queue import BatchQueue, not_served
@@ -15,6 +16,8 @@ log = logging.getLogger("scmrl.batching")
 
 #: Longest wait for a worker to end, and for its replacement, in seconds.
 _JOIN_S, _REPLACE_S = 2.0, 120.0
+#: Seconds that a call waits for replacements, which go on without it.
+_PATIENCE_S = 2.0
 
 
 class WorkerSupervisor:
@@ -39,6 +42,9 @@ class WorkerSupervisor:
         self._awaiting: list[
             DeviceNetwork
         ] = []  # engines of lost workers that are not replaced yet
+        #: Threads that replace them, so that a device that hangs delays no other.
+        self._replacing: dict[DeviceNetwork, threading.Thread] = {}
+        self._errors: list[Exception] = []  # of those threads, to be raised
         self.restarts = 0  # workers that were replaced
 
     def start(self) -> None:
@@ -52,7 +58,8 @@ class WorkerSupervisor:
         The requests that they were running get Problem NOT_READY. A thread that hangs cannot be
         ended: it is left behind, with its engine, unless another process runs that. Raises what
         making or trying another engine raises, as on a device that still fails: the next call tries
-        again. `on_fatal` is called if even that hangs.
+        again. Does not wait longer than `_PATIENCE_S`: a later call raises the error then.
+        `on_fatal` is called if even that hangs.
         """
         with self._queue.lock:
             lost = {w: reason for w in self._workers if (reason := w.loss(hung_after_s))}
@@ -69,14 +76,19 @@ class WorkerSupervisor:
             )  # fmt: skip
             for request in worker.batch:
                 request.deliver(not_served())
-        errors = []
-        for engine in list(self._awaiting):
-            try:
-                self._replace(engine)
-            except Exception as exc:  # the worker of another device can be replaced all the same
-                errors.append(exc)
-        if errors:
-            raise errors[0]
+        with self._queue.lock:  # what is replaced leaves `_awaiting` first
+            for engine in self._awaiting:
+                if engine not in self._replacing:
+                    self._replacing[engine] = thread = threading.Thread(
+                        target=self._try_to_replace, args=(engine,), name="scmrl-replace"
+                    )
+                    thread.daemon = True
+                    thread.start()
+        end = time.monotonic() + _PATIENCE_S
+        for thread in list(self._replacing.values()):
+            thread.join(max(0.0, end - time.monotonic()))
+        if self._errors:
+            raise self._errors.pop(0)
 
     def stop(self) -> None:
         """Close the queue and end the workers after the batches that they run."""
@@ -112,6 +124,14 @@ class WorkerSupervisor:
     def out_of_memory_count(self) -> int:
         """How often a device was out of memory."""
         return sum(engine.out_of_memory_count for engine in (*self.engines, *self._awaiting))
+
+    def _try_to_replace(self, engine: DeviceNetwork) -> None:
+        try:
+            self._replace(engine)
+        except Exception as exc:
+            self._errors.append(exc)
+        finally:
+            del self._replacing[engine]
 
     def _replace(self, engine: DeviceNetwork) -> None:
         error = TimeoutError(f"a lost worker has not been replaced after {_REPLACE_S:g} s")

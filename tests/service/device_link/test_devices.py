@@ -215,6 +215,16 @@ async def until(happened: Callable[[], bool]) -> None:
     await asyncio.to_thread(wait_until, happened)
 
 
+def replace(batcher: Batcher, hung_after_s: float) -> None:
+    """Replace lost workers, as the service does each second, until all devices have one."""
+
+    def is_replaced() -> bool:
+        batcher.replace_lost_workers(hung_after_s)
+        return batcher.has_all_workers
+
+    wait_until(is_replaced)
+
+
 def is_busy(engine: DeviceEngine) -> bool:
     return engine._connection.is_busy
 
@@ -276,7 +286,7 @@ def test_a_killed_process_costs_its_batch_and_is_replaced_with_all_its_networks(
         for each in several:
             np.testing.assert_allclose(each.output.logits, of_other.output.logits, atol=1e-5)
         for each in (batcher, other):
-            each.replace_lost_workers(hung_after_s=60)
+            await asyncio.to_thread(replace, each, 60)
             assert (each.has_all_workers, each.restarts) == (True, 1)
         assert devices.pids[1] == old[1]
         assert devices.pids[0] not in old
@@ -300,9 +310,11 @@ def test_a_process_that_hangs_is_killed_and_replaced(
         while not is_busy(engines[0]):  # the other one took both
             tasks.append(asyncio.create_task(ask(batcher)))
             await asyncio.sleep(0.02)
+        await until(lambda: not is_busy(engines[1]))
         await asyncio.sleep(0.1)
         assert batcher.restarts == 0
         await asyncio.to_thread(batcher.replace_lost_workers, 0.05)
+        await asyncio.to_thread(replace, batcher, 60)
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         lost = [each for each in outcomes if isinstance(each, Problem)]
         assert {each.error for each in lost} == {Error.NOT_READY}

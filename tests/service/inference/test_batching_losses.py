@@ -402,6 +402,47 @@ def test_a_device_that_cannot_be_replaced_does_not_delay_another(
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_replacement_that_hangs_delays_no_other_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    go = threading.Event()
+    renewals: list[NumberEngine] = []
+
+    def hang() -> NumberEngine:
+        renewals.append(NumberEngine(max_batch=1))
+        assert go.wait(30)
+        return renewals[-1]
+
+    monkeypatch.setattr(supervisor, "_PATIENCE_S", 0.05)
+    first, second = engines = [NumberEngine(die, 1), NumberEngine(max_batch=1)]
+    batcher = Batcher(engines, max_wait_s=0, slots=10)  # type: ignore[arg-type]
+    batcher.start()
+    monkeypatch.setattr(first, "renew", hang)
+    second.go.clear()
+
+    async def lose(count: int) -> None:
+        tasks = [asyncio.create_task(ask(batcher, number)) for number in range(count)]
+        await asyncio.wait(tasks, return_when="FIRST_EXCEPTION")
+        second.go.set()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    try:
+        asyncio.run(lose(2))
+        wait_until(lambda: not batcher.has_all_workers)
+        batcher.replace_lost_workers(hung_after_s=60)
+        second._before = die
+        asyncio.run(lose(1))
+        wait_until(lambda: batcher.not_ready_reason(60) is not None)
+        wait_until(lambda: (batcher.replace_lost_workers(60), bool(batcher.engines))[1])
+        assert (batcher.engines, len(renewals)) == ([second.successor], 1)
+        go.set()
+        wait_until(lambda: (batcher.replace_lost_workers(60), batcher.has_all_workers)[1])
+        assert batcher.engines == [second.successor, renewals[0]]
+        assert batcher.restarts == 2
+    finally:
+        go.set()
+        batcher.stop()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_where_even_the_replacement_hangs_the_device_is_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
