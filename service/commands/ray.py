@@ -134,18 +134,18 @@ def _delete(serve: ModuleType, name: str) -> bool:
 
 def _run(serve: ModuleType, ours: ModuleType, scale: Scale, settings: Settings) -> None:
     """Deploy, and return when replicas are ready; exit where they cannot get ready."""
-    serve.start(
-        proxy_location="EveryNode",
-        http_options={
-            "host": settings.host,
-            "port": settings.port,
-            "keep_alive_timeout_s": settings.keep_alive_s,
-        },
-    )
     try:
+        serve.start(
+            proxy_location="EveryNode",
+            http_options={
+                "host": settings.host,
+                "port": settings.port,
+                "keep_alive_timeout_s": settings.keep_alive_s,
+            },
+        )
         serve.run(ours.application(scale), name=ours.NAME, route_prefix="/")
-    except RuntimeError as exc:  # no replica got ready
-        _fail(str(exc), FAILED)
+    except RuntimeError as exc:  # the proxy cannot listen, or no replica got ready
+        _fail(str(getattr(exc, "cause", exc)), FAILED)  # without a traceback of another process
 
 
 def _join(address: str | None) -> tuple[ModuleType, ModuleType, ModuleType]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,3 +69,12 @@ def test_a_signal_while_its_replica_starts_ends_it(
         process.send_signal(sent)
         assert process.wait(WITHIN_S) == 0, output.read_text()
     assert "received at time" not in output.read_text(), "the dump of Ray"
+
+
+def test_a_port_that_is_taken_is_said(weights: Path, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with served(weights, port, output) as process:
+            assert process.wait(WITHIN_S) == 1, output.read_text()
+    assert f"scmrl ray: Failed to bind to address '127.0.0.1:{port}'" in output.read_text()
