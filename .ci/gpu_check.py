@@ -45,8 +45,9 @@ MACHINE_S, MIN_PART_S = 60.0, 5.0
 ENDING_S = 10.0
 #: A trial on a CPU has this many times the time for each part.
 TRIAL_FACTOR = 6
-#: Environment variable of all processes of a part.
-RUN_ID = "SCMRL_GPU_CHECK_RUN"
+#: Environment variable of all processes of a part. Not SCMRL_...: the service takes those for
+#: settings, and starts processes without them.
+RUN_ID = "GPU_CHECK_RUN"
 #: Characters of a failed part's output that are kept.
 TAIL = 2000
 

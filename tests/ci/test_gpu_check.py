@@ -63,12 +63,14 @@ def test_a_part_that_fails_is_in_both_files_with_its_reason_and_the_rest_goes_on
 def test_a_part_that_hangs_or_crashes_leaves_no_process_and_keeps_what_it_printed(
     tmp_path: Path, ending: str, state: str
 ) -> None:
-    """Its child is in a session of its own, as the servers of benchmarks are."""
+    """Its child is in a session of its own, as the servers of benchmarks are, and has no variable
+    of a setting, as the processes of the service."""
     started = tmp_path / "pid"
     program = (
         "import os, signal, subprocess, sys, time; from pathlib import Path; "
         "words = [sys.executable, '-c', 'import time; time.sleep(60)']; "
-        "child = subprocess.Popen(words, start_new_session=True); "
+        "variables = {k: v for k, v in os.environ.items() if not k.startswith('SCMRL_')}; "
+        "child = subprocess.Popen(words, env=variables, start_new_session=True); "
         f"Path({str(started)!r}).write_text(str(child.pid)); "
         f"print({json.dumps([START])!r}, flush=True); {ending}"
     )
