@@ -129,8 +129,8 @@ class DeviceProcess:
 
 
 def _spawn(control: socket.socket, device: str, options: ProcessOptions) -> subprocess.Popen[bytes]:
-    """Start a process, without the settings' variables, some of which are secret."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("SCMRL_")}
+    """Start a process, without the variables of settings and of traces, which may have secrets."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("SCMRL_", "OTEL_"))}
     arguments = (control.fileno(), device, options.threads, options.log_level, options.log_format)
     return subprocess.Popen(
         [sys.executable, "-m", _MODULE, *map(str, arguments)],

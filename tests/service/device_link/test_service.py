@@ -132,12 +132,19 @@ time.sleep(600)
 """
 
 
-def test_processes_of_devices_end_with_a_service_that_is_killed_even_if_they_are_stopped() -> None:
+def test_processes_of_devices_have_no_secrets_and_end_with_a_killed_service_even_if_stopped() -> (
+    None
+):
     command = [sys.executable, "-c", PARENT]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
+    secrets = {"SCMRL_ADMIN_KEY": ADMIN, "OTEL_EXPORTER_OTLP_HEADERS": f"key={ADMIN}"}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | secrets, stdout=subprocess.PIPE, text=True
+    ) as parent:
         assert parent.stdout is not None
         devices = [int(pid) for pid in parent.stdout.readline().split()]
         wait_until(lambda: all(map(has_torch, devices)))
+        environments = [Path(f"/proc/{pid}/environ").read_bytes() for pid in (parent.pid, *devices)]
+        assert [ADMIN.encode() in each for each in environments] == [True, False, False]
         os.kill(devices[0], signal.SIGSTOP)
         parent.kill()
     assert len(devices) == 2
