@@ -17,6 +17,9 @@ _RETRIED = frozenset({429, 503})
 #: Statuses of proxies whose instance died or is not there; Ray Serve's says 500.
 _OF_PROXIES = frozenset({500, 502, 503})
 
+#: Most doublings of a wait: 2.0**1024 is an OverflowError, after 1024 attempts.
+_MAX_DOUBLINGS = 64
+
 
 class ConnectionLostError(UnreachableError):
     """The connection could not be made, or was lost before the answer."""
@@ -63,7 +66,8 @@ class Attempts:
             raise error
         after = error.retry_after_s if isinstance(error, ProblemError) else None
         if after is None:
-            bound = min(bounds.backoff_s * 2**self.failed, bounds.max_backoff_s)
+            doublings = min(self.failed, _MAX_DOUBLINGS)
+            bound = min(bounds.backoff_s * 2**doublings, bounds.max_backoff_s)
             wait = random.uniform(0, bound)
         else:
             wait = after + random.uniform(0, bounds.backoff_s)

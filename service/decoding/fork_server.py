@@ -16,6 +16,7 @@ from service.decoding.fork_server_process import END_S, ForkServerProcess
 from service.decoding.process import Process
 from service.decoding.sandbox import Layers
 from service.decoding.stderr_tail import StderrTail, quote_lines
+from service.runtime.backoff import backoff_s
 
 log = logging.getLogger("scmrl.decoding")
 
@@ -211,8 +212,9 @@ class ForkServer:
         if self._stopping:
             return
         failed = self.failed_starts or FailedStarts(0, time.monotonic(), "")
-        self.failed_starts = FailedStarts(failed.count + 1, failed.since, reason)
-        self._retry_at = time.monotonic() + min(_MAX_RETRY_S, _RETRY_S * 2**failed.count)
+        count = failed.count + 1
+        self.failed_starts = FailedStarts(count, failed.since, reason)
+        self._retry_at = time.monotonic() + backoff_s(count, _RETRY_S, _MAX_RETRY_S)
 
     def _end_process(self, error: OSError) -> str:
         """End the process with its children, log why it was lost, and return the reason."""

@@ -7,6 +7,7 @@ import time
 
 from service.device_link.connection import DeviceLost
 from service.device_link.process import DeviceProcess, ProcessOptions
+from service.runtime.backoff import backoff_s
 
 #: Wait before a process is started again that ended before it had run a network, in seconds:
 #: doubled each time, up to the longest.
@@ -38,8 +39,8 @@ class Device:
                 raise DeviceLost("the service is shutting down")
             if now < self._retry_at:
                 raise DeviceLost(f"the process of {self.name} has just failed")
-            self._retry_at = now + min(_MAX_RETRY_S, _RETRY_S * 2**self._starts)
             self._starts += 1
+            self._retry_at = now + backoff_s(self._starts, _RETRY_S, _MAX_RETRY_S)
             self._process = DeviceProcess(self.name, self._options)
             return self._process
 

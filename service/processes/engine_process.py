@@ -32,6 +32,7 @@ from service.observability.samples import AddedUp, Processes, dump, without_gaug
 from service.observability.state_metrics import LimitMetrics, ModelMetrics, WorkerRestarts
 from service.processes.worker_config import WorkerConfig, dump_settings
 from service.runtime import cores, garbage_collection, switch_interval
+from service.runtime.backoff import backoff_s
 from service.runtime.daemon_thread import in_thread
 from service.settings import Settings
 from service.streaming.slots import LocalStreamLimits
@@ -259,7 +260,7 @@ class EngineProcess:
             if self._failed_starts >= _MAX_FAILED_STARTS and not self._is_ready:
                 self._fail(StartupError(f"no HTTP worker can be started: it {_end(code)}"))
                 return
-            await asyncio.sleep(min(_MAX_RETRY_S, _RETRY_S * 2 ** (self._failed_starts - 1)))
+            await asyncio.sleep(backoff_s(self._failed_starts, _RETRY_S, _MAX_RETRY_S))
         await self._start_again(number)
 
     async def _start_again(self, number: int) -> None:

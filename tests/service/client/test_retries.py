@@ -204,6 +204,9 @@ def test_waits_grow_with_jitter_and_end_with_the_time_they_may_take() -> None:
         bound = min(2 * bound, 4)
     with pytest.raises(ConnectionLostError):
         attempts.wait_s(ConnectionLostError("lost"))
+    often = Retries(retries=10_000, max_backoff_s=4).begin()
+    often.failed = 5_000
+    assert often.wait_s(ConnectionLostError("lost")) <= 4
 
 
 def test_retry_after_is_seconds_or_a_date() -> None:
