@@ -161,6 +161,7 @@ def _serve(settings: Settings, keys: Keys, listener: socket.socket) -> list[Star
 
     def fail(error: StartupError) -> None:
         failures.append(error)
+        app.state.scmrl.in_flight.drain()
         server.should_exit = True
 
     app = create_app(
@@ -208,6 +209,7 @@ def _serve_with_workers(
     async def serve() -> None:
         def fail(error: StartupError) -> None:
             failures.append(error)
+            process.in_flight.drain()
             process.stop(int(settings.shutdown_grace_s))
 
         try:

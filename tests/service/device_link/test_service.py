@@ -132,9 +132,8 @@ time.sleep(600)
 """
 
 
-def test_processes_of_devices_have_no_secrets_and_end_with_a_killed_service_even_if_stopped() -> (
-    None
-):
+def test_processes_of_devices_have_no_secrets_and_end_with_a_service_that_is_killed() -> None:
+    """Even one that is stopped ends."""
     command = [sys.executable, "-c", PARENT]
     secrets = {"SCMRL_ADMIN_KEY": ADMIN, "OTEL_EXPORTER_OTLP_HEADERS": f"key={ADMIN}"}
     with subprocess.Popen(

@@ -31,19 +31,29 @@ def loaded(client: httpx.Client) -> bool:
         return False
 
 
+#: An upload whose client sends no more of it.
+STALLED = (
+    b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
+    b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
+)
+
+
 def test_a_device_that_is_lost_ends_the_process_with_a_message(
     serve: type[Serve], weights: Path, clip: bytes, tmp_path: Path
 ) -> None:
     process = serve(
         "--models", weights, "--port", 0, "--compile", "off", "--device", "cpu",
-        module="tests.service.faulty", FAULTS=str(tmp_path),
+        "--shutdown-grace-s", 1, module="tests.service.faulty", FAULTS=str(tmp_path),
     )  # fmt: skip
     address = process.address()
+    where = ("127.0.0.1", int(address.rpartition(":")[2]))
     with (
         httpx.Client(base_url=address, timeout=WITHIN_S) as client,
         ThreadPoolExecutor(4) as pool,
+        socket.create_connection(where, WITHIN_S) as stalled,
     ):
         wait_until(lambda: loaded(client))
+        stalled.sendall(STALLED)
         service = Faulty(client, pool, tmp_path, clip)
         first = service.hang("before")
         batch = service.ask("one", "two", "three")
@@ -52,6 +62,7 @@ def test_a_device_that_is_lost_ends_the_process_with_a_message(
         service.go_on()
         assert codes(first + batch) == [200, 503, 503, 503]
         assert all("Retry-After" in one.result().headers for one in batch)
+        assert stalled.recv(1000).startswith(b"HTTP/1.1 503 "), "at the end of the grace period"
     assert process.code() == 1
     assert process.logged.count("CRITICAL") == 1
     last = process.logged.splitlines()[-1]
