@@ -28,6 +28,11 @@ class EngineClient:
         loop = asyncio.get_running_loop()
         await loop.create_unix_connection(lambda: self._channel, sock=sock)
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection has ended."""
+        return self._channel.is_lost
+
     async def call(self, method: str, **arguments: Any) -> Reply:
         """Call a method and wait for its reply. Raises Problem as the method does, and NOT_READY
         where the engine process has ended."""

@@ -110,15 +110,22 @@ class RemoteCheckpoint:
 
 
 class RemoteRequests:
-    """The requests of this worker that are in flight, counted on the board: see InFlight."""
+    """The requests of this worker that are in flight, counted on the board: see InFlight.
 
-    def __init__(self, registry: Registry[RemoteCheckpoint], row: Row) -> None:
+    It drains with the service, and alone where its connection to the engine process has ended: the
+    board is that of all workers.
+    """
+
+    def __init__(
+        self, registry: Registry[RemoteCheckpoint], row: Row, client: EngineClient
+    ) -> None:
         self._registry = registry
         self._row = row
+        self._client = client
 
     @property
     def is_draining(self) -> bool:
-        return self._row.board.is_draining
+        return self._row.board.is_draining or self._client.is_lost
 
     @contextmanager
     def request(self, name: str) -> Iterator[RemoteCheckpoint]:
@@ -150,7 +157,7 @@ class RemoteModels:
         self, default_name: str, row: Row, client: EngineClient, blocks: BlockPool
     ) -> None:
         self.registry: Registry[RemoteCheckpoint] = Registry(default_name)
-        self.in_flight = RemoteRequests(self.registry, row)
+        self.in_flight = RemoteRequests(self.registry, row, client)
         self._row = row
         self._client = client
         self._blocks = blocks

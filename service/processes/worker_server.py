@@ -183,5 +183,4 @@ class HttpWorker:
             log.critical(
                 "the engine process has ended; HTTP worker %d ends as well", self._config.number
             )
-        self._row.board.begin_draining()  # it cannot say so any more: what is cancelled gets a 503
         self._end(1, now=False)

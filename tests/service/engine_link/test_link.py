@@ -229,6 +229,8 @@ def test_what_a_lost_worker_held_is_free(weights: Path) -> None:
             assert answered(await slot.run(inputs(2), 4)) == 2
         async with RemoteStreamLimits(link.clients[1]).decoder():
             pass
+        ends = [each.in_flight.is_draining for each in (*link.remote, link.models)]
+        assert ends == [True, False, False], "it alone ends"
 
     run(weights, test)
 
