@@ -25,6 +25,7 @@ from service.inference.supervisor import WorkerSupervisor
 
 if TYPE_CHECKING:
     from model.arrays import Float32Array
+    from model.config import Precision
 
 
 class Slot:
@@ -92,6 +93,10 @@ class Batcher:
     def replace_lost_workers(self, hung_after_s: float) -> None:
         """See WorkerSupervisor.replace_lost_workers."""
         self._supervisor.replace_lost_workers(hung_after_s)
+
+    def fuse(self, precision: Precision, steps: int) -> bool:
+        """See WorkerSupervisor.fuse."""
+        return self._supervisor.fuse(precision, steps)
 
     def stop(self) -> None:
         """End the workers after the batches that they run; queued requests get NOT_READY."""

@@ -54,9 +54,10 @@ class ModelLoader:
         model = load(folder, self._settings, self._devices, self._on_fatal)
         model.batcher.admission.load = self._make_load()
         with self._loads.exclusive_compute(attempt):
-            if self._settings.compile == "on" and not self._fuse(model):
+            is_fused = self._settings.compile == "on" and self._fuse(model)
+            warm(model)  # it raises DeviceLost where a device was lost, and nothing could be fused
+            if self._settings.compile == "on" and not is_fused:
                 raise StartupError("SCMRL_COMPILE is on, but the checkpoint has no fused path")
-            warm(model)
         if not attempt.commit():
             return False
         model.batcher.start()
@@ -94,4 +95,4 @@ class ModelLoader:
                 "with `scmrl evaluate --write-card`", model.name, precision,
             )  # fmt: skip
             precision = "float32"
-        return all(engine.fuse(precision, model.card.steps) for engine in model.engines)
+        return model.batcher.fuse(precision, model.card.steps)

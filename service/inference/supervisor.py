@@ -7,10 +7,14 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from service.inference.batch_queue import BatchQueue, not_served
 from service.inference.batch_worker import BatchCounts, BatchWorker, request_ids
 from service.inference.engines import DeviceNetwork
+
+if TYPE_CHECKING:
+    from model.config import Precision
 
 log = logging.getLogger("scmrl.batching")
 
@@ -39,12 +43,12 @@ class WorkerSupervisor:
         self._on_fatal = on_fatal
         self._devices = len(engines)
         self._workers = [self._make_worker(engine) for engine in engines]
-        self._awaiting: list[
-            DeviceNetwork
-        ] = []  # engines of lost workers that are not replaced yet
+        #: Engines of lost workers that are not replaced yet.
+        self._awaiting: list[DeviceNetwork] = []
         #: Threads that replace them, so that a device that hangs delays no other.
         self._replacing: dict[DeviceNetwork, threading.Thread] = {}
         self._errors: list[Exception] = []  # of those threads, to be raised
+        self._fused_as: tuple[Precision, int] | None = None  # arguments of `fuse`
         self.restarts = 0  # workers that were replaced
 
     def start(self) -> None:
@@ -87,8 +91,23 @@ class WorkerSupervisor:
         end = time.monotonic() + _PATIENCE_S
         for thread in list(self._replacing.values()):
             thread.join(max(0.0, end - time.monotonic()))
-        if self._errors:
-            raise self._errors.pop(0)
+        errors, self._errors = self._errors, []
+        if errors:
+            try:
+                raise errors[0]
+            finally:
+                errors.clear()  # the error's traceback refers to this frame: a cycle
+
+    def fuse(self, precision: Precision, steps: int) -> bool:
+        """Switch every engine to its fast path, see Engine.fuse; return whether each has one now.
+
+        An engine that replaces a lost one switches to it as well, once it is there.
+        """
+        with self._queue.lock:
+            self._fused_as = precision, steps
+            engines, are_all = self.engines, not self._awaiting
+        fused = [engine.fuse(precision, steps) for engine in engines]  # one that cannot: the others
+        return are_all and all(fused)
 
     def stop(self) -> None:
         """Close the queue and end the workers after the batches that they run."""
@@ -149,6 +168,10 @@ class WorkerSupervisor:
             self.restarts += 1
             self._workers.append(successor)
             successor.start()
+            fused_as = self._fused_as
+        # One that was lost before `fuse`, or meanwhile, does not know of it.
+        if fused_as is not None and successor.engine.path == "plain":
+            successor.engine.fuse(*fused_as)
 
     def _make_worker(self, engine: DeviceNetwork) -> BatchWorker:
         return BatchWorker(engine, self._queue, self._counts, self._on_fatal)

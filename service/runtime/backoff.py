@@ -11,4 +11,4 @@ def backoff_s(failures: int, first_s: float, longest_s: float) -> float:
 
     It is `first_s` after the first one, and doubles with each further one up to `longest_s`.
     """
-    return min(longest_s, first_s * 2 ** min(failures - 1, _MAX_DOUBLINGS))
+    return min(longest_s, first_s * 2.0 ** min(failures - 1, _MAX_DOUBLINGS))

@@ -6,6 +6,8 @@ import asyncio
 import random
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -374,14 +376,9 @@ def test_a_worker_that_cannot_be_replaced_at_once_is_replaced_later(
         assert answered(asyncio.run(ask(batcher, 2))) == 2
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_device_that_cannot_be_replaced_does_not_delay_another(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def fail() -> NumberEngine:
-        raise Poisoned("still")
-
-    first, second = engines = [NumberEngine(die, 1), NumberEngine(die, 1)]
+@contextmanager
+def lost(*engines: NumberEngine) -> Iterator[Batcher]:
+    """A batcher all of whose workers have died."""
     batcher = Batcher(engines, max_wait_s=0, slots=10)  # type: ignore[arg-type]
     batcher.start()
 
@@ -391,14 +388,26 @@ def test_a_device_that_cannot_be_replaced_does_not_delay_another(
     try:
         asyncio.run(scenario())
         wait_until(lambda: batcher.not_ready_reason(60) is not None)
+        yield batcher
+    finally:
+        batcher.stop()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_device_that_cannot_be_replaced_does_not_delay_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail() -> NumberEngine:
+        raise Poisoned("still")
+
+    first, second = NumberEngine(die, 1), NumberEngine(die, 1)
+    with lost(first, second) as batcher:
         monkeypatch.setattr(first, "renew", fail)
         with pytest.raises(Poisoned):
             batcher.replace_lost_workers(hung_after_s=60)
         assert batcher.engines == [second.successor]
         assert (batcher.not_ready_reason(60), batcher.has_all_workers) == (None, False)
         assert answered(asyncio.run(ask(batcher, 5))) == 5
-    finally:
-        batcher.stop()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -1,0 +1,86 @@
+"""The fast path on several devices, some of which are lost, and what a failed replacement keeps."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
+
+from service.inference.batching import Batcher
+from tests.service.engines import NumberEngine
+from tests.service.inference.test_batching_losses import Poisoned, die, lost
+
+
+class FusibleEngine(NumberEngine):
+    """Has a fast path where `can_fuse`; `meanwhile` is called while it is replaced."""
+
+    def __init__(self, can_fuse: bool = True, meanwhile: Callable[[], object] = int) -> None:
+        super().__init__(die, 1)
+        self.path = "plain"
+        self._can_fuse, self._meanwhile = can_fuse, meanwhile
+
+    def fuse(self, precision: str, steps: int) -> bool:
+        self.path = f"{precision}, T = {steps}" if self._can_fuse else "plain"
+        return self._can_fuse
+
+    def renew(self) -> FusibleEngine:
+        self._meanwhile()
+        return FusibleEngine()
+
+
+def refuse_to_renew(engine: FusibleEngine) -> FusibleEngine:
+    raise Poisoned("still")
+
+
+def paths(batcher: Batcher) -> list[str]:
+    return [engine.path for engine in batcher.engines]
+
+
+def test_every_device_that_can_has_the_fast_path() -> None:
+    engines = [FusibleEngine(can_fuse=False), FusibleEngine()]
+    batcher = Batcher(engines, max_wait_s=0, slots=10)  # type: ignore[arg-type]
+    assert not batcher.fuse("float32", 4)
+    assert paths(batcher) == ["plain", "float32, T = 4"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("when", ["before", "meanwhile", "after"])
+def test_the_successor_of_a_lost_device_has_the_fast_path_whenever_it_was_chosen(when: str) -> None:
+    def fuse() -> None:
+        assert batcher.fuse("float32", 4) is (when == "after")
+
+    with lost(FusibleEngine(meanwhile=fuse if when == "meanwhile" else int)) as batcher:
+        if when == "before":
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(FusibleEngine, "renew", refuse_to_renew)
+                with pytest.raises(Poisoned):
+                    batcher.replace_lost_workers(hung_after_s=60)
+            fuse()
+        batcher.replace_lost_workers(hung_after_s=60)
+        if when == "after":
+            fuse()
+        assert paths(batcher) == ["float32, T = 4"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_the_errors_of_replacements_keep_nothing_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network would stay on its device until the next full collection."""
+    made: list[weakref.ref[object]] = []
+
+    def fail(self: FusibleEngine) -> FusibleEngine:
+        successor = FusibleEngine()
+        made.append(weakref.ref(successor))
+        raise Poisoned("still")
+
+    monkeypatch.setattr(FusibleEngine, "renew", fail)
+    with lost(FusibleEngine(), FusibleEngine()) as batcher:
+        gc.disable()
+        try:
+            with suppress(Poisoned):
+                batcher.replace_lost_workers(hung_after_s=60)
+            assert [each() for each in made] == [None, None]
+        finally:
+            gc.enable()
