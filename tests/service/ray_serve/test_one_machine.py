@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,8 +31,13 @@ pytestmark = NEEDS_RAY
 def served(models: Path, port: int, output: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run `scmrl ray`; what it prints is in `output`."""
     command = [PYTHON.with_name("scmrl"), "ray", "--cpus=1", "--max-replicas=1"]
-    with output.open("wb") as out:
-        process = subprocess.Popen(command, env=environment(models, port), stdout=out, stderr=out)
+    # Ray's files, with sockets, whose paths have 107 bytes only: not in pytest's folders.
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        output.open("wb") as out,
+    ):
+        variables = environment(models, port) | {"RAY_TMPDIR": folder}
+        process = subprocess.Popen(command, env=variables, stdout=out, stderr=out)
         try:
             yield process
         finally:
