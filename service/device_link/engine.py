@@ -82,7 +82,6 @@ class DeviceEngine:
         self._path: EnginePath = "plain"
         self._fuse_arguments: tuple[Precision, int] | None = None
         self._out_of_memory_before = self._out_of_memory_count = 0
-        self._memory: Memory | None = None
         self._result_bytes = _FIRST_RESULT
         self._load(until)
 
@@ -112,8 +111,9 @@ class DeviceEngine:
 
     @property
     def memory(self) -> Memory | None:
-        """The memory of the device, as its process has reported it with the last run."""
-        return self._memory
+        """The memory of the device, as its process has reported it with the last run of any of its
+        networks."""
+        return self._process.memory
 
     # --- work ------------------------------------------------------------------------------------
 
@@ -222,7 +222,7 @@ class DeviceEngine:
         if reply["memory"] is not None:
             from model.engine.memory import Memory
 
-            self._memory = Memory(*reply["memory"])
+            self._process.memory = Memory(*reply["memory"])
         if "error" in reply:
             raise self._error(reply["error"], reply["message"])
         return reply

@@ -11,9 +11,13 @@ import sys
 import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from model.thread_name import show_thread_name
 from service.device_link.connection import Connection, DeviceLost
+
+if TYPE_CHECKING:
+    from model.engine.memory import Memory
 
 log = logging.getLogger("scmrl.devices")
 
@@ -37,7 +41,8 @@ class DeviceProcess:
     """A process that has been started; it is not started again. Raises DeviceLost if it cannot be.
 
     A thread starts it and waits for its end, since the system ends it with the thread that started
-    it. `is_usable`: whether networks can be loaded in it.
+    it. `is_usable`: whether networks can be loaded in it. `memory`: that of its device, as last
+    reported; None before.
     """
 
     def __init__(self, device: str, options: ProcessOptions) -> None:
@@ -47,6 +52,7 @@ class DeviceProcess:
         self._error: OSError | None = None
         self._started, self._ended = threading.Event(), threading.Event()
         self._is_ending = False
+        self.memory: Memory | None = None
         threading.Thread(
             target=self._start_and_wait, args=(its, options), name="scmrl-device", daemon=True
         ).start()

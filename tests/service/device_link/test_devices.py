@@ -189,6 +189,8 @@ def test_a_second_network_is_loaded_into_the_same_processes_and_forgotten(
     for one, two in zip(engines, second, strict=True):
         assert_same(expected, two.run(clips(2), STEPS))
         assert_same(local.run(clips(2), STEPS), one.run(clips(2), STEPS))
+        assert two.memory is not None
+        assert one.memory == two.memory, "the newest, whichever network ran last"
     del second, two
     gc.collect()
     wait_until(lambda: [callers_of(pid) for pid in pids] == [1, 1])
