@@ -36,7 +36,7 @@ class TensorSpeed:
     """Clips/s, medians of the rounds, at batches of at most `max_batch`.
 
     Attributes:
-        engine: The engine alone, in full batches.
+        engine: The engine of the first device alone, in full batches.
         queue: Through slots and queue, as many requests in flight as four batches have.
         answers: The same with the whole answer: calibration, contributions, schema.
     """

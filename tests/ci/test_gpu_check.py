@@ -57,11 +57,14 @@ def test_a_part_that_fails_is_in_both_files_with_its_reason_and_the_rest_goes_on
 
 
 @pytest.mark.parametrize(
-    ("ending", "state"),
-    [("time.sleep(60)", "timed out"), ("os.kill(os.getpid(), signal.SIGSEGV)", "failed")],
+    ("ending", "limit_s", "state"),
+    [
+        ("time.sleep(60)", 3.0, "timed out"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", 60.0, "failed"),
+    ],
 )
 def test_a_part_that_hangs_or_crashes_leaves_no_process_and_keeps_what_it_printed(
-    tmp_path: Path, ending: str, state: str
+    tmp_path: Path, ending: str, limit_s: float, state: str
 ) -> None:
     """Its child is in a session of its own, as the servers of benchmarks are, and has no variable
     of a setting, as the processes of the service."""
@@ -74,7 +77,7 @@ def test_a_part_that_hangs_or_crashes_leaves_no_process_and_keeps_what_it_printe
         f"Path({str(started)!r}).write_text(str(child.pid)); "
         f"print({json.dumps([START])!r}, flush=True); {ending}"
     )
-    outcome = check.run(part("starts", program), 3.0)
+    outcome = check.run(part("starts", program), limit_s)
     assert (outcome.state, outcome.result) == (state, [START])
     assert outcome.seconds < 30
     command = Path("/proc", started.read_text(), "cmdline")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.commands.bench import report
+from service.commands.device import Device
 from service.default_checkpoint import WEIGHTS
 
 if TYPE_CHECKING:
@@ -19,27 +20,32 @@ if TYPE_CHECKING:
 
 def tensors(
     weights: Annotated[Path, typer.Option(help="Folder of a checkpoint.")] = WEIGHTS / "avdigits",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
     max_batch: Annotated[int, typer.Option(min=1, help="Largest batch.")] = 8,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; medians are reported.")] = 5,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds of each way a round.")] = 3,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds of each measurement.")] = 3,
     out: Annotated[
         Path | None, typer.Option(help="Folder for tensors.json and tensors.png.")
     ] = None,
 ) -> None:
     """Measure preprocessed tensors: the engine alone, through the queue, and as whole answers.
 
-    Nothing is decoded and there is no HTTP.
+    Each round measures the three in turn. Nothing is decoded and there is no HTTP. With several
+    devices the engine alone is that of the first one, and the queue uses all.
     """
     report.require_modules(*["matplotlib"] * bool(out))
     from rich.console import Console
     from rich.table import Table
 
+    from model.checkpoint import CheckpointError
     from service.bench.tensors import measure
     from service.runtime import cores
 
     cores.set_threads(cores.threads(0))
-    speed = measure(weights, device, max_batch, seconds, rounds)
+    try:
+        speed = measure(weights, device, max_batch, seconds, rounds)
+    except CheckpointError as exc:
+        raise typer.BadParameter(str(exc), param_hint="--weights") from exc
     table = Table(title=f"{weights.name}, batches of {max_batch}", title_justify="left")
     for heading in ("way", "clips/s", "of the engine alone"):
         table.add_column(heading)

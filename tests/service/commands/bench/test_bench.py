@@ -8,12 +8,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
 from model.media import reader
 from service.bench import load, streams, tensors
 from service.bench.clips import MIX, ClipSpec, render_clip
 from service.bench.load import RequestOutcome
 from service.bench.scaling import _fit
+from service.commands.app import app
 
 pytestmark = pytest.mark.slow
 
@@ -119,3 +121,10 @@ def test_tensors_are_timed_alone_through_the_queue_and_as_answers(weights: Path)
     speed = tensors.measure(weights / "avdigits", "cpu", max_batch=2, seconds=0.2, rounds=1)
     assert speed.max_batch == 2
     assert min(speed.engine, speed.queue, speed.answers) > 0
+
+
+def test_a_folder_without_a_checkpoint_is_named(tmp_path: Path) -> None:
+    refused = CliRunner().invoke(app, ["bench", "tensors", "--weights", str(tmp_path / "nowhere")])
+    assert refused.exit_code == 2
+    assert "Traceback" not in refused.output
+    assert "--weights" in refused.output
