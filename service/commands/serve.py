@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,19 +65,22 @@ def register(app: typer.Typer) -> None:
 
     def serve(**options: Any) -> None:
         flags = {name: value for name, value in options.items() if value is not None}
-        for old in RENAMED.keys() & flags.keys():
+        warnings = []
+        for old in sorted(RENAMED.keys() & flags.keys()):
             new = RENAMED[old]
-            typer.echo(f"scmrl serve: {renamed_warning(flag(old), flag(new))}", err=True)
+            warnings.append(renamed_warning(flag(old), flag(new)))
             flags.setdefault(new, flags.pop(old))
         try:
             settings = Settings(**flags)
         except ValidationError as exc:
+            for warning in warnings:
+                typer.echo(f"scmrl serve: {warning}", err=True)
             for error in exc.errors():
                 name = str(error["loc"][0])
                 where = f"{flag(name)} ({variable(name)})"
                 typer.echo(f"{where}: {describe_error(error)}", err=True)
             raise typer.Exit(MISUSED) from exc
-        raise typer.Exit(run(settings))
+        raise typer.Exit(run(settings, warnings))
 
     fields = Settings.model_fields
     parameters = [
@@ -95,14 +99,16 @@ class _CannotStart(Exception):
         self.code = code
 
 
-def run(settings: Settings) -> int:
-    """Serve until a signal or a failure, and return the exit code."""
+def run(settings: Settings, warnings: Sequence[str] = ()) -> int:
+    """Report warnings, serve until a signal or a failure, and return the exit code."""
     with garbage_collection.disabled():  # the imports make many objects, all of which stay
         torch_import.preload()
         import service.app
         import service.server.server  # noqa: F401
 
     logs.configure(settings.log_level, settings.log_format)
+    for warning in (*warnings, *variable_warnings(os.environ)):
+        _report(warning, settings)
     try:
         keys = _check(settings)
         listener = _listen(settings)
@@ -122,10 +128,8 @@ def run(settings: Settings) -> int:
 
 
 def _check(settings: Settings) -> Keys:
-    """Report warnings, and return the keys. Raises _CannotStart for keys that cannot be used, and
-    for a required sandbox that is not available."""
-    for warning in variable_warnings(os.environ):
-        _report(warning, settings)
+    """Report exposed keys, and return the keys. Raises _CannotStart for keys that cannot be used,
+    and for a required sandbox that is not available."""
     try:
         keys = read(settings)
         check_exposure(settings, keys)

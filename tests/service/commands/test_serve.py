@@ -111,7 +111,7 @@ def test_what_is_on_or_off_can_be_set_either_way(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen: list[Settings] = []
-    monkeypatch.setattr(serving, "run", lambda settings: chosen.append(settings) or 0)
+    monkeypatch.setattr(serving, "run", lambda settings, _: chosen.append(settings) or 0)
     monkeypatch.setenv(variable(name), "true")
     assert CliRunner().invoke(app, ["serve", off_flag(name)]).exit_code == 0
     monkeypatch.setenv(variable(name), "false")

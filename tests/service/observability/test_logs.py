@@ -216,11 +216,13 @@ def test_in_json_each_line_that_the_service_writes_is_an_object(
 def test_a_failure_to_start_in_json_is_an_object_as_well(
     serve: type[Serve], flags: tuple[str, ...], code: int, why: str
 ) -> None:
-    failed = serve(*flags, "--port", 0, "--log-format", "json", SCMRL_MAX_BACTH="16")
+    old = ("--shed-steps", 1)
+    failed = serve(*flags, *old, "--port", 0, "--log-format", "json", SCMRL_MAX_BACTH="16")
     assert failed.code() == code
     objects = [json.loads(line) for line in failed.logged.splitlines()]
     assert any(x["level"] == "critical" and why in x["message"] for x in objects)
-    assert any("did you mean SCMRL_MAX_BATCH?" in x["message"] for x in objects)
+    for warning in ("did you mean SCMRL_MAX_BATCH?", "is now --min-steps-under-load"):
+        assert any(warning in x["message"] for x in objects)
 
 
 def test_warnings_and_the_death_of_a_thread_are_lines_of_log() -> None:
