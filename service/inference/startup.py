@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
+from functools import partial
+from itertools import count
 
 from model.device import DeviceError
+from service.device_link.connection import DeviceLost
 from service.errors import Error, Problem, StartupError
 from service.inference.discovery import discover
 from service.inference.loading import LOAD_THREAD, Attempt, LoadAbandoned, Loads
@@ -13,6 +16,7 @@ from service.inference.model_loader import ModelLoader
 from service.inference.registry import Registry
 from service.inference.served_model import ServedModel
 from service.runtime import cores, garbage_collection
+from service.runtime.backoff import backoff_s
 from service.runtime.torch_import import import_torch
 from service.settings import Settings
 
@@ -23,6 +27,10 @@ log = logging.getLogger("scmrl.registry")
 _DELAY_S = 1.0
 #: Seconds after which a slow load no longer delays the next one.
 _OVERTAKE_S = 5.0
+#: Losses of a device after which a checkpoint is marked as failed, and the wait after each of them,
+#: in seconds: doubled each time, up to the longest.
+_MAX_LOSSES = 6
+_RETRY_S, _MAX_RETRY_S = 1.0, 30.0
 
 
 class Startup:
@@ -101,8 +109,7 @@ class Startup:
 
     def _load_other(self, name: str) -> None:
         try:
-            attempt = self._loads.reserve(name)
-            self._loads.run(attempt, lambda: self._load_unless_done(attempt))
+            self._load_on_all_devices(name)
         except Problem as problem:
             if problem.error is Error.FULL:
                 self._registry.fail(name)
@@ -111,6 +118,20 @@ class Startup:
         except Exception as exc:
             self._registry.fail(name)
             log.error("cannot serve the checkpoint %s: %s", name, exc)
+
+    def _load_on_all_devices(self, name: str) -> None:
+        """Load it; again where a device is lost meanwhile, since its process is replaced."""
+        for losses in count(1):
+            attempt = self._loads.reserve(name)
+            try:
+                self._loads.run(attempt, partial(self._load_unless_done, attempt))
+                return
+            except DeviceLost as exc:
+                if losses == _MAX_LOSSES:
+                    raise
+                log.warning("loading the checkpoint %s again: %s", name, exc)
+            if self._stopping.wait(backoff_s(losses, _RETRY_S, _MAX_RETRY_S)):
+                return
 
     def _load_unless_done(self, attempt: Attempt) -> None:
         """Load it unless an operator has loaded or unloaded it meanwhile."""

@@ -6,13 +6,17 @@ import json
 import shutil
 import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from model.checkpoint import Measurement
+from service.device_link.connection import DeviceLost
 from service.errors import Error, Problem, StartupError
+from service.inference import model_loader, served_model, startup
 from service.inference.model_server import ModelServer
+from service.inference.served_model import ServedModel
 from service.runtime import garbage_collection
 from service.settings import Settings
 from tests.service import checkpoints
@@ -115,6 +119,28 @@ def test_the_default_is_the_one_that_is_set_and_comes_first(weights: Path, clip:
         assert list(statuses(client)) == ["strict", "avdigits"]
         answer = client.post("/v1/classify", files={"clip": clip}).json()
         assert answer["model"]["name"] == "strict"
+
+
+@pytest.mark.parametrize(("losses", "status"), [(1, "ready"), (100, "failed")])
+def test_a_checkpoint_is_loaded_again_where_a_device_was_lost_at_the_start(
+    losses: int, status: str, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for wait in ("_DELAY_S", "_RETRY_S"):
+        monkeypatch.setattr(startup, wait, 0.0)
+    remaining = [DeviceLost("its process has ended")] * losses
+
+    def load(folder: Path, *others: Any) -> ServedModel:
+        if folder.name == "strict" and remaining:
+            raise remaining.pop()
+        return served_model.load(folder, *others)
+
+    monkeypatch.setattr(model_loader, "load", load)
+    models = ModelServer(Settings(models=weights, compile="off"))
+    models.startup.load_default()
+    models.startup.load_others()
+    models.stop()
+    assert models.registry.status("strict") == status
+    assert len(remaining) == max(0, losses - startup._MAX_LOSSES)
 
 
 def test_int8_is_taken_where_the_card_has_its_accuracy(
