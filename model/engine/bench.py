@@ -22,6 +22,7 @@ from model.engine.parity import ParityLayers
 from model.engine.parity_cpu import CPUParityLayers
 from model.engine.plain import inference_context
 from model.fused.cpu.network import CPUNetwork
+from model.module_command import module_command
 from model.network import SCMRL
 from model.network.neuron import LIF
 
@@ -224,7 +225,7 @@ def _min_seconds(work: Callable[[], object], device: str, rounds: int) -> float:
 def memory(name: str, path: EnginePath, batch: int, device: str = "cpu") -> int:
     """Return the peak memory, in MiB, of a new process that runs a batch three times: its resident
     memory, or what torch reserves of a GPU's."""
-    command = [sys.executable, "-m", "model.engine.bench", name, path, str(batch), device]
+    command = module_command("model.engine.bench", name, path, batch, device)
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return int(done.stdout) // 1024**2
 

@@ -6,13 +6,14 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from model.module_command import module_command
 
 #: Time limit for a server to become ready, in seconds.
 _START_TIMEOUT_S = 120.0
@@ -39,7 +40,7 @@ def run_scmrl(weights: Path, **settings: str) -> Iterator[Server]:
         "SCMRL_API_KEYS": "",
         "SCMRL_API_KEYS_FILE": "",
     }
-    command = [sys.executable, "-m", "service.cli", "serve"]
+    command = module_command("service.cli", "serve")
     with _running(command, environment | settings, f"http://127.0.0.1:{port}/readyz") as pid:
         yield Server(f"http://127.0.0.1:{port}/v1/classify", pid)
 
@@ -55,7 +56,7 @@ def run_litserve(
         "BENCH_PATH": path,
         "BENCH_ACCELERATOR": device.partition(":")[0],
     }
-    command = [sys.executable, "-m", "service.bench.litserve_app", str(port), str(max_batch)]
+    command = module_command("service.bench.litserve_app", port, max_batch)
     with _running(command, environment, f"http://127.0.0.1:{port}/health") as pid:
         yield Server(f"http://127.0.0.1:{port}/v1/classify", pid)
 

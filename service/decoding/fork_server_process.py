@@ -6,9 +6,9 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from contextlib import ExitStack, suppress
 
+from model.module_command import module_command
 from service.decoding import wire
 from service.decoding.stderr_tail import StderrTail
 
@@ -98,7 +98,7 @@ def _spawn(control: int, stderr: int, sandbox: str) -> subprocess.Popen[bytes]:
     # An attacker who takes the process over must not find the service's keys in its memory.
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("SCMRL_", "OTEL_"))}
     return subprocess.Popen(
-        [sys.executable, "-m", _WORKER, str(control), sandbox],
+        module_command(_WORKER, control, sandbox),
         pass_fds=[control],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -28,6 +28,7 @@ import traceback
 from enum import IntFlag
 from pathlib import Path
 
+from model.module_command import module_command
 from service.decoding import syscalls
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
@@ -146,7 +147,7 @@ def probe(seccomp_required: bool = False) -> Layers:
 
 def check() -> None:
     """Confine a new process. Raises SeccompUnavailable where seccomp is not in force there."""
-    command = [sys.executable, "-m", "service.decoding.sandbox"]
+    command = module_command("service.decoding.sandbox")
     child = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if child.returncode:
         raise SeccompUnavailable(child.stderr.strip() or f"it ended with {child.returncode}")

@@ -7,12 +7,12 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from model.module_command import module_command
 from model.thread_name import show_thread_name
 from service.device_link.connection import Connection, DeviceLost
 
@@ -139,7 +139,7 @@ def _spawn(control: socket.socket, device: str, options: ProcessOptions) -> subp
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("SCMRL_", "OTEL_"))}
     arguments = (control.fileno(), device, options.threads, options.log_level, options.log_format)
     return subprocess.Popen(
-        [sys.executable, "-m", _MODULE, *map(str, arguments)],
+        module_command(_MODULE, *arguments),
         pass_fds=[control.fileno()],
         stdin=subprocess.DEVNULL,
         env=environment,

@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from model.module_command import module_command
 from service.app import VERSION, limit_store
 from service.engine_link.board import Board
 from service.engine_link.channel import ChannelLost, RemoteFailure, Reply
@@ -347,7 +347,7 @@ def _spawn(config: WorkerConfig) -> subprocess.Popen[bytes]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SCMRL_")}
     try:
         return subprocess.Popen(
-            [sys.executable, "-m", _MODULE, str(fd)],
+            module_command(_MODULE, fd),
             pass_fds=[fd, *config.inherited],
             stdin=subprocess.DEVNULL,
             env=environment,

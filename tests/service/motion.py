@@ -13,9 +13,11 @@ whose processes know the kind.
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -130,6 +132,7 @@ def motion_kind() -> Iterator[None]:
         patch.setattr(specs, "KINDS", KINDS)
         patch.setattr(upload_fields, "KIND_READERS", KIND_READERS)
         patch.setattr(fork_server_process, "_WORKER", "tests.service.motion")
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]), prepend=os.pathsep)
         _read_kinds_anew()
         yield
     _read_kinds_anew()

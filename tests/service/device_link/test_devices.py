@@ -30,6 +30,7 @@ from service.inference.batch_queue import InferenceResult
 from service.inference.batching import Batcher
 from service.inference.model_server import ModelServer
 from service.settings import Settings
+from tests.conftest import ROOT
 from tests.model.networks import lively, noise
 from tests.service.checkpoints import CONFIG, STEPS
 from tests.service.running_server import wait_until
@@ -53,6 +54,7 @@ def devices(faults: Path) -> Iterator[Devices]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FAULTS", str(faults))
         patch.setattr(process, "_MODULE", "tests.service.faulty_device")
+        patch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
         devices = Devices(OPTIONS)
         yield devices
         pids = devices.pids
