@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import socket
 import subprocess
@@ -37,7 +38,9 @@ def served(models: Path, port: int, output: Path) -> Iterator[subprocess.Popen[b
         output.open("wb") as out,
     ):
         variables = environment(models, port) | {"RAY_TMPDIR": folder}
-        process = subprocess.Popen(command, env=variables, stdout=out, stderr=out)
+        # Where the tests run in the background, SIGINT is ignored, as it would be in it.
+        heeds = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        process = subprocess.Popen(command, env=variables, stdout=out, stderr=out, preexec_fn=heeds)
         try:
             yield process
         finally:
