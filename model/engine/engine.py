@@ -44,7 +44,8 @@ class Engine:
     The network is moved there and put in eval mode, and must not be changed afterwards. `device` is
     "auto" (CUDA where available), "cpu", "cuda" or "cuda:N". On a CPU it uses `threads` threads, by
     default torch's number in the calling thread. A batch of more than `max_batch` samples is run in
-    parts. Raises RuntimeError where the device is not available.
+    parts. Raises RuntimeError where the device is not available, MemoryError where it lacks memory
+    for the weights.
     """
 
     def __init__(
@@ -57,7 +58,10 @@ class Engine:
         self.max_batch = max_batch
         self._device = resolve_device(device)
         self._threads = threads or torch.get_num_threads()
-        self._network = network.to(self._device).eval()
+        try:
+            self._network = network.to(self._device).eval()
+        except torch.OutOfMemoryError as exc:
+            raise MemoryError(f"{self._device} lacks memory for the network's weights") from exc
         # One run at a time: each uses all cores (or the GPU) anyway, and two would need twice the
         # memory.
         self._lock = threading.Lock()

@@ -24,8 +24,8 @@ log = logging.getLogger("scmrl.registry")
 
 #: Seconds between two checks whether a checkpoint that is being retired has requests in flight.
 _RETIRE_S = 0.05
-#: Retry-After in seconds while the process of a device is replaced.
-_RETRY_DEVICE_S = 10
+#: Retry-After in seconds while the process of a device is replaced, and after too little memory.
+_RETRY_DEVICE_S, _RETRY_MEMORY_S = 10, 60
 
 
 class Reloads:
@@ -57,7 +57,8 @@ class Reloads:
         The old checkpoint is served until the new one is ready; requests in flight keep the one
         that they began with. Raises Problem CONFLICT if the name is being loaded or unloaded, FULL
         if too many loads have not ended. The work raises Problem UNKNOWN_MODEL, UNUSABLE,
-        LOAD_TIMEOUT or STOPPING, and changes nothing then.
+        LOAD_TIMEOUT, STOPPING, NOT_READY if a device is lost, or FULL without memory, and changes
+        nothing then.
         """
         attempt = self._loads.reserve(name)
         return lambda: self._load(attempt)
@@ -93,6 +94,10 @@ class Reloads:
             log.error("cannot serve the checkpoint %s: %s", name, exc)
             detail = f"{name}: {exc} (SCMRL_LOAD_TIMEOUT_S) and was abandoned{unchanged}."
             raise timed_out(detail) from exc
+        except MemoryError as exc:
+            log.error("cannot serve the checkpoint %s: %s", name, exc)
+            detail = f"There is too little memory to load {name} at the moment{unchanged}."
+            raise Problem(Error.FULL, detail, retry_after_s=_RETRY_MEMORY_S) from exc
         except DeviceLost as exc:
             log.error("cannot serve the checkpoint %s: %s", name, exc)
             detail = f"A device was lost while {name} was being loaded{unchanged}."

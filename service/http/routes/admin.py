@@ -24,6 +24,7 @@ router = APIRouter(prefix="/v1/admin/models", tags=["admin"])
         Error.UNUSABLE,
         Error.FULL,
         Error.STOPPING,
+        Error.NOT_READY,
         Error.LOAD_TIMEOUT,
     ),
 )

@@ -347,6 +347,17 @@ def test_a_batch_above_the_engines_is_run_in_parts(network: SCMRL) -> None:
         assert runs.max_batch == 3
 
 
+def test_too_little_memory_for_the_weights_raises(
+    network: SCMRL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(device: torch.device) -> SCMRL:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(network, "to", fail)
+    with pytest.raises(MemoryError, match="cpu lacks memory for the network's weights"):
+        Engine(network, "cpu")
+
+
 def test_too_little_memory_for_one_sample_raises(network: SCMRL) -> None:
     engine, _ = short_of_memory(network, most=0)
     with pytest.raises(MemoryError, match="one sample"):

@@ -18,9 +18,10 @@ from pydantic import SecretStr
 from model.checkpoint import card
 from service.app import create_app
 from service.errors import Error, Problem, StartupError
-from service.inference import file_watch, startup
+from service.inference import file_watch, model_loader, startup
 from service.inference.loading import MAX_LOADS, LoadAbandoned, Loads
 from service.inference.model_server import ModelServer
+from service.inference.served_model import ServedModel
 from service.settings import Settings
 from tests.service import checkpoints
 from tests.service.http.routes.test_admin import KEY, MODELS
@@ -116,6 +117,21 @@ def test_a_disk_that_hangs_costs_its_own_load_only(
         finally:
             disk.answers.set()
         assert hanging.result().status_code == 200
+
+
+def test_a_load_without_memory_is_503_and_changes_nothing(
+    client: httpx.Client, clip: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> ServedModel:
+        raise MemoryError("cuda:0 lacks memory for the network's weights")
+
+    monkeypatch.setattr(model_loader, "load", fail)
+    refused = client.put(f"{MODELS}/strict")
+    assert refused.status_code == 503
+    assert problem(refused)["type"] == "urn:scmrl:error:full"
+    assert "too little memory to load strict" in problem(refused)["detail"]
+    assert int(refused.headers["Retry-After"]) > 0
+    assert client.post("/v1/models/strict/classify", files={"clip": clip}).status_code == 200
 
 
 def test_a_load_over_its_limit_is_given_up_and_its_name_is_free_when_the_disk_answers(
