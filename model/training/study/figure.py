@@ -16,6 +16,11 @@ from model.training.study.variants import Variant
 
 mpl.use("Agg")
 _DPI = 120
+#: Markers of the variants: the next one where the ten colours begin again.
+_MARKERS = "os^D"
+_COLOURS = 10
+#: As many variants fit into a line of the least height.
+_VARIANTS_A_LINE = 7
 
 
 def draw(table: Sequence[Row], variants: Sequence[Variant], path: Path) -> None:
@@ -31,7 +36,8 @@ def draw(table: Sequence[Row], variants: Sequence[Variant], path: Path) -> None:
         panels.append((gains, "gain of all streams over one, in points", 100.0))
     if any(row.estimates[v.name] for row in maps for v in variants):
         panels.append((maps, "share of the visual map", 1.0))
-    heights = [max(1.2, len(rows)) for rows, _, _ in panels]
+    line = max(1.0, len(variants) / _VARIANTS_A_LINE)
+    heights = [max(1.2, line * len(rows)) for rows, _, _ in panels]
     figure = Figure(figsize=(9, 1.2 + 0.42 * sum(heights)), layout="constrained")
     axes = np.atleast_1d(figure.subplots(len(panels), 1, height_ratios=heights))
     for each, (rows, label, scale) in zip(axes, panels, strict=True):
@@ -45,14 +51,15 @@ def _dots(
     axes: Axes, rows: Sequence[Row], variants: Sequence[Variant], label: str, scale: float
 ) -> None:
     """Draw a line of dots with intervals for each row, one for each variant."""
-    spread = np.linspace(-0.3, 0.3, len(variants)) if len(variants) > 1 else [0.0]
-    for variant, offset in zip(variants, spread, strict=True):
+    spread = np.linspace(-0.38, 0.38, len(variants)) if len(variants) > 1 else [0.0]
+    for number, (variant, offset) in enumerate(zip(variants, spread, strict=True)):
         estimates = [row.estimates[variant.name] for row in rows]
         places = [i + offset for i, each in enumerate(estimates) if each]
         axes.errorbar(
             [scale * each.value for each in estimates if each], places,
             xerr=[scale * each.half for each in estimates if each],
-            fmt="o", markersize=4, linewidth=1, label=variant.title,
+            fmt=_MARKERS[number // _COLOURS % len(_MARKERS)], color=f"C{number % _COLOURS}",
+            markersize=4, linewidth=1, label=variant.title,
         )  # fmt: skip
     if any(row.part.startswith("gain") for row in rows):
         axes.axvline(0, color="black", linewidth=0.6)
