@@ -17,6 +17,7 @@ from model.media.types import Clip, MediaError, Pictures, Sound
 from model.out_of_distribution import ood_score
 from model.training.evaluator import BATCH_SIZE, EvaluatedClip, Evaluator
 from model.training.folder.clip_files import kind_of
+from model.training.out_of_distribution.calibration_clips import OTHER
 from model.training.speech import voices
 from model.training.speech.folder import RATE
 from model.training.speech.recording import record
@@ -30,9 +31,10 @@ _RATE, _SECONDS = 16_000, 2.0
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers to clips: the highest probability [n], and the OOD score [n], which is NaN for all
-    clips where the card has no reference for it."""
+    """Answers to clips: the predicted class [n], its probability [n], and the OOD score [n],
+    which is NaN for all clips where the card has no reference for it."""
 
+    classes: NDArray[np.int64]
     probabilities: NDArray[np.float64]
     scores: NDArray[np.float64]
 
@@ -51,7 +53,7 @@ def measure_ood_detection(
     evaluator: Evaluator, clips: Sequence[EvaluatedClip], foreign: Path | None, seed: int
 ) -> Iterator[Measurement]:
     """Measure how many OOD clips are answered, and how well the OOD score separates them from
-    `clips`.
+    `clips`; where a label is one of OTHER, which answers them rightly, how many have it.
 
     `foreign`: a folder of pictures and sounds of other things. Raises DataError where it has none.
     """
@@ -63,6 +65,10 @@ def measure_ood_detection(
                      f"{conditions}, {evaluator.task.test_set}")  # fmt: skip
     for name, others in _sets(len(clips), evaluator.card.steps, foreign, seed):
         answers = _answers(evaluator, others)
+        for index, label in enumerate(evaluator.card.labels):
+            if label.lower() in OTHER:
+                share = float((answers.classes == index).mean())
+                yield _share(f"{name} answered {label!r}", share, others, conditions)
         yield _share(f"{name} answered above 0.5", answers.confident, others, conditions)
         if has_scores:
             what = f"{name} answered above 0.5, abstain_beyond=1"
@@ -84,17 +90,19 @@ def auroc(known: NDArray[np.float64], other: NDArray[np.float64]) -> float:
 
 
 def _answers(evaluator: Evaluator, clips: Sequence[Clip]) -> Answers:
+    classes: list[int] = []
     probabilities: list[float] = []
     scores: list[float] = []
     card = evaluator.card
     for first in range(0, len(clips), BATCH_SIZE):
         batch = [evaluator.prepare(clip, card.steps) for clip in clips[first : first + BATCH_SIZE]]
         output = evaluator.run(batch, card.steps)
-        logits = evaluator.calibrate(output, card.steps)
-        probabilities += logits.softmax(1).amax(1).tolist()
+        highest = evaluator.calibrate(output, card.steps).softmax(1).max(1)  # [B] each
+        classes += highest.indices.tolist()
+        probabilities += highest.values.tolist()
         score = ood_score(output, card, card.steps)
         scores += [np.nan] * len(batch) if score is None else score.tolist()
-    return Answers(np.array(probabilities), np.array(scores))
+    return Answers(np.array(classes), np.array(probabilities), np.array(scores))
 
 
 def _sets(

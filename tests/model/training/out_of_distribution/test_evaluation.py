@@ -8,11 +8,13 @@ import cv2
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from model import checkpoint
 from model.checkpoint import Calibration, LogitReference, OODReferences
 from model.media.reader import read_clip
 from model.training.avdigits.task import AVDigits
+from model.training.drones.task import Drones
 from model.training.evaluator import DecodedClip, Evaluator
 from model.training.options import TrainOptions
 from model.training.out_of_distribution.evaluation import auroc, measure_ood_detection
@@ -87,6 +89,20 @@ def test_without_a_domain_there_is_no_score(tmp_path: Path, clips: list[DecodedC
     evaluator = saved(tmp_path / "checkpoint", 1.0, None)
     measured = [m.what for m in measure_ood_detection(evaluator, clips, None, 7)]
     assert measured == [f"{name} answered above 0.5" for name in SETS]
+
+
+@pytest.mark.parametrize(("predicted", "share"), [("other", 1.0), ("drone", 0.0)])
+def test_a_label_for_everything_else_is_counted(
+    tmp_path: Path, clips: list[DecodedClip], predicted: str, share: float
+) -> None:
+    card = make_card(TrainOptions.of(Drones(), Path("data"), embed_dim=16, steps=2), 0)
+    network = lively(card.config)
+    with torch.no_grad():
+        network.head.bias[card.labels.index(predicted)] += 1e3
+    checkpoint.save(tmp_path / "checkpoint", network, card)
+    evaluator = Evaluator(tmp_path / "checkpoint", "cpu")
+    measured = {m.what: m.value for m in measure_ood_detection(evaluator, clips, None, 7)}
+    assert [measured[f"{name} answered 'other'"] for name in SETS] == [share] * len(SETS)
 
 
 def test_a_folder_without_sounds_is_refused(tmp_path: Path, clips: list[DecodedClip]) -> None:
