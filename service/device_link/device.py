@@ -1,4 +1,4 @@
-"""One device, whose process is replaced when it has ended."""
+"""One device, and its process, which is replaced when it has ended."""
 
 from __future__ import annotations
 

@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("scmrl.devices")
 
-#: Longest time in which the successor of an engine is loaded and tried, in seconds: less than after
-#: which the supervisor of workers gives the device up.
+#: Time limit in seconds for loading the successor of an engine and running it once: less than that
+#: of the supervisor of workers, after which it reports the device as lost.
 _RENEW_S = 100.0
-#: Bytes of shared memory for the first result; a larger one is asked for once more.
+#: Bytes of shared memory for the first result; a larger result is requested again.
 _FIRST_RESULT = 64 * 1024
 
-#: Errors of the engine that arrive as themselves.
+#: Errors of the engine that are raised with their own type; others are a DeviceFailure.
 _KNOWN: dict[str, type[Exception]] = {"MemoryError": MemoryError, "ValueError": ValueError}
 
 _numbers = count(1)
@@ -47,8 +47,10 @@ class DeviceFailure(Exception):
 
 @dataclass(frozen=True)
 class StoredNetwork:
-    """A network as it is sent to processes, kept to load it again. `config`: in JSON; `weights`:
-    as safetensors."""
+    """A network as it is sent to processes, kept to load it again after the loss of one.
+
+    `config`: in JSON; `weights`: as safetensors.
+    """
 
     config: str
     weights: bytes
@@ -101,7 +103,7 @@ class DeviceEngine:
 
     @property
     def out_of_memory_count(self) -> int:
-        """How often the device was out of memory, with the engines that this one replaces."""
+        """How often the device was out of memory, including the engines that this one replaces."""
         return self._out_of_memory_before + self._out_of_memory_count
 
     @property
@@ -152,7 +154,8 @@ class DeviceEngine:
         self._warm_up(steps, batch_sizes, None)
 
     def fuse(self, precision: Precision = "float32", steps: int = 4) -> bool:
-        """See Engine.fuse. Where the process is lost meanwhile, the engine's successor does it."""
+        """See Engine.fuse. False if the process is lost meanwhile: the engine's successor
+        then fuses."""
         self._fuse_arguments = (precision, steps)
         try:
             return self._fuse(precision, steps, None)
@@ -169,13 +172,13 @@ class DeviceEngine:
         if self._running.locked() or self._connection.is_busy:
             self._process.kill("it hangs")
         until = time.monotonic() + _RENEW_S
-        other = DeviceEngine(self._device, self._network, self.max_batch, until)
-        other._out_of_memory_before = self.out_of_memory_count
+        successor = DeviceEngine(self._device, self._network, self.max_batch, until)
+        successor._out_of_memory_before = self.out_of_memory_count
         if self._fuse_arguments is not None:
-            other._fuse_arguments = self._fuse_arguments
-            other._fuse(*self._fuse_arguments, until)
-        other._warm_up(1, [1], until)
-        return other
+            successor._fuse_arguments = self._fuse_arguments
+            successor._fuse(*self._fuse_arguments, until)
+        successor._warm_up(1, [1], until)
+        return successor
 
     # --- calls -----------------------------------------------------------------------------------
 

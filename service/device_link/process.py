@@ -24,13 +24,13 @@ log = logging.getLogger("scmrl.devices")
 _MODULE = "service.processes.device_process"
 #: Seconds in which a process may end by itself before it is killed.
 _END_S = 2.0
-#: Seconds between the end of a process's sockets and its own.
+#: Seconds within which a process ends after its sockets have been closed; then it is killed.
 _DYING_S = 1.0
 
 
 @dataclass(frozen=True)
 class ProcessOptions:
-    """What processes of devices are started with. `threads`: that a network on a CPU uses."""
+    """Options of the processes of devices. `threads`: of a network on a CPU."""
 
     threads: int
     log_level: str
@@ -47,14 +47,17 @@ class DeviceProcess:
 
     def __init__(self, device: str, options: ProcessOptions) -> None:
         self.device = device
-        self._control, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control, process_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._popen: subprocess.Popen[bytes] | None = None
         self._error: OSError | None = None
         self._started, self._ended = threading.Event(), threading.Event()
         self._is_ending = False
         self.memory: Memory | None = None
         threading.Thread(
-            target=self._start_and_wait, args=(its, options), name="scmrl-device", daemon=True
+            target=self._start_and_wait,
+            args=(process_end, options),
+            name="scmrl-device",
+            daemon=True,
         ).start()
         self._started.wait()
         if self._error is not None:
@@ -74,14 +77,14 @@ class DeviceProcess:
         """Return a new connection. Raises DeviceLost."""
         with ExitStack() as stack:
             try:
-                calls, its_calls = socket.socketpair()
+                calls, process_calls = socket.socketpair()
                 on_failure = stack.enter_context(ExitStack())
                 on_failure.enter_context(calls)
-                stack.enter_context(its_calls)
-                blocks, its_blocks = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                stack.enter_context(process_calls)
+                blocks, process_blocks = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 on_failure.enter_context(blocks)
-                stack.enter_context(its_blocks)
-                fds = [its_calls.fileno(), its_blocks.fileno()]
+                stack.enter_context(process_blocks)
+                fds = [process_calls.fileno(), process_blocks.fileno()]
                 socket.send_fds(self._control, [b"+"], fds)
             except OSError as exc:
                 raise DeviceLost(f"no connection to the process of {self.device}: {exc}") from exc
@@ -95,12 +98,12 @@ class DeviceProcess:
         self._end()
 
     def give_up(self, reason: str) -> None:
-        """Wait for the end of a process that has failed; kill it if it does not end by itself."""
+        """Wait for the end of a process that has failed; kill it after `_DYING_S` seconds."""
         if not self._ended.wait(_DYING_S):
             self.kill(reason)
 
     def begin_stop(self) -> None:
-        """Close its control socket, at whose end it ends by itself."""
+        """Close its control socket: the process then ends by itself."""
         self._is_ending = True
         self._control.close()
 
@@ -116,11 +119,11 @@ class DeviceProcess:
         self._is_ending = True
         self._popen.kill()
 
-    def _start_and_wait(self, its: socket.socket, options: ProcessOptions) -> None:
+    def _start_and_wait(self, process_end: socket.socket, options: ProcessOptions) -> None:
         show_thread_name()
-        with its:
+        with process_end:
             try:
-                self._popen = _spawn(its, self.device, options)
+                self._popen = _spawn(process_end, self.device, options)
             except OSError as exc:
                 self._error = exc
                 return

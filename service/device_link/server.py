@@ -1,4 +1,4 @@
-"""The process of a device from its own side: it runs the networks of all checkpoints there."""
+"""The process of a device: it runs the networks of all checkpoints there."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class _Caller:
         }
 
     def serve(self) -> None:
-        """Answer calls until the connection is closed; then forget the network."""
+        """Answer calls until the connection is closed; then free the network."""
         show_thread_name()
         try:
             while True:
@@ -110,7 +110,8 @@ class _Caller:
         }
 
     def _measure_memory(self) -> tuple[int, int] | None:
-        """Return the bytes that are used and their limit; None if there is nothing newer."""
+        """Return the bytes in use and their limit; None if unknown, or sent less than a second
+        ago."""
         now = time.monotonic()
         if self._engine is None or now < self._measured_at + _MEMORY_S:
             return None
@@ -118,7 +119,7 @@ class _Caller:
         usage = self._engine.memory
         return None if usage is None else (usage.used, usage.limit)
 
-    # --- what is called --------------------------------------------------------------------------
+    # --- methods that are called -----------------------------------------------------------------
 
     def _load(self, message: dict[str, Any]) -> dict[str, Any]:
         data = self._array(message["weights"]).view(np.uint8)[: message["bytes"]].tobytes()
@@ -146,18 +147,18 @@ class _Caller:
         return self._send_result(message)
 
     def _send_result(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Copy the last output into the block that is given, or reply how large one it needs."""
+        """Copy the last output into the caller's block, or reply how many bytes it needs."""
         assert self._unsent is not None
         description, parts = self._unsent
-        room = self._array(message["result"]).view(np.uint8).data
+        buffer = self._array(message["result"]).view(np.uint8).data
         needed = sum(len(part) for part in parts)
-        if needed > len(room):
+        if needed > len(buffer):
             return {"needed": needed}
         self._unsent = None
-        at = 0
+        offset = 0
         for part in parts:
-            room[at : at + len(part)] = part
-            at += len(part)
+            buffer[offset : offset + len(part)] = part
+            offset += len(part)
         return {"output": description}
 
     def _warm_up(self, message: dict[str, Any]) -> dict[str, Any]:

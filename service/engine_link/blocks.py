@@ -31,8 +31,8 @@ from model.arrays import Float32Array
 _SMALLEST = 64 * 1024
 #: Bytes of free blocks that a worker keeps.
 _MAX_FREE = 64 * 1024 * 1024
-#: Longest wait for a block that has been sent, in seconds.
-_COMES_S = 2.0
+#: Longest wait to receive a block that has been sent, in seconds.
+_RECEIVE_S = 2.0
 #: Number and size of a block, beside its descriptor.
 _HEAD = struct.Struct("!QQ")
 
@@ -62,7 +62,7 @@ class BlockPool:
         self.dropped: deque[int] = deque()
 
     def allocate(self, shape: Sequence[int], dtype: str = "float32") -> NDArray[Any]:
-        """Return an uninitialized array in a block. Raises MemoryError where none can be had."""
+        """Return an uninitialized array in a block. Raises MemoryError."""
         needed = math.prod(shape) * np.dtype(dtype).itemsize
         size = _SMALLEST
         while size < needed:
@@ -108,8 +108,8 @@ class BlockPool:
 
     def _give_back(self, size: int, number: int, memory: mmap.mmap, address: int) -> None:
         self._by_address.pop(address, None)
-        kept = sum(each * len(blocks) for each, blocks in list(self._free.items()))
-        if kept + size <= _MAX_FREE:
+        free = sum(block * len(blocks) for block, blocks in list(self._free.items()))
+        if free + size <= _MAX_FREE:
             self._free[size].append((number, memory))
         else:
             self.dropped.append(number)
@@ -125,7 +125,7 @@ class SharedBlocks:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._sock.settimeout(_COMES_S)
+        self._sock.settimeout(_RECEIVE_S)
         self._blocks: dict[int, mmap.mmap] = {}
 
     def array(self, reference: Reference) -> Float32Array:

@@ -1,4 +1,5 @@
-"""The engine process from its own side: what HTTP workers call, and what they are told."""
+"""The engine process's side of its connections to HTTP workers: the methods that they call, and the
+updates of checkpoints and keys that it sends."""
 
 from __future__ import annotations
 
@@ -30,17 +31,18 @@ from service.streaming.slots import StreamLimits
 
 log = logging.getLogger("scmrl.workers")
 
-#: Seconds between two looks for changes of the checkpoints that nothing tells.
-_LOOK_S = 0.5
-#: Longest wait for workers to take over a change, in seconds.
-_TAKE_OVER_S = 5.0
+#: Seconds between two checks for changes of the checkpoints of which the registry gives no notice,
+#: such as another path.
+_POLL_S = 0.5
+#: Longest wait for workers to apply a change, in seconds.
+_APPLY_S = 5.0
 _ADMIN_THREAD = "scmrl-admin"
 
 
 class SharedCounts:
     """The requests in flight of all workers: see in_flight.Counts.
 
-    `columns_in_use`: returns those of the checkpoints that a worker may still hand to a request.
+    `columns_in_use`: returns the columns of checkpoints that a worker may still give to a request.
     `on_retired`: called with the column of a checkpoint that is not served any more.
     """
 
@@ -82,9 +84,9 @@ class SharedCounts:
 class Worker:
     """An HTTP worker that is connected.
 
-    - `slots`: those that it holds, by its numbers, each with what frees it.
-    - `streams`: what its live streams hold, by its numbers.
-    - `told`: the checkpoints as it has taken them over, and as it is being told since.
+    - `slots`: the slots that it holds, by its number for each, with the stack that releases it.
+    - `streams`: the stacks that release the limits of its live streams, by its number for each.
+    - `snapshots`: the last one that it has applied, and those sent since.
     """
 
     number: int
@@ -92,12 +94,12 @@ class Worker:
     blocks: SharedBlocks
     slots: dict[int, tuple[Slot, ExitStack]] = field(default_factory=dict)
     streams: dict[int, AsyncExitStack] = field(default_factory=dict)
-    told: list[Snapshot] = field(default_factory=list)
+    snapshots: list[Snapshot] = field(default_factory=list)
 
     @property
     def columns(self) -> frozenset[int]:
-        """The columns of the checkpoints that it may hand to a request."""
-        return frozenset().union(*(snapshot.columns for snapshot in list(self.told)))
+        """The columns of the checkpoints that it may give to a request."""
+        return frozenset().union(*(snapshot.columns for snapshot in list(self.snapshots)))
 
 
 class EngineServer:
@@ -121,12 +123,12 @@ class EngineServer:
         self._keys = keys
         self._limits = limits
         self._stream_limits = stream_limits
-        self._further = handlers
+        self._more_handlers = handlers
         self._stalled_after_s = stalled_after_s
         self._snapshot = Snapshot()
         self._by_column: dict[int, ServedModel] = {}
         self._cards: WeakKeyDictionary[ServedModel, str] = WeakKeyDictionary()
-        self._telling: set[asyncio.Task[None]] = set()
+        self._sending: set[asyncio.Task[None]] = set()
         self._freeing: set[asyncio.Task[Reply]] = set()
 
     # --- workers ---------------------------------------------------------------------------------
@@ -146,22 +148,23 @@ class EngineServer:
             on_lost(worker)
 
         handlers = {
-            name: _bind(handle, number) for name, handle in self._further.items()
+            name: _bind(handle, number) for name, handle in self._more_handlers.items()
         } | self._handlers(lambda: worker)
         worker = Worker(number, Channel(handlers, lost), SharedBlocks(blocks))
         self.workers = self.workers | {number: worker}
         loop = asyncio.get_running_loop()
         await loop.create_unix_connection(lambda: worker.channel, sock=control)
         worker.channel.note("keys", **members_of(self._keys))
-        self._tell(worker)
+        self._begin_sending(worker)
         return worker
 
     def _forget(self, worker: Worker) -> None:
-        """Free what a worker that has ended held; its runs have been cancelled."""
+        """Release the slots, limits and blocks of a worker that has ended; its runs have been
+        cancelled."""
         if self.workers.get(worker.number) is worker:
             self.workers = {n: w for n, w in self.workers.items() if w is not worker}
-        for _, held in worker.slots.values():
-            held.close()
+        for _, stack in worker.slots.values():
+            stack.close()
         worker.slots.clear()
         for number in list(worker.streams):
             freeing = asyncio.ensure_future(self._free_stream(worker, number))
@@ -169,10 +172,10 @@ class EngineServer:
             freeing.add_done_callback(self._freeing.discard)
         worker.blocks.close()
 
-    # --- what workers are told -------------------------------------------------------------------
+    # --- updates to workers ----------------------------------------------------------------------
 
     def columns_in_use(self) -> frozenset[int]:
-        """Return the columns of the checkpoints that a worker may hand to a request; from any
+        """Return the columns of the checkpoints that a worker may give to a request; from any
         thread."""
         return frozenset().union(*(worker.columns for worker in self.workers.values()))
 
@@ -181,39 +184,39 @@ class EngineServer:
         self._by_column.pop(column, None)
 
     async def watch(self) -> None:
-        """Tell workers what changes, until cancelled."""
+        """Send changes of the checkpoints to the workers, until cancelled."""
         while True:
-            self.show_changes()
-            await asyncio.sleep(_LOOK_S)
+            self.publish_changes()
+            await asyncio.sleep(_POLL_S)
 
-    def show_changes(self) -> None:
-        """Tell all workers of the checkpoints, where they have changed."""
-        snapshot = self._look()
+    def publish_changes(self) -> None:
+        """Send all workers a snapshot of the checkpoints, if it differs from the last one."""
+        snapshot = self._make_snapshot()
         if snapshot == self._snapshot:
             return
         self._snapshot = snapshot
         for worker in self.workers.values():
-            self._tell(worker)
+            self._begin_sending(worker)
 
-    def show_keys(self, keys: Keys) -> None:
-        """Tell all workers of new keys."""
+    def publish_keys(self, keys: Keys) -> None:
+        """Send all workers new keys."""
         self._keys = keys
         for worker in self.workers.values():
             worker.channel.note("keys", **members_of(keys))
 
-    async def _all_told(self) -> None:
-        """Wait until every worker has taken over what it was told, for some seconds at most."""
-        if self._telling:
-            await asyncio.wait(self._telling, timeout=_TAKE_OVER_S)
+    async def _wait_until_applied(self) -> None:
+        """Wait until every worker has applied its last snapshot, for `_APPLY_S` seconds at most."""
+        if self._sending:
+            await asyncio.wait(self._sending, timeout=_APPLY_S)
 
-    def _tell(self, worker: Worker) -> None:
-        worker.told.append(self._snapshot)
-        telling = asyncio.create_task(self._tell_and_wait(worker, self._snapshot))
-        self._telling.add(telling)
-        telling.add_done_callback(self._telling.discard)
+    def _begin_sending(self, worker: Worker) -> None:
+        worker.snapshots.append(self._snapshot)
+        sending = asyncio.create_task(self._send_snapshot(worker, self._snapshot))
+        self._sending.add(sending)
+        sending.add_done_callback(self._sending.discard)
 
-    async def _tell_and_wait(self, worker: Worker, snapshot: Snapshot) -> None:
-        """Tell a worker; once it has taken that over, it hands out nothing older."""
+    async def _send_snapshot(self, worker: Worker, snapshot: Snapshot) -> None:
+        """Send a snapshot and wait until the worker has applied it: it then uses no older one."""
         try:
             await worker.channel.call("checkpoints", snapshot=snapshot.model_dump_json())
         except RemoteFailure as exc:
@@ -221,10 +224,10 @@ class EngineServer:
             return
         except ChannelLost:
             return
-        while worker.told[0] is not snapshot:  # replies come in the order of calls
-            worker.told.pop(0)
+        while worker.snapshots[0] is not snapshot:  # replies come in the order of calls
+            worker.snapshots.pop(0)
 
-    def _look(self) -> Snapshot:
+    def _make_snapshot(self) -> Snapshot:
         registry = self._models.registry
         ready = registry.ready
         self._by_column.update((_load(model).column, model) for model in ready.values())
@@ -254,7 +257,7 @@ class EngineServer:
             always_admit=admission.always_admit,
         )
 
-    # --- what workers call -----------------------------------------------------------------------
+    # --- methods that workers call ---------------------------------------------------------------
 
     def _handlers(self, worker: Callable[[], Worker]) -> dict[str, Handler]:
         return {
@@ -277,13 +280,13 @@ class EngineServer:
         model = self._by_column.get(column)
         if model is None:
             raise not_served()
-        held = ExitStack()
-        worker.slots[slot] = (held.enter_context(model.batcher.slot()), held)
+        stack = ExitStack()
+        worker.slots[slot] = (stack.enter_context(model.batcher.slot()), stack)
 
     def _release(self, worker: Worker, slot: int) -> None:
-        _, held = worker.slots.pop(slot, (None, None))
-        if held is not None:  # None: it was refused
-            held.close()
+        _, stack = worker.slots.pop(slot, (None, None))
+        if stack is not None:  # None: it was refused
+            stack.close()
 
     async def _run(
         self,
@@ -312,22 +315,23 @@ class EngineServer:
         )
 
     async def _hold_stream(self, worker: Worker, number: int, kind: str, key: str) -> Reply:
-        """Reply with the code and reason of a StreamError, with nothing where it is held."""
+        """Acquire a limit of live streams. Reply with nothing, or with the code and reason of the
+        StreamError where it is exceeded."""
         limits = self._stream_limits
-        held = AsyncExitStack()
+        stack = AsyncExitStack()
         try:
-            await held.enter_async_context(
+            await stack.enter_async_context(
                 limits.session(key) if kind == "session" else limits.decoder()
             )
         except StreamError as exc:
             return Reply((exc.code, exc.reason))
-        worker.streams[number] = held
+        worker.streams[number] = stack
         return Reply()
 
     async def _free_stream(self, worker: Worker, number: int) -> Reply:
-        held = worker.streams.pop(number, None)
-        if held is not None:
-            await held.aclose()
+        stack = worker.streams.pop(number, None)
+        if stack is not None:
+            await stack.aclose()
         return Reply()
 
     async def _take(self, name: str, per_minute: int) -> Reply:
@@ -339,16 +343,16 @@ class EngineServer:
 
     async def _load(self, name: str) -> Reply:
         await in_thread(_ADMIN_THREAD, self._models.reloads.begin_load(name))
-        return await self._told()
+        return await self._publish_and_wait()
 
     async def _unload(self, name: str) -> Reply:
         await in_thread(_ADMIN_THREAD, self._models.reloads.begin_unload(name))
-        return await self._told()
+        return await self._publish_and_wait()
 
-    async def _told(self) -> Reply:
-        """Return once every worker knows of the change that has just been made."""
-        self.show_changes()
-        await self._all_told()
+    async def _publish_and_wait(self) -> Reply:
+        """Publish the change that has just been made; return once every worker has applied it."""
+        self.publish_changes()
+        await self._wait_until_applied()
         return Reply()
 
     def _is_served(self, name: str) -> Reply:

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("scmrl.workers")
 
-#: Longest wait for the engine process to say whether it is ready, in seconds.
-_ANSWER_S = 2.0
-#: Longest wait for a sign of life, in seconds.
+#: Longest wait for the engine process to reply whether it is ready, in seconds.
+_READY_S = 2.0
+#: Longest wait for its reply to a heartbeat, in seconds.
 _ALIVE_S = 4.0
 _UNRESPONSIVE = "The engine process does not respond."
 
@@ -51,7 +51,7 @@ class RemoteSlot:
     async def run(
         self, inputs: Mapping[str, Float32Array], steps: int, explain: Collection[str] = ()
     ) -> InferenceResult:
-        references, kept = {}, []
+        references, in_use = {}, []
         for name, values in inputs.items():
             try:
                 reference, in_block = self._blocks.refer(values)
@@ -59,7 +59,7 @@ class RemoteSlot:
                 log.warning("a clip is refused: %s", exc)
                 raise out_of_memory() from exc
             references[name] = (reference.block, reference.shape)
-            kept.append(in_block)  # until the engine has answered
+            in_use.append(in_block)  # a block is reused when its array is freed
         while self._blocks.dropped:
             self._client.note("drop", block=self._blocks.dropped.popleft())
         reply = await self._client.call(
@@ -70,7 +70,7 @@ class RemoteSlot:
             explain=sorted(explain),
             id=request_id.get(),
         )
-        del kept
+        del in_use
         output = unpack_output(reply.value["output"], bytes(reply.parts[0]))
         times = reply.value
         return InferenceResult(output, times["batch_size"], times["queue_s"], times["inference_s"])
@@ -143,8 +143,8 @@ class RemoteRequests:
             self._row.hold(checkpoint.column, -1)
 
 
-def _import_late() -> None:
-    """Import what answers are made with, so that the first request does not wait for it."""
+def _import_answer_modules() -> None:
+    """Import the modules that make answers, so that the first request does not wait for them."""
     cores.set_opencv_threads()
     for module in ("model.explain.overlay", "model.calibration"):
         importlib.import_module(module)
@@ -162,12 +162,12 @@ class RemoteModels:
         self._client = client
         self._blocks = blocks
         self._default_is_ready = asyncio.Event()
-        self._showing = asyncio.Lock()
+        self._applying = asyncio.Lock()
         self._importing: asyncio.Future[None] | None = None
 
-    async def show(self, snapshot: Snapshot) -> None:
-        """Take over what the engine process serves."""
-        async with self._showing:  # in the order in which they came
+    async def apply(self, snapshot: Snapshot) -> None:
+        """Serve the checkpoints of a snapshot of the engine process from now on."""
+        async with self._applying:  # in the order in which they arrived
             await self._import()
             entries = [(e.name, e.status, self._checkpoint(e)) for e in snapshot.entries]
             self.registry.mirror(entries)
@@ -175,9 +175,10 @@ class RemoteModels:
             self._default_is_ready.set()
 
     async def _import(self) -> None:
-        """Import once what answers need. Until then all checkpoints are being loaded."""
+        """Import the modules that make answers, once. Until then no snapshot is applied, so all
+        checkpoints are `loading`."""
         if self._importing is None:
-            self._importing = asyncio.ensure_future(in_thread(LOAD_THREAD, _import_late))
+            self._importing = asyncio.ensure_future(in_thread(LOAD_THREAD, _import_answer_modules))
         await asyncio.shield(self._importing)
 
     def _checkpoint(self, entry: Entry) -> RemoteCheckpoint | None:
@@ -186,7 +187,7 @@ class RemoteModels:
         return RemoteCheckpoint(entry.name, entry.served, self._row, self._client, self._blocks)
 
     def start(self) -> None:
-        """Nothing runs in the background: the engine process tells what changes."""
+        """Nothing runs in the background: the engine process sends the changes."""
 
     def stop(self) -> None:
         """Nothing is to be ended: the engine process ends its workers itself."""
@@ -209,7 +210,7 @@ class RemoteModels:
         if self.in_flight.is_draining:
             return STOPPING
         try:
-            async with asyncio.timeout(_ANSWER_S):
+            async with asyncio.timeout(_READY_S):
                 reason: str | None = (await self._client.call("not_ready_reason")).value
         except (TimeoutError, Problem):
             return _UNRESPONSIVE
@@ -225,7 +226,7 @@ class RemoteModels:
     async def is_served(self, name: str) -> bool:
         self.registry.get(name)
         try:
-            async with asyncio.timeout(_ANSWER_S):
+            async with asyncio.timeout(_READY_S):
                 return bool((await self._client.call("is_served", name=name)).value)
         except TimeoutError:
             return False

@@ -1,4 +1,4 @@
-"""What HTTP workers are told of the checkpoints."""
+"""The checkpoints as the engine process sends them to HTTP workers."""
 
 from __future__ import annotations
 

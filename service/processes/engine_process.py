@@ -40,7 +40,7 @@ from service.streaming.slots import LocalStreamLimits
 log = logging.getLogger("scmrl.workers")
 
 _MODULE = "service.processes.http_worker"
-#: Seconds between two looks at the workers.
+#: Seconds between two checks of the workers.
 _WATCH_S = 0.5
 #: Wait before a worker is started again that ended before it was ready, in seconds: doubled each
 #: time, up to the longest.
@@ -50,8 +50,8 @@ _RETRY_S, _MAX_RETRY_S = 1.0, 30.0
 _MAX_FAILED_STARTS = 3
 #: Longest wait for a worker's samples, in seconds.
 _SAMPLES_S = 1.0
-#: Seconds beyond the grace period in which workers end.
-_MORE_S = 3.0
+#: Seconds after the grace period until workers that have not ended are killed.
+_KILL_AFTER_S = 3.0
 
 
 @dataclass
@@ -124,7 +124,7 @@ class EngineProcess:
             Processes(self._pids),
         )
         self._processes: dict[int, _Process] = {}
-        self._departed: list[str] = []
+        self._samples_of_ended: list[str] = []  # of workers, without gauges
         self._restarts = self._failed_starts = 0
         self._is_ready = False
         self._all_ready = asyncio.Event()
@@ -141,12 +141,12 @@ class EngineProcess:
         switch_interval.shorten()
         loop = self._loop = asyncio.get_running_loop()
         registry = self._models.registry
-        registry.on_change = lambda: _call_soon(loop, self._server.show_changes)
+        registry.on_change = lambda: _call_soon(loop, self._server.publish_changes)
         for watch in (self._models.watch_workers, self._models.watch_files, self._keyring.watch):
             threading.Thread(target=watch, name="scmrl-watch", daemon=True).start()
         await self._open_store()
         for number in range(self._count):
-            await self._start_again(number)
+            await self._start_with_retries(number)
         for work in (self._server.watch(), self._watch(), self._load()):
             self._begin(work)
         await self._stopping.wait()
@@ -192,7 +192,7 @@ class EngineProcess:
     async def _end_workers(self) -> None:
         """End all workers; those that take longer than the grace period are killed."""
         self._listener.close()  # so that clients are refused, once the workers have closed theirs
-        end = time.monotonic() + self._within_s + _MORE_S
+        end = time.monotonic() + self._within_s + _KILL_AFTER_S
         for worker in self._server.workers.values():
             worker.channel.note("stop", within_s=max(1, self._within_s), now=self._within_s == 0)
         while time.monotonic() < end and any(p.popen.poll() is None for p in self._all()):
@@ -212,8 +212,8 @@ class EngineProcess:
 
     async def _start(self, number: int, is_replacement: bool) -> None:
         """Start a worker and connect to it."""
-        ours, its = socket.socketpair()
-        our_blocks, its_blocks = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        control, worker_control = socket.socketpair()
+        blocks, worker_blocks = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         settings = self._settings
         if number:  # gRPC has one socket
             settings = settings.model_copy(update={"grpc_port": 0})
@@ -226,15 +226,15 @@ class EngineProcess:
             max_connections=_share(settings.max_connections, number, self._count),
             is_replacement=is_replacement,
             listener=self._listener.fileno(),
-            control=its.fileno(),
-            blocks=its_blocks.fileno(),
+            control=worker_control.fileno(),
+            blocks=worker_blocks.fileno(),
             board=self._board.fd,
             lifeline=self._lifeline,
         )
-        with its, its_blocks:
+        with worker_control, worker_blocks:
             process = _Process(_spawn(config))
         self._processes[number] = process
-        await self._server.connect(number, ours, our_blocks, self._on_lost)
+        await self._server.connect(number, control, blocks, self._on_lost)
 
     def _on_lost(self, worker: Worker) -> None:
         """Replace a worker that has ended, unless the service ends."""
@@ -248,23 +248,26 @@ class EngineProcess:
     async def _replace(self, number: int, process: _Process) -> None:
         code = await asyncio.to_thread(process.popen.wait)
         self._board.clear(number)
-        ended = [*self._departed, without_gauges(process.samples)]
-        self._departed = [dump(AddedUp((), lambda: ended))]
+        ended = [*self._samples_of_ended, without_gauges(process.samples)]
+        self._samples_of_ended = [dump(AddedUp((), lambda: ended))]
         process.samples = "[]"
         self._restarts += 1
         log.error(
-            "HTTP worker %d (process %d) %s, and is replaced", number, process.popen.pid, _end(code)
+            "HTTP worker %d (process %d) %s, and is replaced",
+            number,
+            process.popen.pid,
+            _describe_end(code),
         )
         self._failed_starts = 0 if process.has_been_ready else self._failed_starts + 1
         if self._failed_starts:
             if self._failed_starts >= _MAX_FAILED_STARTS and not self._is_ready:
-                self._fail(StartupError(f"no HTTP worker can be started: it {_end(code)}"))
+                self._fail(StartupError(f"no HTTP worker can be started: it {_describe_end(code)}"))
                 return
             await asyncio.sleep(backoff_s(self._failed_starts, _RETRY_S, _MAX_RETRY_S))
-        await self._start_again(number)
+        await self._start_with_retries(number)
 
-    async def _start_again(self, number: int) -> None:
-        """Start a worker, as soon as the system has room for one."""
+    async def _start_with_retries(self, number: int) -> None:
+        """Start a worker; retry while the system lacks memory, processes or open files."""
         while not self._stopping.is_set():
             try:
                 await self._start(number, is_replacement=self._is_ready)
@@ -275,13 +278,13 @@ class EngineProcess:
                 return
 
     async def _watch(self) -> None:
-        """Kill workers that hang, and tell the others of new keys, until cancelled."""
+        """Kill workers that hang, and send new keys to all, until cancelled."""
         keys = self._keyring.keys
         while True:
             await asyncio.sleep(_WATCH_S)
             if self._keyring.keys is not keys:
                 keys = self._keyring.keys
-                self._server.show_keys(keys)
+                self._server.publish_keys(keys)
             now = time.monotonic_ns()
             for number, process in self._processes.items():
                 silent_s = self._board.silent_s(number, now)
@@ -299,7 +302,7 @@ class EngineProcess:
         workers = [process.popen.pid for process in self._all()]
         return [os.getpid(), *workers, *self._models.devices.pids]
 
-    # --- what workers tell and ask ---------------------------------------------------------------
+    # --- messages from workers -------------------------------------------------------------------
 
     def _take_report(self, number: int, arguments: dict[str, Any]) -> None:
         process = self._processes[number]
@@ -338,7 +341,7 @@ class EngineProcess:
             self._processes[worker.number].samples = reply.value
 
     def _dumps(self) -> list[str]:
-        return [*self._departed, *(process.samples for process in self._all())]
+        return [*self._samples_of_ended, *(process.samples for process in self._all())]
 
 
 def _spawn(config: WorkerConfig) -> subprocess.Popen[bytes]:
@@ -362,7 +365,7 @@ def _share(total: int, number: int, count: int) -> int:
     return max(1, total // count + (number < total % count))
 
 
-def _end(code: int) -> str:
+def _describe_end(code: int) -> str:
     """Describe how a process ended."""
     if code < 0:
         return f"was ended by signal {-code} ({signal.strsignal(-code)})"

@@ -1,4 +1,4 @@
-"""What an HTTP worker is started with: a memory file, whose descriptor it inherits."""
+"""The configuration of an HTTP worker: a memory file, whose descriptor it inherits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class WorkerConfig(BaseModel):
     """One HTTP worker.
 
     - `number`: of it, from 0. `settings`: all but secrets.
-    - `keys`: as `engine_link.keys` writes them.
+    - `keys`: as `engine_link.key_members` writes them.
     - `decode_workers`, `max_connections`: its share.
     - `is_replacement`: whether it begins to accept connections only once it is ready, since the
       others accept them meanwhile.

@@ -1,4 +1,4 @@
-"""An HTTP worker: its app, its server, and what it tells the engine process."""
+"""An HTTP worker: its app, its server, and its messages to and from the engine process."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ class HttpWorker:
         self._settings = settings
         self._row = Board(config.board).row(config.number)
         handlers = {
-            "checkpoints": self._show_checkpoints,
-            "keys": self._show_keys,
+            "checkpoints": self._apply_snapshot,
+            "keys": self._set_keys,
             "samples": lambda _: Reply(dump(self._counted)),
             "stop": self._stop,
         }
@@ -126,10 +126,10 @@ class HttpWorker:
         self._has_ended = True
         self._client.close()
 
-    # --- what the engine process is told ---------------------------------------------------------
+    # --- messages to the engine process ----------------------------------------------------------
 
     async def _report(self) -> None:
-        """Tell how this worker is, where that has changed, until cancelled."""
+        """Report readiness and samples to the engine process when they change, until cancelled."""
         last_reason: str | None = ""
         last_dump = ""
         for number in count():
@@ -160,13 +160,13 @@ class HttpWorker:
 
         return exposition
 
-    # --- what the engine process tells -----------------------------------------------------------
+    # --- messages from the engine process --------------------------------------------------------
 
-    async def _show_checkpoints(self, arguments: dict[str, Any]) -> Reply:
-        await self._models.show(Snapshot.model_validate_json(arguments["snapshot"]))
+    async def _apply_snapshot(self, arguments: dict[str, Any]) -> Reply:
+        await self._models.apply(Snapshot.model_validate_json(arguments["snapshot"]))
         return Reply()
 
-    def _show_keys(self, arguments: dict[str, Any]) -> None:
+    def _set_keys(self, arguments: dict[str, Any]) -> None:
         self._keys.keys = keys_of(arguments)
 
     def _stop(self, arguments: dict[str, Any]) -> None:

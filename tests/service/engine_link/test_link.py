@@ -56,7 +56,7 @@ class Linked:
         self.batchers.append(batcher)
         model = ServedModel(NAME, self.card, batcher)
         self.models.registry.publish(model)
-        self.server.show_changes()
+        self.server.publish_changes()
         await until(lambda: all(r.registry.find(NAME) is not None for r in self.remote))
         return model
 
@@ -85,7 +85,7 @@ async def linked(weights: Path) -> AsyncIterator[Linked]:
         remote: RemoteModels
 
         async def show(arguments: dict[str, str], number: int = number) -> Reply:
-            await link.remote[number].show(Snapshot.model_validate_json(arguments["snapshot"]))
+            await link.remote[number].apply(Snapshot.model_validate_json(arguments["snapshot"]))
             return Reply()
 
         client = EngineClient({"checkpoints": show, "keys": lambda _: None}, lambda: None)
