@@ -22,17 +22,17 @@ OTHER_VARIABLES = {
 
 def variable_warnings(environment: Iterable[str]) -> list[str]:
     """Return warnings for variables that look like settings: renamed ones, and unknown ones."""
-    known = [variable(name) for name in Settings.model_fields]
+    variables = [variable(name) for name in Settings.model_fields]
     renamed = {variable(old): variable(new) for old, new in RENAMED.items()}
     warnings = []
     for name in sorted(environment):
         upper = name.upper()
-        if not upper.startswith(PREFIX) or upper in (*known, *OTHER_VARIABLES):
+        if not upper.startswith(PREFIX) or upper in (*variables, *OTHER_VARIABLES):
             continue
         if upper in renamed:
             warnings.append(renamed_warning(name, renamed[upper]))
             continue
-        nearest = difflib.get_close_matches(upper, known, n=1, cutoff=0.8)
+        nearest = difflib.get_close_matches(upper, variables, n=1, cutoff=0.8)
         hint = f"did you mean {nearest[0]}?" if nearest else "`scmrl settings` lists all settings"
         warnings.append(f"{name} is not a setting, and has no effect; {hint}")
     return warnings
@@ -41,7 +41,7 @@ def variable_warnings(environment: Iterable[str]) -> list[str]:
 def describe_invalid_variables(error: ValidationError) -> str:
     """Return what is wrong with the variables that Settings refused: a line for each."""
     return "\n".join(
-        f"{variable(str(each['loc'][0]))}: {describe_error(each)}" for each in error.errors()
+        f"{variable(str(item['loc'][0]))}: {describe_error(item)}" for item in error.errors()
     )
 
 

@@ -110,8 +110,10 @@ def per_request_ms(
     before: Mapping[str, float], after: Mapping[str, float], requests: int
 ) -> dict[str, float]:
     """Return the milliseconds between two readings per request, by kind, and in `all`."""
-    each = {kind: 1000 * max(0.0, after[kind] - before[kind]) / max(1, requests) for kind in KINDS}
-    return each | {"all": sum(each.values())}
+    by_kind = {
+        kind: 1000 * max(0.0, after[kind] - before[kind]) / max(1, requests) for kind in KINDS
+    }
+    return by_kind | {"all": sum(by_kind.values())}
 
 
 def _kind(task: Path) -> str:

@@ -118,8 +118,8 @@ async def run(url: str, pid: int, sessions: int, seconds: float, warm_up_s: floa
     begin = time.monotonic() + warm_up_s
     late: list[float] = []
     tasks = [
-        asyncio.create_task(_session(address, media, number / sessions, begin, each, late))
-        for number, each in enumerate(load.sessions)
+        asyncio.create_task(_session(address, media, number / sessions, begin, session, late))
+        for number, session in enumerate(load.sessions)
     ]
     tasks += [
         asyncio.create_task(_again(address, media, name, behaviour, load.misbehaved))
@@ -143,7 +143,7 @@ async def run(url: str, pid: int, sessions: int, seconds: float, warm_up_s: floa
 def read_memory_mib(pid: int) -> tuple[float, float]:
     """Return the resident memory of a process, and the proportional one of it and all below it."""
     resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    total = sum(_proportional_kib(each) for each in _tree(pid))
+    total = sum(_proportional_kib(process) for process in _tree(pid))
     return resident * os.sysconf("SC_PAGE_SIZE") / 2**20, total / 1024
 
 
@@ -155,8 +155,8 @@ def _tree(pid: int) -> list[int]:
                 stat = (folder / "stat").read_text().rpartition(")")[2].split()
                 parents[int(folder.name)] = int(stat[1])
     tree = [pid]
-    for each in tree:
-        tree += [child for child, parent in parents.items() if parent == each]
+    for process in tree:
+        tree += [child for child, parent in parents.items() if parent == process]
     return tree
 
 
@@ -189,7 +189,7 @@ def _merge(
 ) -> Iterator[tuple[int, bytes]]:
     """Yield the messages of two inputs in order of time."""
     for time_ns, kind, number, sequence, payload in heapq.merge(
-        first, second, key=lambda each: each[0]
+        first, second, key=lambda message: message[0]
     ):
         yield time_ns, _HEADER.pack(kind, 0, number, sequence % 2**32, time_ns) + payload
 

@@ -82,7 +82,8 @@ def _make_clips(model: ServedModel) -> list[Clip]:
     """Return clips of noise, float32 [1, C, H, W] by stream."""
     generator = np.random.default_rng(0)
     shapes = {
-        name: (1, each.channels, *each.size) for name, each in model.card.config.streams.items()
+        name: (1, stream.channels, *stream.size)
+        for name, stream in model.card.config.streams.items()
     }
     return [
         {name: generator.random(shape, np.float32) for name, shape in shapes.items()}
@@ -95,11 +96,11 @@ def _engine_rate(model: ServedModel, clips: list[Clip], seconds: float) -> float
     for a batch of the queue."""
     engine = model.engines[0]
     batch = [clips[number % len(clips)] for number in range(engine.max_batch)]
-    started, done = time.perf_counter(), 0
+    started, clips_run = time.perf_counter(), 0
     while (elapsed := time.perf_counter() - started) < seconds:
         engine.run(stack_clips(batch, engine.allocate), steps=model.card.steps)
-        done += len(batch)
-    return done / elapsed
+        clips_run += len(batch)
+    return clips_run / elapsed
 
 
 async def _rate(
@@ -110,14 +111,14 @@ async def _rate(
     numbers, started = count(), time.perf_counter()
 
     async def client() -> int:
-        done = 0
+        clips_run = 0
         while time.perf_counter() - started < seconds:
             await run(next(numbers))
-            done += 1
-        return done
+            clips_run += 1
+        return clips_run
 
-    done = sum(await asyncio.gather(*(client() for _ in range(in_flight))))
-    return done / (time.perf_counter() - started)
+    clips_run = sum(await asyncio.gather(*(client() for _ in range(in_flight))))
+    return clips_run / (time.perf_counter() - started)
 
 
 def _through_queue(model: ServedModel, clips: list[Clip]) -> Callable[[int], Awaitable[object]]:

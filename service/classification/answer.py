@@ -148,8 +148,8 @@ def _steps_trace(clip: ClassifiedClip) -> list[schemas.StepAnswer] | None:
     if not clip.options.steps_trace:
         return None
     return [
-        schemas.StepAnswer(steps=each.steps, probabilities=_ranking(clip, each))
-        for each in clip.trace
+        schemas.StepAnswer(steps=step.steps, probabilities=_ranking(clip, step))
+        for step in clip.trace
     ]
 
 
@@ -159,7 +159,7 @@ def _exit(clip: ClassifiedClip) -> schemas.Exit | None:
     return schemas.Exit(
         margin=clip.trace[-1].margin,
         early=clip.steps < clip.planned,
-        steps_run=sum(each.steps for each in clip.trace),
+        steps_run=sum(step.steps for step in clip.trace),
     )
 
 

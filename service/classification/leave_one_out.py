@@ -51,8 +51,8 @@ async def run_without_each(
     try:
         results = await asyncio.gather(*runs)
     finally:
-        for each in runs:  # those that still wait leave the queue where one failed
-            each.cancel()
+        for task in runs:  # those that still wait leave the queue where one failed
+            task.cancel()
     outputs = {name: result.output for name, result in zip(inputs, results, strict=True)}
     return WithoutStreams(outputs)
 

@@ -85,8 +85,8 @@ class ServedClassifier:
             in_flight=self.settings.call_clips_in_flight,
             deadline_s=self.settings.request_deadline_s,
         )
-        for each, result in zip(calls, results, strict=True):
-            each.record.problem = result if isinstance(result, Problem) else None
+        for clip_call, result in zip(calls, results, strict=True):
+            clip_call.record.problem = result if isinstance(result, Problem) else None
         return results
 
     async def classify_tensors(

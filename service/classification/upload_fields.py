@@ -269,9 +269,9 @@ def usage(kinds: Kinds) -> str:
 def general_usage() -> str:
     """Return the fields of every checkpoint by what they hold, for a description."""
     choices = []
-    for kind, each in KIND_READERS.items():
+    for kind, reader in KIND_READERS.items():
         if names := [f"`{row.name}`" for row in FIELDS if kind in row.kinds]:
-            choices.append(f"{_join(names, 'or')} for {each.content or kind}")
+            choices.append(f"{_join(names, 'or')} for {reader.content or kind}")
     return _join(choices, "and")
 
 

@@ -81,8 +81,8 @@ def card_path(name: str) -> str:
 def read_form(fields: ClassifyFields) -> Form:
     """Read the files, and return the form. Raises TypeError for an unknown field, OSError."""
     if unknown := fields.keys() - ClassifyFields.__annotations__.keys():
-        known = ", ".join(ClassifyFields.__annotations__)
-        raise TypeError(f"classify takes no {', '.join(sorted(unknown))}; it takes {known}")
+        accepted = ", ".join(ClassifyFields.__annotations__)
+        raise TypeError(f"classify takes no {', '.join(sorted(unknown))}; it takes {accepted}")
     named: dict[str, object] = {name: fields.get(name) for name in _FILES}
     files = []
     for name, value in (named | dict(fields.get("streams") or {})).items():
@@ -147,11 +147,11 @@ def parse(response: httpx.Response, answer: type[_AnswerT]) -> _AnswerT:
 def parse_batch(response: httpx.Response, count: int) -> list[Classification | ProblemError]:
     """Return the results of `count` clips. Raises ProblemError and UnreachableError."""
     results: list[Classification | ProblemError] = []
-    for each in parse(response, ClipResults).results:
-        if each.answer is not None:
-            results.append(each.answer)
-        elif each.problem is not None:
-            results.append(ProblemError(each.problem, each.retry_after_s))
+    for result in parse(response, ClipResults).results:
+        if result.answer is not None:
+            results.append(result.answer)
+        elif result.problem is not None:
+            results.append(ProblemError(result.problem, result.retry_after_s))
     if len(results) != count:
         raise UnreachableError(f"{response.url} has {len(results)} results for {count} clips.")
     return results

@@ -71,11 +71,11 @@ class Attempts:
             wait = random.uniform(0, bound)
         else:
             wait = after + random.uniform(0, bounds.backoff_s)
-        left = bounds.max_wait_s - (time.monotonic() - self.began)
-        if max(after or 0.0, 0.0) > left:
+        remaining = bounds.max_wait_s - (time.monotonic() - self.began)
+        if max(after or 0.0, 0.0) > remaining:
             raise error
         self.failed += 1
-        return min(wait, max(left, 0.0))
+        return min(wait, max(remaining, 0.0))
 
 
 def _may_retry(error: ClientError) -> bool:

@@ -91,9 +91,9 @@ class Stream:
         """
         end = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
-            left = None if end is None else max(0.0, end - time.monotonic())
+            remaining = None if end is None else max(0.0, end - time.monotonic())
             try:
-                message = parse_text(self._socket.recv(timeout=left))
+                message = parse_text(self._socket.recv(timeout=remaining))
             except ConnectionClosed as exc:
                 if (error := end_of(exc)) is None:
                     return None

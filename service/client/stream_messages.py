@@ -106,7 +106,7 @@ class StreamRequest:
         """Return the first message."""
         members: dict[str, Any] = {"max_unacknowledged": _MAX_UNACKNOWLEDGED, **self.fields}
         members = {name: value for name, value in members.items() if value is not None}
-        inputs = [each.model_dump() for each in self.inputs]
+        inputs = [source.model_dump() for source in self.inputs]
         return json.dumps({"type": "start", "inputs": inputs, **members})
 
     def options(self) -> dict[str, Any]:
@@ -125,8 +125,8 @@ class MediaMessages:
     segment. Without `time_ns`, what is in a message has been captured just now."""
 
     def __init__(self, inputs: Sequence[Input]) -> None:
-        self._inputs = {each.field: each for each in inputs}
-        self._numbers = {each.field: number for number, each in enumerate(inputs)}
+        self._inputs = {source.field: source for source in inputs}
+        self._numbers = {source.field: number for number, source in enumerate(inputs)}
         self._begin_segment: set[str] = set()
         self._sequences = dict.fromkeys(self._numbers, 0)
 

@@ -127,7 +127,7 @@ def _count(number: int, noun: str) -> str:
 
 def _trace(answer: Classification) -> list[str]:
     """Return a line for the answer after each time step, where it was requested."""
-    firsts = [(each.steps, each.probabilities[0]) for each in answer.steps_trace or []]
+    firsts = [(step.steps, step.probabilities[0]) for step in answer.steps_trace or []]
     return [f"after step {steps}: {top.label} ({top.probability:.1%})" for steps, top in firsts]
 
 

@@ -27,6 +27,6 @@ def flag_of(options: type, name: str, *names: str, **more: Any) -> Any:
 
     `names`, `more`: as `typer.Option` takes them.
     """
-    (field,) = (each for each in fields(options) if each.name == name)
+    (field,) = (member for member in fields(options) if member.name == name)
     least, most = range_of(field) or (None, None)
     return typer.Option(*names, help=field.metadata["help"], min=least, max=most, **more)

@@ -74,11 +74,11 @@ class Server:
         with reporting_errors():
             listed = self.client.models()
         steps = {model.name: model.steps for model in listed}
-        names = [self.model] if self.model else [each.name for each in listed if each.default]
-        if not names or (known := steps.get(names[0])) is None:
+        names = [self.model] if self.model else [model.name for model in listed if model.default]
+        if not names or (default_steps := steps.get(names[0])) is None:
             typer.echo(f"the server has no checkpoint {self.model or ''} that is ready", err=True)
             raise typer.Exit(1)
-        return known
+        return default_steps
 
 
 def connect(stack: ExitStack, url: str, key: str | None, model: str | None) -> Server:

@@ -68,9 +68,9 @@ def _row(name: str, card: Card) -> tuple[str, ...]:
     measured = [(m.what.split(", "), m.value) for m in card.accuracy]
     # Those of streams alone; accuracies in detail have a further part, as "T = 8".
     accuracy = "\n".join(
-        f"{', '.join(what[1:]) or 'all'}: {100 * value:.1f} %"
-        for what, value in measured
-        if what[0] == "accuracy" and len(what) <= _PARTS
+        f"{', '.join(parts[1:]) or 'all'}: {100 * value:.1f} %"
+        for parts, value in measured
+        if parts[0] == "accuracy" and len(parts) <= _PARTS
     )
     labels = f"{len(card.labels)}: {', '.join(card.labels)}"
     return name, card.version, "\n".join(card.streams), labels, str(card.steps), accuracy or "-"

@@ -97,18 +97,18 @@ def _settings() -> Settings:
 
 def _deploy(address: str | None, settings: Settings, scale: Scale) -> None:
     """Deploy, and serve until a signal where Ray was started here."""
-    cluster, serve, ours = _join(address)
-    where = f"http://{settings.host}:{settings.port}"
+    cluster, serve, deployment = _join(address)
+    url = f"http://{settings.host}:{settings.port}"
     if address is not None:
-        _run(serve, ours, scale, settings)
+        _run(serve, deployment, scale, settings)
         typer.echo(f"scmrl is ready on port {settings.port} of each machine of the cluster")
         return
     with suppress(KeyboardInterrupt):
-        _run(serve, ours, scale, settings)
-        typer.echo(f"scmrl is ready on {where} (API: {where}/docs)")
+        _run(serve, deployment, scale, settings)
+        typer.echo(f"scmrl is ready on {url} (API: {url}/docs)")
         threading.Event().wait()
     # A shutdown alone would end the proxy before the replicas have answered what they have.
-    _delete(serve, ours.NAME)
+    _delete(serve, deployment.NAME)
     serve.shutdown()
     cluster.shutdown()
 
@@ -117,22 +117,22 @@ def _stop(address: str | None) -> None:
     """End the service of a cluster, and nothing else that it serves."""
     if address is None:
         _fail("--stop needs --address", MISUSED)
-    _, serve, ours = _join(address)
-    if not _delete(serve, ours.NAME):
+    _, serve, deployment = _join(address)
+    if not _delete(serve, deployment.NAME):
         _fail(f"the cluster {address} does not serve scmrl", FAILED)
     typer.echo("scmrl has ended")
 
 
 def _delete(serve: ModuleType, name: str) -> bool:
     """Delete the application; return when its requests are answered. False: there is none."""
-    is_there = name in serve.status().applications
+    was_deployed = name in serve.status().applications
     while name in serve.status().applications:
         with suppress(TimeoutError):  # after a minute, which the grace period may exceed
             serve.delete(name)
-    return is_there
+    return was_deployed
 
 
-def _run(serve: ModuleType, ours: ModuleType, scale: Scale, settings: Settings) -> None:
+def _run(serve: ModuleType, deployment: ModuleType, scale: Scale, settings: Settings) -> None:
     """Deploy, and return when replicas are ready; exit where they cannot get ready."""
     try:
         serve.start(
@@ -143,7 +143,7 @@ def _run(serve: ModuleType, ours: ModuleType, scale: Scale, settings: Settings) 
                 "keep_alive_timeout_s": settings.keep_alive_s,
             },
         )
-        serve.run(ours.application(scale), name=ours.NAME, route_prefix="/")
+        serve.run(deployment.application(scale), name=deployment.NAME, route_prefix="/")
     except RuntimeError as exc:  # the proxy cannot listen, or no replica got ready
         _fail(str(getattr(exc, "cause", exc)), FAILED)  # without a traceback of another process
 

@@ -77,8 +77,8 @@ def register(app: typer.Typer) -> None:
                 typer.echo(f"scmrl serve: {warning}", err=True)
             for error in exc.errors():
                 name = str(error["loc"][0])
-                where = f"{flag(name)} ({variable(name)})"
-                typer.echo(f"{where}: {describe_error(error)}", err=True)
+                option = f"{flag(name)} ({variable(name)})"
+                typer.echo(f"{option}: {describe_error(error)}", err=True)
             raise typer.Exit(MISUSED) from exc
         raise typer.Exit(run(settings, warnings))
 
@@ -151,8 +151,8 @@ def _listen(settings: Settings) -> socket.socket:
     try:
         return listen(settings.host, settings.port)
     except OSError as exc:
-        where = f"{settings.host}:{settings.port}"
-        message = f"cannot listen on {where}: {exc.strerror}; try --port or --host"
+        address = f"{settings.host}:{settings.port}"
+        message = f"cannot listen on {address}: {exc.strerror}; try --port or --host"
         raise _CannotStart(message, FAILED) from exc
 
 
@@ -233,8 +233,8 @@ def _serve_with_workers(
             on_failure=once(fail),
         )
         stopping = Stopping(process, process.in_flight, settings, SIGNALS)
-        for each in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(each, stopping.on_signal)
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, stopping.on_signal)
         await process.run()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -67,30 +67,30 @@ def _command(study: str) -> Callable[..., None]:
     }
     parameters = [_parameter(name, kind) for name, kind in required.items()]
     parameters += [
-        _parameter(each.name, _option(each), _default(each))
-        for each in fields(StudyOptions)
-        if "help" in each.metadata and study in _OF_STUDIES.get(each.name, STUDIES)
+        _parameter(field.name, _option(field), _default(field))
+        for field in fields(StudyOptions)
+        if "help" in field.metadata and study in _OF_STUDIES.get(field.name, STUDIES)
     ]
     parameters.append(_parameter("device", Device, StudyOptions.device))
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return run
 
 
-def _option(each: Field[Any]) -> Any:
+def _option(field: Field[Any]) -> Any:
     """Return the flag of one field of StudyOptions."""
-    least, most = range_of(each) or (None, None)
-    by_start = DEFAULTS_BY_START.get(each.name)
+    least, most = range_of(field) or (None, None)
+    by_start = DEFAULTS_BY_START.get(field.name)
     option = typer.Option(
-        flag(each.name), min=least, max=most,
-        help=each.metadata["help"] + (f" [default: {by_start}]" if by_start else ""),
-        show_default=_default(each) not in ("", None),
+        flag(field.name), min=least, max=most,
+        help=field.metadata["help"] + (f" [default: {by_start}]" if by_start else ""),
+        show_default=_default(field) not in ("", None),
     )  # fmt: skip
-    kind = _TYPES[each.name]
+    kind = _TYPES[field.name]
     return Annotated[kind | None if by_start else kind, option]
 
 
-def _default(each: Field[Any]) -> Any:
-    return None if each.name in DEFAULTS_BY_START else each.default
+def _default(field: Field[Any]) -> Any:
+    return None if field.name in DEFAULTS_BY_START else field.default
 
 
 def _parameter(

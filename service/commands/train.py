@@ -58,11 +58,11 @@ def _command(task: type[Task]) -> Callable[..., None]:
     data_option = typer.Option(help=task().data_help, show_default=False)
     parameters = [_parameter("data", Annotated[Path, data_option], inspect.Parameter.empty)]
     defaults = {"out": Path("runs") / task().name, **task().defaults}
-    for each in _options(TrainOptions):
-        default = defaults.get(each.name, _default(each))
-        by_data = task().defaults_by_data.get(each.name)
-        parameters.append(_option(each, default, by_data))
-    parameters += [_option(each, _default(each)) for each in _options(task)]
+    for field in _options(TrainOptions):
+        default = defaults.get(field.name, _default(field))
+        by_data = task().defaults_by_data.get(field.name)
+        parameters.append(_option(field, default, by_data))
+    parameters += [_option(field, _default(field)) for field in _options(task)]
     for name, (_, kind) in _DEPRECATED.items():
         hidden = typer.Option(f"--{name}", hidden=True)
         parameters.append(_parameter(_deprecated(name), Annotated[kind | None, hidden], None))
@@ -72,37 +72,37 @@ def _command(task: type[Task]) -> Callable[..., None]:
 
 def _options(kind: Any) -> tuple[Field[Any], ...]:
     """Return the options among the fields of an options dataclass, or of a task."""
-    return tuple(each for each in fields(kind) if "help" in each.metadata)
+    return tuple(field for field in fields(kind) if "help" in field.metadata)
 
 
-def _default(each: Field[Any]) -> Any:
-    return each.default if each.default_factory is MISSING else each.default_factory()
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
-def _option(each: Field[Any], default: Any, by_data: str | None = None) -> inspect.Parameter:
+def _option(field: Field[Any], default: Any, by_data: str | None = None) -> inspect.Parameter:
     """Return the parameter of one option, which is None unless the flag is used.
 
     `by_data`: how the data decides its default, where it does.
     """
     if isinstance(default, bool):
-        name = flag(each.name)
+        name = flag(field.name)
         names = f"{name}/--no-{name.removeprefix('--')}" if default else name
-        switch = typer.Option(names, help=each.metadata["help"])
-        return _parameter(each.name, Annotated[bool | None, switch], None)
+        switch = typer.Option(names, help=field.metadata["help"])
+        return _parameter(field.name, Annotated[bool | None, switch], None)
     kind = Path if default is None else str if isinstance(default, Mapping) else type(default)
     shown = as_text(default) if isinstance(default, Mapping) else default
     shown = by_data or ("none" if shown in (None, "") else shown)
-    choices = each.metadata["choices"]
+    choices = field.metadata["choices"]
     one_of = f" One of {', '.join(choices)}." if choices else ""
-    least, most = range_of(each) or (None, None)
+    least, most = range_of(field) or (None, None)
     option = typer.Option(
-        flag(each.name),
-        help=f"{each.metadata['help']}{one_of} [default: {shown}]",
+        flag(field.name),
+        help=f"{field.metadata['help']}{one_of} [default: {shown}]",
         show_default=False,
         min=least,
         max=most,
     )
-    return _parameter(each.name, Annotated[kind | None, option], None)
+    return _parameter(field.name, Annotated[kind | None, option], None)
 
 
 def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:

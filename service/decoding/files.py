@@ -99,13 +99,13 @@ def _find_source(name: str, spec: Spec, sources: _Sources, request: DecodeReques
     """Return the input of the stream `name`, from the field that was sent for it."""
     kinds = request.kinds
     fields = [row for row in upload_fields.checkpoint_fields(kinds) if row.feeds(name, kinds)]
-    sent = next((row.name for row in fields if row.name in sources), None)
-    if sent is None:
+    field = next((row.name for row in fields if row.name in sources), None)
+    if field is None:
         return _not_sent(name, fields, sources, kinds)
-    source = sources[sent][spec.kind]
+    source = sources[field][spec.kind]
     if isinstance(source, Missing):
-        return _Stream(sent, None, source.reason)
-    return _Stream(sent, source, source.empty_reason() if request.missing_streams else None)
+        return _Stream(field, None, source.reason)
+    return _Stream(field, source, source.empty_reason() if request.missing_streams else None)
 
 
 def _not_sent(

@@ -1,6 +1,6 @@
 """The decoder of one live stream, in its process: packets of H.264 to JPEG, of Opus to PCM.
 
-The service buffers what comes out as it buffers what other clients send as JPEG and PCM.
+The service buffers the decoded pictures and sound as it buffers JPEG and PCM of other clients.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from model.media.types import Limits
 from service.decoding import live_wire, sandbox
 from service.decoding.live_wire import CodedInput, LiveRequest
 
-#: Quality of pictures, 0 to 100: what it changes is far below what H.264 does.
+#: JPEG quality of pictures, 0 to 100: its loss is far below that of H.264.
 _QUALITY = 95
-#: Most pixels of a picture: networks take far smaller ones.
+#: Most pixels of a returned picture, width x height; larger ones are reduced, as networks take far
+#: smaller ones.
 _MAX_PIXELS = 1280 * 720
 
 
 @dataclass(frozen=True)
-class _Input:
-    """How the packets of an input are decoded, and what is decoded becomes bytes."""
+class _Decoder:
+    """The decoder of an input: `decode` for packets, `pack` for the bytes of a decoded piece."""
 
     decode: Callable[[Packet], Decoded[Any]]
     pack: Callable[[Any], bytes]
@@ -42,29 +43,29 @@ def serve(sock: socket.socket, cpu_s: float) -> NoReturn:
     Raises PeerLost where the service has closed the socket.
     """
     request = live_wire.receive_request(sock)
-    inputs = {number: _input(each, request) for number, each in request.inputs.items()}
+    decoders = {number: _decoder(source, request) for number, source in request.inputs.items()}
     while True:
         packet = live_wire.receive_packet(sock)
         sandbox.limit_cpu(cpu_s)
-        each = inputs[packet.input]
-        decoded = each.decode(packet)
-        pieces = ((time_ns, each.pack(piece)) for time_ns, piece in decoded.pieces)
+        decoder = decoders[packet.input]
+        decoded = decoder.decode(packet)
+        pieces = ((time_ns, decoder.pack(piece)) for time_ns, piece in decoded.pieces)
         live_wire.send_decoded(sock, decoded, pieces)
 
 
 def warm() -> None:
     """Load what the decoders need, as a confined process opens no file."""
     request = LiveRequest(inputs={}, spacing_ns=0, limits=Limits())
-    for each in (CodedInput(format="h264"), CodedInput(format="opus")):
-        _input(each, request).decode(Packet(0, 0, 0, False, bytes(9)))
+    for source in (CodedInput(format="h264"), CodedInput(format="opus")):
+        _decoder(source, request).decode(Packet(0, 0, 0, False, bytes(9)))
     _pack_picture(np.zeros((8, 8, 3), np.uint8))
 
 
-def _input(each: CodedInput, request: LiveRequest) -> _Input:
-    if each.format == "opus":
-        return _Input(OpusDecoder(each.channels, each.pre_skip).decode, _pack_sound)
+def _decoder(source: CodedInput, request: LiveRequest) -> _Decoder:
+    if source.format == "opus":
+        return _Decoder(OpusDecoder(source.channels, source.pre_skip).decode, _pack_sound)
     decoder = H264Decoder(request.limits, request.spacing_ns, _MAX_PIXELS)
-    return _Input(decoder.decode, _pack_picture)
+    return _Decoder(decoder.decode, _pack_picture)
 
 
 def _pack_picture(picture: UInt8Array) -> bytes:

@@ -133,15 +133,15 @@ class DecoderPool:
         job = self._threads.submit(
             context.run, self._decode, reading, request, self._limits.seconds
         )
-        done = asyncio.wrap_future(job)
+        future = asyncio.wrap_future(job)
         try:
-            await asyncio.wait([done])
+            await asyncio.wait([future])
         except asyncio.CancelledError:
             job.cancel()
             reading.cancel()
-            await _wait_until_done(done)
+            await _wait_until_done(future)
             raise
-        return done.result()
+        return future.result()
 
     async def open_live(self, request: LiveRequest, memory_bytes: int) -> LiveDecoder:
         """Start the decoder of a live stream, in a process beside those of the pool.

@@ -34,15 +34,15 @@ SERIES = b"t,value\n0,1\n1,2\n"
 def files(kinds: Mapping[str, str]) -> InputFiles | None:
     """Return small files for streams of these kinds, by their names; None where there is none for
     any of them."""
-    sent: dict[str, bytes] = {}
+    samples: dict[str, bytes] = {}
     if not {"spectrogram", "frames"}.isdisjoint(kinds.values()):
-        sent["clip"] = CLIP
+        samples["clip"] = CLIP
     if "events" in kinds.values():
-        sent["events"] = _events()
+        samples["events"] = _events()
     if "audio_events" in kinds.values():
-        sent["audio_events"] = _events()
-    sent |= {name: SERIES for name, kind in kinds.items() if kind == "series"}
-    return InputFiles(**sent) if sent else None
+        samples["audio_events"] = _events()
+    samples |= {name: SERIES for name, kind in kinds.items() if kind == "series"}
+    return InputFiles(**samples) if samples else None
 
 
 def _events() -> bytes:

@@ -284,17 +284,17 @@ def _receive_array(
 def _send(
     sock: socket.socket,
     head: bytes,
-    rest: Iterable[Any],
+    parts: Iterable[Any],
     deadline: Deadline,
 ) -> None:
-    _send_parts(sock, (_LENGTH.pack(len(head)), head, *rest), deadline)
+    _send_parts(sock, (_LENGTH.pack(len(head)), head, *parts), deadline)
 
 
 def _send_parts(sock: socket.socket, parts: Iterable[Any], deadline: Deadline) -> None:
     for part in parts:
-        left = memoryview(part)
-        while left:
-            left = left[deadline.wait(partial(sock.send, left), sock) :]
+        unsent = memoryview(part)
+        while unsent:
+            unsent = unsent[deadline.wait(partial(sock.send, unsent), sock) :]
 
 
 def _receive_head(sock: socket.socket, deadline: Deadline) -> bytes:

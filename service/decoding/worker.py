@@ -179,8 +179,8 @@ def _warm() -> None:
 def _warm_events() -> None:
     """Read and preprocess an event of each kind: zipfile loads a codec for names, NumPy others."""
     file = io.BytesIO()
-    one = np.ones(1, np.int64)
-    np.savez_compressed(file, x=one, y=one, p=one, t=one, channel=one)
+    ones = np.ones(1, np.int64)
+    np.savez_compressed(file, x=ones, y=ones, p=ones, t=ones, channel=ones)
     size = (8, 8)
     camera, channels = read_camera_events(file.getvalue()), read_channel_events(file.getvalue())
     grid = ChannelEventSpec(bands=4, grid=(2, 2), size=size)

@@ -49,8 +49,8 @@ class Connection:
             while self.blocks.dropped:
                 dropped.append(self.blocks.dropped.popleft())
             try:
-                left = None if until is None else max(0.01, until - time.monotonic())
-                self._calls.settimeout(left)
+                remaining = None if until is None else max(0.01, until - time.monotonic())
+                self._calls.settimeout(remaining)
                 messages.send(self._calls, {"method": method, "drop": dropped, **arguments})
                 return messages.receive(self._calls)
             except OSError as exc:

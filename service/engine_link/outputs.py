@@ -14,7 +14,7 @@ from model.output import ArrayOutput, LayerOperations, Output, StreamAttention
 #: Alignment of each array, in bytes.
 _ALIGNMENT = 8
 _CLASSES: dict[str, Any] = {
-    each.__name__: each for each in (Output, StreamAttention, LayerOperations)
+    kind.__name__: kind for kind in (Output, StreamAttention, LayerOperations)
 }
 
 
@@ -38,9 +38,11 @@ def _pack(value: Any, parts: list[memoryview]) -> Any:
         parts.append(memoryview(bytes(-array.nbytes % _ALIGNMENT)))
         return ["array", array.dtype.str, array.shape]
     if isinstance(value, dict):
-        return ["dict", {name: _pack(each, parts) for name, each in value.items()}]
+        return ["dict", {name: _pack(member, parts) for name, member in value.items()}]
     if is_dataclass(value):
-        members = {each.name: _pack(getattr(value, each.name), parts) for each in fields(value)}
+        members = {
+            member.name: _pack(getattr(value, member.name), parts) for member in fields(value)
+        }
         return ["object", type(value).__name__, members]
     return ["value", value]
 
@@ -65,8 +67,8 @@ def _unpack(packed: Any, reader: _Reader) -> Any:
     if kind == "array":
         return reader.take(*content)
     if kind == "dict":
-        return {name: _unpack(each, reader) for name, each in content[0].items()}
+        return {name: _unpack(member, reader) for name, member in content[0].items()}
     if kind == "object":
         name, members = content
-        return _CLASSES[name](**{key: _unpack(each, reader) for key, each in members.items()})
+        return _CLASSES[name](**{key: _unpack(member, reader) for key, member in members.items()})
     return content[0]

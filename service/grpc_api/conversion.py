@@ -22,10 +22,10 @@ def parse_request(request: Any) -> InferRequest:
         detail = f"There are {len(request.inputs)} inputs, but {len(raw)} `raw_input_contents`."
         raise Problem(Error.INVALID_FIELD, detail, field="raw_input_contents")
     inputs = [
-        tensors.from_bytes(each.name, each.datatype, each.shape, memoryview(raw[number]))
+        tensors.from_bytes(tensor.name, tensor.datatype, tensor.shape, memoryview(raw[number]))
         if raw
-        else _from_contents(each)
-        for number, each in enumerate(request.inputs)
+        else _from_contents(tensor)
+        for number, tensor in enumerate(request.inputs)
     ]
     outputs = [_requested(output) for output in request.outputs]
     return InferRequest(inputs, outputs, _values(request.parameters), request.id)

@@ -76,8 +76,8 @@ class GrpcServer:
             self.port = self._server.add_insecure_port(f"{address}:{self._settings.grpc_port}")
             await self._server.start()
         except RuntimeError as exc:
-            where = f"{address}:{self._settings.grpc_port}"
-            reason = f"cannot listen for gRPC on {where} (SCMRL_GRPC_PORT): {exc}"
+            listen_address = f"{address}:{self._settings.grpc_port}"
+            reason = f"cannot listen for gRPC on {listen_address} (SCMRL_GRPC_PORT): {exc}"
             raise StartupError(reason) from exc
         log.info("gRPC on %s:%d", address, self.port)
 

@@ -47,9 +47,9 @@ def parse_request(body: bytes, json_length: str | None, max_json_bytes: int) -> 
         request = InferenceRequest.model_validate_json(bytes(content[:length]))
     except ValidationError as exc:
         first = exc.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        detail = f"The JSON of the request: {where + ': ' if where else ''}{first['msg']}."
-        raise Problem(Error.UNREADABLE_FORM, detail[:500], field=where or None) from None
+        location = ".".join(map(str, first["loc"]))
+        detail = f"The JSON of the request: {location + ': ' if location else ''}{first['msg']}."
+        raise Problem(Error.UNREADABLE_FORM, detail[:500], field=location or None) from None
     parameters = request.parameters or {}
     return InferRequest(
         inputs=_inputs(request.inputs, content[length:]),
@@ -73,21 +73,23 @@ def _json_length(header: str | None, size: int) -> int:
 def _inputs(inputs: Sequence[InferenceInput], content: memoryview) -> list[Tensor]:
     """Raises Problem INVALID_FIELD."""
     parsed = []
-    for each in inputs:
-        size = each.parameters.binary_data_size if each.parameters is not None else None
+    for tensor in inputs:
+        size = tensor.parameters.binary_data_size if tensor.parameters is not None else None
         if size is None:
-            data = each.data
+            data = tensor.data
             if data is None:
-                detail = f"Input `{each.name[:100]}` has neither `data` nor `binary_data_size`."
-                raise Problem(Error.INVALID_FIELD, detail, field=each.name[:100])
-            if each.datatype == "BYTES":
-                data = _decoded(each.name, data)
-            parsed.append(tensors.from_values(each.name, each.datatype, each.shape, data))
+                detail = f"Input `{tensor.name[:100]}` has neither `data` nor `binary_data_size`."
+                raise Problem(Error.INVALID_FIELD, detail, field=tensor.name[:100])
+            if tensor.datatype == "BYTES":
+                data = _decoded(tensor.name, data)
+            parsed.append(tensors.from_values(tensor.name, tensor.datatype, tensor.shape, data))
             continue
         if size > len(content):
             detail = f"`binary_data_size` is {size}, but {len(content)} bytes are left"
-            raise Problem(Error.INVALID_FIELD, f"Input `{each.name[:100]}`: {detail}.")
-        parsed.append(tensors.from_bytes(each.name, each.datatype, each.shape, content[:size]))
+            raise Problem(Error.INVALID_FIELD, f"Input `{tensor.name[:100]}`: {detail}.")
+        parsed.append(
+            tensors.from_bytes(tensor.name, tensor.datatype, tensor.shape, content[:size])
+        )
         content = content[size:]
     if content:
         detail = (
@@ -101,7 +103,7 @@ def _inputs(inputs: Sequence[InferenceInput], content: memoryview) -> list[Tenso
 def _decoded(name: str, value: Any) -> Any:
     """Decode base64 in nested lists. Raises Problem INVALID_FIELD."""
     if isinstance(value, list):
-        return [_decoded(name, each) for each in value]
+        return [_decoded(name, element) for element in value]
     if not isinstance(value, str):
         raise Problem(Error.INVALID_FIELD, f"Input `{name[:100]}`: BYTES in JSON are base64.")
     prefix = DATA_URL.match(value)

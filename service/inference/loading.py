@@ -88,9 +88,9 @@ class Loads:
         Raises Problem CONFLICT if it is reserved, FULL if `MAX_LOADS` have not ended.
         """
         with self._lock:
-            other = self.reserved.get(name)
-            if other is not None:
-                raise _conflict(other)
+            reserved_by = self.reserved.get(name)
+            if reserved_by is not None:
+                raise _conflict(reserved_by)
             if len(self.reserved) >= MAX_LOADS:
                 raise _full(self.reserved)
             attempt = self.reserved[name] = Attempt(name)
@@ -190,9 +190,9 @@ def timed_out(detail: str) -> Problem:
     return Problem(Error.LOAD_TIMEOUT, detail, retry_after_s=_RETRY_DISK_S)
 
 
-def _conflict(other: Attempt) -> Problem:
-    name = repr(other.name[:100])
-    if not other.is_abandoned:
+def _conflict(reserved_by: Attempt) -> Problem:
+    name = repr(reserved_by.name[:100])
+    if not reserved_by.is_abandoned:
         detail = f"{name} is already being loaded or unloaded. Retry when that has ended."
         return Problem(Error.CONFLICT, detail, retry_after_s=_RETRY_S)
     detail = f"An abandoned load of {name} still waits for its disk. Retry when the disk responds."

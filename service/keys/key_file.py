@@ -176,8 +176,8 @@ def _digest_of(secret: str, where: str, allow_weak: bool) -> bytes:
             raise KeysError(f"{where}: after {_HASHED}: there must be 64 hex digits")
         return bytes.fromhex(digest)
     if not _SECRET.fullmatch(secret):
-        found = "has other characters" if secret else "is empty"
-        raise KeysError(f"{where}: the key {found}; it must be {_GOOD_SECRET}")
+        fault = "has other characters" if secret else "is empty"
+        raise KeysError(f"{where}: the key {fault}; it must be {_GOOD_SECRET}")
     if not allow_weak and len(secret) < MIN_LENGTH:
         raise KeysError(f"{where}: the key must be {_GOOD_SECRET}; {_WAIVER}")
     if not allow_weak and strength.is_guessable(secret):

@@ -60,13 +60,13 @@ def add_up(metrics: Iterable[Metric]) -> list[Metric]:
         of_family = sums[metric.name]
         for sample in metric.samples:
             key = sample.name, tuple(sample.labels.items())
-            known = of_family.get(key)
-            if known is None:
+            total = of_family.get(key)
+            if total is None:
                 of_family[key] = sample.value
             elif sample.name.endswith("_created"):
-                of_family[key] = min(known, sample.value)
+                of_family[key] = min(total, sample.value)
             elif metric.name not in _OF_THE_FIRST:
-                of_family[key] = known + sample.value
+                of_family[key] = total + sample.value
     added = []
     for name, family in families.items():
         metric = Metric(name, family.documentation, family.type, family.unit)
@@ -93,8 +93,8 @@ class AddedUp(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Return the sums."""
-        own = (metric for each in self._collectors for metric in each.collect())
-        others = (metric for each in self._dumps() for metric in load(each))
+        own = (metric for collector in self._collectors for metric in collector.collect())
+        others = (metric for text in self._dumps() for metric in load(text))
         yield from add_up((*own, *others))
 
 

@@ -64,15 +64,15 @@ def _output(answers: Sequence[Classification], card: Card, output: RequestedOutp
             return texts(name, [_highest(row, card, output.top) for row in values])
         return Tensor(name, "FP32", values)
     if name == "contributions":
-        return Tensor(name, "FP32", np.stack([_contributions(each, card) for each in answers]))
+        return Tensor(name, "FP32", np.stack([_contributions(answer, card) for answer in answers]))
     stream, _, kind = name.removeprefix("attention.").rpartition(".")
     return Tensor(name, "FP32", _maps(answers, stream, kind, name))
 
 
 def _probabilities(answer: Classification, card: Card) -> NDArray[np.float32]:
     values = np.zeros(len(card.labels), np.float32)
-    for each in answer.probabilities:
-        values[each.index] = each.probability
+    for ranked in answer.probabilities:
+        values[ranked.index] = ranked.probability
     return values
 
 
@@ -100,14 +100,14 @@ def _maps(
 ) -> NDArray[np.float32]:
     """Return the maps of each clip, 0 where it has none."""
     maps = [_map((answer.attention or {}).get(stream), kind) for answer in answers]
-    shapes = {each.shape for each in maps if each is not None}
+    shapes = {values.shape for values in maps if values is not None}
     if len(shapes) > 1:
         detail = f"Output `{name}`: the maps of the clips have different shapes; send one clip."
         raise Problem(Error.INVALID_FIELD, detail, field=name)
     empty = np.zeros(next(iter(shapes), (1, 1)), np.float32)
-    return np.stack([empty if each is None else each for each in maps])
+    return np.stack([empty if values is None else values for values in maps])
 
 
 def _map(maps: StreamMaps | None, kind: str) -> NDArray[np.float32] | None:
-    each = None if maps is None else maps.spatial if kind == "spatial" else maps.temporal
-    return None if each is None else np.array(each.values, np.float32)
+    chosen = None if maps is None else maps.spatial if kind == "spatial" else maps.temporal
+    return None if chosen is None else np.array(chosen.values, np.float32)

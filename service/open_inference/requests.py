@@ -113,7 +113,7 @@ def _contents(inputs: Sequence[Tensor], card: Card, settings: Settings) -> list[
         raise _invalid(of_files[0], "files (BYTES) and tensors of streams do not go together")
     rows = {row.name: row for row in checkpoint_fields(card.kinds)}
     files = {tensor.name: _files(tensor, rows, settings) for tensor in inputs}
-    return [InputFiles(**{name: each[n] for name, each in files.items()}) for n in range(count)]
+    return [InputFiles(**{name: clips[n] for name, clips in files.items()}) for n in range(count)]
 
 
 def _stream(tensor: Tensor, card: Card) -> NDArray[np.float32]:

@@ -20,8 +20,8 @@ _PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     """Ignore signals before anything slow is imported, then serve until the service ends."""
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, signal.SIG_IGN)
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_IGN)
     if sys.platform == "linux":  # the control socket's end is not seen while this is stopped
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     fd, device, threads, level, kind = sys.argv[1:]

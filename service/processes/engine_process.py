@@ -308,7 +308,7 @@ class EngineProcess:
         process = self._processes[number]
         process.reason = arguments["reason"]
         process.has_been_ready |= process.reason is None
-        if not self._is_ready and all(each.has_been_ready for each in self._all()):
+        if not self._is_ready and all(process.has_been_ready for process in self._all()):
             self._is_ready = True
             self._all_ready.set()
             self._on_ready()
@@ -324,7 +324,7 @@ class EngineProcess:
         if reason is None and not self._is_ready:
             reason = "The HTTP workers are being started."
         # One that is replaced accepts no connection.
-        reasons = (each.reason for each in self._all() if each.has_been_ready)
+        reasons = (process.reason for process in self._all() if process.has_been_ready)
         return reason or next(filter(None, reasons), None)
 
     async def _expose(self, number: int, arguments: dict[str, Any]) -> Reply:

@@ -14,8 +14,8 @@ import sys
 def main() -> None:
     """Ignore signals before anything slow is imported, then serve until the engine process ends
     it."""
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, signal.SIG_IGN)
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_IGN)
     from service.processes.worker_server import run
 
     run(int(sys.argv[1]))

@@ -181,7 +181,7 @@ def parse_start(text: str) -> Start:
         start = Start.model_validate_json(text)
     except ValidationError as exc:
         raise StreamError(INVALID, f"start: {_first_error(exc)}") from exc
-    fields = [each.field for each in start.inputs]
+    fields = [source.field for source in start.inputs]
     for field in fields:
         if fields.count(field) > 1:
             raise StreamError(INVALID, f"start: inputs: {field} is listed twice")
@@ -198,8 +198,8 @@ def parse_control(text: str) -> Keepalive | Finalize | Close | Acknowledge:
 
 def _first_error(exc: ValidationError) -> str:
     error: Any = exc.errors(include_url=False, include_input=False)[0]
-    where = ".".join(map(str, error["loc"]))
-    return f"{where}: {error['msg']}" if where else str(error["msg"])
+    location = ".".join(map(str, error["loc"]))
+    return f"{location}: {error['msg']}" if location else str(error["msg"])
 
 
 @dataclass(frozen=True)

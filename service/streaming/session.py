@@ -103,9 +103,9 @@ class Session:
         max_bytes: int,
         decoder: Decoder | None = None,
     ) -> None:
-        coded = [each.field for each in start.inputs if isinstance(each, CodedInput)]
+        coded = [source.field for source in start.inputs if isinstance(source, CodedInput)]
         self._packets = PacketOutcomes(coded)
-        messages = {each.field: 0 for each in start.inputs}
+        messages = {source.field: 0 for source in start.inputs}
         self.counts = Counts(messages=messages, packets=self._packets.counts)
         self._start = start
         self._pace = pace
@@ -113,7 +113,7 @@ class Session:
         self._send = send
         # A window reaches back from the newest message of any input: others may lag by a window.
         seconds = 2 * pace.window_s
-        self._buffers = [_buffer(each, seconds, max_bytes) for each in start.inputs]
+        self._buffers = [_buffer(source, seconds, max_bytes) for source in start.inputs]
         self._decoder = decoder
         self._received_ns = [-1] * len(self._buffers)  # newest stamp of the segment
         self._fed_segments = [-1] * len(self._buffers)  # of the last packet that was taken
@@ -226,7 +226,7 @@ class Session:
             skipped=counts.skipped,
             messages=counts.messages,
             dropped=self._dropped(),
-            packets={name: dict(each) for name, each in counts.packets.items()} or None,
+            packets={name: dict(outcomes) for name, outcomes in counts.packets.items()} or None,
             segments=counts.segments,
         )
 
@@ -268,7 +268,7 @@ class Session:
         skipped = self._count_skipped(end_ns)
         segment = self._segment
         files = self._files(begin_ns, end_ns)
-        fields = [each.field for each in self._start.inputs]
+        fields = [source.field for source in self._start.inputs]
         newest = dict(zip(fields, (buffer.newest_ns for buffer in self._buffers), strict=True))
         self._answered_ns = end_ns
         try:
@@ -310,13 +310,13 @@ class Session:
     def _files(self, begin_ns: int, end_ns: int) -> InputFiles:
         """Return the window as the files of an upload."""
         files: dict[str, bytes | list[bytes] | None] = {}
-        for each, buffer in zip(self._start.inputs, self._buffers, strict=True):
+        for source, buffer in zip(self._start.inputs, self._buffers, strict=True):
             if isinstance(buffer, PictureBuffer):
-                files[each.field] = buffer.select(begin_ns, end_ns, self._pace.pictures)
+                files[source.field] = buffer.select(begin_ns, end_ns, self._pace.pictures)
             elif isinstance(buffer, SoundBuffer):
-                files[each.field] = buffer.wav(begin_ns, end_ns)
+                files[source.field] = buffer.wav(begin_ns, end_ns)
             else:
-                files[each.field] = buffer.npz(begin_ns, end_ns)
+                files[source.field] = buffer.npz(begin_ns, end_ns)
         return InputFiles(**files)
 
     def _options(self) -> Options:
@@ -326,13 +326,15 @@ class Session:
 
     def _smooth(self, result: Classification) -> None:
         """Average the probabilities over the answers of the segment, the newest weighing most."""
-        kept = self._start.smoothing if self._smoothed else 0.0
-        for each in result.probabilities:
-            before = self._smoothed.get(each.label, 0.0)
-            self._smoothed[each.label] = round(kept * before + (1 - kept) * each.probability, 6)
+        weight = self._start.smoothing if self._smoothed else 0.0
+        for ranked in result.probabilities:
+            before = self._smoothed.get(ranked.label, 0.0)
+            self._smoothed[ranked.label] = round(
+                weight * before + (1 - weight) * ranked.probability, 6
+            )
 
     def _dropped(self) -> dict[str, int]:
-        fields = [each.field for each in self._start.inputs]
+        fields = [source.field for source in self._start.inputs]
         return dict(zip(fields, (buffer.dropped for buffer in self._buffers), strict=True))
 
     async def _report(self, problem: Problem) -> None:

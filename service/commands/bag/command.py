@@ -123,7 +123,7 @@ def bag(
         raise typer.Exit(1) from exc
     if not as_json:
         _show(outcomes)
-    raise typer.Exit(1 if any(isinstance(each.answer, Mapping) for each in outcomes) else 0)
+    raise typer.Exit(1 if any(isinstance(outcome.answer, Mapping) for outcome in outcomes) else 0)
 
 
 def _classify(
@@ -159,14 +159,14 @@ def _show(outcomes: list[Outcome]) -> None:
     for heading in ("from s", "to s", "stamp of the end", "label", "probability"):
         table.add_column(heading, justify="left" if heading == "label" else "right")
     first_ns = outcomes[0].window.begin_ns if outcomes else 0
-    for each in outcomes:
-        window = each.window
+    for outcome in outcomes:
+        window = outcome.window
         times = [f"{(ns - first_ns) / 1e9:.2f}" for ns in (window.begin_ns, window.end_ns)]
         times.append(f"{window.end_ns // 10**9}.{window.end_ns % 10**9:09d}")
-        if isinstance(each.answer, Mapping):
-            table.add_row(*times, escape(str(each.answer["detail"])), "")
+        if isinstance(outcome.answer, Mapping):
+            table.add_row(*times, escape(str(outcome.answer["detail"])), "")
             continue
-        prediction = each.answer.prediction
+        prediction = outcome.answer.prediction
         label = "no answer" if prediction.label is None else escape(prediction.label)
         table.add_row(*times, label, f"{prediction.probability:.1%}")
     Console().print(table)

@@ -139,14 +139,14 @@ def open_recording(path: Path, choice: Choice) -> Iterator[Recording]:
         reader.close()
 
 
-def _choose(reader: Any, wanted: str | None, kinds: tuple[str, ...]) -> str | None:
+def _choose(reader: Any, requested: str | None, kinds: tuple[str, ...]) -> str | None:
     """Return the topic of one of these types: the one that is wanted, or the only one."""
     topics = sorted({c.topic for c in reader.connections if c.msgtype in kinds})
-    if wanted is not None and wanted not in topics:
-        raise RecordingError(f"{wanted}: no topic of {', '.join(kinds)}; {_listed(reader)}")
-    if wanted is None and len(topics) > 1:
+    if requested is not None and requested not in topics:
+        raise RecordingError(f"{requested}: no topic of {', '.join(kinds)}; {_listed(reader)}")
+    if requested is None and len(topics) > 1:
         raise RecordingError(f"choose a topic of {', '.join(topics)}: --image or --audio")
-    return wanted or next(iter(topics), None)
+    return requested or next(iter(topics), None)
 
 
 def _listed(reader: Any) -> str:
@@ -218,11 +218,11 @@ class _Decoder:
     def __call__(self, time_ns: int, data: bytes) -> Iterator[Sound]:
         for packet in self._context.parse(data):
             for frame in self._frames(packet):
-                for each in self._resampler.resample(frame):
-                    samples = each.to_ndarray().astype("<i2").tobytes()
-                    channels = each.layout.nb_channels
-                    yield Sound(time_ns, samples, each.sample_rate, channels)
-                    time_ns += each.samples * _NS // each.sample_rate
+                for resampled in self._resampler.resample(frame):
+                    samples = resampled.to_ndarray().astype("<i2").tobytes()
+                    channels = resampled.layout.nb_channels
+                    yield Sound(time_ns, samples, resampled.sample_rate, channels)
+                    time_ns += resampled.samples * _NS // resampled.sample_rate
 
     def _frames(self, packet: Any) -> list[Any]:
         """Decode a packet; a tag, or a part that the recording has not whole, has no frames."""

@@ -70,7 +70,9 @@ class _Segment:
         before = self._pictures.newest_ns if isinstance(piece, Picture) else self._sound_ns
         if before >= 0:
             return abs(piece.time_ns - before) > _JUMP * self._lengths.window_ns
-        offset_s = max((abs(piece.time_ns - each) / _NS for each in self._newest), default=0.0)
+        offset_s = max(
+            (abs(piece.time_ns - newest_ns) / _NS for newest_ns in self._newest), default=0.0
+        )
         if offset_s > _MAX_OFFSET_S:
             raise RecordingError(
                 f"the stamps of pictures and sound differ by {offset_s:.0f} s, as those of two "
@@ -117,7 +119,7 @@ class _Segment:
     @property
     def _newest(self) -> list[int]:
         """The newest stamps of the topics that have begun."""
-        return [each for each in (self._pictures.newest_ns, self._sound_ns) if each >= 0]
+        return [time_ns for time_ns in (self._pictures.newest_ns, self._sound_ns) if time_ns >= 0]
 
     def _window(self, end_ns: int) -> Iterator[Window]:
         begin_ns = end_ns - self._lengths.window_ns

@@ -169,14 +169,14 @@ def _compare(
 def _print_comparison(
     console: Any,
     name: str,
-    theirs: tuple[LoadResult, LoadResult],
-    ours: tuple[LoadResult, LoadResult],
+    litserve: tuple[LoadResult, LoadResult],
+    scmrl: tuple[LoadResult, LoadResult],
 ) -> None:
     """Print the ratio of the peaks, and both latencies at the same load; each is (peak, load)."""
-    speedup = ours[0].answered_per_s / theirs[0].answered_per_s
+    speedup = scmrl[0].answered_per_s / litserve[0].answered_per_s
     console.print(
         f"Peak throughput of scmrl: {speedup:.2f}x; at {_COMPARED_FRACTION:.0%} of "
-        f"{name}'s peak, p99 {ours[1].p99_ms:.0f} against {theirs[1].p99_ms:.0f} ms.\n"
+        f"{name}'s peak, p99 {scmrl[1].p99_ms:.0f} against {litserve[1].p99_ms:.0f} ms.\n"
     )
 
 

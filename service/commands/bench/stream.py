@@ -57,10 +57,10 @@ def stream(
 
 def _failures(load: StreamsLoad) -> list[str]:
     failures = []
-    for number, each in enumerate(load.sessions):
-        if each.closed is not None or not each.behind_ms:
-            failures.append(f"session {number} was ended: {each.closed or 'no answer came'}")
-        elif max(each.behind_ms) > 1000 * each.window_s:
+    for number, session in enumerate(load.sessions):
+        if session.closed is not None or not session.behind_ms:
+            failures.append(f"session {number} was ended: {session.closed or 'no answer came'}")
+        elif max(session.behind_ms) > 1000 * session.window_s:
             failures.append(f"session {number} fell behind by more than its window")
     if load.memory_growth(0) > _MAX_GROWTH:
         failures.append(f"memory grew by {load.memory_growth(0):.1%}")
@@ -76,7 +76,7 @@ def _print(console: Any, load: StreamsLoad) -> None:
     for heading in ("p50", "p95", "p99", "most", "median of the worst session"):
         table.add_column(heading, justify="right")
     for name in ("behind_ms", "lag_ms", "stale_ms"):
-        by_session = [values for each in load.sessions if (values := getattr(each, name))]
+        by_session = [values for session in load.sessions if (values := getattr(session, name))]
         if not by_session:
             continue
         every = np.concatenate(by_session)
@@ -84,10 +84,10 @@ def _print(console: Any, load: StreamsLoad) -> None:
         table.add_row(name, *(f"{value:.0f}" for value in np.percentile(every, (50, 95, 99, 100))),
                       f"{worst:.0f}")  # fmt: skip
     console.print(table)
-    answers = sum(len(each.behind_ms) for each in load.sessions)
-    skipped = sum(each.skipped for each in load.sessions)
-    fewest = min(len(each.behind_ms) for each in load.sessions)
-    problems = sum((Counter(each.problems) for each in load.sessions), start=Counter())
+    answers = sum(len(session.behind_ms) for session in load.sessions)
+    skipped = sum(session.skipped for session in load.sessions)
+    fewest = min(len(session.behind_ms) for session in load.sessions)
+    problems = sum((Counter(session.problems) for session in load.sessions), start=Counter())
     window_s = load.sessions[0].window_s
     console.print(
         f"window {window_s:g} s; {answers} answers ({answers / load.seconds:.1f}/s, fewest of a "
@@ -116,7 +116,9 @@ def _figure(load: StreamsLoad) -> Figure:
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.boxplot([each.lag_ms or [0.0] for each in load.sessions], whis=(1, 99), showfliers=False)
+    left.boxplot(
+        [session.lag_ms or [0.0] for session in load.sessions], whis=(1, 99), showfliers=False
+    )
     left.set_xticks([])
     left.set_xlabel("session")
     left.set_ylabel("from capture to answer, ms")

@@ -143,8 +143,8 @@ class _Converter:
 
     def _sound(self, frame: AudioFrame, time_ns: int) -> Iterator[Sound]:
         assert self._resampler is not None
-        for each in self._resampler.resample(frame):
-            yield Sound(each.to_ndarray().astype("<i2").tobytes(), time_ns)
+        for resampled in self._resampler.resample(frame):
+            yield Sound(resampled.to_ndarray().astype("<i2").tobytes(), time_ns)
 
     def _jpeg(self, frame: VideoFrame) -> bytes:
         scale = min(1.0, self._width / max(frame.width, frame.height))
@@ -202,4 +202,4 @@ def _known_devices(format_name: str | None) -> str:
         devices = av.device.enumerate_input_devices(format_name)
     except (AttributeError, OSError, ValueError, av.FFmpegError):
         return ""
-    return f"; {format_name} has {', '.join(each.name for each in devices) or 'no devices'}"
+    return f"; {format_name} has {', '.join(device.name for device in devices) or 'no devices'}"

@@ -106,7 +106,7 @@ def watch(
         client = stack.enter_context(Client(url, key=read_key(key)))
         session = Session(sources, fps=fps, width=width)
         stream = stack.enter_context(client.stream(session.inputs, **fields))
-        name = ", ".join(each for each in (source, camera, microphone) if each)
+        name = ", ".join(part for part in (source, camera, microphone) if part)
         shown = view.Lines() if as_json else view.Screen(name, top_k, sys.stdout.isatty())
         with shown:
             summary = session.run(stream, shown.show)
@@ -158,6 +158,6 @@ def _open(
     except capture.CaptureError as exc:
         typer.echo(str(exc), err=True)
         raise typer.Exit(1) from exc
-    for each in sources:
-        stack.callback(each.close)
+    for opened in sources:
+        stack.callback(opened.close)
     return sources

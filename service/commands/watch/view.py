@@ -81,7 +81,7 @@ def _table(message: Answer, source: str, top_k: int, bar_width: int) -> Table:
         table.add_column(heading, justify="right")
         if bar_width:
             table.add_column("", min_width=bar_width)
-    now = {each.label: each.probability for each in result.probabilities}
+    now = {entry.label: entry.probability for entry in result.probabilities}
     ranked = sorted(message.smoothed.items(), key=lambda item: -item[1])
     for name, smoothed in ranked[:top_k]:
         probability = now.get(name, 0.0)

@@ -25,8 +25,8 @@ def install(app: FastAPI) -> None:
         scope = request.scope
         path = scope["path"][:-1]
         target = {**scope, "path": path}
-        known = [r for r in app.router.routes if r is not route]
-        if not any(r.matches(target)[0] is not Match.NONE for r in known):
+        others = [r for r in app.router.routes if r is not route]
+        if not any(r.matches(target)[0] is not Match.NONE for r in others):
             raise HTTPException(404)
         query = f"?{request.url.query}" if request.url.query else ""
         return RedirectResponse(f"../{quote(path.rpartition('/')[2])}{query}")

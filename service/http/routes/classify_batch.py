@@ -87,8 +87,8 @@ async def _classify(request: Request, name: str) -> Response:
         results = await run_until_disconnect(request, work, None)  # each clip has a deadline
     failed = sum(isinstance(result, Problem) for result in results)
     record.notes.update(clips=len(clips), failed=failed)
-    each = [_result(f"{request.state.id}.{n}", result) for n, result in enumerate(results)]
-    body = ClipResults(id=request.state.id, results=each).model_dump_json(exclude_none=True)
+    clip_results = [_result(f"{request.state.id}.{n}", result) for n, result in enumerate(results)]
+    body = ClipResults(id=request.state.id, results=clip_results).model_dump_json(exclude_none=True)
     return Response(body, media_type="application/json")
 
 

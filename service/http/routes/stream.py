@@ -125,9 +125,9 @@ async def _live_decoder(
     Raises StreamError where too many are held, and where the process is lost.
     """
     inputs = {
-        number: DecodedInput.model_validate(each.model_dump(exclude={"field"}))
-        for number, each in enumerate(start.inputs)
-        if isinstance(each, CodedInput)
+        number: DecodedInput.model_validate(source.model_dump(exclude={"field"}))
+        for number, source in enumerate(start.inputs)
+        if isinstance(source, CodedInput)
     }
     if not inputs:
         yield None
@@ -216,30 +216,30 @@ def _check_inputs(start: Start, name: str, card: Card) -> None:
     """Raise StreamError for an input that the checkpoint has no stream for."""
     kinds = card.kinds
     rows = {row.name: row for row in upload_fields.checkpoint_fields(kinds)}
-    for each in start.inputs:
-        row = rows.get(each.field)
+    for source in start.inputs:
+        row = rows.get(source.field)
         fed = {kinds[stream] for stream in kinds if row is not None and row.feeds(stream, kinds)}
-        if not fed & _kinds(each):
+        if not fed & _kinds(source):
             raise StreamError(
                 INVALID,
-                f"the checkpoint {name} has no stream for `{each.field}` as {each.format}; its "
+                f"the checkpoint {name} has no stream for `{source.field}` as {source.format}; its "
                 f"streams: {', '.join(kinds)}",
             )
 
 
-def _kinds(each: Input) -> set[str]:
+def _kinds(source: Input) -> set[str]:
     """Return the kinds of streams that an input feeds."""
-    if isinstance(each, SeriesInput):
+    if isinstance(source, SeriesInput):
         return {"series"}
-    row = next(row for row in upload_fields.FIELDS if row.name == each.field)
+    row = next(row for row in upload_fields.FIELDS if row.name == source.field)
     return set(row.kinds)
 
 
 def _pace(start: Start, card: Card) -> Pace:
     """Return window and hop, by default those of the checkpoint, and the pictures of a window."""
     specs = card.streams.values()
-    needed_s = [each.window_s for each in specs if isinstance(each, SpectrogramSpec)]
-    needed_s += [each.duration_s for each in specs if isinstance(each, SeriesSpec)]
+    needed_s = [spec.window_s for spec in specs if isinstance(spec, SpectrogramSpec)]
+    needed_s += [spec.duration_s for spec in specs if isinstance(spec, SeriesSpec)]
     window_s = start.window_s or max([_WINDOW_S, *filter(None, needed_s)])
     hop_s = start.hop_s or window_s / _HOPS
     return Pace(window_s, hop_s, pictures=start.steps or card.steps)
