@@ -43,7 +43,7 @@ from service.lifespan import make_lifespan
 from service.observability import traces
 from service.observability.metrics import Metrics, RequestMetrics
 from service.observability.request_log import RequestLog
-from service.observability.samples import AddedUp, Processes
+from service.observability.samples import Processes, SumCollector
 from service.observability.state_metrics import ConnectionMetrics, LimitMetrics, ModelMetrics
 from service.runtime import cores
 from service.runtime.upload_budget import UploadBudget
@@ -110,7 +110,7 @@ def create_app(
     def expose(counted: Collector) -> Callable[[str], Awaitable[tuple[bytes, str]]]:
         collectors = [ModelMetrics(server), LimitMetrics(store), counted]
         processes = Processes(lambda: [os.getpid(), *server.devices.pids])
-        metrics = Metrics(VERSION, AddedUp(collectors), processes)
+        metrics = Metrics(VERSION, SumCollector(collectors), processes)
 
         async def exposition(accept: str) -> tuple[bytes, str]:
             return metrics.exposition(accept)

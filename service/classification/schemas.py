@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -329,6 +329,3 @@ class Readiness(_Answer):
         description="Sandbox layers of the decoding processes.",
         examples=[["limits", "no_new_privs", "seccomp"]],
     )
-
-
-Json = dict[str, Any]

@@ -1,4 +1,4 @@
-"""The metrics of several processes as one: samples are sent, kept and added up."""
+"""Metrics of several processes as one: samples as JSON, and their sums."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from prometheus_client import ProcessCollector
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-#: Metrics of a process that are not added up: those of the first one stand.
-_OF_THE_FIRST = frozenset({"process_start_time_seconds", "process_max_fds"})
+#: Metrics of a process that are not added up: the value of the first process is exported.
+_OF_FIRST_PROCESS = frozenset({"process_start_time_seconds", "process_max_fds"})
 
 
 def dump(collector: Collector) -> str:
@@ -43,7 +43,7 @@ def load(dumped: str) -> list[Metric]:
 
 
 def without_gauges(dumped: str) -> str:
-    """Return a dump without what ends with its process: the counts of what has happened."""
+    """Return a dump without gauges, whose values end with their process; counts stay."""
     families = [family for family in json.loads(dumped) if family[2] != "gauge"]
     return json.dumps(families)
 
@@ -65,7 +65,7 @@ def add_up(metrics: Iterable[Metric]) -> list[Metric]:
                 of_family[key] = sample.value
             elif sample.name.endswith("_created"):
                 of_family[key] = min(total, sample.value)
-            elif metric.name not in _OF_THE_FIRST:
+            elif metric.name not in _OF_FIRST_PROCESS:
                 of_family[key] = total + sample.value
     added = []
     for name, family in families.items():
@@ -76,7 +76,7 @@ def add_up(metrics: Iterable[Metric]) -> list[Metric]:
     return added
 
 
-class AddedUp(Collector):
+class SumCollector(Collector):
     """The sums over several collectors, and over the dumps of other processes."""
 
     def __init__(

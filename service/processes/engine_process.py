@@ -28,7 +28,7 @@ from service.keys.key_file import Keys
 from service.keys.keyring import Keyring
 from service.keys.rate_limit import LocalRateLimits, SharedRateLimits
 from service.observability.metrics import Metrics
-from service.observability.samples import AddedUp, Processes, dump, without_gauges
+from service.observability.samples import Processes, SumCollector, dump, without_gauges
 from service.observability.state_metrics import LimitMetrics, ModelMetrics, WorkerRestarts
 from service.processes.worker_config import WorkerConfig, dump_settings
 from service.runtime import cores, garbage_collection, switch_interval
@@ -120,7 +120,7 @@ class EngineProcess:
         restarts = WorkerRestarts(lambda: self._restarts)
         self._metrics = Metrics(
             VERSION,
-            AddedUp([ModelMetrics(self._models), LimitMetrics(store), restarts], self._dumps),
+            SumCollector([ModelMetrics(self._models), LimitMetrics(store), restarts], self._dumps),
             Processes(self._pids),
         )
         self._processes: dict[int, _Process] = {}
@@ -249,7 +249,7 @@ class EngineProcess:
         code = await asyncio.to_thread(process.popen.wait)
         self._board.clear(number)
         ended = [*self._samples_of_ended, without_gauges(process.samples)]
-        self._samples_of_ended = [dump(AddedUp((), lambda: ended))]
+        self._samples_of_ended = [dump(SumCollector((), lambda: ended))]
         process.samples = "[]"
         self._restarts += 1
         log.error(
