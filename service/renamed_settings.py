@@ -9,8 +9,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 from pydantic_settings import PydanticBaseSettingsSource
 
-#: Prefix of every environment variable.
-PREFIX = "SCMRL_"
+from service.setting_names import variable
 
 #: New names by the old ones. A variable or a flag with an old name works for one release, with a
 #: warning; remove it here after that.
@@ -18,21 +17,6 @@ RENAMED = {
     "max_uploads_bytes": "max_total_upload_bytes",
     "shed_steps": "min_steps_under_load",
 }
-
-
-def variable(name: str) -> str:
-    """Return the environment variable of a setting."""
-    return PREFIX + name.upper()
-
-
-def flag(name: str) -> str:
-    """Return the flag of `scmrl serve` for a setting."""
-    return "--" + name.replace("_", "-")
-
-
-def off_flag(name: str) -> str:
-    """Return the flag of `scmrl serve` that switches a setting off."""
-    return "--no-" + name.replace("_", "-")
 
 
 def renamed_warning(old: str, new: str) -> str:

@@ -13,8 +13,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from model.config import MAX_STEPS
 from service.default_checkpoint import DEFAULT_MODEL, WEIGHTS, default_model
-from service.renamed_settings import PREFIX, RenamedEnvironment
+from service.renamed_settings import RenamedEnvironment
 from service.setting_fields import DAY_S, MAX_BYTES, Topic, seconds, setting, size
+from service.setting_names import PREFIX
 from service.setting_types import DeviceName, Origins, StoreAddress
 
 MIB = 1024 * 1024

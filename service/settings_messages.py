@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from service.renamed_settings import PREFIX, RENAMED, renamed_warning, variable
+from service.renamed_settings import RENAMED, renamed_warning
+from service.setting_names import PREFIX, variable
 from service.settings import Settings
 
 #: Variables with the same prefix that are not settings, and what reads them.

@@ -24,10 +24,11 @@ from service.keys.exposure import check_exposure
 from service.keys.key_file import Keys, KeysError, exposed, read
 from service.observability import logs
 from service.processes.worker_count import http_workers
-from service.renamed_settings import RENAMED, flag, off_flag, renamed_warning, variable
+from service.renamed_settings import RENAMED, renamed_warning
 from service.runtime import garbage_collection, torch_import
 from service.runtime.shutdown import SIGNALS, Stopping, UvicornServer
 from service.server.listener import listen, raise_file_limit
+from service.setting_names import flag, off_flag, variable
 from service.settings import Settings
 from service.settings_messages import describe_error, describe_values, variable_warnings
 

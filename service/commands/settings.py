@@ -12,8 +12,9 @@ import typer
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
-from service.renamed_settings import RENAMED, flag, off_flag, variable
+from service.renamed_settings import RENAMED
 from service.setting_fields import Topic
+from service.setting_names import flag, off_flag, variable
 from service.settings import Settings
 from service.settings_messages import (
     describe_invalid_variables,

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from service.keys import key_file
 from service.keys.exposure import check_exposure
-from service.renamed_settings import variable
+from service.setting_names import variable
 from service.settings import Settings
 
 #: Variable by which the deploying process tells replicas that they need keys.

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from model.config import MAX_STEPS
-from service.renamed_settings import RENAMED, flag, variable
+from service.renamed_settings import RENAMED
+from service.setting_names import flag, variable
 from service.settings import Settings
 from service.settings_messages import (
     OTHER_VARIABLES,

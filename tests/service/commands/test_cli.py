@@ -21,7 +21,7 @@ from model.config import MAX_STEPS
 from model.training.speech.held_out import HELD_OUT_SPEAKER
 from service.commands.app import app
 from service.keys import key_file
-from service.renamed_settings import variable
+from service.setting_names import variable
 from service.settings import Settings
 from tests.service.checkpoints import LABELS
 from tests.service.conftest import CLIPS

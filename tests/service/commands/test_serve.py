@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from service.commands import serve as serving
 from service.commands.app import app
 from service.commands.serve import run
-from service.renamed_settings import flag, off_flag, variable
+from service.setting_names import flag, off_flag, variable
 from service.settings import Settings
 from tests.conftest import ROOT
 from tests.service.inference.test_registry import damage
