@@ -63,12 +63,16 @@ VERSION = version("scmrl")
 
 @dataclass(frozen=True)
 class Parts:
-    """What differs with the process that runs the networks.
+    """The parts of the app that depend on whether this process runs the networks.
 
+    - `models`, `keys`: the checkpoints and the keys, of this process or of the engine process.
+    - `limits`, `stream_limits`: the rate limits of keys, and the bounds of live streams.
+    - `uploads`: the budget of request bodies in memory.
     - `decode_workers`, `max_connections`: of this process.
+    - `expose`: returns `State.expose` for the collector of this process's counts.
+    - `allocate`: returns an uninitialized array, into which a tensor is received.
     - `watches`: run each in a thread, until `stop` is called.
-    - `allocate`: makes the arrays that tensors are received into.
-    - `expose`: makes `State.expose` from the collector of what this process counts.
+    - `store`: the shared store of limits that the app opens and closes, if it has one.
     """
 
     models: Models

@@ -34,7 +34,7 @@ _NS = 1_000_000_000
 #: Seconds between two readings of memory, and between two uploads.
 _READING_S, _UPLOAD_S = 5.0, 2.0
 #: Seconds after which a client that misbehaves connects again.
-_AGAIN_S = 1.0
+_RECONNECT_S = 1.0
 _START = json.dumps(
     {"type": "start", "inputs": [{"field": "frames"}, {"field": "audio", "sample_rate": _RATE}]}
 )
@@ -42,7 +42,7 @@ _START = json.dumps(
 
 @dataclass
 class SessionLoad:
-    """What one session saw.
+    """The measurements of one session.
 
     `window_s`: of its answers. `behind_ms`: of each answer, by the service. `lag_ms`: from the
     capture of the newest message of the window to the receipt of the answer. `stale_ms`: from there
@@ -122,7 +122,7 @@ async def run(url: str, pid: int, sessions: int, seconds: float, warm_up_s: floa
         for number, session in enumerate(load.sessions)
     ]
     tasks += [
-        asyncio.create_task(_again(address, media, name, behaviour, load.misbehaved))
+        asyncio.create_task(_repeat(address, media, name, behaviour, load.misbehaved))
         for name, behaviour in _MISBEHAVIOURS.items()
     ]
     tasks.append(asyncio.create_task(_uploads(url, clip, begin, load)))
@@ -197,7 +197,7 @@ def _merge(
 async def _session(
     address: str, media: _Media, phase: float, begin: float, load: SessionLoad, late: list[float]
 ) -> None:
-    """Hold one session, and count what comes after `begin`."""
+    """Run one session, and count the messages that arrive after `begin` (time.monotonic())."""
     await asyncio.sleep(phase)  # cameras do not take their pictures at the same time
     try:
         async with _connect(address) as socket:
@@ -272,7 +272,7 @@ def _connect(address: str, max_queue: int = 16) -> connect:
     )
 
 
-async def _again(
+async def _repeat(
     address: str,
     media: _Media,
     name: str,
@@ -288,7 +288,7 @@ async def _again(
             _count(ends, f"{name}: {frame.code if frame else 'cut off'}")
         except (OSError, WebSocketException) as exc:
             _count(ends, f"{name}: {type(exc).__name__}")
-        await asyncio.sleep(_AGAIN_S)
+        await asyncio.sleep(_RECONNECT_S)
 
 
 async def _never_read(address: str, media: _Media) -> None:

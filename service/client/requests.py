@@ -104,11 +104,13 @@ def read_batch_form(clips: Sequence[ClassifyFields], options: ClassifyFields) ->
     if form["files"]:
         raise TypeError(f"{form['files'][0][0]}: files belong to a clip, not to the options of all")
     if not clips:
-        raise ValueError("there is no clip")
+        raise ValueError("clips is empty: at least one is needed")
     for number, fields in enumerate(clips):
         clip = read_form(fields)
         if not clip["files"]:
-            raise ValueError(f"clip {number} has no file")
+            raise ValueError(
+                f"clip {number} has no file; it needs one of {', '.join(_FILES)} or streams"
+            )
         form["data"] |= {f"{name}.{number}": value for name, value in clip["data"].items()}
         form["files"] += [(f"{field}.{number}", file) for field, file in clip["files"]]
     return form

@@ -1,4 +1,4 @@
-"""When a request is sent again: after 429 and 503 with Retry-After, where no connection held, and
+"""When a request is sent again: after 429 and 503 with Retry-After, after a lost connection, and
 where a proxy has lost its instance of the service.
 
 A classification changes nothing in the service, so it may be sent twice.
@@ -44,7 +44,7 @@ class Retries:
 
     def __post_init__(self) -> None:
         if self.retries < 0 or self.max_wait_s < 0 or self.backoff_s < 0:
-            raise ValueError(f"{self}: no number may be negative")
+            raise ValueError(f"{self}: every value must be 0 or more")
 
     def begin(self) -> Attempts:
         """Return the attempts of one call."""

@@ -121,8 +121,11 @@ class StreamRequest:
 
 
 class MediaMessages:
-    """Makes binary messages: numbers those of each input, and marks those that begin a new
-    segment. Without `time_ns`, what is in a message has been captured just now."""
+    """Makes binary messages: numbers those of each input, and marks those that begin a new segment.
+
+    `time_ns`: capture time in ns of the first sample or of the picture; None: now, less the
+    duration of the samples. Methods raise ValueError where the stream has no such input.
+    """
 
     def __init__(self, inputs: Sequence[Input]) -> None:
         self._inputs = {source.field: source for source in inputs}
@@ -144,7 +147,8 @@ class MediaMessages:
 
     def _message(self, kind: int, field: str, data: bytes, time_ns: int | None) -> bytes:
         if field not in self._numbers:
-            raise ValueError(f"this stream has no input for {field}")
+            inputs = ", ".join(self._numbers)
+            raise ValueError(f"this stream has no input for {field}; its inputs: {inputs}")
         if time_ns is None:
             time_ns = max(0, time.monotonic_ns() - _duration_ns(self._inputs[field], data))
         flags = NEW_SEGMENT if field in self._begin_segment else 0

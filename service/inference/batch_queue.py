@@ -87,10 +87,10 @@ class BatchQueue:
 
     def __init__(self, max_wait_s: float) -> None:
         self._max_wait_s = max_wait_s
-        self._changed = threading.Condition()  # of all that follows; re-entrant
+        self._changed = threading.Condition()  # guards the attributes below; re-entrant
         self._requests: deque[QueuedRequest] = deque()
         self._decoding = 0  # admitted requests that have not been put yet
-        self._consumers: dict[Hashable, int] = {}  # the most requests in a batch of each
+        self._consumers: dict[Hashable, int] = {}  # maximum requests in a batch of each
         self._is_closed = False
 
     def __len__(self) -> int:
@@ -140,7 +140,7 @@ class BatchQueue:
             self._consumers[consumer] = max_batch
 
     def dismiss(self, consumer: Hashable) -> None:
-        """Let a consumer take no more batches; its successor takes what is queued."""
+        """Let a consumer take no more batches; the queued requests stay for its successor."""
         with self._changed:
             self._consumers.pop(consumer, None)
             self._changed.notify_all()
@@ -178,7 +178,7 @@ class BatchQueue:
         return []
 
     def give_back(self, batch: Sequence[QueuedRequest]) -> None:
-        """Queue a batch again, as the oldest, that was taken and has not been run."""
+        """Return a batch that was taken and has not been run to the front of the queue."""
         with self._changed:
             self._requests.extendleft(reversed(batch))
             self._changed.notify_all()

@@ -20,8 +20,8 @@ log = logging.getLogger("scmrl.batching")
 
 #: Longest wait for a worker to end, and for its replacement, in seconds.
 _JOIN_S, _REPLACE_S = 2.0, 120.0
-#: Seconds that a call waits for replacements, which go on without it.
-_PATIENCE_S = 2.0
+#: Longest wait of one call for replacements, in seconds; they continue in their threads.
+_WAIT_S = 2.0
 
 
 class WorkerSupervisor:
@@ -47,7 +47,7 @@ class WorkerSupervisor:
         self._awaiting: list[DeviceNetwork] = []
         #: Threads that replace them, so that a device that hangs delays no other.
         self._replacing: dict[DeviceNetwork, threading.Thread] = {}
-        self._errors: list[Exception] = []  # of those threads, to be raised
+        self._errors: list[Exception] = []  # of those threads, raised by the next call
         self._fused_as: tuple[Precision, int] | None = None  # arguments of `fuse`
         self.restarts = 0  # workers that were replaced
 
@@ -60,10 +60,10 @@ class WorkerSupervisor:
         """Replace workers that died, or have been running one batch for longer than `hung_after_s`.
 
         The requests that they were running get Problem NOT_READY. A thread that hangs cannot be
-        ended: it is left behind, with its engine, unless another process runs that. Raises what
+        ended: it and its engine are abandoned, unless the engine is in another process. Raises what
         making or trying another engine raises, as on a device that still fails: the next call tries
-        again. Does not wait longer than `_PATIENCE_S`: a later call raises the error then.
-        `on_fatal` is called if even that hangs.
+        again. Does not wait longer than `_WAIT_S`: a later call raises the error then.
+        `on_fatal` is called if a replacement takes longer than `_REPLACE_S`.
         """
         with self._queue.lock:
             lost = {w: reason for w in self._workers if (reason := w.loss(hung_after_s))}
@@ -80,7 +80,7 @@ class WorkerSupervisor:
             )  # fmt: skip
             for request in worker.batch:
                 request.deliver(not_served())
-        with self._queue.lock:  # what is replaced leaves `_awaiting` first
+        with self._queue.lock:  # a replaced engine leaves `_awaiting` before `_replacing`
             for engine in self._awaiting:
                 if engine not in self._replacing:
                     self._replacing[engine] = thread = threading.Thread(
@@ -88,7 +88,7 @@ class WorkerSupervisor:
                     )
                     thread.daemon = True
                     thread.start()
-        end = time.monotonic() + _PATIENCE_S
+        end = time.monotonic() + _WAIT_S
         for thread in list(self._replacing.values()):
             thread.join(max(0.0, end - time.monotonic()))
         errors, self._errors = self._errors, []
@@ -105,9 +105,11 @@ class WorkerSupervisor:
         """
         with self._queue.lock:
             self._fused_as = precision, steps
-            engines, are_all = self.engines, not self._awaiting
-        fused = [engine.fuse(precision, steps) for engine in engines]  # one that cannot: the others
-        return are_all and all(fused)
+            engines, is_complete = self.engines, not self._awaiting
+        fused = [
+            engine.fuse(precision, steps) for engine in engines
+        ]  # all, even if one has no fast path
+        return is_complete and all(fused)
 
     def stop(self) -> None:
         """Close the queue and end the workers after the batches that they run."""
@@ -169,7 +171,7 @@ class WorkerSupervisor:
             self._workers.append(successor)
             successor.start()
             fused_as = self._fused_as
-        # One that was lost before `fuse`, or meanwhile, does not know of it.
+        # An engine that was lost before or during `fuse` has not been fused.
         if fused_as is not None and successor.engine.path == "plain":
             successor.engine.fuse(*fused_as)
 

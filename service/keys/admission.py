@@ -66,7 +66,8 @@ class KeyAdmission:
     async def count_clips(self, key: Key | None, clips: int) -> None:
         """Count the clips of a request that has been counted as one.
 
-        They are never refused: the next requests wait until they have been made up for.
+        They are never refused: they overdraw the bucket of the key, and its next requests are
+        refused until it has refilled.
         """
         if key is not None and key.per_minute and clips > 1:
             await self._limits.spend(key.name, key.per_minute, clips - 1)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from service.errors import StartupError
@@ -19,7 +20,7 @@ log = logging.getLogger("scmrl.keys")
 _PAUSE_S = 1.0
 #: Connections of one process, each with one call at a time.
 _MAX_CONNECTIONS = 16
-#: Seconds after which a place is free again where its holder has died.
+#: Seconds after which a slot is free again where its holder has died.
 LEASE_S = 30.0
 
 # A bucket is one number: when it will be full again, in microseconds. No number: it is full. The
@@ -38,8 +39,8 @@ redis.call('SET', KEYS[1], string.format('%.0f', full_at), 'PX', until_full_ms)
 return 0
 """
 
-# Places are a sorted set: holders, by the time at which their lease ends, in milliseconds. Who has
-# a place keeps it.
+# Slots are a sorted set: holders, by the time at which their lease ends, in milliseconds. A holder
+# that has a slot keeps it, however many there are.
 _HOLD = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -59,7 +60,7 @@ class StoreUnavailable(Exception):
 
 
 class LimitStore:
-    """The token buckets and places of keys in a shared store. Used by the event loop alone.
+    """The token buckets and slots of keys in a shared store. Used by the event loop alone.
 
     A call that has no answer within `timeout_s` raises StoreUnavailable, as do all others within
     the second after it. `unanswered` counts both.
@@ -73,9 +74,9 @@ class LimitStore:
         self._retry_at: float | None = None  # None: the last call succeeded
 
     async def open(self) -> None:
-        """Make the client, and call the store once: the log then says at the start what is wrong.
+        """Make the client, and call the store once, so that the log has any error at the start.
 
-        Raises StartupError where the package is missing or the address is none.
+        Raises StartupError where the package is missing or the address is not valid.
         """
         try:
             from redis.asyncio import BlockingConnectionPool, Redis
@@ -99,7 +100,7 @@ class LimitStore:
         self._take = self._redis.register_script(_TAKE)
         self._hold = self._redis.register_script(_HOLD)
         try:
-            await self._ask(self._redis.ping)
+            await self._call(self._redis.ping)
         except StoreUnavailable:
             pass  # it is in the log
         else:
@@ -118,25 +119,25 @@ class LimitStore:
         StoreUnavailable.
         """
         arguments = (per_minute, tokens, int(may_refuse))
-        wait = await self._ask(lambda: self._take((f"scmrl:rate:{name}",), arguments))
+        wait = await self._call(lambda: self._take((f"scmrl:rate:{name}",), arguments))
         return float(int(wait) / 1e6)
 
     async def hold(self, name: str, holder: str, most: int) -> bool:
-        """Give a key's holder one of `most` places for LEASE_S, or renew its lease.
+        """Give a key's holder one of `most` slots for LEASE_S seconds, or renew its lease.
 
         Return whether it has one. Raises StoreUnavailable.
         """
         arguments = (holder, most, int(1000 * LEASE_S))
-        return bool(await self._ask(lambda: self._hold((_places(name),), arguments)))
+        return bool(await self._call(lambda: self._hold((_slots_key(name),), arguments)))
 
     async def release(self, name: str, holder: str) -> None:
-        """Free a holder's place. Raises StoreUnavailable."""
+        """Free a holder's slot. Raises StoreUnavailable."""
         redis = self._redis
         assert redis is not None
-        await self._ask(lambda: redis.zrem(_places(name), holder))
+        await self._call(lambda: redis.zrem(_slots_key(name), holder))
 
-    async def _ask(self, question: Any) -> Any:
-        """Return the result of a call to the store, a function that returns an awaitable."""
+    async def _call(self, command: Callable[[], Awaitable[Any]]) -> Any:
+        """Return the result of a command to the store. Raises StoreUnavailable."""
         from redis.exceptions import RedisError
 
         now = time.monotonic()
@@ -147,7 +148,7 @@ class LimitStore:
             self._retry_at = now + _PAUSE_S  # one call tries, the others do not wait for it
         try:
             async with asyncio.timeout(self._timeout_s):
-                answer = await question()
+                answer = await command()
         except (RedisError, OSError) as exc:  # TimeoutError is an OSError
             self.unanswered += 1
             self._retry_at = time.monotonic() + _PAUSE_S
@@ -163,5 +164,5 @@ class LimitStore:
         return answer
 
 
-def _places(name: str) -> str:
+def _slots_key(name: str) -> str:
     return f"scmrl:streams:{name}"

@@ -35,7 +35,7 @@ class TokenBucket:
         return (1 - self._tokens) * 60 / self.per_minute
 
     def spend(self, amount: int) -> None:
-        """Take tokens that may not be there yet: the next request waits until they are."""
+        """Take tokens, and overdraw the bucket if there are too few: the next request waits."""
         self._refill()
         self._tokens -= amount
 
@@ -80,8 +80,7 @@ class LocalRateLimits:
 class SharedRateLimits:
     """Counts in a store that processes share. Used by the event loop alone.
 
-    While the store does not answer, each process applies the limit alone, from what has come
-    through it.
+    While the store does not answer, each process applies the limit alone, by its own count.
     """
 
     def __init__(self, store: LimitStore) -> None:

@@ -45,7 +45,7 @@ class Connection(HttpToolsProtocol):
     - A client that closes its writing side after a request gets its response. A client that has
       gone altogether is detected by sending the first bytes of the response ahead: its kernel
       answers with a reset.
-    - It goes on as a WebSocket where the client asks for one at a path that `takes_websocket`.
+    - It becomes a WebSocket where the client asks to upgrade and `takes_websocket(path)` is true.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class Connection(HttpToolsProtocol):
             self._timers.start("head", self._limits.head_timeout_s, self._head_is_late)
 
     def _take_over(self, rest: bytes) -> bool:
-        """Go on as a WebSocket, with the bytes behind the head; return whether that is possible.
+        """Become a WebSocket, with the bytes behind the head; return whether that is possible.
 
         Elsewhere, and behind a request that is still being answered, Upgrade is ignored (RFC 9110,
         section 7.8). Raises Problem for a handshake that RFC 6455 forbids.

@@ -61,7 +61,7 @@ def _coding_fault(version: str, headers: Headers) -> str | None:
 
 
 def asks_for_websocket(method: str, version: str, headers: Headers) -> bool:
-    """Return whether a head offers to go on as a WebSocket (RFC 6455), and no body follows it."""
+    """Return whether a head asks to upgrade to a WebSocket (RFC 6455), and no body follows it."""
     upgrades, connections, lengths = (
         [token.strip(b" \t").lower() for n, v in headers if n == name for token in v.split(b",")]
         for name in (b"upgrade", b"connection", b"content-length")

@@ -37,8 +37,8 @@ class RequestReader:
     Parser events and reads that carry few bytes, and pipelined requests, are counted (see
     ConnectionLimits); the caller waits `wait_s` before it calls `parse_slice`.
 
-    `take_over` is called with what follows a head that offers another protocol. It returns whether
-    the connection goes on with that, and may raise Problem; otherwise the offer is ignored.
+    `take_over` is called with the bytes after a head that asks to upgrade to another protocol. It
+    returns whether the connection switches to it, or raises Problem; if not, Upgrade is ignored.
     """
 
     def __init__(
@@ -180,7 +180,7 @@ class RequestReader:
             raise malformed(fault)
 
     def _end_at_upgrade(self, rest: bytes) -> None:
-        """Let another protocol take over behind a head that offers it, or ignore the offer.
+        """Let another protocol take over after a head that asks for it, or ignore Upgrade.
 
         `rest` follows the head in the piece that was parsed. Raises Problem.
         """
@@ -192,7 +192,7 @@ class RequestReader:
             self._ignore_upgrade(rest)
 
     def _ignore_upgrade(self, rest: bytes) -> None:
-        """Parse the head again, without the offer."""
+        """Parse the head again, without its Upgrade header."""
         protocol = self._protocol
         method = protocol.parser.get_method().decode("ascii")
         head = request_head.without_upgrade(

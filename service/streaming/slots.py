@@ -1,4 +1,4 @@
-"""The sessions that are open, of the service and of each key, and what they did."""
+"""Open sessions, of the service and of each key, and counts of their windows and packets."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class LocalStreamLimits:
             raise self._too_many()
         self._by_key[key] += 1
         try:
-            async with self._place(key):
+            async with self._shared_slot(key):
                 yield
         finally:
             self._by_key[key] -= 1
@@ -120,8 +120,8 @@ class LocalStreamLimits:
             self._decoders -= 1
 
     @asynccontextmanager
-    async def _place(self, key: str) -> AsyncIterator[None]:
-        """Hold one of a key's places in the store. Raises StreamError."""
+    async def _shared_slot(self, key: str) -> AsyncIterator[None]:
+        """Hold one of a key's slots in the store. Raises StreamError."""
         if self._store is None or not key:
             yield
             return

@@ -60,13 +60,17 @@ class Sound:
 
 @dataclass(frozen=True)
 class Choice:
-    """Topics, None: the only one of its types; the format of the sound; and whether times are those
-    at which messages were recorded, not their stamps."""
+    """The choice of topics and times.
+
+    - `image`, `audio`: topics; None: the only one of its types.
+    - `sound`: format of the sound.
+    - `use_log_time`: use the times at which messages were recorded, not their stamps.
+    """
 
     image: str | None
     audio: str | None
     sound: SoundFormat
-    is_log_time: bool
+    use_log_time: bool
 
 
 class Recording:
@@ -85,7 +89,7 @@ class Recording:
         if not self._topics:
             raise RecordingError(f"no topic of {', '.join(IMAGES + SOUNDS)}; {_listed(reader)}")
         self._choice = choice
-        self._decode: _Decode | None = None
+        self._decode: _SoundDecoder | None = None
 
     def read(self, interval_ns: int) -> Iterator[Picture | Sound]:
         """Yield pictures and sound in the order recorded; of raw pictures, which are encoded here,
@@ -96,7 +100,7 @@ class Recording:
         used = [c for c in self._reader.connections if c.topic in self._topics]
         for connection, logged_ns, raw in self._reader.messages(connections=used):
             message = self._reader.deserialize(raw, connection.msgtype)
-            stamp_ns = 0 if self._choice.is_log_time else _stamp_ns(message)
+            stamp_ns = 0 if self._choice.use_log_time else _stamp_ns(message)
             time_ns = stamp_ns or logged_ns
             if connection.msgtype in SOUNDS:
                 data = (message.audio if connection.msgtype == _STAMPED else message).data
@@ -177,12 +181,18 @@ def _picture(message: Any, connection: Any) -> bytes:
     return cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
 
 
-class _Decode(Protocol):
+class _SoundDecoder(Protocol):
+    """Decodes the data of one message, stamped `time_ns`, to PCM of 16 bits."""
+
     def __call__(self, time_ns: int, data: bytes) -> Iterator[Sound]: ...
 
 
-def _decoder(sound: SoundFormat, info: Any, first: bytes) -> _Decode:
-    """Return what makes sound of the messages. Raises RecordingError."""
+def _decoder(sound: SoundFormat, info: Any, first: bytes) -> _SoundDecoder:
+    """Return the decoder of the sound messages. Raises RecordingError.
+
+    `info`: the recording's AudioInfo or None; `first`: data of the first message, by which the
+    format `auto` tells mp3 from pcm16.
+    """
     name, rate, channels = sound.name, sound.sample_rate, sound.channels
     if info is not None:
         rate, channels = info.sample_rate or rate, info.channels or channels
@@ -193,13 +203,18 @@ def _decoder(sound: SoundFormat, info: Any, first: bytes) -> _Decode:
     if name == "pcm16":
         return _Pcm16(rate, channels)
     try:
-        return _Decoder(name)
+        return _FfmpegDecoder(name)
     except (ValueError, av.FFmpegError) as exc:
-        raise RecordingError(f"sound as {name}: there is no decoder of that name") from exc
+        raise RecordingError(
+            f"sound as {name}: there is no decoder of that name; --audio-format can be auto, pcm16 "
+            "or a decoder of FFmpeg, such as mp3"
+        ) from exc
 
 
 @dataclass(frozen=True)
 class _Pcm16:
+    """Passes samples on, without an incomplete frame at the end of a message."""
+
     sample_rate: int
     channels: int
 
@@ -208,7 +223,7 @@ class _Pcm16:
         yield Sound(time_ns, data[:whole], self.sample_rate, self.channels)
 
 
-class _Decoder:
+class _FfmpegDecoder:
     """Decodes a compressed sound whose messages need not end with its frames."""
 
     def __init__(self, name: str) -> None:
@@ -225,7 +240,7 @@ class _Decoder:
                     time_ns += resampled.samples * _NS // resampled.sample_rate
 
     def _frames(self, packet: Any) -> list[Any]:
-        """Decode a packet; a tag, or a part that the recording has not whole, has no frames."""
+        """Decode a packet; a tag or an incomplete packet has no frames."""
         try:
             return list(self._context.decode(packet))
         except av.error.InvalidDataError:

@@ -48,11 +48,11 @@ def cut(recording: Recording, window_s: float, hop_s: float, pictures: int) -> I
     segment = _Segment(lengths)
     for piece in recording.read(lengths.window_ns // (_OVERSAMPLED * pictures)):
         if segment.jumps(piece):
-            yield from segment.rest()
+            yield from segment.flush()
             segment = _Segment(lengths)
         segment.add(piece)
         yield from segment.complete()
-    yield from segment.rest()
+    yield from segment.flush()
 
 
 class _Segment:
@@ -91,13 +91,13 @@ class _Segment:
         self._sound.add(piece.time_ns, piece.data)
 
     def complete(self) -> Iterator[Window]:
-        """Yield the windows before whose end nothing more comes."""
+        """Yield the windows that no later message can be a part of."""
         while self._is_complete():
             yield from self._window(self._end_ns)
             self._end_ns += self._lengths.hop_ns
 
-    def rest(self) -> Iterator[Window]:
-        """Yield the windows up to the end, and the one at the end."""
+    def flush(self) -> Iterator[Window]:
+        """Yield the remaining windows, and the one that ends with the newest message."""
         if self._end_ns < 0:
             return
         newest_ns = max(self._newest)
@@ -107,7 +107,8 @@ class _Segment:
         yield from self._window(newest_ns)
 
     def _is_complete(self) -> bool:
-        """Return whether both topics have come so far, or one of them a window farther."""
+        """Return whether the window has ended: both topics have messages up to its end, or one has
+        messages up to a window later."""
         newest = self._newest
         is_both = len(newest) == 2 and min(newest) >= self._end_ns
         return is_both or max(newest) >= self._end_ns + self._lengths.window_ns

@@ -119,7 +119,7 @@ def test_several_clips_are_answered_in_their_order_or_have_their_problems(
     assert caught.value.problem.field == "steps"
     with pytest.raises(ValueError, match="clip 1 has no file"):
         client.classify_batch([{"clip": CLIP}, {"steps": 2}])
-    with pytest.raises(ValueError, match="there is no clip"):
+    with pytest.raises(ValueError, match="clips is empty"):
         client.classify_batch([])
     with pytest.raises(TypeError, match="audio: files belong to a clip"):
         client.classify_batch(clips, audio=CLIP)

@@ -420,7 +420,7 @@ def test_a_replacement_that_hangs_delays_no_other_device(monkeypatch: pytest.Mon
         assert go.wait(30)
         return renewals[-1]
 
-    monkeypatch.setattr(supervisor, "_PATIENCE_S", 0.05)
+    monkeypatch.setattr(supervisor, "_WAIT_S", 0.05)
     first, second = engines = [NumberEngine(die, 1), NumberEngine(max_batch=1)]
     batcher = Batcher(engines, max_wait_s=0, slots=10)  # type: ignore[arg-type]
     batcher.start()
