@@ -2,7 +2,8 @@
 
 Network, decoding, preprocessing and answer are ours; queueing, batching, processes and HTTP are
 LitServe's, as in its documentation. BENCH_WEIGHTS is the checkpoint's folder, BENCH_PATH "plain" or
-"fused", BENCH_ACCELERATOR "auto", "cpu" or "cuda".
+"fused", BENCH_ACCELERATOR "auto", "cpu" or "cuda", BENCH_WORKERS the worker processes on each
+device; OMP_NUM_THREADS is the number of threads of each.
 """
 
 import os
@@ -78,5 +79,9 @@ if __name__ == "__main__":
     MultiPartParser.spool_max_size = 1 << 30
     port, max_batch = int(sys.argv[1]), int(sys.argv[2])
     api = Classifier(max_batch_size=max_batch, batch_timeout=0.002, api_path="/v1/classify")
-    server = litserve.LitServer(api, accelerator=os.environ["BENCH_ACCELERATOR"])
+    server = litserve.LitServer(
+        api,
+        accelerator=os.environ["BENCH_ACCELERATOR"],
+        workers_per_device=int(os.environ["BENCH_WORKERS"]),
+    )
     server.run(port=port, generate_client_file=False, log_level="warning")

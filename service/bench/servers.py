@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.module_command import module_command
+from service.bench.litserve_setup import LitServeSetup
 
 #: Time limit for a server to become ready, in seconds.
 _START_TIMEOUT_S = 120.0
@@ -47,7 +48,7 @@ def run_scmrl(weights: Path, **settings: str) -> Iterator[Server]:
 
 @contextmanager
 def run_litserve(
-    weights: Path, max_batch: int, path: str, device: str = "auto"
+    weights: Path, max_batch: int, path: str, setup: LitServeSetup, device: str = "auto"
 ) -> Iterator[Server]:
     """Run LitServe with the same checkpoint; `path` is "plain" or "fused" (by our engine)."""
     port = _free_port()
@@ -55,6 +56,9 @@ def run_litserve(
         "BENCH_WEIGHTS": str(weights.resolve()),
         "BENCH_PATH": path,
         "BENCH_ACCELERATOR": device.partition(":")[0],
+        "BENCH_WORKERS": str(setup.workers),
+        "OMP_NUM_THREADS": str(setup.threads),
+        "OPENBLAS_NUM_THREADS": str(setup.threads),
     }
     command = module_command("service.bench.litserve_app", port, max_batch)
     with _running(command, environment, f"http://127.0.0.1:{port}/health") as pid:

@@ -17,6 +17,7 @@ from service.default_checkpoint import WEIGHTS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from service.bench.comparison import Comparison
     from service.bench.load import LoadResult, OverloadResult
     from service.bench.servers import Server
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 _LOAD_FRACTIONS = (0.3, 0.5, 0.7, 0.9, 1.2)
 #: Clients that post clips while /healthz is measured.
 _HEALTH_CLIENTS = 64
-#: Fraction of the peak throughput at which latencies of two servers are compared.
-_COMPARED_FRACTION = 0.7
 #: Clients of the loads whose CPU time is reported, each with the smallest clip of the mix.
 _CPU_CLIENTS = (1, 6)
 #: Arrival rate of the overload, as a multiple of the peak throughput.
@@ -41,7 +40,11 @@ def service(
     max_batch: Annotated[int, typer.Option(min=1, help="Maximum batch of each server.")] = 8,
     device: Device = "auto",
     litserve: Annotated[
-        bool, typer.Option(help="Measure LitServe as well, with the same network.")
+        bool,
+        typer.Option(
+            help="Measure LitServe as well, with the same network, plain and fused, and with the "
+            "number of workers and threads with which it is fastest."
+        ),
     ] = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder for service.json and service.png.")
@@ -57,22 +60,22 @@ def service(
     report.require_modules("aiohttp", *["litserve"] * litserve, *["matplotlib"] * bool(out))
     from rich.console import Console
 
-    from service.bench import load, servers
+    from service.bench import comparison, load, servers
 
     console = Console(width=120)
     forms = load.build_forms()
-    with servers.run_scmrl(weights, **_settings(max_batch, device)) as server:
+    with servers.run_scmrl(weights, SCMRL_MAX_BATCH=str(max_batch), SCMRL_DEVICE=device) as server:
         measured = _measure(server, forms, seconds, overload)
     results = _report(console, measured)
     peaks = {"scmrl": measured.peak}
     for path in ("plain", "fused") if litserve else ():
-        name = f"LitServe, {path} network"
-        pairs = _compare(weights, max_batch, device, path, forms, seconds)
-        for title, loads in pairs.items():
-            _print_loads(console, title, loads)
-            results[title] = [asdict(result) for result in loads]
-        _print_comparison(console, name, *pairs.values())
-        peaks[name] = pairs[name][0]
+        try:
+            compared = comparison.compare(weights, max_batch, device, path, forms, seconds)
+        except RuntimeError as exc:  # LitServe did not start, or answers nothing
+            typer.echo(f"Error: {exc}", err=True)
+            raise typer.Exit(1) from exc
+        results[compared.name] = _report_comparison(console, compared)
+        peaks[compared.name] = compared.litserve.peak
     if out:
         report.write(out, "service", results, _figure(measured.steady, peaks))
 
@@ -91,10 +94,6 @@ class _Measured:
     steady: list[LoadResult]
     health_ms: list[float]
     overload: OverloadResult | None
-
-
-def _settings(max_batch: int, device: str) -> dict[str, str]:
-    return {"SCMRL_MAX_BATCH": str(max_batch), "SCMRL_DEVICE": device}
 
 
 def _measure(server: Server, forms: Sequence[bytes], seconds: float, overload: float) -> _Measured:
@@ -139,60 +138,27 @@ def _report(console: Any, measured: _Measured) -> dict[str, Any]:
     return results
 
 
-def _compare(
-    weights: Path, max_batch: int, device: str, path: str, forms: Sequence[bytes], seconds: float
-) -> dict[str, tuple[LoadResult, LoadResult]]:
-    """Measure LitServe with a path of our network, and the service at the same load.
-
-    Returns the peak and the steady load of LitServe and then of the service, by title. Ends the
-    command where LitServe answers no request.
-    """
-    from service.bench import servers
-
-    name = f"LitServe, {path} network"
-    with servers.run_litserve(weights, max_batch, path, device) as server:
-        their_peak, their_load = _measure_peak_and_steady(server.url, forms, seconds)
-    if their_load is None:
-        typer.echo(f"{name} answered no request: {their_peak.failed}", err=True)
-        raise typer.Exit(1)
-    with servers.run_scmrl(weights, **_settings(max_batch, device)) as server:
-        our_peak, our_load = _measure_peak_and_steady(
-            server.url, forms, seconds, their_load.offered_per_s
-        )
-    assert our_load is not None  # it is measured at a rate that is set
-    return {
-        name: (their_peak, their_load),
-        f"scmrl at the load of {name}": (our_peak, our_load),
-    }
-
-
-def _print_comparison(
-    console: Any,
-    name: str,
-    litserve: tuple[LoadResult, LoadResult],
-    scmrl: tuple[LoadResult, LoadResult],
-) -> None:
-    """Print the ratio of the peaks, and both latencies at the same load; each is (peak, load)."""
-    speedup = scmrl[0].answered_per_s / litserve[0].answered_per_s
+def _report_comparison(console: Any, compared: Comparison) -> dict[str, Any]:
+    """Print how LitServe was set up, both servers' loads and their ratio; return them for
+    service.json."""
+    name, litserve, scmrl = compared.name, compared.litserve, compared.scmrl
+    tried = ", ".join(f"{rate:.1f} clips/s with {setup}" for setup, rate in compared.tried.items())
+    console.print(f"{name}: {tried}")
+    _print_loads(console, f"{name}, {compared.setup}", litserve)
+    _print_loads(console, f"scmrl at the load of {name}", scmrl)
+    speedup = scmrl.peak.answered_per_s / litserve.peak.answered_per_s
     console.print(
-        f"Peak throughput of scmrl: {speedup:.2f}x; at {_COMPARED_FRACTION:.0%} of "
-        f"{name}'s peak, p99 {scmrl[1].p99_ms:.0f} against {litserve[1].p99_ms:.0f} ms.\n"
+        f"Peak throughput of scmrl: {speedup:.2f}x; at {litserve.steady.offered_per_s:.1f} "
+        f"clips/s, p99 {scmrl.steady.p99_ms:.0f} against {litserve.steady.p99_ms:.0f} ms.\n"
     )
-
-
-def _measure_peak_and_steady(
-    url: str, forms: Sequence[bytes], seconds: float, rate: float | None = None
-) -> tuple[LoadResult, LoadResult | None]:
-    """Measure a server at saturation and at `rate`, by default a fraction of its peak.
-
-    The second result is None where the server answers no request.
-    """
-    from service.bench import load
-
-    load.warm_up(url, forms)
-    peak = asyncio.run(load.run_closed_loop(url, forms, load.SATURATING_CLIENTS, seconds))
-    rate = rate or _COMPARED_FRACTION * peak.answered_per_s
-    return peak, asyncio.run(load.run_open_loop(url, forms, rate, seconds)) if rate else None
+    return {
+        "tried": [
+            asdict(setup) | {"answered_per_s": rate} for setup, rate in compared.tried.items()
+        ],
+        "setup": asdict(compared.setup),
+        "litserve": [asdict(result) for result in litserve],
+        "scmrl": [asdict(result) for result in scmrl],
+    }
 
 
 def _measure_cpu(

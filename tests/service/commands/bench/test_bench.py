@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -11,11 +13,14 @@ import pytest
 from typer.testing import CliRunner
 
 from model.media import reader
-from service.bench import load, streams, tensors
+from service.bench import comparison, load, servers, streams, tensors
 from service.bench.clips import MIX, ClipSpec, render_clip
-from service.bench.load import RequestOutcome
+from service.bench.litserve_setup import LitServeSetup, setups
+from service.bench.load import LoadResult, RequestOutcome
 from service.bench.scaling import _fit
+from service.bench.servers import Server
 from service.commands.app import app
+from service.runtime import cores
 
 pytestmark = pytest.mark.slow
 
@@ -128,3 +133,63 @@ def test_a_folder_without_a_checkpoint_is_named(tmp_path: Path) -> None:
     assert refused.exit_code == 2
     assert "Traceback" not in refused.output
     assert "--weights" in refused.output
+
+
+@pytest.mark.parametrize(
+    ("cores", "expected"),
+    [
+        (1, [(1, 1)]),
+        (2, [(1, 2), (2, 1)]),
+        (6, [(1, 6), (2, 3), (4, 1), (6, 1)]),
+        (16, [(1, 16), (2, 8), (4, 4), (8, 2), (16, 1)]),
+    ],
+)
+def test_litserve_is_tried_with_one_worker_up_to_one_for_each_core(
+    cores: int, expected: list[tuple[int, int]]
+) -> None:
+    assert [(each.workers, each.threads) for each in setups(cores)] == expected
+
+
+def test_litserve_is_compared_with_the_setup_in_which_it_is_fastest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rates = {LitServeSetup(1, 2): 5.0, LitServeSetup(2, 1): 8.0}
+
+    @contextmanager
+    def run_litserve(*arguments: object) -> Iterator[Server]:
+        setup = next(each for each in arguments if isinstance(each, LitServeSetup))
+        yield Server(f"LitServe, {setup}", 0)
+
+    @contextmanager
+    def run_scmrl(*arguments: object, **settings: str) -> Iterator[Server]:
+        yield Server("scmrl", 0)
+
+    async def run_closed_loop(url: str, *arguments: object) -> LoadResult:
+        by_url = {f"LitServe, {setup}": rate for setup, rate in rates.items()}
+        return LoadResult(None, by_url.get(url, 12.0), 1, 2, 3, {}, {}, {}, 1.0)
+
+    async def run_open_loop(url: str, forms: object, rate: float, seconds: float) -> LoadResult:
+        return LoadResult(rate, rate, len(url), 2, 3, {}, {}, {}, seconds)
+
+    monkeypatch.setattr(cores, "available", lambda: 2)
+    monkeypatch.setattr(servers, "run_litserve", run_litserve)
+    monkeypatch.setattr(servers, "run_scmrl", run_scmrl)
+    for name, replacement in (
+        ("warm_up", lambda *arguments: None),
+        ("run_closed_loop", run_closed_loop),
+        ("run_open_loop", run_open_loop),
+    ):
+        monkeypatch.setattr(load, name, replacement)
+
+    compared = comparison.compare(Path("weights"), 8, "cpu", "fused", [b""], seconds=1)
+
+    assert compared.tried == rates
+    assert compared.setup == LitServeSetup(2, 1)
+    assert compared.litserve.peak.answered_per_s == 8
+    assert compared.scmrl.peak.answered_per_s == 12
+    for loads in (compared.litserve, compared.scmrl):
+        assert loads.steady.offered_per_s == pytest.approx(0.7 * 8)
+
+    rates.update(dict.fromkeys(rates, 0.0))
+    with pytest.raises(RuntimeError, match="LitServe, fused network answered no request"):
+        comparison.compare(Path("weights"), 8, "cpu", "fused", [b""], seconds=1)
