@@ -148,13 +148,13 @@ def _training(
     file: Path, task: PublishedTask, arguments: Mapping[str, Any], others: Mapping[str, Any]
 ) -> Training:
     seed, epoch = arguments.get("seed"), others.get("epoch")
-    kept = {name: arguments[name] for name in _TRAINING_ARGUMENTS if name in arguments}
+    recorded = {name: arguments[name] for name in _TRAINING_ARGUMENTS if name in arguments}
     return Training(
         command=f"the published implementation, then scmrl import {file.name} --task {task.name}",
         task=task.name,
         seed=seed if isinstance(seed, int) and 0 <= seed <= MAX_SEED else 0,
         epochs=epoch + 1 if isinstance(epoch, int) and 0 <= epoch < 1_000_000 else 0,
-        notes={name: str(value)[:200] for name, value in kept.items()},
+        notes={name: str(value)[:200] for name, value in recorded.items()},
     )
 
 

@@ -174,35 +174,38 @@ def _single(config: Config) -> Iterator[tuple[str, str]]:
         yield from _mlp(f"blocks.{index}.mlp", f"block.{index}.mlp")
 
 
-def _patches(config: Config, stream: str, theirs: str) -> Iterator[tuple[str, str]]:
+def _patches(config: Config, stream: str, published: str) -> Iterator[tuple[str, str]]:
     for index in range(STAGES[config.streams[stream].splitting]):
-        for our, their in _LAYER.items():
-            yield f"patch.{stream}.stages.{index}.{our}", f"{theirs}.proj_{their}{index or ''}"
-    yield from _layer(f"patch.{stream}.position", f"{theirs}.rpe")
+        for part, published_part in _LAYER.items():
+            yield (
+                f"patch.{stream}.stages.{index}.{part}",
+                f"{published}.proj_{published_part}{index or ''}",
+            )
+    yield from _layer(f"patch.{stream}.position", f"{published}.rpe")
 
 
-def _residual(config: Config, ours: str, theirs: str) -> Iterator[tuple[str, str]]:
+def _residual(config: Config, name: str, published: str) -> Iterator[tuple[str, str]]:
     if config.attention == "spatial-temporal":
         for kind in ("spatial", "temporal"):
-            yield from _attention(f"{ours}.attention.{kind}", f"{theirs}.attn.{kind}_attn")
+            yield from _attention(f"{name}.attention.{kind}", f"{published}.attn.{kind}_attn")
     else:
-        yield from _attention(f"{ours}.attention.{config.attention}", f"{theirs}.attn")
+        yield from _attention(f"{name}.attention.{config.attention}", f"{published}.attn")
     if config.alignment:
-        yield f"{ours}.align", f"{theirs}.trans_linear"
-        yield f"{ours}.lif", f"{theirs}.trans_lif"
+        yield f"{name}.align", f"{published}.trans_linear"
+        yield f"{name}.lif", f"{published}.trans_lif"
 
 
-def _attention(ours: str, theirs: str) -> Iterator[tuple[str, str]]:
-    yield f"{ours}.lif", f"{theirs}.attn_lif"
-    for our, their in _PROJECTIONS.items():
-        yield from _layer(f"{ours}.{our}", f"{theirs}.{their}")
+def _attention(name: str, published: str) -> Iterator[tuple[str, str]]:
+    yield f"{name}.lif", f"{published}.attn_lif"
+    for part, published_part in _PROJECTIONS.items():
+        yield from _layer(f"{name}.{part}", f"{published}.{published_part}")
 
 
-def _mlp(ours: str, theirs: str) -> Iterator[tuple[str, str]]:
-    yield from _layer(f"{ours}.expand", f"{theirs}.fc1")
-    yield from _layer(f"{ours}.contract", f"{theirs}.fc2")
+def _mlp(name: str, published: str) -> Iterator[tuple[str, str]]:
+    yield from _layer(f"{name}.expand", f"{published}.fc1")
+    yield from _layer(f"{name}.contract", f"{published}.fc2")
 
 
-def _layer(ours: str, theirs: str) -> Iterator[tuple[str, str]]:
-    for our, their in _LAYER.items():
-        yield f"{ours}.{our}", f"{theirs}_{their}"
+def _layer(name: str, published: str) -> Iterator[tuple[str, str]]:
+    for part, published_part in _LAYER.items():
+        yield f"{name}.{part}", f"{published}_{published_part}"

@@ -149,10 +149,10 @@ class _Reader:
                 "has no patch embeddings of a published network: expected "
                 "audio_patch_embed and visual_patch_embed, or patch_embed",
             )
-        wanted = {name: self._task.streams[name] for name in names}
+        expected = {name: self._task.streams[name] for name in names}
         streams = {}
-        for name, stream in wanted.items():
-            prefix = self._patch(name, wanted)
+        for name, stream in expected.items():
+            prefix = self._patch(name, expected)
             channels = self._shape(f"{prefix}.proj_conv.weight", 4)[1]
             stages = sum(f"{prefix}.proj_conv{i or ''}.weight" in self._weights for i in range(9))
             splitting = next((s for s, count in STAGES.items() if count == stages), None)

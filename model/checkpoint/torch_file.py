@@ -179,36 +179,36 @@ class _Legacy:
         if not isinstance(system, dict) or system.get("little_endian") is not True:
             raise PickleError("has values in big-endian order, which are not read")
         self.content = _read(head, storages)
-        self._places: dict[str, int] = {}
-        self._find(_read(head), head.tell(), storages)
+        self._positions: dict[str, int] = {}
+        self._locate_storages(_read(head), head.tell(), storages)
 
-    def _find(self, keys: Any, place: int, storages: dict[str, Storage]) -> None:
+    def _locate_storages(self, keys: Any, position: int, storages: dict[str, Storage]) -> None:
         """Note where each storage begins."""
         size = self._stream.seek(0, io.SEEK_END)
         for key in keys if isinstance(keys, list) else ():
             storage = storages.get(key) if isinstance(key, str) else None
             if storage is None:
                 raise PickleError("is damaged: it has a storage of no tensor")
-            self._stream.seek(place)
+            self._stream.seek(position)
             if self._stream.read(8) != struct.pack("<q", storage.count):
                 raise PickleError(f"is damaged: storage {key} does not have {storage.count} values")
-            self._places[key] = place + 8
-            place += 8 + storage.bytes
-        if place > size or storages.keys() != self._places.keys():
+            self._positions[key] = position + 8
+            position += 8 + storage.bytes
+        if position > size or storages.keys() != self._positions.keys():
             raise PickleError("is damaged: it ends before its last storage")
 
     def read(self, storage: Storage) -> bytearray:
-        self._stream.seek(self._places[storage.key])
+        self._stream.seek(self._positions[storage.key])
         return bytearray(self._stream.read(storage.bytes))
 
 
 def _read(stream: io.BytesIO, storages: dict[str, Storage] | None = None) -> Any:
     """Return the value of a pickle, and collect its storages by key. Raises PickleError."""
-    known = {} if storages is None else storages
-    return read_pickle(stream, _CONSTRUCTORS, partial(_storage, known))
+    storages = {} if storages is None else storages
+    return read_pickle(stream, _CONSTRUCTORS, partial(_storage, storages))
 
 
-def _storage(known: dict[str, Storage], persistent_id: Any) -> Storage:
+def _storage(storages: dict[str, Storage], persistent_id: Any) -> Storage:
     match persistent_id:
         case ("storage", Constructor(name), str(key), str(), int(count)) if count >= 0:
             pass
@@ -219,7 +219,7 @@ def _storage(known: dict[str, Storage], persistent_id: Any) -> Storage:
     dtype = _DTYPES.get(name.removeprefix("torch "))
     if dtype is None or count > MAX_FILE_BYTES:
         raise PickleError(f"is damaged: a storage is of {name!r}, with {count} values")
-    storage = known.setdefault(key, Storage(key, dtype, count))
+    storage = storages.setdefault(key, Storage(key, dtype, count))
     if (storage.dtype, storage.count) != (dtype, count):
         raise PickleError(f"is damaged: storage {key} is described twice")
     return storage

@@ -34,11 +34,14 @@ _WARM_UP = 2
 
 @dataclass(frozen=True)
 class Case:
-    """A network and its inputs: time steps T, and whether one frame is held for all of them."""
+    """A network and its inputs.
+
+    `steps`: time steps T. `single_frame`: whether one frame is repeated for all of them.
+    """
 
     config: Config
     steps: int
-    held: bool
+    single_frame: bool
 
 
 def _published(classes: int, embed_dim: int) -> Config:
@@ -60,9 +63,9 @@ def _events() -> Config:
 
 
 CASES: dict[str, Case] = {
-    "urbansound8k_av": Case(_published(10, 64), 4, held=True),
-    "crema_d": Case(_published(6, 256), 4, held=True),
-    "events": Case(_events(), 16, held=False),
+    "urbansound8k_av": Case(_published(10, 64), 4, single_frame=True),
+    "crema_d": Case(_published(6, 256), 4, single_frame=True),
+    "events": Case(_events(), 16, single_frame=False),
 }
 
 
@@ -112,7 +115,7 @@ def parity_layers(network: SCMRL, path: EnginePath) -> ParityLayers | None:
 def inputs(case: Case, batch: int, seed: int) -> dict[str, Tensor]:
     """Return random frames [T or 1, B, C, H, W] by stream."""
     generator = torch.Generator().manual_seed(seed)
-    steps = 1 if case.held else case.steps
+    steps = 1 if case.single_frame else case.steps
     return {
         name: torch.randn((steps, batch, s.channels, *s.size), generator=generator)
         for name, s in case.config.streams.items()
@@ -226,8 +229,8 @@ def memory(name: str, path: EnginePath, batch: int, device: str = "cpu") -> int:
     """Return the peak memory, in MiB, of a new process that runs a batch three times: its resident
     memory, or what torch reserves of a GPU's."""
     command = module_command("model.engine.bench", name, path, batch, device)
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return int(done.stdout) // 1024**2
+    completed = subprocess.run(command, check=True, capture_output=True, text=True)
+    return int(completed.stdout) // 1024**2
 
 
 def _run_alone(name: str, path: EnginePath, batch: int, device: str) -> None:

@@ -34,12 +34,15 @@ _WARM_UP = 2
 
 @dataclass(frozen=True)
 class _Key:
-    """What a graph is recorded for. `held`: whether each stream has one step for all T."""
+    """The properties of a batch that a graph is recorded for.
+
+    `single_step`: by stream, whether its input has one step for all T.
+    """
 
     batch: int
     steps: int
     attention: bool
-    held: tuple[tuple[str, bool], ...]
+    single_step: tuple[tuple[str, bool], ...]
 
 
 class _Graph:
@@ -84,22 +87,22 @@ class _Graph:
         self._graph.replay()
         flat = torch.empty(self._flat.shape, pin_memory=True)
         flat.copy_(self._flat, non_blocking=True)
-        done = torch.cuda.Event()
-        done.record(current)
-        return _Replay(flat, done, self._output, batch)
+        copied = torch.cuda.Event()
+        copied.record(current)
+        return _Replay(flat, copied, self._output, batch)
 
 
 @dataclass(frozen=True)
 class _Replay:
-    """A replay in flight, of `batch` samples: its `flat` output is complete once `done`."""
+    """A replay in flight, of `batch` samples; its `flat` output is complete after `copied`."""
 
     flat: Tensor
-    done: torch.cuda.Event
+    copied: torch.cuda.Event
     like: Output
     batch: int
 
     def output(self) -> Output:
-        self.done.synchronize()
+        self.copied.synchronize()
         return slice_samples(unflatten(self.flat, self.like), 0, self.batch)
 
 
@@ -160,10 +163,10 @@ class GraphedNetwork:
         return {
             name: torch.zeros(
                 (
-                    1 if held else key.steps, key.batch, self._streams[name].channels,
+                    1 if single_step else key.steps, key.batch, self._streams[name].channels,
                     *self._streams[name].size,
                 ),
                 device=self._device,
             )
-            for name, held in key.held
+            for name, single_step in key.single_step
         }  # fmt: skip

@@ -164,25 +164,27 @@ class Engine:
 
         It is run once: raise what that raises where the device still fails.
         """
-        other = Engine(deepcopy(self._network), str(self._device), self._threads, self.max_batch)
-        other._out_of_memory_count = self._out_of_memory_count
+        successor = Engine(
+            deepcopy(self._network), str(self._device), self._threads, self.max_batch
+        )
+        successor._out_of_memory_count = self._out_of_memory_count
         if self._path != "plain":
-            other.use_fastest([self._path], self._steps)
-        other.warm_up(1, [1])
-        return other
+            successor.use_fastest([self._path], self._steps)
+        successor.warm_up(1, [1])
+        return successor
 
     def _run_in_parts(self, inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
         """Run the whole batch, or as many samples at a time as the device has memory for."""
         batch = next(iter(inputs.values())).shape[1]
         outputs: list[Output] = []
-        done = 0
-        while done < batch:
-            count = min(self._part, batch - done)
-            part = {name: x.narrow(1, done, count) for name, x in inputs.items()}
+        first = 0
+        while first < batch:
+            count = min(self._part, batch - first)
+            part = {name: x.narrow(1, first, count) for name, x in inputs.items()}
             output = self._try_run(part, steps, attention)
             if output is not None:
                 outputs.append(output)
-                done += count
+                first += count
                 self._grow(count)
                 continue
             if count == 1:

@@ -31,9 +31,9 @@ def stack_clips(
     for name in clips[0]:
         arrays = [clip[name] for clip in clips]  # [T or 1, C, H, W] each
         steps = max(len(x) for x in arrays)
-        held = [np.broadcast_to(x, (steps, *x.shape[1:])) for x in arrays]
+        repeated = [np.broadcast_to(x, (steps, *x.shape[1:])) for x in arrays]
         stacked = allocate((steps, len(clips), *arrays[0].shape[1:]), "float32")
-        batch[name] = torch.from_numpy(np.stack(held, axis=1, out=stacked))
+        batch[name] = torch.from_numpy(np.stack(repeated, axis=1, out=stacked))
     return batch
 
 

@@ -150,11 +150,11 @@ def _map_layers(
 ) -> dict[str, LayerOperations[OtherArrayT]]:
     mapped = {}
     for name, layer in counts[0].items():
-        layers = [each[name] for each in counts]
-        rates = [each.firing_rate for each in layers if each.firing_rate is not None]
+        layers = [part[name] for part in counts]
+        rates = [part.firing_rate for part in layers if part.firing_rate is not None]
         mapped[name] = LayerOperations(
-            accumulates=operation([each.accumulates for each in layers], 0),
-            multiply_accumulates=operation([each.multiply_accumulates for each in layers], 0),
+            accumulates=operation([part.accumulates for part in layers], 0),
+            multiply_accumulates=operation([part.multiply_accumulates for part in layers], 0),
             dense=layer.dense,
             firing_rate=operation(rates, 0) if rates else None,
         )

@@ -111,24 +111,26 @@ class Paths:
 
         return CPUNetwork(self._network, self._threads, int8=path == "fused-int8")
 
-    def _compile_and_compare(self, other: Forward) -> float:
+    def _compile_and_compare(self, forward: Forward) -> float:
         """Return `_difference`, again after each compiled kernel that cannot be written to disk.
 
         numba has compiled a kernel before it fails to cache it. Raises OSError after _MAX_KERNELS.
         """
         for _ in range(_MAX_KERNELS):
             try:
-                return self._difference(other)
+                return self._difference(forward)
             except OSError as exc:
                 log.warning("a compiled kernel cannot be cached (NUMBA_CACHE_DIR): %s", exc)
-        return self._difference(other)
+        return self._difference(forward)
 
-    def _difference(self, other: Forward) -> float:
+    def _difference(self, forward: Forward) -> float:
         """Return the largest difference of a probability between another path and the plain one."""
         generator = torch.Generator().manual_seed(0)
         inputs = {
             name: torch.rand((2, 2, s.channels, *s.size), generator=generator)
             for name, s in self._network.config.streams.items()
         }
-        expected, actual = (path(inputs, 2, True).logits.softmax(1) for path in (self.plain, other))
+        expected, actual = (
+            path(inputs, 2, True).logits.softmax(1) for path in (self.plain, forward)
+        )
         return float((expected - actual).abs().max())

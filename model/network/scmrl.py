@@ -204,9 +204,11 @@ class SCMRL(nn.Module):
         }
 
     def _check(self, inputs: Mapping[str, Tensor]) -> None:
-        known = set(self.config.streams)
-        if not inputs or not set(inputs) <= known:
-            raise ValueError(f"inputs {sorted(inputs)}: one or more of {sorted(known)} are needed")
+        streams = set(self.config.streams)
+        if not inputs or not set(inputs) <= streams:
+            raise ValueError(
+                f"inputs {sorted(inputs)}: one or more of {sorted(streams)} are needed"
+            )
 
 
 def _residual_kind(

@@ -25,8 +25,8 @@ def prepare_camera_events(events: CameraEvents, spec: EventFrameSpec, steps: int
     height, width = _sensor(events, spec)
     x, y, time_us, is_on = events.x, events.y, events.time_us, events.is_on
     if spec.hot_pixels is not None:
-        kept = ~_is_hot(y * width + x, height * width, spec.hot_pixels)
-        x, y, time_us, is_on = x[kept], y[kept], time_us[kept], is_on[kept]
+        normal = ~_is_hot(y * width + x, height * width, spec.hot_pixels)
+        x, y, time_us, is_on = x[normal], y[normal], time_us[normal], is_on[normal]
     rows, columns = spec.size
     top, left, high, wide = 0, 0, height, width  # what is kept of the sensor
     if spec.window is not None and (height > spec.window[0] or width > spec.window[1]):

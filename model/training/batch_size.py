@@ -33,13 +33,13 @@ def bytes_per_clip(options: TrainOptions) -> int:
 
     Measured with two clips of zeros; torch's random numbers stay as they were.
     """
-    kept: dict[int, int] = {}
+    saved_bytes: dict[int, int] = {}
 
     def keep(x: Tensor) -> Tensor:
         if x.is_mkldnn:  # a tensor of oneDNN has no storage, and no other shares its memory
-            kept[id(x)] = x.numel() * x.element_size()
+            saved_bytes[id(x)] = x.numel() * x.element_size()
         else:
-            kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+            saved_bytes[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
         return x
 
     with torch.random.fork_rng(devices=[]):
@@ -53,7 +53,7 @@ def bytes_per_clip(options: TrainOptions) -> int:
         loss = cross_entropy(network(inputs).logits, torch.zeros(clips, dtype=torch.long))
     weights = {x.untyped_storage().data_ptr() for x in network.parameters()}
     del loss
-    return max(1, sum(size for at, size in kept.items() if at not in weights) // clips)
+    return max(1, sum(size for at, size in saved_bytes.items() if at not in weights) // clips)
 
 
 def free_bytes(device: torch.device) -> int:

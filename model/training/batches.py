@@ -56,5 +56,5 @@ def collate(
 def _stack(tensors: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     """Stack tensors [T or 1, C, H, W] to [T or 1, B, C, H, W]."""
     steps = max(len(tensor) for tensor in tensors)
-    held = [np.broadcast_to(tensor, (steps, *tensor.shape[1:])) for tensor in tensors]
-    return np.stack(held, axis=1)
+    repeated = [np.broadcast_to(tensor, (steps, *tensor.shape[1:])) for tensor in tensors]
+    return np.stack(repeated, axis=1)

@@ -231,17 +231,17 @@ def _batches(
 ) -> Iterator[tuple[Mapping[str, torch.Tensor], list[int]]]:
     """Yield inputs and classes of the first `count` examples, until one is repeated."""
     plan = BatchPlan(tuple(evaluator.card.streams), steps)
-    seen: set[bytes] = set()
+    earlier: set[bytes] = set()
     for first in track(range(0, count, _BATCH), f"T = {steps}", transient=True):
         indices = range(first, min(first + _BATCH, count))
         inputs, labels = collate(examples, indices, plan, evaluator.card.encoding)
         digests = [_digest(inputs, row) for row in range(len(labels))]
-        new = next((row for row, each in enumerate(digests) if each in seen), len(digests))
+        new = next((row for row, each in enumerate(digests) if each in earlier), len(digests))
         if new:
             yield {name: x[:, :new] for name, x in inputs.items()}, labels[:new].tolist()
         if new < len(digests):
             return
-        seen.update(digests)
+        earlier.update(digests)
 
 
 def _digest(inputs: Mapping[str, torch.Tensor], row: int) -> bytes:
@@ -264,8 +264,8 @@ def _fit(
     rows, within = np.arange(len(labels)), growth == 1
     scaled = (logits / growth[:, None]).astype(np.float32)
     for half in (0, 1):
-        own, other = rows % 2 == half, (rows % 2 != half) & within
-        scaled[own] /= fit_temperature(logits[other], labels[other])
+        in_half, in_other_half = rows % 2 == half, (rows % 2 != half) & within
+        scaled[in_half] /= fit_temperature(logits[in_other_half], labels[in_other_half])
     return Fit(
         alone=alone,
         steps=steps,

@@ -65,7 +65,7 @@ def _features(
 ) -> dict[str, Tensor]:
     """Return the features [T, clips, C] of each stream that the fusion receives."""
     received: list[Mapping[str, Tensor]] = []
-    hook = fuse.register_forward_pre_hook(lambda _, given: received.append(given[0]))
+    hook = fuse.register_forward_pre_hook(lambda _, arguments: received.append(arguments[0]))
     was_training = network.training
     network.eval()
     for inputs in batches:

@@ -298,10 +298,10 @@ def measure_maps(evaluator: Evaluator, clips: Sequence[EvaluatedClip]) -> list[M
     conditions = f"{stream} map, object off-centre, {evaluator.task.test_set}"
     return [
         Measurement(
-            what=f"attention: {what}", value=value, low=None, high=None,
+            what=f"attention: {measure}", value=value, low=None, high=None,
             n=result.count, conditions=conditions,
         )
-        for what, value in _measures(result).items()
+        for measure, value in _measures(result).items()
     ]  # fmt: skip
 
 

@@ -194,11 +194,11 @@ def decode_within_memory(
 ) -> list[EvaluatedClip]:
     """Decode clips for `steps` time steps, and keep them decoded up to MAX_DECODED_BYTES."""
     decoded: list[EvaluatedClip] = []
-    held = 0
+    total_bytes = 0
     for truth in clips:
         each = decode(truth, steps, evaluator)
-        held += _bytes(each.clip)
-        decoded.append(each if held <= MAX_DECODED_BYTES else ClipOnDemand(truth, steps))
+        total_bytes += _bytes(each.clip)
+        decoded.append(each if total_bytes <= MAX_DECODED_BYTES else ClipOnDemand(truth, steps))
     return decoded
 
 

@@ -47,12 +47,12 @@ def load_initial_weights(
         and source.state_dict().keys() == network.state_dict().keys()
     )
     if options.task.transfers or not same_layout:
-        taken = transfer(source, source_card, network, options.task.labels, options.seed)
-        if not taken.parts:
-            raise OptionsError(f"--init-from {options.init_from}: {taken}")
-        console.print(f"--init-from {options.init_from}: {taken}", markup=False)
+        transferred = transfer(source, source_card, network, options.task.labels, options.seed)
+        if not transferred.parts:
+            raise OptionsError(f"--init-from {options.init_from}: {transferred}")
+        console.print(f"--init-from {options.init_from}: {transferred}", markup=False)
         few = islice(batches, -(-_CLIPS // options.batch))
-        for started in start_as_sum(network, taken.new, options.steps, few):
+        for started in start_as_sum(network, transferred.new, options.steps, few):
             console.print(started, markup=False)
         return
     try:
@@ -108,13 +108,13 @@ def keep_new_towers(network: SCMRL, biases: Mapping[str, float]) -> Iterator[Non
     that is trained at T = 1 never fire, and then do not learn. With a bias of 1 it is 16 %.
     """
     parts = {name: _tower(network, name) for name in biases}
-    kept = {
+    saved = {
         name: {key: x.clone() for key, x in part.state_dict().items()}
         for name, part in parts.items()
     }
     yield
     for name, part in parts.items():
-        part.load_state_dict(kept[name])
+        part.load_state_dict(saved[name])
         for module in part.modules():
             if isinstance(module, BATCH_NORMS):
                 nn.init.constant_(module.bias, biases[name])

@@ -279,28 +279,28 @@ class TrainOptions:
             self._refuse_modality_dropout()
 
     def _refuse_modality_dropout(self) -> None:
-        known = ", ".join([ALL, *self.task.specs])
+        streams = ", ".join([ALL, *self.task.specs])
         raise OptionsError(
             f"--modality-dropout {as_text(self.modality_dropout)}: must be probabilities of "
-            f"{known}, or of streams joined by +, that sum to 1"
+            f"{streams}, or of streams joined by +, that sum to 1"
         )
 
     def _check_lr_multiplier(self) -> None:
-        known = [*self.task.specs, HEAD]
+        streams = [*self.task.specs, HEAD]
         for name, factor in self.lr_multiplier.items():
-            if name not in known:
+            if name not in streams:
                 raise OptionsError(
-                    f"--lr-multiplier {name}: no such stream; choose {', '.join(known)}"
+                    f"--lr-multiplier {name}: no such stream; choose {', '.join(streams)}"
                 )
             if not 0 <= factor <= 100:
                 raise OptionsError(f"--lr-multiplier {name}={factor:g}: must be 0 to 100")
 
     def _check_new_towers(self) -> None:
-        known = list(self.task.specs)
+        streams = list(self.task.specs)
         for name, bias in self.new_towers.items():
-            if name not in known:
+            if name not in streams:
                 raise OptionsError(
-                    f"--new-towers {name}: no such stream; choose {', '.join(known)}"
+                    f"--new-towers {name}: no such stream; choose {', '.join(streams)}"
                 )
             if not -10 <= bias <= 10:
                 raise OptionsError(f"--new-towers {name}={bias:g}: must be -10 to 10")

@@ -220,6 +220,6 @@ def kinds(specs: Mapping[str, Spec]) -> dict[str, str]:
 
 def of_another_task(card: Card, folder: Path, tasks: Sequence[Task]) -> CheckpointError:
     labels = ", ".join(card.labels[:10]) + (", …" if len(card.labels) > 10 else "")
-    known = "; ".join(f"{task.name} has {', '.join(task.labels)}" for task in tasks)
-    problem = f"{labels} are not those of a known task; {known}"
+    accepted = "; ".join(f"{task.name} has {', '.join(task.labels)}" for task in tasks)
+    problem = f"{labels} are not those of a known task; {accepted}"
     return CheckpointError(folder / CARD, "labels", problem)

@@ -101,20 +101,20 @@ def compute_loss(
     NO_CLASS, it is the cross-entropy with equal probabilities of all classes, and no alignment.
     """
     is_known = labels != NO_CLASS
-    logits, known = output.logits.float(), labels[is_known]
+    logits, class_labels = output.logits.float(), labels[is_known]
     residuals = {name: residual.float()[:, is_known] for name, residual in output.residuals.items()}
-    aligned = options.alignment and options.has_residuals and len(known) > 0
-    alignment = alignment_loss(residuals if aligned else {}, known, options.temperature)
+    aligned = options.alignment and options.has_residuals and len(class_labels) > 0
+    alignment = alignment_loss(residuals if aligned else {}, class_labels, options.temperature)
     losses = []  # sums over clips
-    if len(known):
+    if len(class_labels):
         entropy = cross_entropy(
             logits[is_known],
-            known,
+            class_labels,
             weight=class_weights,
             label_smoothing=options.label_smoothing,
         )
-        losses.append(entropy * len(known))
-    if len(known) < len(labels):
+        losses.append(entropy * len(class_labels))
+    if len(class_labels) < len(labels):
         losses.append(-log_softmax(logits[~is_known], 1).mean(1).sum())
     return sum(losses) / len(labels) + alignment, alignment
 

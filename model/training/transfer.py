@@ -101,16 +101,20 @@ def _head(
     fits = is_of_features(source.config) or not is_of_features(target.config)
     if not rows or not fits:
         return {}
-    taken = list(rows.values())
+    source_rows = list(rows.values())
     shape = torch.Size([len(rows), target.config.embed_dim])
     weights = by_stream(source) if is_of_features(source.config) else {"": source.head.weight}
     blocks = {id(x): x for x in weights.values()}  # one, but of a concatenation
     widened = {
-        key: widen_tensor("head.weight", x[taken], shape, generator) for key, x in blocks.items()
+        key: widen_tensor("head.weight", x[source_rows], shape, generator)
+        for key, x in blocks.items()
     }
     weights = {name: widened[id(x)] for name, x in weights.items()}
-    found = {"weight": joined(weights, target.config), "bias": source.head.bias.detach()[taken]}
+    shared = {
+        "weight": joined(weights, target.config),
+        "bias": source.head.bias.detach()[source_rows],
+    }
     head = {f"head.{name}": x.clone() for name, x in target.head.state_dict().items()}
-    for name, x in found.items():
+    for name, x in shared.items():
         head[f"head.{name}"][list(rows)] = x.to(head[f"head.{name}"].device)
     return head

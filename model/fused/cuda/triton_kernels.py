@@ -83,13 +83,13 @@ def fire(
     potential = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     packed = tl.zeros((BLOCK_M, BLOCK_N), tl.int64 if WIDE else tl.int32)
     if HELD:
-        held = _accumulate(
+        first_step = _accumulate(
             x, added, high, low, m, n, 0, pixels, height, width, channels,
             filters, SIDE, VALUES, ADDED, BLOCK_M, BLOCK_N, BLOCK_K,
         )  # fmt: skip
     for t in range(steps):
         if HELD:
-            accumulator = held
+            accumulator = first_step
         else:
             accumulator = _accumulate(
                 x, added, high, low, m, n, t, pixels, height, width, channels, filters,

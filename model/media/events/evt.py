@@ -63,11 +63,11 @@ def _version(header: str) -> int:
 
 def _sensor(header: str) -> tuple[int, int] | None:
     """Return height and width in pixels, of the lines `geometry`, `format` or `width`, `height`."""
-    both = re.search(r"^% geometry (\d{1,5})x(\d{1,5})", header, re.MULTILINE)
+    geometry = re.search(r"^% geometry (\d{1,5})x(\d{1,5})", header, re.MULTILINE)
     width = re.search(r"^% (?:format .*)?width[ =](\d{1,5})", header, re.MULTILINE)
     height = re.search(r"^% (?:format .*)?height[ =](\d{1,5})", header, re.MULTILINE)
-    if both:
-        return int(both[2]), int(both[1])
+    if geometry:
+        return int(geometry[2]), int(geometry[1])
     return (int(height[1]), int(width[1])) if width and height else None
 
 
@@ -79,7 +79,7 @@ def _read_evt2(
     kind = words >> 28
     is_time, is_event = kind == 8, kind <= 1
     check_count(int(is_event.sum()), limits)
-    upper = _held(words & 0x0FFF_FFFF, is_time)
+    upper = _last_value(words & 0x0FFF_FFFF, is_time)
     events = np.flatnonzero(is_event & (upper >= 0))
     upper = unwrap(upper[events], 28)
     word = words[events]
@@ -96,7 +96,7 @@ def _read_evt3(
     """
     words = np.frombuffer(body, "<u2", len(body) // 2).astype(np.int64)
     kind = words >> 12
-    y = _held(words & 0x7FF, kind == 0x0)
+    y = _last_value(words & 0x7FF, kind == 0x0)
     time = _evt3_time(words, kind)
     single = kind == 0x2
     base, is_on = _vector_base(words, kind)
@@ -117,7 +117,7 @@ def _read_evt3(
 
 def _evt3_time(words: Integers, kind: Integers) -> Integers:
     """Return the time in microseconds at each word; -1 before the first upper bits."""
-    high, low = _held(words & 0xFFF, kind == 0x8), _held(words & 0xFFF, kind == 0x6)
+    high, low = _last_value(words & 0xFFF, kind == 0x8), _last_value(words & 0xFFF, kind == 0x6)
     is_known = high >= 0
     high[is_known] = unwrap(high[is_known], 12)
     return np.where(is_known, high << 12 | np.maximum(low, 0), -1)
@@ -129,11 +129,11 @@ def _vector_base(words: Integers, kind: Integers) -> tuple[Integers, Integers]:
     The base moves on by the length of each vector before it.
     """
     is_base = kind == 0x3
-    base = _held(words & 0x7FF, is_base)
+    base = _last_value(words & 0x7FF, is_base)
     length = np.where(kind == 0x4, 12, np.where(kind == 0x5, 8, 0))
     before = np.cumsum(length) - length
     since = before - before[np.maximum(_last(is_base), 0)]
-    return np.where(base >= 0, base + since, -1), _held(words >> 11 & 1, is_base)
+    return np.where(base >= 0, base + since, -1), _last_value(words >> 11 & 1, is_base)
 
 
 def _last(mask: NDArray[np.bool_]) -> Integers:
@@ -141,7 +141,7 @@ def _last(mask: NDArray[np.bool_]) -> Integers:
     return np.maximum.accumulate(np.where(mask, np.arange(len(mask)), -1))
 
 
-def _held(values: Integers, mask: NDArray[np.bool_]) -> Integers:
+def _last_value(values: Integers, mask: NDArray[np.bool_]) -> Integers:
     """Return for each position the value where the mask held last; -1 before."""
     last = _last(mask)
     return np.where(last >= 0, values[np.maximum(last, 0)] if len(values) else values, -1)

@@ -47,17 +47,17 @@ class H264Decoder:
     def decode(self, packet: Packet) -> Decoded[UInt8Array]:
         """Decode a packet; never raises for its content."""
         if packet.is_end:
-            held = self._held()
+            delayed = self._flush()
             self._wait_for_key()
-            return Decoded(Outcome.DECODED, 0, held)
+            return Decoded(Outcome.DECODED, 0, delayed)
         missing = self._sequence.missing(packet)
         if missing is None:
             return Decoded(Outcome.LATE)
         if packet.restarts:
             self._times.clear()  # so that no picture of before is returned
-        held = ()
+        delayed = ()
         if missing:
-            held = self._held()
+            delayed = self._flush()
             self._wait_for_key()
         outcome, pieces = self._decode(packet)
         if outcome not in (Outcome.DECODED, Outcome.NO_KEY):
@@ -66,7 +66,7 @@ class H264Decoder:
                 # One that failed with other parameters may keep the memory that it took for them.
                 del self._context
                 self._context = self._decoder(parameters)
-        return Decoded(outcome, missing, held + pieces)
+        return Decoded(outcome, missing, delayed + pieces)
 
     def _decoder(self, parameters: bytes = b"") -> Any:
         """Return a decoder that knows parameter sets in Annex B."""
@@ -105,7 +105,7 @@ class H264Decoder:
         self._count += 1
         return coded
 
-    def _held(self) -> Pieces:
+    def _flush(self) -> Pieces:
         """Return the pictures that are held back. The decoder then takes no packet until it is
         flushed."""
         try:

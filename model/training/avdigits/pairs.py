@@ -19,13 +19,16 @@ def two_digits(digits: Digits, count: int, seed: int) -> Iterator[TwoObjects]:
         rng = np.random.default_rng([seed, index, 2])
         first, second = rng.choice(10, 2, replace=False).tolist()
         images = [digits.pictures[label] for label in (first, second)]
-        drawn = [of[int(rng.integers(len(of)))] for of in images]
+        drawn = [choices[int(rng.integers(len(choices)))] for choices in images]
         scenes = draw_pair((drawn[0], drawn[1]), rng, short_side=(180, 360))
         words = [digits.words[label] for label in (first, second)]
-        said = [record_for_evaluation(of[int(rng.integers(len(of)))], rng).sound for of in words]
+        sounds = [
+            record_for_evaluation(takes[int(rng.integers(len(takes)))], rng).sound
+            for takes in words
+        ]
         yield TwoObjects(
             pictures=Pictures((scenes.frame,), (0.0,)),
             boxes=scenes.boxes,
             labels=(first, second),
-            sounds=(said[0], said[1]),
+            sounds=(sounds[0], sounds[1]),
         )

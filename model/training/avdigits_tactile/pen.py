@@ -66,10 +66,10 @@ def pen_force(picture: UInt8Array) -> Series:
         times.append(seconds)
         forces.append(force * np.minimum(rise, fall))
         now, last = float(seconds[-1]), path[-1]
-    known, force = np.concatenate(times), np.concatenate(forces)
+    force_times, force = np.concatenate(times), np.concatenate(forces)
     count = max(2, int(np.ceil(now * RATE_HZ)) + 1)
     time_s = np.arange(count) / RATE_HZ
-    return Series(time_s, np.interp(time_s, known, force, right=0.0).astype(np.float32))
+    return Series(time_s, np.interp(time_s, force_times, force, right=0.0).astype(np.float32))
 
 
 def thin(ink: BoolArray) -> BoolArray:
@@ -93,21 +93,21 @@ def thin(ink: BoolArray) -> BoolArray:
 
 def trace(lines: BoolArray) -> list[list[Pixel]]:
     """Return the strokes of thin lines, each its pixels in the order of writing."""
-    left = {(int(y), int(x)) for y, x in np.argwhere(lines)}
+    unwritten = {(int(y), int(x)) for y, x in np.argwhere(lines)}
     strokes: list[list[Pixel]] = []
-    while left:
-        ends = [pixel for pixel in left if len(_near(pixel, left, 1)) <= 1]
-        stroke = [min(ends or left, key=lambda pixel: (pixel[0] + 0.3 * pixel[1], pixel))]
-        left.discard(stroke[0])
-        while (following := _next(stroke, left)) is not None:
+    while unwritten:
+        ends = [pixel for pixel in unwritten if len(_near(pixel, unwritten, 1)) <= 1]
+        stroke = [min(ends or unwritten, key=lambda pixel: (pixel[0] + 0.3 * pixel[1], pixel))]
+        unwritten.discard(stroke[0])
+        while (following := _next(stroke, unwritten)) is not None:
             stroke.append(following)
-            left.discard(following)
+            unwritten.discard(following)
         strokes.append(stroke)
     longest = max(map(len, strokes))
     return [stroke for stroke in strokes if len(stroke) >= min(_SHORTEST, longest)]
 
 
-def _next(stroke: list[Pixel], left: set[Pixel]) -> Pixel | None:
+def _next(stroke: list[Pixel], unwritten: set[Pixel]) -> Pixel | None:
     """Return the pixel that a stroke goes on with: the straightest; None where it ends."""
     y, x = stroke[-1]
     back = stroke[-_LOOK_BACK:][0]
@@ -118,18 +118,18 @@ def _next(stroke: list[Pixel], left: set[Pixel]) -> Pixel | None:
         step = np.array([pixel[0] - y, pixel[1] - x], np.float64)
         return float(step @ along) / float(np.hypot(*step))
 
-    near = _near((y, x), left, 1)
+    near = _near((y, x), unwritten, 1)
     if near:
         return max(near, key=lambda pixel: (straightness(pixel), pixel))
-    ahead = [pixel for pixel in _near((y, x), left, _LEAP) if straightness(pixel) > 0.7]
+    ahead = [pixel for pixel in _near((y, x), unwritten, _LEAP) if straightness(pixel) > 0.7]
     return min(ahead, key=lambda pixel: (np.hypot(pixel[0] - y, pixel[1] - x), pixel), default=None)
 
 
-def _near(pixel: Pixel, left: set[Pixel], reach: int) -> list[Pixel]:
+def _near(pixel: Pixel, unwritten: set[Pixel], reach: int) -> list[Pixel]:
     y, x = pixel
     around = range(-reach, reach + 1)
     cells = ((y + dy, x + dx) for dy in around for dx in around if dy or dx)
-    return [cell for cell in cells if cell in left]
+    return [cell for cell in cells if cell in unwritten]
 
 
 def _around(lines: BoolArray) -> BoolArray:

@@ -137,17 +137,20 @@ def leave_out(aircraft: Aircraft, fold: int) -> tuple[Aircraft, Aircraft]:
     its own. Raises DataError where one of both then lacks a class."""
     sites = _folds([(clip[0].site, clip[0].kind) for clip in aircraft.clips])
     groups = _folds([(each.group, each.kind) for each in aircraft.recordings])
-    kept, left_out = (
+    remaining, left_out = (
         Aircraft(
             tuple(c for c in aircraft.clips if (sites[c[0].site] == fold) == is_left_out),
             tuple(r for r in aircraft.recordings if (groups[r.group] == fold) == is_left_out),
         )
         for is_left_out in (False, True)
     )
-    problems = [*_missing(kept, f"outside fold {fold}"), *_missing(left_out, f"in fold {fold}")]
+    problems = [
+        *_missing(remaining, f"outside fold {fold}"),
+        *_missing(left_out, f"in fold {fold}"),
+    ]
     if problems:
         raise DataError("; ".join(problems))
-    return kept, left_out
+    return remaining, left_out
 
 
 def _folds(members: Sequence[tuple[str, str]]) -> dict[str, int]:

@@ -52,8 +52,8 @@ def draw_sound(
     if rng.random() < share * difficulty:
         samples = _add(samples, _changed(recordings, rng, difficulty), rng.uniform(*_OVER_OTHER))
     if rng.random() < _WITH_BACKGROUND * difficulty:
-        other = _changed(backgrounds, rng, difficulty)
-        samples = _add(samples, other, rng.uniform(*_OVER_BACKGROUND))
+        added = _changed(backgrounds, rng, difficulty)
+        samples = _add(samples, added, rng.uniform(*_OVER_BACKGROUND))
     if rng.random() < _WITH_NOISE * difficulty:
         hiss = noise(len(samples), float(rng.choice([0.0, 0.5, 1.0])), rng)
         samples = _add(samples, hiss, rng.uniform(*_OVER_NOISE))
@@ -93,9 +93,9 @@ def _changed(recordings: Sequence[Recording], rng: Generator, difficulty: float)
     return np.asarray(np.interp(at, np.arange(len(samples)), samples), np.float32)
 
 
-def _add(samples: Float32Array, other: Float32Array, ratio_db: float) -> Float32Array:
+def _add(samples: Float32Array, added: Float32Array, ratio_db: float) -> Float32Array:
     """Return a sound with another one added, of less power by `ratio_db`."""
-    length = min(len(samples), len(other))
-    power, other_power = float(np.mean(samples**2)), float(np.mean(other**2))
+    length = min(len(samples), len(added))
+    power, other_power = float(np.mean(samples**2)), float(np.mean(added**2))
     gain = np.sqrt(power * 10 ** (-ratio_db / 10) / max(other_power, 1e-12))
-    return np.asarray(samples[:length] + other[:length] * np.float32(gain), np.float32)
+    return np.asarray(samples[:length] + added[:length] * np.float32(gain), np.float32)

@@ -269,11 +269,11 @@ def limit_per_class(parts: Sequence[Part], count: int, seed: int) -> list[Part]:
     A smaller count leaves a part of what a greater one leaves.
     """
     order = np.random.default_rng([seed, 1]).permutation(len(parts))
-    taken: Counter[str] = Counter()
-    kept = set()
+    counts: Counter[str] = Counter()
+    chosen = set()
     for index in order:
         each = parts[index]
-        if each.part != TRAIN or taken[each.files.label] < count:
-            kept.add(index)
-            taken[each.files.label] += each.part == TRAIN
-    return [replace(each) for index, each in enumerate(parts) if index in kept]
+        if each.part != TRAIN or counts[each.files.label] < count:
+            chosen.add(index)
+            counts[each.files.label] += each.part == TRAIN
+    return [replace(each) for index, each in enumerate(parts) if index in chosen]

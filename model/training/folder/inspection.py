@@ -60,10 +60,10 @@ def duplicates(digests: Mapping[str, str], labels: Mapping[str, str]) -> Iterato
     """
     first: dict[str, str] = {}
     for name, digest in digests.items():
-        other = first.setdefault(digest, name)
-        if other == name:
+        original = first.setdefault(digest, name)
+        if original == name:
             continue
-        message = f"has the same content as {other}"
-        if labels[other] != labels[name]:
-            message += f", which is of class {labels[other]}: one of them is wrong"
+        message = f"has the same content as {original}"
+        if labels[original] != labels[name]:
+            message += f", which is of class {labels[original]}: one of them is wrong"
         yield Finding("duplicate", name, f"{message}; keep one of them")

@@ -100,10 +100,10 @@ def pair(files: Iterable[tuple[Path, str]], label: str) -> tuple[list[ClipFiles]
 
 def _files(folder: Path) -> Iterator[Path]:
     """Yield the files below a folder, in order."""
-    for where, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (
-            Path(where, name) for name in sorted(names) if not _is_ignored(Path(where, name))
+            Path(parent, name) for name in sorted(names) if not _is_ignored(Path(parent, name))
         )
 
 

@@ -28,8 +28,8 @@ def list_table(table: Path) -> Listing:
     for number, row in _rows(table):
         problem = _problem(table, row)
         if problem:
-            where = f"line {number}: {row['file'] or '(no file)'}"
-            findings.append(Finding("wrong name", where, problem))
+            location = f"line {number}: {row['file'] or '(no file)'}"
+            findings.append(Finding("wrong name", location, problem))
             continue
         stem = str(Path(row["file"]).with_suffix(""))
         key = (stem, *(row[name] for name in ("label", *OPTIONAL)))

@@ -121,8 +121,8 @@ class FolderTask:
     @property
     def test_set(self) -> str:
         """The clips that a checkpoint is measured on."""
-        how = self.notes.get("split", "")
-        return "clips that training never saw" + (f", {how.partition(':')[0]}" if how else "")
+        split = self.notes.get("split", "")
+        return "clips that training never saw" + (f", {split.partition(':')[0]}" if split else "")
 
     def for_data(self, folder: Path) -> Self:
         """Return the task with the labels, streams and defaults of a folder or table.
@@ -172,7 +172,7 @@ class FolderTask:
         with_sound = any(clip.sound_file is not None for clip in clips)
         with_pictures = any(clip.picture_file is not None for clip in clips)
         streams = {"audio": with_sound, "visual": with_pictures}
-        return frozenset(name for name, there in streams.items() if there)
+        return frozenset(name for name, is_used in streams.items() if is_used)
 
     def _specs(self, streams: frozenset[str]) -> dict[str, Spec]:
         if self.like is None:
@@ -280,9 +280,9 @@ class FolderTask:
                 f"{folder}: classes {', '.join(foreign)} are not those of the checkpoint, "
                 f"{', '.join(self.labels)}"
             )
-        seen = seen_digests(self.checkpoint)
+        trained = seen_digests(self.checkpoint)
         return [
-            Part(clip, digest, TRAIN if digest in seen else TEST)
+            Part(clip, digest, TRAIN if digest in trained else TEST)
             for clip in listing.clips
             for digest in (by_name[clip.name],)
         ]

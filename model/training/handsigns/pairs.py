@@ -27,15 +27,18 @@ def two_hands(digits: ShownDigits, count: int, seed: int) -> Iterator[TwoObjects
         rng = np.random.default_rng([seed, index, 2])
         first, second = rng.choice(10, 2, replace=False).tolist()
         hands = [digits.hands[label] for label in (first, second)]
-        drawn = [of[int(rng.integers(len(of)))] for of in hands]
+        drawn = [choices[int(rng.integers(len(choices)))] for choices in hands]
         pictures, boxes = _draw(drawn[0], drawn[1], rng)
         words = [digits.words[label] for label in (first, second)]
-        said = [record_for_evaluation(of[int(rng.integers(len(of)))], rng).sound for of in words]
+        sounds = [
+            record_for_evaluation(takes[int(rng.integers(len(takes)))], rng).sound
+            for takes in words
+        ]
         yield TwoObjects(
             pictures=pictures,
             boxes=boxes,
             labels=(first, second),
-            sounds=(said[0], said[1]),
+            sounds=(sounds[0], sounds[1]),
         )
 
 

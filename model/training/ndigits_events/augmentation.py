@@ -29,8 +29,13 @@ def augment_camera(
 
     `difficulty` scales the distortion, 0 to 1.
     """
-    kept = rng.random(len(events.x)) >= LOST * rng.random() * difficulty
-    x, y, time_us, is_on = events.x[kept], events.y[kept], events.time_us[kept], events.is_on[kept]
+    remaining = rng.random(len(events.x)) >= LOST * rng.random() * difficulty
+    x, y, time_us, is_on = (
+        events.x[remaining],
+        events.y[remaining],
+        events.time_us[remaining],
+        events.is_on[remaining],
+    )
     place = _distort(x, y, sensor, difficulty, rng)
     inside = ((place >= 0) & (place < np.array(sensor)[::-1, None])).all(0)
     x, y = place[:, inside]
@@ -76,11 +81,11 @@ def augment_channels(events: ChannelEvents, bands: int, rng: Generator) -> Chann
     shift = rng.uniform(-CHANNEL_SHIFT, CHANNEL_SHIFT)
     place = (events.channel + rng.random(len(events.channel))) * stretch + shift
     channel = np.floor(place).astype(np.int64)
-    kept = (channel >= 0) & (channel < bands)
-    kept &= rng.random(len(channel)) >= CHANNEL_LOST * rng.random()
+    remaining = (channel >= 0) & (channel < bands)
+    remaining &= rng.random(len(channel)) >= CHANNEL_LOST * rng.random()
     if rng.random() < 0.3:
         first = int(rng.integers(0, bands))
-        kept &= (channel < first) | (channel > first + int(rng.integers(0, 4)))
-    if not kept.any():
+        remaining &= (channel < first) | (channel > first + int(rng.integers(0, 4)))
+    if not remaining.any():
         return events
-    return ChannelEvents(channel[kept], events.time_us[kept])
+    return ChannelEvents(channel[remaining], events.time_us[remaining])

@@ -209,7 +209,7 @@ def list_crema_d(data: Path) -> Listing:
     Findings are files without their counterpart, other names, and unknown emotions. Raises
     DataError where one of the folders is not there or empty.
     """
-    videos, sounds = (_files(data, *where) for where in (VIDEOS, SOUNDS))
+    videos, sounds = (_files(data, *folder) for folder in (VIDEOS, SOUNDS))
     clips, findings = [], []
     for stem in sorted(videos.keys() | sounds.keys()):
         files = [by_stem[stem] for by_stem in (videos, sounds) if stem in by_stem]
@@ -227,14 +227,14 @@ def list_crema_d(data: Path) -> Listing:
 def _files(data: Path, folder: str, ending: str) -> dict[str, Path]:
     """Return the files of one of the folders by their stems."""
     expected = f"{data} must hold VideoFlash/*.flv and AudioWAV/*.wav"
-    where = data / folder
+    folder_path = data / folder
     try:
-        names = sorted(path for path in where.iterdir() if not path.name.startswith("."))
+        names = sorted(path for path in folder_path.iterdir() if not path.name.startswith("."))
     except OSError as exc:
-        raise DataError(f"{where}: cannot be read: {exc.strerror}; {expected}") from exc
+        raise DataError(f"{folder_path}: cannot be read: {exc.strerror}; {expected}") from exc
     files = {path.stem: path for path in names if path.suffix.lower() == ending}
     if not files:
-        raise DataError(f"{where}: holds no {ending} file; {expected}")
+        raise DataError(f"{folder_path}: holds no {ending} file; {expected}")
     return files
 
 

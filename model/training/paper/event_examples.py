@@ -45,7 +45,7 @@ class EventExamples:
     seed: int = 0
     copies: int = 0
     augment: bool = False
-    kept: dict[tuple[object, int], NDArray[Any]] = field(default_factory=dict)
+    cached: dict[tuple[object, int], NDArray[Any]] = field(default_factory=dict)
 
     def example(self, index: int, plan: BatchPlan) -> tuple[dict[str, Float32Array], int]:
         """Return tensors [T, C, H, W] of the plan's streams, and the digit."""
@@ -67,20 +67,20 @@ class EventExamples:
         """Return the tensor of one stream of a pair. Raises DataError where it cannot be read."""
         is_camera = isinstance(spec, EventFrameSpec)
         key = (pair.recording if is_camera else pair.sample, steps)
-        kept = self.kept.get(key)
-        if kept is None:
+        tensor = self.cached.get(key)
+        if tensor is None:
             try:
                 events = {name: self.read(name, pair)}
-                kept = prepare({name: spec}, None, None, steps, events)[name].tensor
+                tensor = prepare({name: spec}, None, None, steps, events)[name].tensor
             except (MediaError, OSError) as exc:
                 raise DataError(f"{pair.recording.path}, {pair.sample.name}: {exc}") from exc
             if isinstance(spec, EventFrameSpec):  # 16 bits a count: 5,000 at T = 16 take 0.25 GB
-                kept = np.rint(kept * spec.std + spec.mean).astype(np.uint16)
+                tensor = np.rint(tensor * spec.std + spec.mean).astype(np.uint16)
             if self.augment:
-                self.kept[key] = kept
+                self.cached[key] = tensor
         if isinstance(spec, EventFrameSpec):
-            kept = (kept - np.float32(spec.mean)) / np.float32(spec.std)
-        return np.asarray(kept, np.float32)
+            tensor = (tensor - np.float32(spec.mean)) / np.float32(spec.std)
+        return np.asarray(tensor, np.float32)
 
     def _generator(self, index: int, number: int) -> np.random.Generator:
         """Return the generator of an example, or of one of the versions of its pair."""

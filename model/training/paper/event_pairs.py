@@ -141,26 +141,26 @@ class EventPairData:
         for part in PARTS:
             jobs: list[tuple[str, object, Callable[[], object]]] = [
                 (
-                    each.path.relative_to(self.data).as_posix(),
-                    each,
-                    lambda each=each: _read_recording(each),  # type: ignore[misc]
+                    member.path.relative_to(self.data).as_posix(),
+                    member,
+                    lambda member=member: _read_recording(member),  # type: ignore[misc]
                 )
-                for each in self.recordings[part]
+                for member in self.recordings[part]
             ]
             jobs += [
                 (
-                    f"{self.spoken.path.name}, {each.part}, {each.name}",
-                    each,
-                    lambda each=each: self.spoken.read(each),  # type: ignore[misc]
+                    f"{self.spoken.path.name}, {member.part}, {member.name}",
+                    member,
+                    lambda member=member: self.spoken.read(member),  # type: ignore[misc]
                 )
-                for each in self.samples[part]
+                for member in self.samples[part]
             ]
-            for where, each, read in track(jobs, f"reading ({part})", console=console,
+            for name, member, read in track(jobs, f"reading ({part})", console=console,
                                            transient=True):  # fmt: skip
                 problem = _problem(read)
                 if problem:
-                    self.findings.append(Finding("unreadable", where, problem))
-                    unreadable.add(each)
+                    self.findings.append(Finding("unreadable", name, problem))
+                    unreadable.add(member)
         self.recordings = _without(self.recordings, unreadable)
         self.samples = _without(self.samples, unreadable)
         self.findings += self._without_pairs()
@@ -205,8 +205,8 @@ class EventPairData:
         tested = self.recordings[TEST]
         if not (checkpoint / SPLIT).is_file():  # imported: nobody but its publisher knows more
             return tested
-        seen = seen_digests(checkpoint)
-        return [each for each in tested if _digest(each.path) not in seen]
+        trained = seen_digests(checkpoint)
+        return [recording for recording in tested if _digest(recording.path) not in trained]
 
     def development_examples(self) -> EventExamples:
         """Return the pairs that the best epoch is chosen by: the test pairs, where none are held

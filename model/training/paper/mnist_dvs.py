@@ -44,9 +44,11 @@ def list_mnist_dvs(data: Path, scale: str) -> tuple[list[Recording], list[Findin
         if int(match[2]) != int(scale):
             continue
         recording = Recording(path, int(match[1]), int(match[3]))
-        other = recordings.setdefault((recording.digit, recording.number), recording)
-        if other is not recording:
-            message = f"is the same recording as {other.path.relative_to(data)}; keep one of them"
+        original = recordings.setdefault((recording.digit, recording.number), recording)
+        if original is not recording:
+            message = (
+                f"is the same recording as {original.path.relative_to(data)}; keep one of them"
+            )
             findings.append(Finding("duplicate", name, message))
     if not recordings:
         raise DataError(
@@ -61,8 +63,8 @@ def _aedat_files(data: Path) -> list[Path]:
     if not data.is_dir():
         raise DataError(f"{data}: is not a folder")
     return sorted(
-        Path(where, name)
-        for where, _, names in os.walk(data)
+        Path(folder, name)
+        for folder, _, names in os.walk(data)
         for name in names
         if name.endswith(".aedat") and not name.startswith(".")
     )

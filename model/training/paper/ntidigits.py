@@ -108,15 +108,15 @@ def _list_part(
         if spoken == _OH:
             left_out[_OH] += 1
             continue
-        where = f"{FILE}, {part}, {name}"
+        location = f"{FILE}, {part}, {name}"
         if spoken not in DIGITS:
             message = f"{spoken}: must be one of {', '.join((*DIGITS, _OH))}"
-            findings.append(Finding("unknown class", where, message))
+            findings.append(Finding("unknown class", location, message))
             continue
         absent = [group for group in groups[1:] if name not in file[group]]
         if absent:
             message = f"there is no {' and no '.join(f'{group}/{name}' for group in absent)}"
-            findings.append(Finding("missing file", where, message))
+            findings.append(Finding("missing file", location, message))
             continue
         samples.append(SpokenDigit(part, name, DIGITS[spoken]))
     return samples, findings

@@ -260,8 +260,8 @@ def _unseen(
     """Return the clips without test clips that a checkpoint was trained on, by its split.csv."""
     if not (checkpoint / SPLIT).is_file():  # imported: nobody but its publisher knows more
         return list(parts)
-    seen = seen_digests(checkpoint)
-    return [each for each in parts if each[1] != TEST or by_name[each[0].name] not in seen]
+    trained = seen_digests(checkpoint)
+    return [each for each in parts if each[1] != TEST or by_name[each[0].name] not in trained]
 
 
 def hold_back(

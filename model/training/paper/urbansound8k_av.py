@@ -217,9 +217,9 @@ def _list_class(
             findings.append(Finding("wrong name", path.relative_to(data).as_posix(), message))
             continue
         by_stem = sounds if ending in SOUNDS[1] else pictures
-        other = by_stem.setdefault(path.stem, path)
-        if other != path:
-            message = f"there is {other.name} as well; one of them is to go"
+        first = by_stem.setdefault(path.stem, path)
+        if first != path:
+            message = f"there is {first.name} as well; one of them is to go"
             findings.append(Finding("wrong name", path.relative_to(data).as_posix(), message))
     clips = []
     for stem in sorted(pictures.keys() | sounds.keys()):

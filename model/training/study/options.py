@@ -128,15 +128,15 @@ class StudyOptions:
         starts from that of its task, with its channels and T, since the residuals of new weights
         stay silent in a training as short as that of a study. Raises CheckpointError, OptionsError.
         """
-        given = {name: value for name, value in values.items() if value is not None}
-        start = given.pop("init_from", None)
+        chosen = {name: value for name, value in values.items() if value is not None}
+        start = chosen.pop("init_from", None)
         if start is None and (shipped / task / CARD).is_file():
             start = shipped / task
         if start in (None, NEW_WEIGHTS):
-            return cls(task, **given)
+            return cls(task, **chosen)
         card = read_card(start)
         of_card = {"start_epochs": 0, "channels": card.config.embed_dim, "steps": card.steps}
-        return cls(task, init_from=start, **(of_card | given))
+        return cls(task, init_from=start, **(of_card | chosen))
 
     def __post_init__(self) -> None:
         """Raise OptionsError, naming the option, where a value is out of range."""
