@@ -49,6 +49,6 @@ def growth(output: Output[ArrayT], card: Card, steps: int) -> ArrayT | float:
 
 
 def grown(scores: ArrayT, power: float) -> ArrayT:
-    """Return the factors [B] of scores [B], 1 to _MAX_FACTOR."""
+    """Return the factors [B] for OOD scores [B]: score ** power, clipped to 1 to _MAX_FACTOR."""
     with np.errstate(over="ignore"):  # of arrays; infinity is clipped as well
         return (scores.clip(1, None) ** power).clip(None, _MAX_FACTOR)

@@ -1,4 +1,4 @@
-"""The out-of-distribution (OOD) score: how unlike a clip is those of the calibration.
+"""The out-of-distribution (OOD) score: how far a clip is from the clips of the calibration.
 
 Answers have it as `out_of_domain`; the card's `domain` is what it is computed from. An output may
 be of tensors or of arrays, for which torch is not imported: answers are made without it.

@@ -39,7 +39,7 @@ class _Section(BaseModel):
 
 
 class Source(_Section):
-    """Data that a checkpoint was trained on."""
+    """Data that a checkpoint was trained on: `what` it is, its `licence`, and its address `url`."""
 
     name: str
     what: str
@@ -58,8 +58,8 @@ class Training(_Section):
 
 
 class Measurement(_Section):
-    """A measured value, its 95 % interval (`low`, `high`) over `n` clips, and the `precision` of
-    the engine path it was measured on."""
+    """A measured value: `what` was measured, its 95 % interval (`low`, `high`) over `n` clips, and
+    the `precision` of the engine path that it was measured on."""
 
     what: str
     value: _Value
@@ -147,7 +147,7 @@ class TowerReference(_Section):
     def arrays(self) -> tuple[NDArray[np.float32], ...]:
         """`means` [classes, C], `linear` [C], `quadratic` [C] and `bias` [classes]."""
         rows = (self.means, self.linear, self.quadratic, self.bias)
-        return tuple(np.array(each, np.float32) for each in rows)
+        return tuple(np.array(row, np.float32) for row in rows)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -262,7 +262,7 @@ class Card(_Section):
         for names, features in self.domain.features.items():
             self._check_names("features", names)
             if list(features.towers) != names.split("+"):
-                raise ValueError(f"domain.features.{names}: its towers must be those")
+                raise ValueError(f"domain.features.{names}: its towers must be these streams")
             for name, tower in features.towers.items():
                 shape = (len(tower.means), len(tower.linear))
                 needed = (len(self.labels), self.config.embed_dim)

@@ -66,14 +66,14 @@ def attention(layer: SpikingAttention) -> FoldedAttention:
     return FoldedAttention(SCALE / _unit(layer.lif), layer.lif.decay)
 
 
-def side_by_side(maps: Sequence[Folded]) -> Folded:
+def concatenate(maps: Sequence[Folded]) -> Folded:
     """Return linear maps of the same input as one: weight [sum of C', C].
 
     Raises ValueError for neurons of more than one decay, as one kernel has one.
     """
     decays = sorted({folded.decay for folded in maps})
     if len(decays) > 1:
-        raise ValueError(f"decays {decays} of neurons side by side: can only be one")
+        raise ValueError(f"decays {decays} of neurons of concatenated maps: can only be one")
     weight = torch.cat([folded.weight.flatten(1) for folded in maps])
     return Folded(weight, torch.cat([folded.bias for folded in maps]), decays[0])
 

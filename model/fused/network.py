@@ -1,10 +1,11 @@
 """S-CMRL with fused layers: the forward pass of model/network/scmrl.py for CPUs and for CUDA.
 
-The two sides bring their layers (`Layers`: model/fused/cpu/layers.py, model/fused/cuda/layers.py)
-and decide what runs side by side (model/fused/cpu/network.py, model/fused/cuda/network.py).
+There are two backends. Each implements the layers (`Layers`: model/fused/cpu/layers.py,
+model/fused/cuda/layers.py) and decides what runs in parallel (model/fused/cpu/network.py,
+model/fused/cuda/network.py).
 
 Values are float32 [T, ..., N, C]: [T, N, C] of one sample on a CPU, [T, B, N, C] of a batch on
-CUDA. How spikes are stored between layers is a matter of the side.
+CUDA. How spikes are stored between layers is up to the backend.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from model.network.patch import PatchSplitting, Stage
 from model.network.scmrl import MLP, SCMRL, CrossModalResidual, firing_rate
 from model.output import Output
 
-#: A stream's tokens as the side stores them: sums of the spikes of two layers.
+#: A stream's tokens as the backend stores them: sums of the spikes of two layers.
 Tokens = TypeVar("Tokens")
 _Input = TypeVar("_Input", contravariant=True)
 #: What a linear map is applied to: spikes or tokens as stored, values that are small integers, or
@@ -39,7 +40,7 @@ class StageLayer(Protocol):
 
 
 class LinearLayer(Protocol[_Input]):
-    """Linear maps side by side, batch norm folded into them, and their neurons."""
+    """Linear maps of the same input, batch norm folded into them, and their neurons."""
 
     def __call__(self, x: Tensor | _Input, steps: int) -> Tensor:
         """Return spikes [..., N, C'], C' the sum of the maps' channels."""
@@ -53,7 +54,7 @@ class AttentionLayer(Protocol):
 
 
 class Layers(Protocol[Tokens]):
-    """The layers of one side, made from those of the plain network."""
+    """The layers of one backend, made from those of the plain network."""
 
     def frames(self, x: Tensor) -> Tensor:
         """Return frames in the layout that the first stage takes."""

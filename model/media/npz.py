@@ -33,7 +33,9 @@ def read_arrays(data: bytes, max_values: int, noun: str) -> dict[str, NDArray[An
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             if len(members) > _MAX_ARRAYS:
-                raise Unusable(f"the archive has {len(members)} arrays; accepted are {_MAX_ARRAYS}")
+                raise Unusable(
+                    f"the archive has {len(members)} arrays; at most {_MAX_ARRAYS} are accepted"
+                )
             return {
                 name: _member(archive, info, max_values, noun) for name, info in members.items()
             }

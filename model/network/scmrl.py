@@ -214,7 +214,7 @@ class SCMRL(nn.Module):
 def _residual_kind(
     config: Config,
 ) -> type[CrossModalResidual | SpikingCrossAttention | QueryKeyAttention] | None:
-    """Return what makes the residuals of the streams in each other; None for no residuals."""
+    """Return the class of the residuals of the streams in each other; None for no residuals."""
     if config.fusion == "sca":
         return SpikingCrossAttention
     if config.fusion == "cmqka":

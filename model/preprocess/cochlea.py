@@ -34,7 +34,7 @@ MAX_EVENTS_HZ = 250.0
 SMOOTHING_S = 0.008
 
 
-def listen(sound: Sound) -> ChannelEvents:
+def sound_to_events(sound: Sound) -> ChannelEvents:
     """Return the events of a sound, of `BANDS` channels; none of silence.
 
     1. Mix down to mono, and resample to `RATE`.
@@ -47,11 +47,11 @@ def listen(sound: Sound) -> ChannelEvents:
        has grown by one; at most `MAX_EVENTS_HZ` times a second.
     """
     mono = downmix(sound)[0].astype(np.float32)
-    return hear(resample_soxr(mono, sound.sample_rate, RATE))
+    return samples_to_events(resample_soxr(mono, sound.sample_rate, RATE))
 
 
-def hear(samples: Float32Array) -> ChannelEvents:
-    """Return the events of mono samples [n] at `RATE` Hz: `listen` from its second step on."""
+def samples_to_events(samples: Float32Array) -> ChannelEvents:
+    """Return the events of mono samples [n] at `RATE` Hz: steps 2 to 5 of `sound_to_events`."""
     levels = _levels(samples)
     loudest = levels.max(initial=-np.inf)
     if not np.isfinite(loudest) or not np.abs(samples).max(initial=0):

@@ -32,10 +32,10 @@ def cochlea(
     from model.media.events.npz import pack_channels
     from model.media.reader import read_sound
     from model.media.types import MediaError
-    from model.preprocess.cochlea import BANDS, listen
+    from model.preprocess.cochlea import BANDS, sound_to_events
 
     try:
-        events = listen(read_sound(sound.read_bytes()))
+        events = sound_to_events(read_sound(sound.read_bytes()))
     except MediaError as exc:
         fail(f"{sound}: {exc.detail}", UNUSABLE)
     except OSError as exc:

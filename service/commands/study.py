@@ -24,7 +24,7 @@ _HELP = """Compare {about}.
 All variants of a seed start from the same weights and see the same clips. With --epochs 0, the
 checkpoint of --init-from is measured without training. Variants: {variants}.
 
-Writes OUT/study.md, study.json and study.png after each run. A call with the same options goes on
+Writes OUT/study.md, study.json and study.png after each run. A call with the same options resumes
 where an earlier one ended.
 """
 #: Options that only these studies have.
@@ -125,5 +125,5 @@ def _run(study: str, values: dict[str, Any]) -> None:
     except OSError as exc:
         fail(str(exc), 1)
     except KeyboardInterrupt as exc:
-        fail(str(exc) or "interrupted; the same command goes on", INTERRUPTED)
+        fail(str(exc) or "interrupted; the same command resumes it", INTERRUPTED)
     typer.echo(f"wrote {table}")

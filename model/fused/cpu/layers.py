@@ -97,13 +97,13 @@ class ConvStage:
 
 
 class Linear:
-    """Linear maps of the same input side by side and their neurons: [T, N, C] to [T, N, C'].
+    """Concatenated linear maps of the same input and their neurons: [T, N, C] to [T, N, C'].
 
     With `int8` the input has to be small integers, as spikes are.
     """
 
     def __init__(self, maps: Sequence[Folded], *, int8: bool) -> None:
-        self._fire = (_int8_linear if int8 else _float_linear)(folding.side_by_side(maps))
+        self._fire = (_int8_linear if int8 else _float_linear)(folding.concatenate(maps))
 
     def __call__(self, x: Tensor, steps: int) -> Tensor:
         return self._fire(x)

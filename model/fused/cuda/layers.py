@@ -72,14 +72,14 @@ class PackedStage:
 
 
 class PackedLinear:
-    """Linear maps of the same input side by side and their neurons, to packed spikes [B, N, C'].
+    """Concatenated linear maps of the same input and their neurons, to packed spikes [B, N, C'].
 
     The input is packed spikes [B, N, C] or tokens where `packed`, else values [T, B, N, C].
     """
 
     def __init__(self, maps: Sequence[Folded], *, packed: bool) -> None:
         weights = packed_spikes.spike_weights if packed else packed_spikes.value_weights
-        self._weights = weights(folding.side_by_side(maps))
+        self._weights = weights(folding.concatenate(maps))
 
     def __call__(self, x: Tensor | PackedTokens, steps: int) -> Tensor:
         # `fire` takes pixels: a token is a pixel of a picture of one row.

@@ -137,11 +137,12 @@ def _vector_base(words: Integers, kind: Integers) -> tuple[Integers, Integers]:
 
 
 def _last(mask: NDArray[np.bool_]) -> Integers:
-    """Return for each position the last one, up to it, where the mask holds; -1 before."""
+    """Return for each position the last one, up to it, where the mask is true; -1 before."""
     return np.maximum.accumulate(np.where(mask, np.arange(len(mask)), -1))
 
 
 def _last_value(values: Integers, mask: NDArray[np.bool_]) -> Integers:
-    """Return for each position the value where the mask held last; -1 before."""
+    """Return for each position the value at the last position, up to it, where the mask is true; -1
+    before."""
     last = _last(mask)
     return np.where(last >= 0, values[np.maximum(last, 0)] if len(values) else values, -1)

@@ -83,7 +83,7 @@ def _whole(name: str, values: NDArray[Any]) -> Integers:
 
 
 def _time(name: str, values: NDArray[Any]) -> Integers:
-    """Return microseconds; a 32-bit counter that has overflowed goes on."""
+    """Return microseconds; a 32-bit counter that has overflowed is unwrapped."""
     time_us = _whole(name, values)
     if len(time_us) and not -(2**62) < time_us.min() <= time_us.max() < 2**62:
         raise Unusable(f"`{name}` has values above 2^62")

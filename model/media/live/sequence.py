@@ -20,8 +20,8 @@ class Sequence:
     def missing(self, packet: Packet) -> int | None:
         """Return the packets that are missing before this one; None: it is late.
 
-        A number that goes back while the time goes on is that of an encoder that was started
-        again: one packet counts as missing, since its state is not that of the packet before.
+        A lower number with a later time means that the encoder was restarted: one packet counts as
+        missing, since its state is not that of the packet before.
         """
         last, before_ns = self._last, self._time_ns
         ahead = 1 if last is None else (packet.sequence - last) % _MODULUS

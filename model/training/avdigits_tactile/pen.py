@@ -108,7 +108,7 @@ def trace(lines: BoolArray) -> list[list[Pixel]]:
 
 
 def _next(stroke: list[Pixel], unwritten: set[Pixel]) -> Pixel | None:
-    """Return the pixel that a stroke goes on with: the straightest; None where it ends."""
+    """Return the next pixel of a stroke, the straightest; None where the stroke ends."""
     y, x = stroke[-1]
     back = stroke[-_LOOK_BACK:][0]
     along = np.array([y - back[0], x - back[1]], np.float64)

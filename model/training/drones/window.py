@@ -44,7 +44,7 @@ class Window:
     linear: NDArray[np.float64]
 
     def cut(self, view: View, size: int) -> UInt8Array:
-        """Return the window, uint8 RGB [size, size, 3]. The view's border goes on beyond it."""
+        """Return the window, uint8 RGB [size, size, 3]. Its border is replicated beyond the view."""
         height, width = view.picture.shape[:2]
         if view.box is None:
             side = self.side * min(height, width)

@@ -75,7 +75,7 @@ class Store:
 
     Pictures are shrunk to a shorter side of ROOM times `picture_size`; sound is mono at `rate` Hz
     with its peak at full scale. An entry is written whole or not at all, so that a run that was
-    killed goes on where it was.
+    killed resumes where it stopped.
     """
 
     folder: Path

@@ -35,8 +35,8 @@ class Layer:
     """A picture and where it lies in the frame.
 
     `colour` uint8 RGB [h, w, 3]; `cover` uint8 [h, w], its opacity; `matrix` float64 [2, 3] maps
-    its pixels to those of the frame. `continues`: its border goes on beyond it, as the arm of a
-    hand, or the wall behind it, does.
+    its pixels to those of the frame. `continues`: its border is replicated
+    beyond it, as for the arm of a hand, or the wall behind it.
     """
 
     colour: UInt8Array

@@ -11,7 +11,7 @@ from model.media.events.npz import pack_channels
 from model.media.events.reader import read_camera_events, read_channel_events
 from model.media.events.types import CameraEvents, ChannelEvents
 from model.media.types import Clip
-from model.training.ndigits_events.dataset import listen_to
+from model.training.ndigits_events.dataset import word_to_events
 from model.training.ndigits_events.folder import Digits
 from model.training.task import LabelledClip
 
@@ -45,5 +45,5 @@ def labelled_clips(digits: Digits, count: int, seed: int) -> Iterator[LabelledCl
     for position, label, film in sorted(rows, key=lambda row: row[:2])[:count]:
         rng = np.random.default_rng([seed, label, position])
         words = digits.words[label]
-        events = listen_to(words[int(rng.integers(len(words)))], rng, augmented=False)
+        events = word_to_events(words[int(rng.integers(len(words)))], rng, augmented=False)
         yield EventClip(film.data, label, name=film.name, cochlea=pack_channels(events))

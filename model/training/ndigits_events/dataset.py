@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from model.arrays import Float32Array
 from model.media.events.types import CameraEvents, ChannelEvents
-from model.preprocess.cochlea import hear
+from model.preprocess.cochlea import samples_to_events
 from model.preprocess.events import prepare_camera_events, prepare_channel_events
 from model.preprocess.profiles import PROFILES
 from model.preprocess.specs import ChannelEventSpec, EventFrameSpec
@@ -29,7 +29,7 @@ VISUAL = cast(EventFrameSpec, PROFILES["ndigits-events"]["visual"])
 #: Height and width of the camera's sensor in pixels.
 SENSOR = (34, 34)
 #: Recordings of each take in training: of a real one, and of a synthetic one.
-HEARD = (5, 1)
+COPIES = (5, 1)
 #: Sequences up to this T have a random part of the recording in training.
 SHORT = 2
 
@@ -46,7 +46,7 @@ class FilmedWords:
     seed: int
     synthetic: tuple[tuple[Float32Array, ...], ...] = ()
     augmented: bool = True
-    heard: dict[tuple[bool, int, int, int], ChannelEvents] = field(
+    cochlea_events: dict[tuple[bool, int, int, int], ChannelEvents] = field(
         default_factory=dict, repr=False, compare=False
     )
 
@@ -66,26 +66,26 @@ class FilmedWords:
     def _sound(self, digit: int, plan: BatchPlan, rng: Generator) -> Float32Array:
         if not self.augmented:
             takes = self.digits.words[digit]
-            events = listen_to(takes[int(rng.integers(len(takes)))], rng, augmented=False)
+            events = word_to_events(takes[int(rng.integers(len(takes)))], rng, augmented=False)
             return prepare_channel_events(events, AUDIO, plan.steps).tensor
-        events = augment_channels(self._draw_heard(digit, rng), AUDIO.bands, rng)
+        events = augment_channels(self._draw_cochlea_events(digit, rng), AUDIO.bands, rng)
         part, spec = _part(events.time_us, AUDIO, plan.steps, rng)
         events = ChannelEvents(events.channel[part], events.time_us[part])
         return prepare_channel_events(events, spec, plan.steps).tensor
 
-    def _draw_heard(self, digit: int, rng: Generator) -> ChannelEvents:
-        """Draw one of `HEARD` recordings of one of the takes of a word, as a cochlea hears it.
+    def _draw_cochlea_events(self, digit: int, rng: Generator) -> ChannelEvents:
+        """Draw one of `COPIES` recordings of one of the takes of a word, as a cochlea hears it.
 
         Each is heard once and kept: that takes longer than a training step.
         """
         is_synthetic = bool(self.synthetic) and rng.random() < SYNTHETIC
         takes = self.synthetic[digit] if is_synthetic else self.digits.words[digit]
-        take, copy = int(rng.integers(len(takes))), int(rng.integers(HEARD[is_synthetic]))
+        take, copy = int(rng.integers(len(takes))), int(rng.integers(COPIES[is_synthetic]))
         key = (is_synthetic, digit, take, copy)
-        if key not in self.heard:
+        if key not in self.cochlea_events:
             own = np.random.default_rng([self.seed, *key])
-            self.heard[key] = listen_to(takes[take], own, augmented=True)
-        return self.heard[key]
+            self.cochlea_events[key] = word_to_events(takes[take], own, augmented=True)
+        return self.cochlea_events[key]
 
     def _film(self, digit: int, index: int, plan: BatchPlan, rng: Generator) -> Float32Array:
         films = self.digits.films[digit]
@@ -100,7 +100,7 @@ class FilmedWords:
         return prepare_camera_events(events, spec, plan.steps).tensor
 
 
-def listen_to(word: Float32Array, rng: Generator, augmented: bool) -> ChannelEvents:
+def word_to_events(word: Float32Array, rng: Generator, augmented: bool) -> ChannelEvents:
     """Return a cochlea's events of a recording of a word; there is at least one."""
     for _ in range(20):
         if augmented:
@@ -108,10 +108,10 @@ def listen_to(word: Float32Array, rng: Generator, augmented: bool) -> ChannelEve
         else:
             snr_db = rng.uniform(15, 40)
             recording = record(word, RATE, rng, seconds=(0.9, 1.6), speed=0.15, snr_db=snr_db)
-        events = hear(recording.samples)
+        events = samples_to_events(recording.samples)
         if len(events.channel):
             return events
-    return hear(word)
+    return samples_to_events(word)
 
 
 def _fields(events: CameraEvents) -> tuple[NDArray[np.int64], ...]:

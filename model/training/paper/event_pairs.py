@@ -203,7 +203,7 @@ class EventPairData:
     def _unseen(self, checkpoint: Path) -> list[Recording]:
         """Return the test recordings that a checkpoint was not trained on, by its split.csv."""
         tested = self.recordings[TEST]
-        if not (checkpoint / SPLIT).is_file():  # imported: nobody but its publisher knows more
+        if not (checkpoint / SPLIT).is_file():  # imported: its split is not known
             return tested
         trained = seen_digests(checkpoint)
         return [recording for recording in tested if _digest(recording.path) not in trained]

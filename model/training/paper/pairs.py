@@ -258,7 +258,7 @@ def _unseen(
     parts: Sequence[tuple[ClipFiles, str]], by_name: Mapping[str, str], checkpoint: Path
 ) -> list[tuple[ClipFiles, str]]:
     """Return the clips without test clips that a checkpoint was trained on, by its split.csv."""
-    if not (checkpoint / SPLIT).is_file():  # imported: nobody but its publisher knows more
+    if not (checkpoint / SPLIT).is_file():  # imported: its split is not known
         return list(parts)
     trained = seen_digests(checkpoint)
     return [each for each in parts if each[1] != TEST or by_name[each[0].name] not in trained]

@@ -44,7 +44,7 @@ _MEASURES = {
 def run_study(options: StudyOptions, console: Console | None = None) -> Path:
     """Train and measure every variant, write table and figure after each, and return the table.
 
-    What a former call has trained or measured is not repeated, an unfinished training goes on.
+    What a former call has trained or measured is not repeated; an unfinished training is resumed.
     Raises OptionsError, DataError, CheckpointError, RunError and OSError.
     """
     console = console or Console()

@@ -57,13 +57,13 @@ def test_neurons_of_two_time_constants_do_not_fit_side_by_side(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     published = folding.projection(Projection(3, 4).eval())
-    together = folding.side_by_side([published, published])
+    together = folding.concatenate([published, published])
     assert together.weight.shape == (8, 3)
     assert together.bias.shape == (8,)
     monkeypatch.setattr("model.network.neuron.TAU", 4.0)
     slower = folding.projection(Projection(3, 4).eval())
     with pytest.raises(ValueError, match=r"decays \[0.5, 0.75\] of neurons side by side"):
-        folding.side_by_side([published, slower])
+        folding.concatenate([published, slower])
 
 
 @pytest.mark.parametrize(("constant", "value"), [("v_reset", -1.0), ("decay_input", False)])

@@ -319,7 +319,7 @@ def test_an_interrupted_study_stops(
     out = tmp_path / "out"
     message = scmrl("study", "alpha", "--task", "noise", "--data", data, "--out", out, *SMALL,
                     code=130).stderr  # fmt: skip
-    assert "the same command goes on" in message
+    assert "the same command resumes it" in message
     assert not list(out.glob("*/measured.npz"))
 
 
