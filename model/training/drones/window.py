@@ -44,7 +44,7 @@ class Window:
     linear: NDArray[np.float64]
 
     def cut(self, view: View, size: int) -> UInt8Array:
-        """Return the window, uint8 RGB [size, size, 3]. Its border is replicated beyond the view."""
+        """Return the window, uint8 RGB [size, size, 3]. The border of the view is extended."""
         height, width = view.picture.shape[:2]
         if view.box is None:
             side = self.side * min(height, width)

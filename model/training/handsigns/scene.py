@@ -106,7 +106,7 @@ def draw_scene(
 ) -> Scene:
     """Draw a random scene around one hand.
 
-    `plain`: the photograph with its own wall, which goes on to the frame's edges; else the hand
+    `plain`: the photograph with its own wall, continued to the frame's edges; else the hand
     cut out, before a random part of one of `backgrounds`. `covered`: probability that a thing
     hides a part of the hand, which may be the finger that matters. `short_side` bounds the
     frame's shorter side in pixels, unless `size` is its height and width; `heights` the hand's

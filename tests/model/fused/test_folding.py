@@ -53,7 +53,7 @@ def test_folding_is_batch_norm_over_tau_and_threshold(
     torch.testing.assert_close(folded, expected, rtol=1e-5, atol=1e-5 * scale)
 
 
-def test_neurons_of_two_time_constants_do_not_fit_side_by_side(
+def test_maps_whose_neurons_have_two_time_constants_cannot_be_concatenated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     published = folding.projection(Projection(3, 4).eval())
@@ -62,7 +62,7 @@ def test_neurons_of_two_time_constants_do_not_fit_side_by_side(
     assert together.bias.shape == (8,)
     monkeypatch.setattr("model.network.neuron.TAU", 4.0)
     slower = folding.projection(Projection(3, 4).eval())
-    with pytest.raises(ValueError, match=r"decays \[0.5, 0.75\] of neurons side by side"):
+    with pytest.raises(ValueError, match=r"decays \[0.5, 0.75\] of neurons of concatenated maps"):
         folding.concatenate([published, slower])
 
 
