@@ -74,7 +74,7 @@ def evaluate(options: EvaluateOptions, console: Console | None = None) -> Card:
             *measure_maps(evaluator, off_centre(clips, options.attention_clips)),
             *measurements,
         ]
-    console.print(measurements_table(measurements))
+    console.print(measurements_table(measurements, evaluator.task.test_set))
     accuracy = tuple(measurements)
     if options.only_calibration:
         accuracy = _replaced(evaluator.card.accuracy, measurements)
@@ -321,12 +321,15 @@ def all_streams(task: Task) -> str:
     return {1: "one stream", 2: "both streams"}.get(len(task.specs), "all streams")
 
 
-def measurements_table(measurements: Sequence[Measurement]) -> Table:
-    """Return the measurements as a table for the terminal."""
-    table = Table("measurement", "value", "95 % interval", "clips", "conditions")
+def measurements_table(measurements: Sequence[Measurement], test_set: str) -> Table:
+    """Return the measurements as a table for the terminal, with the test set in the title alone."""
+    table = Table(title=f"Test clips: {test_set}", title_justify="left", title_style="")
+    for heading in ("measurement", "value", "95 % interval", "clips", "conditions"):
+        table.add_column(heading)
     for m in measurements:
         is_map = m.what.startswith("attention")
         value = f"{m.value:.3f}" if is_map else f"{m.value:.1%}"
         interval = "" if m.low is None or m.high is None else f"{m.low:.1%} to {m.high:.1%}"
-        table.add_row(m.what, value, interval, str(m.n), m.conditions)
+        conditions = m.conditions.replace(f", {test_set}", "").replace(test_set, "")
+        table.add_row(m.what, value, interval, str(m.n), conditions)
     return table

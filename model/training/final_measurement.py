@@ -30,6 +30,6 @@ def measure_best(options: TrainOptions, data: Data, console: Console) -> None:
         *measure_classes(evaluator, clips),
         *measure_calibration(evaluator, clips, options.out),
     )
-    console.print(measurements_table(measurements))
+    console.print(measurements_table(measurements, evaluator.task.test_set))
     card = card.model_copy(update={"accuracy": measurements})
     checkpoint.save(options.best, network, card)

@@ -33,17 +33,21 @@ class EventClip(LabelledClip):
 
 
 def labelled_clips(digits: Digits, count: int, seed: int) -> Iterator[LabelledClip]:
-    """Yield each recording of the camera once, up to `count`, with a random word of its digit.
+    """Yield `count` clips: the recordings of the camera in turn, each with a random word of its
+    digit, and again with other words.
 
-    The digits come in turn; the word depends only on the seed and the recording.
+    The digits come in turn; the word depends only on the seed, the turn and the recording.
     """
     rows = [
         (position, label, film)
         for label, films in enumerate(digits.films)
         for position, film in enumerate(films)
     ]
-    for position, label, film in sorted(rows, key=lambda row: row[:2])[:count]:
-        rng = np.random.default_rng([seed, label, position])
+    rows.sort(key=lambda row: row[:2])
+    for number in range(count):
+        turn, row = divmod(number, len(rows))
+        position, label, film = rows[row]
+        rng = np.random.default_rng([seed + turn, label, position])
         words = digits.words[label]
         events = word_to_events(words[int(rng.integers(len(words)))], rng, augmented=False)
         yield EventClip(film.data, label, name=film.name, cochlea=pack_channels(events))

@@ -132,20 +132,17 @@ class NDigitsData:
         return FilmedWords(self.parts.development, seed=1, augmented=False)
 
     def development_clips(self, count: int) -> Iterator[LabelledClip]:
-        """Yield files of events of both streams: development recordings in turn, each time with
-        another word."""
+        """Yield files of events of both streams, as `test_clips` does."""
         from model.training.ndigits_events.clips import labelled_clips
 
-        recordings = sum(map(len, self.parts.development.films))
-        for turn in range(-(-count // recordings)):
-            left = count - turn * recordings
-            yield from labelled_clips(self.parts.development, left, _DEVELOPMENT_SEED + turn)
+        return labelled_clips(self.parts.development, count, _DEVELOPMENT_SEED)
 
     def known_examples(self, cache: Path) -> None:
         """Return None: there are no clips of no class to tell others from."""
 
     def test_clips(self, count: int, seed: int) -> Iterator[LabelledClip]:
-        """Yield files of events of both streams: each recording of the camera once."""
+        """Yield files of events of both streams: recordings of the camera in turn, each time with
+        another word."""
         from model.training.ndigits_events.clips import labelled_clips
 
         return labelled_clips(self.parts.test, count, seed)

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from model import checkpoint
-from model.checkpoint import CheckpointError
+from model.checkpoint import CheckpointError, Measurement
 from model.config import Config
 from model.media.reader import Clip, read_clip
 from model.network import SCMRL, Output
@@ -345,3 +345,19 @@ def test_an_evaluation_writes_figures_and_the_card(avdigits_folder: Path, tmp_pa
     for name in ("confusion.png", "noise.png", "steps.png"):
         assert cv2.imread(str(tmp_path / "figures" / name)) is not None
     assert checkpoint.load(folder)[1].accuracy == measured.accuracy
+
+
+def test_the_table_names_the_test_clips_once() -> None:
+    where = AVDigits().test_set
+    measured = [
+        Measurement(what="accuracy, both streams", value=0.5, n=2, conditions=f"T = 2, {where}"),
+        Measurement(what="accuracy, T = 1", value=0.5, n=2, conditions=where),
+        Measurement(what="recall, 0", value=0.5, n=2, conditions=f"both, {where}, int8"),
+    ]
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(evaluate.measurements_table(measured, where))
+    printed = capture.get()
+    assert printed.count(where) == 1
+    conditions = [line.split("│")[-2].strip() for line in printed.splitlines() if "│" in line]
+    assert conditions == ["T = 2", "", "both, int8"]

@@ -75,6 +75,15 @@ def test_augmented_channels_are_those_of_the_spec() -> None:
         assert 300 < len(other.channel) <= 720
 
 
+def test_clips_beyond_the_recordings_repeat_them_with_other_words(parts: Parts) -> None:
+    recordings = sum(map(len, parts.test.films))
+    clips = list(labelled_clips(parts.test, 2 * recordings, seed=7))
+    first, second = clips[:recordings], clips[recordings:]
+    assert [(clip.name, clip.label) for clip in first] == [(c.name, c.label) for c in second]
+    sounds = [clip.cochlea for clip in clips if isinstance(clip, EventClip)]
+    assert len(set(sounds)) == 2 * recordings
+
+
 def test_clips_are_read_as_the_service_reads_them(parts: Parts) -> None:
     clips = list(labelled_clips(parts.test, 12, seed=7))
     assert [clip.label for clip in clips] == [*range(10), 0, 1]
