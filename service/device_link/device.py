@@ -62,8 +62,8 @@ class Device:
             if self._process is not None:
                 self._process.begin_stop()
 
-    def stop(self) -> None:
-        """End its process, and start no other."""
+    def stop(self, until: float) -> None:
+        """End its process, which is killed when time.monotonic() is `until`, and start no other."""
         self.begin_stop()
         if self._process is not None:
-            self._process.stop()
+            self._process.stop(until)

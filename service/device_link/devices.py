@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -15,12 +16,19 @@ from service.device_link.process import ProcessOptions
 if TYPE_CHECKING:
     from model.network import SCMRL
 
+#: Seconds in which processes may end by themselves before they are killed.
+_END_S = 2.0
+
 
 class Devices:
-    """All devices that have a process each: none before the first checkpoint is loaded."""
+    """All devices that have a process each: none before the first checkpoint is loaded.
 
-    def __init__(self, options: ProcessOptions) -> None:
+    `limit_s`: seconds after which a process counts as hanging that loads a network, or warms it up.
+    """
+
+    def __init__(self, options: ProcessOptions, limit_s: float) -> None:
         self._options = options
+        self._limit_s = limit_s
         self._lock = threading.Lock()
         self._devices: list[Device] = []
         self._is_stopped = False
@@ -39,7 +47,10 @@ class Devices:
         stored = StoredNetwork.of(network)
         with ThreadPoolExecutor(len(names)) as threads:
             return tuple(
-                threads.map(lambda device: DeviceEngine(device, stored, max_batch), self._devices)
+                threads.map(
+                    lambda device: DeviceEngine(device, stored, max_batch, self._limit_s),
+                    self._devices,
+                )
             )
 
     @property
@@ -53,5 +64,6 @@ class Devices:
             self._is_stopped = True
             for device in self._devices:
                 device.begin_stop()
+            end = time.monotonic() + _END_S  # of all together
             for device in self._devices:
-                device.stop()
+                device.stop(end)

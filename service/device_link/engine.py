@@ -66,14 +66,21 @@ class StoredNetwork:
 class DeviceEngine:
     """Runs a network in the process of a device: see model.engine.Engine.
 
-    The process forgets the network when this object is freed. `until`: time.monotonic() at which
-    loading must have ended. Raises DeviceLost, also from each method that runs something.
+    The process forgets the network when this object is freed. `limit_s`: seconds after which it
+    counts as hanging in a load or a warm-up, and is killed; `until`: time.monotonic() at which this
+    load must have ended instead. Raises DeviceLost, also from each method that runs something.
     """
 
     def __init__(
-        self, device: Device, network: StoredNetwork, max_batch: int, until: float | None = None
+        self,
+        device: Device,
+        network: StoredNetwork,
+        max_batch: int,
+        limit_s: float,
+        until: float | None = None,
     ) -> None:
         self.max_batch = max_batch
+        self._limit_s = limit_s
         self._device = device
         self._network = network
         self._process = device.process()
@@ -85,7 +92,7 @@ class DeviceEngine:
         self._fuse_arguments: tuple[Precision, int] | None = None
         self._out_of_memory_before = self._out_of_memory_count = 0
         self._result_bytes = _FIRST_RESULT
-        self._load(until)
+        self._load(time.monotonic() + limit_s if until is None else until)
 
     # --- state -----------------------------------------------------------------------------------
 
@@ -151,7 +158,7 @@ class DeviceEngine:
 
     def warm_up(self, steps: int, batch_sizes: Iterable[int]) -> None:
         """See Engine.warm_up."""
-        self._warm_up(steps, batch_sizes, None)
+        self._warm_up(steps, batch_sizes, time.monotonic() + self._limit_s)
 
     def fuse(self, precision: Precision = "float32", steps: int = 4) -> bool:
         """See Engine.fuse. False if the process is lost meanwhile: the engine's successor
@@ -172,7 +179,7 @@ class DeviceEngine:
         if self._running.locked() or self._connection.is_busy:
             self._process.kill("it hangs")
         until = time.monotonic() + _RENEW_S
-        successor = DeviceEngine(self._device, self._network, self.max_batch, until)
+        successor = DeviceEngine(self._device, self._network, self.max_batch, self._limit_s, until)
         successor._out_of_memory_before = self.out_of_memory_count
         if self._fuse_arguments is not None:
             successor._fuse_arguments = self._fuse_arguments
@@ -182,7 +189,7 @@ class DeviceEngine:
 
     # --- calls -----------------------------------------------------------------------------------
 
-    def _load(self, until: float | None) -> None:
+    def _load(self, until: float) -> None:
         """Send the weights through a connection of its own, whose memory is then freed."""
         weights = self._network.weights
         with closing(self._process.connect()) as connection:
@@ -198,7 +205,7 @@ class DeviceEngine:
             self._answer(connection, "load", arguments, until)
             self._call("adopt", until, number=self._number)
 
-    def _warm_up(self, steps: int, batch_sizes: Iterable[int], until: float | None) -> None:
+    def _warm_up(self, steps: int, batch_sizes: Iterable[int], until: float) -> None:
         self._call("warm_up", until, steps=steps, batch_sizes=list(batch_sizes))
         self._device.note_success()
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("scmrl.devices")
 
 _MODULE = "service.processes.device_process"
-#: Seconds in which a process may end by itself before it is killed.
-_END_S = 2.0
+#: Longest wait for the end of a process that was killed, in seconds.
+_KILLED_S = 2.0
 #: Seconds within which a process ends after its sockets have been closed; then it is killed.
 _DYING_S = 1.0
 
@@ -107,12 +108,12 @@ class DeviceProcess:
         self._is_ending = True
         self._control.close()
 
-    def stop(self) -> None:
-        """End it, and kill it if it does not end by itself."""
+    def stop(self, until: float) -> None:
+        """End it, and kill it if it has not ended by itself when time.monotonic() is `until`."""
         self.begin_stop()
-        if not self._ended.wait(_END_S):
+        if not self._ended.wait(max(0.0, until - time.monotonic())):
             self._end()
-            self._ended.wait(_END_S)
+            self._ended.wait(_KILLED_S)
 
     def _end(self) -> None:
         assert self._popen is not None

@@ -141,8 +141,14 @@ class SharedBlocks:
         return np.frombuffer(memory, np.float32, elements).reshape(reference.shape)
 
     def drop(self, number: int) -> None:
-        """Forget a block; it is unmapped when no array refers to it."""
-        self._blocks.pop(number, None)
+        """Forget a block; it is unmapped when no array refers to it.
+
+        One that no request has referred to is received first: it would be kept when it comes later.
+        Raises OSError where it does not come.
+        """
+        while number not in self._blocks:
+            self._receive()
+        del self._blocks[number]
 
     def close(self) -> None:
         self._blocks.clear()

@@ -83,10 +83,10 @@ class Board:
         """Forget a worker that has ended."""
         self._rows[worker] = 0
 
-    def silent_s(self, worker: int, now_ns: int) -> float:
-        """Return the seconds since a worker was last seen alive; 0 where it never was."""
+    def silent_s(self, worker: int, now_ns: int) -> float | None:
+        """Return the seconds since a worker was last seen alive; None where it never was."""
         alive = int(self._rows[worker, _ALIVE])
-        return (now_ns - alive) / 1e9 if alive else 0.0
+        return (now_ns - alive) / 1e9 if alive else None
 
     # --- of any process --------------------------------------------------------------------------
 

@@ -342,11 +342,11 @@ class EngineServer:
         return Reply()
 
     async def _load(self, name: str) -> Reply:
-        await in_thread(_ADMIN_THREAD, self._models.reloads.begin_load(name))
+        await in_thread(_ADMIN_THREAD, lambda: self._models.reloads.load(name))
         return await self._publish_and_wait()
 
     async def _unload(self, name: str) -> Reply:
-        await in_thread(_ADMIN_THREAD, self._models.reloads.begin_unload(name))
+        await in_thread(_ADMIN_THREAD, lambda: self._models.reloads.unload(name))
         return await self._publish_and_wait()
 
     async def _publish_and_wait(self) -> Reply:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,9 @@ from service.inference.supervisor import WorkerSupervisor
 if TYPE_CHECKING:
     from model.arrays import Float32Array
     from model.config import Precision
+
+#: Longest wait for workers to end, in seconds: one of them may hang.
+JOIN_S = 2.0
 
 
 class Slot:
@@ -90,17 +94,30 @@ class Batcher:
         """Start a worker on each device."""
         self._supervisor.start()
 
-    def replace_lost_workers(self, hung_after_s: float) -> None:
-        """See WorkerSupervisor.replace_lost_workers."""
-        self._supervisor.replace_lost_workers(hung_after_s)
+    def begin_replacements(self, hung_after_s: float) -> None:
+        """See WorkerSupervisor.begin_replacements."""
+        self._supervisor.begin_replacements(hung_after_s)
+
+    def await_replacements(self, until: float) -> None:
+        """See WorkerSupervisor.await_replacements."""
+        self._supervisor.await_replacements(until)
 
     def fuse(self, precision: Precision, steps: int) -> bool:
         """See WorkerSupervisor.fuse."""
         return self._supervisor.fuse(precision, steps)
 
+    def close(self) -> None:
+        """Let the workers end after the batches that they run; queued requests get NOT_READY."""
+        self._supervisor.close()
+
+    def join(self, until: float) -> None:
+        """See WorkerSupervisor.join."""
+        self._supervisor.join(until)
+
     def stop(self) -> None:
-        """End the workers after the batches that they run; queued requests get NOT_READY."""
-        self._supervisor.stop()
+        """Close it and wait for its workers, for `JOIN_S` at most."""
+        self.close()
+        self.join(time.monotonic() + JOIN_S)
 
     # --- requests --------------------------------------------------------------------------------
 

@@ -106,7 +106,8 @@ class Loads:
 
         Waits in the calling thread for at most the limit, not counting what `work` waits in
         `exclusive_compute`. Committed work continues in the background at the limit. Raises
-        LoadAbandoned, Problem STOPPING, and what `work` raises.
+        LoadAbandoned, Problem STOPPING, MemoryError where no thread can be started, and what `work`
+        raises.
         """
         if self._is_stopping():
             self.release(attempt)
@@ -114,7 +115,11 @@ class Loads:
         thread = threading.Thread(
             target=self._work, args=(attempt, work), name=LOAD_THREAD, daemon=True
         )
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as exc:  # the number of threads, or memory, is limited
+            self.release(attempt)
+            raise MemoryError(str(exc)) from exc
         self._wait(attempt)
         if attempt.error is not None:
             try:
@@ -195,7 +200,9 @@ def _conflict(reserved_by: Attempt) -> Problem:
     if not reserved_by.is_abandoned:
         detail = f"{name} is already being loaded or unloaded. Retry when that has ended."
         return Problem(Error.CONFLICT, detail, retry_after_s=_RETRY_S)
-    detail = f"An abandoned load of {name} still waits for its disk. Retry when the disk responds."
+    detail = (
+        f"An abandoned load of {name} still waits for its disk or device. Retry when that responds."
+    )
     return Problem(Error.CONFLICT, detail, retry_after_s=_RETRY_DISK_S)
 
 
@@ -203,6 +210,6 @@ def _full(reserved: dict[str, Attempt]) -> Problem:
     abandoned = sum(attempt.is_abandoned for attempt in reserved.values())
     detail = (
         f"{len(reserved)} loads and unloads of checkpoints have not ended; at most {MAX_LOADS} run "
-        f"at a time. {abandoned} of them were abandoned and still wait for their disk."
+        f"at a time. {abandoned} of them were abandoned and still wait for their disk or device."
     )
     return Problem(Error.FULL, detail, retry_after_s=_RETRY_DISK_S if abandoned else _RETRY_S)

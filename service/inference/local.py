@@ -49,10 +49,10 @@ class LocalModels:
         await in_thread(LOAD_THREAD, self._server.startup.load_others)
 
     async def load(self, name: str) -> None:
-        await in_thread(_ADMIN_THREAD, self._server.reloads.begin_load(name))
+        await in_thread(_ADMIN_THREAD, lambda: self._server.reloads.load(name))
 
     async def unload(self, name: str) -> None:
-        await in_thread(_ADMIN_THREAD, self._server.reloads.begin_unload(name))
+        await in_thread(_ADMIN_THREAD, lambda: self._server.reloads.unload(name))
 
     async def not_ready_reason(self) -> str | None:
         return self._server.not_ready_reason()

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from service.inference import watch
 from service.inference.admission import LoadFactory, LocalLoad
+from service.inference.batching import JOIN_S
 from service.inference.file_watch import FileWatch
 from service.inference.in_flight import Counts, InFlight
 from service.inference.loading import STOPPING, Loads
@@ -66,8 +67,12 @@ class ModelServer:
         """Start nothing more, and end all workers after their current batches, and the processes
         of devices."""
         self._stopping.set()
-        for model in self.registry.ready.values():
-            model.batcher.stop()
+        batchers = [model.batcher for model in self.registry.ready.values()]
+        for batcher in batchers:
+            batcher.close()
+        end = time.monotonic() + JOIN_S  # of all together
+        for batcher in batchers:
+            batcher.join(end)
         self.devices.stop()
 
     def not_ready_reason(self) -> str | None:

@@ -123,11 +123,11 @@ class Models(Protocol):
         ...
 
     async def load(self, name: str) -> None:
-        """Load or reload a checkpoint: see Reloads.begin_load. Raises Problem."""
+        """Load or reload a checkpoint: see Reloads.load. Raises Problem."""
         ...
 
     async def unload(self, name: str) -> None:
-        """Unload a checkpoint: see Reloads.begin_unload. Raises Problem."""
+        """Unload a checkpoint: see Reloads.unload. Raises Problem."""
         ...
 
     async def not_ready_reason(self) -> str | None:

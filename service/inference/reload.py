@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
 
 from model import allocator
 from model.checkpoint import CARD
@@ -51,24 +50,21 @@ class Reloads:
         self._loader = loader
         self._stopping = stopping
 
-    def begin_load(self, name: str) -> Callable[[], None]:
-        """Reserve a name; return the work that loads its checkpoint, or reloads it, for a thread.
+    def load(self, name: str) -> None:
+        """Load a checkpoint, or reload it; blocks.
 
         The old checkpoint is served until the new one is ready; requests in flight keep the one
         that they began with. Raises Problem CONFLICT if the name is being loaded or unloaded, FULL
-        if too many loads have not ended. The work raises Problem UNKNOWN_MODEL, UNUSABLE,
-        LOAD_TIMEOUT, STOPPING, NOT_READY if a device is lost, or FULL without memory, and changes
-        nothing then.
+        without memory or if too many loads have not ended, UNKNOWN_MODEL, UNUSABLE, LOAD_TIMEOUT,
+        STOPPING, and NOT_READY if a device is lost; nothing is changed then.
         """
-        attempt = self._loads.reserve(name)
-        return lambda: self._load(attempt)
+        self._load(self._loads.reserve(name))
 
-    def begin_unload(self, name: str) -> Callable[[], None]:
-        """Reserve a name; return the work that unloads its checkpoint, for a thread.
+    def unload(self, name: str) -> None:
+        """Unload a checkpoint; blocks while it has requests in flight, which are answered.
 
-        Requests in flight are answered. Raises Problem UNKNOWN_MODEL, NOT_READY; CONFLICT for the
-        default checkpoint and for a name that is being loaded or unloaded; FULL if too many loads
-        have not ended.
+        Raises Problem UNKNOWN_MODEL, NOT_READY; CONFLICT for the default checkpoint and for a name
+        that is being loaded or unloaded; FULL if too many loads have not ended.
         """
         if name == self._registry.default_name:
             detail = f"{name} is the default checkpoint, which cannot be unloaded."
@@ -77,10 +73,9 @@ class Reloads:
         try:
             if self._registry.status(name) == "loading":
                 self._registry.get(name)  # raises: it is unknown, or has not been loaded yet
-        except Problem:
+            self._unload(name)
+        finally:
             self._loads.release(attempt)
-            raise
-        return lambda: self._unload(attempt)
 
     def _load(self, attempt: Attempt) -> None:
         name = attempt.name
@@ -96,7 +91,8 @@ class Reloads:
             raise timed_out(detail) from exc
         except MemoryError as exc:
             log.error("cannot serve the checkpoint %s: %s", name, exc)
-            detail = f"There is too little memory to load {name} at the moment{unchanged}."
+            lack = "There is too little memory to load"  # or no room for another thread
+            detail = f"{lack} {name} at the moment; the log has the reason{unchanged}."
             raise Problem(Error.FULL, detail, retry_after_s=_RETRY_MEMORY_S) from exc
         except DeviceLost as exc:
             log.error("cannot serve the checkpoint %s: %s", name, exc)
@@ -120,17 +116,13 @@ class Reloads:
             raise Problem(Error.UNKNOWN_MODEL, detail)
         self._loader.load_and_fuse(attempt)
 
-    def _unload(self, attempt: Attempt) -> None:
-        name = attempt.name
-        try:
-            model = self._registry.remove(name)
-            if model is not None:
-                self._retire(model)
-                del model
-                garbage_collection.collect_all()
-                log.info("checkpoint %s is unloaded", name)
-        finally:
-            self._loads.release(attempt)
+    def _unload(self, name: str) -> None:
+        model = self._registry.remove(name)
+        if model is not None:
+            self._retire(model)
+            del model
+            garbage_collection.collect_all()
+            log.info("checkpoint %s is unloaded", name)
 
     def _retire(self, model: ServedModel) -> None:
         """End a checkpoint's workers once it has no request in flight.

@@ -64,9 +64,9 @@ class ServedModel:
 
 def make_processes(settings: Settings) -> Devices:
     """Return the processes of devices, for `load`; none is started where there is one device."""
-    return Devices(
-        ProcessOptions(cores.threads(settings.threads), settings.log_level, settings.log_format)
-    )
+    threads = cores.threads(settings.threads)
+    options = ProcessOptions(threads, settings.log_level, settings.log_format)
+    return Devices(options, settings.load_timeout_s)
 
 
 def load(

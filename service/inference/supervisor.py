@@ -18,10 +18,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("scmrl.batching")
 
-#: Longest wait for a worker to end, and for its replacement, in seconds.
-_JOIN_S, _REPLACE_S = 2.0, 120.0
-#: Longest wait of one call for replacements, in seconds; they continue in their threads.
-_WAIT_S = 2.0
+#: Longest wait for the replacement of a worker, in seconds.
+_REPLACE_S = 120.0
 
 
 class WorkerSupervisor:
@@ -56,14 +54,13 @@ class WorkerSupervisor:
         for worker in self._workers:
             worker.start()
 
-    def replace_lost_workers(self, hung_after_s: float) -> None:
-        """Replace workers that died, or have been running one batch for longer than `hung_after_s`.
+    def begin_replacements(self, hung_after_s: float) -> None:
+        """Begin to replace workers that died, or have been running one batch for longer than
+        `hung_after_s`, and those whose replacement has failed.
 
         The requests that they were running get Problem NOT_READY. A thread that hangs cannot be
-        ended: it and its engine are abandoned, unless the engine is in another process. Raises what
-        making or trying another engine raises, as on a device that still fails: the next call tries
-        again. Does not wait longer than `_WAIT_S`: a later call raises the error then.
-        `on_fatal` is called if a replacement takes longer than `_REPLACE_S`.
+        ended: it and its engine are abandoned, unless the engine is in another process. `on_fatal`
+        is called if a replacement takes longer than `_REPLACE_S`.
         """
         with self._queue.lock:
             lost = {w: reason for w in self._workers if (reason := w.loss(hung_after_s))}
@@ -87,10 +84,16 @@ class WorkerSupervisor:
                         target=self._try_to_replace, args=(engine,), name="scmrl-replace"
                     )
                     thread.daemon = True
-                    thread.start()
-        end = time.monotonic() + _WAIT_S
+                    self._start_or_forget(engine, thread)
+
+    def await_replacements(self, until: float) -> None:
+        """Wait for replacements until time.monotonic() is `until`; they continue in their threads.
+
+        Raises what making or trying another engine has raised since the last call, as on a device
+        that still fails: `begin_replacements` tries again.
+        """
         for thread in list(self._replacing.values()):
-            thread.join(max(0.0, end - time.monotonic()))
+            thread.join(max(0.0, until - time.monotonic()))
         errors, self._errors = self._errors, []
         if errors:
             try:
@@ -106,16 +109,17 @@ class WorkerSupervisor:
         with self._queue.lock:
             self._fused_as = precision, steps
             engines, is_complete = self.engines, not self._awaiting
-        fused = [
-            engine.fuse(precision, steps) for engine in engines
-        ]  # all, even if one has no fast path
+        fused = [_fuse(engine, precision, steps) for engine in engines]  # all, also after a failure
         return is_complete and all(fused)
 
-    def stop(self) -> None:
-        """Close the queue and end the workers after the batches that they run."""
+    def close(self) -> None:
+        """Close the queue: the workers end after the batches that they run."""
         self._queue.close()
+
+    def join(self, until: float) -> None:
+        """Wait for the end of the workers until time.monotonic() is `until`; one may hang."""
         for worker in list(self._workers):
-            worker.join(_JOIN_S)
+            worker.join(max(0.0, until - time.monotonic()))
 
     def not_ready_reason(self, stalled_after_s: float) -> str | None:
         """Return what is wrong with a worker: it died, or runs one batch for longer than
@@ -146,6 +150,15 @@ class WorkerSupervisor:
         """How often a device was out of memory."""
         return sum(engine.out_of_memory_count for engine in (*self.engines, *self._awaiting))
 
+    def _start_or_forget(self, engine: DeviceNetwork, thread: threading.Thread) -> None:
+        """Start the thread that replaces an engine; where none can be started, the next call tries
+        again."""
+        try:
+            thread.start()
+        except RuntimeError as exc:  # the number of threads, or memory, is limited
+            del self._replacing[engine]
+            self._errors.append(exc)
+
     def _try_to_replace(self, engine: DeviceNetwork) -> None:
         try:
             self._replace(engine)
@@ -173,7 +186,16 @@ class WorkerSupervisor:
             fused_as = self._fused_as
         # An engine that was lost before or during `fuse` has not been fused.
         if fused_as is not None and successor.engine.path == "plain":
-            successor.engine.fuse(*fused_as)
+            _fuse(successor.engine, *fused_as)
 
     def _make_worker(self, engine: DeviceNetwork) -> BatchWorker:
         return BatchWorker(engine, self._queue, self._counts, self._on_fatal)
+
+
+def _fuse(engine: DeviceNetwork, precision: Precision, steps: int) -> bool:
+    """Switch an engine to its fast path; one where that fails answers by the path that it has."""
+    try:
+        return engine.fuse(precision, steps)
+    except Exception:
+        log.exception("the network on %s stays on its path %s", engine.device, engine.path)
+        return False

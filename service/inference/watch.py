@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 
 from model import allocator
 from service.inference.file_watch import FileWatch
@@ -14,6 +15,9 @@ log = logging.getLogger("scmrl.registry")
 
 #: Seconds between two checks.
 _WATCH_S = 1.0
+#: Longest wait of a check for replacements, of all checkpoints together, in seconds: so an error is
+#: in the log at once, as a rule.
+_PATIENCE_S = 2.0
 #: Consecutive checks without a request in flight, after which freed memory is returned to the
 #: kernel.
 _IDLE_CHECKS = 10
@@ -49,10 +53,15 @@ def _replace_lost_workers(
     registry: Registry[ServedModel], hung_after_s: float, failing: set[str]
 ) -> None:
     """Check once. A function of its own, so that no model is referenced between two checks."""
-    for name, model in registry.ready.items():
+    models = registry.ready
+    for model in models.values():  # all, before any is waited for
+        model.batcher.begin_replacements(hung_after_s)
+    until = time.monotonic() + _PATIENCE_S
+    for name, model in models.items():
         try:
-            model.batcher.replace_lost_workers(hung_after_s)
-            failing.discard(name)
+            model.batcher.await_replacements(until)
+            if model.batcher.has_all_workers:  # else one may be about to fail again
+                failing.discard(name)
         except Exception:
             if name not in failing:
                 log.exception(

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from model.module_command import module_command
@@ -48,6 +48,8 @@ _RETRY_S, _MAX_RETRY_S = 1.0, 30.0
 #: Workers that ended in a row before they were ready, after which the service gives up if none has
 #: ever been ready.
 _MAX_FAILED_STARTS = 3
+#: Seconds after which a worker hangs that has given no sign of life since its start.
+_START_S = 100.0
 #: Longest wait for a worker's samples, in seconds.
 _SAMPLES_S = 1.0
 #: Seconds after the grace period until workers that have not ended are killed.
@@ -57,12 +59,13 @@ _KILL_AFTER_S = 3.0
 @dataclass
 class _Process:
     """A worker's process. `reason`: why it is not ready; "" before its first report. `samples`: the
-    last ones that it sent."""
+    last ones that it sent. `started_at`: by time.monotonic()."""
 
     popen: subprocess.Popen[bytes]
     reason: str | None = ""
     has_been_ready: bool = False
     samples: str = "[]"
+    started_at: float = field(default_factory=time.monotonic)
 
 
 class EngineProcess:
@@ -159,9 +162,12 @@ class EngineProcess:
             task.cancel()
 
     def stop(self, within_s: int) -> None:
-        """Answer what is in flight for up to `within_s` seconds, then end; from any thread."""
+        """Answer what is in flight for up to `within_s` seconds, then end; from any thread, also
+        before `run`."""
         self._within_s = within_s
-        if self._loop is not None:
+        if self._loop is None:
+            self._stopping.set()  # nothing waits for it yet
+        else:
             _call_soon(self._loop, self._stopping.set)
 
     def stop_now(self) -> None:
@@ -285,15 +291,23 @@ class EngineProcess:
             if self._keyring.keys is not keys:
                 keys = self._keyring.keys
                 self._server.publish_keys(keys)
-            now = time.monotonic_ns()
             for number, process in self._processes.items():
-                silent_s = self._board.silent_s(number, now)
-                if silent_s > self._settings.engine_timeout_s and process.popen.poll() is None:
+                fault = self._fault(number, process)
+                if fault is not None and process.popen.poll() is None:
                     log.error(
-                        "HTTP worker %d (process %d) has done nothing for %.0f s: it is killed",
-                        number, process.popen.pid, silent_s,
+                        "HTTP worker %d (process %d) %s: it is killed",
+                        number, process.popen.pid, fault,
                     )  # fmt: skip
                     process.popen.kill()
+
+    def _fault(self, number: int, process: _Process) -> str | None:
+        """Return how a worker hangs; None where it does not."""
+        silent_s = self._board.silent_s(number, time.monotonic_ns())
+        if silent_s is None:
+            is_late = time.monotonic() - process.started_at > _START_S
+            return f"has not begun within {_START_S:g} s" if is_late else None
+        is_silent = silent_s > self._settings.engine_timeout_s
+        return f"has done nothing for {silent_s:.0f} s" if is_silent else None
 
     def _all(self) -> list[_Process]:
         return list(self._processes.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -114,6 +115,22 @@ async def ask(
 def answered(ran: InferenceResult) -> int:
     """Return the number of a result."""
     return int(ran.output.logits.item())
+
+
+def replace_lost_workers(batcher: Batcher, hung_after_s: float = 60.0) -> None:
+    """Replace lost workers, and wait for that for a second; raise what it has raised."""
+    batcher.begin_replacements(hung_after_s)
+    batcher.await_replacements(time.monotonic() + 1.0)
+
+
+@contextmanager
+def no_threads() -> Iterator[None]:
+    """No thread can be started: its stack would be larger than the address space."""
+    threading.stack_size(1 << 46)
+    try:
+        yield
+    finally:
+        threading.stack_size(0)
 
 
 async def until_entered(engine: NumberEngine) -> None:

@@ -33,12 +33,15 @@ from service.settings import Settings
 from tests.conftest import ROOT
 from tests.model.networks import lively, noise
 from tests.service.checkpoints import CONFIG, STEPS
+from tests.service.engines import replace_lost_workers
 from tests.service.running_server import wait_until
 
 pytestmark = pytest.mark.slow
 
 OPTIONS = ProcessOptions(1, "info", "console")
 NAMES = ["cpu", "cpu"]
+#: Seconds that a load may take.
+LIMIT_S = 120.0
 EVERYTHING = ("attention", "operations")
 
 
@@ -50,16 +53,16 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def devices(faults: Path) -> Iterator[Devices]:
-    """Two devices; each test replaces a process that it ends."""
+    """Two devices; a process that a test ends is replaced for the next one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FAULTS", str(faults))
         patch.setattr(process, "_MODULE", "tests.service.faulty_device")
         patch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
-        devices = Devices(OPTIONS)
+        devices = Devices(OPTIONS, LIMIT_S)
         yield devices
         pids = devices.pids
         devices.stop()
-        assert len(pids) == 2
+        assert pids
         assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
@@ -223,7 +226,7 @@ def replace(batcher: Batcher, hung_after_s: float) -> None:
     """Replace lost workers, as the service does each second, until all devices have one."""
 
     def is_replaced() -> bool:
-        batcher.replace_lost_workers(hung_after_s)
+        replace_lost_workers(batcher, hung_after_s)
         return batcher.has_all_workers
 
     wait_until(is_replaced)
@@ -317,7 +320,7 @@ def test_a_process_that_hangs_is_killed_and_replaced(
         await until(lambda: not is_busy(engines[1]))
         await asyncio.sleep(0.1)
         assert batcher.restarts == 0
-        await asyncio.to_thread(batcher.replace_lost_workers, 0.05)
+        await asyncio.to_thread(replace_lost_workers, batcher, 0.05)
         await asyncio.to_thread(replace, batcher, 60)
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         lost = [each for each in outcomes if isinstance(each, Problem)]
@@ -364,12 +367,32 @@ def test_faults_of_a_network_arrive_and_a_lost_device_is_replaced(
     )
 
 
+def test_a_process_that_hangs_in_a_load_or_a_warm_up_is_killed(
+    devices: Devices, engines: tuple[DeviceEngine, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else may run on its device for hours, and find that."""
+    with monkeypatch.context() as patch:
+        patch.setattr(process, "_MODULE", "tests.service.never_begins")
+        hanging = Devices(OPTIONS, limit_s=0.2)
+        with pytest.raises(DeviceLost, match="does not answer: timed out"):
+            hanging.load(["cpu"], lively(CONFIG), 4)
+        assert hanging.pids == []
+        hanging.stop()
+    engine, (pid, _) = engines[0], devices.pids
+    os.kill(pid, signal.SIGSTOP)
+    monkeypatch.setattr(engine, "_limit_s", 0.2)
+    with pytest.raises(DeviceLost, match="does not answer: timed out"):
+        engine.warm_up(1, [1])
+    assert engine.is_lost
+    wait_until(lambda: not Path(f"/proc/{pid}").exists())
+
+
 def test_a_process_that_fails_at_its_start_is_not_started_again_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(process, "_MODULE", "service.no_such_module")
     monkeypatch.setattr(device, "_RETRY_S", 1000)
-    devices = Devices(OPTIONS)
+    devices = Devices(OPTIONS, LIMIT_S)
     for reason in ("does not answer|is closed|no connection", "has just failed"):
         with pytest.raises(DeviceLost, match=reason):
             devices.load(["cpu"], lively(CONFIG), 4)
@@ -387,7 +410,7 @@ def test_a_checkpoint_is_refused_for_a_while_where_a_device_is_lost(
     models = ModelServer(Settings(models=weights))
     try:
         with pytest.raises(Problem, match="A device was lost") as refused:
-            models.reloads.begin_load("strict")()
+            models.reloads.load("strict")
     finally:
         models.stop()
     assert refused.value.error is Error.NOT_READY

@@ -21,6 +21,7 @@ from tests.service.engines import (
     ask,
     behind,
     inputs,
+    replace_lost_workers,
     started,
     until_entered,
 )
@@ -245,7 +246,7 @@ def test_a_worker_that_died_is_replaced() -> None:
         with pytest.raises(Problem):
             asyncio.run(ask(batcher, 1))
         wait_until(lambda: batcher.not_ready_reason(60) is not None)
-        batcher.replace_lost_workers(hung_after_s=60)
+        replace_lost_workers(batcher)
         assert batcher.not_ready_reason(60) is None
         assert batcher.restarts == 1
         assert answered(asyncio.run(ask(batcher, 2))) == 2
@@ -267,7 +268,7 @@ def test_a_successor_has_the_batch_size_of_its_device() -> None:
         with pytest.raises(Problem):
             asyncio.run(ask(batcher, 1))
         wait_until(lambda: batcher.not_ready_reason(60) is not None)
-        batcher.replace_lost_workers(hung_after_s=60)
+        replace_lost_workers(batcher)
         asyncio.run(scenario(batcher))
     assert [run.numbers for run in engine.successor.runs] == [(0,), (1, 2, 3), (4,)]
 
@@ -281,9 +282,9 @@ def test_a_worker_that_hangs_is_replaced_and_its_batch_refused() -> None:
         hanging = await behind(engine, batcher)
         queued = asyncio.create_task(ask(batcher, 1))
         await asyncio.sleep(0.05)
-        batcher.replace_lost_workers(hung_after_s=60)
+        replace_lost_workers(batcher)
         assert batcher.restarts == 0, "it is slow, and not lost"
-        batcher.replace_lost_workers(hung_after_s=0.01)
+        replace_lost_workers(batcher, 0.01)
         refused = await asyncio.gather(hanging, return_exceptions=True)
         return refused, await queued
 
@@ -348,7 +349,7 @@ def test_a_device_that_fails_at_everything_is_replaced_by_one_that_does_not() ->
                 asyncio.run(ask(batcher, number))
         wait_until(lambda: batcher.not_ready_reason(60) is not None)
         assert "8 requests" in str(batcher.not_ready_reason(60))
-        batcher.replace_lost_workers(hung_after_s=60)
+        replace_lost_workers(batcher)
         assert (batcher.not_ready_reason(60), batcher.restarts) == (None, 1)
         assert answered(asyncio.run(ask(batcher, 1))) == 1
 
@@ -368,10 +369,10 @@ def test_a_worker_that_cannot_be_replaced_at_once_is_replaced_later(
         monkeypatch.setattr(engine, "renew", fail)
         for _ in range(2):
             with pytest.raises(Poisoned):
-                batcher.replace_lost_workers(hung_after_s=60)
+                replace_lost_workers(batcher)
             assert "is being replaced" in str(batcher.not_ready_reason(60))
         monkeypatch.undo()
-        batcher.replace_lost_workers(hung_after_s=60)
+        replace_lost_workers(batcher)
         assert (batcher.not_ready_reason(60), batcher.restarts) == (None, 1)
         assert answered(asyncio.run(ask(batcher, 2))) == 2
 
@@ -404,7 +405,7 @@ def test_a_device_that_cannot_be_replaced_does_not_delay_another(
     with lost(first, second) as batcher:
         monkeypatch.setattr(first, "renew", fail)
         with pytest.raises(Poisoned):
-            batcher.replace_lost_workers(hung_after_s=60)
+            replace_lost_workers(batcher)
         assert batcher.engines == [second.successor]
         assert (batcher.not_ready_reason(60), batcher.has_all_workers) == (None, False)
         assert answered(asyncio.run(ask(batcher, 5))) == 5
@@ -420,7 +421,6 @@ def test_a_replacement_that_hangs_delays_no_other_device(monkeypatch: pytest.Mon
         assert go.wait(30)
         return renewals[-1]
 
-    monkeypatch.setattr(supervisor, "_WAIT_S", 0.05)
     first, second = engines = [NumberEngine(die, 1), NumberEngine(max_batch=1)]
     batcher = Batcher(engines, max_wait_s=0, slots=10)  # type: ignore[arg-type]
     batcher.start()
@@ -436,14 +436,14 @@ def test_a_replacement_that_hangs_delays_no_other_device(monkeypatch: pytest.Mon
     try:
         asyncio.run(lose(2))
         wait_until(lambda: not batcher.has_all_workers)
-        batcher.replace_lost_workers(hung_after_s=60)
+        replace_lost_workers(batcher)
         second._before = die
         asyncio.run(lose(1))
         wait_until(lambda: batcher.not_ready_reason(60) is not None)
-        wait_until(lambda: (batcher.replace_lost_workers(60), bool(batcher.engines))[1])
+        wait_until(lambda: (replace_lost_workers(batcher), bool(batcher.engines))[1])
         assert (batcher.engines, len(renewals)) == ([second.successor], 1)
         go.set()
-        wait_until(lambda: (batcher.replace_lost_workers(60), batcher.has_all_workers)[1])
+        wait_until(lambda: (replace_lost_workers(batcher), batcher.has_all_workers)[1])
         assert batcher.engines == [second.successor, renewals[0]]
         assert batcher.restarts == 2
     finally:
@@ -468,5 +468,5 @@ def test_where_even_the_replacement_hangs_the_device_is_lost(
         wait_until(lambda: batcher.not_ready_reason(60) is not None)
         monkeypatch.setattr(engine, "renew", hang)
         with pytest.raises(Poisoned):
-            batcher.replace_lost_workers(hung_after_s=60)
+            replace_lost_workers(batcher)
     assert "has not been replaced" in str(errors[0])

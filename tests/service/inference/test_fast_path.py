@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 
 from service.inference.batching import Batcher
-from tests.service.engines import NumberEngine
+from tests.service.engines import NumberEngine, replace_lost_workers
 from tests.service.inference.test_batching_losses import Poisoned, die, lost
 
 
@@ -46,6 +46,20 @@ def test_every_device_that_can_has_the_fast_path() -> None:
     assert paths(batcher) == ["plain", "float32, T = 4"]
 
 
+class UnfusibleEngine(FusibleEngine):
+    """Fails when it is to prepare its fast path, as without memory to time it."""
+
+    def fuse(self, precision: str, steps: int) -> bool:
+        raise Poisoned("while it was timed")
+
+
+def test_a_fast_path_that_fails_leaves_its_device_and_all_others_in_service() -> None:
+    engines = [UnfusibleEngine(), FusibleEngine()]
+    batcher = Batcher(engines, max_wait_s=0, slots=10)  # type: ignore[arg-type]
+    assert not batcher.fuse("float32", 4)
+    assert paths(batcher) == ["plain", "float32, T = 4"]
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("when", ["before", "meanwhile", "after"])
 def test_the_successor_of_a_lost_device_has_the_fast_path_whenever_it_was_chosen(when: str) -> None:
@@ -57,9 +71,9 @@ def test_the_successor_of_a_lost_device_has_the_fast_path_whenever_it_was_chosen
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(FusibleEngine, "renew", refuse_to_renew)
                 with pytest.raises(Poisoned):
-                    batcher.replace_lost_workers(hung_after_s=60)
+                    replace_lost_workers(batcher)
             fuse()
-        batcher.replace_lost_workers(hung_after_s=60)
+        replace_lost_workers(batcher)
         if when == "after":
             fuse()
         assert paths(batcher) == ["float32, T = 4"]
@@ -80,7 +94,7 @@ def test_the_errors_of_replacements_keep_nothing_alive(monkeypatch: pytest.Monke
         gc.disable()
         try:
             with suppress(Poisoned):
-                batcher.replace_lost_workers(hung_after_s=60)
+                replace_lost_workers(batcher)
             assert [each() for each in made] == [None, None]
         finally:
             gc.enable()

@@ -24,6 +24,7 @@ from service.inference.model_server import ModelServer
 from service.inference.served_model import ServedModel
 from service.settings import Settings
 from tests.service import checkpoints
+from tests.service.engines import no_threads
 from tests.service.http.routes.test_admin import KEY, MODELS
 from tests.service.integration.test_refusals import problem
 from tests.service.running_server import listening, loading, statuses, until_ready, wait_until
@@ -379,3 +380,10 @@ def test_loads_end_when_the_service_does(answers: threading.Event) -> None:
     answers.set()
     with pytest.raises(Problem, match="shutting down"):
         loads.run(loads.reserve("late"), answers.wait)
+
+
+def test_where_no_thread_can_be_started_the_name_is_free_again() -> None:
+    loads = Loads(60, lambda: False)
+    with no_threads(), pytest.raises(MemoryError, match="can't start new thread"):
+        loads.run(loads.reserve("a"), lambda: None)
+    loads.run(loads.reserve("a"), lambda: None)

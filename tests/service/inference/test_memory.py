@@ -31,7 +31,7 @@ def models(weights: Path, tmp_path: Path) -> Iterator[ModelServer]:
     folder = Path(shutil.copytree(weights, tmp_path / "weights"))
     models = ModelServer(Settings(models=folder, compile="off"))
     models.startup.load_default()
-    models.reloads.begin_load("strict")()
+    models.reloads.load("strict")
     garbage_collection.freeze()  # as a service does that has started
     yield models
     models.stop()
@@ -51,17 +51,17 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Engine]]:
 
 
 def load_anew(models: ModelServer, folder: Path) -> None:
-    models.reloads.begin_load("avdigits")()
+    models.reloads.load("avdigits")
 
 
 def unload(models: ModelServer, folder: Path) -> None:
-    models.reloads.begin_unload("strict")()
+    models.reloads.unload("strict")
 
 
 def fail_to_load(models: ModelServer, folder: Path) -> None:
     damage(folder / "strict")
     with pytest.raises(Problem, match="sha256"):
-        models.reloads.begin_load("strict")()
+        models.reloads.load("strict")
 
 
 @needs_glibc
@@ -79,12 +79,12 @@ def test_memory_that_was_freed_is_given_back(
 def test_checkpoints_that_are_loaded_anew_leave_no_thread(models: ModelServer) -> None:
     fused = sum(engine.fuse() for engine in models.registry.get("avdigits").engines)
     assert fused
-    models.reloads.begin_load("avdigits")()
+    models.reloads.load("avdigits")
     before = threading.active_count()
     for _ in range(3):
         assert all(engine.fuse() for engine in models.registry.get("avdigits").engines)
         models.registry.get("avdigits").engines[0].warm_up(1, [1])
-        models.reloads.begin_load("avdigits")()
+        models.reloads.load("avdigits")
     wait_until(lambda: threading.active_count() <= before)
 
 
@@ -92,7 +92,7 @@ def test_what_a_load_that_failed_had_made_is_let_go(
     models: ModelServer, failing: list[weakref.ref[Engine]]
 ) -> None:
     with pytest.raises(Problem, match="no more of them") as failed:
-        models.reloads.begin_load("strict")()
+        models.reloads.load("strict")
     gc.collect()
     assert [engine() for engine in failing] == [None]
     assert failed.value.__cause__ is not None

@@ -163,7 +163,7 @@ def test_of_a_checkpoint_that_is_loaded_anew_the_old_one_is_let_go(weights: Path
     models.startup.load_default()
     garbage_collection.freeze()  # as a service does that has started
     old = weakref.ref(models.registry.get("avdigits").engines[0])
-    models.reloads.begin_load("avdigits")()
+    models.reloads.load("avdigits")
     assert old() is None
     models.stop()
     assert models.registry.get("avdigits").card.name == "avdigits"
