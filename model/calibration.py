@@ -25,9 +25,14 @@ def calibrated(output: Output[ArrayT], card: Card, steps: int) -> ArrayT:
     order of the classes stays, and their probabilities approach equal ones. Without a calibration
     in the card, the logits themselves are returned.
     """
+    return calibrated_by(ood_score(output, card, steps), output, card, steps)
+
+
+def calibrated_by(scores: ArrayT | None, output: Output[ArrayT], card: Card, steps: int) -> ArrayT:
+    """Return what `calibrated` does, from the OOD scores [B] of the same arguments."""
     if card.calibration is None:
         return output.logits
-    return tempered(output, card, steps) / growth(output, card, steps)
+    return tempered(output, card, steps) / growth(scores, output, card)
 
 
 def tempered(output: Output[ArrayT], card: Card, steps: int) -> ArrayT:
@@ -39,10 +44,10 @@ def tempered(output: Output[ArrayT], card: Card, steps: int) -> ArrayT:
     return output.logits / card.calibration.temperature_at(steps, alone)
 
 
-def growth(output: Output[ArrayT], card: Card, steps: int) -> ArrayT | float:
-    """Return the factor [B, 1], at least 1, by which the temperature of each clip grows."""
+def growth(scores: ArrayT | None, output: Output[ArrayT], card: Card) -> ArrayT | float:
+    """Return the factor [B, 1], at least 1, by which the temperature of each clip grows, from the
+    OOD scores [B]."""
     features = card.domain and card.domain.features.get("+".join(used_streams(output, card)))
-    scores = ood_score(output, card, steps)
     if scores is None or not features:
         return 1.0
     return grown(scores, features.growth)[:, None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from service.classification import schemas
@@ -101,11 +101,8 @@ def build_answer(
     clip: ClassifiedClip, explanation: Explanation, *, request_id: str, total_s: float
 ) -> schemas.Classification:
     """Return the answer. `total_s` is the time since the upload's end, in seconds."""
-    from model.out_of_distribution import ood_score
-
     ranking = _ranking(clip, clip.trace[-1])
-    scores = ood_score(clip.inference.output, clip.card, clip.steps)
-    score = None if scores is None else float(scores[0])
+    score = clip.trace[-1].ood_score
     abstained = _abstains(clip, ranking[0].probability, score)
     decoded, inference = clip.decoded, clip.inference
     return schemas.Classification(
@@ -117,7 +114,7 @@ def build_answer(
         probabilities=ranking,
         contributions=explanation.contributions,
         leave_one_out=explanation.leave_one_out,
-        streams={name: schemas.Stream(**asdict(info)) for name, info in decoded.streams.items()},
+        streams={name: schemas.Stream(**vars(info)) for name, info in decoded.streams.items()},
         attention=explanation.attention,
         diagnostics=_diagnostics(clip),
         steps=clip.steps,
@@ -197,7 +194,7 @@ def _abstains(clip: ClassifiedClip, probability: float, score: float | None) -> 
 def _prediction(first: schemas.Probability, abstained: bool) -> schemas.Prediction:
     if abstained:
         return schemas.Prediction(probability=first.probability)
-    return schemas.Prediction(**first.model_dump())
+    return schemas.Prediction(**vars(first))
 
 
 def _ms(seconds: float) -> float:

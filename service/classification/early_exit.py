@@ -29,7 +29,7 @@ MAX_TRACED_STEPS = 16
 @dataclass(frozen=True)
 class StepAnswer:
     """The answer after `steps` time steps: the probabilities of all labels, and in `order` their
-    indices, highest first.
+    indices, highest first; `ood_score` is None where the card has no reference.
 
     `order` is by logit: far out of distribution, probabilities can be equal in float32 where logits
     are not.
@@ -38,6 +38,7 @@ class StepAnswer:
     steps: int
     probabilities: tuple[float, ...]
     order: tuple[int, ...]
+    ood_score: float | None
 
     @property
     def margin(self) -> float:
@@ -107,12 +108,15 @@ def first_steps(inputs: Mapping[str, Float32Array], count: int) -> dict[str, Flo
 
 
 def _answer(result: InferenceResult, card: Card, steps: int) -> StepAnswer:
-    from model.calibration import calibrated
+    from model.calibration import calibrated_by
+    from model.out_of_distribution import ood_score
 
     output = result.output
-    probabilities = _softmax(calibrated(output, card, steps)[0])
+    scores = ood_score(output, card, steps)
+    probabilities = _softmax(calibrated_by(scores, output, card, steps)[0])
     order = np.argsort(-output.logits[0], stable=True)
-    return StepAnswer(steps, tuple(probabilities.tolist()), tuple(order.tolist()))
+    score = None if scores is None else float(scores[0])
+    return StepAnswer(steps, tuple(probabilities.tolist()), tuple(order.tolist()), score)
 
 
 def _softmax(logits: Float32Array) -> Float32Array:
