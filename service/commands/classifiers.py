@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
 
-from service.commands.remote import read_key, reporting_errors
+from service.commands.remote import make_client, reporting_errors
 
 if TYPE_CHECKING:
     from service.classification.local_classifier import LocalClassifier
@@ -83,12 +83,7 @@ class Server:
 
 def connect(stack: ExitStack, url: str, key: str | None, model: str | None) -> Server:
     """Return a server; `stack` closes the connections to it. Raises BadParameter."""
-    from service.client import Client
-
-    try:
-        return Server(stack.enter_context(Client(url, key=read_key(key))), model)
-    except ValueError as exc:
-        raise typer.BadParameter(str(exc), param_hint="--url") from exc
+    return Server(stack.enter_context(make_client(url, key)), model)
 
 
 def load(model: str, models: Path, device: str) -> LoadedCheckpoint:

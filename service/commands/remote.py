@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from service.client import Client
 
 #: The address of a server.
 Url = Annotated[
@@ -31,6 +34,16 @@ def read_key(key: str | None) -> str | None:
         return Path(key[1:]).read_text().strip()
     except (OSError, UnicodeDecodeError) as exc:
         raise typer.BadParameter(f"cannot read {key[1:]}: {exc}", param_hint="--key") from exc
+
+
+def make_client(url: str, key: str | None) -> Client:
+    """Return a client of the server at `url`; `key` as in `read_key`."""
+    from service.client import Client
+
+    try:
+        return Client(url, key=read_key(key))
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc), param_hint="--url") from exc
 
 
 @contextmanager

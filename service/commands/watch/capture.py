@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Iterator
@@ -29,6 +31,15 @@ _DEVICES = {
     "darwin": {"video": ("avfoundation", ""), "audio": ("avfoundation", ":")},
     "win32": {"video": ("dshow", "video="), "audio": ("dshow", "audio=")},
 }
+#: Where distributions have ALSA's configuration and its plug-ins, such as those of PulseAudio.
+_ALSA_CONFIGURATION = Path("/usr/share/alsa")
+_ALSA_PLUGINS = [
+    Path("/usr/lib", sysconfig.get_config_var("MULTIARCH") or "", "alsa-lib"),
+    Path("/usr/lib64/alsa-lib"),
+    Path("/usr/lib/alsa-lib"),
+]
+#: Shortest sound of a message: a microphone may deliver a thousand pieces a second.
+_SOUND_NS = 20_000_000
 #: RTSP over TCP: lost packets of UDP would be pictures of grey blocks.
 _LIVE_OPTIONS = {"rtsp_transport": "tcp", "fflags": "nobuffer"}
 
@@ -103,6 +114,7 @@ class Source:
                 if self.clock == "file":
                     self._stopped.wait(max(0.0, (time_ns - time.monotonic_ns()) / _NS))
                 yield from convert(frame, time_ns)
+        yield from convert.flush()
 
     def _time_ns(self, frame: VideoFrame | AudioFrame) -> int:
         now_ns = time.monotonic_ns()
@@ -124,7 +136,7 @@ def _decode(packet: Any) -> list[VideoFrame | AudioFrame]:
 
 
 class _Converter:
-    """Makes JPEGs and PCM16 of decoded frames."""
+    """Makes JPEGs and PCM16 of decoded frames; short pieces of sound are joined."""
 
     def __init__(self, fps: float, width: int, sound: tuple[int, int] | None) -> None:
         self._interval_ns = round(_NS / fps)
@@ -133,6 +145,9 @@ class _Converter:
         self._rate = sound[0] if sound else 0
         # The layout of the source is kept: the service mixes channels that cancel each other.
         self._resampler = AudioResampler(format="s16", rate=self._rate) if sound else None
+        self._bytes_per_s = 2 * self._rate * sound[1] if sound else 0
+        self._pending = bytearray()
+        self._pending_ns = 0
 
     def __call__(self, frame: VideoFrame | AudioFrame, time_ns: int) -> Iterator[Picture | Sound]:
         if isinstance(frame, AudioFrame):
@@ -141,10 +156,25 @@ class _Converter:
             self._due_ns = max(self._due_ns, time_ns - self._interval_ns) + self._interval_ns
             yield Picture(self._jpeg(frame), time_ns)
 
+    def flush(self) -> Iterator[Sound]:
+        """Yield the sound that is too short for a message of its own."""
+        if self._pending:
+            yield Sound(bytes(self._pending), self._pending_ns)
+            self._pending.clear()
+
     def _sound(self, frame: AudioFrame, time_ns: int) -> Iterator[Sound]:
         assert self._resampler is not None
+        if abs(time_ns - self._pending_ns - self._length_ns()) > _SOUND_NS:  # a gap
+            yield from self.flush()
+        if not self._pending:
+            self._pending_ns = time_ns
         for resampled in self._resampler.resample(frame):
-            yield Sound(resampled.to_ndarray().astype("<i2").tobytes(), time_ns)
+            self._pending += resampled.to_ndarray().astype("<i2").tobytes()
+        if self._length_ns() >= _SOUND_NS:
+            yield from self.flush()
+
+    def _length_ns(self) -> int:
+        return round(len(self._pending) / self._bytes_per_s * _NS)
 
     def _jpeg(self, frame: VideoFrame) -> bytes:
         scale = min(1.0, self._width / max(frame.width, frame.height))
@@ -178,8 +208,21 @@ def open_device(kind: Literal["video", "audio"], name: str, options: dict[str, s
     if sys.platform not in _DEVICES:
         raise CaptureError(f"there is no format of devices for {sys.platform}; use an address")
     format_name, prefix = _DEVICES[sys.platform][kind]
+    if format_name == "alsa":
+        _find_alsa()
     container = _open(f"{prefix}{name}", format_name, options, timeout=None)
     return Source(container, "arrival", name)
+
+
+def _find_alsa() -> None:
+    """Tell ALSA where the system's configuration and plug-ins are: the ALSA in PyAV's wheels looks
+    for them in the folder in which it was built. Variables that are set are left alone."""
+    is_set = {"ALSA_CONFIG_DIR", "ALSA_CONFIG_PATH"} & os.environ.keys()
+    if not is_set and (_ALSA_CONFIGURATION / "alsa.conf").is_file():
+        os.environ["ALSA_CONFIG_DIR"] = str(_ALSA_CONFIGURATION)
+    plugins = next((folder for folder in _ALSA_PLUGINS if folder.is_dir()), None)
+    if plugins is not None:
+        os.environ.setdefault("ALSA_PLUGIN_DIR", str(plugins))
 
 
 def _open(name: str, format_name: str | None, options: dict[str, str], timeout: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from model.config import MAX_STEPS
-from service.commands.remote import DEFAULT_URL, Key, Url, read_key, reporting_errors
+from service.commands.remote import DEFAULT_URL, Key, Url, make_client, reporting_errors
 
 if TYPE_CHECKING:
     from service.client.stream_messages import StreamFields
@@ -94,7 +94,6 @@ def watch(
     ] = False,
 ) -> None:
     """Run the command, whose help is HELP."""
-    from service.client import Client
     from service.commands.watch import view
     from service.commands.watch.session import Session
 
@@ -102,8 +101,8 @@ def watch(
         "model": model, "window_s": window, "hop_s": hop, "steps": steps, "smoothing": smoothing,
     }  # fmt: skip
     with ExitStack() as stack, reporting_errors():
+        client = stack.enter_context(make_client(url, key))
         sources = _open(stack, source, camera, microphone, _options(option or []))
-        client = stack.enter_context(Client(url, key=read_key(key)))
         session = Session(sources, fps=fps, width=width)
         stream = stack.enter_context(client.stream(session.inputs, **fields))
         name = ", ".join(part for part in (source, camera, microphone) if part)

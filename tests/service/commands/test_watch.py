@@ -64,7 +64,8 @@ def test_a_server_that_is_not_there_ends_the_command(tmp_path: Path) -> None:
     nowhere = "http://127.0.0.1:1"
     assert "cannot be reached" in scmrl("classify", CLIP, "--url", nowhere, code=1).stderr
     assert "cannot be reached" in scmrl("watch", CLIP, "--url", nowhere, code=1).stderr
-    assert "as http://" in scmrl("classify", CLIP, "--url", "nonsense", code=2).output
+    for command in ("classify", "watch"):
+        assert "as http://" in scmrl(command, CLIP, "--url", "nonsense", code=2).output
     missing = f"@{tmp_path / 'key'}"
     assert "cannot read" in scmrl("watch", CLIP, "--key", missing, code=2).output
 
@@ -201,6 +202,39 @@ def test_sound_is_stamped_without_gaps_and_stops_when_it_is_told(turned: Path) -
     for before, after in itertools.pairwise(pieces):
         length_ns = len(before.data) / 2 / 48000 * 1e9
         assert abs(after.time_ns - before.time_ns - length_ns) < 1e6
+
+
+def test_short_pieces_of_a_microphone_are_joined() -> None:
+    """It may deliver more pieces than the service takes messages."""
+    convert = capture._Converter(fps=10, width=64, sound=(48000, 2))
+    samples = np.arange(2 * 48 * 100, dtype="<i2")
+    pieces = []
+    for at, part in enumerate(np.split(samples, 100)):  # 100 pieces of 1 ms, and a gap
+        frame = av.AudioFrame.from_ndarray(part[np.newaxis], format="s16", layout="stereo")
+        frame.sample_rate = 48000
+        pieces += convert(frame, (at if at < 50 else at + 1000) * 1_000_000)
+    pieces += convert.flush()
+    assert all(isinstance(piece, Sound) for piece in pieces)
+    assert [piece.time_ns // 1_000_000 for piece in pieces] == [0, 20, 40, 1050, 1070, 1090]
+    assert b"".join(piece.data for piece in pieces) == samples.tobytes()
+
+
+@pytest.mark.skipif(
+    not Path("/usr/share/alsa/alsa.conf").is_file(), reason="ALSA's configuration is not installed"
+)
+def test_alsa_finds_its_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device `null` is in the system's configuration."""
+    for name in ("ALSA_CONFIG_DIR", "ALSA_CONFIG_PATH", "ALSA_PLUGIN_DIR"):
+        monkeypatch.setenv(name, "")  # so that it is as before afterwards
+        monkeypatch.delenv(name)
+    source = capture.open_device("audio", "null", {})
+    try:
+        assert source.sound is not None
+        piece = next(source.read(fps=10, width=64))
+    finally:
+        source.close()
+    assert isinstance(piece, Sound)
+    assert piece.data
 
 
 def test_a_file_without_pictures_and_sound_is_refused(tmp_path: Path) -> None:
