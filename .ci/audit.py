@@ -66,7 +66,7 @@ class Advisory:
 
     Attributes:
         names: Its identifier, and others for the same vulnerability.
-        fixed: Versions that do not have it; empty where there is none yet.
+        fixed: Versions that do not have it; empty while there is none.
     """
 
     pin: Pin
@@ -80,12 +80,12 @@ class Advisory:
 
 @dataclass(frozen=True)
 class Report:
-    """What the index said.
+    """The index's answers.
 
     Attributes:
-        asked: Pins that it was asked about.
-        advisories: What it knows of them.
-        reasons: Why it was not asked about each of the others.
+        asked: Pins that the index was asked about.
+        advisories: Known vulnerabilities of those pins.
+        reasons: Each of the other pins, with the reason why the index was not asked about it.
     """
 
     asked: tuple[Pin, ...]
@@ -94,7 +94,7 @@ class Report:
 
     @property
     def code(self) -> int:
-        """The exit code."""
+        """The exit code: CLEAN, VULNERABLE or NOT_ASKED."""
         if self.advisories:
             return VULNERABLE
         return NOT_ASKED if self.reasons or not self.asked else CLEAN
@@ -121,6 +121,7 @@ class Report:
 
 
 def main(options: Sequence[str]) -> int:
+    """Print the report on requirements.lock and return its exit code."""
     reports = [ask(pins, options) for pins in split(read_pins(LOCK.read_text()))]
     report = merge(reports)
     print(report)
@@ -128,17 +129,17 @@ def main(options: Sequence[str]) -> int:
 
 
 def read_pins(text: str) -> list[Pin]:
-    """All pins of a lock, for every Python and machine."""
+    """Return all pins of a lock, for every Python and machine."""
     matches = re.findall(r"^([A-Za-z0-9._-]+)==([^\s;]+)", text, re.MULTILINE)
     return [Pin(name, version) for name, version in matches]
 
 
 def split(pins: Iterable[Pin]) -> list[list[Pin]]:
-    """Groups in which each package has one version, as pip-audit requires of its input."""
+    """Split pins into groups that have each package once, as pip-audit requires of its input."""
     groups: list[list[Pin]] = []
     for pin in pins:
         for group in groups:
-            if pin.name not in {other.name for other in group}:
+            if pin.name not in {member.name for member in group}:
                 group.append(pin)
                 break
         else:
@@ -147,7 +148,7 @@ def split(pins: Iterable[Pin]) -> list[list[Pin]]:
 
 
 def ask(pins: Sequence[Pin], options: Sequence[str]) -> Report:
-    """Run pip-audit on pins."""
+    """Run pip-audit on pins, which have each package once; `options` are passed on to it."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "requirements.txt"
         file.write_text("".join(f"{pin.name}=={pin.version}\n" for pin in pins))
@@ -156,12 +157,12 @@ def ask(pins: Sequence[Pin], options: Sequence[str]) -> Report:
             "--no-deps", "--disable-pip", "--requirement", str(file), *options,
         ]  # fmt: skip
         try:
-            done = subprocess.run(
+            completed = subprocess.run(
                 command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
             )
         except subprocess.TimeoutExpired:
             return read_report("", f"no answer within {TIMEOUT_S} s", pins)
-    return read_report(done.stdout, done.stderr, pins)
+    return read_report(completed.stdout, completed.stderr, pins)
 
 
 def read_report(printed: str, errors: str, pins: Sequence[Pin]) -> Report:
@@ -169,8 +170,8 @@ def read_report(printed: str, errors: str, pins: Sequence[Pin]) -> Report:
 
     Args:
         printed: Its standard output: a JSON document, or anything else where it failed.
-        errors: Its standard error, whose last line is the reason of a failure.
-        pins: What it was asked to look at; those that its document lacks were not asked about.
+        errors: Its standard error, which has the reason of a failure.
+        pins: Its input. Those that its document lacks count as not asked about.
     """
     try:
         dependencies = Document.model_validate_json(printed).dependencies
@@ -193,13 +194,14 @@ def read_report(printed: str, errors: str, pins: Sequence[Pin]) -> Report:
 
 
 def reason_of(errors: str) -> str:
-    """The line of pip-audit's standard error that says why it failed."""
+    """Return the line of pip-audit's standard error that says why it failed."""
     lines = [line.strip() for line in errors.splitlines() if line.strip()]
     stated = [line for line in lines if line.startswith("ERROR:")]
     return (stated or lines[-1:] or ["pip-audit printed no report"])[0]
 
 
 def merge(reports: Sequence[Report]) -> Report:
+    """Return one report with the pins, advisories and reasons of all."""
     return Report(
         tuple(pin for report in reports for pin in report.asked),
         tuple(advisory for report in reports for advisory in report.advisories),

@@ -16,7 +16,7 @@ _LINKS = (("python", "python3"), ("pip", "pip3"))
 
 
 def make_root(tree: Path, suite: str, packages: Sequence[str]) -> Path:
-    """A minimal root of `suite` with `packages` in the folder `tree`, made where it is missing."""
+    """Make a minimal root of `suite` with `packages` in `tree`, unless it exists; return `tree`."""
     if tree.exists():
         return tree
     partial = tree.with_name(f"{tree.name}.partial")
@@ -24,8 +24,8 @@ def make_root(tree: Path, suite: str, packages: Sequence[str]) -> Path:
     tree.parent.mkdir(parents=True, exist_ok=True)
     include = f"--include={','.join(packages)}"
     quiet("debootstrap", "--variant=minbase", include, suite, str(partial), mirror())
-    for fetched in ("var/cache/apt/archives/*.deb", "var/lib/apt/lists/*_*"):
-        for file in partial.glob(fetched):
+    for pattern in ("var/cache/apt/archives/*.deb", "var/lib/apt/lists/*_*"):
+        for file in partial.glob(pattern):
             file.unlink()
     return partial.rename(tree)
 
@@ -41,9 +41,9 @@ def name_python(tree: Path) -> None:
 
 
 def mirror() -> str:
-    """The address of the Debian archive that this machine's apt uses; it has all suites.
+    """Return the address of the Debian archive that this machine's apt uses; it has all suites.
 
-    $DEBIAN_MIRROR overrides it.
+    $DEBIAN_MIRROR overrides it. Raises SystemExit where apt has no Debian archive.
     """
     if address := os.environ.get("DEBIAN_MIRROR"):
         return address
@@ -58,7 +58,7 @@ def mirror() -> str:
 
 @cache
 def pip_needs() -> set[Path]:
-    """pip's configuration files, and the certificates and package folders that they name."""
+    """Return pip's configuration files, and the certificates and package folders they name."""
     pip = (sys.executable, "-m", "pip", "config")
     paths = re.findall(r"^\s*(\S+), exists: True", output(*pip, "debug"), re.MULTILINE)
     for word in re.findall(r"[^\s'\"=]+", output(*pip, "list")):
@@ -70,15 +70,17 @@ def pip_needs() -> set[Path]:
 
 
 def quiet(*command: str) -> None:
-    """Run a command whose output matters only where it fails."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)}\n{done.stdout[-8000:]}\nexit code {done.returncode}")
+    """Run a command; exit with its output where it fails."""
+    completed = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if completed.returncode:
+        printed = completed.stdout[-8000:]
+        sys.exit(f"{' '.join(command)}\n{printed}\nexit code {completed.returncode}")
 
 
 def output(*command: str) -> str:
-    """What a command prints."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)}\n{done.stdout}\nexit code {done.returncode}")
-    return done.stdout.strip()
+    """Return what a command prints; exit where it fails."""
+    completed = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if completed.returncode:
+        printed = completed.stdout
+        sys.exit(f"{' '.join(command)}\n{printed}\nexit code {completed.returncode}")
+    return completed.stdout.strip()

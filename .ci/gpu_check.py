@@ -2,9 +2,9 @@
 
     python .ci/gpu_check.py [--device cuda|cpu] [--minutes N] [--data FOLDER] [--out FOLDER]
 
-Each part is a process with a time limit. What it prints or why it failed goes into gpu-check.json
-and gpu-check.md, which are written anew after each part, and the next part runs. `--device cpu`
-tries the script itself, with as little of each part as there is.
+Each part is a process with a time limit. Its result, or the reason why it failed, is written to
+gpu-check.json and gpu-check.md before the next part runs. `--device cpu` tries the script itself,
+with the least work for each part.
 
 Exit code 0: every part is done.
 Exit code 1: a part failed, took too long or found no time left; the table says which and why.
@@ -34,16 +34,16 @@ import gpu_table
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = Path(__file__).with_name("gpu_parts.py")
 DONE, FAILED, NO_GPU = 0, 1, 3
-#: Data sets of the tasks, where there are some.
+#: Folders that may have the data sets of the tasks.
 DATA = (ROOT.parent / "shared" / "data", ROOT / "shared" / "data")
-#: Networks of `scmrl bench engine`; checkpoints that are shipped.
+#: Networks of `scmrl bench engine`, and checkpoints that ship.
 CASES = ("urbansound8k_av", "crema_d", "events")
 CHECKPOINTS = ("avdigits", "drones", "handsigns", "ndigits-events")
-#: Longest time in seconds to look at the machine. A part gets no less than MIN_PART_S.
+#: Longest time in seconds to describe the machine, and shortest time limit of a part.
 MACHINE_S, MIN_PART_S = 60.0, 5.0
-#: Longest time in seconds until a part's processes have ended.
+#: Longest time in seconds that is spent on ending a part's processes.
 ENDING_S = 10.0
-#: A trial on a CPU has this many times the time for each part.
+#: Factor of each part's time limit in a trial on a CPU.
 TRIAL_FACTOR = 6
 #: Environment variable of all processes of a part. Not SCMRL_...: the service takes those for
 #: settings, and starts processes without them.
@@ -61,8 +61,8 @@ class Part:
     Attributes:
         command: Arguments of Python. "{folder}" is an empty folder for what it writes.
         limit_s: Longest time, in seconds.
-        read: Makes the result of what the command printed and of the folder. Raises ValueError
-            where that is a failure, and OSError, KeyError or IndexError where something lacks.
+        read: Makes the result from the command's output and from the folder. Raises ValueError
+            where that is a failure, and OSError, KeyError or IndexError where it is incomplete.
     """
 
     name: str
@@ -92,12 +92,12 @@ class Report:
 
     @property
     def code(self) -> int:
-        """The exit code."""
-        done = self.outcomes and all(outcome.state == "done" for outcome in self.outcomes)
-        return DONE if done else FAILED
+        """The exit code: DONE or FAILED."""
+        complete = self.outcomes and all(outcome.state == "done" for outcome in self.outcomes)
+        return DONE if complete else FAILED
 
     def write(self, folder: Path) -> None:
-        """Write gpu-check.json, and gpu-check.md made of it."""
+        """Write gpu-check.json, and gpu-check.md with its table, into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
         content = {
             "machine": dict(self.machine),
@@ -109,6 +109,7 @@ class Report:
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Run the parts that the options choose, write the report and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--minutes", type=float, help="for all parts; default: 10, on a CPU 60")
@@ -148,12 +149,12 @@ def make_parts(device: str, data: Path | None) -> list[Part]:
     for name in CHECKPOINTS:
         parts.append(accuracy(name, device, 100, data, 60))
     bench = ("-m", "service.cli", "bench")
-    rest = ("--device", device, "--out", "{folder}")
+    options = ("--device", device, "--out", "{folder}")
     for case in CASES:
-        command = (*bench, "engine", *rest, "--case", case, "--no-memory", "--seconds", "2.5",
+        command = (*bench, "engine", *options, "--case", case, "--no-memory", "--seconds", "2.5",
                    "--samples", "32")  # fmt: skip
         parts.append(Part(f"engine, {case}", command, 90, _reader("engine.json")))
-    command = (*bench, "service", *rest, "--overload", "0", "--seconds", "6")
+    command = (*bench, "service", *options, "--overload", "0", "--seconds", "6")
     return [*parts, Part("service", command, 200, _reader("service.json"))]
 
 
@@ -164,11 +165,11 @@ def make_trial(data: Path | None) -> list[Part]:
                "--junitxml={folder}/tests.xml", "tests/model/engine/test_bench.py")  # fmt: skip
     tests = Part("tests", command, 60, read_skipped_tests)
     bench = ("-m", "service.cli", "bench")
-    rest = ("--device", "cpu", "--out", "{folder}")
-    command = (*bench, "engine", *rest, "--case", CASES[0], "--no-memory", "--batch", "1",
+    options = ("--device", "cpu", "--out", "{folder}")
+    command = (*bench, "engine", *options, "--case", CASES[0], "--no-memory", "--batch", "1",
                "--seconds", "0", "--samples", "1")  # fmt: skip
     engine = Part(f"engine, {CASES[0]}", command, 60, _reader("engine.json"))
-    command = (*bench, "service", *rest, "--overload", "0", "--seconds", "1")
+    command = (*bench, "service", *options, "--overload", "0", "--seconds", "1")
     service = Part("service", command, 100, _reader("service.json"))
     parts = [starts, tests, accuracy(CHECKPOINTS[0], "cpu", 2, data, 60), engine, service]
     return [replace(part, limit_s=TRIAL_FACTOR * part.limit_s) for part in parts]
@@ -184,11 +185,11 @@ def accuracy(checkpoint: str, device: str, clips: int, data: Path | None, limit_
 def run_all(parts: Sequence[Part], end: float) -> Iterator[Outcome]:
     """Run the parts one after the other until `end` of time.monotonic(); yield each outcome."""
     for part in parts:
-        left = end - time.monotonic()
-        if left < MIN_PART_S:
+        remaining_s = end - time.monotonic()
+        if remaining_s < MIN_PART_S:
             yield Outcome(part.name, "no time left", 0.0)
         else:
-            yield run(part, min(part.limit_s, left))
+            yield run(part, min(part.limit_s, remaining_s))
 
 
 def run(part: Part, limit_s: float) -> Outcome:
@@ -197,8 +198,8 @@ def run(part: Part, limit_s: float) -> Outcome:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "out").mkdir()
-        written = str(folder / "out")
-        command = [sys.executable, *(a.replace("{folder}", written) for a in part.command)]
+        out = str(folder / "out")
+        command = [sys.executable, *(word.replace("{folder}", out) for word in part.command)]
         with (folder / "log").open("w+b") as log:
             code = _run_to_end(command, log, limit_s)
             log.seek(0)
@@ -220,7 +221,7 @@ def run(part: Part, limit_s: float) -> Outcome:
 
 
 def _run_to_end(command: Sequence[str], log: Any, limit_s: float) -> int | None:
-    """Return the command's exit code; None where it had to be ended."""
+    """Run a command; return its exit code, or None where it took longer than `limit_s`."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     run_id = uuid.uuid4().hex
     process = subprocess.Popen(
@@ -238,7 +239,7 @@ def _run_to_end(command: Sequence[str], log: Any, limit_s: float) -> int | None:
 
 
 def _end_processes(run_id: str) -> None:
-    """End the processes of a part, and those that they start meanwhile."""
+    """Kill the processes of a part, and those that they start meanwhile."""
     end = time.monotonic() + ENDING_S
     while (remaining := processes_of(run_id)) and time.monotonic() < end:
         for pid in remaining:
@@ -250,8 +251,8 @@ def _end_processes(run_id: str) -> None:
 def processes_of(run_id: str) -> list[int]:
     """Return the living processes of a part, by their environment.
 
-    Servers of benchmarks are in sessions of their own, and are children of another process once
-    what started them has crashed.
+    A benchmark's servers have sessions of their own, and another parent once the benchmark has
+    crashed: neither the session nor the parent finds them.
     """
     variable = f"{RUN_ID}={run_id}".encode()
     processes = []

@@ -1,4 +1,4 @@
-"""Parts of gpu_check.py that are no command of scmrl. Each prints one line of JSON, its last.
+"""Parts of gpu_check.py that are no command of scmrl. The last line that each prints is JSON.
 
 python .ci/gpu_parts.py machine
 python .ci/gpu_parts.py starts DEVICE
@@ -27,7 +27,7 @@ SEED = 7
 
 
 def machine() -> dict[str, Any]:
-    """Return the machine, its driver, the versions, and the commit."""
+    """Return a description of the machine, its driver, the versions of packages, and the commit."""
     from importlib.metadata import PackageNotFoundError, version
 
     import torch
@@ -50,14 +50,14 @@ def machine() -> dict[str, Any]:
 def _output(*command: str) -> str:
     """Return the first line that a command prints; "" where it cannot be run."""
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20)
+        completed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return next(iter(done.stdout.splitlines()), "") if done.returncode == 0 else ""
+    return next(iter(completed.stdout.splitlines()), "") if completed.returncode == 0 else ""
 
 
 def starts(device: str) -> list[dict[str, Any]]:
-    """Return the times of a first start, with nothing compiled, and of one after it.
+    """Return the times of a first start, for which nothing is compiled yet, and of a second one.
 
     Prints the first as well, so that a slow second start does not lose it.
     """
@@ -103,17 +103,20 @@ def _start(device: str, caches: Path, clip: bytes, name: str) -> dict[str, Any]:
 
 
 def accuracy(checkpoint: str, device: str, clips: str, data: str = "") -> list[dict[str, Any]]:
-    """Return the accuracy on a device and on the CPU, each on its fused path: of the clips in the
-    repository, and of test clips where there is data."""
+    """Return the accuracy on a device and on the CPU, each on its fused path.
+
+    The clips are those in the repository, and `clips` test clips of the data set in the folder
+    `data`, if one is named.
+    """
     from model.training.evaluator import Evaluator, decode_within_memory
 
     folder = WEIGHTS / checkpoint
-    pair = [Evaluator(folder, each) for each in ("cpu", device)]
+    pair = [Evaluator(folder, name) for name in ("cpu", device)]
     labels = pair[0].card.labels
     sets = {"recorded clips": recorded(checkpoint, labels)}
     if data:
-        place = Path(data) / checkpoint
-        parts = pair[0].task.load(place if place.is_dir() else Path(data))
+        subfolder = Path(data) / checkpoint
+        parts = pair[0].task.load(subfolder if subfolder.is_dir() else Path(data))
         sets["test clips"] = list(parts.test_clips(int(clips), SEED))
     steps = pair[0].card.steps
     return [
@@ -141,9 +144,11 @@ def _compare(pair: Sequence[Any], decoded: Sequence[Any], name: str, device: str
     import torch
 
     steps = pair[0].card.steps
-    cpu, other = (torch.from_numpy(each.logits(decoded, steps)).softmax(1) for each in pair)
+    cpu, other = (
+        torch.from_numpy(evaluator.logits(decoded, steps)).softmax(1) for evaluator in pair
+    )  # each (clips, classes)
     truth = np.asarray([clip.truth.label for clip in decoded])
-    answers = [each.argmax(1).numpy() for each in (cpu, other)]
+    answers = [probabilities.argmax(1).numpy() for probabilities in (cpu, other)]
     return {
         "of": name,
         "clips": len(truth),
@@ -158,6 +163,7 @@ def _compare(pair: Sequence[Any], decoded: Sequence[Any], name: str, device: str
 
 
 def main(arguments: Sequence[str]) -> None:
+    """Run the part that the first argument names, and print its result."""
     part: Callable[..., Any] = {"machine": machine, "starts": starts, "accuracy": accuracy}[
         arguments[0]
     ]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-#: Characters of a part's reason, its last ones: the JSON has all that was kept.
+#: Number of last characters of a part's reason that are shown; gpu-check.json has more.
 REASON = 200
 #: A row's measurement and its value.
 Row = tuple[str, str]
 
 
 def markdown(content: Mapping[str, Any]) -> str:
-    """Return the table of a report, as in gpu-check.json: one row a figure."""
+    """Return the table of a report in the form of gpu-check.json, one row for each figure."""
     machine = content["machine"]
     facts = [machine["gpu"] or "no GPU", f"{machine['cores']} cores of {machine['processor']}"]
     facts += [f"{name} {machine[name]}" for name in ("driver", "cuda", "torch", "triton", "python")]
@@ -34,15 +34,16 @@ def _cell(text: str) -> str:
 
 
 def _rows(name: str) -> Callable[[Any], Iterator[Row]]:
-    """Return what makes rows of a part's result, by the first word of its name."""
+    """Return the function that makes rows of a part's result."""
+    # A name begins with the kind of its part, as in "engine, crema_d".
     return _ROWS[name.replace(",", " ").split()[0]]
 
 
 def _starts(result: Any) -> Iterator[Row]:
-    for each in result:
+    for start in result:
         yield (
-            f"{each['start']} start: ready / first answer / {each['path']}",
-            f"{each['ready_s']:.1f} / {each['answer_s']:.1f} / {each['fused_s']:.1f} s",
+            f"{start['start']} start: ready / first answer / {start['path']}",
+            f"{start['ready_s']:.1f} / {start['answer_s']:.1f} / {start['fused_s']:.1f} s",
         )
 
 
@@ -56,12 +57,12 @@ def _tests(result: Any) -> Iterator[Row]:
 
 
 def _accuracy(result: Any) -> Iterator[Row]:
-    for each in result:
+    for clips in result:
         yield (
-            f"{each['clips']} {each['of']}: right on the CPU ({each['cpu_path']}) / "
-            f"{each['device']} ({each['path']})",
-            f"{each['cpu_right']} / {each['right']}; {each['differ']} answers differ; "
-            f"probabilities by at most {each['difference']:.1e}",
+            f"{clips['clips']} {clips['of']}: right on the CPU ({clips['cpu_path']}) / "
+            f"{clips['device']} ({clips['path']})",
+            f"{clips['cpu_right']} / {clips['right']}; {clips['differ']} answers differ; "
+            f"probabilities by at most {clips['difference']:.1e}",
         )
 
 

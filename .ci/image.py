@@ -1,4 +1,4 @@
-"""The image, built where no Docker engine runs: by debootstrap and buildah."""
+"""Build the image where no Docker engine runs, with debootstrap and buildah."""
 
 from __future__ import annotations
 
@@ -28,13 +28,16 @@ PATH = "PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def base_name() -> str:
-    """The image that the Dockerfile begins with, without its digest."""
+    """Return the name and tag of the image that the Dockerfile begins with."""
     (name,) = re.findall(r"^ARG BASE=([^@\s]+)", DOCKERFILE.read_text(), re.MULTILINE)
     return str(name)
 
 
 def make_base() -> None:
-    """An image of that name, with Debian's Python where the official image has its own."""
+    """Make an image named `base_name()`, unless there is one.
+
+    Its Python is Debian's; that of the official image is built from source.
+    """
     name = base_name()
     if not output(*BUILDAH, "images", "--quiet", "--filter", f"reference={name}"):
         tree = make_root(CACHE / "base", SUITE, PACKAGES)
@@ -46,17 +49,18 @@ def make_base() -> None:
 
 
 def image_name(device: str) -> str:
+    """Return the name of the image for "cpu" or "cuda"."""
     return f"localhost/scmrl:{device}"
 
 
 def build(device: str) -> None:
-    """The Dockerfile's image for "cpu" or "cuda"."""
+    """Build the Dockerfile's image for "cpu" or "cuda"; `make_base` comes first."""
     index = os.environ.get("TORCH_INDEX", "")
-    shown = [f"--volume={path}:{path}:ro" for path in sorted(pip_needs())]
+    volumes = [f"--volume={path}:{path}:ro" for path in sorted(pip_needs())]
     quiet(
         *BUILDAH, "build", "--isolation", "chroot", "--network", "host", "--pull-never", "--layers",
-        "--format", "docker", *shown, "--ignorefile", f"{DOCKERFILE}.dockerignore",
-        # By its tag alone: an image that is made here has another digest than the registry's.
+        "--format", "docker", *volumes, "--ignorefile", f"{DOCKERFILE}.dockerignore",
+        # Without the digest: the base made here has another one than the registry's.
         "--build-arg", f"BASE={base_name()}",
         "--build-arg", f"DEVICE={device}", "--build-arg", f"TORCH_INDEX={index}",
         "--file", str(DOCKERFILE), "--tag", image_name(device), str(ROOT),

@@ -30,7 +30,7 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 class NoAnswerError(Exception):
-    """No registry said which digest a name has; the message has the reason of each tool."""
+    """No registry answered with a digest; the message has the reason of each tool."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Base:
 
 
 def main(dockerfile: Path) -> int:
+    """Pin a Dockerfile's base, print its digest and return the exit code."""
     text = dockerfile.read_text()
     base = read_base(text)
     if base is None:
@@ -66,18 +67,18 @@ def main(dockerfile: Path) -> int:
 
 
 def read_base(text: str) -> Base | None:
-    """The base of a Dockerfile; None where there is not exactly one."""
+    """Return the base of a Dockerfile; None where there is not exactly one."""
     matches = list(_BASE.finditer(text))
     return Base(matches[0]["name"], matches[0]["digest"]) if len(matches) == 1 else None
 
 
 def pin(text: str, digest: str) -> str:
-    """A Dockerfile whose base has another digest."""
+    """Return the text of a Dockerfile with the base's digest replaced or added."""
     return _BASE.sub(lambda match: f"ARG BASE={match['name']}@{digest}", text)
 
 
 def ask_registry(name: str) -> str:
-    """The digest of an image's index.
+    """Return the digest of an image's index.
 
     Raises:
         NoAnswerError: Neither tool is installed, or neither got an answer.
@@ -92,12 +93,14 @@ def ask_registry(name: str) -> str:
 
 
 def ask_skopeo(name: str) -> str:
-    # The manifest's bytes as they are: skopeo's own digest needs an image for this machine.
+    """Return the digest as skopeo gets it. Raises NoAnswerError."""
+    # Hashed here: skopeo prints a digest only of an image for this machine.
     manifest = output("skopeo", "inspect", "--raw", f"docker://{name}")
     return f"sha256:{hashlib.sha256(manifest).hexdigest()}"
 
 
 def ask_buildx(name: str) -> str:
+    """Return the digest as docker's buildx gets it. Raises NoAnswerError."""
     form = "{{println .Manifest.Digest}}"
     printed = output("docker", "buildx", "imagetools", "inspect", "--format", form, name)
     digest = printed.decode(errors="replace").strip()
@@ -107,7 +110,7 @@ def ask_buildx(name: str) -> str:
 
 
 def output(*command: str) -> bytes:
-    """What a command prints.
+    """Return what a command prints.
 
     Raises:
         NoAnswerError: The command is not installed, failed, printed nothing or took too long.
@@ -115,13 +118,13 @@ def output(*command: str) -> bytes:
     if shutil.which(command[0]) is None:
         raise NoAnswerError(f"{command[0]}: not installed")
     try:
-        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=False)
+        completed = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as error:
         raise NoAnswerError(f"{command[0]}: no answer within {TIMEOUT_S} s") from error
-    if done.returncode or not done.stdout:
-        lines = done.stderr.decode(errors="replace").strip().splitlines()
+    if completed.returncode or not completed.stdout:
+        lines = completed.stderr.decode(errors="replace").strip().splitlines()
         raise NoAnswerError(f"{command[0]}: {lines[0] if lines else 'no output'}")
-    return done.stdout
+    return completed.stdout
 
 
 if __name__ == "__main__":

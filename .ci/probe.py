@@ -1,4 +1,4 @@
-"""A service on this machine, asked from outside."""
+"""Find a free port, and ask the service that listens on it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 
 
 def status(port: int, path: str) -> int | None:
-    """The status of a GET; None while nobody listens."""
+    """Return the HTTP status of a GET; None where nothing listens on the port."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("GET", path)
@@ -17,5 +17,6 @@ def status(port: int, path: str) -> int | None:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
+    """Return a port of 127.0.0.1 on which nothing listens at the moment."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])

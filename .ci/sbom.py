@@ -54,7 +54,7 @@ class Pin:
     Attributes:
         name: In the form in which indexes compare names.
         version: With its local part, as in `2.13.0+cpu`.
-        hashes: SHA-256 of each wheel that is accepted, in hexadecimal digits.
+        hashes: SHA-256 of each accepted wheel, in hexadecimal digits.
     """
 
     name: str
@@ -63,6 +63,7 @@ class Pin:
 
 
 def main(folder: Path) -> None:
+    """Write an SBOM for each kind of device into a folder, which is made where it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     for device in DEVICES:
         pins = image_pins(device)
@@ -74,14 +75,14 @@ def main(folder: Path) -> None:
 
 
 def image_pins(device: str) -> list[Pin]:
-    """What the Dockerfile installs for a kind of device, in the order of names."""
+    """Return the packages that the Dockerfile installs for "cpu" or "cuda", sorted by name."""
     files = ("requirements.txt", f"requirements-{device}.txt")
     pins = [pin for name in files for pin in read_pins((ROOT / "docker" / name).read_text())]
     return sorted(pins, key=lambda pin: pin.name)
 
 
 def read_pins(text: str) -> list[Pin]:
-    """The pins of a file of hashed requirements.
+    """Return the pins of a file of hashed requirements.
 
     Raises:
         ValueError: A line is not `name==version` with hashes.
@@ -98,7 +99,7 @@ def read_pins(text: str) -> list[Pin]:
 
 
 def describe(pins: Iterable[Pin], device: str) -> Bom:
-    """The document for an image that has these packages."""
+    """Return the SBOM of the image for "cpu" or "cuda", which has these packages."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     service = Component(
         name=project["name"], version=project["version"], type=ComponentType.APPLICATION,
@@ -114,16 +115,17 @@ def describe(pins: Iterable[Pin], device: str) -> Bom:
     note = "one for each wheel, by Python and machine: the image is installed from one of them"
     bom.metadata.properties.add(Property(name="scmrl:hashes", value=note))
 
-    asked = [*project["dependencies"], *project["optional-dependencies"]["otel"]]
-    bom.register_dependency(service, chosen(components, asked))
+    direct = [*project["dependencies"], *project["optional-dependencies"]["otel"]]
+    bom.register_dependency(service, chosen(components, direct))
     for pin in pins:
         package = installed(pin)
-        needs = [] if package is None else chosen(components, package.requires or [])
-        bom.register_dependency(components[pin.name], needs)
+        dependencies = [] if package is None else chosen(components, package.requires or [])
+        bom.register_dependency(components[pin.name], dependencies)
     return bom
 
 
 def component(pin: Pin) -> Component:
+    """Return the SBOM's entry for a package."""
     purl = PackageURL("pypi", None, pin.name, pin.version)
     return Component(
         name=pin.name, version=pin.version, type=ComponentType.LIBRARY, purl=purl,
@@ -133,7 +135,10 @@ def component(pin: Pin) -> Component:
 
 
 def installed(pin: Pin) -> Distribution | None:
-    """The package beside this Python, if it has the same version but for its local part."""
+    """Return the package installed beside this Python; None where its version differs.
+
+    Local parts of versions, as in `2.13.0+cpu`, are not compared.
+    """
     try:
         package = distribution(pin.name)
     except PackageNotFoundError:
@@ -143,7 +148,7 @@ def installed(pin: Pin) -> Distribution | None:
 
 
 def licences(pin: Pin) -> list[License]:
-    """What a package declares: an SPDX expression, else classifiers, else one line of text."""
+    """Return the declared licences: an SPDX expression, else classifiers, else one line of text."""
     package = installed(pin)
     if package is None:
         return []
@@ -162,7 +167,10 @@ def licences(pin: Pin) -> list[License]:
 
 
 def chosen(components: dict[str, Component], lines: Iterable[str]) -> list[Component]:
-    """The listed components among those that requirements ask for on the image's machine."""
+    """Return the components that requirements name, those without a component left out.
+
+    Markers are evaluated for the image's machine and Python.
+    """
     python = image_python()
     environment = {**_IMAGE, "python_version": python, "python_full_version": f"{python}.0"}
     requirements = map(Requirement, lines)
@@ -175,17 +183,17 @@ def chosen(components: dict[str, Component], lines: Iterable[str]) -> list[Compo
 
 
 def image_python() -> str:
-    """The image's Python: major and minor."""
+    """Return the image's Python version, as in "3.11"."""
     text = (ROOT / "docker" / "Dockerfile").read_text()
     (version,) = re.findall(r"^ARG BASE=python:(\d+\.\d+)\.", text, re.MULTILINE)
     return str(version)
 
 
 def write(bom: Bom) -> str:
-    """The document as JSON that its schema accepts.
+    """Return the document as JSON, validated against its schema.
 
     Raises:
-        ValueError: The schema does not accept it.
+        ValueError: The schema rejects it.
     """
     text = JsonV1Dot6(bom).output_as_string(indent=2)
     problem = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)

@@ -4,7 +4,7 @@
 
 pip resolves the wheel with the versions of requirements.lock from wheels alone, for glibc 2.17 to
 2.35 (Ubuntu 22.04, JetPack 6) and the running Python. Nothing is installed, and nothing is run:
-that needs such a machine. Exit code 1, with pip's words, where a package has no wheel.
+that needs such a machine. Exit code 1, with pip's message, where a package has no wheel.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ PLATFORMS = ["manylinux2014_aarch64", *(f"manylinux_2_{minor}_aarch64" for minor
 
 
 def main(wheel: str) -> None:
+    """Print the packages that pip resolves for a wheel; exit where one has no wheel."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         command = [
@@ -27,9 +28,9 @@ def main(wheel: str) -> None:
             "--only-binary", ":all:", "--target", folder, "--constraint", str(LOCK),
             "--report", str(report), *(f"--platform={name}" for name in PLATFORMS), wheel,
         ]  # fmt: skip
-        done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
-        if done.returncode:
-            sys.exit(done.stderr)
+        completed = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+        if completed.returncode:
+            sys.exit(completed.stderr)
         packages = json.loads(report.read_text())["install"]
     for package in packages:
         name, version = package["metadata"]["name"], package["metadata"]["version"]

@@ -8,7 +8,7 @@ which dependencies are installed: those of requirements.lock, the newest or the 
 pyproject.toml allows. `--short` leaves `make test` out, and keeps the environment for next time.
 
 Needs root and debootstrap. The roots lie in $DEBIAN_ROOTS (default: ~/.cache/scmrl-roots). pip's
-configuration and the local folders that it names are shown to the trial read-only. The last line
+configuration and the local folders that it names are mounted read-only. The last line
 for each suite is a row for docs/python-versions.md. Exit code 1 where anything fails.
 """
 
@@ -38,21 +38,21 @@ SUITES = ("bookworm", "trixie", "sid")
 PACKAGES = ("ca-certificates", "curl", "git", "make", "python3", "python3-venv")
 TOOLS = ("debootstrap", "unshare", "git")
 
-#: In the trial's root.
+#: Paths in the trial's root.
 CLONE, VENV, LOWEST = "/root/scmrl", "/root/venv", "/root/lowest.lock"
 CLIP, LABEL = "tests/data/clips/digit-7.webm", "7"
-#: Longest time, in seconds, for an installation or a start, for the tests, and for the end.
+#: Longest times in seconds: for an installation or a start, for the tests, and for stopping.
 INSTALL_S, TEST_S, END_S = 1800, 3600, 40
 
-#: Packages whose versions a row names.
-NAMED = ("torch", "av", "numpy", "numba", "opencv-python-headless", "fastapi", "pydantic")
+#: Packages whose versions are in a row.
+REPORTED = ("torch", "av", "numpy", "numba", "opencv-python-headless", "fastapi", "pydantic")
 VERSIONS = f"""
 import json, platform
 from importlib.metadata import version
-print(json.dumps({{"python": platform.python_version()}} | {{n: version(n) for n in {NAMED}}}))
+print(json.dumps({{"python": platform.python_version()}} | {{n: version(n) for n in {REPORTED}}}))
 """
 
-#: Shows a folder its machine's devices and the paths that pip needs, and enters it.
+#: Mounts /proc, /dev and the paths that pip needs into a root, and runs a command in it.
 ENTER = """
 set -eu
 tree=$1; paths=$2; shift 2
@@ -68,12 +68,18 @@ exec chroot "$tree" "$@"
 
 
 class Failed(Exception):
-    """A step that failed; its text is what the step printed last."""
+    """A step failed; the message has the end of its output."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One suite with one choice of dependencies."""
+    """One suite with one choice of dependencies.
+
+    Attributes:
+        suite: Of Debian, such as "trixie".
+        versions: "locked", "newest" or "lowest".
+        short: Keep the environment for the next trial, and leave the tests out.
+    """
 
     suite: str
     versions: str
@@ -86,13 +92,13 @@ class Trial:
 
     @property
     def lock(self) -> str:
-        """What `make` is told to install from."""
+        """The argument of `make` that names the lock file; none for the newest versions."""
         return {"locked": "LOCK=requirements.lock", "newest": "LOCK=", "lowest": f"LOCK={LOWEST}"}[
             self.versions
         ]
 
     def run(self) -> str:
-        """The whole trial; returns its row. Raises Failed."""
+        """Run the trial; return its row for docs/python-versions.md. Raises Failed."""
         self._prepare()
         if self.versions == "lowest":
             self._resolve_lowest()
@@ -100,7 +106,7 @@ class Trial:
         installed = json.loads(self._output(f"{VENV}/bin/python", "-c", VERSIONS))
         tests = "not run" if self.short else self._test()
         label, probability = answer["label"], answer["probability"]
-        packages = ", ".join(f"{name} {installed[name]}" for name in NAMED)
+        packages = ", ".join(f"{name} {installed[name]}" for name in REPORTED)
         today = datetime.datetime.now(datetime.UTC).date()
         return (
             f"| {today} | {self.suite} | {installed['python']} | {self.versions} | {packages} "
@@ -116,7 +122,7 @@ class Trial:
         quiet("git", "clone", "--quiet", "--no-hardlinks", str(ROOT), f"{self.tree}{CLONE}")
 
     def _resolve_lowest(self) -> None:
-        """The lowest version of each direct dependency that has a wheel for this Python."""
+        """Write a lock with the lowest version of each direct dependency that has a wheel."""
         resolve = (
             f"python3 -m venv /root/uv && /root/uv/bin/pip install --quiet "
             f"--constraint {CLONE}/requirements.lock uv && cd {CLONE} && /root/uv/bin/uv pip "
@@ -127,7 +133,10 @@ class Trial:
         self._output("sh", "-c", resolve)
 
     def _serve(self) -> tuple[float, dict[str, str | float]]:
-        """Seconds until `make serve` is ready once it is installed, and the clip's prediction."""
+        """Install, start, classify the clip and stop.
+
+        Returns the seconds from `make serve` to ready, without installing, and the prediction.
+        """
         self._make("serve", "ARGS=--help", log="install", seconds=INSTALL_S)
         port = free_port()
         started = time.monotonic()
@@ -147,7 +156,7 @@ class Trial:
         return ready_s, prediction
 
     def _test(self) -> str:
-        """The last line of `make test`."""
+        """Run `make test`; return its last line."""
         self._make("test", log="test", seconds=TEST_S)
         return self._tail("test").splitlines()[-1].strip("= ")
 
@@ -162,7 +171,7 @@ class Trial:
 
     @contextmanager
     def _started(self, *arguments: str, log: str) -> Iterator[subprocess.Popen[bytes]]:
-        """`make` in the clone; it is ended by SIGTERM, and its session by SIGKILL."""
+        """Run `make` in the clone; stop it by SIGTERM at the end, and its session by SIGKILL."""
         make = shlex.join(["make", f"VENV={VENV}", self.lock, *arguments])
         with self._log(log).open("wb") as file:
             process = subprocess.Popen(
@@ -181,13 +190,14 @@ class Trial:
                 process.wait()
 
     def _output(self, *command: str) -> str:
-        """What a command in the trial's root prints. Raises Failed."""
-        done = subprocess.run(
+        """Return what a command in the trial's root prints. Raises Failed."""
+        completed = subprocess.run(
             self._command(*command), env=environment(), capture_output=True, text=True
         )
-        if done.returncode:
-            raise Failed(f"{shlex.join(command)}\n{done.stdout}{done.stderr}")
-        return done.stdout
+        if completed.returncode:
+            printed = completed.stdout + completed.stderr
+            raise Failed(f"{shlex.join(command)}\n{printed}")
+        return completed.stdout
 
     def _command(self, *command: str) -> list[str]:
         paths = " ".join(map(str, sorted({*pip_needs(), Path("/etc/resolv.conf")})))
@@ -202,6 +212,7 @@ class Trial:
 
 
 def main() -> int:
+    """Run a trial for each suite on the command line; return 1 where one fails."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("suites", nargs="*", default=SUITES, metavar="SUITE")
     parser.add_argument("--versions", choices=("locked", "newest", "lowest"), default="locked")
@@ -225,14 +236,14 @@ def main() -> int:
 
 
 def environment() -> dict[str, str]:
-    """A newcomer's environment, with what pip needs on this machine."""
-    kept = {
+    """Return a minimal environment, with the variables that pip needs on this machine."""
+    needed = {
         name: value
         for name, value in os.environ.items()
         if name.startswith(("PIP_", "OPENBLAS_")) or "CERT" in name or "_proxy" in name.lower()
     }
     path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    return kept | {"PATH": path, "HOME": "/root", "LANG": "C.UTF-8", "TERM": "dumb"}
+    return needed | {"PATH": path, "HOME": "/root", "LANG": "C.UTF-8", "TERM": "dumb"}
 
 
 if __name__ == "__main__":
