@@ -9,6 +9,8 @@ In the same way the process that has the queues shares batches and results with 
 
 from __future__ import annotations
 
+import ctypes
+import logging
 import math
 import mmap
 import os
@@ -27,6 +29,8 @@ from numpy.typing import NDArray
 
 from model.arrays import Float32Array
 
+log = logging.getLogger("scmrl.workers")
+
 #: Smallest block in bytes; larger ones double.
 _SMALLEST = 64 * 1024
 #: Bytes of free blocks that a worker keeps.
@@ -35,6 +39,15 @@ _MAX_FREE = 64 * 1024 * 1024
 _RECEIVE_S = 2.0
 #: Number and size of a block, beside its descriptor.
 _HEAD = struct.Struct("!QQ")
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.mmap.restype = ctypes.c_void_p
+_LIBC.mmap.argtypes = (
+    ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long,
+)  # fmt: skip
+_LIBC.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+#: What mmap returns where it fails.
+_FAILED = ctypes.c_void_p(-1).value
 
 
 @dataclass(frozen=True)
@@ -56,7 +69,7 @@ class BlockPool:
         self._numbers = count(1)
         self._by_address: dict[int, int] = {}
         # A finalizer may run at any point of any thread: deques need no lock.
-        self._free: defaultdict[int, deque[tuple[int, mmap.mmap]]] = defaultdict(deque)
+        self._free: defaultdict[int, deque[tuple[int, memoryview]]] = defaultdict(deque)
         self._sending = threading.Lock()
         #: Numbers of blocks that the engine process may drop.
         self.dropped: deque[int] = deque()
@@ -87,7 +100,7 @@ class BlockPool:
             values, number = copy, self._by_address[copy.ctypes.data]
         return Reference(number, values.shape), values
 
-    def _make(self, size: int) -> tuple[int, mmap.mmap]:
+    def _make(self, size: int) -> tuple[int, memoryview]:
         """Make a block, and send it. Raises MemoryError, ConnectionError."""
         number = next(self._numbers)
         try:
@@ -97,7 +110,7 @@ class BlockPool:
         try:
             try:
                 os.ftruncate(fd, size)
-                memory = mmap.mmap(fd, size)
+                memory = _map(fd, size)
             except OSError as exc:
                 raise _no_memory(size, exc) from exc
             with self._sending:
@@ -106,7 +119,7 @@ class BlockPool:
             os.close(fd)
         return number, memory
 
-    def _give_back(self, size: int, number: int, memory: mmap.mmap, address: int) -> None:
+    def _give_back(self, size: int, number: int, memory: memoryview, address: int) -> None:
         self._by_address.pop(address, None)
         free = sum(block * len(blocks) for block, blocks in list(self._free.items()))
         if free + size <= _MAX_FREE:
@@ -120,23 +133,44 @@ def _no_memory(size: int, reason: OSError) -> MemoryError:
     return MemoryError(f"no {size} bytes to share with another process: {reason}")
 
 
+def _map(fd: int, size: int) -> memoryview:
+    """Return the first `size` bytes of a memory file, which may be closed then, as a buffer.
+
+    They are unmapped when nothing refers to the buffer, as arrays of its content do. Python's mmap
+    would keep a duplicate of the descriptor, and the number of open files is limited. Raises
+    OSError.
+    """
+    protection = mmap.PROT_READ | mmap.PROT_WRITE
+    address = _LIBC.mmap(None, size, protection, mmap.MAP_SHARED, fd, 0)
+    if address == _FAILED:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    memory = (ctypes.c_char * size).from_address(address)
+    # At the interpreter's exit a thread may still compute with it: the system unmaps it.
+    weakref.finalize(memory, _LIBC.munmap, address, size).atexit = False
+    return memoryview(memory).cast("B")
+
+
 class SharedBlocks:
     """The blocks of one worker, in the engine process; one thread alone uses them."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._sock.settimeout(_RECEIVE_S)
-        self._blocks: dict[int, mmap.mmap] = {}
+        #: By number; None: it came, but could not be mapped.
+        self._blocks: dict[int, memoryview | None] = {}
 
     def array(self, reference: Reference) -> Float32Array:
         """Return the array at a reference, without a copy.
 
         It may change once the request that sent it has ended. Raises OSError and ValueError where
-        the block does not come or is too small.
+        the block does not come or is too small, and MemoryError where it could not be mapped.
         """
         while reference.block not in self._blocks:
             self._receive()
         memory = self._blocks[reference.block]
+        if memory is None:
+            raise MemoryError("a block of another process could not be mapped")
         elements = math.prod(reference.shape)
         return np.frombuffer(memory, np.float32, elements).reshape(reference.shape)
 
@@ -157,10 +191,16 @@ class SharedBlocks:
     def _receive(self) -> None:
         """Receive the next block; its worker sends it before a request that refers to it."""
         head, fds, _, _ = socket.recv_fds(self._sock, _HEAD.size, 1)
-        if len(head) < _HEAD.size or len(fds) != 1:
+        if len(head) < _HEAD.size:
             raise ConnectionError("the worker sent no block")
         number, size = _HEAD.unpack(head)
-        try:
-            self._blocks[number] = mmap.mmap(fds[0], size)
-        finally:
-            os.close(fds[0])
+        self._blocks[number] = None
+        for fd in fds:  # none where no more files may be open
+            try:
+                self._blocks[number] = _map(fd, size)
+            except OSError as exc:
+                log.error("%d bytes of another process cannot be mapped: %s", size, exc)
+            finally:
+                os.close(fd)
+        if not fds:
+            log.error("%d bytes of another process cannot be mapped: too many open files", size)

@@ -18,6 +18,7 @@ from service.engine_link.channel import Channel, ChannelLost, Handler, RemoteFai
 from service.engine_link.key_members import members_of
 from service.engine_link.outputs import pack_output
 from service.engine_link.snapshot import Entry, ServedEntry, Snapshot
+from service.errors import out_of_memory
 from service.inference.batch_queue import not_served
 from service.inference.batching import Slot
 from service.inference.model_server import ModelServer
@@ -298,10 +299,13 @@ class EngineServer:
         id: str | None,
     ) -> Reply:
         request_id.set(id)  # of the task, for the log
-        arrays = {
-            name: worker.blocks.array(Reference(block, tuple(shape)))
-            for name, (block, shape) in inputs.items()
-        }
+        try:
+            arrays = {
+                name: worker.blocks.array(Reference(block, tuple(shape)))
+                for name, (block, shape) in inputs.items()
+            }
+        except MemoryError as exc:
+            raise out_of_memory() from exc
         result = await worker.slots[slot][0].run(arrays, steps, explain)
         description, parts = pack_output(result.output)
         return Reply(
