@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -26,6 +27,9 @@ log = logging.getLogger("scmrl.traces")
 _EXPORTER = "OTEL_TRACES_EXPORTER"
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+#: Longest wait for the collector at the end of the service, in seconds: less than that for which an
+#: HTTP worker is waited for.
+_STOP_S = 2.0
 #: The protocol of the exporter in `scmrl[otel]`.
 _PROTOCOL = "http/protobuf"
 
@@ -147,8 +151,14 @@ class Traces:
         span.end(clock + round(1e9 * stage.ended))
 
     def stop(self) -> None:
-        """Send the remaining spans; takes seconds if the collector does not answer."""
-        self._provider.shutdown()
+        """Send the remaining spans, for `_STOP_S` at most: the collector may not answer."""
+        sending = threading.Thread(target=self._provider.shutdown, name="scmrl-traces", daemon=True)
+        sending.start()
+        sending.join(_STOP_S)
+        if sending.is_alive():
+            log.warning(
+                "the last spans are lost: the collector has not answered within %g s", _STOP_S
+            )
 
 
 def _attributes(request: CompletedRequest) -> dict[str, str | int]:

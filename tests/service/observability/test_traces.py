@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -205,6 +206,7 @@ def test_supervisors_leave_no_spans(traced: httpx.Client, collector: Collector) 
 def test_the_service_has_a_name_and_a_version_that_the_environment_may_replace(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(traces, "_STOP_S", 60)
     for variables, name in (({}, "scmrl"), ({"OTEL_SERVICE_NAME": "mine"}, "mine")):
         with collecting() as collector:
             environment = {"OTEL_TRACES_EXPORTER": "otlp", **variables}
@@ -220,6 +222,21 @@ def test_the_service_has_a_name_and_a_version_that_the_environment_may_replace(
             a.key: a.value.string_value for a in request.resource_spans[0].resource.attributes
         }
         assert (values["service.name"], values["service.version"]) == (name, "1.2.3")
+
+
+def test_a_collector_that_does_not_answer_is_not_waited_for_at_the_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(traces, "_STOP_S", 0.1)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with socket.create_server(("127.0.0.1", 0)) as collector:
+        endpoint = f"http://127.0.0.1:{collector.getsockname()[1]}"
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        recorder = traces.from_environment("1.2.3", {"OTEL_TRACES_EXPORTER": "otlp"})
+        assert recorder is not None
+        recorder._tracer.start_span("one").end()
+        recorder.stop()
+        assert "the collector has not answered within 0.1 s" in caplog.text
 
 
 @pytest.mark.parametrize(
