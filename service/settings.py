@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import SecretStr, model_validator
+from pydantic import SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from model.config import MAX_STEPS
@@ -55,6 +55,12 @@ class Settings(BaseSettings):
             # The settings are frozen.
             object.__setattr__(self, "default_model", default_model(self.models))
         return self
+
+    @field_validator("compile", "precision", "sandbox", "log_level", "log_format", mode="before")
+    @classmethod
+    def _in_any_case(cls, value: object) -> object:
+        """Accept a choice in any case: other programs have the level of a log in capitals."""
+        return value.lower() if isinstance(value, str) else value
 
     # --- checkpoints and devices --------------------------------------------------------------
 

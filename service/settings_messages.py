@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -19,6 +19,8 @@ OTHER_VARIABLES = {
     "SCMRL_CPUS": "docker/compose.yaml",
     "SCMRL_IMAGE_CACHE": "the trials of the image",
 }
+#: Most characters of an invalid value that a message has.
+_MAX_SHOWN = 40
 
 
 def variable_warnings(environment: Iterable[str]) -> list[str]:
@@ -47,15 +49,26 @@ def describe_invalid_variables(error: ValidationError) -> str:
 
 
 def describe_error(error: ErrorDetails) -> str:
-    """Return what is wrong with the value of a setting, and its bounds.
+    """Return what is wrong with the value of a setting, and what it must be.
 
     `error` is one of those of a ValidationError of Settings.
     """
     name = str(error["loc"][0])
-    message = error["msg"].removeprefix("Value error, ")
     field = Settings.model_fields.get(name)
-    bounds = describe_bounds(field) if field is not None else ""
-    return f"{message}; can be {bounds}" if bounds else message
+    expected = describe_expected(field) if field is not None else ""
+    if error["type"] == "value_error" or not expected:
+        return error["msg"].removeprefix("Value error, ")
+    return f"{str(error['input'])[:_MAX_SHOWN]!r} is not valid; it must be {expected}"
+
+
+def describe_expected(field: FieldInfo) -> str:
+    """Return what a value must be, as in `a whole number, 0 to 65535`; nothing for texts."""
+    if get_origin(field.annotation) is Literal:
+        return f"one of {', '.join(get_args(field.annotation))}"
+    kinds: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number"}
+    if field.annotation not in kinds:
+        return ""
+    return ", ".join(filter(None, (kinds[field.annotation], describe_bounds(field))))
 
 
 def describe_bounds(field: FieldInfo) -> str:

@@ -1,4 +1,4 @@
-"""Parameters of commands on a checkpoint, and flags that are made from a dataclass of options."""
+"""Parameters of commands on a checkpoint, and flags that are made from fields of options."""
 
 from __future__ import annotations
 
@@ -20,6 +20,12 @@ Data = Annotated[
         show_default=False,
     ),
 ]
+
+
+def value_name(kind: Any) -> str:
+    """Return what the help shows for the value of a flag: short, so that no flag is cut off."""
+    names: dict[Any, str] = {bool: "", int: "N", float: "X", str: "TEXT"}
+    return names.get(kind, "PATH")
 
 
 def flag_of(options: type, name: str, *names: str, **more: Any) -> Any:

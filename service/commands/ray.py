@@ -46,18 +46,29 @@ def ray(
     address: Annotated[
         str | None, typer.Option(help="Address of a cluster, such as auto or HOST:6379.")
     ] = None,
-    min_replicas: Annotated[int, typer.Option(min=1, help="Minimum number of replicas.")] = 1,
-    max_replicas: Annotated[int, typer.Option(min=1, help="Maximum number of replicas.")] = 8,
-    cpus: Annotated[float, typer.Option(min=0.1, help="CPU cores of a replica.")] = 2.0,
-    gpus: Annotated[float, typer.Option(min=0, help="GPUs of a replica; 0.5: half of one.")] = 0.0,
+    min_replicas: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Minimum number of replicas.")
+    ] = 1,
+    max_replicas: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Maximum number of replicas.")
+    ] = 8,
+    cpus: Annotated[
+        float, typer.Option(min=0.1, metavar="X", help="CPU cores of a replica.")
+    ] = 2.0,
+    gpus: Annotated[
+        float, typer.Option(min=0, metavar="X", help="GPUs of a replica; 0.5: half of one.")
+    ] = 0.0,
     target_ongoing_requests: Annotated[
         float,
         typer.Option(
-            min=0.1, help="Requests and streams in flight of a replica before another is started."
+            min=0.1,
+            metavar="X",
+            help="Requests and streams in flight of a replica before another is started.",
         ),
     ] = 8.0,
     downscale_delay_s: Annotated[
-        float, typer.Option(min=0, help="Seconds of less load before a replica is stopped.")
+        float,
+        typer.Option(min=0, metavar="X", help="Seconds of less load before a replica is stopped."),
     ] = 300.0,
     stop: Annotated[
         bool, typer.Option("--stop", help="End the service at --address instead.")

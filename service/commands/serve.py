@@ -18,7 +18,8 @@ import typer
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
-from service.commands.settings import format_value
+from service.commands.checkpoint_flags import value_name
+from service.commands.settings import format_value, topic_of
 from service.decoding import sandbox
 from service.keys.exposure import check_exposure
 from service.keys.key_file import Keys, KeysError, exposed, read
@@ -251,7 +252,16 @@ def _option(name: str, field: FieldInfo, hidden: bool = False) -> inspect.Parame
     help_text = f"{field.description}. {notes}"
     kind = field.annotation if field.annotation in (bool, int, float, Path) else str
     flags = f"{flag(name)}/{off_flag(name)}" if kind is bool else flag(name)
-    option = typer.Option(flags, help=help_text, show_default=False, hidden=hidden)
+    # Switches have two names each: beside them, long names of other flags would be cut off.
+    panel = f"{topic_of(field)}: switches" if kind is bool else topic_of(field)
+    option = typer.Option(
+        flags,
+        help=help_text,
+        show_default=False,
+        hidden=hidden,
+        metavar=value_name(kind),
+        rich_help_panel=panel,
+    )
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,

@@ -82,7 +82,7 @@ def markdown_page() -> Iterator[str]:
     """Yield the lines of docs/settings.md: all settings by topic."""
     yield INTRODUCTION
     fields = Settings.model_fields.items()
-    for topic, members in groupby(fields, lambda member: _topic(member[1])):
+    for topic, members in groupby(fields, lambda member: topic_of(member[1])):
         yield f"## {topic}\n"
         yield "| variable | flag | default | values | description |"
         yield "| --- | --- | --- | --- | --- |"
@@ -124,7 +124,8 @@ def _row(name: str, field: FieldInfo) -> str:
     return f"| `{variable(name)}` | {flag_cell} | {default} | {values} | {field.description} |"
 
 
-def _topic(field: FieldInfo) -> Topic:
+def topic_of(field: FieldInfo) -> Topic:
+    """Return the topic of a setting: its part of the page, and of the help of `scmrl serve`."""
     extra = field.json_schema_extra
     assert isinstance(extra, dict)
     return Topic(str(extra["topic"]))

@@ -12,10 +12,12 @@ from typing import Annotated, Any
 
 import typer
 
+from model.config import MAX_SEED
 from model.training import run_state_migration
 from model.training.options import TrainOptions, as_text, flag, range_of
 from model.training.task import Task
 from model.training.tasks import TASKS
+from service.commands.checkpoint_flags import value_name
 from service.commands.failure import INTERRUPTED, NOT_INSTALLED, UNUSABLE, fail
 
 #: Old names of flags, the fields of TrainOptions that they set, and their kind. They work for one
@@ -26,6 +28,25 @@ _DEPRECATED: dict[str, tuple[str, Any]] = {
     "from": ("init_from", Path),
     "no-class": ("outlier_share", float),
 }
+
+#: Panels of the help, and the fields of TrainOptions in each; a task's own options come first.
+PANELS: dict[str, tuple[str, ...]] = {
+    "Run": (
+        "out", "epochs", "clips", "batch", "auto_batch", "patience", "select_by", "average",
+        "development_clips", "test_clips", "resume", "init_from", "name", "seed", "device",
+        "precision", "workers",
+    ),
+    "Network": (
+        "steps", "embed_dim", "splitting", "attention", "alignment", "fusion", "alpha", "encoding",
+    ),
+    "Training": (
+        "learning_rate", "learning_rate_batch", "learning_rate_floor", "lr_multiplier",
+        "warmup_epochs", "weight_decay", "max_gradient_norm", "label_smoothing", "temperature",
+        "modality_dropout", "outlier_share", "curriculum", "easy_start", "short_sequences",
+        "new_towers", "freeze_norms", "settle_norms",
+    ),
+}  # fmt: skip
+_DATA = "Data"
 
 _HELP = """{description}
 
@@ -55,14 +76,18 @@ def _command(task: type[Task]) -> Callable[..., None]:
     def train(data: Path, **flags: Any) -> None:
         _train(task, data, flags)
 
-    data_option = typer.Option(help=task().data_help, show_default=False)
+    data_option = typer.Option(
+        help=task().data_help, show_default=False, metavar=value_name(Path), rich_help_panel=_DATA
+    )
     parameters = [_parameter("data", Annotated[Path, data_option], inspect.Parameter.empty)]
+    parameters += [_option(field, _default(field), _DATA) for field in _options(task)]
     defaults = {"out": Path("runs") / task().name, **task().defaults}
-    for field in _options(TrainOptions):
-        default = defaults.get(field.name, _default(field))
-        by_data = task().defaults_by_data.get(field.name)
-        parameters.append(_option(field, default, by_data))
-    parameters += [_option(field, _default(field)) for field in _options(task)]
+    common = {field.name: field for field in _options(TrainOptions)}
+    for panel, names in PANELS.items():
+        for name in names:
+            default = defaults.get(name, _default(common[name]))
+            by_data = task().defaults_by_data.get(name)
+            parameters.append(_option(common[name], default, panel, by_data))
     for name, (_, kind) in _DEPRECATED.items():
         hidden = typer.Option(f"--{name}", hidden=True)
         parameters.append(_parameter(_deprecated(name), Annotated[kind | None, hidden], None))
@@ -79,30 +104,41 @@ def _default(field: Field[Any]) -> Any:
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
-def _option(field: Field[Any], default: Any, by_data: str | None = None) -> inspect.Parameter:
+def _option(
+    field: Field[Any], default: Any, panel: str, by_data: str | None = None
+) -> inspect.Parameter:
     """Return the parameter of one option, which is None unless the flag is used.
 
-    `by_data`: how the data decides its default, where it does.
+    The options check their ranges themselves. `by_data`: how the data decides its default, where
+    it does.
     """
     if isinstance(default, bool):
         name = flag(field.name)
         names = f"{name}/--no-{name.removeprefix('--')}" if default else name
-        switch = typer.Option(names, help=field.metadata["help"])
+        switch = typer.Option(
+            names, help=field.metadata["help"], metavar=value_name(bool), rich_help_panel=panel
+        )
         return _parameter(field.name, Annotated[bool | None, switch], None)
     kind = Path if default is None else str if isinstance(default, Mapping) else type(default)
     shown = as_text(default) if isinstance(default, Mapping) else default
     shown = by_data or ("none" if shown in (None, "") else shown)
-    choices = field.metadata["choices"]
-    one_of = f" One of {', '.join(choices)}." if choices else ""
-    least, most = range_of(field) or (None, None)
     option = typer.Option(
         flag(field.name),
-        help=f"{field.metadata['help']}{one_of} [default: {shown}]",
+        help=f"{field.metadata['help']}{_allowed(field)} [default: {shown}]",
         show_default=False,
-        min=least,
-        max=most,
+        metavar=value_name(kind),
+        rich_help_panel=panel,
     )
     return _parameter(field.name, Annotated[kind | None, option], None)
+
+
+def _allowed(field: Field[Any]) -> str:
+    """Return the values that an option may have, for its help."""
+    if choices := field.metadata["choices"]:
+        return f" One of {', '.join(choices)}."
+    if (bounds := range_of(field)) and bounds[1] != MAX_SEED:
+        return f" [{bounds[0]:.15g} to {bounds[1]:.15g}]"
+    return ""
 
 
 def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:

@@ -45,6 +45,15 @@ def limits(name: str) -> dict[str, float]:
     }
 
 
+def test_a_choice_is_accepted_in_any_case_and_another_value_refused_with_what_is_accepted() -> None:
+    assert Settings(log_level="INFO").log_level == "info"  # type: ignore[arg-type]
+    assert refusal("log_level", "loud") == (
+        "'loud' is not valid; it must be one of debug, info, warning, error"
+    )
+    assert refusal("page", "maybe") == "'maybe' is not valid; it must be true or false"
+    assert refusal("port", "abc") == "'abc' is not valid; it must be a whole number, 0 to 65535"
+
+
 @pytest.mark.parametrize("name", NUMBERS)
 def test_every_number_has_a_unit_and_finite_bounds(name: str) -> None:
     bounds = limits(name)
@@ -66,7 +75,7 @@ NONSENSE = ["inf", "-inf", "nan", "Infinity", "1e400", "-1", "-1e-9", "999999999
 @given(value=st.sampled_from(NONSENSE) | st.floats(min_value=1 << 41) | st.floats(max_value=-1e-9))
 def test_an_invalid_number_is_refused_with_its_bounds(name: str, value: Any) -> None:
     message = refusal(name, value)
-    assert "can be " in message
+    assert "it must be a" in message
     assert f"to {limits(name)['le']}" in message
 
 

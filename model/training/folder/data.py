@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -148,7 +148,11 @@ class FolderData:
         message = report(self.data, findings, len(self.parts))
         if any(finding.kind in FATAL for finding in findings):
             are_all = all(finding.kind in FATAL for finding in findings)
-            others = "" if are_all else "; correct the other files"
+            others = (
+                ""
+                if are_all
+                else ("; correct the other files, or leave them out with --skip-faulty")
+            )
             raise DataError(f"{message}\nadd clips to these classes{others}")
         if not self.options.skip_faulty:
             raise DataError(f"{message}\ncorrect these files, or leave them out with --skip-faulty")
@@ -167,7 +171,11 @@ class FolderData:
         counts = Counter(each.files.label for each in self.parts)
         classes = ", ".join(f"{label} {counts[label]}" for label in self.labels)
         parts = ", ".join(f"{part} {len(self.of(part))}" for part in PARTS)
-        return f"{self.data}: nothing wrong with {len(self.parts)} clips: {classes}; {parts}"
+        alike = "".join(
+            f"\nwarning: the classes {' and '.join(labels)} differ in case only"
+            for labels in _alike(self.labels)
+        )
+        return f"{self.data}: nothing wrong with {len(self.parts)} clips: {classes}; {parts}{alike}"
 
     def _duplicates(self) -> Iterator[Finding]:
         digests = {each.files.name: each.digest for each in self.parts}
@@ -224,6 +232,14 @@ class Options:
     mirror: bool = True
     class_weights: bool = True
     skip_faulty: bool = False
+
+
+def _alike(labels: Iterable[str]) -> list[list[str]]:
+    """Return the labels that differ in case only: two folders of one class, most likely."""
+    by_name: dict[str, list[str]] = {}
+    for label in labels:
+        by_name.setdefault(label.casefold(), []).append(label)
+    return [same for same in by_name.values() if len(same) > 1]
 
 
 def digests(clips: Sequence[ClipFiles]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from model.training.folder.findings import Finding
 from model.training.task import DataError
 
 #: Files that systems leave in folders.
-IGNORED = frozenset({"thumbs.db", "desktop.ini"})
+IGNORED = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 #: Kinds of files of one name that make a clip.
 PAIRS: frozenset[frozenset[Kind]] = frozenset(
     {
@@ -25,6 +26,8 @@ PAIRS: frozenset[frozenset[Kind]] = frozenset(
 )
 #: Accepted file types by their endings, for messages.
 ACCEPTED = "; ".join(f"{kind}: {', '.join(endings)}" for kind, endings in ENDINGS.items())
+#: Pictures of telephones that are not read.
+_HEIF = (".heic", ".heif")
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def list_folder(data: Path) -> Listing:
         if not files:
             message = f"the folder holds no file; it needs clips ({ACCEPTED})"
             findings.append(Finding("empty", entry.name, message))
-        pairs, wrong = pair(files, entry.name)
+        pairs, wrong = pair(files, normalize(entry.name))
         clips += pairs
         findings += wrong
     return Listing(tuple(clips), tuple(findings))
@@ -79,6 +82,11 @@ def pair(files: Iterable[tuple[Path, str]], label: str) -> tuple[list[ClipFiles]
         kind = kind_of(path)
         if kind is None:
             message = f"unknown file name extension; accepted are {ACCEPTED}"
+            if path.suffix.lower() in _HEIF:
+                message = (
+                    "HEIF pictures are not read; convert them to JPEG (an iPhone takes JPEG with "
+                    "Settings, Camera, Formats, Most Compatible)"
+                )
             findings.append(Finding("wrong name", name, message))
             continue
         by_stem.setdefault(path.with_suffix(""), []).append((kind, path, name))
@@ -111,8 +119,15 @@ def _is_ignored(path: Path) -> bool:
     return path.name.startswith(".") or path.name.lower() in IGNORED
 
 
+def normalize(label: str) -> str:
+    """Return a label with composed characters: macOS decomposes `ä` in the names of files."""
+    return unicodedata.normalize("NFC", label)
+
+
 def layout(data: Path) -> str:
-    """Return what a data folder must look like, for messages."""
+    """Return what a data folder or a table must look like, for messages."""
+    if data.suffix.lower() == ".csv":
+        return "it must have a row for each clip, with columns file and label"
     return (
         f"it must have a folder for each class ({data / 'CLASS' / 'CLIP.mp4'}), or be a .csv file "
         "with columns file and label"

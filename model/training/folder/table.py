@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import math
+import unicodedata
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from io import StringIO
 from pathlib import Path
 
 from model.training.folder.clip_files import ClipFiles
 from model.training.folder.findings import Finding
-from model.training.folder.listing import Listing, pair
+from model.training.folder.listing import Listing, normalize, pair
 from model.training.folder.split import PARTS
 from model.training.task import DataError
 
@@ -22,6 +25,9 @@ def list_table(table: Path) -> Listing:
     A row is a clip, or the part of one from `start` to `end` in seconds. Rows of files of one name
     (`a.wav`, `a.jpg`) with the same other columns are one clip. Raises DataError where the file
     cannot be read or lacks a column.
+
+    As spreadsheets write tables, columns may be separated by commas, semicolons or tabs, and
+    seconds may have a decimal comma. Paths may have backslashes.
     """
     clips: dict[tuple[str, ...], ClipFiles] = {}
     findings: list[Finding] = []
@@ -55,25 +61,49 @@ def _name(table: Path, path: Path) -> str:
 def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
     """Return the rows with their line numbers; columns that are absent are empty."""
     try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            names = reader.fieldnames or []
-            missing = [name for name in REQUIRED if name not in names]
-            if missing:
-                raise DataError(
-                    f"{table}: line 1: no column {' and no '.join(missing)}; columns are "
-                    f"{', '.join(REQUIRED)} and, not required, {', '.join(OPTIONAL)}; there are "
-                    f"{', '.join(names) or 'none'}"
-                )
-            return [
-                (reader.line_num, {name: (row.get(name) or "").strip()
-                                   for name in (*REQUIRED, *OPTIONAL)})
-                for row in reader
-            ]  # fmt: skip
+        text = _text(table)
+        head = text.partition("\n")[0]
+        reader = csv.reader(StringIO(text, newline=""), delimiter=max(",;\t", key=head.count))
+        names = [name.strip().lower() for name in next(reader, [])]
+        missing = [name for name in REQUIRED if name not in names]
+        if missing:
+            raise DataError(
+                f"{table}: line 1: no column {' and no '.join(missing)}; columns are "
+                f"{', '.join(REQUIRED)} and, not required, {', '.join(OPTIONAL)}; there are "
+                f"{', '.join(names) or 'none'}"
+            )
+        return [
+            (reader.line_num, _row(table.parent, dict(zip(names, values, strict=False))))
+            for values in reader
+            if any(values)
+        ]
     except OSError as exc:
         raise DataError(f"{table}: cannot be read: {exc.strerror}") from exc
-    except (csv.Error, UnicodeDecodeError) as exc:
-        raise DataError(f"{table}: not a table in UTF-8: {exc}") from exc
+    except UnicodeDecodeError as exc:
+        raise DataError(f"{table}: not in UTF-8; in Excel, save it as CSV UTF-8") from exc
+    except csv.Error as exc:
+        raise DataError(f"{table}: not a table: {exc}") from exc
+
+
+def _text(table: Path) -> str:
+    """Return the text of a table in UTF-8, or in UTF-16 with a byte order mark, as Excel writes."""
+    data = table.read_bytes()
+    return data.decode("utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig")
+
+
+def _row(folder: Path, values: dict[str, str]) -> dict[str, str]:
+    """Return all columns of a row, in the form that the rest reads."""
+    row = {name: values.get(name, "").strip() for name in (*REQUIRED, *OPTIONAL)}
+    row["file"] = _existing(folder, row["file"])
+    row["label"] = normalize(row["label"])
+    return row | {name: row[name].replace(",", ".") for name in ("start", "end")}
+
+
+def _existing(folder: Path, name: str) -> str:
+    """Return `name` as the folder has it: with slashes, its characters composed or decomposed."""
+    names = [name, name.replace("\\", "/")]
+    forms = [unicodedata.normalize(form, each) for each in names for form in ("NFC", "NFD")]
+    return next((each for each in (*names, *forms) if (folder / each).is_file()), name)
 
 
 def _problem(table: Path, row: dict[str, str]) -> str:

@@ -7,19 +7,24 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import soundfile
 import torch
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from model.config import MAX_STEPS
+from model.training.options import TrainOptions
 from model.training.speech.held_out import HELD_OUT_SPEAKER
 from service.commands.app import app
+from service.commands.train import PANELS
 from service.keys import key_file
 from service.setting_names import variable
 from service.settings import Settings
@@ -86,6 +91,26 @@ def test_each_command_has_help(command: str) -> None:
     stdout = scmrl(*command.split(), "--help").output
     assert "Usage" in stdout
     assert len(stdout.splitlines()) > 8
+
+
+def test_no_flag_is_cut_off_in_the_help() -> None:
+    """In a terminal of 80 columns, a long name beside wide columns would end in an ellipsis."""
+
+    def check(command: Any, path: list[str]) -> None:
+        printed = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "80"}).output
+        shown = [each for each in command.params if not getattr(each, "hidden", False)]
+        names = {name for each in shown for name in [*each.opts, *each.secondary_opts]}
+        flags = {name for name in names if name.startswith("--")}
+        assert flags <= set(re.findall(r"--[a-z0-9-]+(?![a-z0-9-]|…)", printed)), path
+        for name, part in getattr(command, "commands", {}).items():
+            check(part, [*path, name])
+
+    check(get_command(app), [])
+
+
+def test_every_option_of_training_is_in_a_panel_of_the_help() -> None:
+    panels = [name for names in PANELS.values() for name in names]
+    assert sorted(panels) == sorted(field.name for field in fields(TrainOptions) if field.metadata)
 
 
 def test_flags_of_serve_are_the_settings_with_their_defaults() -> None:

@@ -99,8 +99,8 @@ def test_invalid_settings_are_named_by_flag_and_variable(serve: type[Serve]) -> 
     output = service.logged
     assert "--queue-length (SCMRL_QUEUE_LENGTH)" in output
     assert "--max-batch (SCMRL_MAX_BATCH)" in output
-    assert "can be 0 to 86400 s" in output
-    assert "can be 64 to 1048576 MiB" in output
+    assert "a number, 0 to 86400 s" in output
+    assert "a whole number, 64 to 1048576 MiB" in output
     assert "--device (SCMRL_DEVICE): no such device: 'abacus'; choose auto, cpu, cuda" in output
     assert "Traceback" not in output
     assert serve("--prot", 80).code() == 2

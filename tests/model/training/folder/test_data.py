@@ -100,6 +100,16 @@ def test_every_mistake_of_a_folder_is_reported_at_once(
     assert "nothing wrong with 8 clips: cat 4, dog 4; train 4, development 2, test 2" in printed
 
 
+def test_classes_that_differ_in_case_only_cause_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = movies(tmp_path / "data", classes=("Cat", "cat"), count=3)
+    SMALL.for_data(data).load(data).training_examples(0, tmp_path / "runs")
+    assert "warning: the classes Cat and cat differ in case only" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
 def test_classes_with_too_few_clips_are_reported_with_wrong_names(tmp_path: Path) -> None:
     movies(tmp_path, count=2)
     (tmp_path / "cat" / "x.doc").write_bytes(b"x")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,17 @@ def test_files_of_one_name_are_a_clip(tmp_path: Path) -> None:
     )  # fmt: skip
     assert clips["dog/c.png"].sound_file is None
     assert clips["dog/d.ogg"].picture_file is None
+
+
+def test_what_telephones_and_systems_add(tmp_path: Path) -> None:
+    """A macOS archive has a folder of its own, and decomposed characters in names."""
+    touch(tmp_path, "__MACOSX/cat/._a.mp4", "cat/.DS_Store", "cat/a.mp4", "cat/IMG_1.HEIC")
+    touch(tmp_path, unicodedata.normalize("NFD", "B\u00e4r/b.mp4"))
+    listing = list_clips(tmp_path)
+    assert listing.labels == ("B\u00e4r", "cat")
+    (finding,) = listing.findings
+    assert finding.where == "cat/IMG_1.HEIC"
+    assert "convert them to JPEG" in finding.message
 
 
 def test_wrong_names_are_all_reported(tmp_path: Path) -> None:
@@ -94,6 +106,27 @@ def test_a_table_names_classes_parts_groups_and_spans(tmp_path: Path) -> None:
     assert clips["sub/c.mp4"].split == "train"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_table_may_be_as_spreadsheets_write_it(
+    tmp_path: Path, encoding: str, separator: str
+) -> None:
+    touch(tmp_path, "sub/a b.mp4", unicodedata.normalize("NFD", "\u00e4.mp4"))
+    rows = [
+        ["File", " Label", "Start", "End"],
+        ["sub\\a b.mp4", "cat", '"0,5"', '"1,5"'],
+        ["\u00e4.mp4", unicodedata.normalize("NFD", "B\u00e4r"), "", ""],
+    ]
+    text = "\r\n".join(separator.join(row) for row in rows) + "\r\n\r\n"
+    (tmp_path / "clips.csv").write_bytes(text.encode(encoding))
+    listing = list_clips(tmp_path / "clips.csv")
+    assert listing.findings == ()
+    clips = {clip.label: clip for clip in listing.clips}
+    assert clips.keys() == {"cat", "B\u00e4r"}
+    assert clips["cat"].span == (0.5, 1.5)
+    assert all(path.is_file() for clip in listing.clips for _, path in clip.files)
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -123,5 +156,5 @@ def test_a_table_without_a_column_is_refused_by_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no column label; columns are file, label .* class"):
         list_clips(table(tmp_path, "file,class\na.mp4,cat\n"))
     (tmp_path / "clips.csv").write_bytes(b"file,label\n\xff\xfe,cat\n")
-    with pytest.raises(DataError, match="not a table in UTF-8"):
+    with pytest.raises(DataError, match="not in UTF-8; in Excel, save it as CSV UTF-8"):
         list_clips(tmp_path / "clips.csv")
