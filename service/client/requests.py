@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
+from io import TextIOBase
 from pathlib import Path
 from typing import BinaryIO, Literal, TypedDict, TypeVar
 from urllib.parse import quote
@@ -106,6 +107,11 @@ def read_batch_form(clips: Sequence[ClassifyFields], options: ClassifyFields) ->
     if not clips:
         raise ValueError("clips is empty: at least one is needed")
     for number, fields in enumerate(clips):
+        if not isinstance(fields, Mapping):
+            raise TypeError(
+                f"clip {number}: must be a dictionary of the arguments of classify, as "
+                f"{{'clip': 'CLIP.mp4'}}, not {type(fields)}"
+            )
         clip = read_form(fields)
         if not clip["files"]:
             raise ValueError(
@@ -125,8 +131,8 @@ def _read_file(field: str, file: object) -> tuple[str, bytes]:
         return path.name, path.read_bytes()
     if not hasattr(file, "read"):
         raise TypeError(f"{field}: must be bytes, a path or a binary file, not {type(file)}")
-    content = file.read()
-    if not isinstance(content, bytes):
+    content = b"" if isinstance(file, TextIOBase) else file.read()
+    if isinstance(file, TextIOBase) or not isinstance(content, bytes):
         raise TypeError(f"{field}: the file must be open in binary mode")
     return Path(str(getattr(file, "name", field))).name, content
 

@@ -6,11 +6,11 @@ import os
 import secrets
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
-from service.keys.key_file import ADMIN_NAME, KeysError, record
+from service.keys.key_file import ADMIN_NAME, KeysError, entry_names, record
 
 #: Random bytes of a new key.
 _KEY_BYTES = 32
@@ -77,19 +77,25 @@ def new(
         typer.echo(f"key:  {secret}")
         typer.echo(f"line: {line}")
         return
-    _append(append_to, line)
+    _append(append_to, name, line)
     typer.echo(secret)
 
 
-def _append(file: Path, line: str) -> None:
-    """Append a line to a file; after a line break, where the file does not end in one."""
+def _append(file: Path, name: str, line: str) -> None:
+    """Append the line of a key to a file; after a line break, where the file does not end in one.
+
+    Ends the command where the file has a key of this name.
+    """
     try:
         with open(os.open(file, os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="utf-8") as opened:
             text = opened.read()
+            if line.split(":")[0] in entry_names(text):  # the service would not start with it
+                _fail(
+                    f"{file} has a key of {name} already; remove its line, or choose another name"
+                )
             opened.write("\n" * (text != "" and not text.endswith("\n")) + line + "\n")
     except (OSError, UnicodeDecodeError) as exc:
-        typer.echo(f"scmrl keys: {file}: the line cannot be appended: {exc}", err=True)
-        raise typer.Exit(2) from exc
+        _fail(f"{file}: the line cannot be appended: {exc}")
 
 
 def hash_key(
@@ -123,5 +129,9 @@ def _record(name: str, secret: str, per_minute: int | None, allow_weak: bool) ->
     try:
         return record(name, secret, per_minute, allow_weak)
     except KeysError as exc:
-        typer.echo(f"scmrl keys: {exc}", err=True)
-        raise typer.Exit(2) from exc
+        _fail(str(exc))
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"scmrl keys: {message}", err=True)
+    raise typer.Exit(2)

@@ -23,8 +23,9 @@ async def read_json(stream: AsyncIterator[bytes], fields: FormFields, max_bytes:
     """Read an object of at most `max_bytes` from `stream`, with members as the form has fields.
 
     Files are base64, or data URLs of it; those of a repeated field are an array. Values have the
-    types of `fields`. It is parsed in a thread. Raises Problem: UNREADABLE_FORM, INVALID_FIELD
-    (also for a member that is not among `fields`) or TOO_LARGE.
+    types of `fields`. A member that is null counts as not sent. It is parsed in a thread. Raises
+    Problem: UNREADABLE_FORM, INVALID_FIELD (also for a member that is not among `fields`) or
+    TOO_LARGE.
     """
     return await asyncio.to_thread(parse_json, await _read(stream, max_bytes), fields)
 
@@ -87,6 +88,8 @@ def _form(members: Any, fields: FormFields) -> Form:
         raise Problem(Error.UNREADABLE_FORM, "The JSON must be an object with the form's fields.")
     form = Form()
     for name, value in members:
+        if value is None and name in fields.names:
+            continue  # as an empty field of a form; programs write null for what is not set
         if name in fields.files:
             if name in form.files:
                 raise _twice(name)

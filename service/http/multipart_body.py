@@ -7,7 +7,7 @@ there are is not its matter: `service.classification.upload_fields`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -62,6 +62,14 @@ class FormFields:
         if not self.numbered or not is_number or field not in self.names:
             raise self.unknown(name)
         return field, int(number)
+
+    def check_query(self, names: Iterable[str]) -> None:
+        """Refuse the names of fields in a query, where they would have no effect. Raises Problem
+        INVALID_FIELD."""
+        for name in names:
+            if name in self.names:
+                detail = f"`{name}` is in the query of the address; send it as a field of the form."
+                raise Problem(Error.INVALID_FIELD, detail, field=name)
 
     def max_bytes(self, name: str) -> int:
         """Return the maximum bytes of one part of this field."""

@@ -149,6 +149,11 @@ def _parsed(text: str, source: str, default_per_minute: int, allow_weak: bool) -
         yield Key(name, digest, int(rate) if rate else default_per_minute)
 
 
+def entry_names(text: str) -> set[str]:
+    """Return the names of the entries of a key file; `sha256` where it has the admin key."""
+    return {entry.partition(":")[0] for entry in _entries(text)}
+
+
 def _entries(text: str) -> Iterator[str]:
     """Yield the entries between commas and line ends, without comments."""
     for line in text.splitlines():

@@ -290,6 +290,7 @@ def test_the_description_has_the_open_inference_protocol(service: httpx.Client) 
     assert len(set(identities)) == len(identities)
     body = paths["/v2/models/{name}/infer"]["post"]["requestBody"]["content"]
     assert set(body) == {"application/json", "application/octet-stream"}
+    assert all("schema" in content for content in body.values()), "generators of clients need it"
     assert service.get("/openapi.json").json() == described, "each time"
 
 

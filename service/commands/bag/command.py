@@ -155,7 +155,9 @@ def _show(outcomes: list[Outcome]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"{len(outcomes)} windows", title_justify="left")
+    table = Table(
+        title=f"{len(outcomes)} window{'' if len(outcomes) == 1 else 's'}", title_justify="left"
+    )
     for heading in ("from s", "to s", "stamp of the end", "label", "probability"):
         table.add_column(heading, justify="left" if heading == "label" else "right")
     first_ns = outcomes[0].window.begin_ns if outcomes else 0

@@ -130,6 +130,13 @@ def open_recording(path: Path, choice: Choice) -> Iterator[Recording]:
     store = get_typestore(Stores.ROS2_HUMBLE)
     for name, text in _AUDIO_MESSAGES.items():
         store.register(get_types_from_msg(text, name))
+    if not path.exists():
+        raise RecordingError(f"cannot read {path}: No such file or directory")
+    if path.is_dir() and not (path / "metadata.yaml").is_file():
+        raise RecordingError(
+            f"{path} is not the folder of a recording: it has no metadata.yaml; pass a .mcap or "
+            ".db3 file"
+        )
     try:
         reader = AnyReader([path], default_typestore=store)
         reader.open()

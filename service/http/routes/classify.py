@@ -70,7 +70,9 @@ async def _classify(request: Request, name: str) -> Response:
         model.check_capacity()  # before the upload is read
         check_encoding(request.headers.getlist("content-encoding"))
         kinds = model.card.kinds
-        form = await _read_body(request, settings, form_fields(settings, kinds, name))
+        fields = form_fields(settings, kinds, name)
+        fields.check_query(request.query_params)
+        form = await _read_body(request, settings, fields)
         files, options = parse_form(form, settings, kinds, name)
         classifier = ServedClassifier(state.in_flight, state.decoders, settings)
         work = classifier.classify_with(model, files, options, Call(request.state.id, record))

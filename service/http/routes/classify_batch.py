@@ -80,6 +80,7 @@ async def _classify(request: Request, name: str) -> Response:
         model.check_capacity()  # before the upload is read
         check_encoding(request.headers.getlist("content-encoding"))
         fields = replace(form_fields(settings, model.card.kinds, name), numbered=True)
+        fields.check_query(request.query_params)
         clips = await _read_clips(request, settings, fields, name)
         await count_clips(request, len(clips))
         classifier = ServedClassifier(state.in_flight, state.decoders, settings)

@@ -208,7 +208,10 @@ def describe(description: dict[str, Any]) -> None:
     infer = paths[f"{OPEN_INFERENCE}{_MODEL}/infer"]["post"]
     infer["requestBody"] = {
         "required": True,
-        "content": {JSON: _body(description, schemas.InferenceRequest), BINARY: {}},
+        "content": {
+            JSON: _body(description, schemas.InferenceRequest),
+            BINARY: {"schema": {"type": "string", "format": "binary"}},
+        },
     }
     infer["parameters"].append({"name": JSON_LENGTH, "in": "header", **_JSON_LENGTH})
     version = {"name": "version", "in": "path", "required": True, "schema": {"type": "string"}}

@@ -117,6 +117,8 @@ def test_several_clips_are_answered_in_their_order_or_have_their_problems(
     with pytest.raises(ProblemError) as caught:
         client.classify_batch(clips, steps=99)
     assert caught.value.problem.field == "steps"
+    with pytest.raises(TypeError, match="clip 0: must be a dictionary of the arguments"):
+        client.classify_batch(["CLIP.mp4"])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="clip 1 has no file"):
         client.classify_batch([{"clip": CLIP}, {"steps": 2}])
     with pytest.raises(ValueError, match="clips is empty"):

@@ -236,7 +236,9 @@ def test_what_cannot_be_used_is_named(tmp_path: Path, weights: Path) -> None:
     assert "no topic of sensor_msgs" in error(write(tmp_path / "none", [("/info", BEGIN, info)]))
     (tmp_path / "notes.mcap").write_text("nothing")
     assert "cannot read" in error(tmp_path / "notes.mcap")
-    assert "cannot read" in error(tmp_path / "missing.mcap")
+    assert "missing.mcap: No such file" in error(tmp_path / "missing.mcap")
+    (tmp_path / "folder").mkdir()
+    assert "it has no metadata.yaml" in error(tmp_path / "folder")
     strange = [("/c", BEGIN, raw(BEGIN, np.zeros((2, 2, 3), np.uint8), "odd", padding=0))]
     assert "/c: " in error(write(tmp_path / "strange", strange))
     sounds: Recorded = [("/a", BEGIN, audio(b"abcd", BEGIN))]

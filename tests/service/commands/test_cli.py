@@ -460,6 +460,13 @@ def test_new_keys_are_appended_to_a_file(tmp_path: Path) -> None:
     anna, bert = key_file.read(Settings(api_keys_file=file)).api
     assert key_file.Keys((anna, bert)).find(secret.encode()) == anna
     assert bert.name == "bert"
+    before = file.read_text()
+    again = scmrl("keys", "new", "anna", "--append-to", file, code=2)
+    assert "has a key of anna already" in again.stderr
+    assert file.read_text() == before
+    admin = tmp_path / "admin-key"
+    scmrl("keys", "new", "admin", "--append-to", admin)
+    assert "already" in scmrl("keys", "new", "admin", "--append-to", admin, code=2).stderr
     nowhere = tmp_path / "nowhere" / "keys"
     assert (
         f"{nowhere}: the line" in scmrl("keys", "new", "c", "--append-to", nowhere, code=2).stderr

@@ -114,6 +114,9 @@ export class Client {
    */
   constructor(url, { key, retries = 2, maxWaitS = 30, fetch, WebSocket } = {}) {
     const base = String(url);
+    if (!/^https?:\/\/./.test(base)) {
+      throw new TypeError(`${base}: must be the address of a service, with http:// or https://`);
+    }
     this.url = new URL(base.endsWith("/") ? base : `${base}/`);
     this.key = key;
     this.retries = retries;

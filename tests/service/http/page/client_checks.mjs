@@ -11,6 +11,7 @@ const KEY = "anna-q7Zt4mXv9RkB2wLc8NpY";
 const checks = {
   async classify() {
     const client = new Client(url);
+    assert.throws(() => new Client("127.0.0.1:8000"), /must be the address of a service, with http/);
     const names = (await client.models()).map((model) => model.name);
     assert.deepEqual(names, ["avdigits", "strict"]);
     assert.equal((await client.card("strict")).name, "strict");

@@ -424,3 +424,14 @@ def test_json_has_a_limit_of_its_own(service: httpx.Client) -> None:
     response = service.post("/v1/classify", json={"clip": "A" * (33 << 20)})
     assert response.status_code == 413
     assert "SCMRL_MAX_JSON_MIB" in response.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["/v1/classify", "/v1/classify/batch"])
+def test_a_field_in_the_query_is_refused_and_not_passed_over(
+    service: httpx.Client, clip: bytes, path: str
+) -> None:
+    refused = service.post(path, params={"top_k": 1}, files={"clip": clip})
+    assert refused.status_code == 422
+    assert refused.json()["field"] == "top_k"
+    assert "in the query" in refused.json()["detail"]
+    assert service.post(path, params={"trace": 1}, files={"clip": clip}).status_code == 200
