@@ -15,7 +15,6 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector
 from starlette.middleware.cors import CORSMiddleware
 
-from service.classification.served_classifier import ServedClassifier
 from service.decoding.fork_server import DecodeLimits
 from service.decoding.pool import DecoderPool
 from service.decoding.wire import Allocate
@@ -261,11 +260,10 @@ def _grpc_of(
         async def is_ready() -> bool:
             return not await state.not_ready_reason()
 
-        classifier = ServedClassifier(state.in_flight, state.decoders, state.settings)
         return GrpcServer(
             state.models,
             is_ready,
-            classifier,
+            state.classifier,
             state.keys,
             uploads,
             request_log,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from model.media.types import Limits
@@ -115,13 +115,17 @@ class ServedClassifier:
             backend = self._backend(model, slot)
             return await pipeline.classify_tensors(tensors, options, backend, call)
 
+    @cached_property
+    def _limits(self) -> Limits:
+        return media_limits(self.settings)
+
     def _backend(self, model: Checkpoint, slot: Slot) -> Backend:
         return Backend(
             name=model.name,
             card=model.card,
             decode=self.decoders.decode,
             run=slot.run,
-            limits=media_limits(self.settings),
+            limits=self._limits,
             reduce_steps=partial(self._reduce_steps, model),
         )
 

@@ -46,8 +46,8 @@ class DecodeRequest(BaseModel):
     def from_card(
         cls, card: Card, steps: int, limits: Limits | None = None, canvas: bool = True
     ) -> DecodeRequest:
-        """Return the request for a checkpoint, from its card."""
-        return cls(
+        """Return the request for a checkpoint, from its card, which has been validated."""
+        return cls.model_construct(
             name=card.name,
             streams=card.streams,
             missing_streams=card.missing_streams,

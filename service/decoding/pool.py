@@ -133,15 +133,13 @@ class DecoderPool:
         job = self._threads.submit(
             context.run, self._decode, reading, request, self._limits.seconds
         )
-        future = asyncio.wrap_future(job)
         try:
-            await asyncio.wait([future])
+            return await asyncio.wrap_future(job)
         except asyncio.CancelledError:
             job.cancel()
             reading.cancel()
-            await _wait_until_done(future)
+            await _wait_until_done(asyncio.wrap_future(job))
             raise
-        return future.result()
 
     async def open_live(self, request: LiveRequest, memory_bytes: int) -> LiveDecoder:
         """Start the decoder of a live stream, in a process beside those of the pool.

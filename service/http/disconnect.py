@@ -22,22 +22,33 @@ async def run_until_disconnect(
     Call this after the request's body has been read. It returns once `work` has ended, even if
     cancelled, so that its resources are free. Raises Problem DEADLINE or ClientDisconnect.
     """
-    task = asyncio.ensure_future(work)
-    disconnect = asyncio.ensure_future(_wait_for_disconnect(request))
-    try:
-        await asyncio.wait(
-            {task, disconnect}, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED
-        )
-        if task.done():
-            return task.result()
-        if disconnect.done():
-            raise ClientDisconnect
-        assert deadline_s is not None
-        raise deadline_passed(deadline_s)
-    finally:
+    task = asyncio.current_task()
+    assert task is not None
+    has_gone = False
+
+    def stop(disconnect: asyncio.Task[None]) -> None:
+        nonlocal has_gone
+        has_gone = True
+        if not disconnect.cancelled():
+            disconnect.exception()  # retrieved, so that asyncio does not warn
         task.cancel()
+
+    disconnect = asyncio.ensure_future(_wait_for_disconnect(request))
+    disconnect.add_done_callback(stop)
+    try:
+        async with asyncio.timeout(deadline_s) as deadline:
+            return await work
+    except TimeoutError:
+        if deadline_s is None or not deadline.expired():
+            raise
+        raise deadline_passed(deadline_s) from None
+    except asyncio.CancelledError:
+        if has_gone and not task.uncancel():
+            raise ClientDisconnect from None
+        raise
+    finally:
+        disconnect.remove_done_callback(stop)
         disconnect.cancel()
-        await asyncio.gather(task, disconnect, return_exceptions=True)
 
 
 async def _wait_for_disconnect(request: Request) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from starlette.requests import HTTPConnection
 
+from service.classification.served_classifier import ServedClassifier
 from service.decoding.pool import DecoderPool
 from service.inference.models import Checkpoints, Models, Requests
 from service.keys.admission import KeyAdmission
@@ -30,6 +32,10 @@ class State:
     connections: Connections
     streams: SessionSlots
     expose: Callable[[str], Awaitable[tuple[bytes, str]]]
+
+    @cached_property
+    def classifier(self) -> ServedClassifier:
+        return ServedClassifier(self.in_flight, self.decoders, self.settings)
 
     @property
     def registry(self) -> Checkpoints:

@@ -8,6 +8,7 @@ docs/operations.md and a panel in docker/grafana/scmrl.json, which tests compare
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from http import HTTPStatus
 from importlib.metadata import version
 from platform import python_version
@@ -77,10 +78,11 @@ def _requests(registry: CollectorRegistry) -> _Observer:
         ("route", "method", "status", "model"),
         registry=registry,
     )
+    labels = cache(counter.labels)
 
     def observe(request: CompletedRequest) -> None:
         method = request.method if request.method in _METHODS else OTHER
-        counter.labels(_route(request), method, str(request.status), _model(request)).inc()
+        labels(_route(request), method, str(request.status), _model(request)).inc()
 
     return observe
 
@@ -93,12 +95,13 @@ def _request_seconds(registry: CollectorRegistry) -> _Observer:
         buckets=_REQUEST_S,
         registry=registry,
     )
+    labels = cache(histogram.labels)
 
     def observe(request: CompletedRequest) -> None:
         if request.status == HTTPStatus.SWITCHING_PROTOCOLS:  # a WebSocket
             return
         seconds = request.ended - request.started
-        histogram.labels(_route(request), _model(request)).observe(seconds)
+        labels(_route(request), _model(request)).observe(seconds)
 
     return observe
 
@@ -111,12 +114,13 @@ def _stage_seconds(registry: CollectorRegistry) -> _Observer:
         buckets=_STAGE_S,
         registry=registry,
     )
+    labels = cache(histogram.labels)
 
     def observe(request: CompletedRequest) -> None:
         for record in request.record.parts:
             for stage in record.stages:
                 if not stage.failed:
-                    histogram.labels(stage.name, _model(request)).observe(stage.seconds)
+                    labels(stage.name, _model(request)).observe(stage.seconds)
 
     return observe
 
@@ -129,11 +133,12 @@ def _firing_rate(registry: CollectorRegistry) -> _Observer:
         buckets=_RATES,
         registry=registry,
     )
+    labels = cache(histogram.labels)
 
     def observe(request: CompletedRequest) -> None:
         for record in request.record.parts:
             for stream, rate in record.firing_rates.items():
-                histogram.labels(stream, _model(request)).observe(rate)
+                labels(stream, _model(request)).observe(rate)
 
     return observe
 
@@ -145,11 +150,12 @@ def _degraded(registry: CollectorRegistry) -> _Observer:
         ("model",),
         registry=registry,
     )
+    labels = cache(counter.labels)
 
     def observe(request: CompletedRequest) -> None:
         for record in request.record.parts:
             if record.firing_rates:  # the network ran
-                counter.labels(_model(request)).inc(record.degraded)
+                labels(_model(request)).inc(record.degraded)
 
     return observe
 
@@ -163,11 +169,12 @@ def _rejects(registry: CollectorRegistry) -> _Observer:
     )
     for error in Error:  # rate() needs a first sample of 0
         counter.labels(error.name.lower(), "")
+    labels = cache(counter.labels)
 
     def observe(request: CompletedRequest) -> None:
         for problem in (request.problem, *(clip.problem for clip in request.record.clips)):
             if problem is not None:
-                counter.labels(problem.error.name.lower(), _model(request)).inc()
+                labels(problem.error.name.lower(), _model(request)).inc()
 
     return observe
 

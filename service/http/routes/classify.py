@@ -11,7 +11,6 @@ from starlette.responses import Response
 
 from service.classification.pipeline import Call
 from service.classification.schemas import Classification
-from service.classification.served_classifier import ServedClassifier
 from service.classification.upload_fields import Kinds
 from service.errors import Error
 from service.http import json_body
@@ -74,8 +73,7 @@ async def _classify(request: Request, name: str) -> Response:
         fields.check_query(request.query_params)
         form = await _read_body(request, settings, fields)
         files, options = parse_form(form, settings, kinds, name)
-        classifier = ServedClassifier(state.in_flight, state.decoders, settings)
-        work = classifier.classify_with(model, files, options, Call(request.state.id, record))
+        work = state.classifier.classify_with(model, files, options, Call(request.state.id, record))
         answer = await run_until_disconnect(request, work, settings.request_deadline_s)
     body = answer.model_dump_json(exclude_none=True)
     return Response(body, media_type="application/json")

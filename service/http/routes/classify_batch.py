@@ -15,7 +15,6 @@ from service.classification.option_fields import parse_options
 from service.classification.options import Options
 from service.classification.pipeline import Call
 from service.classification.schemas import Classification
-from service.classification.served_classifier import ServedClassifier
 from service.classification.upload_fields import InputFiles, Kinds
 from service.errors import Problem
 from service.http import clip_forms, json_body
@@ -83,8 +82,7 @@ async def _classify(request: Request, name: str) -> Response:
         fields.check_query(request.query_params)
         clips = await _read_clips(request, settings, fields, name)
         await count_clips(request, len(clips))
-        classifier = ServedClassifier(state.in_flight, state.decoders, settings)
-        work = classifier.classify_clips(model, clips, Call(request.state.id, record))
+        work = state.classifier.classify_clips(model, clips, Call(request.state.id, record))
         results = await run_until_disconnect(request, work, None)  # each clip has a deadline
     failed = sum(isinstance(result, Problem) for result in results)
     record.notes.update(clips=len(clips), failed=failed)

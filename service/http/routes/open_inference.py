@@ -11,7 +11,6 @@ from pydantic import BaseModel, ValidationError
 from starlette.responses import JSONResponse, Response
 
 from service.classification.pipeline import Call
-from service.classification.served_classifier import ServedClassifier
 from service.errors import Error, Problem
 from service.http.content_encoding import compress, read_body
 from service.http.disconnect import run_until_disconnect
@@ -177,11 +176,10 @@ async def infer(request: Request, name: str) -> Response:
             request.state.reserve,
         )
         parsed = await asyncio.to_thread(parse_request, body, length, settings.max_json_mib * MIB)
-        classifier = ServedClassifier(state.in_flight, state.decoders, settings)
-        inference = await asyncio.to_thread(Inference.of, parsed, served, classifier)
+        inference = await asyncio.to_thread(Inference.of, parsed, served, state.classifier)
         await count_clips(request, len(inference.clips))
         record.notes["clips"] = len(inference.clips)
-        work = inference.run(classifier, Call(request.state.id, record))
+        work = inference.run(state.classifier, Call(request.state.id, record))
         outputs = await run_until_disconnect(request, work, None)  # each clip has a deadline
         head: dict[str, Any] = {
             "model_name": name,

@@ -96,7 +96,7 @@ async def _serve(websocket: WebSocket, state: State, record: RequestRecord) -> N
         session = Session(
             start,
             pace,
-            _Classify(ServedClassifier(state.in_flight, state.decoders, settings)),
+            _Classify(state.classifier),
             _Send(websocket),
             settings.stream_buffer_mib << 20,
             decoder,

@@ -76,9 +76,42 @@ def test_work_is_cancelled_when_its_client_goes_away() -> None:
     asyncio.run(scenario())
 
 
-def test_what_the_work_raises_comes_back() -> None:
+@pytest.mark.parametrize("error", [LookupError, TimeoutError])
+def test_what_the_work_raises_comes_back(error: type[Exception]) -> None:
     async def fails() -> None:
-        raise LookupError("of a test")
+        raise error("of a test")
 
-    with pytest.raises(LookupError, match="of a test"):
+    with pytest.raises(error, match="of a test"):
         asyncio.run(run_until_disconnect(request(asyncio.Event()), fails(), 30))
+
+
+def test_a_request_that_is_cancelled_stays_cancelled() -> None:
+    async def scenario() -> None:
+        work = Work()
+        answering = asyncio.create_task(
+            run_until_disconnect(request(asyncio.Event()), work.run(), 30)
+        )
+        await work.begun.wait()
+        answering.cancel()
+        await asyncio.wait([answering])
+        assert answering.cancelled()
+        assert work.cancelled
+
+    asyncio.run(scenario())
+
+
+def test_a_client_whose_connection_fails_has_gone() -> None:
+    async def receive() -> dict[str, Any]:
+        raise OSError("of a test")
+
+    async def scenario() -> None:
+        work = Work()
+        failing = Request({"type": "http", "headers": []}, receive)
+        with pytest.raises(ClientDisconnect):
+            await run_until_disconnect(failing, work.run(), 30)
+        assert work.cancelled
+        task = asyncio.current_task()
+        assert task is not None
+        assert not task.cancelling()
+
+    asyncio.run(scenario())
