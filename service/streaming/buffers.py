@@ -9,9 +9,11 @@ from collections import deque
 
 import numpy as np
 
-from model.arrays import Float32Array, Float64Array
+from model.arrays import Float64Array
 
 _NS = 1_000_000_000
+#: Bytes of a value of a series.
+_VALUE = 4
 #: Difference in ns between the stamp of a piece of sound and the end of the one before that counts
 #: as jitter of the stamps.
 _JITTER_NS = 80_000_000
@@ -144,26 +146,26 @@ class SeriesBuffer:
     def __init__(self, seconds: float, sample_rate: float, max_bytes: int) -> None:
         self.newest_ns = -1
         self.dropped = 0
-        self._length_ns = round(min(seconds, max_bytes / 4 / sample_rate) * _NS)
+        self._length_ns = round(min(seconds, max_bytes / _VALUE / sample_rate) * _NS)
         self._rate = sample_rate
-        self._runs: deque[tuple[int, Float32Array]] = deque()  # time of the first value, values
+        #: Values without a gap, as bytes, after the time of the first. One run for each message
+        #: would be thousands, with which an answer takes 0.15 s of the event loop.
+        self._runs: deque[tuple[int, bytearray]] = deque()
 
     def add(self, time_ns: int, payload: bytes) -> None:
         """Add values of which the first was captured at this time."""
-        values = np.frombuffer(payload, "<f4")
         late = time_ns - self.newest_ns
-        if self.newest_ns >= 0 and abs(late) <= self._jitter_ns:
-            time_ns = self.newest_ns
-        elif self.newest_ns >= 0 and late < 0:
-            values = values[round(-late * self._rate / _NS) :]
-            time_ns = self.newest_ns
-        if not len(values):
+        if self.newest_ns >= 0 and late < -self._jitter_ns:
+            payload = payload[round(-late * self._rate / _NS) * _VALUE :]
+        if not payload:
             self.dropped += 1
             return
-        self._runs.append((time_ns, values))
-        self.newest_ns = time_ns + round(len(values) * _NS / self._rate)
-        while self._end_ns(self._runs[0]) < self.newest_ns - self._length_ns:
-            self._runs.popleft()
+        if self.newest_ns >= 0 and late <= self._jitter_ns:
+            self._runs[-1][1].extend(payload)
+        else:
+            self._runs.append((time_ns, bytearray(payload)))
+        self.newest_ns = self._end_ns(self._runs[-1])
+        self._drop_old()
 
     def clear(self) -> None:
         """Drop everything, uncounted."""
@@ -181,7 +183,7 @@ class SeriesBuffer:
         if not self._runs:
             return None
         times = np.concatenate([self._times_s(run, begin_ns) for run in self._runs])
-        values = np.concatenate([values for _, values in self._runs])
+        values = np.concatenate([np.frombuffer(bytes(run[1]), "<f4") for run in self._runs])
         inside = (times >= 0) & (times < (end_ns - begin_ns) / _NS)
         if not inside.any():
             return None
@@ -194,8 +196,18 @@ class SeriesBuffer:
         """As of sound, or half the time between two values where that is more."""
         return max(_JITTER_NS, 0.5 * _NS / self._rate)
 
-    def _times_s(self, run: tuple[int, Float32Array], begin_ns: int) -> Float64Array:
-        return (run[0] - begin_ns) / _NS + np.arange(len(run[1])) / self._rate
+    def _drop_old(self) -> None:
+        oldest_ns = self.newest_ns - self._length_ns
+        while self._end_ns(self._runs[0]) <= oldest_ns:
+            self._runs.popleft()
+        time_ns, values = self._runs[0]
+        surplus = int((oldest_ns - time_ns) * self._rate / _NS)
+        if surplus > 0:
+            del values[: surplus * _VALUE]
+            self._runs[0] = time_ns + round(surplus * _NS / self._rate), values
 
-    def _end_ns(self, run: tuple[int, Float32Array]) -> int:
-        return run[0] + round(len(run[1]) * _NS / self._rate)
+    def _times_s(self, run: tuple[int, bytearray], begin_ns: int) -> Float64Array:
+        return (run[0] - begin_ns) / _NS + np.arange(len(run[1]) // _VALUE) / self._rate
+
+    def _end_ns(self, run: tuple[int, bytearray]) -> int:
+        return run[0] + round(len(run[1]) // _VALUE * _NS / self._rate)

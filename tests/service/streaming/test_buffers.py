@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import wave
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -136,3 +137,23 @@ def test_values_are_laid_out_by_their_rate_and_gaps_stay() -> None:
     assert len(series(bounded, 0, 2000)) <= 12
     bounded.clear()
     assert series(bounded, 0, 2000) == {}
+
+
+@given(st.lists(st.tuples(st.integers(-150, 300), st.integers(1, 40)), min_size=1, max_size=40))
+def test_values_keep_their_time_and_messages_without_a_gap_are_one(
+    pieces: list[tuple[int, int]],
+) -> None:
+    """Each value is its own time in ms, by a clock without jitter."""
+    buffer = SeriesBuffer(1.0, RATE, 1 << 20)
+    end = 0
+    for pause, count in pieces:
+        is_jitter = abs(pause) <= 80 or end + pause < 0
+        begin = end if is_jitter else end + pause
+        buffer.add(begin * MS, values(*range(begin, begin + count)))
+        end = max(end, begin + count)
+    assert buffer.newest_ns == end * MS
+    assert end - 1000 <= buffer.oldest_ns // MS
+    kept = series(buffer, 0, end)
+    assert all(time == value for time, value in kept.items())
+    gaps = sum(after - before > 1 for before, after in pairwise(kept))
+    assert len(buffer._runs) == gaps + 1
