@@ -57,9 +57,10 @@ def _parse_choice(text: str, choices: tuple[str, ...]) -> str:
 
 
 def _parse_flag(text: str) -> bool:
-    if text not in ("true", "false"):
+    """Parse it in any case: Python's `requests` and generated clients send True and False."""
+    if text.lower() not in ("true", "false"):
         raise ValueError("true or false")
-    return text == "true"
+    return text.lower() == "true"
 
 
 #: The text fields by name; each is a field of Options, whose defaults hold.

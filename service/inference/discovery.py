@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 from model.checkpoint import CARD
 from service.errors import StartupError
 from service.inference.file_watch import may_have_card
 
-#: Names of folders that can be loaded by name.
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
+#: Longest name of a folder that can be loaded by name, in characters.
+_MAX_NAME = 100
 
 
 def discover(folder: Path, default: str) -> list[str]:
@@ -23,14 +22,20 @@ def discover(folder: Path, default: str) -> list[str]:
         raise StartupError(f"models: {folder} is not a folder (SCMRL_MODELS, --models)")
     names = [name for name in sorted(os.listdir(folder)) if may_have_card(folder / name)]
     if default not in names:
-        available = f"available: {', '.join(names)}" if names else "the folder has no checkpoints"
+        found = "the folder has no checkpoints"
+        if names:
+            found = f"choose the checkpoint that answers POST /v1/classify among {', '.join(names)}"
         raise StartupError(
-            f"default_model: {folder / default / CARD} does not exist; {available} "
+            f"default_model: {folder / default / CARD} does not exist; {found} "
             "(SCMRL_DEFAULT_MODEL, --default-model)"
         )
     return [default, *(name for name in names if name != default)]
 
 
 def has_card(folder: Path, name: str) -> bool:
-    """Return whether `name` is a valid name of a folder in `folder` that holds a card."""
-    return bool(_NAME.fullmatch(name)) and os.path.exists(folder / name / CARD)
+    """Return whether `name` is the name of a folder in `folder`, not hidden, that holds a card.
+
+    `name` is of a request: no other folder is looked at.
+    """
+    is_name = name.isprintable() and not name.startswith(".") and not {"/", "\\"} & set(name)
+    return is_name and 0 < len(name) <= _MAX_NAME and os.path.exists(folder / name / CARD)

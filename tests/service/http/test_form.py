@@ -38,6 +38,9 @@ def test_values_are_read() -> None:
     assert options == Options(steps=64, top_k=3, attention="overlay")
     assert ask({"abstain_below": ["0.5"]})[1].abstain_below == 0.5
     assert ask({"abstain_below": ["0"]})[1].abstain_below == 0
+    for text in ("true", "True"):  # as Python's requests sends it
+        assert ask({"diagnostics": [text]})[1].diagnostics
+    assert not ask({"degrade": ["False"]})[1].degrade
 
 
 @pytest.mark.parametrize(

@@ -46,14 +46,17 @@ def served(weights: Path, tmp_path: Path) -> Iterator[Served]:
         yield Served(client, folder)
 
 
-def test_a_new_checkpoint_is_served_once_it_is_asked_for(served: Served, clip: bytes) -> None:
-    checkpoints.save(served.folder / "new", seed=5, name="new")
-    ask = "/v1/models/new/classify"
+@pytest.mark.parametrize("name", ["new", "Meine \u00c4pfel"])
+def test_a_new_checkpoint_is_served_once_it_is_asked_for(
+    served: Served, clip: bytes, name: str
+) -> None:
+    checkpoints.save(served.folder / name, seed=5, name=name)
+    ask = f"/v1/models/{name}/classify"
     assert served.client.post(ask, files={"clip": clip}).status_code == 404
-    answer = served.client.put(f"{MODELS}/new")
+    answer = served.client.put(f"{MODELS}/{name}")
     assert answer.status_code == 200, answer.text
     assert answer.json()["status"] == "ready"
-    assert statuses(served.client)["new"] == "ready"
+    assert statuses(served.client)[name] == "ready"
     assert served.client.post(ask, files={"clip": clip}).status_code == 200
 
 
@@ -87,7 +90,9 @@ def test_a_corrupt_checkpoint_is_refused_by_file_and_the_old_one_goes_on(
     assert served.client.get("/readyz").status_code == 200
 
 
-@pytest.mark.parametrize("name", ["nobody", "..", "%2e%2e%2fweights", ".hidden", "a" * 200])
+@pytest.mark.parametrize(
+    "name", ["nobody", "..", "%2e%2e%2fweights", ".hidden", "a" * 200, "a%0ab"]
+)
 def test_only_folders_of_checkpoints_can_be_asked_for(served: Served, name: str) -> None:
     for refused in (
         served.client.put(f"{MODELS}/{name}"),
