@@ -83,7 +83,7 @@ async def refused_bodies(connect: Connect) -> None:
 
 
 async def unread_responses(connect: Connect) -> None:
-    """A clip whose overlays nobody reads."""
+    """Requests for overlays whose responses are never read."""
     _, writer = await connect()
     sock = writer.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

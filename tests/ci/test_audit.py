@@ -72,7 +72,7 @@ OUTCOMES = ("clean", "vulnerable", "unfixed", "skipped", "absent", "other versio
 
 
 def entry(pin: Any, outcome: str) -> list[dict[str, Any]]:
-    """What pip-audit's report has of a pin."""
+    """The entries of pip-audit's report about a pin."""
     if outcome == "absent":
         return []
     if outcome == "skipped":
@@ -106,7 +106,7 @@ def test_one_advisory_is_vulnerable_and_else_one_version_not_asked_about_is_not_
 
 
 @pytest.mark.parametrize("printed", ["", "null", "[]", "{}", '{"dependencies": 3}', "Traceback"])
-def test_no_report_is_not_clean_and_the_reason_is_what_pip_audit_said(printed: str) -> None:
+def test_without_a_report_the_result_is_not_clean_and_has_pip_audits_error(printed: str) -> None:
     errors = "WARNING:pip_audit._cli:a hint\nTraceback:\n  a line\nConnectionError: no such host\n"
     report = audit.read_report(printed, errors, [FLASK, IDNA])
     assert report.code == NOT_ASKED
@@ -190,7 +190,7 @@ def test_an_index_without_advisories_makes_versions_clean() -> None:
 def test_an_index_that_fails_or_cannot_be_reached_does_not_make_them_clean() -> None:
     with index(vulnerable="flask", status=500) as url:
         assert ask(url).code == NOT_ASKED
-    report = ask(url)  # nobody listens there any more
+    report = ask(url)  # the server has stopped
     assert report.code == NOT_ASKED
     assert "127.0.0.1" in str(report)
 

@@ -1,4 +1,4 @@
-"""`make gpu-check` records what each part found or why it failed, and goes on with the next."""
+"""`make gpu-check` records the result of each part or why it failed, and runs the next one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def part(name: str, program: str, limit_s: float = 30) -> Any:
     return check.Part(name, ("-c", program), limit_s, check.read_last_line)
 
 
-def test_a_part_that_fails_is_in_both_files_with_its_reason_and_the_rest_goes_on(
+def test_a_failed_part_is_in_both_files_with_its_reason_and_the_next_parts_run(
     tmp_path: Path,
 ) -> None:
     report = check.Report(MACHINE, "cuda")

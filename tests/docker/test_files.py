@@ -34,7 +34,7 @@ def read(path: Path) -> Any:
 
 
 def run(tool: str, *arguments: object) -> None:
-    """A linter of this environment; what it says is shown where it finds something."""
+    """Run a linter of this environment; fail with its output where it reports something."""
     command = [Path(sys.executable).with_name(tool), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -35,7 +35,7 @@ compute = SCMRL.forward
 
 
 def faulty(network: SCMRL, *args: Any, **options: Any) -> Output:
-    """The network's answer, unless a fault is told; one that is told meanwhile is the next's."""
+    """Run the network, or raise a fault whose file exists when the run begins."""
     for name, error in ERRORS.items():
         fault = FAULTS / name
         if fault.exists():

@@ -40,7 +40,7 @@ WAVS = {
 
 
 def cropped_alike(decoded: Sound, sent: Floats) -> Floats:
-    """What was sent, as long as what was found; a codec may pad it by a block or two."""
+    """Return `sent` cropped to the length of `decoded`, which a codec may pad by a block or two."""
     assert 0 <= decoded.samples.shape[1] - sent.shape[1] <= 3000
     return decoded.samples[:, : sent.shape[1]]
 
@@ -383,7 +383,7 @@ def test_a_damaged_sound_is_decoded_or_raises_a_media_error(data: st.DataObject)
     assert sound.samples.shape[1] > 0
 
 
-# --- what somebody else made ---------------------------------------------------------------
+# --- files of third parties ----------------------------------------------------------------
 
 
 @pytest.fixture

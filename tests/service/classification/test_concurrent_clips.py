@@ -1,4 +1,4 @@
-"""Several clips of one call: how many at a time, in which order, and what ends them."""
+"""Several clips of one call: how many at a time, their order, deadlines and cancellation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from service.errors import Error, Problem
 
 
 class Clips:
-    """Answers each number by itself, when it is let go on."""
+    """Classifies numbers; each waits until a test releases it."""
 
     def __init__(self) -> None:
         self.begun: list[int] = []

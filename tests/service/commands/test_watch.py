@@ -188,7 +188,7 @@ def test_pictures_are_upright_small_and_no_more_than_asked_for(turned: Path) -> 
     assert shown[:20].mean() > 200 > 60 > shown[28:].mean(), "the left half is now above"
 
 
-def test_sound_is_stamped_without_gaps_and_stops_when_it_is_told(turned: Path) -> None:
+def test_sound_is_stamped_without_gaps_and_ends_after_stop(turned: Path) -> None:
     source = capture.open_file(CLIP, {})
     assert source.sound == (48000, 1)
     pieces = []

@@ -1,4 +1,4 @@
-"""Decoding processes: what comes back, what they may not do, and what their deaths cost."""
+"""Decoding processes: their results, their limits, and the requests of those that die."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ pytestmark = pytest.mark.slow
 CARD = checkpoints.card()
 WANTED = DecodeRequest.from_card(CARD, STEPS)
 GENEROUS = DecodeLimits(seconds=60, memory_bytes=1 << 30)
-#: Takes a process some 20 s where it is let: these limits let it.
+#: Within these limits this file takes a process about 20 s.
 SLOW = InputFiles(clip=costly.gif(1500, 1500, 20_000))
 PATIENT = DecodeRequest.from_card(
     CARD,
@@ -79,7 +79,7 @@ def started(
 def run(
     decoders: DecoderPool, *jobs: InputFiles, request: DecodeRequest = WANTED
 ) -> list[DecodeResult | BaseException]:
-    """What came of each job; all are given at once."""
+    """Submit all jobs at once; return the result or the exception of each."""
 
     async def scenario() -> list[DecodeResult | BaseException]:
         tasks = (decoders.decode(job, request) for job in jobs)
@@ -214,7 +214,7 @@ def test_the_canvas_is_omitted_where_no_map_is_drawn(clip: bytes) -> None:
 def test_every_kind_of_upload_is_read_by_a_confined_process(
     clip: bytes, media_examples: dict[str, bytes]
 ) -> None:
-    """What a library loads at first use it can no longer load: each codec is tried as the first."""
+    """A confined process can load no library: each codec is the first one of its process."""
     picture = png(made.quadrants(40, 30))
     jobs = {name: InputFiles(clip=data) for name, data in media_examples.items()}
     jobs["files"] = InputFiles(video=clip, audio=wav(tone()))
@@ -257,7 +257,7 @@ def test_a_killed_fork_server_is_replaced(clip: bytes) -> None:
 def test_keys_are_not_in_the_environment_of_the_fork_server(
     clip: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who takes a decoding process over could send what is in its memory as an answer."""
+    """An attacker who controls a decoding process could return its memory in a response."""
     monkeypatch.setenv("SCMRL_API_KEYS", "anna:q7Zt4mXv9RkB2wLc8NpY")
     monkeypatch.setenv("SCMRL_ADMIN_KEY", "q7Zt4mXv9RkB2wLc8NpY")
     with started() as decoders:
@@ -343,7 +343,7 @@ def test_a_process_that_waits_for_a_cpu_is_not_asleep(tmp_path: Path) -> None:
     for look in range(100):
         stat.write_text(line.format("R", 5))
         status.check_awake()
-        stat.write_text(line.format("S", look))  # its CPU time goes on
+        stat.write_text(line.format("S", look))  # its CPU time grows
         status.check_awake()
     for _ in range(_MAX_ASLEEP_CHECKS - 1):
         status.check_awake()
@@ -376,7 +376,7 @@ def test_not_ready_only_while_all_processes_are_busy_for_long() -> None:
 
 
 def test_a_clip_without_memory_for_its_tensors_is_refused_and_the_next_is_read(clip: bytes) -> None:
-    """What the process still sends of the refused one is never taken for the next one's."""
+    """The rest of a refused result must not be read as the next one."""
     is_short = True
 
     def allocate(shape: Sequence[int], dtype: str) -> NDArray[Any]:
@@ -624,7 +624,7 @@ def test_no_process_is_left_after_stop(clip: bytes) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="libseccomp is Linux's")
 def test_a_confined_process_opens_nothing_and_starts_nothing(tmp_path: Path) -> None:
-    """What somebody tries who has taken a decoder over."""
+    """As an attacker who controls a decoding process may try."""
     script = textwrap.dedent(
         """
         import os, socket, sys, threading

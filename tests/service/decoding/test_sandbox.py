@@ -1,4 +1,4 @@
-"""What a decoding process can do to others when somebody has taken it over."""
+"""System calls that a compromised decoding process can make."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ pytestmark = [
 #: and a user, as in the image.
 IDENTITIES = ("as-is", "no-capabilities", "10001")
 
-#: What becomes of a call that is refused: an error of the filter, or the caller's end.
+#: Outcomes of a refused call: an error of the filter, or the end of the caller.
 REFUSED = {"EPERM", "ENOSYS", "SIGSYS", "SIGSEGV", "absent"}
 
 #: Calls that reach another process, its memory or its limits, and that a kernel may refuse a
@@ -48,7 +48,7 @@ HARMING = {
     "prlimit64, more memory for itself",
 }  # fmt: skip
 
-#: Calls that work in a process that is free, on any machine: that they are refused means something.
+#: Calls that work without a sandbox on any machine, so that their refusal is the sandbox's.
 WORKING = {
     "kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo",
     "fcntl F_SETOWN", "fcntl F_SETSIG", "fcntl O_ASYNC", "ioctl FIOSETOWN",
@@ -62,7 +62,7 @@ WORKING = {
     "execve", "fork", "prctl", "prlimit64, more memory for itself",
 }  # fmt: skip
 
-#: What the process that forks the others can do: end one, fork, read files, and give up rights.
+#: Calls that the fork server may make: end a process, fork, read files, and give up rights.
 FORKING_MAY = {
     "kill", "tgkill", "tgkill, nothing sent", "fork", "pipe2",
     "openat", "newfstatat", "newfstatat AT_EMPTY_PATH",
@@ -73,9 +73,9 @@ needs_seccomp = pytest.mark.skipif(syscalls.library() is None, reason="libseccom
 
 
 def captured(identity: str, *what: str) -> str:
-    """What the program of that name prints."""
+    """Return the output of `tests.service.captured`."""
     if identity != "as-is" and os.geteuid():
-        pytest.skip("only root can become somebody else")
+        pytest.skip("only root can change its user")
     program = subprocess.run(
         [sys.executable, "-m", "tests.service.captured", identity, *what],
         cwd=ROOT,
@@ -88,7 +88,7 @@ def captured(identity: str, *what: str) -> str:
 
 
 def outcomes(identity: str, *kinds: str) -> dict[str, dict[str, str]]:
-    """What becomes of each call, by the kind of process that makes it and by the call's name."""
+    """Return the outcome of each call, by the kind of the process and the name of the call."""
     results: dict[str, dict[str, str]] = json.loads(captured(identity, *kinds))
     return {kind: {name: results[name][kind] for name in results} for kind in kinds}
 

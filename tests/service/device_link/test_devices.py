@@ -47,7 +47,7 @@ EVERYTHING = ("attention", "operations")
 
 @pytest.fixture(scope="module")
 def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a test tells the networks in the processes to fail: see tests.service.faulty."""
+    """The folder of faults that networks in the processes raise: see tests.service.faulty."""
     return tmp_path_factory.mktemp("faults")
 
 
@@ -162,7 +162,7 @@ def test_the_fused_path_is_that_of_this_process_and_a_successor_has_it(
     assert_same(expected, successor.run(clips(3), STEPS, ("attention",)))
 
 
-def test_wrong_inputs_are_named_and_the_engine_goes_on(
+def test_invalid_inputs_are_named_and_the_next_run_works(
     engines: tuple[DeviceEngine, ...], local: Engine
 ) -> None:
     with pytest.raises(ValueError, match="smell: no such stream"):
@@ -286,7 +286,7 @@ def test_a_killed_process_costs_its_batch_and_is_replaced_with_all_its_networks(
         assert_equal(expected.output, answered.output)
         wait_until(lambda: devices.pids == old[1:])
         for each in (batcher, other):
-            assert each.not_ready_reason(60) is None, "the other device goes on"
+            assert each.not_ready_reason(60) is None, "the other device works"
             assert not each.has_all_workers
         # Another checkpoint's idle worker on the lost device takes a batch, and gives it back.
         several = await asyncio.gather(*(ask(other) for _ in range(8)))

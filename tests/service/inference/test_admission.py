@@ -1,4 +1,4 @@
-"""Who is let in, at what rate places come free, and what is lowered before anybody is refused."""
+"""Admission: free slots, the rate at which they are released, and lowered time steps."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def draining(clock: Clock, admission: Admission, seconds: float, inside: int) -> None:
-    """A load under which a place comes free every `seconds`, and `inside` stay taken."""
+    """Release a slot every `seconds`, while `inside` stay in use."""
     for _ in range(inside + 1):
         admission.acquire()
     for _ in range(10):
@@ -37,7 +37,7 @@ def draining(clock: Clock, admission: Admission, seconds: float, inside: int) ->
     admission.release()
 
 
-def test_a_place_is_refused_where_all_are_taken() -> None:
+def test_a_request_is_refused_while_all_slots_are_in_use() -> None:
     admission = Admission(slots=2, max_wait_s=10, always_admit=2)
     admission.acquire()
     admission.acquire()
@@ -50,7 +50,7 @@ def test_a_place_is_refused_where_all_are_taken() -> None:
     admission.acquire()
 
 
-def test_who_would_wait_too_long_is_refused_with_the_time_that_it_takes(clock: Clock) -> None:
+def test_a_request_that_would_wait_too_long_is_refused_with_the_wait(clock: Clock) -> None:
     admission = Admission(slots=1000, max_wait_s=2, always_admit=4)
     draining(clock, admission, seconds=0.1, inside=10)
     assert admission.estimated_wait_s == pytest.approx(1.0, rel=0.15)
@@ -64,14 +64,14 @@ def test_who_would_wait_too_long_is_refused_with_the_time_that_it_takes(clock: C
     assert caught.value.retry_after_s == pytest.approx(admission.estimated_wait_s)
 
 
-def test_while_requests_are_refused_those_let_in_wait_half_until_none_is(
+def test_while_requests_are_refused_admitted_ones_wait_half_as_long(
     clock: Clock,
 ) -> None:
     admission = Admission(slots=1000, max_wait_s=2, always_admit=4)
     draining(clock, admission, seconds=0.1, inside=10)
     while admission.estimated_wait_s <= 2:
         admission.acquire()
-    for _ in range(40):  # a long queue, which nobody can join before most of it has left
+    for _ in range(40):  # a long queue, closed to new requests until it is mostly empty
         with pytest.raises(Problem):
             admission.acquire()
         clock.now += 0.1
@@ -91,7 +91,7 @@ def test_while_requests_are_refused_those_let_in_wait_half_until_none_is(
     admission.check()
 
 
-def test_some_are_let_in_however_slow_it_is(clock: Clock) -> None:
+def test_some_requests_are_admitted_however_slow_the_service_is(clock: Clock) -> None:
     admission = Admission(slots=1000, max_wait_s=2, always_admit=16)
     draining(clock, admission, seconds=60, inside=8)
     for _ in range(admission.in_flight, 16):
@@ -100,7 +100,7 @@ def test_some_are_let_in_however_slow_it_is(clock: Clock) -> None:
         admission.acquire()
 
 
-def test_a_time_that_nobody_was_inside_is_no_slow_service(clock: Clock) -> None:
+def test_idle_time_does_not_count_as_slow_service(clock: Clock) -> None:
     admission = Admission(slots=1000, max_wait_s=2, always_admit=1)
     draining(clock, admission, seconds=0.01, inside=1)
     admission.release()
@@ -124,8 +124,8 @@ def test_pressure_rises_from_none_to_refusal(clock: Clock) -> None:
     assert admission.pressure == 1
 
 
-def test_where_requests_are_refused_others_are_let_in_under_pressure_alone(clock: Clock) -> None:
-    """A service so slow that more are always let in than can be answered in time."""
+def test_while_requests_are_refused_others_are_admitted_at_full_pressure(clock: Clock) -> None:
+    """A service so slow that more requests are always admitted than it can answer in time."""
     admission = Admission(slots=100, max_wait_s=1, always_admit=8)
     draining(clock, admission, seconds=1, inside=6)
     admission.acquire()

@@ -1,4 +1,4 @@
-"""Whoever goes and whatever fails: every request is accounted for."""
+"""Every request gets a result or an error, whichever are cancelled and whatever fails."""
 
 from __future__ import annotations
 
@@ -70,11 +70,11 @@ def test_one_that_is_cancelled_while_it_runs_leaves_its_mates_alone() -> None:
 
 
 class Poisoned(RuntimeError):
-    """What the engine says of a number that it cannot bear."""
+    """Error of the engine for a number in `poison`."""
 
 
 def die(numbers: tuple[int, ...]) -> None:
-    """What ends a worker's thread."""
+    """End the worker's thread."""
     raise SystemExit
 
 
@@ -103,11 +103,11 @@ def test_in_a_batch_that_fails_only_the_one_to_blame_gets_the_error() -> None:
         for ran, number in ((one, 1), (three, 3)):
             assert isinstance(ran, InferenceResult)
             assert (answered(ran), ran.batch_size) == (number, 1)
-        assert answered(asyncio.run(ask(batcher, 4))) == 4, "it goes on after a failure"
+        assert answered(asyncio.run(ask(batcher, 4))) == 4, "the batcher works after a failure"
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_none_is_lost_whoever_goes_and_whatever_fails(seed: int) -> None:
+def test_no_request_is_lost_whichever_are_cancelled_or_fail(seed: int) -> None:
     """Requests come, are cancelled and poison their batches at random moments."""
     random_ = random.Random(seed)
     count = 150
@@ -154,7 +154,7 @@ def test_none_is_lost_whoever_goes_and_whatever_fails(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_none_is_lost_where_the_engine_fails_for_no_reason(seed: int) -> None:
+def test_no_request_is_lost_where_the_engine_fails_at_random(seed: int) -> None:
     chance = random.Random(seed)
 
     def before(numbers: tuple[int, ...]) -> None:
@@ -210,7 +210,7 @@ def test_stopping_answers_what_runs_and_refuses_what_queues() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_worker_that_dies_leaves_nobody_waiting() -> None:
+def test_requests_of_a_worker_that_dies_get_an_error() -> None:
     engine = NumberEngine(before=die)
 
     async def scenario(batcher: Batcher) -> list[InferenceResult | BaseException]:
@@ -299,9 +299,9 @@ def test_a_worker_that_hangs_is_replaced_and_its_batch_refused() -> None:
         assert [run.numbers for run in engine.runs] == [(0,)]
 
 
-def test_an_error_that_no_run_survives_is_told() -> None:
+def test_a_lost_device_is_reported_as_a_fatal_error() -> None:
     class AcceleratorError(RuntimeError):
-        """What torch raises when a CUDA kernel has failed."""
+        """Named as torch's error of a failed CUDA kernel."""
 
     def fail(numbers: tuple[int, ...]) -> None:
         raise AcceleratorError("CUDA error: an illegal memory access was encountered")
@@ -329,7 +329,7 @@ def test_a_lone_request_is_run_again_where_it_fails_once() -> None:
     assert [run.numbers for run in engine.runs] == [(1,), (1,)]
 
 
-def test_one_that_the_memory_is_too_small_for_is_told_so() -> None:
+def test_a_request_beyond_the_devices_memory_gets_that_error() -> None:
     def fail(numbers: tuple[int, ...]) -> None:
         raise MemoryError("cuda does not have enough memory for one sample")
 

@@ -1,4 +1,4 @@
-"""Which checkpoints are served, and what an operator is told where one cannot be."""
+"""Which checkpoints are served, and the messages where one cannot be."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def damage(folder: Path) -> None:
 
 
 def refused(**settings: object) -> str:
-    """What an operator is told who starts the service with these settings."""
+    """Return the message of a service that does not start with these settings."""
     models = ModelServer(Settings(**settings))  # type: ignore[arg-type]
     registry = models.registry
     with pytest.raises(StartupError) as caught:
@@ -158,7 +158,7 @@ def test_int8_is_taken_where_the_card_has_its_accuracy(
     assert "unmeasured runs in float32" in caplog.text
 
 
-def test_of_a_checkpoint_that_is_loaded_anew_the_old_one_is_let_go(weights: Path) -> None:
+def test_the_old_network_of_a_reloaded_checkpoint_is_freed(weights: Path) -> None:
     models = ModelServer(Settings(models=weights, compile="off"))
     models.startup.load_default()
     garbage_collection.freeze()  # as a service does that has started

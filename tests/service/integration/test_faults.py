@@ -1,4 +1,4 @@
-"""The running service while parts of it fail: what its clients, its log and its metrics say."""
+"""The running service while parts of it fail: its responses, its log and its metrics."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Faulty:
         return self.client.get("/readyz").status_code == 200
 
     def why_not_ready(self, within_s: float) -> str:
-        """What /readyz says, which has to say no to whoever asks `within_s` from now or later."""
+        """Return the reason of /readyz; fail where it still answers 200 after `within_s`."""
         end = time.monotonic() + within_s
         while True:
             asked_at = time.monotonic()
@@ -108,7 +108,7 @@ def codes(futures: Sequence[Future[httpx.Response]]) -> list[int]:
 def service(
     weights: Path, clip: bytes, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Faulty]:
-    """One service that all faults happen to which it survives."""
+    """One service for all faults that a service survives."""
     faults = tmp_path_factory.mktemp("faults")
     process = Serve(
         "--models", weights, "--port", 0, "--compile", "off", "--device", "cpu",
@@ -202,7 +202,7 @@ def test_a_worker_that_dies_is_replaced(service: Faulty) -> None:
     assert "dead2" in line
 
 
-def test_a_worker_that_hangs_is_told_of_within_five_seconds_and_replaced(service: Faulty) -> None:
+def test_a_worker_that_hangs_is_reported_within_five_seconds_and_replaced(service: Faulty) -> None:
     restarts = service.total(RESTARTS, kind="engine")
     futures = service.hang("hung")
     queued = service.ask("behind")
@@ -218,8 +218,8 @@ def test_a_worker_that_hangs_is_told_of_within_five_seconds_and_replaced(service
     )
 
 
-def test_time_steps_are_lowered_before_anybody_is_refused(service: Faulty) -> None:
-    """Eight places are taken one after the other, while nobody leaves."""
+def test_time_steps_are_lowered_before_a_request_is_refused(service: Faulty) -> None:
+    """Eight slots are taken one after the other, and none is released."""
     futures = service.hang("place1")
     for number in range(2, 9):
         form = {"degrade": "false"} if number == 8 else {}
@@ -247,7 +247,7 @@ def test_decoding_processes_that_are_killed_cost_no_request(service: Faulty, who
     assert workers
     for pid in workers:
         os.kill(pid, signal.SIGSTOP)
-    service.fault("hang")  # so that all are inside still, whoever reads them
+    service.fault("hang")  # so that all requests are in flight, whichever process reads them
     futures = service.ask(*(f"{whom[-6:].strip()}-{n}" for n in range(6)), degrade="false")
     service.until_inside(6)
     killed = {"a worker": workers[:1], "the workers": workers, "the fork server": [fork_server]}[

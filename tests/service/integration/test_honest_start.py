@@ -1,4 +1,4 @@
-"""A service is ready when a clip would be answered, and says why where none ever will be."""
+"""A service is ready when it can answer a clip, and reports why where it never can."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from tests.service.running_server import wait_until
 
 pytestmark = pytest.mark.slow
 
-#: What a library says that is not installed whole.
+#: Error of a library that is not installed completely.
 REASON = "libnothing.so.1: cannot open shared object file"
 
 
 @contextmanager
 def broken(folder: Path) -> Iterator[None]:
-    """While this lasts, whoever has `folder` in PYTHONPATH cannot import what reads sounds."""
+    """Break the import of soundfile in processes that have `folder` in PYTHONPATH."""
     module = folder / "soundfile.py"
     module.write_text(f"raise ImportError({REASON!r})")
     try:
@@ -96,7 +96,9 @@ def watched(fatal: list[DecodingUnavailable]) -> Iterator[DecoderPool]:
         watcher.join()
 
 
-def test_decoders_that_served_are_tried_on_and_come_back(impatient: Path, clip: bytes) -> None:
+def test_decoders_that_fail_later_are_restarted_until_they_work(
+    impatient: Path, clip: bytes
+) -> None:
     fatal: list[DecodingUnavailable] = []
     with watched(fatal) as decoders:
         assert decoders.run_self_test(WANTED)
@@ -131,7 +133,7 @@ def test_decoding_fails_where_no_process_starts_for_long(
 def test_decoders_that_cannot_read_a_small_clip_are_not_ready(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As where a confined process may not do what a library wants to."""
+    """As where the sandbox refuses a system call that a library needs."""
     monkeypatch.setattr(pool.self_test, "CLIP", b"RIFF and nothing more")
     with (
         watched([]) as decoders,
@@ -192,7 +194,7 @@ def test_what_is_written_about_files_is_not_logged(
 
 def test_stderr_tail_is_the_last_lines_and_move_no_cursor() -> None:
     words = StderrTail()
-    for number in range(20_000):  # more than a pipe holds: whoever writes does not wait
+    for number in range(20_000):  # more than a pipe buffers: writers do not block
         os.write(words.writer, f"line {number} \x1b[2J\x07\n".encode())
     os.write(words.writer, b"\xff" + b"x" * 5000 + b"\nthe end")
     words.close_writer()

@@ -1,4 +1,4 @@
-"""Lines of log: what a request's say, in which form, and what they never say."""
+"""Lines of log: the members of a request's, their format, and what none may have."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_uploads_headers_and_keys_are_in_no_line(
 def test_what_the_threads_of_a_request_log_has_its_id(
     weights: Path, lines: Lines, clip: bytes
 ) -> None:
-    """A decoding process that died is told of by the thread that was at the request."""
+    """The thread that handles a request logs that its decoding process died."""
     app = create_app(Settings(models=weights, decode_workers=1, compile="off"))
     with listening(app) as client:
         until_ready(client)
@@ -244,8 +244,8 @@ thread.join()
     assert "its last words" in died["exception"]
 
 
-def test_a_reader_of_the_log_who_stops_reading_holds_nobody_up() -> None:
-    """As a program that starts the service with a pipe for stderr and looks at it at its end."""
+def test_a_stalled_reader_of_the_log_blocks_no_request() -> None:
+    """As a program that reads the service's stderr from a pipe only after its end."""
     program = """
 import logging, sys
 from service.observability import logs

@@ -37,7 +37,7 @@ def app(weights: Path) -> FastAPI:
 
 @pytest.fixture(scope="module")
 def service(app: FastAPI) -> Iterator[httpx.Client]:
-    """A service of this module's own, whose counts nobody else moves."""
+    """A service of this module's own, whose counts other tests do not change."""
     with listening(app) as client:
         wait_until(lambda: scrape(client).total("scmrl_model_ready") == 2)
         yield client
@@ -49,7 +49,10 @@ def before(service: httpx.Client) -> Scrape:
 
 
 def once(client: httpx.Client, holds: Callable[[Scrape], bool]) -> Scrape:
-    """The first scrape of which it holds: a request is counted when its answer has been sent."""
+    """Return the first scrape for which `holds` is true.
+
+    A request is counted after its response has been sent, so the next scrape may be too early.
+    """
     scraped = scrape(client)
 
     def looked() -> bool:
@@ -172,10 +175,10 @@ def test_a_client_that_has_gone_is_a_499(service: httpx.Client, clip: bytes) -> 
     once(service, lambda s: s.total("scmrl_requests_total", status="499", model="avdigits") == 1)
 
 
-def test_the_queue_is_as_long_as_it_is(
+def test_the_length_of_the_queue_is_a_metric(
     service: httpx.Client, app: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Put in the queue's place what waits there; its worker is not told, so it stays."""
+    """Requests are put into the queue without notifying its worker, so that they stay in it."""
     batcher = app.state.scmrl.registry.get("strict").batcher
     assert scrape(service).total("scmrl_queue_length", model="strict") == 0
     monkeypatch.setattr(batcher._queue, "_requests", [object()] * 3)
@@ -240,12 +243,12 @@ def test_restarts_and_a_worker_that_has_gone_are_seen(weights: Path, clip: bytes
         once(client, lambda s: s.total("scmrl_model_ready", model="avdigits") == 0)
 
 
-def test_memory_and_versions_are_told(service: httpx.Client) -> None:
+def test_memory_and_versions_are_metrics(service: httpx.Client) -> None:
     scraped = scrape(service)
-    held = scraped.total("scmrl_device_memory_bytes")
-    assert 1e6 < held < scraped.total("scmrl_device_memory_limit_bytes")
+    used = scraped.total("scmrl_device_memory_bytes")
+    assert 1e6 < used < scraped.total("scmrl_device_memory_limit_bytes")
     if scraped.values("scmrl_device_memory_bytes", "device") == {"cpu"}:
-        assert held == pytest.approx(scraped.total("process_resident_memory_bytes"), rel=0.2)
+        assert used == pytest.approx(scraped.total("process_resident_memory_bytes"), rel=0.2)
     ((build, _),) = scraped.samples["scmrl_build_info"]
     assert set(build) == {"version", "python", "torch"}
     assert scraped.total("scmrl_model_info", model="strict", version="0.0.1", path="plain") == 1

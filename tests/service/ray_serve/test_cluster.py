@@ -82,7 +82,7 @@ def test_a_cluster_that_is_not_there_is_said(host: str) -> None:
 def load(
     cluster: Cluster, clip: bytes, clients: int, until: Callable[[], Awaitable[None]]
 ) -> Counter[str]:
-    """Let clients classify clips until the coroutine ends; return what their calls came to."""
+    """Let clients classify clips until the coroutine ends; return the number of each outcome."""
     outcomes: Counter[str] = Counter()
 
     async def client(stopping: asyncio.Event) -> None:
@@ -132,7 +132,7 @@ def test_what_a_client_sees_is_what_one_service_shows(cluster: Cluster, clip: by
         assert (ready.status_code, ready.json()["status"]) == (200, "ready")
         huge = plain.post("/v1/classify", files={"clip": bytes(130 << 20)})
         assert (huge.status_code, huge.json()["type"]) == (413, "urn:scmrl:error:too-large")
-        with pytest.raises(httpx.ReadTimeout):  # a client that leaves costs nobody anything
+        with pytest.raises(httpx.ReadTimeout):  # a client that disconnects affects no other
             plain.post("/v1/classify", files={"clip": clip}, timeout=httpx.Timeout(60, read=0.001))
         assert plain.get("/-/healthz").text == "success", "the proxy's own, for load balancers"
 
@@ -171,7 +171,7 @@ def test_scaling_up_and_down_under_load_loses_no_request(cluster: Cluster, clip:
     assert set(few := load(cluster, clip, clients=1, until=shrink)) == {"answered"}, few
 
 
-def test_the_work_of_a_client_that_leaves_is_given_up(cluster: Cluster, clip: bytes) -> None:
+def test_the_work_of_a_client_that_disconnects_is_cancelled(cluster: Cluster, clip: bytes) -> None:
     deploy(cluster, 1)
     with http(cluster.url) as client:
 

@@ -1,4 +1,4 @@
-"""What replicas of Ray are told, without Ray."""
+"""Settings of Ray's replicas, and the command's messages; Ray is not needed."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_replica_has_as_many_threads_as_cpus_unless_they_are_set() -> None:
     assert (replica.threads, replica.decode_workers) == (1, 8)
 
 
-def test_what_no_replica_can_have_is_refused() -> None:
+def test_settings_that_replicas_do_not_support_are_refused() -> None:
     for wrong in ({"min_replicas": 0}, {"cpus": 0}, {"gpus": -1}, {"replicas": 3}):
         with pytest.raises(ValidationError):
             Scale(**wrong)

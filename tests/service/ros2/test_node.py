@@ -132,7 +132,7 @@ def test_pictures_alone_are_answered_as_their_upload(
     assert received["answers"][0]["contributions"] == uploaded["contributions"]
 
 
-def test_it_goes_on_while_the_service_is_away(
+def test_the_node_survives_the_end_of_the_service(
     environment: dict[str, str], installed: set[str]
 ) -> None:
     with node(environment, url="http://127.0.0.1:1", hop_s=0.1) as process:
@@ -149,8 +149,8 @@ def test_it_goes_on_while_the_service_is_away(
         assert process.poll() is None
         published.kill()
         published.wait()
-    is_told = "audio_common_msgs.msg is not installed" in logged
-    assert is_told is ("audio_common_msgs" not in installed)
+    is_logged = "audio_common_msgs.msg is not installed" in logged
+    assert is_logged is ("audio_common_msgs" not in installed)
 
 
 def test_raw_pictures_and_sound_become_files(environment: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""What a service's start leaves out of torch is missed by nobody. In processes of their own."""
+"""Nothing needs the parts of torch that a service does not import. In processes of their own."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def test_a_response_that_is_not_read_resets_the_connection_and_its_memory_freed(
 
 @pytest.mark.parametrize("close", ["", "Connection: close\r\n"])
 def test_a_small_response_that_is_not_read_resets_the_connection(close: str) -> None:
-    """What is left of it is below the limit at which the app is told to stop writing."""
+    """Its unsent rest is below the write buffer's limit, so writing is not paused."""
     with running_edge(send_timeout_s=0.3) as edge, edge.connect(receive_buffer=4096) as client:
         request = f"GET /bytes/1000 HTTP/1.1\r\nHost: x\r\n{close}\r\n"
         fill = b"GET /bytes/60000 HTTP/1.1\r\nHost: x\r\n\r\n" * 200

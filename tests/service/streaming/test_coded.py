@@ -224,13 +224,13 @@ class BusyDecoder:
 
 def newest_and_summary(sent: list[bytes], behind: set[int]) -> tuple[dict[str, int], Summary]:
     """The newest times of the last answer, and the summary, of a session with a `BusyDecoder`."""
-    told: list[BaseModel] = []
+    sent_messages: list[BaseModel] = []
 
     async def classify(*_: object) -> Classification:
         return result(0.9)
 
     async def send(message: BaseModel) -> None:
-        told.append(message)
+        sent_messages.append(message)
 
     started = parse_start(json.dumps({"type": "start", "inputs": CODED}))
     decoder = BusyDecoder(behind)
@@ -240,7 +240,7 @@ def newest_and_summary(sent: list[bytes], behind: set[int]) -> tuple[dict[str, i
         session.receive_media(message)
     session.receive_control(Close(type="close"))
     asyncio.run(session.run())
-    answer, summary = told[-2:]
+    answer, summary = sent_messages[-2:]
     assert isinstance(answer, Answer)
     assert isinstance(summary, Summary)
     return answer.window.newest_ns, summary
@@ -282,7 +282,7 @@ def test_pictures_that_are_held_back_are_not_of_a_segment_that_began_without_the
     assert newest["frames"] < 0 < newest["audio"]
 
 
-def test_what_cannot_be_decoded_is_said_once_and_the_session_goes_on(
+def test_undecodable_packets_are_reported_once_and_the_session_stays_open(
     service: httpx.Client,
 ) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)

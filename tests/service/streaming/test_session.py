@@ -1,4 +1,4 @@
-"""A session answers the newest window, one at a time, and never lets anything pile up."""
+"""A session answers the newest window, one at a time, and its buffers are bounded."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def result(probability: float) -> Classification:
 
 @dataclass
 class Network:
-    """Answers when it is told to. `files`: of each request."""
+    """Answers when a test sets the result of a gate. `files`: of each request."""
 
     files: list[InputFiles] = field(default_factory=list)
     gates: list[asyncio.Future[Classification]] = field(default_factory=list)
@@ -166,7 +166,7 @@ async def test_the_latest_wins_and_hops_meanwhile_are_skipped() -> None:
 
 
 @run
-async def test_unacknowledged_answers_hold_back() -> None:
+async def test_no_answer_is_sent_while_too_many_are_unacknowledged() -> None:
     async with session(max_unacknowledged=1) as client:
         await client.send(picture(0), picture(500))
         await client.answer()
@@ -241,7 +241,7 @@ async def test_late_messages_are_dropped_and_counted() -> None:
 
 
 @run
-async def test_a_problem_is_told_once_and_the_session_goes_on() -> None:
+async def test_a_problem_is_sent_once_and_the_session_stays_open() -> None:
     async with session() as client:
         await client.send(picture(0), picture(500))
         for time in (1000, 1500):

@@ -168,7 +168,7 @@ def test_answers_come_for_each_hop_and_a_summary_at_the_end(
         ('{"type": "start", "inputs": [{"field": "frames"}], "model": "none"}', 1013, "none"),
     ],
 )
-def test_what_begins_wrong_is_closed_with_the_reason(
+def test_a_session_with_an_invalid_start_is_closed_with_the_reason(
     service: httpx.Client, first: str | bytes, code: int, reason: str
 ) -> None:
     with socket_of(service) as socket:
@@ -190,7 +190,7 @@ def test_garbage_closes_its_own_session_only(service: httpx.Client, clip: bytes)
         assert receive(good)["type"] == "answer"
 
 
-def test_a_picture_that_is_none_is_a_problem_and_the_session_goes_on(
+def test_an_invalid_picture_is_a_problem_and_the_session_stays_open(
     service: httpx.Client, clip: bytes
 ) -> None:
     pictures, _ = media(clip)
@@ -237,7 +237,7 @@ def test_sessions_are_bounded_and_counted(service: httpx.Client) -> None:
     assert metric('scmrl_stream_windows_total{outcome="answered"}') > 0
 
 
-def test_a_client_that_never_reads_costs_no_other_anything(
+def test_a_client_that_never_reads_does_not_delay_others(
     service: httpx.Client, clip: bytes
 ) -> None:
     pictures, _ = media(clip)

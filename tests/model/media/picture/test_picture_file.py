@@ -168,7 +168,7 @@ def test_a_transparent_palette_colour_shows_the_background() -> None:
     assert decoded[0, :, 0].tolist() == [255, 255, 10, 10]
 
 
-# --- what OpenCV would hand over otherwise -------------------------------------------------
+# --- formats that OpenCV alone would decode wrongly ----------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

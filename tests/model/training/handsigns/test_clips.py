@@ -42,7 +42,7 @@ def test_the_hand_is_in_its_box(parts: tuple[ShownDigits, ShownDigits]) -> None:
         left, top, right, bottom = (round(side) for side in clip.box)
         red = frame[:, :, 0] - frame[:, :, 2] > 40
         inside = red[top:bottom, left:right].copy()
-        red[top:, left:right] = False  # the arm may go on below the hand
+        red[top:, left:right] = False  # the arm may extend below the hand
         assert inside.mean() > 0.2
         assert red.mean() < 0.1 * inside.mean()
 

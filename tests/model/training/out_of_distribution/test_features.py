@@ -1,4 +1,4 @@
-"""Known clips are told from those of no class by the features of their towers."""
+"""Features of the towers separate known clips from those of no class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may ask what: keys, their limits, and what needs none."""
+"""API keys: which routes need one, their limits, and requests with invalid ones."""
 
 from __future__ import annotations
 
@@ -72,19 +72,19 @@ def test_without_a_key_nothing_is_answered_or_read(path: str) -> None:
     [("/healthz", 200), ("/readyz", 503), ("/docs", 200), ("/openapi.json", 200), ("/", 200),
      ("/docs/static/favicon.png", 200), ("/docs/static/../v1/models", 404)],
 )  # fmt: skip
-def test_what_supervisors_and_people_ask_first_needs_none(path: str, status: int) -> None:
+def test_health_checks_and_the_page_need_no_key(path: str, status: int) -> None:
     assert ask(KEYED, path).status == status
 
 
 @pytest.mark.parametrize("key", [ANNA, BERT, ADMIN])
-def test_with_a_key_everything_is(key: str) -> None:
+def test_with_a_key_every_route_answers(key: str) -> None:
     assert ask(KEYED, "/v1/models", bearer(key)).status == 200
     assert ask(KEYED, "/metrics", bearer(key)).status == 200
     assert ask(KEYED, "/nowhere", bearer(key)).status == 404
     assert ask(KEYED, "/v1/models", [(b"Authorization", f"bEARER   {key} ".encode())]).status == 200
 
 
-def test_without_keys_anybody_may_ask_and_a_key_is_not_looked_at() -> None:
+def test_without_configured_keys_requests_need_none_and_keys_are_not_checked() -> None:
     assert ask(made(), "/v1/models").status == 200
     assert ask(made(), "/v1/models", bearer("nobody")).status == 200
     assert ask(made(admin_key=ADMIN), "/v1/models").status == 200
@@ -150,7 +150,7 @@ def test_each_key_has_its_own_limit() -> None:
     assert not refused.read
     assert 20 <= int(refused.headers["Retry-After"]) <= 30, "one comes back in 30 s"
     assert statuses_of(ANNA, "/healthz") == [200] * 4
-    assert ask(app, "/v1/models").status == 401, "who has no key spends nobody's"
+    assert ask(app, "/v1/models").status == 401, "a request without a key counts for none"
 
 
 RIGHT = re.compile(rb"bearer +(?:%b|%b|%b) *" % (ANNA.encode(), BERT.encode(), ADMIN.encode()))
