@@ -21,7 +21,7 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-class Kept:
+class UnreturnedMemory:
     """`size` freed bytes that malloc does not return to the kernel, as a block above is in use."""
 
     def __init__(self, size: int) -> None:

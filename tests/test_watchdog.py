@@ -1,4 +1,4 @@
-"""No test outlives its limit, whatever it does with the exception that tells it to end."""
+"""No test outlives its limit, whatever it does with pytest-timeout's exception."""
 
 from __future__ import annotations
 

@@ -31,17 +31,17 @@ _LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1", 16: "hexadecagonal"}
 
 
 def numbered(number: int) -> Bytes:
-    """A plain frame, its grey as many eights above 16 as its number, up to 28."""
+    """A plain frame whose grey level is 16 + 8 * number, for numbers of 0 to 28."""
     return np.full((*SIZE, 3), 16 + 8 * number, np.uint8)
 
 
 def number_of(picture: Bytes) -> int:
-    """Which `numbered` frame this is, however lossy its way was."""
+    """Return the number of a `numbered` frame, which may have been lossily compressed."""
     return round((float(picture.mean()) - 16) / 8)
 
 
 def quadrants(height: int = 48, width: int = 64) -> Bytes:
-    """Red, green over blue, white: no turn and no mirror image of it looks the same."""
+    """A picture of four colours, unlike its rotations and mirror images."""
     picture = np.zeros((height, width, 3), np.uint8)
     picture[: height // 2, : width // 2] = 255, 0, 0
     picture[: height // 2, width // 2 :] = 0, 255, 0
@@ -171,7 +171,7 @@ def turned(mp4: bytes, matrix: tuple[int, int, int, int]) -> bytes:
 
 
 def without_reordering(mp4: bytes) -> bytes:
-    """The H.264 mp4 without what says how many frames are held back, as in many a phone's.
+    """Remove the reordering delay from the header of an H.264 mp4, as some phones write it.
 
     The parameter set (H.264, 7.3.2.1.1) ends before its vui_parameters then.
     """

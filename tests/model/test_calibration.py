@@ -89,6 +89,6 @@ def test_it_is_read_as_it_was_written() -> None:
         {"temperature": {"4": 1.0}, "alone": {"audio": {}}},
     ],
 )
-def test_what_cannot_be_computed_with_is_refused(calibration: dict[str, Any]) -> None:
+def test_an_invalid_calibration_is_refused(calibration: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="calibration"):
         checkpoints.card(calibration=calibration)

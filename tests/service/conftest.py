@@ -43,12 +43,12 @@ def serve() -> Iterator[type[Serve]]:
     """Starts services; none outlives its test."""
     started: list[Serve] = []
 
-    class Kept(Serve):
+    class TrackedServe(Serve):
         def __init__(self, *arguments: object, **settings: str) -> None:
             super().__init__(*arguments, **settings)
             started.append(self)
 
-    yield Kept
+    yield TrackedServe
     for one in started:
         if one.process.poll() is None:
             one.process.kill()

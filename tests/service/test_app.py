@@ -30,8 +30,8 @@ pytestmark = pytest.mark.slow
 CLASSIFY = "/v1/classify"
 
 
-class Held:
-    """Loading that waits until it is let go."""
+class PausedLoading:
+    """Loads that wait until `go` is set."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.go = threading.Event()
@@ -52,14 +52,14 @@ class Held:
 
 
 @pytest.fixture
-def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
-    held = Held(monkeypatch)
-    yield held
-    held.go.set()
+def paused_loading(monkeypatch: pytest.MonkeyPatch) -> Iterator[PausedLoading]:
+    paused_loading = PausedLoading(monkeypatch)
+    yield paused_loading
+    paused_loading.go.set()
 
 
 def test_it_is_alive_while_a_checkpoint_loads_and_ready_when_it_has(
-    held: Held, weights: Path, clip: bytes
+    paused_loading: PausedLoading, weights: Path, clip: bytes
 ) -> None:
     with listening(create_app(Settings(models=weights))) as client:
         assert client.get("/healthz").json() == {"status": "alive"}
@@ -73,23 +73,23 @@ def test_it_is_alive_while_a_checkpoint_loads_and_ready_when_it_has(
             assert response.status_code == 503
             assert "is being loaded" in problem(response)["detail"]
             assert int(response.headers["Retry-After"]) >= 1
-        held.go.set()
+        paused_loading.go.set()
         until_ready(client)
         assert client.get("/readyz").json()["status"] == "ready"
         assert client.post(CLASSIFY, files={"clip": clip}).status_code == 200
         wait_until(lambda: set(statuses(client).values()) == {"ready"})
 
 
-def test_it_can_be_stopped_while_it_loads(held: Held, weights: Path) -> None:
+def test_it_can_be_stopped_while_it_loads(paused_loading: PausedLoading, weights: Path) -> None:
     ready: list[bool] = []
     before = engines()
     app = create_app(Settings(models=weights), on_ready=lambda: ready.append(True))
     with listening(app) as client:
         wait_until(lambda: len(statuses(client)) == 2)
-        threading.Timer(0.3, held.go.set).start()
+        threading.Timer(0.3, paused_loading.go.set).start()
     wait_until(lambda: engines() <= before)
-    assert len(held.loaded) == 1, "what was not begun was begun after the stop"
-    assert not ready, "it said that it was ready when it had been stopped"
+    assert len(paused_loading.loaded) == 1, "a load began after the stop"
+    assert not ready, "a stopped service became ready"
 
 
 def engines() -> set[threading.Thread]:
@@ -368,7 +368,7 @@ def test_a_client_that_has_gone_leaves_its_place(
         assert client.post(CLASSIFY, files={"clip": clip}).status_code == 200
 
 
-def test_a_worker_that_has_died_is_told_of_by_readyz(weights: Path, clip: bytes) -> None:
+def test_readyz_reports_a_worker_that_died(weights: Path, clip: bytes) -> None:
     app = create_app(Settings(models=weights))
     with listening(app) as client:
         until_ready(client)

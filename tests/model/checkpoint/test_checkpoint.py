@@ -1,4 +1,4 @@
-"""Checkpoints come back as they were saved, and what is wrong with one is named."""
+"""Checkpoints are loaded as they were saved, and errors name what is wrong with one."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def state(network: SCMRL) -> dict[str, Tensor]:
 
 
 def put(folder: Path, data: bytes) -> None:
-    """Other weights' bytes, with a card that vouches for them."""
+    """Replace the weights by other bytes, and the card's SHA-256 by theirs."""
     (folder / WEIGHTS).write_bytes(data)
     change(folder, {"sha256": hashlib.sha256(data).hexdigest()})
 
@@ -155,7 +155,7 @@ def test_saving_fills_in_the_weights_sha256(folder: Path) -> None:
     assert PLAIN.sha256 == ""
 
 
-def test_a_folder_holds_two_files_and_no_rest(folder: Path) -> None:
+def test_a_folder_has_exactly_two_files(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == [CARD, WEIGHTS]
 
 

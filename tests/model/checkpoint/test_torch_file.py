@@ -101,7 +101,7 @@ class Calls:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_a_checkpoint_does_not_need_is_refused_by_name(
+def test_globals_that_no_checkpoint_needs_are_refused_by_name(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     hostile: Any,

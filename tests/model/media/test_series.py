@@ -59,7 +59,7 @@ def test_every_format_gives_the_same_series(data: bytes) -> None:
         (npz(t=np.zeros(2), v=np.zeros(2))[:60], Unusable, "damaged"),
     ],
 )
-def test_what_is_refused_is_said(data: bytes, error: type[MediaError], detail: str) -> None:
+def test_an_error_has_its_reason(data: bytes, error: type[MediaError], detail: str) -> None:
     with pytest.raises(error) as caught:
         read_series(data, Limits(max_series_values=10))
     assert detail in caught.value.detail

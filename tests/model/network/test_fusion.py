@@ -1,4 +1,4 @@
-"""Fusions of other papers: small cases by hand, and what every one of them promises."""
+"""Fusions of other papers: small cases by hand, and properties of all of them."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_spiking_cross_attention_is_that_of_spikes_without_softmax() -> None:
     assert spikes.any()
 
 
-# What every fusion promises
+# Properties of every fusion
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)

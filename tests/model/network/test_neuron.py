@@ -1,4 +1,4 @@
-"""The neuron fires as its equation says, in training and in eval, and keeps nothing."""
+"""The neuron fires as its equation says, in training and in eval, and keeps no state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Operations are counted from the spikes: compared with loops, and with what must hold."""
+"""Operations are counted from the spikes: compared with loops, and with invariants."""
 
 from __future__ import annotations
 

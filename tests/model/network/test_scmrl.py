@@ -1,4 +1,4 @@
-"""The whole network against its equations (tests/data/golden), and what it promises beside."""
+"""The whole network against its equations (tests/data/golden), and further properties."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training that leads nowhere is warned of, and a sound one is not."""
+"""A training that does not learn causes warnings, and one that learns causes none."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def new_trainer(options: TrainOptions) -> Trainer:
 
 
 def trainer_with_spikes(options: TrainOptions) -> Trainer:
-    """The same with residuals that fire: those of a new network are silent at first, and
+    """`new_trainer` with residuals that fire: those of a new network are silent at first, and
     the alignment loss has no gradient then."""
     run = new_trainer(options)
     weights = lively(run.network.config).state_dict()

@@ -1,4 +1,4 @@
-"""The calibration error is 0 for honest probabilities and grows with conceit."""
+"""The calibration error is 0 for honest probabilities and grows with overconfidence."""
 
 from __future__ import annotations
 

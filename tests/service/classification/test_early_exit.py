@@ -101,7 +101,7 @@ def test_a_clip_stops_where_the_margin_is_reached(
     assert answer.steps_trace is None
 
 
-def test_a_margin_between_lets_some_clips_go_on(classifier: LocalClassifier) -> None:
+def test_a_margin_in_between_stops_only_some_clips(classifier: LocalClassifier) -> None:
     answers = [
         ask(classifier, tensors(8, seed), steps=8, steps_trace=True, exit_margin=0.3)
         for seed in range(12)

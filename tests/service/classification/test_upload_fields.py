@@ -99,7 +99,7 @@ def test_two_files_for_one_stream_are_refused(files: InputFiles, field: str) -> 
     check_files(InputFiles(clip=b"c", right=b"r"), Settings(), EYES)
 
 
-def test_files_tell_their_sizes_and_never_their_content() -> None:
+def test_the_repr_of_files_has_their_sizes_and_not_their_content() -> None:
     assert repr(InputFiles(clip=b"secret", frames=[b"a", b""])) == (
         "InputFiles(clip=[6], frames=[1, 0])"
     )

@@ -114,7 +114,7 @@ def test_a_refusal_with_retry_after_and_a_lost_connection_are_retried(
 
 
 @BOTH
-def test_a_proxy_that_has_lost_its_instance_is_asked_again(
+def test_a_request_is_retried_where_a_proxy_lost_its_instance(
     ask: Ask, scripted: Callable[..., Scripted]
 ) -> None:
     server = scripted((500, None, None), (502, "0", None), (200, None, MODELS))
@@ -144,7 +144,7 @@ def test_retries_are_bounded_and_the_last_error_is_raised(
     ],
     ids=["no Retry-After", "longer than it may wait", "the request's fault", "a proxy's"],
 )
-def test_what_no_retry_helps_is_raised_at_once(
+def test_errors_that_no_retry_can_mend_are_raised_at_once(
     ask: Ask, response: Response, scripted: Callable[..., Scripted]
 ) -> None:
     server = scripted(response, (200, None, MODELS))

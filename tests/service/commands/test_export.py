@@ -25,7 +25,9 @@ def test_a_checkpoint_becomes_a_graph(tmp_path: Path) -> None:
     assert [x.name for x in session.get_inputs()] == ["visual"]
 
 
-def test_what_cannot_be_exported_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_say_why_a_checkpoint_cannot_be_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "mine.onnx"
     missing = scmrl("export", "onnx", tmp_path / "none", "--out", out, code=2).stderr
     assert "card.json: No such file" in missing

@@ -99,7 +99,7 @@ def test_a_folder_that_is_there_is_not_written_to(file: Path, tmp_path: Path) ->
     assert (out / "card.json").read_text() == "mine"
 
 
-def test_what_cannot_be_imported_is_said_and_nothing_is_written(
+def test_errors_say_why_a_file_cannot_be_imported_and_nothing_is_written(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

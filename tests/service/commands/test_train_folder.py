@@ -97,7 +97,7 @@ def test_an_option_of_a_folder_is_refused_by_name(
     assert not out.exists()
 
 
-def test_checkpoint_and_data_of_other_tasks_are_told_apart(
+def test_data_of_another_task_are_refused_with_the_task_of_the_checkpoint(
     run: Path, data: Path, weights: Path, tmp_path: Path
 ) -> None:
     message = scmrl("evaluate", weights / "avdigits", "--data", data, code=2).stderr

@@ -87,7 +87,7 @@ def test_a_file_that_the_checkpoint_has_no_stream_for_is_refused_by_name(clip: b
         assert (problem.error, problem.field) == (Error.INVALID_FIELD, field)
 
 
-def test_nothing_to_classify_is_told_with_the_reason(clip: bytes) -> None:
+def test_nothing_to_classify_is_a_problem_with_the_reason(clip: bytes) -> None:
     problem = refused(InputFiles(clip=without_sound(clip)), only("audio"))
     assert (problem.error, problem.field) == (Error.UNUSABLE, "clip")
     assert "no sound" in problem.detail
@@ -113,7 +113,7 @@ def test_frames_that_are_not_needed_are_read_as_well() -> None:
     assert "picture 2 of 40" in problem.detail
 
 
-# --- what is said of each stream --------------------------------------------------------------
+# --- the description of each stream -----------------------------------------------------------
 
 
 def silent(seconds: float = 1.0) -> NDArray[np.float64]:
@@ -182,7 +182,7 @@ def test_where_no_stream_carries_anything_there_is_nothing_to_classify(
     ("gains", "channels", "mixed"),
     [((1.0,), 1, None), ((1.0, 0.7), 2, "average"), ((1.0, -1.0), 2, "strongest channel")],
 )
-def test_it_is_said_how_channels_were_mixed(
+def test_the_result_states_how_channels_were_mixed(
     gains: tuple[float, ...], channels: int, mixed: str | None
 ) -> None:
     sound = np.outer(gains, tone()).astype(np.float32)
@@ -195,7 +195,7 @@ def test_it_is_said_how_channels_were_mixed(
     )
 
 
-def test_it_is_said_which_of_several_sound_tracks_was_taken() -> None:
+def test_the_result_states_which_sound_track_was_selected() -> None:
     sound = tone().astype(np.float32)[None]
     one = decoded(InputFiles(clip=tracks([sound]))).streams["audio"]
     assert (one.track, one.tracks) == (None, None)

@@ -209,7 +209,7 @@ def test_a_cancelled_request_leaves_the_queue_and_its_slot(weights: Path) -> Non
     run(weights, test)
 
 
-def test_what_a_lost_worker_held_is_free(weights: Path) -> None:
+def test_slots_and_requests_of_a_lost_worker_are_released(weights: Path) -> None:
     async def test(link: Linked) -> None:
         engine = NumberEngine()
         model = await link.publish(engine, slots=2)
@@ -235,7 +235,7 @@ def test_what_a_lost_worker_held_is_free(weights: Path) -> None:
     run(weights, test)
 
 
-def test_an_old_checkpoint_is_served_until_no_worker_knows_or_holds_it(weights: Path) -> None:
+def test_an_old_checkpoint_is_served_until_no_worker_uses_it(weights: Path) -> None:
     async def test(link: Linked) -> None:
         old = await link.publish(NumberEngine())
         with link.remote[0].in_flight.request(NAME) as held:
@@ -274,7 +274,9 @@ def test_rate_limits_and_streams_are_counted_for_all_workers(weights: Path) -> N
     run(weights, test)
 
 
-def test_a_worker_hears_of_draining_and_counts_what_is_cancelled_then(weights: Path) -> None:
+def test_workers_refuse_requests_while_draining_and_cancelled_ones_count_as_unanswered(
+    weights: Path,
+) -> None:
     async def test(link: Linked) -> None:
         await link.publish(NumberEngine())
 

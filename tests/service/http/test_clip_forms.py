@@ -54,7 +54,7 @@ def test_a_field_with_a_number_is_of_that_clip() -> None:
         ({"clip.999999999": [b"v"]}, {}, None, "1000000000 clips; at most 4"),
     ],
 )
-def test_what_cannot_be_told_apart_is_refused(
+def test_ambiguous_fields_are_refused(
     files: Files, values: Values, field: str | None, message: str
 ) -> None:
     with pytest.raises(Problem, match=message) as caught:

@@ -1,4 +1,4 @@
-"""Work ends with the interest in it: at the deadline, or when the client goes away."""
+"""Work is cancelled at the deadline, or when the client disconnects."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_work_is_cancelled_when_its_client_goes_away() -> None:
 
 
 @pytest.mark.parametrize("error", [LookupError, TimeoutError])
-def test_what_the_work_raises_comes_back(error: type[Exception]) -> None:
+def test_exceptions_of_the_work_are_raised(error: type[Exception]) -> None:
     async def fails() -> None:
         raise error("of a test")
 

@@ -1,4 +1,4 @@
-"""What the fields mean together."""
+"""Values of form fields, and their combinations."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def test_files_and_values_are_those_of_a_form() -> None:
         (b'{"clip": "' + b"YWFh" * 4 + b'"}', Error.TOO_LARGE, "at most 9 bytes"),
     ],
 )
-def test_what_is_wrong_is_said(body: bytes, error: Error, message: str) -> None:
+def test_errors_name_the_fault(body: bytes, error: Error, message: str) -> None:
     with pytest.raises(Problem, match=message) as caught:
         parse_json(body, FIELDS)
     assert caught.value.error is error

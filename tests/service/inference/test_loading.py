@@ -1,4 +1,4 @@
-"""A load that hangs costs itself only: not its neighbours, not the classifying, not the end."""
+"""A load that hangs delays neither other loads, nor classification, nor shutdown."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_a_load_without_memory_is_503_and_changes_nothing(
     assert client.post("/v1/models/strict/classify", files={"clip": clip}).status_code == 200
 
 
-def test_a_load_over_its_limit_is_given_up_and_its_name_is_free_when_the_disk_answers(
+def test_a_load_over_its_limit_is_abandoned_and_its_name_is_free_when_the_disk_answers(
     folder: Path, disk: Disk, clip: bytes
 ) -> None:
     app = create_app(settings(folder))
@@ -259,7 +259,7 @@ def test_a_folder_that_hangs_among_others_does_not_keep_them_from_being_listed(
     models.stop()
 
 
-def test_files_on_a_disk_that_hangs_are_told_apart_and_the_others_are_looked_at(
+def test_files_on_a_hung_disk_are_logged_as_such_and_the_others_are_checked(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -327,7 +327,7 @@ def test_loads_that_hang_are_bounded_and_the_refusal_says_why(answers: threading
     assert done == [1]
 
 
-def test_what_a_load_waits_for_its_turn_does_not_count_for_its_limit() -> None:
+def test_the_wait_for_its_turn_does_not_count_towards_the_limit_of_a_load() -> None:
     loads, inside = Loads(2.0, lambda: False), threading.Semaphore(1)
 
     def load(name: str) -> None:
@@ -345,7 +345,7 @@ def test_what_a_load_waits_for_its_turn_does_not_count_for_its_limit() -> None:
         list(pool.map(load, map(str, range(8))))
 
 
-def test_a_load_that_hangs_in_its_turn_does_not_keep_it(answers: threading.Event) -> None:
+def test_a_load_that_hangs_in_its_turn_does_not_block_the_next(answers: threading.Event) -> None:
     loads, done = Loads(0.5, lambda: False), threading.Event()
     hung, other = loads.reserve("hung"), loads.reserve("other")
 

@@ -1,4 +1,4 @@
-"""A service does not grow with the checkpoints that have come and gone."""
+"""Memory and threads do not grow when checkpoints are loaded and unloaded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from service.inference.model_server import ModelServer
 from service.inference.served_model import ServedModel
 from service.runtime import garbage_collection
 from service.settings import Settings
-from tests.resident import MIB, Kept, needs_glibc, resident
+from tests.resident import MIB, UnreturnedMemory, needs_glibc, resident
 from tests.service.inference.test_registry import damage
 from tests.service.running_server import wait_until
 
@@ -39,7 +39,7 @@ def models(weights: Path, tmp_path: Path) -> Iterator[ModelServer]:
 
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Engine]]:
-    """From now on loads fail when they have made an engine; these engines."""
+    """Let loads fail after they have made an engine; return weak references to these engines."""
     engines: list[weakref.ref[Engine]] = []
 
     def fail(model: ServedModel) -> None:
@@ -66,14 +66,14 @@ def fail_to_load(models: ModelServer, folder: Path) -> None:
 
 @needs_glibc
 @pytest.mark.parametrize("change", [load_anew, unload, fail_to_load])
-def test_memory_that_was_freed_is_given_back(
+def test_freed_memory_is_returned_to_the_kernel(
     models: ModelServer, tmp_path: Path, change: Callable[[ModelServer, Path], None]
 ) -> None:
-    kept = Kept(200 * MIB)
+    unreturned = UnreturnedMemory(200 * MIB)
     before = resident()
     change(models, tmp_path / "weights")
     assert resident() < before - 100 * MIB
-    kept.release()
+    unreturned.release()
 
 
 def test_checkpoints_that_are_loaded_anew_leave_no_thread(models: ModelServer) -> None:
@@ -88,7 +88,7 @@ def test_checkpoints_that_are_loaded_anew_leave_no_thread(models: ModelServer) -
     wait_until(lambda: threading.active_count() <= before)
 
 
-def test_what_a_load_that_failed_had_made_is_let_go(
+def test_the_network_of_a_failed_load_is_freed(
     models: ModelServer, failing: list[weakref.ref[Engine]]
 ) -> None:
     with pytest.raises(Problem, match="no more of them") as failed:
@@ -98,7 +98,7 @@ def test_what_a_load_that_failed_had_made_is_let_go(
     assert failed.value.__cause__ is not None
 
 
-def test_what_failed_at_the_start_is_let_go(
+def test_networks_of_loads_that_failed_at_the_start_are_freed(
     weights: Path, failing: list[weakref.ref[Engine]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(startup, "_DELAY_S", 0.0)

@@ -1,4 +1,4 @@
-"""That no answer tells what the service is made of, and no log what was sent to it."""
+"""No response discloses internals of the service, and no line of log has uploaded data."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.slow
 
 FORM = "multipart/form-data; boundary=b"
 
-#: What an answer must not name: where the code lies, what it is made of, and in which versions.
+#: What no response may contain: paths of the code, and names and versions of dependencies.
 INSIDE = re.compile(
     "|".join(
         (
@@ -52,7 +52,7 @@ INSIDE = re.compile(
 )  # fmt: skip
 
 
-def test_no_problem_tells_of_the_inside(
+def test_no_problem_discloses_internals(
     weights: Path,
     clip: bytes,
     tmp_path: Path,

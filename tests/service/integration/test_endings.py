@@ -1,4 +1,4 @@
-"""How a service ends, and what does not end it: a lost device, a full disk, SIGTERM under load."""
+"""Shutdown by a lost device or by SIGTERM under load, and a full disk, which is no reason."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_device_that_is_lost_ends_the_process_with_a_message(
 def test_on_a_full_disk_it_answers_and_ends_in_order_under_load(
     weights: Path, clip: bytes, tmp_path: Path
 ) -> None:
-    """No file takes a byte, and neither does what its output goes to."""
+    """Neither files nor stdout and stderr can be written to."""
 
     def no_bytes() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))

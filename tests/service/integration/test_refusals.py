@@ -149,7 +149,7 @@ def test_frames_without_a_picture_are_422(service: httpx.Client) -> None:
     assert (response.status_code, problem(response)["field"]) == (422, "frames")
 
 
-def test_a_bad_picture_among_good_ones_is_told_by_its_number(service: httpx.Client) -> None:
+def test_a_bad_picture_among_good_ones_is_named_by_its_number(service: httpx.Client) -> None:
     good = png(np.zeros((9, 9, 3), np.uint8))
     files = [("frames", x) for x in [good] * 9 + [good[:60]] + [good] * 9]
     response = service.post(CLASSIFY, files=[*files, ("audio", wav(tone()))])
@@ -254,9 +254,7 @@ def test_a_clip_is_answered_the_same_however_its_part_is_written(
         assert response.json()["probabilities"] == expected
 
 
-def test_what_is_over_a_limit_is_413_and_told_with_the_limit(
-    tight: httpx.Client, clip: bytes
-) -> None:
+def test_an_upload_over_a_limit_is_413_with_the_limit(tight: httpx.Client, clip: bytes) -> None:
     picture = png(np.zeros((9, 9, 3), np.uint8))
     sound = wav(tone(0.5))
     for files, field, limit in (
@@ -506,7 +504,7 @@ def test_forms_in_pieces_are_refused(service: httpx.Client, pieces: list[bytes])
 
 
 @pytest.mark.parametrize("field", ["clip", "audio", "frames"])
-def test_what_others_made_is_answered_or_refused_by_name(
+def test_third_party_files_are_answered_or_refused_by_name(
     service: httpx.Client, shared: Path, field: str
 ) -> None:
     statuses = {}

@@ -140,14 +140,14 @@ def test_a_file_that_everybody_may_read_from_now_on_is_warned_of_once(
     ]
 
 
-def test_an_error_that_nobody_thought_of_does_not_end_the_watching(
+def test_an_unexpected_error_does_not_end_the_watching(
     watched: Watched, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     failed = threading.Semaphore(0)
 
     def fail(settings: Settings) -> object:
         failed.release()
-        raise RuntimeError("nobody thought of this")
+        raise RuntimeError("an unexpected error")
 
     monkeypatch.setattr(keyring, "_CHECK_S", 0.01)
     monkeypatch.setattr(keyring, "read", fail)
@@ -162,4 +162,4 @@ def test_an_error_that_nobody_thought_of_does_not_end_the_watching(
     thread.join(60)
     assert not thread.is_alive()
     assert caplog.text.count("checking the keys failed") == 1
-    assert "nobody thought of this" in caplog.text
+    assert "an unexpected error" in caplog.text

@@ -1,4 +1,4 @@
-"""Limits that processes share in a real Redis or Valkey, and what holds while it is away."""
+"""Limits that processes share in a real Redis or Valkey, and the local ones while it is away."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_a_service_shares_the_limit_of_a_key(redis: RedisServer, weights: Path) 
         assert "scmrl_limit_store_unanswered_total 1.0" in metrics.text
 
 
-def test_a_store_that_cannot_be_is_said_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unusable_store_is_an_error_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("redis", reason="needs the extra redis")
     with pytest.raises(StartupError, match="SCMRL_LIMIT_STORE") as caught:
         asyncio.run(LimitStore("redis://host:port/0", 0.5).open())

@@ -1,4 +1,4 @@
-"""How often one key may ask."""
+"""The rate limit of one key."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Clock:
         return self.now
 
 
-def test_so_many_come_at_once_and_then_as_fast_as_it_fills() -> None:
+def test_a_burst_is_admitted_and_then_requests_at_the_refill_rate() -> None:
     clock = Clock()
     bucket = TokenBucket(6, clock)
     assert [bucket.take() for _ in range(6)] == [0.0] * 6
@@ -29,7 +29,7 @@ def test_so_many_come_at_once_and_then_as_fast_as_it_fills() -> None:
     assert bucket.take() == pytest.approx(10)
 
 
-def test_it_never_holds_more_than_a_minutes_worth() -> None:
+def test_a_bucket_never_holds_more_than_the_tokens_of_a_minute() -> None:
     clock = Clock()
     bucket = TokenBucket(3, clock)
     clock.now += 86_400
@@ -40,7 +40,7 @@ def test_it_never_holds_more_than_a_minutes_worth() -> None:
     per_minute=st.integers(1, 10_000),
     pauses=st.lists(st.floats(0, 30), min_size=1, max_size=60),
 )
-def test_a_wait_that_was_told_is_enough_and_the_limit_holds(
+def test_a_request_after_the_returned_wait_is_admitted_and_the_limit_holds(
     per_minute: int, pauses: list[float]
 ) -> None:
     clock = Clock()

@@ -15,7 +15,7 @@ _TELLING = ("stage", "reason", "stream", "model")
 
 
 def counts(record: RequestRecord, problem: Problem | None = None) -> dict[tuple[str, str], float]:
-    """Samples by name and their telling label's value, after one request of this record."""
+    """Samples by name and value of their distinguishing label, after a request of this record."""
     all_metrics = Metrics("0.0.1")
     metrics = RequestMetrics(all_metrics.registry)
     now = time.perf_counter()

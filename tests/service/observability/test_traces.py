@@ -248,7 +248,7 @@ def test_a_collector_that_does_not_answer_is_not_waited_for_at_the_end(
         {"OTEL_SERVICE_NAME": "mine"},
     ],
 )
-def test_without_being_asked_there_are_none_and_nothing_is_imported(
+def test_by_default_there_are_no_traces_and_nothing_is_imported(
     environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)  # importing it would raise
@@ -265,7 +265,7 @@ def test_without_being_asked_there_are_none_and_nothing_is_imported(
         ),
     ],
 )
-def test_what_cannot_be_had_is_told_of(
+def test_an_unsupported_exporter_is_logged(
     environment: dict[str, str], message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert traces.from_environment("1", environment) is None
@@ -273,7 +273,7 @@ def test_what_cannot_be_had_is_told_of(
 
 
 @pytest.mark.slow
-def test_without_the_extra_it_is_told_of_and_the_service_starts(
+def test_without_the_extra_a_warning_is_logged_and_the_service_starts(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.resources", None)

@@ -1,4 +1,4 @@
-"""Threads that wait for Python's lock get it soon."""
+"""The switch interval of Python's lock is short."""
 
 from __future__ import annotations
 

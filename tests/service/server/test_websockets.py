@@ -124,7 +124,7 @@ def test_a_target_may_be_a_url_with_a_query(shared_edge: Edge) -> None:
         assert client.answer().status == 101
 
 
-def test_a_kept_connection_may_go_on_as_a_websocket(shared_edge: Edge) -> None:
+def test_a_kept_connection_may_become_a_websocket(shared_edge: Edge) -> None:
     with shared_edge.connect() as client:
         client.send(GET)
         assert client.answer().status == 200
@@ -133,7 +133,7 @@ def test_a_kept_connection_may_go_on_as_a_websocket(shared_edge: Edge) -> None:
         assert read_frame(client) == (TEXT, b"hello")
 
 
-# --- handshakes that are none ---------------------------------------------------------------------
+# --- invalid handshakes ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def test_it_is_the_convolution(
 
 
 def test_it_rounds_a_few_times_as_much_as_a_plain_sum() -> None:
-    """So that a spike in a million is another one, not a spike in a thousand."""
+    """Its rounding errors change about one spike in a million, not one in a thousand."""
     x, (weight, bias) = spikes(4, 256, 16, 16), layer(256, 64)
     exact = conv2d(x.double(), weight.double(), bias.double(), padding=1)
 

@@ -1,4 +1,4 @@
-"""Scenes, recordings and clips hold what they say they hold."""
+"""Scenes, recordings and clips match their descriptions, and faults of data are named."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_digit_is_inside_its_box_and_the_box_inside_the_frame(
 
 @given(seed=st.integers(0, 10_000))
 @settings(max_examples=40, deadline=None)
-def test_ink_can_be_told_from_paper(seed: int) -> None:
+def test_ink_contrasts_with_paper(seed: int) -> None:
     scene = draw_scene(DIGIT, np.random.default_rng(seed), difficulty=0.0)
     frame = scene.frame().astype(float)
     ink = frame[scene.cover > 0.95]
@@ -151,7 +151,7 @@ def test_all_faults_of_files_are_named_together(folder: Path) -> None:
         ("*_lucas_*.wav *_jackson_*.wav", "needs recordings of george and of at least one other"),
     ],
 )
-def test_a_digit_that_nobody_says_is_named(folder: Path, missing: str, expected: str) -> None:
+def test_a_digit_without_recordings_is_named(folder: Path, missing: str, expected: str) -> None:
     for pattern in missing.split():
         for file in (folder / "speech").glob(pattern):
             file.unlink()

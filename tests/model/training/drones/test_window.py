@@ -38,7 +38,7 @@ def test_the_object_is_where_the_window_says(side: float) -> None:
     assert share * side**2 == pytest.approx(drawn, rel=0.35)
 
 
-def test_beyond_the_view_its_border_goes_on() -> None:
+def test_beyond_the_view_its_border_is_repeated() -> None:
     picture = Window(8.0, (0.0, 0.0), np.eye(2)).cut(DRONE, 96)
     np.testing.assert_array_equal(picture[0, 0], DRONE.picture[0, 0])
     np.testing.assert_array_equal(picture[-1, -1], DRONE.picture[-1, -1])

@@ -145,7 +145,7 @@ def test_a_run_is_resumed_and_not_with_other_clips(data: Path, tmp_path: Path) -
         train(options_of(SMALL, other, tmp_path / "begun", epochs=2, resume=True))
 
 
-def test_a_training_that_leads_nowhere_warns_and_its_card_says_so(
+def test_a_training_that_does_not_learn_warns_and_its_card_says_so(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     idle = options_of(

@@ -1,4 +1,4 @@
-"""Examples hold what they say they hold, and depend on their index and plan alone."""
+"""Examples match their descriptions, and depend on their index and plan alone."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ CLASSES, SIZE = len(PLAIN.labels), PLAIN.config.embed_dim
 STREAMS = ("audio", "visual")
 #: Mean of each class's features.
 CENTRES = np.random.default_rng(0).uniform(0, 2, (CLASSES, SIZE))
-#: What the features of no class are moved by.
+#: Offset of the features of clips of no class.
 AWAY = np.where(np.arange(SIZE) < 4, 1.5, 0)
 
 
@@ -97,7 +97,7 @@ def test_the_temperature_grows_for_all_choices_of_streams(card: Card) -> None:
     assert all(reference.growth > 0 for reference in card.domain.features.values())
 
 
-def test_what_cannot_be_told_apart_does_not_flatten_probabilities() -> None:
+def test_inseparable_clips_do_not_flatten_probabilities() -> None:
     same = clips(200, 5)
     same = ClipOutputs(same.outputs, same.labels, {name: np.full(200, True) for name in STREAMS})
     fits = fit_feature_references(PLAIN, clips(300, 0), same)

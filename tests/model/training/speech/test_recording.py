@@ -1,4 +1,4 @@
-"""Recordings of words hold the word where they say, at the level that was asked for."""
+"""Noise in recordings of words has the requested level."""
 
 from __future__ import annotations
 

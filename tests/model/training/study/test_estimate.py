@@ -1,4 +1,4 @@
-"""Intervals of a study hold the truth as often as they say, and pairs of clips are compared."""
+"""Intervals of a study have the coverage that they claim, and pairs of clips are compared."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_clips_that_are_all_right_have_an_interval_nevertheless() -> None:
     assert 0.01 < result.half < 0.05
 
 
-def test_a_small_difference_on_the_same_clips_is_told_from_none() -> None:
+def test_a_small_difference_on_the_same_clips_is_detected() -> None:
     rng = np.random.default_rng(1)
     clips = rng.normal(0, 1, 200)
     better = estimate([clips + 0.1 + rng.normal(0, 0.01, 200)], reference=[clips])

@@ -206,7 +206,7 @@ def test_the_description_sends_a_clip_alone(page: Any, path: str) -> None:
         assert not each["abstained"]
 
 
-def test_what_the_browser_lacks_is_said(browser: Any, service: httpx.Client) -> None:
+def test_missing_features_of_the_browser_are_named(browser: Any, service: httpx.Client) -> None:
     """As where the page is not served over HTTPS, browsers give no devices there."""
     context = browser.new_context(base_url=str(service.base_url))
     context.add_init_script("Object.defineProperty(window, 'isSecureContext', { value: false })")

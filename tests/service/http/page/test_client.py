@@ -69,9 +69,7 @@ def test_errors_say_what_the_problem_document_says(checks: Path, service: httpx.
     node(checks, "errors", service)
 
 
-def test_it_sends_its_key_and_waits_as_long_as_it_is_told(
-    checks: Path, keyed: httpx.Client
-) -> None:
+def test_it_sends_its_key_and_waits_for_retry_after(checks: Path, keyed: httpx.Client) -> None:
     node(checks, "keys", keyed)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints come and go while others are served, and no request is dropped for it."""
+"""Checkpoints are loaded and unloaded while others are served, and no request is dropped."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_the_default_checkpoint_stays(served: Served) -> None:
     assert served.client.get("/readyz").status_code == 200
 
 
-def test_a_corrupt_checkpoint_is_refused_by_file_and_the_old_one_goes_on(
+def test_a_corrupt_checkpoint_is_refused_by_file_and_the_old_one_stays_served(
     served: Served, clip: bytes
 ) -> None:
     damage(served.folder / "avdigits")
@@ -129,7 +129,7 @@ def test_requests_are_answered_while_checkpoints_change(served: Served, clip: by
     wait_until(lambda: sum(t.name == "scmrl-engine" for t in threading.enumerate()) <= 4)
 
 
-def test_files_that_are_deleted_are_told_of_once_and_it_is_served_on(
+def test_deleted_files_are_logged_once_and_the_checkpoint_stays_served(
     served: Served, clip: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.ERROR, "scmrl")
@@ -145,7 +145,7 @@ def test_files_that_are_deleted_are_told_of_once_and_it_is_served_on(
     assert served.client.post("/v1/classify", files={"clip": clip}).status_code == 200
 
 
-def test_files_that_are_others_are_told_of_until_they_are_loaded(
+def test_replaced_files_are_logged_until_they_are_loaded(
     served: Served, clip: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     def intact() -> float:
