@@ -9,7 +9,7 @@ import numpy as np
 from model.config import Config, StreamConfig
 from model.preprocess.specs import ChannelEventSpec, EventFrameSpec
 from tests.fuzz.barrage import Seed
-from tests.model.media.events import made
+from tests.model.media.events import event_files
 from tests.service import checkpoints
 
 SPECS = {
@@ -35,12 +35,14 @@ def save_checkpoint(folder: Path) -> Path:
 def cochlea(count: int = 800, channels: int = 64) -> bytes:
     """Return random events of a cochlea over 0.9 s."""
     rng = np.random.default_rng(3)
-    return made.npz(channel=rng.integers(0, channels, count), t=rng.integers(0, 900_000, count))
+    return event_files.npz(
+        channel=rng.integers(0, channels, count), t=rng.integers(0, 900_000, count)
+    )
 
 
 def seeds(scratch: Path) -> list[Seed]:
     """Return a file of each format; `scratch` is a folder that faery may write to."""
-    camera = made.events(3000)
+    camera = event_files.events(3000)
     small = camera[(camera["x"] < 34) & (camera["y"] < 34)]
     formats = {
         "evt2.raw": {"version": "evt2"},
@@ -49,8 +51,8 @@ def seeds(scratch: Path) -> list[Seed]:
         "lz4.aedat4": {},
         "zstd.aedat4": {"compression": ("zstd", 3)},
     }
-    files = [Seed(name, made.encode(camera, scratch / name, **options))
+    files = [Seed(name, event_files.encode(camera, scratch / name, **options))
              for name, options in formats.items()]  # fmt: skip
-    npz = made.npz(x=camera["x"], y=camera["y"], t=camera["t"], p=camera["on"])
-    return [*files, Seed("camera.npz", npz), Seed("nmnist.bs2", made.nmnist(small)),
+    npz = event_files.npz(x=camera["x"], y=camera["y"], t=camera["t"], p=camera["on"])
+    return [*files, Seed("camera.npz", npz), Seed("nmnist.bs2", event_files.nmnist(small)),
             Seed("cochlea.npz", cochlea())]  # fmt: skip

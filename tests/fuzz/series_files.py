@@ -10,7 +10,7 @@ from model.config import Config, StreamConfig
 from model.media.series import Series, pack_series
 from model.preprocess.profiles import PROFILES
 from tests.fuzz.barrage import Seed
-from tests.model.media.events import made
+from tests.model.media.events import event_files
 from tests.service import checkpoints
 
 SPECS = PROFILES["avdigits-tactile"]
@@ -37,6 +37,6 @@ def seeds() -> list[Seed]:
     return [
         Seed("series.csv", csv),
         Seed("series-bare.csv", csv.split(b"\n", 1)[1].replace(b",", b";").replace(b"\n", b"\r\n")),
-        Seed("series.npz", made.npz(t=time_s, force=force)),
-        Seed("series-whole.npz", made.npz(t=np.arange(9), force=np.arange(9))),
+        Seed("series.npz", event_files.npz(t=time_s, force=force)),
+        Seed("series-whole.npz", event_files.npz(t=np.arange(9), force=np.arange(9))),
     ]

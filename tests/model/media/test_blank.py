@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from model.media.blank import BLANK_RANGE, SILENCE_RANGE, blank_reason, silence_reason
 from model.media.reader import MediaError, Pictures, Sound, read_clip, read_sound
-from tests.model.made import Bytes, Floats, clip, quadrants, sound_file, tone
+from tests.model.media_files import Bytes, Floats, clip, quadrants, sound_file, tone
 
 RATE = 16_000
 STEP = 2.0**-15  # of 16 bits

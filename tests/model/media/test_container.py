@@ -32,7 +32,7 @@ from model.media.reader import (
     read_clip,
 )
 from model.media.video import frame_decoder, frames
-from tests.model.made import (
+from tests.model.media_files import (
     SIZE,
     Bytes,
     clip,

@@ -24,7 +24,16 @@ from model.media.reader import (
     read_pictures,
     read_sound,
 )
-from tests.model.made import Bytes, Floats, clip, damaged, number_of, numbered, sound_file, tone
+from tests.model.media_files import (
+    Bytes,
+    Floats,
+    clip,
+    damaged,
+    number_of,
+    numbered,
+    sound_file,
+    tone,
+)
 
 pytestmark = pytest.mark.filterwarnings("error")
 

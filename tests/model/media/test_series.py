@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from model.media.series import Series, pack_series, read_series
 from model.media.types import Limits, MediaError, TooLarge, UnknownFormat, Unusable
-from tests.model.media.events.made import npz
+from tests.model.media.events.event_files import npz
 
 TIMES, VALUES = [0.0, 0.5, 2.0], [1.0, -2.0, 0.25]
 

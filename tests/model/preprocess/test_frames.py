@@ -18,7 +18,7 @@ from model.preprocess.frames import _background_distance, normalize_level, prepa
 from model.preprocess.prepared import Prepared
 from model.preprocess.profiles import PROFILES
 from model.preprocess.specs import FrameSpec
-from tests.model.made import Bytes, quadrants
+from tests.model.media_files import Bytes, quadrants
 
 pytestmark = pytest.mark.filterwarnings("error")
 

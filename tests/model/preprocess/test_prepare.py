@@ -11,7 +11,7 @@ from model.preprocess.prepare import prepare
 from model.preprocess.profiles import PROFILES
 from model.preprocess.specs import FrameSpec, SpectrogramSpec
 from model.preprocess.spectrogram import prepare_spectrogram
-from tests.model.made import quadrants, tone
+from tests.model.media_files import quadrants, tone
 from tests.service.motion import MotionSpec
 
 SPECS = PROFILES["avdigits"]

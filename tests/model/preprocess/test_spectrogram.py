@@ -18,7 +18,7 @@ from model.preprocess.prepared import Prepared
 from model.preprocess.profiles import PROFILES
 from model.preprocess.specs import SpectrogramSpec
 from model.preprocess.spectrogram import _moving_average, _to_mono, prepare_spectrogram
-from tests.model.made import Floats, tone
+from tests.model.media_files import Floats, tone
 
 pytestmark = pytest.mark.filterwarnings("error")
 

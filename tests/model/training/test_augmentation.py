@@ -16,7 +16,7 @@ from model.training.augmentation import (
     draw_picture_change,
     mask_spectrogram,
 )
-from tests.model.training.folder.made import RATE, stripes, tone
+from tests.model.training.folder.clip_files import RATE, stripes, tone
 
 PICTURE = cv2.GaussianBlur(stripes(3, size=(60, 80)), (0, 0), 2)
 

@@ -12,11 +12,11 @@ import pytest
 from tests.fuzz.barrage import ALLOWED
 from tests.fuzz.event_files import cochlea, save_checkpoint
 from tests.fuzz.mutations import mutated
-from tests.model.media.events import made
+from tests.model.media.events import event_files
 from tests.service.running_server import running
 
-CAMERA = made.events(3000)
-CAMERA_NPZ = made.npz(x=CAMERA["x"], y=CAMERA["y"], t=CAMERA["t"], p=CAMERA["on"])
+CAMERA = event_files.events(3000)
+CAMERA_NPZ = event_files.npz(x=CAMERA["x"], y=CAMERA["y"], t=CAMERA["t"], p=CAMERA["on"])
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +52,10 @@ def test_other_formats_and_one_stream_alone_answer_alike(
     service: httpx.Client, tmp_path: Path
 ) -> None:
     npz = ask(service, {"events": CAMERA_NPZ})
-    aedat = ask(service, {"events": made.encode(CAMERA, tmp_path / "file.aedat4")})
-    raw = ask(service, {"events": made.encode(CAMERA, tmp_path / "file.raw", version="evt3")})
+    aedat = ask(service, {"events": event_files.encode(CAMERA, tmp_path / "file.aedat4")})
+    raw = ask(
+        service, {"events": event_files.encode(CAMERA, tmp_path / "file.raw", version="evt3")}
+    )
     assert npz["contributions"] == aedat["contributions"] == raw["contributions"]
     assert not npz["streams"]["audio"]["used"]
     assert aedat["streams"]["visual"]["width"] == 346
@@ -65,7 +67,7 @@ def test_other_formats_and_one_stream_alone_answer_alike(
         ({"events": b"PK\x03\x04" + bytes(50)}, 422, "archive is damaged"),
         ({"events": b"% evt 2.1\n" + bytes(8)}, 415, "EVT 2.1"),
         ({"audio_events": cochlea(channels=100)}, 422, "the checkpoint takes 0 to 63"),
-        ({"audio_events": made.npz(channel=[], t=[])}, 422, "no events"),
+        ({"audio_events": event_files.npz(channel=[], t=[])}, 422, "no events"),
         ({"clip": b"anything"}, 422, "has no stream for `clip`"),
     ],
 )
@@ -79,8 +81,8 @@ def test_what_cannot_be_used_is_refused_with_the_field(
 
 
 def test_damaged_files_get_no_500(service: httpx.Client, tmp_path: Path) -> None:
-    datas = [CAMERA_NPZ, made.encode(CAMERA, tmp_path / "file.aedat4"),
-             made.encode(CAMERA, tmp_path / "file.raw", version="evt3")]  # fmt: skip
+    datas = [CAMERA_NPZ, event_files.encode(CAMERA, tmp_path / "file.aedat4"),
+             event_files.encode(CAMERA, tmp_path / "file.raw", version="evt3")]  # fmt: skip
     for number in range(60):
         _, data = mutated(datas, number)
         response = service.post("/v1/classify", files={"events": data})

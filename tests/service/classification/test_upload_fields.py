@@ -32,7 +32,7 @@ from service.commands import classify
 from service.errors import Error, Problem
 from service.http.form import form_fields
 from service.settings import Settings
-from tests.model.made import quadrants
+from tests.model.media_files import quadrants
 from tests.service import checkpoints
 from tests.service.checkpoints import CONFIG, LABELS, STEPS
 from tests.service.media_files import png, tone, wav

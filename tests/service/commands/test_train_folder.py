@@ -12,7 +12,7 @@ from service.classification.local_classifier import LocalClassifier
 from service.classification.options import Options
 from service.classification.upload_fields import InputFiles
 from service.settings import Settings
-from tests.model.training.folder.made import movies
+from tests.model.training.folder.clip_files import movies
 from tests.service.commands.test_cli import scmrl
 
 pytestmark = pytest.mark.slow

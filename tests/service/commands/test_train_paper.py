@@ -15,9 +15,9 @@ from service.classification.local_classifier import LocalClassifier
 from service.classification.options import Options
 from service.classification.upload_fields import InputFiles
 from tests.model.checkpoint.published_files import ARGUMENTS, theirs, write
-from tests.model.media.events.made import npz
+from tests.model.media.events.event_files import npz
 from tests.model.networks import lively
-from tests.model.training.paper.made import crema_d, mnistdvs_ntidigits, urbansound8k_av
+from tests.model.training.paper.data_folders import crema_d, mnistdvs_ntidigits, urbansound8k_av
 from tests.service.commands.test_cli import scmrl
 
 pytestmark = pytest.mark.slow

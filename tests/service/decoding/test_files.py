@@ -16,8 +16,8 @@ from service.classification.upload_fields import InputFiles
 from service.decoding.files import decode
 from service.decoding.job import DecodeRequest, DecodeResult
 from service.errors import Error, Problem
-from tests.model.made import Bytes, quadrants, sound_file, tracks
-from tests.model.made import clip as made_clip
+from tests.model.media_files import Bytes, quadrants, sound_file, tracks
+from tests.model.media_files import clip as made_clip
 from tests.service import checkpoints
 from tests.service.checkpoints import CONFIG, SPECS, STEPS
 from tests.service.media_files import png, tone, wav, without_sound

@@ -38,7 +38,7 @@ from service.decoding.process_set import ProcessSet
 from service.decoding.wire import Allocate
 from service.errors import Error, Problem
 from service.settings import MIB
-from tests.model import costly, made
+from tests.model import costly_pictures, media_files
 from tests.service import checkpoints
 from tests.service.checkpoints import STEPS
 from tests.service.media_files import png, tone, wav
@@ -50,7 +50,7 @@ CARD = checkpoints.card()
 WANTED = DecodeRequest.from_card(CARD, STEPS)
 GENEROUS = DecodeLimits(seconds=60, memory_bytes=1 << 30)
 #: Within these limits this file takes a process about 20 s.
-SLOW = InputFiles(clip=costly.gif(1500, 1500, 20_000))
+SLOW = InputFiles(clip=costly_pictures.gif(1500, 1500, 20_000))
 PATIENT = DecodeRequest.from_card(
     CARD,
     STEPS,
@@ -136,9 +136,9 @@ def shared_decoders() -> Iterator[DecoderPool]:
 @pytest.fixture(scope="module")
 def media_examples() -> dict[str, bytes]:
     """A file for each library and each family of codecs."""
-    sound = made.tone(0.5, 48_000)
+    sound = media_files.tone(0.5, 48_000)
     clips = {
-        codec: made.clip(container, codec, sound=sound, sound_codec=sound_codec)
+        codec: media_files.clip(container, codec, sound=sound, sound_codec=sound_codec)
         for container, codec, sound_codec in (
             ("mp4", "libx264", "aac"),
             ("mp4", "libx265", "ac3"),
@@ -149,8 +149,10 @@ def media_examples() -> dict[str, bytes]:
             ("flv", "flv", "aac"),
         )
     }
-    sounds = {kind: made.sound_file(sound, 48_000, kind) for kind in ("WAV", "FLAC", "OGG", "MP3")}
-    picture = made.quadrants(80, 60)
+    sounds = {
+        kind: media_files.sound_file(sound, 48_000, kind) for kind in ("WAV", "FLAC", "OGG", "MP3")
+    }
+    picture = media_files.quadrants(80, 60)
     pictures = {
         end: cv2.imencode(end, picture)[1].tobytes()
         for end in (".jpg", ".png", ".webp", ".bmp", ".tiff", ".gif", ".avif")
@@ -194,9 +196,10 @@ def test_the_result_equals_decoding_in_this_process(clip: bytes) -> None:
 
 @pytest.mark.parametrize(("kind", "codec"), [("mp4", "libx264"), ("webm", "libvpx-vp9")])
 def test_several_threads_decode_the_same_frames(kind: str, codec: str) -> None:
-    frames = [np.roll(made.quadrants(), n, axis=1) for n in range(40)]
-    files = InputFiles(clip=made.clip(kind, codec, frames, group=10, sound=made.tone(1, 48_000),
-                                 sound_codec="libopus"))  # fmt: skip
+    frames = [np.roll(media_files.quadrants(), n, axis=1) for n in range(40)]
+    sound = media_files.tone(1, 48_000)
+    clip = media_files.clip(kind, codec, frames, group=10, sound=sound, sound_codec="libopus")
+    files = InputFiles(clip=clip)
     with started(workers=4) as decoders:
         there = good(run(decoders, files)[0]).prepared["visual"]
     here = decode(files, WANTED).prepared["visual"]
@@ -215,7 +218,7 @@ def test_every_kind_of_upload_is_read_by_a_confined_process(
     clip: bytes, media_examples: dict[str, bytes]
 ) -> None:
     """A confined process can load no library: each codec is the first one of its process."""
-    picture = png(made.quadrants(40, 30))
+    picture = png(media_files.quadrants(40, 30))
     jobs = {name: InputFiles(clip=data) for name, data in media_examples.items()}
     jobs["files"] = InputFiles(video=clip, audio=wav(tone()))
     jobs["frames"] = InputFiles(frames=(picture,) * 5, audio=clip)
@@ -403,9 +406,9 @@ def test_a_file_beyond_the_memory_limit_is_refused_and_its_process_kept(clip: by
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc's malloc")
 def test_a_process_uses_its_memory_again() -> None:
     """By default glibc maps the blocks of each clip anew, at thousands of page faults."""
-    picture = cv2.resize(made.quadrants(), (1280, 720), interpolation=cv2.INTER_NEAREST)
+    picture = cv2.resize(media_files.quadrants(), (1280, 720), interpolation=cv2.INTER_NEAREST)
     frames = [np.roll(picture, 8 * n, axis=1) for n in range(8)]
-    files = InputFiles(video=made.clip("mp4", "libx264", frames))
+    files = InputFiles(video=media_files.clip("mp4", "libx264", frames))
     request = DecodeRequest.from_card(CARD, STEPS, canvas=False)
     with started() as decoders:
         for _ in range(4):

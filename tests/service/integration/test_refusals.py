@@ -21,7 +21,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tests.model import costly
+from tests.model import costly_pictures
 from tests.service.media_files import png, tone, wav, without_sound
 from tests.service.running_server import running, wait_until
 
@@ -376,10 +376,10 @@ def test_channels_and_rates_of_sounds_are_limited_by_settings(
 @pytest.mark.parametrize(
     ("field", "data"),
     [
-        ("clip", costly.gif(4000, 4000, 63)),
-        ("clip", costly.apng(4000, 4000, 63)),
-        ("frames", costly.jpeg(4000, 4000, 63)),
-        ("frames", costly.png(pixels=zlib.compress(bytes(17 << 20)))),
+        ("clip", costly_pictures.gif(4000, 4000, 63)),
+        ("clip", costly_pictures.apng(4000, 4000, 63)),
+        ("frames", costly_pictures.jpeg(4000, 4000, 63)),
+        ("frames", costly_pictures.png(pixels=zlib.compress(bytes(17 << 20)))),
     ],
     ids=["gif", "apng", "scans", "inflated"],
 )
@@ -394,7 +394,7 @@ def test_what_a_file_asks_to_be_composed_is_limited(
 
 def test_a_client_that_hangs_up_frees_the_decoder(weights: Path, clip: bytes) -> None:
     """One process decodes, and each of these files would keep it beyond the next one's deadline."""
-    slow = costly.gif(1500, 1500, 100_000)
+    slow = costly_pictures.gif(1500, 1500, 100_000)
     with running(
         weights,
         decode_workers=1,

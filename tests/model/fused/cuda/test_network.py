@@ -312,7 +312,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     cache = str(tmp_path_factory.mktemp("triton"))
     done = subprocess.run(
-        [sys.executable, "-m", "tests.model.compiled", *map(str, SHARED)],
+        [sys.executable, "-m", "tests.model.compile_kernels", *map(str, SHARED)],
         env=environment | {"TRITON_CACHE_DIR": cache}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

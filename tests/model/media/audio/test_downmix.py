@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from model.media.audio.downmix import downmix, to_mono
 from model.media.reader import Sound
-from tests.model.made import Floats
+from tests.model.media_files import Floats
 
 RATE = 16_000
 

@@ -21,7 +21,7 @@ from model.media.headers import ogg
 from model.media.headers.id3 import strip_leading_tags
 from model.media.reader import read_clip, read_sound
 from model.media.types import Clip, Limits, MediaError, Sound, TooLarge, Unusable
-from tests.model.made import Floats, clip, damaged, numbered, sound_file, tone, tracks
+from tests.model.media_files import Floats, clip, damaged, numbered, sound_file, tone, tracks
 
 pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.slow]
 

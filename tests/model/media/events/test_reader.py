@@ -13,10 +13,10 @@ from model.media.events.reader import read_camera_events, read_channel_events
 from model.media.events.types import CameraEvents, unwrap
 from model.media.types import Limits, MediaError, TooLarge, UnknownFormat, Unusable
 from tests.fuzz.mutations import mutated
-from tests.model.media.events import made
-from tests.model.media.events.made import HEIGHT, WIDTH
+from tests.model.media.events import event_files
+from tests.model.media.events.event_files import HEIGHT, WIDTH
 
-EVENTS = made.events()
+EVENTS = event_files.events()
 #: Suffix and faery's options of each format.
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     "EVT 2.0": (".raw", {"version": "evt2"}),
@@ -45,7 +45,7 @@ def assert_same(events: CameraEvents, expected: NDArray[Any], start: int = 0) ->
 @pytest.mark.parametrize("name", FORMATS)
 def test_what_faery_writes_is_read(tmp_path: Path, name: str) -> None:
     suffix, options = FORMATS[name]
-    events = read_camera_events(made.encode(EVENTS, tmp_path / f"file{suffix}", **options))
+    events = read_camera_events(event_files.encode(EVENTS, tmp_path / f"file{suffix}", **options))
     # In .raw, the time of the first event is in the header, and times count from it.
     assert_same(events, EVENTS, int(EVENTS["t"][0]) if suffix == ".raw" else 0)
     assert events.sensor == (HEIGHT, WIDTH)
@@ -55,7 +55,7 @@ def test_aedats_library_reads_the_same(tmp_path: Path) -> None:
     import aedat
 
     path = tmp_path / "file.aedat4"
-    events = read_camera_events(made.encode(EVENTS, path))
+    events = read_camera_events(event_files.encode(EVENTS, path))
     packets = [packet["events"] for packet in aedat.Decoder(path) if "events" in packet]
     theirs = np.concatenate(packets)
     ours = rows(events.x, events.y, events.time_us, events.is_on)
@@ -86,9 +86,9 @@ def test_the_24_bits_of_evt3_overflow() -> None:
 def test_nmnist_has_five_bytes_an_event() -> None:
     small = EVENTS[EVENTS["x"] < 34]
     small = small[small["y"] < 34]
-    assert_same(read_camera_events(made.nmnist(small)), small)
+    assert_same(read_camera_events(event_files.nmnist(small)), small)
     with pytest.raises(UnknownFormat):
-        read_camera_events(made.nmnist(small)[:-1])
+        read_camera_events(event_files.nmnist(small)[:-1])
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -117,15 +117,15 @@ def arrays(**changes: Any) -> dict[str, Any]:
 def test_npz_is_read_sorted_by_time() -> None:
     order = np.random.default_rng(1).permutation(len(EVENTS))
     shuffled = {name: array[order] for name, array in arrays().items()}
-    events = read_camera_events(made.npz(**shuffled, width=WIDTH, height=HEIGHT))
+    events = read_camera_events(event_files.npz(**shuffled, width=WIDTH, height=HEIGHT))
     assert_same(events, EVENTS)
     assert events.sensor == (HEIGHT, WIDTH)
 
 
 def test_a_structured_array_and_other_types_are_read() -> None:
-    assert_same(read_camera_events(made.npz(events=_with_p())), EVENTS)
+    assert_same(read_camera_events(event_files.npz(events=_with_p())), EVENTS)
     signed = np.where(EVENTS["on"], 1, -1)
-    whole = made.npz(**arrays(t=EVENTS["t"].astype(float), p=signed))
+    whole = event_files.npz(**arrays(t=EVENTS["t"].astype(float), p=signed))
     assert_same(read_camera_events(whole), EVENTS)
 
 
@@ -137,7 +137,7 @@ def _with_p() -> NDArray[Any]:
 def test_a_counter_of_32_bits_may_overflow(dtype: Any) -> None:
     late = EVENTS["t"].astype(np.int64) + 2**32 - 1_000_000
     wrapped = late.astype(np.uint32).astype(dtype)
-    events = read_camera_events(made.npz(**arrays(t=wrapped)))
+    events = read_camera_events(event_files.npz(**arrays(t=wrapped)))
     assert events.duration_s == pytest.approx(np.ptp(late) / 1e6)
 
 
@@ -162,31 +162,31 @@ def test_unwrap_undoes_overflow_in_both_directions() -> None:
 )
 def test_npz_says_what_is_wrong(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(Unusable, match=message):
-        read_camera_events(made.npz(**arrays(**changes)))
+        read_camera_events(event_files.npz(**arrays(**changes)))
 
 
 def test_npz_without_an_array_says_which_are_needed() -> None:
     with pytest.raises(Unusable, match="has the arrays a; needed are x, y, t, p"):
-        read_camera_events(made.npz(a=np.zeros(3)))
+        read_camera_events(event_files.npz(a=np.zeros(3)))
 
 
 def test_objects_are_not_unpickled() -> None:
     with pytest.raises(Unusable, match="objects"):
-        read_camera_events(made.npz(**arrays(x=np.array([print] * len(EVENTS), object))))
+        read_camera_events(event_files.npz(**arrays(x=np.array([print] * len(EVENTS), object))))
 
 
 def test_a_small_archive_cannot_hold_a_huge_array() -> None:
-    data = made.npz(**arrays(x=np.zeros(50_000_000, np.uint8)))
+    data = event_files.npz(**arrays(x=np.zeros(50_000_000, np.uint8)))
     assert len(data) < 200_000
     with pytest.raises(TooLarge, match="50000000 events"):
         read_camera_events(data)
 
 
 def test_channels_of_a_cochlea_are_read() -> None:
-    events = read_channel_events(made.npz(channel=np.array([3, 1]), t=np.array([20, 10])))
+    events = read_channel_events(event_files.npz(channel=np.array([3, 1]), t=np.array([20, 10])))
     assert events.channel.tolist() == [1, 3]
     with pytest.raises(Unusable, match="-1 to 1"):
-        read_channel_events(made.npz(channel=np.array([-1, 1]), t=np.array([20, 10])))
+        read_channel_events(event_files.npz(channel=np.array([-1, 1]), t=np.array([20, 10])))
     with pytest.raises(UnknownFormat, match=r"\.npz"):
         read_channel_events(b"RIFF1234")
 
@@ -205,14 +205,14 @@ def test_too_many_and_too_long_are_refused(tmp_path: Path, name: str) -> None:
 
 def _file(name: str, folder: Path) -> bytes:
     if name == ".npz":
-        return made.npz(**arrays())
+        return event_files.npz(**arrays())
     if name == "N-MNIST":
-        return made.nmnist(EVENTS[(EVENTS["x"] < 256) & (EVENTS["y"] < 256)])
+        return event_files.nmnist(EVENTS[(EVENTS["x"] < 256) & (EVENTS["y"] < 256)])
     if name == "AER-DAT 2.0":
         small = EVENTS[(EVENTS["x"] < 128) & (EVENTS["y"] < 128)]
-        return made.aerdat(small["x"], small["y"], small["t"], small["on"])
+        return event_files.aerdat(small["x"], small["y"], small["t"], small["on"])
     suffix, options = FORMATS[name]
-    return made.encode(EVENTS, folder / f"file{suffix}", **options)
+    return event_files.encode(EVENTS, folder / f"file{suffix}", **options)
 
 
 def test_damaged_files_are_read_or_refused(tmp_path: Path) -> None:
@@ -244,27 +244,27 @@ def test_aerdat_of_a_dvs128_is_read_upright(version: int) -> None:
     rng = np.random.default_rng(version)
     x, y = rng.integers(0, 128, (2, 300))
     time_us, is_on = np.sort(rng.integers(0, 10**6, 300)), rng.random(300) < 0.5
-    read = read_camera_events(made.aerdat(x, y, time_us, is_on, version))
+    read = read_camera_events(event_files.aerdat(x, y, time_us, is_on, version))
     assert read.sensor == (128, 128)
     for name, expected in (("x", x), ("y", y), ("time_us", time_us), ("is_on", is_on)):
         assert np.array_equal(getattr(read, name), expected), name
 
 
 def test_jaers_addresses_count_from_the_right_and_from_below() -> None:
-    data = made.aerdat([], [], [], []) + np.array([3 << 8 | 5 << 1 | 1, 9], ">u4").tobytes()
+    data = event_files.aerdat([], [], [], []) + np.array([3 << 8 | 5 << 1 | 1, 9], ">u4").tobytes()
     read = read_camera_events(data)
     assert (read.x[0], read.y[0], read.time_us[0], read.is_on[0]) == (122, 124, 9, False)
 
 
 def test_external_signals_and_a_cut_record_of_aerdat_are_left_out() -> None:
-    data = made.aerdat([1, 2], [3, 4], [5, 6], [True, False])
+    data = event_files.aerdat([1, 2], [3, 4], [5, 6], [True, False])
     signal = np.array([0x8000, 7], ">u4").tobytes()
     assert read_camera_events(data + signal + b"\0\0\1").time_us.tolist() == [5, 6]
 
 
 def test_aerdat_of_another_sensor_is_refused() -> None:
-    data = made.aerdat([1], [3], [5], [True]) + np.array([0x400000, 7], ">u4").tobytes()
+    data = event_files.aerdat([1], [3], [5], [True]) + np.array([0x400000, 7], ">u4").tobytes()
     with pytest.raises(Unusable, match="not those of a DVS128, of 128 x 128 pixels"):
         read_camera_events(data)
     with pytest.raises(TooLarge, match="it has 2 events; at most 1 are accepted"):
-        read_camera_events(made.aerdat([1, 2], [3, 4], [5, 6], [1, 0]), Limits(max_events=1))
+        read_camera_events(event_files.aerdat([1, 2], [3, 4], [5, 6], [1, 0]), Limits(max_events=1))

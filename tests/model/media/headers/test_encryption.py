@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from model.media.headers.encryption import encrypted_kinds
 from model.media.reader import Unusable, read_clip, read_sound
-from tests.model.made import clip, tone
+from tests.model.media_files import clip, tone
 
 pytestmark = pytest.mark.filterwarnings("error")
 

@@ -14,7 +14,7 @@ from model.media.bounded_input import BoundedInput
 from model.media.headers.header_counts import MAX_TAGS, check_header_counts
 from model.media.headers.mp4_tables import check_tables
 from model.media.reader import Limits, TooLarge, read_clip, read_sound
-from tests.model import costly, costly_headers, made
+from tests.model import costly_headers, costly_pictures, media_files
 from tests.model.costly_headers import box, mp4, numbers, table, track
 
 pytestmark = pytest.mark.slow
@@ -106,23 +106,28 @@ def raise_after_reading(limit_s: float) -> None:
 
 @pytest.mark.parametrize("kind", ["mp4", "matroska", "mpegts", "avi", "flv"])
 def test_a_cpu_time_of_zero_refuses_every_container(kind: str) -> None:
-    data = made.clip(kind, "mpeg4" if kind in ("avi", "matroska") else "libx264")
+    data = media_files.clip(kind, "mpeg4" if kind in ("avi", "matroska") else "libx264")
     with pytest.raises(TooLarge, match="max_demux_cpu_s"):
         read_clip(data, 2, limits=Limits(max_demux_cpu_s=0.0))
 
 
 def test_ordinary_files_stay_below_the_limits() -> None:
-    fragments = made.clip("mp4", muxer={"movflags": "frag_every_frame+empty_moov"})
+    fragments = media_files.clip("mp4", muxer={"movflags": "frag_every_frame+empty_moov"})
     tagged = costly_headers.id3(
         *(costly_headers.id3_frame(b"TXXX", b"\0%d\0b" % number) for number in range(500)),
-        costly_headers.id3_frame(b"APIC", b"\0image/png\0\3\0" + costly.png()),
+        costly_headers.id3_frame(b"APIC", b"\0image/png\0\3\0" + costly_pictures.png()),
     )
-    tone = made.sound_file(made.tone(1, 8000), 8000, "WAV")
+    tone = media_files.sound_file(media_files.tone(1, 8000), 8000, "WAV")
     assert read_sound(tagged + tone).duration_s == 1
-    for data in (fragments, made.clip("mpegts"), made.clip("matroska"), made.clip("flv")):
+    for data in (
+        fragments,
+        media_files.clip("mpegts"),
+        media_files.clip("matroska"),
+        media_files.clip("flv"),
+    ):
         pictures = read_clip(data, 5).pictures
         assert pictures is not None
-        assert [made.number_of(frame) for frame in pictures.frames] == [1, 3, 5, 7, 9]
+        assert [media_files.number_of(frame) for frame in pictures.frames] == [1, 3, 5, 7, 9]
     check_header_counts(costly_headers.transport(3, repeats=60), Limits())
 
 
@@ -172,7 +177,7 @@ def repeated(packets: list[Packet], times: int) -> list[Packet]:
     copies = [key, *others * times]
     again = []
     for number, packet in enumerate(copies):
-        copy = made.with_data(packet, bytes(packet))
+        copy = media_files.with_data(packet, bytes(packet))
         copy.pts = copy.dts = round(number / 1000 / packet.time_base)
         copy.is_keyframe = not number
         again.append(copy)
@@ -188,9 +193,9 @@ def repeated(packets: list[Packet], times: int) -> list[Packet]:
     ],
 )
 def test_frames_without_changes_count(kind: str, codec: str, encoder: dict[str, str]) -> None:
-    frames = [made.quadrants()] * 10
-    like = made.clip(kind, codec, frames, range(0, 1000, 100), group=100, encoder=encoder)
-    data = made.packed(kind, repeated(made.packets_of(like), 20), like=like)
+    frames = [media_files.quadrants()] * 10
+    like = media_files.clip(kind, codec, frames, range(0, 1000, 100), group=100, encoder=encoder)
+    data = media_files.packed(kind, repeated(media_files.packets_of(like), 20), like=like)
     count = 1 + 9 * 20
     # What H.264 lacks by the numbers of its frames is looked for by decoding them again.
     fitting = Limits(max_decoded_pixels=(3 if codec == "libx264" else 1) * count * 64 * 48)
@@ -207,23 +212,33 @@ def test_a_minute_of_full_hd_is_decoded() -> None:
 def film_of(codec: str, pictures: list[bytes]) -> bytes:
     """A Matroska clip whose packets are these pictures, 64 x 48 or as they say."""
     pixels = "yuvj420p" if codec == "mjpeg" else "rgb24"
-    like = made.clip("mov", codec, pixels=pixels, group=1)
-    key, *_ = made.packets_of(like)
-    packets = [made.with_data(key, data) for data in pictures]
+    like = media_files.clip("mov", codec, pixels=pixels, group=1)
+    key, *_ = media_files.packets_of(like)
+    packets = [media_files.with_data(key, data) for data in pictures]
     for number, packet in enumerate(packets):
         packet.pts = packet.dts = round(number / 10 / key.time_base)
-    return made.packed("mov", packets, like=like)
+    return media_files.packed("mov", packets, like=like)
 
 
-ZTXT = costly.chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(9 * MIB), 9))
+ZTXT = costly_pictures.chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(9 * MIB), 9))
 
 
 @pytest.mark.parametrize(
     ("codec", "picture", "limits", "what"),
     [
-        ("mjpeg", costly.jpeg(64, 48, 40), Limits(max_composed_pixels=100 * 64 * 48), "scans"),
-        ("png", costly.png(ZTXT), Limits(), "16777216 bytes"),
-        ("png", costly.png(pixels=zlib.compress(bytes(9 * MIB), 9)), Limits(), "16777216 bytes"),
+        (
+            "mjpeg",
+            costly_pictures.jpeg(64, 48, 40),
+            Limits(max_composed_pixels=100 * 64 * 48),
+            "scans",
+        ),
+        ("png", costly_pictures.png(ZTXT), Limits(), "16777216 bytes"),
+        (
+            "png",
+            costly_pictures.png(pixels=zlib.compress(bytes(9 * MIB), 9)),
+            Limits(),
+            "16777216 bytes",
+        ),
     ],
     ids=["scans", "texts", "surplus"],
 )
@@ -238,18 +253,18 @@ def test_pictures_in_a_video_count_together(
 @pytest.mark.parametrize("size", [(70_000, 70_000), (5760, 5760)])
 def test_an_apng_that_is_too_large_is_refused_before_inflating(size: tuple[int, int]) -> None:
     width, height = size
-    head = costly.chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0))
-    control = costly.chunk(
+    head = costly_pictures.chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0))
+    control = costly_pictures.chunk(
         b"fcTL", struct.pack(">IIIIIHHBB", 0, width, height, 0, 0, 20, 1000, 0, 0)
     )
-    data = b"\x89PNG\r\n\x1a\n" + head + costly.chunk(b"acTL", struct.pack(">II", 31, 0))
-    data += (control + costly.chunk(b"IDAT", b"not a zlib stream")) * 31
-    data += costly.chunk(b"IEND", b"")
+    data = b"\x89PNG\r\n\x1a\n" + head + costly_pictures.chunk(b"acTL", struct.pack(">II", 31, 0))
+    data += (control + costly_pictures.chunk(b"IDAT", b"not a zlib stream")) * 31
+    data += costly_pictures.chunk(b"IEND", b"")
     with pytest.raises(TooLarge, match=r"accepted|31 pictures"):
         read_clip(data, 1)
 
 
 def test_texts_of_a_png_are_limited() -> None:
-    texts = (costly.chunk(b"tEXt", b"%06d\0a" % number) for number in range(2001))
+    texts = (costly_pictures.chunk(b"tEXt", b"%06d\0a" % number) for number in range(2001))
     with pytest.raises(TooLarge, match="texts; at most 2000"):
-        read_clip(costly.apng(8, 8, 2)[:-12] + b"".join(texts), 1)
+        read_clip(costly_pictures.apng(8, 8, 2)[:-12] + b"".join(texts), 1)

@@ -25,7 +25,7 @@ from model.media.reader import (
     read_clip,
     read_picture,
 )
-from tests.model.made import Bytes, damaged, quadrants
+from tests.model.media_files import Bytes, damaged, quadrants
 
 pytestmark = pytest.mark.filterwarnings("error")
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from model.media.reader import Unusable, read_clip
 from model.media.video import colour
-from tests.model.made import Bytes, Floats, tone
+from tests.model.media_files import Bytes, Floats, tone
 
 pytestmark = pytest.mark.filterwarnings("error")
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.media.reader import Limits, Pictures, Unusable, read_clip
-from tests.model.made import (
+from tests.model.media_files import (
     SIZE,
     Bytes,
     clip,

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.media.reader import Limits, Pictures, TooLarge, read_clip
-from tests.model.made import (
+from tests.model.media_files import (
     SIZE,
     clip,
     number_of,

@@ -8,7 +8,7 @@ import pytest
 
 from model.training.drones import folder as data_folder
 from model.training.drones.folder import Aircraft
-from tests.model.training.drones.made import make_folder
+from tests.model.training.drones.data_folder import make_folder
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from model.training.drones.folder import (
     load_movies,
 )
 from model.training.task import DataError
-from tests.model.training.drones.made import SITES, VIEWS, draw_view
+from tests.model.training.drones.data_folder import SITES, VIEWS, draw_view
 
 REAL = Path(__file__).parents[4] / ".." / "shared" / "data" / "drones"
 

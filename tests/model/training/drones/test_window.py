@@ -15,7 +15,7 @@ from model.training.drones.window import (
     draw_light,
     draw_window,
 )
-from tests.model.training.drones.made import draw_sky, draw_view
+from tests.model.training.drones.data_folder import draw_sky, draw_view
 
 DRONE = View(draw_view("drone", 0, 40), "drone", "V_DRONE_000.mp4", "d0", (30, 22, 20, 20))
 SKY = View(draw_sky(0), "background", "V_DRONE_000.mp4", "d0", None)

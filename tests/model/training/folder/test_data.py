@@ -24,7 +24,15 @@ from model.training.mp4_encoder import Footage, encode
 from model.training.options import OptionsError
 from model.training.speech.recording import Recording
 from model.training.task import BatchPlan, DataError
-from tests.model.training.folder.made import RATE, movie, movies, picture, sound, stripes, tone
+from tests.model.training.folder.clip_files import (
+    RATE,
+    movie,
+    movies,
+    picture,
+    sound,
+    stripes,
+    tone,
+)
 
 BOTH = BatchPlan(("audio", "visual"), steps=2)
 SMALL = FolderTask(picture_size=32, seconds=0.4)

@@ -21,7 +21,7 @@ from model.training.options import OptionsError, TrainOptions
 from model.training.run_state import RunError
 from model.training.task import DataError
 from model.training.train import train
-from tests.model.training.folder.made import movie, movies, picture, sound
+from tests.model.training.folder.clip_files import movie, movies, picture, sound
 
 pytestmark = [pytest.mark.usefixtures("one_core"), pytest.mark.slow]
 

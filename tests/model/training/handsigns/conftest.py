@@ -8,7 +8,7 @@ import pytest
 
 from model.training.handsigns import folder as data_folder
 from model.training.handsigns.folder import ShownDigits
-from tests.model.training.handsigns.made import make_folder
+from tests.model.training.handsigns.data_folder import make_folder
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import pytest
 
 from model.training.handsigns.cutout import cut_out
 from model.training.task import DataError
-from tests.model.training.handsigns.made import SKIN, draw_mask, draw_photograph
+from tests.model.training.handsigns.data_folder import SKIN, draw_mask, draw_photograph
 
 
 @pytest.mark.parametrize("camera", [0, 1])

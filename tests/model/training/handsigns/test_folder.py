@@ -12,7 +12,7 @@ import pytest
 from model.training.handsigns import folder as data_folder
 from model.training.handsigns.folder import ShownDigits, halves
 from model.training.task import DataError
-from tests.model.training.handsigns.made import SIGNERS, draw_photograph
+from tests.model.training.handsigns.data_folder import SIGNERS, draw_photograph
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from model.training.handsigns.cutout import cut_out
 from model.training.handsigns.folder import Hand
 from model.training.handsigns.scene import Scene, draw_scene, photograph_scene
-from tests.model.training.handsigns.made import draw_photograph
+from tests.model.training.handsigns.data_folder import draw_photograph
 
 pytestmark = pytest.mark.slow
 

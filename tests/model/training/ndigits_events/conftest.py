@@ -11,7 +11,7 @@ import pytest
 
 from model.training.ndigits_events import folder as data_folder
 from model.training.ndigits_events.folder import Parts
-from tests.model.media.events.made import nmnist
+from tests.model.media.events.event_files import nmnist
 
 
 def film(digit: int, seed: int) -> bytes:

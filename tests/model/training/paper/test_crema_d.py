@@ -25,7 +25,7 @@ from model.training.paper.crema_d import EMOTIONS, CremaD, list_crema_d, publish
 from model.training.schedule import Schedule
 from model.training.task import DataError
 from model.training.train import train
-from tests.model.training.paper.made import crema_d, crema_d_names, flv, wav
+from tests.model.training.paper.data_folders import crema_d, crema_d_names, flv, wav
 
 pytestmark = [pytest.mark.usefixtures("one_core")]
 

@@ -30,7 +30,7 @@ from model.training.paper.ntidigits import list_ntidigits
 from model.training.task import BatchPlan, DataError
 from model.training.train import train
 from model.training.training_card import network_config
-from tests.model.training.paper.made import mnist_dvs, mnistdvs_ntidigits, ntidigits
+from tests.model.training.paper.data_folders import mnist_dvs, mnistdvs_ntidigits, ntidigits
 
 pytestmark = [pytest.mark.usefixtures("one_core")]
 

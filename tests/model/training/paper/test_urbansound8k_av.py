@@ -23,7 +23,7 @@ from model.training.options import TrainOptions
 from model.training.paper.urbansound8k_av import LABELS, UrbanSound8KAV, list_urbansound8k_av
 from model.training.task import BatchPlan, DataError
 from model.training.train import train
-from tests.model.training.paper.made import jpg, urbansound8k_av, wav
+from tests.model.training.paper.data_folders import jpg, urbansound8k_av, wav
 
 pytestmark = [pytest.mark.usefixtures("one_core")]
 

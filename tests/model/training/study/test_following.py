@@ -20,7 +20,7 @@ from model.training.study.following import follow
 from model.training.tasks import TASKS
 from model.training.training_card import make_card
 from model.training.two_objects import TwoObjectData, TwoObjects
-from tests.model.training.handsigns.made import make_folder
+from tests.model.training.handsigns.data_folder import make_folder
 
 CARD = make_card(TrainOptions.of(AVDigits(), Path("data"), embed_dim=16, steps=2), 0)
 #: The left object's sound is quiet, the right one's is loud.

@@ -14,8 +14,8 @@ import soundfile
 
 from model.training.paper.crema_d import published_test_names
 from model.training.paper.urbansound8k_av import LABELS
-from tests.model.media.events.made import aerdat
-from tests.model.training.folder.made import stripes, tone
+from tests.model.media.events.event_files import aerdat
+from tests.model.training.folder.clip_files import stripes, tone
 
 #: CREMA-D's sentences and levels that tests use to train on.
 TAKES = ("DFA_{}_XX", "IEO_{}_HI", "IWW_{}_XX")

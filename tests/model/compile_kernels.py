@@ -1,4 +1,4 @@
-"""Compile a network's kernels without a GPU: `python -m tests.model.compiled 86 90`.
+"""Compile a network's kernels without a GPU: `python -m tests.model.compile_kernels 86 90`.
 
 Every kernel is compiled as a first call on a card of each compute capability would, and none is
 launched. Prints one line of JSON a kernel.
