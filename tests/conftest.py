@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.watchdog import (  # noqa: F401 hooks
     pytest_addoption,
@@ -14,6 +15,10 @@ from tests.watchdog import (  # noqa: F401 hooks
 )
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# No time limit for an example: on a busy machine any of them may exceed it.
+settings.register_profile("scmrl", deadline=None)
+settings.load_profile("scmrl")
 
 #: Tests that take one of these start a process with a service in it, or read large data: they are
 #: marked slow, and `make quick` leaves them out. Others are marked where they stand.

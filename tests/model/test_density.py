@@ -77,7 +77,7 @@ def score(output: Output, of: Card) -> float:
 
 
 @given(logits=LOGITS, audio=VALUES, visual=VALUES)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_order_of_the_classes_stays(logits: list[float], audio: float, visual: float) -> None:
     output = output_of(logits, audio, visual)
     order = calibrated(output, card(), 4)[0]
@@ -88,7 +88,7 @@ def test_the_order_of_the_classes_stays(logits: list[float], audio: float, visua
 
 
 @given(logits=LOGITS, audio=VALUES, further=VALUES)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_what_is_further_away_is_never_more_probable(
     logits: list[float], audio: float, further: float
 ) -> None:
@@ -99,7 +99,7 @@ def test_what_is_further_away_is_never_more_probable(
 
 
 @given(logits=LOGITS, audio=VALUES, visual=VALUES)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_arrays_give_what_tensors_give(logits: list[float], audio: float, visual: float) -> None:
     output = output_of(logits, audio, visual)
     (arrays,) = split_to_arrays(output, 1)
@@ -112,7 +112,7 @@ def test_arrays_give_what_tensors_give(logits: list[float], audio: float, visual
 
 
 @given(logits=LOGITS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_far_away_all_classes_are_equally_probable(logits: list[float]) -> None:
     for output in (
         output_of(logits, 1e6, 0.0),
@@ -124,7 +124,7 @@ def test_far_away_all_classes_are_equally_probable(logits: list[float]) -> None:
 
 
 @given(logits=LOGITS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_within_the_domain_nothing_changes(logits: list[float]) -> None:
     output = output_of(logits, 0.01, 0.01)
     assert score(output, card()) < 1

@@ -41,7 +41,7 @@ def test_rate_encoding_follows_a_sequence_step_by_step() -> None:
 
 
 @given(seed=st.integers(0, 2**32 - 1), steps=st.integers(1, 12), size=st.integers(1, 300))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_seed_alone_decides_the_spikes_of_rate_encoding_as_with_torch(
     seed: int, steps: int, size: int
 ) -> None:
@@ -54,7 +54,7 @@ def test_the_seed_alone_decides_the_spikes_of_rate_encoding_as_with_torch(
 @given(
     values=st.lists(st.floats(0, 1, width=32), min_size=1, max_size=20), steps=st.integers(1, 12)
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_latency_encoding_equals_spikingjellys(values: list[float], steps: int) -> None:
     x = np.float32(values)
     spikes = encode(x[None], steps, "latency")

@@ -71,7 +71,7 @@ NONSENSE = ["inf", "-inf", "nan", "Infinity", "1e400", "-1", "-1e-9", "999999999
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NUMBERS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(value=st.sampled_from(NONSENSE) | st.floats(min_value=1 << 41) | st.floats(max_value=-1e-9))
 def test_an_invalid_number_is_refused_with_its_bounds(name: str, value: Any) -> None:
     message = refusal(name, value)
@@ -81,7 +81,7 @@ def test_an_invalid_number_is_refused_with_its_bounds(name: str, value: Any) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NUMBERS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_a_number_within_its_bounds_is_accepted(name: str, data: st.DataObject) -> None:
     bounds = limits(name)

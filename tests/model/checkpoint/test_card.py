@@ -90,7 +90,7 @@ def test_the_whole_card_is_accepted(tmp_path: Path) -> None:
 
 
 @given(path=st.sampled_from(NUMBERS), value=st.sampled_from(HUGE))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_number_out_of_bounds_is_refused_by_its_field(
     tmp_path_factory: pytest.TempPathFactory, path: Path_, value: str
 ) -> None:
@@ -117,7 +117,7 @@ LIMITS = [
 
 @pytest.mark.slow
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_network_within_the_bounds_can_be_built(data: st.DataObject) -> None:
     """Without memory behind its weights: their shapes are what a checkpoint is compared with."""
     fields = json.loads(WHOLE.config.model_dump_json())
@@ -198,7 +198,7 @@ DEVIATIONS = st.sampled_from([1e-6, 0.5, 1.0, 1e6])
     clip=st.sampled_from([None, (-1000.0, 1000.0), (0.0, 1e-300)]),
     loudness=st.sampled_from([0.0, 1e-30, 0.5, 1e30]),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_spectrogram_within_the_bounds_is_finite(
     mean: float,
     std: float,
@@ -217,7 +217,7 @@ def test_a_spectrogram_within_the_bounds_is_finite(
 
 
 @given(means=st.tuples(LEVELS, LEVELS, LEVELS), stds=st.tuples(DEVIATIONS, DEVIATIONS, DEVIATIONS))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_frames_within_the_bounds_are_finite(
     means: tuple[float, float, float], stds: tuple[float, float, float]
 ) -> None:

@@ -240,7 +240,7 @@ def test_the_fastest_path_with_the_plain_outputs_is_used(
 
 
 @given(batch=st.integers(1, 5), first=st.integers(0, 4), attention=st.booleans())
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_an_output_is_the_same_flat_and_back(batch: int, first: int, attention: bool) -> None:
     network = lively(CONFIG)
     held = {name: x.expand(2, *x.shape[1:]) for name, x in clips(batch).items()}

@@ -32,7 +32,7 @@ def randomised(layer: Projection | Stage, seed: int, variance: float, threshold:
     threshold=st.sampled_from([0.05, 1.0, 3.0]),
     kind=st.sampled_from(["stage", "projection", "with bias"]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_folding_is_batch_norm_over_tau_and_threshold(
     seed: int, variance: float, threshold: float, kind: str
 ) -> None:

@@ -55,7 +55,7 @@ def test_silence_is_silent_in_every_codec(container: str, codec: str) -> None:
     channels=st.integers(1, 3),
     where=st.integers(0, 999),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_sample_outside_the_range_is_a_sound(
     peak: float, offset: float, channels: int, where: int
 ) -> None:
@@ -87,7 +87,7 @@ def test_pictures_of_one_colour_each_are_blank(
     column=st.integers(0, 62),
     colour=st.integers(0, 2),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_faintest_and_smallest_mark_is_a_picture(
     grey: int, row: int, column: int, colour: int
 ) -> None:

@@ -281,7 +281,7 @@ X264 = st.fixed_dictionaries(
 
 
 @given(X264, st.sampled_from(["mp4", "matroska", "mpegts", "flv"]), st.integers(1, 9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_frames_equal_full_decoding_with_any_encoder_options(
     options: dict[str, Any], kind: str, count: int
 ) -> None:
@@ -741,7 +741,7 @@ def _whole() -> tuple[bytes, ...]:
 
 
 @given(data=st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_damaged_clip_is_decoded_or_raises_a_media_error(data: st.DataObject) -> None:
     broken = damaged(data, _whole(), flips=8)
     try:

@@ -361,7 +361,7 @@ HEADS = [
 
 
 @given(head=st.sampled_from(HEADS), rest=st.binary(max_size=300))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_bytes_are_decoded_or_raise_a_media_error(head: bytes, rest: bytes) -> None:
     for read in (read_sound, lambda data: read_clip(data, 2)):
         try:
@@ -380,7 +380,7 @@ def _whole() -> tuple[bytes, ...]:
 
 
 @given(data=st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_damaged_sound_is_decoded_or_raises_a_media_error(data: st.DataObject) -> None:
     broken = damaged(data, _whole(), flips=6)
     try:

@@ -100,7 +100,7 @@ def test_a_spike_resets_the_potential_to_zero() -> None:
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(SEQUENCES, st.sampled_from([1.0, 0.5, 0.93]))
 def test_training_and_eval_give_the_same_spikes(rows: list[list[float]], threshold: float) -> None:
     node, x = lif(threshold), torch.tensor(rows).T
@@ -109,7 +109,7 @@ def test_training_and_eval_give_the_same_spikes(rows: list[list[float]], thresho
     assert torch.equal(training(node, x), expected)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 16), st.integers(1, 3), st.booleans())
 def test_layouts_and_numbers_of_steps_do_not_matter(
     seed: int, steps: int, batch: int, held: bool

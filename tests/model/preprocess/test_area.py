@@ -21,7 +21,7 @@ def _opencv(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     levels=st.sampled_from([2, 3, 256]),
     seed=st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_shrinking_gives_what_opencv_gives(
     rows: tuple[int, int, int], columns: tuple[int, int, int], levels: int, seed: int
 ) -> None:

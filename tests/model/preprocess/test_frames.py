@@ -211,7 +211,7 @@ def test_middle_selects_one_picture_for_any_number_of_steps() -> None:
     count=st.integers(1, 5),
     profile=st.sampled_from(["crema_d", "avdigits"]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_pictures_of_any_size_give_a_finite_tensor(
     height: int, width: int, steps: int, count: int, profile: str
 ) -> None:
@@ -290,7 +290,7 @@ def test_background_median_refuses_mean_and_std() -> None:
 
 
 @given(arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=20).map(lambda s: (*s, 3))))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_background_median_is_the_rank_of_sorted_values(picture: NDArray[np.uint8]) -> None:
     """Histograms give what sorting gives, to the bit."""
     pixels = np.sort(picture.reshape(-1, 3), axis=0).astype(np.float32)
@@ -315,7 +315,7 @@ def test_a_crop_is_normalised_by_its_own_background() -> None:
 
 
 @given(arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=40).map(lambda s: (*s, 3))))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_tables_give_the_normalised_values(picture: NDArray[np.uint8]) -> None:
     """A table for each channel gives what the product and the sum give, to the bit."""
     spec = CROP.model_copy(update={"fit": "pad", "resize_shorter": None, "size": (40, 40)})

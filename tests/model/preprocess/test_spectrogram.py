@@ -245,7 +245,7 @@ def test_digital_silence_is_finite_and_even(spec: SpectrogramSpec, length: int) 
     seed=st.integers(0, 99),
     profile=st.sampled_from(["crema_d", "avdigits"]),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_every_finite_sound_gives_a_finite_tensor(
     rate: int, length: int, channels: int, loudness: float, seed: int, profile: str
 ) -> None:

@@ -47,7 +47,7 @@ def test_a_mirrored_picture_is_left_to_right() -> None:
 
 
 @given(seed=st.integers(0, 10_000), strength=st.floats(0, 1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_pictures_keep_their_size_and_depend_on_the_generator(seed: int, strength: float) -> None:
     first, second = (
         draw_picture_change(rng(seed), strength, mirror=True).apply(PICTURE, rng(seed))
@@ -85,7 +85,7 @@ def test_each_time_step_has_a_picture_of_its_part_of_the_time() -> None:
 
 
 @given(seed=st.integers(0, 10_000), seconds=st.floats(0.001, 0.5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_sound_stays_a_sound(seed: int, seconds: float) -> None:
     samples = tone(440, max(1 / RATE, seconds))
     changed = augment_sound(samples, RATE, rng(seed), 1.0)

@@ -248,9 +248,7 @@ def test_a_state_of_another_network_is_called_damaged(begun: TrainOptions, tmp_p
 
 
 @given(data=st.data())
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_damaged_state_is_refused_or_whole(
     data: st.DataObject, begun: TrainOptions, tmp_path: Path
 ) -> None:

@@ -563,7 +563,7 @@ def test_files_are_not_blamed_where_the_fork_server_is_lost_with_its_processes(
 
 
 @given(delays=st.lists(st.floats(0, 0.06), min_size=1, max_size=6))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_jobs_cancelled_at_any_moment_do_not_affect_others(
     shared_decoders: DecoderPool, clip: bytes, delays: list[float]
 ) -> None:

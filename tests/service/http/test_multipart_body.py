@@ -190,7 +190,7 @@ WRITTEN = {
 
 @pytest.mark.parametrize("how", WRITTEN)
 @given(content=st.binary(min_size=1, max_size=300), chunk=st.integers(1, 400))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_part_that_is_encoded_for_mail_is_decoded(how: str, content: bytes, chunk: int) -> None:
     encoding, encode = WRITTEN[how]
     headers = f"{NAMED}\nContent-Transfer-Encoding: {encoding}"
@@ -341,7 +341,7 @@ TOKENS = st.sampled_from(
     content=st.sampled_from([b"", b"4", b"data:,", MEDIA, b"QUJD", b"=41=\r\n", MEDIA * 8]),
     chunk=st.integers(1, 200),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_part_is_read_or_refused_whatever_its_headers(
     parameters: list[tuple[str, str, str]],
     others: list[tuple[str, str]],

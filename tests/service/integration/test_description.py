@@ -35,7 +35,7 @@ def test_answers_are_as_described_to_requests_that_are_and_that_are_not(
 
             @given(operation.as_strategy(generation_mode=mode))
             @settings(
-                max_examples=EXAMPLES, deadline=None, derandomize=True, database=None,
+                max_examples=EXAMPLES, derandomize=True, database=None,
                 suppress_health_check=list(HealthCheck), phases=NO_SHRINKING,
             )  # fmt: skip
             def ask(case: Case) -> None:

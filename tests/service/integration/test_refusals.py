@@ -477,7 +477,7 @@ HEADS = [b"", b"\x1a\x45\xdf\xa3", b"RIFF\xff\xff\xff\x7fWAVEfmt ", b"\x89PNG\r\
 
 
 @given(data=st.data())
-@settings(max_examples=50, deadline=None, derandomize=True, phases=NO_SHRINKING)
+@settings(max_examples=50, derandomize=True, phases=NO_SHRINKING)
 def test_garbage_of_any_kind_is_refused_or_answered(
     service: httpx.Client, clip: bytes, data: st.DataObject
 ) -> None:
@@ -496,7 +496,7 @@ PIECES = [b"--b", b"--b--", b"\r\n", b"\r\n\r\n", b": ", b'"', b";", b"\0", b"\x
 
 
 @given(pieces=st.lists(st.sampled_from(PIECES) | st.binary(max_size=20), max_size=30))
-@settings(max_examples=50, deadline=None, derandomize=True, phases=NO_SHRINKING)
+@settings(max_examples=50, derandomize=True, phases=NO_SHRINKING)
 def test_forms_in_pieces_are_refused(service: httpx.Client, pieces: list[bytes]) -> None:
     response = service.post(CLASSIFY, content=b"".join(pieces), headers=FORM)
     assert response.status_code in {400} | OF_FILES, response.text

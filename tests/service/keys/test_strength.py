@@ -26,7 +26,7 @@ GUESSABLE = [
 ]  # fmt: skip
 
 #: Examples of each test of random keys; one takes some milliseconds.
-FEW = settings(max_examples=20, deadline=None)
+FEW = settings(max_examples=20)
 
 
 def random_bytes(count: int) -> st.SearchStrategy[bytes]:

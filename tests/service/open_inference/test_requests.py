@@ -51,7 +51,7 @@ REQUESTS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(body=REQUESTS, rest=st.binary(max_size=20))
 def test_any_request_is_clips_or_a_problem(body: Any, rest: bytes) -> None:
     text = json.dumps(body).encode()

@@ -75,7 +75,7 @@ def test_a_body_of_fair_chunks_is_read(shared_edge: Edge, size: int) -> None:
 
 
 @given(pieces=st.lists(st.tuples(st.integers(0, 100), st.integers(0, 300)), max_size=60))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_framing_is_counted_apart_from_content(pieces: list[tuple[int, int]]) -> None:
     framing = BodyFraming(free_bytes=500, run_bytes=1000)
     sent = content = 0

@@ -260,9 +260,7 @@ def answers(client: Client) -> list[Answer]:
 
 
 @given(data=st.data())
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_input_gets_responses_and_an_end(
     shared_edge: Edge, caplog: pytest.LogCaptureFixture, data: st.DataObject
 ) -> None:
@@ -278,9 +276,7 @@ def test_any_input_gets_responses_and_an_end(
 
 
 @given(data=st.data())
-@settings(
-    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_response_does_not_depend_on_how_a_request_is_split(
     shared_edge: Edge, data: st.DataObject
 ) -> None:

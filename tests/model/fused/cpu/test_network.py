@@ -146,7 +146,7 @@ def test_a_sample_fires_the_same_spikes_at_any_batch_size() -> None:
     held=st.booleans(),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_fire_and_pool_equals_neuron_then_max_pool(
     steps: int, rows: int, columns: int, channels: int, held: bool, seed: int
 ) -> None:

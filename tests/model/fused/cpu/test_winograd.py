@@ -25,7 +25,7 @@ def layer(channels: int, out: int) -> tuple[Tensor, Tensor]:
     return weight, torch.randn(out, generator=generator)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     steps=st.integers(1, 9),
     channels=st.integers(1, 40),

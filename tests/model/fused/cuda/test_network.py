@@ -161,7 +161,7 @@ def test_a_stream_may_be_missing_at_any_batch_size() -> None:
     added=st.booleans(),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_fire_equals_neurons_after_a_convolution_of_any_size(
     steps: int, height: int, width: int, channels: int, filters: int, side: int, added: bool,
     seed: int,
@@ -243,7 +243,7 @@ def test_fire_takes_any_values(held: bool) -> None:
     width=st.sampled_from([2, 5, 16]),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_attention_of_any_size_equals_the_published_one(
     over: str, steps: int, tokens: int, heads: int, width: int, seed: int
 ) -> None:

@@ -37,7 +37,7 @@ def test_channels_that_do_not_cancel_are_averaged(channels: int, kind: str) -> N
     offset=st.floats(-0.5, 0.5),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_inverted_channels_give_the_strongest_channel(
     channels: int, gain: float, noise_db: float, offset: float, seed: int
 ) -> None:

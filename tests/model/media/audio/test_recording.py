@@ -100,7 +100,7 @@ def assert_every_field_reads_it_alike(data: bytes) -> None:
 
 
 @given(first=sound_files(), second=sound_files(), data=st.data())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_every_field_gives_the_same_samples_of_the_same_file(
     first: bytes, second: bytes, data: st.DataObject
 ) -> None:
@@ -284,7 +284,7 @@ def test_every_frame_has_the_rate_of_its_own_header(kind: str, codec: str) -> No
         max_size=4,
     )
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_sounds_are_concatenated_at_the_highest_rate_with_most_channels(
     formats: list[tuple[int, int]],
 ) -> None:

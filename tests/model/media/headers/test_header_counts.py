@@ -139,7 +139,7 @@ def test_limits_of_lists_scale_with_the_duration_limit() -> None:
 
 
 @given(st.integers(1, 900), st.integers(1, 900))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_samples_count_once_for_each_edit(samples: int, edits: int) -> None:
     limits = Limits(max_duration_s=6)
     data = mp4(track(1000 * samples, edits=edit_list(edits)))
@@ -151,7 +151,7 @@ def test_samples_count_once_for_each_edit(samples: int, edits: int) -> None:
 
 
 @given(st.binary(max_size=200), st.integers(0, 900))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_parsing_any_headers_terminates(noise: bytes, at: int) -> None:
     files = (
         mp4(track(edits=edit_list(3)), after=costly_headers.fragment(3)),

@@ -469,7 +469,7 @@ HEADS = [
 
 
 @given(head=st.sampled_from([b"", *HEADS, b"BM\x40\0\0\0\0\0\0\0"]), rest=st.binary(max_size=200))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_bytes_are_a_picture_or_raise_a_media_error(head: bytes, rest: bytes) -> None:
     try:
         picture = read_picture(head + rest)
@@ -480,7 +480,7 @@ def test_any_bytes_are_a_picture_or_raise_a_media_error(head: bytes, rest: bytes
 
 
 @given(data=st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_damaged_picture_is_decoded_or_raises_a_media_error(data: st.DataObject) -> None:
     broken = damaged(data, _whole(), flips=6)
     try:

@@ -75,7 +75,7 @@ def test_ordinary_files_stay_far_below_the_limits() -> None:
 
 
 @given(st.sampled_from(sorted(INFLATED)), st.integers(0, 300_000), st.integers(1, 4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_inflated_bytes_of_chunks_count_exactly(kind: str, length: int, count: int) -> None:
     data = costly_pictures.png(INFLATED[kind](length) * count)
     png.check_inflated(data, Limits(max_inflated_bytes=length * count))
@@ -90,7 +90,7 @@ def test_inflated_bytes_of_chunks_count_exactly(kind: str, length: int, count: i
     st.sampled_from([(0, 1), (0, 16), (2, 8), (3, 4), (4, 8), (6, 16)]),
     st.integers(0, 8),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_pixels_of_a_complete_picture_are_not_surplus(
     width: int, height: int, form: tuple[int, int], level: int
 ) -> None:
@@ -107,7 +107,7 @@ def test_the_pixels_of_a_complete_picture_are_not_surplus(
 
 
 @given(st.integers(0, 40), st.integers(1, 40))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_scans_count_exactly(scans: int, most: int) -> None:
     data = costly_pictures.jpeg(64, 64, scans)
     limits = Limits(max_composed_pixels=64 * 64 * most)
@@ -127,7 +127,7 @@ def test_scans_of_a_thumbnail_or_behind_the_end_do_not_count() -> None:
 
 
 @given(st.binary(max_size=200), st.integers(0, 400))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_parsing_any_bytes_terminates(noise: bytes, at: int) -> None:
     for data in (costly_pictures.png(INFLATED["iTXt"](20)), costly_pictures.jpeg(16, 16, 2)):
         damaged = data[:at] + noise + data[at:]

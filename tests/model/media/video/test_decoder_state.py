@@ -100,7 +100,7 @@ def screens(draw: st.DrawFn, pixels: str, may_change: bool) -> list[av.VideoFram
 
 
 @given(data=st.data(), count=st.integers(1, 9), threads=st.sampled_from([1, 3]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_screen_recordings_equal_decoding_in_order(
     data: st.DataObject, count: int, threads: int
 ) -> None:
@@ -168,7 +168,7 @@ def _joined(first: bytes, second: bytes) -> list[Packet]:
 
 
 @given(X264, X264, st.sampled_from([0, 2]), st.integers(1, 9), st.sampled_from([1, 3]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_new_extradata_applies_to_the_following_frames(
     one: dict[str, int], other: dict[str, int], bframes: int, count: int, threads: int
 ) -> None:
@@ -295,7 +295,7 @@ def test_a_recording_without_any_key_frame_is_damaged(codec: str) -> None:
 @given(
     st.sampled_from(["libx264", "mpeg4", "mpeg2video"]), st.integers(0, 27), st.integers(0, 9999)
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_frames_that_the_decoder_flags_as_damaged_are_discarded(
     codec: str, broken: int, seed: int
 ) -> None:

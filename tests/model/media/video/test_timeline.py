@@ -177,7 +177,7 @@ JOINABLE = [
     count=st.integers(1, 12),
     threads=st.sampled_from([1, 3]),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_concatenated_recordings_follow_each_other(
     joinable: tuple[str, str, dict[str, str]],
     lengths: list[int],
@@ -255,7 +255,7 @@ def test_a_recording_with_restarting_stamps_equals_the_retimed_one(shared: Path)
     count=st.integers(1, 12),
     threads=st.sampled_from([1, 3]),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_jump_of_the_time_stamps_is_closed(
     kind: str, bframes: str, length: int, jump: st.DataObject, count: int, threads: int
 ) -> None:

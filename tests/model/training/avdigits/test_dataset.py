@@ -31,7 +31,7 @@ DIGIT[4:24, 11:17] = 255
 
 
 @given(seed=st.integers(0, 10_000), difficulty=st.floats(0, 1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_digit_is_inside_its_box_and_the_box_inside_the_frame(
     seed: int, difficulty: float
 ) -> None:
@@ -49,7 +49,7 @@ def test_the_digit_is_inside_its_box_and_the_box_inside_the_frame(
 
 
 @given(seed=st.integers(0, 10_000))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_ink_contrasts_with_paper(seed: int) -> None:
     scene = draw_scene(DIGIT, np.random.default_rng(seed), difficulty=0.0)
     frame = scene.frame().astype(float)
@@ -197,9 +197,7 @@ def test_pictures_that_are_none_are_refused(
 
 
 @given(data=st.data())
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_damaged_file_of_pictures_is_refused_by_name(data: st.DataObject, folder: Path) -> None:
     file = folder / "handwriting.npz"
     whole = WHOLE.setdefault(file, file.read_bytes())

@@ -24,7 +24,7 @@ def clips_of(counts: dict[str, int]) -> list[ClipFiles]:
     counts=st.dictionaries(st.sampled_from("abcde"), st.integers(3, 40), min_size=2),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_class_has_each_part_in_its_share(counts: dict[str, int], seed: int) -> None:
     clips = clips_of(counts)
     parts = split(clips, 0.15, 0.2, seed)
@@ -38,7 +38,7 @@ def test_every_class_has_each_part_in_its_share(counts: dict[str, int], seed: in
 
 
 @given(data=st.data(), seed=st.integers(0, 100))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_group_is_in_two_parts(data: st.DataObject, seed: int) -> None:
     pairs = st.tuples(st.sampled_from("abc"), st.integers(0, 12).map(str))
     drawn = data.draw(st.lists(pairs, min_size=1, max_size=80))

@@ -28,7 +28,7 @@ def scene(seed: int, *, plain: bool = False, difficulty: float = 1.0, covered: f
 
 
 @given(seed=st.integers(0, 10_000), difficulty=st.floats(0, 1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_hand_is_inside_its_box_and_the_box_inside_the_frame(
     seed: int, difficulty: float
 ) -> None:

@@ -165,7 +165,7 @@ VALUES = st.binary(max_size=60) | st.lists(st.sampled_from(PIECES), max_size=6).
 @example(b"Bearer " + ANNA.encode() + b"\n")
 @example(b"Bearer\xa0" + ANNA.encode())
 @example(ANNA.encode())
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 def test_no_header_passes_without_a_right_key_and_none_is_a_500(value: bytes) -> None:
     is_right = RIGHT.fullmatch(value[:6].lower() + value[6:]) is not None
     answer = ask(KEYED, "/v1/models", [(b"authorization", value)])
@@ -173,7 +173,7 @@ def test_no_header_passes_without_a_right_key_and_none_is_a_500(value: bytes) ->
 
 
 @given(values=st.lists(VALUES | st.just(b"Bearer " + ANNA.encode()), min_size=2, max_size=4))
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50, derandomize=True)
 def test_two_headers_are_not_a_key(values: list[bytes]) -> None:
     assert ask(KEYED, "/v1/models", [(b"authorization", v) for v in values]).status == 401
 
