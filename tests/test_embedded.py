@@ -68,7 +68,8 @@ def test_the_card_says_what_was_measured_and_on_what() -> None:
     _, card = checkpoint.load(FOLDER)
     measured = {m.what: m for m in card.accuracy}
     both, picture, sound = (
-        measured[f"accuracy, {what}"] for what in ("both streams", "picture alone", "sound alone")
+        measured[f"accuracy, {streams}"]
+        for streams in ("both streams", "picture alone", "sound alone")
     )
     assert both.value >= 0.98
     assert picture.value >= 0.96

@@ -62,7 +62,8 @@ def test_the_card_says_what_was_measured_and_on_what() -> None:
     assert card.streams == PROFILES["drones"]
     measured = {m.what: m for m in card.accuracy}
     both, picture, sound = (
-        measured[f"accuracy, {what}"] for what in ("both streams", "picture alone", "sound alone")
+        measured[f"accuracy, {measure}"]
+        for measure in ("both streams", "picture alone", "sound alone")
     )
     assert both.value > max(picture.value, sound.value)
     for measurement in (both, picture, sound):
@@ -71,13 +72,13 @@ def test_the_card_says_what_was_measured_and_on_what() -> None:
         assert measurement.low < measurement.value < measurement.high
     recalls = [measured[f"recall, {label}"].value for label in card.labels]
     assert measured["recall, mean of the classes"].value == pytest.approx(sum(recalls) / 3)
-    for what in (
+    for measure in (
         "expected calibration error",
         "accuracy, both streams, int8",
         "accuracy, both streams, noise on the sound",
         "accuracy, both streams, T = 4",
     ):
-        assert what in measured
+        assert measure in measured
     assert all(m.conditions for m in card.accuracy)
     assert card.calibration is not None
     # Its own data, and those of avdigits, whose weights it started from.

@@ -44,7 +44,8 @@ def test_the_card_says_what_was_measured_and_on_what() -> None:
     card = checkpoint.read_card(FOLDER)
     measured = {m.what: m for m in card.accuracy}
     both, events, sound = (
-        measured[f"accuracy, {what}"] for what in ("both streams", "events alone", "sound alone")
+        measured[f"accuracy, {streams}"]
+        for streams in ("both streams", "events alone", "sound alone")
     )
     assert both.n == 100
     assert both.value > max(events.value, sound.value)

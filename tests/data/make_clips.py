@@ -125,8 +125,8 @@ def spoken(digit: int) -> Floats:
     """The word half a second into the clip, [n] at RATE, over a little noise."""
     rng = np.random.default_rng(digit)
     samples = (1e-3 * rng.standard_normal(round(SECONDS * RATE))).astype(np.float32)
-    said = say(spelling(digit, VOICE), VOICE, SPEED, PITCH, 22_050)
-    word = np.asarray(soxr.resample(said, 22_050, RATE))
+    speech = say(spelling(digit, VOICE), VOICE, SPEED, PITCH, 22_050)
+    word = np.asarray(soxr.resample(speech, 22_050, RATE))
     start = RATE // 2
     samples[start : start + len(word)] += 0.5 * word[: len(samples) - start] / np.abs(word).max()
     return samples

@@ -202,9 +202,9 @@ def without_reordering(mp4: bytes) -> bytes:
     end += 2  # whole frames alone, direct_8x8
     assert bits[end] == "0"
     end += 1  # no cropping
-    kept = bits[:end] + "01"
-    kept += "0" * (-len(kept) % 8)
-    short = bytes(int(kept[first : first + 8], 2) for first in range(0, len(kept), 8))
+    shortened = bits[:end] + "01"
+    shortened += "0" * (-len(shortened) % 8)
+    short = bytes(int(shortened[first : first + 8], 2) for first in range(0, len(shortened), 8))
     return mp4[:at] + short.ljust(size, b"\0") + mp4[at + size :]
 
 

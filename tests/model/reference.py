@@ -70,8 +70,8 @@ class Reference:
         shape = [1] * x.ndim
         shape[axis] = -1
         mean, var, weight, bias = (
-            self.weights[f"{name}.{what}"].reshape(shape)
-            for what in ("running_mean", "running_var", "weight", "bias")
+            self.weights[f"{name}.{entry}"].reshape(shape)
+            for entry in ("running_mean", "running_var", "weight", "bias")
         )
         return (x - mean) / np.sqrt(var + 1e-5) * weight + bias
 
@@ -203,9 +203,9 @@ def _over_tokens(q: Array, k: Array, v: Array, heads: int) -> tuple[Array, Array
     for t in range(steps):
         for b in range(batch):
             for h in range(heads):
-                mine = slice(h * d, (h + 1) * d)
-                weights = q[t, b, mine].T @ k[t, b, mine]  # [N_target, N_source]
-                out[t, b, mine] = 0.25 * (weights @ v[t, b, mine].T).T
+                channels = slice(h * d, (h + 1) * d)
+                weights = q[t, b, channels].T @ k[t, b, channels]  # [N_target, N_source]
+                out[t, b, channels] = 0.25 * (weights @ v[t, b, channels].T).T
                 map_sum[b] += 0.25 * weights.sum(axis=0)
     return out, map_sum / (steps * heads * tokens)
 
@@ -219,9 +219,9 @@ def _over_steps(q: Array, k: Array, v: Array, heads: int) -> tuple[Array, Array]
         for b in range(batch):
             attended = np.zeros((heads, steps, d))
             for h in range(heads):
-                mine = slice(h * d, (h + 1) * d)
-                weights = q[:, b, mine, n] @ k[:, b, mine, n].T  # [T, T]
-                attended[h] = 0.25 * (weights @ v[:, b, mine, n])
+                channels = slice(h * d, (h + 1) * d)
+                weights = q[:, b, channels, n] @ k[:, b, channels, n].T  # [T, T]
+                attended[h] = 0.25 * (weights @ v[:, b, channels, n])
                 map_sum[b] += 0.25 * weights
             # As published: [heads, T, d] is read as [T, C], heads and steps mixed.
             flat = attended.ravel()

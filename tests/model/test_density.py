@@ -56,9 +56,9 @@ def card(growth: float = 3.0, **changed: Any) -> Card:
 def output_of(logits: list[float], audio: float, visual: float | None = None) -> Output:
     """An output whose features are `audio` and `visual` in all channels."""
     features = {"audio": audio} | ({} if visual is None else {"visual": visual})
-    given = torch.tensor([logits])
+    batch = torch.tensor([logits])
     return Output(
-        given,
+        batch,
         torch.zeros(CLASSES),
         stream_logits=dict.fromkeys(features, given),
         features={name: torch.full((1, SIZE), value) for name, value in features.items()},
@@ -71,9 +71,9 @@ VALUES = st.floats(0, 1e4)
 
 
 def score(output: Output, of: Card) -> float:
-    found = ood_score(output, of, 4)
-    assert found is not None
-    return float(found[0])
+    scores = ood_score(output, of, 4)
+    assert scores is not None
+    return float(scores[0])
 
 
 @given(logits=LOGITS, audio=VALUES, visual=VALUES)
@@ -103,12 +103,12 @@ def test_what_is_further_away_is_never_more_probable(
 def test_arrays_give_what_tensors_give(logits: list[float], audio: float, visual: float) -> None:
     output = output_of(logits, audio, visual)
     (arrays,) = split_to_arrays(output, 1)
-    scores, found = ood_score(arrays, card(), 4), calibrated(arrays, card(), 4)
+    scores, result = ood_score(arrays, card(), 4), calibrated(arrays, card(), 4)
     assert isinstance(scores, np.ndarray)
-    assert (found.dtype, scores.dtype) == (np.float32, np.float32)
+    assert (result.dtype, scores.dtype) == (np.float32, np.float32)
     assert scores == pytest.approx([score(output, card())], rel=1e-5)
     expected = calibrated(output, card(), 4).numpy()
-    assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert result == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
 @given(logits=LOGITS)
@@ -132,8 +132,8 @@ def test_within_the_domain_nothing_changes(logits: list[float]) -> None:
 
 
 def test_one_stream_that_is_far_is_enough() -> None:
-    known, odd = output_of([1.0] * CLASSES, 0.0, 0.0), output_of([1.0] * CLASSES, 0.0, 9.0)
-    assert score(known, card()) < 1 < score(odd, card())
+    near, far = output_of([1.0] * CLASSES, 0.0, 0.0), output_of([1.0] * CLASSES, 0.0, 9.0)
+    assert score(near, card()) < 1 < score(far, card())
 
 
 def test_the_temperature_grows_by_a_power_of_the_score() -> None:

@@ -16,10 +16,10 @@ RNG = np.random.default_rng(0)
 
 def test_direct_encoding_repeats_a_single_step_without_copying() -> None:
     still = RNG.random((1, 3, 4, 5), np.float32)
-    held = encode(still, 4, "direct")
-    assert held.shape == (4, 3, 4, 5)
-    assert np.shares_memory(held, still)
-    assert all((step == still[0]).all() for step in held)
+    repeated = encode(still, 4, "direct")
+    assert repeated.shape == (4, 3, 4, 5)
+    assert np.shares_memory(repeated, still)
+    assert all((step == still[0]).all() for step in repeated)
 
 
 def test_direct_encoding_returns_a_sequence_unchanged() -> None:

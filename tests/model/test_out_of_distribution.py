@@ -46,16 +46,16 @@ def card() -> Card:
 
 
 def scores(card: Card, output: Output) -> list[float]:
-    found = ood_score(output, card, 4)
-    assert found is not None
-    return list(found.tolist())
+    of_clips = ood_score(output, card, 4)
+    assert of_clips is not None
+    return list(of_clips.tolist())
 
 
 def test_arrays_give_what_tensors_give(card: Card) -> None:
     output, _ = outputs(20, 3)
-    found = [ood_score(each, card, 4) for each in split_to_arrays(output, 20)]
-    assert all(isinstance(each, np.ndarray) for each in found)
-    assert np.concatenate(found) == pytest.approx(scores(card, output), rel=1e-9)
+    of_clips = [ood_score(clip, card, 4) for clip in split_to_arrays(output, 20)]
+    assert all(isinstance(score, np.ndarray) for score in of_clips)
+    assert np.concatenate(of_clips) == pytest.approx(scores(card, output), rel=1e-9)
 
 
 def test_98_of_100_known_clips_are_within_the_limit(card: Card) -> None:

@@ -133,8 +133,8 @@ def test_an_unknown_variable_is_reported_with_the_nearest_name(name: str, messag
 
 
 def test_settings_and_other_known_variables_cause_no_warning() -> None:
-    known = [f"SCMRL_{name.upper()}" for name in Settings.model_fields]
-    assert variable_warnings([*known, *OTHER_VARIABLES, "SCMRLX", "NOT_SCMRL_X"]) == []
+    variables = [f"SCMRL_{name.upper()}" for name in Settings.model_fields]
+    assert variable_warnings([*variables, *OTHER_VARIABLES, "SCMRLX", "NOT_SCMRL_X"]) == []
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())

@@ -62,8 +62,8 @@ def test_a_run_is_the_network_itself(engine: Engine, network: SCMRL) -> None:
     inputs = clips(3)
     output = engine.run(inputs, STEPS, explain=("attention",))
     with torch.no_grad():
-        held = {name: x.repeat(STEPS, 1, 1, 1, 1) for name, x in inputs.items()}
-        expected = network(held, attention=True)
+        repeated = {name: x.repeat(STEPS, 1, 1, 1, 1) for name, x in inputs.items()}
+        expected = network(repeated, attention=True)
     torch.testing.assert_close(output.logits, expected.logits, rtol=1e-5, atol=1e-5)
     assert output.residuals["audio"].shape == (STEPS, 3, 32)
     assert output.residuals["audio"].any()
@@ -243,10 +243,10 @@ def test_the_fastest_path_with_the_plain_outputs_is_used(
 @settings(max_examples=10)
 def test_an_output_is_the_same_flat_and_back(batch: int, first: int, attention: bool) -> None:
     network = lively(CONFIG)
-    held = {name: x.expand(2, *x.shape[1:]) for name, x in clips(batch).items()}
+    held_frames = {name: x.expand(2, *x.shape[1:]) for name, x in clips(batch).items()}
     with torch.inference_mode():
-        output = network(held, attention=attention)
-    other = network(held, attention=attention)  # of the same shapes
+        output = network(held_frames, attention=attention)
+    other = network(held_frames, attention=attention)  # of the same shapes
     copy = unflatten(flatten(output), other)
     assert torch.equal(flatten(copy), flatten(output))
     assert torch.equal(copy.logits, output.logits)
@@ -381,8 +381,8 @@ def test_graphs_give_the_plain_outputs_at_any_batch_size(steps: int, path: Engin
             output = graphs.run(some, steps, explain=explain)
             difference = output.logits.softmax(1) - expected.logits[:count].softmax(1)
             assert difference.abs().max() <= 1e-5
-    held = {name: x.expand(steps, *x.shape[1:]).contiguous() for name, x in inputs.items()}
-    again = graphs.run(held, steps)
+    repeated = {name: x.expand(steps, *x.shape[1:]).contiguous() for name, x in inputs.items()}
+    again = graphs.run(repeated, steps)
     assert (again.logits.softmax(1) - expected.logits.softmax(1)).abs().max() <= 1e-5
     only = {"audio": inputs["audio"][:, :2]}
     assert graphs.run(only, steps).logits.shape == (2, 10)

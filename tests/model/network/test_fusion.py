@@ -73,13 +73,13 @@ def test_weights_of_the_streams_are_a_softmax_over_those_that_are_present() -> N
             linear.weight.zero_()
             linear.weight[0, 0] = 1.0
             linear.bias.fill_(bias)
-    given = features([[0.0, 4.0], [2.0, 8.0]], [[1.0, 2.0], [1.0, 2.0]])
-    parts, over_time = fusion(given)  # both means have a first channel of 1: 3 e to e
+    inputs = features([[0.0, 4.0], [2.0, 8.0]], [[1.0, 2.0], [1.0, 2.0]])
+    parts, over_time = fusion(inputs)  # both means have a first channel of 1: 3 e to e
     torch.testing.assert_close(parts["audio"][0, :2], torch.tensor([0.75, 0.75 * 6]))
     torch.testing.assert_close(parts["visual"][0, :2], torch.tensor([0.25, 0.25 * 2]))
     assert over_time is None
-    alone, _ = fusion({"visual": given["visual"]})
-    torch.testing.assert_close(alone["visual"], given["visual"].mean(0))
+    alone, _ = fusion({"visual": inputs["visual"]})
+    torch.testing.assert_close(alone["visual"], inputs["visual"].mean(0))
 
 
 def test_weights_of_the_time_steps_are_the_mean_of_the_attention_over_queries() -> None:
@@ -88,8 +88,8 @@ def test_weights_of_the_time_steps_are_the_mean_of_the_attention_over_queries() 
         for linear, channel in ((fusion.query, 0), (fusion.key, 1)):
             linear.weight.zero_()
             linear.weight[0, channel] = 1.0
-    given = features([[1.0, 0.0, 5.0], [0.0, 0.0, 7.0]], [[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
-    parts, attention = fusion(given)  # q = (1, 0), k = (1, 0) of two steps, two classes
+    inputs = features([[1.0, 0.0, 5.0], [0.0, 0.0, 7.0]], [[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    parts, attention = fusion(inputs)  # q = (1, 0), k = (1, 0) of two steps, two classes
     first = math.exp(1 / math.sqrt(2)) / (math.exp(1 / math.sqrt(2)) + 1)
     expected = torch.tensor([[[first, 1 - first], [0.5, 0.5]]])
     torch.testing.assert_close(attention, expected)
@@ -111,8 +111,8 @@ def test_currents_of_the_streams_meet_in_one_neuron() -> None:
     # A current of 2 fires at once, of 1.4 at the second step: 0.7, then 0.7 + 0.35 at a decay of
     # a half.
     currents(fusion, {"audio": [1.0] * 8, "visual": [1.0] * 8})
-    given = features([[1.2, 2.1, 0.7], [1.2, 2.1, 0.7]], [[1.2, 0.0, 0.72], [1.2, 0.0, 0.72]])
-    parts, _ = fusion(given)
+    inputs = features([[1.2, 2.1, 0.7], [1.2, 2.1, 0.7]], [[1.2, 0.0, 0.72], [1.2, 0.0, 0.72]])
+    parts, _ = fusion(inputs)
     rates = parts["audio"] + parts["visual"]
     assert rates[0, :4].tolist() == [1.0, 1.0, 0.5, 0.0]
     # Both streams are needed for the first and third channel, the sound alone for the second.
@@ -125,24 +125,24 @@ def test_parts_of_three_streams_are_their_mean_gain_over_all_orders() -> None:
     fusion = network.fuse
     assert isinstance(fusion, CurrentIntegration)
     generator = torch.Generator().manual_seed(0)
-    given = {name: 3 * torch.rand((3, 2, 16), generator=generator) for name in STREAMS}
+    inputs = {name: 3 * torch.rand((3, 2, 16), generator=generator) for name in STREAMS}
 
     def rate(names: set[str]) -> Tensor:
         if not names:
             return torch.zeros(2, 16)
-        parts, _ = fusion({name: given[name] for name in given if name in names})
+        parts, _ = fusion({name: inputs[name] for name in inputs if name in names})
         return torch.stack(list(parts.values())).sum(0)
 
     with torch.no_grad():
-        parts, _ = fusion(given)
-        expected = {name: torch.zeros(2, 16) for name in given}
-        for order in permutations(given):
+        parts, _ = fusion(inputs)
+        expected = {name: torch.zeros(2, 16) for name in inputs}
+        for order in permutations(inputs):
             for index, name in enumerate(order):
                 gain = rate({*order[: index + 1]}) - rate({*order[:index]})
                 expected[name] += gain / 6
     for name, part in parts.items():
         torch.testing.assert_close(part, expected[name])
-    whole = rate({*given})
+    whole = rate({*inputs})
     counts = 3 * whole  # spikes of three steps
     torch.testing.assert_close(counts, counts.round())
     assert len(counts.round().unique()) > 1

@@ -42,22 +42,22 @@ _NEURONS = {"q_lif": "query.lif", "k_lif": "key.lif", "v_lif": "value.lif", "att
 
 @dataclass(frozen=True)
 class Case:
-    """A golden case, run through our network. `seen`: what each of our modules gave."""
+    """A golden case, run through our network. `recorded`: output of each of our modules."""
 
     golden: dict[str, Tensor]
     network: SCMRL
     inputs: dict[str, Tensor]
     output: Output
-    seen: dict[str, Tensor]
+    recorded: dict[str, Tensor]
 
-    def found(self, published: str) -> Tensor:
-        """What our network has where the published one has `act.<published>`."""
+    def ours(self, published: str) -> Tensor:
+        """Return our counterpart of the published activation `act.<published>`."""
         if published == "head.in":
             return self._head_in()
         ours = our_names(self.network.config)
         name, _, piece = published.partition(".qk")
         if published == name:
-            return self.seen[ours[name]]
+            return self.recorded[ours[name]]
         qk = self._products(ours[name])
         if ".b0" in piece:
             qk = qk[:, :1]
@@ -67,13 +67,13 @@ class Case:
         config = self.network.config
         single = len(config.streams) == 1
         last = ["blocks.0"] if single else [f"mlp.{name}" for name in config.streams]
-        pooled = [self.seen[name].mean((0, 3)) for name in last]
+        pooled = [self.recorded[name].mean((0, 3)) for name in last]
         return torch.cat(pooled, 1) if config.fusion == "concat" else torch.stack(pooled).sum(0)
 
     def _products(self, attention: str) -> Tensor:
         """q k^T: spatial [T, B, heads, N, N], temporal [N, B, heads, T, T]."""
         q, k = (
-            self.seen[f"{attention}.{name}.lif"].unflatten(2, (self.network.config.heads, -1))
+            self.recorded[f"{attention}.{name}.lif"].unflatten(2, (self.network.config.heads, -1))
             for name in ("query", "key")
         )
         axes = "tbhcn,sbhcn->nbhts" if attention.endswith("temporal") else "tbhcn,tbhcm->tbhnm"
@@ -173,8 +173,8 @@ def case(request: pytest.FixtureRequest, shared: Path) -> Case:
 
 
 def test_every_case_is_tested(shared: Path) -> None:
-    there = {path.parent.name for path in shared.glob("golden/*/state_dict.safetensors")}
-    assert there == set(CASES)
+    published = {path.parent.name for path in shared.glob("golden/*/state_dict.safetensors")}
+    assert published == set(CASES)
 
 
 def test_no_recorded_activation_differs(case: Case) -> None:
@@ -182,7 +182,7 @@ def test_no_recorded_activation_differs(case: Case) -> None:
     assert len(names) >= 7
     for name in names:
         recorded = case.golden[f"act.{name}"].float()
-        actual = case.found(name)
+        actual = case.ours(name)
         if name == "head.in":
             torch.testing.assert_close(actual, recorded, rtol=1e-6, atol=1e-6)
             continue

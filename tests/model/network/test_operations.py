@@ -35,10 +35,10 @@ def total(layers: dict[str, LayerOperations]) -> float:
 def counted() -> tuple[dict[str, LayerOperations], dict[str, Tensor]]:
     """Operations of a batch of two, and what the modules put out."""
     network = lively(CONFIG)
-    seen: dict[str, Tensor] = {}
+    recorded: dict[str, Tensor] = {}
 
     def see(name: str, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        seen.update({name: output, f"{name} in": inputs[0]})
+        recorded.update({name: output, f"{name} in": inputs[0]})
 
     hooks = [
         module.register_forward_hook(partial(see, name))
@@ -49,7 +49,7 @@ def counted() -> tuple[dict[str, LayerOperations], dict[str, Tensor]]:
     for hook in hooks:
         hook.remove()
     assert not any(module._forward_hooks for module in network.modules())
-    return layers, seen
+    return layers, recorded
 
 
 def test_every_layer_with_weights_is_counted(
@@ -73,11 +73,11 @@ def test_every_layer_with_weights_is_counted(
 def test_a_convolution_adds_a_weight_for_each_spike_and_target(
     counted: tuple[dict[str, LayerOperations], dict[str, Tensor]],
 ) -> None:
-    layers, seen = counted
+    layers, recorded = counted
     name = "patch.visual.stages.1"
-    spikes = seen[f"{name} in"]  # [T, B, C, H, W]
+    spikes = recorded[f"{name} in"]  # [T, B, C, H, W]
     _, _, _, height, width = spikes.shape
-    channels_out = seen[name].shape[2]
+    channels_out = recorded[name].shape[2]
     for clip in range(2):
         expected = 0
         for _, _, y, x in spikes[:, clip].nonzero().tolist():
@@ -87,15 +87,15 @@ def test_a_convolution_adds_a_weight_for_each_spike_and_target(
         assert layers[name].accumulates[clip] == expected
     assert layers[name].dense == height * width * spikes.shape[2] * channels_out * 9
     assert layers[name].firing_rate is not None
-    torch.testing.assert_close(layers[name].firing_rate, seen[name].mean((0, 2, 3, 4)))
+    torch.testing.assert_close(layers[name].firing_rate, recorded[name].mean((0, 2, 3, 4)))
 
 
 def test_tokens_count_as_their_spikes(
     counted: tuple[dict[str, LayerOperations], dict[str, Tensor]],
 ) -> None:
-    layers, seen = counted
+    layers, recorded = counted
     name = "residual.audio.visual.attention.spatial.query"
-    tokens = seen["patch.audio"]
+    tokens = recorded["patch.audio"]
     assert tokens.max() == 2
     assert torch.equal(layers[name].accumulates, tokens.sum((0, 2, 3)).double() * 16)
 
@@ -103,19 +103,19 @@ def test_tokens_count_as_their_spikes(
 def test_the_mlp_adds_weights_for_tokens_and_for_residuals(
     counted: tuple[dict[str, LayerOperations], dict[str, Tensor]],
 ) -> None:
-    layers, seen = counted
-    residual = seen["residual.audio.visual"][0]  # type: ignore[index]
+    layers, recorded = counted
+    residual = recorded["residual.audio.visual"][0]  # type: ignore[index]
     assert residual.sum() > 0
-    spikes = (seen["patch.audio"] + residual).sum((0, 2, 3)).double()
+    spikes = (recorded["patch.audio"] + residual).sum((0, 2, 3)).double()
     assert torch.equal(layers["mlp.audio.expand"].accumulates, spikes * 64)
 
 
 def test_attention_counts_coincidences_and_sums_of_values(
     counted: tuple[dict[str, LayerOperations], dict[str, Tensor]],
 ) -> None:
-    layers, seen = counted
+    layers, recorded = counted
     name = "residual.visual.audio.attention.spatial"
-    q, k, v = (seen[f"{name}.{part}"] for part in ("query", "key", "value"))  # [T, B, C, N]
+    q, k, v = (recorded[f"{name}.{part}"] for part in ("query", "key", "value"))  # [T, B, C, N]
     expected = 0
     for step in range(STEPS):
         for head in range(4):
@@ -128,9 +128,9 @@ def test_attention_counts_coincidences_and_sums_of_values(
 
 def test_a_held_frame_passes_the_first_convolution_once() -> None:
     network = lively(CONFIG)
-    held = noise(CONFIG, steps=1, batch=1)
-    moving = {name: x.repeat(STEPS, 1, 1, 1, 1) for name, x in held.items()}
-    once, often = (count_operations(network, x, STEPS) for x in (held, moving))
+    one_frame = noise(CONFIG, steps=1, batch=1)
+    moving = {name: x.repeat(STEPS, 1, 1, 1, 1) for name, x in one_frame.items()}
+    once, often = (count_operations(network, x, STEPS) for x in (one_frame, moving))
     first = "patch.audio.stages.0"
     assert often[first].multiply_accumulates == STEPS * once[first].multiply_accumulates
     assert total(once) < total(often)

@@ -208,15 +208,15 @@ def three(**more: object) -> SCMRL:
     return lively(small({**TWO, "tactile": TACTILE}, **more))
 
 
-def without(network: SCMRL, kept: tuple[str, ...]) -> SCMRL:
+def without(network: SCMRL, names: tuple[str, ...]) -> SCMRL:
     """The same weights in a network that never had the other streams."""
     config = network.config
-    smaller = SCMRL(config.model_copy(update={"streams": {n: config.streams[n] for n in kept}}))
+    smaller = SCMRL(config.model_copy(update={"streams": {n: config.streams[n] for n in names}}))
     weights = state(network)
     if config.fusion == "concat":
         pieces = weights["head.weight"].split(config.embed_dim, 1)
         by_name = dict(zip(config.streams, pieces, strict=True))
-        weights["head.weight"] = torch.cat([by_name[name] for name in kept], 1)
+        weights["head.weight"] = torch.cat([by_name[name] for name in names], 1)
     smaller.load_state_dict({name: weights[name] for name in state(smaller)})
     return smaller.eval()
 
@@ -225,15 +225,15 @@ def without(network: SCMRL, kept: tuple[str, ...]) -> SCMRL:
 def test_a_missing_stream_is_as_if_the_network_never_had_it(fusion: str) -> None:
     network = three(fusion=fusion)
     inputs = noise(network.config, steps=4, batch=2)
-    for kept in combinations(inputs, 2):
-        present = {name: inputs[name] for name in kept}
+    for names in combinations(inputs, 2):
+        present = {name: inputs[name] for name in names}
         with torch.no_grad():
             actual = network(present, attention=True)
-            expected = without(network, kept)(present, attention=True)
+            expected = without(network, names)(present, attention=True)
         torch.testing.assert_close(actual.logits, expected.logits)
-        assert actual.residuals.keys() == set(kept)
+        assert actual.residuals.keys() == set(names)
         assert actual.attention is not None
-        for name in kept:
+        for name in names:
             assert torch.equal(actual.residuals[name], expected.residuals[name])
             assert torch.equal(actual.attention[name].spatial, expected.attention[name].spatial)
 
@@ -332,10 +332,10 @@ def test_a_held_frame_answers_as_its_repetition() -> None:
     network = three()
     frames = noise(network.config, steps=1, batch=2)
     with torch.no_grad():
-        held = network({name: x.expand(5, -1, -1, -1, -1) for name, x in frames.items()})
+        expanded = network({name: x.expand(5, -1, -1, -1, -1) for name, x in frames.items()})
         repeated = network({name: x.repeat(5, 1, 1, 1, 1) for name, x in frames.items()})
-    assert held.residuals["audio"].any()
-    torch.testing.assert_close(held.logits, repeated.logits)
+    assert expanded.residuals["audio"].any()
+    torch.testing.assert_close(expanded.logits, repeated.logits)
 
 
 # --- the rest ----------------------------------------------------------------------------------

@@ -39,9 +39,9 @@ RATE = 16_000
 def burst(pitch: float, begin: float, end: float, seconds: float = 2.0) -> Sound:
     """A tone from `begin` to `end` in a quiet room, all in seconds."""
     time = np.arange(round(seconds * RATE)) / RATE
-    said = (time >= begin) & (time < end)
+    sounding = (time >= begin) & (time < end)
     room = 0.003 * np.random.default_rng(0).standard_normal(len(time))
-    samples = 0.5 * said * np.sin(2 * np.pi * pitch * time) + room
+    samples = 0.5 * sounding * np.sin(2 * np.pi * pitch * time) + room
     return Sound(samples.astype(np.float32)[None], RATE)
 
 

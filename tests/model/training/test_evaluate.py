@@ -348,16 +348,16 @@ def test_an_evaluation_writes_figures_and_the_card(avdigits_folder: Path, tmp_pa
 
 
 def test_the_table_names_the_test_clips_once() -> None:
-    where = "clips of a speaker"
+    location = "clips of a speaker"
     measured = [
-        Measurement(what="accuracy, both streams", value=0.5, n=2, conditions=f"T = 2, {where}"),
-        Measurement(what="accuracy, T = 1", value=0.5, n=2, conditions=where),
-        Measurement(what="recall, 0", value=0.5, n=2, conditions=f"both, {where}, int8"),
+        Measurement(what="accuracy, both streams", value=0.5, n=2, conditions=f"T = 2, {location}"),
+        Measurement(what="accuracy, T = 1", value=0.5, n=2, conditions=location),
+        Measurement(what="recall, 0", value=0.5, n=2, conditions=f"both, {location}, int8"),
     ]
     console = Console(width=200)
     with console.capture() as capture:
-        console.print(evaluate.measurements_table(measured, where))
+        console.print(evaluate.measurements_table(measured, location))
     printed = capture.get()
-    assert printed.count(where) == 1
+    assert printed.count(location) == 1
     conditions = [line.split("│")[-2].strip() for line in printed.splitlines() if "│" in line]
     assert conditions == ["T = 2", "", "both, int8"]

@@ -287,9 +287,9 @@ def test_the_epoch_with_the_best_mean_score_is_saved(
 ) -> None:
     weights = set_scores([0.3, 0.7, 0.5], monkeypatch)
     network, card = checkpoint.load(train(replace(options, epochs=3)))
-    kept = network.state_dict()["head.weight"]
-    assert torch.equal(kept, weights[1]["head.weight"])
-    assert not torch.equal(kept, weights[2]["head.weight"])
+    saved = network.state_dict()["head.weight"]
+    assert torch.equal(saved, weights[1]["head.weight"])
+    assert not torch.equal(saved, weights[2]["head.weight"])
     assert card.training is not None
     assert card.training.epochs == 2, "those after which the weights were so"
     last, last_card = checkpoint.load(options.last)
@@ -305,14 +305,14 @@ def test_a_resumed_run_remembers_its_best(
 ) -> None:
     run = new_trainer(options)
     run.save(EpochMetrics(1, 1e-3, 2.0, 1.0, Accuracies(0.9, {"audio": 0.9, "visual": 0.9})))
-    kept = checkpoint.load(options.out / "best")[0].head.weight
+    saved = checkpoint.load(options.out / "best")[0].head.weight
     resumed = new_trainer(replace(options, resume=True))
     assert resumed.epoch == 1
     set_scores([0.6], monkeypatch)
     resumed.save(resumed.train_epoch(1, Console(quiet=True)))
     assert resumed.best == pytest.approx(0.9)
-    assert torch.equal(checkpoint.load(options.out / "best")[0].head.weight, kept)
-    assert not torch.equal(resumed.network.head.weight, kept)
+    assert torch.equal(checkpoint.load(options.out / "best")[0].head.weight, saved)
+    assert not torch.equal(resumed.network.head.weight, saved)
 
 
 def test_of_two_epochs_with_equal_scores_the_earlier_is_saved(

@@ -53,9 +53,9 @@ def started(
     """A network of the configuration `target`, from the weights of `source`; and what was done."""
     torch.manual_seed(0)
     network = SCMRL(target)
-    taken = transfer(source, card_of(source), network, labels)
+    report = transfer(source, card_of(source), network, labels)
     batches = (noise(target, steps=steps, batch=40, seed=seed) for seed in (1, 2))
-    return network, list(start_as_sum(network, taken.new, steps, batches))
+    return network, list(start_as_sum(network, report.new, steps, batches))
 
 
 def logits(network: SCMRL, inputs: dict[str, Tensor]) -> Tensor:
@@ -112,10 +112,10 @@ def test_weighted_attention_answers_as_the_sum_with_all_streams(streams: int) ->
     network, done = started(source, config("weighted", streams))
     inputs = noise(network.config, steps=2, batch=4)
     torch.testing.assert_close(logits(network, inputs), logits(source, inputs))
-    for given in subsets(inputs):  # the weights of n streams are 1 / n
-        sums = logits(source, given) - source.head.bias
-        expected = source.head.bias + streams / len(given) * sums
-        torch.testing.assert_close(logits(network, given), expected)
+    for subset in subsets(inputs):  # the weights of n streams are 1 / n
+        sums = logits(source, subset) - source.head.bias
+        expected = source.head.bias + streams / len(subset) * sums
+        torch.testing.assert_close(logits(network, subset), expected)
     assert done == ["fuse.score starts with equal weights of all streams"]
     back, _ = started(network, config(streams=streams))
     torch.testing.assert_close(back.head.weight, source.head.weight)

@@ -209,12 +209,12 @@ def test_the_mean_of_the_last_epochs_is_saved_where_it_is_better(
     monkeypatch.setattr("model.training.train.Trainer.measure", accuracies)
     best = train(replace(options, epochs=3, average=2))
     *_, second, third, mean = measured
-    kept = checkpoint.load(best)[0].state_dict()
+    saved = checkpoint.load(best)[0].state_dict()
     assert len(measured) == 4
     for name in ("patch.visual.stages.0.conv.weight", "head.weight"):
         expected = (second[name] + third[name]) / 2
         torch.testing.assert_close(mean[name], expected)
-        assert torch.equal(kept[name], mean[name])
+        assert torch.equal(saved[name], mean[name])
         assert not torch.equal(second[name], third[name])
 
 

@@ -45,21 +45,21 @@ def answers(network: SCMRL, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
 def test_shared_labels_keep_their_logits_at_another_size() -> None:
     source = lively(config(**BOTH))
     target = SCMRL(config(classes=4, audio=(1, 48), visual=(1, 48)))
-    taken = transfer(source, card_of(source), target, ("six", "seven", "two", "ten"))
-    assert taken.new == ()
-    assert "head" in taken.parts
+    report = transfer(source, card_of(source), target, ("six", "seven", "two", "ten"))
+    assert report.new == ()
+    assert "head" in report.parts
     inputs = noise(target.config, steps=2, batch=3)
     ours, theirs = answers(target, inputs), answers(source, inputs)
     torch.testing.assert_close(ours[:, [0, 2]], theirs[:, [2, 1]])
-    assert str(taken).startswith("weights of patch.audio, patch.visual, ")
+    assert str(report).startswith("weights of patch.audio, patch.visual, ")
 
 
 def test_grey_becomes_colour_and_other_labels_have_a_new_head() -> None:
     source = lively(config(**BOTH))
     target = SCMRL(config(classes=2, visual=(3, 32), audio=(1, 32)))
     before = target.head.weight.clone()
-    taken = transfer(source, card_of(source), target, ("cat", "dog"))
-    assert taken.new == ("head",)
+    report = transfer(source, card_of(source), target, ("cat", "dog"))
+    assert report.new == ("head",)
     assert torch.equal(target.head.weight, before)
     grey = noise(source.config, steps=2, batch=3)["visual"]
     with torch.inference_mode():
@@ -71,9 +71,9 @@ def test_grey_becomes_colour_and_other_labels_have_a_new_head() -> None:
 def test_a_network_of_one_stream_takes_the_patches_of_two() -> None:
     source = lively(config(**BOTH))
     target = SCMRL(config(embed_dim=32, classes=2, visual=(1, 32)))
-    taken = transfer(source, card_of(source), target, ("cat", "dog"))
-    assert taken.parts == ("patch.visual",)
-    assert taken.new == ("blocks.0", "head")
+    report = transfer(source, card_of(source), target, ("cat", "dog"))
+    assert report.parts == ("patch.visual",)
+    assert report.new == ("blocks.0", "head")
 
 
 def test_what_does_not_fit_is_said_and_changes_nothing() -> None:
@@ -83,7 +83,7 @@ def test_what_does_not_fit_is_said_and_changes_nothing() -> None:
         (SCMRL(config(embed_dim=32, touch=(1, 32))), "no part of its network fits: its streams"),
     ):
         before = {name: x.clone() for name, x in target.state_dict().items()}
-        taken = transfer(source, card_of(source), target, ("one", "two", "six"))
-        assert taken.parts == ()
-        assert str(taken).startswith(message)
+        report = transfer(source, card_of(source), target, ("one", "two", "six"))
+        assert report.parts == ()
+        assert str(report).startswith(message)
         assert all(torch.equal(x, before[name]) for name, x in target.state_dict().items())

@@ -154,12 +154,12 @@ def test_a_held_frame_stays_one() -> None:
 
 
 def test_each_run_queues_by_itself_and_times_are_those_of_all(classifier: LocalClassifier) -> None:
-    asked: list[tuple[int, tuple[str, ...]]] = []
+    runs: list[tuple[int, tuple[str, ...]]] = []
 
     async def run(
         inputs: Mapping[str, Float32Array], steps: int, explain: Collection[str]
     ) -> InferenceResult:
-        asked.append((steps, tuple(explain)))
+        runs.append((steps, tuple(explain)))
         output = classifier.engine.run(stack_clips([inputs]), steps=steps, explain=explain)
         (arrays,) = split_to_arrays(output, 1)
         return InferenceResult(arrays, batch_size=1, queue_s=1.0, inference_s=2.0)
@@ -170,6 +170,6 @@ def test_each_run_queues_by_itself_and_times_are_those_of_all(classifier: LocalC
     backend = Backend("any", classifier.card, decode, run)
     options = Options(steps_trace=True)
     answer = asyncio.run(classify_tensors(tensors(4), options, backend, Call()))
-    assert asked == [(1, ()), (2, ()), (3, ()), (4, ("attention",))]
+    assert runs == [(1, ()), (2, ()), (3, ()), (4, ("attention",))]
     assert (answer.timing_ms.queue, answer.timing_ms.inference) == (4000, 8000)
     assert answer.attention

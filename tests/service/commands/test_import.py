@@ -80,10 +80,10 @@ def test_an_imported_checkpoint_of_events_is_served(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     times = np.sort(rng.integers(0, 1_000_000, 4000))
     x, y = rng.integers(40, 90, (2, 4000))
-    seen = npz(x=x, y=y, t=times, p=rng.integers(0, 2, 4000))
+    recording = npz(x=x, y=y, t=times, p=rng.integers(0, 2, 4000))
     heard = npz(channel=rng.integers(0, 64, 4000), t=times)
     with running(out.parent) as client:
-        posted = {"events": ("seen.npz", seen), "audio_events": ("heard.npz", heard)}
+        posted = {"events": ("seen.npz", recording), "audio_events": ("heard.npz", heard)}
         answer = client.post("/v1/models/digits/classify", files=posted).json()
     assert {row["label"] for row in answer["probabilities"]} == set("0123456789")
     assert all(answer["streams"][name]["used"] for name in ("audio", "visual"))

@@ -173,13 +173,13 @@ def children_of(pid: int) -> list[int]:
 
 def test_the_result_equals_decoding_in_this_process(clip: bytes) -> None:
     files = InputFiles(clip=clip)
-    here = decode(files, WANTED)
+    expected = decode(files, WANTED)
     with started() as decoders:
-        there = good(run(decoders, files)[0])
-    assert there.streams == here.streams
-    assert set(there.prepared) == set(here.prepared)
-    for name, prepared in here.prepared.items():
-        other = there.prepared[name]
+        actual = good(run(decoders, files)[0])
+    assert actual.streams == expected.streams
+    assert set(actual.prepared) == set(expected.prepared)
+    for name, prepared in expected.prepared.items():
+        other = actual.prepared[name]
         assert (other.rows, other.columns) == (prepared.rows, prepared.columns)
         parts = [
             *(
@@ -188,10 +188,10 @@ def test_the_result_equals_decoding_in_this_process(clip: bytes) -> None:
             ),
             (prepared.canvas(), other.canvas()),
         ]
-        for mine, its in parts:
-            assert its.dtype == mine.dtype
+        for expected_array, actual_array in parts:
+            assert actual_array.dtype == expected_array.dtype
             # A process of one thread may add in another order than one of several: BLAS's matter.
-            np.testing.assert_allclose(its, mine, rtol=0, atol=1e-6)
+            np.testing.assert_allclose(actual_array, expected_array, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("kind", "codec"), [("mp4", "libx264"), ("webm", "libvpx-vp9")])
@@ -201,10 +201,10 @@ def test_several_threads_decode_the_same_frames(kind: str, codec: str) -> None:
     clip = media_files.clip(kind, codec, frames, group=10, sound=sound, sound_codec="libopus")
     files = InputFiles(clip=clip)
     with started(workers=4) as decoders:
-        there = good(run(decoders, files)[0]).prepared["visual"]
-    here = decode(files, WANTED).prepared["visual"]
-    np.testing.assert_array_equal(there.canvas(), here.canvas())
-    np.testing.assert_allclose(there.tensor, here.tensor, rtol=0, atol=1e-6)
+        actual = good(run(decoders, files)[0]).prepared["visual"]
+    expected = decode(files, WANTED).prepared["visual"]
+    np.testing.assert_array_equal(actual.canvas(), expected.canvas())
+    np.testing.assert_allclose(actual.tensor, expected.tensor, rtol=0, atol=1e-6)
 
 
 def test_the_canvas_is_omitted_where_no_map_is_drawn(clip: bytes) -> None:
@@ -537,8 +537,8 @@ def test_reaping_leaves_no_more_processes_than_allowed(
         for _ in range(3):
             assert decoders._processes.reap_idle() == 0
         assert len(decoders._processes.idle) == 1
-        kept = idle_pid(decoders)
-        wait_until(lambda: children_of(fork_server_pid(decoders)) == [kept])
+        pid_before = idle_pid(decoders)
+        wait_until(lambda: children_of(fork_server_pid(decoders)) == [pid_before])
 
 
 def test_files_are_not_blamed_where_the_fork_server_is_lost_with_its_processes(
@@ -568,14 +568,16 @@ def test_jobs_cancelled_at_any_moment_do_not_affect_others(
     shared_decoders: DecoderPool, clip: bytes, delays: list[float]
 ) -> None:
     async def scenario() -> None:
-        kept = [asyncio.create_task(shared_decoders.decode(InputFiles(clip=clip), WANTED))]
+        uncancelled = [asyncio.create_task(shared_decoders.decode(InputFiles(clip=clip), WANTED))]
         cancelled = []
         for delay in delays:
             task = asyncio.create_task(shared_decoders.decode(InputFiles(clip=clip), WANTED))
             asyncio.get_running_loop().call_later(delay, task.cancel)
             cancelled.append(task)
-        kept.append(asyncio.create_task(shared_decoders.decode(InputFiles(clip=clip), WANTED)))
-        for decoded in await asyncio.gather(*kept):
+        uncancelled.append(
+            asyncio.create_task(shared_decoders.decode(InputFiles(clip=clip), WANTED))
+        )
+        for decoded in await asyncio.gather(*uncancelled):
             good(decoded)
         for decoded_or_none in await asyncio.gather(*cancelled, return_exceptions=True):
             assert isinstance(decoded_or_none, DecodeResult | asyncio.CancelledError)

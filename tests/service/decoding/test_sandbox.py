@@ -72,12 +72,12 @@ FORKING_MAY = {
 needs_seccomp = pytest.mark.skipif(syscalls.library() is None, reason="libseccomp is not installed")
 
 
-def captured(identity: str, *what: str) -> str:
+def captured(identity: str, *arguments: str) -> str:
     """Return the output of `tests.service.captured`."""
     if identity != "as-is" and os.geteuid():
         pytest.skip("only root can change its user")
     program = subprocess.run(
-        [sys.executable, "-m", "tests.service.captured", identity, *what],
+        [sys.executable, "-m", "tests.service.captured", identity, *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -130,9 +130,9 @@ def test_inputs_are_stacked_in_shared_memory_and_results_stay_while_they_are_use
         values = x.numpy()
         assert blocks.refer(values)[1] is values, "it is not copied"
     first = engine.run(stacked, STEPS)
-    kept = first.logits.clone()
+    copy = first.logits.clone()
     others = [engine.run(clips(2), STEPS) for _ in range(3)]
-    assert torch.equal(first.logits, kept), "no later result is written over it"
+    assert torch.equal(first.logits, copy), "no later result is written over it"
     assert_same(local.run(clips(2), STEPS), others[-1])
 
 

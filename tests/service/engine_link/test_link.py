@@ -214,10 +214,10 @@ def test_slots_and_requests_of_a_lost_worker_are_released(weights: Path) -> None
         engine = NumberEngine()
         model = await link.publish(engine, slots=2)
         engine.go.clear()
-        async with AsyncExitStack() as held:
+        async with AsyncExitStack() as slots:
             # Another process would be gone, and free nothing itself.
-            lost = await held.enter_async_context(link.remote[0].registry.get(NAME).slot())
-            await held.enter_async_context(RemoteStreamLimits(link.clients[0]).decoder())
+            lost = await slots.enter_async_context(link.remote[0].registry.get(NAME).slot())
+            await slots.enter_async_context(RemoteStreamLimits(link.clients[0]).decoder())
             running = asyncio.create_task(lost.run(inputs(1), 4))
             await until_entered(engine)
             link.clients[0].close()
@@ -238,16 +238,16 @@ def test_slots_and_requests_of_a_lost_worker_are_released(weights: Path) -> None
 def test_an_old_checkpoint_is_served_until_no_worker_uses_it(weights: Path) -> None:
     async def test(link: Linked) -> None:
         old = await link.publish(NumberEngine())
-        with link.remote[0].in_flight.request(NAME) as held:
+        with link.remote[0].in_flight.request(NAME) as request:
             new = await link.publish(NumberEngine())
             await until(lambda: link.models.in_flight.count(old) == 1)
             assert link.models.in_flight.count(new) == 1, "workers may hand it to a request"
-            async with held.slot() as slot:
+            async with request.slot() as slot:
                 assert answered(await slot.run(inputs(5), 4)) == 5
         assert link.models.in_flight.count(old) == 0
         link.models.in_flight.forget(old)
         with pytest.raises(Problem) as refused:
-            async with held.slot():
+            async with request.slot():
                 pass
         assert refused.value.error is Error.NOT_READY
 
@@ -256,12 +256,12 @@ def test_an_old_checkpoint_is_served_until_no_worker_uses_it(weights: Path) -> N
 
 def test_rate_limits_and_streams_are_counted_for_all_workers(weights: Path) -> None:
     async def test(link: Linked) -> None:
-        here, there = (RemoteRateLimits(client) for client in link.clients)
-        assert await here.take("anna", 3) == 0.0
-        await there.spend("anna", 3, 2)
+        first, second = (RemoteRateLimits(client) for client in link.clients)
+        assert await first.take("anna", 3) == 0.0
+        await second.spend("anna", 3, 2)
         await until(lambda: True)
-        assert await there.take("anna", 3) > 10
-        assert await here.take("anna", 3) > 10
+        assert await second.take("anna", 3) > 10
+        assert await first.take("anna", 3) > 10
         one, other = (RemoteStreamLimits(client) for client in link.clients)
         async with one.session("anna"), other.session("bert"):
             with pytest.raises(StreamError, match="2 streams are open"):
@@ -284,14 +284,14 @@ def test_workers_refuse_requests_while_draining_and_cancelled_ones_count_as_unan
             with link.remote[0].in_flight.request(NAME):
                 await asyncio.sleep(60)
 
-        held = asyncio.create_task(hold())
+        holding = asyncio.create_task(hold())
         await until(lambda: link.models.in_flight.total == 1)
         link.models.in_flight.drain()
         with pytest.raises(Problem) as refused, link.remote[1].in_flight.request(NAME):
             pass
         assert refused.value.error is Error.STOPPING
-        held.cancel()
-        await asyncio.gather(held, return_exceptions=True)
+        holding.cancel()
+        await asyncio.gather(holding, return_exceptions=True)
         assert (link.models.in_flight.total, link.models.in_flight.unanswered) == (0, 1)
 
     run(weights, test)

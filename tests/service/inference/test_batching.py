@@ -328,16 +328,16 @@ def test_a_request_that_is_cancelled_leaves_the_queue_and_is_never_run() -> None
 
     async def scenario(batcher: Batcher) -> None:
         blocker = await behind(engine, batcher)
-        given_up, kept = (asyncio.create_task(ask(batcher, number)) for number in (1, 2))
+        cancelled, remaining = (asyncio.create_task(ask(batcher, number)) for number in (1, 2))
         await asyncio.sleep(0)
         assert batcher.queued == 2
-        given_up.cancel()
-        await asyncio.wait([given_up])
-        assert given_up.cancelled()
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
+        assert cancelled.cancelled()
         assert batcher.queued == 1
         assert batcher.in_flight == 2
         engine.go.set()
-        assert [answered(ran) for ran in await asyncio.gather(blocker, kept)] == [0, 2]
+        assert [answered(ran) for ran in await asyncio.gather(blocker, remaining)] == [0, 2]
 
     with started(engine) as batcher:
         asyncio.run(scenario(batcher))

@@ -46,11 +46,11 @@ def test_a_device_that_is_lost_ends_the_process_with_a_message(
         "--shutdown-grace-s", 1, module="tests.service.faulty", FAULTS=str(tmp_path),
     )  # fmt: skip
     address = process.address()
-    where = ("127.0.0.1", int(address.rpartition(":")[2]))
+    endpoint = ("127.0.0.1", int(address.rpartition(":")[2]))
     with (
         httpx.Client(base_url=address, timeout=WITHIN_S) as client,
         ThreadPoolExecutor(4) as pool,
-        socket.create_connection(where, WITHIN_S) as stalled,
+        socket.create_connection(endpoint, WITHIN_S) as stalled,
     ):
         wait_until(lambda: loaded(client))
         stalled.sendall(STALLED)

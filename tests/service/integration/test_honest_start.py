@@ -126,8 +126,8 @@ def test_decoding_fails_where_no_process_starts_for_long(
             assert not decoders.run_self_test(WANTED)
     assert len(fatal) == 1
     assert str(fatal[0]).endswith(REASON)
-    said = [message for message in caplog.messages if "fork server" in message]
-    assert ["signal 9" in said[0], REASON in said[1], len(said)] == [True, True, 2]
+    messages = [message for message in caplog.messages if "fork server" in message]
+    assert ["signal 9" in messages[0], REASON in messages[1], len(messages)] == [True, True, 2]
 
 
 def test_decoders_that_cannot_read_a_small_clip_are_not_ready(

@@ -134,23 +134,23 @@ def test_streams_of_a_key_are_bounded_over_processes(
 
     async def test(*stores: LimitStore) -> None:
         settings = Settings(stream_sessions=10, stream_sessions_per_key=2)
-        here, there = (LocalStreamLimits(settings, store) for store in stores)
+        first, second = (LocalStreamLimits(settings, store) for store in stores)
 
         async def refuses() -> None:
             with pytest.raises(StreamError) as caught:
-                async with there.session("anna"):
+                async with second.session("anna"):
                     pass
             assert "2 streams open" in caught.value.reason
 
         async with AsyncExitStack() as sessions:
-            await sessions.enter_async_context(here.session("anna"))
-            await sessions.enter_async_context(here.session("anna"))
+            await sessions.enter_async_context(first.session("anna"))
+            await sessions.enter_async_context(first.session("anna"))
             await refuses()
-            async with there.session("bert"), there.session(""):
+            async with second.session("bert"), second.session(""):
                 pass
             await asyncio.sleep(1.5)
             await refuses()  # leases are renewed
-        async with there.session("anna"), there.session("anna"):
+        async with second.session("anna"), second.session("anna"):
             pass  # places are given back
         assert await stores[0].hold("anna", "dead", 1)
         assert not await stores[1].hold("anna", "next", 1)

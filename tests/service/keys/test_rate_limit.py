@@ -45,7 +45,7 @@ def test_a_request_after_the_returned_wait_is_admitted_and_the_limit_holds(
 ) -> None:
     clock = Clock()
     bucket = TokenBucket(per_minute, clock)
-    taken = 0
+    admitted = 0
     for pause in pauses:
         clock.now += pause
         wait = bucket.take()
@@ -53,5 +53,5 @@ def test_a_request_after_the_returned_wait_is_admitted_and_the_limit_holds(
         if wait:
             clock.now += wait
             assert bucket.take() == 0, f"{wait} s were not enough"
-        taken += 1
-    assert taken <= per_minute * (1 + (clock.now - 1000) / 60) + 1e-3
+        admitted += 1
+    assert admitted <= per_minute * (1 + (clock.now - 1000) / 60) + 1e-3

@@ -44,11 +44,11 @@ class Lines(logging.Handler):
     def objects(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.written]
 
-    def of(self, known: str, logger: str = "scmrl.access") -> dict[str, Any]:
+    def of(self, id_: str, logger: str = "scmrl.access") -> dict[str, Any]:
         """The one object about a request, which is there when its answer has been sent."""
 
         def entries() -> list[dict[str, Any]]:
-            return [x for x in self.objects if x.get("id") == known and x["logger"] == logger]
+            return [x for x in self.objects if x.get("id") == id_ and x["logger"] == logger]
 
         wait_until(lambda: bool(entries()))
         (one,) = entries()
@@ -128,10 +128,10 @@ def test_a_bug_is_one_line_with_its_traceback(lines: Lines) -> None:
         raise RuntimeError("the inside")
 
     with listening(app) as client:
-        known = client.get("/broken").headers["X-Request-ID"]
-    wait_until(lambda: len([x for x in lines.objects if x.get("id") == known]) == 2)
+        id_ = client.get("/broken").headers["X-Request-ID"]
+    wait_until(lambda: len([x for x in lines.objects if x.get("id") == id_]) == 2)
     bug = next(x for x in lines.objects if "exception" in x)
-    assert (bug["level"], bug["message"], bug["id"]) == ("error", "unexpected error", known)
+    assert (bug["level"], bug["message"], bug["id"]) == ("error", "unexpected error", id_)
     assert "RuntimeError: the inside" in bug["exception"]
     assert all("\n" not in line for line in lines.written)
 
@@ -141,13 +141,13 @@ def test_a_batch_that_fails_names_its_requests(lines: Lines) -> None:
         if len(numbers) > 1:
             raise ValueError("too many")
 
-    async def ask_as(known: str) -> None:
-        request_id.set(known)  # of this task alone
+    async def ask_as(id_: str) -> None:
+        request_id.set(id_)  # of this task alone
         await ask(batcher, 1)
 
     async def both() -> None:
         blocker = await behind(engine, batcher)
-        tasks = [asyncio.create_task(ask_as(known)) for known in ("first", "second")]
+        tasks = [asyncio.create_task(ask_as(id_)) for id_ in ("first", "second")]
         while batcher.queued < 2:
             await asyncio.sleep(0.01)
         engine.go.set()
@@ -167,10 +167,10 @@ def test_on_a_console_a_request_is_a_line_for_people() -> None:
     log.addHandler(handler)
     fields = {"id": "a1", "status": 200, "model": "x y"}
     log.warning(Event("GET '/' 200", fields, {"model": "x y"}))
-    known = request_id.set("b2")
+    token = request_id.set("b2")
     log.warning("while it %s", "works")
     log.warning(Event("GET '/' 200", fields))
-    request_id.reset(known)
+    request_id.reset(token)
     log.warning("afterwards")
     log.removeHandler(handler)
     assert [line.split("scmrl.test_logs ")[1] for line in handler.written] == [
@@ -190,7 +190,7 @@ def test_in_json_each_line_that_the_service_writes_is_an_object(
         "--models", weights, "--port", 0, "--log-format", "json", SCMRL_LOG_LEVEL="debug"
     )
     address = running.address()
-    known = httpx.post(f"{address}{CLASSIFY}", files={"clip": clip}).json()["id"]
+    id_ = httpx.post(f"{address}{CLASSIFY}", files={"clip": clip}).json()["id"]
     port = httpx.URL(address).port
     with socket.create_connection(("127.0.0.1", port or 0)) as caller:
         caller.sendall(b"this is not HTTP\r\n\r\n")  # uvicorn warns of it
@@ -200,7 +200,7 @@ def test_in_json_each_line_that_the_service_writes_is_an_object(
     objects = [json.loads(line) for line in running.logged.splitlines()]
     for line in objects:
         assert {"time", "level", "logger", "message"} <= set(line)
-    assert [x["status"] for x in objects if x.get("id") == known and "status" in x] == [200]
+    assert [x["status"] for x in objects if x.get("id") == id_ and "status" in x] == [200]
     loggers = {line["logger"] for line in objects}
     assert {"scmrl.access", "scmrl.registry", "uvicorn.error"} <= loggers
 

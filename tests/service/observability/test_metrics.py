@@ -150,9 +150,9 @@ def test_rejects_are_counted_by_their_reason(
 
 
 def test_no_label_is_what_a_client_makes_up(service: httpx.Client, clip: bytes) -> None:
-    known = (CLASSIFY, "/v1/models/strict/classify")
+    paths = (CLASSIFY, "/v1/models/strict/classify")
     made_up = ("/made-up-1", "/v1/models/made-up-2/classify", "/docs/static/made-up-3")
-    for path in known + made_up:
+    for path in paths + made_up:
         service.post(path, files={"clip": clip})
     service.request("PROPFIND", "/nowhere")
     after = once(service, lambda s: s.total("scmrl_requests_total", method="other") > 0)

@@ -313,7 +313,7 @@ def test_a_signal_drains_all_workers_and_then_ends_them(
         form.read()
         with service.client() as client:
             os.kill(workers[1], signal.SIGSTOP)  # the other one has the request
-            asked = threads.submit(client.send, client.build_request(
+            pending = threads.submit(client.send, client.build_request(
                 "POST", "/v1/classify", content=_slowly(form.content),
                 headers={"Content-Type": form.headers["Content-Type"]}))  # fmt: skip
             time.sleep(0.5)
@@ -322,7 +322,7 @@ def test_a_signal_drains_all_workers_and_then_ends_them(
             with service.client() as other:
                 wait_until(lambda: other.get("/readyz").status_code == 503)
                 assert other.post("/v1/classify", files={"clip": clip}).status_code == 503
-            assert asked.result().status_code == 200
+            assert pending.result().status_code == 200
     assert service.serve.code() == 0, service.serve.logged
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
 

@@ -82,8 +82,8 @@ def test_a_signal_while_its_replica_starts_ends_it(
 
 def test_a_port_that_is_taken_is_said(weights: Path, tmp_path: Path) -> None:
     output = tmp_path / "output"
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
         with served(weights, port, output) as process:
             assert process.wait(WITHIN_S) == 1, output.read_text()
     assert f"scmrl ray: Failed to bind to address '127.0.0.1:{port}'" in output.read_text()

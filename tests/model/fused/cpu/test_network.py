@@ -32,9 +32,9 @@ pytestmark = pytest.mark.slow
 
 
 def plain(network: SCMRL, inputs: dict[str, Tensor], steps: int) -> Output:
-    held = {name: x.expand(steps, *x.shape[1:]) for name, x in inputs.items()}
+    repeated = {name: x.expand(steps, *x.shape[1:]) for name, x in inputs.items()}
     with torch.inference_mode():
-        output: Output = network(held, attention=True)
+        output: Output = network(repeated, attention=True)
         return output
 
 

@@ -135,9 +135,9 @@ def test_one_frame_equals_its_repetition(steps: int) -> None:
     network = lively(Config(streams={"a": stream, "b": stream}, classes=4, embed_dim=16, heads=4))
     frame = noise(network.config, steps=1, batch=2)
     repeated = {name: x.repeat(steps, 1, 1, 1, 1) for name, x in frame.items()}
-    held = fused(network, frame, steps)
-    assert torch.equal(held.logits, fused(network, repeated, steps).logits)
-    assert_same(held, plain(network, frame, steps))
+    one_frame = fused(network, frame, steps)
+    assert torch.equal(one_frame.logits, fused(network, repeated, steps).logits)
+    assert_same(one_frame, plain(network, frame, steps))
 
 
 def test_a_stream_may_be_missing_at_any_batch_size() -> None:

@@ -160,9 +160,9 @@ def test_the_decoder_is_flushed_at_the_end_of_the_stream(codec: str) -> None:
     with av.open(io.BytesIO(data)) as file:
         packets = [packet for packet in file.demux(audio=0) if packet.size]
         before_end = sum(frame.samples for packet in packets for frame in packet.decode())
-        held = sum(frame.samples for frame in file.streams.audio[0].decode(None))
-    assert held > 0
-    assert read_sound(data).samples.shape == (1, before_end + held)
+        decoded_samples = sum(frame.samples for frame in file.streams.audio[0].decode(None))
+    assert decoded_samples > 0
+    assert read_sound(data).samples.shape == (1, before_end + decoded_samples)
 
 
 def test_the_end_of_a_sound_of_wma_is_read(shared: Path) -> None:

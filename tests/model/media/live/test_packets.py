@@ -90,9 +90,9 @@ def test_pictures_that_the_encoder_reorders_have_their_own_times_and_come_at_the
     decoded = [camera.send(number, data, at) for number, (at, data) in enumerate(reordered())]
     assert {each.outcome for each in decoded} == {Outcome.DECODED}
     assert shown(*decoded) == list(range(len(shown(*decoded))))
-    held = camera.decoder.decode(END)
-    assert held.pieces
-    assert shown(*decoded, held) == list(range(20))
+    remaining = camera.decoder.decode(END)
+    assert remaining.pieces
+    assert shown(*decoded, remaining) == list(range(20))
     assert camera.decoder.decode(END).pieces == ()
     at, key = reordered()[0]
     assert camera.send(20, key, at).outcome is Outcome.DECODED, "packets may follow the end"

@@ -203,8 +203,8 @@ def _strip(samples: NDArray[np.generic], **tags: int) -> bytes:
     values |= {279: samples.nbytes} | {int(tag[1:]): value for tag, value in tags.items()}
     directory = 8 + samples.nbytes + 2 * count
     entries = {tag: struct.pack("<HHII", tag, 4, 1, value) for tag, value in values.items()}
-    where = bits if count == 1 else bits | bits << 16 if count == 2 else 8 + samples.nbytes
-    entries[258] = struct.pack("<HHII", 258, 3, count, where)
+    offset = bits if count == 1 else bits | bits << 16 if count == 2 else 8 + samples.nbytes
+    entries[258] = struct.pack("<HHII", 258, 3, count, offset)
     listed = b"".join(entry for _, entry in sorted(entries.items())) + bytes(4)
     depths = struct.pack("<H", bits) * count
     head = b"II*\x00" + struct.pack("<I", directory)

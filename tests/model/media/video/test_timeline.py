@@ -118,11 +118,9 @@ def test_the_padding_of_the_sound_does_not_extend_the_last_frame() -> None:
 
 
 def test_a_held_frame_equals_repeated_frames(shared: Path) -> None:
-    held = (shared / "cases/held_last_frame.webm").read_bytes()
-    repeated = (shared / "cases/held_last_frame_as_30_frames.webm").read_bytes()
-    for one, other in zip(
-        pictures_of(held, 4).frames, pictures_of(repeated, 4).frames, strict=True
-    ):
+    short = (shared / "cases/held_last_frame.webm").read_bytes()
+    long = (shared / "cases/held_last_frame_as_30_frames.webm").read_bytes()
+    for one, other in zip(pictures_of(short, 4).frames, pictures_of(long, 4).frames, strict=True):
         assert np.abs(one.astype(int) - other).mean() < 2
 
 

@@ -162,8 +162,8 @@ def test_a_digit_without_recordings_is_named(folder: Path, missing: str, expecte
 def test_a_digit_with_too_few_pictures_is_named(folder: Path, count: int) -> None:
     with np.load(folder / "handwriting.npz") as file:
         images, labels = file["images"], file["labels"]
-    kept = np.concatenate([np.flatnonzero(labels != 6), np.flatnonzero(labels == 6)[:count]])
-    np.savez(folder / "handwriting.npz", images=images[kept], labels=labels[kept])
+    remaining = np.concatenate([np.flatnonzero(labels != 6), np.flatnonzero(labels == 6)[:count]])
+    np.savez(folder / "handwriting.npz", images=images[remaining], labels=labels[remaining])
     assert f"handwriting.npz: {count} images of digit 6; 15 are needed" in refusal(folder)
 
 
@@ -231,8 +231,8 @@ def test_a_clip_is_made_of_its_own_digit(avdigits_folder: Path, kind: str) -> No
     """Where all other digits are empty, only clips of this one can be made."""
     made = scenes(avdigits_folder)
     others = getattr(made.digits, kind)
-    kept = tuple(of if digit == 4 else of[:0] for digit, of in enumerate(others))
-    made = replace(made, digits=replace(made.digits, **{kind: kept}))
+    only_fours = tuple(of if digit == 4 else of[:0] for digit, of in enumerate(others))
+    made = replace(made, digits=replace(made.digits, **{kind: only_fours}))
     stream = "visual" if kind == "pictures" else "audio"
     for index in range(40):
         label = int(np.random.default_rng([made.seed, index]).integers(10))
@@ -246,8 +246,9 @@ def test_a_clip_is_made_of_its_own_digit(avdigits_folder: Path, kind: str) -> No
 def test_a_labelled_clip_is_made_of_its_own_digit(avdigits_folder: Path) -> None:
     digits = data_folder.load(avdigits_folder)[1]
     for kind in ("pictures", "words"):
-        kept = tuple(of if digit == 4 else of[:0] for digit, of in enumerate(getattr(digits, kind)))
-        only = replace(digits, **{kind: kept})
+        of_digits = enumerate(getattr(digits, kind))
+        only_fours = tuple(of if digit == 4 else of[:0] for digit, of in of_digits)
+        only = replace(digits, **{kind: only_fours})
         assert labelled_clip(only, 4, np.random.default_rng(0)).label == 4
         with pytest.raises(ValueError, match="high"):
             labelled_clip(only, 5, np.random.default_rng(0))

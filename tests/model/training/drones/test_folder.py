@@ -46,17 +46,17 @@ def test_views_and_recordings_are_read_by_clip_of_origin(
 
 def test_folds_share_no_place_and_no_recording(parts: tuple[Aircraft, Aircraft]) -> None:
     training = parts[0]
-    seen: list[str] = []
+    places: list[str] = []
     for fold in range(1, FOLDS + 1):
-        kept, left_out = leave_out(training, fold)
+        others, left_out = leave_out(training, fold)
         sites = {clip[0].site for clip in left_out.clips}
         groups = {each.group for each in left_out.recordings}
-        assert not sites & {clip[0].site for clip in kept.clips}
-        assert not groups & {each.group for each in kept.recordings}
-        assert len(kept.clips) + len(left_out.clips) == len(training.clips)
+        assert not sites & {clip[0].site for clip in others.clips}
+        assert not groups & {each.group for each in others.recordings}
+        assert len(others.clips) + len(left_out.clips) == len(training.clips)
         assert {KINDS[clip[0].kind] for clip in left_out.clips} == {0, 1, 2}
-        seen += [*sites, *groups]
-    assert len(seen) == len(set(seen)) == 4 * (SITES - 1) + 12
+        places += [*sites, *groups]
+    assert len(places) == len(set(places)) == 4 * (SITES - 1) + 12
 
 
 def test_a_fold_without_a_class_is_refused(parts: tuple[Aircraft, Aircraft]) -> None:
@@ -119,7 +119,7 @@ def test_a_missing_column_or_folder_is_named(tmp_path: Path) -> None:
 def test_a_class_without_recordings_is_named(drones_folder: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(drones_folder, tmp_path / "copy")
     lines = (copy / "labels.csv").read_text().splitlines()
-    kept = [line for line in lines if not line.startswith("sound/helicopter")]
-    (copy / "labels.csv").write_text("\n".join(kept))
+    remaining = [line for line in lines if not line.startswith("sound/helicopter")]
+    (copy / "labels.csv").write_text("\n".join(remaining))
     with pytest.raises(DataError, match="no recording of helicopter to train on"):
         load(copy)

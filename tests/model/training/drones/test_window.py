@@ -23,8 +23,8 @@ SKY = View(draw_sky(0), "background", "V_DRONE_000.mp4", "d0", None)
 
 def dark(picture: np.ndarray) -> np.ndarray:
     """Row and column of the mean dark pixel, over the sides."""
-    where = np.argwhere(picture.max(2) < 100)
-    return np.asarray(where.mean(0) / picture.shape[0])
+    pixels = np.argwhere(picture.max(2) < 100)
+    return np.asarray(pixels.mean(0) / picture.shape[0])
 
 
 @pytest.mark.parametrize("side", [1.5, 3.0, 6.0])

@@ -91,13 +91,13 @@ def test_every_mistake_of_a_folder_is_reported_at_once(
         f"{label}/{take}.mp4" for label in ("cat", "dog") for take in range(4)
     }
     left.record(tmp_path / "run")
-    seen = seen_digests(tmp_path / "run")
+    trained_on = seen_digests(tmp_path / "run")
     digests = {path.name: ClipFiles("", "", "", (("movie", path),)).digest()
                for path in data.rglob("*.mp4") if path.stat().st_size}  # fmt: skip
-    assert digests["damaged.mp4"] in seen
+    assert digests["damaged.mp4"] in trained_on
     tested = {each.digest for each in left.parts if each.part == "test"}
     assert len(tested) == 2
-    assert not tested & seen
+    assert not tested & trained_on
     counts = Counter(each.part for each in left.parts)
     assert counts.total() == 8
     assert (

@@ -115,14 +115,14 @@ def test_an_evaluation_without_its_table_or_with_foreign_data_is_refused(
         DataError, match="data of its task, folder, with --data: Folder of DIR/CLASS"
     ):
         evaluate(EvaluateOptions(copied, None, tmp_path))
-    seen = tmp_path / "seen"
+    measured_folder = tmp_path / "seen"
     with (run / "split.csv").open(newline="") as file:
         trained = [row["file"] for row in csv.DictReader(file) if row["split"] == "train"]
     for name in trained:
-        (seen / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(data / name, seen / name)
+        (measured_folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(data / name, measured_folder / name)
     with pytest.raises(DataError, match="no clip is left to measure"):
-        measure(run, seen, tmp_path)
+        measure(run, measured_folder, tmp_path)
 
 
 def test_a_card_of_other_streams_is_not_of_this_task(run: Path, tmp_path: Path) -> None:

@@ -50,8 +50,9 @@ def test_the_hand_is_in_its_box(parts: tuple[ShownDigits, ShownDigits]) -> None:
 def test_a_clip_is_made_of_its_own_digit(parts: tuple[ShownDigits, ShownDigits]) -> None:
     digits = parts[1]
     for kind in ("hands", "words"):
-        kept = tuple(of if digit == 4 else of[:0] for digit, of in enumerate(getattr(digits, kind)))
-        only = replace(digits, **{kind: kept})
+        of_digits = enumerate(getattr(digits, kind))
+        only_fours = tuple(of if digit == 4 else of[:0] for digit, of in of_digits)
+        only = replace(digits, **{kind: only_fours})
         assert labelled_clip(only, 4, BUSY, np.random.default_rng(0)).label == 4
         with pytest.raises(ValueError, match="high"):
             labelled_clip(only, 5, BUSY, np.random.default_rng(0))

@@ -57,8 +57,8 @@ def test_a_clip_is_made_of_its_own_digit(parts: tuple[ShownDigits, ShownDigits],
     """Where all other digits are empty, only clips of this one can be made."""
     made = scenes(parts)
     others = getattr(made.digits, kind)
-    kept = tuple(of if digit == 4 else of[:0] for digit, of in enumerate(others))
-    made = replace(made, digits=replace(made.digits, **{kind: kept}))
+    only_fours = tuple(of if digit == 4 else of[:0] for digit, of in enumerate(others))
+    made = replace(made, digits=replace(made.digits, **{kind: only_fours}))
     stream = "visual" if kind == "hands" else "audio"
     for index in range(30):
         label = int(np.random.default_rng([made.seed, index]).integers(10))

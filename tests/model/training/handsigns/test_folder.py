@@ -141,16 +141,16 @@ def test_all_faults_of_photographs_are_named_together(folder: Path) -> None:
     ],
 )
 def test_a_digit_with_too_little_data_is_named(folder: Path, missing: str, expected: str) -> None:
-    what, *which = missing.split()
-    if what == "speech":
-        for file in (folder / "avdigits" / "speech").glob(f"{which[0]}*"):
+    part, *numbers = missing.split()
+    if part == "speech":
+        for file in (folder / "avdigits" / "speech").glob(f"{numbers[0]}*"):
             file.unlink()
     else:
         labels = folder / "signdigits" / "labels.csv"
         lines = labels.read_text().splitlines()
-        kept = [x for x in lines if not (f",{which[0]},s" in x and x.endswith(which[1]))]
-        assert len(kept) < len(lines)
-        labels.write_text("\n".join(kept) + "\n")
+        remaining = [x for x in lines if not (f",{numbers[0]},s" in x and x.endswith(numbers[1]))]
+        assert len(remaining) < len(lines)
+        labels.write_text("\n".join(remaining) + "\n")
     assert expected in refusal(folder)
 
 

@@ -55,8 +55,8 @@ def test_a_batch_holds_stills_for_all_steps_of_moving_examples() -> None:
     assert inputs["audio"].shape == (1, 12, 1, 64, 192)
     assert inputs["visual"].shape == (2, 12, 1, 96, 128)
     assert set(labels.tolist()) == {1, NO_CLASS}
-    held = inputs["visual"][:, labels == NO_CLASS]
-    assert torch.equal(held[0], held[1])
+    stills = inputs["visual"][:, labels == NO_CLASS]
+    assert torch.equal(stills[0], stills[1])
 
 
 def test_sounds_and_pictures_are_finite_and_differ() -> None:

@@ -181,10 +181,11 @@ def test_the_published_split_is_that_of_the_list(data: Path) -> None:
     assert tested == set(crema_d_names()) & published_test_names()
     assert len(tested) == 6
     assert not loaded.of(DEVELOPMENT)
-    held = replace(PARTIAL, development_share=0.2).for_data(data).load(data)
-    assert {clip.files[0][1].stem for clip in held.of(TEST)} == tested
-    assert [clip.label for clip in held.of(DEVELOPMENT)] == list(CremaD.labels)  # one of each three
-    assert len(held.of(TRAIN)) + 6 == len(loaded.of(TRAIN))
+    parts = replace(PARTIAL, development_share=0.2).for_data(data).load(data)
+    assert {clip.files[0][1].stem for clip in parts.of(TEST)} == tested
+    # One of the three clips of each class.
+    assert [clip.label for clip in parts.of(DEVELOPMENT)] == list(CremaD.labels)
+    assert len(parts.of(TRAIN)) + 6 == len(loaded.of(TRAIN))
 
 
 def test_the_other_split_shares_no_actor(data: Path) -> None:

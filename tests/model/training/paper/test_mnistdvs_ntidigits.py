@@ -146,8 +146,8 @@ def test_samples_are_used_again_where_there_are_fewer(data: Path, tmp_path: Path
 
 
 def test_held_back_pairs_share_neither_recording_nor_speaker(data: Path) -> None:
-    held = loaded(replace(PARTIAL, development_share=0.4), data)
-    trained, chosen = held.of(TRAIN), held.of(DEVELOPMENT)
+    parts = loaded(replace(PARTIAL, development_share=0.4), data)
+    trained, chosen = parts.of(TRAIN), parts.of(DEVELOPMENT)
     assert len(trained) == len(chosen) == 10
     assert not {p.recording for p in trained} & {p.recording for p in chosen}
     assert not {p.sample.speaker for p in trained} & {p.sample.speaker for p in chosen}
@@ -233,8 +233,8 @@ def test_frames_are_moved_and_stay_what_they_were_from_one_turn_to_the_next(
     assert len(turns[0]) == count
     assert turns[0] == turns[1]  # one version of each pair, as published
     free = replace(examples, copies=0)
-    seen = {free.example(i * count, plan)[0]["visual"].tobytes() for i in range(6)}
-    assert len(seen) > 4
+    versions = {free.example(i * count, plan)[0]["visual"].tobytes() for i in range(6)}
+    assert len(versions) > 4
     still, label = examples.example(0, BatchPlan(BOTH, 4, difficulty=0.0))
     plain = part.development_examples()
     whole = [plain._tensor("visual", part.specs["visual"], pair, 4) for pair in examples.pairs]
@@ -277,6 +277,6 @@ def test_a_run_is_measured_calibrated_and_is_of_the_task(data: Path, tmp_path: P
     counts = {m.what: m.n for m in evaluate(options, Console(quiet=True)).accuracy}
     assert counts["accuracy, both streams"] == 20
     assert counts["accuracy, both streams, T = 8"] == 2
-    assert not any("noise" in what for what in counts)
+    assert not any("noise" in measure for measure in counts)
     with pytest.raises(DataError, match="10 development clips: 20 are needed to calibrate"):
         calibrate(CalibrateOptions(run, data), Console(quiet=True))

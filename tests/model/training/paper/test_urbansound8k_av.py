@@ -126,7 +126,7 @@ def test_pictures_are_augmented_in_as_many_versions_as_published(
     examples = task.load(data).training_examples(0, tmp_path)
     count = len(examples.pairs)
     plan = BatchPlan(BOTH, 4)
-    seen: dict[int, tuple[set[bytes], set[bytes]]] = {}
+    versions: dict[int, tuple[set[bytes], set[bytes]]] = {}
     pairs = {pair.spectrogram().tobytes(): number for number, pair in enumerate(examples.pairs)}
     for index in range(12 * count):
         streams, label = examples.example(index, plan)
@@ -134,11 +134,11 @@ def test_pictures_are_augmented_in_as_many_versions_as_published(
         assert streams["visual"].shape == (1, 3, 128, 128)
         number = pairs[streams["audio"].tobytes()]
         assert examples.pairs[number].label == label
-        pictures, turns = seen.setdefault(number, (set(), set()))
+        pictures, turns = versions.setdefault(number, (set(), set()))
         pictures.add(streams["visual"].tobytes())
         turns.add(bytes([index // count]))
-    assert {len(turns) for _, turns in seen.values()} == {12}  # each clip once a turn
-    assert max(len(pictures) for pictures, _ in seen.values()) == 3
+    assert {len(turns) for _, turns in versions.values()} == {12}  # each clip once a turn
+    assert max(len(pictures) for pictures, _ in versions.values()) == 3
     endless = replace(task, copies=0).load(data).training_examples(0, tmp_path)
     assert len({endless.example(i * count, plan)[0]["visual"].tobytes() for i in range(12)}) == 12
     streams, _ = endless.example(0, BatchPlan(BOTH, 4, difficulty=0.0))

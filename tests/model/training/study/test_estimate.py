@@ -10,26 +10,26 @@ from model.training.study.estimate import estimate
 
 def test_the_interval_holds_the_true_mean_in_about_95_of_100_cases() -> None:
     rng = np.random.default_rng(0)
-    held = 0
+    covered = 0
     for _ in range(200):
         result = estimate([rng.normal(3.0, 1.0, 100)])
         assert result is not None
-        held += abs(result.value - 3.0) < result.half
-    assert 180 <= held <= 199
+        covered += abs(result.value - 3.0) < result.half
+    assert 180 <= covered <= 199
 
 
 @pytest.mark.parametrize("seeds", [2, 3])
 def test_the_interval_holds_the_mean_of_all_seeds(seeds: int) -> None:
     """Seeds differ as much as a mean over clips does: more than a few seeds alone would tell."""
     rng = np.random.default_rng(4)
-    held = 0
+    covered = 0
     for _ in range(200):
         clips = rng.normal(3.0, 1.0, 100)  # the same for all seeds
         runs = [clips + rng.normal(0, 0.1) for _ in range(seeds)]
         result = estimate(runs)
         assert result is not None
-        held += abs(result.value - 3.0) < result.half
-    assert 180 <= held <= 199
+        covered += abs(result.value - 3.0) < result.half
+    assert 180 <= covered <= 199
 
 
 def test_clips_that_are_all_right_have_an_interval_nevertheless() -> None:

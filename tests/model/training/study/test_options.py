@@ -80,8 +80,8 @@ def test_a_checkpoint_is_configured_as_the_variant() -> None:
 def test_a_study_starts_from_the_checkpoint_that_ships(task: str) -> None:
     """Those of new weights have silent residuals."""
     card = read_card(WEIGHTS / task)
-    for given in ({}, {"init_from": None, "channels": None}):
-        options = StudyOptions.of(task, WEIGHTS, data=Path("data"), out=Path("out"), **given)
+    for changes in ({}, {"init_from": None, "channels": None}):
+        options = StudyOptions.of(task, WEIGHTS, data=Path("data"), out=Path("out"), **changes)
         assert (options.init_from, options.start_epochs) == (WEIGHTS / task, 0)
         assert (options.channels, options.steps) == (card.config.embed_dim, card.steps)
     run = options.run(TASKS[task](), parse("0.5")[0], 0)
@@ -95,9 +95,9 @@ def test_a_study_starts_from_new_weights_where_asked_or_where_no_checkpoint_ship
     assert StudyOptions.of("avdigits", WEIGHTS, **required, init_from=Path("new")) == new
     assert StudyOptions.of("crema-d", WEIGHTS, **required) == replace(new, task="crema-d")
     source = WEIGHTS / "avdigits"
-    given = {"channels": 256, "steps": 1, "start_epochs": 3, "init_from": source}
-    chosen = StudyOptions.of("drones", WEIGHTS, **required, **given)
-    assert {name: getattr(chosen, name) for name in given} == given
+    options = {"channels": 256, "steps": 1, "start_epochs": 3, "init_from": source}
+    chosen = StudyOptions.of("drones", WEIGHTS, **required, **options)
+    assert {name: getattr(chosen, name) for name in options} == options
 
 
 @pytest.mark.parametrize("name", ["", "half", "-1", "nan", "1001", "unaligned", "none-unaligned"])

@@ -152,8 +152,8 @@ def test_without_epochs_a_checkpoint_is_measured_with_other_weights_of_its_resid
                         embed_dim=16, steps=2, development_clips=20)
     )  # fmt: skip
     out = tmp_path / "out"
-    given = ("--task", "noise", "--data", data, *OTHERS, "--epochs", 0)
-    command = ("study", "ablation", *given, "--variants", "0.5,none")
+    arguments = ("--task", "noise", "--data", data, *OTHERS, "--epochs", 0)
+    command = ("study", "ablation", *arguments, "--variants", "0.5,none")
     scmrl(*command, "--out", out, "--init-from", source)
     weights = checkpoint.load(source)[0].state_dict()
     for name, alpha, attention in (("0.5", 0.5, True), ("none", 0.0, False)):
@@ -168,12 +168,12 @@ def test_without_epochs_a_checkpoint_is_measured_with_other_weights_of_its_resid
     shipped.parent.mkdir()
     shipped.symlink_to(source)
     monkeypatch.setattr(study_command, "WEIGHTS", shipped.parent)
-    scmrl("study", "steps", *given, "--out", tmp_path / "default", "--time-steps", 1)
+    scmrl("study", "steps", *arguments, "--out", tmp_path / "default", "--time-steps", 1)
     assert checkpoint.load(tmp_path / "default" / "as-is-0" / "best")[1].steps == 2
     bare = out / "none-0" / "best"
     message = scmrl(*command, "--out", out, "--init-from", bare, code=2).stderr
     assert f"--init-from {bare}: has no weights for α 0.5" in message
-    command = ("study", "ablation", *given, "--out", out, "--init-from", source)
+    command = ("study", "ablation", *arguments, "--out", out, "--init-from", source)
     message = scmrl(*command, "--variants", "concat", code=2).stderr
     assert f"--init-from {source}: has no weights for concatenation" in message
 

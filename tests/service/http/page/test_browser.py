@@ -62,8 +62,8 @@ def page(browser: Any, service: httpx.Client) -> Iterator[Any]:
 
 def violations(page: Any) -> list[str]:
     """What axe has to say against the page as it is."""
-    found = axe.Axe().run(page).response["violations"]
-    return [f"{each['id']}: {[node['html'] for node in each['nodes']]}" for each in found]
+    entries = axe.Axe().run(page).response["violations"]
+    return [f"{each['id']}: {[node['html'] for node in each['nodes']]}" for each in entries]
 
 
 def fits(page: Any) -> bool:

@@ -40,9 +40,9 @@ def test_files_need_no_key_and_are_asked_for_anew(url: str) -> None:
     assert int(answer.headers["Content-Length"]) == len(answer.body) > 0
     etag = answer.headers["ETag"]
     for validator in (etag, f'"other", W/{etag}', "*"):
-        kept = ask(APP, url, [(b"if-none-match", validator.encode())])
-        assert (kept.status, kept.body) == (304, b""), validator
-        assert kept.headers["ETag"] == etag
+        revalidated = ask(APP, url, [(b"if-none-match", validator.encode())])
+        assert (revalidated.status, revalidated.body) == (304, b""), validator
+        assert revalidated.headers["ETag"] == etag
     assert ask(APP, url, [(b"if-none-match", b'"other"')]).status == 200
 
 
@@ -147,8 +147,8 @@ def test_ids_that_scripts_ask_for_are_in_the_page() -> None:
     ids = set(re.findall(r'\bid="([\w-]+)"', PAGE))
     assert len(ids) == PAGE.count(' id="'), "an id is there twice"
     for name in SCRIPTS:
-        asked = set(re.findall(r'byId\("([\w-]+)"\)', FILES[name].content.decode()))
-        assert asked <= ids, name
+        requested = set(re.findall(r'byId\("([\w-]+)"\)', FILES[name].content.decode()))
+        assert requested <= ids, name
 
 
 def test_the_examples_are_those_of_the_tests() -> None:

@@ -116,8 +116,8 @@ def test_more_frames_than_steps_are_spread_and_fewer_are_held(
     assert probabilities(many) != pytest.approx(probabilities(first), abs=1e-5)
     one = ask(service, [bars[3], sound])
     assert one["streams"]["visual"] == {"used": True, "frames": 1, "width": 120, "height": 80}
-    held = ask(service, [*[bars[3]] * STEPS, sound])
-    assert probabilities(one) == pytest.approx(probabilities(held), abs=1e-5)
+    one_frame = ask(service, [*[bars[3]] * STEPS, sound])
+    assert probabilities(one) == pytest.approx(probabilities(one_frame), abs=1e-5)
 
 
 def bar(at: int) -> bytes:
@@ -265,17 +265,17 @@ def test_diagnostics_are_the_operations_of_the_clip(service: httpx.Client, clip:
     answer = ask(service, {"clip": clip}, steps=3, diagnostics="true")
     assert "diagnostics" not in plain
     assert answer["contributions"] == plain["contributions"]
-    found = answer["diagnostics"]
-    layers = found["layers"]
+    diagnostics = answer["diagnostics"]
+    layers = diagnostics["layers"]
     assert {"patch.audio.stages.0", "mlp.visual.expand", "head"} <= set(layers)
     energy = sum(0.9 * x["accumulates"] + 4.6 * x["multiply_accumulates"] for x in layers.values())
-    assert found["energy_uj"] == pytest.approx(energy / 1e6, rel=1e-3)
+    assert diagnostics["energy_uj"] == pytest.approx(energy / 1e6, rel=1e-3)
     dense = sum(4.6 * x["dense"] for x in layers.values())
-    assert found["dense_energy_uj"] == pytest.approx(dense / 1e6, rel=1e-3)
+    assert diagnostics["dense_energy_uj"] == pytest.approx(dense / 1e6, rel=1e-3)
     assert all(0 <= x.get("firing_rate", 0) <= 1 for x in layers.values())
     more = ask(service, {"clip": clip}, steps=6, diagnostics="true")["diagnostics"]
-    assert more["energy_uj"] > found["energy_uj"]
-    assert more["dense_energy_uj"] == found["dense_energy_uj"]
+    assert more["energy_uj"] > diagnostics["energy_uj"]
+    assert more["dense_energy_uj"] == diagnostics["dense_energy_uj"]
 
 
 @pytest.mark.parametrize("steps", [1, 6, 64])
@@ -369,11 +369,11 @@ def test_an_answer_is_the_same_alone_and_together_with_others(weights: Path) -> 
 
 
 def test_another_checkpoint_answers_by_its_name(service: httpx.Client, clip: bytes) -> None:
-    mine = ask(service, {"clip": clip}, "/v1/models/avdigits/classify")
+    named = ask(service, {"clip": clip}, "/v1/models/avdigits/classify")
     other = ask(service, {"clip": clip}, "/v1/models/strict/classify")
-    assert probabilities(mine) == pytest.approx(probabilities(ask(service, {"clip": clip})))
+    assert probabilities(named) == pytest.approx(probabilities(ask(service, {"clip": clip})))
     assert other["model"]["name"] == "strict"
-    assert probabilities(other) != pytest.approx(probabilities(mine), abs=1e-3)
+    assert probabilities(other) != pytest.approx(probabilities(named), abs=1e-3)
 
 
 @pytest.mark.parametrize(
