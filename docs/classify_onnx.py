@@ -24,8 +24,8 @@ def main(graph: str, voice: str, camera: str = "0") -> None:
     specs = TypeAdapter(Specs).validate_json(about["scmrl.streams"])
 
     samples, rate = soundfile.read(voice, dtype="float32", always_2d=True)
-    found, frame = cv2.VideoCapture(int(camera) if camera.isdigit() else camera).read()
-    if not found:
+    is_read, frame = cv2.VideoCapture(int(camera) if camera.isdigit() else camera).read()
+    if not is_read:
         sys.exit(f"no picture comes from {camera}")
     picture = np.ascontiguousarray(frame[:, :, ::-1])  # BGR to RGB
     clip = prepare(specs, Sound(samples.T, rate), Pictures((picture,), (0.0,)), steps)

@@ -121,7 +121,7 @@ def _read_csv(data: bytes, limits: Limits) -> Series:
 
 
 def _cells(line: str) -> list[str]:
-    separator = next((each for each in _SEPARATORS if each in line), ",")
+    separator = next((character for character in _SEPARATORS if character in line), ",")
     return [cell.strip() for cell in line.split(separator)] if len(line) <= _MAX_LINE else []
 
 

@@ -98,12 +98,12 @@ def _shapley_value(
     name: str, streams: tuple[str, ...], values: Mapping[tuple[str, ...], Tensor]
 ) -> Tensor:
     """Return a stream's Shapley value from the value of each subset of the streams; 0 of none."""
-    others = tuple(each for each in streams if each != name)
+    others = tuple(stream for stream in streams if stream != name)
     total = values[(name,)] / len(streams)
     for count in range(1, len(streams)):
         weight = 1 / (len(streams) * math.comb(len(others), count))
         for subset in combinations(others, count):
-            joined = tuple(each for each in streams if each == name or each in subset)
+            joined = tuple(stream for stream in streams if stream == name or stream in subset)
             total = total + weight * (values[joined] - values[subset])
     return total
 

@@ -40,8 +40,8 @@ def count_operations(
     try:
         network({name: x.expand(steps, *x.shape[1:]) for name, x in inputs.items()})
     finally:
-        for each in hooks:
-            each.remove()
+        for hook in hooks:
+            hook.remove()
     return counter.layers
 
 

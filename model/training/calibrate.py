@@ -86,7 +86,7 @@ def calibrate(options: CalibrateOptions, console: Console | None = None) -> Card
     fits: list[Fit] = []
     domain = card.domain if options.folds else None
     for steps in options.time_steps:
-        outputs, labels = _joined([_run_clips(each.evaluator, each.clips, steps) for each in parts])
+        outputs, labels = _joined([_run_clips(part.evaluator, part.clips, steps) for part in parts])
         growths: dict[str | None, Float64Array] = {}
         if steps == card.steps and not options.folds:
             domain, growths = _fit_ood_references(
@@ -178,7 +178,7 @@ def _run_clips(
         for alone, output in evaluator.run_each(inputs, steps).items():
             outputs.setdefault(alone, []).append(output)
     labels = np.array([clip.label for clip in clips])
-    return {alone: concatenate(each) for alone, each in outputs.items()}, labels
+    return {alone: concatenate(batches) for alone, batches in outputs.items()}, labels
 
 
 def _fit_ood_references(
@@ -223,7 +223,7 @@ def run(
             outputs[name].append(output)
     if len(labels) < _FEWEST:
         raise DataError(f"{len(labels)} development clips: {_FEWEST} are needed to calibrate")
-    return {name: concatenate(each) for name, each in outputs.items()}, np.asarray(labels)
+    return {name: concatenate(batches) for name, batches in outputs.items()}, np.asarray(labels)
 
 
 def _batches(
@@ -236,7 +236,7 @@ def _batches(
         indices = range(first, min(first + _BATCH, count))
         inputs, labels = collate(examples, indices, plan, evaluator.card.encoding)
         digests = [_digest(inputs, row) for row in range(len(labels))]
-        new = next((row for row, each in enumerate(digests) if each in earlier), len(digests))
+        new = next((row for row, digest in enumerate(digests) if digest in earlier), len(digests))
         if new:
             yield {name: x[:, :new] for name, x in inputs.items()}, labels[:new].tolist()
         if new < len(digests):

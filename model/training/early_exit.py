@@ -35,7 +35,7 @@ def exits(
     margin.
     """
     stops = exit_schedule(steps)
-    labels = np.asarray([each.truth.label for each in clips], np.int64)
+    labels = np.asarray([clip.truth.label for clip in clips], np.int64)
     answers = [_answers(evaluator, clips, steps, stop) for stop in stops]
     all_steps = np.full(len(labels), steps, np.float64)
     right = np.asarray(answers[-1][0] == labels, np.float64)
@@ -49,7 +49,7 @@ def _answers(
     """Return class [n] and margin [n] of each clip after its first `stop` steps."""
     classes, margins = [], []
     for first in range(0, len(clips), BATCH_SIZE):
-        batch = [evaluator.prepare(each.clip, steps) for each in clips[first : first + BATCH_SIZE]]
+        batch = [evaluator.prepare(clip.clip, steps) for clip in clips[first : first + BATCH_SIZE]]
         inputs = {name: x[:stop] for name, x in evaluator.encode(batch, steps).items()}
         output = evaluator.engine.run(inputs, steps=stop)
         probabilities = evaluator.calibrate(output, stop).softmax(1)

@@ -259,7 +259,7 @@ def measure_steps(
     together: list[Accuracy] = []
     alone: dict[str, list[Accuracy]] = {stream: [] for stream in streams_alone(task)}
     for steps in track(STEPS, "time steps", transient=True):
-        decoded = decode_within_memory((each.truth for each in clips), steps, evaluator)
+        decoded = decode_within_memory((clip.truth for clip in clips), steps, evaluator)
         together.append(evaluator.accuracy(decoded, steps))
         for stream, curve in alone.items():
             curve.append(evaluator.accuracy(decoded, steps, stream=stream))
@@ -274,7 +274,7 @@ def measure_steps(
 
 def off_centre(clips: Sequence[EvaluatedClip], count: int) -> list[EvaluatedClip]:
     """Return at most `count` clips whose object is OFF_CENTRE or more off the centre."""
-    return [each for each in clips if _offset(each.truth) >= OFF_CENTRE][:count]
+    return [clip for clip in clips if _offset(clip.truth) >= OFF_CENTRE][:count]
 
 
 def _offset(truth: LabelledClip) -> float:

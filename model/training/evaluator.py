@@ -92,7 +92,7 @@ class Evaluator:
         alone that is classified."""
         chosen: dict[str | None, Mapping[str, Tensor]] = {None: inputs}
         chosen |= {name: {name: inputs[name]} for name in streams_alone(self.task)}
-        return {alone: self.engine.run(each, steps=steps) for alone, each in chosen.items()}
+        return {alone: self.engine.run(inputs, steps=steps) for alone, inputs in chosen.items()}
 
     def calibrate(self, output: Output, steps: int) -> Tensor:
         """Return the logits [B, classes] whose softmax the service returns."""
@@ -151,8 +151,8 @@ class Evaluator:
         predicted = []
         for first in range(0, len(clips), BATCH_SIZE):
             batch = [
-                self.prepare(each.clip, steps, streams)
-                for each in clips[first : first + BATCH_SIZE]
+                self.prepare(clip.clip, steps, streams)
+                for clip in clips[first : first + BATCH_SIZE]
             ]
             predicted.append(self.run(batch, steps).logits.argmax(1).numpy())
         return np.concatenate(predicted)
@@ -196,9 +196,9 @@ def decode_within_memory(
     decoded: list[EvaluatedClip] = []
     total_bytes = 0
     for truth in clips:
-        each = decode(truth, steps, evaluator)
-        total_bytes += _bytes(each.clip)
-        decoded.append(each if total_bytes <= MAX_DECODED_BYTES else ClipOnDemand(truth, steps))
+        clip = decode(truth, steps, evaluator)
+        total_bytes += _bytes(clip.clip)
+        decoded.append(clip if total_bytes <= MAX_DECODED_BYTES else ClipOnDemand(truth, steps))
     return decoded
 
 
@@ -225,8 +225,9 @@ def decode(truth: LabelledClip, steps: int, evaluator: Evaluator) -> DecodedClip
 def _bytes(clip: Clip) -> int:
     """Return the size of a decoded clip in memory, in bytes."""
     pictures = sum(frame.nbytes for frame in clip.pictures.frames) if clip.pictures else 0
-    events = sum(32 * len(each.time_us) for each in clip.events.values())  # up to 4 x int64 each
-    series = sum(each.time_s.nbytes + each.values.nbytes for each in clip.series.values())
+    # An event takes up to four values of int64.
+    events = sum(32 * len(recorded.time_us) for recorded in clip.events.values())
+    series = sum(values.time_s.nbytes + values.values.nbytes for values in clip.series.values())
     return pictures + events + series + (clip.sound.samples.nbytes if clip.sound else 0)
 
 

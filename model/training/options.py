@@ -320,20 +320,20 @@ def as_text(numbers: Mapping[str, float]) -> str:
 def check_ranges(options: Any) -> None:
     """Raise OptionsError where a number of this dataclass is out of its range or not a number,
     or a text is none of its choices."""
-    for each in fields(options):
-        bounds = range_of(each)
-        value = getattr(options, each.name)
-        choices = each.metadata.get("choices")
+    for option in fields(options):
+        bounds = range_of(option)
+        value = getattr(options, option.name)
+        choices = option.metadata.get("choices")
         if choices and value not in choices:
-            raise OptionsError(f"{flag(each.name)} {value}: must be one of {', '.join(choices)}")
+            raise OptionsError(f"{flag(option.name)} {value}: must be one of {', '.join(choices)}")
         if bounds and not bounds[0] <= value <= bounds[1]:
             allowed = f"{bounds[0]:.15g} to {bounds[1]:.15g}"
-            raise OptionsError(f"{flag(each.name)} {value}: must be {allowed}")
+            raise OptionsError(f"{flag(option.name)} {value}: must be {allowed}")
 
 
-def range_of(each: Field[Any]) -> tuple[float, float] | None:
+def range_of(option: Field[Any]) -> tuple[float, float] | None:
     """Return the least and the greatest value of an option that is a number."""
-    between: tuple[float, float] | None = each.metadata.get("between")
+    between: tuple[float, float] | None = option.metadata.get("between")
     return between
 
 

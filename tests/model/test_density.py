@@ -60,7 +60,7 @@ def output_of(logits: list[float], audio: float, visual: float | None = None) ->
     return Output(
         batch,
         torch.zeros(CLASSES),
-        stream_logits=dict.fromkeys(features, given),
+        stream_logits=dict.fromkeys(features, batch),
         features={name: torch.full((1, SIZE), value) for name, value in features.items()},
     )
 

@@ -88,7 +88,7 @@ class Ring:
 
     def since(self, begin_ns: int) -> list[tuple[int, Any]]:
         """Return the messages from this stamp on."""
-        return [each for each in self.messages if each[0] >= begin_ns]
+        return [message for message in self.messages if message[0] >= begin_ns]
 
 
 @dataclass(frozen=True)
@@ -258,8 +258,8 @@ class Classifier(Node):
         message.header.stamp.sec, message.header.stamp.nanosec = seconds, nanoseconds
         message.header.frame_id = window.frame_id
         message.results = [
-            self._hypothesis(class_id=each.label, score=each.probability)
-            for each in answer.probabilities
+            self._hypothesis(class_id=entry.label, score=entry.probability)
+            for entry in answer.probabilities
         ]
         return message
 

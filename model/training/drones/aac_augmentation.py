@@ -21,8 +21,8 @@ VARIANTS = ((44_100, 128_000), (44_100, 64_000), (16_000, 32_000))
 def with_coded(recordings: Sequence[Recording]) -> tuple[Recording, ...]:
     """Return the recordings, and each of VARIANTS of each of them."""
     coded = (
-        replace(each, samples=code(each.samples, rate, bit_rate))
-        for each in recordings
+        replace(recording, samples=code(recording.samples, rate, bit_rate))
+        for recording in recordings
         for rate, bit_rate in VARIANTS
     )
     return (*recordings, *coded)

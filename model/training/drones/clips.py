@@ -43,7 +43,9 @@ class EvaluationClips:
         # Objects only: with nothing in the picture, `other` would be too easy.
         clips = [clip for clip in clips if clip[0].kind != BACKGROUND] or clips
         views = clips[turn % len(clips)]
-        recordings = [each for each in self.aircraft.recordings if KINDS[each.kind] == label]
+        recordings = [
+            recording for recording in self.aircraft.recordings if KINDS[recording.kind] == label
+        ]
         samples = cut(recordings[turn % len(recordings)], rng)
         window = draw_clip_window(rng, views[0].box is not None)
         footage = _film(views, window, len(samples) / RATE)

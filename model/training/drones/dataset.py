@@ -122,7 +122,11 @@ class AircraftExamples:
     def _recordings(self) -> tuple[tuple[Recording, ...], ...]:
         """Recordings by class."""
         return tuple(
-            tuple(each for each in self.aircraft.recordings if KINDS[each.kind] == label)
+            tuple(
+                recording
+                for recording in self.aircraft.recordings
+                if KINDS[recording.kind] == label
+            )
             for label in range(len(LABELS))
         )
 
@@ -136,7 +140,7 @@ class AircraftExamples:
         """Noises, as they are and as clips have them."""
         rng = np.random.default_rng(self.seed)
         noises = [Recording(draw_noise(rng), BACKGROUND, "") for _ in range(_NOISES)]
-        return tuple(each.samples for each in with_coded(noises))
+        return tuple(recording.samples for recording in with_coded(noises))
 
     @cached_property
     def _clips(self) -> dict[str, tuple[tuple[tuple[View, ...], ...], NDArray[np.float64]]]:

@@ -87,7 +87,10 @@ class Aircraft:
     def sha256(self) -> str:
         """Digest of all pictures and recordings, in their order."""
         pictures = [view.picture for views in self.clips for view in views]
-        arrays: list[NDArray[Any]] = [*pictures, *(each.samples for each in self.recordings)]
+        arrays: list[NDArray[Any]] = [
+            *pictures,
+            *(recording.samples for recording in self.recordings),
+        ]
         return array_digest(arrays)
 
 
@@ -136,7 +139,7 @@ def leave_out(aircraft: Aircraft, fold: int) -> tuple[Aircraft, Aircraft]:
     """Split into all but a part, and that part: 1 to FOLDS, each with places and recordings of
     its own. Raises DataError where one of both then lacks a class."""
     sites = _folds([(clip[0].site, clip[0].kind) for clip in aircraft.clips])
-    groups = _folds([(each.group, each.kind) for each in aircraft.recordings])
+    groups = _folds([(recording.group, recording.kind) for recording in aircraft.recordings])
     remaining, left_out = (
         Aircraft(
             tuple(c for c in aircraft.clips if (sites[c[0].site] == fold) == is_left_out),
@@ -165,7 +168,7 @@ def _folds(members: Sequence[tuple[str, str]]) -> dict[str, int]:
         # Windows of the background lie in the places of the objects, which decide.
         objects = {kind: count for kind, count in counts.items() if kind != BACKGROUND} or counts
         kind = max(sorted(objects), key=lambda name: objects[name])
-        fold = min(range(1, FOLDS + 1), key=lambda each: filled[kind][each])
+        fold = min(range(1, FOLDS + 1), key=lambda number: filled[kind][number])
         filled[kind][fold] += objects[kind]
         folds[group] = fold
     return folds
@@ -255,5 +258,5 @@ def _missing(aircraft: Aircraft, where: str) -> Iterator[str]:
     for label, name in enumerate(LABELS):
         if not any(KINDS[clip[0].kind] == label for clip in aircraft.clips):
             yield f"no picture of {name} {where}"
-        if not any(KINDS[each.kind] == label for each in aircraft.recordings):
+        if not any(KINDS[recording.kind] == label for recording in aircraft.recordings):
             yield f"no recording of {name} {where}"

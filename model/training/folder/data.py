@@ -96,9 +96,9 @@ class FolderData:
     def sha256(self) -> str:
         """Digest of the clips to train on and to choose the epoch by."""
         lines = [
-            f"{each.digest} {each.files.label} {each.part}"
-            for each in self.parts
-            if each.part != TEST
+            f"{clip.digest} {clip.files.label} {clip.part}"
+            for clip in self.parts
+            if clip.part != TEST
         ]
         return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
@@ -113,7 +113,7 @@ class FolderData:
 
     def of(self, part: str) -> list[ClipFiles]:
         """Return the clips of a part."""
-        return [each.files for each in self.parts if each.part == part]
+        return [clip.files for clip in self.parts if clip.part == part]
 
     def training_examples(self, seed: int, cache: Path) -> CachedExamples:
         """Check and decode all clips, and return augmented examples of those to train on.
@@ -126,11 +126,11 @@ class FolderData:
         store = Store(cache / CACHE, self.streams, side, rate)
         self._check(store)
         entries = [
-            Entry(store.file(each.digest), self.labels[each.files.label])
-            for each in self.parts
-            if each.part == TRAIN
+            Entry(store.file(clip.digest), self.labels[clip.files.label])
+            for clip in self.parts
+            if clip.part == TRAIN
         ]
-        files = (store.file(each.digest) for each in self.parts)
+        files = (store.file(clip.digest) for clip in self.parts)
         self.stills = all(Entry(file, 0).picture_count() <= 1 for file in files)
         options = self.options
         return CachedExamples(
@@ -141,7 +141,7 @@ class FolderData:
         """Fill the cache; raise DataError where something is wrong, or leave those clips out."""
         console = Console(stderr=True)
         findings = [*self.findings, *self._duplicates()]
-        findings += store.fill([(each.files, each.digest) for each in self.parts], console)
+        findings += store.fill([(clip.files, clip.digest) for clip in self.parts], console)
         if not findings:
             console.print(self._summary(), markup=False, highlight=False)
             return
@@ -158,17 +158,17 @@ class FolderData:
             raise DataError(f"{message}\ncorrect these files, or leave them out with --skip-faulty")
         console.print(f"{message}\nleft out (--skip-faulty)", markup=False, highlight=False)
         wrong = {finding.where for finding in findings}
-        left = [each for each in self.parts if each.files.name not in wrong]
-        self.left_out = [each for each in self.parts if each.files.name in wrong]
+        left = [clip for clip in self.parts if clip.files.name not in wrong]
+        self.left_out = [clip for clip in self.parts if clip.files.name in wrong]
         self.parts = self.assign(self.data, left)
-        files, parts = [each.files for each in self.parts], [each.part for each in self.parts]
+        files, parts = [clip.files for clip in self.parts], [clip.part for clip in self.parts]
         if fatal := too_few(files, parts, self.labels, self._is_grouped()):
             raise DataError(report(self.data, fatal, len(files)))
         console.print(self._summary(), markup=False, highlight=False)
 
     def _summary(self) -> str:
         """Return the number of clips of each class and part."""
-        counts = Counter(each.files.label for each in self.parts)
+        counts = Counter(clip.files.label for clip in self.parts)
         classes = ", ".join(f"{label} {counts[label]}" for label in self.labels)
         parts = ", ".join(f"{part} {len(self.of(part))}" for part in PARTS)
         alike = "".join(
@@ -178,12 +178,12 @@ class FolderData:
         return f"{self.data}: nothing wrong with {len(self.parts)} clips: {classes}; {parts}{alike}"
 
     def _duplicates(self) -> Iterator[Finding]:
-        digests = {each.files.name: each.digest for each in self.parts}
-        labels = {each.files.name: each.files.label for each in self.parts}
+        digests = {clip.files.name: clip.digest for clip in self.parts}
+        labels = {clip.files.name: clip.files.label for clip in self.parts}
         return duplicates(digests, labels)
 
     def _is_grouped(self) -> bool:
-        return is_grouped([each.files for each in self.parts])
+        return is_grouped([clip.files for clip in self.parts])
 
     def development_examples(self) -> ServedExamples:
         """Return the clips that the best epoch is chosen by, in random order."""
@@ -217,11 +217,11 @@ class FolderData:
         with (folder / SPLIT).open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(_COLUMNS)
-            rows = [(each, each.part) for each in self.parts]
-            rows += [(each, _LEFT_OUT) for each in self.left_out]
-            for each, part in rows:
-                clip = each.files
-                writer.writerow((clip.name, clip.label, clip.group, part, each.digest))
+            rows = [(clip, clip.part) for clip in self.parts]
+            rows += [(clip, _LEFT_OUT) for clip in self.left_out]
+            for clip, part in rows:
+                files = clip.files
+                writer.writerow((files.name, files.label, files.group, part, clip.digest))
 
 
 @dataclass(frozen=True)
@@ -288,8 +288,8 @@ def limit_per_class(parts: Sequence[Part], count: int, seed: int) -> list[Part]:
     counts: Counter[str] = Counter()
     chosen = set()
     for index in order:
-        each = parts[index]
-        if each.part != TRAIN or counts[each.files.label] < count:
+        clip = parts[index]
+        if clip.part != TRAIN or counts[clip.files.label] < count:
             chosen.add(index)
-            counts[each.files.label] += each.part == TRAIN
-    return [replace(each) for index, each in enumerate(parts) if index in chosen]
+            counts[clip.files.label] += clip.part == TRAIN
+    return [replace(clip) for index, clip in enumerate(parts) if index in chosen]

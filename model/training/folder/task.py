@@ -245,8 +245,8 @@ class FolderTask:
         options = Options(self.augment, self.mirror, self.class_weights, self.skip_faulty)
         findings = list(listing.findings)
         if self.checkpoint is None:
-            clips = [each.files for each in parts]
-            findings += self._too_few(clips, [each.part for each in parts])
+            clips = [clip.files for clip in parts]
+            findings += self._too_few(clips, [clip.part for clip in parts])
         return FolderData(
             folder, parts, self.labels, self.specs, options, findings, self._assign_again
         )  # fmt: skip
@@ -254,16 +254,16 @@ class FolderTask:
     def _assign_again(self, folder: Path, clips: Sequence[Part]) -> list[Part]:
         """Return the clips that are left in the parts of a run, and count them for the card."""
         parts = self._assign(clips)
-        counts = Counter(each.part for each in parts)
-        self.notes.update(self._notes(folder, [each.files for each in parts], counts))
+        counts = Counter(clip.part for clip in parts)
+        self.notes.update(self._notes(folder, [clip.files for clip in parts], counts))
         return parts
 
     def _assign(self, clips: Sequence[Part]) -> list[Part]:
         """Return clips in the parts of a run, without those beyond `per_class`."""
         from model.training.folder.data import limit_per_class
 
-        parts = self._split([each.files for each in clips])
-        assigned = [replace(each, part=part) for each, part in zip(clips, parts, strict=True)]
+        parts = self._split([clip.files for clip in clips])
+        assigned = [replace(clip, part=part) for clip, part in zip(clips, parts, strict=True)]
         if not self.per_class:
             return assigned
         return limit_per_class(assigned, self.per_class, self.split_seed)

@@ -93,5 +93,5 @@ def run_examples(
         labels.append(of_batch)
         for alone, output in evaluator.run_each(inputs, steps).items():
             outputs.setdefault(alone, []).append(output)
-    joined = {alone: concatenate(each) for alone, each in outputs.items()}
+    joined = {alone: concatenate(batches) for alone, batches in outputs.items()}
     return ClipOutputs(joined, torch.cat(labels).numpy())

@@ -57,7 +57,7 @@ def measure_ood_detection(
 
     `foreign`: a folder of pictures and sounds of other things. Raises DataError where it has none.
     """
-    known = _answers(evaluator, [each.clip for each in clips])
+    known = _answers(evaluator, [clip.clip for clip in clips])
     conditions = f"T = {evaluator.card.steps}"
     has_scores = not np.isnan(known.scores).any()
     if has_scores:

@@ -105,7 +105,9 @@ class EventPairData:
         pairs = []
         for digit in range(10):
             samples = [sample for sample in self.samples[part] if sample.digit == digit]
-            recordings = [each for each in self.recordings[part] if each.digit == digit]
+            recordings = [
+                recording for recording in self.recordings[part] if recording.digit == digit
+            ]
             if samples:
                 pairs += [
                     EventPair(recording, samples[number % len(samples)])
@@ -251,9 +253,11 @@ class EventPairData:
             writer = csv.writer(file)
             writer.writerow(_COLUMNS)
             for part in PARTS:
-                for each in self.recordings[part]:
-                    name = each.path.relative_to(self.data).as_posix()
-                    writer.writerow((name, each.digit, each.number, part, _digest(each.path)))
+                for recording in self.recordings[part]:
+                    name = recording.path.relative_to(self.data).as_posix()
+                    writer.writerow(
+                        (name, recording.digit, recording.number, part, _digest(recording.path))
+                    )
 
 
 def split_recordings(
@@ -263,7 +267,7 @@ def split_recordings(
     parts: dict[str, list[Recording]] = {part: [] for part in PARTS}
     rng = np.random.default_rng(options.split_seed)
     for digit in range(10):
-        of_digit = [each for each in recordings if each.digit == digit]
+        of_digit = [recording for recording in recordings if recording.digit == digit]
         drawn = [of_digit[i] for i in rng.permutation(len(of_digit))]
         half = len(drawn) // 2
         held_out = _held_out_count(half, options.development_share)

@@ -115,22 +115,22 @@ class PairData:
             by_name = digests([files for files, _ in parts])
         else:
             self._refuse_findings(len(parts))
-            parts = [each for each in parts if each[1] != TRAIN]
+            parts = [(files, part) for files, part in parts if part != TRAIN]
             by_name = digests([files for files, _ in parts])
             parts = _unseen(parts, by_name, checkpoint)
         self.parts = [Part(files, by_name[files.name], part) for files, part in parts]
 
     def of(self, part: str) -> list[ClipFiles]:
         """Return the clips of a part."""
-        return [each.files for each in self.parts if each.part == part]
+        return [clip.files for clip in self.parts if clip.part == part]
 
     @property
     def sha256(self) -> str:
         """Digest of the clips to train on and to choose the epoch by."""
         lines = sorted(
-            f"{each.digest} {each.files.label} {each.part}"
-            for each in self.parts
-            if each.part != TEST
+            f"{clip.digest} {clip.files.label} {clip.part}"
+            for clip in self.parts
+            if clip.part != TEST
         )
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -144,16 +144,16 @@ class PairData:
         store = PairStore(cache / CACHE, spec)
         self._check(store)
         pairs = [
-            Pair(store.file(each.digest), self.labels[each.files.label])
-            for each in self.parts
-            if each.part == TRAIN
+            Pair(store.file(clip.digest), self.labels[clip.files.label])
+            for clip in self.parts
+            if clip.part == TRAIN
         ]
         return PairExamples(pairs, self.specs, seed, self.options)
 
     def _check(self, store: PairStore) -> None:
         """Fill the cache; raise DataError where something is wrong, or leave those clips out."""
         console = Console(stderr=True)
-        decoded = store.fill([(each.files, each.digest) for each in self.parts], console)
+        decoded = store.fill([(clip.files, clip.digest) for clip in self.parts], console)
         remarks = [finding for finding in decoded if is_remark(finding)]
         if remarks:
             text = report(self.data, remarks, len(self.parts))
@@ -164,9 +164,9 @@ class PairData:
             text = report(self.data, self.findings, len(self.parts))
             console.print(f"{text}\nleft out (--skip-faulty)", markup=False, highlight=False)
             wrong = {finding.where for finding in self.findings}
-            self.left_out = [each for each in self.parts if each.files.name in wrong]
-            self.parts = [each for each in self.parts if each.files.name not in wrong]
-            left = [(each.files, each.part) for each in self.parts]
+            self.left_out = [clip for clip in self.parts if clip.files.name in wrong]
+            self.parts = [clip for clip in self.parts if clip.files.name not in wrong]
+            left = [(clip.files, clip.part) for clip in self.parts]
             if fatal := _without_clips(left, list(self.labels)):
                 raise DataError(report(self.data, fatal, len(left)))
         console.print(self._summary(), markup=False, highlight=False)
@@ -185,7 +185,7 @@ class PairData:
 
     def _summary(self) -> str:
         """Return the number of clips of each class and part."""
-        counts = Counter(each.files.label for each in self.parts)
+        counts = Counter(clip.files.label for clip in self.parts)
         classes = ", ".join(f"{label} {counts[label]}" for label in self.labels)
         parts = ", ".join(f"{part} {len(self.of(part))}" for part in PARTS if self.of(part))
         return f"{self.data}: {len(self.parts)} clips: {classes}; {parts}"
@@ -231,14 +231,14 @@ class PairData:
     def record(self, folder: Path) -> None:
         """Write split.csv: the part of each clip."""
         folder.mkdir(parents=True, exist_ok=True)
-        rows = [(each, each.part) for each in self.parts]
-        rows += [(each, _LEFT_OUT) for each in self.left_out]
+        rows = [(clip, clip.part) for clip in self.parts]
+        rows += [(clip, _LEFT_OUT) for clip in self.left_out]
         with (folder / SPLIT).open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(_COLUMNS)
-            for each, part in rows:
-                clip = each.files
-                writer.writerow((clip.name, clip.label, clip.group, part, each.digest))
+            for clip, part in rows:
+                files = clip.files
+                writer.writerow((files.name, files.label, files.group, part, clip.digest))
 
 
 def _without_clips(parts: Sequence[tuple[ClipFiles, str]], labels: Sequence[str]) -> list[Finding]:
@@ -261,7 +261,9 @@ def _unseen(
     if not (checkpoint / SPLIT).is_file():  # imported: its split is not known
         return list(parts)
     trained = seen_digests(checkpoint)
-    return [each for each in parts if each[1] != TEST or by_name[each[0].name] not in trained]
+    return [
+        (files, part) for files, part in parts if part != TEST or by_name[files.name] not in trained
+    ]
 
 
 def hold_back(

@@ -79,10 +79,12 @@ def draw(table: Sequence[Row], variants: Sequence[Variant], path: Path) -> None:
 
 
 def _draw(axes: Axes, curve: _Curve) -> None:
-    numbers = {float(x): each for x, each in curve.points.items() if x not in (CLEAN, NO_EXIT)}
+    numbers = {
+        float(x): estimate for x, estimate in curve.points.items() if x not in (CLEAN, NO_EXIT)
+    }
     (line, *_) = axes.errorbar(
-        list(numbers), [curve.unit * each.value for each in numbers.values()],
-        yerr=[curve.unit * each.half for each in numbers.values()],
+        list(numbers), [curve.unit * estimate.value for estimate in numbers.values()],
+        yerr=[curve.unit * estimate.half for estimate in numbers.values()],
         marker="o", markersize=4, linewidth=1.2, capsize=2, label=curve.title,
     )  # fmt: skip
     for point in (CLEAN, NO_EXIT):

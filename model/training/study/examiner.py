@@ -127,7 +127,7 @@ class Examiner:
         logits = evaluator.logits_by_streams(
             clips, steps or evaluator.card.steps, alone, perturbation
         )
-        return {stream or TOGETHER: each for stream, each in logits.items()}
+        return {stream or TOGETHER: values for stream, values in logits.items()}
 
 
 def labels_of(clips: Sequence[EvaluatedClip]) -> NDArray[np.int64]:

@@ -54,10 +54,10 @@ def _dots(
     spread = np.linspace(-0.38, 0.38, len(variants)) if len(variants) > 1 else [0.0]
     for number, (variant, offset) in enumerate(zip(variants, spread, strict=True)):
         estimates = [row.estimates[variant.name] for row in rows]
-        places = [i + offset for i, each in enumerate(estimates) if each]
+        places = [i + offset for i, estimate in enumerate(estimates) if estimate]
         axes.errorbar(
-            [scale * each.value for each in estimates if each], places,
-            xerr=[scale * each.half for each in estimates if each],
+            [scale * estimate.value for estimate in estimates if estimate], places,
+            xerr=[scale * estimate.half for estimate in estimates if estimate],
             fmt=_MARKERS[number // _COLOURS % len(_MARKERS)], color=f"C{number % _COLOURS}",
             markersize=4, linewidth=1, label=variant.title,
         )  # fmt: skip

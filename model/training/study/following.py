@@ -55,7 +55,7 @@ def _follow_one(
     spatial = output.attention[stream].spatial if output.attention else None
     if spatial is None:
         return np.nan, np.nan, np.nan, heard, seen
-    views = [each[stream] for each in prepared]
+    views = [inputs[stream] for inputs in prepared]
     maps = [_share(x.numpy(), view) for x, view in zip(spatial, views, strict=True)]
     inside = [box_mask(views[0], box) for box in pair.boxes]
     mass = float(np.mean([maps[i][inside[i]].sum() for i in (0, 1)]))

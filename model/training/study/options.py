@@ -170,10 +170,10 @@ class StudyOptions:
     def exit_margins(self) -> tuple[float, ...]:
         """The numbers of `margins`."""
         try:
-            numbers = tuple(float(each) for each in self.margins.split(","))
+            numbers = tuple(float(number) for number in self.margins.split(","))
         except ValueError:
             numbers = ()
-        if not numbers or not all(0 <= each <= 1 for each in numbers):
+        if not numbers or not all(0 <= number <= 1 for number in numbers):
             raise OptionsError(
                 f"--margins {self.margins}: must be numbers, 0 to 1, joined with commas"
             )
@@ -223,10 +223,10 @@ class StudyOptions:
 def _whole_numbers(name: str, text: str, least: int, most: int) -> tuple[int, ...]:
     """Return the numbers of a text, joined with commas. Raises OptionsError."""
     try:
-        numbers = tuple(int(each) for each in text.split(","))
+        numbers = tuple(int(number) for number in text.split(","))
     except ValueError:
         numbers = ()
-    if not numbers or not all(least <= each <= most for each in numbers):
+    if not numbers or not all(least <= number <= most for number in numbers):
         raise OptionsError(
             f"{flag(name)} {text}: must be whole numbers, {least} to {most}, joined with commas"
         )

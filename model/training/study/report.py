@@ -172,7 +172,7 @@ def conditions(table: Sequence[Row], options: StudyOptions) -> str:
 def differences(shown: Sequence[Row], first: Variant, others: Sequence[Variant]) -> str:
     """Return what the table of differences shows, and how many would be marked by chance."""
     compared = [e.difference for row in shown for v in others if (e := row.estimates[v.name])]
-    marked = sum(1 for each in compared if each and each.is_sure)
+    marked = sum(1 for difference in compared if difference and difference.is_sure)
     return (
         f"Differences to {first.title}, on the same clips and from the same start; * marks those "
         f"whose interval does not hold 0. They are {marked} of {len(compared)}; by chance alone "

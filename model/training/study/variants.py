@@ -76,7 +76,7 @@ def parse(names: str, task: Task | None = None) -> tuple[Variant, ...]:
     OptionsError that says what is accepted.
     """
     variants: list[Variant] = []
-    for name in (each.strip() for each in names.split(",")):
+    for name in (part.strip() for part in names.split(",")):
         if name == ALONE:
             variants += _alone(task) if task else []
         else:
