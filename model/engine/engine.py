@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ from model.network import SCMRL, LayerOperations, Output
 from model.network.operations import count_operations
 
 log = logging.getLogger("scmrl.engine")
+
+_T = TypeVar("_T")
 
 #: Default number of time steps for which a path is prepared.
 _STEPS = 4
@@ -181,14 +184,15 @@ class Engine:
         while first < batch:
             count = min(self._part, batch - first)
             part = {name: x.narrow(1, first, count) for name, x in inputs.items()}
-            output = self._try_run(part, steps, attention)
+            run = partial(self._compute, part, steps, attention)
+            output = self._run_unless_out_of_memory(run)
             if output is not None:
                 outputs.append(output)
                 first += count
                 self._grow(count)
                 continue
             if count == 1:
-                raise MemoryError(f"{self._device} does not have enough memory for one sample")
+                raise self._too_little_memory()
             self._part, self._full_runs = count // 2, 0
             log.warning(
                 "%s is out of memory: batches are limited to %d samples", self._device, self._part
@@ -198,7 +202,14 @@ class Engine:
     def _count_operations(
         self, inputs: Mapping[str, Tensor], steps: int
     ) -> dict[str, LayerOperations]:
-        """Count the operations of each sample, one sample at a time to save memory."""
+        """Count the operations of each sample, one sample at a time to save memory. Raises
+        MemoryError."""
+        counted = self._run_unless_out_of_memory(partial(self._count_each, inputs, steps))
+        if counted is None:
+            raise self._too_little_memory()
+        return counted
+
+    def _count_each(self, inputs: Mapping[str, Tensor], steps: int) -> dict[str, LayerOperations]:
         moved = {name: x.to(self._device) for name, x in inputs.items()}
         counts = []
         for index in range(next(iter(inputs.values())).shape[1]):
@@ -214,15 +225,18 @@ class Engine:
         if self._full_runs >= _RUNS_BEFORE_GROWTH:
             self._part, self._full_runs = min(2 * self._part, self.max_batch), 0
 
-    def _try_run(self, inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output | None:
-        """Return the output on the CPU; None where the device is out of memory."""
+    def _run_unless_out_of_memory(self, run: Callable[[], _T]) -> _T | None:
+        """Return what `run` returns; None where the device is out of memory."""
         try:
-            return self._compute(inputs, steps, attention)
+            return run()
         except torch.OutOfMemoryError:
             self._out_of_memory_count += 1  # its tensors are freed at the end of this block
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         return None
+
+    def _too_little_memory(self) -> MemoryError:
+        return MemoryError(f"{self._device} does not have enough memory for one sample")
 
     def warm_up(self, steps: int, batch_sizes: Iterable[int]) -> None:
         """Run once at each batch size, so that no caller waits for the set-up of a first run."""

@@ -364,6 +364,24 @@ def test_too_little_memory_for_one_sample_raises(network: SCMRL) -> None:
         engine.run(clips(3), STEPS)
 
 
+def test_too_little_memory_to_count_operations_raises_as_for_a_run(network: SCMRL) -> None:
+    """They are counted on the plain path, which needs more memory than a fused one."""
+
+    def fail(module: torch.nn.Module, inputs: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    engine = Engine(network, "cpu")
+    assert engine.fuse()
+    hook = network.register_forward_pre_hook(fail)
+    try:
+        engine.run(clips(2), STEPS)
+        with pytest.raises(MemoryError, match="one sample"):
+            engine.run(clips(2), STEPS, explain=("operations",))
+    finally:
+        hook.remove()
+    assert engine.out_of_memory_count == 1
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize("path", ["fused-graphs", "graphs"])
 @pytest.mark.parametrize("steps", [1, 4])
