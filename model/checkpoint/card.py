@@ -15,6 +15,7 @@ from model.config import MAX_SEED, MAX_STEPS, Config, Precision
 from model.encoding import Encoding
 from model.preprocess.specs import Specs
 from model.regular_file import read_regular
+from model.validation import describe
 
 #: The two files of a checkpoint's folder.
 WEIGHTS, CARD = "model.safetensors", "card.json"
@@ -292,7 +293,7 @@ def read_card(folder: Path | str) -> Card:
     except ValidationError as exc:
         first, *others = exc.errors()
         field = ".".join(map(str, first["loc"]))
-        problem = first["msg"].removeprefix("Value error, ")
+        problem = describe(first)
         if isinstance(first["input"], int | float):
             problem += f", not {str(first['input'])[:24]}"
         more = f" (and {len(others)} more)" if others else ""

@@ -14,6 +14,7 @@ from torch import Tensor
 from model.checkpoint.card import CheckpointError
 from model.checkpoint.published_tasks import Overrides, PublishedTask
 from model.config import MAX_STEPS, STAGES, Attention, Config, Fusion, StreamConfig
+from model.validation import describe
 
 #: Attention heads and weight of the residual where the command line does not say.
 _HEADS, _ALPHA = 16, 1.5
@@ -100,9 +101,7 @@ class _Reader:
         except ValidationError as exc:
             first = exc.errors()[0]
             field = ".".join(map(str, first["loc"]))
-            raise self._error(
-                field or "config", first["msg"].removeprefix("Value error, ")
-            ) from exc
+            raise self._error(field or "config", describe(first)) from exc
         interaction = self._arguments.get("interaction")
         if len(streams) > 1 and interaction and _FUSION[interaction] != config.fusion:
             raise self._error(

@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from model.validation import describe
 from service.errors import Error, Problem
 from service.http.paths import is_open_inference, route_path
 from service.http.problem_document import MEDIA_TYPE, make_document
@@ -121,4 +122,6 @@ async def _validation_error(request: HTTPConnection, exc: Exception) -> JSONResp
     assert isinstance(exc, RequestValidationError)
     first = exc.errors()[0]
     field = str(first["loc"][-1])
-    return respond(request, Problem(Error.INVALID_FIELD, f"{field}: {first['msg']}", field=field))
+    return respond(
+        request, Problem(Error.INVALID_FIELD, f"{field}: {describe(first)}", field=field)
+    )

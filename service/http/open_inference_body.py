@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from model.validation import describe_located
 from service.errors import Error, Problem
 from service.http.json_body import DATA_URL
 from service.open_inference import tensors
@@ -46,9 +47,9 @@ def parse_request(body: bytes, json_length: str | None, max_json_bytes: int) -> 
     try:
         request = InferenceRequest.model_validate_json(bytes(content[:length]))
     except ValidationError as exc:
-        first = exc.errors(include_url=False, include_input=False)[0]
+        first = exc.errors()[0]
         location = ".".join(map(str, first["loc"]))
-        detail = f"The JSON of the request: {location + ': ' if location else ''}{first['msg']}."
+        detail = f"The JSON of the request: {describe_located(first)}."
         raise Problem(Error.UNREADABLE_FORM, detail[:500], field=location or None) from None
     parameters = request.parameters or {}
     return InferRequest(

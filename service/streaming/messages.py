@@ -16,6 +16,7 @@ from pydantic import (
     ValidationError,
 )
 
+from model.validation import describe_located
 from service.classification.options import AttentionDetail
 from service.classification.schemas import Classification
 
@@ -102,7 +103,7 @@ def _format(value: Any) -> str:
     if not isinstance(value, dict):
         return ""
     defaults = {"frames": "jpeg", "audio": "pcm16"}
-    named = value.get("format", defaults.get(str(value.get("field")), "float32"))
+    named = value.get("format", defaults.get(str(value.get("field")), ""))
     return "jpeg" if named == "png" else str(named)
 
 
@@ -115,8 +116,9 @@ Input = Annotated[
     Discriminator(
         _format,
         custom_error_type="unknown_format",
-        custom_error_message="format: accepted are jpeg, png and h264 for frames, pcm16 and opus "
-        "for audio, and float32 for a stream of values over time",
+        # The reason of a close frame has at most 123 bytes.
+        custom_error_message="field and format: frames (jpeg, png, h264), audio (pcm16, opus), or "
+        "values over time (float32)",
     ),
 ]
 #: Inputs whose messages are packets for a decoder that keeps its state.
@@ -180,7 +182,7 @@ def parse_start(text: str) -> Start:
     try:
         start = Start.model_validate_json(text)
     except ValidationError as exc:
-        raise StreamError(INVALID, f"start: {_first_error(exc)}") from exc
+        raise StreamError(INVALID, f"start: {describe_located(exc.errors()[0])}") from exc
     fields = [source.field for source in start.inputs]
     for field in fields:
         if fields.count(field) > 1:
@@ -193,13 +195,7 @@ def parse_control(text: str) -> Keepalive | Finalize | Close | Acknowledge:
     try:
         return _CONTROL.validate_json(text)
     except ValidationError as exc:
-        raise StreamError(INVALID, _first_error(exc)) from exc
-
-
-def _first_error(exc: ValidationError) -> str:
-    error: Any = exc.errors(include_url=False, include_input=False)[0]
-    location = ".".join(map(str, error["loc"]))
-    return f"{location}: {error['msg']}" if location else str(error["msg"])
+        raise StreamError(INVALID, describe_located(exc.errors()[0])) from exc
 
 
 @dataclass(frozen=True)

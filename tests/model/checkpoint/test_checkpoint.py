@@ -273,17 +273,17 @@ def test_a_card_that_is_no_json_object_is_refused(folder: Path, text: bytes) -> 
 @pytest.mark.parametrize(
     ("fields", "field", "message"),
     [
-        ({"name": ""}, "name", "at least 1 character"),
-        ({"steps": 65}, "steps", "less than or equal to 64"),
+        ({"name": ""}, "name", "must have a length of at least 1"),
+        ({"steps": 65}, "steps", "must be at most 64"),
         ({"encoding": "morse"}, "encoding", "'direct'"),
-        ({"colour": "red"}, "colour", "not permitted"),
+        ({"colour": "red"}, "colour", "no such member"),
         ({"labels": ["a", "b"]}, "", "2 labels for 4 classes"),
         ({"labels": ["a", "b", "c", "a"]}, "", "labels: every label must be different"),
         ({"streams": {}}, "", r"streams: \[\], but config.streams has \['audio', 'visual'\]"),
         ({"config": {"streams": {}, "classes": 4}}, "config", "at least one is required"),
         ({"config": {**CONFIG.model_dump(), "embed_dim": 9}}, "config", "embed_dim 9"),
         ({"config": {**CONFIG.model_dump(), "alpha": math.nan}}, "config.alpha", "finite"),
-        ({"accuracy": [{"what": "all", "value": 1.0}]}, "accuracy.0.conditions", "required"),
+        ({"accuracy": [{"what": "all", "value": 1.0}]}, "accuracy.0.conditions", "is missing"),
     ],
 )
 def test_a_wrong_card_names_its_field(

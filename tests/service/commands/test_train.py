@@ -213,7 +213,7 @@ def test_a_card_with_a_number_out_of_bounds_is_refused_by_its_field(
     content["config"][field] = "@"
     (copied / "card.json").write_text(json.dumps(content).replace('"@"', value))
     message = scmrl("evaluate", copied, "--data", data, code=2).stderr
-    assert message.startswith(f"scmrl: {copied / 'card.json'}: config.{field}: Input should be ")
+    assert message.startswith(f"scmrl: {copied / 'card.json'}: config.{field}: must be ")
     assert f"config.{field}" in scmrl("models", "--models", tmp_path / "models", code=1).stderr
 
 

@@ -188,7 +188,7 @@ def test_an_empty_element_is_no_file(service: httpx.Client, clip: bytes) -> None
         ({"outputs": [{"name": "colour"}]}, 422, "No such output: 'colour'"),
         ({"outputs": [{"name": "label", "parameters": {"classification": 1}}]}, 422,
          "for probabilities and logits"),
-        ({"inputs": "clip"}, 400, "inputs: Input should be a valid array"),
+        ({"inputs": "clip"}, 400, "inputs: must be an array"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_as_the_protocol_has_it(

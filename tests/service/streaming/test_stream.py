@@ -165,9 +165,13 @@ def test_answers_come_for_each_hop_and_a_summary_at_the_end(
     [
         (b"binary", 4400, "must be a text"),
         ("{}", 4400, "start: type"),
+        ('{"type": "start", "inputs": []}', 4400, "start: inputs: must have at least 1"),
+        ('{"type": "start", "inputs": [{"field": "video"}]}', 4400,
+         "start: inputs.0: field and format: frames (jpeg, png, h264), audio (pcm16, opus), or "
+         "values over time (float32)"),
         ('{"type": "start", "inputs": [{"field": "frames"}], "model": "none"}', 1013, "none"),
     ],
-)
+)  # fmt: skip
 def test_a_session_with_an_invalid_start_is_closed_with_the_reason(
     service: httpx.Client, first: str | bytes, code: int, reason: str
 ) -> None:
