@@ -324,7 +324,13 @@ export class Stream {
     socket.binaryType = "arraybuffer";
     this.opened = new Promise((resolve, reject) => {
       socket.onopen = () => socket.send(JSON.stringify(this.#start));
-      socket.onmessage = (event) => this.#receive(JSON.parse(event.data), resolve);
+      const fail = (error) => {
+        this.#ended ??= { error };
+        this.#wake();
+        reject(error);
+        socket.close();
+      };
+      socket.onmessage = (event) => this.#receive(event.data, resolve, fail);
       const end = (code, reason) => {
         this.#end(code, reason);
         reject(this.#ended.error ?? new StreamClosedError(code, reason));
@@ -410,8 +416,17 @@ export class Stream {
     }
   }
 
-  #receive(message, opened) {
-    if (message.type === "ready") {
+  #receive(text, opened, fail) {
+    let message;
+    try {
+      message = parse(text);
+    } catch (error) {
+      fail(error);
+      return;
+    }
+    if (!message?.type || (!this.ready && message.type !== "ready")) {
+      fail(new UnreachableError("What was received is not a live stream: is this an scmrl service?"));
+    } else if (message.type === "ready") {
       this.ready = message;
       opened(this);
     } else if (message.type === "summary") {
@@ -538,11 +553,15 @@ function retryAfterS(value) {
 function sleep(seconds, signal) {
   return new Promise((resolve, reject) => {
     signal?.throwIfAborted();
-    const timer = setTimeout(resolve, seconds * 1000);
-    signal?.addEventListener("abort", () => {
+    const abort = () => {
       clearTimeout(timer);
       reject(signal.reason);
-    });
+    };
+    const timer = setTimeout(() => {
+      signal?.removeEventListener("abort", abort); // a page may have one signal for all its calls
+      resolve();
+    }, seconds * 1000);
+    signal?.addEventListener("abort", abort, { once: true });
   });
 }
 

@@ -1,6 +1,7 @@
 /** Checks of the JavaScript client in Node: `node client_checks.mjs CHECK URL [FILE]`. */
 
 import assert from "node:assert/strict";
+import { getEventListeners } from "node:events";
 import { readFileSync } from "node:fs";
 
 import { Client, ProblemError, StreamClosedError, UnreachableError, curlCommand } from "./client.mjs";
@@ -121,6 +122,23 @@ const checks = {
     const invalid = await thrown(new Client(url).stream({ inputs: [] }));
     assert.ok(invalid instanceof StreamClosedError);
     assert.deepEqual([invalid.code, /inputs/.test(invalid.message)], [4400, true]);
+  },
+
+  /** What is not a stream of the service is an error: it neither hangs nor ends the process. */
+  async noStream() {
+    const error = await thrown(new Client(url).stream({ inputs: [] }));
+    assert.ok(error instanceof UnreachableError, String(error));
+    console.log(error.message);
+  },
+
+  /** One signal may be that of all calls of a page: none leaves a listener. */
+  async signal() {
+    let sent = 0;
+    const fetch = async () => (++sent % 3 ? new Response("", { status: 503, headers: { "Retry-After": "0" } })
+      : Response.json({ models: [] }));
+    const { signal } = new AbortController();
+    await new Client("http://127.0.0.1", { fetch, maxWaitS: 30 }).models({ signal });
+    assert.deepEqual([sent, getEventListeners(signal, "abort").length], [3, 0]);
   },
 
   /** A refused handshake says why, which the WebSocket itself does not. */

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.server import ServerConnection, serve
+from websockets.typing import Subprotocol
 
 from service.client import Client, ClientError, ProblemError
+from service.client.stream_messages import PROTOCOL
 from tests.service.client.test_retries import FULL, MODELS, QUICK, Response, Scripted
 from tests.service.conftest import CLIPS
 
@@ -132,6 +138,36 @@ def test_it_streams(checks: Path, service: httpx.Client) -> None:
 
 def test_a_refused_stream_says_why(checks: Path, keyed: httpx.Client) -> None:
     node(checks, "streamKeys", keyed, *websocket_options())
+
+
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        (None, "What was received is not a live stream: is this an scmrl service?"),
+        ("null", "What was received is not a live stream: is this an scmrl service?"),
+        ("hello", "The answer is no JSON: is this an scmrl service?"),
+    ],
+)
+def test_a_websocket_of_another_service_is_an_error(
+    checks: Path, reply: str | None, error: str
+) -> None:
+    """None: one that sends back what it receives."""
+
+    def respond(socket: ServerConnection) -> None:
+        with suppress(ConnectionClosed):
+            received = socket.recv()
+            socket.send(received if reply is None else reply)
+            socket.recv()
+
+    with serve(respond, "127.0.0.1", 0, subprotocols=[Subprotocol(PROTOCOL)]) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.socket.getsockname()[1]}"
+        done = run(*websocket_options(), checks, "noStream", url)
+    assert (done.returncode, done.stdout.strip()) == (0, error), done.stderr
+
+
+def test_a_signal_keeps_no_listeners(checks: Path) -> None:
+    node(checks, "signal")
 
 
 def test_the_curl_line_is_quoted(checks: Path) -> None:
