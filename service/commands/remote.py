@@ -49,10 +49,13 @@ def make_client(url: str, key: str | None) -> Client:
 @contextmanager
 def reporting_errors() -> Iterator[None]:
     """End the command with what the client's errors say."""
-    from service.client import ClientError
+    from service.client import ClientError, UnreachableError
 
     try:
         yield
     except ClientError as exc:
-        typer.echo(str(exc), err=True)
+        message = str(exc)
+        if isinstance(exc, UnreachableError) and f"{DEFAULT_URL.partition('://')[2]}/" in message:
+            message += " `scmrl serve` starts a server there; --url names another one."
+        typer.echo(message, err=True)
         raise typer.Exit(1) from exc

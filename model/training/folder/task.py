@@ -271,6 +271,8 @@ class FolderTask:
     def _parts(self, folder: Path, listing: Listing) -> list[Part]:
         from model.training.folder.data import Part, digests, seen_digests
 
+        if not listing.clips:
+            raise DataError(report(folder, listing.findings, 0))
         by_name = digests(listing.clips)
         if self.checkpoint is None:
             return self._assign([Part(clip, by_name[clip.name], TRAIN) for clip in listing.clips])

@@ -20,7 +20,7 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from service.commands import answer_table
+from service.commands import answer_table, remote
 from service.commands.watch import capture, view
 from service.commands.watch.capture import CaptureError, Picture, Sound
 from tests.service.commands.test_cli import scmrl
@@ -60,12 +60,16 @@ def test_a_server_classifies_as_this_machine_does(
     assert (tmp_path / "maps.png").exists()
 
 
-def test_a_server_that_is_not_there_ends_the_command(tmp_path: Path) -> None:
+def test_a_server_that_is_not_there_ends_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     nowhere = "http://127.0.0.1:1"
     assert "cannot be reached" in scmrl("classify", CLIP, "--url", nowhere, code=1).stderr
     assert "cannot be reached" in scmrl("watch", CLIP, "--url", nowhere, code=1).stderr
     for command in ("classify", "watch"):
         assert "as http://" in scmrl(command, CLIP, "--url", "nonsense", code=2).output
+    monkeypatch.setattr(remote, "DEFAULT_URL", nowhere)
+    assert "`scmrl serve` starts" in scmrl("watch", CLIP, "--url", nowhere, code=1).stderr
     missing = f"@{tmp_path / 'key'}"
     assert "cannot read" in scmrl("watch", CLIP, "--key", missing, code=2).output
 

@@ -108,6 +108,10 @@ def test_an_evaluation_without_its_table_or_with_foreign_data_is_refused(
     )
     with pytest.raises(DataError, match=message):
         measure(run, foreign, tmp_path)
+    with pytest.raises(
+        DataError, match=r"in 0 clips\n.*\n.*lies in no class; move it to .*/CLASS/"
+    ):
+        measure(run, foreign / "cat", tmp_path)
     text = (run / "card.json").read_text().replace(f'"data": "{data}"', '"data": "nowhere"')
     assert "nowhere" in text
     (copied / "card.json").write_text(text)
