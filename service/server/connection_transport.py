@@ -18,17 +18,24 @@ class ConnectionTransport(asyncio.Transport):
     - `cork` buffers writes until `uncork`, or until the event loop's next iteration, so that head
       and body of a response leave in one segment.
     - `probe` sends one byte of the next response ahead.
-    - Reading is paused while the protocol's flow control or `throttle` has paused it.
+    - Reading is paused while the protocol's flow control, where it is heeded (`has_flow_control`),
+      or `throttle` has paused it.
     - `close` calls `on_close` instead of closing, as the connection may linger.
     """
 
-    def __init__(self, transport: asyncio.Transport, on_close: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        on_close: Callable[[], None],
+        has_flow_control: bool = True,
+    ) -> None:
         super().__init__()
         self._transport = transport
         self._on_close = on_close
         self._loop = asyncio.get_running_loop()
         self._corked: list[bytes] | None = None
         self._closing = False
+        self._has_flow_control = has_flow_control
         self._flow_paused = False
         self._throttled = False
         self._reading = True
@@ -61,7 +68,7 @@ class ConnectionTransport(asyncio.Transport):
         return self._closing or self._transport.is_closing()
 
     def pause_reading(self) -> None:
-        self._flow_paused = True
+        self._flow_paused = self._has_flow_control
         self._update_reading()
 
     def resume_reading(self) -> None:

@@ -58,7 +58,8 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
     # --- the connection -----------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._transport = ConnectionTransport(transport, self._close)
+        # uvicorn pauses for each message. `_parse` does it where something waits to be parsed.
+        self._transport = ConnectionTransport(transport, self._close, has_flow_control=False)
         self._lingering = LingeringClose(self._transport, self._timers, self._limits)
         super().connection_made(self._transport)
 

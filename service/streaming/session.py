@@ -145,7 +145,8 @@ class Session:
             self._buffers[media.input].add(media.time_ns, media.payload)
         delay = time.monotonic_ns() - media.time_ns
         self._delay_ns = delay if self._delay_ns is None else min(self._delay_ns, delay)
-        self._wake.set()
+        if self._is_due():  # to wake for each message costs as much as to receive it
+            self._wake.set()
 
     def _feed(self, name: str, media: Media) -> None:
         assert self._decoder is not None

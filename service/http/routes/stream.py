@@ -195,21 +195,23 @@ async def _receive(
 
     Raises StreamError and WebSocketDisconnect.
     """
-    while True:
-        try:
-            async with asyncio.timeout(idle_timeout_s):
+    now = asyncio.get_running_loop().time
+    try:
+        async with asyncio.timeout(idle_timeout_s) as idle:
+            while True:
                 message = await websocket.receive()
-        except TimeoutError:
-            raise StreamError(IDLE, f"no message for {idle_timeout_s:g} s") from None
-        if message["type"] == "websocket.disconnect":
-            raise WebSocketDisconnect(message["code"])
-        bucket.spend()
-        if bucket.wait_s():
-            raise StreamError(TOO_FAST, "too many messages (SCMRL_STREAM_MESSAGES_PER_S)")
-        if message.get("bytes") is not None:
-            session.receive_media(message["bytes"])
-        else:
-            session.receive_control(parse_control(message["text"]))
+                idle.reschedule(now() + idle_timeout_s)
+                if message["type"] == "websocket.disconnect":
+                    raise WebSocketDisconnect(message["code"])
+                bucket.spend()
+                if bucket.wait_s():
+                    raise StreamError(TOO_FAST, "too many messages (SCMRL_STREAM_MESSAGES_PER_S)")
+                if message.get("bytes") is not None:
+                    session.receive_media(message["bytes"])
+                else:
+                    session.receive_control(parse_control(message["text"]))
+    except TimeoutError:
+        raise StreamError(IDLE, f"no message for {idle_timeout_s:g} s") from None
 
 
 def _check_inputs(start: Start, name: str, card: Card) -> None:
