@@ -22,11 +22,11 @@ def discover(folder: Path, default: str) -> list[str]:
         raise StartupError(f"models: {folder} is not a folder (SCMRL_MODELS, --models)")
     names = [name for name in sorted(os.listdir(folder)) if may_have_card(folder / name)]
     if default not in names:
-        found = "the folder has no checkpoints"
+        hint = "the folder has no checkpoints"
         if names:
-            found = f"choose the checkpoint that answers POST /v1/classify among {', '.join(names)}"
+            hint = f"choose the checkpoint that answers POST /v1/classify among {', '.join(names)}"
         raise StartupError(
-            f"default_model: {folder / default / CARD} does not exist; {found} "
+            f"default_model: {folder / default / CARD} does not exist; {hint} "
             "(SCMRL_DEFAULT_MODEL, --default-model)"
         )
     return [default, *(name for name in names if name != default)]

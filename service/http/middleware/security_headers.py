@@ -42,8 +42,8 @@ class SecurityHeaders:
             if message["type"] in ("http.response.start", "websocket.http.response.start"):
                 headers = list(message.get("headers", ()))
                 names = {name.lower() for name, _ in headers}
-                ours = _ON_EVERY_RESPONSE + (_NOT_CACHED,) * (b"etag" not in names)
-                headers += (header for header in ours if header[0] not in names)
+                added = _ON_EVERY_RESPONSE + (_NOT_CACHED,) * (b"etag" not in names)
+                headers += (header for header in added if header[0] not in names)
                 message["headers"] = headers
             await send(message)
 
