@@ -141,7 +141,7 @@ def test_the_table_has_a_row_for_each_figure_of_the_benchmarks() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
 def test_a_machine_without_a_gpu_is_named_by_a_code_of_its_own(tmp_path: Path) -> None:
     command = [sys.executable, ".ci/gpu_check.py", "--out", str(tmp_path / "out")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == check.NO_GPU
-    assert "no GPU" in done.stdout
+    completed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert completed.returncode == check.NO_GPU
+    assert "no GPU" in completed.stdout
     assert not (tmp_path / "out").exists()

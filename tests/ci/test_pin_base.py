@@ -91,8 +91,8 @@ def test_a_digest_replaces_the_one_before_and_nothing_else(first: str, second: s
 def test_hadolint_finds_nothing_in_a_dockerfile_that_is_pinned(dockerfile: Path) -> None:
     dockerfile.write_text(pin_base.pin(DOCKERFILE, DIGEST))
     hadolint = Path(sys.executable).with_name("hadolint")
-    done = subprocess.run([hadolint, dockerfile], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    completed = subprocess.run([hadolint, dockerfile], capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
 
 
 @pytest.mark.parametrize(

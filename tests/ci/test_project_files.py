@@ -37,8 +37,8 @@ def text(*parts: str) -> str:
 def test_files_match_their_schema(path: Path) -> None:
     tool = Path(sys.executable).with_name("check-jsonschema")
     command = [tool, "--builtin-schema", SCHEMAS[path], path]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    completed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
 
 
 def test_every_issue_form_is_checked() -> None:

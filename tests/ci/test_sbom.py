@@ -28,9 +28,9 @@ DEVICES = ("cpu", "cuda")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that `make sbom` has written its files into."""
-    made = tmp_path_factory.mktemp("sbom")
-    sbom.main(made)
-    return made
+    folder = tmp_path_factory.mktemp("sbom")
+    sbom.main(folder)
+    return folder
 
 
 def read(folder: Path, device: str) -> Any:

@@ -38,13 +38,13 @@ def fuzz(
     series: Annotated[bool, typer.Option(help="Send values over time, to random weights.")] = False,
 ) -> None:
     """Start a service, send it mutated files, and check its state afterwards."""
-    with tempfile.TemporaryDirectory() as made:
+    with tempfile.TemporaryDirectory() as scratch:
         if series:
             files = series_files.seeds()
-            weights, good = series_files.save_checkpoint(Path(made) / "tactile"), files[0]
+            weights, good = series_files.save_checkpoint(Path(scratch) / "tactile"), files[0]
         elif events:
-            files = event_files.seeds(Path(made))
-            weights, good = event_files.save_checkpoint(Path(made) / "digits"), files[-2]
+            files = event_files.seeds(Path(scratch))
+            weights, good = event_files.save_checkpoint(Path(scratch) / "digits"), files[-2]
         else:
             files = seeds(*SEEDS)
             weights, good = ROOT / "weights" / "avdigits", Seed(GOOD.name, GOOD.read_bytes())
@@ -76,12 +76,12 @@ def _run(
         before = Resident(0, 0)
         began = time.monotonic()
         outcome = Outcome()
-        for done, outcome in enumerate(barrage(client, files, numbers, at_once, 30.0), 1):
-            if done == warm:
+        for count_sent, outcome in enumerate(barrage(client, files, numbers, at_once, 30.0), 1):
+            if count_sent == warm:
                 before = resident(server.pid)
-            if done % 1000 == 0 or done == len(numbers):
+            if count_sent % 1000 == 0 or count_sent == len(numbers):
                 typer.echo(
-                    f"{done} files, {time.monotonic() - began:.0f} s, answers "
+                    f"{count_sent} files, {time.monotonic() - began:.0f} s, answers "
                     f"{dict(sorted(outcome.statuses.items()))}, slowest {outcome.slowest:.1f} s, "
                     f"resident {resident(server.pid).service_mib} MiB"
                 )

@@ -37,13 +37,13 @@ def endure(
                 ).status_code
 
             began, first, failed = time.monotonic(), 0, 0
-            for done, status in enumerate(pool.map(post, range(count)), 1):
+            for count_sent, status in enumerate(pool.map(post, range(count)), 1):
                 failed += status != 200
-                if done == count // 10:
+                if count_sent == count // 10:
                     first = resident(server.pid).service_mib
-                if done % 1000 == 0:
+                if count_sent % 1000 == 0:
                     now = resident(server.pid).service_mib
-                    typer.echo(f"{done} clips, {time.monotonic() - began:.0f} s, {now} MiB")
+                    typer.echo(f"{count_sent} clips, {time.monotonic() - began:.0f} s, {now} MiB")
         last = resident(server.pid).service_mib
     typer.echo(
         f"{first} MiB after {count // 10} clips, {last} MiB after {count}; {failed} not answered"

@@ -216,7 +216,7 @@ def test_the_fastest_path_with_the_plain_outputs_is_used(
     engine = Engine(network, "cpu")
     now = 0.0
 
-    def made(path: str, steps: int) -> Forward:
+    def make_forward(path: str, steps: int) -> Forward:
         def compute(inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
             nonlocal now
             now += 0.05 if path == "graphs" else 0.01
@@ -229,7 +229,7 @@ def test_the_fastest_path_with_the_plain_outputs_is_used(
             raise RuntimeError("Failed to find C compiler.")
         return compute
 
-    monkeypatch.setattr(engine._paths, "_build", made)
+    monkeypatch.setattr(engine._paths, "_build", make_forward)
     monkeypatch.setattr("model.engine.paths.time", SimpleNamespace(perf_counter=lambda: now))
     assert engine.use_fastest(["wrong", "graphs", "fused-graphs", "without a compiler"])  # type: ignore[list-item]
     assert engine.path == "fused-graphs"

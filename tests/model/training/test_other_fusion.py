@@ -109,14 +109,14 @@ def test_a_concatenation_keeps_the_blocks_of_its_streams() -> None:
 @pytest.mark.parametrize("streams", [2, 3])
 def test_weighted_attention_answers_as_the_sum_with_all_streams(streams: int) -> None:
     source = lively(config(streams=streams))
-    network, done = started(source, config("weighted", streams))
+    network, changes = started(source, config("weighted", streams))
     inputs = noise(network.config, steps=2, batch=4)
     torch.testing.assert_close(logits(network, inputs), logits(source, inputs))
     for subset in subsets(inputs):  # the weights of n streams are 1 / n
         sums = logits(source, subset) - source.head.bias
         expected = source.head.bias + streams / len(subset) * sums
         torch.testing.assert_close(logits(network, subset), expected)
-    assert done == ["fuse.score starts with equal weights of all streams"]
+    assert changes == ["fuse.score starts with equal weights of all streams"]
     back, _ = started(network, config(streams=streams))
     torch.testing.assert_close(back.head.weight, source.head.weight)
 
@@ -150,8 +150,8 @@ def test_a_neuron_fires_at_the_rate_of_its_bias(rate: float, steps: int) -> None
 @pytest.mark.parametrize("steps", [1, 2])
 @pytest.mark.parametrize("fusion", ["sca", "cmqka"])
 def test_a_new_residual_fires(fusion: Fusion, steps: int) -> None:
-    network, done = started(lively(config()), config(fusion), steps)
-    assert done == ["residual of audio, visual starts with a rate of 0.03"]
+    network, changes = started(lively(config()), config(fusion), steps)
+    assert changes == ["residual of audio, visual starts with a rate of 0.03"]
     assert_settled(network.residual)
     for mode in (True, False):
         rates = rates_of_residuals(network.train(mode), steps)
@@ -186,8 +186,8 @@ def test_neurons_of_cmci_count_how_far_the_logits_of_the_sum_have_got(
     steps: int, streams: int
 ) -> None:
     source = lively(config(streams=streams))
-    network, done = started(source, config("cmci", streams), steps)
-    assert done == ["fuse.current and head start near the sum of the streams"]
+    network, changes = started(source, config("cmci", streams), steps)
+    assert changes == ["fuse.current and head start near the sum of the streams"]
     assert network.fuse is not None
     assert_settled(network.fuse)
     inputs = noise(network.config, steps=steps, batch=200, seed=5)
@@ -207,8 +207,8 @@ def test_neurons_of_cmci_stay_new_where_they_are_too_few_or_the_labels_are_other
     many = config("cmci", classes=20, embed_dim=8, heads=2)
     labels = ("zero", *(str(number) for number in range(1, 20)))
     assert started(few, many, labels=labels)[1] == []
-    _, done = started(lively(config()), config("cmci"), labels=("cat", "dog", "cow"))
-    assert done == []
+    _, changes = started(lively(config()), config("cmci"), labels=("cat", "dog", "cow"))
+    assert changes == []
 
 
 def test_a_head_that_reads_firing_rates_is_not_one_of_features() -> None:

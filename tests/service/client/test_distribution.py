@@ -29,9 +29,9 @@ except scmrl_client.UnreachableError:
 
 def run(*command: object, cwd: Path | None = None) -> str:
     words = [str(word) for word in command]
-    done = subprocess.run(words, cwd=cwd, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    completed = subprocess.run(words, cwd=cwd, capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    return completed.stdout
 
 
 def test_its_wheel_is_installed_alone_and_needs_no_torch(tmp_path: Path) -> None:

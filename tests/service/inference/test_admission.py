@@ -21,9 +21,9 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(admission_module, "time", made)
-    return made
+    clock = Clock()
+    monkeypatch.setattr(admission_module, "time", clock)
+    return clock
 
 
 def draining(clock: Clock, admission: Admission, seconds: float, inside: int) -> None:

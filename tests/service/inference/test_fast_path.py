@@ -82,11 +82,11 @@ def test_the_successor_of_a_lost_device_has_the_fast_path_whenever_it_was_chosen
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_the_errors_of_replacements_keep_nothing_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     """A network would stay on its device until the next full collection."""
-    made: list[weakref.ref[object]] = []
+    references: list[weakref.ref[object]] = []
 
     def fail(self: FusibleEngine) -> FusibleEngine:
         successor = FusibleEngine()
-        made.append(weakref.ref(successor))
+        references.append(weakref.ref(successor))
         raise Poisoned("still")
 
     monkeypatch.setattr(FusibleEngine, "renew", fail)
@@ -95,6 +95,6 @@ def test_the_errors_of_replacements_keep_nothing_alive(monkeypatch: pytest.Monke
         try:
             with suppress(Poisoned):
                 replace_lost_workers(batcher)
-            assert [each() for each in made] == [None, None]
+            assert [each() for each in references] == [None, None]
         finally:
             gc.enable()

@@ -23,10 +23,10 @@ def test_the_seeds_themselves_are_answered(service: httpx.Client) -> None:
 
 def test_a_mutation_is_the_same_each_time_and_another_each_number() -> None:
     datas = [seed.data for seed in SEEDS]
-    made = [mutated(datas, number) for number in range(100)]
-    assert made == [mutated(datas, number) for number in range(100)]
-    assert len({data for _, data in made}) > 95
-    assert sum(data == datas[index] for index, data in made) < 5
+    mutations = [mutated(datas, number) for number in range(100)]
+    assert mutations == [mutated(datas, number) for number in range(100)]
+    assert len({data for _, data in mutations}) > 95
+    assert sum(data == datas[index] for index, data in mutations) < 5
 
 
 def test_a_file_of_one_byte_can_be_mutated_too() -> None:

@@ -76,9 +76,9 @@ class Cluster:
     def deploy(self, settings: dict[str, str] | None = None, **options: object) -> None:
         """Run `scmrl ray` with these options and further variables."""
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-        done = self.run("--cpus=1", *flags, settings=settings)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert f"ready on port {self.port}" in done.stdout
+        completed = self.run("--cpus=1", *flags, settings=settings)
+        assert completed.returncode == 0, completed.stdout + completed.stderr
+        assert f"ready on port {self.port}" in completed.stdout
 
     def run(
         self, *options: str, settings: dict[str, str] | None = None

@@ -238,9 +238,9 @@ def test_a_stream_whose_replica_ends_is_lost_and_another_can_be_opened(
 def test_stop_ends_it_once_requests_are_answered(cluster: Cluster, clip: bytes) -> None:
     deploy(cluster, 1)
     with http(cluster.url) as client, long_call(client, clip) as call:
-        done = cluster.run("--stop")
+        completed = cluster.run("--stop")
         assert are_answered(call)
-    assert (done.returncode, done.stdout) == (0, "scmrl has ended\n"), done.stderr
+    assert (completed.returncode, completed.stdout) == (0, "scmrl has ended\n"), completed.stderr
     assert sum(cluster.replicas()) == 0
     again = cluster.run("--stop")
     assert again.returncode == 1

@@ -68,12 +68,12 @@ def test_the_command_says_what_cannot_be(
     variables: dict[str, str], code: int, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)  # as where it is not installed
-    done = CliRunner().invoke(app, ["ray"], env=variables)
-    assert done.exit_code == code, done.output
-    assert message in done.output
+    completed = CliRunner().invoke(app, ["ray"], env=variables)
+    assert completed.exit_code == code, completed.output
+    assert message in completed.output
 
 
 def test_only_the_service_of_a_cluster_is_stopped() -> None:
-    done = CliRunner().invoke(app, ["ray", "--stop"])
-    assert done.exit_code == 2
-    assert "--stop needs --address" in done.output
+    completed = CliRunner().invoke(app, ["ray", "--stop"])
+    assert completed.exit_code == 2
+    assert "--stop needs --address" in completed.output

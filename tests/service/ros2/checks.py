@@ -96,7 +96,7 @@ def publish(jpeg: str) -> None:
 
 def files() -> dict[str, Any]:
     """Return files that the node makes of messages."""
-    made: dict[str, Any] = {}
+    files: dict[str, Any] = {}
     pixels = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
     for encoding, data in (("rgb8", pixels), ("bgr8", pixels), ("mono8", pixels[:, :, :1])):
         row = data.shape[1] * data.shape[2]
@@ -105,22 +105,22 @@ def files() -> dict[str, Any]:
         image = Image(
             height=4, width=6, encoding=encoding, step=row + 5, data=padded.reshape(-1).tobytes()
         )
-        made[encoding] = base64.b64encode(scmrl.picture_file(image)).decode()
+        files[encoding] = base64.b64encode(scmrl.picture_file(image)).decode()
     try:
         scmrl.picture_file(Image(encoding="bayer_rggb8"))
     except ValueError as exc:
-        made["error"] = str(exc)
+        files["error"] = str(exc)
     piece = bytes(2 * RATE // 100)  # 10 ms
     sound = scmrl.wav([(0, piece), (50_000_000, piece), (1_010_000_000, piece)], RATE, 1)
     with wave.open(io.BytesIO(sound)) as reader:
-        made["gap_s"] = reader.getnframes() / RATE
-    made["ring"] = []
+        files["gap_s"] = reader.getnframes() / RATE
+    files["ring"] = []
     for stamps in ((1, 3, 2, 4), (1000, 1)):
         ring = scmrl.Ring(length_ns=2)
         for stamp in stamps:
             ring.add(stamp, "message")
-        made["ring"].append([stamp for stamp, _ in ring.since(0)])
-    return made
+        files["ring"].append([stamp for stamp, _ in ring.since(0)])
+    return files
 
 
 def installed() -> list[str]:

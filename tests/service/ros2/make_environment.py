@@ -61,8 +61,10 @@ def run(*command: object, path: Path | None = None) -> str:
     if path is not None:
         environment["PATH"] = f"{path / 'bin'}:{environment['PATH']}"
     words = [str(word) for word in command]
-    done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return done.stdout.strip()
+    completed = subprocess.run(
+        words, env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return completed.stdout.strip()
 
 
 def build(name: str, venv: Path, folder: Path) -> None:

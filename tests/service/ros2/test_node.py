@@ -56,9 +56,11 @@ def check(name: str, environment: dict[str, str], *arguments: object) -> Any:
     """Run a part of checks.py, and return the JSON that it prints."""
     script = Path(__file__).with_name("checks.py")
     command = [str(word) for word in (PYTHON, script, name, *arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(done.stdout)
+    completed = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    return json.loads(completed.stdout)
 
 
 @contextmanager
@@ -182,8 +184,8 @@ def test_the_package_is_whole(environment: dict[str, str], tmp_path: Path) -> No
     out = tmp_path / "out"
     command = [str(PYTHON), "setup.py", "-q", "build", "-b", str(out / "build"), "install"]
     command += ["--root", str(out), "--prefix", "/p", "--single-version-externally-managed"]
-    done = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    completed = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stderr
     for name in (
         "lib/scmrl_ros/classifier",  # where `ros2 run scmrl_ros classifier` looks
         "share/scmrl_ros/package.xml",

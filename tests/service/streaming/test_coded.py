@@ -424,13 +424,17 @@ def test_the_client_makes_the_messages_that_the_service_reads() -> None:
     request = StreamRequest("", {}, 1, Retries(), inputs, {})
     started = parse_start(request.start())
     assert [each.format for each in started.inputs] == ["h264", "opus", "float32"]
-    made = MediaMessages(inputs)
-    sent = [made.picture(b"a", 1), made.sound(b"b", 2), made.series("force", bytes(8), 3)]
-    made.begin_segment()
-    sent += [made.picture(b"c", 4), made.picture(b"d", 5)]
+    media_messages = MediaMessages(inputs)
+    sent = [
+        media_messages.picture(b"a", 1),
+        media_messages.sound(b"b", 2),
+        media_messages.series("force", bytes(8), 3),
+    ]
+    media_messages.begin_segment()
+    sent += [media_messages.picture(b"c", 4), media_messages.picture(b"d", 5)]
     read = [parse_media(data, started) for data in sent]
     assert [(m.input, m.sequence, m.time_ns, m.is_new_segment) for m in read] == [
         (0, 0, 1, False), (1, 0, 2, False), (2, 0, 3, False), (0, 1, 4, True), (0, 2, 5, False),
     ]  # fmt: skip
     with pytest.raises(StreamError, match="not whole float32"):
-        parse_media(made.series("force", bytes(3), 3), started)
+        parse_media(media_messages.series("force", bytes(3), 3), started)

@@ -116,10 +116,10 @@ async def session(**changes: Any) -> AsyncIterator[Client]:
         messages.append(message)
 
     start = parse_start(START).model_copy(update=changes)
-    made = Session(start, Pace(2.0, 0.5, 4), network.classify, send, 1 << 20)
-    running = asyncio.create_task(made.run())
+    session = Session(start, Pace(2.0, 0.5, 4), network.classify, send, 1 << 20)
+    running = asyncio.create_task(session.run())
     try:
-        yield Client(made, network, messages, running)
+        yield Client(session, network, messages, running)
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

@@ -207,6 +207,6 @@ current = np.float32([[1.5, 0.5], [0.0, 0.8]])
 numba_kernels.fire(current, np.float32(0.5))
 print(current.tolist())
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.stdout.strip() == "[[1.0, 0.0], [0.0, 1.0]]", done.stderr
-    assert "cannot be cached (NUMBA_CACHE_DIR)" in done.stderr
+    completed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert completed.stdout.strip() == "[[1.0, 0.0], [0.0, 1.0]]", completed.stderr
+    assert "cannot be cached (NUMBA_CACHE_DIR)" in completed.stderr

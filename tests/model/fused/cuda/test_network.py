@@ -311,12 +311,12 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """The kernels of two networks for each card, down to machine code."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     cache = str(tmp_path_factory.mktemp("triton"))
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", "tests.model.compile_kernels", *map(str, SHARED)],
         env=environment | {"TRITON_CACHE_DIR": cache}, capture_output=True, text=True,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    assert completed.returncode == 0, completed.stderr[-3000:]
+    return [json.loads(line) for line in completed.stdout.splitlines()]
 
 
 @pytest.mark.parametrize("capability", SHARED)

@@ -16,23 +16,25 @@ WIDTH, HEIGHT = 346, 260
 def events(count: int = 5000, seed: int = 0) -> NDArray[Any]:
     """Random events in order of time over two seconds, with fields t, x, y, p."""
     rng = np.random.default_rng(seed)
-    made = np.zeros(count, [("t", "<u8"), ("x", "<u2"), ("y", "<u2"), ("on", "?")])
-    made["t"] = np.sort(rng.integers(0, 2_000_000, count))
-    made["x"], made["y"] = rng.integers(0, WIDTH, count), rng.integers(0, HEIGHT, count)
-    made["on"] = rng.random(count) < 0.5
+    recording = np.zeros(count, [("t", "<u8"), ("x", "<u2"), ("y", "<u2"), ("on", "?")])
+    recording["t"] = np.sort(rng.integers(0, 2_000_000, count))
+    recording["x"], recording["y"] = rng.integers(0, WIDTH, count), rng.integers(0, HEIGHT, count)
+    recording["on"] = rng.random(count) < 0.5
     # A row of neighbours at one time, which EVT 3.0 packs into vectors.
-    made["t"][100:140], made["y"][100:140], made["on"][100:140] = made["t"][100], 7, True
-    made["x"][100:140] = np.arange(40, 80)
-    return made
+    neighbours = slice(100, 140)
+    recording["t"][neighbours] = recording["t"][100]
+    recording["x"][neighbours], recording["y"][neighbours] = np.arange(40, 80), 7
+    recording["on"][neighbours] = True
+    return recording
 
 
-def encode(made: NDArray[Any], path: Path, **options: Any) -> bytes:
+def encode(recording: NDArray[Any], path: Path, **options: Any) -> bytes:
     """Write events by faery, in the format of the path's suffix, and return the file."""
     import faery
 
-    array = np.zeros(len(made), faery.EVENTS_DTYPE)
+    array = np.zeros(len(recording), faery.EVENTS_DTYPE)
     for name in array.dtype.names or ():
-        array[name] = made[{"p": "on"}.get(name, name)]
+        array[name] = recording[{"p": "on"}.get(name, name)]
     faery.events_stream_from_array(array, (WIDTH, HEIGHT)).to_file(path, **options)
     return path.read_bytes()
 
@@ -44,11 +46,12 @@ def npz(**arrays: Any) -> bytes:
     return file.getvalue()
 
 
-def nmnist(made: NDArray[Any]) -> bytes:
+def nmnist(recording: NDArray[Any]) -> bytes:
     """Write events with sides below 256 in the format of N-MNIST."""
-    time = made["t"].astype(np.uint32)
-    fields = [made["x"], made["y"], (made["on"].astype(np.uint32) << 7) | (time >> 16 & 0x7F),
-              time >> 8 & 255, time & 255]  # fmt: skip
+    time = recording["t"].astype(np.uint32)
+    polarity = recording["on"].astype(np.uint32) << 7
+    fields = [recording["x"], recording["y"], polarity | (time >> 16 & 0x7F), time >> 8 & 255,
+              time & 255]  # fmt: skip
     return np.stack(fields, 1).astype(np.uint8).tobytes()
 
 

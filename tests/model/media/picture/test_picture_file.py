@@ -49,8 +49,8 @@ def file(kind: str, picture: NDArray[np.generic], *options: int) -> bytes:
     if picture.ndim == 3:
         order = [2, 1, 0, 3][: picture.shape[2]]
         picture = np.ascontiguousarray(picture[..., order])
-    done, data = cv2.imencode(kind, picture, options)
-    assert done
+    is_encoded, data = cv2.imencode(kind, picture, options)
+    assert is_encoded
     return data.tobytes()
 
 

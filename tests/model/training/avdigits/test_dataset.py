@@ -229,18 +229,18 @@ def scenes(folder: Path, *, augmented: bool = True) -> Scenes:
 @pytest.mark.parametrize("kind", ["pictures", "words"])
 def test_a_clip_is_made_of_its_own_digit(avdigits_folder: Path, kind: str) -> None:
     """Where all other digits are empty, only clips of this one can be made."""
-    made = scenes(avdigits_folder)
-    others = getattr(made.digits, kind)
+    examples = scenes(avdigits_folder)
+    others = getattr(examples.digits, kind)
     only_fours = tuple(of if digit == 4 else of[:0] for digit, of in enumerate(others))
-    made = replace(made, digits=replace(made.digits, **{kind: only_fours}))
+    examples = replace(examples, digits=replace(examples.digits, **{kind: only_fours}))
     stream = "visual" if kind == "pictures" else "audio"
     for index in range(40):
-        label = int(np.random.default_rng([made.seed, index]).integers(10))
+        label = int(np.random.default_rng([examples.seed, index]).integers(10))
         if label == 4:
-            assert made.example(index, BatchPlan((stream,), 1))[1] == 4
+            assert examples.example(index, BatchPlan((stream,), 1))[1] == 4
         else:
             with pytest.raises(ValueError, match="high"):
-                made.example(index, BatchPlan((stream,), 1))
+                examples.example(index, BatchPlan((stream,), 1))
 
 
 def test_a_labelled_clip_is_made_of_its_own_digit(avdigits_folder: Path) -> None:

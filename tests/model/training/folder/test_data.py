@@ -39,13 +39,13 @@ SMALL = FolderTask(picture_size=32, seconds=0.4)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return movies(tmp_path_factory.mktemp("clips"))
 
 
 @pytest.fixture
-def data(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "clips"))
+def data(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "clips"))
 
 
 def test_every_mistake_of_a_folder_is_reported_at_once(
@@ -174,21 +174,21 @@ def test_a_clip_is_decoded_once_even_if_the_run_is_killed(
 def test_few_clips_are_in_memory_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 3)
     started: list[int] = []
-    done = 0
+    decoded_count = 0
 
     def jobs() -> Iterator[tuple[ClipFiles, Path]]:
         for index in range(100):
             started.append(index)
-            assert len(started) - done <= 2 * 3 + 1
+            assert len(started) - decoded_count <= 2 * 3 + 1
             yield ClipFiles(str(index), "cat", "", ()), Path()
 
     def decode(files: ClipFiles, _: Path) -> list[Finding]:
         return [Finding("empty", files.name, "")]
 
     for findings in caching._in_threads(decode, jobs()):
-        assert findings[0].where == str(done)  # in order
-        done += 1
-    assert done == 100
+        assert findings[0].where == str(decoded_count)  # in order
+        decoded_count += 1
+    assert decoded_count == 100
 
 
 def test_held_out_clips_are_prepared_as_the_service_does(data: Path) -> None:

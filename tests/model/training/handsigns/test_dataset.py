@@ -43,11 +43,11 @@ def test_a_batch_has_what_its_plan_says_and_is_repeatable(
 
 
 def test_a_stream_does_not_depend_on_the_other(parts: tuple[ShownDigits, ShownDigits]) -> None:
-    made = scenes(parts)
+    examples = scenes(parts)
     for index in range(5):
-        both, label = made.example(index, BatchPlan(BOTH, 2))
+        both, label = examples.example(index, BatchPlan(BOTH, 2))
         for name in BOTH:
-            alone, same = made.example(index, BatchPlan((name,), 2))
+            alone, same = examples.example(index, BatchPlan((name,), 2))
             assert label == same
             assert np.array_equal(alone[name], both[name])
 
@@ -55,26 +55,26 @@ def test_a_stream_does_not_depend_on_the_other(parts: tuple[ShownDigits, ShownDi
 @pytest.mark.parametrize("kind", ["hands", "words"])
 def test_a_clip_is_made_of_its_own_digit(parts: tuple[ShownDigits, ShownDigits], kind: str) -> None:
     """Where all other digits are empty, only clips of this one can be made."""
-    made = scenes(parts)
-    others = getattr(made.digits, kind)
+    examples = scenes(parts)
+    others = getattr(examples.digits, kind)
     only_fours = tuple(of if digit == 4 else of[:0] for digit, of in enumerate(others))
-    made = replace(made, digits=replace(made.digits, **{kind: only_fours}))
+    examples = replace(examples, digits=replace(examples.digits, **{kind: only_fours}))
     stream = "visual" if kind == "hands" else "audio"
     for index in range(30):
-        label = int(np.random.default_rng([made.seed, index]).integers(10))
+        label = int(np.random.default_rng([examples.seed, index]).integers(10))
         if label == 4:
-            assert made.example(index, BatchPlan((stream,), 1))[1] == 4
+            assert examples.example(index, BatchPlan((stream,), 1))[1] == 4
         else:
             with pytest.raises(ValueError, match="high"):
-                made.example(index, BatchPlan((stream,), 1))
+                examples.example(index, BatchPlan((stream,), 1))
 
 
 def test_colour_is_kept(parts: tuple[ShownDigits, ShownDigits]) -> None:
     """A held-out photograph as it is: the middle of the arm, at the lower edge, is skin."""
-    made = scenes(parts, augmented=False)
+    examples = scenes(parts, augmented=False)
     redder = []
     for index in range(0, 20, 2):
-        frame = made.example(index, BatchPlan(("visual",), 1))[0]["visual"][0]
+        frame = examples.example(index, BatchPlan(("visual",), 1))[0]["visual"][0]
         values = 0.5 + 0.25 * frame
         skin = (values[0] - values[2] > 0.15) & (values[0] > 0.5)
         redder.append(skin.mean())
@@ -84,9 +84,9 @@ def test_colour_is_kept(parts: tuple[ShownDigits, ShownDigits]) -> None:
 def test_held_out_examples_are_plain_and_busy_by_turns(
     parts: tuple[ShownDigits, ShownDigits],
 ) -> None:
-    made = scenes(parts, augmented=False)
-    busy = replace(made, kinds=("mosaic",), backgrounds=1)
-    other = replace(made, kinds=("waves",), backgrounds=1)
+    examples = scenes(parts, augmented=False)
+    busy = replace(examples, kinds=("mosaic",), backgrounds=1)
+    other = replace(examples, kinds=("waves",), backgrounds=1)
     for index in range(8):
         plan = BatchPlan(("visual",), 1)
         first, second = (x.example(index, plan)[0]["visual"] for x in (busy, other))
@@ -103,14 +103,14 @@ def test_difficulty_adds_noise_and_augments_the_sound_in_training_alone(
     )
     scenes(parts, augmented=False).example(0, BatchPlan(BOTH))
     assert not calls
-    made = scenes(parts)
-    made.example(0, BatchPlan(BOTH))
+    examples = scenes(parts)
+    examples.example(0, BatchPlan(BOTH))
     assert calls
 
     def moving(difficulty: float) -> int:
         """Count the examples whose time steps differ."""
         plans = BatchPlan(("visual",), 2, difficulty)
-        tensors = [made.example(index, plans)[0]["visual"] for index in range(40)]
+        tensors = [examples.example(index, plans)[0]["visual"] for index in range(40)]
         return sum(not np.array_equal(x[0], x[1]) for x in tensors)
 
     assert moving(1.0) > 12
@@ -121,8 +121,8 @@ def test_backgrounds_become_busy_with_difficulty(
     parts: tuple[ShownDigits, ShownDigits],
 ) -> None:
     """An example that two kinds of backgrounds do not change is plain."""
-    made = scenes(parts)
-    first, second = (replace(made, kinds=(kind,), backgrounds=1) for kind in TRAINING[:2])
+    examples = scenes(parts)
+    first, second = (replace(examples, kinds=(kind,), backgrounds=1) for kind in TRAINING[:2])
 
     def plain(difficulty: float) -> float:
         plan = BatchPlan(("visual",), 1, difficulty)

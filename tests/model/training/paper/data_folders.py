@@ -104,20 +104,20 @@ def ntidigits(file: Path, speakers: tuple[int, int] = (3, 2)) -> Path:
     """An HDF5 file in the layout of N-TIDIGITS18: single digits, "oh" and sequences of speakers to
     train and to test on."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    with h5py.File(file, "w") as made:
+    with h5py.File(file, "w") as hdf5:
         for part, count in zip(("train", "test"), speakers, strict=True):
             names = [
                 f"{part[0]}man-{letters}-{spoken}"
                 for letters in ("aa", "bb", "cc")[:count]
                 for spoken in (*"123456789zo", "1z", "o34")
             ]
-            made[f"{part}_labels"] = np.array([name.encode() for name in names])
+            hdf5[f"{part}_labels"] = np.array([name.encode() for name in names])
             for number, name in enumerate(names):
                 rng = np.random.default_rng([number, count])
                 channel = (4 * (number % 13) + rng.integers(0, 8, 400)).astype(np.float64)
                 seconds = np.sort(rng.random(400))
-                made[f"{part}_addresses/{name}"] = channel
-                made[f"{part}_timestamps/{name}"] = seconds
+                hdf5[f"{part}_addresses/{name}"] = channel
+                hdf5[f"{part}_timestamps/{name}"] = seconds
     return file
 
 

@@ -26,7 +26,7 @@ ANNA, BERT, ADMIN = (
 CLASSIFY = "/v1/classify"
 
 
-def made(**settings: Any) -> FastAPI:
+def make_app(**settings: Any) -> FastAPI:
     """An app with a route for admins and a WebSocket, whose checkpoints are never loaded."""
     app = create_app(Settings(models="/nowhere", **settings))
 
@@ -46,7 +46,7 @@ def made(**settings: Any) -> FastAPI:
     return app
 
 
-KEYED = made(api_keys=f"anna:{ANNA},bert:{BERT}", admin_key=ADMIN)
+KEYED = make_app(api_keys=f"anna:{ANNA},bert:{BERT}", admin_key=ADMIN)
 
 
 def bearer(key: str) -> list[tuple[bytes, bytes]]:
@@ -85,9 +85,9 @@ def test_with_a_key_every_route_answers(key: str) -> None:
 
 
 def test_without_configured_keys_requests_need_none_and_keys_are_not_checked() -> None:
-    assert ask(made(), "/v1/models").status == 200
-    assert ask(made(), "/v1/models", bearer("nobody")).status == 200
-    assert ask(made(admin_key=ADMIN), "/v1/models").status == 200
+    assert ask(make_app(), "/v1/models").status == 200
+    assert ask(make_app(), "/v1/models", bearer("nobody")).status == 200
+    assert ask(make_app(admin_key=ADMIN), "/v1/models").status == 200
 
 
 def test_admins_have_a_key_of_their_own() -> None:
@@ -99,12 +99,12 @@ def test_admins_have_a_key_of_their_own() -> None:
         assert refused.problem["type"] == "urn:scmrl:error:key-refused"
         assert "'anna'" in refused.problem["detail"]
         assert ask(KEYED, path, bearer(ADMIN)).body == b'"for admins"'
-    assert ask(made(admin_key=ADMIN), "/v1/admin/secrets").status == 401
+    assert ask(make_app(admin_key=ADMIN), "/v1/admin/secrets").status == 401
 
 
 @pytest.mark.parametrize("keys", ["", f"anna:{ANNA}"])
 def test_without_an_admin_key_there_is_nothing_to_administer(keys: str) -> None:
-    app = made(api_keys=keys)
+    app = make_app(api_keys=keys)
     for headers in ([], bearer(ANNA), bearer("nobody"), bearer("")):
         answer = ask(app, "/v1/admin/secrets", headers)
         assert answer.status == 404
@@ -136,7 +136,7 @@ def test_sockets_are_checked_as_they_are_opened() -> None:
 
 
 def test_each_key_has_its_own_limit() -> None:
-    app = made(api_keys=f"anna:{ANNA}:2,bert:{BERT}:0,c:{'C3' + BERT}", rate_limit_per_min=1)
+    app = make_app(api_keys=f"anna:{ANNA}:2,bert:{BERT}:0,c:{'C3' + BERT}", rate_limit_per_min=1)
 
     def statuses_of(key: str, path: str = "/v1/models") -> list[int]:
         return [ask(app, path, bearer(key)).status for _ in range(4)]
@@ -180,7 +180,7 @@ def test_two_headers_are_not_a_key(values: list[bytes]) -> None:
 
 def test_the_log_names_the_key_and_never_has_it(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    app = made(api_keys=f"anna:{ANNA}:2", admin_key=ADMIN)
+    app = make_app(api_keys=f"anna:{ANNA}:2", admin_key=ADMIN)
 
     @app.get("/broken")
     async def broken() -> None:
@@ -240,6 +240,6 @@ def test_the_description_asks_for_a_key_where_one_is_needed() -> None:
     assert infer["security"] == [{"key": []}]
     assert set(infer["responses"]["429"]["content"]) == {"application/json"}
     assert "security" not in described["paths"]["/v2/health/ready"]["get"]
-    plain = json.loads(ask(made(), "/openapi.json").body)
+    plain = json.loads(ask(make_app(), "/openapi.json").body)
     assert "security" not in plain["paths"][CLASSIFY]["post"]
     assert "/v1/admin/secrets" not in plain["paths"]

@@ -17,13 +17,13 @@ ORIGIN = "https://app.example.org"
 
 
 def app(**settings: object) -> FastAPI:
-    made = create_app(Settings(models="/nowhere", **settings))  # type: ignore[arg-type]
+    application = create_app(Settings(models="/nowhere", **settings))  # type: ignore[arg-type]
 
-    @made.get("/broken")
+    @application.get("/broken")
     async def broken() -> None:
         raise RuntimeError("inside")
 
-    return made
+    return application
 
 
 @pytest.mark.parametrize(
@@ -66,13 +66,13 @@ def test_the_docs_run_their_own_script_and_no_other() -> None:
         assert needed in policy
 
 
-def preflight(made: FastAPI, origin: str) -> dict[str, str]:
+def preflight(application: FastAPI, origin: str) -> dict[str, str]:
     request_headers = (
         (b"origin", origin.encode()),
         (b"access-control-request-method", b"POST"),
         (b"access-control-request-headers", b"authorization"),
     )
-    return dict(ask(made, "/v1/classify", request_headers, method="OPTIONS").headers)
+    return dict(ask(application, "/v1/classify", request_headers, method="OPTIONS").headers)
 
 
 def test_pages_of_other_origins_may_not_ask_unless_set() -> None:

@@ -39,9 +39,9 @@ def node(checks: Path, check: str, client: httpx.Client | None = None, *options:
     """Run one check."""
     url = str(client.base_url) if client is not None else ""
     clip = str(CLIPS / "digit-7.webm")
-    done = run(*options, checks, check, url, clip)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.strip()
+    completed = run(*options, checks, check, url, clip)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    return completed.stdout.strip()
 
 
 def run(*words: object) -> subprocess.CompletedProcess[str]:
@@ -109,8 +109,8 @@ def test_it_sends_again_what_the_python_client_sends_again(checks: Path) -> None
     for_python, for_node = ([Scripted(*script) for script in SCRIPTS] for _ in range(2))
     expected = [outcome(server) for server in for_python]
     assert {"answered", "ProblemError 504"} < set(expected)
-    done = run(checks, "outcomes", "", " ".join(server.url for server in for_node))
-    assert done.stdout.strip().split(", ") == expected, done.stderr
+    completed = run(checks, "outcomes", "", " ".join(server.url for server in for_node))
+    assert completed.stdout.strip().split(", ") == expected, completed.stderr
     for ours, theirs in zip(for_python, for_node, strict=True):
         assert ours.requests == theirs.requests
         ours.close()
@@ -126,9 +126,9 @@ def test_the_handshake_of_a_stream_is_sent_again(
 ) -> None:
     """As often as `retries` says, also where the request that asks for the reason fails."""
     server = Scripted(*[FULL, models] * 3)
-    done = run(*websocket_options(), checks, "handshakes", server.url)
+    completed = run(*websocket_options(), checks, "handshakes", server.url)
     server.close()
-    assert done.stdout.strip() == error, done.stderr
+    assert completed.stdout.strip() == error, completed.stderr
     assert server.requests == ["/v1/stream", "/v1/models"] * 3
 
 

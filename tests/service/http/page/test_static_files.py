@@ -168,9 +168,9 @@ def test_every_file_is_package_data() -> None:
 
 
 def test_the_page_learns_what_the_service_accepts() -> None:
-    made = app(max_steps=8, max_file_bytes=4096, max_duration_s=2.5)
-    limits = json.loads(ask(made, "/page/settings.json").body)
-    assert limits.pop("version") == made.version
+    page_app = app(max_steps=8, max_file_bytes=4096, max_duration_s=2.5)
+    limits = json.loads(ask(page_app, "/page/settings.json").body)
+    assert limits.pop("version") == page_app.version
     assert limits == {"max_steps": 8, "max_file_bytes": 4096, "max_duration_s": 2.5}
 
 
