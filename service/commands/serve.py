@@ -131,7 +131,13 @@ def run(settings: Settings, warnings: Sequence[str] = ()) -> int:
 
 def _check(settings: Settings) -> Keys:
     """Report exposed keys, and return the keys. Raises _CannotStart for keys that cannot be used,
-    and for a required sandbox that is not available."""
+    for one port twice, and for a required sandbox that is not available."""
+    if settings.port and settings.grpc_port == settings.port:
+        message = (
+            f"--grpc-port (SCMRL_GRPC_PORT) is {settings.port}, and so is --port (SCMRL_PORT); "
+            "they must differ"
+        )
+        raise _CannotStart(message, MISUSED)
     try:
         keys = read(settings)
         check_exposure(settings, keys)

@@ -47,9 +47,9 @@ def settings(
         bool, typer.Option("--markdown", help="Print docs/settings.md, with the defaults.")
     ] = False,
 ) -> None:
-    """List all settings: variable, current value, default, and description.
+    """List all settings: variable, current value, and description.
 
-    Values that differ from the default are bold. Secrets are not printed, only whether they are
+    Values that differ from the default are bold, and have it behind them. Secrets are not printed, only whether they are
     set.
     """
     if markdown:
@@ -66,15 +66,13 @@ def settings(
         typer.echo(describe_invalid_variables(exc), err=True)
         raise typer.Exit(2) from exc
     table = Table()
-    for heading in ("variable", "value", "default", "description"):
+    for heading in ("variable", "value", "description"):
         table.add_column(heading, overflow="fold", no_wrap=heading == "variable")
     for name, field in Settings.model_fields.items():
         value = format_value(getattr(current, name), field)
         default = format_value(field.default, field)
-        table.add_row(
-            variable(name), value if value == default else f"[bold]{value}[/bold]", default,
-            field.description,
-        )  # fmt: skip
+        shown = value if value == default else f"[bold]{value}[/bold] (default: {default})"
+        table.add_row(variable(name), shown, field.description)
     Console().print(table)
 
 

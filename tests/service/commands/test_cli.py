@@ -322,8 +322,8 @@ def test_settings_lists_values_and_hides_secrets(
     monkeypatch.setenv("SCMRL_ADMIN_KEY", "a-secret-of-the-operator")
     monkeypatch.setenv("COLUMNS", "200")
     stdout = scmrl("settings").output
-    assert re.search(r"SCMRL_MAX_BATCH\s*│\s*13 requests\s*│\s*8 requests", stdout)
-    assert re.search(r"SCMRL_ADMIN_KEY\s*│\s*set\s*│\s*none", stdout)
+    assert re.search(r"SCMRL_MAX_BATCH\s*│\s*13 requests \(default: 8 requests\)", stdout)
+    assert re.search(r"SCMRL_ADMIN_KEY\s*│\s*set \(default: none\)", stdout)
     assert "a-secret" not in stdout
     monkeypatch.setenv("COLUMNS", "80")
     names = scmrl("settings").output

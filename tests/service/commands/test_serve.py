@@ -106,6 +106,12 @@ def test_invalid_settings_are_named_by_flag_and_variable(serve: type[Serve]) -> 
     assert serve("--prot", 80).code() == 2
 
 
+def test_one_port_for_http_and_grpc_is_refused(serve: type[Serve]) -> None:
+    service = serve("--port", 18000, "--grpc-port", 18000)
+    assert service.code() == 2
+    assert "--grpc-port (SCMRL_GRPC_PORT) is 18000, and so is --port" in service.logged
+
+
 @pytest.mark.parametrize("name", SWITCHES)
 def test_what_is_on_or_off_can_be_set_either_way(
     name: str, monkeypatch: pytest.MonkeyPatch
