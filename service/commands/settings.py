@@ -49,8 +49,8 @@ def settings(
 ) -> None:
     """List all settings: variable, current value, and description.
 
-    Values that differ from the default are bold, and have it behind them. Secrets are not printed, only whether they are
-    set.
+    Values that differ from the default are bold, and have it behind them. Secrets are not printed,
+    only whether they are set.
     """
     if markdown:
         typer.echo("\n".join(markdown_page()))
