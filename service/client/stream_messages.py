@@ -25,6 +25,9 @@ PICTURE, SOUND, SERIES = 1, 2, 3
 NEW_SEGMENT = 1
 #: Longest message that is received, in bytes: maps as numbers and pictures in base64.
 MAX_MESSAGE = 64 << 20
+#: Seconds that the end of a stream waits for the service to close it as well, which cannot be heard
+#: where answers were not read.
+_CLOSE_S = 1.0
 #: Answers that may be under way where the caller sets no other number.
 _MAX_UNACKNOWLEDGED = 2
 
@@ -115,6 +118,7 @@ class StreamRequest:
             "additional_headers": self.headers,
             "subprotocols": [PROTOCOL],
             "open_timeout": self.timeout_s,
+            "close_timeout": _CLOSE_S,
             "max_size": MAX_MESSAGE,
             "compression": None,  # pictures are compressed already
         }

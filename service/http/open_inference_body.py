@@ -82,7 +82,8 @@ def _inputs(inputs: Sequence[InferenceInput], content: memoryview) -> list[Tenso
                 detail = f"Input `{tensor.name[:100]}` has neither `data` nor `binary_data_size`."
                 raise Problem(Error.INVALID_FIELD, detail, field=tensor.name[:100])
             if tensor.datatype == "BYTES":
-                data = _decoded(tensor.name, data)
+                elements = tensors.flat_elements(tensor.name, tensor.shape, data)
+                data = [_decoded(tensor.name, element) for element in elements]
             parsed.append(tensors.from_values(tensor.name, tensor.datatype, tensor.shape, data))
             continue
         if size > len(content):
@@ -101,10 +102,8 @@ def _inputs(inputs: Sequence[InferenceInput], content: memoryview) -> list[Tenso
     return parsed
 
 
-def _decoded(name: str, value: Any) -> Any:
-    """Decode base64 in nested lists. Raises Problem INVALID_FIELD."""
-    if isinstance(value, list):
-        return [_decoded(name, element) for element in value]
+def _decoded(name: str, value: Any) -> bytes:
+    """Decode base64. Raises Problem INVALID_FIELD."""
     if not isinstance(value, str):
         raise Problem(Error.INVALID_FIELD, f"Input `{name[:100]}`: BYTES in JSON are base64.")
     prefix = DATA_URL.match(value)

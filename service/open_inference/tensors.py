@@ -43,7 +43,8 @@ def from_values(name: str, datatype: str, shape: Sequence[int], values: Any) -> 
     """Return the tensor of values in nested or flat sequences. Raises Problem INVALID_FIELD."""
     dtype, _ = _check(name, datatype, shape)
     if datatype == "BYTES":
-        return Tensor(name, datatype, _shaped(name, shape, _objects(list(_flat(values)))))
+        elements = flat_elements(name, shape, values)
+        return Tensor(name, datatype, _objects(elements).reshape(shape))
     try:
         array = np.asarray(values, np.float64)
     except (TypeError, ValueError, OverflowError):
@@ -52,6 +53,26 @@ def from_values(name: str, datatype: str, shape: Sequence[int], values: Any) -> 
         raise _invalid(name, "UINT8 are whole numbers, 0 to 255")
     with np.errstate(over="ignore"):  # a number too large for float32 becomes infinite
         return Tensor(name, datatype, _shaped(name, shape, array.astype(dtype)))
+
+
+def flat_elements(name: str, shape: Sequence[int], values: Any) -> list[Any]:
+    """Return the elements of BYTES in nested or flat sequences, of which there must be as many as
+    the shape says. Raises Problem INVALID_FIELD; more than that are not looked at."""
+    _, count = _check(name, "BYTES", shape)
+    elements: list[Any] = []
+    nested = [iter((values,))]  # not recursive: an element would cost as much as it is deep
+    while nested and len(elements) <= count:
+        value = next(nested[-1], nested)
+        if value is nested:
+            nested.pop()
+        elif isinstance(value, list | tuple):
+            nested.append(iter(value))
+        else:
+            elements.append(value)
+    if len(elements) != count:
+        has = f"more than {count}" if len(elements) > count else len(elements)
+        raise _invalid(name, f"its shape is {list(shape)}, but it has {has} elements")
+    return elements
 
 
 def from_bytes(name: str, datatype: str, shape: Sequence[int], content: memoryview) -> Tensor:
@@ -111,14 +132,6 @@ def _objects(elements: Sequence[bytes]) -> NDArray[Any]:
     array = np.empty(len(elements), object)
     array[:] = elements
     return array
-
-
-def _flat(values: Any) -> Any:
-    if isinstance(values, list | tuple):
-        for value in values:
-            yield from _flat(value)
-    else:
-        yield values
 
 
 def _shaped(name: str, shape: Sequence[int], values: NDArray[Any]) -> NDArray[Any]:

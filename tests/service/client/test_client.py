@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ import httpx
 import numpy as np
 import pytest
 from pydantic import SecretStr
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.server import ServerConnection, serve
+from websockets.typing import Subprotocol
 
 from service.app import create_app
 from service.classification import schemas
@@ -34,8 +38,9 @@ from service.client import (
     StreamClosedError,
     StreamProblem,
     Summary,
+    stream_messages,
 )
-from service.client.stream_messages import HEADER, MediaMessages
+from service.client.stream_messages import HEADER, PROTOCOL, MediaMessages
 from service.settings import Settings
 from service.streaming import messages
 from tests.service.conftest import CLIPS
@@ -347,3 +352,26 @@ def test_members_of_a_newer_service_are_kept() -> None:
     model = ModelSummary.model_validate_json(text)
     assert model.model_extra == {"colour": "red"}
     assert json.loads(model.model_dump_json(exclude_none=True)) == json.loads(text)
+
+
+def test_a_stream_whose_answers_were_not_read_is_left_soon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The service's close frame is behind the answers, and would be waited for: 10 s by default."""
+    monkeypatch.setattr(stream_messages, "_CLOSE_S", 0.1)
+    ready = Ready(id="1", model="avdigits", window_s=1, hop_s=1).model_dump_json()
+
+    def answer(socket: ServerConnection) -> None:
+        socket.recv()
+        socket.send(ready)
+        with suppress(ConnectionClosed):
+            while True:
+                socket.send("{}")
+
+    with serve(answer, "127.0.0.1", 0, subprotocols=[Subprotocol(PROTOCOL)]) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with Client(f"http://127.0.0.1:{server.socket.getsockname()[1]}") as client:
+            with client.stream([PictureInput()]):
+                time.sleep(0.1)  # more than are buffered have come
+                left = time.monotonic()
+            assert time.monotonic() - left < 5

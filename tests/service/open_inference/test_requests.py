@@ -89,3 +89,22 @@ def test_streams_keep_their_values_and_need_their_dimensions() -> None:
     flat = Tensor("audio", "FP32", values.reshape(2, 6))
     with pytest.raises(Problem, match=r"needed is \[clips, T or 1"):
         clips_of(InferRequest([flat]), CARD, SETTINGS, "avdigits")
+
+
+def test_no_more_elements_are_decoded_than_the_shape_has() -> None:
+    """Millions, in lists within lists, would take half a minute."""
+    tensor = {"name": "clip", "shape": [1], "datatype": "BYTES"}
+
+    def parse(data: Any) -> InferRequest:
+        text = json.dumps({"inputs": [tensor | {"data": data}]})
+        return parse_request(text.encode(), None, 1 << 20)
+
+    (parsed,) = parse([[["aGVsbG8="], []]]).inputs
+    assert parsed.values.tolist() == [b"hello"]
+    for data, reason in (
+        (["aGVsbG8=", ["no base64"]], r"\[1\], but it has more than 1 elements"),
+        ([[], []], r"\[1\], but it has 0 elements"),
+    ):
+        with pytest.raises(Problem, match=reason) as refused:
+            parse(data)
+        assert refused.value.error is Error.INVALID_FIELD
