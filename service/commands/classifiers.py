@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import typer
 
 from service.commands.remote import make_client, reporting_errors
+from service.default_checkpoint import default_model
 
 if TYPE_CHECKING:
     from service.classification.local_classifier import LocalClassifier
@@ -84,6 +85,26 @@ class Server:
 def connect(stack: ExitStack, url: str, key: str | None, model: str | None) -> Server:
     """Return a server; `stack` closes the connections to it. Raises BadParameter."""
     return Server(stack.enter_context(make_client(url, key)), model)
+
+
+def connect_or_load(
+    stack: ExitStack,
+    *,
+    url: str | None,
+    key: str | None,
+    model: str | None,
+    models: Path,
+    device: str,
+) -> ClipClassifier:
+    """Return the server at `url`, or without one a checkpoint on this machine.
+
+    `stack` closes connections. Raises BadParameter, also for a key without a server.
+    """
+    if url:
+        return connect(stack, url, key, model)
+    if key is not None:
+        raise typer.BadParameter("is for a server; pass its --url as well", param_hint="--key")
+    return load(model or default_model(models), models, device)
 
 
 def load(model: str, models: Path, device: str) -> LoadedCheckpoint:

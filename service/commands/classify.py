@@ -19,7 +19,7 @@ from service.commands import classify_flags as flags
 from service.commands.classifiers import ClipClassifier
 from service.commands.device import Device
 from service.commands.overlay_files import Outcome
-from service.default_checkpoint import WEIGHTS, default_model
+from service.default_checkpoint import WEIGHTS
 
 if TYPE_CHECKING:
     from service.classification.options import Options
@@ -145,10 +145,8 @@ def classify(
     )
     outcomes = []
     with ExitStack() as stack:
-        classifier: ClipClassifier = (
-            classifiers.connect(stack, url, key, model)
-            if url
-            else classifiers.load(model or default_model(models), models, device)
+        classifier = classifiers.connect_or_load(
+            stack, url=url, key=key, model=model, models=models, device=device
         )
         for outcome in _outcomes(classifier, requests, options):
             outcomes.append(outcome)

@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 from service.commands.checkpoint_flags import value_name
 from service.commands.settings import format_value, topic_of
 from service.decoding import sandbox
+from service.default_checkpoint import DEFAULT_MODEL
 from service.keys.exposure import check_exposure
 from service.keys.key_file import Keys, KeysError, exposed, read
 from service.observability import logs
@@ -180,7 +181,7 @@ def _serve(settings: Settings, keys: Keys, listener: socket.socket) -> list[Star
         settings,
         start_keys=keys,
         hangups=lambda: SIGNALS.hangups,
-        on_ready=lambda: _greet(listener, bool(keys.api), settings.log_format),
+        on_ready=lambda: _greet(listener, bool(keys.api), settings),
         on_failure=fail,
     )
     server = server_of(app)
@@ -237,7 +238,7 @@ def _serve_with_workers(
             http_workers(settings),
             board,
             hangups=lambda: SIGNALS.hangups,
-            on_ready=lambda: _greet(listener, bool(keys.api), settings.log_format),
+            on_ready=lambda: _greet(listener, bool(keys.api), settings),
             on_failure=once(fail),
         )
         stopping = Stopping(process, process.in_flight, settings, SIGNALS)
@@ -276,16 +277,17 @@ def _option(name: str, field: FieldInfo, hidden: bool = False) -> inspect.Parame
     )
 
 
-def _greet(listener: socket.socket, needs_key: bool, log_format: str) -> None:
+def _greet(listener: socket.socket, needs_key: bool, settings: Settings) -> None:
     """Print the address of the service, and a command that tries it. With JSON, log the address:
     where stdout and stderr are collected together, every line must be an object."""
     host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     address = f"http://{host}:{port}"
-    if log_format == "json":
+    if settings.log_format == "json":
         log.info("scmrl is ready on %s", address)
         return
-    clip = os.path.relpath(CLIP) if CLIP.exists() else "CLIP.mp4"
+    has_clip = settings.default_model == DEFAULT_MODEL and CLIP.exists()
+    clip = os.path.relpath(CLIP) if has_clip else "CLIP.mp4"
     key = "-H 'Authorization: Bearer KEY' " if needs_key else ""
     _say(f"\nscmrl is ready on {address} (API: {address}/docs)")
     _say(f"\n  curl {key}-F clip=@{clip} {address}/v1/classify\n")

@@ -15,7 +15,7 @@ from service.commands import classifiers, remote
 from service.commands import classify_flags as flags
 from service.commands.classifiers import ClipClassifier
 from service.commands.device import Device
-from service.default_checkpoint import WEIGHTS, default_model
+from service.default_checkpoint import WEIGHTS
 
 if TYPE_CHECKING:
     from service.classification.schemas import Classification
@@ -109,10 +109,8 @@ def bag(
     try:
         with ExitStack() as stack:
             reader = stack.enter_context(recordings.open_recording(recording, choice))
-            classifier: ClipClassifier = (
-                classifiers.connect(stack, url, key, model)
-                if url
-                else classifiers.load(model or default_model(models), models, device)
+            classifier = classifiers.connect_or_load(
+                stack, url=url, key=key, model=model, models=models, device=device
             )
             for outcome in _classify(classifier, reader, window, hop or window / _HOPS, steps):
                 outcomes.append(outcome)

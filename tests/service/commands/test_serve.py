@@ -106,6 +106,14 @@ def test_invalid_settings_are_named_by_flag_and_variable(serve: type[Serve]) -> 
     assert serve("--prot", 80).code() == 2
 
 
+def test_a_model_of_ones_own_is_not_tried_with_a_clip_of_digits(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving._greet(listener, False, Settings(default_model="mine"))
+    assert "-F clip=@CLIP.mp4 " in capsys.readouterr().out
+
+
 def test_one_port_for_http_and_grpc_is_refused(serve: type[Serve]) -> None:
     service = serve("--port", 18000, "--grpc-port", 18000)
     assert service.code() == 2

@@ -70,6 +70,7 @@ def test_a_server_that_is_not_there_ends_the_command(
         assert "as http://" in scmrl(command, CLIP, "--url", "nonsense", code=2).output
     monkeypatch.setattr(remote, "DEFAULT_URL", nowhere)
     assert "`scmrl serve` starts" in scmrl("watch", CLIP, "--url", nowhere, code=1).stderr
+    assert "pass its --url as well" in scmrl("classify", CLIP, "--key", "k", code=2).output
     missing = f"@{tmp_path / 'key'}"
     assert "cannot read" in scmrl("watch", CLIP, "--key", missing, code=2).output
 
