@@ -77,7 +77,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# make ends with code 2 whatever audit.py said; .ci/run asks it without make.
+# make replaces the exit code of audit.py by 2; .ci/run calls it without make.
 audit: $(VENV)/.dev
 	$(BIN)/python .ci/audit.py $(ARGS)
 
@@ -96,7 +96,7 @@ try-python:
 try-aarch64: wheel
 	$(BIN)/python .ci/try_aarch64.py dist/*.whl
 
-# make ends with code 2 whatever gpu_check.py said: 1 for a part that failed, 3 without a GPU.
+# make replaces the exit code of gpu_check.py by 2: 1 for a part that failed, 3 without a GPU.
 gpu-check: $(VENV)/.dev
 	$(BIN)/python .ci/gpu_check.py $(ARGS)
 

@@ -61,12 +61,12 @@ export class ProblemError extends Error {
     this.id = document.id;
     /** Seconds after which a retry makes sense, or undefined. */
     this.retryAfterS = retryAfterS;
-    /** Whether it is not the service's answer, but that of something in between. */
+    /** Whether a proxy answered, not the service. */
     this.ofProxy = ofProxy;
   }
 }
 
-/** There was no answer: the service cannot be reached, or something between changed the answer. */
+/** There was no answer: the service cannot be reached, or a proxy changed the answer. */
 export class UnreachableError extends Error {
   constructor(message, options) {
     super(message, options);
@@ -317,7 +317,7 @@ export class Stream {
   constructor(socket, start) {
     this.#socket = socket;
     this.#start = { type: "start", max_unacknowledged: 2, ...start };
-    /** What holds for the session; set once it is open. */
+    /** The `ready` message with the session's options; set once it is open. */
     this.ready = null;
     /** The summary that the service sends after `close()`. */
     this.summary = null;
@@ -384,7 +384,7 @@ export class Stream {
     this.#sendText({ type: "finalize" });
   }
 
-  /** Say that nothing is sent for now. */
+  /** Keep the session open while nothing is sent. */
   keepalive() {
     this.#sendText({ type: "keepalive" });
   }
@@ -527,7 +527,7 @@ function parse(text) {
   }
 }
 
-/** Return the error of a response, also of one that something between has sent. */
+/** Return the error of a response, also of a proxy's. */
 function problemOf({ status, headers }, text) {
   const after = retryAfterS(headers.get("Retry-After"));
   if ((headers.get("Content-Type") ?? "").includes("problem+json")) {
