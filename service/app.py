@@ -240,7 +240,12 @@ def _add_middleware(
             expose_headers=("Retry-After", "X-Request-ID"),
         )
     # Outside everything that can fail or reject: it logs and counts, and answers bugs with 500.
-    app.add_middleware(AccessLog, request_log=request_log, is_draining=state.is_draining)
+    app.add_middleware(
+        AccessLog,
+        request_log=request_log,
+        is_draining=state.is_draining,
+        routes=[route for router in ROUTERS for route in router.routes],
+    )
     # Outermost, so that those 500 responses have the headers too.
     app.add_middleware(SecurityHeaders)
 

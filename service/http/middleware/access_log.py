@@ -7,10 +7,11 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
@@ -38,6 +39,9 @@ class AccessLog:
     completed when it ends. `request.state.accepted` says whether it has been accepted.
 
     A request that is cancelled gets a 503 while `is_draining()`; otherwise its client has gone.
+
+    `routes`: those of the application, by which a request is counted that was refused before its
+    route was looked for, as one without a key.
     """
 
     def __init__(
@@ -45,10 +49,12 @@ class AccessLog:
         app: ASGIApp,
         request_log: RequestLog,
         is_draining: Callable[[], bool],
+        routes: Sequence[BaseRoute] = (),
     ) -> None:
         self.app = app
         self._request_log = request_log
         self._is_draining = is_draining
+        self._routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -109,7 +115,7 @@ class AccessLog:
                 await send_with_id({"type": "websocket.close", "code": _FAILED})
         finally:
             status = CLIENT_GONE if status is None else status
-            self._request_log.complete(_completed(scope, status, started))
+            self._request_log.complete(_completed(scope, status, started, self._routes))
             request_id.reset(token)
 
 
@@ -118,14 +124,23 @@ def _request_id(headers: Headers) -> str:
     return proposed if _ACCEPTABLE_ID.fullmatch(proposed) else uuid.uuid4().hex
 
 
-def _completed(scope: Scope, status: int, started: float) -> CompletedRequest:
+def _template(scope: Scope, routes: Sequence[BaseRoute]) -> str | None:
+    """Return the template of a request's path, as `/v1/models/{name}`; None for an unknown one."""
+    reached = scope.get("route")
+    matching = (route for route in routes if route.matches(scope)[0] is not Match.NONE)
+    return getattr(reached or next(matching, None), "path", None)
+
+
+def _completed(
+    scope: Scope, status: int, started: float, routes: Sequence[BaseRoute]
+) -> CompletedRequest:
     state = scope["state"]
     return CompletedRequest(
         id=state["id"],
         method=scope.get("method", "GET"),  # which a WebSocket's handshake is
         path=scope["path"],
         # The template, since clients can invent any number of paths.
-        route=getattr(scope.get("route"), "path", None),
+        route=_template(scope, routes),
         headers=Headers(scope=scope),
         status=status,
         started=started,

@@ -13,6 +13,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from pydantic import SecretStr
 
 from model.network import Output
 from service.app import create_app
@@ -162,6 +163,21 @@ def test_no_label_is_what_a_client_makes_up(service: httpx.Client, clip: bytes) 
         CLASSIFY, "/v1/models/{name}/classify", "/metrics", "other",
     }  # fmt: skip
     assert after.values("scmrl_requests_total", "model") == {"", "avdigits", "strict"}
+
+
+def test_a_request_that_is_refused_early_counts_for_its_route(tmp_path: Path) -> None:
+    """So that an operator sees which path the refusals come to."""
+    key = "q7Zt4mXv9RkB2wLc8NpY"
+    settings = Settings(models=tmp_path, api_keys=SecretStr(f"anna:{key}"))
+    with listening(create_app(settings)) as client:
+        for path in (CLASSIFY, "/v1/models/made-up/classify", "/made-up"):
+            assert client.post(path).status_code == 401
+        client.headers["Authorization"] = f"Bearer {key}"
+        name = "scmrl_requests_total"
+        after = once(client, lambda s: s.total(name, status="401") == 3)
+        assert after.total(name, route=CLASSIFY, status="401") == 1
+        assert after.total(name, route="/v1/models/{name}/classify", status="401") == 1
+        assert after.total(name, route="other", status="401") == 1
 
 
 def test_a_client_that_has_gone_is_a_499(service: httpx.Client, clip: bytes) -> None:
