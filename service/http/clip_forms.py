@@ -6,13 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from service.classification import upload_fields
 from service.classification.option_fields import parse_options
 from service.classification.options import Options
 from service.classification.upload_fields import InputFiles, Kinds
 from service.errors import Error, Problem
 from service.http import form, json_body
-from service.http.json_body import naming_clip
+from service.http.json_body import check_number, naming_clip
 from service.http.multipart_body import Form, FormFields
 from service.settings import Settings
 
@@ -52,15 +51,6 @@ def _one_file_each(
         )
         raise Problem(Error.INVALID_FIELD, detail, field=name)
     return [Form(files={name: [file]}) for file in form.files[name]]
-
-
-def check_number(clips: int, max_clips: int) -> None:
-    """Check how many clips there are. Raises Problem INVALID_FIELD or TOO_LARGE."""
-    if not clips:
-        raise Problem(Error.INVALID_FIELD, "No clip was sent.", field=upload_fields.FIELDS[0].name)
-    if clips > max_clips:
-        detail = f"There are {clips} clips; at most {max_clips} are accepted (SCMRL_CALL_CLIPS)."
-        raise Problem(Error.TOO_LARGE, detail)
 
 
 def _add_values(clips: Sequence[Form], form: Form, fields: FormFields) -> None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from service.classification import upload_fields
 from service.errors import Error, Problem
 from service.http.multipart_body import Form, FormFields
 
@@ -31,11 +32,12 @@ async def read_json(stream: AsyncIterator[bytes], fields: FormFields, max_bytes:
 
 
 async def read_json_clips(
-    stream: AsyncIterator[bytes], fields: FormFields, max_bytes: int
+    stream: AsyncIterator[bytes], fields: FormFields, max_bytes: int, max_clips: int
 ) -> list[Form]:
-    """Read an array of such objects, one for each clip. Raises Problem as `read_json` does; the
-    field has the clip's number behind it."""
-    return await asyncio.to_thread(parse_json_clips, await _read(stream, max_bytes), fields)
+    """Read an array of 1 to `max_clips` such objects, one for each clip. Raises Problem as
+    `read_json` does; the field has the clip's number behind it."""
+    body = await _read(stream, max_bytes)
+    return await asyncio.to_thread(parse_json_clips, body, fields, max_clips)
 
 
 async def _read(stream: AsyncIterator[bytes], max_bytes: int) -> bytes:
@@ -59,17 +61,27 @@ def parse_json(body: bytes, fields: FormFields) -> Form:
     return _form(_parse(body), fields)
 
 
-def parse_json_clips(body: bytes, fields: FormFields) -> list[Form]:
+def parse_json_clips(body: bytes, fields: FormFields, max_clips: int) -> list[Form]:
     """Parse a whole body of several clips. Raises Problem as `read_json_clips` does."""
     clips = _parse(body)
     if not isinstance(clips, list):
         detail = "The JSON must be an array of objects, each with the form's fields."
         raise Problem(Error.UNREADABLE_FORM, detail)
+    check_number(len(clips), max_clips)  # before any of them is looked at: there may be millions
     forms = []
     for number, clip in enumerate(clips):
         with naming_clip(number):
             forms.append(_form(clip, fields))
     return forms
+
+
+def check_number(clips: int, max_clips: int) -> None:
+    """Check how many clips there are. Raises Problem INVALID_FIELD or TOO_LARGE."""
+    if not clips:
+        raise Problem(Error.INVALID_FIELD, "No clip was sent.", field=upload_fields.FIELDS[0].name)
+    if clips > max_clips:
+        detail = f"There are {clips} clips; at most {max_clips} are accepted (SCMRL_CALL_CLIPS)."
+        raise Problem(Error.TOO_LARGE, detail)
 
 
 @contextmanager

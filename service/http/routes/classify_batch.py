@@ -97,8 +97,9 @@ async def _read_clips(
     """Read files and options of each clip. Raises Problem."""
     if is_json(request):
         max_bytes = settings.max_json_mib * MIB
-        clips = await json_body.read_json_clips(request.stream(), fields, max_bytes)
-        clip_forms.check_number(len(clips), settings.call_clips)
+        clips = await json_body.read_json_clips(
+            request.stream(), fields, max_bytes, settings.call_clips
+        )
     else:
         content_type = request.headers.get("content-type")
         form = await read_form(content_type, request.stream(), fields, settings.max_parts)

@@ -79,9 +79,11 @@ def test_other_names_are_no_fields(name: str) -> None:
         (b"[1]", None, "Clip 0: The JSON must be an object"),
         (b'[{"clip": "YQ=="}, {"clip": "?"}]', "clip.1", "Clip 1: `clip` is not base64"),
         (b'[{"steps.0": 4}]', "steps.0.0", "No such field: 'steps.0'"),
+        (b"[]", "clip", "No clip was sent"),
+        (b"[%b]" % b",".join([b'{"clip": "?"}'] * 5), None, "There are 5 clips; at most 4"),
     ],
 )
 def test_json_names_the_clip(body: bytes, field: str | None, message: str) -> None:
     with pytest.raises(Problem, match=message) as caught:
-        parse_json_clips(body, FIELDS)
+        parse_json_clips(body, FIELDS, SETTINGS.call_clips)
     assert caught.value.field == field
