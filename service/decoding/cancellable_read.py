@@ -50,12 +50,15 @@ class CancellableRead:
             if is_cancelled:
                 raise ReadCancelled
 
-    def cancel(self) -> None:
-        """Interrupt the reading, now or as soon as it begins; returns at once.
+    def cancel(self) -> bool:
+        """Interrupt the reading, now or as soon as it begins; return whether a process was reading.
 
-        Drops the files, which the executor's queue would otherwise keep in memory with the job.
+        Returns at once. Drops the files, which the executor's queue would otherwise keep in memory
+        with the job.
         """
         with self._lock:
             self._files = None
-            if self._process is not None:
-                self._process.interrupt()
+            if self._process is None:
+                return False
+            self._process.interrupt()
+            return True

@@ -121,9 +121,9 @@ class DecoderPool:
     async def decode(self, files: InputFiles, request: DecodeRequest) -> DecodeResult:
         """Decode and preprocess the files of a request.
 
-        Cancelled while it waits for a process, it never runs. Cancelled while a process reads, it
-        ends the process and returns when its slot is free, so that a request counts as in flight
-        until then.
+        Cancelled while it waits for a process, it never runs, and returns at once. Cancelled while
+        a process reads, it ends the process and returns when its slot is free, so that a request
+        counts as in flight until then.
 
         Raises Problem as `files.decode` does, and DECODE_TIMEOUT; UNUSABLE where processes died
         of the files; NOT_READY where no process can be started or none responds.
@@ -137,9 +137,9 @@ class DecoderPool:
             return await asyncio.wrap_future(job)
         except asyncio.CancelledError:
             job.cancel()
-            reading.cancel()
-            await _wait_until_done(asyncio.wrap_future(job))
-            raise
+            if reading.cancel():
+                await _wait_until_done(asyncio.wrap_future(job))
+            raise  # else its thread waits for a process, whose start may take a minute
 
     async def open_live(self, request: LiveRequest, memory_bytes: int) -> LiveDecoder:
         """Start the decoder of a live stream, in a process beside those of the pool.

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from model.media.reader import Limits
 from service.classification.upload_fields import InputFiles
-from service.decoding import process_set
+from service.decoding import fork_server, fork_server_process, process_set
 from service.decoding.files import decode
 from service.decoding.fork_server import DecodeLimits
 from service.decoding.job import DecodeRequest, DecodeResult
@@ -478,6 +478,28 @@ def test_a_job_cancelled_while_it_is_read_ends_its_process(clip: bytes) -> None:
         good(decoded)
         wait_until(lambda: pid not in children_of(fork_server_pid(decoders)))
         assert decoders.restarts == 0, "a cancelled request is no fault of a process"
+
+
+def test_a_job_cancelled_while_the_fork_server_starts_does_not_wait_for_it(
+    clip: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start that hangs takes a minute, and an answer has to come at its deadline."""
+    monkeypatch.setattr(fork_server_process, "_WORKER", "tests.service.never_begins")
+    monkeypatch.setattr(fork_server, "END_S", 0.1)
+    decoders = DecoderPool(1, GENEROUS)
+
+    async def scenario() -> None:
+        waiting = asyncio.create_task(decoders.decode(InputFiles(clip=clip), WANTED))
+        await asyncio.to_thread(wait_until, lambda: decoders._fork_server.silent_s > 0)
+        waiting.cancel()
+        done, _ = await asyncio.wait([waiting], timeout=20)
+        assert done
+        assert waiting.cancelled()
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        decoders.stop()
 
 
 def test_a_request_cancelled_twice_still_waits_for_its_process() -> None:
