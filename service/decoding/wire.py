@@ -10,7 +10,6 @@ them has read untrusted files.
 from __future__ import annotations
 
 import math
-import os
 import socket
 import struct
 import time
@@ -44,8 +43,6 @@ _CHECK_S = 0.5
 _MAX_HEAD = 4 * 1024 * 1024
 #: Most bytes of arrays that one result may have.
 _MAX_ARRAYS = 1024 * 1024 * 1024
-#: Most buffers that one system call takes (IOV_MAX of Linux).
-_MAX_BUFFERS = 1024
 
 
 #: Returns an array of a shape and a type, not initialized.
@@ -78,9 +75,6 @@ class _Array(_Message):
     @property
     def bytes(self) -> int:
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
-
-    def allocate(self, allocate: Allocate) -> NDArray[Any]:
-        return allocate(self.shape, self.dtype)
 
 
 class _PreparedStream(_Message):
@@ -133,31 +127,11 @@ class Deadline:
         self._end = None if seconds is None else time.monotonic() + seconds
         self._check = check
 
-    def send(self, sock: socket.socket, buffers: Sequence[memoryview]) -> int:
-        """Send the first bytes of the buffers and return how many.
+    def wait(self, call: Callable[[], int], sock: socket.socket) -> int:
+        """Return the result of `call`, a call of `sock` that waits for the other side.
 
-        Raises PeerLost, TimeoutError, and what `check` raises.
+        Raises PeerLost where the call fails, TimeoutError, and what `check` raises.
         """
-        # A confined process may not call sendmsg() or recvmsg(), which can pass descriptors.
-        if self._end is None:
-            return self._wait(partial(os.writev, sock.fileno(), buffers), sock)
-        return self._wait(partial(sock.sendmsg, buffers), sock)
-
-    def receive(self, sock: socket.socket, buffers: Sequence[memoryview]) -> int:
-        """Receive into the first bytes of the buffers and return how many.
-
-        Raises PeerLost, TimeoutError, and what `check` raises.
-        """
-        if self._end is None:
-            count = self._wait(partial(os.readv, sock.fileno(), buffers), sock)
-        else:
-            count = self._wait(lambda: sock.recvmsg_into(buffers)[0], sock)
-        if not count:
-            raise PeerLost("it closed the socket")
-        return count
-
-    def _wait(self, call: Callable[[], int], sock: socket.socket) -> int:
-        """Return the result of a call that waits for the other side."""
         while True:
             self._apply(sock)
             try:
@@ -174,9 +148,7 @@ class Deadline:
         remaining = self._end - time.monotonic()
         if remaining <= 0:
             raise TimeoutError
-        timeout_s = min(remaining, _CHECK_S)
-        if sock.gettimeout() != timeout_s:  # to set it is a system call
-            sock.settimeout(timeout_s)
+        sock.settimeout(min(remaining, _CHECK_S))
 
 
 def send_request(
@@ -199,7 +171,7 @@ def receive_acknowledgement(sock: socket.socket, deadline: Deadline) -> None:
     Raises PeerLost and TimeoutError.
     """
     received = bytearray(len(_ACKNOWLEDGEMENT))
-    _receive_into(sock, [received], deadline)
+    _receive_into(sock, memoryview(received), deadline)
     if received != _ACKNOWLEDGEMENT:
         raise PeerLost("it sent an invalid acknowledgement")
 
@@ -247,7 +219,7 @@ def send_result(sock: socket.socket, result: DecodeResult, canvas: bool) -> None
             "preprocess_s": result.preprocess_s,
         }
     )
-    buffers = map(_bytes_of, arrays)
+    buffers = (array.reshape(-1).view(np.uint8).data for array in arrays)
     _send(sock, head.model_dump_json().encode(), buffers, Deadline(None))
 
 
@@ -283,18 +255,17 @@ def receive_result(
     total = sum(getattr(s, part).bytes for s in reply.prepared.values() for part in _ARRAYS)
     if total > _MAX_ARRAYS:
         raise PeerLost(f"it sent {total} bytes of arrays; at most {_MAX_ARRAYS} are accepted")
-    arrays_of = {
-        name: {
-            part: getattr(stream, part).allocate(allocate if part == "tensor" else np.empty)
-            for part in _ARRAYS
-        }
-        for name, stream in reply.prepared.items()
-    }
-    each = (array for arrays in arrays_of.values() for array in arrays.values())
-    _receive_into(sock, map(_bytes_of, each), deadline)
     prepared = {}
     for name, stream in reply.prepared.items():
-        arrays = arrays_of[name]
+        arrays = {
+            part: _receive_array(
+                sock,
+                getattr(stream, part),
+                deadline,
+                allocate if part == "tensor" else np.empty,
+            )
+            for part in _ARRAYS
+        }
         canvas = arrays.pop("canvas")
         prepared[name] = Prepared(
             rows=stream.rows, columns=stream.columns, canvas=partial(np.asarray, canvas), **arrays
@@ -302,9 +273,12 @@ def receive_result(
     return DecodeResult(prepared, reply.streams, reply.decode_s, reply.preprocess_s)
 
 
-def _bytes_of(array: NDArray[Any]) -> memoryview:
-    """Return the memory of a contiguous array."""
-    return array.reshape(-1).view(np.uint8).data
+def _receive_array(
+    sock: socket.socket, head: _Array, deadline: Deadline, allocate: Allocate
+) -> NDArray[Any]:
+    array = allocate(head.shape, head.dtype)
+    _receive_into(sock, array.reshape(-1).view(np.uint8).data, deadline)
+    return array
 
 
 def _send(
@@ -317,36 +291,26 @@ def _send(
 
 
 def _send_parts(sock: socket.socket, parts: Iterable[Any], deadline: Deadline) -> None:
-    unsent = _not_empty(parts)
-    while unsent:
-        _skip(unsent, deadline.send(sock, unsent[:_MAX_BUFFERS]))
+    for part in parts:
+        unsent = memoryview(part)
+        while unsent:
+            unsent = unsent[deadline.wait(partial(sock.send, unsent), sock) :]
 
 
 def _receive_head(sock: socket.socket, deadline: Deadline) -> bytes:
     length = bytearray(_LENGTH.size)
-    _receive_into(sock, [length], deadline)
+    _receive_into(sock, memoryview(length), deadline)
     (size,) = _LENGTH.unpack(length)
     if size > _MAX_HEAD:
         raise PeerLost(f"it sent a head of {size} bytes; at most {_MAX_HEAD} are accepted")
     head = bytearray(size)
-    _receive_into(sock, [head], deadline)
+    _receive_into(sock, memoryview(head), deadline)
     return bytes(head)
 
 
-def _receive_into(sock: socket.socket, buffers: Iterable[Any], deadline: Deadline) -> None:
-    """Fill the buffers, one after another."""
-    unfilled = _not_empty(buffers)
-    while unfilled:
-        _skip(unfilled, deadline.receive(sock, unfilled[:_MAX_BUFFERS]))
-
-
-def _not_empty(buffers: Iterable[Any]) -> list[memoryview]:
-    return [memoryview(buffer) for buffer in buffers if len(buffer)]
-
-
-def _skip(buffers: list[memoryview], count: int) -> None:
-    """Remove the first `count` bytes of buffers, none of which is empty."""
-    while buffers and count >= len(buffers[0]):
-        count -= len(buffers.pop(0))
-    if count:
-        buffers[0] = buffers[0][count:]
+def _receive_into(sock: socket.socket, buffer: memoryview, deadline: Deadline) -> None:
+    while buffer:
+        count = deadline.wait(partial(sock.recv_into, buffer), sock)
+        if not count:
+            raise PeerLost("it closed the socket")
+        buffer = buffer[count:]
