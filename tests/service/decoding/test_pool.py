@@ -38,6 +38,7 @@ from service.decoding.process_set import ProcessSet
 from service.decoding.wire import Allocate
 from service.errors import Error, Problem
 from service.settings import MIB
+from tests.conftest import ROOT
 from tests.model import costly_pictures, media_files
 from tests.service import checkpoints
 from tests.service.checkpoints import STEPS
@@ -485,6 +486,7 @@ def test_a_job_cancelled_while_the_fork_server_starts_does_not_wait_for_it(
 ) -> None:
     """A start that hangs takes a minute, and an answer has to come at its deadline."""
     monkeypatch.setattr(fork_server_process, "_WORKER", "tests.service.never_begins")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
     monkeypatch.setattr(fork_server, "END_S", 0.1)
     decoders = DecoderPool(1, GENEROUS)
 

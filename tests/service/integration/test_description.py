@@ -6,10 +6,12 @@ from contextlib import suppress
 
 import httpx
 import schemathesis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis.errors import Unsatisfiable
+from hypothesis.strategies import DrawFn, composite
 from schemathesis import Case
 from schemathesis.generation import GenerationMode
+from schemathesis.schemas import APIOperation
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from tests.service.integration.test_refusals import NO_SHRINKING
@@ -20,6 +22,17 @@ CONFIG = schemathesis.Config.from_dict(
 )
 #: Requests of each operation that the description allows, and of each that it does not.
 EXAMPLES = 25
+
+
+@composite
+def cases(draw: DrawFn, operation: APIOperation, mode: GenerationMode) -> Case:
+    """Draw a request. Schemathesis 4.32 fails at some bodies of bytes that it has broken."""
+    try:
+        return draw(operation.as_strategy(generation_mode=mode))
+    except ValueError as exc:
+        if "Unsupported type: 'Binary'" not in str(exc):
+            raise
+        reject()
 
 
 def test_answers_are_as_described_to_requests_that_are_and_that_are_not(
@@ -33,7 +46,7 @@ def test_answers_are_as_described_to_requests_that_are_and_that_are_not(
             continue  # the same routes as without
         for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
 
-            @given(operation.as_strategy(generation_mode=mode))
+            @given(cases(operation, mode))
             @settings(
                 max_examples=EXAMPLES, derandomize=True, database=None,
                 suppress_health_check=list(HealthCheck), phases=NO_SHRINKING,

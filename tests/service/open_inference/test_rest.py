@@ -170,7 +170,7 @@ def test_an_empty_element_is_no_file(service: httpx.Client, clip: bytes) -> None
         ({"inputs": []}, 422, "no inputs"),
         ({"inputs": [{**CLIP, "data": ["?"]}]}, 422, "`clip` is not base64"),
         ({"inputs": [{**CLIP, "name": "film", "data": ["QQ=="]}]}, 422, "no such field"),
-        ({"inputs": [{**CLIP, "data": ["QQ==", "QQ=="]}]}, 422, r"\[1, 1\], but it has 2"),
+        ({"inputs": [{**CLIP, "data": ["QQ==", "QQ=="]}]}, 422, r"but it has more than 1"),
         ({"inputs": [{**CLIP, "shape": [1, 2], "data": ["QQ==", "QQ=="]}]}, 422, r"\[clips, 1\]"),
         ({"inputs": [{**CLIP, "shape": [0], "data": []}]}, 422, "its shape"),
         ({"inputs": [{**CLIP, "datatype": "INT64", "data": [1]}]}, 422, "not one of BYTES"),

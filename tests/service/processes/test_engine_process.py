@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from service.processes import engine_process
 from service.processes.engine_process import EngineProcess
 from service.server.listener import listen
 from service.settings import Settings
+from tests.conftest import ROOT
 
 
 def make_process(weights: Path, failures: list[StartupError]) -> EngineProcess:
@@ -43,6 +45,7 @@ def test_a_worker_that_hangs_at_its_start_is_killed(
 ) -> None:
     """It would be waited for at each load and unload."""
     monkeypatch.setattr(engine_process, "_MODULE", "tests.service.never_begins")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
     for name, seconds in (("_START_S", 0.2), ("_WATCH_S", 0.05), ("_RETRY_S", 0.05)):
         monkeypatch.setattr(engine_process, name, seconds)
     failures: list[StartupError] = []
@@ -54,6 +57,7 @@ def test_a_worker_that_hangs_at_its_start_is_killed(
 
 def test_a_stop_before_it_runs_ends_it(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_process, "_MODULE", "tests.service.never_begins")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
     process = make_process(weights, [])
     process.stop(1)
     asyncio.run(process.run())

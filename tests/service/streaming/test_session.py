@@ -280,7 +280,7 @@ def test_media_that_are_invalid_say_why(data: bytes, reason: str) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("{", "Invalid JSON"),
+        ("{", "is not JSON"),
         ('{"type": "stop"}', "type"),
         ('{"type": "start", "inputs": []}', "inputs"),
         ('{"type": "start", "inputs": [{"field": "clip"}]}', "inputs.0"),
