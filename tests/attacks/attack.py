@@ -88,8 +88,11 @@ async def unread_responses(connect: Connect) -> None:
     sock = writer.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     writer.transport.pause_reading()  # type: ignore[attr-defined] # a transport that reads
-    writer.write(clip_request(GOOD.read_bytes(), attention="overlay"))
-    await asyncio.sleep(3600)
+    try:
+        writer.write(clip_request(GOOD.read_bytes(), attention="overlay"))
+        await asyncio.sleep(3600)
+    finally:
+        writer.close()
 
 
 async def idle(connect: Connect) -> None:
