@@ -3,6 +3,11 @@
 import { PageError } from "./problem-view.js";
 
 const TITLE = "Camera and microphone";
+/** What each device gives, and the kind of a card's streams that take it. */
+const DEVICES = {
+  camera: { content: "pictures", kind: "frames" },
+  microphone: { content: "sound", kind: "spectrogram" },
+};
 
 /** Return why this browser can capture nothing here, in words, or null. */
 export function captureObstacle() {
@@ -14,6 +19,26 @@ export function captureObstacle() {
     return "This browser gives pages no camera and no microphone. Choose a file instead.";
   }
   return null;
+}
+
+/**
+ * Return which of the wanted devices a checkpoint takes. Throws PageError where it takes none of them.
+ *
+ * @param {{name: string, streams: {[stream: string]: {kind: string}}}} card
+ * @param {{camera: boolean, microphone: boolean}} wanted
+ */
+export function takenDevices({ name, streams }, wanted) {
+  const kinds = Object.values(streams).map(({ kind }) => kind);
+  const used = Object.keys(DEVICES).filter((device) => wanted[device]);
+  const taken = used.filter((device) => kinds.includes(DEVICES[device].kind));
+  if (used.length && !taken.length) {
+    const contents = used.map((device) => `no ${DEVICES[device].content}`).join(" and ");
+    const other = Object.keys(DEVICES).find((device) => kinds.includes(DEVICES[device].kind));
+    const advice = other ? `Switch the ${other} on` : "Send it a file";
+    throw new PageError(TITLE, `The checkpoint ${name} takes ${contents}: its streams are of the kinds `
+      + `${kinds.join(", ")}. ${advice}, or choose another checkpoint under Settings.`);
+  }
+  return { camera: taken.includes("camera"), microphone: taken.includes("microphone") };
 }
 
 /**

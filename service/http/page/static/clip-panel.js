@@ -15,8 +15,8 @@ const FIELDS = {
 };
 
 /**
- * @param {object} page  `client()`, `settings` (settings-panel.js), `limits` (page/settings.json),
- *     `onKeyNeeded()`
+ * @param {object} page  `client()`, `settings` (settings-panel.js), `card()` of the chosen checkpoint,
+ *     `limits` (page/settings.json), `onKeyNeeded()`
  */
 export function clipPanel(page) {
   /** Chosen files with their upload fields, in the order of choice. */
@@ -121,6 +121,7 @@ export function clipPanel(page) {
     drop.hidden = true;
     closeRecorder = openRecorder(byId("recorder"), {
       maxDurationS: page.limits.max_duration_s,
+      card: page.card,
       onClip: (field, file) => choose([{ field, file }]),
       onError: fail,
       onClose: () => {

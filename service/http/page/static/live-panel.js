@@ -1,7 +1,7 @@
 /** The tab of live streams: camera and microphone, and the answers to the last seconds. */
 
 import { headline, probabilityCard, contributionCard } from "./answer-view.js";
-import { captureObstacle, closeCapture, openCapture } from "./capture.js";
+import { captureObstacle, closeCapture, openCapture, takenDevices } from "./capture.js";
 import { drawLayer, sampleMap } from "./colours.js";
 import { byId, element, percent } from "./elements.js";
 import { openSound, pictureObstacle, sendPictures } from "./live-sources.js";
@@ -64,7 +64,12 @@ export function livePanel(page) {
   }
 
   async function open(opened, signal) {
-    const wanted = { camera: camera.box.checked, microphone: microphone.box.checked };
+    const checked = { camera: camera.box.checked, microphone: microphone.box.checked };
+    const card = await page.card();
+    signal.throwIfAborted();
+    const wanted = card ? takenDevices(card, checked) : checked;
+    camera.box.checked = wanted.camera;
+    microphone.box.checked = wanted.microphone;
     if (wanted.camera && pictureObstacle()) throw new PageError("Camera", pictureObstacle());
     opened.media = await openCapture(wanted);
     signal.throwIfAborted();

@@ -30,7 +30,9 @@ const limits = await readLimits();
 const panels = {};
 let current = "clip";
 const settings = settingsPanel({ maxSteps: limits.max_steps, onChange: () => panels[current].settingsChanged() });
-const page = { client, settings, limits, onKeyNeeded: () => openKey() };
+/** Return the card of the chosen checkpoint; null where none could be listed. */
+const card = async () => (settings.model() ? client().card(settings.model().name) : null);
+const page = { client, settings, card, limits, onKeyNeeded: () => openKey() };
 panels.clip = clipPanel(page);
 panels.live = livePanel(page);
 

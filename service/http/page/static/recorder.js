@@ -1,6 +1,6 @@
 /** Record a clip by camera and microphone. */
 
-import { captureObstacle, closeCapture, openCapture } from "./capture.js";
+import { captureObstacle, closeCapture, openCapture, takenDevices } from "./capture.js";
 import { element } from "./elements.js";
 import { PageError } from "./problem-view.js";
 
@@ -22,11 +22,11 @@ export function recordObstacle() {
  * Show the recorder in `place`.
  *
  * @param {HTMLElement} place
- * @param {{maxDurationS: number, onClip: (field: string, file: File) => void,
+ * @param {{maxDurationS: number, card: () => Promise<object?>, onClip: (field: string, file: File) => void,
  *     onError: (error: Error?) => void, onClose: () => void}} options
  * @returns {() => void}  closes it
  */
-export function openRecorder(place, { maxDurationS, onClip, onError, onClose }) {
+export function openRecorder(place, { maxDurationS, card, onClip, onError, onClose }) {
   let media = null;
   let recording = null;
   const preview = element("video", { class: "preview", muted: true, playsinline: true, autoplay: true, "aria-label": "Camera" });
@@ -53,9 +53,14 @@ export function openRecorder(place, { maxDurationS, onClip, onError, onClose }) 
     closeCapture(media);
     media = null;
     start.disabled = true;
-    preview.hidden = !camera.box.checked;
     try {
-      media = await openCapture({ camera: camera.box.checked, microphone: microphone.box.checked });
+      const checked = { camera: camera.box.checked, microphone: microphone.box.checked };
+      const takes = await card();
+      const wanted = takes ? takenDevices(takes, checked) : checked;
+      camera.box.checked = wanted.camera;
+      microphone.box.checked = wanted.microphone;
+      preview.hidden = !wanted.camera;
+      media = await openCapture(wanted);
       if (place.hidden) {
         closeCapture(media);
         return;

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.conftest import ROOT
 from tests.service.conftest import CLIPS
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (pip install)")
@@ -160,6 +161,36 @@ def test_a_live_stream_is_answered(page: Any) -> None:
     summary = messages[-1]
     assert summary["type"] == "summary", "it has said that it ends"
     assert summary["messages"]["frames"] > 0
+
+
+def test_a_checkpoint_that_takes_neither_pictures_nor_sound_is_named(page: Any) -> None:
+    """Before anything is sent: a live stream would be refused, and a recording."""
+    card = ROOT / "weights" / "ndigits-events" / "card.json"
+    page.route("**/v1/models/avdigits", lambda route: route.fulfill(path=card))
+    sockets: list[str] = []
+    page.on("websocket", lambda socket: sockets.append(socket.url))
+    page.get_by_role("button", name="Record").click()
+    words = "The checkpoint ndigits-events takes no pictures and no sound"
+    page.get_by_role("alert").get_by_text(words).wait_for()
+    assert page.get_by_role("button", name="Start", exact=True).is_disabled()
+    page.get_by_role("tab", name="Live").click()
+    page.get_by_role("button", name="Start").click()
+    page.get_by_role("alert").get_by_text(words).wait_for()
+    page.get_by_role("button", name="Start").wait_for()
+    assert sockets == []
+
+
+def test_devices_that_a_checkpoint_does_not_take_are_switched_off(page: Any) -> None:
+    card = json.loads((ROOT / "weights" / "avdigits" / "card.json").read_bytes())
+    del card["streams"]["visual"]
+    page.route("**/v1/models/avdigits", lambda route: route.fulfill(json=card))
+    page.get_by_role("button", name="Record").click()
+    panel = page.get_by_role("tabpanel", name="Clip")
+    playwright.expect(panel.get_by_label("Camera", exact=True).last).not_to_be_checked()
+    playwright.expect(panel.get_by_label("Microphone")).to_be_checked()
+    panel.get_by_label("Microphone").uncheck()
+    panel.get_by_label("Camera", exact=True).last.check()
+    page.get_by_role("alert").get_by_text("Switch the microphone on").wait_for()
 
 
 def test_probabilities_have_as_many_digits_as_they_need(page: Any) -> None:
