@@ -19,8 +19,7 @@ from service.decoding.fork_server import DecodeLimits
 from service.decoding.pool import DecoderPool
 from service.decoding.wire import Allocate
 from service.errors import StartupError
-from service.http import error_responses, openapi
-from service.http.middleware import trailing_slashes
+from service.http import error_responses, openapi, unknown_paths
 from service.http.middleware.access_log import AccessLog
 from service.http.middleware.api_keys import KeyCheck
 from service.http.middleware.body_limit import BodyLimit
@@ -167,6 +166,7 @@ def assemble(
         ),
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         # Relative to the description's own URL, which works behind a proxy that strips a prefix.
         servers=[{"url": "."}],
         root_path_in_servers=False,
@@ -180,7 +180,7 @@ def assemble(
         app.include_router(router)
     openapi.install(app, settings, start_keys)
     page.install(app, settings)
-    trailing_slashes.install(app)  # last: it redirects to the routes before it
+    unknown_paths.install(app)
     return app
 
 

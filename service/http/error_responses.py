@@ -67,9 +67,10 @@ async def send_problem(
         await response(scope, receive, send)
 
 
-def not_found(path: str) -> Problem:
-    """Return the problem of a path without a route."""
-    return Problem(Error.NOT_FOUND, f"No such path: {path}; see /docs.")
+def not_found(path: str, instead: str | None = None) -> Problem:
+    """Return the problem of a path without a route; `instead`: one that the client may mean."""
+    meant = f"did you mean {instead}? See" if instead else "see"
+    return Problem(Error.NOT_FOUND, f"No such path: {path}; {meant} /docs.")
 
 
 def install(app: FastAPI) -> None:

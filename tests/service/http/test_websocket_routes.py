@@ -149,6 +149,15 @@ def test_it_is_a_line_of_the_log_and_is_counted_but_not_timed(
 
 
 @pytest.mark.parametrize(
+    ("path", "meant"), [("/v1/stream/", "did you mean /v1/stream? See"), ("/v1/nowhere", "see")]
+)
+def test_a_path_without_a_route_is_refused(keyed: httpx.Client, path: str, meant: str) -> None:
+    response = refusal(keyed, ANNA, path)
+    assert response.status_code == 404
+    assert problem(response)["detail"] == f"No such path: {path}; {meant} /docs."
+
+
+@pytest.mark.parametrize(
     "origin", ["https://example.org", "null", "http://127.0.0.1", "http://127.0.0.1:1"]
 )
 def test_pages_of_other_origins_may_not_open_one(keyed: httpx.Client, origin: str) -> None:

@@ -1,0 +1,33 @@
+"""Paths without a route: 404, for requests and WebSockets.
+
+A redirect from a path with a slash at its end would make a client send its whole body for nothing.
+"""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.routing import Match, Router
+from starlette.types import Receive, Scope, Send
+
+from service.errors import Problem
+from service.http.error_responses import not_found, send_problem
+
+
+def install(app: FastAPI) -> None:
+    """Answer paths without a route. The app must not redirect them (`redirect_slashes`)."""
+    router = app.router
+
+    async def respond(scope: Scope, receive: Receive, send: Send) -> None:
+        await send_problem(_problem(scope, router), scope, receive, send)
+
+    router.default = respond
+
+
+def _problem(scope: Scope, router: Router) -> Problem:
+    """Return the problem, which names the path without slashes at its end where that has a
+    route."""
+    path = scope["path"].rstrip("/")
+    # The server takes no WebSocket at a path without one, and asks for it as for a page.
+    shorter = [{"method": "GET", **scope, "path": path, "type": t} for t in ("http", "websocket")]
+    matches = [route.matches(each)[0] for route in router.routes for each in shorter]
+    return not_found(scope["path"], path if {Match.PARTIAL, Match.FULL} & {*matches} else None)
