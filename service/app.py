@@ -167,6 +167,7 @@ def assemble(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=openapi.operation_id,
         # Relative to the description's own URL, which works behind a proxy that strips a prefix.
         servers=[{"url": "."}],
         root_path_in_servers=False,

@@ -8,12 +8,14 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.routing import APIRoute
 from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
 from service.http import problem_document
 from service.http.middleware import api_keys
 from service.http.middleware.security_headers import page_policy
+from service.http.paths import is_open_inference
 from service.http.routes import classify, classify_batch, open_inference
 from service.http.state import State
 from service.keys.key_file import Keys
@@ -44,6 +46,11 @@ print(answer["prediction"])
 The Open Inference Protocol v2, for clients of KServe and Triton, is under `/v2`; a checkpoint's
 inputs and outputs are at `GET /v2/models/NAME`.
 """
+
+
+def operation_id(route: APIRoute) -> str:
+    """Return the id of an operation, by which generators of clients name their functions."""
+    return f"v2_{route.name}" if is_open_inference(route.path) else route.name
 
 
 def install(app: FastAPI, settings: Settings, start_keys: Keys) -> None:
