@@ -108,11 +108,13 @@ export class Client {
    * @param {number} [options.retries]  how often a request is sent again: after 429 and 503 with
    *     Retry-After, where no connection held, and where a proxy has lost its instance of the service
    * @param {number} [options.maxWaitS]  seconds that a call may wait between its attempts, together
+   * @param {number} [options.openTimeoutS]  seconds of one attempt to open a live stream, until the
+   *     service is ready for it; requests have the limits of `fetch`
    * @param {typeof fetch} [options.fetch]
    * @param {typeof WebSocket} [options.WebSocket]  for Node before 22, which has none: that of the
    *     package `ws`, for example
    */
-  constructor(url, { key, retries = 2, maxWaitS = 30, fetch, WebSocket } = {}) {
+  constructor(url, { key, retries = 2, maxWaitS = 30, openTimeoutS = 60, fetch, WebSocket } = {}) {
     const base = String(url);
     if (!/^https?:\/\/./.test(base)) {
       throw new TypeError(`${base}: must be the address of a service, with http:// or https://`);
@@ -121,6 +123,7 @@ export class Client {
     this.key = key;
     this.retries = retries;
     this.maxWaitS = maxWaitS;
+    this.openTimeoutS = openTimeoutS;
     this.fetch = fetch ?? ((...parts) => globalThis.fetch(...parts));
     this.WebSocket = WebSocket ?? globalThis.WebSocket;
   }
@@ -222,12 +225,13 @@ export class Client {
     const protocols = [STREAM_PROTOCOL];
     if (this.key) protocols.push(KEY_PROTOCOL + base64url(this.key));
     const stream = new Stream(new this.WebSocket(address.href, protocols), start);
-    const abort = () => stream.abort();
-    signal?.addEventListener("abort", abort, { once: true });
+    // A server that says nothing does not confirm the end of the connection either: neither is waited for.
+    const late = `${this.url.href} was not ready for a live stream within ${this.openTimeoutS} s.`;
     try {
-      await stream.opened;
-    } finally {
-      signal?.removeEventListener("abort", abort);
+      await within(stream.opened, this.openTimeoutS, new UnreachableError(late), signal);
+    } catch (error) {
+      stream.abort();
+      throw error;
     }
     return stream;
   }
@@ -563,6 +567,21 @@ function sleep(seconds, signal) {
     }, seconds * 1000);
     signal?.addEventListener("abort", abort, { once: true });
   });
+}
+
+/** Return what a promise resolves to. Throws `error` where that takes longer, and the signal's reason. */
+async function within(promise, seconds, error, signal) {
+  const stop = new AbortController();
+  const abort = () => stop.abort(signal.reason);
+  signal?.addEventListener("abort", abort, { once: true });
+  const limit = sleep(seconds, stop.signal).then(() => Promise.reject(error));
+  limit.catch(() => {}); // it is stopped below
+  try {
+    return await Promise.race([promise, limit]);
+  } finally {
+    signal?.removeEventListener("abort", abort);
+    stop.abort();
+  }
 }
 
 function viewOf(data) {

@@ -131,6 +131,17 @@ const checks = {
     console.log(error.message);
   },
 
+  /** A server that says nothing, before or after the handshake, is left after a time, or when asked to. */
+  async silent() {
+    const start = { inputs: [] };
+    const late = await thrown(new Client(url, { openTimeoutS: 0.2 }).stream(start));
+    assert.ok(late instanceof UnreachableError, String(late));
+    assert.match(late.message, /not ready for a live stream within 0.2 s/);
+    const { signal } = aborting(200);
+    assert.equal((await thrown(new Client(url).stream(start, { signal }))).name, "AbortError");
+    assert.equal(getEventListeners(signal, "abort").length, 0);
+  },
+
   /** One signal may be that of all calls of a page: none leaves a listener. */
   async signal() {
     let sent = 0;
@@ -156,6 +167,12 @@ const checks = {
       + "-F frames=@2.png -F top_k=2 https://example.org/a/v1/models/a%20b/classify");
   },
 };
+
+function aborting(afterMs) {
+  const controller = new AbortController();
+  setTimeout(() => controller.abort(), afterMs);
+  return controller;
+}
 
 /** Return what a promise is rejected with, or null. */
 async function thrown(promise) {

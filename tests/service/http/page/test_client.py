@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
@@ -164,6 +165,26 @@ def test_a_websocket_of_another_service_is_an_error(
         url = f"http://127.0.0.1:{server.socket.getsockname()[1]}"
         done = run(*websocket_options(), checks, "noStream", url)
     assert (done.returncode, done.stdout.strip()) == (0, error), done.stderr
+
+
+@pytest.mark.parametrize("shakes_hands", [True, False])
+def test_a_server_that_says_nothing_is_left(checks: Path, shakes_hands: bool) -> None:
+    left = threading.Event()
+
+    def say_nothing(_: ServerConnection) -> None:
+        left.wait()
+
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        if shakes_hands:
+            server = stack.enter_context(
+                serve(say_nothing, sock=listener, subprotocols=[Subprotocol(PROTOCOL)])
+            )
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        completed = run(*websocket_options(), checks, "silent", url)
+        left.set()
+    assert completed.returncode == 0, completed.stderr
 
 
 def test_a_signal_keeps_no_listeners(checks: Path) -> None:
