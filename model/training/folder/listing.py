@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from model.regular_file import open_regular
 from model.training.folder.clip_files import ENDINGS, ClipFiles, Kind, kind_of
 from model.training.folder.findings import Finding
 from model.training.task import DataError
@@ -59,8 +61,10 @@ def list_folder(data: Path) -> Listing:
                 message = f"lies in no class; move it to {data / 'CLASS' / entry.name}"
                 findings.append(Finding("wrong name", entry.name, message))
             continue
-        files = [(path, path.relative_to(data).as_posix()) for path in _files(entry)]
-        if not files:
+        folders: list[OSError] = []  # those that cannot be read
+        files = [(path, path.relative_to(data).as_posix()) for path in _files(entry, folders)]
+        findings += [_unreadable_folder(data, error) for error in folders]
+        if not files and not folders:
             message = f"the folder holds no file; it needs clips ({ACCEPTED})"
             findings.append(Finding("empty", entry.name, message))
         pairs, wrong = pair(files, normalize(entry.name))
@@ -80,6 +84,9 @@ def pair(files: Iterable[tuple[Path, str]], label: str) -> tuple[list[ClipFiles]
     by_stem: dict[Path, list[tuple[Kind, Path, str]]] = {}
     for path, name in files:
         kind = kind_of(path)
+        if wrong := _unusable(path, name):
+            findings.append(wrong)
+            continue
         if kind is None:
             message = f"unknown file name extension; accepted are {ACCEPTED}"
             if path.suffix.lower() in _HEIF:
@@ -106,10 +113,42 @@ def pair(files: Iterable[tuple[Path, str]], label: str) -> tuple[list[ClipFiles]
     return clips, findings
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder, in order."""
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+def _unusable(path: Path, name: str) -> Finding | None:
+    """Return what is wrong with a file before its content is known, or None."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(name).decode(errors="backslashreplace")
+        return Finding("wrong name", shown, "the name is not in UTF-8; rename the file or folder")
+    try:
+        with open_regular(path, sys.maxsize):
+            return None
+    except OSError as exc:
+        return Finding("unreadable", name, exc.strerror or str(exc))
+
+
+def _unreadable_folder(data: Path, error: OSError) -> Finding:
+    name = os.path.relpath(os.fsencode(error.filename), os.fsencode(data))
+    message = f"the folder cannot be read: {error.strerror}"
+    return Finding("unreadable", name.decode(errors="backslashreplace"), message)
+
+
+def _files(folder: Path, unreadable: list[OSError]) -> Iterator[Path]:
+    """Yield the files below a folder, in order, also of folders that links lead to.
+
+    Adds the errors of folders that cannot be read to `unreadable`. Each folder is listed once, and
+    none that `folder` lies in.
+    """
+    root = folder.resolve()
+    seen = {root, *root.parents}
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=unreadable.append):
+        candidates = sorted(name for name in folders if not name.startswith("."))
+        folders.clear()
+        for name in candidates:
+            target = Path(parent, name).resolve()
+            if target not in seen:
+                seen.add(target)
+                folders.append(name)
         yield from (
             Path(parent, name) for name in sorted(names) if not _is_ignored(Path(parent, name))
         )

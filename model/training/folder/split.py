@@ -102,7 +102,14 @@ def too_few(
     for label in labels:
         counts = Counter(part for clip, part in pairs if clip.label == label)
         missing = [part for part in PARTS if not counts[part]]
-        if missing:
+        named = [part for part in missing if any(clip.split == part for clip in clips)]
+        if named:
+            message = (
+                f"no row of it has split {' or '.join(named)}, as rows of other classes have; name "
+                "it in some, or in no row of the table"
+            )
+            findings.append(Finding("class with too few", label, message))
+        elif missing:
             groups = len({clip.group for clip in clips if clip.label == label})
             noun = "groups" if grouped else "clips"
             message = (

@@ -31,11 +31,14 @@ def list_table(table: Path) -> Listing:
     """
     clips: dict[tuple[str, ...], ClipFiles] = {}
     findings: list[Finding] = []
+    lines: dict[tuple[str, ...], int] = {}  # of the first row of a file, or of a part of it
     for number, row in _rows(table):
-        problem = _problem(table, row)
-        if problem:
-            location = f"line {number}: {row['file'] or '(no file)'}"
+        location = f"line {number}: {row['file'] or '(no file)'}"
+        if problem := _problem(table, row):
             findings.append(Finding("wrong name", location, problem))
+            continue
+        if problem := _repeated(number, row, lines):
+            findings.append(Finding("duplicate", location, problem))
             continue
         stem = str(Path(row["file"]).with_suffix(""))
         key = (stem, *(row[name] for name in ("label", *OPTIONAL)))
@@ -55,7 +58,9 @@ def list_table(table: Path) -> Listing:
 
 
 def _name(table: Path, path: Path) -> str:
-    return path.relative_to(table.parent).as_posix()
+    """Return the name of a file of a row: relative to the table, if it lies below it."""
+    folder = table.parent
+    return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
 
 
 def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
@@ -104,6 +109,16 @@ def _existing(folder: Path, name: str) -> str:
     names = [name, name.replace("\\", "/")]
     forms = [unicodedata.normalize(form, each) for each in names for form in ("NFC", "NFD")]
     return next((each for each in (*names, *forms) if (folder / each).is_file()), name)
+
+
+def _repeated(number: int, row: dict[str, str], lines: dict[tuple[str, ...], int]) -> str:
+    """Return the problem of a row whose clip an earlier one has, or the empty string.
+
+    Two rows of a clip could put it into two classes, or into the clips to train on and to test on.
+    """
+    span = [str(float(row[name])) for name in ("start", "end") if row[name]]
+    first = lines.setdefault((Path(row["file"]).as_posix(), *span), number)
+    return "" if first == number else f"line {first} has the same clip; keep one of them"
 
 
 def _problem(table: Path, row: dict[str, str]) -> str:

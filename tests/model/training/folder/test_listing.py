@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from pathlib import Path
 
@@ -69,6 +70,40 @@ def test_wrong_names_are_all_reported(tmp_path: Path) -> None:
     assert [clip.name for clip in listing.clips] == ["cat/a.mp4"]
 
 
+def test_links_are_followed_and_each_folder_is_listed_once(tmp_path: Path) -> None:
+    touch(tmp_path, "data/cat/a.mp4", "anna/b.mp4", "anna/day/c.mp4")
+    for link, target in (
+        ("cat/anna", tmp_path / "anna"),  # a group
+        ("cat/again", tmp_path / "anna"),
+        ("cat/everything", tmp_path / "data"),
+        ("dog", tmp_path / "anna" / "day"),  # a class
+    ):
+        (tmp_path / "data" / link).symlink_to(target)
+    (tmp_path / "anna" / "back").symlink_to(tmp_path / "data" / "cat")
+    listing = list_clips(tmp_path / "data")
+    assert [clip.name for clip in listing.clips] == [
+        "cat/a.mp4", "cat/again/b.mp4", "cat/again/day/c.mp4", "dog/c.mp4",
+    ]  # fmt: skip
+    assert listing.findings == ()
+
+
+def test_files_that_cannot_be_read_are_reported_like_any_other(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/a.mp4")
+    (tmp_path / "cat" / "gone.mp4").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "cat" / "pipe.mp4")
+    (tmp_path / "cat" / os.fsdecode(b"caf\xe9.mp4")).write_bytes(b"x")
+    listing = list_clips(tmp_path)
+    assert [clip.name for clip in listing.clips] == ["cat/a.mp4"]
+    assert {(x.kind, x.where, x.message) for x in listing.findings} == {
+        ("unreadable", "cat/gone.mp4", "No such file or directory"),
+        ("unreadable", "cat/pipe.mp4", "is not a regular file"),
+        ("wrong name", "cat/caf\\xe9.mp4", "the name is not in UTF-8; rename the file or folder"),
+    }
+    folder = touch(tmp_path / os.fsdecode(b"\xe9"), "cat/a.mp4")
+    with pytest.raises(DataError, match=r"\\xe9: the path is not in UTF-8; rename the folder"):
+        list_clips(folder)
+
+
 @pytest.mark.parametrize("name", ["nowhere", "empty", "nowhere.csv"])
 def test_data_that_is_not_there_is_named_with_what_it_must_be(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
@@ -104,6 +139,33 @@ def test_a_table_names_classes_parts_groups_and_spans(tmp_path: Path) -> None:
     assert (second.label, second.split, second.group) == ("dog", "", "anna")
     assert clips["b.wav + b.png"].picture_file == tmp_path / "b.png"
     assert clips["sub/c.mp4"].split == "train"
+
+
+def test_a_clip_in_two_rows_of_a_table_is_reported(tmp_path: Path) -> None:
+    """It could be in two classes, or in the clips to train on and in those to test on."""
+    touch(tmp_path, "a.mp4", "b.mp4")
+    rows = ["a.mp4,cat,,,", "a.mp4,dog,,,", "./a.mp4,cat,test,,", "b.mp4,cat,,1,2", "b.mp4,cat,,,",
+            "b.mp4,dog,,1.0,2", "b.mp4,dog,,2,3"]  # fmt: skip
+    listing = list_clips(table(tmp_path, "file,label,split,start,end\n" + "\n".join(rows)))
+    assert [clip.name for clip in listing.clips] == [
+        "a.mp4", "b.mp4", "b.mp4 1-2 s", "b.mp4 2-3 s",
+    ]  # fmt: skip
+    assert [(x.kind, x.where, x.message) for x in listing.findings] == [
+        ("duplicate", "line 3: a.mp4", "line 2 has the same clip; keep one of them"),
+        ("duplicate", "line 4: ./a.mp4", "line 2 has the same clip; keep one of them"),
+        ("duplicate", "line 7: b.mp4", "line 5 has the same clip; keep one of them"),
+    ]
+
+
+def test_files_of_a_table_may_lie_anywhere(tmp_path: Path) -> None:
+    touch(tmp_path, "media/a.wav", "media/a.jpg", "tables/b.mp4")
+    media = tmp_path / "media"
+    rows = f"{media}/a.wav,cat\n{media}/a.jpg,cat\n../media/a.wav,dog\n../media/a.jpg,dog\n"
+    listing = list_clips(table(tmp_path / "tables", f"file,label\n{rows}"))
+    assert listing.findings == ()
+    assert {clip.name: clip.label for clip in listing.clips} == {
+        f"{media}/a.wav + {media}/a.jpg": "cat", "../media/a.wav + ../media/a.jpg": "dog",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

@@ -77,3 +77,10 @@ def test_a_class_that_cannot_be_split_is_reported_with_what_it_needs() -> None:
     assert single.message == "there is only class a; two classes or more are needed"
     (none,) = too_few([], [], [], grouped=False)
     assert none.message == "there is no class; two classes or more are needed"
+    tested = [clip(i, "ab"[i % 2], f"g{i}", TEST if i == 0 else "") for i in range(10)]
+    (finding,) = too_few(tested, split(tested, 0.15, 0.2, 0), "ab", grouped=False)
+    assert (finding.where, finding.message) == (
+        "b",
+        "no row of it has split test, as rows of other classes have; name it in some, or in no "
+        "row of the table",
+    )
