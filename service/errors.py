@@ -54,7 +54,8 @@ class Problem(Exception):
     """An error that is returned to the client.
 
     - `detail`: what was wrong with this request, and what would be accepted.
-    - `field`: the form field that caused it.
+    - `field`: the form field that caused it; `file`: the number of its file, from 0, where it may
+      have several.
     - `retry_after_s`: seconds after which a retry makes sense.
     """
 
@@ -64,12 +65,14 @@ class Problem(Exception):
         detail: str,
         *,
         field: str | None = None,
+        file: int | None = None,
         retry_after_s: float | None = None,
     ) -> None:
         super().__init__(detail)
         self.error = error
         self.detail = detail
         self.field = field
+        self.file = file
         self.retry_after_s = retry_after_s
 
 

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 
 
 class MediaError(ValueError):
-    """A file cannot be used. `detail` is the message for the client."""
+    """A file cannot be used. `detail` is the message for the client; `file`: the file's number
+    among several, from 0."""
 
-    def __init__(self, detail: str) -> None:
+    def __init__(self, detail: str, file: int | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
+        self.file = file
 
 
 class UnknownFormat(MediaError):

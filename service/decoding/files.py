@@ -145,4 +145,4 @@ def _problems_naming(field: str) -> Iterator[None]:
     except MediaError as exc:
         errors = {UnknownFormat: Error.UNKNOWN_FORMAT, TooLarge: Error.TOO_LARGE}
         error = errors.get(type(exc), Error.UNUSABLE)
-        raise Problem(error, f"`{field}`: {exc.detail}.", field=field) from exc
+        raise Problem(error, f"`{field}`: {exc.detail}.", field=field, file=exc.file) from exc

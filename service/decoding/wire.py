@@ -101,6 +101,7 @@ class _Rejection(_Message):
     error: Literal["UNKNOWN_FORMAT", "UNUSABLE", "TOO_LARGE", "INVALID_FIELD"]
     detail: str
     field: str | None
+    file: int | None = Field(ge=0)
 
 
 class _Failure(_Message):
@@ -226,7 +227,12 @@ def send_result(sock: socket.socket, result: DecodeResult, canvas: bool) -> None
 def send_problem(sock: socket.socket, problem: Problem) -> None:
     """Reject a request."""
     head = _Rejection.model_validate(
-        {"error": problem.error.name, "detail": problem.detail, "field": problem.field}
+        {
+            "error": problem.error.name,
+            "detail": problem.detail,
+            "field": problem.field,
+            "file": problem.file,
+        }
     )
     _send(sock, head.model_dump_json().encode(), (), Deadline(None))
 
@@ -249,7 +255,7 @@ def receive_result(
     except ValidationError as exc:
         raise PeerLost(f"it sent an invalid reply: {exc}") from exc
     if isinstance(reply, _Rejection):
-        raise Problem(Error[reply.error], reply.detail, field=reply.field)
+        raise Problem(Error[reply.error], reply.detail, field=reply.field, file=reply.file)
     if isinstance(reply, _Failure):
         raise RuntimeError(f"in a decoding process:\n{reply.traceback}")
     total = sum(getattr(s, part).bytes for s in reply.prepared.values() for part in _ARRAYS)

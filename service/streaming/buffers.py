@@ -6,6 +6,7 @@ import io
 import wave
 from bisect import bisect_right
 from collections import deque
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,6 +20,16 @@ _VALUE = 4
 _JITTER_NS = 80_000_000
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A picture that is buffered: its capture time, its file, and the sequence number of its
+    message, 0 where it has none of its own."""
+
+    time_ns: int
+    payload: bytes
+    sequence: int
+
+
 class PictureBuffer:
     """Pictures by capture time, of at most `seconds` and `max_bytes`. `dropped` counts those that
     came late or were pushed out before their time."""
@@ -28,21 +39,21 @@ class PictureBuffer:
         self.dropped = 0
         self._length_ns = round(seconds * _NS)
         self._max_bytes = max_bytes
-        self._pictures: deque[tuple[int, bytes]] = deque()
+        self._pictures: deque[Picture] = deque()
         self._bytes = 0
 
-    def add(self, time_ns: int, payload: bytes) -> None:
+    def add(self, time_ns: int, payload: bytes, sequence: int = 0) -> None:
         """Add a picture; one that is older than the newest is dropped."""
         if time_ns < self.newest_ns or len(payload) > self._max_bytes:
             self.dropped += 1
             return
         self.newest_ns = time_ns
-        self._pictures.append((time_ns, payload))
+        self._pictures.append(Picture(time_ns, payload, sequence))
         self._bytes += len(payload)
         while self._bytes > self._max_bytes:
             self._pop()
             self.dropped += 1
-        while self._pictures[0][0] < time_ns - self._length_ns:
+        while self._pictures[0].time_ns < time_ns - self._length_ns:
             self._pop()
 
     def clear(self) -> None:
@@ -54,23 +65,22 @@ class PictureBuffer:
     @property
     def oldest_ns(self) -> int:
         """Capture time of the oldest picture that is buffered."""
-        return self._pictures[0][0]
+        return self._pictures[0].time_ns
 
-    def select(self, begin_ns: int, end_ns: int, count: int) -> list[bytes]:
+    def select(self, begin_ns: int, end_ns: int, count: int) -> list[Picture]:
         """Return the pictures at the centres of `count` equal parts of the time from start to end:
         in each part the last one that was captured by its centre, or else the first after."""
-        inside = [each for each in self._pictures if begin_ns <= each[0] <= end_ns]
+        inside = [picture for picture in self._pictures if begin_ns <= picture.time_ns <= end_ns]
         if not inside:
             return []
-        times = [time for time, _ in inside]
+        times = [picture.time_ns for picture in inside]
         length = max(1, end_ns - begin_ns)
         centres = [begin_ns + (2 * part + 1) * length // (2 * count) for part in range(count)]
         indices = [max(0, bisect_right(times, centre) - 1) for centre in centres]
-        return [inside[index][1] for index in indices]
+        return [inside[index] for index in indices]
 
     def _pop(self) -> None:
-        _, payload = self._pictures.popleft()
-        self._bytes -= len(payload)
+        self._bytes -= len(self._pictures.popleft().payload)
 
 
 class SoundBuffer:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,7 +21,7 @@ from service.classification.options import Options
 from service.classification.schemas import Classification
 from service.classification.upload_fields import InputFiles
 from service.errors import Error, Problem
-from service.streaming.buffers import PictureBuffer, SeriesBuffer, SoundBuffer
+from service.streaming.buffers import Picture, PictureBuffer, SeriesBuffer, SoundBuffer
 from service.streaming.messages import (
     Acknowledge,
     Answer,
@@ -142,7 +142,7 @@ class Session:
         if isinstance(source, CodedInput):
             self._feed(source.field, media)
         else:
-            self._buffers[media.input].add(media.time_ns, media.payload)
+            _add(self._buffers[media.input], media)
         delay = time.monotonic_ns() - media.time_ns
         self._delay_ns = delay if self._delay_ns is None else min(self._delay_ns, delay)
         if self._is_due():  # to wake for each message costs as much as to receive it
@@ -268,14 +268,15 @@ class Session:
         begin_ns = end_ns - round(self._pace.window_s * _NS)
         skipped = self._count_skipped(end_ns)
         segment = self._segment
-        files = self._files(begin_ns, end_ns)
+        pictures = self._pictures(begin_ns, end_ns)
+        files = self._files(begin_ns, end_ns, pictures)
         fields = [source.field for source in self._start.inputs]
         newest = dict(zip(fields, (buffer.newest_ns for buffer in self._buffers), strict=True))
         self._answered_ns = end_ns
         try:
             result = await self._classify(files, self._options())
         except Problem as problem:
-            await self._report(problem)
+            await self._report(problem, pictures)
             return
         self._failing = None
         self.counts.skipped += skipped
@@ -308,12 +309,22 @@ class Session:
             return 0
         return max(0, int((end_ns - self._answered_ns) / (self._pace.hop_s * _NS)) - 1)
 
-    def _files(self, begin_ns: int, end_ns: int) -> InputFiles:
-        """Return the window as the files of an upload."""
+    def _pictures(self, begin_ns: int, end_ns: int) -> dict[str, list[Picture]]:
+        """Return the pictures of a window, by field."""
+        return {
+            source.field: buffer.select(begin_ns, end_ns, self._pace.pictures)
+            for source, buffer in zip(self._start.inputs, self._buffers, strict=True)
+            if isinstance(buffer, PictureBuffer)
+        }
+
+    def _files(
+        self, begin_ns: int, end_ns: int, pictures: Mapping[str, list[Picture]]
+    ) -> InputFiles:
+        """Return the window, with these pictures, as the files of an upload."""
         files: dict[str, bytes | list[bytes] | None] = {}
         for source, buffer in zip(self._start.inputs, self._buffers, strict=True):
             if isinstance(buffer, PictureBuffer):
-                files[source.field] = buffer.select(begin_ns, end_ns, self._pace.pictures)
+                files[source.field] = [picture.payload for picture in pictures[source.field]]
             elif isinstance(buffer, SoundBuffer):
                 files[source.field] = buffer.wav(begin_ns, end_ns)
             else:
@@ -338,8 +349,9 @@ class Session:
         fields = [source.field for source in self._start.inputs]
         return dict(zip(fields, (buffer.dropped for buffer in self._buffers), strict=True))
 
-    async def _report(self, problem: Problem) -> None:
-        """Send a problem, unless it is that of the window before. Raises one that will last."""
+    async def _report(self, problem: Problem, pictures: Mapping[str, list[Picture]]) -> None:
+        """Send the problem of a window with these pictures, unless it is that of the window before.
+        Raises one that will last."""
         self.counts.failed += 1
         if problem.error in _FATAL:
             raise problem
@@ -350,10 +362,29 @@ class Session:
             Failed(
                 error=problem.error.kind,
                 status=problem.error.status,
-                detail=problem.detail,
+                detail=problem.detail + _message_of(problem, pictures),
                 retry_after_s=problem.retry_after_s,
             )
         )
+
+
+def _add(buffer: _Buffer, media: Media) -> None:
+    if isinstance(buffer, PictureBuffer):
+        buffer.add(media.time_ns, media.payload, media.sequence)
+    else:
+        buffer.add(media.time_ns, media.payload)
+
+
+def _message_of(problem: Problem, pictures: Mapping[str, list[Picture]]) -> str:
+    """Return a sentence that says which message a problem is about, where that is known."""
+    files = pictures.get(problem.field or "", [])
+    if problem.file is None or problem.file >= len(files):
+        return ""
+    picture = files[problem.file]
+    return (
+        f" It is that of the message with sequence number {picture.sequence}, captured at "
+        f"{picture.time_ns} ns."
+    )
 
 
 def _buffer(source: Input, seconds: float, max_bytes: int) -> _Buffer:

@@ -125,8 +125,9 @@ class _Segment:
     def _window(self, end_ns: int) -> Iterator[Window]:
         begin_ns = end_ns - self._lengths.window_ns
         wav = self._sound.wav(begin_ns, end_ns) if self._sound else None
+        pictures = self._pictures.select(begin_ns, end_ns, self._lengths.pictures)
         files = {
-            "frames": self._pictures.select(begin_ns, end_ns, self._lengths.pictures),
+            "frames": [picture.payload for picture in pictures],
             "audio": [wav] if wav else [],
         }
         if any(files.values()):

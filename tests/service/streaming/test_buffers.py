@@ -26,6 +26,10 @@ def samples(buffer: SoundBuffer, begin_ms: int, end_ms: int) -> list[int]:
         return list(np.frombuffer(file.readframes(file.getnframes()), "<i2"))
 
 
+def selected(buffer: PictureBuffer, begin_ms: int, end_ms: int, count: int = 4) -> list[bytes]:
+    return [each.payload for each in buffer.select(begin_ms * MS, end_ms * MS, count)]
+
+
 def pcm(*values: int) -> bytes:
     return np.array(values, "<i2").tobytes()
 
@@ -34,9 +38,9 @@ def test_pictures_at_the_centres_of_equal_parts() -> None:
     buffer = PictureBuffer(10, 1000)
     for time in range(0, 1000, 100):
         buffer.add(time * MS, str(time).encode())
-    assert buffer.select(0, 1000 * MS, 4) == [b"100", b"300", b"600", b"800"]
-    assert buffer.select(850 * MS, 900 * MS, 3) == [b"900"] * 3
-    assert buffer.select(910 * MS, 990 * MS, 3) == []
+    assert selected(buffer, 0, 1000) == [b"100", b"300", b"600", b"800"]
+    assert selected(buffer, 850, 900, count=3) == [b"900"] * 3
+    assert selected(buffer, 910, 990, count=3) == []
 
 
 def test_old_and_surplus_pictures_leave_and_late_ones_do_not_enter() -> None:

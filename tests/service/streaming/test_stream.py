@@ -200,13 +200,17 @@ def test_an_invalid_picture_is_a_problem_and_the_session_stays_open(
     pictures, _ = media(clip)
     with socket_of(service) as socket:
         start(socket, hop_s=50, window_s=0.5)
-        socket.send(HEADER.pack(PICTURE, 0, 0, 0, 0) + b"no picture")
+        good = pictures[0][1]
+        sent = (good, good[: len(good) // 4], good)
+        for number, picture in enumerate(sent, start=40):
+            socket.send(HEADER.pack(PICTURE, 0, 0, number, (number - 40) * 200_000_000) + picture)
         socket.send('{"type": "finalize"}')
         problem = receive(socket)
         assert (problem["type"], problem["status"], problem["error"]) == (
-            "problem", 415, "unknown-format",
+            "problem", 422, "unusable",
         )  # fmt: skip
-        socket.send(HEADER.pack(PICTURE, 0, 0, 1, 10**9) + pictures[0][1])
+        assert "message with sequence number 41, captured at 200000000 ns" in problem["detail"]
+        socket.send(HEADER.pack(PICTURE, 0, 0, 43, 10**9) + good)
         socket.send('{"type": "finalize"}')
         assert receive(socket)["type"] == "answer"
 
