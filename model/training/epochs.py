@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
+
+from model.whole_file import replacing
 
 METRICS = "metrics.csv"
 _MEANS = ("epoch", "learning_rate", "loss", "alignment", "fused")
@@ -63,10 +66,12 @@ def append(table: Path, metrics: EpochMetrics) -> None:
     row = {name: f"{value:.6g}" for name, value in metrics.columns().items()}
     existing = rows(table, tuple(metrics.accuracies.alone))
     earlier = [each for each in existing if int(each["epoch"]) < metrics.epoch]
-    with table.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row))
-        writer.writeheader()
-        writer.writerows([*earlier, row])
+    text = StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(row))
+    writer.writeheader()
+    writer.writerows([*earlier, row])
+    with replacing(table) as file:
+        file.write(text.getvalue().encode())
 
 
 def rows(table: Path, streams: Sequence[str]) -> list[dict[str, str]]:

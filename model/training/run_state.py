@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
 from model.training import run_state_migration
 from model.training.options import TrainOptions, flag
+from model.whole_file import replacing
 
 Weights = dict[str, Tensor]
+
+#: File of a run's folder that the process which trains holds a lock on.
+_LOCK = ".lock"
 
 #: Options that may differ when a run is resumed, since they do not affect the weights. The data may
 #: be moved, since its contents are compared.
@@ -44,9 +50,10 @@ class RunState:
 
     def save(self, file: Path) -> None:
         """Write the state; a kill leaves the file old or new. Raises OSError."""
-        part = file.with_suffix(".part")
-        torch.save({field.name: getattr(self, field.name) for field in fields(self)}, part)
-        part.replace(file)
+        content = BytesIO()  # torch raises RuntimeError where a file cannot be written
+        torch.save({field.name: getattr(self, field.name) for field in fields(self)}, content)
+        with replacing(file) as stream:
+            stream.write(content.getbuffer())
 
 
 def load(file: Path) -> RunState:
@@ -80,6 +87,23 @@ _TYPES: dict[str, type] = {
     "last_weights": list,
     "settings": dict,
 }
+
+
+def claim(folder: Path) -> BinaryIO | None:
+    """Keep other runs from writing to a folder for as long as the returned file is open.
+
+    None where the file system has no locks. Raises RunError where another run writes to it.
+    """
+    lock = (folder / _LOCK).open("ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise RunError(f"{folder}: another run writes to it; choose another --out") from None
+    except OSError:
+        lock.close()
+        return None
+    return lock
 
 
 def settings(options: TrainOptions, data_sha256: str) -> dict[str, str]:

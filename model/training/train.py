@@ -54,8 +54,8 @@ def train(options: TrainOptions) -> Path:
 
     Raises before the first epoch: DataError; OptionsError where `out`, `device` or `init_from`
     cannot be used; CheckpointError where `init_from` is damaged or of another task; RunError where
-    there is no run to resume, or it was started with other settings. Raises OSError where an epoch
-    cannot be written.
+    there is no run to resume, it was started with other settings, or another process writes to
+    `out`. Raises OSError where an epoch cannot be written.
     """
     trainer = Trainer(options)
     options = trainer.options
@@ -134,6 +134,7 @@ class Trainer:
         if self.saved:
             run_state.check_same(self.last, self.saved.settings, self.settings)
         make_folder("out", options.out)
+        self.claim = run_state.claim(options.out)
         _prepare_process(options.seed)
         self.network = SCMRL(network_config(options)).to(self.device)
         self.optimizer = configure_optimizer(self.network, options)

@@ -173,7 +173,8 @@ def _train(kind: type[Task], data: Path, flags: dict[str, Any]) -> None:
         fail(str(exc), 1)
     except KeyboardInterrupt as exc:
         fail(str(exc), INTERRUPTED)
-    typer.echo(f"the best checkpoint is in {best}; next: scmrl evaluate {best} --data {data}")
+    evaluate = shlex.join(["scmrl", "evaluate", str(best), "--data", str(data)])
+    typer.echo(f"the best checkpoint is in {best}; next: {evaluate}")
 
 
 def _rename_deprecated(changes: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from model.training.folder.findings import Finding
 from model.training.folder.inspection import inspect, unreadable
 from model.training.progress import progress_bar
 from model.training.task import DataError
+from model.whole_file import replacing
 
 #: Changes where entries of another version cannot be used.
 VERSION = 2
@@ -146,14 +147,19 @@ def decode_missing(
     `decode` writes an entry and returns what is wrong. Raises DataError where the folder cannot be
     written.
     """
-    missing = [(files, file) for files, file in jobs if not file.is_file()]
+    copies: dict[Path, list[ClipFiles]] = {}  # clips of the same content have one entry
+    for files, file in jobs:
+        if not file.is_file():
+            copies.setdefault(file, []).append(files)
+    missing = [(same[0], file) for file, same in copies.items()]
     findings: list[Finding] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with progress_bar(console) as progress:
             bar = progress.add_task("decoding clips", total=len(missing))
-            for wrong in _in_threads(decode, missing):
-                findings += wrong
+            decoded = _in_threads(decode, missing)
+            for same, wrong in zip(copies.values(), decoded, strict=True):
+                findings += [replace(each, where=x.name) for x in same for each in wrong]
                 progress.advance(bar)
     except OSError as exc:
         raise DataError(f"{folder}: cannot be written: {exc.strerror}") from exc
@@ -162,10 +168,8 @@ def decode_missing(
 
 def write_entry(file: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:
     """Write the arrays of an entry, whole or not at all. Raises OSError."""
-    part = file.with_suffix(f".{os.getpid()}.part")
-    with part.open("wb") as raw:
+    with replacing(file) as raw:
         np.savez(raw, allow_pickle=False, **arrays)
-    part.replace(file)
 
 
 def _in_threads(

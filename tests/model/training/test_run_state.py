@@ -16,12 +16,13 @@ from rich.console import Console
 
 from model.training import run_state
 from model.training.avdigits.task import AVDigits
-from model.training.epochs import Accuracies, EpochMetrics
+from model.training.epochs import Accuracies, EpochMetrics, append
 from model.training.options import OptionsError, TrainOptions, flag
 from model.training.run_state import RunError, RunState
 from model.training.run_state_migration import ADDED
 from model.training.task import DataError
 from model.training.train import Trainer, train
+from tests.model.test_whole_file import full_disk
 
 pytestmark = [pytest.mark.usefixtures("one_core"), pytest.mark.slow]
 
@@ -185,6 +186,7 @@ def test_a_run_of_0_1_is_resumed_to_the_same_weights(begun: TrainOptions, tmp_pa
     slow = replace(begun, out=tmp_path / "now", lr_multiplier={"visual": 0.1, "head": 0.1})
     trainer = Trainer(replace(slow, resume=False))
     trainer.save(trainer.train_epoch(0, Console(quiet=True)))
+    del trainer  # it keeps other runs from `slow.out`
     old = copy_run(slow, tmp_path / "old")
     as_of_0_1(run_state.load(old.out / "last.pt")).save(old.out / "last.pt")
     assert "shares" in torch.load(old.out / "last.pt", weights_only=True)["settings"]
@@ -287,6 +289,31 @@ def test_a_table_of_something_else_is_found_before_training(
     options = copy_run(begun, tmp_path / "run")
     (options.out / "metrics.csv").write_text(text)
     assert "metrics.csv: not a table of epochs" in refusal(options)
+
+
+def test_a_full_disk_is_named_and_the_last_state_is_kept(
+    begun: TrainOptions, tmp_path: Path
+) -> None:
+    options = copy_run(begun, tmp_path / "run")
+    file, table = options.out / "last.pt", options.out / "metrics.csv"
+    before = {each.name: each.read_bytes() for each in (file, table)}
+    state = run_state.load(file)
+    with full_disk(20), pytest.raises(OSError, match=f"File too large: '{file}'"):
+        state.save(file)
+    second = EpochMetrics(2, 1e-3, 2.0, 1.0, Accuracies(0.5, {"audio": 0.5, "visual": 0.5}))
+    with full_disk(20), pytest.raises(OSError, match=f"File too large: '{table}'"):
+        append(table, second)
+    assert {each.name: each.read_bytes() for each in (file, table)} == before
+    assert not list(options.out.glob("*.part"))
+
+
+def test_two_processes_do_not_write_to_one_folder(begun: TrainOptions, tmp_path: Path) -> None:
+    options = copy_run(begun, tmp_path / "run")
+    claim = run_state.claim(options.out)
+    assert claim is not None
+    assert f"{options.out}: another run writes to it; choose another --out" in refusal(options)
+    claim.close()
+    assert Trainer(options).saved
 
 
 # --- other files -----------------------------------------------------------------------------

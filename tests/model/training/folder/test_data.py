@@ -171,6 +171,29 @@ def test_a_clip_is_decoded_once_even_if_the_run_is_killed(
     assert len(decoded) == 10 + 8
 
 
+def test_copies_of_a_clip_are_decoded_once_and_each_is_reported(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads that decoded two copies at once would write the same entry."""
+    (data / "cat" / "damaged.mp4").write_bytes(b"no movie at all")
+    for copy in range(4):
+        shutil.copy(data / "dog" / "0.mp4", data / "dog" / f"0 copy {copy}.mp4")
+        shutil.copy(data / "cat" / "damaged.mp4", data / "dog" / f"damaged {copy}.mp4")
+    decoded: list[str] = []
+    whole = ClipFiles.decode
+
+    def decode(files: ClipFiles, frames: int, streams: frozenset[str]) -> object:
+        decoded.append(files.name)
+        return whole(files, frames, streams)
+
+    monkeypatch.setattr(ClipFiles, "decode", decode)
+    with pytest.raises(DataError) as raised:
+        SMALL.for_data(data).load(data).training_examples(0, tmp_path)
+    assert len(decoded) == 4 + 4 + 1
+    assert "unreadable (5)" in str(raised.value)
+    assert "duplicate (8)" in str(raised.value)
+
+
 def test_few_clips_are_in_memory_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 3)
     started: list[int] = []
