@@ -141,18 +141,25 @@ class DecoderPool:
                 await _wait_until_done(asyncio.wrap_future(job))
             raise  # else its thread waits for a process, whose start may take a minute
 
-    async def open_live(self, request: LiveRequest, memory_bytes: int) -> LiveDecoder:
+    async def open_live(
+        self, request: LiveRequest, memory_bytes: int, within_s: float
+    ) -> LiveDecoder:
         """Start the decoder of a live stream, in a process beside those of the pool.
 
         The caller closes it. It may allocate `memory_bytes`; the time limit of a packet is that of
-        a job in the pool. Raises Problem NOT_READY, and PeerLost.
+        a job in the pool. Raises Problem NOT_READY, also where it has not started in
+        `within_s` seconds, and PeerLost.
         """
         starting = asyncio.ensure_future(asyncio.to_thread(self._processes.fork_live, memory_bytes))
         try:
-            process = await asyncio.shield(starting)
-        except asyncio.CancelledError:
+            async with asyncio.timeout(within_s):
+                process = await asyncio.shield(starting)
+        except (asyncio.CancelledError, TimeoutError) as exc:
             starting.add_done_callback(self._end_started)
-            raise
+            if isinstance(exc, asyncio.CancelledError):
+                raise
+            detail = f"No decoding process has started within {within_s:g} s."
+            raise Problem(Error.NOT_READY, detail, retry_after_s=5) from None
         decoder = LiveDecoder(process, self._processes.end, self._limits.seconds)
         try:
             await decoder.open(request)

@@ -122,7 +122,8 @@ async def _live_decoder(
 ) -> AsyncIterator[LiveDecoder | None]:
     """Hold a decoding process for the session's coded inputs; None: it has none.
 
-    Raises StreamError where too many are held, and where the process is lost.
+    Raises StreamError where too many are held, and where the process is lost; Problem NOT_READY
+    where none starts within `request_deadline_s`.
     """
     inputs = {
         number: DecodedInput.model_validate(source.model_dump(exclude={"field"}))
@@ -136,8 +137,9 @@ async def _live_decoder(
     request = LiveRequest(inputs=inputs, spacing_ns=spacing_ns, limits=media_limits(state.settings))
     async with state.streams.decoder():
         try:
+            settings = state.settings
             decoder = await state.decoders.open_live(
-                request, state.settings.stream_decoder_memory_mib << 20
+                request, settings.stream_decoder_memory_mib << 20, settings.request_deadline_s
             )
             try:
                 yield decoder

@@ -31,6 +31,7 @@ from service.decoding import fork_server, fork_server_process, process_set
 from service.decoding.files import decode
 from service.decoding.fork_server import DecodeLimits
 from service.decoding.job import DecodeRequest, DecodeResult
+from service.decoding.live_wire import LiveRequest
 from service.decoding.pool import DecoderPool
 from service.decoding.proc_status import _MAX_ASLEEP_CHECKS, ProcStatus, Unresponsive
 from service.decoding.process import Process
@@ -502,6 +503,27 @@ def test_a_job_cancelled_while_the_fork_server_starts_does_not_wait_for_it(
         asyncio.run(scenario())
     finally:
         decoders.stop()
+
+
+def test_a_live_stream_does_not_wait_longer_for_the_start_of_its_decoder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fork_server_process, "_WORKER", "tests.service.never_begins")
+    monkeypatch.setattr(fork_server, "END_S", 0.1)
+    decoders = DecoderPool(1, GENEROUS)
+
+    async def scenario() -> Problem:
+        request = LiveRequest(inputs={}, spacing_ns=0, limits=Limits())
+        try:
+            with pytest.raises(Problem) as caught:
+                await asyncio.wait_for(decoders.open_live(request, 1 << 20, within_s=0.05), 20)
+        finally:
+            decoders.stop()
+        return caught.value
+
+    problem = asyncio.run(scenario())
+    assert problem.error is Error.NOT_READY
+    assert problem.detail == "No decoding process has started within 0.05 s."
 
 
 def test_a_request_cancelled_twice_still_waits_for_its_process() -> None:

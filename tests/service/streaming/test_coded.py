@@ -392,7 +392,7 @@ def test_the_process_of_a_stream_is_confined_bounded_and_ended() -> None:
     pool = DecoderPool(1, DecodeLimits(seconds=1, memory_bytes=1 << 30))
 
     async def check() -> None:
-        decoder = await pool.open_live(request, 512 * MIB)
+        decoder = await pool.open_live(request, 512 * MIB, within_s=60)
         status = Path(f"/proc/{decoder.pid}/status").read_text()
         assert "NoNewPrivs:\t1" in status
         decoded = await decode_all(decoder, small)
@@ -403,7 +403,7 @@ def test_the_process_of_a_stream_is_confined_bounded_and_ended() -> None:
             await decode_all(decoder, small)
         await decoder.close()
         wait_until(lambda: not Path(f"/proc/{decoder.pid}/stat").exists() or _is_zombie(decoder))
-        tight = await pool.open_live(request, 4 * MIB)
+        tight = await pool.open_live(request, 4 * MIB, within_s=60)
         first, second = await decode_all(tight, [large[0], small[0]])
         assert first.outcome in (Outcome.TOO_LARGE, Outcome.DAMAGED), "beyond its memory"
         assert second.outcome is Outcome.DECODED
