@@ -6,19 +6,22 @@ which take the cores or the devices, run one load at a time.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 from service.errors import Error, Problem
+
+log = logging.getLogger("scmrl.registry")
 
 #: Name of the threads that load checkpoints.
 LOAD_THREAD = "scmrl-load"
 #: Detail of the problem of a load, and of /readyz, while the service is shutting down.
 STOPPING = "The service is shutting down."
-#: Maximum loads and unloads at a time, including those that were abandoned and have not ended.
+#: Maximum loads and unloads at a time, including those over their limit that have not ended.
 MAX_LOADS = 16
 #: Retry-After in seconds: while another load runs, and while one that was abandoned waits for its
 #: disk.
@@ -69,15 +72,17 @@ class Loads:
     """Runs loads concurrently, each for `limit_s` seconds at most.
 
     The name of an abandoned load stays reserved until its thread ends, so that a disk that hangs
-    blocks at most one thread per name, and `MAX_LOADS` in all.
+    blocks at most one thread per name, and `MAX_LOADS` in all. That of a committed load over its
+    limit is free again: the compiler of its fused path may hang for ever, while it is served.
     """
 
     def __init__(self, limit_s: float, is_stopping: Callable[[], bool]) -> None:
         self.limit_s = limit_s
         self._is_stopping = is_stopping
         self._lock = threading.Lock()  # held for moments only
-        #: Loads and unloads that have not ended, by name.
+        #: Loads and unloads by the names that they reserve, and all that have not ended.
         self.reserved: dict[str, Attempt] = {}
+        self._unended: set[Attempt] = set()
         self._compute_condition = threading.Condition()
         #: The load that holds the cores and devices.
         self.compute_holder: Attempt | None = None
@@ -91,21 +96,28 @@ class Loads:
             reserved_by = self.reserved.get(name)
             if reserved_by is not None:
                 raise _conflict(reserved_by)
-            if len(self.reserved) >= MAX_LOADS:
-                raise _full(self.reserved)
+            if len(self._unended) >= MAX_LOADS:
+                raise _full(self._unended)
             attempt = self.reserved[name] = Attempt(name)
+            self._unended.add(attempt)
             return attempt
 
     def release(self, attempt: Attempt) -> None:
-        """Let the name be loaded again."""
+        """Note the end of a load or unload, and let the name be loaded again."""
         with self._lock:
-            self.reserved.pop(attempt.name, None)
+            self._unended.discard(attempt)
+            self._free_name(attempt)
+
+    def _free_name(self, attempt: Attempt) -> None:
+        if self.reserved.get(attempt.name) is attempt:  # else another load has it
+            del self.reserved[attempt.name]
 
     def run(self, attempt: Attempt, work: Callable[[], object]) -> None:
         """Run `work`, which loads a reserved checkpoint, in a thread; then release the name.
 
         Waits in the calling thread for at most the limit, not counting what `work` waits in
-        `exclusive_compute`. Committed work continues in the background at the limit. Raises
+        `exclusive_compute`. Committed work continues in the background at the limit, from which on
+        the name is free. Raises
         LoadAbandoned, Problem STOPPING, MemoryError where no thread can be started, and what `work`
         raises.
         """
@@ -175,6 +187,12 @@ class Loads:
                 attempt.is_overdue = True
                 if attempt.abandon():
                     raise LoadAbandoned(self._too_long)
+                with self._lock:
+                    self._free_name(attempt)
+                log.warning(
+                    "checkpoint %s is served, but its fused path is not ready after %g s "
+                    "(SCMRL_LOAD_TIMEOUT_S)", attempt.name, self.limit_s,
+                )  # fmt: skip
                 return
 
     @property
@@ -206,10 +224,11 @@ def _conflict(reserved_by: Attempt) -> Problem:
     return Problem(Error.CONFLICT, detail, retry_after_s=_RETRY_DISK_S)
 
 
-def _full(reserved: dict[str, Attempt]) -> Problem:
-    abandoned = sum(attempt.is_abandoned for attempt in reserved.values())
+def _full(unended: Collection[Attempt]) -> Problem:
+    overdue = sum(attempt.is_overdue for attempt in unended)
     detail = (
-        f"{len(reserved)} loads and unloads of checkpoints have not ended; at most {MAX_LOADS} run "
-        f"at a time. {abandoned} of them were abandoned and still wait for their disk or device."
+        f"{len(unended)} loads and unloads of checkpoints have not ended; at most {MAX_LOADS} run "
+        f"at a time. {overdue} of them exceeded their limit and still wait for their disk, device "
+        "or compiler."
     )
-    return Problem(Error.FULL, detail, retry_after_s=_RETRY_DISK_S if abandoned else _RETRY_S)
+    return Problem(Error.FULL, detail, retry_after_s=_RETRY_DISK_S if overdue else _RETRY_S)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import suppress
 from functools import partial
 from itertools import count
 
@@ -85,7 +86,7 @@ class Startup:
         if self._stopping.wait(_DELAY_S):
             return
         cores.set_opencv_threads()
-        self._loader.fuse(self._registry.default_name)
+        self._fuse_default()
         threads: list[threading.Thread] = []
         for name in self._registry.names[1:]:
             if self._stopping.is_set():
@@ -100,6 +101,14 @@ class Startup:
             thread.join()
         if any(self._registry.status(name) == "failed" for name in self._registry.names):
             garbage_collection.collect_all()  # else the objects of a failed load stay frozen
+
+    def _fuse_default(self) -> None:
+        """Change the default checkpoint over to its fused path, for at most the limit of a load: a
+        compiler that hangs does not hold up the others. It can be loaded again meanwhile."""
+        attempt = Attempt(self._registry.default_name)
+        attempt.commit()
+        with suppress(Problem):  # the service is shutting down
+            self._loads.run(attempt, partial(self._loader.fuse, attempt.name))
 
     def _list(self, attempt: Attempt) -> None:
         """Raises StartupError."""

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -19,7 +20,8 @@ from model.checkpoint import card
 from service.app import create_app
 from service.errors import Error, Problem, StartupError
 from service.inference import file_watch, model_loader, startup
-from service.inference.loading import MAX_LOADS, LoadAbandoned, Loads
+from service.inference.loading import MAX_LOADS, Attempt, LoadAbandoned, Loads
+from service.inference.model_loader import ModelLoader
 from service.inference.model_server import ModelServer
 from service.inference.served_model import ServedModel
 from service.settings import Settings
@@ -307,6 +309,29 @@ def test_a_fifo_in_the_place_of_the_default_checkpoints_weights_is_named(folder:
     assert "could not be loaded" in (models.not_ready_reason() or "")
 
 
+def test_a_compiler_that_hangs_at_the_start_does_not_hold_up_the_others(
+    folder: Path, answers: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It hangs for the default checkpoint, which is served by its plain path."""
+
+    app = create_app(settings(folder))
+
+    def hang(loader: ModelLoader, name: str) -> None:
+        if name == "avdigits":
+            loads_of(app).limit_s = 0.1
+            answers.wait()
+
+    monkeypatch.setattr(ModelLoader, "fuse", hang)
+    with listening(app) as client:
+        client.headers["Authorization"] = f"Bearer {KEY}"
+        # On a busy machine the other one exceeds that limit as well.
+        wait_until(lambda: statuses(client).get("strict") in ("ready", "failed"))
+        loads_of(app).limit_s = 600.0
+        monkeypatch.undo()
+        assert client.put(f"{MODELS}/avdigits").status_code == 200
+        answers.set()
+
+
 # --- the loads themselves ------------------------------------------------------------------------
 
 
@@ -316,7 +341,7 @@ def test_loads_that_hang_are_bounded_and_the_refusal_says_why(answers: threading
         attempt = loads.reserve(f"hung-{number}")
         with pytest.raises(LoadAbandoned):
             loads.run(attempt, answers.wait)
-    with pytest.raises(Problem, match=f"{MAX_LOADS} of them were abandoned") as refused:
+    with pytest.raises(Problem, match=f"{MAX_LOADS} of them exceeded their limit") as refused:
         loads.reserve("another")
     assert refused.value.error is Error.FULL
     assert refused.value.retry_after_s
@@ -325,6 +350,33 @@ def test_loads_that_hang_are_bounded_and_the_refusal_says_why(answers: threading
     done: list[int] = []
     loads.run(loads.reserve("another"), lambda: done.append(1))
     assert done == [1]
+
+
+def test_a_served_load_that_hangs_lets_its_name_be_loaded_again(
+    answers: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where the compiler of its fused path hangs. Such threads are bounded as well."""
+    loads = Loads(0.05, lambda: False)
+
+    def load(attempt: Attempt) -> None:
+        assert attempt.commit()
+        answers.wait()
+
+    first = loads.reserve("hung")
+    loads.run(first, lambda: load(first))
+    assert "hung is served, but its fused path is not ready" in caplog.text
+    for _ in range(MAX_LOADS - 1):
+        attempt = loads.reserve("hung")
+        loads.run(attempt, partial(load, attempt))
+    with pytest.raises(Problem, match=f"{MAX_LOADS} of them exceeded their limit"):
+        loads.reserve("hung")
+    answers.set()
+    wait_until(lambda: not loading())
+    later = loads.reserve("hung")
+    loads.release(first)  # its thread ends after another load has the name
+    with pytest.raises(Problem, match="already being loaded"):
+        loads.reserve("hung")
+    loads.release(later)
 
 
 def test_the_wait_for_its_turn_does_not_count_towards_the_limit_of_a_load() -> None:
