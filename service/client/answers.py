@@ -3,9 +3,9 @@ have more (`answer.model_extra`)."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, RootModel
 
 from .errors import Problem
 
@@ -189,6 +189,10 @@ class ModelSummary(_Answer):
 
 class Models(_Answer):
     models: list[ModelSummary]
+
+
+class Card(RootModel[dict[str, Any]]):
+    """A checkpoint's card, as in card.json."""
 
 
 class Ready(_Answer):

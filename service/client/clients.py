@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -12,7 +13,7 @@ import httpx
 from pydantic import BaseModel
 
 from . import async_stream, stream
-from .answers import Classification, Models, ModelSummary
+from .answers import Card, Classification, Models, ModelSummary
 from .errors import ClientError, ProblemError, UnreachableError
 from .requests import (
     ClassifyFields,
@@ -29,6 +30,8 @@ from .retries import ConnectionLostError, Retries
 from .stream_messages import Input, StreamFields, StreamRequest
 
 _AnswerT = TypeVar("_AnswerT", bound=BaseModel)
+#: A key: what a header may have, without blanks.
+_KEY = re.compile(r"[!-~]+")
 
 
 class Client:
@@ -97,8 +100,7 @@ class Client:
 
     def card(self, name: str) -> dict[str, Any]:
         """Return a checkpoint's card, as in card.json. Raises ProblemError for an unknown name."""
-        response = self._send("GET", card_path(name))
-        return dict(response.json())
+        return parse(self._send("GET", card_path(name)), Card).root
 
     def stream(
         self, inputs: Sequence[Input], **fields: Unpack[StreamFields]
@@ -129,7 +131,7 @@ class Client:
 
 
 class AsyncClient:
-    """`Client` with coroutines; the same arguments and errors."""
+    """`Client` with coroutines; the same arguments and errors. It belongs to one event loop."""
 
     def __init__(
         self,
@@ -176,8 +178,7 @@ class AsyncClient:
 
     async def card(self, name: str) -> dict[str, Any]:
         """Return a checkpoint's card."""
-        response = await self._send("GET", card_path(name))
-        return dict(response.json())
+        return parse(await self._send("GET", card_path(name)), Card).root
 
     def stream(
         self, inputs: Sequence[Input], **fields: Unpack[StreamFields]
@@ -199,15 +200,30 @@ class AsyncClient:
             await asyncio.sleep(wait_s)
 
 
+def _address(url: str) -> httpx.URL:
+    """Return the address of a service, with a slash at its end. Raises ValueError."""
+    expected = "must be the address of a service, as http://127.0.0.1:8000"
+    try:
+        address = httpx.URL(url)
+    except httpx.InvalidURL as exc:
+        raise ValueError(f"{url!r}: {expected}: {exc}") from exc
+    if address.scheme not in ("http", "https") or not address.host or address.query:
+        raise ValueError(f"{url!r}: {expected}")
+    path = address.raw_path if address.raw_path.endswith(b"/") else address.raw_path + b"/"
+    return address.copy_with(raw_path=path, fragment=None)
+
+
 class _Target:
     """Address and key of a service, and how its answers are waited for."""
 
     def __init__(
         self, url: str, key: str | None, timeout_s: float, retries: Retries | None
     ) -> None:
-        self.url = httpx.URL(url if url.endswith("/") else f"{url}/")
-        if self.url.scheme not in ("http", "https") or not self.url.host:
-            raise ValueError(f"{url!r}: must be the address of a service, as http://127.0.0.1:8000")
+        self.url = _address(url)
+        if key and not _KEY.fullmatch(key):
+            raise ValueError(  # without the key: errors are logged
+                "key: has characters that no key has; a line break at its end is that of its file?"
+            )
         self.headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.timeout_s = timeout_s
         self.retries = retries or Retries()
@@ -232,7 +248,7 @@ class _Target:
         ):
             wrapped = UnreachableError(f"{self.url} did not answer within {self.timeout_s:g} s.")
         else:
-            reason = str(error) or type(error).__name__
+            reason = str(error).rstrip(".") or type(error).__name__
             wrapped = ConnectionLostError(f"{self.url} cannot be reached: {reason}.")
         wrapped.__cause__ = error
         return wrapped

@@ -76,6 +76,9 @@ def batch_path(model: str | None) -> str:
 
 
 def card_path(name: str) -> str:
+    """Return the path of a checkpoint. Raises ValueError for a name that leads to another path."""
+    if name in ("", ".", ".."):
+        raise ValueError(f"{name!r} is not the name of a checkpoint")
     return f"v1/models/{quote(name, safe='')}"
 
 
@@ -128,13 +131,18 @@ def _read_file(field: str, file: object) -> tuple[str, bytes]:
         return field, bytes(file)
     if isinstance(file, str | os.PathLike):
         path = Path(file)
-        return path.name, path.read_bytes()
+        return _name(path), path.read_bytes()
     if not hasattr(file, "read"):
         raise TypeError(f"{field}: must be bytes, a path or a binary file, not {type(file)}")
     content = b"" if isinstance(file, TextIOBase) else file.read()
     if isinstance(file, TextIOBase) or not isinstance(content, bytes):
         raise TypeError(f"{field}: the file must be open in binary mode")
-    return Path(str(getattr(file, "name", field))).name, content
+    return _name(Path(str(getattr(file, "name", field)))), content
+
+
+def _name(path: Path) -> str:
+    """Return the name of a file in UTF-8, as forms are, where that of the file is not."""
+    return path.name.encode(errors="replace").decode()
 
 
 def _text(value: object) -> str:
@@ -148,7 +156,8 @@ def parse(response: httpx.Response, answer: type[_AnswerT]) -> _AnswerT:
         return answer.model_validate_json(response.content)
     except ValidationError as exc:
         raise UnreachableError(
-            f"The answer of {response.url} is not that of an scmrl service: {exc.errors()[0]}."
+            f"The answer of {response.url} is not that of an scmrl service: "
+            f"{exc.errors()[0]['msg']}."
         ) from exc
 
 
@@ -180,6 +189,8 @@ def problem_of(status: int, headers: Mapping[str, str], body: bytes) -> ProblemE
         except ValidationError:
             pass  # a proxy has changed it
     detail = f"A proxy before the service answered with status {status}."
+    if 300 <= status < 400 and "Location" in headers:
+        detail += f" It redirects to {headers['Location']}, which is not followed."
     problem = Problem(status=status, title=detail, detail=detail)
     return ProblemError(problem, after, of_proxy=True)
 

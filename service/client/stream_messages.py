@@ -128,7 +128,8 @@ class MediaMessages:
     """Makes binary messages: numbers those of each input, and marks those that begin a new segment.
 
     `time_ns`: capture time in ns of the first sample or of the picture; None: now, less the
-    duration of the samples. Methods raise ValueError where the stream has no such input.
+    duration of the samples. Methods raise ValueError for another time, and where the stream
+    has no such input.
     """
 
     def __init__(self, inputs: Sequence[Input]) -> None:
@@ -155,6 +156,8 @@ class MediaMessages:
             raise ValueError(f"this stream has no input for {field}; its inputs: {inputs}")
         if time_ns is None:
             time_ns = max(0, time.monotonic_ns() - _duration_ns(self._inputs[field], data))
+        if not 0 <= time_ns < 1 << 64:
+            raise ValueError(f"time_ns {time_ns}: must be 0 or more, in 64 bits")
         flags = NEW_SEGMENT if field in self._begin_segment else 0
         self._begin_segment.discard(field)
         sequence = self._sequences[field]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -132,11 +133,14 @@ def test_several_clips_are_answered_in_their_order_or_have_their_problems(
         client.classify_batch(clips, audio=CLIP)
 
 
-def test_files_are_bytes_paths_or_open_files(client: Client) -> None:
+def test_files_are_bytes_paths_or_open_files(client: Client, tmp_path: Path) -> None:
     with CLIP.open("rb") as file:
         parts = client.classify(video=file, audio=str(CLIP), top_k=1, attention="none")
     assert parts.streams["audio"].used
     assert parts.streams["visual"].used
+    odd = tmp_path / os.fsdecode(b'caf\xe9"\n.mp4')  # not in UTF-8
+    odd.write_bytes(CLIP.read_bytes())
+    assert client.classify(clip=odd, attention="none").streams["visual"].used
     streams = client.classify(streams={"visual": [JPEG, JPEG], "audio": CLIP.read_bytes()})
     frames = client.classify(frames=[JPEG, JPEG], audio=CLIP)
     assert streams.contributions == frames.contributions
@@ -206,6 +210,31 @@ def test_a_key_is_sent_and_a_refusal_says_why(keyed: str) -> None:
     with pytest.raises(ProblemError) as caught:
         asyncio.run(refused())
     assert caught.value.kind == "key-needed"
+
+
+def test_an_address_or_a_key_that_no_request_can_have_is_refused_at_once() -> None:
+    for address in (
+        "127.0.0.1:8000",
+        "http://[::1",
+        " http://here",
+        "http://here/?page=1",
+        "ws://x",
+    ):
+        with pytest.raises(ValueError, match="must be the address of a service"):
+            Client(address)
+    for key in (f"{KEY}\n", "schl\u00fcssel", f"{KEY} {KEY}"):
+        with pytest.raises(ValueError, match="key: has characters") as caught:
+            AsyncClient("http://here", key=key)
+        assert KEY not in str(caught.value)
+
+
+def test_names_that_lead_elsewhere_are_no_checkpoints(client: Client) -> None:
+    """httpx resolves `..` in a path: the default checkpoint would answer."""
+    for name in (".", ".."):
+        with pytest.raises(ValueError, match="is not the name of a checkpoint"):
+            client.classify(model=name, clip=CLIP)
+        with pytest.raises(ValueError, match="is not the name of a checkpoint"):
+            client.card(name)
 
 
 def send(stream: Stream) -> None:
@@ -287,6 +316,9 @@ def test_an_invalid_start_closes_the_stream(client: Client) -> None:
     with client.stream([PictureInput()]) as stream:
         with pytest.raises(ValueError, match="no input for audio"):
             stream.send_sound(TONE)
+        for time_ns in (-1, 1 << 64):
+            with pytest.raises(ValueError, match="must be 0 or more"):
+                stream.send_picture(JPEG, time_ns)
         stream.send_picture(JPEG, 1 << 63)  # which the service refuses
         with pytest.raises(StreamClosedError, match="capture time"):
             stream.receive(timeout_s=60)

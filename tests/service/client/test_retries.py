@@ -24,7 +24,7 @@ from service.client import (
     Retries,
     UnreachableError,
 )
-from service.client.requests import retry_after_s
+from service.client.requests import problem_of, retry_after_s
 from service.client.retries import ConnectionLostError
 
 MODELS = {"models": [{"name": "one", "default": True, "status": "ready"}]}
@@ -184,8 +184,18 @@ def test_a_service_that_is_not_there_is_unreachable(
     strange = scripted((200, None, {"cheese": 1}))
     with pytest.raises(UnreachableError, match="not that of an scmrl service"):
         ask(strange.url, QUICK)
-    with pytest.raises(ValueError, match="as http://127"):
-        Client("127.0.0.1:8000")
+    for other in ([1], {"name": 1}, "page"):
+        with Client(scripted((200, None, other)).url, retries=QUICK) as client:
+            if isinstance(other, dict):
+                assert client.card("any") == other
+            else:
+                with pytest.raises(UnreachableError, match="not that of an scmrl service"):
+                    client.card("any")
+
+
+def test_a_redirect_is_an_error_that_says_where_to() -> None:
+    error = problem_of(308, {"Location": "https://example.org/"}, b"")
+    assert "status 308. It redirects to https://example.org/, which is not followed." in str(error)
 
 
 def test_waits_grow_with_jitter_and_end_with_the_time_they_may_take() -> None:
