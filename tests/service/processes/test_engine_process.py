@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,27 @@ def test_a_worker_that_hangs_at_its_start_is_killed(
         asyncio.run(make_process(weights, failures).run())
     assert "has not begun within 0.2 s: it is killed" in caplog.text
     assert "was ended by signal 9" in str(failures[0])
+
+
+def test_a_worker_that_does_not_end_is_killed_after_the_grace_period(
+    weights: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one that is stopped (SIGSTOP)."""
+    monkeypatch.setattr(engine_process, "_MODULE", "tests.service.never_begins")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+    monkeypatch.setattr(engine_process, "_KILL_AFTER_S", 0.2)
+    process = make_process(weights, [])
+
+    async def run() -> None:
+        running = asyncio.create_task(process.run())
+        while not process._processes:
+            await asyncio.sleep(0.02)
+        process.stop(0)
+        await asyncio.wait_for(running, 60)
+
+    asyncio.run(run())
+    assert "does not end: it is killed" in caplog.text
+    assert process._processes[0].popen.returncode == -signal.SIGKILL
 
 
 def test_a_stop_before_it_runs_ends_it(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
