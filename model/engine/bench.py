@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import cast
 
@@ -130,22 +131,28 @@ def paths(device: str) -> tuple[EnginePath, ...]:
 
 
 def timings(
-    case: Case, batches: Sequence[int], seconds: float, device: str = "cpu"
+    network: SCMRL,
+    steps: int,
+    inputs: Callable[[int], dict[str, Tensor]],
+    batches: Sequence[int],
+    seconds: float,
+    device: str = "cpu",
 ) -> Iterator[Timing]:
     """Time each path at each batch size, in turns, for about `seconds` per batch size.
 
-    Times include the copies between the CPU's memory and the device. A path that cannot be used is
-    omitted; the log has the reason.
+    `inputs` returns the frames [T or 1, B, C, H, W] of a batch of B samples. Times include the
+    copies between the CPU's memory and the device. A path that cannot be used is omitted; the log
+    has the reason.
     """
     allocator.keep_memory()
-    engines = {path: Engine(network(case), device) for path in paths(device)}
+    engines = {path: Engine(deepcopy(network), device) for path in paths(device)}
     usable = {
         path: engine
         for path, engine in engines.items()
-        if path == "plain" or engine.use_fastest([path], case.steps)
+        if path == "plain" or engine.use_fastest([path], steps)
     }
     for batch in batches:
-        frames = inputs(case, batch, seed=1)
+        frames = inputs(batch)
         seconds_of: dict[EnginePath, list[float]] = {path: [] for path in usable}
         end = time.perf_counter() + seconds
         rounds = 0
@@ -153,9 +160,9 @@ def timings(
             for path, engine in usable.items():
                 # Not timed: OpenMP's threads of the previous path spin for a while, which in a
                 # service, with one path, does not happen.
-                engine.run(frames, case.steps)
+                engine.run(frames, steps)
                 started = time.perf_counter()
-                engine.run(frames, case.steps)
+                engine.run(frames, steps)
                 if rounds >= _WARM_UP:
                     seconds_of[path].append(time.perf_counter() - started)
             rounds += 1

@@ -23,7 +23,7 @@ log = logging.getLogger("scmrl.engine")
 TOLERANCE = 1e-4
 
 #: Maximum number of kernels that a path compiles at its first run.
-_MAX_KERNELS = 12
+_MAX_KERNELS = 24
 
 #: Samples and rounds with which the paths of a device are timed against each other.
 _TIMING_BATCH, _TIMING_ROUNDS = 8, 5
@@ -118,6 +118,10 @@ class Paths:
         """
         for _ in range(_MAX_KERNELS):
             try:
+                if self._device.type == "cpu":
+                    from model.fused.cpu.network import compile_kernels
+
+                    compile_kernels()
                 return self._difference(forward)
             except OSError as exc:
                 log.warning("a compiled kernel cannot be cached (NUMBA_CACHE_DIR): %s", exc)

@@ -3,7 +3,8 @@
 - Batch norm and the neuron's 1/tau and threshold are folded into the weights before a layer.
 - Linear maps of the same input are one matrix; spikes overwrite the currents they come from.
 - A neuron and the pooling after it are one pass (model/fused/cpu/numba_kernels.py).
-- With enough channels, a 3x3 convolution takes a quarter of the multiplications
+- Where few neurons fire, products with zero are skipped (model/fused/cpu/sparse.py).
+- Else, with enough channels, a 3x3 convolution takes a quarter of the multiplications
   (model/fused/cpu/winograd.py).
 - Frames of one step (direct encoding) go through the first convolution once.
 - No attention matrix is built: q (k^T v) is the same integers.
@@ -14,7 +15,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import gcd
 
 import numpy as np
 import torch
@@ -22,8 +22,9 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from model.fused import folding
-from model.fused.cpu import int8_kernels, numba_kernels, winograd
+from model.fused.cpu import int8_kernels, numba_kernels, sparse, winograd
 from model.fused.cpu.int8_kernels import Map
+from model.fused.cpu.numba_kernels import Attend
 from model.fused.folding import Folded, FoldedAttention
 from model.fused.network import AttentionLayer, LinearInput
 from model.network.attention import SpikingAttention
@@ -31,8 +32,6 @@ from model.network.patch import Stage
 
 #: The type of spikes between convolutions.
 SpikeType = type[np.float32] | type[np.uint8]
-#: Channels of a block of heads that are multiplied together.
-_BLOCK_CHANNELS = 64
 
 
 class CPULayers:
@@ -56,9 +55,12 @@ class CPULayers:
         return Linear(maps, int8=self._int8 and takes != "reals")
 
     def attention(self, attention: SpikingAttention) -> AttentionLayer:
-        layer = AttentionOverTokens if attention.over == "spatial" else AttentionOverSteps
-        channels = attention.query.conv.out_channels
-        return layer(attention.heads, channels, folding.attention(attention))
+        width = attention.query.conv.out_channels // attention.heads
+        over_tokens = attention.over == "spatial"
+        kernel = (
+            numba_kernels.attend_over_tokens if over_tokens else numba_kernels.attend_over_steps
+        )
+        return Attention(kernel(width), folding.attention(attention))
 
     def values(self, x: Tensor, steps: int) -> Tensor:
         """[T, N, C] are values already."""
@@ -74,10 +76,10 @@ class ConvStage:
     def __init__(self, stage: Stage, *, frames: bool, pooled: bool, int8: bool) -> None:
         folded = folding.stage(stage)
         weight, bias = folded.weight, folded.bias
-        if frames or (not int8 and weight.shape[1] < winograd.MIN_CHANNELS):
-            self._conv = _conv3x3(weight, bias)
+        if frames:
+            self._conv = _dense_conv3x3(weight, bias)
         else:
-            self._conv = (int8_kernels if int8 else winograd).conv3x3(weight, bias)
+            self._conv = (int8_kernels.conv3x3 if int8 else _conv3x3)(weight, bias)
         self._decay = np.float32(folded.decay)
         self._pooled = pooled
         self._spike_type: SpikeType = np.uint8 if int8 else np.float32
@@ -109,35 +111,12 @@ class Linear:
         return self._fire(x)
 
 
-class AttentionOverTokens:
-    """Spikes of q (k^T v) at each step: the same integers as (q k^T) v, with less work.
+class Attention:
+    """Spikes of an attention's product over the tokens at each step, or over the steps at each
+    token, [T, N, C]."""
 
-    As many heads as fill a block of _BLOCK_CHANNELS are multiplied together, since larger matrix
-    products are faster; the products of one head with another are masked.
-    """
-
-    def __init__(self, heads: int, channels: int, folded: FoldedAttention) -> None:
-        width = channels // heads
-        heads_per_block = gcd(heads, max(1, _BLOCK_CHANNELS // width))
-        self._block = width * heads_per_block
-        # The scale where a channel meets one of its own head, 0 elsewhere: [block, block].
-        head = torch.full((width, width), folded.scale)
-        self._mask = torch.block_diag(*[head] * heads_per_block)
-        self._decay = np.float32(folded.decay)
-
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, steps: int) -> Tensor:
-        blocks = [
-            torch.bmm(q_, torch.bmm(k_.transpose(1, 2), v_).mul_(self._mask))  # [T, N, block]
-            for q_, k_, v_ in zip(*(x.split(self._block, 2) for x in (q, k, v)), strict=True)
-        ]
-        return _fire(blocks[0] if len(blocks) == 1 else torch.cat(blocks, 2), self._decay)
-
-
-class AttentionOverSteps:
-    """Spikes of (q k^T) v over the steps at each token, [T, N, C]."""
-
-    def __init__(self, heads: int, channels: int, folded: FoldedAttention) -> None:
-        self._attend = numba_kernels.attend_over_steps(channels // heads)
+    def __init__(self, attend: Attend, folded: FoldedAttention) -> None:
+        self._attend = attend
         self._scale, self._decay = np.float32(folded.scale), np.float32(folded.decay)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, steps: int) -> Tensor:
@@ -147,6 +126,22 @@ class AttentionOverSteps:
 
 
 def _conv3x3(weight: Tensor, bias: Tensor) -> Map:
+    """Return the 3x3 convolution of spikes with padding 1, channels last: whichever kernel is the
+    fastest for their number."""
+    channels = weight.shape[1]
+    if channels < winograd.MIN_CHANNELS:
+        return _dense_conv3x3(weight, bias)
+    dense, skipping = winograd.conv3x3(weight, bias), sparse.conv3x3(weight, bias)
+    max_density = sparse.max_conv_density(channels)
+
+    def current(x: Tensor) -> Tensor:
+        is_sparse = sparse.density(x.permute(0, 2, 3, 1)) <= max_density
+        return (skipping if is_sparse else dense)(x)
+
+    return current
+
+
+def _dense_conv3x3(weight: Tensor, bias: Tensor) -> Map:
     """Return torch's 3x3 convolution with padding 1, channels last."""
     weight = weight.contiguous(memory_format=torch.channels_last)
     return lambda x: conv2d(x, weight, bias, padding=1)
@@ -155,9 +150,14 @@ def _conv3x3(weight: Tensor, bias: Tensor) -> Map:
 def _float_linear(folded: Folded) -> Map:
     """Return a linear map with its neurons. They add the bias, which is faster than the map."""
     transposed, shift = folded.weight.T.contiguous(), folded.bias.numpy()
+    weights = transposed.numpy()  # [C, C']
     decay = np.float32(folded.decay)
 
     def fire(x: Tensor) -> Tensor:
+        if sparse.density(x) <= sparse.MAX_LINEAR_DENSITY:
+            spikes = np.empty((*x.shape[:2], len(shift)), np.float32)
+            sparse.fire_linear(x.numpy(), weights, shift, decay, spikes)
+            return torch.from_numpy(spikes)
         current = torch.matmul(x, transposed)
         numba_kernels.fire_shifted(current.numpy(), shift, decay)
         return current

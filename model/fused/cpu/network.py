@@ -14,7 +14,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from model.fused.cpu.layers import CPULayers
+from model.fused.cpu import sparse, winograd
+from model.fused.cpu.layers import CPULayers, Linear
+from model.fused.folding import Folded
 from model.fused.network import FusedNetwork, StreamFeatures
 from model.network.attention import Maps
 from model.network.scmrl import SCMRL
@@ -92,6 +94,19 @@ class CPUNetwork:
                 return work(job)
 
         return self._pool.map(infer, jobs)
+
+
+def compile_kernels() -> None:
+    """Compile the kernels between which a layer chooses by the number of its spikes, so that no
+    later input waits for a compiler. Raises OSError where one cannot be cached on disk."""
+    channels = winograd.MIN_CHANNELS
+    weight, bias = torch.zeros(1, channels, 3, 3), torch.zeros(1)
+    silent = torch.zeros(1, channels, 1, 1).contiguous(memory_format=torch.channels_last)
+    for convolution in (winograd.conv3x3, sparse.conv3x3):
+        convolution(weight, bias)(silent)
+    linear = Linear([Folded(weight[:, :, 0, 0], bias, decay=0.5)], int8=False)
+    for values in (torch.zeros(1, 1, channels), torch.ones(1, 1, channels)):
+        linear(values, 1)
 
 
 def _begin_thread() -> None:

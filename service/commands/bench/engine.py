@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +16,7 @@ from service.default_checkpoint import WEIGHTS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Console
+    from rich.table import Table
     from torch import Tensor
 
     from model.config import EnginePath
@@ -48,7 +49,8 @@ def engine(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of avdigits data: compare the checkpoint's paths on its clips as well."
+            help="Data folder of the checkpoint's task: measure it on its test clips as well, as "
+            "speed depends on how many neurons fire."
         ),
     ] = None,
     clips: Annotated[int, typer.Option(min=1, help="Number of clips for --data.")] = 1000,
@@ -76,10 +78,14 @@ def engine(
         _measure(name, resolved, batches, seconds, samples, memory, console)
         for name in case or CASES
     ]
-    clip_parity = _compare_on_clips(weights, data, resolved, clips, console) if data else None
+    on_clips = (
+        _measure_on_clips(weights, data, resolved, batches, seconds, clips, console)
+        if data
+        else None
+    )
     bandwidth = _measure_bandwidth(resolved, console) if resolved != "cpu" else None
     if out:
-        content = {"cases": results, "clips": clip_parity, "memory": bandwidth}
+        content = {"cases": results, "clips": on_clips, "memory": bandwidth}
         report.write(out, "engine", content, _figure(results))
 
 
@@ -92,41 +98,29 @@ def _measure(
     memory: bool,
     console: Console,
 ) -> dict[str, Any]:
-    """Measure one network and print its table."""
-    from rich.table import Table
-
+    """Measure one random network and print its table."""
     from model.engine import bench
     from model.engine.parity import measure_parity
 
     case = bench.CASES[name]
-    config = case.config
-    table = Table(
-        title=f"{name}: {config.embed_dim} channels, T = {case.steps}, {device}",
-        title_justify="left",
-    )
-    for heading in (
-        "batch", "path", "ms/batch", "samples/s", "speedup", "share of peak", "MiB", "rounds"
-    ):  # fmt: skip
-        table.add_column(heading, justify="right", no_wrap=heading == "path")
+    plain = bench.network(case)
     work, peak = bench.operations(case), bench.peak(device)
     rows = []
-    for timing in bench.timings(case, batches, seconds, device):
+    for timing in bench.timings(
+        plain, case.steps, lambda batch: bench.inputs(case, batch, seed=1), batches, seconds, device
+    ):
         memory_mib = bench.memory(name, timing.path, timing.batch, device) if memory else None
         share = timing.samples_s * work / peak
         rows.append({**asdict(timing), "share_of_peak": share, "memory_mib": memory_mib})
-        table.add_row(
-            str(timing.batch), timing.path, f"{timing.milliseconds:.2f}",
-            f"{timing.samples_s:.1f}", f"{timing.ratio:.2f}", f"{share:.0%}",
-            str(memory_mib or "-"), str(timing.rounds),
-        )  # fmt: skip
-    plain = bench.network(case).to(device)
+    title = f"{name}: {case.config.embed_dim} channels, T = {case.steps}, {device}"
+    console.print(_table(title, rows))
+    plain.to(device)
     parities = {}
     for path in dict.fromkeys(row["path"] for row in rows):
         layers = bench.parity_layers(plain, path)
         if layers is not None:
             frames = (bench.inputs(case, 8, seed=100 + part) for part in range(-(-samples // 8)))
             parities[path] = measure_parity(plain, layers, _to_device(device, frames), case.steps)
-    console.print(table)
     console.print(
         f"{work / 1e9:.2f} G multiply-accumulates per sample (published network); this device "
         f"does {peak / 1e9:.0f} G/s in a float32 matrix product"
@@ -142,6 +136,26 @@ def _measure(
         "timings": rows,
         "parity": {path: asdict(parity) for path, parity in parities.items()},
     }
+
+
+def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return a table of timings, as dictionaries; some have a share of the peak and memory."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for heading in (
+        "batch", "path", "ms", "samples/s", "speedup", "share of peak", "MiB", "rounds"
+    ):  # fmt: skip
+        table.add_column(heading, justify="right", no_wrap=heading == "path")
+    for row in rows:
+        share = row.get("share_of_peak")
+        table.add_row(
+            str(row["batch"]), row["path"], f"{row['milliseconds']:.2f}",
+            f"{row['samples_s']:.1f}", f"{row['ratio']:.2f}",
+            "-" if share is None else f"{share:.0%}",
+            str(row.get("memory_mib") or "-"), str(row["rounds"]),
+        )  # fmt: skip
+    return table
 
 
 def _to_device(device: str, batches: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
@@ -161,23 +175,44 @@ def _measure_bandwidth(device: str, console: Console) -> dict[str, float]:
     return {"bytes_s": copies, "neurons_bytes_s": neurons}
 
 
-def _compare_on_clips(
-    weights: Path, data: Path, device: str, count: int, console: Console
+def _measure_on_clips(
+    weights: Path,
+    data: Path,
+    device: str,
+    batches: Sequence[int],
+    seconds: float,
+    count: int,
+    console: Console,
 ) -> dict[str, Any]:
-    """Compare the fused path of a trained checkpoint with its plain network, on real clips."""
+    """Measure a trained checkpoint on real clips, and compare its fused path with the plain one."""
+    import torch
+
     from model import checkpoint
     from model.engine import bench
     from model.engine.parity import measure_parity
     from model.training.evaluator import held_out_batches
 
     plain, card = checkpoint.load(weights)
+    plain.eval()
+    clips = list(held_out_batches(weights, data, count))
+    frames = {name: torch.cat([batch[name] for batch in clips], dim=1) for name in clips[0]}
+
+    def first(batch: int) -> dict[str, Tensor]:
+        """Return so many clips, from the first on; they are repeated where there are too few."""
+        return {name: x[:, torch.arange(batch) % x.shape[1]] for name, x in frames.items()}
+
+    rows = [
+        asdict(timing)
+        for timing in bench.timings(plain, card.steps, first, batches, seconds, device)
+    ]
+    name = f"{card.name} {card.version}"
+    console.print(_table(f"{name} on clips of {data}, T = {card.steps}, {device}", rows))
     path: EnginePath = "fused" if device == "cpu" else "fused-graphs"
-    layers = bench.parity_layers(plain.to(device).eval(), path)
+    layers = bench.parity_layers(plain.to(device), path)
     assert layers is not None
-    clips = _to_device(device, held_out_batches(weights, data, count))
-    parity = measure_parity(plain, layers, clips, card.steps)
-    console.print(_format_parity(f"{card.name} {card.version} on clips of {data}, {path}", parity))
-    return asdict(parity)
+    parity = measure_parity(plain, layers, _to_device(device, clips), card.steps)
+    console.print(_format_parity(path, parity))
+    return {"checkpoint": name, "timings": rows, "parity": asdict(parity)}
 
 
 def _format_parity(path: str, parity: Parity) -> str:

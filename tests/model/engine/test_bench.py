@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
+from torch import Tensor
 
-from model.engine.bench import CASES, inputs, network, operations, parity_layers, timings
+from model.engine.bench import (
+    CASES,
+    Timing,
+    inputs,
+    network,
+    operations,
+    parity_layers,
+    timings,
+)
 from model.engine.parity import measure_parity
 from model.engine.parity_cpu import CPUParityLayers
 from model.fused.cpu.network import CPUNetwork
 
 pytestmark = pytest.mark.slow
+
+
+def time_case(name: str, batches: Sequence[int], device: str = "cpu") -> list[Timing]:
+    case = CASES[name]
+
+    def frames(batch: int) -> dict[str, Tensor]:
+        return inputs(case, batch, seed=1)
+
+    return list(timings(network(case), case.steps, frames, batches, seconds=0, device=device))
 
 
 @pytest.mark.parametrize(("case", "billions"), [("urbansound8k_av", 0.19), ("crema_d", 2.8)])
@@ -23,7 +43,7 @@ def test_operations_of_a_sample_are_those_of_the_published_network(
 
 
 def test_each_path_is_timed_against_the_plain_one() -> None:
-    plain, fused, int8 = timings(CASES["events"], [1], seconds=0)
+    plain, fused, int8 = time_case("events", [1])
     assert [timing.path for timing in (plain, fused, int8)] == ["plain", "fused", "fused-int8"]
     assert plain.ratio == 1
     assert fused.ratio == pytest.approx(plain.milliseconds / fused.milliseconds)
@@ -78,5 +98,5 @@ def test_fused_arithmetic_flips_as_few_on_a_gpu(case: str) -> None:
 def test_each_path_of_a_gpu_is_timed() -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    measured = list(timings(CASES["events"], [1, 40], seconds=0, device="cuda"))
+    measured = time_case("events", [1, 40], device="cuda")
     assert [timing.path for timing in measured] == 2 * ["plain", "graphs", "fused-graphs"]
