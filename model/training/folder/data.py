@@ -254,11 +254,11 @@ def digests(clips: Sequence[ClipFiles]) -> dict[str, str]:
     return result
 
 
-def seen_digests(folder: Path) -> set[str]:
-    """Return the digests of the clips that a checkpoint was trained on and chosen by, and of those
-    that were left out.
+def recorded_parts(folder: Path) -> dict[str, str]:
+    """Return the part of each clip in a checkpoint's split.csv by its digest; a clip that was left
+    out has none of PARTS.
 
-    Raises DataError where its split.csv is missing or damaged.
+    Raises DataError where split.csv is missing or damaged.
     """
     file = folder / SPLIT
     try:
@@ -266,12 +266,20 @@ def seen_digests(folder: Path) -> set[str]:
             rows = list(csv.DictReader(stream))
         if any(row["split"] not in (*PARTS, _LEFT_OUT) for row in rows):
             raise KeyError("split")
-        tested = {row["sha256"] for row in rows if row["split"] == TEST}
-        return {row["sha256"] for row in rows} - tested
+        # Of a clip that was left out as a copy of another, the other's part counts.
+        rows.sort(key=lambda row: row["split"] != _LEFT_OUT)
+        return {row["sha256"]: row["split"] for row in rows}
     except OSError as exc:
         raise DataError(f"{file}: {exc.strerror}; it lists the clips that were trained on") from exc
     except (csv.Error, KeyError, UnicodeDecodeError) as exc:
         raise DataError(f"{file}: damaged; it must have columns {', '.join(_COLUMNS)}") from exc
+
+
+def seen_digests(folder: Path) -> set[str]:
+    """Return the digests of the clips that a checkpoint was trained on and chosen by, and of those
+    that were left out. Raises DataError, as `recorded_parts`.
+    """
+    return {digest for digest, part in recorded_parts(folder).items() if part != TEST}
 
 
 def is_grouped(clips: Sequence[ClipFiles]) -> bool:

@@ -235,7 +235,8 @@ class FolderTask:
     def load(self, folder: Path) -> FolderData:
         """List a folder or table, digest its files and split them.
 
-        Of a checkpoint's task, the clips to test on are those that training has not seen. Raises
+        Of a checkpoint's task, the parts are those of its training, and clips that it has not seen
+        are to test on. Raises
         DataError where names, labels or files are wrong.
         """
         from model.training.folder.data import FolderData, Options
@@ -269,7 +270,7 @@ class FolderTask:
         return limit_per_class(assigned, self.per_class, self.split_seed)
 
     def _parts(self, folder: Path, listing: Listing) -> list[Part]:
-        from model.training.folder.data import Part, digests, seen_digests
+        from model.training.folder.data import Part, digests, recorded_parts
 
         if not listing.clips:
             raise DataError(report(folder, listing.findings, 0))
@@ -282,9 +283,8 @@ class FolderTask:
                 f"{folder}: classes {', '.join(foreign)} are not those of the checkpoint, "
                 f"{', '.join(self.labels)}"
             )
-        trained = seen_digests(self.checkpoint)
+        parts = recorded_parts(self.checkpoint)
         return [
-            Part(clip, digest, TRAIN if digest in trained else TEST)
+            Part(clip, by_name[clip.name], parts.get(by_name[clip.name], TEST))
             for clip in listing.clips
-            for digest in (by_name[clip.name],)
         ]

@@ -13,9 +13,11 @@ from rich.console import Console
 
 from model import checkpoint
 from model.checkpoint import CheckpointError
+from model.training.calibrate import calibrate
 from model.training.checkpoint_task import task_of_card
 from model.training.evaluate import evaluate
-from model.training.evaluation_options import EvaluateOptions
+from model.training.evaluation_options import CalibrateOptions, EvaluateOptions
+from model.training.folder.clip_files import ClipFiles
 from model.training.folder.task import FolderTask
 from model.training.options import OptionsError, TrainOptions
 from model.training.run_state import RunError
@@ -89,6 +91,27 @@ def test_a_run_is_evaluated_on_what_it_has_not_seen(run: Path, data: Path, tmp_p
     for take in range(3):
         movie(grown / "dog" / "new" / f"{take}.mp4", 1, 500 + take)
     assert measure(run, grown, tmp_path / "figures")["accuracy, both streams"] == 5
+
+
+def test_a_run_is_calibrated_on_the_clips_that_chose_its_epoch(
+    run: Path, data: Path, tmp_path: Path
+) -> None:
+    """With 20 of them: the test clips that training never saw are not used."""
+    copied = Path(shutil.copytree(run, tmp_path / "run"))
+    grown = Path(shutil.copytree(data, tmp_path / "grown"))
+    with (copied / "split.csv").open("a", newline="") as file:
+        writer = csv.writer(file)
+        for take in range(18):
+            name = f"{'dog' if take % 2 else 'cat'}/new {take}.mp4"
+            clip = movie(grown / name, take % 2, 500 + take)
+            digest = ClipFiles("", "", "", (("movie", clip),)).digest()
+            writer.writerow((name, name[:3], name, "development", digest))
+    movie(grown / "cat" / "unseen.mp4", 0, 900)
+    options = CalibrateOptions(copied, grown, steps="2", examples=0, device="cpu")
+    card = calibrate(options, Console(quiet=True))
+    assert card.calibration is not None
+    assert card.calibration.fitted_on == "20 development clips"
+    assert measure(copied, grown, tmp_path / "figures")["accuracy, both streams"] == 3
 
 
 def test_an_evaluation_without_its_table_or_with_foreign_data_is_refused(
