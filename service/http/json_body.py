@@ -18,26 +18,43 @@ from service.http.multipart_body import Form, FormFields
 MEDIA_TYPE = "application/json"
 #: Prefix of a browser's FileReader before the base64 of a file.
 DATA_URL = re.compile(r"data:[^,]{0,200};base64,")
+#: Most marks (`count_marks`) of a value in a body that is accepted: an object in an array, a member
+#: that is an array, the comma behind it and that of a data URL.
+_MARKS = 4
 
 
-async def read_json(stream: AsyncIterator[bytes], fields: FormFields, max_bytes: int) -> Form:
-    """Read an object of at most `max_bytes` from `stream`, with members as the form has fields.
+def count_marks(body: bytes, end: int | None = None) -> int:
+    """Return the number of commas and opening brackets before `end`, by which the time and memory
+    that parsing takes grow, and other requests wait: base64 has none."""
+    return sum(body.count(mark, 0, end) for mark in (b",", b"[", b"{"))
+
+
+async def read_json(
+    stream: AsyncIterator[bytes], fields: FormFields, max_bytes: int, max_parts: int
+) -> Form:
+    """Read an object of at most `max_bytes` from `stream`, with members as the form has fields, of
+    which there are at most `max_parts`.
 
     Files are base64, or data URLs of it; those of a repeated field are an array. Values have the
     types of `fields`. A member that is null counts as not sent. It is parsed in a thread. Raises
     Problem: UNREADABLE_FORM, INVALID_FIELD (also for a member that is not among `fields`) or
     TOO_LARGE.
     """
-    return await asyncio.to_thread(parse_json, await _read(stream, max_bytes), fields)
+    body = await _read(stream, max_bytes)
+    return await asyncio.to_thread(parse_json, body, fields, max_parts)
 
 
 async def read_json_clips(
-    stream: AsyncIterator[bytes], fields: FormFields, max_bytes: int, max_clips: int
+    stream: AsyncIterator[bytes],
+    fields: FormFields,
+    max_bytes: int,
+    max_parts: int,
+    max_clips: int,
 ) -> list[Form]:
     """Read an array of 1 to `max_clips` such objects, one for each clip. Raises Problem as
     `read_json` does; the field has the clip's number behind it."""
     body = await _read(stream, max_bytes)
-    return await asyncio.to_thread(parse_json_clips, body, fields, max_clips)
+    return await asyncio.to_thread(parse_json_clips, body, fields, max_parts, max_clips)
 
 
 async def _read(stream: AsyncIterator[bytes], max_bytes: int) -> bytes:
@@ -56,14 +73,14 @@ async def _read(stream: AsyncIterator[bytes], max_bytes: int) -> bytes:
     return b"".join(chunks)
 
 
-def parse_json(body: bytes, fields: FormFields) -> Form:
+def parse_json(body: bytes, fields: FormFields, max_parts: int) -> Form:
     """Parse a whole body. Raises Problem as `read_json` does."""
-    return _form(_parse(body), fields)
+    return _form(_parse(body, max_parts), fields)
 
 
-def parse_json_clips(body: bytes, fields: FormFields, max_clips: int) -> list[Form]:
+def parse_json_clips(body: bytes, fields: FormFields, max_parts: int, max_clips: int) -> list[Form]:
     """Parse a whole body of several clips. Raises Problem as `read_json_clips` does."""
-    clips = _parse(body)
+    clips = _parse(body, max_parts * max_clips)
     if not isinstance(clips, list):
         detail = "The JSON must be an array of objects, each with the form's fields."
         raise Problem(Error.UNREADABLE_FORM, detail)
@@ -116,8 +133,14 @@ def _form(members: Any, fields: FormFields) -> Form:
     return form
 
 
-def _parse(body: bytes) -> Any:
+def _parse(body: bytes, max_parts: int) -> Any:
     """Return the value, with a tuple of its members for each object. Raises Problem."""
+    if count_marks(body) > _MARKS * max_parts:
+        detail = (
+            f"The JSON has too many values; at most {max_parts} are accepted (SCMRL_MAX_PARTS for "
+            "each clip)."
+        )
+        raise Problem(Error.TOO_LARGE, detail)
     try:
         return json.loads(body, object_pairs_hook=tuple, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as exc:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from model.validation import describe_located
 from service.errors import Error, Problem
-from service.http.json_body import DATA_URL
+from service.http.json_body import DATA_URL, count_marks
 from service.open_inference import tensors
 from service.open_inference.requests import InferRequest, RequestedOutput
 from service.open_inference.schemas import (
@@ -26,8 +26,8 @@ from service.open_inference.tensors import Tensor
 JSON_LENGTH = "Inference-Header-Content-Length"
 #: Media types of the body without and with tensors in bytes.
 JSON, BINARY = "application/json", "application/octet-stream"
-#: Most commas in the JSON, of which there is one for each number: parsing holds up other requests.
-_MAX_COMMAS = 2_000_000
+#: Most numbers and lists in the JSON, each of which has a mark: parsing holds up other requests.
+_MAX_MARKS = 2_000_000
 
 
 def parse_request(body: bytes, json_length: str | None, max_json_bytes: int) -> InferRequest:
@@ -40,8 +40,10 @@ def parse_request(body: bytes, json_length: str | None, max_json_bytes: int) -> 
     if length > max_json_bytes:
         detail = f"The JSON has at most {max_json_bytes} bytes (SCMRL_MAX_JSON_MIB)"
         raise Problem(Error.TOO_LARGE, f"{detail}; send larger tensors as binary data.")
-    if body.count(b",", 0, length) > _MAX_COMMAS:
-        detail = f"The JSON has more than {_MAX_COMMAS} values; send tensors as binary data."
+    if count_marks(body, length) > _MAX_MARKS:
+        detail = (
+            f"The JSON has more than {_MAX_MARKS} numbers and lists; send tensors as binary data."
+        )
         raise Problem(Error.TOO_LARGE, detail)
     content = memoryview(body)
     try:

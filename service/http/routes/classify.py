@@ -83,7 +83,7 @@ async def _read_body(request: Request, settings: Settings, fields: FormFields) -
     """Read a form, or a JSON object with its fields. Raises Problem."""
     if is_json(request):
         max_bytes = settings.max_json_mib * MIB
-        return await json_body.read_json(request.stream(), fields, max_bytes)
+        return await json_body.read_json(request.stream(), fields, max_bytes, settings.max_parts)
     content_type = request.headers.get("content-type")
     return await read_form(content_type, request.stream(), fields, settings.max_parts)
 

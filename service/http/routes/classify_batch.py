@@ -98,7 +98,7 @@ async def _read_clips(
     if is_json(request):
         max_bytes = settings.max_json_mib * MIB
         clips = await json_body.read_json_clips(
-            request.stream(), fields, max_bytes, settings.call_clips
+            request.stream(), fields, max_bytes, settings.max_parts, settings.call_clips
         )
     else:
         content_type = request.headers.get("content-type")

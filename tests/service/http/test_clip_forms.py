@@ -85,5 +85,5 @@ def test_other_names_are_no_fields(name: str) -> None:
 )
 def test_json_names_the_clip(body: bytes, field: str | None, message: str) -> None:
     with pytest.raises(Problem, match=message) as caught:
-        parse_json_clips(body, FIELDS, SETTINGS.call_clips)
+        parse_json_clips(body, FIELDS, SETTINGS.max_parts, SETTINGS.call_clips)
     assert caught.value.field == field

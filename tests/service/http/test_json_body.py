@@ -18,11 +18,12 @@ from service.http.multipart_body import Form, FormFields
 FIELDS = FormFields(
     {"clip": 9, "frames": 9}, {"steps": "integer", "degrade": "boolean"}, frozenset({"frames"})
 )
+PARTS = 300
 FILE = base64.b64encode(b"a file\xff").decode()
 
 
 def parse(body: Any) -> Form:
-    return parse_json(json.dumps(body).encode(), FIELDS)
+    return parse_json(json.dumps(body).encode(), FIELDS, PARTS)
 
 
 def test_files_and_values_are_those_of_a_form() -> None:
@@ -30,7 +31,9 @@ def test_files_and_values_are_those_of_a_form() -> None:
     assert form.files == {"clip": [b"a file\xff"], "frames": [b"a file\xff"] * 2}
     assert form.values == {"steps": ["4"]}
     assert parse({"steps": 4.0, "degrade": False}).values == {"steps": ["4"], "degrade": ["false"]}
-    assert parse_json(b'{"steps": 1e999}', FIELDS).values == {"steps": ["inf"]}  # refused later
+    assert parse_json(b'{"steps": 1e999}', FIELDS, PARTS).values == {
+        "steps": ["inf"]
+    }  # refused later
 
 
 @pytest.mark.parametrize(
@@ -40,7 +43,7 @@ def test_files_and_values_are_those_of_a_form() -> None:
         (b"\xff", Error.UNREADABLE_FORM, "damaged"),
         (b"[1]", Error.UNREADABLE_FORM, "must be an object"),
         (b'"text"', Error.UNREADABLE_FORM, "must be an object"),
-        (b"[" * 100_000, Error.UNREADABLE_FORM, "damaged"),
+        (b"[" * 4 * PARTS, Error.UNREADABLE_FORM, "damaged"),
         (b'{"steps": NaN}', Error.UNREADABLE_FORM, "NaN is no JSON"),
         (b'{"steps": 1, "steps": 2}', Error.INVALID_FIELD, "`steps` was sent twice"),
         (b'{"clip": "", "clip": ""}', Error.INVALID_FIELD, "`clip` was sent twice"),
@@ -57,12 +60,15 @@ def test_files_and_values_are_those_of_a_form() -> None:
         (b'{"steps": true}', Error.INVALID_FIELD, "JSON type integer"),
         (b'{"degrade": "true"}', Error.INVALID_FIELD, "JSON type boolean"),
         (b'{"step": 1}', Error.INVALID_FIELD, "No such field: 'step'; the fields are: clip"),
+        (b"[" * 100_000, Error.TOO_LARGE, "too many values; at most 300"),
+        (b'{"frames": ["YQ=="' + b', "YQ=="' * 2000 + b"]}", Error.TOO_LARGE, "too many values"),
+        (b'{"frames": [1' + b", {}" * 700 + b"]}", Error.TOO_LARGE, "SCMRL_MAX_PARTS"),
         (b'{"clip": "' + b"YWFh" * 4 + b'"}', Error.TOO_LARGE, "at most 9 bytes"),
     ],
 )
 def test_errors_name_the_fault(body: bytes, error: Error, message: str) -> None:
     with pytest.raises(Problem, match=message) as caught:
-        parse_json(body, FIELDS)
+        parse_json(body, FIELDS, PARTS)
     assert caught.value.error is error
 
 
@@ -78,8 +84,15 @@ def test_any_json_is_a_form_or_a_problem(body: Any) -> None:
         assert isinstance(parse(body), Form)
 
 
+def test_as_many_files_as_a_form_may_have_are_accepted() -> None:
+    frames = [f"data:image/png;base64,{FILE}"] * PARTS
+    assert parse({"frames": frames}).files == {"frames": [b"a file\xff"] * PARTS}
+
+
 def test_a_member_that_is_null_counts_as_not_sent() -> None:
     """Programs write it for what is not set."""
-    form = parse_json(b'{"clip": "YQ==", "frames": null, "steps": null, "degrade": null}', FIELDS)
+    form = parse_json(
+        b'{"clip": "YQ==", "frames": null, "steps": null, "degrade": null}', FIELDS, PARTS
+    )
     assert form.files == {"clip": [b"a"]}
     assert form.values == {}

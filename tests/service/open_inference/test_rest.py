@@ -217,6 +217,7 @@ def test_bodies_that_are_not_what_their_headers_say_are_refused(
         (content, headers | {"Content-Encoding": "br"}, 415, "can be gzip, deflate"),
         (zeros, {"Content-Encoding": "gzip"}, 413, "SCMRL_MAX_JSON_MIB"),
         (b"[" + b"0," * 2_000_001 + b"0]", {}, 413, "send tensors as binary data"),
+        (b"[" + b"[[[[0]]]]," * 500_000 + b"0]", {}, 413, "send tensors as binary data"),
     ]
     for body, extra, status, message in cases:
         response = service.post(INFER, content=body, headers=extra)
