@@ -22,6 +22,8 @@ def replacing(file: Path) -> Iterator[BinaryIO]:
             yield stream
         part.replace(file)
     except OSError as exc:
+        if str(exc.filename) not in ("None", str(part)):
+            raise  # of another file that the block writes
         raise type(exc)(exc.errno, exc.strerror or str(exc), str(file)) from exc
     finally:
         part.unlink(missing_ok=True)  # not there after the replacement

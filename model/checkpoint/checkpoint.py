@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from safetensors import SafetensorError
@@ -17,6 +18,7 @@ from torch import Tensor
 from model.checkpoint.card import CARD, WEIGHTS, Card, CheckpointError, read_card, read_file
 from model.config import Config
 from model.network import SCMRL
+from model.whole_file import replacing
 
 #: A list of numbers in indented JSON, one on each line.
 _NUMBERS = re.compile(r"\[\s+((?:-?\d[-+.\deE]*,\s+)*-?\d[-+.\deE]*)\s+\]")
@@ -48,10 +50,9 @@ def load(path: Path | str) -> tuple[SCMRL, Card]:
 def save(path: Path | str, network: SCMRL, card: Card) -> Card:
     """Write a checkpoint's folder, and return the card with the weights' SHA-256 filled in.
 
-    Each file is written under a temporary name and renamed, so that it is never incomplete; between
-    the two renames `load` rejects the folder by its SHA-256. The same weights give the same bytes.
-    Raises CheckpointError where the card is of another network, OSError where the folder cannot be
-    written.
+    Neither file is ever incomplete; between the two renames `load` rejects the folder by its
+    SHA-256. The same weights give the same bytes. Raises CheckpointError where the card is of
+    another network, OSError where the folder cannot be written.
     """
     folder = Path(path)
     if card.config != network.config:
@@ -60,11 +61,17 @@ def save(path: Path | str, network: SCMRL, card: Card) -> Card:
     data = save_tensors(tensors)
     card = card.model_copy(update={"sha256": hashlib.sha256(data).hexdigest()})
     folder.mkdir(parents=True, exist_ok=True)
-    contents = {WEIGHTS: data, CARD: _card_text(card).encode()}
-    written = {name: _write_part(folder / name, content) for name, content in contents.items()}
-    for name, part in written.items():
-        part.replace(folder / name)
+    with replacing(folder / CARD) as card_file:
+        _write_synced(card_file, _card_text(card).encode())
+        with replacing(folder / WEIGHTS) as weights_file:
+            _write_synced(weights_file, data)
     return card
+
+
+def _write_synced(file: BinaryIO, content: bytes) -> None:
+    file.write(content)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def empty_network(config: Config) -> SCMRL:
@@ -109,13 +116,3 @@ def _card_text(card: Card) -> str:
 def describe(x: Tensor) -> str:
     """Return type and shape of a tensor for a message."""
     return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
-
-
-def _write_part(file: Path, data: bytes) -> Path:
-    """Write and sync a temporary file in the folder of `file`, and return it."""
-    part = file.with_name(f".{file.name}.new")
-    with part.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    return part

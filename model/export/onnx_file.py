@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import json
-import os
 import warnings
 from collections.abc import Collection
 from contextlib import redirect_stdout
@@ -26,6 +25,7 @@ from model.export.neuron import fire, onnx_fire
 from model.network import SCMRL
 from model.network.neuron import LIF
 from model.preprocess.specs import FrameSpec, Specs, SpectrogramSpec
+from model.whole_file import replacing
 
 #: Version of ONNX's operators.
 OPSET = 20
@@ -106,9 +106,8 @@ def export_onnx(
     if agreeing < _AGREEING:
         problem = f"answers {_SAMPLES - agreeing} of {_SAMPLES} samples of noise otherwise"
         raise CheckpointError(file, "", f"the graph {problem} than the network")
-    part = file.with_name(f".{file.name}.new")
-    part.write_bytes(data)
-    os.replace(part, file)
+    with replacing(file) as stream:
+        stream.write(data)
     return Exported(shapes, steps, len(data), agreeing, _SAMPLES, difference)
 
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from model.arrays import Float32Array
 from model.training.speech.folder import RATE
 from model.training.task import DataError
+from model.whole_file import replacing
 
 #: A text, and the voice, speed and pitch that say it.
 Job = tuple[str, str, int, int]
@@ -175,8 +176,6 @@ def _synthesize_cached(jobs: Mapping[str, Job], rate: int, cache: Path) -> dict[
     with ThreadPoolExecutor(2) as pool:
         takes = list(pool.map(lambda job: say(job[0], job[1], job[2], job[3], rate), jobs.values()))
     cache.parent.mkdir(parents=True, exist_ok=True)
-    part = cache.with_suffix(".part")
-    with part.open("wb") as file:
+    with replacing(cache) as file:
         np.savez(file, **dict(zip(jobs, takes, strict=True)))  # type: ignore[arg-type]
-    part.replace(cache)  # atomic: the file is never incomplete
     return dict(zip(jobs, takes, strict=True))

@@ -18,6 +18,7 @@ from model.training.perturbations import Perturbation
 from model.training.study.options import StudyOptions
 from model.training.task import Data, LabelledClip, Task, streams_alone
 from model.training.two_objects import TwoObjectData, TwoObjects
+from model.whole_file import replacing
 
 #: File of a run with what was measured of it.
 MEASURED = "measured.npz"
@@ -81,10 +82,8 @@ class Examiner:
         if (measured := _read(file, settings)) is not None:
             return measured
         measured = dict(self._measures(self, run))
-        part = file.with_suffix(".part")
-        with part.open("wb") as opened:
+        with replacing(file) as opened:
             np.savez(opened, **measured, **{_SETTINGS: np.asarray(settings)})  # type: ignore[arg-type]
-        part.replace(file)
         return measured
 
     def _settings(self, card: Card) -> str:

@@ -38,6 +38,7 @@ from model.config import Config, StreamConfig
 from model.network import SCMRL
 from model.preprocess.specs import FrameSpec, SpectrogramSpec
 from tests.model.networks import lively, noise
+from tests.model.test_whole_file import full_disk
 
 pytestmark = pytest.mark.slow
 
@@ -354,9 +355,13 @@ def test_a_write_that_fails_leaves_the_old_checkpoint(
             raise problem
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=f"No space left on device: '{folder / WEIGHTS}'"):
         save(folder, lively(CONFIG, seed=1), PLAIN.model_copy(update={"version": "2"}))
-    assert {name: (folder / name).read_bytes() for name in before} == before
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    monkeypatch.undo()
+    with full_disk(1000), pytest.raises(OSError, match=f"File too large: '{folder / WEIGHTS}'"):
+        save(folder, lively(CONFIG, seed=1), PLAIN.model_copy(update={"version": "2"}))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     load(folder)
 
 
