@@ -359,7 +359,7 @@ def test_a_write_that_fails_leaves_the_old_checkpoint(
         save(folder, lively(CONFIG, seed=1), PLAIN.model_copy(update={"version": "2"}))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     monkeypatch.undo()
-    with full_disk(1000), pytest.raises(OSError, match=f"File too large: '{folder / WEIGHTS}'"):
+    with full_disk(1000), pytest.raises(OSError, match=f"File too large: '{folder / CARD}'"):
         save(folder, lively(CONFIG, seed=1), PLAIN.model_copy(update={"version": "2"}))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     load(folder)
