@@ -8,12 +8,13 @@ import math
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from starlette.datastructures import Headers
 
 from service.errors import Error, Problem
@@ -55,12 +56,33 @@ class RpcCall:
     key: Key | None = None
 
     async def read(self) -> Any:
-        """Read its only message, once. Raises Problem UNREADABLE_FORM where there is none."""
-        message = await self.context.read()
+        """Read its only message, once. Raises Problem UNREADABLE_FORM where there is none, or
+        another one than the method takes."""
+        message = readable(await self.context.read())
         if message is grpc.aio.EOF:  # of one that is too large, gRPC has answered the client itself
             detail = "The call has no message, or one beyond SCMRL_MAX_BODY_BYTES."
             raise Problem(Error.UNREADABLE_FORM, detail)
         return message
+
+
+def parser(kind: Any) -> Callable[[bytes], Any]:
+    """Return what parses messages of a kind. It returns the DecodeError of another message: gRPC
+    would log what is raised as an error of the service."""
+
+    def parse(data: bytes) -> Any:
+        try:
+            return kind.FromString(data)
+        except DecodeError as exc:
+            return exc
+
+    return parse
+
+
+def readable(message: Any) -> Any:
+    """Return a message of `parser`. Raises Problem UNREADABLE_FORM where it could not be parsed."""
+    if isinstance(message, DecodeError):
+        raise Problem(Error.UNREADABLE_FORM, f"The message cannot be read: {message}.")
+    return message
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import grpc
 
 from service.classification.served_classifier import ServedClassifier
 from service.errors import Error, Problem, StartupError
-from service.grpc_api.calls import Calls
+from service.grpc_api.calls import Calls, parser, readable
 from service.grpc_api.messages import HEALTH, INFERENCE, message, request_types
 from service.grpc_api.methods import OPEN, Methods
 from service.inference.models import Models
@@ -98,14 +98,14 @@ class GrpcServer:
 
         # A stream to gRPC, so that the message is read after the key and the load are checked; a
         # client sees no difference.
-        return grpc.stream_unary_rpc_method_handler(handle, request.FromString, _serialize)
+        return grpc.stream_unary_rpc_method_handler(handle, parser(request), _serialize)
 
     def _health_handlers(self) -> dict[str, Any]:
         requests = request_types(HEALTH)
 
         async def check(request: Any, context: Any) -> Any:
             async with self._calls.call(_CHECK, context):
-                status = await self._status(request.service)
+                status = await self._status(readable(request).service)
                 if status == _SERVICE_UNKNOWN:
                     detail = f"No such service: {request.service[:100]!r}; there is {INFERENCE}."
                     raise Problem(Error.NOT_FOUND, detail)
@@ -113,19 +113,19 @@ class GrpcServer:
 
         async def watch(request: Any, context: Any) -> AsyncIterator[Any]:
             async with self._calls.call(_WATCH, context):
-                last = None
+                name, last = readable(request).service, None
                 while True:
-                    if (status := await self._status(request.service)) != last:
+                    if (status := await self._status(name)) != last:
                         last = status
                         yield message(_STATUS)(status=status)
                     await asyncio.sleep(_WATCH_S)
 
         return {
             "Check": grpc.unary_unary_rpc_method_handler(
-                check, requests["Check"].FromString, _serialize
+                check, parser(requests["Check"]), _serialize
             ),
             "Watch": grpc.unary_stream_rpc_method_handler(
-                watch, requests["Watch"].FromString, _serialize
+                watch, parser(requests["Watch"]), _serialize
             ),
         }
 

@@ -121,7 +121,7 @@ def _check(name: str, datatype: str, shape: Sequence[int]) -> tuple[np.dtype[Any
         raise _invalid(name, f"its datatype is {datatype[:20]!r}, not one of {', '.join(DTYPES)}")
     if not 1 <= len(shape) <= _MAX_DIMENSIONS or min(shape) < 1 or max(shape) >= 1 << 31:
         detail = f"its shape is {str(list(shape[:_MAX_DIMENSIONS]))[:100]}; it must have 1 to"
-        raise _invalid(name, f"{detail} {_MAX_DIMENSIONS} dimensions of 1 or more")
+        raise _invalid(name, f"{detail} {_MAX_DIMENSIONS} dimensions, each from 1 to 2147483647")
     count = math.prod(shape)
     if datatype == "BYTES" and count > _MAX_FILES:
         raise _invalid(name, f"it has {count} elements; at most {_MAX_FILES} are accepted")

@@ -29,6 +29,7 @@ KEY = "anna-q7Zt4mXv9RkB2wLc8NpY"
 OTHER = "bert-q7Zt4mXv9RkB2wLc8NpY"
 AUTHORIZED = (("authorization", f"Bearer {KEY}"), ("x-request-id", "mine"))
 INFER = "ModelInfer"
+SERVICE = "inference.GRPCInferenceService"
 MAX_BYTES = 1 << 20
 
 
@@ -39,7 +40,7 @@ class Stub:
         self.port = port
         self.channel = grpc.insecure_channel(f"127.0.0.1:{port}")
 
-    def method(self, name: str, service: str = "inference.GRPCInferenceService") -> Any:
+    def method(self, name: str, service: str = SERVICE) -> Any:
         package = service.rpartition(".")[0]
         response = {"Check": "HealthCheckResponse", "Watch": "HealthCheckResponse"}.get(
             name, f"{name}Response"
@@ -137,6 +138,21 @@ def test_a_message_beyond_the_limit_is_refused_also_where_it_is_compressed(
         error = refused(lambda c=compression: service[1].infer(zeros, compression=c))
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert service[1].method("ServerLive")(messages.message("ServerLiveRequest")()).live
+
+
+@pytest.mark.parametrize("name", ["ModelInfer", "ModelReady", "Check", "Watch"])
+def test_a_message_of_something_else_is_an_error_of_the_client(
+    service: tuple[httpx.Client, Stub], caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """No bug is reported and nothing is logged as one, also without a key."""
+    _, stub = service
+    package = "grpc.health.v1.Health" if name in ("Check", "Watch") else SERVICE
+    kind = stub.channel.unary_stream if name == "Watch" else stub.channel.unary_unary
+    method = kind(f"/{package}/{name}")
+    error = refused(lambda: list(method(b"\xff" * 20, metadata=AUTHORIZED, timeout=60)))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.details().startswith("The message cannot be read: ")
+    assert [each for each in caplog.records if each.levelno >= logging.ERROR] == []
 
 
 def test_keys_and_their_limits_are_those_of_http(
