@@ -22,6 +22,7 @@ from service.classification.schemas import Classification
 from service.classification.upload_fields import InputFiles
 from service.errors import Error, Problem
 from service.streaming.buffers import Picture, PictureBuffer, SeriesBuffer, SoundBuffer
+from service.streaming.clock import MAX_REORDERED, InputClock
 from service.streaming.messages import (
     Acknowledge,
     Answer,
@@ -37,6 +38,7 @@ from service.streaming.messages import (
     SoundInput,
     Start,
     Summary,
+    VideoInput,
     Window,
     parse_media,
 )
@@ -115,7 +117,7 @@ class Session:
         seconds = 2 * pace.window_s
         self._buffers = [_buffer(source, seconds, max_bytes) for source in start.inputs]
         self._decoder = decoder
-        self._received_ns = [-1] * len(self._buffers)  # newest stamp of the segment
+        self._clocks = [_clock(source, seconds) for source in start.inputs]
         self._fed_segments = [-1] * len(self._buffers)  # of the last packet that was taken
         self._began = time.monotonic()
         self._wake = asyncio.Event()
@@ -134,11 +136,12 @@ class Session:
         media = parse_media(data, self._start)
         source = self._start.inputs[media.input]
         self.counts.messages[source.field] += 1
-        newest = self._received_ns[media.input]
+        clock = self._clocks[media.input]
         # Each input's next message may have the flag; the first one begins the segment.
-        if self._is_jump(media) or (media.is_new_segment and newest >= 0):
+        is_flagged = media.is_new_segment and clock.newest_ns >= 0
+        if is_flagged or clock.begins_segment(media.time_ns):
             self._begin_segment()
-        self._received_ns[media.input] = max(self._received_ns[media.input], media.time_ns)
+        clock.add(media.time_ns)
         if isinstance(source, CodedInput):
             self._feed(source.field, media)
         else:
@@ -177,11 +180,6 @@ class Session:
             self._is_closing = True
         self._wake.set()
 
-    def _is_jump(self, media: Media) -> bool:
-        """Return whether the time of an input jumps by more than its buffer is long."""
-        newest = self._received_ns[media.input]
-        return newest >= 0 and abs(media.time_ns - newest) > 2 * self._pace.window_s * _NS
-
     @property
     def _segment(self) -> int:
         return self.counts.segments - 1
@@ -189,7 +187,8 @@ class Session:
     def _begin_segment(self) -> None:
         for buffer in self._buffers:
             buffer.clear()
-        self._received_ns = [-1] * len(self._buffers)
+        for clock in self._clocks:
+            clock.clear()
         self.counts.segments += 1
         self._answered_ns, self._delay_ns = -1, None
         self._smoothed = {}
@@ -385,6 +384,10 @@ def _message_of(problem: Problem, pictures: Mapping[str, list[Picture]]) -> str:
         f" It is that of the message with sequence number {picture.sequence}, captured at "
         f"{picture.time_ns} ns."
     )
+
+
+def _clock(source: Input, seconds: float) -> InputClock:
+    return InputClock(seconds, MAX_REORDERED if isinstance(source, VideoInput) else 0)
 
 
 def _buffer(source: Input, seconds: float, max_bytes: int) -> _Buffer:

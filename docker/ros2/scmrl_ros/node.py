@@ -53,6 +53,8 @@ _PARAMETERS: dict[str, Any] = {
     "output_type": "Classification",
     "window_s": 2.0, "hop_s": 0.5, "pictures": 4, "top_k": 5, "timeout_s": 5.0,
 }  # fmt: skip
+#: By how much the stamps of late messages advance where their clock was put back.
+_RESTART_NS = 500_000_000
 #: Difference of a stamp from the end of the sound before, in seconds, that is no gap; and in ns, by
 #: which sound without stamps may arrive early or late, as messages come in bursts.
 _JITTER_S, _BURST_NS = 0.08, 500_000_000
@@ -69,14 +71,22 @@ class Ring:
 
     length_ns: int
     messages: deque[tuple[int, Any]] = field(default_factory=deque)
+    first_late_ns: int = -1
 
     def add(self, time_ns: int, message: Any) -> None:
-        """Add a message. A stamp that jumps back by more than the ring begins it anew, as the
-        clock of a simulation does; one that is late otherwise is dropped."""
-        if self.messages and time_ns < self.messages[-1][0]:
-            if self.messages[-1][0] - time_ns <= self.length_ns:
+        """Add a message. Where the clock was put back, as that of a simulation is, the ring begins
+        anew: by more than its length, or only late messages come for half a second. One that is
+        late otherwise is dropped."""
+        if time_ns >= self.newest_ns:
+            self.first_late_ns = -1
+        else:
+            if self.first_late_ns < 0:
+                self.first_late_ns = time_ns
+            is_put_back = time_ns - self.first_late_ns >= _RESTART_NS
+            if not is_put_back and self.newest_ns - time_ns <= self.length_ns:
                 return
             self.messages.clear()
+            self.first_late_ns = -1
         self.messages.append((time_ns, message))
         while self.messages[0][0] < time_ns - self.length_ns:
             self.messages.popleft()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from service.commands.bag.recording import Picture, Recording, RecordingError, Sound
 from service.streaming.buffers import PictureBuffer, SoundBuffer
+from service.streaming.clock import InputClock
 
 _NS = 1_000_000_000
 #: Windows that are buffered: one topic may be recorded later than the other.
@@ -41,8 +42,8 @@ class Cut:
 def cut(recording: Recording, window_s: float, hop_s: float, pictures: int) -> Iterator[Window]:
     """Yield a window every `hop_s`, and finally the one at the end; each of `pictures` pictures.
 
-    Windows begin anew where the stamps of a topic jump by two windows. One without pictures and
-    sound is left out. Raises RecordingError.
+    Windows begin anew where the stamps of a topic jump by two windows or its clock was put back
+    (`InputClock`). One without pictures and sound is left out. Raises RecordingError.
     """
     lengths = Cut(round(window_s * _NS), round(hop_s * _NS), pictures)
     segment = _Segment(lengths)
@@ -63,13 +64,15 @@ class _Segment:
         self._seconds = _BUFFERED * lengths.window_ns / _NS
         self._pictures = PictureBuffer(self._seconds, _MAX_BYTES)
         self._sound: SoundBuffer | None = None  # its format is known with the first piece
+        jump_s = _JUMP * lengths.window_ns / _NS
+        self._picture_clock, self._sound_clock = InputClock(jump_s), InputClock(jump_s)
         self._end_ns = -1
 
     def jumps(self, piece: Picture | Sound) -> bool:
         """Return whether a piece is of another segment. Raises RecordingError."""
-        before = self._pictures.newest_ns if isinstance(piece, Picture) else self._sound_ns
-        if before >= 0:
-            return abs(piece.time_ns - before) > _JUMP * self._lengths.window_ns
+        clock = self._clock(piece)
+        if clock.newest_ns >= 0:
+            return clock.begins_segment(piece.time_ns)
         offset_s = max(
             (abs(piece.time_ns - newest_ns) / _NS for newest_ns in self._newest), default=0.0
         )
@@ -83,6 +86,7 @@ class _Segment:
     def add(self, piece: Picture | Sound) -> None:
         if self._end_ns < 0:
             self._end_ns = piece.time_ns + self._lengths.window_ns
+        self._clock(piece).add(piece.time_ns)
         if isinstance(piece, Picture):
             self._pictures.add(piece.time_ns, piece.data)
             return
@@ -112,6 +116,9 @@ class _Segment:
         newest = self._newest
         is_both = len(newest) == 2 and min(newest) >= self._end_ns
         return is_both or max(newest) >= self._end_ns + self._lengths.window_ns
+
+    def _clock(self, piece: Picture | Sound) -> InputClock:
+        return self._picture_clock if isinstance(piece, Picture) else self._sound_clock
 
     @property
     def _sound_ns(self) -> int:

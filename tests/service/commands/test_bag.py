@@ -205,6 +205,19 @@ def test_sound_is_decoded_as_audio_info_or_the_data_say(
     assert abs(int(spectrum.argmax()) - 220) <= 1, "440 Hz"
 
 
+def test_windows_begin_anew_where_the_clock_was_put_back(tmp_path: Path) -> None:
+    """As in a recording of one that was played in a loop."""
+    png = cv2.imencode(".png", np.zeros((4, 4, 3), np.uint8))[1].tobytes()
+    times = [BEGIN + n * SECOND // 10 for n in range(26)]
+    recorded: Recorded = [
+        ("/c", time_ns, compressed(times[n % 13], png)) for n, time_ns in enumerate(times)
+    ]
+    with open_recording(write(tmp_path / "loop", recorded), choice()) as recording:
+        cut = list(windows.cut(recording, window_s=1, hop_s=1, pictures=2))
+    ends = [round((each.end_ns - BEGIN) / SECOND, 3) for each in cut]
+    assert ends == [1, 1.2, 1.2]
+
+
 def test_windows_begin_anew_where_time_jumps_and_one_topic_may_end(tmp_path: Path) -> None:
     png = cv2.imencode(".png", np.zeros((4, 4, 3), np.uint8))[1].tobytes()
     silence = bytes(RATE // 10 * 2)

@@ -115,8 +115,10 @@ def files() -> dict[str, Any]:
     with wave.open(io.BytesIO(sound)) as reader:
         files["gap_s"] = reader.getnframes() / RATE
     files["ring"] = []
-    for stamps in ((1, 3, 2, 4), (1000, 1)):
-        ring = scmrl.Ring(length_ns=2)
+    second = 10**9
+    put_back = (3 * second, 2 * second, 2 * second + second // 4, 2 * second + second // 2)
+    for length_ns, stamps in ((2, (1, 3, 2, 4)), (2, (1000, 1)), (4 * second, put_back)):
+        ring = scmrl.Ring(length_ns)
         for stamp in stamps:
             ring.add(stamp, "message")
         files["ring"].append([stamp for stamp, _ in ring.since(0)])

@@ -169,7 +169,7 @@ def test_raw_pictures_and_sound_become_files(environment: dict[str, str]) -> Non
         assert np.array_equal(decoded[:, :, ::-1], expected), encoding
     assert "must be one of rgb8" in files["error"]
     assert files["gap_s"] == pytest.approx(1.02, abs=0.001), "what is missing is silence"
-    assert files["ring"] == [[3, 4], [1]], (
+    assert files["ring"] == [[3, 4], [1], [2_500_000_000]], (
         "late messages are dropped, a restarted clock begins anew"
     )
 

@@ -211,6 +211,21 @@ def test_a_jump_of_time_begins_a_segment(restart_ms: int) -> None:
 
 
 @run
+async def test_a_clock_that_is_put_back_a_little_begins_a_segment() -> None:
+    async with session() as client:
+        await client.send(picture(30_000), picture(30_500))
+        await client.answer()
+        await client.send(*(picture(at_ms) for at_ms in range(29_000, 29_600, 100)))
+        assert client.session.counts.segments == 2
+        await client.send(picture(30_000))
+        await client.answer()
+        first, second = client.answers
+        assert (first.segment, second.segment) == (0, 1)
+        assert second.window.newest_ns["frames"] == 30_000 * MS
+        assert second.dropped["frames"] == 5, "before it was known that the clock was put back"
+
+
+@run
 async def test_the_client_may_begin_a_segment() -> None:
     async with session() as client:
         await client.send(picture(0), picture(100, flags=NEW_SEGMENT), picture(600))
