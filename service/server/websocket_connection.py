@@ -22,6 +22,8 @@ log = logging.getLogger("scmrl.http")
 #: Of uvicorn's protocol, which logs the query of each handshake at the level INFO.
 _protocol_log = logging.getLogger("scmrl.http.websocket")
 _protocol_log.setLevel(logging.WARNING)
+# A text that is not in UTF-8 closes the connection with 1007; uvicorn logs it as its own error.
+_protocol_log.addFilter(lambda record: not str(record.msg).startswith("Invalid UTF-8"))
 
 
 class WebSocketConnection(WebSocketsSansIOProtocol):

@@ -102,6 +102,15 @@ def test_a_message_above_the_limit_closes_it_and_the_client_learns_why(shared_ed
         assert closed_with(socket)[0] == 1009
 
 
+def test_a_text_that_is_not_in_utf_8_closes_it_and_is_no_error_of_the_service(
+    shared_edge: Edge, log: pytest.LogCaptureFixture
+) -> None:
+    with socket_of(shared_edge) as socket:
+        socket.send(b"\xff", text=True)
+        assert closed_with(socket)[0] == 1007
+    assert [record for record in log.records if record.levelno >= logging.ERROR] == []
+
+
 @pytest.mark.parametrize("cut", [False, True])
 def test_frames_may_follow_the_handshake_at_once(shared_edge: Edge, cut: bool) -> None:
     sent = handshake() + frame(TEXT, b"early") + frame(TEXT, b"y" * 9000)
