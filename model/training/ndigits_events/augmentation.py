@@ -19,7 +19,7 @@ FLIPPED = 0.04
 #: Greatest jitter of the time in microseconds.
 JITTER_US = 3000
 #: Factor on the channel of a cochlea (exp of this), shift in channels, and share that is lost.
-STRETCH, CHANNEL_SHIFT, CHANNEL_LOST = 0.1, 2.5, 0.3
+STRETCH, CHANNEL_SHIFT, CHANNEL_LOST = 0.2, 3.5, 0.3
 
 
 def augment_camera(

@@ -19,7 +19,6 @@ from model.training.ndigits_events.augmentation import augment_camera, augment_c
 from model.training.ndigits_events.folder import Digits
 from model.training.speech.folder import RATE
 from model.training.speech.recording import record
-from model.training.speech.spectrogram import SYNTHETIC
 from model.training.task import BatchPlan
 
 Spec = TypeVar("Spec", EventFrameSpec, ChannelEventSpec)
@@ -30,6 +29,8 @@ VISUAL = cast(EventFrameSpec, PROFILES["ndigits-events"]["visual"])
 SENSOR = (34, 34)
 #: Recordings of each take in training: of a real one, and of a synthetic one.
 COPIES = (5, 1)
+#: Share of synthetic words: three real speakers are few.
+SYNTHETIC = 0.6
 #: Sequences up to this T have a random part of the recording in training.
 SHORT = 2
 
