@@ -360,6 +360,8 @@ def _load_state(options: TrainOptions, last: Path) -> RunState | None:
             raise OptionsError(
                 f"--out {options.out}: contains a run; add --resume or choose another --out"
             )
+        if options.init_from:
+            checkpoint.read_card(options.init_from)  # a wrong one ends here, not behind the data
         return None
     state = run_state.load(last)
     best = options.best / checkpoint.CARD

@@ -8,6 +8,8 @@ from model.preprocess.specs import FrameSpec, Spec, SpectrogramSpec
 SOUNDS = {"speech": 1.6, "general": 4.0}
 #: Names of the streams, and what they are called in reports.
 TITLES = {"audio": "sound", "visual": "picture"}
+#: The preprocessing of each.
+SPECS: dict[str, type[Spec]] = {"audio": SpectrogramSpec, "visual": FrameSpec}
 #: Sample rate in Hz, and mel bands of a spectrogram: 4 rows of tokens of 16 x 16.
 RATE, BANDS = 16_000, 64
 #: Pixels or cells of a token's side (`deep` patch splitting).

@@ -15,7 +15,7 @@ from model.training.folder.clip_files import ClipFiles
 from model.training.folder.clip_source import list_clips
 from model.training.folder.findings import Finding, report
 from model.training.folder.listing import Listing
-from model.training.folder.settings import SOUNDS, TITLES, TOKEN, specs_of
+from model.training.folder.settings import SOUNDS, SPECS, TITLES, TOKEN, specs_of
 from model.training.folder.split import DEVELOPMENT, TEST, TRAIN, split, too_few
 from model.training.options import OptionsError, check_ranges, option
 from model.training.task import DATA_NOTE, DataError
@@ -181,6 +181,12 @@ class FolderTask:
         missing = streams - specs.keys()
         if missing:
             raise OptionsError(f"--like {self.like}: has no stream {', '.join(sorted(missing))}")
+        for name in sorted(streams):
+            if not isinstance(specs[name], SPECS[name]):
+                kind = specs[name].kind
+                raise OptionsError(
+                    f"--like {self.like}: its stream {name} takes {kind}, not a {TITLES[name]}"
+                )
         return {name: spec for name, spec in specs.items() if name in streams}
 
     def _notes(

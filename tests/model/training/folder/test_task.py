@@ -23,6 +23,7 @@ from model.training.options import OptionsError, TrainOptions
 from model.training.run_state import RunError
 from model.training.task import DataError
 from model.training.train import train
+from tests.conftest import ROOT
 from tests.model.training.folder.clip_files import movie, movies, picture, sound
 
 pytestmark = [pytest.mark.usefixtures("one_core"), pytest.mark.slow]
@@ -273,3 +274,14 @@ def test_preprocessing_is_taken_from_a_checkpoint(data: Path, run: Path, tmp_pat
     one = options_of(SMALL, tmp_path / "sounds", tmp_path / "run", epochs=1)
     with pytest.raises(OptionsError, match=r"--like .*: has no stream visual"):
         replace(SMALL, like=train(one)).for_data(data)
+    of_events = rf"--like {ROOT}/weights/ndigits-events: its stream audio takes audio_events, not a"
+    with pytest.raises(OptionsError, match=of_events):
+        replace(SMALL, like=ROOT / "weights" / "ndigits-events").for_data(data)
+
+
+def test_a_checkpoint_to_start_from_is_read_before_the_clips(data: Path, tmp_path: Path) -> None:
+    """To decode them may take hours."""
+    options = options_of(SMALL, data, tmp_path / "run", init_from=tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match=r"nowhere/card.json: No such file"):
+        train(options)
+    assert list(tmp_path.iterdir()) == []
