@@ -19,8 +19,10 @@ from model.network import SCMRL
 
 log = logging.getLogger("scmrl.engine")
 
-#: Largest difference of a probability from the plain path's at which a float32 path is still used.
+#: Largest difference of a probability from the plain path's, in the median sample, at which a
+#: float32 path is still used; and batches of two samples that are compared.
 TOLERANCE = 1e-4
+_COMPARED_BATCHES = 4
 
 #: Maximum number of kernels that a path compiles at its first run.
 _MAX_KERNELS = 24
@@ -90,8 +92,8 @@ class Paths:
             return None
         if difference > TOLERANCE and path != "fused-int8":
             log.warning(
-                "path %s is not used: its probabilities differ from the plain path's by up to %.1e "
-                "(tolerance %.0e)", path, difference, TOLERANCE,
+                "path %s is not used: its probabilities differ from the plain path's by %.1e in "
+                "the median sample (tolerance %.0e)", path, difference, TOLERANCE,
             )  # fmt: skip
             return None
         return forward
@@ -128,13 +130,21 @@ class Paths:
         return self._difference(forward)
 
     def _difference(self, forward: Forward) -> float:
-        """Return the largest difference of a probability between another path and the plain one."""
+        """Return the largest difference of a probability between another path and the plain one, in
+        the median sample of noise.
+
+        Another order of sums moves a spike at its threshold in a sample now and then, and its
+        probabilities by more than rounding does; a fault shows in most samples.
+        """
         generator = torch.Generator().manual_seed(0)
-        inputs = {
-            name: torch.rand((2, 2, s.channels, *s.size), generator=generator)
-            for name, s in self._network.config.streams.items()
-        }
-        expected, actual = (
-            path(inputs, 2, True).logits.softmax(1) for path in (self.plain, forward)
-        )
-        return float((expected - actual).abs().max())
+        differences: list[float] = []
+        for _ in range(_COMPARED_BATCHES):
+            inputs = {
+                name: torch.rand((2, 2, s.channels, *s.size), generator=generator)
+                for name, s in self._network.config.streams.items()
+            }
+            expected, actual = (
+                path(inputs, 2, True).logits.softmax(1) for path in (self.plain, forward)
+            )
+            differences += (expected - actual).abs().amax(1).tolist()
+        return statistics.median(differences)

@@ -6,6 +6,7 @@ import errno
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,12 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from model import checkpoint
 from model.config import MAX_STEPS, Config, EnginePath, StreamConfig
 from model.engine.cuda_graphs import Forward
 from model.engine.engine import Engine
 from model.engine.outputs import flatten, slice_samples, unflatten
 from model.fused.cpu.network import CPUNetwork
 from model.network import SCMRL, Output
+from tests.conftest import ROOT
 from tests.model.networks import lively, noise
 
 pytestmark = pytest.mark.slow
@@ -182,6 +185,41 @@ def test_a_fast_path_is_used_where_its_kernels_cannot_be_cached(
     assert caplog.text.count("cannot be cached (NUMBA_CACHE_DIR)") == 3
     compiled = -1000
     assert not engine.fuse(), "where every write fails"
+
+
+@pytest.mark.parametrize(("wrong", "is_used"), [(3, True), (5, False)])
+def test_a_path_may_differ_in_a_minority_of_samples(
+    network: SCMRL,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    wrong: int,
+    is_used: bool,
+) -> None:
+    """Other rounding moves spikes at their threshold, here in some of the eight compared ones."""
+    compared = 0
+
+    def compute(inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
+        nonlocal compared
+        output = engine._paths.plain(inputs, steps, attention)
+        logits = output.logits.clone()
+        for sample in logits:
+            sample[0] += 0.01 * (compared < wrong)
+            compared += 1
+        return replace(output, logits=logits)
+
+    engine = Engine(network, "cpu")
+    monkeypatch.setattr(engine._paths, "_build", lambda path, steps: compute)
+    assert engine.fuse() == is_used
+    assert compared == 8
+    assert ("in the median sample" in caplog.text) != is_used
+
+
+@pytest.mark.parametrize("folder", sorted((ROOT / "weights").iterdir()), ids=lambda x: x.name)
+def test_shipped_checkpoints_are_fused(folder: Path) -> None:
+    network, _ = checkpoint.load(folder)
+    engine = Engine(network, "cpu")
+    assert engine.fuse()
+    assert engine.path == "fused"
 
 
 def test_it_uses_its_own_number_of_threads_in_any_thread(network: SCMRL) -> None:
