@@ -49,7 +49,12 @@ from service.server.connections import Connections
 from service.server.listener import connections_within_file_limit
 from service.server.refusal import refuse
 from service.settings import MIB, Settings
-from service.streaming.slots import LocalStreamLimits, SessionSlots, StreamLimits
+from service.streaming.slots import (
+    LocalStreamLimits,
+    SessionSlots,
+    StreamLimits,
+    windows_in_flight,
+)
 
 if TYPE_CHECKING:
     from service.grpc_api.server import GrpcServer
@@ -66,7 +71,7 @@ class Parts:
     - `models`, `keys`: the checkpoints and the keys, of this process or of the engine process.
     - `limits`, `stream_limits`: the rate limits of keys, and the bounds of live streams.
     - `uploads`: the budget of request bodies in memory.
-    - `decode_workers`, `max_connections`: of this process.
+    - `decode_workers`, `stream_windows`, `max_connections`: of this process.
     - `expose`: returns `State.expose` for the collector of this process's counts.
     - `allocate`: returns an uninitialized array, into which a tensor is received.
     - `watches`: run each in a thread, until `stop` is called.
@@ -79,6 +84,7 @@ class Parts:
     stream_limits: StreamLimits
     uploads: UploadBudget
     decode_workers: int
+    stream_windows: int
     max_connections: int
     expose: Callable[[Collector], Callable[[str], Awaitable[tuple[bytes, str]]]]
     allocate: Allocate = np.empty
@@ -119,13 +125,15 @@ def create_app(
 
         return exposition
 
+    decode_workers = settings.decode_workers or cores.available()
     parts = Parts(
         models=LocalModels(server, settings),
         keys=keyring,
         limits=LocalRateLimits() if store is None else SharedRateLimits(store),
         stream_limits=LocalStreamLimits(settings, store),
         uploads=UploadBudget(settings.max_total_upload_bytes),
-        decode_workers=settings.decode_workers or cores.available(),
+        decode_workers=decode_workers,
+        stream_windows=windows_in_flight(settings, decode_workers),
         max_connections=settings.max_connections,
         expose=expose,
         watches=(keyring.watch,),
@@ -201,7 +209,7 @@ def _make_state(
         workers, limits, lambda error: fail(StartupError(str(error))), parts.allocate
     )
     connections = Connections(connections_within_file_limit(parts.max_connections, workers))
-    streams = SessionSlots(parts.stream_limits)
+    streams = SessionSlots(parts.stream_limits, parts.stream_windows)
     counted.register(ConnectionMetrics(decoders, connections, streams))
     expose = parts.expose(counted)
     return State(settings, admission, parts.models, decoders, connections, streams, expose)

@@ -362,6 +362,17 @@ class Settings(BaseSettings):
     stream_max_s: float = setting(
         Topic.STREAMS, 3600.0, "Maximum duration of a live stream", "s", gt=0, le=7 * DAY_S
     )
+    stream_windows_in_flight: int = setting(
+        Topic.STREAMS,
+        0,
+        "Windows of all live streams that are decoded, queued or run at a time; other streams "
+        "wait for their turn, so that uploads wait for so many at most; 0: two for each decoding "
+        "process",
+        "windows",
+        zero="automatic",
+        ge=0,
+        le=100_000,
+    )
     stream_buffer_mib: int = setting(
         Topic.STREAMS,
         16,

@@ -35,7 +35,7 @@ from service.runtime import cores, garbage_collection, switch_interval
 from service.runtime.backoff import backoff_s
 from service.runtime.daemon_thread import in_thread
 from service.settings import Settings
-from service.streaming.slots import LocalStreamLimits
+from service.streaming.slots import LocalStreamLimits, windows_in_flight
 
 log = logging.getLogger("scmrl.workers")
 
@@ -229,6 +229,7 @@ class EngineProcess:
             settings=dump_settings(settings),
             keys=members_of(self._keyring.keys),
             decode_workers=_share(decode_workers, number, self._count),
+            stream_windows=_share(windows_in_flight(settings, decode_workers), number, self._count),
             max_connections=_share(settings.max_connections, number, self._count),
             is_replacement=is_replacement,
             listener=self._listener.fileno(),

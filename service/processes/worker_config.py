@@ -15,7 +15,7 @@ class WorkerConfig(BaseModel):
 
     - `number`: of it, from 0. `settings`: all but secrets.
     - `keys`: as `engine_link.key_members` writes them.
-    - `decode_workers`, `max_connections`: its share.
+    - `decode_workers`, `stream_windows`, `max_connections`: its share.
     - `is_replacement`: whether it begins to accept connections only once it is ready, since the
       others accept them meanwhile.
     - Descriptors: of the `listener`, of the sockets for `control` and `blocks`, of the `board`, and
@@ -28,6 +28,7 @@ class WorkerConfig(BaseModel):
     settings: dict[str, Any]
     keys: dict[str, Any]
     decode_workers: int
+    stream_windows: int
     max_connections: int
     is_replacement: bool
     listener: int

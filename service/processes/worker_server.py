@@ -95,6 +95,7 @@ class HttpWorker:
             stream_limits=RemoteStreamLimits(self._client),
             uploads=UploadBudget(settings.max_total_upload_bytes, self._row.add_upload),
             decode_workers=config.decode_workers,
+            stream_windows=config.stream_windows,
             max_connections=config.max_connections,
             expose=self._expose,
             allocate=blocks.allocate,

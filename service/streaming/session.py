@@ -16,13 +16,19 @@ from typing import Protocol
 
 from pydantic import BaseModel
 
-from model.media.live.types import SAMPLE_RATE, Decoded, Packet
+from model.media.live.types import Decoded, Packet
 from service.classification.options import Options
 from service.classification.schemas import Classification
 from service.classification.upload_fields import InputFiles
 from service.errors import Error, Problem
-from service.streaming.buffers import Picture, PictureBuffer, SeriesBuffer, SoundBuffer
-from service.streaming.clock import MAX_REORDERED, InputClock
+from service.streaming.buffers import Picture
+from service.streaming.inputs import (
+    add_media,
+    buffer_of,
+    clock_of,
+    files_of,
+    select_pictures,
+)
 from service.streaming.messages import (
     Acknowledge,
     Answer,
@@ -30,15 +36,10 @@ from service.streaming.messages import (
     CodedInput,
     Failed,
     Finalize,
-    Input,
     Keepalive,
     Media,
-    OpusInput,
-    SeriesInput,
-    SoundInput,
     Start,
     Summary,
-    VideoInput,
     Window,
     parse_media,
 )
@@ -50,7 +51,6 @@ _FATAL = frozenset({Error.STOPPING, Error.UNKNOWN_MODEL, Error.MODEL_FAILED, Err
 
 Classify = Callable[[InputFiles, Options], Awaitable[Classification]]
 Send = Callable[[BaseModel], Awaitable[None]]
-_Buffer = PictureBuffer | SoundBuffer | SeriesBuffer
 
 
 class Decoder(Protocol):
@@ -92,9 +92,21 @@ class Counts:
         return {"answered": self.answers, "skipped": self.skipped, "failed": self.failed}
 
 
+@dataclass(frozen=True)
+class _Cut:
+    """A window that is classified, and the hops before it that got no answer."""
+
+    window: Window
+    segment: int
+    skipped: int
+    pictures: Mapping[str, list[Picture]]
+    files: InputFiles
+
+
 class Session:
     """One session. `classify` raises Problem; `send` sends a message and may wait. `max_bytes`: of
-    each input's buffer. `decoder`: of its coded inputs, where it has some."""
+    each input's buffer. `turns`: held while a window is classified; sessions share them.
+    `decoder`: of its coded inputs, where it has some."""
 
     def __init__(
         self,
@@ -103,6 +115,7 @@ class Session:
         classify: Classify,
         send: Send,
         max_bytes: int,
+        turns: asyncio.Semaphore,
         decoder: Decoder | None = None,
     ) -> None:
         coded = [source.field for source in start.inputs if isinstance(source, CodedInput)]
@@ -113,11 +126,12 @@ class Session:
         self._pace = pace
         self._classify = classify
         self._send = send
+        self._turns = turns
         # A window reaches back from the newest message of any input: others may lag by a window.
         seconds = 2 * pace.window_s
-        self._buffers = [_buffer(source, seconds, max_bytes) for source in start.inputs]
+        self._buffers = [buffer_of(source, seconds, max_bytes) for source in start.inputs]
         self._decoder = decoder
-        self._clocks = [_clock(source, seconds) for source in start.inputs]
+        self._clocks = [clock_of(source, seconds) for source in start.inputs]
         self._fed_segments = [-1] * len(self._buffers)  # of the last packet that was taken
         self._began = time.monotonic()
         self._wake = asyncio.Event()
@@ -145,7 +159,7 @@ class Session:
         if isinstance(source, CodedInput):
             self._feed(source.field, media)
         else:
-            _add(self._buffers[media.input], media)
+            add_media(self._buffers[media.input], media)
         delay = time.monotonic_ns() - media.time_ns
         self._delay_ns = delay if self._delay_ns is None else min(self._delay_ns, delay)
         if self._is_due():  # to wake for each message costs as much as to receive it
@@ -262,73 +276,77 @@ class Session:
             await self._answer(final=True)
 
     async def _answer(self, final: bool) -> None:
-        """Classify the newest window, and send the answer, or the problem once."""
-        end_ns = self._newest_ns
-        begin_ns = end_ns - round(self._pace.window_s * _NS)
-        skipped = self._count_skipped(end_ns)
-        segment = self._segment
-        pictures = self._pictures(begin_ns, end_ns)
-        files = self._files(begin_ns, end_ns, pictures)
-        fields = [source.field for source in self._start.inputs]
-        newest = dict(zip(fields, (buffer.newest_ns for buffer in self._buffers), strict=True))
-        self._answered_ns = end_ns
+        """Classify the newest window when it is this session's turn, and send the answer, or the
+        problem once."""
+        async with self._turns:
+            cut = self._cut()
+            if cut is None:
+                return
+            outcome = await self._try_to_classify(cut.files)
+        # Not while it has the turn: a client that does not read would hold it.
+        if isinstance(outcome, Problem):
+            await self._report(outcome, cut.pictures)
+        else:
+            await self._send(self._make_answer(cut, outcome, final))
+
+    async def _try_to_classify(self, files: InputFiles) -> Classification | Problem:
         try:
-            result = await self._classify(files, self._options())
+            return await self._classify(files, self._options())
         except Problem as problem:
-            await self._report(problem, pictures)
-            return
+            return problem
+
+    def _cut(self) -> _Cut | None:
+        """Return the newest window; None where a new segment has begun, of which there is none."""
+        end_ns = self._newest_ns
+        if end_ns <= self._answered_ns:
+            return None
+        begin_ns = end_ns - round(self._pace.window_s * _NS)
+        sources = self._start.inputs
+        pictures = select_pictures(sources, self._buffers, begin_ns, end_ns, self._pace.pictures)
+        fields = [source.field for source in sources]
+        newest = dict(zip(fields, (buffer.newest_ns for buffer in self._buffers), strict=True))
+        cut = _Cut(
+            window=Window(begin_ns=begin_ns, end_ns=end_ns, newest_ns=newest),
+            segment=self._segment,
+            skipped=self._count_skipped(end_ns),
+            pictures=pictures,
+            files=files_of(sources, self._buffers, begin_ns, end_ns, pictures),
+        )
+        self._answered_ns = end_ns
+        return cut
+
+    def _make_answer(self, cut: _Cut, result: Classification, final: bool) -> Answer:
+        """Return the answer to a window, and count it."""
         self._failing = None
-        self.counts.skipped += skipped
-        if segment == self._segment:  # no new segment has begun meanwhile
+        self.counts.skipped += cut.skipped
+        if cut.segment == self._segment:  # no new segment has begun meanwhile
             self._smooth(result)
         delay_ns = self._delay_ns if self._delay_ns is not None else 0
         dropped = self._dropped()
         answer = Answer(
             number=self.counts.answers,
             final=final,
-            segment=segment,
-            window=Window(begin_ns=begin_ns, end_ns=end_ns, newest_ns=newest),
+            segment=cut.segment,
+            window=cut.window,
             dropped={name: count - before for (name, count), before in
                      zip(dropped.items(), self._dropped_before, strict=True)},
-            skipped=skipped,
+            skipped=cut.skipped,
             packets=self._packets.since_last() or None,
             smoothed=dict(self._smoothed),
-            behind_ms=round((time.monotonic_ns() - end_ns - delay_ns) / 1e6, 3),
+            behind_ms=round((time.monotonic_ns() - cut.window.end_ns - delay_ns) / 1e6, 3),
             result=result.model_copy(
                 update={"probabilities": result.probabilities[: self._start.top_k]}
             ),
         )  # fmt: skip
         self._dropped_before = list(dropped.values())
         self.counts.answers += 1
-        await self._send(answer)
+        return answer
 
     def _count_skipped(self, end_ns: int) -> int:
         """Return the hops between the last window and this one that got no answer."""
         if self._answered_ns < 0:
             return 0
         return max(0, int((end_ns - self._answered_ns) / (self._pace.hop_s * _NS)) - 1)
-
-    def _pictures(self, begin_ns: int, end_ns: int) -> dict[str, list[Picture]]:
-        """Return the pictures of a window, by field."""
-        return {
-            source.field: buffer.select(begin_ns, end_ns, self._pace.pictures)
-            for source, buffer in zip(self._start.inputs, self._buffers, strict=True)
-            if isinstance(buffer, PictureBuffer)
-        }
-
-    def _files(
-        self, begin_ns: int, end_ns: int, pictures: Mapping[str, list[Picture]]
-    ) -> InputFiles:
-        """Return the window, with these pictures, as the files of an upload."""
-        files: dict[str, bytes | list[bytes] | None] = {}
-        for source, buffer in zip(self._start.inputs, self._buffers, strict=True):
-            if isinstance(buffer, PictureBuffer):
-                files[source.field] = [picture.payload for picture in pictures[source.field]]
-            elif isinstance(buffer, SoundBuffer):
-                files[source.field] = buffer.wav(begin_ns, end_ns)
-            else:
-                files[source.field] = buffer.npz(begin_ns, end_ns)
-        return InputFiles(**files)
 
     def _options(self) -> Options:
         start = self._start
@@ -367,13 +385,6 @@ class Session:
         )
 
 
-def _add(buffer: _Buffer, media: Media) -> None:
-    if isinstance(buffer, PictureBuffer):
-        buffer.add(media.time_ns, media.payload, media.sequence)
-    else:
-        buffer.add(media.time_ns, media.payload)
-
-
 def _message_of(problem: Problem, pictures: Mapping[str, list[Picture]]) -> str:
     """Return a sentence that says which message a problem is about, where that is known."""
     files = pictures.get(problem.field or "", [])
@@ -384,17 +395,3 @@ def _message_of(problem: Problem, pictures: Mapping[str, list[Picture]]) -> str:
         f" It is that of the message with sequence number {picture.sequence}, captured at "
         f"{picture.time_ns} ns."
     )
-
-
-def _clock(source: Input, seconds: float) -> InputClock:
-    return InputClock(seconds, MAX_REORDERED if isinstance(source, VideoInput) else 0)
-
-
-def _buffer(source: Input, seconds: float, max_bytes: int) -> _Buffer:
-    if isinstance(source, SoundInput):
-        return SoundBuffer(seconds, source.sample_rate, source.channels, max_bytes)
-    if isinstance(source, OpusInput):
-        return SoundBuffer(seconds, SAMPLE_RATE, source.channels, max_bytes)
-    if isinstance(source, SeriesInput):
-        return SeriesBuffer(seconds, source.sample_rate, max_bytes)
-    return PictureBuffer(seconds, max_bytes)

@@ -19,6 +19,13 @@ OUTCOMES = ("answered", "skipped", "failed")
 #: Outcomes of a packet of H.264 or Opus: those of `Outcome`, lost before it came, and dropped
 #: since the decoder was behind.
 PACKET_OUTCOMES = (*(outcome.name.lower() for outcome in Outcome), "lost", "behind")
+#: Windows in flight for each decoding process, unless they are set: one is decoded, one run.
+_WINDOWS_A_DECODER = 2
+
+
+def windows_in_flight(settings: Settings, decode_workers: int) -> int:
+    """Return how many windows of a service with so many decoding processes are in flight."""
+    return settings.stream_windows_in_flight or _WINDOWS_A_DECODER * decode_workers
 
 
 class StreamLimits(Protocol):
@@ -38,10 +45,12 @@ class SessionSlots:
 
     `windows`: windows of all sessions so far, `answered`, `skipped` or `failed`. `packets`: packets
     of all sessions so far, by outcome. `decoders`: sessions that have a decoder of their own;
-    `decoders_lost`: those that were lost.
+    `decoders_lost`: those that were lost. `turns`: held by a session while a window is classified,
+    `windows_in_flight` at most: however many sessions there are, an upload waits for so many.
     """
 
-    def __init__(self, limits: StreamLimits) -> None:
+    def __init__(self, limits: StreamLimits, windows_in_flight: int) -> None:
+        self.turns = asyncio.Semaphore(windows_in_flight)
         self.windows: Counter[str] = Counter()
         self.packets: Counter[str] = Counter()
         self.decoders = self.decoders_lost = 0

@@ -99,6 +99,7 @@ async def _serve(websocket: WebSocket, state: State, record: RequestRecord) -> N
             _Classify(state.classifier),
             _Send(websocket),
             settings.stream_buffer_mib << 20,
+            state.streams.turns,
             decoder,
         )
         await websocket.send_text(

@@ -234,7 +234,7 @@ def newest_and_summary(sent: list[bytes], behind: set[int]) -> tuple[dict[str, i
 
     started = parse_start(json.dumps({"type": "start", "inputs": CODED}))
     decoder = BusyDecoder(behind)
-    session = Session(started, Pace(2, 50, 4), classify, send, MIB, decoder)
+    session = Session(started, Pace(2, 50, 4), classify, send, MIB, asyncio.Semaphore(1), decoder)
     decoder.receive = session.receive_decoded
     for message in sent:
         session.receive_media(message)

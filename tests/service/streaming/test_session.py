@@ -109,14 +109,22 @@ class Client:
 
 
 @asynccontextmanager
-async def session(**changes: Any) -> AsyncIterator[Client]:
+async def session(
+    turns: asyncio.Semaphore | None = None,
+    is_reading: asyncio.Event | None = None,
+    **changes: Any,
+) -> AsyncIterator[Client]:
+    """`is_reading`: whether its client reads what is sent; by default it does."""
     network, messages = Network(), list[BaseModel]()
 
     async def send(message: BaseModel) -> None:
+        if is_reading is not None:
+            await is_reading.wait()
         messages.append(message)
 
     start = parse_start(START).model_copy(update=changes)
-    session = Session(start, Pace(2.0, 0.5, 4), network.classify, send, 1 << 20)
+    turns = turns or asyncio.Semaphore(1)
+    session = Session(start, Pace(2.0, 0.5, 4), network.classify, send, 1 << 20, turns)
     running = asyncio.create_task(session.run())
     try:
         yield Client(session, network, messages, running)
@@ -163,6 +171,51 @@ async def test_the_latest_wins_and_hops_meanwhile_are_skipped() -> None:
         await client.answer()
         assert client.answers[1].window.end_ns == 2500 * MS
         assert client.answers[1].skipped == 3
+
+
+@run
+async def test_sessions_take_turns_and_the_one_that_waited_answers_about_the_newest() -> None:
+    turns = asyncio.Semaphore(1)
+    async with session(turns) as first, session(turns) as second:
+        await first.send(picture(0), picture(500))
+        await second.send(picture(0), picture(500))
+        assert (len(first.network.files), len(second.network.files)) == (1, 0)
+        await second.send(picture(900))
+        await first.answer()
+        await second.answer()
+        assert second.answers[0].window.end_ns == 900 * MS
+
+
+@run
+async def test_a_client_that_does_not_read_holds_no_turn() -> None:
+    turns, is_reading = asyncio.Semaphore(1), asyncio.Event()
+    async with session(turns, is_reading) as first, session(turns) as second:
+        await first.send(picture(0), picture(500))
+        await first.answer()
+        assert not first.answers
+        await second.send(picture(0), picture(500))
+        await second.answer()
+        assert len(second.answers) == 1
+        is_reading.set()
+        await first.settle()
+        await first.send(picture(1000))
+        await first.fail(Problem(Error.UNUSABLE, "no clip"))
+        assert len(first.messages) == 2
+
+
+@run
+async def test_a_segment_without_a_window_ends_the_turn_of_the_one_before() -> None:
+    turns = asyncio.Semaphore(1)
+    async with session(turns) as first, session(turns) as second:
+        await first.send(picture(0), picture(500))
+        await second.send(picture(0), picture(500))
+        await second.send(picture(60_000, bytes(2 << 20)))  # more than its buffer holds
+        await first.answer()
+        assert not second.network.files
+        assert not turns.locked()
+        await second.send(picture(60_000), picture(60_500))
+        await second.answer()
+        assert [answer.segment for answer in second.answers] == [1]
 
 
 @run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -243,6 +244,23 @@ def test_sessions_are_bounded_and_counted(service: httpx.Client) -> None:
     assert "3 streams are open" in reason
     wait_until(lambda: metric("scmrl_stream_sessions ") == 0)
     assert metric('scmrl_stream_windows_total{outcome="answered"}') > 0
+
+
+@pytest.mark.parametrize(("windows", "expected"), [(0, 2 * 3), (5, 5)])
+def test_sessions_share_turns_two_for_each_decoding_process_unless_set(
+    weights: Path, windows: int, expected: int
+) -> None:
+    settings = Settings(models=weights, decode_workers=3, stream_windows_in_flight=windows)
+    turns = create_app(settings).state.scmrl.streams.turns
+
+    async def take_all() -> int:
+        taken = 0
+        while not turns.locked():
+            await turns.acquire()
+            taken += 1
+        return taken
+
+    assert asyncio.run(take_all()) == expected
 
 
 def test_a_client_that_never_reads_does_not_delay_others(
