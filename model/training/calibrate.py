@@ -76,8 +76,8 @@ def calibrate(options: CalibrateOptions, console: Console | None = None) -> Card
     another network, DataError, and OptionsError where it cannot be written.
     """
     console = console or Console()
-    make_folder("checkpoint", options.checkpoint)
     evaluator = Evaluator(options.checkpoint, options.device)
+    make_folder("", options.checkpoint)  # it is there; it may not be writable
     card = evaluator.card
     parts = _parts(evaluator, options)
     count = sum(len(part.clips) for part in parts)

@@ -340,11 +340,12 @@ def range_of(option: Field[Any]) -> tuple[float, float] | None:
 def make_folder(name: str, folder: Path) -> None:
     """Create a folder, and check that it is writable, before hours of work.
 
-    Raises OptionsError, naming the flag of the option `name`.
+    Raises OptionsError, naming the flag of the option `name`, if it has one.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):
             pass
     except OSError as exc:
-        raise OptionsError(f"{flag(name)} {folder}: {exc.strerror}") from exc
+        option = f"{flag(name)} " if name else ""
+        raise OptionsError(f"{option}{folder}: {exc.strerror}") from exc

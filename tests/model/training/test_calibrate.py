@@ -184,6 +184,12 @@ def test_steps_that_are_none_are_refused(steps: str) -> None:
         CalibrateOptions(Path("weights/avdigits"), None, steps=steps)
 
 
+def test_a_checkpoint_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="No such file"):
+        calibrate(CalibrateOptions(tmp_path / "typo", None))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_fit_says_what_it_is_of() -> None:
     fit = _fit("camera", 8, *drawn(1.0, 200))
     assert isinstance(fit, Fit)
