@@ -203,7 +203,7 @@ CALLS: dict[str, Callable[[Scene], int]] = {
     "kcmp": lambda s: call("kcmp", os.getpid(), s.victim, 1, 0, 0),
     "get_robust_list": lambda s: call("get_robust_list", s.victim, s.room, s.room),
     "move_pages": lambda s: call("move_pages", s.victim, 0, 0, 0, 0, 0),
-    "setpriority": lambda s: call("setpriority", 0, s.victim, 5),
+    "setpriority": lambda s: call("setpriority", 0, s.victim, 19),
     "getpriority": lambda s: call("getpriority", 0, s.victim),
     "ioprio_set": lambda s: call("ioprio_set", 1, s.victim, (2 << 13) | 7),
     "sched_setaffinity": lambda s: call(

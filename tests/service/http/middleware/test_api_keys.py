@@ -31,7 +31,7 @@ def make_app(**settings: Any) -> FastAPI:
     app = create_app(Settings(models="/nowhere", **settings))
 
     @app.get("/v1/admin/secrets")
-    @app.get("/v1/admin")
+    @app.get("/v1/admin", name="admin")
     async def secrets() -> str:
         return "for admins"
 
