@@ -24,6 +24,8 @@ _protocol_log = logging.getLogger("scmrl.http.websocket")
 _protocol_log.setLevel(logging.WARNING)
 # A text that is not in UTF-8 closes the connection with 1007; uvicorn logs it as its own error.
 _protocol_log.addFilter(lambda record: not str(record.msg).startswith("Invalid UTF-8"))
+#: Reason of the close frame at shutdown.
+_STOPPING = "The service is shutting down."
 
 
 class WebSocketConnection(WebSocketsSansIOProtocol):
@@ -69,14 +71,26 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         self._is_lost = True
         self._open_connections.remove(self)
         self._timers.cancel_all()
+        has_closed = self.close_sent or self.conn.close_rcvd is not None
+        if self.handshake_complete and not has_closed:
+            # As RFC 6455 has it. uvicorn's 1005 is that of a close frame without a code.
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": 1006})
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
         """Send a close frame with code 1012 (the service restarts), and tell the app."""
-        if not self._transport.is_closing():
+        if self._transport.is_closing():
+            if not self._transport.unsent_bytes:
+                self._transport.close_now()
+        elif self.handshake_complete and not self.close_sent:
+            # As uvicorn does it, with a reason.
+            self.stop_keepalive()
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": 1012})
+            self.conn.send_close(1012, _STOPPING)
+            self._transport.write(b"".join(self.conn.data_to_send()))
+            self._transport.close()
+        else:
             super().shutdown()
-        elif not self._transport.unsent_bytes:
-            self._transport.close_now()
 
     def evict(self) -> None:
         """Close a lingering connection at once, for a new one."""

@@ -58,6 +58,14 @@ _WINDOW_S, _HOPS = 2.0, 4
 _PICTURES_A_PART = 8
 #: Longest reason of a close frame, in bytes.
 _MAX_REASON = 123
+#: Ends of a connection that are not its client's close frame, by their code, for the log.
+_ENDS = {
+    1002: "a frame was invalid",
+    1006: "the connection was lost",
+    1007: "a text was not in UTF-8",
+    1009: "a message was too large",
+    1012: "the service is shutting down",
+}
 #: Close codes of RFC 6455: the session ended, an error, the service restarts, try again later.
 _NORMAL, _INTERNAL, _RESTART, _LATER = 1000, 1011, 1012, 1013
 
@@ -79,8 +87,8 @@ async def stream(websocket: WebSocket) -> None:
         record.notes["closed"] = problem.detail
         code = _RESTART if problem.error is Error.STOPPING else _LATER
         await _close(websocket, code, problem.detail)
-    except WebSocketDisconnect:
-        record.notes["closed"] = "by the client"
+    except WebSocketDisconnect as exc:
+        record.notes["closed"] = _ENDS.get(exc.code, "by the client")
 
 
 async def _serve(websocket: WebSocket, state: State, record: RequestRecord) -> None:

@@ -204,6 +204,7 @@ def test_sigterm_closes_those_that_are_open_and_ends_the_service(weights: Path) 
             socket.recv(timeout=WITHIN_S)
     assert caught.value.rcvd is not None
     assert caught.value.rcvd.code == 1012
+    assert caught.value.rcvd.reason == "The service is shutting down."
     assert len(state.connections) == 0
 
 

@@ -11,6 +11,7 @@ import wave
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from socket import SHUT_RDWR
 from typing import Any
 
 import cv2
@@ -321,6 +322,10 @@ def test_each_end_has_a_code_and_one_line_in_the_log(
                 other.send(bytes(MIB + 1))
             assert close_of(other)[0] == 1009
         with socket_of(client) as socket:
+            start(socket)
+            socket.socket.shutdown(SHUT_RDWR)  # no close frame
+        wait_until(lambda: len(app.state.scmrl.streams) == 0)
+        with socket_of(client) as socket:
             start(socket, hop_s=50)
             app.state.scmrl.in_flight.drain()
             socket.send(HEADER.pack(PICTURE, 0, 0, 0, 0) + pictures[0][1])
@@ -328,6 +333,12 @@ def test_each_end_has_a_code_and_one_line_in_the_log(
             code, reason = close_of(socket)
         assert (code, "shutting down" in reason) == (1012, True)
         lines = [r.getMessage() for r in caplog.records if "/v1/stream" in r.getMessage()]
-    for code, line in zip((4409, 1009, 1012), lines, strict=True):
+    for code, why, line in zip(
+        (4409, 1009, 1006, 1012),
+        ("the stream is 1.5 s long", "too large", "connection was lost", "shutting down"),
+        lines,
+        strict=True,
+    ):
         assert f" close_code={code}" in line
+        assert why in line.partition(" closed=")[2]
     assert "messages={'frames': 1, 'audio': 0}" in lines[0]
