@@ -129,7 +129,7 @@ def _labels(task: PublishedTask, classes: int, labels: Path | None, file: Path) 
             )
         return task.labels
     try:
-        text = read_regular(labels, _MAX_LABELS_BYTES).decode()
+        text = read_regular(labels, _MAX_LABELS_BYTES).decode("utf-8-sig")
     except OSError as exc:
         raise CheckpointError(labels, "", exc.strerror or str(exc)) from exc
     except UnicodeDecodeError as exc:

@@ -31,7 +31,7 @@ def read_key(key: str | None) -> str | None:
     if key is None or not key.startswith("@"):
         return key
     try:
-        return Path(key[1:]).read_text().strip()
+        return Path(key[1:]).read_text("utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as exc:
         raise typer.BadParameter(f"cannot read {key[1:]}: {exc}", param_hint="--key") from exc
 
@@ -43,7 +43,8 @@ def make_client(url: str, key: str | None) -> Client:
     try:
         return Client(url, key=read_key(key))
     except ValueError as exc:
-        raise typer.BadParameter(str(exc), param_hint="--url") from exc
+        hint = "--key" if str(exc).startswith("key:") else "--url"
+        raise typer.BadParameter(str(exc), param_hint=hint) from exc
 
 
 @contextmanager

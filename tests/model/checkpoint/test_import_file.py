@@ -220,7 +220,7 @@ def test_entries_that_do_not_fit_are_all_named_with_their_shapes(
 def test_labels_of_a_file_replace_those_of_the_task(tmp_path: Path, network: SCMRL) -> None:
     file = write(tmp_path / "x.pth.tar", theirs(network))
     labels = tmp_path / "labels.txt"
-    labels.write_text("neutral\nhappy\nsad\nfear\ndisgust\nanger\n")
+    labels.write_text("neutral\nhappy\nsad\nfear\ndisgust\nanger\n", "utf-8-sig")  # of Windows
     card = bring(file, labels=labels).card
     assert card.labels == ("neutral", "happy", "sad", "fear", "disgust", "anger")
     assert "order of the labels: labels.txt" in card.notes

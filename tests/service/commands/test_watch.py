@@ -73,6 +73,11 @@ def test_a_server_that_is_not_there_ends_the_command(
     assert "pass its --url as well" in scmrl("classify", CLIP, "--key", "k", code=2).output
     missing = f"@{tmp_path / 'key'}"
     assert "cannot read" in scmrl("watch", CLIP, "--key", missing, code=2).output
+    two = scmrl("watch", CLIP, "--key", "one two", code=2).output
+    assert "--key" in two
+    assert "has characters" in two
+    (tmp_path / "key").write_text("one\n", "utf-8-sig")
+    assert remote.read_key(missing) == "one"
 
 
 @pytest.mark.parametrize("columns", [120, 85, 80, 72, 60])
