@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from zipfile import is_zipfile
 
 import cv2
 import numpy as np
@@ -142,14 +143,14 @@ def decode_missing(
     decode: Callable[[ClipFiles, Path], list[Finding]],
     console: Console,
 ) -> list[Finding]:
-    """Decode the clips whose entry in `folder` is missing, in threads, under a progress bar.
+    """Decode the clips whose entry in `folder` is missing or incomplete, in threads, under a bar.
 
     `decode` writes an entry and returns what is wrong. Raises DataError where the folder cannot be
     written.
     """
     copies: dict[Path, list[ClipFiles]] = {}  # clips of the same content have one entry
     for files, file in jobs:
-        if not file.is_file():
+        if not is_zipfile(file):  # or cut off, as by a crash of the machine
             copies.setdefault(file, []).append(files)
     missing = [(same[0], file) for file, same in copies.items()]
     findings: list[Finding] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -163,6 +164,13 @@ def test_a_clip_is_decoded_once_even_if_the_run_is_killed(
     task.load(data).training_examples(0, tmp_path)
     assert len(decoded) == 4 + 5
     assert not list((tmp_path / "cache").glob("*.part"))
+    # Entries that a crash of the machine has cut off are written again.
+    for entry, size in zip(sorted((tmp_path / "cache").iterdir()), (0, 1000), strict=False):
+        os.truncate(entry, size)
+    examples = task.load(data).training_examples(0, tmp_path)
+    assert len(decoded) == 4 + 5 + 2
+    assert all(entry.sound() and entry.pictures() for entry in examples.entries)
+    del decoded[-2:]
     # Other content is another entry, and so is another size of pictures.
     movie(data / "cat" / "0.mp4", 0, seed=99)
     task.load(data).training_examples(0, tmp_path)
