@@ -240,7 +240,7 @@ class Settings(BaseSettings):
         le=MAX_BYTES,
     )
     max_parts: int = setting(
-        Topic.UPLOADS, 300, "Maximum parts of a form", "parts", ge=1, le=100_000
+        Topic.UPLOADS, 300, "Maximum parts of a form, for each clip", "parts", ge=1, le=100_000
     )
     max_json_mib: int = setting(
         Topic.UPLOADS, 32, "Maximum body of a request in JSON", "MiB", ge=1, le=4096

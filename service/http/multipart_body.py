@@ -67,7 +67,8 @@ class FormFields:
         """Refuse the names of fields in a query, where they would have no effect. Raises Problem
         INVALID_FIELD."""
         for name in names:
-            if name in self.names:
+            field, _, number = name.rpartition(".")
+            if name in self.names or (self.numbered and number.isdecimal() and field in self.names):
                 detail = f"`{name}` is in the query of the address; send it as a field of the form."
                 raise Problem(Error.INVALID_FIELD, detail, field=name)
 
@@ -257,7 +258,11 @@ class _Reader:
         head = read_head(self._headers)
         self._parts += 1
         if self._parts > self._max_parts:
-            detail = f"The form has too many parts; at most {self._max_parts} are accepted."
+            each = " for each clip" * self._fields.numbered
+            detail = (
+                f"The form has too many parts; at most {self._max_parts} are accepted "
+                f"(SCMRL_MAX_PARTS{each})."
+            )
             raise Problem(Error.TOO_LARGE, detail)
         field, _ = self._fields.split(head.name)
         self._part = _Part(

@@ -102,7 +102,8 @@ async def _read_clips(
         )
     else:
         content_type = request.headers.get("content-type")
-        form = await read_form(content_type, request.stream(), fields, settings.max_parts)
+        most = settings.max_parts * settings.call_clips
+        form = await read_form(content_type, request.stream(), fields, most)
         parse_options(form.values, settings)  # of all clips: its problem names no clip
         clips = clip_forms.split_clips(form, fields, settings.call_clips)
     return clip_forms.parse_clips(clips, settings, name)

@@ -273,7 +273,13 @@ def test_an_upload_over_a_limit_is_413_with_the_limit(tight: httpx.Client, clip:
 def test_too_many_parts_are_413(tight: httpx.Client) -> None:
     response = tight.post(CLASSIFY, files=[("frames", b"1")] * 5)
     assert response.status_code == 413
-    assert "too many parts; at most 4" in problem(response)["detail"]
+    assert "too many parts; at most 4 are accepted (SCMRL_MAX_PARTS)" in problem(response)["detail"]
+    two = [(f"{field}.{n}", b"1") for n in (0, 1) for field in ("frames", "frames", "audio")]
+    answered = tight.post(f"{CLASSIFY}/batch", files=two)
+    assert [result["problem"]["status"] for result in answered.json()["results"]] == [415, 415]
+    response = tight.post(f"{CLASSIFY}/batch", files=two * 44)
+    assert response.status_code == 413
+    assert "at most 256 are accepted (SCMRL_MAX_PARTS for each" in problem(response)["detail"]
 
 
 def test_a_body_over_the_limit_is_413_announced_or_not(tight: httpx.Client) -> None:

@@ -434,4 +434,6 @@ def test_a_field_in_the_query_is_refused_and_not_passed_over(
     assert refused.status_code == 422
     assert refused.json()["field"] == "top_k"
     assert "in the query" in refused.json()["detail"]
+    numbered = service.post(path, params={"top_k.0": 1}, files={"clip": clip})
+    assert numbered.status_code == (422 if path.endswith("batch") else 200)
     assert service.post(path, params={"trace": 1}, files={"clip": clip}).status_code == 200
