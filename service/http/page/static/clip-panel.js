@@ -95,16 +95,15 @@ export function clipPanel(page) {
     byId("answer").removeAttribute("aria-busy");
   };
 
-  const drop = byId("drop");
-  drop.addEventListener("dragover", (event) => {
-    event.preventDefault();
-    drop.classList.add("over");
+  const drop = byId("drop"), panel = byId("panel-clip");
+  // Anywhere on the page, also where a clip has been chosen, which another one replaces.
+  document.addEventListener("dragover", () => panel.classList.add("over"));
+  document.addEventListener("dragleave", (event) => {
+    if (!event.relatedTarget) panel.classList.remove("over"); // it has left the window
   });
-  drop.addEventListener("dragleave", () => drop.classList.remove("over"));
-  drop.addEventListener("drop", (event) => {
-    event.preventDefault();
-    drop.classList.remove("over");
-    if (event.dataTransfer.files.length) add([...event.dataTransfer.files]);
+  document.addEventListener("drop", (event) => {
+    panel.classList.remove("over");
+    if (!panel.hidden && event.dataTransfer.files.length) add([...event.dataTransfer.files]);
   });
   byId("choose").addEventListener("click", () => byId("files").click());
   byId("files").addEventListener("change", (event) => {

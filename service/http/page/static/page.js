@@ -118,7 +118,7 @@ for (const [name, tab] of Object.entries(tabs)) {
   });
 }
 
-// A file that is dropped beside the field must not replace the page.
+// A file that is dropped must not replace the page, in whichever tab.
 for (const event of ["dragover", "drop"]) {
   document.addEventListener(event, (dragged) => dragged.preventDefault());
 }

@@ -6,6 +6,7 @@ skipped without them. Camera and microphone are Chromium's own fake devices.
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 from collections.abc import Iterator
@@ -124,6 +125,27 @@ def test_it_fits_a_telephone_and_is_accessible_in_the_dark(
     assert fits(narrow)
     assert violations(narrow) == []
     context.close()
+
+
+@pytest.mark.parametrize("place", ["#drop", "#answer"])
+def test_a_clip_that_is_dropped_replaces_the_one_before(page: Any, place: str) -> None:
+    page.locator("#files").set_input_files(CLIPS / "digit-3.webm")
+    clip = base64.b64encode((CLIPS / "digit-7.webm").read_bytes()).decode()
+    dropped = page.evaluate_handle(
+        """(clip) => {
+            const bytes = Uint8Array.from(atob(clip), (letter) => letter.charCodeAt(0));
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([bytes], "dropped.webm", { type: "video/webm" }));
+            return transfer;
+        }""",
+        clip,
+    )
+    page.dispatch_event(place, "dragover", {"dataTransfer": dropped})
+    assert "over" in page.locator("#panel-clip").get_attribute("class")
+    page.dispatch_event(place, "drop", {"dataTransfer": dropped})
+    assert page.locator(".files .name").all_inner_texts() == ["dropped.webm"]
+    page.get_by_role("button", name="Classify").click()
+    page.locator(".headline .label").wait_for()
 
 
 def test_a_recording_is_classified(page: Any) -> None:
