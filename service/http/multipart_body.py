@@ -108,6 +108,14 @@ def check_encoding(content_encodings: Sequence[str]) -> None:
         )
 
 
+def _not_a_form(what: str) -> Problem:
+    return Problem(
+        Error.UNREADABLE_FORM,
+        f"{what}; send multipart/form-data with a boundary (curl: -F clip=@FILE), or "
+        "application/json with files in base64.",
+    )
+
+
 async def read_form(
     content_type: str | None, stream: AsyncIterator[bytes], fields: FormFields, max_parts: int
 ) -> Form:
@@ -118,15 +126,14 @@ async def read_form(
     (also for a field that is not among `fields`) or TOO_LARGE.
     """
     if content_type is None:
+        async for chunk in stream:
+            if chunk:
+                raise _not_a_form("The body has no Content-Type")
         return Form()
     kind, options = split_header(content_type)
     boundary = options.get("boundary", "")
     if kind != "multipart/form-data" or not boundary:
-        raise Problem(
-            Error.UNREADABLE_FORM,
-            f"The Content-Type is {content_type[:100]!r}; send multipart/form-data with a boundary "
-            "(curl: -F clip=@FILE), or application/json with files in base64.",
-        )
+        raise _not_a_form(f"The Content-Type is {content_type[:100]!r}")
     reader = _Reader(fields, max_parts)
     try:
         parser = MultipartParser(

@@ -209,16 +209,19 @@ def test_an_unknown_checkpoint_is_404_and_the_known_are_named(
         (part("clip", b"1", "a.mp4") + b"--b--", "multipart/form-data; boundary=other"),
         (part("clip", b"1", "a.mp4"), FORM["Content-Type"]),
         (b"", FORM["Content-Type"]),
+        (b"1", ""),
         (b"--b\r\nContent-Disposition: form-data\r\n\r\n1\r\n--b--", FORM["Content-Type"]),
         (b"--b\r\n" + b"X: 1\r\n" * 50 + b"\r\n1\r\n--b--", FORM["Content-Type"]),
         (b"--b\r\nX: " + b"1" * 9000 + b"\r\n\r\n1\r\n--b--", FORM["Content-Type"]),
         (b"", f"multipart/form-data; boundary={'b' * 300}"),
     ],
-    ids=["json", "urlencoded", "no boundary", "another boundary", "cut off", "nothing",
+    ids=["json", "urlencoded", "no boundary", "another boundary", "cut off", "nothing", "no kind",
          "no name", "many headers", "a long header", "a long boundary"],
 )  # fmt: skip
 def test_a_body_that_is_no_form_is_400(service: httpx.Client, content: bytes, kind: str) -> None:
-    response = service.post(CLASSIFY, content=content, headers={"Content-Type": kind})
+    response = service.post(
+        CLASSIFY, content=content, headers={"Content-Type": kind} if kind else {}
+    )
     assert response.status_code == 400
     problem(response)
 
