@@ -14,7 +14,7 @@ help:
 	@echo "make test    set up, then run all tests"
 	@echo "make quick   linters, type checker and the tests that are not slow, in under a minute"
 	@echo "make lint    ruff and mypy"
-	@echo "make fuzz    tens of thousands of damaged files, then ten thousand good ones"
+	@echo "make fuzz    tens of thousands of damaged files, events too, then ten thousand good ones"
 	@echo "make attacks  latency of good clips beside hostile connections, each kind for a minute and a half"
 	@echo "make try-image  build the image and try it, without a Docker engine (.ci/try_image.py)"
 	@echo "make try-python  serve a clip and run all tests on clean Debians, Python 3.11 to 3.14 (.ci/try_python.py)"
@@ -102,6 +102,7 @@ gpu-check: $(VENV)/.dev
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.fuzz $(ARGS)
+	$(BIN)/python -m tests.fuzz --events --count 2000
 	$(BIN)/python -m tests.fuzz.endurance
 
 attacks: $(VENV)/.dev

@@ -101,7 +101,8 @@ FIELDS: tuple[UploadField, ...] = (
         kinds=("events",),
         reader="service.decoding.events:read_events",
         description="For checkpoints trained on events: those of an event camera, as .npz (x, y, t "
-        "in µs, p), AEDAT 4, EVT 2.0 or 3.0, or N-MNIST (.bin, .bs2).",
+        "in µs, p), AEDAT 4, AER-DAT 1.0 or 2.0 of a DVS128 (jAER), EVT 2.0 or 3.0, or N-MNIST "
+        "(.bin, .bs2).",
     ),
     UploadField(
         name="audio_events",

@@ -17,7 +17,7 @@ CLASSIFY = "/v1/classify"
 #: Acceptable statuses for a damaged file: it can be read, is rejected, or takes too long.
 ALLOWED = frozenset({200, 413, 415, 422, 504})
 _PICTURES = {".png", ".jpg", ".webp", ".bmp", ".tiff", ".gif", ".avif"}
-_EVENTS = {".npz", ".raw", ".aedat4", ".bs2"}
+_EVENTS = {".npz", ".raw", ".aedat4", ".aedat", ".bs2"}
 _SOUNDS = {".wav", ".flac", ".ogg", ".mp3", ".m4a"}
 
 

@@ -54,5 +54,7 @@ def seeds(scratch: Path) -> list[Seed]:
     files = [Seed(name, event_files.encode(camera, scratch / name, **options))
              for name, options in formats.items()]  # fmt: skip
     npz = event_files.npz(x=camera["x"], y=camera["y"], t=camera["t"], p=camera["on"])
-    return [*files, Seed("camera.npz", npz), Seed("nmnist.bs2", event_files.nmnist(small)),
-            Seed("cochlea.npz", cochlea())]  # fmt: skip
+    dvs128 = camera[(camera["x"] < 128) & (camera["y"] < 128)]
+    jaer = event_files.aerdat(dvs128["x"], dvs128["y"], dvs128["t"], dvs128["on"])
+    files += [Seed("camera.npz", npz), Seed("jaer.aedat", jaer)]
+    return [*files, Seed("nmnist.bs2", event_files.nmnist(small)), Seed("cochlea.npz", cochlea())]

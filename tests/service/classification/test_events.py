@@ -9,8 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
+from service.classification.upload_fields import FIELDS
 from tests.fuzz.barrage import ALLOWED
-from tests.fuzz.event_files import cochlea, save_checkpoint
+from tests.fuzz.event_files import cochlea, save_checkpoint, seeds
 from tests.fuzz.mutations import mutated
 from tests.model.media.events import event_files
 from tests.service.running_server import running
@@ -61,6 +62,15 @@ def test_other_formats_and_one_stream_alone_answer_alike(
     assert aedat["streams"]["visual"]["width"] == 346
 
 
+def test_every_format_is_answered_and_described(service: httpx.Client, tmp_path: Path) -> None:
+    for file in seeds(tmp_path):
+        response = service.post("/v1/classify", files=file.form(file.data))
+        assert response.status_code == 200, (file.name, response.text)
+    described = next(row.description for row in FIELDS if row.name == "events")
+    for name in (".npz", "AEDAT 4", "AER-DAT", "EVT 2.0 or 3.0", "N-MNIST"):
+        assert name in described
+
+
 @pytest.mark.parametrize(
     ("files", "status", "message"),
     [
@@ -81,10 +91,10 @@ def test_what_cannot_be_used_is_refused_with_the_field(
 
 
 def test_damaged_files_get_no_500(service: httpx.Client, tmp_path: Path) -> None:
-    datas = [CAMERA_NPZ, event_files.encode(CAMERA, tmp_path / "file.aedat4"),
-             event_files.encode(CAMERA, tmp_path / "file.raw", version="evt3")]  # fmt: skip
+    files = seeds(tmp_path)
+    datas = [file.data for file in files]
     for number in range(60):
-        _, data = mutated(datas, number)
-        response = service.post("/v1/classify", files={"events": data})
-        assert response.status_code in ALLOWED, (number, response.text)
+        index, data = mutated(datas, number)
+        response = service.post("/v1/classify", files=files[index].form(data))
+        assert response.status_code in ALLOWED, (files[index].name, number, response.text)
     assert service.get("/readyz").status_code == 200
