@@ -121,7 +121,8 @@ def _run(study: str, values: dict[str, Any]) -> None:
         options = StudyOptions.of(**values, shipped=WEIGHTS, study=study, command=command)
         table = run_study(options, Console())
     except (OptionsError, RunError, DataError, CheckpointError) as exc:
-        fail(str(exc), UNUSABLE)
+        # Data folders advise a flag of `scmrl train`.
+        fail(str(exc).replace("--skip-faulty", "--task-options skip-faulty=true"), UNUSABLE)
     except OSError as exc:
         fail(str(exc), 1)
     except KeyboardInterrupt as exc:

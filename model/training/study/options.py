@@ -74,6 +74,10 @@ class StudyOptions:
         "without cross-modal residuals; weighted, sca, cmci, taaf, cmqka; alone, each stream by "
         "itself; as-is, the checkpoint of --init-from. The others are compared with the first.",
     )
+    task_options: str = option(
+        "", "Options of the task, those of `scmrl train TASK`, joined with commas: "
+        "split=subjects,skip-faulty=true. With --epochs 0 those of the checkpoint hold.",
+    )  # fmt: skip
     seeds: int = option(3, "Runs of each variant, with other seeds.", between=(1, 100))
     start_epochs: int = option(
         8, "Epochs with each stream alone, from which all variants start.", between=(0, 10_000)

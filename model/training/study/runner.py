@@ -18,9 +18,9 @@ from model.training.study.examiner import Examiner, Measured, Run, Values
 from model.training.study.measures import measure_alpha, measure_modalities, measure_parts
 from model.training.study.options import StudyOptions
 from model.training.study.sweeps import measure_exit, measure_noise, measure_steps
+from model.training.study.task_choice import task_of
 from model.training.study.variants import Variant
 from model.training.task import Task, streams_alone
-from model.training.tasks import TASKS
 from model.training.train import train
 
 #: The files of a study in its folder.
@@ -51,7 +51,7 @@ def run_study(options: StudyOptions, console: Console | None = None) -> Path:
     make_folder("out", options.out)
     if options.epochs and options.init_from is None:
         console.print(f"warning: {_NEW}", style="bold yellow", markup=False)
-    task = TASKS[options.task]().for_data(options.data)
+    task = task_of(options)
     variants = options.variants_of(task)
     examiner = Examiner(options, task, task.load(options.data), _measure)
     results: dict[Variant, list[Measured]] = {}
