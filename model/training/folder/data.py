@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,18 +22,14 @@ from model.training.folder.findings import FATAL, Finding, report
 from model.training.folder.inspection import duplicates
 from model.training.folder.settings import RATE
 from model.training.folder.split import DEVELOPMENT, PARTS, TEST, TRAIN, too_few
+from model.training.folder.split_table import LEFT_OUT, write_split
 from model.training.task import DataError, LabelledClip
 
 if TYPE_CHECKING:
     from model.media.types import Clip
 
-#: The table of clips and their parts, beside a checkpoint.
-SPLIT = "split.csv"
 #: The folder of decoded clips, beside the folders of runs.
 CACHE = "cache"
-_COLUMNS = ("file", "label", "group", "split", "sha256")
-#: Part in split.csv of clips with a fault.
-_LEFT_OUT = "left out"
 
 
 @dataclass(frozen=True)
@@ -62,6 +57,11 @@ class Part:
     files: ClipFiles
     digest: str
     part: str
+
+
+def row_of(clip: Part, part: str) -> tuple[str, str, str, str, str]:
+    """Return the row of a clip in split.csv."""
+    return clip.files.name, clip.files.label, clip.files.group, part, clip.digest
 
 
 class FolderData:
@@ -213,15 +213,8 @@ class FolderData:
 
     def record(self, folder: Path) -> None:
         """Write split.csv: which clips were trained on, so that no evaluation measures them."""
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / SPLIT).open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(_COLUMNS)
-            rows = [(clip, clip.part) for clip in self.parts]
-            rows += [(clip, _LEFT_OUT) for clip in self.left_out]
-            for clip, part in rows:
-                files = clip.files
-                writer.writerow((files.name, files.label, files.group, part, clip.digest))
+        write_split(folder, [*(row_of(clip, clip.part) for clip in self.parts),
+                             *(row_of(clip, LEFT_OUT) for clip in self.left_out)])  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -252,34 +245,6 @@ def digests(clips: Sequence[ClipFiles]) -> dict[str, str]:
         except OSError as exc:
             raise DataError(f"{clip.name}: cannot be read: {exc.strerror}") from exc
     return result
-
-
-def recorded_parts(folder: Path) -> dict[str, str]:
-    """Return the part of each clip in a checkpoint's split.csv by its digest; a clip that was left
-    out has none of PARTS.
-
-    Raises DataError where split.csv is missing or damaged.
-    """
-    file = folder / SPLIT
-    try:
-        with file.open(newline="") as stream:
-            rows = list(csv.DictReader(stream))
-        if any(row["split"] not in (*PARTS, _LEFT_OUT) for row in rows):
-            raise KeyError("split")
-        # Of a clip that was left out as a copy of another, the other's part counts.
-        rows.sort(key=lambda row: row["split"] != _LEFT_OUT)
-        return {row["sha256"]: row["split"] for row in rows}
-    except OSError as exc:
-        raise DataError(f"{file}: {exc.strerror}; it lists the clips that were trained on") from exc
-    except (csv.Error, KeyError, UnicodeDecodeError) as exc:
-        raise DataError(f"{file}: damaged; it must have columns {', '.join(_COLUMNS)}") from exc
-
-
-def seen_digests(folder: Path) -> set[str]:
-    """Return the digests of the clips that a checkpoint was trained on and chosen by, and of those
-    that were left out. Raises DataError, as `recorded_parts`.
-    """
-    return {digest for digest, part in recorded_parts(folder).items() if part != TEST}
 
 
 def is_grouped(clips: Sequence[ClipFiles]) -> bool:

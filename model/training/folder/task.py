@@ -276,7 +276,8 @@ class FolderTask:
         return limit_per_class(assigned, self.per_class, self.split_seed)
 
     def _parts(self, folder: Path, listing: Listing) -> list[Part]:
-        from model.training.folder.data import Part, digests, recorded_parts
+        from model.training.folder.data import Part, digests
+        from model.training.folder.split_table import recorded_parts
 
         if not listing.clips:
             raise DataError(report(folder, listing.findings, 0))

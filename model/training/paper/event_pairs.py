@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,17 +17,15 @@ from model.media.events.reader import read_camera_events
 from model.media.events.types import CameraEvents, ChannelEvents
 from model.media.types import Clip, MediaError, Unusable
 from model.preprocess.specs import EventFrameSpec, Spec
-from model.training.folder.data import SPLIT, seen_digests
 from model.training.folder.findings import FATAL, Finding, report
 from model.training.folder.split import DEVELOPMENT, PARTS, TEST, TRAIN
+from model.training.folder.split_table import SPLIT, seen_digests, write_split
 from model.training.paper.event_examples import EventExamples, EventPair
 from model.training.paper.mnist_dvs import Recording
 from model.training.paper.ntidigits import NTIDigits, SpokenDigit
 from model.training.task import DataError, LabelledClip
 
 _T = TypeVar("_T")
-
-_COLUMNS = ("file", "label", "group", "split", "sha256")
 
 
 @dataclass(frozen=True)
@@ -248,16 +245,14 @@ class EventPairData:
 
     def record(self, folder: Path) -> None:
         """Write split.csv: the part of each recording."""
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / SPLIT).open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(_COLUMNS)
-            for part in PARTS:
-                for recording in self.recordings[part]:
-                    name = recording.path.relative_to(self.data).as_posix()
-                    writer.writerow(
-                        (name, recording.digit, recording.number, part, _digest(recording.path))
-                    )
+        write_split(
+            folder,
+            (
+                (each.path.relative_to(self.data).as_posix(), each.digit, each.number, part,
+                 _digest(each.path))
+                for part in PARTS for each in self.recordings[part]
+            ),
+        )  # fmt: skip
 
 
 def split_recordings(

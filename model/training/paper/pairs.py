@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,17 +15,14 @@ from model.arrays import Float32Array
 from model.preprocess.frames import stretch_picture
 from model.preprocess.specs import FrameSpec, Spec, SpectrogramSpec
 from model.training.folder.clip_files import ClipFiles
-from model.training.folder.data import CACHE, SPLIT, FolderClip, Part, digests, seen_digests
+from model.training.folder.data import CACHE, FolderClip, Part, digests, row_of
 from model.training.folder.examples import ServedExamples, turn_order
 from model.training.folder.findings import FATAL, Finding, report
 from model.training.folder.split import DEVELOPMENT, PARTS, TEST, TRAIN
+from model.training.folder.split_table import LEFT_OUT, SPLIT, seen_digests, write_split
 from model.training.paper.crop import draw_crop
 from model.training.paper.store import Pair, PairStore, is_remark
 from model.training.task import BatchPlan, DataError, LabelledClip
-
-_COLUMNS = ("file", "label", "group", "split", "sha256")
-#: Part in split.csv of pairs with a fault.
-_LEFT_OUT = "left out"
 
 
 @dataclass(frozen=True)
@@ -230,15 +226,8 @@ class PairData:
 
     def record(self, folder: Path) -> None:
         """Write split.csv: the part of each clip."""
-        folder.mkdir(parents=True, exist_ok=True)
-        rows = [(clip, clip.part) for clip in self.parts]
-        rows += [(clip, _LEFT_OUT) for clip in self.left_out]
-        with (folder / SPLIT).open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(_COLUMNS)
-            for clip, part in rows:
-                files = clip.files
-                writer.writerow((files.name, files.label, files.group, part, clip.digest))
+        write_split(folder, [*(row_of(clip, clip.part) for clip in self.parts),
+                             *(row_of(clip, LEFT_OUT) for clip in self.left_out)])  # fmt: skip
 
 
 def _without_clips(parts: Sequence[tuple[ClipFiles, str]], labels: Sequence[str]) -> list[Finding]:

@@ -18,13 +18,14 @@ from model.media.reader import read_clip
 from model.preprocess.prepare import prepare
 from model.training.folder import cache as caching
 from model.training.folder.clip_files import ClipFiles
-from model.training.folder.data import seen_digests
 from model.training.folder.findings import Finding
+from model.training.folder.split_table import seen_digests
 from model.training.folder.task import FolderTask
 from model.training.mp4_encoder import Footage, encode
 from model.training.options import OptionsError
 from model.training.speech.recording import Recording
 from model.training.task import BatchPlan, DataError
+from tests.model.test_whole_file import full_disk
 from tests.model.training.folder.clip_files import (
     RATE,
     movie,
@@ -200,6 +201,23 @@ def test_copies_of_a_clip_are_decoded_once_and_each_is_reported(
     assert len(decoded) == 4 + 4 + 1
     assert "unreadable (5)" in str(raised.value)
     assert "duplicate (8)" in str(raised.value)
+
+
+def test_the_table_of_clips_is_whole_or_the_one_before(data: Path, tmp_path: Path) -> None:
+    """A clip that is trained on and not in it would be tested on."""
+    loaded = SMALL.for_data(data).load(data)
+    run = tmp_path / "run"
+    loaded.record(run)
+    trained_on = seen_digests(run)
+    file = run / "split.csv"
+    with full_disk(200), pytest.raises(OSError, match=str(file)):
+        loaded.record(run)
+    assert seen_digests(run) == trained_on
+    assert list(run.iterdir()) == [file]
+    for content in (b"", file.read_bytes().partition(b"\n")[0]):
+        file.write_bytes(content)
+        with pytest.raises(DataError, match=r"split\.csv: damaged"):
+            seen_digests(run)
 
 
 def test_few_clips_are_in_memory_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
