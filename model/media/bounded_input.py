@@ -49,8 +49,8 @@ class BoundedInput(io.BytesIO):
         self._started_at = None
         if self._is_exhausted:
             raise TooLarge(
-                f"reading its headers and packets takes more than {self._limit_s:g} s of CPU time "
-                "(max_demux_cpu_s)"
+                f"reading its headers and packets takes more than {self._limit_s:g} s of CPU time",
+                limit="max_demux_cpu_s",
             )
 
     def read(self, size: int | None = -1, /) -> bytes:

@@ -219,14 +219,16 @@ class _PacketReader:
             if remaining_bytes < 0:  # Matroska's packets may be compressed
                 raise TooLarge(
                     "its packets are too large when inflated; at most the size of the file and "
-                    f"{self._limits.max_inflated_bytes} bytes are accepted (max_inflated_bytes)"
+                    f"{self._limits.max_inflated_bytes} bytes are accepted",
+                    limit="max_inflated_bytes",
                 )
             if size:
                 self.is_complete = not packet.is_corrupt
                 yield packet
         raise TooLarge(
             f"the file has too many packets; at most {max_packets} are accepted for "
-            f"{self._limits.max_duration_s:g} s (max_duration_s)"
+            f"{self._limits.max_duration_s:g} s",
+            limit="max_duration_s",
         )
 
 

@@ -24,10 +24,12 @@ _DAMAGED = (
 _MAX_ARRAYS = 16
 
 
-def read_arrays(data: bytes, max_values: int, noun: str) -> dict[str, NDArray[Any]]:
+def read_arrays(
+    data: bytes, max_values: int, noun: str, limit: str | None = None
+) -> dict[str, NDArray[Any]]:
     """Return the arrays of an archive by name, each of at most `max_values` values.
 
-    `noun` names the values in messages: "events". Raises MediaError.
+    `noun` names the values in messages: "events"; `limit`: as of MediaError. Raises MediaError.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -37,7 +39,8 @@ def read_arrays(data: bytes, max_values: int, noun: str) -> dict[str, NDArray[An
                     f"the archive has {len(members)} arrays; at most {_MAX_ARRAYS} are accepted"
                 )
             return {
-                name: _member(archive, info, max_values, noun) for name, info in members.items()
+                name: _member(archive, info, max_values, noun, limit)
+                for name, info in members.items()
             }
     except MediaError:
         raise
@@ -46,7 +49,7 @@ def read_arrays(data: bytes, max_values: int, noun: str) -> dict[str, NDArray[An
 
 
 def _member(
-    archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_values: int, noun: str
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_values: int, noun: str, limit: str | None
 ) -> NDArray[Any]:
     """Read one array, after a look at its header: a small archive can hold a huge array."""
     with archive.open(info) as file:
@@ -59,7 +62,8 @@ def _member(
             raise ValueError("an array of objects")
         count = int(np.prod(shape, dtype=np.float64))
         if count > max_values:
-            raise TooLarge(f"it has {count} {noun}; at most {max_values} are accepted")
+            detail = f"it has {count} {noun}; at most {max_values} are accepted"
+            raise TooLarge(detail, limit=limit)
         size = count * dtype.itemsize
         content = file.read(size)
         if len(content) < size:

@@ -118,8 +118,9 @@ def read_pictures(datas: Sequence[bytes], *, limits: Limits = _DEFAULTS) -> Pict
         try:
             frames.append(picture_file.shrink(read_picture(data, limits=limits), max_pixels))
         except MediaError as error:
-            prefix = f"picture {number} of {len(datas)}: " if len(datas) > 1 else ""
-            raise type(error)(prefix + error.detail) from error
+            if len(datas) == 1:
+                raise
+            raise error.within(f"picture {number} of {len(datas)}") from error
     return Pictures(tuple(frames), tuple(float(index) for index in range(len(frames))))
 
 
@@ -127,7 +128,8 @@ def _check_count(frames: int, limits: Limits) -> None:
     if frames < 1:
         raise Unusable("0 pictures: at least one is needed")
     if frames > limits.max_frames:
-        raise TooLarge(f"{frames} pictures; at most {limits.max_frames} are accepted")
+        detail = f"{frames} pictures; at most {limits.max_frames} are accepted"
+        raise TooLarge(detail, limit="max_frames")
 
 
 @contextmanager

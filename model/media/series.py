@@ -65,7 +65,8 @@ def make_series(time_s: Float64Array, values: Float64Array, limits: Limits) -> S
     if seconds > limits.max_duration_s + SLACK_S:
         raise TooLarge(
             f"its values last {seconds:g} s; at most {limits.max_duration_s:g} s are accepted "
-            "(times are in seconds)"
+            "(times are in seconds)",
+            limit="max_duration_s",
         )
     if (largest := float(np.abs(values).max())) > float(np.finfo(np.float32).max):
         raise Unusable(f"a value is {largest:g}, which is outside float32")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +16,18 @@ if TYPE_CHECKING:
 
 class MediaError(ValueError):
     """A file cannot be used. `detail` is the message for the client; `file`: the file's number
-    among several, from 0."""
+    among several, from 0; `limit`: the field of Limits that it exceeds, one that is a setting
+    of the service, with the same name."""
 
-    def __init__(self, detail: str, file: int | None = None) -> None:
+    def __init__(self, detail: str, file: int | None = None, limit: str | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
         self.file = file
+        self.limit = limit
+
+    def within(self, name: str, file: int | None = None) -> Self:
+        """Return this error with the name of the file, which is one of several."""
+        return type(self)(f"{name}: {self.detail}", file, self.limit)
 
 
 class UnknownFormat(MediaError):

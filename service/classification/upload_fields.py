@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from service.classification.options import Options
 from service.errors import Error, Problem
+from service.setting_names import variable
 
 if TYPE_CHECKING:
     from service.settings import Settings
@@ -248,7 +249,8 @@ def _check_field(row: UploadField, files: Sequence[bytes], settings: Settings) -
         detail = f"`{row.name}` was sent {len(files)} times; send it once."
         raise Problem(Error.INVALID_FIELD, detail, field=row.name)
     if row.max_files is not None and len(files) > (limit := getattr(settings, row.max_files)):
-        detail = f"There are {len(files)} `{row.name}`; at most {limit} are accepted."
+        accepted = f"at most {limit} are accepted ({variable(row.max_files)})"
+        detail = f"There are {len(files)} `{row.name}`; {accepted}."
         raise Problem(Error.TOO_LARGE, detail, field=row.name)
     for number, data in enumerate(files, start=1):
         if not data:

@@ -19,6 +19,7 @@ from service.decoding.job import DecodeRequest, DecodeResult, StreamInfo
 from service.decoding.readers import Reader, ReadOptions
 from service.decoding.sources import Missing, Source
 from service.errors import Error, Problem
+from service.setting_names import variable
 
 #: Sources by field and kind of stream.
 _Sources = Mapping[str, Mapping[str, Source | Missing]]
@@ -145,4 +146,6 @@ def _problems_naming(field: str) -> Iterator[None]:
     except MediaError as exc:
         errors = {UnknownFormat: Error.UNKNOWN_FORMAT, TooLarge: Error.TOO_LARGE}
         error = errors.get(type(exc), Error.UNUSABLE)
-        raise Problem(error, f"`{field}`: {exc.detail}.", field=field, file=exc.file) from exc
+        setting = "" if exc.limit is None else f" ({variable(exc.limit)})"
+        detail = f"`{field}`: {exc.detail}{setting}."
+        raise Problem(error, detail, field=field, file=exc.file) from exc

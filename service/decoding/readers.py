@@ -85,7 +85,7 @@ def read_frames(files: Sequence[bytes], options: ReadOptions) -> dict[str, Sourc
         try:
             picture = reader.read_picture(data, limits=options.limits)
         except MediaError as exc:
-            raise type(exc)(f"picture {index + 1} of {count}: {exc.detail}", index) from exc
+            raise exc.within(f"picture {index + 1} of {count}", index) from exc
         if index in needed:
             pictures[index] = shrink(picture, largest)
     times_s = tuple(float(index) for index in pictures)

@@ -166,7 +166,8 @@ def _file(name: str, text: Any, max_bytes: int) -> bytes:
     prefix = DATA_URL.match(text)
     encoded = text[prefix.end() :] if prefix else text
     if len(encoded) > (max_bytes + 2) // 3 * 4:
-        detail = f"The file in `{name}` is too large; at most {max_bytes} bytes are accepted."
+        accepted = f"at most {max_bytes} bytes are accepted (SCMRL_MAX_FILE_BYTES)"
+        detail = f"The file in `{name}` is too large; {accepted}."
         raise Problem(Error.TOO_LARGE, detail, field=name)
     try:
         return base64.b64decode(encoded, validate=True)

@@ -176,7 +176,8 @@ class _Part:
         if self._size > self._max_bytes:
             self._check_is_file(b"".join(self._chunks))  # the detail names text, however long it is
             kind = "file" if self._is_file_field else "value"
-            maximum = f"at most {self._max_bytes} bytes are accepted"
+            setting = " (SCMRL_MAX_FILE_BYTES)" if self._is_file_field else ""
+            maximum = f"at most {self._max_bytes} bytes are accepted{setting}"
             detail = f"The {kind} in `{name}` is too large; {maximum}."
             raise Problem(Error.TOO_LARGE, detail, field=name)
 

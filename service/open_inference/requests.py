@@ -15,6 +15,7 @@ from service.classification.served_classifier import Content
 from service.classification.upload_fields import InputFiles, UploadField, checkpoint_fields
 from service.errors import Error, Problem
 from service.open_inference.tensors import Tensor
+from service.setting_names import variable
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -145,7 +146,8 @@ def _files(
         if not isinstance(data, bytes):
             raise _invalid(tensor, "an element is no file")
         if len(data) > max_bytes:
-            detail = f"Input `{row.name}`: a file has at most {max_bytes} bytes."
+            accepted = f"a file has at most {max_bytes} bytes ({variable(row.max_bytes)})"
+            detail = f"Input `{row.name}`: {accepted}."
             raise Problem(Error.TOO_LARGE, detail, field=row.name)
     return [[data for data in clip if data] for clip in files]
 

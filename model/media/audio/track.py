@@ -184,15 +184,18 @@ def check_sound(rate: int, channels: int, length: int, limits: Limits) -> None:
     """Raise TooLarge or Unusable if a sound of `length` samples per channel exceeds the limits."""
     accepted = f"{limits.min_sample_rate} to {limits.max_sample_rate} Hz are accepted"
     if rate > limits.max_sample_rate:
-        raise TooLarge(f"its sound has a sample rate of {rate} Hz; {accepted}")
+        detail = f"its sound has a sample rate of {rate} Hz; {accepted}"
+        raise TooLarge(detail, limit="max_sample_rate")
     if rate < limits.min_sample_rate:
         raise Unusable(f"its sound has a sample rate of {rate} Hz; {accepted}")
     if channels > limits.max_channels:
         raise TooLarge(
-            f"its sound has {channels} channels; at most {limits.max_channels} are accepted"
+            f"its sound has {channels} channels; at most {limits.max_channels} are accepted",
+            limit="max_channels",
         )
     if length > (limits.max_duration_s + SLACK_S) * rate:
-        raise TooLarge(f"its sound is longer than {limits.max_duration_s:g} s")
+        detail = f"its sound is longer than {limits.max_duration_s:g} s"
+        raise TooLarge(detail, limit="max_duration_s")
     if length * channels > limits.max_samples:
         raise TooLarge(
             f"its sound has too many samples; at most {limits.max_samples} over all channels are "

@@ -53,7 +53,7 @@ def pack_channels(events: ChannelEvents) -> bytes:
 
 def _read(data: bytes, names: Sequence[str], limits: Limits) -> Mapping[str, NDArray[Any]]:
     """Return the arrays of these names, all of one length, and the others that are small."""
-    arrays = read_arrays(data, limits.max_events, "events")
+    arrays = read_arrays(data, limits.max_events, "events", "max_events")
     for array in list(arrays.values()):
         if array.dtype.names and set(names) <= set(array.dtype.names):
             arrays |= {name: array[name] for name in array.dtype.names}

@@ -104,7 +104,8 @@ def unwrap(time: Integers, bits: int) -> Integers:
 def check_count(count: int, limits: Limits) -> None:
     """Raise TooLarge for more events than are accepted."""
     if count > limits.max_events:
-        raise TooLarge(f"it has {count} events; at most {limits.max_events} are accepted")
+        detail = f"it has {count} events; at most {limits.max_events} are accepted"
+        raise TooLarge(detail, limit="max_events")
 
 
 def _order(time_us: Integers, limits: Limits) -> Integers | slice:
@@ -117,6 +118,7 @@ def _order(time_us: Integers, limits: Limits) -> Integers | slice:
     seconds = (float(time_us.max()) - float(time_us.min())) / 1e6 if len(time_us) else 0.0
     if seconds > limits.max_duration_s + SLACK_S:
         raise TooLarge(
-            f"its events last {seconds:.1f} s; at most {limits.max_duration_s:g} s are accepted"
+            f"its events last {seconds:.1f} s; at most {limits.max_duration_s:g} s are accepted",
+            limit="max_duration_s",
         )
     return order

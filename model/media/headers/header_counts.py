@@ -92,7 +92,8 @@ def _check_id3_inflated(body: bytes, limits: Limits) -> None:
             if remaining < 0 or name == b"CHAP":
                 raise TooLarge(
                     "the frames of its ID3 tag are too large when inflated; at most "
-                    f"{limits.max_inflated_bytes} bytes are accepted (max_inflated_bytes)"
+                    f"{limits.max_inflated_bytes} bytes are accepted",
+                    limit="max_inflated_bytes",
                 )
         # Some programs write plain 32-bit lengths instead of synchsafe ones.
         next_offset = offset + _ID3_HEAD_BYTES + _read_synchsafe(length)

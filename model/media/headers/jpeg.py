@@ -41,8 +41,8 @@ def check_scans(data: bytes, width: int, height: int, limits: Limits) -> None:
         if number == max_scans:
             raise TooLarge(
                 f"the JPEG of {width} x {height} pixels has more than {max_scans} scans; width x "
-                f"height x scans may be at most {limits.max_composed_pixels} pixels "
-                "(max_composed_pixels)"
+                f"height x scans may be at most {limits.max_composed_pixels} pixels",
+                limit="max_composed_pixels",
             )
 
 

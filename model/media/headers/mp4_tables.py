@@ -90,7 +90,8 @@ class _Tables:
         if self._entries + sum(track.packets for track in self._tracks) > max_entries:
             raise TooLarge(
                 f"its tables list too many entries or samples; at most {max_entries} are accepted "
-                f"for {self._limits.max_duration_s:g} s (max_duration_s)"
+                f"for {self._limits.max_duration_s:g} s",
+                limit="max_duration_s",
             )
 
     def read(self, data: bytes) -> None:
@@ -146,7 +147,8 @@ def _inflate(data: bytes, limits: Limits) -> bytes:
     if len(boxes) > limits.max_inflated_bytes:
         raise TooLarge(
             f"its headers are too large when inflated; at most {limits.max_inflated_bytes} bytes "
-            "are accepted (max_inflated_bytes)"
+            "are accepted",
+            limit="max_inflated_bytes",
         )
     return boxes
 

@@ -97,7 +97,8 @@ def _remaining_after_stream(
     if length > max_length:
         raise TooLarge(
             "the PNG's texts, profiles and surplus pixel data are too large when inflated; at most "
-            f"{limits.max_inflated_bytes} bytes are accepted (max_inflated_bytes)"
+            f"{limits.max_inflated_bytes} bytes are accepted",
+            limit="max_inflated_bytes",
         )
     return remaining - max(0, length - expected)
 

@@ -19,7 +19,8 @@ def check_composed_pixels(frames: int, width: int, height: int, limits: Limits) 
     if frames * width * height > limits.max_composed_pixels:
         raise TooLarge(
             f"it has {frames} pictures of {width} x {height} pixels; width x height x pictures "
-            f"may be at most {limits.max_composed_pixels} pixels (max_composed_pixels)"
+            f"may be at most {limits.max_composed_pixels} pixels",
+            limit="max_composed_pixels",
         )
 
 
@@ -50,7 +51,8 @@ def read_webp_animation(data: bytes, frames: int, limits: Limits) -> Pictures:
     ends_s = np.cumsum(np.maximum(durations_ms, 1)) / 1000
     duration_s = ends_s[-1]
     if duration_s > limits.max_duration_s + SLACK_S:
-        raise TooLarge(f"its pictures last longer than {limits.max_duration_s:g} s")
+        detail = f"its pictures last longer than {limits.max_duration_s:g} s"
+        raise TooLarge(detail, limit="max_duration_s")
     centres_s = [(part + 0.5) / frames * duration_s for part in range(frames)]
     indices = [min(bisect_right(ends_s, centre), len(ends_s) - 1) for centre in centres_s]
     max_pixels = limits.max_total_pixels // len(set(indices))

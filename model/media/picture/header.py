@@ -71,7 +71,8 @@ def check_size(width: int, height: int, limits: Limits) -> None:
     """Raise TooLarge if the picture has more than `max_pixels` pixels."""
     if width * height > limits.max_pixels:
         raise TooLarge(
-            f"the picture is {width} x {height} pixels; at most {limits.max_pixels} are accepted"
+            f"the picture is {width} x {height} pixels; at most {limits.max_pixels} are accepted",
+            limit="max_pixels",
         )
 
 

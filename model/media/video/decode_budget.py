@@ -59,8 +59,8 @@ class DecodeBudget:
     def _too_many_pixels(self, frames: str, width: int, height: int) -> TooLarge:
         return TooLarge(
             f"reading its pictures requires decoding {frames} of {width} x {height} pixels; "
-            f"width x height x frames may be at most {self._limits.max_decoded_pixels} pixels "
-            "(max_decoded_pixels)"
+            f"width x height x frames may be at most {self._limits.max_decoded_pixels} pixels",
+            limit="max_decoded_pixels",
         )
 
     def _check_scans(self, data: bytes, width: int, height: int) -> None:
@@ -71,5 +71,6 @@ class DecodeBudget:
         if self._scan_pixels < 0:
             raise TooLarge(
                 "its JPEG frames have too many scans; width x height x scans may be at most "
-                f"{self._limits.max_composed_pixels} pixels (max_composed_pixels)"
+                f"{self._limits.max_composed_pixels} pixels",
+                limit="max_composed_pixels",
             )

@@ -137,7 +137,8 @@ def _max_threads(context: Any, limits: Limits) -> int:
 def _check_size(width: int, height: int, limits: Limits) -> None:
     if width * height > limits.max_pixels:
         raise TooLarge(
-            f"its pictures are {width} x {height} pixels; at most {limits.max_pixels} are accepted"
+            f"its pictures are {width} x {height} pixels; at most {limits.max_pixels} are accepted",
+            limit="max_pixels",
         )
 
 

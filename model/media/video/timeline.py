@@ -90,7 +90,8 @@ class Timeline:
             segments = segmenter.segments(holds_frames=False)
         if self._span_s(segments) > self._limit_s + SLACK_S:
             raise TooLarge(
-                f"its pictures last longer than {self._limit_s:g} s, by their time stamps"
+                f"its pictures last longer than {self._limit_s:g} s, by their time stamps",
+                limit="max_duration_s",
             )
         if segments:
             self._end_s = self._clip_end_s(segments, header_end_s, sound)

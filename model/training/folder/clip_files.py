@@ -95,7 +95,7 @@ class ClipFiles:
             try:
                 part = self._read(file, frames, sound=is_sound, pictures=not is_sound)
             except MediaError as exc:
-                raise type(exc)(f"{file.name}: {exc.detail}") from exc
+                raise exc.within(file.name) from exc
             sound, pictures = part.sound or sound, part.pictures or pictures
             problems[is_sound] = part.sound_problem if is_sound else part.pictures_problem
         return Clip(sound, pictures, problems.get(True), problems.get(False))

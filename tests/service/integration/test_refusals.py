@@ -261,11 +261,11 @@ def test_an_upload_over_a_limit_is_413_with_the_limit(tight: httpx.Client, clip:
     picture = png(np.zeros((9, 9, 3), np.uint8))
     sound = wav(tone(0.5))
     for files, field, limit in (
-        ({"clip": bytes(60_000)}, "clip", "50000"),
-        ({"clip": clip}, "clip", "1 s"),
-        ({"audio": wav(tone(1.5)[::2])[:-3], "video": clip}, "video", "1 s"),
-        ([("frames", picture)] * 3 + [("audio", sound)], "frames", "2"),
-        ({"frames": png(np.zeros((200, 200, 3), np.uint8))}, "frames", "10000"),
+        ({"clip": bytes(60_000)}, "clip", "50000 bytes are accepted (SCMRL_MAX_FILE_BYTES)"),
+        ({"clip": clip}, "clip", "1 s (SCMRL_MAX_DURATION_S)"),
+        ({"audio": wav(tone(1.5)[::2])[:-3], "video": clip}, "video", "(SCMRL_MAX_DURATION_S)"),
+        ([("frames", picture)] * 3 + [("audio", sound)], "frames", "2 are accepted (SCMRL_MAX_FRA"),
+        ({"frames": png(np.zeros((200, 200, 3), np.uint8))}, "frames", "(SCMRL_MAX_PIXELS)"),
     ):
         response = tight.post(CLASSIFY, files=files)
         body = problem(response)
