@@ -192,13 +192,25 @@ def decode_clips(
 def decode_within_memory(
     clips: Iterable[LabelledClip], steps: int, evaluator: Evaluator
 ) -> list[EvaluatedClip]:
-    """Decode clips for `steps` time steps, and keep them decoded up to MAX_DECODED_BYTES."""
+    """Decode clips for `steps` time steps, and keep them decoded up to MAX_DECODED_BYTES.
+
+    Raises DataError with all that cannot be decoded.
+    """
     decoded: list[EvaluatedClip] = []
+    faults: list[str] = []
     total_bytes = 0
     for truth in clips:
-        clip = decode(truth, steps, evaluator)
+        try:
+            clip = decode(truth, steps, evaluator)
+        except DataError as exc:
+            faults.append(str(exc))
+            continue
         total_bytes += _bytes(clip.clip)
         decoded.append(clip if total_bytes <= MAX_DECODED_BYTES else ClipOnDemand(truth, steps))
+    if len(faults) == 1:
+        raise DataError(faults[0])
+    if faults:
+        raise DataError("\n".join([f"{len(faults)} of the clips cannot be measured:", *faults]))
     return decoded
 
 

@@ -92,6 +92,13 @@ def test_a_run_is_evaluated_on_what_it_has_not_seen(run: Path, data: Path, tmp_p
     for take in range(3):
         movie(grown / "dog" / "new" / f"{take}.mp4", 1, 500 + take)
     assert measure(run, grown, tmp_path / "figures")["accuracy, both streams"] == 5
+    for name in ("one", "two"):
+        (grown / "cat" / f"{name}.mp4").write_bytes(b"no movie at all")
+    faults = (
+        r"2 of the clips cannot be measured:\ncat/one.mp4: this file .*\ncat/two.mp4: this file "
+    )
+    with pytest.raises(DataError, match=faults):
+        measure(run, grown, tmp_path / "figures")
 
 
 def test_a_run_is_calibrated_on_the_clips_that_chose_its_epoch(
