@@ -39,6 +39,8 @@ _MEASURES = {
     "modalities": measure_modalities,
     "exit": measure_exit,
 }
+#: The study whose exits depend on the temperatures of the card.
+_CALIBRATED = "exit"
 
 
 def run_study(options: StudyOptions, console: Console | None = None) -> Path:
@@ -66,7 +68,7 @@ def run_study(options: StudyOptions, console: Console | None = None) -> Path:
             if options.epochs:
                 _train(run)
             else:
-                _take_over(run, variant)
+                _take_over(run, variant, options.study)
             trained = time.process_time()
             measured = examiner.measure(Run(run.best, seed, variant.only), run.out)
             results.setdefault(variant, []).append(measured)
@@ -93,10 +95,12 @@ def _train(run: TrainOptions) -> None:
         raise KeyboardInterrupt
 
 
-def _take_over(run: TrainOptions, variant: Variant) -> None:
+def _take_over(run: TrainOptions, variant: Variant, study: str) -> None:
     """Write the checkpoint that a run would start from, with the variant's residuals, untrained.
 
-    Raises OptionsError where it lacks a part of the variant.
+    Without its temperatures, which are those of the network as it was: all variants are measured
+    with their own logits, and with a temperature that is fitted alike. Raises OptionsError where it
+    lacks a part of the variant.
     """
     assert run.init_from is not None
     source, card = checkpoint.load(run.init_from)
@@ -109,7 +113,7 @@ def _take_over(run: TrainOptions, variant: Variant) -> None:
         raise OptionsError(f"--init-from {run.init_from}: has no weights for {variant.title}")
     network.load_state_dict({name: weights[name] for name in network.state_dict()})
     changes: dict[str, object] = {"config": config, "accuracy": ()}
-    if config != card.config:  # temperatures and domain are those of the network as it was
+    if config != card.config or study != _CALIBRATED:
         changes |= {"calibration": None, "domain": None}
     described = card.model_copy(update=changes)
     run.best.mkdir(parents=True, exist_ok=True)

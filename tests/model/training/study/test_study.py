@@ -15,6 +15,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from model import checkpoint
+from model.checkpoint import Calibration
 from model.media.types import Clip, Pictures, Sound
 from model.preprocess.profiles import PROFILES
 from model.training import tasks
@@ -242,6 +243,25 @@ def test_a_checkpoint_is_measured_under_noise(trained: tuple[Path, Path], tmp_pa
     assert len(measured) == 3 * 7  # three streams, all, and each alone
     clean, noisy = (measured[f"noise/{x}/{everywhere}"]["as-is"] for x in ("clean", "30"))
     assert clean["clips"] == noisy["clips"] == 10  # type: ignore[index]
+
+
+@pytest.mark.usefixtures("noise")
+def test_temperatures_of_a_card_do_not_change_what_is_compared(
+    trained: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Else the variant with the card's alpha has them, and the others have not."""
+    folder, best = trained
+    network, card = checkpoint.load(best)
+    calibration = Calibration(temperature={2: 3.0}, fitted_on="a test")
+    (tmp_path / "hot").mkdir()
+    checkpoint.save(tmp_path / "hot", network, card.model_copy(update={"calibration": calibration}))
+    measured = []
+    for source in (best, tmp_path / "hot"):
+        out = tmp_path / f"of-{source.name}"
+        as_it_is("modalities", (folder, source), out)
+        measured.append(numbers(out))
+    assert measured[0]["test/clean/all/cross-entropy"]["as-is"] is not None
+    assert measured[0] == measured[1]
 
 
 @pytest.mark.usefixtures("noise")
