@@ -9,8 +9,11 @@ from fastapi import FastAPI
 from starlette.routing import Match, Router
 from starlette.types import Receive, Scope, Send
 
-from service.errors import Problem
+from service.errors import Error, Problem
 from service.http.error_responses import not_found, send_problem
+
+#: How a WebSocket is opened, for a client that asked without the headers of its handshake.
+_HOW = "open it as ws:// or wss://; a proxy must pass the Upgrade and Connection headers on"
 
 
 def install(app: FastAPI) -> None:
@@ -24,10 +27,14 @@ def install(app: FastAPI) -> None:
 
 
 def _problem(scope: Scope, router: Router) -> Problem:
-    """Return the problem, which names the path without slashes at its end where that has a
-    route."""
-    path = scope["path"].rstrip("/")
+    """Return the problem. It says so where the path has a WebSocket, and names the path without
+    slashes at its end where that has a route."""
+    asked, path = scope["path"], scope["path"].rstrip("/")
+    if path == asked and any(
+        route.matches({**scope, "type": "websocket"})[0] is Match.FULL for route in router.routes
+    ):
+        return Problem(Error.NOT_FOUND, f"{asked} is a WebSocket: {_HOW}.")
     # The server takes no WebSocket at a path without one, and asks for it as for a page.
     shorter = [{"method": "GET", **scope, "path": path, "type": t} for t in ("http", "websocket")]
     matches = [route.matches(each)[0] for route in router.routes for each in shorter]
-    return not_found(scope["path"], path if {Match.PARTIAL, Match.FULL} & {*matches} else None)
+    return not_found(asked, path if {Match.PARTIAL, Match.FULL} & {*matches} else None)

@@ -15,6 +15,10 @@ from service.server.body_framing import BodyFraming
 from service.server.limits import ConnectionLimits
 from service.server.problems import head_too_large, malformed
 
+#: The first bytes of a TLS connection: a record of a handshake, version 3.x (RFC 8446, 5.1).
+_TLS_HANDSHAKE = b"\x16\x03"
+_TLS = "it begins with a TLS handshake; use http://, or put a TLS proxy in front of the service"
+
 
 class Phase(Enum):
     """Where in a request the parser is.
@@ -107,7 +111,9 @@ class RequestReader:
             if self.phase is Phase.STOPPED:
                 return
         except httptools.HttpParserError as exc:
-            raise (self.head_problem or malformed(str(exc))) from None
+            is_tls = not began_in_body and bytes(piece[:2]) == _TLS_HANDSHAKE
+            reason = _TLS if is_tls else str(exc)
+            raise (self.head_problem or malformed(reason)) from None
         if self.phase is Phase.BODY:
             self._check_framing(len(piece) if began_in_body else 0)
         elif not began_in_body and self._head_bytes > self._limits.max_head_bytes:

@@ -117,8 +117,8 @@ Input = Annotated[
         _format,
         custom_error_type="unknown_format",
         # The reason of a close frame has at most 123 bytes.
-        custom_error_message="field and format: frames (jpeg, png, h264), audio (pcm16, opus), or "
-        "values over time (float32)",
+        custom_error_message="field and format must be frames (jpeg, png, h264), audio (pcm16, "
+        "opus) or values over time (float32)",
     ),
 ]
 #: Inputs whose messages are packets for a decoder that keeps its state.
@@ -195,7 +195,7 @@ def parse_control(text: str) -> Keepalive | Finalize | Close | Acknowledge:
     try:
         return _CONTROL.validate_json(text)
     except ValidationError as exc:
-        raise StreamError(INVALID, describe_located(exc.errors()[0])) from exc
+        raise StreamError(INVALID, f"text: {describe_located(exc.errors()[0])}") from exc
 
 
 @dataclass(frozen=True)
@@ -217,11 +217,13 @@ def parse_media(data: bytes, start: Start) -> Media:
         )
     kind, flags, number, sequence, time_ns = HEADER.unpack_from(data)
     if number >= len(start.inputs):
-        raise StreamError(INVALID, f"input {number}: there are {len(start.inputs)}, from 0")
+        raise StreamError(
+            INVALID, f"no input {number}; `inputs` has {len(start.inputs)}, numbered from 0"
+        )
     source = start.inputs[number]
     expected = _kind(source)
     if kind != expected:
-        raise StreamError(INVALID, f"kind {kind}: input {number} takes kind {expected}")
+        raise StreamError(INVALID, f"kind {kind}, but input {number} takes kind {expected}")
     if time_ns >= 1 << 63:
         raise StreamError(INVALID, "a capture time of 2^63 ns or more")
     payload = data[HEADER.size :]

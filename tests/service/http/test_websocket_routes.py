@@ -157,6 +157,17 @@ def test_a_path_without_a_route_is_refused(keyed: httpx.Client, path: str, meant
     assert problem(response)["detail"] == f"No such path: {path}; {meant} /docs."
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_request_without_a_handshake_is_told_that_the_path_is_a_websocket(
+    keyed: httpx.Client, method: str
+) -> None:
+    headers = {"Authorization": f"Bearer {ANNA}"}
+    response = keyed.request(method, "/v1/stream", headers=headers)
+    assert response.status_code == 404
+    detail = response.json()["detail"]
+    assert detail.startswith("/v1/stream is a WebSocket: open it as ws:// or wss://; a proxy")
+
+
 @pytest.mark.parametrize(
     "origin", ["https://example.org", "null", "http://127.0.0.1", "http://127.0.0.1:1"]
 )

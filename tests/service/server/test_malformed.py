@@ -137,6 +137,13 @@ def test_a_malformed_head_is_400(
     assert "callback" not in answer.json()["detail"].lower()
 
 
+def test_tls_is_named_in_the_log(shared_edge: Edge, log: pytest.LogCaptureFixture) -> None:
+    """A client of https:// cannot read the answer: the operator can read the log."""
+    answer = refused(shared_edge, HEADS["TLS"], log)
+    assert "it begins with a TLS handshake; use http://" in answer.json()["detail"]
+    assert "TLS handshake" in log.text
+
+
 @pytest.mark.parametrize("lines", LENGTHS)
 def test_a_body_whose_length_is_unclear_is_400(
     shared_edge: Edge, lines: bytes, log: pytest.LogCaptureFixture

@@ -333,8 +333,8 @@ async def test_a_lasting_problem_ends_it() -> None:
     [
         (b"", "the header alone has 16"),
         (HEADER.pack(PICTURE, 0, 0, 0, 0), "the header alone has 16"),
-        (HEADER.pack(PICTURE, 0, 2, 0, 0) + b"x", "input 2: there are 2"),
-        (HEADER.pack(SOUND, 0, 0, 0, 0) + b"x", "input 0 takes kind 1"),
+        (HEADER.pack(PICTURE, 0, 2, 0, 0) + b"x", "no input 2; `inputs` has 2, numbered from 0"),
+        (HEADER.pack(SOUND, 0, 0, 0, 0) + b"x", "kind 2, but input 0 takes kind 1"),
         (HEADER.pack(9, 0, 1, 0, 0) + b"xx", "input 1 takes kind 2"),
         (HEADER.pack(SOUND, 0, 1, 0, 0) + b"xxx", "whole samples"),
         (HEADER.pack(PICTURE, 0, 0, 0, 1 << 63) + b"x", "2\\^63"),

@@ -169,8 +169,8 @@ def test_answers_come_for_each_hop_and_a_summary_at_the_end(
         ("{}", 4400, "start: type"),
         ('{"type": "start", "inputs": []}', 4400, "start: inputs: must have at least 1"),
         ('{"type": "start", "inputs": [{"field": "video"}]}', 4400,
-         "start: inputs.0: field and format: frames (jpeg, png, h264), audio (pcm16, opus), or "
-         "values over time (float32)"),
+         "start: inputs.0: field and format must be frames (jpeg, png, h264), audio (pcm16, "
+         "opus) or values over time (float32)"),
         ('{"type": "start", "inputs": [{"field": "frames"}], "model": "none"}', 1013, "none"),
     ],
 )  # fmt: skip
