@@ -11,6 +11,9 @@ from model.training.folder.findings import Finding
 
 #: Shortest sound, in seconds, that can be distinguished from a click.
 MIN_SOUND_S = 0.1
+#: Least share of a row's part, from `start` to `end`, that its file has sound for: `end` may be
+#: rounded up, but not be in milliseconds.
+MIN_SHARE = 0.5
 
 
 def unreadable(files: ClipFiles, error: MediaError | OSError) -> Finding:
@@ -46,6 +49,11 @@ def _inspect_sound(files: ClipFiles, clip: Clip, streams: frozenset[str]) -> Ite
     elif clip.sound.duration_s < MIN_SOUND_S:
         message = f"its sound lasts {clip.sound.duration_s:.3f} s; {MIN_SOUND_S:g} s are needed"
         yield Finding("too short", files.name, message)
+    elif files.span is not None:
+        seconds = files.span[1] - files.span[0]
+        if clip.sound.duration_s < MIN_SHARE * seconds:
+            message = f"only {clip.sound.duration_s:.2f} s of its {seconds:g} s are in the file"
+            yield Finding("too short", files.name, f"{message}; start and end are seconds")
 
 
 def _alone(stream: str, streams: frozenset[str]) -> str:

@@ -348,6 +348,20 @@ def test_a_part_of_a_clip_is_read_as_a_clip(tmp_path: Path) -> None:
             late.decode(4, frozenset({"audio", "visual"}))
 
 
+def test_a_part_that_is_mostly_beyond_its_file_is_a_mistake(data: Path, tmp_path: Path) -> None:
+    """The clips last 0.5 s."""
+    rows = [f"{label}/{take}.mp4,{label},0,0.9" for label in ("cat", "dog") for take in range(4)]
+    rows += ["cat/0.mp4,cat,0.1,500"]
+    table = data / "clips.csv"
+    table.write_text("\n".join(["file,label,start,end", *rows]))
+    with pytest.raises(DataError) as raised:
+        SMALL.for_data(table).load(table).training_examples(0, tmp_path)
+    assert "1 mistake in 9 clips\n  too short (1)\n    cat/0.mp4 0.1-500 s: only 0." in str(
+        raised.value
+    )
+    assert "s of its 499.9 s are in the file; start and end are seconds" in str(raised.value)
+
+
 def test_rare_classes_weigh_more(tmp_path: Path) -> None:
     for number, (label, count) in enumerate((("cat", 4), ("dog", 8))):
         for take in range(count):
