@@ -6,12 +6,15 @@ from functools import partial
 
 import pytest
 import torch
+from spikingjelly.activation_based.op_counter import DispatchCounterMode, SynOpCounter
 from torch import Tensor, nn
 
 from model.config import Config, StreamConfig
 from model.engine import Engine
 from model.network import LayerOperations
+from model.network.attention import Projection
 from model.network.operations import count_operations
+from model.network.patch import Stage
 from tests.model.networks import lively, noise
 
 CONFIG = Config(
@@ -88,6 +91,27 @@ def test_a_convolution_adds_a_weight_for_each_spike_and_target(
     assert layers[name].dense == height * width * spikes.shape[2] * channels_out * 9
     assert layers[name].firing_rate is not None
     torch.testing.assert_close(layers[name].firing_rate, recorded[name].mean((0, 2, 3, 4)))
+
+
+def test_spikingjelly_counts_the_same_where_its_counter_fits(
+    counted: tuple[dict[str, LayerOperations], dict[str, Tensor]],
+) -> None:
+    """It takes inputs of 0 and 1 alone: not tokens of several spikes, nor attention, whose weights
+    are no spikes."""
+    layers, recorded = counted
+    compared = 0
+    for name, module in lively(CONFIG).named_modules():
+        if not isinstance(module, Stage | Projection) or not name.startswith(("patch", "residual")):
+            continue
+        x = recorded[f"{name} in"].contiguous()
+        if not ((x == 0) | (x == 1)).all():
+            continue
+        counter = SynOpCounter()
+        with torch.no_grad(), DispatchCounterMode([counter]):
+            module.conv(x.flatten(0, 1))
+        assert counter.get_total() == layers[name].accumulates.sum(), name
+        compared += counter.get_total() > 0
+    assert compared >= 8
 
 
 def test_tokens_count_as_their_spikes(
