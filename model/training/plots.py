@@ -15,7 +15,10 @@ from model.training.accuracy import Accuracy
 from model.training.reliability import BINS, Reliability
 
 mpl.use("Agg")
+mpl.rcParams["text.parse_math"] = False  # a class may have the name `$5_$`
 _DPI, _SMALL_DPI = 120, 80
+#: Most characters of a class's name.
+_NAME = 30
 
 
 def confusion(
@@ -28,8 +31,9 @@ def confusion(
     figure = Figure(figsize=(side, 0.9 * side), layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(counts, cmap="Blues", vmax=counts.sum(1).max())
-    axes.set_xticks(range(len(labels)), labels, rotation=90 if max(map(len, labels)) > 3 else 0)
-    axes.set_yticks(range(len(labels)), labels)
+    names = [name if len(name) <= _NAME else f"{name[: _NAME - 1]}…" for name in labels]
+    axes.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 3 else 0)
+    axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.set_title(f"{counts.trace()} of {counts.sum()} clips correct")
