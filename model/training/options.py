@@ -195,7 +195,7 @@ class TrainOptions:
     init_from: Path | None = option(
         None, "Checkpoint to initialize the weights from; it may have fewer channels."
     )
-    name: str = option("", "Name in the card; none: that of the task.")
+    name: str = option("", "Name in the card.")
     device: str = option("auto", f"{DEVICES}.")
     precision: str = option(
         "bfloat16",

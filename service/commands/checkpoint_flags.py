@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,6 +29,11 @@ def value_name(kind: Any) -> str:
     return names.get(kind, "PATH")
 
 
+def spaced(value: Any) -> str:
+    """Return a value for the help, whose lines break at spaces only."""
+    return re.sub(r",(?=\S)", ", ", str(value))
+
+
 def flag_of(options: type, name: str, *names: str, **more: Any) -> Any:
     """Return the flag of a field of a dataclass of options, with its help and its range.
 
@@ -35,4 +41,6 @@ def flag_of(options: type, name: str, *names: str, **more: Any) -> Any:
     """
     (field,) = (member for member in fields(options) if member.name == name)
     least, most = range_of(field) or (None, None)
+    if field.type in (bool, "bool"):
+        more["metavar"] = value_name(bool)
     return typer.Option(*names, help=field.metadata["help"], min=least, max=most, **more)

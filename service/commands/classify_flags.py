@@ -19,7 +19,12 @@ Model = Annotated[
         envvar="SCMRL_DEFAULT_MODEL",
     ),
 ]
-Models = Annotated[Path, typer.Option(help="Folder of checkpoints.", envvar="SCMRL_MODELS")]
+Models = Annotated[
+    Path,
+    typer.Option(
+        help="Folder of checkpoints.", envvar="SCMRL_MODELS", show_default="the embedded ones"
+    ),
+]
 Steps = Annotated[
     int | None,
     typer.Option(min=1, max=MAX_STEPS, help="Time steps T; default: the checkpoint's own."),
@@ -54,7 +59,8 @@ AbstainBeyond = Annotated[
     ),
 ]
 StepsTrace = Annotated[
-    bool, typer.Option("--steps-trace", help="Show the answer after each time step as well.")
+    bool,
+    typer.Option("--steps-trace", metavar="", help="Show the answer after each time step as well."),
 ]
 ExitMargin = Annotated[
     float | None,
@@ -73,7 +79,9 @@ Overlay = Annotated[
         "clips, one OUT-CLIP.png each.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print each answer as a line of JSON.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", metavar="", help="Print each answer as a line of JSON.")
+]
 Url = Annotated[
     str | None,
     typer.Option(metavar="URL", help="Let the server at this address classify."),

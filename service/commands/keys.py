@@ -105,6 +105,7 @@ def hash_key(
         bool,
         typer.Option(
             "--allow-weak",
+            metavar="",
             help="Accept a key that is short or easy to guess.",
             envvar="SCMRL_ALLOW_WEAK_KEYS",
         ),

@@ -24,10 +24,16 @@ def register(app: typer.Typer) -> None:
 
 def models(
     folder: Annotated[
-        Path, typer.Option("--models", help="Folder of checkpoints.", envvar="SCMRL_MODELS")
+        Path,
+        typer.Option(
+            "--models",
+            help="Folder of checkpoints.",
+            envvar="SCMRL_MODELS",
+            show_default="the embedded ones",
+        ),
     ] = WEIGHTS,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one card per line, as JSON.")
+        bool, typer.Option("--json", metavar="", help="Print one card per line, as JSON.")
     ] = False,
 ) -> None:
     """List the checkpoints in a folder, and verify the SHA-256 of their weights.
@@ -57,7 +63,9 @@ def models(
             typer.echo(card.model_dump_json())
         else:
             table.add_row(*map(escape, _row(path.name, card)))
-    if not folders:
+    if not folder.is_dir():
+        typer.echo(f"{folder} is not a folder", err=True)
+    elif not folders:
         typer.echo(f"there are no checkpoints in {folder}", err=True)
     elif not as_json:
         Console().print(table)

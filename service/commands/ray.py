@@ -71,7 +71,7 @@ def ray(
         typer.Option(min=0, metavar="X", help="Seconds of less load before a replica is stopped."),
     ] = 300.0,
     stop: Annotated[
-        bool, typer.Option("--stop", help="End the service at --address instead.")
+        bool, typer.Option("--stop", metavar="", help="End the service at --address instead.")
     ] = False,
 ) -> None:
     """Deploy the service, or end it; see HELP."""

@@ -44,7 +44,8 @@ def register(app: typer.Typer) -> None:
 
 def settings(
     markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print docs/settings.md, with the defaults.")
+        bool,
+        typer.Option("--markdown", metavar="", help="Print docs/settings.md, with the defaults."),
     ] = False,
 ) -> None:
     """List all settings: variable, current value, and description.

@@ -15,6 +15,7 @@ import typer
 from model.training.options import flag, range_of
 from model.training.study.options import DEFAULTS_BY_START, STUDIES, StudyOptions
 from model.training.tasks import TASKS
+from service.commands.checkpoint_flags import spaced
 from service.commands.device import Device
 from service.commands.failure import INTERRUPTED, NOT_INSTALLED, UNUSABLE, fail
 from service.default_checkpoint import WEIGHTS
@@ -80,10 +81,11 @@ def _option(field: Field[Any]) -> Any:
     """Return the flag of one field of StudyOptions."""
     least, most = range_of(field) or (None, None)
     by_start = DEFAULTS_BY_START.get(field.name)
+    default = _default(field)
+    shown = f" [default: {by_start or spaced(default)}]"
     option = typer.Option(
-        flag(field.name), min=least, max=most,
-        help=field.metadata["help"] + (f" [default: {by_start}]" if by_start else ""),
-        show_default=_default(field) not in ("", None),
+        flag(field.name), min=least, max=most, show_default=False,
+        help=field.metadata["help"] + (shown if by_start or default not in ("", None) else ""),
     )  # fmt: skip
     kind = _TYPES[field.name]
     return Annotated[kind | None if by_start else kind, option]

@@ -17,7 +17,7 @@ from model.training import run_state_migration
 from model.training.options import TrainOptions, as_text, flag, range_of
 from model.training.task import Task
 from model.training.tasks import TASKS
-from service.commands.checkpoint_flags import value_name
+from service.commands.checkpoint_flags import spaced, value_name
 from service.commands.failure import INTERRUPTED, NOT_INSTALLED, UNUSABLE, fail
 
 #: Old names of flags, the fields of TrainOptions that they set, and their kind. They work for one
@@ -86,7 +86,7 @@ def _command(task: type[Task]) -> Callable[..., None]:
     for panel, names in PANELS.items():
         for name in names:
             default = defaults.get(name, _default(common[name]))
-            by_data = task().defaults_by_data.get(name)
+            by_data = {"name": "that of the task", **task().defaults_by_data}.get(name)
             parameters.append(_option(common[name], default, panel, by_data))
     for name, (_, kind) in _DEPRECATED.items():
         hidden = typer.Option(f"--{name}", hidden=True)
@@ -124,7 +124,7 @@ def _option(
     shown = by_data or ("none" if shown in (None, "") else shown)
     option = typer.Option(
         flag(field.name),
-        help=f"{field.metadata['help']}{_allowed(field)} [default: {shown}]",
+        help=f"{field.metadata['help']}{_allowed(field)} [default: {spaced(shown)}]",
         show_default=False,
         metavar=value_name(kind),
         rich_help_panel=panel,
@@ -205,7 +205,8 @@ def _deprecated(flag_name: str) -> str:
 def _parse_numbers(name: str, text: str) -> dict[str, float]:
     """Parse `all=0.2,visual=0.6,audio=0.2`; end the command where it is not of that form."""
     try:
-        return {key: float(number) for key, number in (x.split("=") for x in text.split(","))}
+        pairs = [pair.split("=") for pair in text.split(",")]
+        return {key.strip(): float(number) for key, number in pairs}
     except ValueError:
         fail(f"{name} {text}: expected NAME=NUMBER,NAME=NUMBER", UNUSABLE)
 

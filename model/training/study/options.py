@@ -75,8 +75,8 @@ class StudyOptions:
         "itself; as-is, the checkpoint of --init-from. The others are compared with the first.",
     )
     task_options: str = option(
-        "", "Options of the task, those of `scmrl train TASK`, joined with commas: "
-        "split=subjects,skip-faulty=true. With --epochs 0 those of the checkpoint hold.",
+        "", "Options of the task, those of `scmrl train TASK`, joined with commas, such as "
+        "skip-faulty=true. With --epochs 0 those of the checkpoint hold.",
     )  # fmt: skip
     seeds: int = option(3, "Runs of each variant, with other seeds.", between=(1, 100))
     start_epochs: int = option(

@@ -86,13 +86,16 @@ def bag(
         int, typer.Option(min=1, max=16, help="Channels of pcm16, without AudioInfo.")
     ] = 1,
     log_time: Annotated[
-        bool, typer.Option("--log-time", help="Use the times of the recording, not the stamps.")
+        bool,
+        typer.Option(
+            "--log-time", metavar="", help="Use the times of the recording, not the stamps."
+        ),
     ] = False,
     model: flags.Model = None,
     models: flags.Models = WEIGHTS,
     steps: flags.Steps = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print each window as a line of JSON.")
+        bool, typer.Option("--json", metavar="", help="Print each window as a line of JSON.")
     ] = False,
     device: Device = "auto",
     url: Annotated[

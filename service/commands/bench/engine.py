@@ -42,10 +42,14 @@ def engine(
         int, typer.Option(min=1, help="Random samples on which the paths are compared.")
     ] = 64,
     memory: Annotated[
-        bool, typer.Option(help="Measure memory as well, each path in its own process.")
+        bool, typer.Option(metavar="", help="Measure memory as well, each path in its own process.")
     ] = True,
-    weights: Annotated[Path, typer.Option(help="Folder of a checkpoint, for --data.")] = WEIGHTS
-    / "avdigits",
+    weights: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of a checkpoint, for --data.", show_default="the embedded avdigits"
+        ),
+    ] = WEIGHTS / "avdigits",
     data: Annotated[
         Path | None,
         typer.Option(

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def scaling(
-    weights: Annotated[Path, typer.Option(help="Folder of a checkpoint.")] = WEIGHTS / "avdigits",
+    weights: Annotated[
+        Path, typer.Option(help="Folder of a checkpoint.", show_default="the embedded avdigits")
+    ] = WEIGHTS / "avdigits",
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; medians are reported.")] = 7,
     seconds: Annotated[
         float, typer.Option(min=1, help="Seconds of load on the service at each point.")

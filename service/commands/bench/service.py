@@ -32,7 +32,9 @@ _OVERLOAD_FACTOR = 10
 
 
 def service(
-    weights: Annotated[Path, typer.Option(help="Folder of a checkpoint.")] = WEIGHTS / "avdigits",
+    weights: Annotated[
+        Path, typer.Option(help="Folder of a checkpoint.", show_default="the embedded avdigits")
+    ] = WEIGHTS / "avdigits",
     seconds: Annotated[float, typer.Option(min=1, help="Seconds of each load.")] = 15.0,
     overload: Annotated[
         float, typer.Option(min=0, help="Seconds of 10x overload; 0 skips it.")
@@ -42,8 +44,9 @@ def service(
     litserve: Annotated[
         bool,
         typer.Option(
+            metavar="",
             help="Measure LitServe as well, with the same network, plain and fused, and with the "
-            "number of workers and threads with which it is fastest."
+            "number of workers and threads with which it is fastest.",
         ),
     ] = False,
     out: Annotated[

@@ -23,7 +23,9 @@ _MAX_GROWTH = 0.02
 
 
 def stream(
-    weights: Annotated[Path, typer.Option(help="Folder of a checkpoint.")] = WEIGHTS / "avdigits",
+    weights: Annotated[
+        Path, typer.Option(help="Folder of a checkpoint.", show_default="the embedded avdigits")
+    ] = WEIGHTS / "avdigits",
     sessions: Annotated[int, typer.Option(min=1, help="Live sessions.")] = 32,
     seconds: Annotated[float, typer.Option(min=1, help="Seconds that are measured.")] = 600.0,
     warm_up: Annotated[float, typer.Option(min=0, help="Seconds of the same load before.")] = 60.0,

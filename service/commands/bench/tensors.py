@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def tensors(
-    weights: Annotated[Path, typer.Option(help="Folder of a checkpoint.")] = WEIGHTS / "avdigits",
+    weights: Annotated[
+        Path, typer.Option(help="Folder of a checkpoint.", show_default="the embedded avdigits")
+    ] = WEIGHTS / "avdigits",
     device: Device = "auto",
     max_batch: Annotated[int, typer.Option(min=1, help="Largest batch.")] = 8,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; medians are reported.")] = 5,

@@ -90,7 +90,7 @@ def watch(
         ),
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print each answer as a line of JSON.")
+        bool, typer.Option("--json", metavar="", help="Print each answer as a line of JSON.")
     ] = False,
 ) -> None:
     """Run the command, whose help is HELP."""

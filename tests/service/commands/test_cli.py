@@ -94,7 +94,8 @@ def test_each_command_has_help(command: str) -> None:
 
 
 def test_no_flag_is_cut_off_in_the_help() -> None:
-    """In a terminal of 80 columns, a long name beside wide columns would end in an ellipsis."""
+    """In a terminal of 80 columns, a long name beside wide columns would end in an ellipsis, and a
+    long value in the text."""
 
     def check(command: Any, path: list[str]) -> None:
         printed = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "80"}).output
@@ -102,6 +103,26 @@ def test_no_flag_is_cut_off_in_the_help() -> None:
         names = {name for each in shown for name in [*each.opts, *each.secondary_opts]}
         flags = {name for name in names if name.startswith("--")}
         assert flags <= set(re.findall(r"--[a-z0-9-]+(?![a-z0-9-]|…)", printed)), path
+        assert re.findall(r"[a-z0-9]…", printed) == [], path
+        for name, part in getattr(command, "commands", {}).items():
+            check(part, [*path, name])
+
+    check(get_command(app), [])
+
+
+def test_a_folder_of_checkpoints_that_is_not_there_is_named(tmp_path: Path) -> None:
+    result = scmrl("models", "--models", str(tmp_path / "none"))
+    assert result.exit_code == 1
+    assert result.output == f"{tmp_path / 'none'} is not a folder\n"
+
+
+def test_no_switch_is_shown_with_a_value() -> None:
+    """`--json <bool>`, as Typer shows it, reads as if `--json true` worked."""
+
+    def check(command: Any, path: list[str]) -> None:
+        flags = [each for each in command.params if getattr(each, "is_flag", False)]
+        shown = [each.opts for each in flags if each.metavar != ""]
+        assert [each for each in shown if "completion" not in each[0]] == [], path
         for name, part in getattr(command, "commands", {}).items():
             check(part, [*path, name])
 
