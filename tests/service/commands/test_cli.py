@@ -111,8 +111,7 @@ def test_no_flag_is_cut_off_in_the_help() -> None:
 
 
 def test_a_folder_of_checkpoints_that_is_not_there_is_named(tmp_path: Path) -> None:
-    result = scmrl("models", "--models", str(tmp_path / "none"))
-    assert result.exit_code == 1
+    result = scmrl("models", "--models", tmp_path / "none", code=1)
     assert result.output == f"{tmp_path / 'none'} is not a folder\n"
 
 
