@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -323,7 +324,8 @@ def all_streams(task: Task) -> str:
 
 def measurements_table(measurements: Sequence[Measurement], test_set: str) -> Table:
     """Return the measurements as a table for the terminal, with the test set in the title alone."""
-    table = Table(title=f"Test clips: {test_set}", title_justify="left", title_style="")
+    title = escape(f"Test clips: {test_set}")
+    table = Table(title=title, title_justify="left", title_style="")
     for heading in ("measurement", "value", "95 % interval", "clips", "conditions"):
         table.add_column(heading)
     for m in measurements:
@@ -331,5 +333,5 @@ def measurements_table(measurements: Sequence[Measurement], test_set: str) -> Ta
         value = f"{m.value:.3f}" if is_map else f"{m.value:.1%}"
         interval = "" if m.low is None or m.high is None else f"{m.low:.1%} to {m.high:.1%}"
         conditions = m.conditions.replace(f", {test_set}", "").replace(test_set, "")
-        table.add_row(m.what, value, interval, str(m.n), conditions)
+        table.add_row(escape(m.what), value, interval, str(m.n), escape(conditions))
     return table
