@@ -62,7 +62,7 @@ def evaluate(options: EvaluateOptions, console: Console | None = None) -> Card:
     few = clips[: options.curve_clips]
     measurements = [
         *measure_calibration(evaluator, clips, options.out),
-        *_measure_no_class(evaluator, few, options),
+        *measure_ood_detection(evaluator, few, options.foreign, options.seed),
     ]
     if not options.only_calibration:
         measurements = [
@@ -90,16 +90,6 @@ def _replaced(old: Sequence[Measurement], new: Sequence[Measurement]) -> tuple[M
     """Return the old measurements that were not measured again, and then the new ones."""
     names = {measured.what for measured in new}
     return (*(measured for measured in old if measured.what not in names), *new)
-
-
-def _measure_no_class(
-    evaluator: Evaluator, clips: Sequence[EvaluatedClip], options: EvaluateOptions
-) -> list[Measurement]:
-    """Measure clips of no class for a network of sound and pictures; of other streams, nothing."""
-    kinds = sorted(spec.kind for spec in evaluator.card.streams.values())
-    if kinds != ["frames", "spectrogram"]:
-        return []
-    return list(measure_ood_detection(evaluator, clips, options.foreign, options.seed))
 
 
 def load_data(evaluator: Evaluator, folder: Path, data: Path | None) -> Data:

@@ -232,6 +232,11 @@ class TrainOptions:
         return self.fusion in SCMRL_FUSIONS and self.attention != NO_ATTENTION
 
     @property
+    def has_alignment_loss(self) -> bool:
+        """Whether the semantic alignment of residuals, of two streams or more, is in the loss."""
+        return self.alignment and self.has_residuals and len(self.task.specs) > 1
+
+    @property
     def last(self) -> Path:
         """The folder of the last epoch's checkpoint."""
         return self.out / "last"

@@ -103,7 +103,7 @@ def compute_loss(
     is_known = labels != NO_CLASS
     logits, class_labels = output.logits.float(), labels[is_known]
     residuals = {name: residual.float()[:, is_known] for name, residual in output.residuals.items()}
-    aligned = options.alignment and options.has_residuals and len(class_labels) > 0
+    aligned = options.has_alignment_loss and len(class_labels) > 0
     alignment = alignment_loss(residuals if aligned else {}, class_labels, options.temperature)
     losses = []  # sums over clips
     if len(class_labels):

@@ -47,7 +47,7 @@ def make_card(options: TrainOptions, epochs: int, warnings: Sequence[str] = ()) 
         f"{options.warmup_epochs:g} epochs of warm-up, weight decay {options.weight_decay}"
     )
     loss = f"cross-entropy (label smoothing {options.label_smoothing})"
-    if options.alignment and options.has_residuals:
+    if options.has_alignment_loss:
         loss += f" + semantic alignment (temperature {options.temperature})"
     if options.outlier_share:
         loss += f"; {options.outlier_share:g} of the clips are of no class, for equal probabilities"

@@ -41,8 +41,8 @@ def evaluate(
 
     Prints accuracies with 95 % intervals (all streams, each alone, by class, with int8 weights,
     under noise, over T), the calibration, the faithfulness of the attention maps, and answers to
-    clips of no class (white noise, blank pages, and --foreign); draws the confusion matrix, the
-    reliability diagram and the curves.
+    clips of no class (noise, blank pages, other words, and --foreign); draws the confusion matrix,
+    the reliability diagram and the curves.
     """
     from rich.console import Console
 

@@ -235,6 +235,8 @@ def test_one_stream_alone_is_trained(tmp_path: Path) -> None:
         _, card = checkpoint.load(train(options))
         assert list(card.streams) == [stream]
         assert not card.missing_streams
+        assert card.training is not None
+        assert "alignment" not in card.training.notes["loss"]
         counts = measure(tmp_path / f"run-{name}", tmp_path / name, tmp_path / "figures")
         assert counts["accuracy, one stream"] == 2
 

@@ -12,12 +12,15 @@ import torch
 
 from model import checkpoint
 from model.checkpoint import Calibration, LogitReference, OODReferences
+from model.media.events.types import CameraEvents, ChannelEvents
 from model.media.reader import read_clip
 from model.training.avdigits.task import AVDigits
 from model.training.drones.task import Drones
 from model.training.evaluator import DecodedClip, Evaluator
+from model.training.ndigits_events.task import NDigitsEvents
 from model.training.options import TrainOptions
 from model.training.out_of_distribution.evaluation import auroc, measure_ood_detection
+from model.training.out_of_distribution.made_clips import draw_sets
 from model.training.speech import voices
 from model.training.task import DataError, LabelledClip
 from model.training.training_card import make_card
@@ -103,6 +106,52 @@ def test_a_label_for_everything_else_is_counted(
     evaluator = Evaluator(tmp_path / "checkpoint", "cpu")
     measured = {m.what: m.value for m in measure_ood_detection(evaluator, clips, None, 7)}
     assert [measured[f"{name} answered 'other'"] for name in SETS] == [share] * len(SETS)
+
+
+def test_a_checkpoint_of_events_is_measured_on_random_events(tmp_path: Path) -> None:
+    card = make_card(TrainOptions.of(NDigitsEvents(), Path("data"), embed_dim=16, steps=2), 0)
+    sets = dict(draw_sets(4, card, None, 7))
+    words = "words that are no digits, and random events"
+    assert set(sets) == {"random events", *([words] if voices.available() else [])}
+    for clips in sets.values():
+        camera, cochlea = clips[0].events["visual"], clips[0].events["audio"]
+        assert isinstance(camera, CameraEvents)
+        assert isinstance(cochlea, ChannelEvents)
+        height, width = camera.sensor or (0, 0)
+        assert 0 <= camera.y.min() <= camera.y.max() < height
+        assert 0 <= camera.x.min() <= camera.x.max() < width
+        assert 0 <= cochlea.channel.min() <= cochlea.channel.max() < card.streams["audio"].bands
+    network = lively(card.config)
+    for predicted, share in ((1e3, 1.0), (0.0, 0.0)):
+        with torch.no_grad():
+            network.head.weight.zero_()
+            network.head.bias.zero_()
+            network.head.bias[3] = predicted
+        checkpoint.save(tmp_path / str(share), network, card)
+        evaluator = Evaluator(tmp_path / str(share), "cpu")
+        clips = [DecodedClip(LabelledClip(b"", 0), clip) for clip in sets["random events"]]
+        measured = {m.what: m for m in measure_ood_detection(evaluator, clips, None, 7)}
+        assert set(measured) == {f"{name} answered above 0.5" for name in sets}
+        assert {each.value for each in measured.values()} == {share}
+
+
+def test_one_stream_alone_is_measured_on_what_it_has(foreign: Path) -> None:
+    sets = {
+        stream: [
+            name
+            for name, _ in draw_sets(
+                2, CARD.model_copy(update={"streams": {stream: spec}}), foreign, 7
+            )
+        ]
+        for stream, spec in CARD.streams.items()
+    }
+    words = ["words that are no digits"] if voices.available() else []
+    assert sets["audio"] == ["white noise", *words, "foreign clips (foreign)"]
+    assert sets["visual"] == ["white noise", "blank pages", "foreign clips (foreign)"]
+    (foreign / "a.wav").unlink()
+    one = CARD.model_copy(update={"streams": {"visual": CARD.streams["visual"]}})
+    (*_, (_, clips)) = draw_sets(2, one, foreign, 7)
+    assert all(clip.sound is None and clip.pictures is not None for clip in clips)
 
 
 def test_a_folder_without_sounds_is_refused(tmp_path: Path, clips: list[DecodedClip]) -> None:
