@@ -228,6 +228,11 @@ def _connections(connections: Connections) -> Iterator[Metric]:
 
 def _streams(streams: SessionSlots) -> Iterator[Metric]:
     yield GaugeMetricFamily("scmrl_stream_sessions", "Open live streams", value=len(streams))
+    yield GaugeMetricFamily(
+        "scmrl_stream_windows_waiting",
+        "Live streams whose window is due and waits for its turn",
+        value=streams.turns.waiting,
+    )
     family = CounterMetricFamily(
         "scmrl_stream_windows",
         "Windows of live streams that have ended, by outcome",

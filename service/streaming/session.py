@@ -44,6 +44,7 @@ from service.streaming.messages import (
     parse_media,
 )
 from service.streaming.packet_outcomes import PacketOutcomes
+from service.streaming.turns import Turns
 
 _NS = 1_000_000_000
 #: Errors after which the client has to open a session elsewhere.
@@ -115,7 +116,7 @@ class Session:
         classify: Classify,
         send: Send,
         max_bytes: int,
-        turns: asyncio.Semaphore,
+        turns: Turns,
         decoder: Decoder | None = None,
     ) -> None:
         coded = [source.field for source in start.inputs if isinstance(source, CodedInput)]
@@ -278,7 +279,7 @@ class Session:
     async def _answer(self, final: bool) -> None:
         """Classify the newest window when it is this session's turn, and send the answer, or the
         problem once."""
-        async with self._turns:
+        async with self._turns.take():
             cut = self._cut()
             if cut is None:
                 return

@@ -13,6 +13,7 @@ from model.media.live.types import Outcome
 from service.keys.limit_store import LEASE_S, LimitStore, StoreUnavailable
 from service.settings import Settings
 from service.streaming.messages import TOO_MANY, StreamError
+from service.streaming.turns import Turns
 
 #: Outcomes of a window.
 OUTCOMES = ("answered", "skipped", "failed")
@@ -50,7 +51,7 @@ class SessionSlots:
     """
 
     def __init__(self, limits: StreamLimits, windows_in_flight: int) -> None:
-        self.turns = asyncio.Semaphore(windows_in_flight)
+        self.turns = Turns(windows_in_flight)
         self.windows: Counter[str] = Counter()
         self.packets: Counter[str] = Counter()
         self.decoders = self.decoders_lost = 0

@@ -52,6 +52,7 @@ from service.streaming.messages import (
     parse_start,
 )
 from service.streaming.session import Pace, Session
+from service.streaming.turns import Turns
 from tests.conftest import ROOT
 from tests.service import checkpoints
 from tests.service.classification.test_upload_fields import FORCE, _config
@@ -234,7 +235,7 @@ def newest_and_summary(sent: list[bytes], behind: set[int]) -> tuple[dict[str, i
 
     started = parse_start(json.dumps({"type": "start", "inputs": CODED}))
     decoder = BusyDecoder(behind)
-    session = Session(started, Pace(2, 50, 4), classify, send, MIB, asyncio.Semaphore(1), decoder)
+    session = Session(started, Pace(2, 50, 4), classify, send, MIB, Turns(1), decoder)
     decoder.receive = session.receive_decoded
     for message in sent:
         session.receive_media(message)

@@ -35,6 +35,7 @@ from service.streaming.messages import (
     parse_start,
 )
 from service.streaming.session import Pace, Session
+from service.streaming.turns import Turns
 
 MS = 1_000_000
 START = """{"type": "start", "inputs": [{"field": "frames"},
@@ -110,7 +111,7 @@ class Client:
 
 @asynccontextmanager
 async def session(
-    turns: asyncio.Semaphore | None = None,
+    turns: Turns | None = None,
     is_reading: asyncio.Event | None = None,
     **changes: Any,
 ) -> AsyncIterator[Client]:
@@ -123,7 +124,7 @@ async def session(
         messages.append(message)
 
     start = parse_start(START).model_copy(update=changes)
-    turns = turns or asyncio.Semaphore(1)
+    turns = turns or Turns(1)
     session = Session(start, Pace(2.0, 0.5, 4), network.classify, send, 1 << 20, turns)
     running = asyncio.create_task(session.run())
     try:
@@ -175,20 +176,34 @@ async def test_the_latest_wins_and_hops_meanwhile_are_skipped() -> None:
 
 @run
 async def test_sessions_take_turns_and_the_one_that_waited_answers_about_the_newest() -> None:
-    turns = asyncio.Semaphore(1)
+    turns = Turns(1)
     async with session(turns) as first, session(turns) as second:
         await first.send(picture(0), picture(500))
         await second.send(picture(0), picture(500))
         assert (len(first.network.files), len(second.network.files)) == (1, 0)
+        assert turns.waiting == 1
         await second.send(picture(900))
         await first.answer()
+        assert turns.waiting == 0
         await second.answer()
         assert second.answers[0].window.end_ns == 900 * MS
 
 
 @run
+async def test_a_session_that_ends_leaves_the_turns_to_others() -> None:
+    turns = Turns(1)
+    async with session(turns) as first:
+        async with session(turns) as second:
+            await first.send(picture(0), picture(500))
+            await second.send(picture(0), picture(500))
+        assert turns.waiting == 0, "it has ended while it waited"
+        assert turns.are_taken
+    assert not turns.are_taken, "it has ended while its window was classified"
+
+
+@run
 async def test_a_client_that_does_not_read_holds_no_turn() -> None:
-    turns, is_reading = asyncio.Semaphore(1), asyncio.Event()
+    turns, is_reading = Turns(1), asyncio.Event()
     async with session(turns, is_reading) as first, session(turns) as second:
         await first.send(picture(0), picture(500))
         await first.answer()
@@ -205,14 +220,14 @@ async def test_a_client_that_does_not_read_holds_no_turn() -> None:
 
 @run
 async def test_a_segment_without_a_window_ends_the_turn_of_the_one_before() -> None:
-    turns = asyncio.Semaphore(1)
+    turns = Turns(1)
     async with session(turns) as first, session(turns) as second:
         await first.send(picture(0), picture(500))
         await second.send(picture(0), picture(500))
         await second.send(picture(60_000, bytes(2 << 20)))  # more than its buffer holds
         await first.answer()
         assert not second.network.files
-        assert not turns.locked()
+        assert not turns.are_taken
         await second.send(picture(60_000), picture(60_500))
         await second.answer()
         assert [answer.segment for answer in second.answers] == [1]

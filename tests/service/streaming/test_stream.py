@@ -9,7 +9,7 @@ import json
 import time
 import wave
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from socket import SHUT_RDWR
 from typing import Any
@@ -255,11 +255,12 @@ def test_sessions_share_turns_two_for_each_decoding_process_unless_set(
     turns = create_app(settings).state.scmrl.streams.turns
 
     async def take_all() -> int:
-        taken = 0
-        while not turns.locked():
-            await turns.acquire()
-            taken += 1
-        return taken
+        async with AsyncExitStack() as stack:
+            taken = 0
+            while not turns.are_taken:
+                await stack.enter_async_context(turns.take())
+                taken += 1
+            return taken
 
     assert asyncio.run(take_all()) == expected
 
