@@ -6,6 +6,7 @@ The command line makes its flags from these dataclasses, so this module imports 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
@@ -345,12 +346,16 @@ def range_of(option: Field[Any]) -> tuple[float, float] | None:
 def make_folder(name: str, folder: Path) -> None:
     """Create a folder, and check that it is writable, before hours of work.
 
-    Raises OptionsError, naming the flag of the option `name`, if it has one.
+    Raises OptionsError, naming the flag of the option `name`, if it has one; also for a path that
+    is not in UTF-8, as cards are.
     """
     try:
+        str(folder.absolute()).encode()
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):
             pass
-    except OSError as exc:
+    except (OSError, UnicodeEncodeError) as exc:
         option = f"{flag(name)} " if name else ""
-        raise OptionsError(f"{option}{folder}: {exc.strerror}") from exc
+        shown = os.fsencode(folder).decode(errors="backslashreplace")
+        problem = exc.strerror if isinstance(exc, OSError) else "the path is not in UTF-8"
+        raise OptionsError(f"{option}{shown}: {problem}") from exc

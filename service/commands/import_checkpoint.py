@@ -68,6 +68,8 @@ def import_checkpoint(
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         fail(f"{out} is there already: name a new folder", UNUSABLE)
+    if out.name != (name := out.name.encode(errors="backslashreplace").decode()):
+        fail(f"--out {name}: the name of a checkpoint must be in UTF-8", UNUSABLE)
     overrides = Overrides(attention, alpha, heads, steps)
     try:
         imported = run(file, PUBLISHED_TASKS[task.value], out.name, labels, overrides)

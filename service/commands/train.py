@@ -213,4 +213,4 @@ def _parse_numbers(name: str, text: str) -> dict[str, float]:
 
 def _command_line() -> str:
     """Return the command as it was typed, for the card."""
-    return shlex.join(["scmrl", *sys.argv[1:]])
+    return shlex.join(["scmrl", *sys.argv[1:]]).encode(errors="backslashreplace").decode()

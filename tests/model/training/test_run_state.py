@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from dataclasses import fields, replace
@@ -323,8 +324,10 @@ def test_a_folder_that_cannot_be_written_is_refused_by_its_option(
     begun: TrainOptions, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("no folder")
-    for out in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(OptionsError, match=f"--out {out}: "):
+    no_utf_8 = tmp_path / os.fsdecode(b"caf\xe9")
+    for out in (tmp_path / "file", tmp_path / "file" / "run", no_utf_8):
+        shown = re.escape(str(out).replace("\udce9", r"\xe9"))
+        with pytest.raises(OptionsError, match=f"--out {shown}: "):
             train(replace(begun, out=out, resume=False))
 
 

@@ -97,6 +97,9 @@ def test_a_folder_that_is_there_is_not_written_to(file: Path, tmp_path: Path) ->
     message = scmrl("import", file, "--task", "urbansound8k-av", "--out", out, code=2).stderr
     assert "is there already" in message
     assert (out / "card.json").read_text() == "mine"
+    name = tmp_path / os.fsdecode(b"caf\xe9")
+    message = scmrl("import", file, "--task", "urbansound8k-av", "--out", name, code=2).stderr
+    assert "--out caf\\xe9: the name of a checkpoint must be in UTF-8" in message
 
 
 def test_errors_say_why_a_file_cannot_be_imported_and_nothing_is_written(
