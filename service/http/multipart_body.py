@@ -69,7 +69,7 @@ class FormFields:
         for name in names:
             field, _, number = name.rpartition(".")
             if name in self.names or (self.numbered and number.isdecimal() and field in self.names):
-                detail = f"`{name}` is in the query of the address; send it as a field of the form."
+                detail = f"`{name}` is in the query string; send it as a field of the form."
                 raise Problem(Error.INVALID_FIELD, detail, field=name)
 
     def max_bytes(self, name: str) -> int:
