@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -68,7 +69,7 @@ def import_checkpoint(
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         fail(f"{out} is there already: name a new folder", UNUSABLE)
-    if out.name != (name := out.name.encode(errors="backslashreplace").decode()):
+    if out.name != (name := os.fsencode(out.name).decode(errors="backslashreplace")):
         fail(f"--out {name}: the name of a checkpoint must be in UTF-8", UNUSABLE)
     overrides = Overrides(attention, alpha, heads, steps)
     try:
