@@ -206,6 +206,15 @@ def _fit_ood_references(
     return ood_references(card, fits), factors
 
 
+def check_enough(examples: Examples, streams: Sequence[str]) -> None:
+    """Raise DataError where there are too few of these examples, which repeat, to fit a
+    temperature: before a training that is measured with one."""
+    inputs, labels = collate(examples, range(_FEWEST), BatchPlan(tuple(streams), 1), "direct")
+    count = len({_digest(inputs, row) for row in range(len(labels))})
+    if count < _FEWEST:
+        raise DataError(f"{count} development clips: {_FEWEST} are needed to calibrate")
+
+
 def run(
     evaluator: Evaluator, examples: Examples, count: int, steps: int
 ) -> tuple[dict[str | None, Output], Int64Array]:

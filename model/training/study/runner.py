@@ -11,6 +11,7 @@ from rich.console import Console
 
 from model import checkpoint
 from model.network import SCMRL
+from model.training.calibrate import check_enough
 from model.training.epochs import METRICS, rows
 from model.training.options import OptionsError, TrainOptions, make_folder
 from model.training.study import curves, figure, report, residuals
@@ -20,7 +21,7 @@ from model.training.study.options import StudyOptions
 from model.training.study.sweeps import measure_exit, measure_noise, measure_steps
 from model.training.study.task_choice import task_of
 from model.training.study.variants import Variant
-from model.training.task import Task, streams_alone
+from model.training.task import Data, Task, streams_alone
 from model.training.train import train
 
 #: The files of a study in its folder.
@@ -39,6 +40,8 @@ _MEASURES = {
     "modalities": measure_modalities,
     "exit": measure_exit,
 }
+#: The studies that fit temperatures to development clips.
+_FIT_TEMPERATURES = ("alpha", "ablation", "modalities")
 #: The study whose exits depend on the temperatures of the card.
 _CALIBRATED = "exit"
 
@@ -55,7 +58,7 @@ def run_study(options: StudyOptions, console: Console | None = None) -> Path:
         console.print(f"warning: {_NEW}", style="bold yellow", markup=False)
     task = task_of(options)
     variants = options.variants_of(task)
-    examiner = Examiner(options, task, task.load(options.data), _measure)
+    examiner = Examiner(options, task, _load(options, task), _measure)
     results: dict[Variant, list[Measured]] = {}
     for seed in range(options.seeds if options.epochs else 1):
         if options.start_epochs and options.epochs:
@@ -78,6 +81,17 @@ def run_study(options: StudyOptions, console: Console | None = None) -> Path:
             console.print(f"CPU seconds: {seconds[0]:.0f} to train, {seconds[1]:.0f} to measure")
             _write(options, task, results)
     return options.out / TABLE
+
+
+def _load(options: StudyOptions, task: Task) -> Data:
+    """Load the data. Where the study trains, check it as a training does, which may leave faulty
+    clips out: what is wrong is reported before the first training, not after it."""
+    data = task.load(options.data)
+    if options.epochs:
+        data.training_examples(0, cache=options.out)
+        if options.study in _FIT_TEMPERATURES:
+            check_enough(data.development_examples(), tuple(task.specs))
+    return data
 
 
 def _measure(examiner: Examiner, run: Run) -> Iterator[tuple[str, Values]]:

@@ -343,6 +343,19 @@ def test_an_interrupted_study_stops(
     assert not list(out.glob("*/measured.npz"))
 
 
+def test_too_few_development_clips_are_found_before_the_training(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = PairsOfNoise("", 1.0).development_examples()
+    repeated = SimpleNamespace(example=lambda index, plan: examples.example(index % 7, plan))
+    monkeypatch.setattr(PairsOfNoise, "development_examples", lambda _: repeated)
+    out = tmp_path / "out"
+    message = scmrl("study", "ablation", "--task", "noise", "--data", data, "--out", out, *OTHERS,
+                    code=2).stderr  # fmt: skip
+    assert "7 development clips: 20 are needed to calibrate" in message
+    assert list(out.iterdir()) == []
+
+
 def test_what_was_measured_with_other_settings_is_measured_again(tmp_path: Path) -> None:
     file = tmp_path / examiner.MEASURED
     np.savez(file, **{"pairs/mass": np.ones(3), examiner._SETTINGS: np.asarray("a")})

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -11,10 +13,14 @@ from model.checkpoint import CARD
 from model.training.drones.task import Drones
 from model.training.options import OptionsError
 from model.training.paper.crema_d import CremaD
+from model.training.paper.urbansound8k_av import UrbanSound8KAV
+from model.training.study import runner
 from model.training.study.options import StudyOptions
+from model.training.study.runner import run_study
 from model.training.study.task_choice import task_of
+from model.training.task import Data, DataError
 from service.default_checkpoint import WEIGHTS
-from tests.model.training.paper.data_folders import crema_d
+from tests.model.training.paper.data_folders import crema_d, urbansound8k_av
 
 
 def test_options_of_the_task_are_those_of_its_training(tmp_path: Path) -> None:
@@ -41,6 +47,27 @@ def test_what_the_task_cannot_take_is_refused(tmp_path: Path, text: str, message
     with pytest.raises(OptionsError) as caught:
         task_of(StudyOptions("crema-d", tmp_path, tmp_path / "out", task_options=text))
     assert str(caught.value).startswith(message)
+
+
+def test_faulty_clips_are_found_before_the_training_and_are_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `scmrl train` does: the measured clips are those of the trainings."""
+    task = UrbanSound8KAV()
+    data = urbansound8k_av(tmp_path / "data", dict.fromkeys(task.labels, 7))
+    (data / "Dataset_v3_sound" / "siren" / "106-8-0-6.wav").write_bytes(b"no sound")
+    loaded: list[Data] = []
+    monkeypatch.setattr(runner, "Examiner", lambda *arguments: loaded.append(arguments[2]))
+    monkeypatch.setattr(runner, "train", lambda options: pytest.fail("it trains"))
+    options = StudyOptions(task.name, data, tmp_path / "out", "steps", seeds=1)
+    with pytest.raises(DataError, match=r"siren/106-8-0-6"):
+        run_study(options)
+    monkeypatch.setattr(runner, "_train", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run_study(replace(options, task_options="skip-faulty=true"))
+    names = [clip.name for clip in loaded[0].test_clips(1000, 7)]
+    assert len(names) == 19
+    assert not any("siren/106-8-0-6" in name for name in names)
 
 
 def measured(task: str, checkpoint: Path, **options: str) -> StudyOptions:
