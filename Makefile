@@ -10,7 +10,7 @@ INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --quiet $(LOC
 	gpu-check clean
 
 help:
-	@echo "make serve   set up, then serve the embedded checkpoint on http://127.0.0.1:8000"
+	@echo "make serve   set up, then serve the embedded checkpoints on http://127.0.0.1:8000 (or SCMRL_PORT)"
 	@echo "make test    set up, then run all tests"
 	@echo "make quick   linters, type checker and the tests that are not slow, in under a minute"
 	@echo "make lint    ruff and mypy"

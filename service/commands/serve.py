@@ -161,7 +161,8 @@ def _listen(settings: Settings) -> socket.socket:
         return listen(settings.host, settings.port)
     except OSError as exc:
         address = f"{settings.host}:{settings.port}"
-        message = f"cannot listen on {address}: {exc.strerror}; try --port or --host"
+        advice = "set SCMRL_PORT (--port) or SCMRL_HOST (--host)"
+        message = f"cannot listen on {address}: {exc.strerror}; {advice}"
         raise _CannotStart(message, FAILED) from exc
 
 

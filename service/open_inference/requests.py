@@ -120,7 +120,9 @@ def _contents(inputs: Sequence[Tensor], card: Card, settings: Settings) -> list[
 def _stream(tensor: Tensor, card: Card) -> NDArray[np.float32]:
     """Return a preprocessed stream [clips, T or 1, C, H, W]. Raises Problem INVALID_FIELD."""
     if tensor.name not in card.streams:
-        raise _invalid(tensor, f"there is no such stream; there are {', '.join(card.streams)}")
+        streams = ", ".join(card.streams)
+        detail = f"there is no such stream; there are {streams}. Files have the datatype BYTES"
+        raise _invalid(tensor, detail)
     if tensor.values.ndim != _STREAM_DIMENSIONS:
         spec = card.streams[tensor.name]
         needed = f"[clips, T or 1, {spec.channels}, {spec.size[0]}, {spec.size[1]}]"

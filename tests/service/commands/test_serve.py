@@ -291,5 +291,6 @@ def test_a_port_in_use_is_reported_before_anything_is_loaded(
         service = serve("--models", weights, "--port", port)
         assert service.code() == 1
     assert f"cannot listen on 127.0.0.1:{port}" in service.logged
+    assert "set SCMRL_PORT (--port)" in service.logged
     assert "--port" in service.logged
     assert "Traceback" not in service.logged
