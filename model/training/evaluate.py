@@ -178,8 +178,8 @@ def measure_calibration(
         yield Measurement(
             what="expected calibration error" + (f", {name}" if stream else ""),
             value=result.error, n=len(clips),
-            conditions=f"{name}, T = {steps}, {task.test_set}, {BINS} bins of confidence; of "
-            f"perfect probabilities {result.chance:.1%} by chance",
+            conditions=f"{name}, T = {steps}, {task.test_set}, {BINS} bins of confidence; "
+            f"perfectly calibrated probabilities have {result.chance:.1%} by chance",
         )  # fmt: skip
     plots.reliability(results, out / "reliability.png")
 

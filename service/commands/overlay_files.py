@@ -34,7 +34,7 @@ def write_overlays(out: Path, outcomes: Sequence[Outcome], quiet: bool) -> bool:
         maps = outcome.answer.attention or {}
         pngs = [base64.b64decode(m.overlay_png) for m in maps.values() if m.overlay_png]
         if not pngs:
-            typer.echo(f"{outcome.clip}: no maps, which need both sound and picture", err=True)
+            typer.echo(f"{outcome.clip}: no maps, which need several streams", err=True)
             continue
         path = _overlay_path(out, outcome.clip if len(outcomes) > 1 else None, used)
         try:
