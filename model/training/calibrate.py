@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from model import checkpoint
@@ -34,6 +33,7 @@ from model.training.out_of_distribution.features import (
     ood_references,
 )
 from model.training.out_of_distribution.logits import fit_logit_references
+from model.training.progress import track
 from model.training.reliability import reliability
 from model.training.task import (
     BatchPlan,
@@ -172,7 +172,7 @@ def _run_clips(
     By the stream that was alone, and with all of them under None. Raises DataError.
     """
     outputs: dict[str | None, list[Output]] = {}
-    for first in track(range(0, len(clips), _BATCH), f"T = {steps}", transient=True):
+    for first in track(range(0, len(clips), _BATCH), f"T = {steps}"):
         batch = [decode(clip, steps, evaluator).clip for clip in clips[first : first + _BATCH]]
         inputs = evaluator.encode([evaluator.prepare(clip, steps) for clip in batch], steps)
         for alone, output in evaluator.run_each(inputs, steps).items():
@@ -241,7 +241,7 @@ def _batches(
     """Yield inputs and classes of the first `count` examples, until one is repeated."""
     plan = BatchPlan(tuple(evaluator.card.streams), steps)
     earlier: set[bytes] = set()
-    for first in track(range(0, count, _BATCH), f"T = {steps}", transient=True):
+    for first in track(range(0, count, _BATCH), f"T = {steps}"):
         indices = range(first, min(first + _BATCH, count))
         inputs, labels = collate(examples, indices, plan, evaluator.card.encoding)
         digests = [_digest(inputs, row) for row in range(len(labels))]

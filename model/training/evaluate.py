@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import track
 from rich.table import Table
 
 from model import checkpoint
@@ -28,6 +27,7 @@ from model.training.faithfulness import Faithfulness, faithfulness
 from model.training.options import make_folder
 from model.training.out_of_distribution.evaluation import measure_ood_detection
 from model.training.perturbations import NOISE
+from model.training.progress import track
 from model.training.reliability import BINS, reliability
 from model.training.task import DATA_NOTE, Data, DataError, LabelledClip, Task, streams_alone
 
@@ -222,7 +222,7 @@ def measure_noise(
     """Measure accuracy over the level of white noise on one stream, for it alone and for all."""
     steps, task = evaluator.card.steps, evaluator.task
     curves: dict[str, list[Accuracy]] = {}
-    for snr in track(SNRS_DB, "noise", transient=True):
+    for snr in track(SNRS_DB, "noise"):
         for stream, spec in task.specs.items():
             if spec.kind not in NOISE:
                 continue
@@ -249,7 +249,7 @@ def measure_steps(
     task = evaluator.task
     together: list[Accuracy] = []
     alone: dict[str, list[Accuracy]] = {stream: [] for stream in streams_alone(task)}
-    for steps in track(STEPS, "time steps", transient=True):
+    for steps in track(STEPS, "time steps"):
         decoded = decode_within_memory((clip.truth for clip in clips), steps, evaluator)
         together.append(evaluator.accuracy(decoded, steps))
         for stream, curve in alone.items():

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import track
 from torch import Tensor
 
 from model import checkpoint
@@ -23,6 +22,7 @@ from model.preprocess.prepared import Prepared
 from model.training.accuracy import Accuracy
 from model.training.checkpoint_task import task_of_card
 from model.training.perturbations import Perturbation
+from model.training.progress import track
 from model.training.task import DataError, LabelledClip, streams_alone
 
 BATCH_SIZE = 32
@@ -182,7 +182,7 @@ def decode_clips(
     Beyond MAX_DECODED_BYTES in memory, clips are decoded again at each use. Raises DataError where
     there is none, or where one cannot be decoded.
     """
-    shown = track(clips, "clips", count, transient=True)
+    shown = track(clips, "clips", count)
     decoded = decode_within_memory(shown, evaluator.card.steps, evaluator)
     if not decoded:
         raise DataError("no clip is left to measure: training has seen all of them")
@@ -255,7 +255,7 @@ def held_out_batches(
     steps = evaluator.card.steps
     prepared = (
         evaluator.prepare(decode(clip, steps, evaluator).clip, steps)
-        for clip in track(clips, "clips", count, transient=True)
+        for clip in track(clips, "clips", count)
     )
     while batch := list(islice(prepared, BATCH_SIZE)):
         yield evaluator.encode(batch, steps)

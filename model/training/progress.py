@@ -1,9 +1,18 @@
-"""The progress bar of work that takes minutes: how much of it is done, and the time left."""
+"""Progress bars of work that takes minutes, in a terminal: how much is done, and the time left.
+
+In a file or a pipe there is none: each would leave an empty line.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TypeVar
+
+from rich import get_console, progress
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+Item = TypeVar("Item")
 
 
 def progress_bar(console: Console) -> Progress:
@@ -15,4 +24,21 @@ def progress_bar(console: Console) -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+def track(
+    items: Iterable[Item],
+    description: str,
+    total: float | None = None,
+    console: Console | None = None,
+) -> Iterable[Item]:
+    """Iterate over `items` beside a bar, which is gone when they end.
+
+    `total`: their number, where they have no length.
+    """
+    console = console or get_console()
+    return progress.track(
+        items, description, total, console=console, transient=True, disable=not console.is_terminal
     )

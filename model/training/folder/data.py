@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from rich.console import Console
-from rich.progress import track
 
 from model.preprocess.specs import Spec, SpectrogramSpec
 from model.training.folder.cache import Entry, Store
@@ -23,6 +22,7 @@ from model.training.folder.inspection import duplicates
 from model.training.folder.settings import RATE
 from model.training.folder.split import DEVELOPMENT, PARTS, TEST, TRAIN, too_few
 from model.training.folder.split_table import LEFT_OUT, write_split
+from model.training.progress import track
 from model.training.task import DataError, LabelledClip
 
 if TYPE_CHECKING:
@@ -239,7 +239,7 @@ def digests(clips: Sequence[ClipFiles]) -> dict[str, str]:
     """Return the digest of each clip's content by its name. Raises DataError."""
     result = {}
     console = Console(stderr=True)
-    for clip in track(clips, "reading files", console=console, transient=True):
+    for clip in track(clips, "reading files", console=console):
         try:
             result[clip.name] = clip.digest()
         except OSError as exc:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.progress import track
 
 from model.arrays import Float32Array
 from model.checkpoint import Card
@@ -21,6 +20,7 @@ from model.training.out_of_distribution.outlier_exposure import (
     OutlierExposure,
     can_draw_outliers,
 )
+from model.training.progress import track
 from model.training.speech import voices
 from model.training.task import BatchPlan, Data, Examples
 
@@ -87,7 +87,7 @@ def run_examples(
     plan = BatchPlan(tuple(evaluator.card.streams), steps)
     outputs: dict[str | None, list[Output]] = {}
     labels: list[torch.Tensor] = []
-    for first in track(range(0, count, _BATCH), title, transient=True):
+    for first in track(range(0, count, _BATCH), title):
         indices = range(first, min(first + _BATCH, count))
         inputs, of_batch = collate(examples, indices, plan, encoding)
         labels.append(of_batch)

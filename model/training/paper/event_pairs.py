@@ -11,7 +11,6 @@ from typing import TypeVar
 
 import numpy as np
 from rich.console import Console
-from rich.progress import track
 
 from model.media.events.reader import read_camera_events
 from model.media.events.types import CameraEvents, ChannelEvents
@@ -23,6 +22,7 @@ from model.training.folder.split_table import SPLIT, seen_digests, write_split
 from model.training.paper.event_examples import EventExamples, EventPair
 from model.training.paper.mnist_dvs import Recording
 from model.training.paper.ntidigits import NTIDigits, SpokenDigit
+from model.training.progress import track
 from model.training.task import DataError, LabelledClip
 
 _T = TypeVar("_T")
@@ -154,8 +154,7 @@ class EventPairData:
                 )
                 for member in self.samples[part]
             ]
-            for name, member, read in track(jobs, f"reading ({part})", console=console,
-                                           transient=True):  # fmt: skip
+            for name, member, read in track(jobs, f"reading ({part})", console=console):
                 problem = _problem(read)
                 if problem:
                     self.findings.append(Finding("unreadable", name, problem))
