@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Seed of the clips that a checkpoint is calibrated on.
 _DEVELOPMENT_SEED = 11
+#: Seed of the examples that a checkpoint is to know, beside the development clips.
+_KNOWN_SEED = 12
 
 
 @dataclass(frozen=True)
@@ -137,8 +139,9 @@ class NDigitsData:
 
         return labelled_clips(self.parts.development, count, _DEVELOPMENT_SEED)
 
-    def known_examples(self, cache: Path) -> None:
-        """Return None: there are no clips of no class to tell others from."""
+    def known_examples(self, cache: Path) -> FilmedWords:
+        """Return examples to train on: other speakers and voices, other writers."""
+        return self.training_examples(_KNOWN_SEED, cache)
 
     def test_clips(self, count: int, seed: int) -> Iterator[LabelledClip]:
         """Yield files of events of both streams: recordings of the camera in turn, each time with

@@ -15,11 +15,22 @@ from numpy.random import Generator
 
 from model.arrays import Float32Array, UInt8Array
 from model.media.types import Pictures, Sound
+from model.preprocess.events import prepare_camera_events, prepare_channel_events
 from model.preprocess.frames import prepare_frames
-from model.preprocess.specs import FrameSpec, Spec, SpectrogramSpec
+from model.preprocess.specs import (
+    ChannelEventSpec,
+    EventFrameSpec,
+    FrameSpec,
+    Spec,
+    SpectrogramSpec,
+)
 from model.preprocess.spectrogram import prepare_spectrogram
 from model.training import backgrounds
 from model.training.options import OptionsError, TrainOptions
+from model.training.out_of_distribution.outlier_events import (
+    draw_camera_events,
+    draw_channel_events,
+)
 from model.training.speech import voices
 from model.training.speech.folder import RATE
 from model.training.speech.recording import noise, record
@@ -57,17 +68,21 @@ class OutlierExposure:
         rng = np.random.default_rng([self.seed, index, 4])
         if rng.random() >= self.share:
             return self.examples.example(index, plan)
-        return {name: self._draw(self.specs[name], rng) for name in plan.streams}, NO_CLASS
+        steps = plan.steps
+        return {name: self._draw(self.specs[name], steps, rng) for name in plan.streams}, NO_CLASS
 
-    def _draw(self, spec: Spec, rng: Generator) -> Float32Array:
+    def _draw(self, spec: Spec, steps: int, rng: Generator) -> Float32Array:
         if isinstance(spec, SpectrogramSpec):
             sound = draw_outlier_sound(self.words, rng)
             return augment_spectrogram(prepare_spectrogram(sound, spec).tensor, rng)
         if isinstance(spec, FrameSpec):
             return prepare_frames(Pictures((draw_outlier_picture(rng),), (0.0,)), spec, 1).tensor
-        raise TypeError(
-            f"{type(spec).__name__}: outliers can be drawn for sounds and pictures only"
-        )
+        if isinstance(spec, EventFrameSpec):
+            return prepare_camera_events(draw_camera_events(spec, rng), spec, steps).tensor
+        if isinstance(spec, ChannelEventSpec):
+            heard = draw_channel_events(spec, lambda: draw_outlier_sound(self.words, rng), rng)
+            return prepare_channel_events(heard, spec, steps).tensor
+        raise TypeError(f"{type(spec).__name__}: no outliers can be drawn for it")
 
 
 def with_outliers(options: TrainOptions, examples: Examples) -> Examples:
@@ -80,7 +95,7 @@ def with_outliers(options: TrainOptions, examples: Examples) -> Examples:
     specs = dict(options.task.specs)
     if not can_draw_outliers(list(specs.values())):
         raise OptionsError(
-            "--outlier-share: outliers can be drawn for sounds and pictures only; "
+            "--outlier-share: outliers can be drawn for sounds, pictures and events only; "
             f"{options.task.name} has other streams"
         )
     words = voices.other_words(_OTHER_WORDS, options.out.parent)
@@ -88,8 +103,11 @@ def with_outliers(options: TrainOptions, examples: Examples) -> Examples:
 
 
 def can_draw_outliers(specs: Sequence[Spec]) -> bool:
-    """Return whether outliers can be drawn for these streams: for sounds and pictures only."""
-    return all(isinstance(spec, FrameSpec | SpectrogramSpec) for spec in specs)
+    """Return whether outliers can be drawn for these streams: for sounds, pictures and events."""
+    return all(
+        isinstance(spec, FrameSpec | SpectrogramSpec | EventFrameSpec | ChannelEventSpec)
+        for spec in specs
+    )
 
 
 def draw_outlier_sound(words: Sequence[Float32Array], rng: Generator) -> Sound:

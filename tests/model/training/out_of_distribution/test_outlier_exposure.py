@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,13 @@ from torch.nn.functional import cross_entropy
 
 from model.network import Output
 from model.preprocess.profiles import PROFILES
+from model.preprocess.specs import ChannelEventSpec, EventFrameSpec
 from model.training.batches import collate
 from model.training.options import TrainOptions
+from model.training.out_of_distribution.outlier_events import (
+    draw_camera_events,
+    draw_channel_events,
+)
 from model.training.out_of_distribution.outlier_exposure import (
     NO_CLASS,
     OutlierExposure,
@@ -68,6 +74,29 @@ def test_sounds_and_pictures_are_finite_and_differ() -> None:
     pictures = [draw_outlier_picture(rng) for _ in range(40)]
     assert all(picture.dtype == np.uint8 and picture.ndim == 3 for picture in pictures)
     assert len({picture.tobytes() for picture in pictures}) == 40
+
+
+def test_events_of_no_class_lie_on_the_sensor_and_in_the_channels() -> None:
+    specs = PROFILES["ndigits-events"]
+    camera_spec, cochlea_spec = specs["visual"], specs["audio"]
+    assert isinstance(camera_spec, EventFrameSpec)
+    assert isinstance(cochlea_spec, ChannelEventSpec)
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        camera = draw_camera_events(camera_spec, rng)
+        height, width = camera.sensor or (0, 0)
+        assert 0 <= camera.y.min() <= camera.y.max() < height
+        assert 0 <= camera.x.min() <= camera.x.max() < width
+        assert (np.diff(camera.time_us) >= 0).all()
+        cochlea = draw_channel_events(cochlea_spec, partial(draw_outlier_sound, (), rng), rng)
+        assert 0 <= cochlea.channel.min() <= cochlea.channel.max() < cochlea_spec.bands
+    examples = OutlierExposure(Ones(), dict(specs), 1.0, 0)
+    drawn = [examples.example(index, BatchPlan(("audio", "visual"), 4)) for index in range(20)]
+    shapes = {name: (4, spec.channels, *spec.size) for name, spec in specs.items()}
+    for streams, label in drawn:
+        assert label == NO_CLASS
+        assert {name: each.shape for name, each in streams.items()} == shapes
+    assert len({streams["visual"].tobytes() for streams, _ in drawn}) == 20
 
 
 def test_the_loss_of_no_class_is_least_where_all_classes_are_equally_likely() -> None:
