@@ -90,14 +90,14 @@ _TYPES: dict[str, type] = {
 
 
 def claim(folder: Path) -> BinaryIO | None:
-    """Keep other runs from writing to a folder for as long as the returned file is open.
+    """Keep other processes from training in a folder for as long as the returned file is open.
 
-    None where the file system has no locks. Raises RunError where another run writes to it.
+    None where the file system has no locks. Raises RunError where another one trains there.
     """
     lock = (folder / _LOCK).open("ab")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # as POSIX permits
         lock.close()
         raise RunError(f"{folder}: another run writes to it; choose another --out") from None
     except OSError:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -187,7 +189,6 @@ def test_a_run_of_0_1_is_resumed_to_the_same_weights(begun: TrainOptions, tmp_pa
     slow = replace(begun, out=tmp_path / "now", lr_multiplier={"visual": 0.1, "head": 0.1})
     trainer = Trainer(replace(slow, resume=False))
     trainer.save(trainer.train_epoch(0, Console(quiet=True)))
-    del trainer  # it keeps other runs from `slow.out`
     old = copy_run(slow, tmp_path / "old")
     as_of_0_1(run_state.load(old.out / "last.pt")).save(old.out / "last.pt")
     assert "shares" in torch.load(old.out / "last.pt", weights_only=True)["settings"]
@@ -310,10 +311,18 @@ def test_a_full_disk_is_named_and_the_last_state_is_kept(
 
 def test_two_processes_do_not_write_to_one_folder(begun: TrainOptions, tmp_path: Path) -> None:
     options = copy_run(begun, tmp_path / "run")
-    claim = run_state.claim(options.out)
-    assert claim is not None
-    assert f"{options.out}: another run writes to it; choose another --out" in refusal(options)
-    claim.close()
+    code = (
+        "import pathlib, sys; from model.training import run_state; "
+        "claim = run_state.claim(pathlib.Path(sys.argv[1])); print('claimed', flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, options.out], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"claimed\n"
+        assert f"{options.out}: another run writes to it; choose another --out" in refusal(options)
+        other.kill()
+    assert Trainer(options).saved
     assert Trainer(options).saved
 
 
