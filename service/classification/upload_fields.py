@@ -182,6 +182,11 @@ def checkpoint_fields(kinds: Kinds) -> tuple[UploadField, ...]:
     return (*(row for row in FIELDS if row.name not in kinds), *own)
 
 
+def describe_streams(kinds: Kinds) -> str:
+    """Return the streams of a checkpoint with their kinds, for messages: `audio (spectrogram)`."""
+    return ", ".join(f"{stream} ({kind})" for stream, kind in kinds.items())
+
+
 class InputFiles(Mapping[str, tuple[bytes, ...]]):
     """The files of one request by upload field; those of a repeated field in the order sent.
 

@@ -71,7 +71,7 @@ def _check_all_used(files: InputFiles, rows: list[UploadField], request: DecodeR
     used = {row.name for row in rows if _specs_fed_by(row, request)}
     for name in files:
         if name not in used:
-            streams = ", ".join(request.streams)
+            streams = upload_fields.describe_streams(request.kinds)
             detail = (
                 f"The checkpoint {request.name} has no stream for `{name}`; its streams: {streams}."
             )

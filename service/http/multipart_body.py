@@ -7,6 +7,7 @@ there are is not its matter: `service.classification.upload_fields`.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -78,8 +79,15 @@ class FormFields:
 
     def unknown(self, name: str) -> Problem:
         """Return the problem with a field that is none of these."""
-        detail = f"No such field: {name[:100]!r}; the fields are: {', '.join(self.names)}."
-        return Problem(Error.INVALID_FIELD, f"{detail} {self.note}".strip(), field=name[:100])
+        shown = name[:100]
+        field, _, number = shown.rpartition(".")
+        nearest = difflib.get_close_matches(shown.lower(), self.names, n=1, cutoff=0.8)
+        if field in self.names and number.isdecimal() and not self.numbered:
+            hint = "numbers are for several clips, at …/classify/batch. The"
+        else:
+            hint = f"did you mean `{nearest[0]}`? The" if nearest else "the"
+        detail = f"No such field: {shown!r}; {hint} fields are: {', '.join(self.names)}."
+        return Problem(Error.INVALID_FIELD, f"{detail} {self.note}".strip(), field=shown)
 
 
 @dataclass(frozen=True)

@@ -236,7 +236,7 @@ def _check_inputs(start: Start, name: str, card: Card) -> None:
             raise StreamError(
                 INVALID,
                 f"the checkpoint {name} has no stream for `{source.field}` as {source.format}; its "
-                f"streams: {', '.join(kinds)}",
+                f"streams: {upload_fields.describe_streams(kinds)}",
             )
 
 

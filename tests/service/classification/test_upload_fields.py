@@ -309,7 +309,7 @@ def test_the_command_takes_a_file_for_each_stream(
     wrong = run("--model", "eyes", "--stream", f"tactile={tmp_path / 'pen.csv'}")
     detail = json.loads(wrong.stdout)["error"]["detail"]
     assert (
-        detail
-        == "The checkpoint eyes has no stream for `tactile`; its streams: left, right, heard."
+        detail == "The checkpoint eyes has no stream for `tactile`; its streams: left (frames), "
+        "right (frames), heard (spectrogram)."
     )
     assert run("--stream", "pen.csv").exit_code == 2

@@ -68,8 +68,21 @@ def test_ambiguous_fields_are_refused(
 def test_other_names_are_no_fields(name: str) -> None:
     with pytest.raises(Problem, match="No such field"):
         FIELDS.split(name)
-    with pytest.raises(Problem, match="No such field"):
+    with pytest.raises(Problem, match="numbers are for several clips"):
         replace(FIELDS, numbered=False).split("clip.0")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("Clip", "clip"), ("clips", "clip"), ("topk", "top_k"), ("flie", None)]
+)
+def test_a_name_that_is_nearly_a_field_is_told_which(name: str, meant: str | None) -> None:
+    with pytest.raises(Problem) as caught:
+        FIELDS.split(name)
+    detail = caught.value.detail
+    if meant is None:
+        assert detail.startswith(f"No such field: '{name}'; the fields are: ")
+    else:
+        assert detail.startswith(f"No such field: '{name}'; did you mean `{meant}`? The fields are")
 
 
 @pytest.mark.parametrize(
