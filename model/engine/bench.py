@@ -6,7 +6,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import cast
@@ -130,27 +130,32 @@ def paths(device: str) -> tuple[EnginePath, ...]:
     )
 
 
+def engines(network: SCMRL, steps: int, device: str = "cpu") -> dict[EnginePath, Engine]:
+    """Return an engine of each path that a device can use, with a copy of the network.
+
+    A path that cannot be used is omitted; the log has the reason.
+    """
+    allocator.keep_memory()
+    made = {path: Engine(deepcopy(network), device) for path in paths(device)}
+    return {
+        path: engine
+        for path, engine in made.items()
+        if path == "plain" or engine.use_fastest([path], steps)
+    }
+
+
 def timings(
-    network: SCMRL,
+    usable: Mapping[EnginePath, Engine],
     steps: int,
     inputs: Callable[[int], dict[str, Tensor]],
     batches: Sequence[int],
     seconds: float,
-    device: str = "cpu",
 ) -> Iterator[Timing]:
-    """Time each path at each batch size, in turns, for about `seconds` per batch size.
+    """Time each engine at each batch size, in turns, for about `seconds` per batch size.
 
     `inputs` returns the frames [T or 1, B, C, H, W] of a batch of B samples. Times include the
-    copies between the CPU's memory and the device. A path that cannot be used is omitted; the log
-    has the reason.
+    copies between the CPU's memory and the device.
     """
-    allocator.keep_memory()
-    engines = {path: Engine(deepcopy(network), device) for path in paths(device)}
-    usable = {
-        path: engine
-        for path, engine in engines.items()
-        if path == "plain" or engine.use_fastest([path], steps)
-    }
     for batch in batches:
         frames = inputs(batch)
         seconds_of: dict[EnginePath, list[float]] = {path: [] for path in usable}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.commands.bench import report
+from service.commands.bench import kernels, report
 from service.commands.device import Device
 from service.default_checkpoint import WEIGHTS
 
@@ -63,7 +63,7 @@ def engine(
     """Measure the plain network against the fused paths, in turns and on equal inputs.
 
     Prints median times, their ratio, how many spikes and predictions differ, and the peak memory:
-    resident on a CPU, allocated by torch on CUDA.
+    resident on a CPU, allocated by torch on CUDA. On CUDA also launches and kernel times.
     """
     report.require_modules(*["matplotlib"] * bool(out))
     from rich.console import Console
@@ -109,10 +109,13 @@ def _measure(
     case = bench.CASES[name]
     plain = bench.network(case)
     work, peak = bench.operations(case), bench.peak(device)
+    engines = bench.engines(plain, case.steps, device)
+
+    def frames(batch: int) -> dict[str, Tensor]:
+        return bench.inputs(case, batch, seed=1)
+
     rows = []
-    for timing in bench.timings(
-        plain, case.steps, lambda batch: bench.inputs(case, batch, seed=1), batches, seconds, device
-    ):
+    for timing in bench.timings(engines, case.steps, frames, batches, seconds):
         memory_mib = bench.memory(name, timing.path, timing.batch, device) if memory else None
         share = timing.samples_s * work / peak
         rows.append({**asdict(timing), "share_of_peak": share, "memory_mib": memory_mib})
@@ -123,14 +126,16 @@ def _measure(
     for path in dict.fromkeys(row["path"] for row in rows):
         layers = bench.parity_layers(plain, path)
         if layers is not None:
-            frames = (bench.inputs(case, 8, seed=100 + part) for part in range(-(-samples // 8)))
-            parities[path] = measure_parity(plain, layers, _to_device(device, frames), case.steps)
+            parts = (bench.inputs(case, 8, seed=100 + part) for part in range(-(-samples // 8)))
+            parities[path] = measure_parity(plain, layers, _to_device(device, parts), case.steps)
     console.print(
         f"{work / 1e9:.2f} G multiply-accumulates per sample (published network); this device "
         f"does {peak / 1e9:.0f} G/s in a float32 matrix product"
     )
     for path, parity in parities.items():
         console.print(_format_parity(path, parity))
+    launched = kernels.measure(engines, plain, frames, batches, case.steps)
+    kernels.show(launched, console)
     console.print()
     return {
         "case": name,
@@ -139,6 +144,7 @@ def _measure(
         "peak": peak,
         "timings": rows,
         "parity": {path: asdict(parity) for path, parity in parities.items()},
+        "kernels": [asdict(batch) for batch in launched],
     }
 
 
@@ -205,9 +211,9 @@ def _measure_on_clips(
         """Return so many clips, from the first on; they are repeated where there are too few."""
         return {name: x[:, torch.arange(batch) % x.shape[1]] for name, x in frames.items()}
 
+    engines = bench.engines(plain, card.steps, device)
     rows = [
-        asdict(timing)
-        for timing in bench.timings(plain, card.steps, first, batches, seconds, device)
+        asdict(timing) for timing in bench.timings(engines, card.steps, first, batches, seconds)
     ]
     name = f"{card.name} {card.version}"
     console.print(_table(f"{name} on clips of {data}, T = {card.steps}, {device}", rows))
