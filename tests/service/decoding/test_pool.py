@@ -486,8 +486,8 @@ def test_a_job_cancelled_while_the_fork_server_starts_does_not_wait_for_it(
     clip: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A start that hangs takes a minute, and an answer has to come at its deadline."""
-    monkeypatch.setattr(fork_server_process, "_WORKER", "tests.service.never_begins")
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+    monkeypatch.setattr(fork_server_process, "_WORKER", "tests.service.never_begins")
     monkeypatch.setattr(fork_server, "END_S", 0.1)
     decoders = DecoderPool(1, GENEROUS)
 
@@ -508,6 +508,7 @@ def test_a_job_cancelled_while_the_fork_server_starts_does_not_wait_for_it(
 def test_a_live_stream_does_not_wait_longer_for_the_start_of_its_decoder(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
     monkeypatch.setattr(fork_server_process, "_WORKER", "tests.service.never_begins")
     monkeypatch.setattr(fork_server, "END_S", 0.1)
     decoders = DecoderPool(1, GENEROUS)
@@ -582,7 +583,7 @@ def test_reaping_leaves_no_more_processes_than_allowed(
         monkeypatch.setattr(Process, "heartbeat", slow)
         for _ in range(3):
             assert decoders._processes.reap_idle() == 0
-        assert len(decoders._processes.idle) == 1
+        wait_until(lambda: len(decoders._processes.idle) == 1)
         pid_before = idle_pid(decoders)
         wait_until(lambda: children_of(fork_server_pid(decoders)) == [pid_before])
 

@@ -80,7 +80,7 @@ def test_the_length_of_lists_in_headers_is_limited(data: bytes, what: str) -> No
 
 
 def test_reading_many_tags_is_stopped_by_the_cpu_time() -> None:
-    with pytest.raises(TooLarge, match="max_demux_cpu_s"):
+    with pytest.raises(TooLarge, match=r"headers and packets takes more than .* of CPU time"):
         read_clip(costly_headers.riff_tags(60_000), 1)
 
 
@@ -107,7 +107,7 @@ def raise_after_reading(limit_s: float) -> None:
 @pytest.mark.parametrize("kind", ["mp4", "matroska", "mpegts", "avi", "flv"])
 def test_a_cpu_time_of_zero_refuses_every_container(kind: str) -> None:
     data = media_files.clip(kind, "mpeg4" if kind in ("avi", "matroska") else "libx264")
-    with pytest.raises(TooLarge, match="max_demux_cpu_s"):
+    with pytest.raises(TooLarge, match=r"headers and packets takes more than .* of CPU time"):
         read_clip(data, 2, limits=Limits(max_demux_cpu_s=0.0))
 
 
@@ -200,7 +200,7 @@ def test_frames_without_changes_count(kind: str, codec: str, encoder: dict[str, 
     # What H.264 lacks by the numbers of its frames is looked for by decoding them again.
     fitting = Limits(max_decoded_pixels=(3 if codec == "libx264" else 1) * count * 64 * 48)
     assert read_clip(data, 4, limits=fitting).pictures is not None
-    with pytest.raises(TooLarge, match=r"frames of 64 x 48 pixels; .*max_decoded_pixels"):
+    with pytest.raises(TooLarge, match=r"decoding \d+ frames of 64 x 48 pixels; .* may be at most"):
         read_clip(data, 4, limits=Limits(max_decoded_pixels=count // 2 * 64 * 48))
 
 
