@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -37,12 +37,12 @@ _WARM_UP = 2
 class Case:
     """A network and its inputs.
 
-    `steps`: time steps T. `single_frame`: whether one frame is repeated for all of them.
+    `steps`: time steps T. `held`: streams whose one frame is repeated for all of them.
     """
 
     config: Config
     steps: int
-    single_frame: bool
+    held: frozenset[str]
 
 
 def _published(classes: int, embed_dim: int) -> Config:
@@ -63,10 +63,11 @@ def _events() -> Config:
     return Config(streams={"audio": audio, "visual": visual}, classes=10, embed_dim=64)
 
 
+_PUBLISHED_STREAMS = frozenset({"audio", "visual"})
 CASES: dict[str, Case] = {
-    "urbansound8k_av": Case(_published(10, 64), 4, single_frame=True),
-    "crema_d": Case(_published(6, 256), 4, single_frame=True),
-    "events": Case(_events(), 16, single_frame=False),
+    "urbansound8k_av": Case(_published(10, 64), 4, _PUBLISHED_STREAMS),
+    "crema_d": Case(_published(6, 256), 4, _PUBLISHED_STREAMS),
+    "events": Case(_events(), 16, frozenset()),
 }
 
 
@@ -81,6 +82,11 @@ class Timing:
     samples_s: float
     ratio: float
     rounds: int
+
+
+def moving(case: Case) -> Case:
+    """Return the case with one picture per time step; sound is held as before."""
+    return replace(case, held=case.held - {"visual"})
 
 
 def network(case: Case, seed: int = 0) -> SCMRL:
@@ -116,9 +122,11 @@ def parity_layers(network: SCMRL, path: EnginePath) -> ParityLayers | None:
 def inputs(case: Case, batch: int, seed: int) -> dict[str, Tensor]:
     """Return random frames [T or 1, B, C, H, W] by stream."""
     generator = torch.Generator().manual_seed(seed)
-    steps = 1 if case.single_frame else case.steps
     return {
-        name: torch.randn((steps, batch, s.channels, *s.size), generator=generator)
+        name: torch.randn(
+            (1 if name in case.held else case.steps, batch, s.channels, *s.size),
+            generator=generator,
+        )
         for name, s in case.config.streams.items()
     }
 
@@ -237,25 +245,29 @@ def _min_seconds(work: Callable[[], object], device: str, rounds: int) -> float:
     return best
 
 
-def memory(name: str, path: EnginePath, batch: int, device: str = "cpu") -> int:
+def memory(
+    name: str, path: EnginePath, batch: int, device: str = "cpu", *, moves: bool = False
+) -> int:
     """Return the peak memory, in MiB, of a new process that runs a batch three times: its resident
-    memory, or what torch reserves of a GPU's."""
-    command = module_command("model.engine.bench", name, path, batch, device)
+    memory, or what torch reserves of a GPU's. `moves`: the case is that of `moving`."""
+    pictures = "moving" if moves else "held"
+    command = module_command("model.engine.bench", name, path, batch, device, pictures)
     completed = subprocess.run(command, check=True, capture_output=True, text=True)
     return int(completed.stdout) // 1024**2
 
 
-def _run_alone(name: str, path: EnginePath, batch: int, device: str) -> None:
+def _run_alone(name: str, path: EnginePath, batch: int, device: str, pictures: str) -> None:
     """Print this process's peak memory in bytes, for `memory`."""
     allocator.keep_memory()
     case = CASES[name]
     engine = Engine(network(case), device)
     if path != "plain":
         engine.use_fastest([path], case.steps)
+    frames = inputs(moving(case) if pictures == "moving" else case, batch, seed=1)
     for _ in range(3):
-        engine.run(inputs(case, batch, seed=1), case.steps)
+        engine.run(frames, case.steps)
     print(peak_resident() if device == "cpu" else torch.cuda.max_memory_reserved(device))
 
 
 if __name__ == "__main__":
-    _run_alone(sys.argv[1], cast(EnginePath, sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    _run_alone(sys.argv[1], cast(EnginePath, sys.argv[2]), int(sys.argv[3]), *sys.argv[4:6])

@@ -41,6 +41,14 @@ def engine(
     samples: Annotated[
         int, typer.Option(min=1, help="Random samples on which the paths are compared.")
     ] = 64,
+    moving: Annotated[
+        bool,
+        typer.Option(
+            "--moving",
+            help="Give the networks one picture per time step, not one that is held for all. "
+            "Events always have one per step.",
+        ),
+    ] = False,
     memory: Annotated[
         bool, typer.Option(metavar="", help="Measure memory as well, each path in its own process.")
     ] = True,
@@ -79,7 +87,7 @@ def engine(
     resolved = devices(device)[0]
     batches = batch or ([1, 8, 32] if resolved == "cpu" else [1, 8, 64, 256])
     results = [
-        _measure(name, resolved, batches, seconds, samples, memory, console)
+        _measure(name, resolved, batches, seconds, samples, memory, moving, console)
         for name in case or CASES
     ]
     on_clips = (
@@ -100,6 +108,7 @@ def _measure(
     seconds: float,
     samples: int,
     memory: bool,
+    moving: bool,
     console: Console,
 ) -> dict[str, Any]:
     """Measure one random network and print its table."""
@@ -108,6 +117,8 @@ def _measure(
 
     case = bench.CASES[name]
     plain = bench.network(case)
+    if moving:  # of the same network
+        case = bench.moving(case)
     work, peak = bench.operations(case), bench.peak(device)
     engines = bench.engines(plain, case.steps, device)
 
@@ -116,10 +127,13 @@ def _measure(
 
     rows = []
     for timing in bench.timings(engines, case.steps, frames, batches, seconds):
-        memory_mib = bench.memory(name, timing.path, timing.batch, device) if memory else None
+        memory_mib = (
+            bench.memory(name, timing.path, timing.batch, device, moves=moving) if memory else None
+        )
         share = timing.samples_s * work / peak
         rows.append({**asdict(timing), "share_of_peak": share, "memory_mib": memory_mib})
-    title = f"{name}: {case.config.embed_dim} channels, T = {case.steps}, {device}"
+    pictures = ", moving pictures" if moving else ""
+    title = f"{name}: {case.config.embed_dim} channels, T = {case.steps}, {device}{pictures}"
     console.print(_table(title, rows))
     plain.to(device)
     parities = {}
@@ -139,6 +153,7 @@ def _measure(
     console.print()
     return {
         "case": name,
+        "moving": moving,
         "device": device,
         "operations": work,
         "peak": peak,

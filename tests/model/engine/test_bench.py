@@ -13,6 +13,7 @@ from model.engine.bench import (
     Timing,
     engines,
     inputs,
+    moving,
     network,
     operations,
     parity_layers,
@@ -42,6 +43,19 @@ def test_operations_of_a_sample_are_those_of_the_published_network(
     assert operations(CASES[case]) / 1e9 == pytest.approx(
         billions, rel=0.1
     )  # held frames pass the first convolution once
+
+
+def test_moving_pictures_are_one_per_step_of_the_same_network() -> None:
+    held = CASES["urbansound8k_av"]
+    frames = inputs(moving(held), 2, seed=1)
+    assert {name: x.shape[:2] for name, x in frames.items()} == {"audio": (1, 2), "visual": (4, 2)}
+    assert not frames["visual"][0].equal(frames["visual"][1])
+    # The first convolution of pictures is computed at each step.
+    first = held.config.streams["visual"]
+    filters = network(held).patch["visual"].stages[0].conv.weight  # type: ignore[union-attr]
+    more = 3 * first.size[0] * first.size[1] * filters.numel()
+    assert operations(moving(held)) == operations(held) + more
+    assert moving(CASES["events"]) == CASES["events"]
 
 
 def test_each_path_is_timed_against_the_plain_one() -> None:
