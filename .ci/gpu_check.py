@@ -153,7 +153,7 @@ def make_parts(device: str, data: Path | None) -> list[Part]:
     for case in CASES:
         command = (*bench, "engine", *options, "--case", case, "--no-memory", "--seconds", "2.5",
                    "--samples", "32")  # fmt: skip
-        parts.append(Part(f"engine, {case}", command, 90, _reader("engine.json")))
+        parts.append(Part(f"engine, {case}", command, 120, _reader("engine.json")))
     command = (*bench, "service", *options, "--overload", "0", "--seconds", "6")
     return [*parts, Part("service", command, 200, _reader("service.json"))]
 

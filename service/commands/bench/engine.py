@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from model.config import EnginePath
     from model.engine.parity import Parity
+    from model.network import SCMRL
 
 
 def engine(
@@ -113,7 +114,6 @@ def _measure(
 ) -> dict[str, Any]:
     """Measure one random network and print its table."""
     from model.engine import bench
-    from model.engine.parity import measure_parity
 
     case = bench.CASES[name]
     plain = bench.network(case)
@@ -135,19 +135,13 @@ def _measure(
     pictures = ", moving pictures" if moving else ""
     title = f"{name}: {case.config.embed_dim} channels, T = {case.steps}, {device}{pictures}"
     console.print(_table(title, rows))
-    plain.to(device)
-    parities = {}
-    for path in dict.fromkeys(row["path"] for row in rows):
-        layers = bench.parity_layers(plain, path)
-        if layers is not None:
-            parts = (bench.inputs(case, 8, seed=100 + part) for part in range(-(-samples // 8)))
-            parities[path] = measure_parity(plain, layers, _to_device(device, parts), case.steps)
     console.print(
         f"{work / 1e9:.2f} G multiply-accumulates per sample (published network); this device "
         f"does {peak / 1e9:.0f} G/s in a float32 matrix product"
     )
-    for path, parity in parities.items():
-        console.print(_format_parity(path, parity))
+    plain.to(device)
+    parts = [bench.inputs(case, 8, seed=100 + part) for part in range(-(-samples // 8))]
+    parities = _compare(plain, engines, parts, case.steps, console)
     launched = kernels.measure(engines, plain, frames, batches, case.steps)
     kernels.show(launched, console)
     console.print()
@@ -158,7 +152,7 @@ def _measure(
         "operations": work,
         "peak": peak,
         "timings": rows,
-        "parity": {path: asdict(parity) for path, parity in parities.items()},
+        "parity": parities,
         "kernels": [asdict(batch) for batch in launched],
     }
 
@@ -183,9 +177,30 @@ def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _to_device(device: str, batches: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-    for frames in batches:
-        yield {name: x.to(device) for name, x in frames.items()}
+def _compare(
+    plain: SCMRL,
+    paths: Iterable[EnginePath],
+    batches: Sequence[Mapping[str, Tensor]],
+    steps: int,
+    console: Console,
+) -> dict[str, dict[str, Any]]:
+    """Compare each fused path with the plain network, print how much differs, and return it.
+
+    `batches`: frames [T or 1, B, C, H, W] by stream.
+    """
+    from model.engine import bench
+    from model.engine.parity import measure_parity
+
+    device = plain.head.bias.device
+    parities: dict[str, dict[str, Any]] = {}
+    for path in paths:
+        layers = bench.parity_layers(plain, path)
+        if layers is not None:
+            moved = ({name: x.to(device) for name, x in frames.items()} for frames in batches)
+            parity = measure_parity(plain, layers, moved, steps)
+            console.print(_format_parity(path, parity))
+            parities[path] = asdict(parity)
+    return parities
 
 
 def _measure_bandwidth(device: str, console: Console) -> dict[str, float]:
@@ -209,12 +224,11 @@ def _measure_on_clips(
     count: int,
     console: Console,
 ) -> dict[str, Any]:
-    """Measure a trained checkpoint on real clips, and compare its fused path with the plain one."""
+    """Measure a trained checkpoint on real clips, and compare its fused paths with the plain."""
     import torch
 
     from model import checkpoint
     from model.engine import bench
-    from model.engine.parity import measure_parity
     from model.training.evaluator import held_out_batches
 
     plain, card = checkpoint.load(weights)
@@ -232,12 +246,8 @@ def _measure_on_clips(
     ]
     name = f"{card.name} {card.version}"
     console.print(_table(f"{name} on clips of {data}, T = {card.steps}, {device}", rows))
-    path: EnginePath = "fused" if device == "cpu" else "fused-graphs"
-    layers = bench.parity_layers(plain.to(device), path)
-    assert layers is not None
-    parity = measure_parity(plain, layers, _to_device(device, clips), card.steps)
-    console.print(_format_parity(path, parity))
-    return {"checkpoint": name, "timings": rows, "parity": asdict(parity)}
+    parities = _compare(plain.to(device), engines, clips, card.steps, console)
+    return {"checkpoint": name, "timings": rows, "parity": parities}
 
 
 def _format_parity(path: str, parity: Parity) -> str:
