@@ -103,9 +103,10 @@ def _start(device: str, caches: Path, clip: bytes, name: str) -> dict[str, Any]:
 
 
 def accuracy(checkpoint: str, device: str, clips: str, data: str = "") -> list[dict[str, Any]]:
-    """Return the accuracy on a device and on the CPU, each on its fused path.
+    """Return the accuracy on a device, at each precision that it has, and on the CPU in float32.
 
-    The clips are those in the repository, and `clips` test clips of the data set in the folder
+    Exits with code 1, after the results, where a GPU cannot compute at one of its precisions. The
+    clips are those in the repository, and `clips` test clips of the data set in the folder
     `data`, if one is named.
     """
     from model.training.evaluator import Evaluator, decode_within_memory
@@ -119,10 +120,24 @@ def accuracy(checkpoint: str, device: str, clips: str, data: str = "") -> list[d
         parts = pair[0].task.load(subfolder if subfolder.is_dir() else Path(data))
         sets["test clips"] = list(parts.test_clips(int(clips), SEED))
     steps = pair[0].card.steps
-    return [
-        _compare(pair, decode_within_memory(chosen, steps, pair[0]), name, device)
-        for name, chosen in sets.items()
-    ]
+    decoded = {name: decode_within_memory(clips, steps, pair[0]) for name, clips in sets.items()}
+    cpu = {name: _probabilities(pair[0], clips) for name, clips in decoded.items()}
+    results = [_compare(pair, decoded[name], cpu[name], name, device) for name in sets]
+    engine = pair[1].engine
+    for precision in engine.reduced_precisions:
+        if engine.fuse(precision, steps):
+            results += [_compare(pair, decoded[name], cpu[name], name, device) for name in sets]
+        elif device != "cpu":  # some CPUs lack kernels for int8
+            print(json.dumps(results))
+            sys.exit(1)
+    return results
+
+
+def _probabilities(evaluator: Any, clips: Sequence[Any]) -> Any:
+    """Return the probabilities (clips, classes) of clips."""
+    import torch
+
+    return torch.from_numpy(evaluator.logits(clips, evaluator.card.steps)).softmax(1)
 
 
 def recorded(checkpoint: str, labels: Sequence[str]) -> list[Any]:
@@ -139,14 +154,13 @@ def recorded(checkpoint: str, labels: Sequence[str]) -> list[Any]:
     return [LabelledClip(path.read_bytes(), labels.index(x), name=path.name) for path, x in named]
 
 
-def _compare(pair: Sequence[Any], decoded: Sequence[Any], name: str, device: str) -> dict[str, Any]:
+def _compare(
+    pair: Sequence[Any], decoded: Sequence[Any], cpu: Any, name: str, device: str
+) -> dict[str, Any]:
+    """Compare the probabilities on the CPU with those on the path that the device is on."""
     import numpy as np
-    import torch
 
-    steps = pair[0].card.steps
-    cpu, other = (
-        torch.from_numpy(evaluator.logits(decoded, steps)).softmax(1) for evaluator in pair
-    )  # each (clips, classes)
+    other = _probabilities(pair[1], decoded)
     truth = np.asarray([clip.truth.label for clip in decoded])
     answers = [probabilities.argmax(1).numpy() for probabilities in (cpu, other)]
     return {

@@ -17,10 +17,11 @@ Fusion = Literal["add", "concat", "weighted", "sca", "cmci", "taaf", "cmqka"]
 #: Those of S-CMRL, to which `attention`, `alignment` and `alpha` apply.
 SCMRL_FUSIONS: tuple[Fusion, ...] = ("add", "concat")
 #: Precision of the weights that are multiplied by spikes.
-Precision = Literal["float32", "int8"]
+Precision = Literal["float32", "int8", "float16"]
 #: How an engine computes the network: layer by layer as published; fused on a CPU, in float32 or
-#: with int8 weights; or on CUDA as recorded graphs, of the plain network or of the fused one.
-EnginePath = Literal["plain", "fused", "fused-int8", "graphs", "fused-graphs"]
+#: with int8 weights; or on CUDA as recorded graphs, of the plain network or of the fused one, in
+#: float32 or with float16 weights.
+EnginePath = Literal["plain", "fused", "fused-int8", "graphs", "fused-graphs", "fused-half-graphs"]
 
 #: Most streams that `cmci` fuses: each stream's term is a mean over all subsets of the others.
 MAX_CMCI_STREAMS = 6

@@ -11,7 +11,7 @@ from typing import Literal, Self
 from pydantic import SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from model.config import MAX_STEPS
+from model.config import MAX_STEPS, Precision
 from service.default_checkpoint import DEFAULT_MODEL, WEIGHTS, default_model
 from service.renamed_settings import RenamedEnvironment
 from service.setting_fields import DAY_S, MAX_BYTES, Topic, seconds, setting, size
@@ -86,11 +86,12 @@ class Settings(BaseSettings):
         "auto compiles them in the background after the start; on compiles them before the "
         "service is ready; off does not use them",
     )
-    precision: Literal["float32", "int8"] = setting(
+    precision: Precision = setting(
         Topic.CHECKPOINTS,
         "float32",
-        "Precision of the weights of the fused network on CPUs. int8 is faster and changes some "
-        "spikes; it is used only for checkpoints whose card has an accuracy measured with int8",
+        "Precision of the weights that the fused network multiplies by spikes: float32; int8, on "
+        "CPUs; or float16, on CUDA devices. int8 and float16 take less work and change some "
+        "spikes; each is used only for checkpoints whose card has an accuracy measured with it",
     )
     threads: int = setting(
         Topic.CHECKPOINTS,

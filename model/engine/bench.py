@@ -108,11 +108,11 @@ def network(case: Case, seed: int = 0) -> SCMRL:
 
 def parity_layers(network: SCMRL, path: EnginePath) -> ParityLayers | None:
     """Return the layers of a fused path, to be compared with the plain network; else None."""
-    if path == "fused-graphs":
+    if path in ("fused-graphs", "fused-half-graphs"):
         from model.engine.parity_cuda import CUDAParityLayers
         from model.fused.cuda.network import CUDANetwork
 
-        return CUDAParityLayers(CUDANetwork(network))
+        return CUDAParityLayers(CUDANetwork(network, half=path == "fused-half-graphs"))
     if path in ("plain", "graphs"):
         return None
     int8 = path == "fused-int8"
@@ -133,9 +133,9 @@ def inputs(case: Case, batch: int, seed: int) -> dict[str, Tensor]:
 
 def paths(device: str) -> tuple[EnginePath, ...]:
     """Return the paths that a kind of device has."""
-    return (
-        ("plain", "fused", "fused-int8") if device == "cpu" else ("plain", "graphs", "fused-graphs")
-    )
+    if device == "cpu":
+        return "plain", "fused", "fused-int8"
+    return "plain", "graphs", "fused-graphs", "fused-half-graphs"
 
 
 def engines(network: SCMRL, steps: int, device: str = "cpu") -> dict[EnginePath, Engine]:

@@ -22,7 +22,7 @@ from model.engine.cuda_graphs import Forward
 from model.engine.inputs import zeros
 from model.engine.memory import Memory, memory
 from model.engine.outputs import concatenate, join_operations
-from model.engine.paths import Paths
+from model.engine.paths import PATHS, Paths
 from model.engine.plain import inference_context
 from model.network import SCMRL, LayerOperations, Output
 from model.network.operations import count_operations
@@ -92,6 +92,11 @@ class Engine:
         return self._out_of_memory_count
 
     @property
+    def reduced_precisions(self) -> list[Precision]:
+        """The precisions, other than float32, that this kind of device has."""
+        return [precision for precision in PATHS[self._device.type] if precision != "float32"]
+
+    @property
     def config(self) -> Config:
         """The network's configuration."""
         return self._network.config
@@ -137,17 +142,18 @@ class Engine:
     def fuse(self, precision: Precision = "float32", steps: int = _STEPS) -> bool:
         """Switch to the fast path, between two runs; return False where none can be used.
 
-        That is "fused" on CPUs, and on CUDA the faster of "fused-graphs" and "graphs". "int8" is
-        "fused-int8", whose accuracy has to be measured. At the first call kernels are compiled,
-        which takes seconds, and cached on disk where possible. On CUDA, runs of `steps` time
-        steps are recorded.
+        That is "fused" on CPUs, and on CUDA the faster of "fused-graphs" and "graphs". CPUs have
+        "int8" as well, and CUDA "float16", whose accuracy has to be measured. At the first call
+        kernels are compiled, which takes seconds, and cached on disk where possible. On CUDA, runs
+        of `steps` time steps are recorded.
         """
-        if self._device.type == "cpu":
-            return self.use_fastest(["fused-int8" if precision == "int8" else "fused"], steps)
-        if precision == "int8":
-            log.warning("int8 is not used on %s: only CPUs have it", self._device)
+        paths = PATHS[self._device.type].get(precision)
+        if paths is None:
+            kinds = {"cpu": "CPUs", "cuda": "CUDA devices"}
+            having = " and ".join(kinds[kind] for kind in kinds if precision in PATHS[kind])
+            log.warning("%s is not used on %s: only %s have it", precision, self._device, having)
             return False
-        return self.use_fastest(["fused-graphs", "graphs"], steps)
+        return self.use_fastest(paths, steps)
 
     def use_fastest(self, paths: Sequence[EnginePath], steps: int = _STEPS) -> bool:
         """Switch to the fastest of `paths`, as `fuse` does.

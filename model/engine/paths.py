@@ -11,13 +11,21 @@ from contextlib import nullcontext
 
 import torch
 
-from model.config import EnginePath
+from model.config import EnginePath, Precision
 from model.engine.cuda_graphs import BATCH_SIZES, Forward, GraphedNetwork
 from model.engine.inputs import zeros
 from model.engine.plain import PlainNetwork, inference_context
 from model.network import SCMRL
 
 log = logging.getLogger("scmrl.engine")
+
+#: The paths of each kind of device at each precision that it has, of which the fastest is used.
+PATHS: dict[str, dict[Precision, tuple[EnginePath, ...]]] = {
+    "cpu": {"float32": ("fused",), "int8": ("fused-int8",)},
+    "cuda": {"float32": ("fused-graphs", "graphs"), "float16": ("fused-half-graphs",)},
+}
+#: Paths that need not give the plain path's outputs: their accuracy has to be measured.
+_REDUCED_PRECISION: frozenset[EnginePath] = frozenset({"fused-int8", "fused-half-graphs"})
 
 #: Largest difference of a probability from the plain path's, in the median sample, at which a
 #: float32 path is still used; and batches of two samples that are compared.
@@ -48,7 +56,7 @@ class Paths:
     def prepare(self, paths: Sequence[EnginePath], steps: int) -> dict[EnginePath, Forward]:
         """Return those of `paths` that can be used, prepared for runs of `steps` time steps.
 
-        Float32 paths must agree with the plain path; the accuracy of int8 has to be measured.
+        Float32 paths must agree with the plain path; the accuracy of others has to be measured.
         """
         config = self._network.config
         if not config.fuses_as_scmrl:
@@ -90,7 +98,7 @@ class Paths:
         except Exception:  # compilers raise many kinds of errors; the plain path remains usable
             log.exception("path %s is not used: preparing it failed", path)
             return None
-        if difference > TOLERANCE and path != "fused-int8":
+        if difference > TOLERANCE and path not in _REDUCED_PRECISION:
             log.warning(
                 "path %s is not used: its probabilities differ from the plain path's by %.1e in "
                 "the median sample (tolerance %.0e)", path, difference, TOLERANCE,
@@ -102,10 +110,10 @@ class Paths:
         """Return a path. CUDA kernels are compiled here, as a recording does not allow it."""
         if path == "graphs":
             return GraphedNetwork(self._network, self.plain.forward)
-        if path == "fused-graphs":
+        if path in ("fused-graphs", "fused-half-graphs"):
             from model.fused.cuda.network import CUDANetwork
 
-            fused = CUDANetwork(self._network)
+            fused = CUDANetwork(self._network, half=path == "fused-half-graphs")
             for batch in (1, BATCH_SIZES[-1]):
                 fused(zeros(self._network.config, batch, self._device), steps, True)
             return GraphedNetwork(self._network, fused)

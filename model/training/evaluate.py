@@ -68,7 +68,7 @@ def evaluate(options: EvaluateOptions, console: Console | None = None) -> Card:
         measurements = [
             *measure_accuracy(evaluator, clips, options.out),
             *measure_classes(evaluator, clips),
-            *measure_int8(evaluator, clips),
+            *measure_reduced_precisions(evaluator, clips),
             *measure_noise(evaluator, few, options.out),
             *measure_steps(evaluator, few, options.out),
             *measure_energy(evaluator, few[:ENERGY_CLIPS]),
@@ -76,9 +76,13 @@ def evaluate(options: EvaluateOptions, console: Console | None = None) -> Card:
             *measurements,
         ]
     console.print(measurements_table(measurements, evaluator.task.test_set))
-    accuracy = tuple(measurements)
+    old = evaluator.card.accuracy
     if options.only_calibration:
-        accuracy = _replaced(evaluator.card.accuracy, measurements)
+        accuracy = _replaced(old, measurements)
+    else:
+        # What another kind of device has measured at its own precision, of the same weights, stays.
+        here = ("float32", *evaluator.engine.reduced_precisions)
+        accuracy = (*measurements, *(each for each in old if each.precision not in here))
     card = evaluator.card.model_copy(update={"accuracy": accuracy})
     if options.write_card:
         network, _ = checkpoint.load(options.checkpoint)
@@ -184,18 +188,23 @@ def measure_calibration(
     plots.reliability(results, out / "reliability.png")
 
 
-def measure_int8(evaluator: Evaluator, clips: Sequence[EvaluatedClip]) -> Iterator[Measurement]:
-    """Measure accuracy with int8 weights, where this machine can compute with them."""
-    if not evaluator.engine.fuse("int8"):
-        return
-    steps, task = evaluator.card.steps, evaluator.task
-    conditions = f"T = {steps}, {task.test_set}, int8"
-    for stream in (None, *streams_alone(task)):
-        name = all_streams(task) if stream is None else f"{task.titles[stream]} alone"
-        accuracy = evaluator.accuracy(clips, steps, stream=stream)
-        float32 = measurement(f"accuracy, {name}, int8", accuracy, conditions)
-        yield float32.model_copy(update={"precision": "int8"})
-    evaluator.engine.fuse()
+def measure_reduced_precisions(
+    evaluator: Evaluator, clips: Sequence[EvaluatedClip]
+) -> Iterator[Measurement]:
+    """Measure accuracy at the other precisions of this kind of device: int8 on CPUs, float16 on
+    CUDA. One that this machine cannot compute with is omitted; the log has the reason."""
+    engine, task = evaluator.engine, evaluator.task
+    steps = evaluator.card.steps
+    for precision in engine.reduced_precisions:
+        if not engine.fuse(precision, steps):
+            continue
+        conditions = f"T = {steps}, {task.test_set}, {precision}"
+        for stream in (None, *streams_alone(task)):
+            name = all_streams(task) if stream is None else f"{task.titles[stream]} alone"
+            accuracy = evaluator.accuracy(clips, steps, stream=stream)
+            float32 = measurement(f"accuracy, {name}, {precision}", accuracy, conditions)
+            yield float32.model_copy(update={"precision": precision})
+        engine.fuse(steps=steps)
 
 
 def measure_energy(evaluator: Evaluator, clips: Sequence[EvaluatedClip]) -> Iterator[Measurement]:

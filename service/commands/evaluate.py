@@ -39,10 +39,10 @@ def evaluate(
 ) -> None:
     """Measure a checkpoint on clips of its task that training never saw.
 
-    Prints accuracies with 95 % intervals (all streams, each alone, by class, with int8 weights,
-    under noise, over T), the calibration, the faithfulness of the attention maps, and answers to
-    clips of no class (noise, blank pages, other words, and --foreign); draws the confusion matrix,
-    the reliability diagram and the curves.
+    Prints accuracies with 95 % intervals (all streams, each alone, by class, with int8 weights on a
+    CPU or float16 weights on a GPU, under noise, over T), the calibration, the faithfulness of the
+    attention maps, and answers to clips of no class (noise, blank pages, other words, and
+    --foreign); draws the confusion matrix, the reliability diagram and the curves.
     """
     from rich.console import Console
 

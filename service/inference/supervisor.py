@@ -193,9 +193,15 @@ class WorkerSupervisor:
 
 
 def _fuse(engine: DeviceNetwork, precision: Precision, steps: int) -> bool:
-    """Switch an engine to its fast path; one where that fails answers by the path that it has."""
+    """Switch an engine to its fast path, in float32 where it does not have the precision; one where
+    that fails answers by the path that it has."""
     try:
-        return engine.fuse(precision, steps)
+        if engine.fuse(precision, steps):
+            return True
+        if precision == "float32" or engine.is_lost:
+            return False
+        log.warning("the network on %s runs in float32 instead of %s", engine.device, precision)
+        return engine.fuse("float32", steps)
     except Exception:
         log.exception("the network on %s stays on its path %s", engine.device, engine.path)
         return False

@@ -51,14 +51,15 @@ def main(capabilities: list[int]) -> None:
             "constants": {k: v for k, v in constants.items() if k.isupper()},
             "shared": kernel.metadata.shared,
             "machine_code": len(kernel.asm["cubin"]),
-            "tensor_cores": "mma.sync" in ptx or "wgmma" in ptx,
+            "products": ptx.count("mma.sync") + ptx.count("wgmma.mma_async"),
         }
         print(json.dumps(report), flush=True)
 
     JITFunction.run = compiled
-    for name, batches in (("crema_d", (1, 32)), ("events", (1,))):
+    networks = ("crema_d", (1, 32), False), ("events", (1,), False), ("events", (1,), True)
+    for name, batches, half in networks:
         case = CASES[name]
-        fused = CUDANetwork(SCMRL(case.config).eval())
+        fused = CUDANetwork(SCMRL(case.config).eval(), half=half)
         for batch in batches:
             frames = inputs(case, batch, seed=0)
             for capability in capabilities:

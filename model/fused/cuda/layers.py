@@ -29,21 +29,27 @@ class PackedTokens:
 
 
 class PackedLayers:
-    """model.fused.network.Layers of a batch; spikes are packed [B, H, W, C] and [B, N, C]."""
+    """model.fused.network.Layers of a batch; spikes are packed [B, H, W, C] and [B, N, C].
+
+    With `half`, the weights that spikes are multiplied by are rounded to half precision.
+    """
+
+    def __init__(self, *, half: bool = False) -> None:
+        self._half = half
 
     def frames(self, x: Tensor) -> Tensor:
         """[T or 1, B, C, H, W] to channels last."""
         return x.permute(0, 1, 3, 4, 2)
 
     def stage(self, stage: Stage, *, frames: bool, pooled: bool) -> PackedStage:
-        return PackedStage(stage, frames=frames, pooled=pooled)
+        return PackedStage(stage, frames=frames, pooled=pooled, half=self._half)
 
     def tokens(self, pooled: Tensor, position: Tensor) -> PackedTokens:
         """Two [B, H, W, C] as tokens."""
         return PackedTokens(pooled.flatten(1, 2), position.flatten(1, 2))
 
     def linear(self, maps: Sequence[Folded], takes: LinearInput) -> PackedLinear:
-        return PackedLinear(maps, packed=takes == "spikes")
+        return PackedLinear(maps, packed=takes == "spikes", half=self._half)
 
     def attention(self, attention: SpikingAttention) -> PackedAttention:
         return PackedAttention(attention)
@@ -61,9 +67,8 @@ class PackedStage:
     Frames [T or 1, B, H, W, C] or packed spikes [B, H, W, C] to packed spikes [B, H', W', C'].
     """
 
-    def __init__(self, stage: Stage, *, frames: bool, pooled: bool) -> None:
-        weights = packed_spikes.value_weights if frames else packed_spikes.spike_weights
-        self._weights = weights(folding.stage(stage))
+    def __init__(self, stage: Stage, *, frames: bool, pooled: bool, half: bool) -> None:
+        self._weights = _weights(folding.stage(stage), spikes=not frames, half=half)
         self._pooled = pooled
 
     def __call__(self, x: Tensor, steps: int) -> Tensor:
@@ -77,9 +82,8 @@ class PackedLinear:
     The input is packed spikes [B, N, C] or tokens where `packed`, else values [T, B, N, C].
     """
 
-    def __init__(self, maps: Sequence[Folded], *, packed: bool) -> None:
-        weights = packed_spikes.spike_weights if packed else packed_spikes.value_weights
-        self._weights = weights(folding.concatenate(maps))
+    def __init__(self, maps: Sequence[Folded], *, packed: bool, half: bool) -> None:
+        self._weights = _weights(folding.concatenate(maps), spikes=packed, half=half)
 
     def __call__(self, x: Tensor | PackedTokens, steps: int) -> Tensor:
         # `fire` takes pixels: a token is a pixel of a picture of one row.
@@ -102,3 +106,10 @@ class PackedAttention:
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, steps: int) -> Tensor:
         return self._attend(q, k, v, self._heads, self._folded, steps)
+
+
+def _weights(folded: Folded, *, spikes: bool, half: bool) -> packed_spikes.Weights:
+    """Return weights for spikes, in half precision with `half`, or for real values."""
+    if not spikes:
+        return packed_spikes.value_weights(folded)
+    return packed_spikes.spike_weights(folded, half=half)

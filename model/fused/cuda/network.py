@@ -19,11 +19,12 @@ _T = TypeVar("_T")
 class CUDANetwork:
     """A network whose weights are folded; it is on a CUDA device and in eval mode.
 
-    `fused` computes a batch.
+    With `half`, the weights that spikes are multiplied by are rounded to half precision. `fused`
+    computes a batch.
     """
 
-    def __init__(self, network: SCMRL) -> None:
-        self.fused: FusedNetwork[PackedTokens] = FusedNetwork(network, PackedLayers())
+    def __init__(self, network: SCMRL, *, half: bool = False) -> None:
+        self.fused: FusedNetwork[PackedTokens] = FusedNetwork(network, PackedLayers(half=half))
         device = network.head.bias.device
         self._cuda_streams = (
             [torch.cuda.Stream(device) for _ in self.fused.patch] if device.type == "cuda" else []

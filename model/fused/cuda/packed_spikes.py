@@ -7,8 +7,9 @@ spikes of all steps take a byte a neuron; a max-pool over spikes is an "or".
 A layer reads and writes packed spikes: its currents and membrane potentials stay in registers (the
 paper's LIF, 1/tau and threshold folded into the weights: h = decay v + x, a spike where h >= 1).
 Spikes are exact in half precision, so tensor cores multiply them by weights that are the sum of two
-halves, which together have float32's precision but for two bits, and accumulate in float32. Other
-values (frames, means) are multiplied in three parts of TF32, which is as precise.
+halves, which together have float32's precision but for two bits, and accumulate in float32; in half
+precision, by the first half alone. Other values (frames, means) are multiplied in three parts of
+TF32, which is as precise as float32.
 
 No sum depends on the other samples of a batch: its order over taps and channels is the same in
 every program.
@@ -43,7 +44,7 @@ _BLOCK = 1024
 class Weights:
     """Weights of a convolution or linear map with its batch norm and neuron, for `fire`.
 
-    For spikes: `high` and `low` halves [taps, C, C']. For values: `high` float32, `low` None.
+    For spikes: `high` and `low` halves [taps, C, C'], or `high` alone. For values: `high` float32.
     `unit` and `shift` [C']: the current is sum * unit + shift. A linear map has one tap, a 3x3
     convolution nine. `decay` is the neuron's.
     """
@@ -55,14 +56,14 @@ class Weights:
     decay: float
 
 
-def spike_weights(folded: Folded) -> Weights:
-    """Return weights for spikes."""
+def spike_weights(folded: Folded, *, half: bool = False) -> Weights:
+    """Return weights for spikes: two halves each, or with `half` one, rounded to the nearest."""
     weight, bias = _by_tap(folded.weight), folded.bias
     exponent = torch.frexp(weight.abs().amax((0, 1))).exponent
     scaled = torch.ldexp(weight, _EXPONENT - exponent)
     high = scaled.half()
     unit = torch.ldexp(torch.ones_like(bias), exponent - _EXPONENT)
-    low = (scaled - high.float()).half()
+    low = None if half else (scaled - high.float()).half()
     return Weights(high, low, unit, bias.contiguous(), folded.decay)
 
 
@@ -84,7 +85,8 @@ def fire(x: Tensor, weights: Weights, steps: int, added: Tensor | None = None) -
     for values, floats [T or 1, B, H, W, C], where one step is held for all. Raises ValueError for
     more than MAX_STEPS.
     """
-    values = weights.low is None
+    values = weights.high.dtype == torch.float32
+    half = not values and weights.low is None
     batch, height, width, channels = x.shape[-4:]
     taps, _, filters = weights.high.shape
     pixels = batch * height * width
@@ -93,10 +95,12 @@ def fire(x: Tensor, weights: Weights, steps: int, added: Tensor | None = None) -
     max_block_k = _VALUES_BLOCK_K if values else _SPIKES_BLOCK_K
     x = x.contiguous()
     kernels.fire[(_ceil_div(pixels, block_m), _ceil_div(filters, block_n))](
-        x, x if added is None else added, weights.high, weights.high if values else weights.low,
-        weights.unit, weights.shift, fired, pixels, height, width, channels, filters, steps,
-        DECAY=weights.decay, SIDE=3 if taps == 9 else 1, VALUES=values, HELD=values and len(x) == 1,
-        ADDED=added is not None, WIDE=steps > 32, BLOCK_M=block_m, BLOCK_N=block_n,
+        x, x if added is None else added, weights.high,
+        weights.high if weights.low is None else weights.low, weights.unit, weights.shift, fired,
+        pixels, height, width, channels, filters, steps,
+        DECAY=weights.decay, SIDE=3 if taps == 9 else 1, VALUES=values, HALF=half,
+        HELD=values and len(x) == 1, ADDED=added is not None, WIDE=steps > 32,
+        BLOCK_M=block_m, BLOCK_N=block_n,
         BLOCK_K=min(max_block_k, max(16, _next_power_of_2(channels))), num_warps=warps,
     )  # fmt: skip
     return fired

@@ -21,13 +21,13 @@ def _charge(potential, current, DECAY: tl.constexpr):
 @triton.jit
 def _accumulate(
     x, added, high, low, m, n, t, pixels, height, width, channels, filters,
-    SIDE: tl.constexpr, VALUES: tl.constexpr, ADDED: tl.constexpr,
+    SIDE: tl.constexpr, VALUES: tl.constexpr, HALF: tl.constexpr, ADDED: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Sums [BLOCK_M, BLOCK_N] over taps and channels at step t, for pixels m and filters n.
 
     x: packed spikes [pixels, channels], or values [T, pixels, channels].
-    high, low: weights [SIDE * SIDE, channels, filters].
+    high, low: weights [SIDE * SIDE, channels, filters]. With HALF, spikes take `high` alone.
     """
     column = m % width
     row = (m // width) % height
@@ -59,8 +59,9 @@ def _accumulate(
             spikes = bits.to(tl.float16)
             weights = tl.load(high + offset_w, mask=mask_w, other=0.0)
             accumulator = tl.dot(spikes, weights, accumulator)
-            weights = tl.load(low + offset_w, mask=mask_w, other=0.0)
-            accumulator = tl.dot(spikes, weights, accumulator)
+            if not HALF:
+                weights = tl.load(low + offset_w, mask=mask_w, other=0.0)
+                accumulator = tl.dot(spikes, weights, accumulator)
     return accumulator
 
 
@@ -68,8 +69,8 @@ def _accumulate(
 def fire(
     x, added, high, low, unit, shift, fired,
     pixels, height, width, channels, filters, steps,
-    DECAY: tl.constexpr, SIDE: tl.constexpr, VALUES: tl.constexpr, HELD: tl.constexpr,
-    ADDED: tl.constexpr, WIDE: tl.constexpr,
+    DECAY: tl.constexpr, SIDE: tl.constexpr, VALUES: tl.constexpr, HALF: tl.constexpr,
+    HELD: tl.constexpr, ADDED: tl.constexpr, WIDE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """A layer: one program computes pixels m = (b, y, x) and filters n over all steps.
@@ -85,7 +86,7 @@ def fire(
     if HELD:
         first_step = _accumulate(
             x, added, high, low, m, n, 0, pixels, height, width, channels,
-            filters, SIDE, VALUES, ADDED, BLOCK_M, BLOCK_N, BLOCK_K,
+            filters, SIDE, VALUES, HALF, ADDED, BLOCK_M, BLOCK_N, BLOCK_K,
         )  # fmt: skip
     for t in range(steps):
         if HELD:
@@ -93,7 +94,7 @@ def fire(
         else:
             accumulator = _accumulate(
                 x, added, high, low, m, n, t, pixels, height, width, channels, filters,
-                SIDE, VALUES, ADDED, BLOCK_M, BLOCK_N, BLOCK_K,
+                SIDE, VALUES, HALF, ADDED, BLOCK_M, BLOCK_N, BLOCK_K,
             )  # fmt: skip
         potential, spike = _charge(potential, accumulator * scale + offset, DECAY)
         packed |= spike.to(packed.dtype) << t

@@ -270,10 +270,12 @@ def _figure(results: Sequence[dict[str, Any]]) -> Figure:
         timings = result["timings"]
         batches = sorted({row["batch"] for row in timings})
         paths = dict.fromkeys(row["path"] for row in timings)
-        for offset, name in zip((-0.27, 0, 0.27), paths, strict=False):
+        width = 0.8 / len(paths)
+        for index, name in enumerate(paths):
+            offset = (index - (len(paths) - 1) / 2) * width
             speeds = [row["samples_s"] for row in timings if row["path"] == name]
-            positions = [index + offset for index in range(len(batches))]
-            bars = axes.bar(positions, speeds, 0.26, label=name)
+            positions = [group + offset for group in range(len(batches))]
+            bars = axes.bar(positions, speeds, 0.95 * width, label=name)
             axes.bar_label(bars, fmt="%.0f", fontsize=8)
         axes.set_xticks(range(len(batches)), [str(batch) for batch in batches])
         axes.set_xlabel("batch")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from model import checkpoint
-from model.config import MAX_STEPS, Config, EnginePath, StreamConfig
+from model.config import MAX_STEPS, Config, EnginePath, Precision, StreamConfig
 from model.engine.cuda_graphs import Forward
 from model.engine.engine import Engine
 from model.engine.outputs import flatten, slice_samples, unflatten
@@ -212,6 +212,41 @@ def test_a_path_may_differ_in_a_minority_of_samples(
     assert engine.fuse() == is_used
     assert compared == 8
     assert ("in the median sample" in caplog.text) != is_used
+
+
+def test_only_float32_paths_must_give_the_plain_outputs(
+    network: SCMRL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flipped(inputs: Mapping[str, Tensor], steps: int, attention: bool) -> Output:
+        output = engine._paths.plain(inputs, steps, attention)
+        return replace(output, logits=output.logits.flip(1))
+
+    engine = Engine(network, "cpu")
+    monkeypatch.setattr(engine._paths, "_build", lambda path, steps: flipped)
+    for path in ("fused-int8", "fused-half-graphs"):
+        assert engine.use_fastest([path]), path
+    for path in ("fused", "fused-graphs", "graphs"):
+        assert not engine.use_fastest([path]), path
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "having"),
+    [("cpu", "float16", "CUDA devices"), ("cuda", "int8", "CPUs")],
+)
+def test_a_precision_that_the_device_does_not_have_is_not_used(
+    device: str,
+    precision: Precision,
+    having: str,
+    network: SCMRL,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine = Engine(network, "cpu")
+    monkeypatch.setattr(engine, "_device", torch.device(device))
+    assert not engine.fuse(precision)
+    assert f"{precision} is not used on {device}: only {having} have it" in caplog.text
+    assert engine.path == "plain"
+    assert precision not in engine.reduced_precisions
 
 
 @pytest.mark.parametrize("folder", sorted((ROOT / "weights").iterdir()), ids=lambda x: x.name)
@@ -442,6 +477,21 @@ def test_graphs_give_the_plain_outputs_at_any_batch_size(steps: int, path: Engin
     assert (again.logits.softmax(1) - expected.logits.softmax(1)).abs().max() <= 1e-5
     only = {"audio": inputs["audio"][:, :2]}
     assert graphs.run(only, steps).logits.shape == (2, 10)
+
+
+@pytest.mark.cuda
+def test_half_precision_moves_few_spikes_on_a_gpu() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    plain, half = Engine(lively(CONFIG), "cuda"), Engine(lively(CONFIG), "cuda")
+    assert half.fuse("float16", STEPS)
+    assert half.path == "fused-half-graphs"
+    inputs = clips(8)
+    expected, output = plain.run(inputs, STEPS), half.run(inputs, STEPS)
+    for name, rate in expected.firing_rates.items():
+        torch.testing.assert_close(output.firing_rates[name], rate, rtol=0.05, atol=0.01)
+    assert half.fuse()
+    assert half.path in ("fused-graphs", "graphs")
 
 
 @pytest.mark.cuda

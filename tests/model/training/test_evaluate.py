@@ -13,7 +13,7 @@ from rich.console import Console
 
 from model import checkpoint
 from model.checkpoint import CheckpointError, Measurement
-from model.config import Config
+from model.config import Config, Precision
 from model.media.reader import Clip, read_clip
 from model.network import SCMRL, Output
 from model.preprocess.prepared import Prepared
@@ -195,10 +195,10 @@ def test_the_recall_of_each_class_and_the_calibration_are_measured(
     assert (tmp_path / "reliability.png").stat().st_size > 1000
 
 
-def test_int8_is_measured_with_int8_weights_and_then_turned_off(
+def test_reduced_precision_is_measured_with_its_weights_and_then_turned_off(
     evaluator: RecordingEvaluator, clips: list[DecodedClip]
 ) -> None:
-    measured = list(evaluate.measure_int8(evaluator, clips))
+    measured = list(evaluate.measure_reduced_precisions(evaluator, clips))
     if not measured:
         pytest.skip("this CPU has no int8 kernels")
     assert set(evaluator.paths) == {"fused-int8"}
@@ -327,6 +327,12 @@ def test_an_evaluation_writes_figures_and_the_card(avdigits_folder: Path, tmp_pa
     options = TrainOptions.of(AVDigits(), avdigits_folder, embed_dim=16, steps=2)
     described = make_card(options, 0)
     folder = tmp_path / "weights"
+    precisions: tuple[Precision, ...] = ("float32", "int8", "float16")
+    old = tuple(
+        Measurement(what=f"accuracy, {each}", value=0.5, conditions="before", precision=each)
+        for each in precisions
+    )
+    described = described.model_copy(update={"accuracy": old})
     checkpoint.save(folder, SCMRL(described.config), described)
     evaluate_options = EvaluateOptions(
         checkpoint=folder, data=avdigits_folder, out=tmp_path / "figures",
@@ -345,6 +351,8 @@ def test_an_evaluation_writes_figures_and_the_card(avdigits_folder: Path, tmp_pa
     for name in ("confusion.png", "noise.png", "steps.png"):
         assert cv2.imread(str(tmp_path / "figures" / name)) is not None
     assert checkpoint.load(folder)[1].accuracy == measured.accuracy
+    kept = [m for m in measured.accuracy if m.conditions == "before"]
+    assert kept == [old[2]], "a CPU measures anew all but float16, which it does not have"
 
 
 def test_the_table_names_the_test_clips_once() -> None:

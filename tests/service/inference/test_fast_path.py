@@ -46,6 +46,33 @@ def test_every_device_that_can_has_the_fast_path() -> None:
     assert paths(batcher) == ["plain", "float32, T = 4"]
 
 
+class Float32Engine(FusibleEngine):
+    """Has a fast path in float32 alone; `is_gone` once it was asked for another."""
+
+    is_gone = False
+
+    @property
+    def is_lost(self) -> bool:
+        return self.is_gone
+
+    def fuse(self, precision: str, steps: int) -> bool:
+        return precision == "float32" and super().fuse(precision, steps)
+
+
+def test_a_device_without_the_precision_has_the_fast_path_in_float32() -> None:
+    batcher = Batcher([Float32Engine(), FusibleEngine()], max_wait_s=0, slots=10)  # type: ignore[arg-type]
+    assert batcher.fuse("float16", 4)
+    assert paths(batcher) == ["float32, T = 4", "float16, T = 4"]
+
+
+def test_a_device_that_is_lost_meanwhile_leaves_its_precision_to_its_successor() -> None:
+    engine = Float32Engine()
+    engine.is_gone = True
+    batcher = Batcher([engine], max_wait_s=0, slots=10)  # type: ignore[arg-type]
+    assert not batcher.fuse("float16", 4)
+    assert paths(batcher) == ["plain"]
+
+
 class UnfusibleEngine(FusibleEngine):
     """Fails when it is to prepare its fast path, as without memory to time it."""
 

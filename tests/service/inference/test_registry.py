@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from model.checkpoint import Measurement
+from model.config import EnginePath, Precision
 from service.device_link.connection import DeviceLost
 from service.errors import Error, Problem, StartupError
 from service.inference import model_loader, served_model, startup
@@ -143,19 +144,23 @@ def test_a_checkpoint_is_loaded_again_where_a_device_was_lost_at_the_start(
     assert len(remaining) == max(0, losses - startup._MAX_LOSSES)
 
 
-def test_int8_is_taken_where_the_card_has_its_accuracy(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("precision", "path"), [("int8", "fused-int8"), ("float16", "fused")])
+def test_a_precision_is_taken_where_the_card_has_its_accuracy_and_the_device_has_it(
+    precision: Precision, path: EnginePath, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    measured = Measurement(what="accuracy", value=0.9, conditions="a test", precision="int8")
+    measured = Measurement(what="accuracy", value=0.9, conditions="a test", precision=precision)
     checkpoints.save(tmp_path / "avdigits", accuracy=(measured,))
     checkpoints.save(tmp_path / "unmeasured", name="unmeasured")
-    models = ModelServer(Settings(models=tmp_path, precision="int8", compile="on"))
+    models = ModelServer(Settings(models=tmp_path, device="cpu", precision=precision, compile="on"))
     models.startup.load_default()
     models.startup.load_others()
     models.stop()
     paths = {name: model.engines[0].path for name, model in models.registry.ready.items()}
-    assert paths == {"avdigits": "fused-int8", "unmeasured": "fused"}
+    assert paths == {"avdigits": path, "unmeasured": "fused"}
     assert "unmeasured runs in float32" in caplog.text
+    refused = "float16 is not used on cpu: only CUDA devices have it" in caplog.text
+    assert refused == (precision == "float16")
+    assert ("the network on cpu runs in float32 instead of float16" in caplog.text) == refused
 
 
 def test_the_old_network_of_a_reloaded_checkpoint_is_freed(weights: Path) -> None:

@@ -10,8 +10,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,7 +20,6 @@ from torch import Tensor
 from torch.nn.functional import conv2d, max_pool2d
 
 pytest.importorskip("triton", reason="needs triton, which there is for Linux on x86-64")
-from triton.runtime.interpreter import interpreter_builder
 
 from model.config import MAX_STEPS, Attention, Config, StreamConfig
 from model.engine.outputs import to_cpu
@@ -47,15 +44,6 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SHARED = {86: 99 * 1024, 90: 227 * 1024}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def unchecked_sums() -> Iterator[None]:
-    """Without debugging, Triton's interpreter computes integer sums twice and compares nothing."""
-    with pytest.MonkeyPatch.context() as patch:
-        options = replace(interpreter_builder.options, sanitize_overflow=False)
-        patch.setattr(interpreter_builder, "options", options)
-        yield
-
-
 def case(variant: str, batch: int) -> tuple[SCMRL, dict[str, Tensor], int]:
     """A variant of the network that fires, inputs for it, and T.
 
@@ -75,8 +63,8 @@ def _half(stream: StreamConfig) -> StreamConfig:
     return stream.model_copy(update={"size": (height - height // 2, width - width // 2)})
 
 
-def fused(network: SCMRL, inputs: dict[str, Tensor], steps: int) -> Output:
-    cuda = CUDANetwork(network.to(DEVICE))
+def fused(network: SCMRL, inputs: dict[str, Tensor], steps: int, *, half: bool = False) -> Output:
+    cuda = CUDANetwork(network.to(DEVICE), half=half)
     with torch.inference_mode():
         output = cuda({name: x.to(DEVICE) for name, x in inputs.items()}, steps, True)
     network.cpu()
@@ -328,4 +316,21 @@ def test_kernels_compile_for_a_card(capability: int, compiled: list[dict[str, An
     for kernel in kernels:
         assert kernel["machine_code"] > 0
         assert kernel["shared"] <= SHARED[capability], kernel
-        assert kernel["tensor_cores"] or kernel["kernel"] not in ("fire", "attend_over_tokens")
+        assert kernel["products"] or kernel["kernel"] not in ("fire", "attend_over_tokens")
+
+
+@pytest.mark.parametrize("capability", SHARED)
+def test_half_precision_takes_half_the_products(
+    capability: int, compiled: list[dict[str, Any]]
+) -> None:
+    """Of each layer of spikes; layers of real values stay as they are."""
+    fire = [k for k in compiled if (k["kernel"], k["capability"]) == ("fire", capability)]
+    products = {
+        json.dumps(kernel["constants"], sort_keys=True): kernel["products"] for kernel in fire
+    }
+    halves = [kernel for kernel in fire if kernel["constants"]["HALF"]]
+    assert len(halves) > 2
+    for kernel in halves:
+        both = json.dumps(kernel["constants"] | {"HALF": False}, sort_keys=True)
+        assert not kernel["constants"]["VALUES"]
+        assert kernel["products"] == products[both] / 2
