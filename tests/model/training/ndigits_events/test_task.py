@@ -34,7 +34,10 @@ def test_the_task_is_trained_calibrated_and_evaluated(digits_folder: Path, tmp_p
     assert card.training.notes["cochlea"].startswith("simulated")
 
     quiet = Console(quiet=True)
-    calibrated = calibrate(CalibrateOptions(best, digits_folder, "3", 20, "cpu"), quiet)
+    calibrated = calibrate(
+        CalibrateOptions(best, digits_folder, steps="3", clips=20, examples=0, device="cpu"),
+        quiet,
+    )
     assert calibrated.calibration is not None
     assert calibrated.calibration.alone.keys() == {"audio", "visual"}
     measured = evaluate(
