@@ -46,6 +46,7 @@ def engine(
         bool,
         typer.Option(
             "--moving",
+            metavar="",
             help="Give the networks one picture per time step, not one that is held for all. "
             "Events always have one per step.",
         ),
