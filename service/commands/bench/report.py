@@ -1,10 +1,12 @@
-"""Files that a benchmark writes: its results with machine and date, and a figure."""
+"""Files that a benchmark writes: its results with command, machine and date, and a figure."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
+import shlex
+import sys
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,7 +31,11 @@ def require_modules(*modules: str) -> None:
 def write(folder: Path, name: str, results: Any, figure: Figure) -> None:
     """Write NAME.json and NAME.png to the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"machine": describe_machine(), "results": results}
+    content = {
+        "command": shlex.join(["scmrl", *sys.argv[1:]]),
+        "machine": describe_machine(),
+        "results": results,
+    }
     (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
     figure.savefig(folder / f"{name}.png", dpi=120)
     typer.echo(f"wrote {folder / name}.json and .png")
