@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from model.arrays import Float32Array
+from model.config import Config
 from model.engine.inputs import stack_clips
 from service.classification import pipeline
 from service.classification.options import Options
@@ -65,7 +66,7 @@ def measure(weights: Path, device: str, max_batch: int, seconds: float, rounds: 
 
 def _measure(model: ServedModel, max_batch: int, seconds: float, rounds: int) -> TensorSpeed:
     model.batcher.start()
-    clips = _make_clips(model)
+    clips = make_clips(model.card.config)
     ways: tuple[Callable[[], float], ...] = (
         lambda: _engine_rate(model, clips, seconds),
         lambda: asyncio.run(_rate(model, _through_queue(model, clips), seconds)),
@@ -78,13 +79,10 @@ def _measure(model: ServedModel, max_batch: int, seconds: float, rounds: int) ->
     return TensorSpeed(max_batch, *map(statistics.median, zip(*rates, strict=True)))
 
 
-def _make_clips(model: ServedModel) -> list[Clip]:
-    """Return clips of noise, float32 [1, C, H, W] by stream."""
+def make_clips(config: Config) -> list[Clip]:
+    """Return clips of noise for a network, float32 [1, C, H, W] by stream."""
     generator = np.random.default_rng(0)
-    shapes = {
-        name: (1, stream.channels, *stream.size)
-        for name, stream in model.card.config.streams.items()
-    }
+    shapes = {name: (1, stream.channels, *stream.size) for name, stream in config.streams.items()}
     return [
         {name: generator.random(shape, np.float32) for name, shape in shapes.items()}
         for _ in range(_CLIPS)

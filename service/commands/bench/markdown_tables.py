@@ -200,6 +200,24 @@ def _tensors_ways(tensors: Mapping[str, Any]) -> Iterator[Sequence[str]]:
     yield f"{alone:.0f} clips/s", *shares
 
 
+def _devices_loads(devices: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[str]]:
+    """Yield throughput, latency and shares of several devices behind one queue."""
+    yield (
+        "devices", "clips/s", "without a queue", "p50", "p99", "longest", "clips by device",
+        "a client's answers, of the mean",
+    )  # fmt: skip
+    one = devices[0]["clips_s"]
+    for load in devices:
+        clips = sum(share["clips"] for share in load["shares"])
+        shares = (f"{100 * share['clips'] / clips:.0f} %" for share in load["shares"])
+        yield (
+            load["way"], f"{load['clips_s']:.0f} ({load['clips_s'] / one:.2f}x)",
+            f"{load['without_queue_clips_s']:.0f}",
+            *(f"{load[name]:.0f} ms" for name in ("p50_ms", "p99_ms", "longest_ms")),
+            ", ".join(shares), f"{load['fewest_clips']:.2f} to {load['most_clips']:.2f}",
+        )  # fmt: skip
+
+
 def _scaling_lines(scaling: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[str]]:
     """Yield how each quantity grows."""
     yield "per", "quantity", "measured", "line"
@@ -257,6 +275,7 @@ _TABLES: dict[str, tuple[tuple[str, ...], Callable[..., Rows]]] = {
     "decode.frames": (("decode",), _decode_frames),
     "decode.processes": (("decode",), _decode_processes),
     "tensors.ways": (("tensors",), _tensors_ways),
+    "devices.loads": (("devices",), _devices_loads),
     "scaling.lines": (("scaling",), _scaling_lines),
     "readme": (("engine", "service", "decode"), _readme),
 }

@@ -20,6 +20,8 @@ from model.engine import Engine
 from model.engine.inputs import stack_clips
 from model.engine.outputs import to_arrays
 from model.network import Output
+from service.bench import devices as bench_devices
+from service.bench.tensors import make_clips
 from service.device_link import device, process
 from service.device_link.connection import DeviceLost
 from service.device_link.devices import Devices
@@ -263,6 +265,21 @@ def test_both_devices_take_batches_of_one_queue(
     with batching(engines) as batcher:
         answers = asyncio.run(scenario(batcher))
     assert len({tuple(each.output.logits[0]) for each in answers}) == 3
+
+
+def test_the_benchmark_of_devices_counts_what_each_runs_of_one_queue(devices: Devices) -> None:
+    network = lively(CONFIG)
+    one, both, busy = bench_devices.measure(
+        devices, NAMES, network, STEPS, make_clips(CONFIG), max_batch=2, seconds=0.3, rounds=1
+    )
+    assert [len(each.shares) for each in (one, both, busy)] == [1, 2, 2]
+    for each in (one, both, busy):
+        assert all(0 < share.batches <= share.clips <= 2 * share.batches for share in each.shares)
+        assert min(each.clips_s, each.without_queue_clips_s) > 0
+        assert 0 < each.p50_ms <= each.p99_ms <= each.longest_ms
+        assert 0 < each.fewest_clips <= 1 <= each.most_clips, "no client waits for ever"
+    every_core = os.sched_getaffinity(0)
+    assert [os.sched_getaffinity(pid) for pid in devices.pids] == [every_core] * 2
 
 
 def test_a_killed_process_costs_its_batch_and_is_replaced_with_all_its_networks(

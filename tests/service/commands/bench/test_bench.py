@@ -128,8 +128,9 @@ def test_tensors_are_timed_alone_through_the_queue_and_as_answers(weights: Path)
     assert min(speed.engine, speed.queue, speed.answers) > 0
 
 
-def test_a_folder_without_a_checkpoint_is_named(tmp_path: Path) -> None:
-    refused = CliRunner().invoke(app, ["bench", "tensors", "--weights", str(tmp_path / "nowhere")])
+@pytest.mark.parametrize("command", ["tensors", "devices"])
+def test_a_folder_without_a_checkpoint_is_named(tmp_path: Path, command: str) -> None:
+    refused = CliRunner().invoke(app, ["bench", command, "--weights", str(tmp_path / "nowhere")])
     assert refused.exit_code == 2
     assert "Traceback" not in refused.output
     assert "--weights" in refused.output
