@@ -86,6 +86,16 @@ class Settings(BaseSettings):
         "auto compiles them in the background after the start; on compiles them before the "
         "service is ready; off does not use them",
     )
+    tune_s: float = setting(
+        Topic.CHECKPOINTS,
+        120.0,
+        "Maximum time of measuring, on a GPU in the background after a checkpoint is served, how "
+        "its fused kernels divide their work fastest; what is found is kept in TRITON_CACHE_DIR",
+        "s",
+        zero="not measured",
+        ge=0,
+        le=DAY_S,
+    )
     precision: Precision = setting(
         Topic.CHECKPOINTS,
         "float32",
@@ -413,7 +423,15 @@ class Settings(BaseSettings):
         Topic.INFERENCE, MAX_STEPS, "Maximum time steps T of a request", "steps", ge=1, le=MAX_STEPS
     )
     max_batch: int = setting(
-        Topic.INFERENCE, 8, "Maximum requests in a batch", "requests", ge=1, le=1024
+        Topic.INFERENCE,
+        0,
+        "Maximum requests in a batch; 0: 8, and on a GPU the smallest of 1, 2, 4, … 64 at which it "
+        "answers nearly as many requests per second as at any, measured in the background after "
+        "the start",
+        "requests",
+        zero="automatic",
+        ge=0,
+        le=1024,
     )
     max_batch_wait_ms: float = setting(
         Topic.INFERENCE,

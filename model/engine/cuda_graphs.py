@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -134,12 +135,16 @@ class GraphedNetwork:
             replays.append(graph.start(part, self._copies))
         return replace(concatenate([replay.output() for replay in replays]), bias=self._bias)
 
-    def record(self, steps: int) -> None:
-        """Record the graphs of all streams with one step each, at every batch size."""
+    def record(self, steps: int, lock: AbstractContextManager[object]) -> None:
+        """Record the graphs of all streams with one step each, at every batch size.
+
+        `lock` is held during each recording, in which nothing else may run, and not between them.
+        """
         names = tuple((name, True) for name in sorted(self._streams))
         for batch in BATCH_SIZES:
             for attention in (False, True):
-                self._graph(_Key(batch, steps, attention, names))
+                with lock:
+                    self._graph(_Key(batch, steps, attention, names))
 
     def _key(self, inputs: Mapping[str, Tensor], steps: int, attention: bool) -> _Key:
         batch = next(iter(inputs.values())).shape[1]

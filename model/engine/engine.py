@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import statistics
 import sys
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -19,7 +21,7 @@ from torch import Tensor
 from model.config import MAX_STEPS, Config, EnginePath, Precision
 from model.device import resolve_device
 from model.engine.cuda_graphs import Forward
-from model.engine.inputs import zeros
+from model.engine.inputs import noise, zeros
 from model.engine.memory import Memory, memory
 from model.engine.outputs import concatenate, join_operations
 from model.engine.paths import PATHS, Paths
@@ -34,6 +36,8 @@ _T = TypeVar("_T")
 #: Default number of time steps for which a path is prepared.
 _STEPS = 4
 
+#: Runs of each batch size that `batch_times` takes the median of.
+_TIMED_RUNS = 5
 #: Runs at a reduced batch size after which a larger one is tried again.
 _RUNS_BEFORE_GROWTH = 100
 
@@ -72,6 +76,7 @@ class Engine:
         self._compute: Forward = self._paths.plain
         self._path: EnginePath = "plain"
         self._steps = _STEPS  # of the path's preparation
+        self._prepared_from: tuple[EnginePath, ...] = ()  # the path is the fastest of these
         self._part = max_batch  # samples per run that the device has memory for
         self._full_runs = 0  # runs of that many samples since it was last changed
         self._out_of_memory_count = 0
@@ -166,7 +171,53 @@ class Engine:
         with self._lock:
             self._path = self._paths.fastest(prepared, steps)
             self._compute, self._steps = prepared[self._path], steps
+        self._prepared_from = tuple(prepared)
         return True
+
+    def tune(self, budget_s: float, is_stopping: Callable[[], bool] = lambda: False) -> bool:
+        """Measure tiles for the fused path's layers on CUDA, and switch to a path with them.
+
+        Call it after `fuse`. It takes about `budget_s` seconds at most, in which runs wait for
+        single measurements only; what it finds is kept on disk for the next start. Return whether
+        the path changed.
+        """
+        if self._path == "plain":
+            return False
+        until = time.monotonic() + budget_s
+        if not self._paths.tune(lambda: is_stopping() or time.monotonic() >= until):
+            return False
+        return self.use_fastest(self._prepared_from, self._steps)
+
+    def batch_times(self, steps: int, sizes: Iterable[int], longest_s: float) -> dict[int, float]:
+        """Return the median seconds of a batch of each size, from the smallest one on.
+
+        It ends at the size that takes more than `longest_s` seconds or more memory than the device
+        has. `max_batch` does not limit the sizes. Other runs wait for single batches only.
+        """
+        times: dict[int, float] = {}
+        for size in sorted(sizes):
+            inputs = noise(self.config, size)
+            seconds = []
+            for _ in range(_TIMED_RUNS + 1):
+                with self._lock, inference_context(self._device):
+                    started = time.perf_counter()
+                    run = partial(self._compute, inputs, steps, False)
+                    if self._run_unless_out_of_memory(run) is None:
+                        return times
+                    seconds.append(time.perf_counter() - started)
+                if min(seconds) > longest_s:
+                    break
+            times[size] = statistics.median(seconds[1:] or seconds)  # the first one warms up
+            if times[size] > longest_s:
+                break
+        return times
+
+    def set_max_batch(self, max_batch: int) -> None:
+        """Change `max_batch`."""
+        with self._lock:
+            if self._part >= min(self.max_batch, max_batch):  # else memory limits it already
+                self._part = max_batch
+            self.max_batch = max_batch
 
     def renew(self) -> Engine:
         """Return another engine of this network, device and path, to replace a lost one.

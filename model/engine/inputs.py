@@ -52,6 +52,15 @@ def hold(inputs: Mapping[str, Tensor], steps: int) -> dict[str, Tensor]:
     return {name: x.expand(steps, *x.shape[1:]) for name, x in inputs.items()}
 
 
+def noise(config: Config, batch: int) -> dict[str, Tensor]:
+    """Return random inputs [1, B, C, H, W] of all streams, from 0 to 1, on the CPU."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: torch.rand((1, batch, s.channels, *s.size), generator=generator)
+        for name, s in config.streams.items()
+    }
+
+
 def zeros(config: Config, batch: int, device: torch.device | None = None) -> dict[str, Tensor]:
     """Return blank inputs [1, B, C, H, W] of all streams, by default on the CPU."""
     return {

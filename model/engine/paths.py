@@ -6,8 +6,9 @@ import logging
 import statistics
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,6 +17,9 @@ from model.engine.cuda_graphs import BATCH_SIZES, Forward, GraphedNetwork
 from model.engine.inputs import zeros
 from model.engine.plain import PlainNetwork, inference_context
 from model.network import SCMRL
+
+if TYPE_CHECKING:
+    from model.fused.cuda.tiles import Tiles
 
 log = logging.getLogger("scmrl.engine")
 
@@ -52,6 +56,8 @@ class Paths:
         self._device = network.head.bias.device
         self._threads = threads
         self._lock = lock
+        #: Tiles of the fused path's layers on CUDA, once it has been built.
+        self._tiles: Tiles | None = None
 
     def prepare(self, paths: Sequence[EnginePath], steps: int) -> dict[EnginePath, Forward]:
         """Return those of `paths` that can be used, prepared for runs of `steps` time steps.
@@ -86,14 +92,45 @@ class Paths:
         log.info("median time of a batch of %d on %s: %s", _TIMING_BATCH, self._device, listed)
         return min(medians, key=lambda path: medians[path])
 
+    def tune(self, is_over: Callable[[], bool]) -> bool:
+        """Measure tiles for the layers of the fused path on CUDA that have none, until `is_over`.
+
+        Return whether layers have other tiles now: a path that is prepared afterwards has them.
+        They are kept on disk. Before the fused path has been prepared there is nothing to measure.
+        """
+        if self._tiles is None:
+            return False
+        from model.fused.cuda import tile_measurement
+        from model.fused.cuda.tile_cache import TileCache
+        from model.fused.cuda.tiles import by_importance
+
+        tiles, cache = self._tiles, TileCache(self._device)
+        used = {shape: tiles.tile(shape) for shape in tiles.seen}
+        tiles.measured.update(cache.read())  # those of another process
+        shapes = by_importance(tiles.unmeasured)
+        timer = tile_measurement.timer(self._device)
+        with inference_context(self._device):
+            measured = tile_measurement.measure_tiles(
+                shapes, self._device, timer, self._lock, is_over
+            )
+        if measured:
+            tiles.measured.update(measured)
+            cache.write(measured)
+        changed = sum(tiles.tile(shape) != tile for shape, tile in used.items())
+        log.info(
+            "tiles of %d of %d layer shapes on %s were measured; %d of %d change",
+            len(measured), len(shapes), self._device, changed, len(used),
+        )  # fmt: skip
+        return changed > 0
+
     def _prepare(self, path: EnginePath, steps: int) -> Forward | None:
         try:
             with inference_context(self._device):
                 forward = self._build(path, steps)
                 # No run may happen during a recording; compilation does not need the lock.
+                if isinstance(forward, GraphedNetwork):
+                    forward.record(steps, self._lock)
                 with self._lock if isinstance(forward, GraphedNetwork) else nullcontext():
-                    if isinstance(forward, GraphedNetwork):
-                        forward.record(steps)
                     difference = self._compile_and_compare(forward)
         except Exception:  # compilers raise many kinds of errors; the plain path remains usable
             log.exception("path %s is not used: preparing it failed", path)
@@ -113,13 +150,23 @@ class Paths:
         if path in ("fused-graphs", "fused-half-graphs"):
             from model.fused.cuda.network import CUDANetwork
 
-            fused = CUDANetwork(self._network, half=path == "fused-half-graphs")
+            half = path == "fused-half-graphs"
+            fused = CUDANetwork(self._network, half=half, tiles=self.cuda_tiles())
             for batch in (1, BATCH_SIZES[-1]):
                 fused(zeros(self._network.config, batch, self._device), steps, True)
             return GraphedNetwork(self._network, fused)
         from model.fused.cpu.network import CPUNetwork
 
         return CPUNetwork(self._network, self._threads, int8=path == "fused-int8")
+
+    def cuda_tiles(self) -> Tiles:
+        """Return the tiles of the fused path on CUDA, at first those that are cached on disk."""
+        from model.fused.cuda.tile_cache import TileCache
+        from model.fused.cuda.tiles import Tiles
+
+        if self._tiles is None:
+            self._tiles = Tiles(TileCache(self._device).read())
+        return self._tiles
 
     def _compile_and_compare(self, forward: Forward) -> float:
         """Return `_difference`, again after each compiled kernel that cannot be written to disk.

@@ -6,8 +6,8 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -169,6 +169,35 @@ class DeviceEngine:
         except DeviceLost as exc:
             log.warning("the fused path on %s is left to its next process: %s", self.device, exc)
             return False
+
+    def tune(self, budget_s: float, is_stopping: Callable[[], bool]) -> bool:
+        """See Engine.tune; it ends with its process where the service is stopping. False if the
+        process is lost meanwhile."""
+        with suppress(DeviceLost), closing(self._process.connect()) as connection:
+            arguments = {"number": self._number, "budget_s": budget_s}
+            reply = self._answer(connection, "tune", arguments, None)
+            self._path = reply["path"]
+            return bool(reply["tuned"])
+        return False
+
+    def batch_times(self, steps: int, sizes: Iterable[int], longest_s: float) -> dict[int, float]:
+        """See Engine.batch_times."""
+        with closing(self._process.connect()) as connection:
+            arguments = {
+                "number": self._number,
+                "steps": steps,
+                "sizes": list(sizes),
+                "longest_s": longest_s,
+            }
+            reply = self._answer(connection, "batch_times", arguments, None)
+        return {int(size): float(seconds) for size, seconds in reply["times"]}
+
+    def set_max_batch(self, max_batch: int) -> None:
+        """See Engine.set_max_batch."""
+        self.max_batch = max_batch
+        with closing(self._process.connect()) as connection:
+            arguments = {"number": self._number, "max_batch": max_batch}
+            self._answer(connection, "set_max_batch", arguments, None)
 
     def renew(self) -> DeviceEngine:
         """Return another engine of this network, device and path, to replace a lost one.

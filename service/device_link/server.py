@@ -71,6 +71,9 @@ class _Caller:
             "result": self._send_result,
             "warm_up": self._warm_up,
             "fuse": self._fuse,
+            "tune": self._tune,
+            "batch_times": self._batch_times,
+            "set_max_batch": self._set_max_batch,
         }
 
     def serve(self) -> None:
@@ -171,6 +174,23 @@ class _Caller:
         is_fused = engine.fuse(message["precision"], message["steps"])
         garbage_collection.freeze()
         return {"fused": is_fused, "path": engine.path}
+
+    def _tune(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Tune an engine that another connection has adopted."""
+        engine = self._server.engines[message["number"]]
+        is_tuned = engine.tune(message["budget_s"])
+        return {"tuned": is_tuned, "path": engine.path}
+
+    def _batch_times(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Time batches of an engine that another connection has adopted."""
+        engine = self._server.engines[message["number"]]
+        times = engine.batch_times(message["steps"], message["sizes"], message["longest_s"])
+        return {"times": list(times.items())}
+
+    def _set_max_batch(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Change the maximum of an engine that another connection has adopted."""
+        self._server.engines[message["number"]].set_max_batch(message["max_batch"])
+        return {}
 
     def _loaded(self) -> Engine:
         assert self._engine is not None, "nothing is loaded"

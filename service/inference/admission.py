@@ -67,6 +67,10 @@ class Admission:
         self._lock = threading.Lock()
         self._completed_at: deque[float] = deque(maxlen=_WINDOW)
 
+    def set_always_admit(self, always_admit: int) -> None:
+        """Change `always_admit`; it is at most `slots`."""
+        self.always_admit = min(always_admit, self.slots)
+
     @property
     def in_flight(self) -> int:
         """Admitted requests that have not been answered."""

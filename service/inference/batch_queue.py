@@ -139,6 +139,12 @@ class BatchQueue:
         with self._changed:
             self._consumers[consumer] = max_batch
 
+    def set_max_batch(self, consumer: Hashable, max_batch: int) -> None:
+        """Change the maximum of a consumer; one that is not attached stays so."""
+        with self._changed:
+            if consumer in self._consumers:
+                self._consumers[consumer] = max_batch
+
     def dismiss(self, consumer: Hashable) -> None:
         """Let a consumer take no more batches; the queued requests stay for its successor."""
         with self._changed:

@@ -67,6 +67,11 @@ class BatchWorker:
         self._queue.attach(self, self.engine.max_batch)
         self._thread.start()
 
+    def set_max_batch(self, max_batch: int) -> None:
+        """Change the maximum requests in a batch, from the next batch on."""
+        self.engine.set_max_batch(max_batch)
+        self._queue.set_max_batch(self, max_batch)
+
     def dismiss(self) -> None:
         """Take no more batches; what is queued is left to another worker."""
         self._is_dismissed = True

@@ -82,8 +82,7 @@ class Batcher:
         max_estimated_wait_s: float = math.inf,
         on_fatal: Callable[[Exception], None] = lambda error: None,
     ) -> None:
-        always_admit = sum(2 * engine.max_batch for engine in engines)
-        self.admission = Admission(slots, max_estimated_wait_s, always_admit)
+        self.admission = Admission(slots, max_estimated_wait_s, _always_admit(engines))
         self._queue = BatchQueue(max_wait_s)
         self._counts = BatchCounts()
         self._supervisor = WorkerSupervisor(engines, self._queue, self._counts, on_fatal)
@@ -105,6 +104,12 @@ class Batcher:
     def fuse(self, precision: Precision, steps: int) -> bool:
         """See WorkerSupervisor.fuse."""
         return self._supervisor.fuse(precision, steps)
+
+    def set_max_batch(self, engine: DeviceNetwork, max_batch: int) -> None:
+        """Change the maximum requests in a batch of one of `engines`, and how many requests are
+        admitted at any wait: two batches of each engine."""
+        self._supervisor.set_max_batch(engine, max_batch)
+        self.admission.set_always_admit(_always_admit(self.engines))
 
     def close(self) -> None:
         """Let the workers end after the batches that they run; queued requests get NOT_READY."""
@@ -193,3 +198,8 @@ class Batcher:
     def restarts(self) -> int:
         """Workers that were replaced."""
         return self._supervisor.restarts
+
+
+def _always_admit(engines: Sequence[DeviceNetwork]) -> int:
+    """Return the requests that may be in flight at any wait: a batch that runs and the next one."""
+    return sum(2 * engine.max_batch for engine in engines)

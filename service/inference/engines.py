@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
@@ -56,5 +56,13 @@ class DeviceNetwork(Protocol):
     def fuse(self, precision: Precision = "float32", steps: int = 4) -> bool: ...
 
     def warm_up(self, steps: int, batch_sizes: Iterable[int]) -> None: ...
+
+    def tune(self, budget_s: float, is_stopping: Callable[[], bool]) -> bool: ...
+
+    def batch_times(
+        self, steps: int, sizes: Iterable[int], longest_s: float
+    ) -> dict[int, float]: ...
+
+    def set_max_batch(self, max_batch: int) -> None: ...
 
     def renew(self) -> DeviceNetwork: ...

@@ -14,6 +14,7 @@ from service.inference.file_watch import FileWatch, file_states
 from service.inference.loading import Attempt, Loads
 from service.inference.registry import Registry
 from service.inference.served_model import ServedModel, load, warm
+from service.inference.tuning import Tuning
 from service.settings import Settings
 
 log = logging.getLogger("scmrl.registry")
@@ -33,6 +34,7 @@ class ModelLoader:
         on_fatal: Callable[[Exception], None],
         make_load: LoadFactory = LocalLoad,
     ) -> None:
+        self._tuning = Tuning(settings, registry, stopping)
         self._settings = settings
         self._registry = registry
         self._loads = loads
@@ -79,13 +81,17 @@ class ModelLoader:
                 self.fuse(attempt.name)
 
     def fuse(self, name: str) -> None:
-        """Change a served checkpoint over to its fused path, if `compile` is auto."""
-        if self._settings.compile != "auto" or self._stopping.is_set():
+        """Change a served checkpoint over to its fused path, if `compile` is auto; then begin to
+        measure it where it is on a GPU."""
+        model = self._registry.find(name)
+        if model is None or self._stopping.is_set():
             return
-        started = time.monotonic()
-        if self._fuse(self._registry.get(name)):
-            seconds = time.monotonic() - started
-            log.info("checkpoint %s runs on its fused path after %.1f s", name, seconds)
+        if self._settings.compile == "auto":
+            started = time.monotonic()
+            if self._fuse(model):
+                seconds = time.monotonic() - started
+                log.info("checkpoint %s runs on its fused path after %.1f s", name, seconds)
+        self._tuning.start(model)
 
     def _fuse(self, model: ServedModel) -> bool:
         precision = self._settings.precision

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from service.device_link.devices import Devices
 from service.device_link.process import ProcessOptions
+from service.inference.batch_choice import DEFAULT_MAX_BATCH
 from service.inference.batching import Batcher, Slot
 from service.inference.engines import DeviceNetwork
 from service.runtime import cores
@@ -98,9 +99,10 @@ def _place(network: SCMRL, settings: Settings, processes: Devices) -> Sequence[D
     from model.engine import Engine, devices
 
     names = devices(settings.device)
+    max_batch = settings.max_batch or DEFAULT_MAX_BATCH
     if len(names) > 1:
-        return processes.load(names, network, settings.max_batch)
-    return [Engine(network, names[0], cores.threads(settings.threads), settings.max_batch)]
+        return processes.load(names, network, max_batch)
+    return [Engine(network, names[0], cores.threads(settings.threads), max_batch)]
 
 
 def warm(model: ServedModel) -> None:

@@ -112,6 +112,13 @@ class WorkerSupervisor:
         fused = [_fuse(engine, precision, steps) for engine in engines]  # all, also after a failure
         return is_complete and all(fused)
 
+    def set_max_batch(self, engine: DeviceNetwork, max_batch: int) -> None:
+        """Change the maximum requests in a batch of an engine, if it still has a worker."""
+        with self._queue.lock:
+            worker = next((w for w in self._workers if w.engine is engine), None)
+        if worker is not None:
+            worker.set_max_batch(max_batch)
+
     def close(self) -> None:
         """Close the queue: the workers end after the batches that they run."""
         self._queue.close()

@@ -263,11 +263,19 @@ def _streams(streams: SessionSlots) -> Iterator[Metric]:
 
 def _info(models: Mapping[str, ServedModel]) -> Metric:
     family = InfoMetricFamily(
-        "scmrl_model", "Version of a checkpoint and the path that computes it", labels=["model"]
+        "scmrl_model",
+        "Version of a checkpoint, the path that computes it and its maximum batch",
+        labels=["model"],
     )
     for name, model in models.items():
         paths = {engine.path for engine in model.engines}  # none while a worker is replaced
-        family.add_metric([name], {"version": model.card.version, "path": ",".join(sorted(paths))})
+        largest = {engine.max_batch for engine in model.engines}
+        labels = {
+            "version": model.card.version,
+            "path": ",".join(sorted(paths)),
+            "max_batch": ",".join(map(str, sorted(largest))),
+        }
+        family.add_metric([name], labels)
     return family
 
 

@@ -58,6 +58,9 @@ class NumberEngine:
     def is_lost(self) -> bool:
         return False
 
+    def set_max_batch(self, max_batch: int) -> None:
+        self.max_batch = max_batch
+
     def allocate(self, shape: Sequence[int], dtype: str) -> NDArray[Any]:
         return np.empty(shape, dtype)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from model.fused import folding
 from model.fused.cuda import packed_spikes
+from model.fused.cuda.tiles import Tiles
 from model.fused.folding import Folded
 from model.fused.network import LinearInput
 from model.network.attention import SpikingAttention
@@ -31,25 +32,31 @@ class PackedTokens:
 class PackedLayers:
     """model.fused.network.Layers of a batch; spikes are packed [B, H, W, C] and [B, N, C].
 
-    With `half`, the weights that spikes are multiplied by are rounded to half precision.
+    With `half`, the weights that spikes are multiplied by are rounded to half precision. `tiles`
+    are those of the layers, by default the rule's.
     """
 
-    def __init__(self, *, half: bool = False) -> None:
+    def __init__(self, *, half: bool = False, tiles: Tiles | None = None) -> None:
         self._half = half
+        self._tiles = tiles or Tiles()
 
     def frames(self, x: Tensor) -> Tensor:
         """[T or 1, B, C, H, W] to channels last."""
         return x.permute(0, 1, 3, 4, 2)
 
     def stage(self, stage: Stage, *, frames: bool, pooled: bool) -> PackedStage:
-        return PackedStage(stage, frames=frames, pooled=pooled, half=self._half)
+        weights = _weights(folding.stage(stage), spikes=not frames, half=self._half)
+        return PackedStage(weights, self._tiles, pooled=pooled)
 
     def tokens(self, pooled: Tensor, position: Tensor) -> PackedTokens:
         """Two [B, H, W, C] as tokens."""
         return PackedTokens(pooled.flatten(1, 2), position.flatten(1, 2))
 
     def linear(self, maps: Sequence[Folded], takes: LinearInput) -> PackedLinear:
-        return PackedLinear(maps, packed=takes == "spikes", half=self._half)
+        folded = folding.concatenate(maps)
+        return PackedLinear(
+            _weights(folded, spikes=takes == "spikes", half=self._half), self._tiles
+        )
 
     def attention(self, attention: SpikingAttention) -> PackedAttention:
         return PackedAttention(attention)
@@ -67,30 +74,32 @@ class PackedStage:
     Frames [T or 1, B, H, W, C] or packed spikes [B, H, W, C] to packed spikes [B, H', W', C'].
     """
 
-    def __init__(self, stage: Stage, *, frames: bool, pooled: bool, half: bool) -> None:
-        self._weights = _weights(folding.stage(stage), spikes=not frames, half=half)
+    def __init__(self, weights: packed_spikes.Weights, tiles: Tiles, *, pooled: bool) -> None:
+        self._weights = weights
+        self._tiles = tiles
         self._pooled = pooled
 
     def __call__(self, x: Tensor, steps: int) -> Tensor:
-        fired = packed_spikes.fire(x, self._weights, steps)
+        fired = _fire(x, self._weights, steps, self._tiles)
         return packed_spikes.pool(fired) if self._pooled else fired
 
 
 class PackedLinear:
     """Concatenated linear maps of the same input and their neurons, to packed spikes [B, N, C'].
 
-    The input is packed spikes [B, N, C] or tokens where `packed`, else values [T, B, N, C].
+    The input is packed spikes [B, N, C] or tokens, or with weights for values [T, B, N, C].
     """
 
-    def __init__(self, maps: Sequence[Folded], *, packed: bool, half: bool) -> None:
-        self._weights = _weights(folding.concatenate(maps), spikes=packed, half=half)
+    def __init__(self, weights: packed_spikes.Weights, tiles: Tiles) -> None:
+        self._weights = weights
+        self._tiles = tiles
 
     def __call__(self, x: Tensor | PackedTokens, steps: int) -> Tensor:
         # `fire` takes pixels: a token is a pixel of a picture of one row.
         if isinstance(x, PackedTokens):
             pooled, position = x.pooled[:, None], x.position[:, None]
-            return packed_spikes.fire(pooled, self._weights, steps, position).squeeze(1)
-        return packed_spikes.fire(x.unsqueeze(-3), self._weights, steps).squeeze(1)
+            return _fire(pooled, self._weights, steps, self._tiles, position).squeeze(1)
+        return _fire(x.unsqueeze(-3), self._weights, steps, self._tiles).squeeze(1)
 
 
 class PackedAttention:
@@ -106,6 +115,17 @@ class PackedAttention:
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, steps: int) -> Tensor:
         return self._attend(q, k, v, self._heads, self._folded, steps)
+
+
+def _fire(
+    x: Tensor,
+    weights: packed_spikes.Weights,
+    steps: int,
+    tiles: Tiles,
+    added: Tensor | None = None,
+) -> Tensor:
+    shape = packed_spikes.layer_shape(x, weights, steps, added=added is not None)
+    return packed_spikes.fire(x, weights, steps, added, tiles.tile(shape))
 
 
 def _weights(folded: Folded, *, spikes: bool, half: bool) -> packed_spikes.Weights:

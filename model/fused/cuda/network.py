@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from model.fused.cuda.layers import PackedLayers, PackedTokens
+from model.fused.cuda.tiles import Tiles
 from model.fused.network import FusedNetwork
 from model.network.scmrl import SCMRL
 from model.output import Output
@@ -19,12 +20,13 @@ _T = TypeVar("_T")
 class CUDANetwork:
     """A network whose weights are folded; it is on a CUDA device and in eval mode.
 
-    With `half`, the weights that spikes are multiplied by are rounded to half precision. `fused`
-    computes a batch.
+    With `half`, the weights that spikes are multiplied by are rounded to half precision. `tiles`
+    are those of the layers, by default the rule's. `fused` computes a batch.
     """
 
-    def __init__(self, network: SCMRL, *, half: bool = False) -> None:
-        self.fused: FusedNetwork[PackedTokens] = FusedNetwork(network, PackedLayers(half=half))
+    def __init__(self, network: SCMRL, *, half: bool = False, tiles: Tiles | None = None) -> None:
+        layers = PackedLayers(half=half, tiles=tiles)
+        self.fused: FusedNetwork[PackedTokens] = FusedNetwork(network, layers)
         device = network.head.bias.device
         self._cuda_streams = (
             [torch.cuda.Stream(device) for _ in self.fused.patch] if device.type == "cuda" else []

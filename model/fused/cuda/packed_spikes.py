@@ -11,29 +11,28 @@ halves, which together have float32's precision but for two bits, and accumulate
 precision, by the first half alone. Other values (frames, means) are multiplied in three parts of
 TF32, which is as precise as float32.
 
-No sum depends on the other samples of a batch: its order over taps and channels is the same in
-every program.
+No sum depends on the other samples of a batch. Its order over taps and channels is the same in
+every program of a layer, and without measured tiles (model/fused/cuda/tiles.py) at every batch
+size.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import triton
 from torch import Tensor
 
 from model.config import MAX_STEPS
 from model.fused.cuda import triton_kernels as kernels
+from model.fused.cuda.tiles import LayerShape, Takes, Tile, rule
 from model.fused.folding import Folded, FoldedAttention
 
 #: Exponent that the largest weight of a filter is scaled to, so that the remainder of its first
 #: half is a half of full precision as well.
 _EXPONENT = 14
-#: Most channels of spikes and of values that are multiplied at a time. They are part of the order
-#: of sums, so the same everywhere.
-_SPIKES_BLOCK_K, _VALUES_BLOCK_K = 64, 32
-#: Outputs of a layer (pixels x filters) from which on large blocks fill a GPU.
-_LARGE_LAYER = 2**22
 #: Tokens per program of attention over tokens.
 _ATTENTION_BLOCK_M = 64
 #: Elements per program of a kernel without sums.
@@ -78,32 +77,64 @@ def _by_tap(weight: Tensor) -> Tensor:
     return weight.reshape(*weight.shape[:2], -1).permute(2, 1, 0).contiguous()
 
 
-def fire(x: Tensor, weights: Weights, steps: int, added: Tensor | None = None) -> Tensor:
+def layer_shape(x: Tensor, weights: Weights, steps: int, *, added: bool = False) -> LayerShape:
+    """Return the shape of a layer that `fire` computes, of the same arguments."""
+    batch, height, width, channels = x.shape[-4:]
+    taps, _, filters = weights.high.shape
+    takes: Takes = "spikes" if weights.low is not None else "half"
+    if weights.high.dtype == torch.float32:
+        takes = "held" if len(x) == 1 else "values"
+    return LayerShape(batch, height, width, channels, filters, taps, steps, takes, added)
+
+
+def fire(
+    x: Tensor,
+    weights: Weights,
+    steps: int,
+    added: Tensor | None = None,
+    tile: Tile | None = None,
+) -> Tensor:
     """Return the layer's packed spikes [B, H, W, C'].
 
     `x`: packed spikes [B, H, W, C], to whose spikes those of `added` are added; or, with weights
-    for values, floats [T or 1, B, H, W, C], where one step is held for all. Raises ValueError for
-    more than MAX_STEPS.
+    for values, floats [T or 1, B, H, W, C], where one step is held for all. `tile`: by default the
+    rule's. Raises ValueError for more than MAX_STEPS.
     """
-    values = weights.high.dtype == torch.float32
-    half = not values and weights.low is None
-    batch, height, width, channels = x.shape[-4:]
-    taps, _, filters = weights.high.shape
-    pixels = batch * height * width
-    fired = x.new_empty((batch, height, width, filters), dtype=_dtype(steps))
-    block_m, block_n, warps = _blocks(pixels, filters, values)
-    max_block_k = _VALUES_BLOCK_K if values else _SPIKES_BLOCK_K
-    x = x.contiguous()
-    kernels.fire[(_ceil_div(pixels, block_m), _ceil_div(filters, block_n))](
-        x, x if added is None else added, weights.high,
-        weights.high if weights.low is None else weights.low, weights.unit, weights.shift, fired,
-        pixels, height, width, channels, filters, steps,
-        DECAY=weights.decay, SIDE=3 if taps == 9 else 1, VALUES=values, HALF=half,
-        HELD=values and len(x) == 1, ADDED=added is not None, WIDE=steps > 32,
-        BLOCK_M=block_m, BLOCK_N=block_n,
-        BLOCK_K=min(max_block_k, max(16, _next_power_of_2(channels))), num_warps=warps,
-    )  # fmt: skip
+    fired, arguments, constants, grid = _launch(x, weights, steps, added, tile)
+    kernels.fire[grid](*arguments, **constants)
     return fired
+
+
+def compile_fire(x: Tensor, weights: Weights, steps: int, added: Tensor | None, tile: Tile) -> None:
+    """Compile what `fire` launches for these arguments, where it is not compiled yet."""
+    if triton.knobs.runtime.interpret:
+        return
+    _, arguments, constants, grid = _launch(x, weights, steps, added, tile)
+    kernels.fire.warmup(*arguments, grid=grid, **constants)
+
+
+def _launch(
+    x: Tensor, weights: Weights, steps: int, added: Tensor | None, tile: Tile | None
+) -> tuple[Tensor, tuple[Any, ...], dict[str, Any], tuple[int, int]]:
+    """Return the output of `fire`, and its kernel's arguments, constants and grid."""
+    shape = layer_shape(x, weights, steps, added=added is not None)
+    tile = tile or rule(shape)
+    fired = x.new_empty((*x.shape[-4:-1], shape.filters), dtype=dtype(steps))
+    x = x.contiguous()
+    low = weights.high if weights.low is None else weights.low
+    arguments = (
+        x, x if added is None else added, weights.high, low, weights.unit, weights.shift, fired,
+        shape.pixels, shape.height, shape.width, shape.channels, shape.filters, steps,
+    )  # fmt: skip
+    constants = {
+        "DECAY": weights.decay, "SIDE": 3 if shape.taps == 9 else 1, "VALUES": not shape.is_spikes,
+        "HALF": shape.takes == "half", "HELD": shape.takes == "held", "ADDED": shape.added,
+        "WIDE": steps > 32, "FLAT": tile.flat, "BLOCK_T": tile.block_t, "BLOCK_M": tile.block_m,
+        "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k, "num_warps": tile.warps,
+        "num_stages": tile.stages,
+    }  # fmt: skip
+    grid = (_ceil_div(shape.pixels, tile.block_m), _ceil_div(shape.filters, tile.block_n))
+    return fired, arguments, constants, grid
 
 
 def pool(x: Tensor) -> Tensor:
@@ -170,26 +201,15 @@ def pack(spikes: Tensor) -> Tensor:
     """Return spikes [T, ...], each 0 or 1, packed [...]. Raises ValueError where T > MAX_STEPS."""
     steps = len(spikes)
     t = torch.arange(steps, device=spikes.device).reshape(-1, *[1] * (spikes.dim() - 1))
-    return (spikes.long() << t).sum(0).to(_dtype(steps))
+    return (spikes.long() << t).sum(0).to(dtype(steps))
 
 
-def _dtype(steps: int) -> torch.dtype:
-    """Return the smallest integer type with a bit for each step."""
+def dtype(steps: int) -> torch.dtype:
+    """Return the type of packed spikes, the smallest integer type with a bit for each step."""
     if not 1 <= steps <= MAX_STEPS:
         raise ValueError(f"steps {steps}: can be 1 to {MAX_STEPS}")
     dtypes = {8: torch.uint8, 16: torch.int16, 32: torch.int32, MAX_STEPS: torch.int64}
     return dtypes[next(bits for bits in dtypes if bits >= steps)]
-
-
-def _blocks(pixels: int, filters: int, values: bool) -> tuple[int, int, int]:
-    """Return BLOCK_M, BLOCK_N and warps of `fire`: small blocks for small layers.
-
-    At least 64 pixels, so that Hopper's cards sum by the same instructions in every program.
-    """
-    block_n = min(64, max(16, _next_power_of_2(filters)))
-    if values or pixels * filters < _LARGE_LAYER:
-        return 64, min(32, block_n), 4
-    return 128, block_n, 8
 
 
 def _ceil_div(count: int, size: int) -> int:

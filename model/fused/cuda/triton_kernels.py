@@ -2,8 +2,8 @@
 
 Packed spikes and values are contiguous, channels last, but for q, k and v, whose rows (tokens)
 have strides. Arguments in capitals are compile-time constants: BLOCK_M x BLOCK_N outputs per
-program over BLOCK_K channels at a time (powers of 2), the neuron's DECAY, and variants of a kernel.
-With WIDE, packed spikes are built in 64 bits instead of 32.
+program over BLOCK_K channels and BLOCK_T steps at a time (powers of 2), the neuron's DECAY, and
+variants of a kernel. With WIDE, packed spikes are built in 64 bits instead of 32.
 """
 
 import triton
@@ -20,11 +20,15 @@ def _charge(potential, current, DECAY: tl.constexpr):
 
 @triton.jit
 def _accumulate(
-    x, added, high, low, m, n, t, pixels, height, width, channels, filters,
+    x, added, high, low, m, n, t, steps, pixels, height, width, channels, filters,
     SIDE: tl.constexpr, VALUES: tl.constexpr, HALF: tl.constexpr, ADDED: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    FLAT: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Sums [BLOCK_M, BLOCK_N] over taps and channels at step t, for pixels m and filters n.
+    """Sums over taps and channels for pixels m and filters n, at BLOCK_T steps from t on.
+
+    [BLOCK_T * BLOCK_M, BLOCK_N]: the rows of a step are together; those of steps from `steps` on
+    are not to be used. With FLAT, BLOCK_K counts pairs of a tap and a channel, not channels.
 
     x: packed spikes [pixels, channels], or values [T, pixels, channels].
     high, low: weights [SIDE * SIDE, channels, filters]. With HALF, spikes take `high` alone.
@@ -32,31 +36,64 @@ def _accumulate(
     column = m % width
     row = (m // width) % height
     blocks_k = tl.cdiv(channels, BLOCK_K)
+    blocks = tl.cdiv(SIDE * SIDE * channels, BLOCK_K) if FLAT else SIDE * SIDE * blocks_k
     step_offset = tl.full((BLOCK_M,), pixels, tl.int64) * t  # of values, in pixels
-    accumulator = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for i in range(SIDE * SIDE * blocks_k):
-        tap = i // blocks_k
-        k = (i % blocks_k) * BLOCK_K + tl.arange(0, BLOCK_K)
-        down = tap // SIDE - SIDE // 2
-        right = tap % SIDE - SIDE // 2
-        # Pixels beyond the border are 0: padding 1.
-        mask_m = (m < pixels) & (row + down >= 0) & (row + down < height)
-        mask_m = mask_m & (column + right >= 0) & (column + right < width)
-        mask_x = mask_m[:, None] & (k < channels)[None, :]  # [BLOCK_M, BLOCK_K]
-        mask_w = (k < channels)[:, None] & (n < filters)[None, :]  # [BLOCK_K, BLOCK_N]
-        pixel = m.to(tl.int64) + down * width + right
-        offset_w = (tap * channels + k)[:, None] * filters + n[None, :]
+    shifts = t + tl.arange(0, BLOCK_T)
+    accumulator = tl.zeros((BLOCK_T * BLOCK_M, BLOCK_N), tl.float32)
+    for i in range(blocks):
+        # Pixels beyond the border are 0: padding 1. mask_x, offset_x: [BLOCK_M, BLOCK_K].
+        if FLAT:
+            index_w = i * BLOCK_K + tl.arange(0, BLOCK_K)
+            mask_k = index_w < SIDE * SIDE * channels
+            k = index_w % channels
+            down = index_w // channels // SIDE - SIDE // 2
+            right = index_w // channels % SIDE - SIDE // 2
+            tap_row = row[:, None] + down[None, :]
+            tap_column = column[:, None] + right[None, :]
+            mask_x = (m < pixels)[:, None] & mask_k[None, :] & (tap_row >= 0) & (tap_row < height)
+            mask_x = mask_x & (tap_column >= 0) & (tap_column < width)
+            pixel = m.to(tl.int64)[:, None] + (down * width + right)[None, :]
+        else:
+            tap = i // blocks_k
+            k = (i % blocks_k) * BLOCK_K + tl.arange(0, BLOCK_K)
+            index_w = tap * channels + k
+            mask_k = k < channels
+            down = tap // SIDE - SIDE // 2
+            right = tap % SIDE - SIDE // 2
+            mask_m = (m < pixels) & (row + down >= 0) & (row + down < height)
+            mask_m = mask_m & (column + right >= 0) & (column + right < width)
+            mask_x = mask_m[:, None] & mask_k[None, :]
+            pixel = (m.to(tl.int64) + down * width + right)[:, None]
+        mask_w = mask_k[:, None] & (n < filters)[None, :]  # [BLOCK_K, BLOCK_N]
+        offset_w = index_w[:, None] * filters + n[None, :]
+        offset_x = pixel * channels + k[None, :]
         if VALUES:
-            offset_x = (pixel + step_offset)[:, None] * channels + k[None, :]
-            values = tl.load(x + offset_x, mask=mask_x, other=0.0)
+            offset_x += step_offset[:, None] * channels
+            if BLOCK_T == 1:
+                values = tl.load(x + offset_x, mask=mask_x, other=0.0)
+            else:
+                from_t = tl.arange(0, BLOCK_T).to(tl.int64) * pixels * channels
+                mask_t = (shifts < steps)[:, None, None] & mask_x[None, :, :]
+                values = tl.load(
+                    x + offset_x[None, :, :] + from_t[:, None, None], mask=mask_t, other=0.0
+                )
+                values = tl.reshape(values, (BLOCK_T * BLOCK_M, BLOCK_K))
             weights = tl.load(high + offset_w, mask=mask_w, other=0.0)
             accumulator = tl.dot(values, weights, accumulator, input_precision="tf32x3")
         else:
-            offset_x = pixel[:, None] * channels + k[None, :]
-            bits = (tl.load(x + offset_x, mask=mask_x, other=0) >> t) & 1
+            packed = tl.load(x + offset_x, mask=mask_x, other=0)
+            if BLOCK_T == 1:
+                bits = (packed >> t) & 1
+            else:
+                shifts_x = shifts.to(packed.dtype)[:, None, None]
+                bits = (packed[None, :, :] >> shifts_x) & 1
             if ADDED:
-                bits += (tl.load(added + offset_x, mask=mask_x, other=0) >> t) & 1
-            spikes = bits.to(tl.float16)
+                packed = tl.load(added + offset_x, mask=mask_x, other=0)
+                if BLOCK_T == 1:
+                    bits += (packed >> t) & 1
+                else:
+                    bits += (packed[None, :, :] >> shifts_x) & 1
+            spikes = tl.reshape(bits.to(tl.float16), (BLOCK_T * BLOCK_M, BLOCK_K))
             weights = tl.load(high + offset_w, mask=mask_w, other=0.0)
             accumulator = tl.dot(spikes, weights, accumulator)
             if not HALF:
@@ -70,12 +107,13 @@ def fire(
     x, added, high, low, unit, shift, fired,
     pixels, height, width, channels, filters, steps,
     DECAY: tl.constexpr, SIDE: tl.constexpr, VALUES: tl.constexpr, HALF: tl.constexpr,
-    HELD: tl.constexpr, ADDED: tl.constexpr, WIDE: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    HELD: tl.constexpr, ADDED: tl.constexpr, WIDE: tl.constexpr, FLAT: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """A layer: one program computes pixels m = (b, y, x) and filters n over all steps.
 
-    unit, shift: [filters]; fired: packed spikes [pixels, filters]. With HELD, x has one step.
+    unit, shift: [filters]; fired: packed spikes [pixels, filters]. With HELD, x has one step, and
+    BLOCK_T is 1.
     """
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -85,19 +123,27 @@ def fire(
     packed = tl.zeros((BLOCK_M, BLOCK_N), tl.int64 if WIDE else tl.int32)
     if HELD:
         first_step = _accumulate(
-            x, added, high, low, m, n, 0, pixels, height, width, channels,
-            filters, SIDE, VALUES, HALF, ADDED, BLOCK_M, BLOCK_N, BLOCK_K,
+            x, added, high, low, m, n, 0, 1, pixels, height, width, channels,
+            filters, SIDE, VALUES, HALF, ADDED, FLAT, 1, BLOCK_M, BLOCK_N, BLOCK_K,
         )  # fmt: skip
-    for t in range(steps):
+    for t in range(0, steps, BLOCK_T):
         if HELD:
             accumulator = first_step
         else:
             accumulator = _accumulate(
-                x, added, high, low, m, n, t, pixels, height, width, channels, filters,
-                SIDE, VALUES, HALF, ADDED, BLOCK_M, BLOCK_N, BLOCK_K,
+                x, added, high, low, m, n, t, steps, pixels, height, width, channels, filters,
+                SIDE, VALUES, HALF, ADDED, FLAT, BLOCK_T, BLOCK_M, BLOCK_N, BLOCK_K,
             )  # fmt: skip
-        potential, spike = _charge(potential, accumulator * scale + offset, DECAY)
-        packed |= spike.to(packed.dtype) << t
+        if BLOCK_T == 1:
+            potential, spike = _charge(potential, accumulator * scale + offset, DECAY)
+            packed |= spike.to(packed.dtype) << t
+        else:
+            by_step = tl.reshape(accumulator, (BLOCK_T, BLOCK_M, BLOCK_N))
+            step = tl.arange(0, BLOCK_T)[:, None, None]
+            for i in tl.static_range(BLOCK_T):
+                of_step = tl.sum(tl.where(step == i, by_step, 0.0), axis=0)
+                potential, spike = _charge(potential, of_step * scale + offset, DECAY)
+                packed |= (spike & (t + i < steps)).to(packed.dtype) << (t + i)
     offset_out = m.to(tl.int64)[:, None] * filters + n[None, :]
     mask_out = (m < pixels)[:, None] & (n < filters)[None, :]
     tl.store(fired + offset_out, packed.to(fired.dtype.element_ty), mask=mask_out)

@@ -420,6 +420,42 @@ def test_a_batch_above_the_engines_is_run_in_parts(network: SCMRL) -> None:
         assert runs.max_batch == 3
 
 
+def test_a_larger_maximum_is_used_unless_memory_limits_batches(
+    network: SCMRL, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine, tried = short_of_memory(network, most=4, max_batch=2)
+    engine.run(clips(4), STEPS)
+    engine.set_max_batch(4)
+    engine.run(clips(4), STEPS)
+    assert tried == [2, 2, 4]
+    engine.set_max_batch(8)
+    engine.run(clips(8), STEPS)
+    engine.set_max_batch(16)
+    engine.run(clips(8), STEPS)
+    assert tried[3:] == [8, 4, 4, 4, 4]
+    engine.set_max_batch(1)
+    engine.run(clips(2), STEPS)
+    assert tried[-2:] == [1, 1]
+
+
+def test_batches_are_timed_up_to_the_largest_that_fits(
+    network: SCMRL, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine, tried = short_of_memory(network, most=2, max_batch=1)
+    times = engine.batch_times(1, [4, 1, 2, 8], 60.0)
+    assert list(times) == [1, 2]
+    assert all(0 < seconds < 60 for seconds in times.values())
+    assert set(tried) == {1, 2, 4}
+    assert list(engine.batch_times(1, [1, 2], 0.0)) == [1], "it takes too long"
+    assert engine.max_batch == 1
+
+
+def test_nothing_is_tuned_on_a_cpu(engine: Engine) -> None:
+    path = engine.path
+    assert not engine.tune(60.0)
+    assert engine.path == path
+
+
 def test_too_little_memory_for_the_weights_raises(
     network: SCMRL, monkeypatch: pytest.MonkeyPatch
 ) -> None:

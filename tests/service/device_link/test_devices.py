@@ -164,6 +164,20 @@ def test_the_fused_path_is_that_of_this_process_and_a_successor_has_it(
     assert_same(expected, successor.run(clips(3), STEPS, ("attention",)))
 
 
+def test_batches_are_timed_and_limited_in_the_process(
+    engines: tuple[DeviceEngine, ...],
+) -> None:
+    engine, _ = engines
+    assert not engine.tune(1.0, lambda: False), "there are no tiles on a CPU"
+    times = engine.batch_times(1, [1, 2], 60.0)
+    assert list(times) == [1, 2]
+    assert all(0 < seconds < 60 for seconds in times.values())
+    engine.set_max_batch(2)
+    assert engine.max_batch == 2
+    assert_same(Engine(lively(CONFIG), "cpu", 1, 2).run(clips(3)), engine.run(clips(3)))
+    assert engine.renew().max_batch == 2
+
+
 def test_invalid_inputs_are_named_and_the_next_run_works(
     engines: tuple[DeviceEngine, ...], local: Engine
 ) -> None:

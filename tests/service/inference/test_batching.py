@@ -253,6 +253,26 @@ def test_each_device_has_a_batch_size_of_its_own() -> None:
     assert [len(run.numbers) for run in small.runs] == [1]
 
 
+def test_a_larger_batch_is_run_from_the_next_one_on_and_as_many_more_are_admitted() -> None:
+    engine = NumberEngine(max_batch=1)
+
+    async def scenario(batcher: Batcher) -> None:
+        engine.go.clear()
+        tasks = [asyncio.create_task(ask(batcher, number)) for number in range(8)]
+        await until_entered(engine)
+        assert batcher.admission.always_admit == 2
+        batcher.set_max_batch(engine, 3)  # type: ignore[arg-type]
+        assert batcher.admission.always_admit == 6
+        engine.go.set()
+        await asyncio.gather(*tasks)
+        batcher.set_max_batch(engine, 30)  # type: ignore[arg-type]
+        assert batcher.admission.always_admit == 10, "not more than there are slots"
+
+    with started(engine, slots=10) as batcher:
+        asyncio.run(scenario(batcher))
+    assert [len(run.numbers) for run in engine.runs] == [1, 3, 3, 1]
+
+
 def test_the_fuller_batch_that_a_device_waits_for_is_its_own() -> None:
     engine = NumberEngine(max_batch=1)
 

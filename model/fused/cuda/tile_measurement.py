@@ -1,0 +1,178 @@
+"""Measure which tile computes a layer fastest on this card.
+
+Each candidate computes the same random layer as the rule's tile, and must give the same spikes but
+for `_ALLOWED_FLIPS`; it is used where it is faster by more than measurements vary.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from model.fused.cuda import packed_spikes
+from model.fused.cuda.packed_spikes import Weights
+from model.fused.cuda.tiles import LayerShape, Tile, candidates
+from model.fused.folding import Folded
+
+log = logging.getLogger("scmrl.engine")
+
+#: A layer's computation, which returns its packed spikes.
+Work = Callable[[], Tensor]
+#: Prepares a computation, and returns a function that runs it and returns its seconds.
+Timer = Callable[[Work], Callable[[], float]]
+
+#: Share of spikes, and number in a small layer, that a tile may change: as many as the fused path
+#: may differ by from the plain one.
+_ALLOWED_FLIPS, _MIN_ALLOWED_FLIPS = 1e-5, 2
+#: Part of the time that a tile must save to replace another: smaller ones are noise.
+_GAIN = 0.03
+#: Runs of each of two tiles, in turns, of which the medians are compared.
+_ROUNDS = 5
+#: Launches in one timed run on CUDA, so that it takes longer than the timer's resolution.
+_LAUNCHES = 10
+#: Share of neurons that fire in a random layer, as in trained networks.
+_FIRING_RATE = 0.2
+_DECAY = 0.5
+
+
+def measure_tiles(
+    shapes: Sequence[LayerShape],
+    device: torch.device,
+    timer: Timer,
+    lock: AbstractContextManager[object],
+    is_over: Callable[[], bool],
+) -> dict[LayerShape, Tile]:
+    """Return the fastest tile of each layer shape, in the order of importance.
+
+    The most promising candidate of each shape is measured first, then the next of each, until
+    `is_over` is true: a shape of which some were measured has the best of those, and one of which
+    only the rule's tile was is left out. A candidate is compiled without `lock`, and runs with it.
+    """
+    best: dict[LayerShape, Tile] = {}
+    tiles = {shape: candidates(shape) for shape in shapes}
+    for number in range(1, max((len(of_shape) for of_shape in tiles.values()), default=0)):
+        for shape, of_shape in tiles.items():
+            if is_over():
+                return best
+            if number >= len(of_shape):
+                continue
+            champion, challenger = best.get(shape, of_shape[0]), of_shape[number]
+            is_better = is_faster(challenger, champion, shape, device, timer, lock)
+            best[shape] = challenger if is_better else champion
+    return best
+
+
+def is_faster(
+    challenger: Tile,
+    champion: Tile,
+    shape: LayerShape,
+    device: torch.device,
+    timer: Timer,
+    lock: AbstractContextManager[object],
+) -> bool:
+    """Return whether a tile gives a layer's spikes and is faster than another one.
+
+    A tile that needs more shared memory or registers than the card has is not.
+    """
+    try:
+        with lock, torch.inference_mode():
+            x, weights, added = random_layer(shape, device)
+
+        def run(tile: Tile) -> Tensor:
+            return packed_spikes.fire(x, weights, shape.steps, added, tile)
+
+        packed_spikes.compile_fire(x, weights, shape.steps, added, challenger)
+        with lock, torch.inference_mode():
+            if not _agree(run(champion), run(challenger), shape.steps):
+                log.warning("tile %s changes spikes of %s and is not used", challenger, shape)
+                return False
+            return _saves_time(timer(partial(run, champion)), timer(partial(run, challenger)))
+    except Exception as exc:  # compiler, driver and allocator raise many kinds of errors
+        log.debug("tile %s is not used for %s: %r", challenger, shape, exc)
+        return False
+
+
+def random_layer(shape: LayerShape, device: torch.device) -> tuple[Tensor, Weights, Tensor | None]:
+    """Return inputs, weights and added spikes of a layer of a shape, for `packed_spikes.fire`."""
+    generator = torch.Generator(device).manual_seed(0)
+    side = 3 if shape.taps == 9 else 1
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(size, generator=generator, device=device)
+
+    def spikes() -> Tensor:
+        size = (shape.batch, shape.height, shape.width, shape.channels)
+        packed = torch.zeros(size, dtype=torch.int64, device=device)
+        for step in range(shape.steps):  # not all at once: T times the memory
+            fires = torch.rand(size, generator=generator, device=device) < _FIRING_RATE
+            packed |= fires.long() << step
+        return packed.to(packed_spikes.dtype(shape.steps))
+
+    fan_in = shape.taps * shape.channels * (_FIRING_RATE if shape.is_spikes else 1.0)
+    weight = normal(shape.filters, shape.channels, side, side) * (0.7 / fan_in**0.5)
+    folded = Folded(weight, normal(shape.filters) * 0.2 + 0.3, _DECAY)
+    if shape.is_spikes:
+        weights = packed_spikes.spike_weights(folded, half=shape.takes == "half")
+        return spikes(), weights, spikes() if shape.added else None
+    steps = 1 if shape.takes == "held" else shape.steps
+    values = normal(steps, shape.batch, shape.height, shape.width, shape.channels)
+    return values, packed_spikes.value_weights(folded), None
+
+
+def timer(device: torch.device) -> Timer:
+    """Return the timer of a kind of device."""
+    return cuda_timer if device.type == "cuda" else wall_timer
+
+
+def wall_timer(run: Work) -> Callable[[], float]:
+    """Time a computation by the clock: a `Timer` for where there is no GPU."""
+
+    def timed() -> float:
+        started = time.perf_counter()
+        run()
+        return time.perf_counter() - started
+
+    return timed
+
+
+def cuda_timer(run: Work) -> Callable[[], float]:
+    """Time launches of one recorded graph by CUDA's events, without the time of launching: a
+    `Timer` for the current CUDA device."""
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        # Not torch.cuda.graph, which empties torch's cache. Other threads may allocate meanwhile.
+        graph.capture_begin(capture_error_mode="thread_local")
+        for _ in range(_LAUNCHES):
+            run()
+        graph.capture_end()
+
+    def timed() -> float:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end)) / 1000
+
+    return timed
+
+
+def _agree(expected: Tensor, actual: Tensor, steps: int) -> bool:
+    differing = int((expected != actual).sum())
+    return differing <= max(_MIN_ALLOWED_FLIPS, _ALLOWED_FLIPS * expected.numel() * steps)
+
+
+def _saves_time(champion: Callable[[], float], challenger: Callable[[], float]) -> bool:
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for _ in range(_ROUNDS):
+        seconds[0].append(champion())
+        seconds[1].append(challenger())
+    return statistics.median(seconds[1]) < (1 - _GAIN) * statistics.median(seconds[0])

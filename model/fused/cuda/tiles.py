@@ -1,0 +1,191 @@
+"""The tile of a layer: how `fire` divides it into programs, and a program into products.
+
+A tile changes a layer's time, and the order of its sums with BLOCK_K and `flat`: two tiles may give
+another spike where a potential is within rounding of its threshold. The best one depends on the
+layer, the batch and the card, so it is measured (model/fused/cuda/tile_measurement.py); without a
+measurement it follows a rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+#: What a layer takes: packed spikes, with two halves of each weight or one; or float32 values, with
+#: one step for all T ("held") or T of them.
+Takes = Literal["spikes", "half", "held", "values"]
+
+#: Most channels of spikes and of values that the rule multiplies at a time.
+_SPIKES_BLOCK_K, _VALUES_BLOCK_K = 64, 32
+#: Most pairs of a tap and a channel that the rule takes as one product: on an H200 this took 7 us
+#: instead of 15 for 3 channels of one sample, and 54 instead of 260 for 32 samples.
+_FLAT_K = 32
+#: Outputs of a layer (pixels x filters) from which on large blocks fill a GPU.
+_LARGE_LAYER = 2**22
+#: Smallest side of a product on tensor cores.
+_MIN_SIDE = 16
+#: Largest BLOCK_K of `flat`: its addresses are computed for each pair of a pixel and a tap.
+_MAX_FLAT_K = 128
+#: Most rows (pixels x steps) of a program's product.
+_MAX_ROWS = 256
+#: Most sums that a thread holds: it has 255 registers.
+_MAX_SUMS = 64
+#: Threads in a warp.
+_WARP = 32
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """The properties of a layer of a batch that its time depends on.
+
+    `height` and `width` of a sample's pixels; a token is a pixel of a row. `taps`: 1 or 9. `added`:
+    its input is the sum of two spikes.
+    """
+
+    batch: int
+    height: int
+    width: int
+    channels: int
+    filters: int
+    taps: int
+    steps: int
+    takes: Takes
+    added: bool = False
+
+    @property
+    def pixels(self) -> int:
+        return self.batch * self.height * self.width
+
+    @property
+    def is_spikes(self) -> bool:
+        """Whether it takes packed spikes."""
+        return self.takes in ("spikes", "half")
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Constants of `fire` (model/fused/cuda/triton_kernels.py); blocks are powers of 2.
+
+    A program computes block_m pixels x block_n filters, from products of block_t steps and block_k
+    channels, or with `flat` block_k pairs of a tap and a channel. `stages`: blocks that are loaded
+    ahead.
+    """
+
+    block_m: int
+    block_n: int
+    block_k: int
+    warps: int
+    block_t: int = 1
+    flat: bool = False
+    stages: int = 3
+
+
+class Tiles:
+    """The tile of each layer shape: that of `measured`, else the rule's.
+
+    `seen` are the shapes that were asked for, in their order; `unmeasured` those without a
+    measured tile.
+    """
+
+    def __init__(self, measured: Mapping[LayerShape, Tile] | None = None) -> None:
+        self.measured = dict(measured or {})
+        self._seen: dict[LayerShape, None] = {}
+
+    @property
+    def seen(self) -> tuple[LayerShape, ...]:
+        return tuple(self._seen)
+
+    @property
+    def unmeasured(self) -> list[LayerShape]:
+        return [shape for shape in self._seen if shape not in self.measured]
+
+    def tile(self, shape: LayerShape) -> Tile:
+        self._seen[shape] = None
+        return self.measured.get(shape) or rule(shape)
+
+
+def rule(shape: LayerShape) -> Tile:
+    """Return the tile of a layer that was not measured: small blocks for small layers.
+
+    At least 64 pixels, so that Hopper's cards sum by the same instructions in every program. A
+    layer's block_k does not depend on the batch, so neither does the order of its sums.
+    """
+    block_n = min(64, _fitting(shape.filters))
+    flat = not shape.is_spikes and _flat_k(shape) <= _FLAT_K
+    max_block_k = _SPIKES_BLOCK_K if shape.is_spikes else _VALUES_BLOCK_K
+    block_k = _flat_k(shape) if flat else min(max_block_k, _fitting(shape.channels))
+    if not shape.is_spikes or shape.pixels * shape.filters < _LARGE_LAYER:
+        return Tile(64, min(32, block_n), block_k, warps=4, flat=flat)
+    return Tile(128, block_n, block_k, warps=8)
+
+
+def looped(shape: LayerShape) -> Tile:
+    """Return the rule's tile with a product for each tap."""
+    max_block_k = _SPIKES_BLOCK_K if shape.is_spikes else _VALUES_BLOCK_K
+    block_k = min(max_block_k, _fitting(shape.channels))
+    return replace(rule(shape), flat=False, block_k=block_k)
+
+
+def candidates(shape: LayerShape) -> list[Tile]:
+    """Return the tiles to measure for a layer: the rule's first, then the most promising ones."""
+    tiles = [rule(shape), looped(shape)]
+    tiles += [tile for tile in _flat_tiles(shape) if _fits(tile)]
+    tiles += [tile for tile in _looped_tiles(shape) if _fits(tile)]
+    return list(dict.fromkeys(tiles))
+
+
+def by_importance(shapes: Sequence[LayerShape]) -> list[LayerShape]:
+    """Return shapes in the order to measure them: batches of one first, then the largest, and in a
+    batch the layers with most products."""
+
+    def key(shape: LayerShape) -> tuple[bool, int, int]:
+        products = shape.pixels * shape.channels * shape.filters * shape.taps
+        return shape.batch != 1, -shape.batch, -products
+
+    return sorted(shapes, key=key)
+
+
+def _looped_tiles(shape: LayerShape) -> Iterator[Tile]:
+    """Yield tiles with a product for each tap: of all steps, so that weights are loaded once for
+    them, or of one. Few pixels take small blocks and many channels at a time."""
+    is_large = shape.pixels * shape.filters >= _LARGE_LAYER
+    steps = 1 if shape.takes == "held" else _next_power_of_2(shape.steps)
+    joint = [(16, 32, 4), (32, 32, 4), (16, 64, 4), (32, 64, 4), (64, 64, 8)]
+    single = [(64, 32, 4), (64, 64, 4), (128, 64, 4), (128, 64, 8), (128, 128, 8)]
+    depths = (64, 32, 128) if is_large else (128, 64, 32)
+    for depth in depths:
+        block_k = min(depth, _fitting(shape.channels))
+        for block_m, most_n, warps in reversed(joint) if is_large else joint:
+            block_n = min(most_n, _fitting(shape.filters))
+            if steps > 1:
+                yield Tile(block_m, block_n, block_k, warps, min(steps, _MAX_ROWS // block_m))
+        for block_m, most_n, warps in reversed(single) if is_large else single:
+            yield Tile(block_m, min(most_n, _fitting(shape.filters)), block_k, warps)
+
+
+def _flat_tiles(shape: LayerShape) -> Iterator[Tile]:
+    """Yield tiles that take the taps and channels of a pixel as one row."""
+    if shape.taps == 1 or _flat_k(shape) > _MAX_FLAT_K:
+        return
+    block_n = min(32, _fitting(shape.filters))
+    for block_m, warps in ((128, 4), (64, 4), (32, 4), (128, 8), (256, 8)):
+        yield Tile(block_m, block_n, _flat_k(shape), warps, flat=True)
+
+
+def _fits(tile: Tile) -> bool:
+    """Return whether a tile's sums fit the registers."""
+    return tile.block_t * tile.block_m * tile.block_n <= _MAX_SUMS * tile.warps * _WARP
+
+
+def _flat_k(shape: LayerShape) -> int:
+    return _fitting(shape.taps * shape.channels)
+
+
+def _fitting(count: int) -> int:
+    """Return the smallest side of a product's block that holds `count`."""
+    return max(_MIN_SIDE, _next_power_of_2(count))
+
+
+def _next_power_of_2(count: int) -> int:
+    return 1 << (count - 1).bit_length()

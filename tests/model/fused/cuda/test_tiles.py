@@ -1,0 +1,237 @@
+"""Every tile computes its layer; the fastest is found, and kept on disk."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("triton", reason="needs triton, which there is for Linux on x86-64")
+
+from model.config import Config, StreamConfig
+from model.engine.paths import Paths
+from model.fused.cuda import packed_spikes, tile_measurement
+from model.fused.cuda.network import CUDANetwork
+from model.fused.cuda.tile_cache import TileCache
+from model.fused.cuda.tile_measurement import Work, measure_tiles, random_layer, wall_timer
+from model.fused.cuda.tiles import (
+    LayerShape,
+    Takes,
+    Tile,
+    Tiles,
+    by_importance,
+    candidates,
+    rule,
+)
+from tests.model.fused.cuda.test_network import DEVICE
+from tests.model.networks import lively, noise
+
+pytestmark = pytest.mark.slow
+
+SHAPE = LayerShape(1, 2, 3, 5, 17, 9, 3, "spikes")
+
+
+@given(
+    takes=st.sampled_from(["spikes", "half", "held", "values"]),
+    steps=st.sampled_from([1, 3, 9]),
+    channels=st.sampled_from([1, 3, 40]),
+    filters=st.sampled_from([1, 17, 40]),
+    taps=st.sampled_from([1, 9]),
+    size=st.tuples(st.integers(1, 2), st.integers(1, 5), st.integers(1, 5)),
+    added=st.booleans(),
+    flat=st.booleans(),
+    block_t=st.sampled_from([1, 2, 16]),
+    block_k=st.sampled_from([16, 32, 128]),
+)
+@settings(max_examples=6)
+def test_every_tile_gives_the_spikes_of_the_rules_tile(
+    takes: Takes, steps: int, channels: int, filters: int, taps: int, size: tuple[int, int, int],
+    added: bool, flat: bool, block_t: int, block_k: int,
+) -> None:  # fmt: skip
+    """Also where steps, pixels, channels and filters are no multiples of the blocks."""
+    shape = LayerShape(*size, channels, filters, taps, steps, takes)
+    shape = replace(shape, added=added and shape.is_spikes)
+    x, weights, one = random_layer(shape, DEVICE)
+    if takes == "held":
+        block_t = 1
+    if steps <= 8:  # bytes have eight bits
+        block_t = min(block_t, 8)
+    expected = packed_spikes.fire(x, weights, steps, one)
+    tile = Tile(16, 32, block_k, 4, block_t, flat)
+    actual = packed_spikes.fire(x, weights, steps, one, tile)
+    assert int((expected != actual).sum()) <= 1, "one potential may be within rounding"
+    assert int((expected != 0).sum()) > 0 or expected.numel() < 20
+
+
+@pytest.mark.parametrize("taps", [1, 9])
+@pytest.mark.parametrize("takes", ["spikes", "half", "held", "values"])
+def test_candidates_are_powers_of_two_with_todays_choice_among_them(
+    takes: Takes, taps: int
+) -> None:
+    for batch, channels, filters, steps in ((1, 3, 8, 4), (32, 256, 256, 16), (1, 70, 1024, 3)):
+        shape = LayerShape(batch, 16, 16, channels, filters, taps, steps, takes)
+        tiles = candidates(shape)
+        assert tiles[0] == rule(shape)
+        assert len(set(tiles)) == len(tiles) > 1
+        assert {tile.block_k for tile in tiles if not tile.flat} == {
+            min(depth, max(16, 1 << (channels - 1).bit_length())) for depth in (32, 64, 128)
+        }
+        for tile in tiles:
+            assert all(x & (x - 1) == 0 for x in (tile.block_m, tile.block_n, tile.block_t))
+            assert tile.block_t <= 1 << (steps - 1).bit_length()
+            assert tile.block_t == 1 or takes != "held"
+
+
+def test_the_first_layer_is_one_product_over_taps_and_channels() -> None:
+    for channels in (1, 2, 3):
+        tile = rule(LayerShape(1, 128, 128, channels, 32, 9, 4, "held"))
+        assert tile.flat
+        assert tile.block_k >= 9 * channels
+    assert not rule(LayerShape(1, 128, 128, 33, 32, 9, 4, "held")).flat
+
+
+class Clock:
+    """Measures real layers, but lets `fast` appear fastest of all."""
+
+    def __init__(self, fast: Callable[[Tile], bool]) -> None:
+        self._fast = fast
+        self.tiles: list[Tile] = []
+
+    def __call__(self, run: Work) -> Callable[[], float]:
+        run()
+        (tile,) = run.args  # type: ignore[attr-defined]
+        self.tiles.append(tile)
+        return lambda: 1.0 if self._fast(tile) else 2.0
+
+
+def test_a_faster_tile_replaces_the_rules_and_an_equal_one_does_not() -> None:
+    wanted = candidates(SHAPE)[2]
+    clock = Clock(lambda tile: tile == wanted)
+    rounds = iter(range(4))
+    measured = measure_tiles(
+        [SHAPE], DEVICE, clock, threading.Lock(), lambda: next(rounds, None) is None
+    )
+    assert measured == {SHAPE: wanted}
+    assert len(clock.tiles) == 2 * 4, "time was for four candidates"
+    assert Tiles(measured).tile(SHAPE) == wanted
+    assert Tiles(measured).tile(replace(SHAPE, batch=2)) == rule(replace(SHAPE, batch=2))
+
+
+def test_without_time_nothing_is_measured() -> None:
+    assert measure_tiles([SHAPE], DEVICE, wall_timer, threading.Lock(), lambda: True) == {}
+
+
+def test_a_tile_that_changes_spikes_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wrong = candidates(SHAPE)[1]
+    fire = packed_spikes.fire
+
+    def faulty(*args: object) -> torch.Tensor:
+        fired = fire(*args)  # type: ignore[arg-type]
+        return fired + 1 if args[-1] == wrong else fired
+
+    monkeypatch.setattr(packed_spikes, "fire", faulty)
+    rounds = iter(range(1))
+    with caplog.at_level(logging.WARNING, "scmrl.engine"):
+        measured = measure_tiles(
+            [SHAPE], DEVICE, Clock(lambda tile: tile == wrong), threading.Lock(),
+            lambda: next(rounds, None) is None,
+        )  # fmt: skip
+    assert measured == {SHAPE: rule(SHAPE)}
+    assert "changes spikes" in caplog.text
+
+
+def test_a_tile_that_cannot_run_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(run: Work) -> Callable[[], float]:
+        raise RuntimeError("out of resource: shared memory")
+
+    assert not tile_measurement.is_faster(
+        candidates(SHAPE)[1], rule(SHAPE), SHAPE, DEVICE, fails, threading.Lock()
+    )
+
+
+def test_measured_tiles_are_kept_on_disk_for_this_card_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiles = {SHAPE: candidates(SHAPE)[2]}
+    other = {replace(SHAPE, batch=2): rule(SHAPE)}
+    cache = TileCache(DEVICE, tmp_path / "new")
+    assert cache.read() == {}
+    cache.write(tiles)
+    cache.write(other)
+    assert TileCache(DEVICE, tmp_path / "new").read() == tiles | other
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [cache.path.name]
+    monkeypatch.setattr("triton.__version__", "0")
+    assert TileCache(DEVICE, tmp_path / "new").path != cache.path
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:50],
+        lambda content: b"\xff\x00",
+        lambda content: b"[]",
+        lambda content: b"[" * 100_000,
+        lambda content: content.replace(b'"block_m": 16', b'"block_m": 15'),
+        lambda content: content.replace(b'"block_m": 16', b'"block_m": "x"'),
+        lambda content: content.replace(b'"batch": 1', b'"batch": null'),
+        lambda content: content.replace(b'"steps"', b'"stops"'),
+        lambda content: content.replace(b'"torch": "', b'"torch": "9'),
+        lambda content: content + b" " * 2**23,
+    ],
+)
+def test_a_damaged_file_is_ignored_with_a_log_line_and_replaced(
+    damage: Callable[[bytes], bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tile = next(tile for tile in candidates(SHAPE) if tile.block_m == 16)
+    cache = TileCache(DEVICE, tmp_path)
+    cache.write({SHAPE: tile})
+    content = cache.path.read_bytes()
+    assert damage(content) != content
+    cache.path.write_bytes(damage(content))
+    assert cache.read() == {}
+    assert "are ignored" in caplog.text
+    cache.write({SHAPE: tile})
+    assert cache.read() == {SHAPE: tile}
+
+
+def test_an_unwritable_folder_is_a_log_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    TileCache(DEVICE, tmp_path / "file").write({SHAPE: rule(SHAPE)})
+    assert "cannot be cached" in caplog.text
+
+
+def test_an_engine_measures_the_layers_that_ran_and_the_next_one_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    stream = StreamConfig(channels=1, size=(4, 4), splitting="shallow")
+    config = Config(streams={"a": stream}, classes=3, embed_dim=8, heads=2)
+    network = lively(config).to(DEVICE)
+    paths = Paths(network, 1, threading.Lock())
+    assert not paths.tune(lambda: pytest.fail("there is no fused path yet"))
+    tiles = paths.cuda_tiles()
+    frame = {name: x.to(DEVICE) for name, x in noise(network.config, steps=1, batch=1).items()}
+    with torch.inference_mode():
+        expected = CUDANetwork(network, tiles=tiles)(frame, 2, False).logits
+    shapes = tiles.unmeasured
+    assert {shape.takes for shape in shapes} == {"held", "spikes", "values"}
+    rounds = iter(range(3))
+    paths.tune(lambda: next(rounds, None) is None)
+    assert set(tiles.measured) == set(by_importance(shapes)[:3])
+    assert set(tiles.unmeasured) == set(shapes) - set(tiles.measured)
+    successor = Paths(network, 1, threading.Lock())
+    assert successor.cuda_tiles().measured == tiles.measured
+    with torch.inference_mode():
+        logits = CUDANetwork(network, tiles=successor.cuda_tiles())(frame, 2, False).logits
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
