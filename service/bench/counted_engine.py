@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
@@ -65,6 +65,16 @@ class CountedEngine:
 
     def warm_up(self, steps: int, batch_sizes: Iterable[int]) -> None:
         self.engine.warm_up(steps, batch_sizes)
+
+    def tune(self, budget_s: float, is_stopping: Callable[[], bool]) -> bool:
+        return self.engine.tune(budget_s, is_stopping)
+
+    def batch_times(self, steps: int, sizes: Iterable[int], longest_s: float) -> dict[int, float]:
+        return self.engine.batch_times(steps, sizes, longest_s)
+
+    def set_max_batch(self, max_batch: int) -> None:
+        self.engine.set_max_batch(max_batch)
+        self.max_batch = max_batch
 
     def renew(self) -> CountedEngine:
         return CountedEngine(self.engine.renew())
