@@ -76,7 +76,9 @@ def _to_mono(sound: Sound, spec: SpectrogramSpec) -> Float32Array:
     channel, _ = downmix(sound)
     if spec.level == "peak":
         peak = max(float(channel.max()), -float(channel.min()))
-        samples = np.asarray(channel / peak if peak > 0 else channel, np.float32)
+        # Divided in the precision of the channel, and rounded on the way: no array is between.
+        samples = np.empty(len(channel), np.float32)
+        np.divide(channel, peak if peak > 0 else 1.0, out=samples, casting="same_kind")
     else:
         samples = np.asarray(np.clip(channel, -_MAX_AMPLITUDE, _MAX_AMPLITUDE), np.float32)
     if sound.sample_rate != spec.sample_rate:
