@@ -151,6 +151,9 @@ def make_parts(device: str, data: Path | None) -> list[Part]:
     bench = ("-m", "service.cli", "bench")
     options = ("--device", device, "--out", "{folder}")
     for case in CASES:
+        # First: the tiles that it finds are cached, and the next part is measured with them.
+        command = (str(PARTS), "tiles", case, device, "40")
+        parts.append(Part(f"tiles, {case}", command, 100, read_last_line))
         command = (*bench, "engine", *options, "--case", case, "--no-memory", "--seconds", "2.5",
                    "--samples", "32")  # fmt: skip
         parts.append(Part(f"engine, {case}", command, 120, _reader("engine.json")))
@@ -164,6 +167,7 @@ def make_trial(data: Path | None) -> list[Part]:
     command = ("-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider",
                "--junitxml={folder}/tests.xml", "tests/model/engine/test_bench.py")  # fmt: skip
     tests = Part("tests", command, 60, read_skipped_tests)
+    tiles = Part("tiles", (str(PARTS), "tiles", CASES[-1], "cpu", "1"), 60, read_last_line)
     bench = ("-m", "service.cli", "bench")
     options = ("--device", "cpu", "--out", "{folder}")
     command = (*bench, "engine", *options, "--case", CASES[0], "--no-memory", "--batch", "1",
@@ -171,7 +175,7 @@ def make_trial(data: Path | None) -> list[Part]:
     engine = Part(f"engine, {CASES[0]}", command, 60, _reader("engine.json"))
     command = (*bench, "service", *options, "--overload", "0", "--seconds", "1")
     service = Part("service", command, 100, _reader("service.json"))
-    parts = [starts, tests, accuracy(CHECKPOINTS[0], "cpu", 2, data, 60), engine, service]
+    parts = [starts, tests, accuracy(CHECKPOINTS[0], "cpu", 2, data, 60), tiles, engine, service]
     return [replace(part, limit_s=TRIAL_FACTOR * part.limit_s) for part in parts]
 
 

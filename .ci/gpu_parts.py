@@ -2,6 +2,7 @@
 
 python .ci/gpu_parts.py machine
 python .ci/gpu_parts.py starts DEVICE
+python .ci/gpu_parts.py tiles CASE DEVICE SECONDS
 python .ci/gpu_parts.py accuracy CHECKPOINT DEVICE CLIPS [DATA]
 """
 
@@ -102,6 +103,53 @@ def _start(device: str, caches: Path, clip: bytes, name: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def tiles(case: str, device: str, seconds: str) -> dict[str, Any]:
+    """Return the seconds of batches of a network of `scmrl bench engine` before and after tiles
+    were measured for `seconds`, which layers got another tile than the rule's, and the maximum
+    batch that the service would choose.
+
+    The tiles are kept where the other parts read them, as does the next start of the service.
+    """
+    from model.engine import Engine, bench
+    from service.inference.batch_choice import SIZES, choose_max_batch, longest_batch_s
+    from service.settings import Settings
+
+    network = bench.CASES[case]
+    steps, settings = network.steps, Settings()
+    sizes = SIZES if device != "cpu" else SIZES[:2]
+    longest_s = longest_batch_s(settings.max_wait_s)
+    engine = Engine(bench.network(network), device)
+    engine.fuse(steps=steps)
+    before = engine.batch_times(steps, sizes, longest_s)
+    started = time.monotonic()
+    engine.tune(float(seconds))
+    tuned_s = time.monotonic() - started
+    after = engine.batch_times(steps, sizes, longest_s)
+    return {
+        "path": engine.path,
+        "before": list(before.items()),
+        "after": list(after.items()),
+        "tuned_s": tuned_s,
+        **_changed_tiles(engine.tiles),
+        "max_batch": choose_max_batch(after, longest_s, settings.queue_length),
+    }
+
+
+def _changed_tiles(tiles: Any) -> dict[str, Any]:
+    """Return how many layer shapes were measured, and those with another tile than the rule's."""
+    if tiles is None:
+        return {"measured": 0, "changed": []}
+    from dataclasses import asdict
+
+    from model.fused.cuda.tiles import rule
+
+    changed = [(shape, tile) for shape, tile in tiles.measured.items() if tile != rule(shape)]
+    return {
+        "measured": len(tiles.measured),
+        "changed": [{"layer": asdict(shape), "tile": asdict(tile)} for shape, tile in changed],
+    }
+
+
 def accuracy(checkpoint: str, device: str, clips: str, data: str = "") -> list[dict[str, Any]]:
     """Return the accuracy on a device, at each precision that it has, and on the CPU in float32.
 
@@ -178,9 +226,12 @@ def _compare(
 
 def main(arguments: Sequence[str]) -> None:
     """Run the part that the first argument names, and print its result."""
-    part: Callable[..., Any] = {"machine": machine, "starts": starts, "accuracy": accuracy}[
-        arguments[0]
-    ]
+    part: Callable[..., Any] = {
+        "machine": machine,
+        "starts": starts,
+        "tiles": tiles,
+        "accuracy": accuracy,
+    }[arguments[0]]
     print(json.dumps(part(*arguments[1:])))
 
 

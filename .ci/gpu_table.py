@@ -66,6 +66,37 @@ def _accuracy(result: Any) -> Iterator[Row]:
         )
 
 
+def _tiles(result: Any) -> Iterator[Row]:
+    before, after = dict(result["before"]), dict(result["after"])
+    for size, seconds in after.items():
+        rate = f"{size / before[size]:,.0f} / " if size in before else ""
+        yield f"batch {size}, samples/s: rule / measured tiles", f"{rate}{size / seconds:,.0f}"
+    yield (
+        "layers measured / with another tile",
+        f"{result['measured']} / {len(result['changed'])} in {result['tuned_s']:.0f} s",
+    )
+    yield "maximum batch by that curve", str(result["max_batch"])
+    for row in result["changed"]:
+        layer, tile = row["layer"], row["tile"]
+        if layer["batch"] in (1, 32):
+            yield _layer(layer), _tile(tile)
+
+
+def _layer(layer: Mapping[str, Any]) -> str:
+    return (
+        f"batch {layer['batch']}, {layer['takes']} {layer['channels']} to {layer['filters']}, "
+        f"{layer['height']} x {layer['width']}, {layer['taps']} taps"
+    )
+
+
+def _tile(tile: Mapping[str, Any]) -> str:
+    form = ", taps x channels" if tile["flat"] else ""
+    return (
+        f"{tile['block_t']} steps x {tile['block_m']} pixels x {tile['block_n']} filters x "
+        f"{tile['block_k']}{form}, {tile['warps']} warps"
+    )
+
+
 def _engine(result: Any) -> Iterator[Row]:
     for case in result["cases"]:
         timings = case["timings"]
@@ -76,6 +107,13 @@ def _engine(result: Any) -> Iterator[Row]:
                 " / ".join(f"{row['samples_s']:,.0f}" for row in rows)
                 + f" ({max(row['ratio'] for row in rows):.1f} times)",
             )
+        for launched in case["kernels"]:
+            for path in launched["paths"]:
+                yield (
+                    f"batch {path['batch']}, {path['path']}: launches / kernels",
+                    f"{path['launches']} / {sum(each['count'] for each in path['kernels'])} in "
+                    f"{sum(each['microseconds'] for each in path['kernels']):,.0f} us",
+                )
         for path, parity in case["parity"].items():
             yield (
                 f"{path} against plain, {parity['samples']} samples",
@@ -100,6 +138,7 @@ _ROWS: dict[str, Callable[[Any], Iterator[Row]]] = {
     "starts": _starts,
     "tests": _tests,
     "accuracy": _accuracy,
+    "tiles": _tiles,
     "engine": _engine,
     "service": _service,
 }

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from model.engine.paths import PATHS, Paths
 from model.engine.plain import inference_context
 from model.network import SCMRL, LayerOperations, Output
 from model.network.operations import count_operations
+
+if TYPE_CHECKING:
+    from model.fused.cuda.tiles import Tiles
 
 log = logging.getLogger("scmrl.engine")
 
@@ -90,6 +93,11 @@ class Engine:
     def device(self) -> torch.device:
         """The network's device."""
         return self._device
+
+    @property
+    def tiles(self) -> Tiles | None:
+        """The tiles of the fused path's layers on CUDA; None before it has been prepared."""
+        return self._paths.tiles
 
     @property
     def out_of_memory_count(self) -> int:

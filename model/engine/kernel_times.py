@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ from model.engine.engine import Engine
 from model.engine.plain import inference_context
 from model.fused.network import FusedNetwork
 from model.network import SCMRL
+
+if TYPE_CHECKING:
+    from model.fused.cuda.tiles import Tiles
 
 #: Runs before the one that is profiled.
 _WARM_UP = 2
@@ -76,17 +79,19 @@ def kernel_times(
     )
 
 
-def layer_times(network: SCMRL, frames: Mapping[str, Tensor], steps: int) -> list[KernelTime]:
+def layer_times(
+    network: SCMRL, frames: Mapping[str, Tensor], steps: int, tiles: Tiles | None = None
+) -> list[KernelTime]:
     """Profile one run of the fused path on CUDA, layer by layer, in the order of the layers.
 
     The layers are not recorded as a graph, and each waits for the one before, so that a kernel
     belongs to the layer it ran in; its time is the same. `frames` [T or 1, B, C, H, W] by stream
-    are on the network's device.
+    are on the network's device; `tiles` by default the rule's.
     """
     from model.fused.cuda.network import CUDANetwork
 
     device = network.head.bias.device
-    fused = CUDANetwork(network)
+    fused = CUDANetwork(network, tiles=tiles)
     mark_layers(fused.fused, lambda: torch.cuda.synchronize(device))
     with inference_context(device):
         events = _profile(lambda: fused(frames, steps, False), device)

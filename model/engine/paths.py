@@ -57,7 +57,7 @@ class Paths:
         self._threads = threads
         self._lock = lock
         #: Tiles of the fused path's layers on CUDA, once it has been built.
-        self._tiles: Tiles | None = None
+        self.tiles: Tiles | None = None
 
     def prepare(self, paths: Sequence[EnginePath], steps: int) -> dict[EnginePath, Forward]:
         """Return those of `paths` that can be used, prepared for runs of `steps` time steps.
@@ -98,13 +98,13 @@ class Paths:
         Return whether layers have other tiles now: a path that is prepared afterwards has them.
         They are kept on disk. Before the fused path has been prepared there is nothing to measure.
         """
-        if self._tiles is None:
+        if self.tiles is None:
             return False
         from model.fused.cuda import tile_measurement
         from model.fused.cuda.tile_cache import TileCache
         from model.fused.cuda.tiles import by_importance
 
-        tiles, cache = self._tiles, TileCache(self._device)
+        tiles, cache = self.tiles, TileCache(self._device)
         used = {shape: tiles.tile(shape) for shape in tiles.seen}
         tiles.measured.update(cache.read())  # those of another process
         shapes = by_importance(tiles.unmeasured)
@@ -164,9 +164,9 @@ class Paths:
         from model.fused.cuda.tile_cache import TileCache
         from model.fused.cuda.tiles import Tiles
 
-        if self._tiles is None:
-            self._tiles = Tiles(TileCache(self._device).read())
-        return self._tiles
+        if self.tiles is None:
+            self.tiles = Tiles(TileCache(self._device).read())
+        return self.tiles
 
     def _compile_and_compare(self, forward: Forward) -> float:
         """Return `_difference`, again after each compiled kernel that cannot be written to disk.

@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from model.fused.cuda.tiles import LayerShape, Tile
 from tests.ci import load
 from tests.conftest import ROOT
 
@@ -121,8 +123,20 @@ def test_the_table_has_a_row_for_each_figure_of_the_benchmarks() -> None:
         "of": "test clips", "clips": 9, "device": "cuda", "cpu_path": "fused", "cpu_right": 8,
         "path": "fused-graphs", "right": 7, "differ": 1, "difference": 0.25,
     }  # fmt: skip
+    kernels = [{"name": "fire", "count": 20, "microseconds": 1150.0}] * 2
+    launched = {"path": "fused-graphs", "batch": 8, "launches": 1, "kernels": kernels}
+    case = {
+        "timings": timings, "parity": {"fused-graphs": parity}, "kernels": [{"paths": [launched]}],
+    }  # fmt: skip
+    shape = LayerShape(32, 16, 8, 3, 64, 9, 4, "held")
+    changed = [{"layer": asdict(shape), "tile": asdict(Tile(64, 32, 128, 4, flat=True))}]
+    tiles = {
+        "before": [[1, 0.01], [8, 0.02]], "after": [[1, 0.01], [8, 0.004], [64, 0.016]],
+        "tuned_s": 40.2, "measured": 90, "changed": changed, "max_batch": 64,
+    }  # fmt: skip
     results: dict[str, Any] = {
-        "engine, events": {"cases": [{"timings": timings, "parity": {"fused-graphs": parity}}]},
+        "engine, events": {"cases": [case]},
+        "tiles, events": tiles,
         "service": {"scmrl": [load_result], "cpu_ms": {"1 client": {"all": 40.0}}},
         "accuracy of avdigits": [same],
         "tests": {"passed": 1, "failed": ["a.bad"], "skipped": 0},
@@ -134,7 +148,10 @@ def test_the_table_has_a_row_for_each_figure_of_the_benchmarks() -> None:
         {"machine": MACHINE, "device": "cuda", "parts": [vars(each) for each in report.outcomes]}
     )
     for figure in ("100 / 500 (5.0 times)", "1 of 1000 spikes", "20.5 clips/s", "2 x 503", "40.0",
-                   "8 / 7; 1 answers differ", "1 / 1 / 0", "a.bad"):  # fmt: skip
+                   "8 / 7; 1 answers differ", "1 / 1 / 0", "a.bad", "1 / 40 in 2,300 us",
+                   "| 400 / 2,000 |", "| 4,000 |", "90 / 1 in 40 s", "| 64 |",
+                   "batch 32, held 3 to 64, 16 x 8, 9 taps",
+                   "1 steps x 64 pixels x 32 filters x 128, taps x channels, 4 warps"):  # fmt: skip
         assert figure in table, figure
 
 

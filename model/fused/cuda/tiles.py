@@ -25,8 +25,6 @@ _FLAT_K = 32
 _LARGE_LAYER = 2**22
 #: Smallest side of a product on tensor cores.
 _MIN_SIDE = 16
-#: Largest BLOCK_K of `flat`: its addresses are computed for each pair of a pixel and a tap.
-_MAX_FLAT_K = 128
 #: Most rows (pixels x steps) of a program's product.
 _MAX_ROWS = 256
 #: Most sums that a thread holds: it has 255 registers.
@@ -120,7 +118,7 @@ def rule(shape: LayerShape) -> Tile:
     return Tile(128, block_n, block_k, warps=8)
 
 
-def looped(shape: LayerShape) -> Tile:
+def _looped_rule(shape: LayerShape) -> Tile:
     """Return the rule's tile with a product for each tap."""
     max_block_k = _SPIKES_BLOCK_K if shape.is_spikes else _VALUES_BLOCK_K
     block_k = min(max_block_k, _fitting(shape.channels))
@@ -129,7 +127,7 @@ def looped(shape: LayerShape) -> Tile:
 
 def candidates(shape: LayerShape) -> list[Tile]:
     """Return the tiles to measure for a layer: the rule's first, then the most promising ones."""
-    tiles = [rule(shape), looped(shape)]
+    tiles = [rule(shape), _looped_rule(shape)]
     tiles += [tile for tile in _flat_tiles(shape) if _fits(tile)]
     tiles += [tile for tile in _looped_tiles(shape) if _fits(tile)]
     return list(dict.fromkeys(tiles))
@@ -153,24 +151,28 @@ def _looped_tiles(shape: LayerShape) -> Iterator[Tile]:
     steps = 1 if shape.takes == "held" else _next_power_of_2(shape.steps)
     joint = [(16, 32, 4), (32, 32, 4), (16, 64, 4), (32, 64, 4), (64, 64, 8)]
     single = [(64, 32, 4), (64, 64, 4), (128, 64, 4), (128, 64, 8), (128, 128, 8)]
-    depths = (64, 32, 128) if is_large else (128, 64, 32)
+    depths: tuple[int, ...] = (64, 32, 128) if is_large else (128, 64, 32)
+    if not shape.is_spikes:  # each product is three, of parts that take registers as well
+        depths = (32, 64)
     for depth in depths:
         block_k = min(depth, _fitting(shape.channels))
         for block_m, most_n, warps in reversed(joint) if is_large else joint:
             block_n = min(most_n, _fitting(shape.filters))
-            if steps > 1:
+            if steps > 1 and (shape.is_spikes or depth == depths[0]):
                 yield Tile(block_m, block_n, block_k, warps, min(steps, _MAX_ROWS // block_m))
         for block_m, most_n, warps in reversed(single) if is_large else single:
             yield Tile(block_m, min(most_n, _fitting(shape.filters)), block_k, warps)
 
 
 def _flat_tiles(shape: LayerShape) -> Iterator[Tile]:
-    """Yield tiles that take the taps and channels of a pixel as one row."""
-    if shape.taps == 1 or _flat_k(shape) > _MAX_FLAT_K:
+    """Yield tiles that take the taps and channels of a pixel as one row, of few channels: more
+    fill a product by themselves."""
+    if shape.taps == 1 or shape.channels >= _MIN_SIDE:
         return
+    block_k = min(_FLAT_K, _flat_k(shape))
     block_n = min(32, _fitting(shape.filters))
     for block_m, warps in ((128, 4), (64, 4), (32, 4), (128, 8), (256, 8)):
-        yield Tile(block_m, block_n, _flat_k(shape), warps, flat=True)
+        yield Tile(block_m, block_n, block_k, warps, flat=True)
 
 
 def _fits(tile: Tile) -> bool:

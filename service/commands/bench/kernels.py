@@ -52,7 +52,8 @@ def measure(
         inputs = frames(batch)
         times = (kernel_times(engine, path, inputs, steps) for path, engine in engines.items())
         moved = {name: x.to(device) for name, x in inputs.items()}
-        layers = layer_times(plain, moved, steps) if "fused-graphs" in engines else []
+        fused = engines.get("fused-graphs")
+        layers = layer_times(plain, moved, steps, fused.tiles) if fused else []
         measured.append(Launched(batch, list(times), layers))
     return measured
 
