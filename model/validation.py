@@ -1,9 +1,12 @@
-"""Messages about data that pydantic refuses."""
+"""Messages about data that pydantic refuses, and numbers of JSON that are no booleans."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator
+from pydantic_core import PydanticCustomError
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -37,6 +40,17 @@ _EXPECTED: Mapping[str, str] = {
     "dict": "an object",
     "model": "an object",
 }
+
+
+def _refuse_boolean(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise PydanticCustomError("no_number", "must be a number, not true or false")
+    return value
+
+
+#: Numbers of JSON. Pydantic alone would take true for 1.
+WholeNumber = Annotated[int, BeforeValidator(_refuse_boolean)]
+RealNumber = Annotated[float, BeforeValidator(_refuse_boolean)]
 
 
 def describe(error: ErrorDetails) -> str:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from model.media.content import Content
 from service.classification.options import Options
 from service.errors import Error, Problem
 from service.setting_names import variable
@@ -40,6 +41,7 @@ class UploadField:
     - `description`: one sentence for OpenAPI and for the help of `scmrl classify`.
     - `stream`: name of the only stream that it feeds. None: of each of `kinds` the checkpoint's
       first stream.
+    - `contents`: what its files may be, where that has a signature; first what it is for.
     - `max_bytes`: the setting that bounds each of its files.
     - `max_files`: the setting that bounds how often the field is repeated; None: it is sent once.
     """
@@ -48,6 +50,7 @@ class UploadField:
     kinds: tuple[str, ...]
     reader: str
     description: str
+    contents: tuple[Content, ...] = ()
     stream: str | None = None
     max_bytes: str = "max_file_bytes"
     max_files: str | None = None
@@ -76,18 +79,21 @@ FIELDS: tuple[UploadField, ...] = (
         kinds=("spectrogram", "frames"),
         reader="service.decoding.readers:read_clip",
         description="A file with sound and picture: mp4, mov, webm, mkv, avi, flv, …",
+        contents=("video", "sound", "picture"),
     ),
     UploadField(
         name="video",
         kinds=("frames",),
         reader="service.decoding.readers:read_video",
         description="Instead of `clip`: a video, of which only the pictures are used.",
+        contents=("video", "picture"),
     ),
     UploadField(
         name="frames",
         kinds=("frames",),
         reader="service.decoding.readers:read_frames",
         description="Instead of `video`: pictures (jpeg, png, webp, …) in temporal order.",
+        contents=("picture",),
         max_files="max_frames",
     ),
     UploadField(
@@ -96,6 +102,7 @@ FIELDS: tuple[UploadField, ...] = (
         reader="service.decoding.readers:read_audio",
         description="Instead of `clip`: a sound (wav, flac, ogg, mp3, m4a, …, or the sound of a "
         "video).",
+        contents=("sound", "video"),
     ),
     UploadField(
         name="events",
@@ -104,6 +111,7 @@ FIELDS: tuple[UploadField, ...] = (
         description="For checkpoints trained on events: those of an event camera, as .npz (x, y, t "
         "in µs, p), AEDAT 4, AER-DAT 1.0 or 2.0 of a DVS128 (jAER), EVT 2.0 or 3.0, or N-MNIST "
         "(.bin, .bs2).",
+        contents=("archive of arrays", "recording of events"),
     ),
     UploadField(
         name="audio_events",
@@ -111,6 +119,7 @@ FIELDS: tuple[UploadField, ...] = (
         reader="service.decoding.events:read_audio_events",
         description="For checkpoints trained on events: those of a cochlea, as .npz (channel, t in "
         "µs).",
+        contents=("archive of arrays",),
     ),
 )
 
@@ -119,12 +128,13 @@ FIELDS: tuple[UploadField, ...] = (
 class KindReader:
     """The reader and the description of a stream's own field, for one kind of streams.
 
-    `reader`, `description`, `max_files`: as in `UploadField`. `content`: noun for what the stream
-    holds; empty where the stream's name says more.
+    `reader`, `description`, `contents`, `max_files`: as in `UploadField`. `content`: noun for what
+    the stream holds; empty where the stream's name says more.
     """
 
     reader: str
     description: str
+    contents: tuple[Content, ...] = ()
     content: str = ""
     max_files: str | None = None
 
@@ -134,27 +144,32 @@ KIND_READERS: dict[str, KindReader] = {
     "spectrogram": KindReader(
         "service.decoding.readers:read_audio",
         "a sound (wav, flac, …, or that of a video).",
+        ("sound", "video"),
         "sound",
     ),
     "frames": KindReader(
         "service.decoding.readers:read_pictures",
         "a video, or pictures in temporal order.",
+        ("video", "picture"),
         "pictures",
         max_files="max_frames",
     ),
     "events": KindReader(
         "service.decoding.events:read_events",
         "events of a camera, as `events`.",
+        ("archive of arrays", "recording of events"),
         "a camera's events",
     ),
     "audio_events": KindReader(
         "service.decoding.events:read_audio_events",
         "events of a cochlea, as `audio_events`.",
+        ("archive of arrays",),
         "a cochlea's events",
     ),
     "series": KindReader(
         "service.decoding.series:read_series",
         "values over time: CSV of time in seconds and value, or .npz of `t` and one other array.",
+        ("archive of arrays",),
     ),
 }
 #: Names of options, which no stream's field can have.
@@ -173,6 +188,7 @@ def checkpoint_fields(kinds: Kinds) -> tuple[UploadField, ...]:
             kinds=(kind,),
             reader=KIND_READERS[kind].reader,
             description=f"The stream {stream}: {KIND_READERS[kind].description}",
+            contents=KIND_READERS[kind].contents,
             stream=stream,
             max_files=KIND_READERS[kind].max_files,
         )

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from model.media.types import MediaError, TooLarge, UnknownFormat
+from model.media.content import KINDS_OF, content_of
+from model.media.types import MediaError, TooLarge, UnknownFormat, Unusable
 from model.preprocess.prepared import Prepared
 from model.preprocess.specs import FrameSpec, Spec
 from service.classification import upload_fields
@@ -72,8 +73,11 @@ def _check_all_used(files: InputFiles, rows: list[UploadField], request: DecodeR
     for name in files:
         if name not in used:
             streams = upload_fields.describe_streams(request.kinds)
+            fields = upload_fields.checkpoint_fields(request.kinds)
+            accepted = ", ".join(f"`{x.name}`" for x in fields if _specs_fed_by(x, request))
             detail = (
-                f"The checkpoint {request.name} has no stream for `{name}`; its streams: {streams}."
+                f"The checkpoint {request.name} has no stream for `{name}`; its streams: {streams};"
+                f" its fields: {accepted}."
             )
             raise Problem(Error.INVALID_FIELD, detail, field=name)
 
@@ -93,7 +97,33 @@ def _read(
     kinds = frozenset[str](spec.kind for spec in specs)
     read: Reader = row.load_reader()
     with _problems_naming(row.name):
-        return read(files[row.name], ReadOptions(kinds, frames, request.limits))
+        try:
+            return read(files[row.name], ReadOptions(kinds, frames, request.limits))
+        except (UnknownFormat, Unusable) as exc:
+            hint = _hint(row, files[row.name][exc.file or 0], request)
+            raise type(exc)(exc.detail + hint, exc.file, exc.limit) from exc
+
+
+def _hint(row: UploadField, data: bytes, request: DecodeRequest) -> str:
+    """Return in which field to send a file that is of another field's kind; "" for others."""
+    content = content_of(data)
+    if content is None or content in row.contents:
+        return ""
+    article = "an" if content[0] in "aeiou" else "a"
+    rows = [
+        other
+        for other in upload_fields.checkpoint_fields(request.kinds)
+        if content in other.contents
+        and any(spec.kind in KINDS_OF[content] for spec in _specs_fed_by(other, request))
+    ]
+    if not rows:
+        return f"; it is {article} {content}, and {request.name} has no field for one"
+    # Rather one that is for such files, and rather one that other checkpoints have.
+    rows = [other for other in rows if other.contents[0] == content] or rows
+    everywhere = {row.name for row in upload_fields.FIELDS}
+    names = [other.name for other in rows if other.name in everywhere]
+    names = names or [other.name for other in rows]
+    return f"; it is {article} {content}: send it as {' or '.join(f'`{n}`' for n in names)}"
 
 
 def _find_source(name: str, spec: Spec, sources: _Sources, request: DecodeRequest) -> _Stream:

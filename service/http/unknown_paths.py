@@ -12,6 +12,9 @@ from starlette.types import Receive, Scope, Send
 from service.errors import Error, Problem
 from service.http.error_responses import not_found, send_problem
 
+#: In the path of a client whose address of the service ends in /v1, which it adds itself.
+_TWICE, _ONCE = "/v1/v1/", "/v1/"
+_WITHOUT = "The address of the service, as clients take it, is without /v1."
 #: How a WebSocket is opened, for a client that asked without the headers of its handshake.
 _HOW = "open it as ws:// or wss://; a proxy must pass the Upgrade and Connection headers on"
 
@@ -28,13 +31,22 @@ def install(app: FastAPI) -> None:
 
 def _problem(scope: Scope, router: Router) -> Problem:
     """Return the problem. It says so where the path has a WebSocket, and names the path without
-    slashes at its end where that has a route."""
+    slashes at its end, or with /v1 once, where that has a route."""
     asked, path = scope["path"], scope["path"].rstrip("/")
     if path == asked and any(
         route.matches({**scope, "type": "websocket"})[0] is Match.FULL for route in router.routes
     ):
         return Problem(Error.NOT_FOUND, f"{asked} is a WebSocket: {_HOW}.")
+    once = path.replace(_TWICE, _ONCE, 1)
+    if once != path and _has_route(once, scope, router):
+        detail = f"No such path: {asked}; did you mean {once}? {_WITHOUT}"
+        return Problem(Error.NOT_FOUND, detail)
+    return not_found(asked, path if _has_route(path, scope, router) else None)
+
+
+def _has_route(path: str, scope: Scope, router: Router) -> bool:
+    """Return whether a path has a route, of whatever method."""
     # The server takes no WebSocket at a path without one, and asks for it as for a page.
-    shorter = [{"method": "GET", **scope, "path": path, "type": t} for t in ("http", "websocket")]
-    matches = [route.matches(each)[0] for route in router.routes for each in shorter]
-    return not_found(asked, path if {Match.PARTIAL, Match.FULL} & {*matches} else None)
+    asked = [{"method": "GET", **scope, "path": path, "type": t} for t in ("http", "websocket")]
+    matches = [route.matches(each)[0] for route in router.routes for each in asked]
+    return bool({Match.PARTIAL, Match.FULL} & {*matches})

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
+from model.validation import WholeNumber
+
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
@@ -20,9 +22,9 @@ class TensorParameters(_Model):
     texts.
     """
 
-    binary_data_size: int | None = Field(None, ge=0)
+    binary_data_size: WholeNumber | None = Field(None, ge=0)
     binary_data: bool | None = None
-    classification: int = Field(0, ge=0)
+    classification: WholeNumber = Field(0, ge=0)
 
 
 class InferenceInput(_Model):
@@ -30,7 +32,7 @@ class InferenceInput(_Model):
     `data`, or `binary_data_size` as a parameter."""
 
     name: str
-    shape: list[int]
+    shape: list[WholeNumber]
     datatype: str = Field(description="BYTES, FP32 or UINT8")
     parameters: TensorParameters | None = None
     data: list[Any] | None = None

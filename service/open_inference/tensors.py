@@ -46,7 +46,10 @@ def from_values(name: str, datatype: str, shape: Sequence[int], values: Any) -> 
         elements = flat_elements(name, shape, values)
         return Tensor(name, datatype, _objects(elements).reshape(shape))
     try:
-        array = np.asarray(values, np.float64)
+        given = np.asarray(values)
+        if given.dtype.kind in "bSU":  # booleans and texts, which would become numbers
+            raise TypeError
+        array = given.astype(np.float64)
     except (TypeError, ValueError, OverflowError):
         raise _invalid(name, "its data are not numbers") from None
     if datatype == "UINT8" and not ((array >= 0) & (array <= 255) & (array % 1 == 0)).all():

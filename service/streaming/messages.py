@@ -16,7 +16,7 @@ from pydantic import (
     ValidationError,
 )
 
-from model.validation import describe_located
+from model.validation import RealNumber, WholeNumber, describe_located
 from service.classification.options import AttentionDetail
 from service.classification.schemas import Classification
 
@@ -43,9 +43,10 @@ class StreamError(Exception):
         self.reason = reason
 
 
-#: Close codes: invalid message; no message for too long; the session is at its longest; too many
-#: sessions; too many messages; the decoder of its packets was lost.
-INVALID, IDLE, TOO_LONG, TOO_MANY, TOO_FAST, DECODER_LOST = 4400, 4408, 4409, 4429, 4430, 4431
+#: Close codes: invalid message; no such checkpoint; no message for too long; the session is at its
+#: longest; too many sessions; too many messages; the decoder of its packets was lost.
+INVALID, UNKNOWN_MODEL, IDLE, TOO_LONG = 4400, 4404, 4408, 4409
+TOO_MANY, TOO_FAST, DECODER_LOST = 4429, 4430, 4431
 
 
 class _Message(BaseModel):
@@ -71,8 +72,8 @@ class SoundInput(_Message):
 
     field: Literal["audio"]
     format: Literal["pcm16"] = "pcm16"
-    sample_rate: int = Field(ge=1000, le=384_000)
-    channels: int = Field(default=1, ge=1, le=16)
+    sample_rate: WholeNumber = Field(ge=1000, le=384_000)
+    channels: WholeNumber = Field(default=1, ge=1, le=16)
 
 
 class OpusInput(_Message):
@@ -83,8 +84,8 @@ class OpusInput(_Message):
 
     field: Literal["audio"]
     format: Literal["opus"]
-    channels: int = Field(default=1, ge=1, le=2)
-    pre_skip: int = Field(default=312, ge=0, le=48_000)
+    channels: WholeNumber = Field(default=1, ge=1, le=2)
+    pre_skip: WholeNumber = Field(default=312, ge=0, le=48_000)
 
 
 class SeriesInput(_Message):
@@ -93,7 +94,7 @@ class SeriesInput(_Message):
 
     field: str = Field(max_length=100)
     format: Literal["float32"]
-    sample_rate: float = Field(gt=0, le=100_000, allow_inf_nan=False)
+    sample_rate: RealNumber = Field(gt=0, le=100_000, allow_inf_nan=False)
 
 
 def _format(value: Any) -> str:
@@ -139,13 +140,13 @@ class Start(_Message):
     type: Literal["start"]
     inputs: tuple[Input, ...] = Field(min_length=1, max_length=_MAX_INPUTS)
     model: str | None = Field(default=None, max_length=200)
-    window_s: float | None = Field(default=None, ge=0.1, le=60, allow_inf_nan=False)
-    hop_s: float | None = Field(default=None, ge=0.05, le=60, allow_inf_nan=False)
-    steps: int | None = Field(default=None, ge=1, le=64)
-    top_k: int | None = Field(default=None, ge=1)
+    window_s: RealNumber | None = Field(default=None, ge=0.1, le=60, allow_inf_nan=False)
+    hop_s: RealNumber | None = Field(default=None, ge=0.05, le=60, allow_inf_nan=False)
+    steps: WholeNumber | None = Field(default=None, ge=1, le=64)
+    top_k: WholeNumber | None = Field(default=None, ge=1)
     attention: AttentionDetail = "none"
-    smoothing: float = Field(default=0.5, ge=0, le=0.99, allow_inf_nan=False)
-    max_unacknowledged: int | None = Field(default=None, ge=1, le=1000)
+    smoothing: RealNumber = Field(default=0.5, ge=0, le=0.99, allow_inf_nan=False)
+    max_unacknowledged: WholeNumber | None = Field(default=None, ge=1, le=1000)
 
 
 class Keepalive(_Message):
@@ -170,7 +171,7 @@ class Acknowledge(_Message):
     """The answers up to this number have been received."""
 
     type: Literal["ack"]
-    answer: int = Field(ge=0)
+    answer: WholeNumber = Field(ge=0)
 
 
 Control = Annotated[Keepalive | Finalize | Close | Acknowledge, Field(discriminator="type")]

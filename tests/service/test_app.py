@@ -178,6 +178,7 @@ def test_head_is_get_without_the_body(service: httpx.Client) -> None:
         ("/docs/", "/docs"),
         ("/v2/models/strict/infer//", "/v2/models/strict/infer"),
         ("/nowhere/", None),
+        ("/v1/v1/nowhere", None),
         ("//evil.example/", None),
     ],
 )
@@ -195,6 +196,19 @@ def test_a_path_with_a_slash_at_its_end_is_named_without(
     else:
         assert detail == f"No such path: {path}; did you mean {meant}? See /docs."
         assert service.post(meant).status_code != 404
+
+
+@pytest.mark.parametrize("path", ["/models", "/models/strict/classify", "/stream"])
+def test_a_path_below_v1_twice_is_named_with_the_address_to_use(
+    service: httpx.Client, path: str
+) -> None:
+    """As of clients whose address of the service ends in /v1."""
+    response = service.get(f"/v1/v1{path}")
+    assert response.status_code == 404
+    assert response.json()["detail"] == (
+        f"No such path: /v1/v1{path}; did you mean /v1{path}? "
+        "The address of the service, as clients take it, is without /v1."
+    )
 
 
 def test_the_description_holds_behind_a_proxy_that_strips_a_prefix(service: httpx.Client) -> None:

@@ -37,6 +37,7 @@ from service.streaming.messages import (
     PROTOCOL,
     TOO_FAST,
     TOO_LONG,
+    UNKNOWN_MODEL,
     CodedInput,
     Input,
     Ready,
@@ -68,6 +69,8 @@ _ENDS = {
 }
 #: Close codes of RFC 6455: the session ended, an error, the service restarts, try again later.
 _NORMAL, _INTERNAL, _RESTART, _LATER = 1000, 1011, 1012, 1013
+#: Close codes of problems; of others _LATER. An unknown checkpoint is unknown later as well.
+_CODES = {Error.STOPPING: _RESTART, Error.UNKNOWN_MODEL: UNKNOWN_MODEL}
 
 
 @router.websocket("/stream")
@@ -85,8 +88,7 @@ async def stream(websocket: WebSocket) -> None:
         await _close(websocket, exc.code, exc.reason)
     except Problem as problem:
         record.notes["closed"] = problem.detail
-        code = _RESTART if problem.error is Error.STOPPING else _LATER
-        await _close(websocket, code, problem.detail)
+        await _close(websocket, _CODES.get(problem.error, _LATER), problem.detail)
     except WebSocketDisconnect as exc:
         record.notes["closed"] = _ENDS.get(exc.code, "by the client")
 

@@ -310,6 +310,7 @@ def test_the_command_takes_a_file_for_each_stream(
     detail = json.loads(wrong.stdout)["error"]["detail"]
     assert (
         detail == "The checkpoint eyes has no stream for `tactile`; its streams: left (frames), "
-        "right (frames), heard (spectrogram)."
+        "right (frames), heard (spectrogram); its fields: `clip`, `video`, `frames`, `audio`, "
+        "`left`, `right`, `heard`."
     )
     assert run("--stream", "pen.csv").exit_code == 2

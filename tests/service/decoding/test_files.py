@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from model import checkpoint
 from model.checkpoint import Card
 from model.config import Config
 from model.encoding import encode_clip
@@ -16,6 +17,7 @@ from service.classification.upload_fields import InputFiles
 from service.decoding.files import decode
 from service.decoding.job import DecodeRequest, DecodeResult
 from service.errors import Error, Problem
+from tests.conftest import ROOT
 from tests.model.media_files import Bytes, quadrants, sound_file, tracks
 from tests.model.media_files import clip as made_clip
 from tests.service import checkpoints
@@ -71,6 +73,44 @@ def test_a_card_that_asks_for_spikes_gets_them_at_every_step(clip: bytes, encodi
 def test_a_stream_of_a_clip_that_is_not_needed_is_not_missed(clip: bytes) -> None:
     assert set(inputs(InputFiles(clip=without_sound(clip)), only("visual"))) == {"visual"}
     assert set(inputs(InputFiles(clip=wav(tone())), only("audio"))) == {"audio"}
+
+
+ARRAYS = b"PK\x03\x04 arrays"
+
+
+@pytest.mark.parametrize(
+    ("field", "content", "streams", "hint"),
+    [
+        ("frames", "video", None, "it is a video: send it as `clip` or `video`"),
+        ("frames", "video", "visual", "it is a video: send it as `clip` or `video`"),
+        ("frames", "sound", None, "it is a sound: send it as `audio`"),
+        ("video", "sound", None, "it is a sound: send it as `audio`"),
+        ("audio", "picture", None, "it is a picture: send it as `frames`"),
+        ("audio", "picture", "audio", "it is a picture, and avdigits has no field for one"),
+        ("clip", "arrays", None, "it is an archive of arrays, and avdigits has no field for one"),
+    ],
+)
+def test_a_file_of_another_fields_kind_is_refused_with_the_field_to_send_it_in(
+    clip: bytes, field: str, content: str, streams: str | None, hint: str
+) -> None:
+    data = {"video": clip, "sound": wav(tone()), "picture": png(quadrants()), "arrays": ARRAYS}
+    files = InputFiles(**{field: data[content]})
+    problem = refused(files, only(streams) if streams else BOTH)
+    assert problem.detail.endswith(f"; {hint}.")
+    assert problem.field == field
+
+
+@pytest.mark.parametrize("field", ["clip", "frames", "audio"])
+def test_a_file_of_no_known_kind_is_refused_without_a_hint(field: str) -> None:
+    problem = refused(InputFiles(**{field: b"hello " * 9}))
+    assert problem.error is Error.UNKNOWN_FORMAT
+    assert "send it as" not in problem.detail
+
+
+def test_a_clip_for_a_checkpoint_of_events_is_refused_with_its_fields(clip: bytes) -> None:
+    card = checkpoint.read_card(ROOT / "weights" / "ndigits-events")
+    detail = refused(InputFiles(clip=clip), card).detail
+    assert detail.endswith("; its fields: `events`, `audio_events`, `audio`, `visual`.")
 
 
 def test_a_file_that_the_checkpoint_has_no_stream_for_is_refused_by_name(clip: bytes) -> None:

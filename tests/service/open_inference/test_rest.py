@@ -189,6 +189,9 @@ def test_an_empty_element_is_no_file(service: httpx.Client, clip: bytes) -> None
         ({"outputs": [{"name": "label", "parameters": {"classification": 1}}]}, 422,
          "for probabilities and logits"),
         ({"inputs": "clip"}, 400, "inputs: must be an array"),
+        ({"inputs": [{**CLIP, "shape": [True], "data": ["QQ=="]}]}, 400, "not true or false"),
+        ({"inputs": [{"name": "audio", "shape": [1], "datatype": "FP32", "data": [True]}]}, 422,
+         "its data are not numbers"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_as_the_protocol_has_it(

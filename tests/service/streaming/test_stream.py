@@ -171,7 +171,9 @@ def test_answers_come_for_each_hop_and_a_summary_at_the_end(
         ('{"type": "start", "inputs": [{"field": "video"}]}', 4400,
          "start: inputs.0: field and format must be frames (jpeg, png, h264), audio (pcm16, "
          "opus) or values over time (float32)"),
-        ('{"type": "start", "inputs": [{"field": "frames"}], "model": "none"}', 1013, "none"),
+        ('{"type": "start", "inputs": [{"field": "frames"}], "model": "none"}', 4404, "none"),
+        ('{"type": "start", "inputs": [{"field": "frames"}], "steps": true}', 4400,
+         "start: steps: must be a number, not true or false"),
     ],
 )  # fmt: skip
 def test_a_session_with_an_invalid_start_is_closed_with_the_reason(
