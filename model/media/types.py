@@ -114,11 +114,13 @@ class Pictures:
     """Pictures: `frames` uint8 RGB [h, w, 3], upright, in order of time.
 
     `times_s` are in seconds from the first frame. Pictures from separate files have the times
-    0, 1, 2, …
+    0, 1, 2, … `duration_s`: how long those of a video last, by their own lengths, whatever its
+    sound; None for others.
     """
 
     frames: tuple[NDArray[np.uint8], ...]
     times_s: tuple[float, ...]
+    duration_s: float | None = None
 
 
 @dataclass(frozen=True)

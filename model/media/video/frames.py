@@ -81,7 +81,9 @@ def read_frames(
         )
     nearest = [min(pictures, key=lambda shown: abs(shown - time)) for time in selected_times]
     return Pictures(
-        tuple(pictures[time] for time in nearest), tuple(time - first_time for time in nearest)
+        tuple(pictures[time] for time in nearest),
+        tuple(time - first_time for time in nearest),
+        timeline.pictures_s,
     ), None
 
 

@@ -47,7 +47,7 @@ class Timeline:
         self._container = ""
         self._sound_stamps: list[tuple[int | None, int | None]] = []
         self._sound_unit: Fraction | None = None
-        self._end_s = 0.0
+        self._end_s = self._pictures_end_s = 0.0
 
     def add(self, packet: Packet[Any]) -> None:
         """Add a packet of video."""
@@ -95,8 +95,15 @@ class Timeline:
             )
         if segments:
             self._end_s = self._clip_end_s(segments, header_end_s, sound)
+            self._pictures_end_s = self._seconds(segments[-1].stop - segments[0].first)
         for _, recording in groupby(segments, lambda segment: segment.begin):
             self._move(list(recording))
+
+    @property
+    def pictures_s(self) -> float:
+        """How long the pictures of the span, or all, last (s): not held for the sound's end."""
+        start, end = self._span or (0.0, self._pictures_end_s)
+        return max(0.0, min(end, self._pictures_end_s) - start)
 
     def select_times(self, frames: int) -> tuple[float, list[float]]:
         """Return the time of the first frame, and of those at the centres of equal parts (s).

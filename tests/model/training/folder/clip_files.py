@@ -30,10 +30,13 @@ def stripes(number: int, seed: int = 0, size: tuple[int, int] = (48, 64)) -> NDA
     return (wave[:, :, None] * 180 + noise).astype(np.uint8)
 
 
-def movie(file: Path, number: int, seed: int = 0, seconds: float = 0.5) -> Path:
-    """An mp4 of class `number`: its stripes and its tone."""
+def movie(
+    file: Path, number: int, seed: int = 0, seconds: float = 0.5, count: int | None = None
+) -> Path:
+    """An mp4 of class `number`: its tone and, at 8 a second, its stripes; `count` of them."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    frames = tuple(stripes(number, seed + index) for index in range(max(2, round(seconds * 8))))
+    count = count or max(2, round(seconds * 8))
+    frames = tuple(stripes(number, seed + index) for index in range(count))
     recording = Recording(tone(300 + 400 * number, seconds, seed), RATE, 0.0, seconds)
     file.write_bytes(encode(Footage(frames, 8), recording, RATE))
     return file
