@@ -42,7 +42,7 @@ def can_draw_sets(card: Card) -> bool:
 def draw_sets(
     count: int, card: Card, foreign: Path | None, seed: int
 ) -> Iterator[tuple[str, list[Clip]]]:
-    """Yield names and `count` clips of no class each: noise, blank pages, words that are no digits
+    """Yield names and `count` clips of no class each: noise, blank pages, words that are no labels
     (where espeak-ng is installed) and those of `foreign`, as far as the card's streams have them.
 
     Raises DataError where `foreign` has nothing for a stream.
@@ -56,12 +56,18 @@ def draw_sets(
     yield "white noise", [Clip(_white(rng), _noise(rng, steps)) for _ in range(count)]
     if "frames" in kinds:
         yield "blank pages", [Clip(_white(rng), _page(rng, steps)) for _ in range(count)]
-    unseen = voices.unseen_words(count) if "spectrogram" in kinds else ()
+    unseen = voices.unseen_words(count, card.labels) if "spectrogram" in kinds else ()
     if unseen:
         words = [Clip(_spoken(word, rng), _page(rng, steps)) for word in unseen]
-        yield f"words that are no digits{', and blank pages' * ('frames' in kinds)}", words
+        yield f"{_other_words(card)}{', and blank pages' * ('frames' in kinds)}", words
     if foreign is not None:
         yield f"foreign clips ({foreign.name})", _foreign(foreign, kinds, count, rng)
+
+
+def _other_words(card: Card) -> str:
+    """Return what spoken words are to a checkpoint, whose labels are not among them."""
+    are_digits = all(label.isdecimal() for label in card.labels)
+    return "words that are no digits" if are_digits else "other words"
 
 
 def _kinds(card: Card) -> set[str]:
@@ -72,14 +78,14 @@ def _event_sets(count: int, card: Card, rng: Generator) -> Iterator[tuple[str, l
     noise = [_random_events(card.streams, rng) for _ in range(count)]
     yield "random events", [Clip(None, None, events=events) for events in noise]
     heard = [name for name, spec in card.streams.items() if isinstance(spec, ChannelEventSpec)]
-    unseen = voices.unseen_words(count) if heard else ()
+    unseen = voices.unseen_words(count, card.labels) if heard else ()
     if unseen:
         words = []
         for word, events in zip(unseen, noise, strict=False):
             spoken = sound_to_events(_spoken(word, rng))
             words.append(Clip(None, None, events={**events, **dict.fromkeys(heard, spoken)}))
         others = len(heard) < len(card.streams)
-        yield f"words that are no digits{', and random events' * others}", words
+        yield f"{_other_words(card)}{', and random events' * others}", words
 
 
 def _random_events(

@@ -131,25 +131,30 @@ def speakers(count: int, rate: int, cache: Path, seed: int = 0) -> list[tuple[in
     return [(int(name.split("_")[1]), samples) for name, samples in takes.items()]
 
 
-def other_words(count: int, cache: Path) -> tuple[Float32Array, ...]:
-    """Return `count` takes of words that are no digits, to train on, at RATE Hz.
+def other_words(count: int, cache: Path, labels: Sequence[str] = ()) -> tuple[Float32Array, ...]:
+    """Return `count` takes of words that are no digits, to train on, at RATE Hz; fewer where some
+    are of words that are `labels`.
 
     None where espeak-ng is not installed. They are stored in the folder `cache`. Raises DataError
     where the stored ones are damaged.
     """
-    if not available():
+    if not count or not available():
         return ()
     words = [word for word in OTHER_WORDS if word not in TEST_WORDS]
     jobs = _draw_jobs(words, count, np.random.default_rng(1))
-    return tuple(_synthesize_cached(jobs, RATE, cache / f"words-{count}.npz").values())
+    takes = _synthesize_cached(jobs, RATE, cache / f"words-{count}.npz")
+    known = {label.casefold() for label in labels}
+    return tuple(samples for name, samples in takes.items() if jobs[name][0] not in known)
 
 
-def unseen_words(count: int) -> tuple[Float32Array, ...]:
-    """Return `count` takes of words that are never trained on, at RATE Hz; none without
-    espeak-ng."""
+def unseen_words(count: int, labels: Sequence[str] = ()) -> tuple[Float32Array, ...]:
+    """Return `count` takes of words that are never trained on and are no `labels`, at RATE Hz; none
+    without espeak-ng."""
     if not available():
         return ()
-    jobs = _draw_jobs(TEST_WORDS, count, np.random.default_rng(2))
+    known = {label.casefold() for label in labels}
+    words = [word for word in TEST_WORDS if word not in known]
+    jobs = _draw_jobs(words, count, np.random.default_rng(2))
     return tuple(say(*job, RATE) for job in jobs.values())
 
 
