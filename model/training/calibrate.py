@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -24,31 +24,35 @@ from model.training.options import make_folder
 from model.training.out_of_distribution.calibration_clips import (
     can_draw_outlier_clips,
     draw_outlier_clips,
-    run_examples,
+    run_known_clips,
 )
 from model.training.out_of_distribution.features import (
     FEWEST,
+    FEWEST_HELD_OUT,
     ClipOutputs,
     fit_feature_references,
     ood_references,
+    too_few,
 )
-from model.training.out_of_distribution.logits import fit_logit_references
+from model.training.out_of_distribution.logits import TOO_FEW_LOGITS, fit_logit_references
 from model.training.progress import track
 from model.training.reliability import reliability
 from model.training.task import (
     BatchPlan,
+    ClipExamples,
     Data,
     DataError,
     Examples,
     LabelledClip,
     streams_alone,
 )
-from model.training.temperature import fit_temperature
+from model.training.temperature import SURE, fit_temperature
 
 #: Clips per run: at T = 64 they need much memory.
 _BATCH = 8
-#: Fewest clips that a temperature is fitted on.
-_FEWEST = 20
+#: Beginnings of notes in the card.
+_NOTE, _SCORE = "calibration: ", "out-of-distribution score"
+_NO_SCORE = f"no {_SCORE}"
 
 
 @dataclass(frozen=True)
@@ -81,25 +85,25 @@ def calibrate(options: CalibrateOptions, console: Console | None = None) -> Card
     card = evaluator.card
     parts = _parts(evaluator, options)
     count = sum(len(part.clips) for part in parts)
-    if count < _FEWEST:
-        raise DataError(f"{count} development clips: {_FEWEST} are needed to calibrate")
+    if count < FEWEST_HELD_OUT:
+        raise DataError(f"{count} development clips: {FEWEST_HELD_OUT} are needed to calibrate")
     fits: list[Fit] = []
-    domain = card.domain if options.folds else None
+    is_kept = bool(options.folds) or card.steps not in options.time_steps
+    fitted = _OODFit(card.domain if is_kept else None, is_kept=is_kept)
     for steps in options.time_steps:
         outputs, labels = _joined([_run_clips(part.evaluator, part.clips, steps) for part in parts])
-        growths: dict[str | None, Float64Array] = {}
         if steps == card.steps and not options.folds:
-            domain, growths = _fit_ood_references(
-                evaluator, parts[0].data, outputs, labels, options
-            )
+            fitted = _fit_ood_score(evaluator, parts[0], outputs, labels, options)
         for alone, output in outputs.items():
-            growth = growths.get(alone, np.ones(len(labels)))
+            growth = fitted.growths.get(alone) if steps == card.steps else None
             fits.append(_fit(alone, steps, output.logits.numpy(), labels, growth))
     console.print(table(fits, evaluator))
-    if domain is None:
-        console.print(
-            "no out-of-distribution score: too few clips, or --steps without the card's T"
-        )
+    notes = [f"the probabilities are unsure: {_few(count)}"] if count < SURE else []
+    notes += [fitted.note] if fitted.note else []
+    for note in notes:
+        console.print(f"warning: {note}", style="yellow", markup=False)
+    if fitted.references is None and card.steps not in options.time_steps:
+        console.print(f"{_NO_SCORE}: --steps without the card's T, {card.steps}")
     calibration = Calibration(
         temperature={fit.steps: fit.temperature for fit in fits if fit.alone is None},
         alone={
@@ -110,11 +114,21 @@ def calibrate(options: CalibrateOptions, console: Console | None = None) -> Card
         + f" that {len(parts)} networks of the same training left out" * bool(options.folds),
     )
     network, card = checkpoint.load(options.checkpoint)
-    if domain is None and card.steps not in options.time_steps:
-        domain = card.domain
-    calibration = _merged(card.calibration, calibration)
-    card = card.model_copy(update={"calibration": calibration, "domain": domain})
+    card = card.model_copy(
+        update={
+            "calibration": _merged(card.calibration, calibration),
+            "domain": fitted.references,
+            "notes": (*_other_notes(card, fitted.is_kept), *(f"{_NOTE}{note}" for note in notes)),
+        }
+    )
     return checkpoint.save(options.checkpoint, network, card)
+
+
+def _other_notes(card: Card, keep_score: bool) -> tuple[str, ...]:
+    """Return the notes of a card that are not of its calibration, and of a score that stays."""
+    return tuple(
+        note for note in card.notes if not note.startswith(_NOTE) or (keep_score and _SCORE in note)
+    )
 
 
 def _merged(old: Calibration | None, new: Calibration) -> Calibration:
@@ -181,38 +195,61 @@ def _run_clips(
     return {alone: concatenate(batches) for alone, batches in outputs.items()}, labels
 
 
-def _fit_ood_references(
+@dataclass(frozen=True)
+class _OODFit:
+    """The OOD score: its references, by stream alone the factors [n] by which the temperatures of
+    the development clips grow, and what is unsure about it. `is_kept`: it is that of the card."""
+
+    references: OODReferences | None
+    growths: Mapping[str | None, Float64Array] = field(default_factory=dict)
+    note: str = ""
+    is_kept: bool = False
+
+
+def _fit_ood_score(
     evaluator: Evaluator,
-    data: Data,
+    part: _Part,
     outputs: Mapping[str | None, Output],
     labels: Int64Array,
     options: CalibrateOptions,
-) -> tuple[OODReferences | None, dict[str | None, Float64Array]]:
+) -> _OODFit:
     """Fit the OOD score: by the towers' features where OOD clips can be drawn, else by the logits.
 
-    Returns the references, and by stream alone the factors [n] by which temperatures grow.
+    `outputs` and `labels` are those of the part's clips.
     """
-    card = evaluator.card
-    more = data.known_examples(options.cache) if options.examples else None
-    count = len(labels) + (options.examples if more is not None else 0)
-    if not options.examples or count < FEWEST or not can_draw_outlier_clips(card):
-        return fit_logit_references(card, outputs.values(), labels), {}
+    card, count = evaluator.card, options.examples
+    more = part.data.known_examples(options.cache) if count else None
+    is_small = isinstance(more, ClipExamples)
+    enough = is_small or len(labels) + (count if more is not None else 0) >= FEWEST
+    if not count or not enough or not can_draw_outlier_clips(card):
+        references = fit_logit_references(card, outputs.values(), labels)
+        return _OODFit(references, note="" if references else f"{_NO_SCORE}: {TOO_FEW_LOGITS}")
     known = ClipOutputs(outputs, labels)
     if more is not None:
-        known = known.joined(run_examples(evaluator, more, options.examples))
-    outliers = draw_outlier_clips(evaluator, data, options.examples, options.cache)
+        names = [clip.name for clip in part.clips]
+        known = run_known_clips(evaluator, known, names, more, count)
+    if reason := too_few(card, known):
+        return _OODFit(None, note=f"{_NO_SCORE}: {reason}")
+    content = more if isinstance(more, ClipExamples) else part.data.development_examples()
+    outliers = draw_outlier_clips(evaluator, content, count, options.cache)
     fits = fit_feature_references(card, known, outliers)
     factors = {alone: fit.factors[: len(labels)] for alone, fit in fits.items()}
-    return ood_references(card, fits), factors
+    is_sure = not is_small or len(labels) >= SURE
+    note = "" if is_sure else f"the {_SCORE} is unsure: {_few(len(labels))}"
+    return _OODFit(ood_references(card, fits), factors, note)
+
+
+def _few(count: int) -> str:
+    return f"{count} clips chose the epoch, and {SURE} or more are needed to be sure"
 
 
 def check_enough(examples: Examples, streams: Sequence[str]) -> None:
     """Raise DataError where there are too few of these examples, which repeat, to fit a
     temperature: before a training that is measured with one."""
-    inputs, labels = collate(examples, range(_FEWEST), BatchPlan(tuple(streams), 1), "direct")
+    inputs, labels = collate(examples, range(SURE), BatchPlan(tuple(streams), 1), "direct")
     count = len({_digest(inputs, row) for row in range(len(labels))})
-    if count < _FEWEST:
-        raise DataError(f"{count} development clips: {_FEWEST} are needed to calibrate")
+    if count < SURE:
+        raise DataError(f"{count} development clips: {SURE} are needed to calibrate")
 
 
 def run(
@@ -230,8 +267,8 @@ def run(
         labels += batch_labels
         for name, output in evaluator.run_each(inputs, steps).items():
             outputs[name].append(output)
-    if len(labels) < _FEWEST:
-        raise DataError(f"{len(labels)} development clips: {_FEWEST} are needed to calibrate")
+    if len(labels) < SURE:
+        raise DataError(f"{len(labels)} development clips: {SURE} are needed to calibrate")
     return {name: concatenate(batches) for name, batches in outputs.items()}, np.asarray(labels)
 
 
@@ -271,10 +308,12 @@ def _fit(
     that of clip i grows by the factor growth[i]."""
     growth = np.ones(len(labels)) if growth is None else growth
     rows, within = np.arange(len(labels)), growth == 1
+    within = within if within.any() else ~within
     scaled = (logits / growth[:, None]).astype(np.float32)
     for half in (0, 1):
         in_half, in_other_half = rows % 2 == half, (rows % 2 != half) & within
-        scaled[in_half] /= fit_temperature(logits[in_other_half], labels[in_other_half])
+        if in_other_half.any():
+            scaled[in_half] /= fit_temperature(logits[in_other_half], labels[in_other_half])
     return Fit(
         alone=alone,
         steps=steps,

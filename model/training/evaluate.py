@@ -37,6 +37,8 @@ SNRS_DB = (-10, -5, 0, 5, 10, 15, 20)
 STEPS = tuple(range(1, 9))
 #: Clips over which the energy is the mean.
 ENERGY_CLIPS = 50
+#: Fewest clips of no class that are drawn of each kind, where a folder has few clips to test on.
+MADE_CLIPS = 100
 #: Distance between the centres of object and frame, in frame sizes, from which on it is off-centre.
 OFF_CENTRE = 0.2
 
@@ -62,7 +64,9 @@ def evaluate(options: EvaluateOptions, console: Console | None = None) -> Card:
     few = clips[: options.curve_clips]
     measurements = [
         *measure_calibration(evaluator, clips, options.out),
-        *measure_ood_detection(evaluator, few, options.foreign, options.seed),
+        *measure_ood_detection(
+            evaluator, few, options.foreign, options.seed, min(MADE_CLIPS, options.curve_clips)
+        ),
     ]
     if not options.only_calibration:
         measurements = [

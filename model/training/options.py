@@ -153,6 +153,11 @@ class TrainOptions:
         "Test clips on which the best epoch is evaluated; 0: none.",
         between=(0, 100_000),
     )
+    calibrate: bool = option(
+        False,
+        "Calibrate the best epoch at the end: fit the temperatures of its T and the "
+        "out-of-distribution score, as `scmrl calibrate` does.",
+    )
     select_by: str = option(
         "accuracy",
         "How the best epoch is chosen: highest accuracy or lowest loss on held-out clips; last: "

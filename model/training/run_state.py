@@ -25,7 +25,7 @@ _LOCK = ".lock"
 #: be moved, since its contents are compared.
 _FREE = frozenset(
     {"task", "data", "out", "resume", "workers", "command", "name", "device", "patience"}
-    | {"test_clips"}
+    | {"test_clips", "calibrate"}
 )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from model.checkpoint import CARD, Card, CheckpointError, Source
 from model.preprocess.specs import Spec
@@ -80,6 +80,15 @@ class Examples(Protocol):
         """
 
 
+@runtime_checkable
+class ClipExamples(Examples, Protocol):
+    """Examples that are made of clips, several of each."""
+
+    def clip_name(self, index: int) -> str:
+        """Return the name of the clip that example `index` is made of: `LabelledClip.name` for a
+        development clip."""
+
+
 class Data(Protocol):
     """The data of a task, loaded, and split into three parts that share nothing."""
 
@@ -103,7 +112,8 @@ class Data(Protocol):
 
     def known_examples(self, cache: Path) -> Examples | None:
         """Return examples of all that a checkpoint is to know, beside the development clips: more
-        speakers, hands and so on. None where there are no others. Files may be written to `cache`.
+        speakers, hands and so on, or changed ones of the same clips (ClipExamples). None where
+        there are no others. Files may be written to `cache`.
         """
 
     def test_clips(self, count: int, seed: int) -> Iterator[LabelledClip]:

@@ -82,6 +82,8 @@ def train(options: TrainOptions) -> Path:
             console.print("interrupted; the best checkpoint so far is saved")
     if not (options.best / checkpoint.CARD).exists():
         raise KeyboardInterrupt("interrupted before the first epoch ended: nothing was saved")
+    if options.calibrate:
+        final_measurement.calibrate_best(options, console)
     if options.test_clips:
         final_measurement.measure_best(options, trainer.data, console)
     return options.best

@@ -33,8 +33,8 @@ _DEPRECATED: dict[str, tuple[str, Any]] = {
 PANELS: dict[str, tuple[str, ...]] = {
     "Run": (
         "out", "epochs", "clips", "batch", "auto_batch", "patience", "select_by", "average",
-        "development_clips", "test_clips", "resume", "init_from", "name", "seed", "device",
-        "precision", "workers",
+        "development_clips", "test_clips", "calibrate", "resume", "init_from", "name", "seed",
+        "device", "precision", "workers",
     ),
     "Network": (
         "steps", "embed_dim", "splitting", "attention", "alignment", "fusion", "alpha", "encoding",

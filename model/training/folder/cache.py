@@ -39,10 +39,11 @@ _FULL_SCALE = 32_767
 
 @dataclass(frozen=True)
 class Entry:
-    """A decoded clip in the cache: its file, and its class."""
+    """A decoded clip in the cache: its file, its class, and the clip's name."""
 
     file: Path
     label: int
+    name: str = ""
 
     def picture_count(self) -> int:
         """Return the number of its pictures."""

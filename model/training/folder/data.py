@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 #: The folder of decoded clips, beside the folders of runs.
 CACHE = "cache"
+#: Seed of the examples of `FolderData.known_examples`.
+_KNOWN_SEED = 9
 
 
 @dataclass(frozen=True)
@@ -120,22 +122,27 @@ class FolderData:
 
         Decoded clips are kept in `cache`/CACHE. Raises DataError with all that is wrong.
         """
+        store = self._store(cache)
+        self._check(store)
+        entries = self._entries(store, self.parts)
+        self.stills = all(entry.picture_count() <= 1 for entry in entries)
+        training = self._entries(store, [clip for clip in self.parts if clip.part == TRAIN])
+        options = self.options
+        return CachedExamples(
+            training, self.specs, seed, self.stills, options.augment, options.mirror
+        )  # fmt: skip
+
+    def _store(self, cache: Path) -> Store:
         spec = self.specs.get("audio")
         rate = cast(SpectrogramSpec, spec).sample_rate if spec else RATE
         side = min(self.specs["visual"].size) if "visual" in self.specs else 0
-        store = Store(cache / CACHE, self.streams, side, rate)
-        self._check(store)
-        entries = [
-            Entry(store.file(clip.digest), self.labels[clip.files.label])
-            for clip in self.parts
-            if clip.part == TRAIN
+        return Store(cache / CACHE, self.streams, side, rate)
+
+    def _entries(self, store: Store, clips: Sequence[Part]) -> list[Entry]:
+        return [
+            Entry(store.file(clip.digest), self.labels[clip.files.label], clip.files.name)
+            for clip in clips
         ]
-        files = (store.file(clip.digest) for clip in self.parts)
-        self.stills = all(Entry(file, 0).picture_count() <= 1 for file in files)
-        options = self.options
-        return CachedExamples(
-            entries, self.specs, seed, self.stills, options.augment, options.mirror
-        )  # fmt: skip
 
     def _check(self, store: Store) -> None:
         """Fill the cache; raise DataError where something is wrong, or leave those clips out."""
@@ -195,8 +202,20 @@ class FolderData:
         """Yield the clips that the best epoch is chosen by, at most `count`."""
         return self._labelled(DEVELOPMENT, count, 0)
 
-    def known_examples(self, cache: Path) -> None:
-        """Return None: there are no others than the clips themselves."""
+    def known_examples(self, cache: Path) -> CachedExamples:
+        """Return augmented examples of the clips that were trained on, and of those that the best
+        epoch was chosen by.
+
+        Decoded clips are kept in `cache`/CACHE. Raises DataError where one cannot be decoded.
+        """
+        store = self._store(cache)
+        known = [clip for clip in self.parts if clip.part in (TRAIN, DEVELOPMENT)]
+        console = Console(stderr=True)
+        if findings := store.fill([(clip.files, clip.digest) for clip in known], console):
+            raise DataError(report(self.data, findings, len(known)))
+        entries = self._entries(store, known)
+        stills = all(entry.picture_count() <= 1 for entry in entries)
+        return CachedExamples(entries, self.specs, _KNOWN_SEED, stills)
 
     def test_clips(self, count: int, seed: int) -> Iterator[LabelledClip]:
         """Yield the clips to test on, at most `count`."""

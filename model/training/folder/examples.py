@@ -45,8 +45,7 @@ class CachedExamples:
 
     def example(self, index: int, plan: BatchPlan) -> tuple[dict[str, Float32Array], int]:
         """Return tensors [T or 1, C, H, W] of the plan's streams, and the class."""
-        turn, position = divmod(index, len(self.entries))
-        entry = self.entries[turn_order(len(self.entries), self.seed, turn)[position]]
+        entry = self._entry(index)
         strength = plan.difficulty if self.augment else 0.0
         # Each stream has a generator of its own: it is the same whether the other is drawn.
         seeds = np.random.default_rng([self.seed, index]).integers(0, 2**31, 2)
@@ -63,6 +62,14 @@ class CachedExamples:
                 assert sound is not None
                 streams[name] = _spectrogram(sound, spec, rng, strength)
         return streams, entry.label
+
+    def clip_name(self, index: int) -> str:
+        """Return the name of the clip that an example is made of."""
+        return self._entry(index).name
+
+    def _entry(self, index: int) -> Entry:
+        turn, position = divmod(index, len(self.entries))
+        return self.entries[int(turn_order(len(self.entries), self.seed, turn)[position])]
 
     def _frames(
         self, pictures: Pictures, spec: FrameSpec, steps: int, rng: Generator, strength: float

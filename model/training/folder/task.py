@@ -97,6 +97,7 @@ class FolderTask:
         default_factory=lambda: {
             "epochs": 60, "embed_dim": 64, "patience": 20, "select_by": "loss",
             "settle_norms": 2, "precision": "auto", "auto_batch": True, "test_clips": 1000,
+            "calibrate": True,
         }
     )  # fmt: skip
     notes: dict[str, str] = field(default_factory=dict)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from model.arrays import Float32Array
 from model.checkpoint import Card
 from model.engine.outputs import concatenate
 from model.network import Output
+from model.preprocess.specs import ChannelEventSpec, SpectrogramSpec
 from model.training.batches import collate
 from model.training.evaluator import Evaluator
 from model.training.out_of_distribution.features import ClipOutputs
@@ -22,7 +24,7 @@ from model.training.out_of_distribution.outlier_exposure import (
 )
 from model.training.progress import track
 from model.training.speech import voices
-from model.training.task import BatchPlan, Data, Examples
+from model.training.task import BatchPlan, ClipExamples, Examples
 
 #: Labels, in lower case, of a class for everything that is none of the others: with such a class,
 #: no clip is out of distribution.
@@ -63,11 +65,19 @@ def can_draw_outlier_clips(card: Card) -> bool:
     return is_closed and can_draw_outliers(list(card.streams.values()))
 
 
-def draw_outlier_clips(evaluator: Evaluator, data: Data, count: int, cache: Path) -> ClipOutputs:
-    """Draw `count` OOD clips and run the network on them; spoken words are stored in `cache`."""
+def draw_outlier_clips(
+    evaluator: Evaluator, known: Examples, count: int, cache: Path
+) -> ClipOutputs:
+    """Draw `count` OOD clips and run the network on them.
+
+    Some have one stream of the examples `known`. Spoken words are stored in `cache`; none that is a
+    label of the card is spoken.
+    """
     card = evaluator.card
-    known, streams = data.development_examples(), tuple(card.streams)
-    words = voices.other_words(min(_WORDS, 2 * count), cache)
+    streams = tuple(card.streams)
+    is_heard = any(isinstance(x, SpectrogramSpec | ChannelEventSpec) for x in card.streams.values())
+    count_words = min(_WORDS, 2 * count) if is_heard else 0
+    words = voices.other_words(count_words, cache, card.labels)
     outliers = OutlierExposure(known, dict(card.streams), share=1.0, seed=_SEED, words=words)
     examples = OutlierExamples(known, outliers, streams)
     clips = run_examples(evaluator, examples, count, "of no class")
@@ -77,6 +87,22 @@ def draw_outlier_clips(evaluator: Evaluator, data: Data, count: int, cache: Path
         clips.labels,
         is_outlier={name: np.array([each != name for each in known_streams]) for name in streams},
     )
+
+
+def run_known_clips(
+    evaluator: Evaluator, clips: ClipOutputs, names: Sequence[str], more: Examples, count: int
+) -> ClipOutputs:
+    """Return development clips of these names, and the outputs of `count` more examples.
+
+    Where those are of clips with names (ClipExamples), the result says of which clip each is, and
+    that training left the development clips out.
+    """
+    known = clips.joined(run_examples(evaluator, more, count))
+    if not isinstance(more, ClipExamples):
+        return known
+    of_all = [*names, *(more.clip_name(index) for index in range(count))]
+    numbers = np.unique(of_all, return_inverse=True)[1]
+    return replace(known, clips=numbers, held_out=np.isin(of_all, names))
 
 
 def run_examples(

@@ -41,14 +41,19 @@ class Answers:
 
 
 def measure_ood_detection(
-    evaluator: Evaluator, clips: Sequence[EvaluatedClip], foreign: Path | None, seed: int
+    evaluator: Evaluator,
+    clips: Sequence[EvaluatedClip],
+    foreign: Path | None,
+    seed: int,
+    count: int = 0,
 ) -> Iterator[Measurement]:
     """Measure how many OOD clips are answered, and how well the OOD score separates them from
     `clips`; where a label is one of OTHER, which answers them rightly, how many have it.
 
     A network of a series over time has no such clips: nothing is measured.
 
-    `foreign`: a folder of pictures and sounds of other things. Raises DataError where it has none.
+    `foreign`: a folder of pictures and sounds of other things. `count`: OOD clips of each kind, at
+    least as many as `clips`. Raises DataError where `foreign` has none.
     """
     if not can_draw_sets(evaluator.card):
         return
@@ -58,7 +63,7 @@ def measure_ood_detection(
     if has_scores:
         yield _share("test clips answered above 0.5, abstain_beyond=1", known.accepted, clips,
                      f"{conditions}, {evaluator.task.test_set}")  # fmt: skip
-    for name, others in draw_sets(len(clips), evaluator.card, foreign, seed):
+    for name, others in draw_sets(max(count, len(clips)), evaluator.card, foreign, seed):
         answers = _answers(evaluator, others)
         for index, label in enumerate(evaluator.card.labels):
             if label.lower() in OTHER:

@@ -25,32 +25,46 @@ from model.training.out_of_distribution.logistic_regression import (
 )
 from model.training.temperature import fit_temperature
 
-#: Share of known clips within the limit.
+#: Share of held-out known clips within the limit.
 _KEPT = 0.97
-#: Fewest known clips, and fewest of each class.
+#: Fewest known examples, and fewest of each class, where each is of a clip of its own.
 FEWEST, FEWEST_OF_CLASS = 200, 10
+#: Fewest clips that training left out, and fewest known ones of each class, where there are several
+#: examples of each. With one or two left out, 2 to 38 % of 200 other known clips were beyond the
+#: limit, with four 0 to 14 %, and with eight 1 to 2 % (docs/your-own-model.md).
+FEWEST_HELD_OUT, FEWEST_CLIPS_OF_CLASS = 4, 2
 #: Powers of the score that are tried.
 _GROWTHS = np.linspace(0, 8, 81)
 
 
 @dataclass(frozen=True)
 class ClipOutputs:
-    """Outputs of clips, with all streams (under None) or with one alone, and their classes [n].
+    """Outputs of examples, with all streams (under None) or with one alone, and their classes [n].
 
-    `is_outlier`: by stream, whether the content [n] of this stream is out of distribution.
+    - `is_outlier`: by stream, whether the content [n] of this stream is out of distribution.
+    - `clips`: the number of the clip [n] that each example is of; None: each is of its own.
+    - `held_out`: whether training left the clip [n] out; None: no clip is among those that the
+      network was trained on.
     """
 
     outputs: Mapping[str | None, Output]
     labels: Int64Array
     is_outlier: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    clips: Int64Array | None = None
+    held_out: NDArray[np.bool_] | None = None
 
     def joined(self, others: ClipOutputs) -> ClipOutputs:
-        """Return these clips, and then the others."""
+        """Return these examples, and then the others, each of a clip of its own."""
         outputs = {
             alone: concatenate([output, others.outputs[alone]])
             for alone, output in self.outputs.items()
         }
         return ClipOutputs(outputs, np.concatenate([self.labels, others.labels]))
+
+    @property
+    def held_out_rows(self) -> NDArray[np.bool_]:
+        """Which examples [n] say how far known clips may be: those that training left out."""
+        return np.ones(len(self.labels), bool) if self.held_out is None else self.held_out
 
 
 @dataclass(frozen=True)
@@ -67,12 +81,34 @@ def fit_feature_references(
 ) -> dict[str | None, FittedReference]:
     """Fit a reference for all streams and for each alone, by known clips and by outliers.
 
-    Returns none where there are too few clips: 200 known ones are needed, and 10 of each class.
+    Returns none where `too_few` says why.
     """
-    of_class = np.bincount(known.labels, minlength=len(card.labels))
-    if len(known.labels) < FEWEST or of_class.min() < FEWEST_OF_CLASS:
+    if too_few(card, known):
         return {}
     return {alone: _fit(card, known, outliers, alone) for alone in known.outputs}
+
+
+def too_few(card: Card, known: ClipOutputs) -> str | None:
+    """Return why these known clips are too few to fit the OOD score; None where they are not."""
+    counts: list[tuple[str, int, int]]
+    if known.clips is None:
+        of_class = np.bincount(known.labels, minlength=len(card.labels))
+        counts = [
+            ("known clips", len(known.labels), FEWEST),
+            ("known clips of the rarest class", int(of_class.min()), FEWEST_OF_CLASS),
+        ]
+    else:
+        _, first = np.unique(known.clips, return_index=True)
+        of_class = np.bincount(known.labels[first], minlength=len(card.labels))
+        held_out = int(known.held_out_rows[first].sum())
+        counts = [
+            ("clips that chose the epoch", held_out, FEWEST_HELD_OUT),
+            ("clips of the rarest class", int(of_class.min()), FEWEST_CLIPS_OF_CLASS),
+        ]
+    for what, count, needed in counts:
+        if count < needed:
+            return f"{count} {what}; {needed} are needed"
+    return None
 
 
 def ood_references(card: Card, fits: Mapping[str | None, FittedReference]) -> OODReferences | None:
@@ -89,22 +125,21 @@ def _fit(
 ) -> FittedReference:
     output, outlier_output = known.outputs[alone], outliers.outputs[alone]
     names = used_streams(output, card)
+    held_out = known.held_out_rows
     towers: dict[str, TowerReference] = {}
     scores = np.zeros(len(known.labels))
     outlier_scores = np.zeros(len(outliers.labels))
     for name in names:
-        fit = _Tower(
-            output, outlier_output, name, known.labels, outliers.is_outlier[name], len(card.labels)
-        )
+        fit = _Tower(known, output, outlier_output, name, outliers.is_outlier[name])
         log_odds, outlier_log_odds = fit.cross_fit()
-        limit = round(float(np.quantile(log_odds, _KEPT)), 4)
+        limit = round(float(np.quantile(log_odds[held_out], _KEPT)), 4)
         towers[name] = fit.fit().reference(limit)
         scores += np.logaddexp(0, log_odds - limit) / np.log(2)
         outlier_scores += np.logaddexp(0, outlier_log_odds - limit) / np.log(2)
-    limit = round(float(np.quantile(scores, _KEPT)), 4)
+    limit = round(float(np.quantile(scores[held_out], _KEPT)), 4)
     is_outlier = np.any([outliers.is_outlier[name] for name in names], axis=0)
     growth = _fit_growth(
-        (output.logits.numpy(), scores / limit, known.labels),
+        (output.logits.numpy()[held_out], scores[held_out] / limit, known.labels[held_out]),
         (outlier_output.logits.numpy()[is_outlier], outlier_scores[is_outlier] / limit),
     )
     factors = grown(torch.from_numpy(scores / limit), growth).numpy()
@@ -118,27 +153,30 @@ class _Tower:
     `is_outlier`: whether each clip [n] of `outlier_output` is out of distribution in this stream.
     """
 
+    clips: ClipOutputs
     output: Output
     outlier_output: Output
     name: str
-    labels: Int64Array
     is_outlier: NDArray[np.bool_]
-    classes: int
 
     def fit(self) -> OODRegression:
         """Fit to all clips."""
         others = self._features(self.outlier_output).of(self.is_outlier)
-        return fit_ood_regression(self._features(self.output), self.labels, others, self.classes)
+        return self._fit(self._features(self.output), self.clips.labels, others)
+
+    def _fit(self, known: Features, labels: Int64Array, others: Features) -> OODRegression:
+        return fit_ood_regression(known, labels, others, self.output.logits.shape[1])
 
     def cross_fit(self) -> tuple[Float64Array, Float64Array]:
         """Return the log odds of known clips and of outliers, from fits to the other folds."""
+        labels = self.clips.labels
         known, others = self._features(self.output), self._features(self.outlier_output)
         log_odds, outlier_log_odds = np.empty(len(known.values)), np.empty(len(others.values))
         outlier_fold = np.arange(len(others.values)) % FOLDS
-        for part, own in enumerate(stratified_folds(self.labels)):
+        for part, own in enumerate(stratified_folds(labels, self.clips.clips)):
             own_outliers = outlier_fold == part
             rest = others.of(~own_outliers & self.is_outlier)
-            fit = fit_ood_regression(known.of(~own), self.labels[~own], rest, self.classes)
+            fit = self._fit(known.of(~own), labels[~own], rest)
             log_odds[own] = fit.log_odds(known.of(own))
             outlier_log_odds[own_outliers] = fit.log_odds(others.of(own_outliers))
         return log_odds, outlier_log_odds

@@ -12,13 +12,15 @@ from model.arrays import BoolArray, Int64Array
 FOLDS = 5
 
 
-def stratified_folds(labels: Int64Array) -> Iterator[BoolArray]:
-    """Yield for each fold whether each clip [n] of classes `labels` [n] is in it.
+def stratified_folds(labels: Int64Array, clips: Int64Array | None = None) -> Iterator[BoolArray]:
+    """Yield for each fold whether each example [n] of classes `labels` [n] is in it.
 
-    The clips of each class are dealt to the folds in turn.
+    The clips of each class are dealt to the folds in turn, with all examples of them. `clips`: the
+    number of the clip [n] that each example is of; None: each is of its own.
     """
+    clips = np.arange(len(labels)) if clips is None else clips
     fold = np.empty(len(labels), np.int64)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
-        fold[rows] = np.arange(len(rows)) % FOLDS
+        fold[rows] = np.unique(clips[rows], return_inverse=True)[1] % FOLDS
     yield from (fold == part for part in range(FOLDS))

@@ -17,6 +17,11 @@ from model.training.out_of_distribution.folds import FOLDS, stratified_folds
 _KEPT = 0.98
 #: Fewest clips for each dimension of the covariance.
 _CLIPS_PER_DIMENSION = 10
+#: Why there is no reference.
+TOO_FEW_LOGITS = (
+    f"too few development clips: {_CLIPS_PER_DIMENSION} for each class and stream, and "
+    f"{2 * FOLDS} of each class, are needed"
+)
 #: Weight of the covariance's diagonal, against its other entries.
 _SHRINKAGE = 0.05
 

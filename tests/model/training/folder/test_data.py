@@ -19,6 +19,7 @@ from model.preprocess.prepare import prepare
 from model.training.folder import cache as caching
 from model.training.folder.clip_files import ClipFiles
 from model.training.folder.findings import Finding
+from model.training.folder.inspection import inspect
 from model.training.folder.split_table import seen_digests
 from model.training.folder.task import FolderTask
 from model.training.mp4_encoder import Footage, encode
@@ -108,6 +109,52 @@ def test_every_mistake_of_a_folder_is_reported_at_once(
     )
     printed = " ".join(capsys.readouterr().err.split())
     assert "nothing wrong with 8 clips: cat 4, dog 4; train 4, development 2, test 2" in printed
+
+
+@pytest.mark.parametrize(
+    ("sound_s", "frames", "expected"),
+    [
+        (0.5, 1, ["its pictures last 0.125 s; 0.2 s are needed; a photograph belongs into a .jpg"]),
+        (0.5, 2, []),
+        (0.03, 4, ["its sound lasts 0.03"]),
+        (0.2, 4, []),
+    ],
+)
+def test_pictures_and_sound_of_a_movie_are_measured_without_padding(
+    tmp_path: Path, sound_s: float, frames: int, expected: list[str]
+) -> None:
+    """The codec pads a sound of 0.03 s to 0.26 s here."""
+    path = movie(tmp_path / "a.mp4", 0, seconds=sound_s, count=frames)
+    files, streams = ClipFiles("a.mp4", "cat", "", (("movie", path),)), frozenset(BOTH.streams)
+    findings = list(inspect(files, files.decode(16, streams), streams))
+    assert [finding.kind for finding in findings] == ["too short"] * len(expected)
+    assert all(
+        finding.message.startswith(message)
+        for finding, message in zip(findings, expected, strict=True)
+    )
+
+
+def test_a_short_part_of_a_movie_is_too_short(tmp_path: Path) -> None:
+    path, streams = movie(tmp_path / "a.mp4", 0), frozenset({"visual"})
+    files = ClipFiles("a.mp4", "cat", "", (("movie", path),), span=(0.2, 0.3))
+    (finding,) = inspect(files, files.decode(16, streams), streams)
+    assert finding.message == (
+        "its pictures last 0.100 s; 0.2 s are needed; start and end are seconds"
+    )
+
+
+def test_known_examples_are_of_all_clips_but_those_to_test_on(data: Path, tmp_path: Path) -> None:
+    loaded = SMALL.for_data(data).load(data)
+    known = [part.files for part in loaded.parts if part.part != "test"]
+    tested = next(part.files for part in loaded.parts if part.part == "test")
+    (data / tested.name).write_bytes(b"no movie")  # and is not read
+    examples = loaded.known_examples(tmp_path)
+    names = [examples.clip_name(index) for index in range(2 * len(known))]
+    assert sorted(names) == sorted(2 * [clip.name for clip in known])
+    first, again = names.index(known[0].name), len(known) + names[len(known) :].index(known[0].name)
+    (one, label), (other, same) = (examples.example(index, BOTH) for index in (first, again))
+    assert label == same == loaded.labels[known[0].label]
+    assert all(not np.array_equal(one[stream], other[stream]) for stream in BOTH.streams)
 
 
 def test_classes_that_differ_in_case_only_cause_a_warning(

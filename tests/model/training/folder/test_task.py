@@ -13,6 +13,7 @@ from rich.console import Console
 
 from model import checkpoint
 from model.checkpoint import CheckpointError
+from model.training import final_measurement
 from model.training.calibrate import calibrate
 from model.training.checkpoint_task import task_of_card
 from model.training.evaluate import evaluate
@@ -21,6 +22,7 @@ from model.training.folder.clip_files import ClipFiles
 from model.training.folder.task import FolderTask
 from model.training.options import OptionsError, TrainOptions
 from model.training.run_state import RunError
+from model.training.speech import voices
 from model.training.task import DataError
 from model.training.train import train
 from tests.conftest import ROOT
@@ -120,6 +122,41 @@ def test_a_run_is_calibrated_on_the_clips_that_chose_its_epoch(
     assert card.calibration is not None
     assert card.calibration.fitted_on == "20 development clips"
     assert measure(copied, grown, tmp_path / "figures")["accuracy, both streams"] == 3
+
+
+def test_a_small_folder_gets_a_score_at_the_end_of_its_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(voices, "available", lambda: False)  # words take a minute
+    monkeypatch.setattr(final_measurement, "EXAMPLES", 40)
+    data = movies(tmp_path / "clips", count=5)
+    task = replace(SMALL, development_share=0.4)
+    out = train(options_of(task, data, tmp_path / "runs" / "mine", epochs=1))
+    card = checkpoint.load(out)[1]
+    assert card.domain is not None
+    assert set(card.domain.features) == {"audio+visual", "audio", "visual"}
+    assert card.calibration is not None
+    assert card.calibration.temperature.keys() == {2}
+    unsure = "4 clips chose the epoch, and 20 or more are needed to be sure"
+    assert {
+        f"calibration: the probabilities are unsure: {unsure}",
+        f"calibration: the out-of-distribution score is unsure: {unsure}",
+    } <= set(card.notes)
+    assert unsure in " ".join(capsys.readouterr().out.split())
+    options = CalibrateOptions(out, data, steps="1", device="cpu")
+    later = calibrate(options, Console(quiet=True))
+    assert later.calibration is not None
+    assert later.calibration.temperature.keys() == {1, 2}
+    assert (later.domain, set(later.notes)) == (card.domain, set(card.notes))
+
+
+def test_a_folder_that_is_too_small_is_not_calibrated_and_training_says_why(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = train(options_of(SMALL, data, tmp_path / "run", epochs=1, test_clips=0))
+    assert checkpoint.load(out)[1].calibration is None
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "not calibrated: 2 development clips: 4 are needed to calibrate" in printed
 
 
 def test_an_evaluation_without_its_table_or_with_foreign_data_is_refused(

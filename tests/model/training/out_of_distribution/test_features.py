@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,9 @@ from model.training.out_of_distribution.features import (
     ClipOutputs,
     fit_feature_references,
     ood_references,
+    too_few,
 )
+from model.training.out_of_distribution.folds import stratified_folds
 from model.training.out_of_distribution.logistic_regression import Features, fit_ood_regression
 from tests.service import checkpoints
 
@@ -119,3 +123,58 @@ def test_a_squared_offset_never_counts_for_a_clip() -> None:
     assert evidence.quadratic.min() >= 0
     assert evidence.log_odds(others).mean() > evidence.log_odds(known).mean() + 2
     assert np.allclose(evidence.reference(1.0).means, evidence.means, rtol=1e-3, atol=1e-6)
+
+
+def several_of_each(count: int, held_out: int, examples: int = 12) -> ClipOutputs:
+    """Examples of `count` clips, of which training left the first `held_out` out. Examples of a
+    clip are alike; those of clips that were trained on are at the centre of their class."""
+    known = clips(count * examples, 0)
+    numbers = np.arange(count * examples) % count
+    labels = numbers % CLASSES
+    random = np.random.default_rng(5)
+    own = {name: random.normal(0, 0.3, (count, SIZE)) for name in STREAMS}
+    for output in known.outputs.values():
+        for name, values in output.features.items():
+            offset = own[name][numbers] * (numbers < held_out)[:, None]
+            noise = random.normal(0, 0.05, values.shape)
+            values[:] = torch.tensor(CENTRES[labels] + offset + noise).float()
+        output.logits[:] = torch.tensor(8 * np.eye(CLASSES)[labels]).float()
+    return replace(known, labels=labels, clips=numbers, held_out=numbers < held_out)
+
+
+def test_a_small_folder_gets_a_limit_that_its_held_out_clips_keep() -> None:
+    """Those that were trained on would have a limit that no other clip keeps."""
+    others = joined(clips(100, 1, STREAMS), clips(50, 2, ("audio",)), clips(50, 3, ("visual",)))
+    known = several_of_each(4 * CLASSES, CLASSES)
+    assert too_few(PLAIN, known) is None
+    fits = fit_feature_references(PLAIN, known, others)
+    card = PLAIN.model_copy(update={"domain": ood_references(PLAIN, fits)})
+    for output in clips(300, 7).outputs.values():
+        assert (scores(card, output) <= 1).mean() > 0.85
+    for output in clips(100, 8, STREAMS).outputs.values():
+        assert (scores(card, output) > 1).mean() > 0.95
+    tight = fit_feature_references(PLAIN, replace(known, held_out=None), others)
+    assert tight[None].reference.towers["audio"].limit < fits[None].reference.towers["audio"].limit
+
+
+@pytest.mark.parametrize(
+    ("count", "held_out", "reason"),
+    [
+        (2 * CLASSES, 3, "3 clips that chose the epoch; 4 are needed"),
+        (2 * CLASSES - 1, 4, "1 clips of the rarest class; 2 are needed"),
+    ],
+)
+def test_a_folder_that_is_too_small_says_why(count: int, held_out: int, reason: str) -> None:
+    known = several_of_each(count, held_out)
+    assert too_few(PLAIN, known) == reason
+    assert fit_feature_references(PLAIN, known, clips(50, 1, STREAMS)) == {}
+
+
+def test_no_fold_has_examples_of_a_clip_that_another_has() -> None:
+    numbers = np.repeat(np.arange(23), 4)
+    labels = numbers % 3
+    folds = list(stratified_folds(labels, numbers))
+    assert (np.sum(folds, axis=0) == 1).all()
+    for fold in folds:
+        assert not set(numbers[fold]) & set(numbers[~fold])
+        assert set(labels[fold]) == {0, 1, 2}
