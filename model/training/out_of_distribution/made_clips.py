@@ -17,6 +17,7 @@ from model.media.types import Clip, MediaError, Pictures, Sound
 from model.preprocess.cochlea import sound_to_events
 from model.preprocess.specs import ChannelEventSpec, EventFrameSpec, Spec
 from model.training.folder.clip_files import kind_of
+from model.training.out_of_distribution.calibration_clips import OTHER
 from model.training.speech import voices
 from model.training.speech.folder import RATE
 from model.training.speech.recording import record
@@ -66,7 +67,7 @@ def draw_sets(
 
 def _other_words(card: Card) -> str:
     """Return what spoken words are to a checkpoint, whose labels are not among them."""
-    are_digits = all(label.isdecimal() for label in card.labels)
+    are_digits = all(label.isdecimal() for label in card.labels if label.lower() not in OTHER)
     return "words that are no digits" if are_digits else "other words"
 
 
