@@ -1,7 +1,7 @@
 /** The tab of clips: files that are dropped, chosen, recorded or examples, and their answer. */
 
 import { headline, energyCard, probabilityCard, requestCard, contributionCard } from "./answer-view.js";
-import { attentionCard } from "./attention-view.js";
+import { attentionCard } from "./maps-view.js";
 import { curlCommand } from "./client.js";
 import { byId, element } from "./elements.js";
 import { exampleItems } from "./examples.js";
