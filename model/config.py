@@ -149,10 +149,3 @@ class Config(BaseModel):
         """Whether the network is S-CMRL, with any of its parts: one stream, or two and more with
         cross-modal residuals or none, and a sum or a concatenation."""
         return len(self.streams) == 1 or self.fusion in SCMRL_FUSIONS
-
-    @property
-    def has_spatial_maps(self) -> bool:
-        """Whether the network has attention over tokens, so that there are maps of it."""
-        if len(self.streams) == 1:
-            return True
-        return "spatial" in (self.attention or "") or self.fusion in ("sca", "cmqka")

@@ -79,6 +79,9 @@ class Output(Generic[ArrayT]):
     - `firing_rates`, by stream: spikes per neuron and step [B], 0 to 1, of the layers that make its
       tokens: the last stage of patch splitting, after its pooling, and the position stage.
     - `attention`, by the stream that the map lies on (the keys'); None where not requested.
+    - `token_logits`, by stream: what each token adds to the stream's term,
+      [B, rows, columns, classes]; their sum is `stream_logits`. Empty where attention was not
+      requested, and for fusions of which a term is no sum over tokens.
     - `operations`, by layer; None where not requested.
     """
 
@@ -89,6 +92,7 @@ class Output(Generic[ArrayT]):
     features: dict[str, ArrayT] = field(default_factory=dict)
     firing_rates: dict[str, ArrayT] = field(default_factory=dict)
     attention: dict[str, StreamAttention[ArrayT]] | None = None
+    token_logits: dict[str, ArrayT] = field(default_factory=dict)
     operations: dict[str, LayerOperations[ArrayT]] | None = None
 
 

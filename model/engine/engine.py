@@ -137,9 +137,10 @@ class Engine:
         """Return the network's output, on the CPU, for `inputs` [T or 1, B, C, H, W] by stream.
 
         A stream of one step is repeated for `steps` time steps, by default those of the longest
-        stream, at most MAX_STEPS. `explain` may hold "attention", and "operations", for which the
-        plain network runs as well. Raises ValueError, naming the stream, for inputs that do not fit
-        the network, and MemoryError where the device lacks memory for a single sample.
+        stream, at most MAX_STEPS. `explain` may hold "attention", for maps and the logits of each
+        token, and "operations", for which the plain network runs as well. Raises ValueError, naming
+        the stream, for inputs that do not fit the network, and MemoryError where the device lacks
+        memory for a single sample.
         """
         unknown = set(explain) - EXPLAINS
         if unknown:

@@ -126,6 +126,10 @@ def _map_tensors(
             for name in first.firing_rates
         },
         attention=attention,
+        token_logits={
+            name: operation([o.token_logits[name] for o in outputs], 0)
+            for name in first.token_logits
+        },
         operations=_map_operations(outputs, operation),
     )
 

@@ -1,4 +1,4 @@
-"""Explain an answer: each stream's term of the logits, what it changes, and attention maps."""
+"""Explain an answer: each stream's term of the logits, what it changes, and maps over tokens."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ BIAS = "bias"
 
 @dataclass(frozen=True)
 class SpatialMap:
-    """Spatial attention of the other streams to one stream, over that stream's token grid.
+    """A map over the token grid of one stream.
 
-    - `values` [rows, columns]: not negative, with a sum of 1; all 0 if no query matched a key.
+    - `values` [rows, columns]. Of attention, that of the other streams to this one: not negative,
+      with a sum of 1; all 0 if no query matched a key. Of a class activation map: terms of the
+      label's logit, of any sign.
     - `rows`, `columns`: names of the axes: "y" and "x" (pixels of the frame), "frequency_hz" and
       "time_s", or others.
     - `row_edges` [rows + 1], `column_edges` [columns + 1]: where each cell begins and ends, in the
@@ -101,6 +103,18 @@ def attention_maps(
         spatial=None if spatial is None else _add_axes(_array(spatial[sample]), prepared, stream),
         temporal=None if temporal is None else _array(temporal[sample]),
     )
+
+
+def class_activation_map(
+    token_logits: ArrayT, label: int, prepared: Prepared, stream: StreamConfig, sample: int = 0
+) -> SpatialMap:
+    """Return what each token of a stream adds to the logit of the class with index `label`.
+
+    The values sum to the stream's term of that logit (`contributions`). `token_logits`
+    [B, rows, columns, classes] are those of `Output.token_logits`; `prepared` is the network's
+    input of the stream. With α > 0 the tokens have received the residuals of the other streams.
+    """
+    return _add_axes(_array(token_logits[sample][:, :, label]), prepared, stream)
 
 
 def _add_axes(values: Float64Array, prepared: Prepared, stream: StreamConfig) -> SpatialMap:

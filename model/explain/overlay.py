@@ -1,4 +1,4 @@
-"""Draw attention maps over frames, and over spectrograms and other plots with axes."""
+"""Draw maps over frames, and over spectrograms and other plots with axes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def overlay(spatial: SpatialMap, prepared: Prepared) -> bytes:
 
     Plots, as of spectrograms, have their first row (the lowest frequency) at the bottom.
 
-    The maximum of the map has the brightest colour; where the map is 0 the picture is grey.
+    The maximum of the map has the brightest colour; where the map is 0 or less the picture is grey.
     """
     if (spatial.rows, spatial.columns) == ("y", "x"):
         return _encode_png(_draw_over_frame(spatial, prepared.canvas()))
@@ -77,11 +77,13 @@ def _pixel_positions(edges: Float64Array, pixels: int) -> Float64Array:
 
 
 def _sample_map(spatial: SpatialMap, rows: Float64Array, columns: Float64Array) -> Float64Array:
-    """Return the map at these positions, 0 to 1, bilinear between the centres of its cells."""
+    """Return the map's positive part at these positions, over its maximum: 0 to 1, bilinear between
+    the centres of its cells."""
     by_row = _weights(spatial.row_edges, rows)
     by_column = _weights(spatial.column_edges, columns)
-    maximum = spatial.values.max()
-    return np.asarray(by_row @ spatial.values @ by_column.T / (maximum if maximum > 0 else 1))
+    positive = spatial.values.clip(min=0)
+    maximum = positive.max()
+    return np.asarray(by_row @ positive @ by_column.T / (maximum if maximum > 0 else 1))
 
 
 def _weights(edges: Float64Array, positions: Float64Array) -> Float64Array:

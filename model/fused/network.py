@@ -80,13 +80,15 @@ class StreamFeatures:
     """The contribution of a stream to the output.
 
     Features [..., C], firing rate of its tokens [...], mean over tokens of its residual
-    [T, ..., C] (None where it received none), and the maps with the stream they lie on.
+    [T, ..., C] (None where it received none), the maps with the stream they lie on, and its tokens,
+    means over steps [..., N, C] (None where no maps were requested).
     """
 
     features: Tensor
     firing_rate: Tensor
     residual: Tensor | None
     maps: list[tuple[str, Maps]]
+    tokens: Tensor | None
 
 
 class FusedPatches(Generic[Tokens]):
@@ -217,10 +219,10 @@ class FusedNetwork(Generic[Tokens]):
                 residuals.append(values)
                 attended.append((source, over_source))
         if not residuals:
-            return StreamFeatures(self.mlp[name](x, steps).mean((0, -2)), rate, None, [])
+            return _features(self.mlp[name](x, steps), rate, None, [], maps)
         total = residuals[0] if len(residuals) == 1 else torch.stack(residuals).sum(0)
         x = self.mlp[name](x.add(total, alpha=self._network.config.alpha), steps)
-        return StreamFeatures(x.mean((0, -2)), rate, total.mean(-2), attended)
+        return _features(x, rate, total.mean(-2), attended, maps)
 
     def _self_attend(
         self, name: str, x: Tensor, rate: Tensor, steps: int, maps: bool
@@ -231,7 +233,7 @@ class FusedNetwork(Generic[Tokens]):
             ((spikes, over_itself),) = attentions(x, x, steps, maps)
             x = mlp(x + spikes, steps)
             attended.append((name, over_itself))
-        return StreamFeatures(x.mean((0, -2)), rate, None, attended)
+        return _features(x, rate, None, attended, maps)
 
     def read_out(self, streams: Mapping[str, StreamFeatures], maps: bool) -> Output:
         """Return the output of a batch from the features of its streams."""
@@ -244,7 +246,19 @@ class FusedNetwork(Generic[Tokens]):
             {name: stream.firing_rate for name, stream in streams.items()},
             {name: s.residual for name, s in streams.items() if s.residual is not None},
             attended if maps else None,
+            {name: s.tokens for name, s in streams.items() if s.tokens is not None},
         )
+
+
+def _features(
+    x: Tensor,
+    rate: Tensor,
+    residual: Tensor | None,
+    attended: list[tuple[str, Maps]],
+    maps: bool,
+) -> StreamFeatures:
+    """Return the features of a stream's last values x [T, ..., N, C]."""
+    return StreamFeatures(x.mean((0, -2)), rate, residual, attended, x.mean(0) if maps else None)
 
 
 def complement(attended: Sequence[tuple[Tensor, Maps]]) -> tuple[Tensor, Maps]:

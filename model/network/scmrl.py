@@ -105,8 +105,8 @@ class SCMRL(nn.Module):
 
         T and B are the same for all streams; C, H and W are those of `config.streams`. A stream
         that is missing in `inputs` adds nothing to the logits and has no residual. With
-        `attention`, the output has attention maps. Raises ValueError for an unknown stream, or
-        where there is no stream.
+        `attention`, the output has attention maps and the logits of each token. Raises ValueError
+        for an unknown stream, or where there is no stream.
         """
         self._check(inputs)
         tokens = {n: self.patch[n](inputs[n]) for n in self.config.streams if n in inputs}
@@ -118,7 +118,10 @@ class SCMRL(nn.Module):
         pooled, over_time = self._pool(tokens)
         if over_time is not None:
             attended = {name: [Maps(temporal=over_time)] for name in tokens}
-        return self.read_out(pooled, rates, residuals, attended if attention else None)
+        if not attention:
+            return self.read_out(pooled, rates, residuals)
+        over_steps = {name: x.mean(0).transpose(1, 2) for name, x in tokens.items()}
+        return self.read_out(pooled, rates, residuals, attended, over_steps)
 
     def _pool(self, tokens: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor | None]:
         """Return each stream's features [B, C], and the map over steps [B, T, T] or None."""
@@ -134,11 +137,13 @@ class SCMRL(nn.Module):
         features: dict[str, Tensor],
         firing_rates: dict[str, Tensor],
         residuals: dict[str, Tensor],
-        maps: dict[str, list[Maps]] | None,
+        maps: dict[str, list[Maps]] | None = None,
+        tokens: Mapping[str, Tensor] | None = None,
     ) -> Output:
         """Return the output, with logits from each stream's pooled features [B, C].
 
-        `maps`: the raw maps by the stream that they lie on, None where not requested.
+        `maps`: the raw maps by the stream that they lie on; `tokens`: each stream's tokens, means
+        over the steps [B, N, C]. None where they were not requested.
         """
         stream_logits = self._head(features)
         return Output(
@@ -149,7 +154,19 @@ class SCMRL(nn.Module):
             features=dict(features),
             firing_rates=firing_rates,
             attention=None if maps is None else self._attention(maps),
+            token_logits=self._token_logits(tokens or {}),
         )
+
+    def _token_logits(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what each token adds to its stream's term, [B, rows, columns, classes].
+
+        Features are means over tokens and the head is linear, so this is exact: the class
+        activation map of Zhou et al., arXiv 1512.04150, at each class.
+        """
+        if self.fuse is not None:
+            return {}
+        terms = self._head({name: x / x.shape[1] for name, x in tokens.items()})
+        return {n: x.unflatten(1, self.config.streams[n].grid) for n, x in terms.items()}
 
     def _self_attend(
         self, tokens: dict[str, Tensor], maps: bool
@@ -184,7 +201,7 @@ class SCMRL(nn.Module):
         return fused, residuals, attended
 
     def _head(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return each stream's term [B, classes] of the logits, from its features [B, C]."""
+        """Return each stream's term [B, ..., classes] of the logits, from features [B, ..., C]."""
         names = list(self.config.streams)
         if self.config.fusion != "concat":
             return {name: x @ self.head.weight.T for name, x in features.items()}

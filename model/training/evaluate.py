@@ -23,7 +23,7 @@ from model.training.evaluator import (
     decode_within_memory,
     score,
 )
-from model.training.faithfulness import Faithfulness, faithfulness
+from model.training.faithfulness import MAP_KINDS, Faithfulness, faithfulness
 from model.training.options import make_folder
 from model.training.out_of_distribution.evaluation import measure_ood_detection
 from model.training.perturbations import NOISE
@@ -293,18 +293,17 @@ def _offset(truth: LabelledClip) -> float:
 
 
 def measure_maps(evaluator: Evaluator, clips: Sequence[EvaluatedClip]) -> list[Measurement]:
-    """Measure the attention maps of these clips; nothing without clips or without such maps."""
+    """Measure attention and class activation maps of these clips; nothing without clips or maps."""
     stream = evaluator.task.box_stream
-    has_maps = evaluator.card.config.has_spatial_maps
-    if not clips or not has_maps or stream is None:
+    if not clips or stream is None:
         return []
-    result = faithfulness(evaluator, clips, evaluator.card.steps, stream)
     conditions = f"{stream} map, object off-centre, {evaluator.task.test_set}"
     return [
         Measurement(
-            what=f"attention: {measure}", value=value, low=None, high=None,
+            what=f"{kind}: {measure}", value=value, low=None, high=None,
             n=result.count, conditions=conditions,
         )
+        for kind, result in faithfulness(evaluator, clips, evaluator.card.steps, stream).items()
         for measure, value in _measures(result).items()
     ]  # fmt: skip
 
@@ -332,7 +331,7 @@ def measurements_table(measurements: Sequence[Measurement], test_set: str) -> Ta
     for heading in ("measurement", "value", "95 % interval", "clips", "conditions"):
         table.add_column(heading)
     for m in measurements:
-        is_map = m.what.startswith("attention")
+        is_map = m.what.startswith(MAP_KINDS)
         value = f"{m.value:.3f}" if is_map else f"{m.value:.1%}"
         interval = "" if m.low is None or m.high is None else f"{m.low:.1%} to {m.high:.1%}"
         conditions = m.conditions.replace(f", {test_set}", "").replace(test_set, "")

@@ -1,20 +1,27 @@
-"""Faithfulness of attention maps: whether they point at what the prediction rests on."""
+"""Faithfulness of maps: whether they point at what the prediction rests on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Literal, TypeAlias, get_args
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from model.arrays import Float32Array
 from model.calibration import tempered
+from model.network import Output
 from model.preprocess.prepared import Prepared
 from model.training.evaluator import BATCH_SIZE, EvaluatedClip, Evaluator
 
+#: Maps over a stream: of the attention of the others to it, and of what each part of it adds to a
+#: class's logit.
+MapKind: TypeAlias = Literal["attention", "class activation"]
+MAP_KINDS: tuple[MapKind, ...] = get_args(MapKind)
 #: Share of the frame that is hidden.
 HIDDEN = 0.2
 
@@ -23,7 +30,8 @@ HIDDEN = 0.2
 class Faithfulness:
     """Means over `count` clips.
 
-    `mass`: share of the map inside the object's box; `area`: the box's share of the frame.
+    `mass`: share of what is positive in the map inside the object's box; `area`: the box's share of
+    the frame.
     `drop_top`, `drop_random`: true-class probability lost, with the map's stream alone, when the
     top or a random part (HIDDEN of the frame) is painted over with the frame's mean colour.
     """
@@ -45,54 +53,95 @@ class FaithfulnessByClip:
     drop_random: NDArray[np.float64]
 
 
+def maps_on(stream: str, output: Output, labels: Tensor) -> dict[MapKind, Tensor]:
+    """Return the maps [B, rows, columns] on a stream that the output has, by their kind.
+
+    Class activation maps are of the classes `labels` [B].
+    """
+    maps: dict[MapKind, Tensor] = {}
+    attention = output.attention.get(stream) if output.attention else None
+    if attention is not None and attention.spatial is not None:
+        maps["attention"] = attention.spatial
+    if stream in output.token_logits:
+        maps["class activation"] = output.token_logits[stream][
+            torch.arange(len(labels)), :, :, labels
+        ]
+    return maps
+
+
 def faithfulness(
     evaluator: Evaluator, clips: Sequence[EvaluatedClip], steps: int, stream: str
-) -> Faithfulness:
+) -> dict[MapKind, Faithfulness]:
     """Return the means of `faithfulness_by_clip`."""
-    values = faithfulness_by_clip(evaluator, clips, steps, stream)
-    means = (float(np.mean(getattr(values, each.name))) for each in fields(values))
-    return Faithfulness(len(clips), *means)
+    return {
+        kind: Faithfulness(
+            len(clips), *(float(np.mean(getattr(values, each.name))) for each in fields(values))
+        )
+        for kind, values in faithfulness_by_clip(evaluator, clips, steps, stream).items()
+    }
 
 
 def faithfulness_by_clip(
     evaluator: Evaluator, clips: Sequence[EvaluatedClip], steps: int, stream: str
-) -> FaithfulnessByClip:
-    """Measure the spatial attention maps on `stream` of clips that have a box in its frame.
+) -> dict[MapKind, FaithfulnessByClip]:
+    """Measure the maps on `stream` of clips that have a box in its frame, by kind of map: attention
+    maps, and class activation maps of the true class, as far as the network has them.
 
-    The maps are computed with all streams, since they show where the others attend. The effect of
-    hiding is measured on the prediction of `stream` alone.
+    The maps are computed with all streams, since attention shows where the others attend. The
+    effect of hiding is measured on the prediction of `stream` alone.
     """
-    masses, areas, drops_top, drops_random = [], [], [], []
+    parts: dict[MapKind, list[FaithfulnessByClip]] = {}
     rng = np.random.default_rng(5)
     for first in range(0, len(clips), BATCH_SIZE):
         batch = clips[first : first + BATCH_SIZE]
         prepared = [evaluator.prepare(decoded.clip, steps) for decoded in batch]
-        attention = evaluator.run(prepared, steps, explain=("attention",)).attention
-        assert attention is not None
-        spatial = attention[stream].spatial  # [B, rows, columns]
-        assert spatial is not None
         views = [streams[stream] for streams in prepared]
-        maps = [upsample(x.numpy(), view) for x, view in zip(spatial, views, strict=True)]
-        shuffled = [upsample(_shuffle(x.numpy(), rng), view)
-                    for x, view in zip(spatial, views, strict=True)]  # fmt: skip
         labels = torch.tensor([decoded.truth.label for decoded in batch])
-        plain, top, random = (
-            _probability(evaluator, stream, tensors, labels, steps)
-            for tensors in (
-                views,
-                [hide(view, x) for view, x in zip(views, maps, strict=True)],
-                [hide(view, x) for view, x in zip(views, shuffled, strict=True)],
-            )
-        )
-        drops_top += (plain - top).tolist()
-        drops_random += (plain - random).tolist()
-        for decoded, view, weights in zip(batch, views, maps, strict=True):
-            assert decoded.truth.box is not None
-            inside = box_mask(view, decoded.truth.box)
-            masses.append(float(weights[inside].sum()) / max(float(weights.sum()), 1e-12))
-            areas.append(float(inside.sum() / content_mask(view).sum()))
-    columns = (masses, areas, drops_top, drops_random)
-    return FaithfulnessByClip(*(np.asarray(each, np.float64) for each in columns))
+        output = evaluator.run(prepared, steps, explain=("attention",))
+        plain = _probability(evaluator, stream, views, labels, steps)
+        for kind, grids in maps_on(stream, output, labels).items():
+            maps = [upsample(x.numpy(), view) for x, view in zip(grids, views, strict=True)]
+            shuffled = [upsample(_shuffle(x.numpy(), rng), view)
+                        for x, view in zip(grids, views, strict=True)]  # fmt: skip
+            top, random = (
+                _probability(
+                    evaluator, stream,
+                    [hide(view, x) for view, x in zip(views, weights, strict=True)],
+                    labels, steps,
+                )
+                for weights in (maps, shuffled)
+            )  # fmt: skip
+            inside = [_inside(decoded, view) for decoded, view in zip(batch, views, strict=True)]
+            parts.setdefault(kind, []).append(
+                FaithfulnessByClip(
+                    np.array([_mass(x, box) for x, box in zip(maps, inside, strict=True)]),
+                    np.array([box.sum() / content_mask(view).sum()
+                              for box, view in zip(inside, views, strict=True)]),
+                    np.asarray(plain - top, np.float64),
+                    np.asarray(plain - random, np.float64),
+                )
+            )  # fmt: skip
+    return {kind: _joined(measured) for kind, measured in parts.items()}
+
+
+def _joined(parts: Sequence[FaithfulnessByClip]) -> FaithfulnessByClip:
+    """Return the values of batches, one after the other."""
+    names = (each.name for each in fields(FaithfulnessByClip))
+    return FaithfulnessByClip(
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in names)
+    )
+
+
+def _inside(decoded: EvaluatedClip, view: Prepared) -> NDArray[np.bool_]:
+    """Return the cells [H, W] inside the clip's box."""
+    assert decoded.truth.box is not None
+    return box_mask(view, decoded.truth.box)
+
+
+def _mass(weights: Float32Array, inside: NDArray[np.bool_]) -> float:
+    """Return the share of what is positive in a map [H, W] that lies inside."""
+    positive = weights.clip(min=0)
+    return float(positive[inside].sum()) / max(float(positive.sum()), 1e-12)
 
 
 def _shuffle(grid: Float32Array, rng: np.random.Generator) -> Float32Array:
@@ -129,7 +178,7 @@ def hide(view: Prepared, weight: Float32Array) -> Prepared:
     """
     frame = content_mask(view)
     count = round(HIDDEN * frame.sum())
-    order = np.argsort(-np.where(frame, weight, -1).ravel(), kind="stable")[:count]
+    order = np.argsort(-np.where(frame, weight, -np.inf).ravel(), kind="stable")[:count]
     tensor = view.tensor.copy()
     flat = tensor.reshape(*tensor.shape[:2], -1)
     mean = flat[:, :, frame.ravel()].mean(2, keepdims=True)
@@ -141,7 +190,7 @@ def _probability(
     evaluator: Evaluator,
     stream: str,
     views: Sequence[Prepared],
-    labels: torch.Tensor,
+    labels: Tensor,
     steps: int,
 ) -> NDArray[np.float32]:
     """Return the probability [B] of the true class with one stream alone."""

@@ -86,6 +86,7 @@ class NumberEngine:
             residuals={STREAM: values.reshape(1, -1, 1)},
             stream_logits={STREAM: values.reshape(-1, 1)},
             attention={STREAM: maps} if explain else None,
+            token_logits={STREAM: values.reshape(-1, 1, 1, 1)} if explain else {},
         )
 
 

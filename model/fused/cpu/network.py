@@ -117,11 +117,13 @@ def _begin_thread() -> None:
 def stack_samples(samples: Sequence[StreamFeatures]) -> StreamFeatures:
     """Return the features of a stream of a batch, from those of its samples."""
     residuals = [s.residual for s in samples if s.residual is not None]
+    tokens = [s.tokens for s in samples if s.tokens is not None]
     return StreamFeatures(
         torch.stack([s.features for s in samples]),
         torch.stack([s.firing_rate for s in samples]),
         torch.stack(residuals, dim=1) if residuals else None,  # [T, B, C]
         [_stack_maps(maps) for maps in zip(*(s.maps for s in samples), strict=True)],
+        torch.stack(tokens) if tokens else None,
     )
 
 

@@ -123,9 +123,9 @@ def _maps(
         following = follow(evaluator, pairs, steps, stream)
         yield from ((f"pairs/{name}", x) for name, x in asdict(following).items())
     aside = off_centre(clips, _HIDDEN_CLIPS)
-    if aside and evaluator.card.config.has_spatial_maps:
-        hidden = faithfulness_by_clip(evaluator, aside, steps, stream)
-        yield from ((f"hidden/{name}", x) for name, x in asdict(hidden).items())
+    for kind, hidden in faithfulness_by_clip(evaluator, aside, steps, stream).items():
+        part = "hidden" if kind == "attention" else "hidden by class"
+        yield from ((f"{part}/{name}", x) for name, x in asdict(hidden).items())
 
 
 def _norms(

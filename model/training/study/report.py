@@ -26,6 +26,7 @@ _PARTS = {
     "exit": "test clips that stop early",
     "pairs": "two objects, one of them heard",
     "hidden": "deletion test",
+    "hidden by class": "deletion test by class activation maps",
     "norms settled": "test clips, norms settled with all streams",
     "norms by mode": "test clips, norms by mode",
     "mode - settled": "norms by mode less those settled with all streams",
@@ -35,12 +36,19 @@ _OF_MAPS = {
     "pairs/mass": "map's mass on the object that is heard",
     "pairs/other": "map's mass on it when the other one is heard",
     "pairs/correlation": "correlation of the two maps",
+    "pairs/class_mass": "class activation map's mass on the object that is heard",
+    "pairs/class_other": "class activation map's mass on it when the other one is heard",
+    "pairs/class_correlation": "correlation of the two class activation maps",
     "pairs/heard": "answers that are the object heard",
     "pairs/seen": "answers that are the other one",
     "hidden/mass": "map's mass in the object's box",
     "hidden/area": "box's share of the frame",
     "hidden/drop_top": "true class's probability lost, top 20 % of the map hidden",
     "hidden/drop_random": "the same, random 20 % hidden",
+    "hidden by class/mass": "map's mass in the object's box",
+    "hidden by class/area": "box's share of the frame",
+    "hidden by class/drop_top": "true class's probability lost, top 20 % of the map hidden",
+    "hidden by class/drop_random": "the same, random 20 % hidden",
 }
 #: Prefix of the keys of studies over an axis: `STUDY/POINT/CURVE`, of accuracies or IN_STEPS.
 SWEEPS = ("noise/", "steps/", "exit/")

@@ -75,6 +75,9 @@ def test_a_run_is_the_network_itself(engine: Engine, network: SCMRL) -> None:
     for name, maps in expected.attention.items():
         torch.testing.assert_close(output.attention[name].spatial, maps.spatial)
         torch.testing.assert_close(output.attention[name].temporal, maps.temporal)
+    assert output.token_logits.keys() == inputs.keys()
+    for name, logits in expected.token_logits.items():
+        torch.testing.assert_close(output.token_logits[name], logits)
 
 
 def test_maps_come_only_where_they_are_asked_for(engine: Engine) -> None:
@@ -330,6 +333,9 @@ def test_an_output_is_the_same_flat_and_back(batch: int, first: int, attention: 
         assert torch.equal(part.firing_rates[name], rate[batch - count :])
     for name, residual in output.residuals.items():
         assert torch.equal(part.residuals[name], residual[:, batch - count :])
+    assert bool(output.token_logits) == attention
+    for name, logits in output.token_logits.items():
+        assert torch.equal(part.token_logits[name], logits[batch - count :])
 
 
 def test_a_device_that_is_not_there_is_refused(network: SCMRL) -> None:

@@ -245,7 +245,6 @@ def test_maps_are_of_the_attention_that_there_is(fusion: Fusion) -> None:
     with torch.no_grad():
         maps = network(noise(network.config, steps=3, batch=2), attention=True).attention
     assert maps is not None
-    assert network.config.has_spatial_maps == (fusion in ("sca", "cmqka"))
     if fusion in ("weighted", "cmci"):
         assert maps == {}
         return
@@ -328,3 +327,15 @@ def test_a_card_names_it(fusion: Fusion, tmp_path: Path) -> None:
     inputs = noise(card.config, steps=1, batch=1)
     with torch.no_grad():
         assert torch.equal(network(inputs).logits, lively(card.config)(inputs).logits)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_tokens_have_logits_where_the_terms_are_sums_over_tokens(fusion: Fusion) -> None:
+    network = lively(config(fusion))
+    with torch.no_grad():
+        output = network(noise(network.config, steps=2, batch=2), attention=True)
+    if fusion in ("weighted", "cmci", "taaf"):
+        assert output.token_logits == {}
+        return
+    for name, logits in output.token_logits.items():
+        torch.testing.assert_close(logits.sum((1, 2)), output.stream_logits[name])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -347,8 +347,39 @@ def test_maps_come_only_where_they_are_asked_for_and_change_no_answer() -> None:
     with torch.no_grad():
         plain, with_maps = network(inputs), network(inputs, attention=True)
     assert plain.attention is None
+    assert plain.token_logits == {}
     assert with_maps.attention is not None
     assert torch.equal(plain.logits, with_maps.logits)
+
+
+@pytest.mark.parametrize("fusion", ["add", "concat"])
+def test_the_logits_of_tokens_add_up_to_their_streams_term(fusion: str) -> None:
+    network = three(fusion=fusion)
+    inputs = noise(network.config, steps=3, batch=2)
+    for present in (inputs, {"visual": inputs["visual"]}):
+        with torch.no_grad():
+            output = network(present, attention=True)
+        assert output.token_logits.keys() == present.keys()
+        for name, logits in output.token_logits.items():
+            grid = network.config.streams[name].grid
+            assert logits.shape == (2, *grid, network.config.classes)
+            torch.testing.assert_close(logits.sum((1, 2)), output.stream_logits[name])
+
+
+def test_the_logits_of_a_token_are_the_heads_of_this_token() -> None:
+    """Each is the head of the token's mean over time, in the token's place of the grid."""
+    network = three()
+    tokens = {}
+    for name, mlp in network.mlp.items():
+        mlp.register_forward_hook(lambda _, a, x, name=name: tokens.__setitem__(name, x))
+    with torch.no_grad():
+        output = network(noise(network.config, steps=3, batch=2), attention=True)
+    for name, x in tokens.items():
+        rows, columns = network.config.streams[name].grid
+        for row, column in product(range(rows), range(columns)):
+            own = x[:, :, :, row * columns + column].mean(0)  # [B, C]
+            expected = own @ network.head.weight.T / (rows * columns)
+            torch.testing.assert_close(output.token_logits[name][:, row, column], expected)
 
 
 def test_a_map_of_silence_is_nothing_and_not_nan() -> None:

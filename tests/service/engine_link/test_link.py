@@ -127,6 +127,7 @@ def test_a_run_is_answered_as_in_one_process_and_its_tensors_are_not_copied(weig
         assert first.output.attention is not None
         assert first.output.attention[STREAM].spatial.tolist() == [[[7.0]]]
         assert first.output.attention[STREAM].temporal is None
+        assert first.output.token_logits[STREAM].tolist() == [[[[7.0]]]]
         assert second.output.attention is None
         assert first.output.bias.tolist() == [0.0]
         del received, in_block, first

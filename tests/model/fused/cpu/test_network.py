@@ -60,6 +60,9 @@ def assert_same(actual: Output, expected: Output) -> None:
     for name, maps in expected.attention.items():
         torch.testing.assert_close(actual.attention[name].spatial, maps.spatial)
         torch.testing.assert_close(actual.attention[name].temporal, maps.temporal)
+    assert set(actual.token_logits) == set(expected.token_logits)
+    for name, logits in expected.token_logits.items():
+        torch.testing.assert_close(actual.token_logits[name], logits, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

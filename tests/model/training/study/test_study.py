@@ -101,9 +101,11 @@ def test_a_study_compares_its_variants_and_repeats_nothing(
         "mode - settled/clean/camera/cross-entropy",
         "pairs/heard",
         "hidden/drop_top",
+        "hidden by class/drop_top",
     ):
         assert by_measure[expected]["0.5"]["seeds"] == 1, expected
-    assert by_measure["hidden/drop_top"]["none"] is None  # it has no map
+    assert by_measure["hidden/drop_top"]["none"] is None  # it has no attention
+    assert by_measure["hidden by class/drop_top"]["none"] is not None
     assert by_measure["residual/camera"]["none"] is None
     assert by_measure["pairs/heard"]["none"] is not None
     text = (out / runner.TABLE).read_text()
