@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 from service.classification import schemas
 from service.classification.early_exit import StepAnswer
 from service.classification.leave_one_out import WithoutStreams
-from service.classification.options import Options
+from service.classification.options import MapDetail, Options
 from service.decoding.job import DecodeResult
 from service.inference.batch_queue import InferenceResult
 
 if TYPE_CHECKING:
     from model.checkpoint import Card
+    from model.explain.maps import SpatialMap
+    from model.preprocess.prepared import Prepared
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,13 @@ class ClassifiedClip:
 
 @dataclass(frozen=True)
 class Explanation:
-    """`contributions` by stream (and `bias`) and label. `leave_one_out`, and `attention` maps by
-    stream: None where they were not requested."""
+    """`contributions` by stream (and `bias`) and label. `leave_one_out`, `attention` maps by
+    stream, and `class_activation`: None where they were not requested."""
 
     contributions: dict[str, dict[str, float]]
     leave_one_out: schemas.LeaveOneOut | None
     attention: dict[str, schemas.StreamMaps] | None
+    class_activation: schemas.ClassActivation | None
 
 
 def explain(clip: ClassifiedClip) -> Explanation:
@@ -55,10 +58,10 @@ def explain(clip: ClassifiedClip) -> Explanation:
     output = clip.inference.output
     terms = maps.contributions(output, list(clip.card.streams), clip.card.labels)
     changes = None if clip.without is None else _leave_one_out(clip, clip.without)
-    if clip.options.attention == "none":
-        return Explanation(terms, changes, None)
-    attention = {name: _stream_maps(clip, name) for name in output.attention or {}}
-    return Explanation(terms, changes, attention)
+    attention = None
+    if clip.options.attention != "none":
+        attention = {name: _stream_maps(clip, name) for name in output.attention or {}}
+    return Explanation(terms, changes, attention, _class_activation(clip))
 
 
 def _leave_one_out(clip: ClassifiedClip, without: WithoutStreams) -> schemas.LeaveOneOut:
@@ -72,29 +75,53 @@ def _leave_one_out(clip: ClassifiedClip, without: WithoutStreams) -> schemas.Lea
 
 
 def _stream_maps(clip: ClassifiedClip, name: str) -> schemas.StreamMaps:
-    """Return the maps of one stream, with the overlay where it was requested."""
+    """Return the attention maps of one stream, with the overlay where it was requested."""
     from model.explain.maps import attention_maps
-    from model.explain.overlay import overlay
 
     prepared, attention = clip.decoded.prepared[name], clip.inference.output.attention
     assert attention is not None
     maps = attention_maps(attention[name], prepared, clip.card.config.streams[name])
     spatial, temporal = maps.spatial, maps.temporal
-    png = None
-    if spatial is not None and clip.options.attention == "overlay":
-        png = base64.b64encode(overlay(spatial, prepared)).decode()
     return schemas.StreamMaps(
-        spatial=spatial
-        and schemas.SpatialMap(
-            values=spatial.values.tolist(),
-            rows=spatial.rows,
-            columns=spatial.columns,
-            row_edges=spatial.row_edges.tolist(),
-            column_edges=spatial.column_edges.tolist(),
-        ),
+        spatial=spatial and _spatial_map(spatial),
         temporal=None if temporal is None else schemas.TemporalMap(values=temporal.tolist()),
-        overlay_png=png,
+        overlay_png=spatial and _draw(spatial, clip.options.attention, prepared),
     )
+
+
+def _class_activation(clip: ClassifiedClip) -> schemas.ClassActivation | None:
+    """Return the class activation maps of the most probable label, where they were requested."""
+    from model.explain.maps import class_activation_map
+
+    detail, card = clip.options.class_activation, clip.card
+    if detail == "none":
+        return None
+    index = clip.trace[-1].order[0]
+    maps = {}
+    for name, token_logits in clip.inference.output.token_logits.items():
+        prepared = clip.decoded.prepared[name]
+        spatial = class_activation_map(token_logits, index, prepared, card.config.streams[name])
+        maps[name] = schemas.ClassActivationMap(
+            spatial=_spatial_map(spatial), overlay_png=_draw(spatial, detail, prepared)
+        )
+    return schemas.ClassActivation(label=card.labels[index], index=index, maps=maps)
+
+
+def _spatial_map(spatial: SpatialMap) -> schemas.SpatialMap:
+    return schemas.SpatialMap(
+        values=spatial.values.tolist(),
+        rows=spatial.rows,
+        columns=spatial.columns,
+        row_edges=spatial.row_edges.tolist(),
+        column_edges=spatial.column_edges.tolist(),
+    )
+
+
+def _draw(spatial: SpatialMap, detail: MapDetail, prepared: Prepared) -> str | None:
+    """Return the overlay, base64 PNG, where it was requested."""
+    from model.explain.overlay import overlay
+
+    return base64.b64encode(overlay(spatial, prepared)).decode() if detail == "overlay" else None
 
 
 def build_answer(
@@ -116,6 +143,7 @@ def build_answer(
         leave_one_out=explanation.leave_one_out,
         streams={name: schemas.Stream(**vars(info)) for name, info in decoded.streams.items()},
         attention=explanation.attention,
+        class_activation=explanation.class_activation,
         diagnostics=_diagnostics(clip),
         steps=clip.steps,
         steps_trace=_steps_trace(clip),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from service.classification.options import ATTENTION_DETAILS, CONTRIBUTIONS, Options
+from service.classification.options import CONTRIBUTIONS, MAP_DETAILS, Options
 from service.errors import Error, Problem
 from service.settings import Settings
 
@@ -79,10 +79,21 @@ VALUES: Mapping[str, Value] = {
         "`none`; `grid`: the maps as numbers (default); `overlay`: as PNGs as well.",
         lambda _: {
             "type": "string",
-            "enum": list(ATTENTION_DETAILS),
+            "enum": list(MAP_DETAILS),
             "default": Options.attention,
         },
-        lambda text, _: _parse_choice(text, ATTENTION_DETAILS),
+        lambda text, _: _parse_choice(text, MAP_DETAILS),
+    ),
+    "class_activation": Value(
+        "Maps of what each part of a stream adds to the logit of the most probable label: `none` "
+        "(default); `grid`: as numbers, which sum to the stream's contribution; `overlay`: as PNGs "
+        "as well.",
+        lambda _: {
+            "type": "string",
+            "enum": list(MAP_DETAILS),
+            "default": Options.class_activation,
+        },
+        lambda text, _: _parse_choice(text, MAP_DETAILS),
     ),
     "contributions": Value(
         "`tower` (default): the term of each stream's tower. `leave_one_out`: also the change of "

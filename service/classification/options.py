@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-AttentionDetail = Literal["none", "grid", "overlay"]
-ATTENTION_DETAILS: tuple[AttentionDetail, ...] = get_args(AttentionDetail)
+MapDetail = Literal["none", "grid", "overlay"]
+MAP_DETAILS: tuple[MapDetail, ...] = get_args(MapDetail)
 Contributions = Literal["tower", "leave_one_out"]
 CONTRIBUTIONS: tuple[Contributions, ...] = get_args(Contributions)
 
@@ -19,6 +19,8 @@ class Options:
     - `steps`: time steps T; None: the checkpoint's own.
     - `top_k`: number of probabilities that are returned, most probable first; None: all.
     - `attention`: "none"; "grid": the maps as numbers; "overlay": drawn as PNGs as well.
+    - `class_activation`: the same for the maps of what each part of a stream adds to the logit of
+      the most probable label.
     - `contributions`: "tower": the term of each stream's tower; "leave_one_out": also the change of
       each logit when a stream is left out, which needs one more run of the network for each stream.
     - `abstain_below`: abstain where the highest probability is lower, 0 to 1; None: the card's.
@@ -35,7 +37,8 @@ class Options:
     model: str | None = None
     steps: int | None = None
     top_k: int | None = None
-    attention: AttentionDetail = "grid"
+    attention: MapDetail = "grid"
+    class_activation: MapDetail = "none"
     contributions: Contributions = "tower"
     abstain_below: float | None = None
     abstain_beyond: float | None = None
@@ -47,10 +50,11 @@ class Options:
     @property
     def explain(self) -> tuple[str, ...]:
         """The explanations to request from `Engine.run`."""
-        attention = () if self.attention == "none" else ("attention",)
-        return (*attention, "operations") if self.diagnostics else attention
+        has_maps = (self.attention, self.class_activation) != ("none", "none")
+        maps = ("attention",) if has_maps else ()
+        return (*maps, "operations") if self.diagnostics else maps
 
     @property
     def canvas(self) -> bool:
         """Whether the pictures that maps are drawn on are needed."""
-        return self.attention == "overlay"
+        return "overlay" in (self.attention, self.class_activation)

@@ -75,8 +75,8 @@ class Stream(_Answer):
 
 
 class SpatialMap(_Answer):
-    """Attention of the other streams to this one: values that sum to 1, or all 0 if nothing
-    fired."""
+    """A map over the token grid of a stream. Attention of the other streams to this one: values
+    that sum to 1, or all 0 if nothing fired. Class activation: values of any sign."""
 
     values: list[list[float]] = Field(examples=[[[0.25, 0.25], [0.0, 0.5]]])
     rows: str = Field(examples=["frequency_hz"])
@@ -98,6 +98,26 @@ class StreamMaps(_Answer):
     temporal: TemporalMap | None = None
     overlay_png: str | None = Field(
         None, description="With attention=overlay: the spatial map over the stream, base64 PNG."
+    )
+
+
+class ClassActivationMap(_Answer):
+    spatial: SpatialMap
+    overlay_png: str | None = Field(
+        None,
+        description="With class_activation=overlay: what is positive in the map over the stream, "
+        "base64 PNG.",
+    )
+
+
+class ClassActivation(_Answer):
+    """What each part of a stream adds to the logit of one label. The values of a map sum to the
+    stream's contribution to it."""
+
+    label: str = Field(description="The most probable label.", examples=["7"])
+    index: int = Field(description="Position among the checkpoint's labels.", examples=[7])
+    maps: dict[str, ClassActivationMap] = Field(
+        description="By stream. Empty for fusions of which a contribution is no sum over parts."
     )
 
 
@@ -215,6 +235,21 @@ class Classification(_Answer):
                             "temporal": {"values": [[0.2, 0.1], [0.1, 0.3]]},
                         }
                     },
+                    "class_activation": {
+                        "label": "7",
+                        "index": 7,
+                        "maps": {
+                            "visual": {
+                                "spatial": {
+                                    "values": [[0.02, -0.1], [0.9, 0.2]],
+                                    "rows": "y",
+                                    "columns": "x",
+                                    "row_edges": [0.0, 240.0, 480.0],
+                                    "column_edges": [0.0, 320.0, 640.0],
+                                }
+                            }
+                        },
+                    },
                     "diagnostics": {
                         "layers": {
                             "patch.audio.stages.1": {
@@ -285,6 +320,9 @@ class Classification(_Answer):
     streams: dict[str, Stream]
     attention: dict[str, StreamMaps] | None = Field(
         None, description="By the stream that the map is drawn on; absent with attention=none."
+    )
+    class_activation: ClassActivation | None = Field(
+        None, description="Absent with class_activation=none."
     )
     diagnostics: Diagnostics | None = Field(None, description="With diagnostics=true only.")
     steps: int = Field(description="Time steps T that the network ran for.")

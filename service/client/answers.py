@@ -79,6 +79,21 @@ class StreamMaps(_Answer):
     overlay_png: str | None = None
 
 
+class ClassActivationMap(_Answer):
+    """What each part of a stream adds to a logit: values of any sign; `overlay_png` is base64."""
+
+    spatial: SpatialMap
+    overlay_png: str | None = None
+
+
+class ClassActivation(_Answer):
+    """The maps by stream of the most probable label."""
+
+    label: str
+    index: int
+    maps: dict[str, ClassActivationMap]
+
+
 class LeaveOneOut(_Answer):
     """Change of each logit by stream and label, or the `reason` why there is none."""
 
@@ -146,6 +161,7 @@ class Classification(_Answer):
     leave_one_out: LeaveOneOut | None = None
     streams: dict[str, StreamInput]
     attention: dict[str, StreamMaps] | None = None
+    class_activation: ClassActivation | None = None
     diagnostics: Diagnostics | None = None
     steps: int
     steps_trace: list[StepAnswer] | None = None

@@ -29,6 +29,8 @@ class ClassifyFields(TypedDict, total=False):
       `streams`: files by the names of the streams in the checkpoint's card.
     - `steps`: time steps T, 1 to 64. `top_k`: labels to return, from 1.
     - `attention`: no maps, their values, or also PNGs of them over the input (`overlay`).
+    - `class_activation`: the same for the maps of what each part of a stream adds to the logit of
+      the most probable label.
     - `abstain_below`: 0 to 1, the least probability of a label. `abstain_beyond`: from 0, the
       greatest `out_of_domain` of a clip that gets a label.
     - `exit_margin`: 0 to 1; stop where the highest probability exceeds the next by this much.
@@ -45,6 +47,7 @@ class ClassifyFields(TypedDict, total=False):
     steps: int | None
     top_k: int | None
     attention: Literal["none", "grid", "overlay"] | None
+    class_activation: Literal["none", "grid", "overlay"] | None
     contributions: Literal["tower", "leave_one_out"] | None
     abstain_below: float | None
     abstain_beyond: float | None

@@ -90,6 +90,7 @@ class StreamFields(TypedDict, total=False):
     steps: int | None
     top_k: int | None
     attention: Literal["none", "grid", "overlay"] | None
+    class_activation: Literal["none", "grid", "overlay"] | None
     smoothing: float | None
     max_unacknowledged: int | None
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from service.classification import upload_fields
-from service.classification.options import AttentionDetail
+from service.classification.options import MapDetail
 from service.classification.upload_fields import UploadField
 from service.commands import classifiers, overlay_files, remote
 from service.commands import classify_flags as flags
@@ -118,6 +118,7 @@ def classify(
     steps_trace: flags.StepsTrace = False,
     exit_margin: flags.ExitMargin = None,
     overlay: flags.Overlay = None,
+    class_activation: flags.ClassActivation = None,
     as_json: flags.AsJson = False,
     device: Device = "auto",
     url: flags.Url = None,
@@ -129,14 +130,15 @@ def classify(
     from service.classification.options import Options
     from service.commands import answer_table
 
-    if overlay and overlay.suffix.lower() != ".png":
-        raise typer.BadParameter(f"{overlay}: must end in .png", param_hint="--overlay")
+    overlay_files.check_name(overlay, "--overlay")
+    overlay_files.check_name(class_activation, "--class-activation")
     requests = _requests(clips or [], files)
-    detail: AttentionDetail = "overlay" if overlay else "grid" if as_json else "none"
+    detail: MapDetail = "overlay" if overlay else "grid" if as_json else "none"
     options = Options(
         steps=steps,
         top_k=top_k,
         attention=detail,
+        class_activation="overlay" if class_activation else "none",
         contributions=contributions,
         abstain_below=abstain_below,
         abstain_beyond=abstain_beyond,
@@ -156,8 +158,15 @@ def classify(
                 typer.echo(f"{outcome.clip}: {outcome.problem['detail']}", err=True)
     if not as_json:
         answer_table.show([(o.clip, o.answer) for o in outcomes if o.answer], top_k or 5)
-    unwritten = overlay and not overlay_files.write_overlays(overlay, outcomes, quiet=as_json)
-    failed = unwritten or any(outcome.problem for outcome in outcomes)
+    written = [
+        write(out, outcomes, as_json)
+        for out, write in (
+            (overlay, overlay_files.write_attention),
+            (class_activation, overlay_files.write_class_activation),
+        )
+        if out
+    ]
+    failed = not all(written) or any(outcome.problem for outcome in outcomes)
     raise typer.Exit(1 if failed else 0)
 
 

@@ -79,6 +79,14 @@ Overlay = Annotated[
         "clips, one OUT-CLIP.png each.",
     ),
 ]
+ClassActivation = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="OUT.png",
+        help="Write what each part of frame and spectrogram adds to the logit of the most probable "
+        "label, as --overlay writes attention.",
+    ),
+]
 AsJson = Annotated[
     bool, typer.Option("--json", metavar="", help="Print each answer as a line of JSON.")
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,18 +23,48 @@ class Outcome:
     problem: Mapping[str, Any] | None = None
 
 
-def write_overlays(out: Path, outcomes: Sequence[Outcome], quiet: bool) -> bool:
-    """Write the overlays of each clip that has an answer; return whether that succeeded."""
+def check_name(out: Path | None, flag: str) -> None:
+    """Raise BadParameter where a file that a flag names is no PNG."""
+    if out and out.suffix.lower() != ".png":
+        raise typer.BadParameter(f"{out}: must end in .png", param_hint=flag)
+
+
+def write_attention(out: Path, outcomes: Sequence[Outcome], quiet: bool) -> bool:
+    """Write the attention maps of each clip that has an answer; return whether that succeeded."""
+
+    def overlays(answer: Classification) -> list[str | None]:
+        return [maps.overlay_png for maps in (answer.attention or {}).values()]
+
+    return _write(out, outcomes, overlays, "no attention maps, which need several streams", quiet)
+
+
+def write_class_activation(out: Path, outcomes: Sequence[Outcome], quiet: bool) -> bool:
+    """Write the class activation maps, as `write_attention` does."""
+
+    def overlays(answer: Classification) -> list[str | None]:
+        activation = answer.class_activation
+        return [maps.overlay_png for maps in activation.maps.values()] if activation else []
+
+    return _write(out, outcomes, overlays, "its fusion has no class activation maps", quiet)
+
+
+def _write(
+    out: Path,
+    outcomes: Sequence[Outcome],
+    overlays: Callable[[Classification], list[str | None]],
+    missing: str,
+    quiet: bool,
+) -> bool:
+    """`overlays`: the PNGs of an answer, base64; `missing`: what is said where there are none."""
     from service.commands.join_pictures import side_by_side
 
     used: set[Path] = set()
     for outcome in outcomes:
         if outcome.answer is None:
             continue
-        maps = outcome.answer.attention or {}
-        pngs = [base64.b64decode(m.overlay_png) for m in maps.values() if m.overlay_png]
+        pngs = [base64.b64decode(png) for png in overlays(outcome.answer) if png]
         if not pngs:
-            typer.echo(f"{outcome.clip}: no maps, which need several streams", err=True)
+            typer.echo(f"{outcome.clip}: {missing}", err=True)
             continue
         path = _overlay_path(out, outcome.clip if len(outcomes) > 1 else None, used)
         try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from service.classification.schemas import Classification, StreamMaps
+from service.classification.schemas import Classification, SpatialMap, TemporalMap
 from service.errors import Error, Problem
 from service.open_inference.requests import RequestedOutput
 from service.open_inference.tensors import Tensor, texts
@@ -24,7 +24,9 @@ _MAPS = ("spatial", "temporal")
 def output_names(card: Card) -> list[str]:
     """Return the names of all outputs of a checkpoint; those that are sent by default first."""
     maps = [f"attention.{stream}.{kind}" for stream in card.streams for kind in _MAPS]
-    return [*_RANKED, "contributions", "label", *(maps if len(card.streams) > 1 else ())]
+    activations = [f"class_activation.{stream}" for stream in card.streams]
+    several = len(card.streams) > 1
+    return [*_RANKED, "contributions", "label", *(maps if several else ()), *activations]
 
 
 def check_outputs(requested: Sequence[RequestedOutput], card: Card) -> Sequence[RequestedOutput]:
@@ -40,7 +42,7 @@ def check_outputs(requested: Sequence[RequestedOutput], card: Card) -> Sequence[
         if output.top and output.name not in _RANKED:
             detail = f"Output `{output.name}`: `classification` is for {' and '.join(_RANKED)}."
             raise Problem(Error.INVALID_FIELD, detail, field=output.name)
-    default = [name for name in names if not name.startswith("attention.")]
+    default = [name for name in names if "." not in name]
     return requested or [RequestedOutput(name) for name in default]
 
 
@@ -65,8 +67,7 @@ def _output(answers: Sequence[Classification], card: Card, output: RequestedOutp
         return Tensor(name, "FP32", values)
     if name == "contributions":
         return Tensor(name, "FP32", np.stack([_contributions(answer, card) for answer in answers]))
-    stream, _, kind = name.removeprefix("attention.").rpartition(".")
-    return Tensor(name, "FP32", _maps(answers, stream, kind, name))
+    return Tensor(name, "FP32", _maps(answers, name))
 
 
 def _probabilities(answer: Classification, card: Card) -> NDArray[np.float32]:
@@ -95,11 +96,9 @@ def _highest(values: NDArray[np.float32], card: Card, top: int) -> list[str]:
     return [f"{values[i]:f}:{i}:{card.labels[i]}" for i in order]
 
 
-def _maps(
-    answers: Sequence[Classification], stream: str, kind: str, name: str
-) -> NDArray[np.float32]:
+def _maps(answers: Sequence[Classification], name: str) -> NDArray[np.float32]:
     """Return the maps of each clip, 0 where it has none."""
-    maps = [_map((answer.attention or {}).get(stream), kind) for answer in answers]
+    maps = [_map(answer, name) for answer in answers]
     shapes = {values.shape for values in maps if values is not None}
     if len(shapes) > 1:
         detail = f"Output `{name}`: the maps of the clips have different shapes; send one clip."
@@ -108,6 +107,15 @@ def _maps(
     return np.stack([empty if values is None else values for values in maps])
 
 
-def _map(maps: StreamMaps | None, kind: str) -> NDArray[np.float32] | None:
-    chosen = None if maps is None else maps.spatial if kind == "spatial" else maps.temporal
+def _map(answer: Classification, name: str) -> NDArray[np.float32] | None:
+    kind, _, rest = name.partition(".")
+    chosen: SpatialMap | TemporalMap | None
+    if kind == "class_activation":
+        activation = answer.class_activation
+        drawn = None if activation is None else activation.maps.get(rest)
+        chosen = None if drawn is None else drawn.spatial
+    else:
+        stream, _, over = rest.rpartition(".")
+        maps = (answer.attention or {}).get(stream)
+        chosen = None if maps is None else maps.spatial if over == "spatial" else maps.temporal
     return None if chosen is None else np.array(chosen.values, np.float32)

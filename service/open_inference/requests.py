@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.classification.option_fields import parse_options
-from service.classification.options import Options
+from service.classification.options import MapDetail, Options
 from service.classification.served_classifier import Content
 from service.classification.upload_fields import InputFiles, UploadField, checkpoint_fields
 from service.errors import Error, Problem
@@ -64,11 +64,16 @@ def clips_of(
     Raises Problem INVALID_FIELD or TOO_LARGE.
     """
     contents = _contents(request.inputs, card, settings)
-    wants_maps = any(output.name.startswith("attention.") for output in request.outputs)
     options = replace(
-        _options(request.parameters, settings, model), attention="grid" if wants_maps else "none"
+        _options(request.parameters, settings, model),
+        attention=_detail("attention", request.outputs),
+        class_activation=_detail("class_activation", request.outputs),
     )
     return [(content, options) for content in contents]
+
+
+def _detail(kind: str, outputs: Sequence[RequestedOutput]) -> MapDetail:
+    return "grid" if any(output.name.startswith(f"{kind}.") for output in outputs) else "none"
 
 
 def _options(parameters: Mapping[str, Any], settings: Settings, model: str) -> Options:

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from model.validation import RealNumber, WholeNumber, describe_located
-from service.classification.options import AttentionDetail
+from service.classification.options import MapDetail
 from service.classification.schemas import Classification
 
 #: The subprotocol, for clients that offer one.
@@ -132,7 +132,7 @@ class Start(_Message):
     - `inputs`: by their number in the header of binary messages.
     - `window_s`: seconds that an answer is about, by default 2, or what the checkpoint's sound
       needs if that is more; `hop_s`: between two answers, by default a quarter of the window.
-    - `steps`, `top_k`, `attention`: as the fields of POST /v1/classify.
+    - `steps`, `top_k`, `attention`, `class_activation`: as the fields of POST /v1/classify.
     - `smoothing`: share of the answers before in the smoothed probabilities, 0 (none) to 0.99.
     - `max_unacknowledged`: answers that may be sent before they are acknowledged; null: any number.
     """
@@ -144,7 +144,8 @@ class Start(_Message):
     hop_s: RealNumber | None = Field(default=None, ge=0.05, le=60, allow_inf_nan=False)
     steps: WholeNumber | None = Field(default=None, ge=1, le=64)
     top_k: WholeNumber | None = Field(default=None, ge=1)
-    attention: AttentionDetail = "none"
+    attention: MapDetail = "none"
+    class_activation: MapDetail = "none"
     smoothing: RealNumber = Field(default=0.5, ge=0, le=0.99, allow_inf_nan=False)
     max_unacknowledged: WholeNumber | None = Field(default=None, ge=1, le=1000)
 

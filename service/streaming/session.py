@@ -352,7 +352,12 @@ class Session:
     def _options(self) -> Options:
         start = self._start
         # All probabilities, so that those that are smoothed are whole.
-        return Options(model=start.model, steps=start.steps, attention=start.attention)
+        return Options(
+            model=start.model,
+            steps=start.steps,
+            attention=start.attention,
+            class_activation=start.class_activation,
+        )
 
     def _smooth(self, result: Classification) -> None:
         """Average the probabilities over the answers of the segment, the newest weighing most."""
