@@ -11,6 +11,7 @@
  * @typedef {Blob | ArrayBuffer | ArrayBufferView} FileData
  * @typedef {{[field: string]: FileData | FileData[]}} Files  by upload field: clip, video, audio, …
  * @typedef {{model?: string, steps?: number, top_k?: number, attention?: "none" | "grid" | "overlay",
+ *     class_activation?: "none" | "grid" | "overlay",
  *     contributions?: "tower" | "leave_one_out", abstain_below?: number, abstain_beyond?: number,
  *     diagnostics?: boolean, degrade?: boolean}} Options
  * @typedef {{label: string, index: number, probability: number}} Probability
@@ -21,7 +22,9 @@
  *     contributions: {[stream: string]: {[label: string]: number}},
  *     leave_one_out?: {changes?: {[stream: string]: {[label: string]: number}}, reason?: string},
  *     streams: {[stream: string]: object}, attention?: {[stream: string]: {spatial?: SpatialMap,
- *     temporal?: {values: number[][]}, overlay_png?: string}}, diagnostics?: object, steps: number,
+ *     temporal?: {values: number[][]}, overlay_png?: string}}, class_activation?: {label: string,
+ *     index: number, maps: {[stream: string]: {spatial: SpatialMap, overlay_png?: string}}},
+ *     diagnostics?: object, steps: number,
  *     degraded: boolean, batch_size: number, timing_ms: {[part: string]: number}}} Answer
  */
 

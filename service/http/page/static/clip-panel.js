@@ -1,7 +1,7 @@
 /** The tab of clips: files that are dropped, chosen, recorded or examples, and their answer. */
 
 import { headline, energyCard, probabilityCard, requestCard, contributionCard } from "./answer-view.js";
-import { attentionCard } from "./maps-view.js";
+import { mapsCard } from "./maps-view.js";
 import { curlCommand } from "./client.js";
 import { byId, element } from "./elements.js";
 import { exampleItems } from "./examples.js";
@@ -79,9 +79,9 @@ export function clipPanel(page) {
       const answer = await client.classify(media, { ...options, signal });
       const names = Object.fromEntries(Object.entries(media).map(([field, files]) => [field, files.map((file) => file.name)]));
       const command = curlCommand(client.url, names, options, Boolean(client.key));
-      const attention = await attentionCard(answer, media);
+      const maps = await mapsCard(answer, media);
       signal.throwIfAborted();
-      showAnswer(answer, command, attention);
+      showAnswer(answer, command, maps);
       showFromTop();
       answered = true;
       say(answer.abstained ? "Answer: no label." : `Answer: ${answer.prediction.label}.`);
@@ -171,10 +171,10 @@ export function clipPanel(page) {
 }
 
 /** Put the cards of an answer where answers are. */
-function showAnswer(answer, command, attention) {
+function showAnswer(answer, command, maps) {
   const cards = [headline(answer),
     element("div", { class: "pair-of-cards" }, probabilityCard(answer.probabilities), contributionCard(answer)),
-    attention, energyCard(answer), requestCard(command, answer)];
+    maps, energyCard(answer), requestCard(command, answer)];
   byId("answer").replaceChildren(...cards.filter(Boolean));
 }
 
@@ -187,7 +187,7 @@ function showFromTop() {
 function showIntroduction() {
   byId("answer").replaceChildren(element("div", { class: "empty" },
     element("p", { class: "lead", text: "Classify a clip" }),
-    element("p", { text: "The answer has a probability for each label, the contributions of sound and picture, and attention maps." }),
+    element("p", { text: "The answer has a probability for each label, the contributions of sound and picture, and maps of what they rest on." }),
     element("p", { class: "note", text: "Drop a clip, record one, or begin with an example." })));
 }
 

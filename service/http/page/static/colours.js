@@ -1,4 +1,4 @@
-/** The colours of attention maps. */
+/** The colours of maps. */
 
 /** Ten colours, dark to bright, of the scale "inferno", in steps of 1/9. */
 const STOPS = [
@@ -14,8 +14,8 @@ export function inferno(value) {
 }
 
 /**
- * Return the weight of a map, 0 to 1 of its maximum, at every position: bilinear between the
- * centres of its cells, as the service draws it.
+ * Return the weight of what is positive in a map, 0 to 1 of its maximum, at every position:
+ * bilinear between the centres of its cells, as the service draws it.
  *
  * @param {import("./client.js").SpatialMap} map
  * @param {number[]} rows  positions in the unit of `row_edges`
@@ -26,11 +26,12 @@ export function sampleMap(map, rows, columns) {
   const maximum = Math.max(...map.values.flat());
   const weights = new Float32Array(rows.length * columns.length);
   if (maximum <= 0) return weights;
+  const positive = map.values.map((cells) => cells.map((value) => Math.max(value, 0)));
   const rowAt = rows.map((position) => cellAt(map.row_edges, position));
   const columnAt = columns.map((position) => cellAt(map.column_edges, position));
   rowAt.forEach((row, y) => columnAt.forEach((column, x) => {
-    const top = mix(map.values[row.low], column);
-    const bottom = mix(map.values[row.high], column);
+    const top = mix(positive[row.low], column);
+    const bottom = mix(positive[row.high], column);
     weights[y * columns.length + x] = (top + (bottom - top) * row.share) / maximum;
   }));
   return weights;

@@ -17,12 +17,12 @@ export function livePanel(page) {
   const panel = byId("panel-live");
   const video = element("video", { playsinline: true, "aria-label": "Camera" });
   video.muted = true;
-  const layer = element("canvas", { width: 160, height: 120, role: "img", "aria-label": "Attention over the picture" });
+  const layer = element("canvas", { width: 160, height: 120, role: "img", "aria-label": "Map over the picture" });
   const view = element("div", { class: "view" }, video, layer);
   const start = element("button", { type: "button", class: "primary wide", text: "Start" });
   const camera = toggle("Camera", true);
   const microphone = toggle("Microphone", true);
-  const withMap = toggle("Show attention", true);
+  const withMap = toggle("Show map", true);
   const note = element("p", { class: "note" });
   panel.append(view, element("div", { class: "row" }, camera.label, microphone.label, withMap.label),
     element("div", { class: "row" }, start), note);
@@ -85,7 +85,7 @@ export function livePanel(page) {
       inputs.push({ field: "audio", format: "pcm16", sample_rate: opened.sound.sampleRate, channels: 1 });
     }
     signal.throwIfAborted();
-    const options = { ...page.settings.shared(), inputs, top_k: TOP_K, attention: "grid" };
+    const options = { ...page.settings.shared(), inputs, top_k: TOP_K, attention: "grid", class_activation: "grid" };
     opened.stream = await page.client().stream(options, { signal });
     const { stream } = opened;
     if (wanted.camera) opened.stopPictures = sendPictures(video, (jpeg, time) => stream.sendPicture(jpeg, time));
@@ -111,7 +111,8 @@ export function livePanel(page) {
         note.textContent = plain(message.detail);
         continue;
       }
-      showMap(message.result.attention?.visual?.spatial);
+      const { class_activation: activation, attention } = message.result;
+      showMap((activation?.maps.visual ?? attention?.visual)?.spatial);
       const probabilities = smoothed(message);
       history.push(probabilities[0]);
       if (history.length > HISTORY) history.shift();

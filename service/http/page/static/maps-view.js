@@ -1,4 +1,4 @@
-/** Attention maps over the picture and the spectrogram, at a time that a slider chooses. */
+/** Maps over the picture and the spectrogram, at a time that a slider chooses. */
 
 import { blend, sampleMap } from "./colours.js";
 import { element } from "./elements.js";
@@ -16,37 +16,62 @@ const MAX_SIDE = 640;
  * @param {{[field: string]: File[]}} media
  * @returns {Promise<HTMLElement | null>}
  */
-export async function attentionCard(answer, media) {
-  const maps = Object.entries(answer.attention ?? {}).filter(([, map]) => map.spatial);
-  if (!maps.length) return null;
+export async function mapsCard(answer, media) {
+  const kinds = kindsOf(answer);
+  if (!kinds.length) return null;
   const player = await openPlayer((media.clip ?? media.video ?? [])[0]);
   const soundFile = (media.clip ?? media.audio ?? [])[0];
   const sound = soundFile ? await decodeSound(soundFile) : null;
-  const card = element("section", { class: "card attention" }, element("h2", { text: "Attention" }));
+  const card = element("section", { class: "card maps" }, element("h2", { text: "Maps" }));
   const figures = element("div", { class: "figures" });
   const drawn = [];
-  for (const [stream, map] of maps.sort(byPicture)) {
-    const figure = await makeFigure(stream, map, { player, sound, pictures: media.frames });
+  const streams = new Set(kinds.flatMap(({ maps }) => Object.keys(maps)));
+  for (const stream of [...streams].sort(pictureFirst)) {
+    const figure = await makeFigure(stream, kinds, { player, sound, pictures: media.frames });
     figures.append(figure.node);
-    if (figure.draw) drawn.push(figure);
+    drawn.push(figure);
   }
-  const withMap = element("input", { type: "checkbox", checked: true });
+  const note = element("p", { class: "note" });
+  let kind = kinds[0];
   const controls = timeControls(player, sound, media.frames, answer.steps, (time) => {
-    drawn.forEach((figure) => figure.draw(time, withMap.checked));
+    drawn.forEach((figure) => figure.draw(time, kind));
   });
-  withMap.addEventListener("change", () => controls.redraw());
-  card.append(figures, controls.node);
-  if (drawn.length) {
-    controls.node.append(element("label", { class: "check" }, withMap, element("span", { text: "Show attention" })));
-  }
-  card.append(element("p", { class: "note", text: "Each map is the mean over all time steps: over the picture, where the "
-    + "sound attends; over the spectrogram, where the picture attends. It says where attention looks, not why." }));
-  card.append(...temporalParts(maps));
+  const choice = kindChoice(kinds, (chosen) => {
+    kind = chosen;
+    note.textContent = chosen?.note ?? "";
+    controls.redraw();
+  });
+  card.append(choice, figures, controls.node, note, ...temporalParts(Object.entries(answer.attention ?? {})));
+  note.textContent = kind.note;
   controls.redraw();
   return card;
 }
 
-function byPicture([a], [b]) {
+/** The kinds of maps of an answer, each with its maps by stream, and words about it. */
+function kindsOf(answer) {
+  const activation = answer.class_activation;
+  const attention = Object.fromEntries(Object.entries(answer.attention ?? {}).filter(([, map]) => map.spatial));
+  return [
+    activation && { maps: activation.maps, title: `What speaks for “${activation.label}”`, words: "What adds most to the label",
+      note: `Where the map is bright, picture and sound add to the logit of “${activation.label}”. All values of a stream `
+        + "sum to its contribution; what is negative is not shown." },
+    { maps: attention, title: "Attention", words: "Attention",
+      note: "The mean over all time steps: over the picture, where the sound attends; over the spectrogram, where the "
+        + "picture attends. It says where attention looks, not why." },
+  ].filter((kind) => kind && Object.keys(kind.maps).length);
+}
+
+/** Radio buttons for the kinds of maps, and for none. */
+function kindChoice(kinds, choose) {
+  const options = [...kinds, null].map((kind, i) => {
+    const box = element("input", { type: "radio", name: "map-kind", checked: i === 0 });
+    box.addEventListener("change", () => choose(kind));
+    return element("label", { class: "check" }, box, element("span", { text: kind?.title ?? "None" }));
+  });
+  return element("div", { class: "row", role: "radiogroup", "aria-label": "Map that is shown" }, ...options);
+}
+
+function pictureFirst(a, b) {
   return Number(b === "visual") - Number(a === "visual");
 }
 
@@ -81,29 +106,45 @@ function findDuration(player) {
   });
 }
 
-/** One stream's figure: `draw(time, withMap)` where it can be drawn here, else the service's PNG. */
-async function makeFigure(stream, map, { player, sound, pictures }) {
+/** One stream's figure: drawn here where that is possible, else the service's PNGs. `draw` shows one kind of map, or none. */
+async function makeFigure(stream, kinds, { player, sound, pictures }) {
   const caption = element("figcaption", { text: streamName(stream) });
-  const { spatial } = map;
+  const own = kinds.filter(({ maps }) => stream in maps);
+  const { spatial } = own[0].maps[stream]; // all kinds have the same cells
   const isPicture = spatial.rows === "y" && spatial.columns === "x";
+  const maps = new Map(own.map((kind) => [kind, kind.maps[stream].spatial]));
   let draw = null;
-  const canvas = element("canvas", { role: "img", "aria-label": describeMap(stream, spatial) });
-  if (isPicture && player) draw = drawFrames(canvas, spatial, () => player, player.videoWidth, player.videoHeight);
-  else if (isPicture && pictures) draw = await drawPictures(canvas, spatial, pictures);
-  else if (spatial.rows === "frequency_hz" && sound) draw = drawSpectrogram(canvas, spatial, sound);
-  if (draw) return { node: element("figure", {}, caption, canvas), draw };
-  const picture = element("img", { alt: describeMap(stream, spatial), src: `data:image/png;base64,${map.overlay_png}` });
-  return { node: element("figure", { class: isPicture ? undefined : "plot" }, caption, picture), draw: null };
+  const canvas = element("canvas", { role: "img" });
+  if (isPicture && player) draw = drawFrames(canvas, maps, () => player, player.videoWidth, player.videoHeight);
+  else if (isPicture && pictures) draw = await drawPictures(canvas, maps, pictures);
+  else if (spatial.rows === "frequency_hz" && sound) draw = drawSpectrogram(canvas, maps, sound);
+  const image = draw ? canvas : element("img", {});
+  const show = (time, kind) => {
+    const map = kind?.maps[stream];
+    const words = describeMap(stream, map?.spatial, kind?.words);
+    if (draw) {
+      draw(time, kind);
+      image.setAttribute("aria-label", words);
+    } else {
+      image.hidden = !map;
+      image.alt = words;
+      if (map && image.dataset.kind !== kind.title) image.src = `data:image/png;base64,${map.overlay_png}`;
+      image.dataset.kind = kind?.title ?? "";
+    }
+  };
+  return { node: element("figure", { class: isPicture || draw ? undefined : "plot" }, caption, image), draw: show };
 }
 
 /** Say in words where a map is strongest. */
-export function describeMap(stream, { values, rows, columns, row_edges: rowEdges, column_edges: columnEdges }) {
+export function describeMap(stream, map, words) {
+  if (!map) return `${streamName(stream)}: no map.`;
+  const { values, rows, columns, row_edges: rowEdges, column_edges: columnEdges } = map;
   const maximum = Math.max(...values.flat());
-  if (!(maximum > 0)) return `${streamName(stream)}: no attention.`;
+  if (!(maximum > 0)) return `${streamName(stream)}: nothing in the map.`;
   const row = values.findIndex((cells) => cells.includes(maximum));
   const column = values[row].indexOf(maximum);
   const range = (edges, i, axis) => `${axis.replace("_", " in ")} ${round(edges[i])} to ${round(edges[i + 1])}`;
-  return `Attention over ${streamName(stream).toLowerCase()}: strongest at `
+  return `${words}, over ${streamName(stream).toLowerCase()}: strongest at `
     + `${range(columnEdges, column, columns)}, ${range(rowEdges, row, rows)}.`;
 }
 
@@ -111,30 +152,36 @@ function round(value) {
   return Math.abs(value) < 20 ? value.toFixed(2) : value.toFixed(0);
 }
 
-function drawFrames(canvas, spatial, sourceAt, sourceWidth, sourceHeight) {
+function drawFrames(canvas, maps, sourceAt, sourceWidth, sourceHeight) {
   const scale = Math.min(1, MAX_SIDE / Math.max(sourceWidth, sourceHeight));
   canvas.width = Math.round(sourceWidth * scale);
   canvas.height = Math.round(sourceHeight * scale);
   const context = canvas.getContext("2d", { willReadFrequently: true });
-  const weights = sampleMap(spatial, positions(0, sourceHeight, canvas.height), positions(0, sourceWidth, canvas.width));
-  return (time, withMap) => {
+  const weights = sampleMaps(maps, positions(0, sourceHeight, canvas.height), positions(0, sourceWidth, canvas.width));
+  return (time, kind) => {
     context.drawImage(sourceAt(time), 0, 0, canvas.width, canvas.height);
-    if (withMap) blend(context, weights);
+    if (weights.has(kind)) blend(context, weights.get(kind));
   };
 }
 
-async function drawPictures(canvas, spatial, files) {
+/** The weights of each kind's map at every position. */
+function sampleMaps(maps, rows, columns) {
+  return new Map([...maps].map(([kind, map]) => [kind, sampleMap(map, rows, columns)]));
+}
+
+async function drawPictures(canvas, maps, files) {
   try {
     const pictures = await Promise.all(files.map((file) => createImageBitmap(file)));
     const [{ width, height }] = pictures;
     // The slider counts pictures then, from 0.
-    return drawFrames(canvas, spatial, (at) => pictures[Math.min(Math.floor(at), pictures.length - 1)], width, height);
+    return drawFrames(canvas, maps, (at) => pictures[Math.min(Math.floor(at), pictures.length - 1)], width, height);
   } catch {
     return null;
   }
 }
 
-function drawSpectrogram(canvas, spatial, { samples, durationS }) {
+function drawSpectrogram(canvas, maps, { samples, durationS }) {
+  const [spatial] = maps.values();
   Object.assign(canvas, PLOT);
   const context = canvas.getContext("2d", { willReadFrequently: true });
   const { width, height } = canvas;
@@ -145,14 +192,16 @@ function drawSpectrogram(canvas, spatial, { samples, durationS }) {
   // Low frequencies are at the bottom; rows are as far apart as those of the network.
   const frequencies = positions(0, edges.length - 1, height).reverse().map((at) => interpolate(edges, at));
   const plot = greyImage(context, spectrogram(samples, times, frequencies));
-  const weights = sampleMap(spatial, frequencies, times);
+  const weights = sampleMaps(maps, frequencies, times);
   times.forEach((time, x) => {
     if (time >= spatial.column_edges[0] && time <= spatial.column_edges.at(-1)) return;
-    for (let y = 0; y < height; y += 1) weights[y * width + x] = 0; // the network did not hear it
+    for (const values of weights.values()) {
+      for (let y = 0; y < height; y += 1) values[y * width + x] = 0; // the network did not hear it
+    }
   });
-  return (time, withMap) => {
+  return (time, kind) => {
     context.putImageData(plot, 0, 0);
-    if (withMap) blend(context, weights);
+    if (weights.has(kind)) blend(context, weights.get(kind));
     drawAxes(context, frequencies, begin, end);
     const x = ((time - begin) / (end - begin)) * width;
     context.fillStyle = "#fff";

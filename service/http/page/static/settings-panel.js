@@ -67,7 +67,7 @@ export function settingsPanel({ maxSteps, onChange }) {
 
     /** The options of an upload, without those at their defaults. */
     upload() {
-      const options = { ...this.shared(), attention: "overlay" };
+      const options = { ...this.shared(), attention: "overlay", class_activation: "overlay" };
       if (byId("leave-one-out").checked && chosen()?.missing_streams) options.contributions = "leave_one_out";
       if (byId("diagnostics").checked) options.diagnostics = true;
       for (const [id, name] of [["abstain-below", "abstain_below"], ["abstain-beyond", "abstain_beyond"]]) {

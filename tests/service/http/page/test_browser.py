@@ -73,6 +73,11 @@ def fits(page: Any) -> bool:
     return bool(page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"))
 
 
+def _drawn(page: Any) -> str:
+    """The first picture that maps are drawn on, as a data URL."""
+    return str(page.locator("figure canvas").first.evaluate("canvas => canvas.toDataURL()"))
+
+
 def test_an_example_is_answered_as_the_service_answers_it(page: Any, service: httpx.Client) -> None:
     page.locator("#leave-one-out").check()
     page.locator("#diagnostics").check()
@@ -90,7 +95,14 @@ def test_an_example_is_answered_as_the_service_answers_it(page: Any, service: ht
     assert page.get_by_role("heading", name="Energy").count() == 1
     assert violations(page) == []
 
-    before = page.locator("figure canvas").first.evaluate("canvas => canvas.toDataURL()")
+    page.get_by_text("All values of a stream sum to its contribution").wait_for()
+    drawn = [_drawn(page)]
+    for kind in ("Attention", "None"):
+        page.get_by_role("radio", name=kind).check()
+        drawn.append(_drawn(page))
+    assert len(set(drawn)) == 3, "each kind of map is another picture, and none is one as well"
+
+    before = _drawn(page)
     page.get_by_role("slider", name="Time in the clip").press("Home")
     page.wait_for_function(
         "before => document.querySelector('figure canvas').toDataURL() !== before", arg=before
