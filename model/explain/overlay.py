@@ -32,11 +32,11 @@ def overlay(spatial: SpatialMap, prepared: Prepared) -> bytes:
     The maximum of the map has the brightest colour; where the map is 0 or less the picture is grey.
     """
     if (spatial.rows, spatial.columns) == ("y", "x"):
-        return _encode_png(_draw_over_frame(spatial, prepared.canvas()))
+        return _encode_png(draw_over_frame(spatial, prepared.canvas()))
     return _encode_png(_draw_over_plot(spatial, prepared))
 
 
-def _draw_over_frame(spatial: SpatialMap, frame: UInt8Array) -> UInt8Array:
+def draw_over_frame(spatial: SpatialMap, frame: UInt8Array) -> UInt8Array:
     """Draw the map over the frame, RGB [h, w, 3]."""
     height, width = frame.shape[:2]
     longest = max(height, width)

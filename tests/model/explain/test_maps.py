@@ -9,7 +9,14 @@ import torch
 from numpy.typing import NDArray
 
 from model.config import Config, StreamConfig
-from model.explain.maps import BIAS, SpatialMap, attention_maps, contributions, leave_one_out
+from model.explain.maps import (
+    BIAS,
+    SpatialMap,
+    attention_maps,
+    class_activation_map,
+    contributions,
+    leave_one_out,
+)
 from model.explain.overlay import overlay
 from model.media.reader import Pictures, Sound
 from model.network import StreamAttention
@@ -97,6 +104,18 @@ def test_leave_one_out_is_what_a_stream_changes() -> None:
             assert changes[name][label] == pytest.approx(expected)
     assert any(changes["audio"].values())
     assert set(changes["tactile"].values()) == {0.0}
+
+
+def test_a_class_activation_map_is_drawn_where_it_is_positive() -> None:
+    token_logits = torch.full((2, *STREAMS["visual"].grid, 3), -0.5)
+    token_logits[1, 2, 4, 1] = 0.25
+    activation = class_activation_map(token_logits, 1, frame(), STREAMS["visual"], sample=1)
+    assert activation.values[2, 4] == 0.25
+    assert activation.values.sum() == pytest.approx(0.25 - 0.5 * 35)
+    colour = colourful(overlay(activation, frame()))
+    assert np.array_equal(colour > 0, colourful(overlay(looked("visual", 2, 4), frame())) > 0)
+    of_another = class_activation_map(token_logits, 0, frame(), STREAMS["visual"], sample=1)
+    assert colourful(overlay(of_another, frame())).max() == 0
 
 
 def test_edges_of_visual_tokens_are_in_pixels_of_the_frame() -> None:

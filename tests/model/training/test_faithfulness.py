@@ -93,7 +93,14 @@ class RestsOnTheInk(Evaluator):
         grid = adaptive_avg_pool2d(frames, (6, 8))
         attention_map = grid if self.at_ink else grid.amax((1, 2), keepdim=True) - grid
         spatial = attention_map / attention_map.sum((1, 2), keepdim=True)
-        return Output(logits, torch.zeros(10), attention={"visual": StreamAttention(spatial, None)})
+        token_logits = torch.full((*grid.shape, 10), -5.0)
+        token_logits[..., 0] = attention_map - attention_map.mean()
+        return Output(
+            logits,
+            torch.zeros(10),
+            attention={"visual": StreamAttention(spatial, None)},
+            token_logits={"visual": token_logits},
+        )
 
     @property
     def labels(self) -> Tensor:
@@ -110,10 +117,14 @@ def test_faithfulness_is_higher_for_maps_that_point_at_the_digit(
     Evaluator.__init__(evaluator, folder, "cpu")
     first_clip = clips[:1]
     assert first_clip[0].truth.label == 0
-    measured = faithfulness(evaluator, first_clip, CARD.steps, "visual")
-    assert measured.count == 1
-    assert 0 < measured.area < 1
-    assert (measured.mass > 1.3 * measured.area) == at_ink
-    assert (measured.drop_top > measured.drop_random) == at_ink
-    if at_ink:
-        assert measured.drop_top > 0.05
+    of_kinds = faithfulness(evaluator, first_clip, CARD.steps, "visual")
+    assert set(of_kinds) == {"attention", "class activation"}
+    for measured in of_kinds.values():
+        assert measured.count == 1
+        assert 0 < measured.area < 1
+        assert (measured.mass > 1.3 * measured.area) == at_ink
+        assert (measured.drop_top > measured.drop_random) == at_ink
+        if at_ink:
+            assert measured.drop_top > 0.05
+    # What is negative has no mass.
+    assert (of_kinds["class activation"].mass > of_kinds["attention"].mass) == at_ink

@@ -71,8 +71,9 @@ def keyed() -> Iterator[str]:
 
 def test_it_answers_as_the_service_does(client: Client, service: httpx.Client) -> None:
     options: dict[str, Any] = {
-        "steps": 2, "attention": "overlay", "contributions": "leave_one_out", "exit_margin": 1.0,
-        "diagnostics": True, "steps_trace": True, "degrade": False,
+        "steps": 2, "attention": "overlay", "class_activation": "overlay",
+        "contributions": "leave_one_out", "exit_margin": 1.0, "diagnostics": True,
+        "steps_trace": True, "degrade": False,
     }  # fmt: skip
     answer = client.classify(model="avdigits", clip=CLIP, **options)
     form = {name: json.dumps(value).strip('"') for name, value in options.items()}

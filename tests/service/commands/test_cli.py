@@ -232,7 +232,10 @@ def test_a_bad_clip_is_reported_and_the_others_are_classified(
 
 
 def test_overlay_writes_a_picture_for_each_clip(with_weights: Path, tmp_path: Path) -> None:
-    printed = scmrl("classify", SEVEN, "--overlay", tmp_path / "one.png").stdout
+    files = ("--overlay", tmp_path / "one.png", "--class-activation", tmp_path / "why.png")
+    printed = scmrl("classify", SEVEN, *files).stdout
+    assert f"wrote {tmp_path / 'why.png'}" in printed
+    assert (tmp_path / "why.png").read_bytes() != (tmp_path / "one.png").read_bytes()
     assert f"wrote {tmp_path / 'one.png'}" in printed
     picture = cv2.imread(str(tmp_path / "one.png"))
     assert picture is not None
@@ -249,8 +252,10 @@ def test_an_overlay_that_cannot_be_written_is_reported(with_weights: Path, tmp_p
     assert "digit-7.webm" in result.stdout, "the answer is there all the same"
     silent = tmp_path / "silent.mp4"
     silent.write_bytes(without_sound((CLIPS / "digit-7.mp4").read_bytes()))
-    output = scmrl("classify", silent, "--overlay", tmp_path / "silent.png")
-    assert "no maps" in output.stderr
+    files = ("--overlay", tmp_path / "silent.png", "--class-activation", tmp_path / "why.png")
+    output = scmrl("classify", silent, *files)
+    assert "no attention maps, which need several streams" in output.stderr
+    assert (tmp_path / "why.png").exists(), "the picture alone has a class activation map"
     assert "there is no sound in it" in output.stdout
 
 

@@ -28,7 +28,7 @@ def test_a_checkpoint_of_each_fusion_answers_with_its_terms_and_maps(
         for fusion in FUSIONS:
             url = f"/v1/models/{fusion}"
             assert client.get(url).json()["config"]["fusion"] == fusion
-            form = {"diagnostics": "true"}
+            form = {"diagnostics": "true", "class_activation": "grid"}
             answer = client.post(f"{url}/classify", files={"clip": clip}, data=form).json()
             check(fusion, answer)
 
@@ -46,3 +46,7 @@ def check(fusion: str, answer: dict[str, Any]) -> None:
     maps = {name: set(each) for name, each in (answer["attention"] or {}).items()}
     expected = {"sca": {"spatial"}, "cmqka": {"spatial"}, "taaf": {"temporal"}}.get(fusion)
     assert maps == ({"audio": expected, "visual": expected} if expected else {})
+    # Where a term is no sum over tokens there is no map of it.
+    activation = answer["class_activation"]
+    assert activation["label"] == highest
+    assert set(activation["maps"]) == ({"audio", "visual"} if fusion in ("sca", "cmqka") else set())

@@ -102,6 +102,7 @@ def test_several_clips_in_bytes_with_maps_and_the_highest(
         "outputs": [
             {"name": "probabilities", "parameters": {"classification": 2}},
             {"name": "attention.visual.spatial", "parameters": {"binary_data": True}},
+            {"name": "class_activation.visual"},
             {"name": "logits", "parameters": {"binary_data": True}},
         ],
     }  # fmt: skip
@@ -112,9 +113,14 @@ def test_several_clips_in_bytes_with_maps_and_the_highest(
     assert response.headers["Content-Encoding"] == "gzip"
     length = int(response.headers["Inference-Header-Content-Length"])
     described = json.loads(response.content[:length])["outputs"]
-    first, maps, logits = described
+    first, maps, activation, logits = described
     assert first["shape"] == [2, 2]
-    form = service.post("/v1/classify", files={"clip": clip}).json()
+    form = service.post(
+        "/v1/classify", files={"clip": clip}, data={"class_activation": "grid"}
+    ).json()
+    of_label = np.array(form["class_activation"]["maps"]["visual"]["spatial"]["values"])
+    drawn = np.array(activation["data"]).reshape(activation["shape"])
+    assert drawn[1] == pytest.approx(of_label, abs=1e-5)
     top = [f"{e['index']}:{e['label']}" for e in form["probabilities"][:2]]
     assert [text.partition(":")[2] for text in first["data"]] == top * 2
     rest = response.content[length:]

@@ -27,14 +27,15 @@ CARD = make_card(TrainOptions.of(AVDigits(), Path("data"), embed_dim=16, steps=2
 PAIR = TwoObjects(
     pictures=Pictures((np.zeros((96, 128, 3), np.uint8),), (0.0,)),
     boxes=((0.0, 0.0, 48.0, 96.0), (80.0, 0.0, 128.0, 96.0)),
-    labels=(3, 8),
+    labels=(1, 6),
     sounds=(Sound(np.full((1, 8000), 0.1, np.float32), 8000),
             Sound(np.full((1, 8000), 0.5, np.float32), 8000)),
 )  # fmt: skip
 
 
 class Pointing(Evaluator):
-    """Answers by the sample's index, and points to the left for sound 0, to the right for 1."""
+    """Answers by the sample's index; its attention points to `columns` by the sample, the class
+    activation of a label to the column of the label's number."""
 
     def __init__(self, folder: Path, answers: Sequence[int], columns: Sequence[int]) -> None:
         super().__init__(folder, "cpu")
@@ -48,9 +49,15 @@ class Pointing(Evaluator):
         for sample, column in enumerate(self.columns):
             maps[sample, :, column] = 1 / 6
         logits = torch.eye(10)[list(self.answers)]
+        token_logits = torch.full((len(prepared), 6, 8, 10), -1.0)
+        for column in range(8):
+            token_logits[:, :, column, column] = 1.0
         return Output(
-            logits, torch.zeros(10), attention={"visual": StreamAttention(maps, None)}
-        )  # fmt: skip
+            logits,
+            torch.zeros(10),
+            attention={"visual": StreamAttention(maps, None)},
+            token_logits={"visual": token_logits},
+        )
 
 
 @pytest.fixture(scope="module")
@@ -61,19 +68,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_map_that_follows_has_its_mass_on_what_is_heard(folder: Path) -> None:
-    result = follow(Pointing(folder, (3, 8), (1, 6)), [PAIR], 2, "visual")
-    assert result.mass.tolist() == pytest.approx([1.0])
-    assert result.other.tolist() == pytest.approx([0.0])
-    assert result.correlation[0] < 0
+    result = follow(Pointing(folder, (1, 6), (1, 6)), [PAIR], 2, "visual")
+    for mass, other, correlation in (
+        (result.mass, result.other, result.correlation),
+        (result.class_mass, result.class_other, result.class_correlation),
+    ):
+        assert mass.tolist() == pytest.approx([1.0])
+        assert other.tolist() == pytest.approx([0.0])
+        assert correlation[0] < 0
     assert (result.heard[0], result.seen[0]) == (1, 0)
 
 
 def test_a_map_that_does_not_follow_has_the_same_mass_for_both(folder: Path) -> None:
-    result = follow(Pointing(folder, (3, 3), (1, 1)), [PAIR], 2, "visual")
+    result = follow(Pointing(folder, (1, 1), (1, 1)), [PAIR], 2, "visual")
     assert result.mass.tolist() == pytest.approx([0.5])
     assert result.other.tolist() == pytest.approx([0.5])
     assert result.correlation.tolist() == pytest.approx([1.0])
     assert (result.heard[0], result.seen[0]) == (0.5, 0.5)
+    assert result.class_mass.tolist() == pytest.approx([0.5])
 
 
 @pytest.mark.parametrize("task", ["avdigits", "handsigns"])

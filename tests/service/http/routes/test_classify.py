@@ -320,6 +320,37 @@ def test_the_grid_has_shares_that_sum_to_1_over_cells_with_edges(
         assert "overlay_png" not in maps
 
 
+def test_class_activation_maps_sum_to_the_contributions_of_the_most_probable_label(
+    service: httpx.Client, clip: bytes
+) -> None:
+    for abstain_below in (0, 1):  # the maps are there where the answer has no label as well
+        answer = ask(
+            service, {"clip": clip}, attention="none", class_activation="grid",
+            abstain_below=abstain_below,
+        )  # fmt: skip
+        assert "attention" not in answer
+        activation, first = answer["class_activation"], answer["probabilities"][0]
+        assert (activation["label"], activation["index"]) == (first["label"], first["index"])
+        assert set(activation["maps"]) == {"audio", "visual"}
+        for name, drawn in activation["maps"].items():
+            term = answer["contributions"][name][first["label"]]
+            assert np.sum(drawn["spatial"]["values"]) == pytest.approx(term, abs=1e-4)
+            assert "overlay_png" not in drawn
+    attention = ask(service, {"clip": clip}, attention="grid")["attention"]
+    for name, drawn in activation["maps"].items():
+        for edges in ("rows", "columns", "row_edges", "column_edges"):
+            assert drawn["spatial"][edges] == attention[name]["spatial"][edges]
+
+
+def test_class_activation_maps_of_one_stream_and_as_pictures(
+    service: httpx.Client, clip: bytes
+) -> None:
+    answer = ask(service, {"video": clip}, attention="none", class_activation="overlay")
+    maps = answer["class_activation"]["maps"]
+    assert set(maps) == {"visual"}
+    assert picture(maps["visual"]["overlay_png"]).size
+
+
 def test_axes_are_in_the_units_of_the_source(service: httpx.Client) -> None:
     portrait = (CLIPS / "digit-2.mp4").read_bytes()  # 240 x 320 pixels
     answer = ask(service, {"clip": portrait})
