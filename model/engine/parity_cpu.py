@@ -35,13 +35,15 @@ class CPUParityLayers:
         return _to_plain(self._fused.patch[name](frames[:, 0], steps))
 
     def residual(self, target: str, source: str, tokens: Mapping[str, Tensor]) -> Tensor:
-        values, _ = self._fused.residual[target][source](
-            _from_plain(tokens[target]), _from_plain(tokens[source]), len(tokens[target]), False
+        steps = len(tokens[target])
+        residual = self._fused.residual[target][source](
+            _from_plain(tokens[target]), _from_plain(tokens[source]), steps, False
         )
-        return _to_plain(values)
+        return _to_plain(self._fused.residual_values(residual, steps))
 
     def mlp(self, name: str, x: Tensor) -> Tensor:
-        return _to_plain(self._fused.mlp[name](_from_plain(x), len(x)))
+        values = _from_plain(x)
+        return _to_plain(values + self._fused.mlp[name](values, len(x)))
 
 
 def _channels_last(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -43,10 +43,12 @@ class CUDAParityLayers:
             name: PackedTokens(packed_spikes.pack(x >= 1), packed_spikes.pack(x >= 2))
             for name, x in ((name, x.transpose(2, 3)) for name, x in tokens.items())
         }
-        values, _ = self._fused.residual[target][source](
-            packed[target], packed[source], len(tokens[target]), False
+        steps = len(tokens[target])
+        residual = self._fused.residual[target][source](
+            packed[target], packed[source], steps, False
         )
-        return values.transpose(2, 3)
+        return self._fused.residual_values(residual, steps).transpose(2, 3)
 
     def mlp(self, name: str, x: Tensor) -> Tensor:
-        return self._fused.mlp[name](x.transpose(2, 3).contiguous(), len(x)).transpose(2, 3)
+        spikes = self._fused.mlp[name](x.transpose(2, 3).contiguous(), len(x))
+        return x + packed_spikes.unpack(spikes, len(x)).transpose(2, 3)

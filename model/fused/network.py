@@ -74,14 +74,52 @@ class Layers(Protocol[Tokens]):
     def values(self, x: Tensor | Tokens, steps: int) -> Tensor:
         """Return spikes or tokens as values [T, ..., N, C]."""
 
+    def complement(self, spatial: Tensor, temporal: Tensor, steps: int) -> Tensor:
+        """Return the values of CCSSA: `spatial` spikes, mean over tokens, times `temporal` ones,
+        mean over steps."""
+
+    def add(self, tokens: Tokens, residual: Tensor, alpha: float, steps: int) -> Tensor:
+        """Return the values of tokens plus alpha times a residual's spikes."""
+
+    def summarize(self, end: End[Tokens], head: Tensor) -> Summary:
+        """Return the means of a stream, and its logits by `head` [classes, C], if it has them."""
+
+
+@dataclass(frozen=True)
+class End(Generic[Tokens]):
+    """The last tensors of a stream, of `steps` time steps.
+
+    `values` [T, ..., N, C]: its tokens plus `alpha` times the spikes of its residual (None where it
+    received none). `spikes`: those that its MLP adds to them.
+    """
+
+    tokens: Tokens
+    residual: Tensor | None
+    values: Tensor
+    spikes: Tensor
+    alpha: float
+    steps: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Features [..., C] and firing rate [...] of a stream, the mean over tokens of its residual
+    [T, ..., C] (None where it received none), and its logits [..., classes] or None."""
+
+    features: Tensor
+    firing_rate: Tensor
+    residual: Tensor | None
+    logits: Tensor | None
+
 
 @dataclass(frozen=True)
 class StreamFeatures:
     """The contribution of a stream to the output.
 
     Features [..., C], firing rate of its tokens [...], mean over tokens of its residual
-    [T, ..., C] (None where it received none), the maps with the stream they lie on, and its tokens,
-    means over steps [..., N, C] (None where no maps were requested).
+    [T, ..., C] (None where it received none), the maps with the stream they lie on, its tokens,
+    means over steps [..., N, C] (None where no maps were requested), and its logits [..., classes]
+    where the backend computes them.
     """
 
     features: Tensor
@@ -89,6 +127,17 @@ class StreamFeatures:
     residual: Tensor | None
     maps: list[tuple[str, Maps]]
     tokens: Tensor | None
+    logits: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Residual:
+    """The residual of a source stream, with the maps over the source: `spikes` where semantic
+    alignment makes it, else `values`."""
+
+    spikes: Tensor | None
+    values: Tensor | None
+    maps: Maps
 
 
 class FusedPatches(Generic[Tokens]):
@@ -127,7 +176,7 @@ class FusedAttentions(Generic[Tokens]):
     def __call__(
         self, target: Tensor | Tokens, source: Tensor | Tokens, steps: int, maps: bool
     ) -> list[tuple[Tensor, Maps]]:
-        """Return the output spikes of each attention, as values, and its maps."""
+        """Return the output spikes of each attention and its maps."""
         count = len(self._attentions)
         queries = self._query(target, steps).chunk(count, -1)
         keys_values = self._key_value(source, steps).chunk(2 * count, -1)
@@ -139,7 +188,7 @@ class FusedAttentions(Generic[Tokens]):
             attended = (
                 attention_maps(attention, values(q, steps), values(k, steps)) if maps else Maps()
             )
-            outputs.append((values(spikes, steps), attended))
+            outputs.append((spikes, attended))
         return outputs
 
 
@@ -154,28 +203,36 @@ class FusedResidual(Generic[Tokens]):
         # Products of means are no integers.
         self._align = None if align is None else layers.linear([align], "reals")
 
-    def __call__(
-        self, target: Tokens, source: Tokens, steps: int, maps: bool
+    def __call__(self, target: Tokens, source: Tokens, steps: int, maps: bool) -> Residual:
+        """Return the residual and the maps over the source."""
+        values, attended = self._complement(self._attentions(target, source, steps, maps), steps)
+        if self._align is None:
+            return Residual(None, values, attended)
+        return Residual(self._align(values, steps), None, attended)
+
+    def _complement(
+        self, attended: Sequence[tuple[Tensor, Maps]], steps: int
     ) -> tuple[Tensor, Maps]:
-        """Return the residual's values and the maps over the source."""
-        residual, attended = complement(self._attentions(target, source, steps, maps))
-        if self._align is not None:
-            residual = self._layers.values(self._align(residual, steps), steps)
-        return residual, attended
+        """Combine the outputs of one or two attentions, spatial first, as CCSSA does."""
+        if len(attended) == 1:
+            ((spikes, maps),) = attended
+            return self._layers.values(spikes, steps), maps
+        (across_space, over_space), (across_time, over_time) = attended
+        values = self._layers.complement(across_space, across_time, steps)
+        return values, Maps(over_space.spatial, over_time.temporal)
 
 
 class FusedMLP(Generic[Tokens]):
-    """Two projections, whose spikes are added to the values they come from."""
+    """Two projections; their spikes are to be added to the values they come from."""
 
     def __init__(self, mlp: MLP, layers: Layers[Tokens]) -> None:
-        self._layers = layers
         # Its input is x + alpha r, of any alpha.
         self._expand = layers.linear([folding.projection(mlp.expand)], "reals")
         self._contract = layers.linear([folding.projection(mlp.contract)], "spikes")
 
     def __call__(self, x: Tensor, steps: int) -> Tensor:
-        hidden = self._expand(x, steps)
-        return x + self._layers.values(self._contract(hidden, steps), steps)
+        """Return the spikes to add to values x."""
+        return self._contract(self._expand(x, steps), steps)
 
 
 class FusedNetwork(Generic[Tokens]):
@@ -187,6 +244,7 @@ class FusedNetwork(Generic[Tokens]):
     def __init__(self, network: SCMRL, layers: Layers[Tokens]) -> None:
         self._network = network
         self._layers = layers
+        self._head_weights = network.head_weights()
         self.patch = {
             name: FusedPatches(network.patch[name], layers)  # type: ignore[arg-type]
             for name in network.config.streams
@@ -208,30 +266,66 @@ class FusedNetwork(Generic[Tokens]):
         self, name: str, tokens: Mapping[str, Tokens], steps: int, maps: bool
     ) -> StreamFeatures:
         """Return what a stream contributes, from the tokens of all streams."""
+        if self._blocks:
+            return self._self_attend(name, tokens[name], steps, maps)
+        received = [
+            (source, residual(tokens[name], tokens[source], steps, maps))
+            for source, residual in self.residual.get(name, {}).items()
+            if source in tokens
+        ]
+        attended = [(source, residual.maps) for source, residual in received]
+        if len(received) == 1 and received[0][1].spikes is not None:
+            return self._finish(name, tokens[name], received[0][1].spikes, steps, attended, maps)
+        if not received:
+            return self._finish(name, tokens[name], None, steps, attended, maps)
+        residuals = [self.residual_values(residual, steps) for _, residual in received]
+        total = residuals[0] if len(residuals) == 1 else torch.stack(residuals).sum(0)
         x = self._layers.values(tokens[name], steps)
         rate = firing_rate(x, (0, -2, -1))
-        if self._blocks:
-            return self._self_attend(name, x, rate, steps, maps)
-        residuals, attended = [], []
-        for source, residual in self.residual.get(name, {}).items():
-            if source in tokens:
-                values, over_source = residual(tokens[name], tokens[source], steps, maps)
-                residuals.append(values)
-                attended.append((source, over_source))
-        if not residuals:
-            return _features(self.mlp[name](x, steps), rate, None, [], maps)
-        total = residuals[0] if len(residuals) == 1 else torch.stack(residuals).sum(0)
-        x = self.mlp[name](x.add(total, alpha=self._network.config.alpha), steps)
+        x = x.add(total, alpha=self._network.config.alpha)
+        x = x + self._layers.values(self.mlp[name](x, steps), steps)
         return _features(x, rate, total.mean(-2), attended, maps)
 
-    def _self_attend(
-        self, name: str, x: Tensor, rate: Tensor, steps: int, maps: bool
+    def residual_values(self, residual: Residual, steps: int) -> Tensor:
+        """Return a residual as values [T, ..., N, C]."""
+        if residual.spikes is not None:
+            return self._layers.values(residual.spikes, steps)
+        assert residual.values is not None
+        return residual.values
+
+    def _finish(
+        self,
+        name: str,
+        tokens: Tokens,
+        residual: Tensor | None,
+        steps: int,
+        attended: list[tuple[str, Maps]],
+        maps: bool,
     ) -> StreamFeatures:
+        """Run a stream from the spikes of its residual, or without one, to its features."""
+        alpha = self._network.config.alpha
+        if residual is None:
+            x = self._layers.values(tokens, steps)
+        else:
+            x = self._layers.add(tokens, residual, alpha, steps)
+        end = End(tokens, residual, x, self.mlp[name](x, steps), alpha, steps)
+        summary = self._layers.summarize(end, self._head_weights[name])
+        over_steps = (x + self._layers.values(end.spikes, steps)).mean(0) if maps else None
+        return StreamFeatures(
+            summary.features, summary.firing_rate, summary.residual, attended, over_steps,
+            summary.logits,
+        )  # fmt: skip
+
+    def _self_attend(self, name: str, tokens: Tokens, steps: int, maps: bool) -> StreamFeatures:
         """Run the blocks of the single-stream network."""
+        values = self._layers.values
+        x = values(tokens, steps)
+        rate = firing_rate(x, (0, -2, -1))
         attended = []
         for attentions, mlp in self._blocks:
             ((spikes, over_itself),) = attentions(x, x, steps, maps)
-            x = mlp(x + spikes, steps)
+            x = x + values(spikes, steps)
+            x = x + values(mlp(x, steps), steps)
             attended.append((name, over_itself))
         return _features(x, rate, None, attended, maps)
 
@@ -247,6 +341,7 @@ class FusedNetwork(Generic[Tokens]):
             {name: s.residual for name, s in streams.items() if s.residual is not None},
             attended if maps else None,
             {name: s.tokens for name, s in streams.items() if s.tokens is not None},
+            _stream_logits(streams),
         )
 
 
@@ -261,13 +356,10 @@ def _features(
     return StreamFeatures(x.mean((0, -2)), rate, residual, attended, x.mean(0) if maps else None)
 
 
-def complement(attended: Sequence[tuple[Tensor, Maps]]) -> tuple[Tensor, Maps]:
-    """Combine the outputs of one or two attentions, spatial first, as CCSSA does."""
-    if len(attended) == 1:
-        return attended[0]
-    (across_space, over_space), (across_time, over_time) = attended
-    values = across_space.mean(-2, keepdim=True) * across_time.mean(0, keepdim=True)
-    return values, Maps(over_space.spatial, over_time.temporal)
+def _stream_logits(streams: Mapping[str, StreamFeatures]) -> dict[str, Tensor] | None:
+    """Return the logits of each stream; None where the backend leaves them to the head."""
+    logits = {name: s.logits for name, s in streams.items() if s.logits is not None}
+    return logits if len(logits) == len(streams) else None
 
 
 def attention_maps(attention: SpikingAttention, q: Tensor, k: Tensor) -> Maps:

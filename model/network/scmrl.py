@@ -139,13 +139,16 @@ class SCMRL(nn.Module):
         residuals: dict[str, Tensor],
         maps: dict[str, list[Maps]] | None = None,
         tokens: Mapping[str, Tensor] | None = None,
+        stream_logits: dict[str, Tensor] | None = None,
     ) -> Output:
         """Return the output, with logits from each stream's pooled features [B, C].
 
         `maps`: the raw maps by the stream that they lie on; `tokens`: each stream's tokens, means
-        over the steps [B, N, C]. None where they were not requested.
+        over the steps [B, N, C]. None where they were not requested. `stream_logits`: by stream
+        [B, classes], where they have been computed already.
         """
-        stream_logits = self._head(features)
+        if stream_logits is None:
+            stream_logits = self._head(features)
         return Output(
             logits=torch.stack(list(stream_logits.values())).sum(0) + self.head.bias,
             bias=self.head.bias,
@@ -202,11 +205,15 @@ class SCMRL(nn.Module):
 
     def _head(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return each stream's term [B, ..., classes] of the logits, from features [B, ..., C]."""
+        weights = self.head_weights()
+        return {name: x @ weights[name].T for name, x in features.items()}
+
+    def head_weights(self) -> dict[str, Tensor]:
+        """Return the weights [classes, C] of each stream's features in the logits."""
         names = list(self.config.streams)
         if self.config.fusion != "concat":
-            return {name: x @ self.head.weight.T for name, x in features.items()}
-        weights = dict(zip(names, self.head.weight.split(self.config.embed_dim, 1), strict=True))
-        return {name: x @ weights[name].T for name, x in features.items()}
+            return dict.fromkeys(names, self.head.weight)
+        return dict(zip(names, self.head.weight.split(self.config.embed_dim, 1), strict=True))
 
     def _attention(self, maps: dict[str, list[Maps]]) -> dict[str, StreamAttention]:
         return {

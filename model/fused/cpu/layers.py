@@ -26,9 +26,10 @@ from model.fused.cpu import int8_kernels, numba_kernels, sparse, winograd
 from model.fused.cpu.int8_kernels import Map
 from model.fused.cpu.numba_kernels import Attend
 from model.fused.folding import Folded, FoldedAttention
-from model.fused.network import AttentionLayer, LinearInput
+from model.fused.network import AttentionLayer, End, LinearInput, Summary
 from model.network.attention import SpikingAttention
 from model.network.patch import Stage
+from model.network.scmrl import firing_rate
 
 #: The type of spikes between convolutions.
 SpikeType = type[np.float32] | type[np.uint8]
@@ -65,6 +66,18 @@ class CPULayers:
     def values(self, x: Tensor, steps: int) -> Tensor:
         """[T, N, C] are values already."""
         return x
+
+    def complement(self, spatial: Tensor, temporal: Tensor, steps: int) -> Tensor:
+        return spatial.mean(-2, keepdim=True) * temporal.mean(0, keepdim=True)
+
+    def add(self, tokens: Tensor, residual: Tensor, alpha: float, steps: int) -> Tensor:
+        return tokens.add(residual, alpha=alpha)
+
+    def summarize(self, end: End[Tensor], head: Tensor) -> Summary:
+        """Logits are left to the head, which takes a batch."""
+        residual = None if end.residual is None else end.residual.mean(-2)
+        features = (end.values + end.spikes).mean((0, -2))
+        return Summary(features, firing_rate(end.tokens, (0, -2, -1)), residual, None)
 
 
 class ConvStage:

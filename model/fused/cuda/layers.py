@@ -16,7 +16,7 @@ from model.fused import folding
 from model.fused.cuda import packed_spikes
 from model.fused.cuda.tiles import Tiles
 from model.fused.folding import Folded
-from model.fused.network import LinearInput
+from model.fused.network import End, LinearInput, Summary
 from model.network.attention import SpikingAttention
 from model.network.patch import Stage
 
@@ -66,6 +66,18 @@ class PackedLayers:
         if isinstance(x, PackedTokens):
             return packed_spikes.unpack(x.pooled, steps, x.position)
         return packed_spikes.unpack(x, steps)
+
+    def complement(self, spatial: Tensor, temporal: Tensor, steps: int) -> Tensor:
+        return packed_spikes.complement(spatial, temporal, steps)
+
+    def add(self, tokens: PackedTokens, residual: Tensor, alpha: float, steps: int) -> Tensor:
+        return packed_spikes.unpack(tokens.pooled, steps, tokens.position, residual, alpha)
+
+    def summarize(self, end: End[PackedTokens], head: Tensor) -> Summary:
+        return packed_spikes.summarize(
+            end.tokens.pooled, end.tokens.position, end.residual, end.spikes, head, end.alpha,
+            end.steps,
+        )  # fmt: skip
 
 
 class PackedStage:

@@ -29,6 +29,7 @@ from model.config import MAX_STEPS
 from model.fused.cuda import triton_kernels as kernels
 from model.fused.cuda.tiles import LayerShape, Takes, Tile, rule
 from model.fused.folding import Folded, FoldedAttention
+from model.fused.network import Summary
 
 #: Exponent that the largest weight of a filter is scaled to, so that the remainder of its first
 #: half is a half of full precision as well.
@@ -37,6 +38,13 @@ _EXPONENT = 14
 _ATTENTION_BLOCK_M = 64
 #: Elements per program of a kernel without sums.
 _BLOCK = 1024
+#: Types of words of a pool, and words per program.
+_WORDS = (torch.int64, torch.int32, torch.int16, torch.uint8)
+_WORDS_BLOCK = 256
+#: Tokens and channels that a program sums over at a time.
+_BLOCK_M, _BLOCK_D = 64, 32
+#: Most classes whose logits are computed where the features are.
+_MAX_CLASSES = 128
 
 
 @dataclass(frozen=True)
@@ -141,8 +149,13 @@ def pool(x: Tensor) -> Tensor:
     """Max-pool packed spikes [B, H, W, C] at every step: 3x3, stride 2, padding 1."""
     batch, height, width, channels = x.shape
     pooled = x.new_empty((batch, (height + 1) // 2, (width + 1) // 2, channels))
-    grid = (_ceil_div(pooled.numel(), _BLOCK),)
-    kernels.pool[grid](x, pooled, pooled.numel(), height, width, channels, BLOCK=_BLOCK)
+    # An "or" is the same for words of several channels.
+    word = next(each for each in _WORDS if channels * x.itemsize % each.itemsize == 0)
+    words, pooled_words = x.view(word), pooled.view(word)
+    count = pooled_words.numel()
+    kernels.pool[(_ceil_div(count, _WORDS_BLOCK),)](
+        words, pooled_words, count, height, width, words.shape[3], BLOCK=_WORDS_BLOCK
+    )
     return pooled
 
 
@@ -185,16 +198,68 @@ def attend_over_steps(
     return fired
 
 
-def unpack(x: Tensor, steps: int, added: Tensor | None = None) -> Tensor:
-    """Return packed spikes [...] as float32 [T, ...]: 0 or 1, or up to 2 with those of `added`."""
+def unpack(
+    x: Tensor,
+    steps: int,
+    added: Tensor | None = None,
+    residual: Tensor | None = None,
+    alpha: float = 1.0,
+) -> Tensor:
+    """Return packed spikes [...] as float32 [T, ...]: 0 or 1, or up to 2 with those of `added`;
+    those of `residual` count alpha."""
     x = x.contiguous()  # queries and keys are slices of longer rows
     values = x.new_empty((steps, *x.shape), dtype=torch.float32)
     count = x.numel()
     kernels.unpack[(_ceil_div(count, _BLOCK),)](
-        x, x if added is None else added, values, count, steps,
-        ADDED=added is not None, BLOCK=_BLOCK,
+        x, x if added is None else added, x if residual is None else residual, values, count, steps,
+        alpha, ADDED=added is not None, RESIDUAL=residual is not None, BLOCK=_BLOCK,
     )  # fmt: skip
     return values
+
+
+def complement(spatial: Tensor, temporal: Tensor, steps: int) -> Tensor:
+    """Return float32 [T, B, N, C]: the mean of packed `spatial` [B, N, C] over tokens at a step,
+    times that of `temporal` over steps at a token."""
+    batch, tokens, channels = spatial.shape
+    values = spatial.new_empty((steps, *spatial.shape), dtype=torch.float32)
+    grid = (batch, _ceil_div(channels, _BLOCK_D), steps)
+    kernels.complement[grid](
+        spatial, temporal, values, batch, tokens, channels, steps,
+        BLOCK_M=_BLOCK_M, BLOCK_D=_BLOCK_D,
+    )  # fmt: skip
+    return values
+
+
+def summarize(
+    pooled: Tensor,
+    position: Tensor,
+    residual: Tensor | None,
+    spikes: Tensor,
+    head: Tensor,
+    alpha: float,
+    steps: int,
+) -> Summary:
+    """Return the means of packed spikes [B, N, C] over tokens and steps, and the logits.
+
+    Features are of the tokens pooled + position, alpha times `residual`, and `spikes`. The logits
+    by `head` [classes, C] are None where it has more than `_MAX_CLASSES`.
+    """
+    batch, tokens, channels = pooled.shape
+    classes = len(head)
+
+    def empty(*shape: int) -> Tensor:
+        return pooled.new_empty(shape, dtype=torch.float32)
+
+    features, rate, logits = empty(batch, channels), empty(batch), empty(batch, classes)
+    mean = features if residual is None else empty(steps, batch, channels)
+    has_head = classes <= _MAX_CLASSES
+    kernels.summarize[(batch,)](
+        pooled, position, pooled if residual is None else residual, spikes, head, features, rate,
+        mean, logits, batch, tokens, channels, classes, head.stride(0), head.stride(1), steps,
+        alpha, RESIDUAL=residual is not None, HEAD=has_head, BLOCK_M=_BLOCK_M, BLOCK_D=_BLOCK_D,
+        BLOCK_N=_next_power_of_2(classes) if has_head else 1,
+    )  # fmt: skip
+    return Summary(features, rate, None if residual is None else mean, logits if has_head else None)
 
 
 def pack(spikes: Tensor) -> Tensor:

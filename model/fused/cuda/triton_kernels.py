@@ -175,20 +175,122 @@ def pool(x, pooled, count, height, width, channels, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def unpack(x, added, values, count, steps, ADDED: tl.constexpr, BLOCK: tl.constexpr):
-    """Packed spikes [count] to values [T, count]; those of `added` are added where ADDED."""
+def unpack(
+    x, added, residual, values, count, steps, alpha,
+    ADDED: tl.constexpr, RESIDUAL: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Packed spikes [count] to values [T, count]; those of `added` are added where ADDED, and alpha
+    times those of `residual` where RESIDUAL."""
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = index < count
     packed = tl.load(x + index, mask=mask, other=0)
     if ADDED:
         packed_added = tl.load(added + index, mask=mask, other=0)
+    if RESIDUAL:
+        packed_residual = tl.load(residual + index, mask=mask, other=0)
     offset = index
     for t in range(steps):
         bits = (packed >> t) & 1
         if ADDED:
             bits += (packed_added >> t) & 1
-        tl.store(values + offset, bits.to(tl.float32), mask=mask)
+        value = bits.to(tl.float32)
+        if RESIDUAL:
+            value += ((packed_residual >> t) & 1).to(tl.float32) * alpha
+        tl.store(values + offset, value, mask=mask)
         offset += count
+
+
+@triton.jit
+def complement(
+    spatial, temporal, values, batch, tokens, channels, steps,
+    BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """The mean of `spatial` over tokens times the mean of `temporal` over steps: one program
+    computes BLOCK_D channels of a sample at a step t.
+
+    spatial, temporal: packed spikes [batch, tokens, channels]; values: [T, batch, tokens,
+    channels].
+    """
+    sample = tl.program_id(0).to(tl.int64)
+    d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    t = tl.program_id(2)
+    count = tl.zeros((BLOCK_D,), tl.int32)  # of spikes over tokens
+    for first in range(0, tokens, BLOCK_M):
+        m = first + tl.arange(0, BLOCK_M)
+        mask = (m < tokens)[:, None] & (d < channels)[None, :]
+        offset = (sample * tokens + m)[:, None] * channels + d[None, :]
+        packed = tl.load(spatial + offset, mask=mask, other=0)
+        count += tl.sum(((packed >> t) & 1).to(tl.int32), axis=0)
+    over_tokens = count.to(tl.float32) / tokens
+    for first in range(0, tokens, BLOCK_M):
+        m = first + tl.arange(0, BLOCK_M)
+        mask = (m < tokens)[:, None] & (d < channels)[None, :]
+        offset = (sample * tokens + m)[:, None] * channels + d[None, :]
+        packed = tl.load(temporal + offset, mask=mask, other=0)
+        fired = tl.zeros((BLOCK_M, BLOCK_D), tl.int32)  # over steps
+        for s in range(steps):
+            fired += ((packed >> s) & 1).to(tl.int32)
+        product = over_tokens[None, :] * (fired.to(tl.float32) / steps)
+        step_offset = (t * batch).to(tl.int64) * tokens * channels
+        tl.store(values + step_offset + offset, product, mask=mask)
+
+
+@triton.jit
+def summarize(
+    pooled, position, residual, spikes, head, features, rate, residual_mean, logits,
+    batch, tokens, channels, classes, stride_class, stride_channel, steps, alpha,
+    RESIDUAL: tl.constexpr, HEAD: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Means over tokens and steps of a stream, and its logits: one program computes a sample.
+
+    pooled, position, residual, spikes: packed [batch, tokens, channels]; head: [classes, channels]
+    with strides; features: [batch, channels]; rate: [batch]; residual_mean: [T, batch, channels];
+    logits: [batch, classes]. Counts are integers, so the order of sums changes no mean.
+    """
+    sample = tl.program_id(0).to(tl.int64)
+    n = tl.arange(0, BLOCK_N)
+    token_spikes = 0
+    result = tl.zeros((BLOCK_N,), tl.float32)
+    for first_d in range(0, channels, BLOCK_D):
+        d = first_d + tl.arange(0, BLOCK_D)
+        of_tokens = tl.zeros((BLOCK_D,), tl.int32)
+        of_spikes = tl.zeros((BLOCK_D,), tl.int32)
+        of_residual = tl.zeros((BLOCK_D,), tl.int32)
+        for t in range(steps):
+            at_step = tl.zeros((BLOCK_D,), tl.int32)
+            for first in range(0, tokens, BLOCK_M):
+                m = first + tl.arange(0, BLOCK_M)
+                mask = (m < tokens)[:, None] & (d < channels)[None, :]
+                offset = (sample * tokens + m)[:, None] * channels + d[None, :]
+                one = (tl.load(pooled + offset, mask=mask, other=0) >> t) & 1
+                two = (tl.load(position + offset, mask=mask, other=0) >> t) & 1
+                of_tokens += tl.sum(one.to(tl.int32) + two.to(tl.int32), axis=0)
+                added = (tl.load(spikes + offset, mask=mask, other=0) >> t) & 1
+                of_spikes += tl.sum(added.to(tl.int32), axis=0)
+                if RESIDUAL:
+                    bits = (tl.load(residual + offset, mask=mask, other=0) >> t) & 1
+                    at_step += tl.sum(bits.to(tl.int32), axis=0)
+            if RESIDUAL:
+                offset_mean = (t * batch + sample) * channels + d
+                mean = at_step.to(tl.float32) / tokens
+                tl.store(residual_mean + offset_mean, mean, mask=d < channels)
+                of_residual += at_step
+        total = (of_tokens + of_spikes).to(tl.float32)
+        if RESIDUAL:
+            total += of_residual.to(tl.float32) * alpha
+        feature = total / (tokens * steps)
+        tl.store(features + sample * channels + d, feature, mask=d < channels)
+        token_spikes += tl.sum(of_tokens, axis=0)
+        if HEAD:
+            mask_head = (d < channels)[:, None] & (n < classes)[None, :]
+            offset_head = d[:, None] * stride_channel + n[None, :] * stride_class
+            weights = tl.load(head + offset_head, mask=mask_head, other=0.0)
+            result += tl.sum(feature[:, None] * weights, axis=0)
+    # A token is the sum of two spikes.
+    tl.store(rate + sample, token_spikes.to(tl.float32) / (tokens * steps) / channels / 2)
+    if HEAD:
+        tl.store(logits + sample * classes + n, result, mask=n < classes)
 
 
 @triton.jit

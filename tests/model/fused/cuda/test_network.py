@@ -311,7 +311,10 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 def test_kernels_compile_for_a_card(capability: int, compiled: list[dict[str, Any]]) -> None:
     """That they run is tested on a card."""
     kernels = [kernel for kernel in compiled if kernel["capability"] == capability]
-    names = {"fire", "pool", "unpack", "attend_over_tokens", "attend_over_steps"}
+    names = {
+        "fire", "pool", "unpack", "attend_over_tokens", "attend_over_steps", "complement",
+        "summarize",
+    }  # fmt: skip
     assert {kernel["kernel"] for kernel in kernels} == names
     for kernel in kernels:
         assert kernel["machine_code"] > 0
