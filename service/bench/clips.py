@@ -19,7 +19,7 @@ _BLOCK = 16
 @dataclass(frozen=True)
 class ClipSpec:
     """A clip: `seconds` of `height` x `width` pixels, `rate` frames per second, a key frame every
-    `group` frames."""
+    `group` frames, and a sound that is mono or "stereo"."""
 
     name: str
     container: str
@@ -30,6 +30,7 @@ class ClipSpec:
     seconds: float
     rate: int = 30
     group: int = 30
+    layout: str = "mono"
 
 
 #: The mixed load: clips, and their number of ten requests. As recorded by a browser, a phone and a
@@ -42,7 +43,7 @@ MIX: tuple[tuple[ClipSpec, int], ...] = (
 
 
 def render_clip(spec: ClipSpec) -> bytes:
-    """Return the file of a clip: a moving texture and a tone."""
+    """Return the file of a clip: a moving texture and a tone, half as loud on the right."""
     rng = np.random.default_rng(0)
     texture = _texture(rng, spec)
     options = {"g": str(spec.group), "threads": "1"}
@@ -52,13 +53,13 @@ def render_clip(spec: ClipSpec) -> bytes:
     with av.open(file, "w", format=spec.container) as container:
         video: Any = container.add_stream(spec.codec, rate=spec.rate, options=options)
         video.width, video.height, video.pix_fmt = spec.width, spec.height, "yuv420p"
-        audio: Any = container.add_stream(spec.sound, rate=48_000, layout="mono")
+        audio: Any = container.add_stream(spec.sound, rate=48_000, layout=spec.layout)
         for index in range(round(spec.seconds * spec.rate)):
             frame = av.VideoFrame.from_ndarray(_crop(texture, spec, index), format="rgb24")
             frame.pts, frame.time_base = index, Fraction(1, spec.rate)
             container.mux(video.encode(frame))
         container.mux(video.encode())
-        for audio_frame in _tone(spec.seconds, audio.format.name):
+        for audio_frame in _tone(spec, audio.format.name):
             container.mux(audio.encode(audio_frame))
         container.mux(audio.encode())
     return file.getvalue()
@@ -77,13 +78,14 @@ def _crop(texture: UInt8Array, spec: ClipSpec, index: int) -> UInt8Array:
     return np.ascontiguousarray(texture[y : y + spec.height, x : x + spec.width])
 
 
-def _tone(seconds: float, sample_format: str) -> list[av.AudioFrame]:
+def _tone(spec: ClipSpec, sample_format: str) -> list[av.AudioFrame]:
     """Return a tone of 440 Hz in frames of 20 ms."""
     frames = []
-    for first in range(0, round(seconds * 48_000), 960):
+    for first in range(0, round(spec.seconds * 48_000), 960):
         wave = 0.3 * np.sin(2 * np.pi * 440 * np.arange(first, first + 960) / 48_000)
-        frame = av.AudioFrame.from_ndarray(wave[None].astype(np.float32), "fltp", "mono")
+        channels = [wave, wave / 2][: 1 + (spec.layout == "stereo")]
+        frame = av.AudioFrame.from_ndarray(np.asarray(channels, np.float32), "fltp", spec.layout)
         frame.sample_rate, frame.pts = 48_000, first
         frames.append(frame)
-    resampler = av.AudioResampler(format=sample_format, layout="mono", rate=48_000)
+    resampler = av.AudioResampler(format=sample_format, layout=spec.layout, rate=48_000)
     return [resampled for frame in frames for resampled in resampler.resample(frame)]

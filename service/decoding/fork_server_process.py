@@ -17,11 +17,11 @@ _WORKER = "service.decoding.worker"
 _START_S, _REPLY_S = 60.0, 6.0
 #: Seconds in which it may end by itself before it is killed.
 END_S = 2.0
-#: One thread for each job, except for video, whose threads share the memory of the job. The stack
-#: of a process that crashes goes to stderr. By default glibc maps blocks above 128 KiB anew, which
-#: costs a clip 140 page faults and a sixth of its CPU time: blocks up to 32 MiB are used again, and
-#: a process keeps at most 64 MiB that it does not use.
-_ENVIRONMENT = {
+#: Of the fork server. One thread for each job, except for video, whose threads share the memory of
+#: the job. The stack of a process that crashes goes to stderr. By default glibc maps blocks above
+#: 128 KiB anew, which costs a clip 140 page faults and a sixth of its CPU time: blocks up to 32 MiB
+#: are used again, and a process keeps at most 64 MiB that it does not use.
+ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "1",
@@ -103,6 +103,6 @@ def _spawn(control: int, stderr: int, sandbox: str) -> subprocess.Popen[bytes]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=stderr,
-        env=inherited | _ENVIRONMENT,
+        env=inherited | ENVIRONMENT,
         start_new_session=True,  # Ctrl-C is for the service, which ends this process in order
     )

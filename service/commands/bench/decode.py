@@ -13,15 +13,17 @@ from service.commands.bench import report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from rich.table import Table
 
     from service.bench.decode import DecodeTiming
+    from service.bench.preprocess import PreprocessTiming
 
 
 def decode(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; medians are reported.")] = 5,
     out: Annotated[Path | None, typer.Option(help="Folder for decode.json and decode.png.")] = None,
 ) -> None:
-    """Measure reading four frames of a clip against decoding all, and the cost of the sandbox.
+    """Measure reading four frames of a clip against decoding all, preprocessing, and the sandbox.
 
     Rounds alternate between the ways. "all to RGB" decodes and converts every frame; "all decoded"
     decodes without conversion; "four" reads the four frames of a request with one thread, "all
@@ -32,6 +34,7 @@ def decode(
     from rich.console import Console
     from rich.table import Table
 
+    from service.bench import preprocess
     from service.bench.decode import process_timings, timings
 
     console = Console(width=120)
@@ -60,12 +63,30 @@ def decode(
             f"{p.sandboxed_ms - p.in_process_ms:+.1f}",
         )  # fmt: skip
     console.print(sandbox)
+
+    preprocess_timings = preprocess.timings(20 * rounds)
+    console.print(_preprocess_table(preprocess_timings))
     if out:
         rows = {
             "frames": [asdict(t) for t in frame_timings],
             "processes": [asdict(p) for p in sandbox_timings],
+            "preprocessing": [asdict(each) for each in preprocess_timings],
         }
         report.write(out, "decode", rows, _figure(frame_timings))
+
+
+def _preprocess_table(timings: Sequence[PreprocessTiming]) -> Table:
+    from rich.table import Table
+
+    table = Table(title="Preprocessing, median ms of CPU time", title_justify="left")
+    for heading in ("preprocessing of", "clip"):
+        table.add_column(heading)
+    for heading in ("sound", "four frames", "both"):
+        table.add_column(heading, justify="right")
+    for each in timings:
+        values = (f"{ms:.2f}" for ms in (each.sound_ms, each.pictures_ms, each.both_ms))
+        table.add_row(each.profile, each.clip, *values)
+    return table
 
 
 def _speedups(timing: DecodeTiming, ms: float) -> str:

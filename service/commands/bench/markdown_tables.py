@@ -192,6 +192,14 @@ def _decode_processes(decode: Mapping[str, Any]) -> Iterator[Sequence[str]]:
         yield clip["clip"], f"{clip['in_process_ms']:.1f} ms", f"{clip['sandboxed_ms']:.1f} ms"
 
 
+def _decode_preprocessing(decode: Mapping[str, Any]) -> Iterator[Sequence[str]]:
+    """Yield the CPU milliseconds of preprocessing by clip."""
+    yield "preprocessing of", "clip", "sound", "four frames", "both"
+    for clip in decode["preprocessing"]:
+        cells = (f"{clip[name]:.2f} ms" for name in ("sound_ms", "pictures_ms", "both_ms"))
+        yield f"*{clip['profile']}*", clip["clip"], *cells
+
+
 def _tensors_ways(tensors: Mapping[str, Any]) -> Iterator[Sequence[str]]:
     """Yield the clips/s of preprocessed tensors by way."""
     yield "engine alone", "through the queue", "whole answers"
@@ -273,6 +281,7 @@ _TABLES: dict[str, tuple[tuple[str, ...], Callable[..., Rows]]] = {
     "service.cpu": (("service",), _service_cpu),
     "service.litserve": (("service",), _service_litserve),
     "decode.frames": (("decode",), _decode_frames),
+    "decode.preprocessing": (("decode",), _decode_preprocessing),
     "decode.processes": (("decode",), _decode_processes),
     "tensors.ways": (("tensors",), _tensors_ways),
     "devices.loads": (("devices",), _devices_loads),

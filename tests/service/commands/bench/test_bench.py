@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from model.media import reader
-from service.bench import comparison, load, servers, streams, tensors
+from service.bench import comparison, load, preprocess, servers, streams, tensors
 from service.bench.clips import MIX, ClipSpec, render_clip
 from service.bench.litserve_setup import LitServeSetup, setups
 from service.bench.load import LoadResult, RequestOutcome
@@ -37,6 +37,24 @@ def test_clips_are_what_their_names_say(spec: ClipSpec) -> None:
     assert clip.pictures.times_s[1] - clip.pictures.times_s[0] == pytest.approx(
         spec.seconds / 2, abs=2 / spec.rate
     )
+
+
+def test_preprocessing_is_timed_by_clip_and_data_set() -> None:
+    timings = preprocess.timings(rounds=1)
+    assert [(each.profile, each.clip) for each in timings] == [
+        (profile, spec.name) for profile, spec in preprocess.CLIPS
+    ]
+    for each in timings:
+        assert min(each.sound_ms, each.pictures_ms) > 0
+        assert each.both_ms == pytest.approx(each.sound_ms + each.pictures_ms)
+
+
+def test_a_stereo_clip_has_two_channels() -> None:
+    _, spec = preprocess.CLIPS[-1]
+    sound = reader.read_clip(render_clip(spec), 2).sound
+    assert sound is not None
+    left, right = (channel.std() for channel in sound.samples)
+    assert right == pytest.approx(left / 2, rel=0.05)
 
 
 def test_an_open_loop_sends_at_its_rate_and_counts_responses(service: httpx.Client) -> None:
