@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 #: The folder of decoded clips, beside the folders of runs.
 CACHE = "cache"
-#: Seed of the examples of `FolderData.known_examples`.
-_KNOWN_SEED = 9
+#: Seed of the examples of `FolderData.known_examples`, and most clips that they are made of.
+_KNOWN_SEED, _MOST_KNOWN = 9, 1000
 
 
 @dataclass(frozen=True)
@@ -204,12 +204,14 @@ class FolderData:
 
     def known_examples(self, cache: Path) -> CachedExamples:
         """Return augmented examples of the clips that were trained on, and of those that the best
-        epoch was chosen by.
+        epoch was chosen by; of at most _MOST_KNOWN of them, chosen at random.
 
         Decoded clips are kept in `cache`/CACHE. Raises DataError where one cannot be decoded.
         """
         store = self._store(cache)
         known = [clip for clip in self.parts if clip.part in (TRAIN, DEVELOPMENT)]
+        order = np.random.default_rng(_KNOWN_SEED).permutation(len(known))[:_MOST_KNOWN]
+        known = [known[index] for index in sorted(order)]
         console = Console(stderr=True)
         if findings := store.fill([(clip.files, clip.digest) for clip in known], console):
             raise DataError(report(self.data, findings, len(known)))
