@@ -86,11 +86,13 @@ def _layer(layer: Mapping[str, Any]) -> str:
     return (
         f"batch {layer['batch']}, {layer['takes']} {layer['channels']} to {layer['filters']}, "
         f"{layer['height']} x {layer['width']}, {layer['taps']} taps"
+        + (", pooled" if layer["pooled"] else "")
     )
 
 
 def _tile(tile: Mapping[str, Any]) -> str:
     form = ", taps x channels" if tile["flat"] else ""
+    form += ", pooled" if tile["patch_w"] else ""
     return (
         f"{tile['block_t']} steps x {tile['block_m']} pixels x {tile['block_n']} filters x "
         f"{tile['block_k']}{form}, {tile['warps']} warps"

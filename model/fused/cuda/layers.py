@@ -92,8 +92,7 @@ class PackedStage:
         self._pooled = pooled
 
     def __call__(self, x: Tensor, steps: int) -> Tensor:
-        fired = _fire(x, self._weights, steps, self._tiles)
-        return packed_spikes.pool(fired) if self._pooled else fired
+        return _fire(x, self._weights, steps, self._tiles, pooled=self._pooled)
 
 
 class PackedLinear:
@@ -135,9 +134,11 @@ def _fire(
     steps: int,
     tiles: Tiles,
     added: Tensor | None = None,
+    *,
+    pooled: bool = False,
 ) -> Tensor:
-    shape = packed_spikes.layer_shape(x, weights, steps, added=added is not None)
-    return packed_spikes.fire(x, weights, steps, added, tiles.tile(shape))
+    shape = packed_spikes.layer_shape(x, weights, steps, added=added is not None, pooled=pooled)
+    return packed_spikes.fire(x, weights, steps, added, tiles.tile(shape), pooled=pooled)
 
 
 def _weights(folded: Folded, *, spikes: bool, half: bool) -> packed_spikes.Weights:

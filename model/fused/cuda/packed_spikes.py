@@ -85,14 +85,16 @@ def _by_tap(weight: Tensor) -> Tensor:
     return weight.reshape(*weight.shape[:2], -1).permute(2, 1, 0).contiguous()
 
 
-def layer_shape(x: Tensor, weights: Weights, steps: int, *, added: bool = False) -> LayerShape:
+def layer_shape(
+    x: Tensor, weights: Weights, steps: int, *, added: bool = False, pooled: bool = False
+) -> LayerShape:
     """Return the shape of a layer that `fire` computes, of the same arguments."""
     batch, height, width, channels = x.shape[-4:]
     taps, _, filters = weights.high.shape
     takes: Takes = "spikes" if weights.low is not None else "half"
     if weights.high.dtype == torch.float32:
         takes = "held" if len(x) == 1 else "values"
-    return LayerShape(batch, height, width, channels, filters, taps, steps, takes, added)
+    return LayerShape(batch, height, width, channels, filters, taps, steps, takes, added, pooled)
 
 
 def fire(
@@ -101,48 +103,60 @@ def fire(
     steps: int,
     added: Tensor | None = None,
     tile: Tile | None = None,
+    *,
+    pooled: bool = False,
 ) -> Tensor:
-    """Return the layer's packed spikes [B, H, W, C'].
+    """Return the layer's packed spikes [B, H, W, C'], or those that `pool` makes of them.
 
     `x`: packed spikes [B, H, W, C], to whose spikes those of `added` are added; or, with weights
     for values, floats [T or 1, B, H, W, C], where one step is held for all. `tile`: by default the
     rule's. Raises ValueError for more than MAX_STEPS.
     """
-    fired, arguments, constants, grid = _launch(x, weights, steps, added, tile)
+    shape = layer_shape(x, weights, steps, added=added is not None, pooled=pooled)
+    tile = tile or rule(shape)
+    fired, arguments, constants, grid = _launch(x, weights, shape, added, tile)
     kernels.fire[grid](*arguments, **constants)
-    return fired
+    return pool(fired) if pooled and not tile.patch_w else fired
 
 
-def compile_fire(x: Tensor, weights: Weights, steps: int, added: Tensor | None, tile: Tile) -> None:
-    """Compile what `fire` launches for these arguments, where it is not compiled yet."""
+def compile_fire(
+    x: Tensor, weights: Weights, shape: LayerShape, added: Tensor | None, tile: Tile
+) -> None:
+    """Compile what `fire` launches for a layer of a shape, where it is not compiled yet."""
     if triton.knobs.runtime.interpret:
         return
-    _, arguments, constants, grid = _launch(x, weights, steps, added, tile)
+    _, arguments, constants, grid = _launch(x, weights, shape, added, tile)
     kernels.fire.warmup(*arguments, grid=grid, **constants)
 
 
 def _launch(
-    x: Tensor, weights: Weights, steps: int, added: Tensor | None, tile: Tile | None
+    x: Tensor, weights: Weights, shape: LayerShape, added: Tensor | None, tile: Tile
 ) -> tuple[Tensor, tuple[Any, ...], dict[str, Any], tuple[int, int]]:
-    """Return the output of `fire`, and its kernel's arguments, constants and grid."""
-    shape = layer_shape(x, weights, steps, added=added is not None)
-    tile = tile or rule(shape)
-    fired = x.new_empty((*x.shape[-4:-1], shape.filters), dtype=dtype(steps))
+    """Return the output of `fire`'s kernel, its arguments, constants and grid."""
     x = x.contiguous()
     low = weights.high if weights.low is None else weights.low
+    height, width = shape.height, shape.width
+    patches_h = patches_w = 1
+    programs = _ceil_div(shape.pixels, tile.block_m)
+    if tile.patch_w:
+        patches_h, patches_w = tile.patches(height, width)
+        programs = shape.batch * patches_h * patches_w
+        height, width = (height + 1) // 2, (width + 1) // 2
+    fired = x.new_empty((shape.batch, height, width, shape.filters), dtype=dtype(shape.steps))
     arguments = (
         x, x if added is None else added, weights.high, low, weights.unit, weights.shift, fired,
-        shape.pixels, shape.height, shape.width, shape.channels, shape.filters, steps,
+        shape.pixels, shape.height, shape.width, shape.channels, shape.filters, shape.steps,
+        patches_h, patches_w,
     )  # fmt: skip
     constants = {
         "DECAY": weights.decay, "SIDE": 3 if shape.taps == 9 else 1, "VALUES": not shape.is_spikes,
         "HALF": shape.takes == "half", "HELD": shape.takes == "held", "ADDED": shape.added,
-        "WIDE": steps > 32, "FLAT": tile.flat, "BLOCK_T": tile.block_t, "BLOCK_M": tile.block_m,
-        "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k, "num_warps": tile.warps,
-        "num_stages": tile.stages,
+        "WIDE": shape.steps > 32, "FLAT": tile.flat, "WHOLE_H": patches_h == 1,
+        "WHOLE_W": patches_w == 1, "BLOCK_T": tile.block_t, "BLOCK_M": tile.block_m,
+        "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k, "PATCH_W": tile.patch_w,
+        "num_warps": tile.warps, "num_stages": tile.stages,
     }  # fmt: skip
-    grid = (_ceil_div(shape.pixels, tile.block_m), _ceil_div(shape.filters, tile.block_n))
-    return fired, arguments, constants, grid
+    return fired, arguments, constants, (programs, _ceil_div(shape.filters, tile.block_n))
 
 
 def pool(x: Tensor) -> Tensor:

@@ -86,9 +86,9 @@ def is_faster(
             x, weights, added = random_layer(shape, device)
 
         def run(tile: Tile) -> Tensor:
-            return packed_spikes.fire(x, weights, shape.steps, added, tile)
+            return packed_spikes.fire(x, weights, shape.steps, added, tile, pooled=shape.pooled)
 
-        packed_spikes.compile_fire(x, weights, shape.steps, added, challenger)
+        packed_spikes.compile_fire(x, weights, shape, added, challenger)
         with lock, torch.inference_mode():
             if not _agree(run(champion), run(challenger), shape.steps):
                 log.warning("tile %s changes spikes of %s and is not used", challenger, shape)

@@ -38,7 +38,7 @@ class LayerShape:
     """The properties of a layer of a batch that its time depends on.
 
     `height` and `width` of a sample's pixels; a token is a pixel of a row. `taps`: 1 or 9. `added`:
-    its input is the sum of two spikes.
+    its input is the sum of two spikes. `pooled`: a max-pool follows.
     """
 
     batch: int
@@ -50,6 +50,7 @@ class LayerShape:
     steps: int
     takes: Takes
     added: bool = False
+    pooled: bool = False
 
     @property
     def pixels(self) -> int:
@@ -67,7 +68,7 @@ class Tile:
 
     A program computes block_m pixels x block_n filters, from products of block_t steps and block_k
     channels, or with `flat` block_k pairs of a tap and a channel. `stages`: blocks that are loaded
-    ahead.
+    ahead. With `patch_w` the pixels are a patch of that width, which the kernel also pools.
     """
 
     block_m: int
@@ -77,6 +78,13 @@ class Tile:
     block_t: int = 1
     flat: bool = False
     stages: int = 3
+    patch_w: int = 0
+
+    def patches(self, height: int, width: int) -> tuple[int, int]:
+        """Return how many patches cover a picture's height and its width: they overlap by two
+        pixels, unless one holds the whole of it."""
+        patch_h = self.block_m // self.patch_w
+        return _patches(height, patch_h), _patches(width, self.patch_w)
 
 
 class Tiles:
@@ -129,6 +137,7 @@ def candidates(shape: LayerShape) -> list[Tile]:
     """Return the tiles to measure for a layer: the rule's first, then the most promising ones."""
     tiles = [rule(shape), _looped_rule(shape)]
     tiles += [tile for tile in _flat_tiles(shape) if _fits(tile)]
+    tiles += [tile for tile in _pooled_tiles(shape) if _fits(tile)]
     tiles += [tile for tile in _looped_tiles(shape) if _fits(tile)]
     return list(dict.fromkeys(tiles))
 
@@ -178,6 +187,27 @@ def _flat_tiles(shape: LayerShape) -> Iterator[Tile]:
 def _fits(tile: Tile) -> bool:
     """Return whether a tile's sums fit the registers."""
     return tile.block_t * tile.block_m * tile.block_n <= _MAX_SUMS * tile.warps * _WARP
+
+
+def _pooled_tiles(shape: LayerShape) -> Iterator[Tile]:
+    """Yield tiles whose kernel pools as well. Large patches compute little twice."""
+    if not shape.pooled:
+        return
+    flat = shape.channels < _MIN_SIDE
+    block_k = min(_FLAT_K, _flat_k(shape)) if flat else min(64, _fitting(shape.channels))
+    block_n = min(32, _fitting(shape.filters))
+    steps = 1 if shape.takes == "held" else _next_power_of_2(shape.steps)
+    for patch_h, patch_w, warps in ((16, 16, 8), (8, 16, 4), (8, 8, 4)):
+        block_m = patch_h * patch_w
+        yield Tile(block_m, block_n, block_k, warps, flat=flat, patch_w=patch_w)
+        joint = min(steps, _MAX_ROWS // block_m)
+        if joint > 1 and shape.is_spikes:
+            yield Tile(block_m, block_n, block_k, 8, joint, flat, patch_w=patch_w)
+
+
+def _patches(length: int, patch: int) -> int:
+    """Return how many patches of a length cover the pooled pixels of a row or column."""
+    return 1 if patch >= length else -(-((length + 1) // 2) // (patch // 2 - 1))
 
 
 def _flat_k(shape: LayerShape) -> int:

@@ -20,12 +20,13 @@ def _charge(potential, current, DECAY: tl.constexpr):
 
 @triton.jit
 def _accumulate(
-    x, added, high, low, m, n, t, steps, pixels, height, width, channels, filters,
-    SIDE: tl.constexpr, VALUES: tl.constexpr, HALF: tl.constexpr, ADDED: tl.constexpr,
+    x, added, high, low, m, row, column, mask_m, n, t, steps, pixels, height, width, channels,
+    filters, SIDE: tl.constexpr, VALUES: tl.constexpr, HALF: tl.constexpr, ADDED: tl.constexpr,
     FLAT: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Sums over taps and channels for pixels m and filters n, at BLOCK_T steps from t on.
+    """Sums over taps and channels for pixels m, at row and column of their samples, and filters n,
+    at BLOCK_T steps from t on; those of pixels outside of mask_m are not to be used.
 
     [BLOCK_T * BLOCK_M, BLOCK_N]: the rows of a step are together; those of steps from `steps` on
     are not to be used. With FLAT, BLOCK_K counts pairs of a tap and a channel, not channels.
@@ -33,8 +34,6 @@ def _accumulate(
     x: packed spikes [pixels, channels], or values [T, pixels, channels].
     high, low: weights [SIDE * SIDE, channels, filters]. With HALF, spikes take `high` alone.
     """
-    column = m % width
-    row = (m // width) % height
     blocks_k = tl.cdiv(channels, BLOCK_K)
     blocks = tl.cdiv(SIDE * SIDE * channels, BLOCK_K) if FLAT else SIDE * SIDE * blocks_k
     step_offset = tl.full((BLOCK_M,), pixels, tl.int64) * t  # of values, in pixels
@@ -50,7 +49,7 @@ def _accumulate(
             right = index_w // channels % SIDE - SIDE // 2
             tap_row = row[:, None] + down[None, :]
             tap_column = column[:, None] + right[None, :]
-            mask_x = (m < pixels)[:, None] & mask_k[None, :] & (tap_row >= 0) & (tap_row < height)
+            mask_x = mask_m[:, None] & mask_k[None, :] & (tap_row >= 0) & (tap_row < height)
             mask_x = mask_x & (tap_column >= 0) & (tap_column < width)
             pixel = m.to(tl.int64)[:, None] + (down * width + right)[None, :]
         else:
@@ -60,9 +59,9 @@ def _accumulate(
             mask_k = k < channels
             down = tap // SIDE - SIDE // 2
             right = tap % SIDE - SIDE // 2
-            mask_m = (m < pixels) & (row + down >= 0) & (row + down < height)
-            mask_m = mask_m & (column + right >= 0) & (column + right < width)
-            mask_x = mask_m[:, None] & mask_k[None, :]
+            mask_tap = mask_m & (row + down >= 0) & (row + down < height)
+            mask_tap = mask_tap & (column + right >= 0) & (column + right < width)
+            mask_x = mask_tap[:, None] & mask_k[None, :]
             pixel = (m.to(tl.int64) + down * width + right)[:, None]
         mask_w = mask_k[:, None] & (n < filters)[None, :]  # [BLOCK_K, BLOCK_N]
         offset_w = index_w[:, None] * filters + n[None, :]
@@ -103,19 +102,89 @@ def _accumulate(
 
 
 @triton.jit
+def _patch(
+    patch, height, width, patches_h, patches_w,
+    WHOLE_H: tl.constexpr, WHOLE_W: tl.constexpr, BLOCK_M: tl.constexpr, PATCH_W: tl.constexpr,
+):  # fmt: skip
+    """Return sample, first row and first column of a patch of BLOCK_M // PATCH_W rows.
+
+    Pooled pixels that a patch computes need the rows and columns beside it: patches overlap by two
+    of each, unless one holds the WHOLE height or width. First rows and columns are even.
+    """
+    sample = patch // (patches_h * patches_w)
+    row = patch // patches_w % patches_h * 0
+    column = row
+    if not WHOLE_H:
+        row = patch // patches_w % patches_h * (BLOCK_M // PATCH_W - 2) - 2
+    if not WHOLE_W:
+        column = patch % patches_w * (PATCH_W - 2) - 2
+    return sample, row, column
+
+
+@triton.jit
+def _store_pooled(
+    fired, packed, sample, first_row, first_column, n, height, width, filters,
+    WHOLE_H: tl.constexpr, WHOLE_W: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    PATCH_W: tl.constexpr,
+):  # fmt: skip
+    """Max-pool a patch's packed spikes [BLOCK_M, BLOCK_N] as `pool` does, and store the pixels
+    whose windows it holds."""
+    index = tl.arange(0, BLOCK_M // 4)
+    row = index // (PATCH_W // 2)
+    column = index % (PATCH_W // 2)
+    pooled = tl.zeros((BLOCK_M // 4, BLOCK_N), packed.dtype)
+    for tap in tl.static_range(9):
+        tap_row = 2 * row + (tap // 3 - 1)
+        tap_column = 2 * column + (tap % 3 - 1)
+        inside = (tap_row >= 0) & (tap_column >= 0)
+        source = tl.where(inside, tap_row * PATCH_W + tap_column, 0)
+        source = tl.broadcast_to(source[:, None], (BLOCK_M // 4, BLOCK_N))
+        pooled |= tl.where(inside[:, None], tl.gather(packed, source, 0), 0)
+    pooled_height = (height + 1) // 2
+    pooled_width = (width + 1) // 2
+    pooled_row = first_row // 2 + row
+    pooled_column = first_column // 2 + column
+    mask = (pooled_row < pooled_height) & (pooled_column < pooled_width)
+    if not WHOLE_H:
+        mask = mask & (row > 0)
+    if not WHOLE_W:
+        mask = mask & (column > 0)
+    pixel = (sample.to(tl.int64) * pooled_height + pooled_row) * pooled_width + pooled_column
+    tl.store(
+        fired + pixel[:, None] * filters + n[None, :], pooled.to(fired.dtype.element_ty),
+        mask=mask[:, None] & (n < filters)[None, :],
+    )  # fmt: skip
+
+
+@triton.jit
 def fire(
     x, added, high, low, unit, shift, fired,
-    pixels, height, width, channels, filters, steps,
+    pixels, height, width, channels, filters, steps, patches_h, patches_w,
     DECAY: tl.constexpr, SIDE: tl.constexpr, VALUES: tl.constexpr, HALF: tl.constexpr,
     HELD: tl.constexpr, ADDED: tl.constexpr, WIDE: tl.constexpr, FLAT: tl.constexpr,
-    BLOCK_T: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    WHOLE_H: tl.constexpr, WHOLE_W: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PATCH_W: tl.constexpr,
 ):  # fmt: skip
     """A layer: one program computes pixels m = (b, y, x) and filters n over all steps.
 
     unit, shift: [filters]; fired: packed spikes [pixels, filters]. With HELD, x has one step, and
-    BLOCK_T is 1.
+    BLOCK_T is 1. With PATCH_W, pixels are those of a patch of that width, and fired is pooled.
     """
-    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    index = tl.arange(0, BLOCK_M)
+    if PATCH_W:
+        sample, first_row, first_column = _patch(
+            tl.program_id(0), height, width, patches_h, patches_w, WHOLE_H, WHOLE_W, BLOCK_M,
+            PATCH_W,
+        )  # fmt: skip
+        row = first_row + index // PATCH_W
+        column = first_column + index % PATCH_W
+        mask_m = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        m = (sample * height + row) * width + column
+    else:
+        m = tl.program_id(0) * BLOCK_M + index
+        column = m % width
+        row = (m // width) % height
+        mask_m = m < pixels
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     scale = tl.load(unit + n, mask=n < filters, other=0.0)[None, :]
     offset = tl.load(shift + n, mask=n < filters, other=0.0)[None, :]
@@ -123,7 +192,7 @@ def fire(
     packed = tl.zeros((BLOCK_M, BLOCK_N), tl.int64 if WIDE else tl.int32)
     if HELD:
         first_step = _accumulate(
-            x, added, high, low, m, n, 0, 1, pixels, height, width, channels,
+            x, added, high, low, m, row, column, mask_m, n, 0, 1, pixels, height, width, channels,
             filters, SIDE, VALUES, HALF, ADDED, FLAT, 1, BLOCK_M, BLOCK_N, BLOCK_K,
         )  # fmt: skip
     for t in range(0, steps, BLOCK_T):
@@ -131,8 +200,9 @@ def fire(
             accumulator = first_step
         else:
             accumulator = _accumulate(
-                x, added, high, low, m, n, t, steps, pixels, height, width, channels, filters,
-                SIDE, VALUES, HALF, ADDED, FLAT, BLOCK_T, BLOCK_M, BLOCK_N, BLOCK_K,
+                x, added, high, low, m, row, column, mask_m, n, t, steps, pixels, height, width,
+                channels, filters, SIDE, VALUES, HALF, ADDED, FLAT, BLOCK_T, BLOCK_M, BLOCK_N,
+                BLOCK_K,
             )  # fmt: skip
         if BLOCK_T == 1:
             potential, spike = _charge(potential, accumulator * scale + offset, DECAY)
@@ -144,9 +214,16 @@ def fire(
                 of_step = tl.sum(tl.where(step == i, by_step, 0.0), axis=0)
                 potential, spike = _charge(potential, of_step * scale + offset, DECAY)
                 packed |= (spike & (t + i < steps)).to(packed.dtype) << (t + i)
-    offset_out = m.to(tl.int64)[:, None] * filters + n[None, :]
-    mask_out = (m < pixels)[:, None] & (n < filters)[None, :]
-    tl.store(fired + offset_out, packed.to(fired.dtype.element_ty), mask=mask_out)
+    if PATCH_W:
+        packed = tl.where(mask_m[:, None], packed, 0)
+        _store_pooled(
+            fired, packed, sample, first_row, first_column, n, height, width, filters, WHOLE_H,
+            WHOLE_W, BLOCK_M, BLOCK_N, PATCH_W,
+        )  # fmt: skip
+    else:
+        offset_out = m.to(tl.int64)[:, None] * filters + n[None, :]
+        mask_out = mask_m[:, None] & (n < filters)[None, :]
+        tl.store(fired + offset_out, packed.to(fired.dtype.element_ty), mask=mask_out)
 
 
 @triton.jit

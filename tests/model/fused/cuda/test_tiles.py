@@ -70,6 +70,48 @@ def test_every_tile_gives_the_spikes_of_the_rules_tile(
     assert int((expected != 0).sum()) > 0 or expected.numel() < 20
 
 
+@given(
+    height=st.integers(1, 7),
+    width=st.integers(1, 7),
+    patch=st.sampled_from([(4, 4), (4, 8), (8, 4), (8, 8), (2, 16)]),
+    filters=st.sampled_from([1, 17]),
+    takes=st.sampled_from(["spikes", "held"]),
+    flat=st.booleans(),
+    block_t=st.sampled_from([1, 4]),
+    steps=st.sampled_from([3, 9]),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=5)
+def test_a_patch_is_pooled_as_the_whole_picture(
+    height: int, width: int, patch: tuple[int, int], filters: int, takes: Takes, flat: bool,
+    block_t: int, steps: int, seed: int,
+) -> None:  # fmt: skip
+    """Patches overlap, go beyond the picture, or hold its whole height or width."""
+    shape = LayerShape(2, height, width, 3, filters, 9, steps, takes, pooled=True)
+    x, weights, _ = random_layer(shape, DEVICE)
+    patch_h, patch_w = patch if patch[0] > 2 or height <= 2 else (8, 8)
+    block_t = 1 if takes == "held" else block_t
+    tile = Tile(patch_h * patch_w, 16, 16, 4, block_t, flat, patch_w=patch_w)
+    expected = packed_spikes.pool(packed_spikes.fire(x, weights, steps))
+    actual = packed_spikes.fire(x, weights, steps, None, tile, pooled=True)
+    assert expected.shape == actual.shape
+    assert int((expected != actual).sum()) <= 1, "one potential may be within rounding"
+    unpooled = replace(tile, patch_w=0)
+    assert torch.equal(packed_spikes.fire(x, weights, steps, None, unpooled, pooled=True), actual)
+
+
+def test_only_a_stage_that_is_pooled_has_tiles_that_pool() -> None:
+    shape = LayerShape(1, 32, 32, 16, 32, 9, 4, "spikes", pooled=True)
+    patches = [tile for tile in candidates(shape) if tile.patch_w]
+    assert {(tile.block_m // tile.patch_w, tile.patch_w) for tile in patches} == {
+        (16, 16), (8, 16), (8, 8)
+    }  # fmt: skip
+    assert not any(tile.patch_w for tile in candidates(replace(shape, pooled=False)))
+    assert not rule(shape).patch_w
+    assert patches[0].patches(32, 32) == (3, 3), "of 16 pooled pixels a patch has 7"
+    assert patches[0].patches(16, 5) == (1, 1)
+
+
 @pytest.mark.parametrize("taps", [1, 9])
 @pytest.mark.parametrize("takes", ["spikes", "half", "held", "values"])
 def test_candidates_are_powers_of_two_with_todays_choice_among_them(
@@ -135,8 +177,8 @@ def test_a_tile_that_changes_spikes_is_not_used(
     wrong = candidates(SHAPE)[1]
     fire = packed_spikes.fire
 
-    def faulty(*args: object) -> torch.Tensor:
-        fired = fire(*args)  # type: ignore[arg-type]
+    def faulty(*args: object, pooled: bool) -> torch.Tensor:
+        fired = fire(*args, pooled=pooled)  # type: ignore[arg-type]
         return fired + 1 if args[-1] == wrong else fired
 
     monkeypatch.setattr(packed_spikes, "fire", faulty)
