@@ -152,7 +152,7 @@ class Paths:
 
             half = path == "fused-half-graphs"
             fused = CUDANetwork(self._network, half=half, tiles=self.cuda_tiles())
-            for batch in (1, BATCH_SIZES[-1]):
+            for batch in BATCH_SIZES:  # tiles differ by batch
                 fused(zeros(self._network.config, batch, self._device), steps, True)
             return GraphedNetwork(self._network, fused)
         from model.fused.cpu.network import CPUNetwork

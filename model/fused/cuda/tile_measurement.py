@@ -93,7 +93,8 @@ def is_faster(
             if not _agree(run(champion), run(challenger), shape.steps):
                 log.warning("tile %s changes spikes of %s and is not used", challenger, shape)
                 return False
-            return _saves_time(timer(partial(run, champion)), timer(partial(run, challenger)))
+            timed = [timer(partial(run, tile)) for tile in (champion, challenger)]
+        return _saves_time(timed[0], timed[1], lock)
     except Exception as exc:  # compiler, driver and allocator raise many kinds of errors
         log.debug("tile %s is not used for %s: %r", challenger, shape, exc)
         return False
@@ -150,9 +151,11 @@ def cuda_timer(run: Work) -> Callable[[], float]:
     with torch.cuda.stream(stream):
         # Not torch.cuda.graph, which empties torch's cache. Other threads may allocate meanwhile.
         graph.capture_begin(capture_error_mode="thread_local")
-        for _ in range(_LAUNCHES):
-            run()
-        graph.capture_end()
+        try:
+            for _ in range(_LAUNCHES):
+                run()
+        finally:  # else the stream would record for ever
+            graph.capture_end()
 
     def timed() -> float:
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -170,9 +173,14 @@ def _agree(expected: Tensor, actual: Tensor, steps: int) -> bool:
     return differing <= max(_MIN_ALLOWED_FLIPS, _ALLOWED_FLIPS * expected.numel() * steps)
 
 
-def _saves_time(champion: Callable[[], float], challenger: Callable[[], float]) -> bool:
+def _saves_time(
+    champion: Callable[[], float],
+    challenger: Callable[[], float],
+    lock: AbstractContextManager[object],
+) -> bool:
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(_ROUNDS):
-        seconds[0].append(champion())
-        seconds[1].append(challenger())
+        with lock, torch.inference_mode():  # not for all rounds: requests wait
+            seconds[0].append(champion())
+            seconds[1].append(challenger())
     return statistics.median(seconds[1]) < (1 - _GAIN) * statistics.median(seconds[0])

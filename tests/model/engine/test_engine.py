@@ -522,6 +522,30 @@ def test_graphs_give_the_plain_outputs_at_any_batch_size(steps: int, path: Engin
 
 
 @pytest.mark.cuda
+def test_tiles_are_measured_and_the_path_with_them_gives_the_plain_outputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    plain, tuned = Engine(lively(CONFIG), "cuda"), Engine(lively(CONFIG), "cuda")
+    assert tuned.use_fastest(["fused-graphs"], STEPS)
+    tuned.tune(20.0)
+    assert tuned.path == "fused-graphs"
+    assert tuned.tiles is not None
+    assert tuned.tiles.measured
+    assert len(list(tmp_path.glob("scmrl-tiles-*.json"))) == 1
+    inputs = clips(40)
+    for count in (1, 5, 40):
+        some = {name: x[:, :count] for name, x in inputs.items()}
+        expected, output = plain.run(some, STEPS), tuned.run(some, STEPS)
+        differences = (expected.logits.softmax(1) - output.logits.softmax(1)).abs().amax(1)
+        assert differences.median() <= 1e-4, "a spike may move in a sample now and then"
+    times = tuned.batch_times(STEPS, [1, 8, 64], 10.0)
+    assert list(times) == [1, 8, 64]
+
+
+@pytest.mark.cuda
 def test_half_precision_moves_few_spikes_on_a_gpu() -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
