@@ -139,7 +139,7 @@ def test_flags_of_serve_are_the_settings_with_their_defaults() -> None:
     stdout = scmrl("serve", "--help").output
     flags = set(re.findall(r"--([a-z][a-z-]+)", stdout))
     assert {name.replace("_", "-") for name in Settings.model_fields} - flags == SECRETS
-    assert "[default: 8 requests]" in stdout
+    assert "[default: 128 requests]" in stdout
     assert "[default: none]" in stdout
 
 
@@ -343,11 +343,11 @@ def test_models_reports_an_empty_folder(tmp_path: Path) -> None:
 def test_settings_lists_values_and_hides_secrets(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("SCMRL_MAX_BATCH", "13")
+    monkeypatch.setenv("SCMRL_QUEUE_LENGTH", "13")
     monkeypatch.setenv("SCMRL_ADMIN_KEY", "a-secret-of-the-operator")
     monkeypatch.setenv("COLUMNS", "200")
     stdout = scmrl("settings").output
-    assert re.search(r"SCMRL_MAX_BATCH\s*│\s*13 requests \(default: 8 requests\)", stdout)
+    assert re.search(r"SCMRL_QUEUE_LENGTH\s*│\s*13 requests \(default: 128 requests\)", stdout)
     assert re.search(r"SCMRL_ADMIN_KEY\s*│\s*set \(default: none\)", stdout)
     assert "a-secret" not in stdout
     monkeypatch.setenv("COLUMNS", "80")
