@@ -152,13 +152,14 @@ def make_parts(device: str, data: Path | None) -> list[Part]:
     options = ("--device", device, "--out", "{folder}")
     for case in CASES:
         # First: the tiles that it finds are cached, and the next part is measured with them.
-        command = (str(PARTS), "tiles", case, device, "40")
-        parts.append(Part(f"tiles, {case}", command, 100, read_last_line))
+        command = (str(PARTS), "tiles", case, device, "30")
+        parts.append(Part(f"tiles, {case}", command, 80, read_last_line))
         command = (*bench, "engine", *options, "--case", case, "--no-memory", "--seconds", "2.5",
                    "--samples", "32")  # fmt: skip
         parts.append(Part(f"engine, {case}", command, 120, _reader("engine.json")))
     command = (*bench, "service", *options, "--overload", "0", "--seconds", "6")
-    return [*parts, Part("service", command, 200, _reader("service.json"))]
+    service = Part("service", command, 200, _reader("service.json"))
+    return [*parts[:-2], service, *parts[-2:]]  # before the smallest network
 
 
 def make_trial(data: Path | None) -> list[Part]:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 pytest.importorskip("triton", reason="needs triton, which there is for Linux on x86-64")
 
 from model.config import Config, StreamConfig
+from model.engine.outputs import to_cpu
 from model.engine.paths import Paths
 from model.fused.cuda import packed_spikes, tile_measurement
 from model.fused.cuda.network import CUDANetwork
@@ -30,7 +31,8 @@ from model.fused.cuda.tiles import (
     candidates,
     rule,
 )
-from tests.model.fused.cuda.test_network import DEVICE
+from tests.model.fused.cpu.test_network import assert_same, plain
+from tests.model.fused.cuda.test_network import DEVICE, case
 from tests.model.networks import lively, noise
 
 pytestmark = pytest.mark.slow
@@ -252,6 +254,31 @@ def test_an_unwritable_folder_is_a_log_line(
     (tmp_path / "file").write_text("")
     TileCache(DEVICE, tmp_path / "file").write({SHAPE: rule(SHAPE)})
     assert "cannot be cached" in caplog.text
+
+
+class Others(dict[LayerShape, Tile]):
+    """A tile of each layer that is as different from the rule's as can be: it pools where it can,
+    and has all steps in one product."""
+
+    def get(self, shape: LayerShape, default: object = None) -> Tile:  # type: ignore[override]
+        def difference(tile: Tile) -> tuple[bool, bool, int]:
+            return tile.patch_w > 0, tile.block_t > 1, -tile.block_m
+
+        return max(candidates(shape), key=difference)
+
+
+def test_a_network_of_other_tiles_gives_the_plain_outputs() -> None:
+    network, inputs, steps = case("concat", batch=1)
+    expected = plain(network, inputs, steps)
+    tiles = Tiles()
+    tiles.measured = Others()
+    moved = {name: x.to(DEVICE) for name, x in inputs.items()}
+    with torch.inference_mode():
+        output = CUDANetwork(network.to(DEVICE), tiles=tiles)(moved, steps, True)
+    assert_same(to_cpu(output), expected)
+    used = [tiles.tile(shape) for shape in tiles.seen]
+    assert any(tile.patch_w for tile in used)
+    assert any(tile.block_t > 1 for tile in used)
 
 
 def test_an_engine_measures_the_layers_that_ran_and_the_next_one_reads_them(
