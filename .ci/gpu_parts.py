@@ -138,14 +138,16 @@ def tiles(case: str, device: str, seconds: str) -> dict[str, Any]:
 def _changed_tiles(tiles: Any) -> dict[str, Any]:
     """Return how many layer shapes were measured, and those with another tile than the rule's."""
     if tiles is None:
-        return {"measured": 0, "changed": []}
+        return {"measured": 0, "unfinished": 0, "changed": []}
     from dataclasses import asdict
 
     from model.fused.cuda.tiles import rule
 
-    changed = [(shape, tile) for shape, tile in tiles.measured.items() if tile != rule(shape)]
+    measured = {shape: each.tile for shape, each in tiles.measured.items()}
+    changed = [(shape, tile) for shape, tile in measured.items() if tile != rule(shape)]
     return {
         "measured": len(tiles.measured),
+        "unfinished": len(tiles.unfinished),
         "changed": [{"layer": asdict(shape), "tile": asdict(tile)} for shape, tile in changed],
     }
 

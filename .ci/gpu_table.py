@@ -72,8 +72,9 @@ def _tiles(result: Any) -> Iterator[Row]:
         rate = f"{size / before[size]:,.0f} / " if size in before else ""
         yield f"batch {size}, samples/s: rule / measured tiles", f"{rate}{size / seconds:,.0f}"
     yield (
-        "layers measured / with another tile",
-        f"{result['measured']} / {len(result['changed'])} in {result['tuned_s']:.0f} s",
+        "layers measured / unfinished / with another tile",
+        f"{result['measured']} / {result['unfinished']} / {len(result['changed'])} in "
+        f"{result['tuned_s']:.0f} s",
     )
     yield "maximum batch by that curve", str(result["max_batch"])
     for row in result["changed"]:

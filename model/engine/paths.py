@@ -93,7 +93,8 @@ class Paths:
         return min(medians, key=lambda path: medians[path])
 
     def tune(self, is_over: Callable[[], bool]) -> bool:
-        """Measure tiles for the layers of the fused path on CUDA that have none, until `is_over`.
+        """Measure tiles for the layers of the fused path on CUDA, until `is_over`; continue where
+        an earlier measurement of this card ended.
 
         Return whether layers have other tiles now: a path that is prepared afterwards has them.
         They are kept on disk. Before the fused path has been prepared there is nothing to measure.
@@ -107,19 +108,19 @@ class Paths:
         tiles, cache = self.tiles, TileCache(self._device)
         used = {shape: tiles.tile(shape) for shape in tiles.seen}
         tiles.measured.update(cache.read())  # those of another process
-        shapes = by_importance(tiles.unmeasured)
+        shapes = by_importance(tiles.unfinished)
         timer = tile_measurement.timer(self._device)
         with inference_context(self._device):
             measured = tile_measurement.measure_tiles(
-                shapes, self._device, timer, self._lock, is_over
+                shapes, tiles.measured, self._device, timer, self._lock, is_over
             )
         if measured:
             tiles.measured.update(measured)
             cache.write(measured)
         changed = sum(tiles.tile(shape) != tile for shape, tile in used.items())
         log.info(
-            "tiles of %d of %d layer shapes on %s were measured; %d of %d change",
-            len(measured), len(shapes), self._device, changed, len(used),
+            "tiles of %d layer shapes on %s were measured, %d are unfinished; %d of %d change",
+            len(measured), self._device, len(tiles.unfinished), changed, len(used),
         )  # fmt: skip
         return changed > 0
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import triton
 
-from model.fused.cuda.tiles import LayerShape, Tile, candidates
+from model.fused.cuda.tiles import LayerShape, Measurement, Tile, candidates
 
 log = logging.getLogger("scmrl.engine")
 
@@ -64,7 +64,7 @@ class TileCache:
         folder = Path(triton.knobs.cache.dir) if folder is None else folder
         self.path = folder / f"scmrl-tiles-{name}.json"
 
-    def read(self) -> dict[LayerShape, Tile]:
+    def read(self) -> dict[LayerShape, Measurement]:
         """Return the tiles by layer shape; none where the file is missing or damaged."""
         try:
             if self.path.stat().st_size > _MAX_BYTES:
@@ -76,12 +76,12 @@ class TileCache:
             log.warning("measured tiles in %s are ignored: %r", self.path, exc)
             return {}
 
-    def write(self, tiles: Mapping[LayerShape, Tile]) -> None:
+    def write(self, tiles: Mapping[LayerShape, Measurement]) -> None:
         """Add tiles to the file, in place of those of the same layers."""
         merged = self.read() | dict(tiles)
         content = {
             "card": self._card,
-            "tiles": [{"layer": asdict(s), "tile": asdict(t)} for s, t in merged.items()],
+            "tiles": [{"layer": asdict(shape), **asdict(m)} for shape, m in merged.items()],
         }
         partial = None
         try:
@@ -98,12 +98,15 @@ class TileCache:
                     os.unlink(partial)
 
 
-def _parse(content: Any, expected: Mapping[str, str]) -> dict[LayerShape, Tile]:
+def _parse(content: Any, expected: Mapping[str, str]) -> dict[LayerShape, Measurement]:
     """Return the tiles in a file's content. Raises ValueError, TypeError or KeyError."""
     if content["card"] != expected:
         raise ValueError("they are of another card or version")
-    tiles = {LayerShape(**row["layer"]): Tile(**row["tile"]) for row in content["tiles"]}
-    for shape, tile in tiles.items():
-        if tile not in candidates(shape):
-            raise ValueError(f"{tile} is no tile of {shape}")
+    tiles = {
+        LayerShape(**row["layer"]): Measurement(Tile(**row["tile"]), row["tried"])
+        for row in content["tiles"]
+    }
+    for shape, measured in tiles.items():
+        if measured.tried < 1 or measured.tile not in candidates(shape)[: measured.tried]:
+            raise ValueError(f"{measured} is none of {shape}")
     return tiles

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from model.fused.cuda import packed_spikes
 from model.fused.cuda.packed_spikes import Weights
-from model.fused.cuda.tiles import LayerShape, Tile, candidates
+from model.fused.cuda.tiles import LayerShape, Measurement, Tile, candidates
 from model.fused.folding import Folded
 
 log = logging.getLogger("scmrl.engine")
@@ -44,29 +44,34 @@ _DECAY = 0.5
 
 def measure_tiles(
     shapes: Sequence[LayerShape],
+    known: Mapping[LayerShape, Measurement],
     device: torch.device,
     timer: Timer,
     lock: AbstractContextManager[object],
     is_over: Callable[[], bool],
-) -> dict[LayerShape, Tile]:
+) -> dict[LayerShape, Measurement]:
     """Return the fastest tile of each layer shape, in the order of importance.
 
-    The most promising candidate of each shape is measured first, then the next of each, until
-    `is_over` is true: a shape of which some were measured has the best of those, and one of which
-    only the rule's tile was is left out. A candidate is compiled without `lock`, and runs with it.
+    The most promising candidate of each shape that `known` has not tried is measured first, then
+    the next of each, until `is_over` is true: a shape of which none was measured is left out. A
+    candidate is compiled without `lock`, and runs with it.
     """
-    best: dict[LayerShape, Tile] = {}
+    measured: dict[LayerShape, Measurement] = {}
     tiles = {shape: candidates(shape) for shape in shapes}
+    best = {
+        shape: known.get(shape, Measurement(of_shape[0], 1)) for shape, of_shape in tiles.items()
+    }
     for number in range(1, max((len(of_shape) for of_shape in tiles.values()), default=0)):
         for shape, of_shape in tiles.items():
-            if is_over():
-                return best
-            if number >= len(of_shape):
+            if not best[shape].tried <= number < len(of_shape):
                 continue
-            champion, challenger = best.get(shape, of_shape[0]), of_shape[number]
+            if is_over():
+                return measured
+            champion, challenger = best[shape].tile, of_shape[number]
             is_better = is_faster(challenger, champion, shape, device, timer, lock)
-            best[shape] = challenger if is_better else champion
-    return best
+            best[shape] = Measurement(challenger if is_better else champion, number + 1)
+            measured[shape] = best[shape]
+    return measured
 
 
 def is_faster(

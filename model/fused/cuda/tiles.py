@@ -87,14 +87,22 @@ class Tile:
         return _patches(height, patch_h), _patches(width, self.patch_w)
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """The fastest tile of the first `tried` candidates of a layer shape."""
+
+    tile: Tile
+    tried: int
+
+
 class Tiles:
     """The tile of each layer shape: that of `measured`, else the rule's.
 
-    `seen` are the shapes that were asked for, in their order; `unmeasured` those without a
-    measured tile.
+    `seen` are the shapes that were asked for, in their order; `unfinished` those of them of which
+    not all candidates were measured.
     """
 
-    def __init__(self, measured: Mapping[LayerShape, Tile] | None = None) -> None:
+    def __init__(self, measured: Mapping[LayerShape, Measurement] | None = None) -> None:
         self.measured = dict(measured or {})
         self._seen: dict[LayerShape, None] = {}
 
@@ -103,12 +111,16 @@ class Tiles:
         return tuple(self._seen)
 
     @property
-    def unmeasured(self) -> list[LayerShape]:
-        return [shape for shape in self._seen if shape not in self.measured]
+    def unfinished(self) -> list[LayerShape]:
+        def tried(shape: LayerShape) -> int:
+            return self.measured[shape].tried if shape in self.measured else 0
+
+        return [shape for shape in self._seen if tried(shape) < len(candidates(shape))]
 
     def tile(self, shape: LayerShape) -> Tile:
         self._seen[shape] = None
-        return self.measured.get(shape) or rule(shape)
+        measured = self.measured.get(shape)
+        return rule(shape) if measured is None else measured.tile
 
 
 def rule(shape: LayerShape) -> Tile:

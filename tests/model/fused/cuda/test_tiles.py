@@ -21,9 +21,16 @@ from model.engine.paths import Paths
 from model.fused.cuda import packed_spikes, tile_measurement
 from model.fused.cuda.network import CUDANetwork
 from model.fused.cuda.tile_cache import TileCache
-from model.fused.cuda.tile_measurement import Work, measure_tiles, random_layer, wall_timer
+from model.fused.cuda.tile_measurement import (
+    Timer,
+    Work,
+    measure_tiles,
+    random_layer,
+    wall_timer,
+)
 from model.fused.cuda.tiles import (
     LayerShape,
+    Measurement,
     Takes,
     Tile,
     Tiles,
@@ -156,21 +163,39 @@ class Clock:
         return lambda: 1.0 if self._fast(tile) else 2.0
 
 
-def test_a_faster_tile_replaces_the_rules_and_an_equal_one_does_not() -> None:
+def measure(clock: Timer, count: int, known: dict[LayerShape, Measurement]) -> Measurement | None:
+    """Measure at most `count` candidates of SHAPE."""
+    rounds = iter(range(count))
+    measured = measure_tiles(
+        [SHAPE], known, DEVICE, clock, threading.Lock(), lambda: next(rounds, None) is None
+    )
+    return measured.get(SHAPE)
+
+
+def test_a_faster_tile_replaces_the_rules_and_a_later_start_continues() -> None:
     wanted = candidates(SHAPE)[2]
     clock = Clock(lambda tile: tile == wanted)
-    rounds = iter(range(4))
-    measured = measure_tiles(
-        [SHAPE], DEVICE, clock, threading.Lock(), lambda: next(rounds, None) is None
-    )
-    assert measured == {SHAPE: wanted}
-    assert len(clock.tiles) == 2 * 4, "time was for four candidates"
-    assert Tiles(measured).tile(SHAPE) == wanted
-    assert Tiles(measured).tile(replace(SHAPE, batch=2)) == rule(replace(SHAPE, batch=2))
+    first = measure(clock, 1, {})
+    assert first == Measurement(rule(SHAPE), 2)
+    second = measure(clock, 2, {SHAPE: first})
+    assert second == Measurement(wanted, 4), "no faster one replaces it"
+    assert clock.tiles == [
+        rule(SHAPE), candidates(SHAPE)[1], rule(SHAPE), wanted, wanted, candidates(SHAPE)[3]
+    ]  # fmt: skip
+    tiles = Tiles({SHAPE: second})
+    assert tiles.tile(SHAPE) == wanted
+    assert tiles.unfinished == [SHAPE]
+    complete = Measurement(wanted, len(candidates(SHAPE)))
+    assert measure(clock, 9, {SHAPE: complete}) is None
+    tiles.measured[SHAPE] = complete
+    assert tiles.unfinished == []
+    other = replace(SHAPE, batch=2)
+    assert tiles.tile(other) == rule(other)
+    assert tiles.unfinished == [other]
 
 
 def test_without_time_nothing_is_measured() -> None:
-    assert measure_tiles([SHAPE], DEVICE, wall_timer, threading.Lock(), lambda: True) == {}
+    assert measure(wall_timer, 0, {}) is None
 
 
 def test_a_tile_that_changes_spikes_is_not_used(
@@ -184,13 +209,9 @@ def test_a_tile_that_changes_spikes_is_not_used(
         return fired + 1 if args[-1] == wrong else fired
 
     monkeypatch.setattr(packed_spikes, "fire", faulty)
-    rounds = iter(range(1))
     with caplog.at_level(logging.WARNING, "scmrl.engine"):
-        measured = measure_tiles(
-            [SHAPE], DEVICE, Clock(lambda tile: tile == wrong), threading.Lock(),
-            lambda: next(rounds, None) is None,
-        )  # fmt: skip
-    assert measured == {SHAPE: rule(SHAPE)}
+        measured = measure(Clock(lambda tile: tile == wrong), 1, {})
+    assert measured == Measurement(rule(SHAPE), 2)
     assert "changes spikes" in caplog.text
 
 
@@ -206,8 +227,8 @@ def test_a_tile_that_cannot_run_is_not_used(monkeypatch: pytest.MonkeyPatch) -> 
 def test_measured_tiles_are_kept_on_disk_for_this_card_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tiles = {SHAPE: candidates(SHAPE)[2]}
-    other = {replace(SHAPE, batch=2): rule(SHAPE)}
+    tiles = {SHAPE: Measurement(candidates(SHAPE)[2], 5)}
+    other = {replace(SHAPE, batch=2): Measurement(rule(SHAPE), 1)}
     cache = TileCache(DEVICE, tmp_path / "new")
     assert cache.read() == {}
     cache.write(tiles)
@@ -229,6 +250,8 @@ def test_measured_tiles_are_kept_on_disk_for_this_card_alone(
         lambda content: content.replace(b'"block_m": 16', b'"block_m": "x"'),
         lambda content: content.replace(b'"batch": 1', b'"batch": null'),
         lambda content: content.replace(b'"steps"', b'"stops"'),
+        lambda content: content.replace(b'"tried": ', b'"tried": -'),
+        lambda content: content.replace(b'"tried": ', b'"tried": 0.'),
         lambda content: content.replace(b'"torch": "', b'"torch": "9'),
         lambda content: content + b" " * 2**23,
     ],
@@ -237,34 +260,35 @@ def test_a_damaged_file_is_ignored_with_a_log_line_and_replaced(
     damage: Callable[[bytes], bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tile = next(tile for tile in candidates(SHAPE) if tile.block_m == 16)
+    measured = Measurement(tile, len(candidates(SHAPE)))
     cache = TileCache(DEVICE, tmp_path)
-    cache.write({SHAPE: tile})
+    cache.write({SHAPE: measured})
     content = cache.path.read_bytes()
     assert damage(content) != content
     cache.path.write_bytes(damage(content))
     assert cache.read() == {}
     assert "are ignored" in caplog.text
-    cache.write({SHAPE: tile})
-    assert cache.read() == {SHAPE: tile}
+    cache.write({SHAPE: measured})
+    assert cache.read() == {SHAPE: measured}
 
 
 def test_an_unwritable_folder_is_a_log_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("")
-    TileCache(DEVICE, tmp_path / "file").write({SHAPE: rule(SHAPE)})
+    TileCache(DEVICE, tmp_path / "file").write({SHAPE: Measurement(rule(SHAPE), 1)})
     assert "cannot be cached" in caplog.text
 
 
-class Others(dict[LayerShape, Tile]):
+class Others(dict[LayerShape, Measurement]):
     """A tile of each layer that is as different from the rule's as can be: it pools where it can,
     and has all steps in one product."""
 
-    def get(self, shape: LayerShape, default: object = None) -> Tile:  # type: ignore[override]
+    def get(self, shape: LayerShape, default: object = None) -> Measurement:  # type: ignore[override]
         def difference(tile: Tile) -> tuple[bool, bool, int]:
             return tile.patch_w > 0, tile.block_t > 1, -tile.block_m
 
-        return max(candidates(shape), key=difference)
+        return Measurement(max(candidates(shape), key=difference), 1)
 
 
 def test_a_network_of_other_tiles_gives_the_plain_outputs() -> None:
@@ -294,12 +318,13 @@ def test_an_engine_measures_the_layers_that_ran_and_the_next_one_reads_them(
     frame = {name: x.to(DEVICE) for name, x in noise(network.config, steps=1, batch=1).items()}
     with torch.inference_mode():
         expected = CUDANetwork(network, tiles=tiles)(frame, 2, False).logits
-    shapes = tiles.unmeasured
+    shapes = tiles.unfinished
     assert {shape.takes for shape in shapes} == {"held", "spikes", "values"}
     rounds = iter(range(3))
     paths.tune(lambda: next(rounds, None) is None)
     assert set(tiles.measured) == set(by_importance(shapes)[:3])
-    assert set(tiles.unmeasured) == set(shapes) - set(tiles.measured)
+    assert {each.tried for each in tiles.measured.values()} == {2}
+    assert set(tiles.unfinished) >= set(shapes) - set(tiles.measured)
     successor = Paths(network, 1, threading.Lock())
     assert successor.cuda_tiles().measured == tiles.measured
     with torch.inference_mode():
