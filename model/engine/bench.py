@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,9 @@ from model.fused.cpu.network import CPUNetwork
 from model.module_command import module_command
 from model.network import SCMRL
 from model.network.neuron import LIF
+
+if TYPE_CHECKING:
+    from model.fused.cuda.tiles import Tiles
 
 #: Scale and shift of batch norms with which a random network fires as a trained one does.
 _SCALE, _SHIFT = 1.5, 0.4
@@ -106,13 +109,19 @@ def network(case: Case, seed: int = 0) -> SCMRL:
     return random.eval()
 
 
-def parity_layers(network: SCMRL, path: EnginePath) -> ParityLayers | None:
-    """Return the layers of a fused path, to be compared with the plain network; else None."""
+def parity_layers(
+    network: SCMRL, path: EnginePath, tiles: Tiles | None = None
+) -> ParityLayers | None:
+    """Return the layers of a fused path, to be compared with the plain network; else None.
+
+    `tiles`: of its layers on CUDA, by default the rule's.
+    """
     if path in ("fused-graphs", "fused-half-graphs"):
         from model.engine.parity_cuda import CUDAParityLayers
         from model.fused.cuda.network import CUDANetwork
 
-        return CUDAParityLayers(CUDANetwork(network, half=path == "fused-half-graphs"))
+        half = path == "fused-half-graphs"
+        return CUDAParityLayers(CUDANetwork(network, half=half, tiles=tiles))
     if path in ("plain", "graphs"):
         return None
     int8 = path == "fused-int8"

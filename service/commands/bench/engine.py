@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from model.config import EnginePath
+    from model.engine import Engine
     from model.engine.parity import Parity
     from model.network import SCMRL
 
@@ -180,22 +181,23 @@ def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def _compare(
     plain: SCMRL,
-    paths: Iterable[EnginePath],
+    engines: Mapping[EnginePath, Engine],
     batches: Sequence[Mapping[str, Tensor]],
     steps: int,
     console: Console,
 ) -> dict[str, dict[str, Any]]:
     """Compare each fused path with the plain network, print how much differs, and return it.
 
-    `batches`: frames [T or 1, B, C, H, W] by stream.
+    On CUDA the layers have the tiles of the engine. `batches`: frames [T or 1, B, C, H, W] by
+    stream.
     """
     from model.engine import bench
     from model.engine.parity import measure_parity
 
     device = plain.head.bias.device
     parities: dict[str, dict[str, Any]] = {}
-    for path in paths:
-        layers = bench.parity_layers(plain, path)
+    for path, engine in engines.items():
+        layers = bench.parity_layers(plain, path, engine.tiles)
         if layers is not None:
             moved = ({name: x.to(device) for name, x in frames.items()} for frames in batches)
             parity = measure_parity(plain, layers, moved, steps)

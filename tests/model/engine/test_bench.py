@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from model.engine import Engine
 from model.engine.bench import (
     CASES,
     Timing,
@@ -96,12 +99,23 @@ def test_another_network_has_no_parity() -> None:
 
 
 @pytest.mark.cuda
+@pytest.mark.parametrize("seconds", [0.0, 10.0])
 @pytest.mark.parametrize("case", CASES)
-def test_fused_arithmetic_flips_as_few_on_a_gpu(case: str) -> None:
+def test_fused_arithmetic_flips_as_few_on_a_gpu(
+    case: str, seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the tiles of the rule, and with what was measured in some seconds."""
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     plain = network(CASES[case]).to("cuda")
-    compared = parity_layers(plain, "fused-graphs")
+    tiles = None
+    if seconds:
+        monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+        engine = Engine(deepcopy(plain), "cuda")
+        assert engine.use_fastest(["fused-graphs"], CASES[case].steps)
+        engine.tune(seconds)
+        tiles = engine.tiles
+    compared = parity_layers(plain, "fused-graphs", tiles)
     assert compared is not None
     frames = {name: x.to("cuda") for name, x in inputs(CASES[case], 2, seed=5).items()}
     parity = measure_parity(plain, compared, [frames], CASES[case].steps)

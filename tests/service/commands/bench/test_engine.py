@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
+from model.engine import Engine
 from model.engine.bench import CASES, inputs, network, paths
 from service.commands.bench.engine import _compare
 
@@ -16,7 +17,9 @@ def test_each_fused_path_of_a_cpu_is_compared_with_the_plain_one() -> None:
     batches = [inputs(case, 2, seed=5), inputs(case, 1, seed=6)]
     console = Console(width=300)
     with console.capture() as capture:
-        parities = _compare(network(case), paths("cpu"), batches, case.steps, console)
+        plain = network(case)
+        engines = {path: Engine(plain, "cpu") for path in paths("cpu")}
+        parities = _compare(plain, engines, batches, case.steps, console)
     assert list(parities) == ["fused", "fused-int8"]
     fused, int8 = parities["fused"], parities["fused-int8"]
     assert fused["samples"] == int8["samples"] == 3
