@@ -145,7 +145,7 @@ def make_parts(device: str, data: Path | None) -> list[Part]:
     parts = [Part("starts", (str(PARTS), "starts", device), 100, read_last_line)]
     command = ("-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider",
                "--junitxml={folder}/tests.xml", "tests/model")  # fmt: skip
-    parts.append(Part("tests", command, 120, read_tests))
+    parts.append(Part("tests", command, 160, read_tests))
     for name in CHECKPOINTS:
         parts.append(accuracy(name, device, 100, data, 60))
     bench = ("-m", "service.cli", "bench")

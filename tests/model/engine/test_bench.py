@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from pathlib import Path
 
 import pytest
 import torch
@@ -99,18 +98,15 @@ def test_another_network_has_no_parity() -> None:
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("seconds", [0.0, 10.0])
+@pytest.mark.parametrize("seconds", [0.0, 5.0])
 @pytest.mark.parametrize("case", CASES)
-def test_fused_arithmetic_flips_as_few_on_a_gpu(
-    case: str, seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fused_arithmetic_flips_as_few_on_a_gpu(case: str, seconds: float) -> None:
     """With the tiles of the rule, and with what was measured in some seconds."""
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     plain = network(CASES[case]).to("cuda")
     tiles = None
     if seconds:
-        monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
         engine = Engine(deepcopy(plain), "cuda")
         assert engine.use_fastest(["fused-graphs"], CASES[case].steps)
         engine.tune(seconds)

@@ -2,18 +2,98 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("triton", reason="needs triton, which there is for Linux on x86-64")
 
+from model.config import Config, StreamConfig
 from model.fused.cuda import packed_spikes
+from model.fused.cuda.network import CUDANetwork
 from tests.model.fused.cuda.test_network import DEVICE, pack
+from tests.model.networks import lively, noise
 
 pytestmark = pytest.mark.slow
+
+
+class Operations(TorchDispatchMode):
+    """Counts torch's operations that compute or copy; kernels of ours are no operations."""
+
+    NO_KERNEL = frozenset(
+        [
+            "empty",
+            "new_empty",
+            "view",
+            "permute",
+            "unsqueeze",
+            "squeeze",
+            "select",
+            "split",
+            "slice",
+            "t",
+            "transpose",
+            "expand",
+            "detach",
+            "alias",
+            "as_strided",
+            "unbind",
+            "reshape",
+            "_unsafe_view",
+            "_reshape_alias",
+        ]
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+        self.is_in_kernel = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        name = func.overloadpacket.__name__
+        self.count += name not in self.NO_KERNEL and not self.is_in_kernel
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_pass_of_two_streams_of_four_stages_is_46_kernels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if DEVICE.type == "cuda":
+        pytest.skip("`scmrl bench engine` counts them on a GPU")
+    interpreter = pytest.importorskip("triton.runtime.interpreter")
+    launch, operations = interpreter.GridExecutor.__call__, Operations()
+    launched: Counter[str] = Counter()
+
+    def counted(self: Any, *args: Any, **constants: Any) -> None:
+        launched[self.fn.__name__] += 1
+        operations.is_in_kernel = True
+        launch(self, *args, **constants)
+        operations.is_in_kernel = False
+
+    monkeypatch.setattr(interpreter.GridExecutor, "__call__", counted)
+    streams = {
+        name: StreamConfig(channels=channels, size=(16, 16))
+        for name, channels in (("audio", 1), ("visual", 3))
+    }
+    network = lively(Config(streams=streams, classes=3, embed_dim=16, heads=2))
+    frames = noise(network.config, steps=1, batch=1)
+    fused = CUDANetwork(network)
+    with torch.no_grad(), operations:
+        fused(frames, 2, False)
+    assert launched == {
+        "fire": 24, "pool": 8, "attend_over_tokens": 2, "attend_over_steps": 2, "complement": 2,
+        "unpack": 2, "summarize": 2,
+    }  # fmt: skip
+    assert operations.count == 4, "channels last, and the sum of the logits of the streams"
+
 
 SIZES = {
     "steps": st.sampled_from([1, 3, 9, 33]),
