@@ -219,7 +219,7 @@ class StudyOptions:
         return TrainOptions.of(
             task, self.data, out=out, clips=self.clips, batch=self.batch, embed_dim=self.channels,
             steps=self.steps, development_clips=self.development_clips, seed=seed,
-            patience=0, test_clips=0, device=self.device, command=self.command,
+            patience=0, test_clips=0, calibrate=False, device=self.device, command=self.command,
             resume=(out / "last.pt").exists(), **changes,
         )  # fmt: skip
 

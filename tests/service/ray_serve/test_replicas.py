@@ -60,7 +60,7 @@ def test_settings_that_replicas_do_not_support_are_refused() -> None:
     [
         ({"SCMRL_HOST": "0.0.0.0"}, 2, "others could use the service without a key"),
         ({"SCMRL_GRPC_PORT": "8001"}, 2, "SCMRL_GRPC_PORT"),
-        ({"SCMRL_MAX_BATCH": "0"}, 2, "SCMRL_MAX_BATCH"),
+        ({"SCMRL_MAX_BATCH": "-1"}, 2, "SCMRL_MAX_BATCH"),
         ({}, 1, "pip install 'scmrl[ray]'"),
     ],
 )

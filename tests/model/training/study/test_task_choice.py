@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -20,6 +21,7 @@ from model.training.study.runner import run_study
 from model.training.study.task_choice import task_of
 from model.training.task import Data, DataError
 from service.default_checkpoint import WEIGHTS
+from tests.model.training.folder.clip_files import picture
 from tests.model.training.paper.data_folders import crema_d, urbansound8k_av
 
 
@@ -68,6 +70,23 @@ def test_faulty_clips_are_found_before_the_training_and_are_not_measured(
     names = [clip.name for clip in loaded[0].test_clips(1000, 7)]
     assert len(names) == 19
     assert not any("siren/106-8-0-6" in name for name in names)
+
+
+def test_variants_of_a_folder_are_neither_calibrated_nor_tested_by_their_training(
+    tmp_path: Path,
+) -> None:
+    """The study measures all alike, with its own temperatures."""
+    data = tmp_path / "data"
+    for name, number in product(("cat", "dog"), range(4)):
+        picture(data / name / f"{number}.png", number)
+    options = StudyOptions("folder", data, tmp_path / "out", start_epochs=1)
+    task = task_of(options)
+    assert task.defaults["calibrate"]
+    trainings = [options.start(task, 0)]
+    trainings += [options.run(task, variant, 0) for variant in options.variants_of(task)]
+    for training in trainings:
+        assert not training.calibrate
+        assert training.test_clips == 0
 
 
 def measured(task: str, checkpoint: Path, **options: str) -> StudyOptions:
