@@ -174,7 +174,10 @@ class Engine:
 
         Return False where none can be prepared; float32 paths must give the plain path's outputs.
         """
-        prepared = self._paths.prepare(paths, steps)
+        return self._switch(self._paths.prepare(paths, steps), steps)
+
+    def _switch(self, prepared: Mapping[EnginePath, Forward], steps: int) -> bool:
+        """Switch to the fastest of prepared paths; return False where there is none."""
         if not prepared:
             return False
         with self._lock:
@@ -188,20 +191,22 @@ class Engine:
 
         Call it after `fuse`. It takes about `budget_s` seconds at most, in which runs wait for
         single measurements only; what it finds is kept on disk for the next start. Return whether
-        the path changed.
+        the path was made anew; where that fails, as for lack of memory, the old one stays.
         """
         if self._path == "plain":
             return False
         until = time.monotonic() + budget_s
         if not self._paths.tune(lambda: is_stopping() or time.monotonic() >= until):
             return False
-        return self.use_fastest(self._prepared_from, self._steps)
+        prepared = self._paths.prepare(self._prepared_from, self._steps)
+        return self._path in prepared and self._switch(prepared, self._steps)
 
     def batch_times(self, steps: int, sizes: Iterable[int], longest_s: float) -> dict[int, float]:
         """Return the median seconds of a batch of each size, from the smallest one on.
 
         It ends at the size that takes more than `longest_s` seconds or more memory than the device
-        has. `max_batch` does not limit the sizes. Other runs wait for single batches only.
+        has, which `out_of_memory_count` does not count. `max_batch` does not limit the sizes. Other
+        runs wait for single batches only.
         """
         times: dict[int, float] = {}
         for size in sorted(sizes):
@@ -211,7 +216,7 @@ class Engine:
                 with self._lock, inference_context(self._device):
                     started = time.perf_counter()
                     run = partial(self._compute, inputs, steps, False)
-                    if self._run_unless_out_of_memory(run) is None:
+                    if self._run_unless_out_of_memory(run, counts=False) is None:
                         return times
                     seconds.append(time.perf_counter() - started)
                 if min(seconds) > longest_s:
@@ -291,12 +296,12 @@ class Engine:
         if self._full_runs >= _RUNS_BEFORE_GROWTH:
             self._part, self._full_runs = min(2 * self._part, self.max_batch), 0
 
-    def _run_unless_out_of_memory(self, run: Callable[[], _T]) -> _T | None:
-        """Return what `run` returns; None where the device is out of memory."""
+    def _run_unless_out_of_memory(self, run: Callable[[], _T], *, counts: bool = True) -> _T | None:
+        """Return what `run` returns; None where the device is out of memory, which `counts`."""
         try:
             return run()
         except torch.OutOfMemoryError:
-            self._out_of_memory_count += 1  # its tensors are freed at the end of this block
+            self._out_of_memory_count += counts  # its tensors are freed at the end of this block
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         return None

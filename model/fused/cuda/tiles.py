@@ -115,7 +115,8 @@ class Tiles:
         def tried(shape: LayerShape) -> int:
             return self.measured[shape].tried if shape in self.measured else 0
 
-        return [shape for shape in self._seen if tried(shape) < len(candidates(shape))]
+        # Of `seen`, a copy: runs ask for tiles meanwhile.
+        return [shape for shape in self.seen if tried(shape) < len(candidates(shape))]
 
     def tile(self, shape: LayerShape) -> Tile:
         self._seen[shape] = None

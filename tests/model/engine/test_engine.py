@@ -454,6 +454,24 @@ def test_batches_are_timed_up_to_the_largest_that_fits(
     assert set(tried) == {1, 2, 4}
     assert list(engine.batch_times(1, [1, 2], 0.0)) == [1], "it takes too long"
     assert engine.max_batch == 1
+    assert engine.out_of_memory_count == 0, "no request was run in smaller batches"
+
+
+def test_a_path_that_cannot_be_made_anew_with_other_tiles_stays(
+    network: SCMRL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(network, "cpu")
+    prepared = engine._paths.prepare(["fused", "fused-int8"], STEPS)
+    monkeypatch.setattr(engine._paths, "prepare", lambda *_: prepared)
+    monkeypatch.setattr(engine._paths, "tune", lambda _: True)
+    assert engine.fuse(steps=STEPS)
+    assert engine.tune(1.0)
+    path, compute = engine.path, engine._compute
+    assert path in prepared
+    del prepared[path]
+    assert prepared, "another path can be used"
+    assert not engine.tune(1.0)
+    assert (engine.path, engine._compute) == (path, compute)
 
 
 def test_nothing_is_tuned_on_a_cpu(engine: Engine) -> None:

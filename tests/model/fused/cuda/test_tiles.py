@@ -280,6 +280,21 @@ def test_an_unwritable_folder_is_a_log_line(
     assert "cannot be cached" in caplog.text
 
 
+def test_a_run_may_ask_for_a_tile_while_the_unfinished_are_listed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    listed = Tiles()
+    listed.tile(SHAPE)
+
+    def candidates_while_a_run_begins(shape: LayerShape) -> list[Tile]:
+        listed.tile(replace(shape, batch=shape.batch + 1))
+        return candidates(shape)
+
+    monkeypatch.setattr("model.fused.cuda.tiles.candidates", candidates_while_a_run_begins)
+    assert listed.unfinished == [SHAPE]
+    assert listed.seen == (SHAPE, replace(SHAPE, batch=2))
+
+
 class Others(dict[LayerShape, Measurement]):
     """A tile of each layer that is as different from the rule's as can be: it pools where it can,
     and has all steps in one product."""
