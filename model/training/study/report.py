@@ -119,7 +119,9 @@ def _title(key: str, task: Task) -> str:
     if key in _OF_MAPS:
         return _OF_MAPS[key]
     if key.startswith("residual/"):
-        return f"mean of r in the {task.titles[key.removeprefix('residual/')]}'s tokens"
+        stream = task.titles[key.removeprefix("residual/")]
+        possessive = f"{stream}'" if stream.endswith("s") else f"{stream}'s"
+        return f"mean of r in the {possessive} tokens"
     if key.startswith(SWEEPS):
         return key.partition("/")[2]  # the point, and the curve
     _, condition, name, measure = key.removesuffix(CALIBRATED).split("/")
