@@ -21,7 +21,7 @@ from torch import Tensor
 from model.engine.outputs import concatenate, flatten, slice_samples, unflatten
 from model.network import SCMRL, Output
 
-#: A forward pass: inputs [T or 1, B, C, H, W] by stream, T, and whether to return attention maps.
+#: A forward pass: inputs [T or 1, B, C, H, W] by stream, T, and whether to return maps.
 Forward = Callable[[Mapping[str, Tensor], int, bool], Output]
 
 #: Batch sizes that graphs are recorded for. Larger ones would be no faster per sample on a GPU that

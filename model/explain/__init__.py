@@ -1,1 +1,1 @@
-"""Explanations of an answer: contributions of streams, attention maps, overlays."""
+"""Explanations of an answer: contributions of streams, maps over tokens, overlays."""

@@ -17,7 +17,7 @@ class Prepared:
       "time_s", or others.
     - `row_edges` [H + 1], `column_edges` [W + 1]: where each cell begins and ends, in the axis's
       unit. Cells in the padding lie outside the frame or the sound.
-    - `canvas`: returns the background of an attention map, uint8 RGB [h, w, 3]: the middle frame,
+    - `canvas`: returns the background of a map, uint8 RGB [h, w, 3]: the middle frame,
       or, where the axes are not pixels, one pixel for each cell of the tensor. It is drawn when it
       is called, as few requests ask for a map.
     """

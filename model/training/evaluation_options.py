@@ -26,7 +26,8 @@ class EvaluateOptions:
     curve_clips: int = option(300, "Clips for each point of a curve.", between=(1, 100_000))
     attention_clips: int = option(
         300,
-        "Clips for the faithfulness of attention maps; only those with an off-centre object.",
+        "Clips for the faithfulness of attention and class activation maps; only those with an "
+        "off-centre object.",
         between=(1, 100_000),
     )
     foreign: Path | None = option(

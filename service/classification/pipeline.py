@@ -68,7 +68,7 @@ async def classify(
     """Return the answer to `files`, which `upload_fields.check_files` has accepted.
 
     It has calibrated probabilities, 0 to 1, each stream's term of the logits and, as `options` ask,
-    attention maps, early exits and diagnostics; times are in milliseconds from this call on. Raises
+    maps, early exits and diagnostics; times are in milliseconds from this call on. Raises
     Problem INVALID_FIELD for options that the checkpoint does not support, and any exception of
     `backend`: Problem where the files cannot be used.
     """

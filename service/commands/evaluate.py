@@ -40,9 +40,9 @@ def evaluate(
     """Measure a checkpoint on clips of its task that training never saw.
 
     Prints accuracies with 95 % intervals (all streams, each alone, by class, with int8 weights on a
-    CPU or float16 weights on a GPU, under noise, over T), the calibration, the faithfulness of the
-    attention maps, and answers to clips of no class (noise, blank pages, other words, and
-    --foreign); draws the confusion matrix, the reliability diagram and the curves.
+    CPU or float16 weights on a GPU, under noise, over T), the calibration, the faithfulness of
+    attention and class activation maps, and answers to clips of no class (noise, blank pages, other
+    words, and --foreign); draws the confusion matrix, the reliability diagram and the curves.
     """
     from rich.console import Console
 

@@ -25,7 +25,7 @@ class DecodeRequest(BaseModel):
     - `name`: of the checkpoint, for error details; `streams`: its specs.
     - `missing_streams`: whether the checkpoint supports missing streams.
     - `steps`: time steps T.
-    - `canvas`: whether to return the pictures that attention maps are drawn on.
+    - `canvas`: whether to return the pictures that maps are drawn on.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -23,7 +23,8 @@ from service.settings import Settings
 
 DESCRIPTION = f"""
 Classify clips by sound and picture with a spiking network (S-CMRL): class probabilities, the terms
-of each stream, on request what each stream changes, and attention maps.
+of each stream, attention maps, and on request what each stream changes and maps of what speaks for
+the label.
 
 With a clip of the repository:
 

@@ -206,7 +206,8 @@ class FolderData:
         """Return augmented examples of the clips that were trained on, and of those that the best
         epoch was chosen by; of at most _MOST_KNOWN of them, chosen at random.
 
-        Decoded clips are kept in `cache`/CACHE. Raises DataError where one cannot be decoded.
+        They are mirrored where those to train on may be. Decoded clips are kept in `cache`/CACHE.
+        Raises DataError where one cannot be decoded.
         """
         store = self._store(cache)
         known = [clip for clip in self.parts if clip.part in (TRAIN, DEVELOPMENT)]
@@ -217,7 +218,8 @@ class FolderData:
             raise DataError(report(self.data, findings, len(known)))
         entries = self._entries(store, known)
         stills = all(entry.picture_count() <= 1 for entry in entries)
-        return CachedExamples(entries, self.specs, _KNOWN_SEED, stills)
+        mirror = self.options.mirror
+        return CachedExamples(entries, self.specs, _KNOWN_SEED, stills, mirror=mirror)
 
     def test_clips(self, count: int, seed: int) -> Iterator[LabelledClip]:
         """Yield the clips to test on, at most `count`."""

@@ -32,6 +32,9 @@ STREAMS: dict[str, frozenset[str]] = {
 AUTO = "auto"
 #: Fewest examples of an epoch: smaller folders are drawn several times.
 MIN_EPOCH = 160
+#: Note of the card, and its values where clips are changed at random.
+_AUGMENTATION = "augmentation"
+_MIRRORED, _NOT_MIRRORED = "pictures and sounds", "pictures, which are not mirrored, and sounds"
 
 
 @dataclass(frozen=True)
@@ -202,8 +205,13 @@ class FolderTask:
             "split": f"split by {by}: {counts[TRAIN]} clips to train, {counts[DEVELOPMENT]} to "
             f"choose the epoch, {counts[TEST]} to test",
             "class_weights": "inverse of the class's share" if self.class_weights else "none",
-            "augmentation": "pictures and sounds" if self.augment else "none",
+            _AUGMENTATION: self._augmentation(),
         }
+
+    def _augmentation(self) -> str:
+        if not self.augment:
+            return "none"
+        return _MIRRORED if self.mirror else _NOT_MIRRORED
 
     def for_checkpoint(self, card: Card, folder: Path) -> Self:
         """Return the task with a card's labels and preprocessing. Raises CheckpointError."""
@@ -218,6 +226,7 @@ class FolderTask:
             specs=card.streams,
             missing_streams=card.missing_streams,
             notes=dict(card.training.notes),
+            mirror=card.training.notes.get(_AUGMENTATION, _MIRRORED) == _MIRRORED,
             checkpoint=folder,
         )
 
@@ -243,8 +252,7 @@ class FolderTask:
         """List a folder or table, digest its files and split them.
 
         Of a checkpoint's task, the parts are those of its training, and clips that it has not seen
-        are to test on. Raises
-        DataError where names, labels or files are wrong.
+        are to test on. Raises DataError where names, labels or files are wrong.
         """
         from model.training.folder.data import FolderData, Options
 

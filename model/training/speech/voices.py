@@ -154,7 +154,7 @@ def unseen_words(count: int, labels: Sequence[str] = ()) -> tuple[Float32Array, 
         return ()
     known = {label.casefold() for label in labels}
     words = [word for word in TEST_WORDS if word not in known]
-    jobs = _draw_jobs(words, count, np.random.default_rng(2))
+    jobs = _draw_jobs(words, count if words else 0, np.random.default_rng(2))
     return tuple(say(*job, RATE) for job in jobs.values())
 
 

@@ -1,4 +1,4 @@
-"""Routes that classify a clip: class probabilities, contributions and attention maps."""
+"""Routes that classify a clip: class probabilities, contributions and maps."""
 
 from __future__ import annotations
 

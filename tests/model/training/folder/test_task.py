@@ -25,6 +25,7 @@ from model.training.run_state import RunError
 from model.training.speech import voices
 from model.training.task import DataError
 from model.training.train import train
+from model.training.training_card import make_card
 from tests.conftest import ROOT
 from tests.model.training.folder.clip_files import movie, movies, picture, sound
 
@@ -148,6 +149,22 @@ def test_a_small_folder_gets_a_score_at_the_end_of_its_training(
     assert later.calibration is not None
     assert later.calibration.temperature.keys() == {1, 2}
     assert (later.domain, set(later.notes)) == (card.domain, set(card.notes))
+
+
+@pytest.mark.parametrize(
+    ("options", "is_mirrored"),
+    [({}, True), ({"mirror": False}, False), ({"augment": False}, False)],
+)
+def test_known_clips_of_a_checkpoint_are_mirrored_only_where_its_training_did(
+    options: dict[str, bool], is_mirrored: bool, data: Path, tmp_path: Path
+) -> None:
+    task = replace(SMALL, **options).for_data(data)
+    card = make_card(TrainOptions.of(task, data), 0)
+    loaded = task_of_card(card, tmp_path)
+    assert isinstance(loaded, FolderTask)
+    known = replace(loaded, checkpoint=None).load(data).known_examples(tmp_path)
+    assert known.augment
+    assert known.mirror == is_mirrored
 
 
 def test_a_folder_that_is_too_small_is_not_calibrated_and_training_says_why(

@@ -37,6 +37,7 @@ def test_no_label_is_spoken_as_a_word_of_no_class(said: list[str], tmp_path: Pat
     assert len(voices.unseen_words(300, [tested.upper()])) == 300
     assert tested not in said
     assert len(voices.other_words(300, tmp_path, [trained.title(), "drone"])) == 300 - count
+    assert voices.unseen_words(300, voices.TEST_WORDS) == ()
 
 
 @pytest.mark.parametrize(
