@@ -232,9 +232,10 @@ def _scaling_lines(scaling: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[st
     for each in scaling:
         points = " / ".join(f"{point:g}" for point in each["points"])
         values = " / ".join(f"{value:.0f}" for value in each["values"])
+        sign = "-" if each["slope"] < 0 else "+"
         yield (
             each["variable"], each["quantity"], f"{points}: {values}",
-            f"{each['offset']:.1f} + {each['slope']:.2f} each",
+            f"{each['offset']:.1f} {sign} {abs(each['slope']):.2f} each",
         )  # fmt: skip
 
 

@@ -63,12 +63,14 @@ def test_tables_are_printed_with_the_lines_that_mark_their_places(tmp_path: Path
     put(tmp_path, "tensors", TENSORS)
     line = {"variable": "client", "quantity": "ms", "points": [1.0, 2.0], "values": [3.0, 5.0],
             "slope": 2.0, "offset": 1.0}  # fmt: skip
-    put(tmp_path, "scaling", [line])
+    falling = line | {"quantity": "clips/s", "values": [5.0, 3.0], "slope": -2.0, "offset": 7.0}
+    put(tmp_path, "scaling", [line, falling])
     (tmp_path / "gpu-check.json").write_text("{}")  # not of scmrl bench
     printed = CliRunner().invoke(app, ["bench", "tables", str(tmp_path)])
     assert printed.exit_code == 0
     assert f"<!-- bench: tensors.ways -->\n{TENSORS_TABLE}\n" in printed.stdout
     assert "| client | ms | 1 / 2: 3 / 5 | 1.0 + 2.00 each |\n" in printed.stdout
+    assert "| client | clips/s | 1 / 2: 5 / 3 | 7.0 - 2.00 each |\n" in printed.stdout
     assert "service" not in printed.stdout
 
 
