@@ -69,7 +69,9 @@ class CalibrateOptions:
         "add to the development clips; 0: none.",
         between=(0, 100_000),
     )
-    cache: Path = option(Path("runs"), "Folder in which synthesized words are cached.")
+    cache: Path = option(
+        Path("runs"), "Folder in which synthesized words, and decoded clips of folder, are cached."
+    )
     folds: tuple[Path, ...] = option(
         (),
         "A checkpoint of the same training with a part of the data left out; repeat for each part. "

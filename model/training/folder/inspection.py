@@ -47,7 +47,7 @@ def inspect(files: ClipFiles, clip: Clip, streams: frozenset[str]) -> Iterator[F
             yield Finding("one colour", files.name, f"{reason}; it needs something to see")
         elif (seconds := clip.pictures.duration_s) is not None and seconds < MIN_MOVIE_S - 1e-3:
             message = f"its pictures last {seconds:.3f} s; {MIN_MOVIE_S:g} s are needed"
-            hint = "start and end are seconds" if files.span else "a photograph belongs into a .jpg"
+            hint = "start and end are seconds" if files.span else "a photograph belongs in a .jpg"
             yield Finding("too short", files.name, f"{message}; {hint}")
 
 

@@ -33,6 +33,8 @@ FEWEST, FEWEST_OF_CLASS = 200, 10
 #: examples of each. With one or two left out, 2 to 38 % of 200 other known clips were beyond the
 #: limit, with four 0 to 14 %, and with eight 1 to 2 % (docs/your-own-model.md).
 FEWEST_HELD_OUT, FEWEST_CLIPS_OF_CLASS = 4, 2
+#: Of many classes, some may have few clips among those that are drawn, whatever the folder has.
+_DRAWN = "among those drawn (--examples)"
 #: Powers of the score that are tried.
 _GROWTHS = np.linspace(0, 8, 81)
 
@@ -103,11 +105,11 @@ def too_few(card: Card, known: ClipOutputs) -> str | None:
         held_out = int(known.held_out_rows[first].sum())
         counts = [
             ("clips that chose the epoch", held_out, FEWEST_HELD_OUT),
-            ("clips of the rarest class", int(of_class.min()), FEWEST_CLIPS_OF_CLASS),
+            (f"clips of the rarest class {_DRAWN}", int(of_class.min()), FEWEST_CLIPS_OF_CLASS),
         ]
     for what, count, needed in counts:
         if count < needed:
-            return f"{count} {what}; {needed} are needed"
+            return f"too few {what}: {count}; {needed} are needed"
     return None
 
 

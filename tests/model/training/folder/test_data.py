@@ -114,7 +114,7 @@ def test_every_mistake_of_a_folder_is_reported_at_once(
 @pytest.mark.parametrize(
     ("sound_s", "frames", "expected"),
     [
-        (0.5, 1, ["its pictures last 0.125 s; 0.2 s are needed; a photograph belongs into a .jpg"]),
+        (0.5, 1, ["its pictures last 0.125 s; 0.2 s are needed; a photograph belongs in a .jpg"]),
         (0.5, 2, []),
         (0.03, 4, ["its sound lasts 0.03"]),
         (0.2, 4, []),

@@ -160,8 +160,12 @@ def test_a_small_folder_gets_a_limit_that_its_held_out_clips_keep() -> None:
 @pytest.mark.parametrize(
     ("count", "held_out", "reason"),
     [
-        (2 * CLASSES, 3, "3 clips that chose the epoch; 4 are needed"),
-        (2 * CLASSES - 1, 4, "1 clips of the rarest class; 2 are needed"),
+        (2 * CLASSES, 3, "too few clips that chose the epoch: 3; 4 are needed"),
+        (
+            2 * CLASSES - 1,
+            4,
+            "too few clips of the rarest class among those drawn (--examples): 1; 2 are needed",
+        ),
     ],
 )
 def test_a_folder_that_is_too_small_says_why(count: int, held_out: int, reason: str) -> None:
