@@ -130,8 +130,7 @@ def classify(
     from service.classification.options import Options
     from service.commands import answer_table
 
-    overlay_files.check_name(overlay, "--overlay")
-    overlay_files.check_name(class_activation, "--class-activation")
+    overlay_files.check_names({"--overlay": overlay, "--class-activation": class_activation})
     requests = _requests(clips or [], files)
     detail: MapDetail = "overlay" if overlay else "grid" if as_json else "none"
     options = Options(

@@ -23,10 +23,18 @@ class Outcome:
     problem: Mapping[str, Any] | None = None
 
 
-def check_name(out: Path | None, flag: str) -> None:
-    """Raise BadParameter where a file that a flag names is no PNG."""
-    if out and out.suffix.lower() != ".png":
-        raise typer.BadParameter(f"{out}: must end in .png", param_hint=flag)
+def check_names(named: Mapping[str, Path | None]) -> None:
+    """Raise BadParameter where a file is no PNG, or of two flags. `named`: the files by flag."""
+    flags: dict[Path, str] = {}
+    for flag, out in named.items():
+        if out is None:
+            continue
+        if out.suffix.lower() != ".png":
+            raise typer.BadParameter(f"{out}: must end in .png", param_hint=flag)
+        other = flags.setdefault(out.resolve(), flag)
+        if other != flag:
+            message = f"{out}: is that of {other} as well; name another file"
+            raise typer.BadParameter(message, param_hint=flag)
 
 
 def write_attention(out: Path, outcomes: Sequence[Outcome], quiet: bool) -> bool:
@@ -35,7 +43,8 @@ def write_attention(out: Path, outcomes: Sequence[Outcome], quiet: bool) -> bool
     def overlays(answer: Classification) -> list[str | None]:
         return [maps.overlay_png for maps in (answer.attention or {}).values()]
 
-    return _write(out, outcomes, overlays, "no attention maps, which need several streams", quiet)
+    missing = "no attention maps, which need several streams; --class-activation needs one"
+    return _write(out, outcomes, overlays, missing, quiet)
 
 
 def write_class_activation(out: Path, outcomes: Sequence[Outcome], quiet: bool) -> bool:

@@ -110,12 +110,15 @@ async def _http_exception(request: HTTPConnection, exc: Exception) -> JSONRespon
     fallback = Error.UNREADABLE_FORM if exc.status_code < 500 else Error.INTERNAL
     error = _STARLETTE_STATUSES.get(exc.status_code, fallback)
     path, method = request.url.path, request.scope.get("method", "GET")
+    headers = dict(exc.headers or {})
+    allowed = " or ".join(sorted(headers.get("Allow", "").split(", ")))
+    instead = f"send {allowed}, see" if allowed else "see"
     details = {
         Error.NOT_FOUND: not_found(path).detail,
-        Error.METHOD_NOT_ALLOWED: f"{path} does not allow {method}; see /docs.",
+        Error.METHOD_NOT_ALLOWED: f"{path} does not allow {method}; {instead} /docs.",
     }
     detail = details.get(error) or str(exc.detail) or HTTPStatus(exc.status_code).phrase
-    return respond(request, Problem(error, detail), dict(exc.headers or {}))
+    return respond(request, Problem(error, detail), headers)
 
 
 async def _validation_error(request: HTTPConnection, exc: Exception) -> JSONResponse:

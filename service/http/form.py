@@ -26,9 +26,11 @@ def form_fields(settings: Settings, kinds: Kinds, model: str) -> FormFields:
     """Return the fields that the form of a checkpoint may have, with the maximum bytes of each
     file field. `kinds`: of its streams."""
     rows = upload_fields.checkpoint_fields(kinds)
+    schemas = {name: value.schema(settings) for name, value in VALUES.items()}
     return FormFields(
         files={row.name: int(getattr(settings, row.max_bytes)) for row in rows},
-        values={name: str(value.schema(settings)["type"]) for name, value in VALUES.items()},
+        values={name: str(schema["type"]) for name, schema in schemas.items()},
+        choices={name: schema["enum"] for name, schema in schemas.items() if "enum" in schema},
         repeated=frozenset(row.name for row in rows if row.max_files),
         note=f"The streams of the checkpoint {model}: {', '.join(kinds)}.",
     )

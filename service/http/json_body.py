@@ -127,7 +127,7 @@ def _form(members: Any, fields: FormFields) -> Form:
         elif name in fields.values:
             if name in form.values:
                 raise _twice(name)
-            form.values[name] = [_text(name, value, fields.values[name])]
+            form.values[name] = [_text(name, value, fields)]
         else:
             raise fields.unknown(name)
     return form
@@ -176,8 +176,9 @@ def _file(name: str, text: Any, max_bytes: int) -> bytes:
         raise Problem(Error.INVALID_FIELD, detail, field=name) from exc
 
 
-def _text(name: str, value: Any, kind: str) -> str:
-    """Return a value of this JSON type as the form has it. Raises Problem INVALID_FIELD."""
+def _text(name: str, value: Any, fields: FormFields) -> str:
+    """Return a value of its field's JSON type as the form has it. Raises Problem INVALID_FIELD."""
+    kind = fields.values[name]
     if kind == "boolean" and isinstance(value, bool):
         return "true" if value else "false"
     if kind == "string" and isinstance(value, str):
@@ -185,7 +186,9 @@ def _text(name: str, value: Any, kind: str) -> str:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if kind in ("integer", "number") and is_number:
         return str(int(value) if isinstance(value, float) and value.is_integer() else value)
-    detail = f"`{name}` must be of the JSON type {kind}."
+    choices = fields.choices.get(name)
+    one = f": one of {', '.join(map(json.dumps, choices))}" if choices else ""
+    detail = f"`{name}` must be of the JSON type {kind}{one}."
     raise Problem(Error.INVALID_FIELD, detail, field=name)
 
 

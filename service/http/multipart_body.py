@@ -41,7 +41,7 @@ class FormFields:
     and the text fields `values`, each with the type that it has in JSON (`integer`, `number`,
     `boolean` or `string`). `repeated`: file fields that may have several files, an array in JSON.
     `note`: a sentence for the detail where a field is none of these. `numbered`: names may end in
-    the number of a clip, as in `audio.0`.
+    the number of a clip, as in `audio.0`. `choices`: the texts that a value field takes, if few.
     """
 
     files: Mapping[str, int]
@@ -49,6 +49,7 @@ class FormFields:
     repeated: frozenset[str] = frozenset()
     note: str = ""
     numbered: bool = False
+    choices: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:

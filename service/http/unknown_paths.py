@@ -5,6 +5,8 @@ A redirect from a path with a slash at its end would make a client send its whol
 
 from __future__ import annotations
 
+import re
+
 from fastapi import FastAPI
 from starlette.routing import Match, Router
 from starlette.types import Receive, Scope, Send
@@ -12,9 +14,11 @@ from starlette.types import Receive, Scope, Send
 from service.errors import Error, Problem
 from service.http.error_responses import not_found, send_problem
 
-#: In the path of a client whose address of the service ends in /v1, which it adds itself.
-_TWICE, _ONCE = "/v1/v1/", "/v1/"
-_WITHOUT = "The address of the service, as clients take it, is without /v1."
+#: In the path of a client whose address of the service ends in /v1 or /v2, to which it adds one.
+_TWICE = re.compile(r"/v[12](?=/v[12](/|$))")
+_WITHOUT = "The address of the service, as clients take it, is without /v1 and /v2."
+#: Before the paths of most routes; left out by hand more often than by clients.
+_PREFIXES = "/v1", "/v2"
 #: How a WebSocket is opened, for a client that asked without the headers of its handshake.
 _HOW = "open it as ws:// or wss://; a proxy must pass the Upgrade and Connection headers on"
 
@@ -31,17 +35,21 @@ def install(app: FastAPI) -> None:
 
 def _problem(scope: Scope, router: Router) -> Problem:
     """Return the problem. It says so where the path has a WebSocket, and names the path without
-    slashes at its end, or with /v1 once, where that has a route."""
+    slashes at its end, with /v1 or /v2 once, or with it, where that has a route."""
     asked, path = scope["path"], scope["path"].rstrip("/")
     if path == asked and any(
         route.matches({**scope, "type": "websocket"})[0] is Match.FULL for route in router.routes
     ):
         return Problem(Error.NOT_FOUND, f"{asked} is a WebSocket: {_HOW}.")
-    once = path.replace(_TWICE, _ONCE, 1)
+    once = _TWICE.sub("", path, count=1)
     if once != path and _has_route(once, scope, router):
         detail = f"No such path: {asked}; did you mean {once}? {_WITHOUT}"
         return Problem(Error.NOT_FOUND, detail)
-    return not_found(asked, path if _has_route(path, scope, router) else None)
+    root = scope.get("root_path", "")
+    below = path.removeprefix(root)
+    longer = (f"{root}{prefix}{below}" for prefix in _PREFIXES if below)
+    meant = (each for each in (path, *longer) if _has_route(each, scope, router))
+    return not_found(asked, next(meant, None))
 
 
 def _has_route(path: str, scope: Scope, router: Router) -> bool:

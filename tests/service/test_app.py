@@ -177,12 +177,15 @@ def test_head_is_get_without_the_body(service: httpx.Client) -> None:
         ("/v1/models/strict/?a=b%26c", "/v1/models/strict"),
         ("/docs/", "/docs"),
         ("/v2/models/strict/infer//", "/v2/models/strict/infer"),
+        ("/models/", "/v1/models"),
+        ("/models/strict/classify", "/v1/models/strict/classify"),
+        ("/models/strict/infer", "/v2/models/strict/infer"),
         ("/nowhere/", None),
         ("/v1/v1/nowhere", None),
         ("//evil.example/", None),
     ],
 )
-def test_a_path_with_a_slash_at_its_end_is_named_without(
+def test_a_path_that_is_nearly_right_is_named(
     service: httpx.Client, path: str, meant: str | None
 ) -> None:
     """Not redirected: a client would send its clip twice."""
@@ -198,16 +201,20 @@ def test_a_path_with_a_slash_at_its_end_is_named_without(
         assert service.post(meant).status_code != 404
 
 
-@pytest.mark.parametrize("path", ["/models", "/models/strict/classify", "/stream"])
-def test_a_path_below_v1_twice_is_named_with_the_address_to_use(
-    service: httpx.Client, path: str
+@pytest.mark.parametrize("twice", ["/v1", "/v2"])
+@pytest.mark.parametrize(
+    "path", ["/v1/models", "/v1/models/strict/classify", "/v1/stream", "/v2", "/v2/models/strict"]
+)
+def test_a_path_below_two_versions_is_named_with_the_address_to_use(
+    service: httpx.Client, twice: str, path: str
 ) -> None:
-    """As of clients whose address of the service ends in /v1."""
-    response = service.get(f"/v1/v1{path}")
+    """As of clients whose address of the service ends in /v1 or /v2."""
+    response = service.get(twice + path)
     assert response.status_code == 404
-    assert response.json()["detail"] == (
-        f"No such path: /v1/v1{path}; did you mean /v1{path}? "
-        "The address of the service, as clients take it, is without /v1."
+    answer = response.json()
+    assert answer["error" if twice == "/v2" else "detail"] == (
+        f"No such path: {twice}{path}; did you mean {path}? "
+        "The address of the service, as clients take it, is without /v1 and /v2."
     )
 
 
@@ -266,8 +273,8 @@ def test_the_description_is_whole(service: httpx.Client) -> None:
         form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
         assert set(form["properties"]) == {
             "clip", "video", "audio", "frames", "events", "audio_events", "steps", "top_k",
-            "attention", "contributions", "abstain_below", "abstain_beyond", "diagnostics",
-            "degrade", "steps_trace", "exit_margin", "visual",
+            "attention", "class_activation", "contributions", "abstain_below", "abstain_beyond",
+            "diagnostics", "degrade", "steps_trace", "exit_margin", "visual",
         }  # fmt: skip
         assert {"200", "400", "404", "408", "413", "415", "422", "503", "504"} == set(
             operation["responses"]

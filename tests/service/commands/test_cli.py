@@ -254,7 +254,7 @@ def test_an_overlay_that_cannot_be_written_is_reported(with_weights: Path, tmp_p
     silent.write_bytes(without_sound((CLIPS / "digit-7.mp4").read_bytes()))
     files = ("--overlay", tmp_path / "silent.png", "--class-activation", tmp_path / "why.png")
     output = scmrl("classify", silent, *files)
-    assert "no attention maps, which need several streams" in output.stderr
+    assert "no attention maps, which need several streams; --class-act" in output.stderr
     assert (tmp_path / "why.png").exists(), "the picture alone has a class activation map"
     assert "there is no sound in it" in output.stdout
 
@@ -299,6 +299,7 @@ def test_classify_names_a_missing_checkpoint(weights: Path, tmp_path: Path) -> N
         (["x.mp4", "--steps", "0"], "--steps"),
         (["x.mp4", "--top-k", "0"], "--top-k"),
         (["x.mp4", "--overlay", "maps.jpg"], "maps.jpg"),
+        (["x.mp4", "--overlay", "m.png", "--class-activation", "./m.png"], "name another file"),
         (["x.mp4", "y.mp4", "--audio-events", "z.npz"], "--audio-events"),
     ],
 )

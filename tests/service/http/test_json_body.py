@@ -16,7 +16,10 @@ from service.http.json_body import parse_json
 from service.http.multipart_body import Form, FormFields
 
 FIELDS = FormFields(
-    {"clip": 9, "frames": 9}, {"steps": "integer", "degrade": "boolean"}, frozenset({"frames"})
+    {"clip": 9, "frames": 9},
+    {"steps": "integer", "degrade": "boolean", "attention": "string"},
+    frozenset({"frames"}),
+    choices={"attention": ("none", "grid")},
 )
 PARTS = 300
 FILE = base64.b64encode(b"a file\xff").decode()
@@ -59,6 +62,7 @@ def test_files_and_values_are_those_of_a_form() -> None:
         (b'{"steps": "1"}', Error.INVALID_FIELD, "JSON type integer"),
         (b'{"steps": true}', Error.INVALID_FIELD, "JSON type integer"),
         (b'{"degrade": "true"}', Error.INVALID_FIELD, "JSON type boolean"),
+        (b'{"attention": true}', Error.INVALID_FIELD, 'JSON type string: one of "none", "grid"'),
         (b'{"step": 1}', Error.INVALID_FIELD, "No such field: 'step'; did you mean `steps`"),
         (b"[" * 100_000, Error.TOO_LARGE, "too many values; at most 300"),
         (b'{"frames": ["YQ=="' + b', "YQ=="' * 2000 + b"]}", Error.TOO_LARGE, "too many values"),

@@ -244,7 +244,7 @@ def test_bodies_that_are_not_what_their_headers_say_are_refused(
         (f"{MODEL}/versions/9/ready", "GET", 404, "has the version 0.0.1"),
         (f"{MODEL}/versions/9/infer", "POST", 404, "has the version 0.0.1"),
         ("/v2/nowhere", "GET", 404, "No such path"),
-        (INFER, "GET", 405, "does not allow GET"),
+        (INFER, "GET", 405, "does not allow GET; send POST"),
     ],
 )
 def test_what_is_not_there_is_said_as_the_protocol_has_it(

@@ -112,7 +112,8 @@ export function livePanel(page) {
         continue;
       }
       const { class_activation: activation, attention } = message.result;
-      showMap((activation?.maps.visual ?? attention?.visual)?.spatial);
+      const shown = activation?.maps.visual ? `what speaks for “${activation.label}”` : "attention";
+      showMap((activation?.maps.visual ?? attention?.visual)?.spatial, shown);
       const probabilities = smoothed(message);
       history.push(probabilities[0]);
       if (history.length > HISTORY) history.shift();
@@ -123,7 +124,9 @@ export function livePanel(page) {
     }
   }
 
-  function showMap(map) {
+  /** Show a map over the picture; `words` say which one it is. */
+  function showMap(map, words) {
+    withMap.text.textContent = map ? `Show map: ${words}` : "Show map";
     const context = layer.getContext("2d");
     context.clearRect(0, 0, layer.width, layer.height);
     if (map) drawLayer(context, mapWeights(map, layer));
@@ -149,7 +152,8 @@ export function livePanel(page) {
 
 function toggle(text, checked) {
   const box = element("input", { type: "checkbox", checked });
-  return { box, label: element("label", { class: "check" }, box, element("span", { text })) };
+  const words = element("span", { text });
+  return { box, text: words, label: element("label", { class: "check" }, box, words) };
 }
 
 /** The smoothed probabilities of an answer, the most probable first. */

@@ -53,8 +53,8 @@ function kindsOf(answer) {
   const attention = Object.fromEntries(Object.entries(answer.attention ?? {}).filter(([, map]) => map.spatial));
   return [
     activation && { maps: activation.maps, title: `What speaks for “${activation.label}”`, words: "What adds most to the label",
-      note: `Where the map is bright, picture and sound add to the logit of “${activation.label}”. All values of a stream `
-        + "sum to its contribution; what is negative is not shown." },
+      note: `What is bright adds to the logit of “${activation.label}”. All values of a stream sum to its contribution; `
+        + "what is negative is not shown." },
     { maps: attention, title: "Attention", words: "Attention",
       note: "The mean over all time steps: over the picture, where the sound attends; over the spectrogram, where the "
         + "picture attends. It says where attention looks, not why." },
@@ -253,12 +253,13 @@ function timeControls(player, sound, pictures, steps, draw) {
   const duration = player?.duration ?? (sound ? sound.durationS : (pictures?.length ?? 0));
   if (!duration) return { node, redraw: () => draw(0) };
   const unit = player || sound ? "s" : "pictures";
+  const picture = (time) => Math.min(Math.floor(time) + 1, duration); // the slider's end is the last one's
   const slider = element("input", { type: "range", min: 0, max: duration.toFixed(2), step: 0.01, value: 0, "aria-label": "Time in the clip" });
   const shown = element("output", { class: "number" });
   const redraw = () => {
     const time = Number(slider.value);
-    shown.textContent = unit === "s" ? `${time.toFixed(2)} s` : `${Math.floor(time) + 1}`;
-    slider.setAttribute("aria-valuetext", unit === "s" ? `${time.toFixed(2)} seconds` : `picture ${Math.floor(time) + 1}`);
+    shown.textContent = unit === "s" ? `${time.toFixed(2)} s` : `${picture(time)} of ${duration}`;
+    slider.setAttribute("aria-valuetext", unit === "s" ? `${time.toFixed(2)} seconds` : `picture ${picture(time)} of ${duration}`);
     draw(time);
   };
   slider.addEventListener("input", () => {
@@ -303,7 +304,7 @@ function playButton(player, slider, redraw) {
 function temporalParts(maps) {
   const shown = maps.filter(([, map]) => (map.temporal?.values.length ?? 0) > 1);
   if (!shown.length) return [];
-  return [element("details", { class: "more" }, element("summary", { text: "Between time steps" }),
+  return [element("details", { class: "more" }, element("summary", { text: "Attention between time steps" }),
     element("div", { class: "figures temporal" }, ...shown.map(([stream, map]) => temporalFigure(stream, map.temporal.values))),
     element("p", { class: "note", text: "Rows: the step that attends. Columns: the step that it attends to." }))];
 }

@@ -12,7 +12,9 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
+import cv2
 import httpx
+import numpy as np
 import pytest
 
 from tests.conftest import ROOT
@@ -96,6 +98,9 @@ def test_an_example_is_answered_as_the_service_answers_it(page: Any, service: ht
     assert violations(page) == []
 
     page.get_by_text("All values of a stream sum to its contribution").wait_for()
+    option = page.locator(".check:has(input[type=radio])").first
+    box, words = option.locator("input").bounding_box(), option.locator("span").bounding_box()
+    assert abs(box["y"] + box["height"] / 2 - words["y"] - words["height"] / 2) < 3
     drawn = [_drawn(page)]
     for kind in ("Attention", "None"):
         page.get_by_role("radio", name=kind).check()
@@ -137,6 +142,22 @@ def test_it_fits_a_telephone_and_is_accessible_in_the_dark(
     assert fits(narrow)
     assert violations(narrow) == []
     context.close()
+
+
+def test_the_slider_of_pictures_ends_at_the_last_one(page: Any) -> None:
+    pictures = [cv2.imencode(".png", np.eye(32, k=k) * 255)[1] for k in (0, 9)]
+    page.locator("#files").set_input_files(
+        [
+            {"name": f"{i}.png", "mimeType": "image/png", "buffer": picture.tobytes()}
+            for i, picture in enumerate(pictures)
+        ]
+    )
+    page.get_by_role("button", name="Classify").click()
+    slider = page.get_by_role("slider", name="Time in the clip")
+    assert slider.bounding_box()["width"] > page.locator(".timeline").bounding_box()["width"] / 2
+    for key, shown in (("Home", "1 of 2"), ("End", "2 of 2")):
+        slider.press(key)
+        assert page.locator(".timeline output").inner_text() == shown
 
 
 @pytest.mark.parametrize("place", ["#drop", "#answer"])
@@ -183,6 +204,7 @@ def test_a_live_stream_is_answered(page: Any) -> None:
     page.get_by_role("button", name="Start").click()
     page.locator(".moment").first.wait_for()
     page.wait_for_function("() => document.querySelectorAll('.moment').length >= 3")
+    page.get_by_text("Show map: what speaks for").wait_for()
     page.get_by_role("button", name="Stop").click()
     page.get_by_role("button", name="Start").wait_for()
     assert violations(page) == []
