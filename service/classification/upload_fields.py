@@ -18,12 +18,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from model.media.content import Content
 from service.classification.options import Options
 from service.errors import Error, Problem
 from service.setting_names import variable
 
 if TYPE_CHECKING:
+    from model.media.content import Content
     from service.settings import Settings
 
 #: The kind of each stream of a checkpoint: the `kind` of its spec, by the stream's name.

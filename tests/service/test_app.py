@@ -344,7 +344,7 @@ def test_an_answer_has_the_fields_that_the_description_shows(
     output = service.get("/openapi.json").json()["components"]["schemas"]["Classification"]
     values = {
         "contributions": "leave_one_out", "diagnostics": "true", "steps_trace": "true",
-        "exit_margin": "0.5",
+        "exit_margin": "0.5", "class_activation": "grid",
     }  # fmt: skip
     answer = service.post(CLASSIFY, files={"clip": clip}, data=values).json()
     answer["out_of_domain"] = 0.6  # this checkpoint has no reference

@@ -269,14 +269,19 @@ def test_a_digit_is_off_centre_from_a_fifth_of_the_frame_on(clips: list[DecodedC
 
 
 @pytest.mark.parametrize("attention", [None, "temporal"])
-def test_a_network_without_spatial_attention_has_no_figures_of_maps(
-    attention: str | None, evaluator: RecordingEvaluator, clips: list[DecodedClip]
+def test_a_network_without_spatial_attention_has_class_activation_maps_alone(
+    attention: str | None, avdigits_folder: Path, clips: list[DecodedClip], tmp_path: Path
 ) -> None:
-    assert len(evaluate.measure_maps(evaluator, clips[:1])) == 5
-    assert evaluate.measure_maps(evaluator, []) == []
-    config = evaluator.card.config.model_copy(update={"attention": attention})
-    evaluator.card = evaluator.card.model_copy(update={"config": config})
-    assert evaluate.measure_maps(evaluator, clips[:1]) == []
+    kinds = {}
+    for name, kind in (("whole", "spatial-temporal"), ("part", attention)):
+        config = CARD.config.model_copy(update={"attention": kind})
+        checkpoint.save(tmp_path / name, SCMRL(config), CARD.model_copy(update={"config": config}))
+        evaluator = Evaluator(tmp_path / name, "cpu")
+        measured = evaluate.measure_maps(evaluator, clips[:1])
+        kinds[name] = {m.what.partition(":")[0] for m in measured}
+        assert len(measured) == 5 * len(kinds[name])
+        assert evaluate.measure_maps(evaluator, []) == []
+    assert kinds == {"whole": {"attention", "class activation"}, "part": {"class activation"}}
 
 
 def test_a_checkpoint_of_another_task_is_refused_by_its_labels(

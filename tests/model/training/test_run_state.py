@@ -75,6 +75,7 @@ FREE: dict[str, Any] = {
     "device": "cpu",
     "patience": 9,
     "test_clips": 5,
+    "calibrate": True,
 }
 
 
