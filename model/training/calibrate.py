@@ -53,6 +53,8 @@ _BATCH = 8
 #: Beginnings of notes in the card.
 _NOTE, _SCORE = "calibration: ", "out-of-distribution score"
 _NO_SCORE = f"no {_SCORE}"
+#: What to do where there are too few development clips.
+_MORE = "add clips, or train with a higher --development-share"
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ def calibrate(options: CalibrateOptions, console: Console | None = None) -> Card
     parts = _parts(evaluator, options)
     count = sum(len(part.clips) for part in parts)
     if count < FEWEST_HELD_OUT:
-        raise DataError(f"{count} development clips: {FEWEST_HELD_OUT} are needed to calibrate")
+        few = f"{count} development clips: {FEWEST_HELD_OUT} are needed to calibrate"
+        raise DataError(f"{few}; {_MORE}")
     fits: list[Fit] = []
     is_kept = bool(options.folds) or card.steps not in options.time_steps
     fitted = _OODFit(card.domain if is_kept else None, is_kept=is_kept)
@@ -102,6 +105,8 @@ def calibrate(options: CalibrateOptions, console: Console | None = None) -> Card
     notes += [fitted.note] if fitted.note else []
     for note in notes:
         console.print(f"warning: {note}", style="yellow", markup=False)
+    if count < SURE:
+        console.print(f"what helps: {_MORE}", markup=False)
     if fitted.references is None and card.steps not in options.time_steps:
         console.print(f"{_NO_SCORE}: --steps without the card's T, {card.steps}")
     calibration = Calibration(
@@ -326,7 +331,9 @@ def _fit(
 
 def table(fits: list[Fit], evaluator: Evaluator) -> Table:
     """Return the fits as a table for the terminal."""
-    shown = Table("streams", "T", "accuracy", "temperature", "ECE before", "ECE after")
+    title = "Calibration on the development clips (ECE: expected calibration error)"
+    columns = "streams", "T", "accuracy", "temperature", "ECE before", "ECE after"
+    shown = Table(*columns, title=title, title_justify="left", title_style="")
     for fit in fits:
         task = evaluator.task
         name = all_streams(task) if fit.alone is None else f"{task.titles[fit.alone]} alone"

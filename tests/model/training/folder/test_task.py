@@ -143,7 +143,9 @@ def test_a_small_folder_gets_a_score_at_the_end_of_its_training(
         f"calibration: the probabilities are unsure: {unsure}",
         f"calibration: the out-of-distribution score is unsure: {unsure}",
     } <= set(card.notes)
-    assert unsure in " ".join(capsys.readouterr().out.split())
+    printed = " ".join(capsys.readouterr().out.split())
+    assert unsure in printed
+    assert "what helps: add clips, or train with a higher --development-share" in printed
     options = CalibrateOptions(out, data, steps="1", device="cpu")
     later = calibrate(options, Console(quiet=True))
     assert later.calibration is not None
@@ -173,7 +175,7 @@ def test_a_folder_that_is_too_small_is_not_calibrated_and_training_says_why(
     out = train(options_of(SMALL, data, tmp_path / "run", epochs=1, test_clips=0))
     assert checkpoint.load(out)[1].calibration is None
     printed = " ".join(capsys.readouterr().out.split())
-    assert "not calibrated: 2 development clips: 4 are needed to calibrate" in printed
+    assert "not calibrated: 2 development clips: 4 are needed to calibrate; add clips" in printed
 
 
 def test_an_evaluation_without_its_table_or_with_foreign_data_is_refused(
