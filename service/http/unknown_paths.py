@@ -5,17 +5,15 @@ A redirect from a path with a slash at its end would make a client send its whol
 
 from __future__ import annotations
 
-import re
-
 from fastapi import FastAPI
 from starlette.routing import Match, Router
 from starlette.types import Receive, Scope, Send
 
 from service.errors import Error, Problem
 from service.http.error_responses import not_found, send_problem
+from service.http.paths import one_version
 
-#: In the path of a client whose address of the service ends in /v1 or /v2, to which it adds one.
-_TWICE = re.compile(r"/v[12](?=/v[12](/|$))")
+#: To a client whose address of the service ends in /v1 or /v2, to which it adds one.
 _WITHOUT = "The address of the service, as clients take it, is without /v1 and /v2."
 #: Before the paths of most routes; left out by hand more often than by clients.
 _PREFIXES = "/v1", "/v2"
@@ -41,7 +39,7 @@ def _problem(scope: Scope, router: Router) -> Problem:
         route.matches({**scope, "type": "websocket"})[0] is Match.FULL for route in router.routes
     ):
         return Problem(Error.NOT_FOUND, f"{asked} is a WebSocket: {_HOW}.")
-    once = _TWICE.sub("", path, count=1)
+    once = one_version(path)
     if once != path and _has_route(once, scope, router):
         detail = f"No such path: {asked}; did you mean {once}? {_WITHOUT}"
         return Problem(Error.NOT_FOUND, detail)
