@@ -230,6 +230,8 @@ def _open(name: str, format_name: str | None, options: dict[str, str], timeout: 
         container = av.open(name, "r", format=format_name, options=options, timeout=timeout)
     except (OSError, ValueError, av.FFmpegError) as exc:
         reason = getattr(exc, "strerror", None) or exc
+        if isinstance(exc, av.InvalidDataError):
+            reason = "it is damaged, or neither a video nor a sound"
         raise CaptureError(f"cannot open {name}: {reason}{_known_devices(format_name)}") from exc
     if not container.streams.video and not container.streams.audio:
         container.close()

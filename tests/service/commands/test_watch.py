@@ -159,6 +159,8 @@ def test_what_cannot_be_watched_is_named(url: str, tmp_path: Path) -> None:
     assert "not both" in error(CLIP, "--camera", "0", code=2)
     assert "must be NAME=VALUE" in error(CLIP, "--option", "x", code=2)
     assert "No such file" in error(tmp_path / "missing.mp4", code=1)
+    (tmp_path / "notes.md").write_text("# no clip")
+    assert "neither a video nor a sound" in error(tmp_path / "notes.md", code=1)
     assert "cannot open /dev/nowhere" in error("--camera", "/dev/nowhere", code=1)
     assert "no such checkpoint" in error(CLIP, "--model", "nobody", code=1).lower()
 
