@@ -110,7 +110,8 @@ def load_data(evaluator: Evaluator, folder: Path, data: Path | None) -> Data:
     noted = training.notes.get(DATA_NOTE) if training else None
     data = data or (Path(noted) if noted and Path(noted).exists() else None)
     if data is None:
-        raise DataError(expected)
+        missing = f"{noted}, the data that its card names, is not here. " if noted else ""
+        raise DataError(missing + expected)
     try:
         return task.load(data)
     except DataError as exc:

@@ -202,9 +202,8 @@ def test_an_evaluation_without_its_table_or_with_foreign_data_is_refused(
     text = (run / "card.json").read_text().replace(f'"data": "{data}"', '"data": "nowhere"')
     assert "nowhere" in text
     (copied / "card.json").write_text(text)
-    with pytest.raises(
-        DataError, match="data of its task, folder, with --data: Folder of DIR/CLASS"
-    ):
+    message = "nowhere, .* is not here.* data of its task, folder, with --data: Folder of DIR/CLASS"
+    with pytest.raises(DataError, match=message):
         evaluate(EvaluateOptions(copied, None, tmp_path))
     measured_folder = tmp_path / "seen"
     with (run / "split.csv").open(newline="") as file:
