@@ -47,14 +47,14 @@ def test_the_drone_of_this_clone_is_known_by_each_stream(client: httpx.Client) -
 
 
 def test_the_map_of_the_picture_lies_on_the_middle_of_the_window(client: httpx.Client) -> None:
-    """The picture is the middle two thirds of the frame: edges are in its pixels."""
+    """The picture is the middle half of the frame: edges are in its pixels."""
     files = {"clip": ("drone.mp4", CLIP.read_bytes())}
     answer = client.post("/v1/models/drones/classify", files=files).json()
     spatial = answer["attention"]["visual"]["spatial"]
     assert len(spatial["values"]) == len(spatial["values"][0]) == 4
     edges = spatial["column_edges"]
-    assert edges[0] == pytest.approx(256 / 6, abs=2)
-    assert edges[-1] == pytest.approx(256 * 5 / 6, abs=2)
+    assert edges[0] == pytest.approx(256 / 4, abs=2)
+    assert edges[-1] == pytest.approx(256 * 3 / 4, abs=2)
 
 
 def test_the_card_says_what_was_measured_and_on_what() -> None:

@@ -87,10 +87,12 @@ def _sample_map(spatial: SpatialMap, rows: Float64Array, columns: Float64Array) 
 
 
 def _weights(edges: Float64Array, positions: Float64Array) -> Float64Array:
-    """Return the weight [positions, cells] of each cell at each position."""
+    """Return the weight [positions, cells] of each cell at each position; 0 outside the map."""
     centres = (edges[1:] + edges[:-1]) / 2
     cells = np.interp(positions, centres, np.arange(len(centres)))
-    return np.asarray(np.maximum(0, 1 - np.abs(cells[:, None] - np.arange(len(centres)))))
+    weights = np.maximum(0, 1 - np.abs(cells[:, None] - np.arange(len(centres))))
+    inside = (edges[0] <= positions) & (positions <= edges[-1])
+    return np.asarray(weights * inside[:, None])
 
 
 def _blend(picture: UInt8Array, weight: Float64Array) -> UInt8Array:

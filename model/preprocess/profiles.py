@@ -99,7 +99,7 @@ PROFILES: dict[
         ),
         "visual": FrameSpec(
             fit="crop",
-            resize_shorter=96,
+            resize_shorter=128,
             background="median",
             size=(64, 64),
             frames="spread",

@@ -21,17 +21,24 @@ from model.training.drones.aac_augmentation import with_coded
 from model.training.drones.empty_examples import draw_empty_picture, draw_noise
 from model.training.drones.folder import BACKGROUND, KINDS, LABELS, Aircraft, Recording, View
 from model.training.drones.sound import cut, draw_spectrogram, spectrogram
-from model.training.drones.window import draw_clip_window, draw_light, draw_window
+from model.training.drones.window import (
+    DRAWN_SIDE,
+    draw_clip_window,
+    draw_light,
+    draw_window,
+    middle_of,
+)
 from model.training.task import BatchPlan
 
-VISUAL = cast(FrameSpec, PROFILES["drones"]["visual"])
+#: Preprocessing of what is drawn: the middle of a window, as large as in its frame.
+VISUAL = cast(FrameSpec, PROFILES["drones"]["visual"]).model_copy(
+    update={"resize_shorter": DRAWN_SIDE}
+)
 #: Share of `other` in training: it is the most varied class. Share of empty backgrounds among its
 #: pictures; airplanes and birds are as many.
 OTHER, EMPTY = 0.4, 0.2
 #: Noises that are drawn for these.
 _NOISES = 100
-#: Side in pixels of the windows that are drawn.
-_SIDE = 96
 #: Shares of the examples of `other` in training whose picture is an empty page or noise, and whose
 #: sound is noise: neither is a drone or a helicopter.
 _BLANK, _NOISE = 0.05, 0.15
@@ -92,10 +99,11 @@ class AircraftExamples:
             return _prepare([draw_empty_picture(rng)], plan.steps)
         clips, shares = self._clips[self._draw_kind(label, rng)]
         views = clips[int(np.searchsorted(shares, rng.random()))]
-        window = draw_window(rng, views[0].box is not None, plan.difficulty)
+        window = middle_of(draw_window(rng, views[0].box is not None, plan.difficulty), views[0])
         light = draw_light(rng, plan.difficulty)
         shots = [
-            light.apply(window.cut(view, _SIDE), rng) for view in draw_views(views, plan.steps, rng)
+            light.apply(window.cut(view, DRAWN_SIDE), rng)
+            for view in draw_views(views, plan.steps, rng)
         ]
         return _prepare(shots, plan.steps)
 
@@ -104,8 +112,8 @@ class AircraftExamples:
     ) -> Float32Array:
         clips, _ = self._clips[self._draw_kind(label, rng)]
         views = clips[turn % len(clips)]
-        window = draw_clip_window(rng, views[0].box is not None)
-        shots = [window.cut(view, _SIDE) for view in draw_views(views, plan.steps, rng)]
+        window = middle_of(draw_clip_window(rng, views[0].box is not None), views[0])
+        shots = [window.cut(view, DRAWN_SIDE) for view in draw_views(views, plan.steps, rng)]
         return _prepare(shots, plan.steps)
 
     def _draw_kind(self, label: int, rng: Generator) -> str:

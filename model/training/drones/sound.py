@@ -21,10 +21,10 @@ SPEC = cast(SpectrogramSpec, PROFILES["drones"]["audio"])
 #: Length in seconds of the sound of a clip.
 SECONDS = 3.0
 #: Greatest change of speed (exponent of e), and of a band's level and of all levels in dB.
-_SPEED, _EQUALISER_DB, _LEVEL_DB = 0.15, 8.0, 3.0
+_SPEED, _EQUALISER_DB, _LEVEL_DB = 0.3, 12.0, 3.0
 #: Shares of the sounds that another of the same class, the background, and noise are added to; of
 #: the background, the share that another part of the background is added to.
-_DOUBLED, _WITH_BACKGROUND, _WITH_NOISE, _LAYERED = 0.1, 0.35, 0.2, 0.5
+_DOUBLED, _WITH_BACKGROUND, _WITH_NOISE, _LAYERED = 0.4, 0.35, 0.2, 0.5
 #: Level in dB of a sound over what is added to it.
 _OVER_OTHER, _OVER_BACKGROUND, _OVER_NOISE = (-3.0, 10.0), (0.0, 25.0), (5.0, 35.0)
 

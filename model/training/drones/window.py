@@ -18,6 +18,9 @@ from model.training.drones.folder import View
 #: in the clips that are tested on.
 SIDES = (1.5, 3.6)
 CLIP_SIDES = (1.9, 2.8)
+#: Side in pixels of the middle of a window that is drawn, and that of the whole window then: the
+#: network sees half of it, so that what lies further out need not be drawn.
+DRAWN_SIDE, _WINDOW_SIDE = 96, 128
 #: Side of a window of the background over that of the view it is cut from.
 BACKGROUND_SIDES = (0.4, 1.0)
 #: Greatest distance of the object from the window's centre over the window's side.
@@ -88,6 +91,14 @@ def draw_clip_window(rng: Generator, has_box: bool) -> Window:
     sides, reach = (CLIP_SIDES, _CLIP_OFFSET) if has_box else ((0.8, 1.0), 0.5)
     across, down = rng.uniform(-reach, reach, 2)
     return Window(float(rng.uniform(*sides)), (float(across), float(down)), np.eye(2))
+
+
+def middle_of(window: Window, view: View) -> Window:
+    """Return the middle of a window that follows an object, DRAWN_SIDE pixels of _WINDOW_SIDE; a
+    window of the background has no middle, and is drawn as it is."""
+    if view.box is None:
+        return window
+    return replace(window, side=window.side * DRAWN_SIDE / _WINDOW_SIDE)
 
 
 def draw_light(rng: Generator, difficulty: float) -> PictureChange:

@@ -106,6 +106,20 @@ def test_leave_one_out_is_what_a_stream_changes() -> None:
     assert set(changes["tactile"].values()) == {0.0}
 
 
+def test_a_map_over_a_part_of_the_frame_ends_where_the_part_does() -> None:
+    spec = PROFILES["drones"]["visual"]
+    assert isinstance(spec, FrameSpec)
+    picture = np.full((256, 256, 3), 128, np.uint8)
+    prepared = prepare_frames(Pictures((picture,), (0.0,)), spec, 1)
+    stream = StreamConfig(channels=spec.channels, size=spec.size)
+    everywhere = StreamAttention(torch.full((1, *stream.grid), 1 / 16), None)
+    spatial = attention_maps(everywhere, prepared, stream).spatial
+    assert spatial is not None
+    coloured = colourful(overlay(spatial, prepared)) > 0
+    assert coloured[64:192, 64:192].all()
+    assert coloured.sum() == 128 * 128
+
+
 def test_a_class_activation_map_is_drawn_where_it_is_positive() -> None:
     token_logits = torch.full((2, *STREAMS["visual"].grid, 3), -0.5)
     token_logits[1, 2, 4, 1] = 0.25

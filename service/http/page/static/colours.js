@@ -15,7 +15,7 @@ export function inferno(value) {
 
 /**
  * Return the weight of what is positive in a map, 0 to 1 of its maximum, at every position:
- * bilinear between the centres of its cells, as the service draws it.
+ * bilinear between the centres of its cells, 0 outside of them, as the service draws it.
  *
  * @param {import("./client.js").SpatialMap} map
  * @param {number[]} rows  positions in the unit of `row_edges`
@@ -30,6 +30,7 @@ export function sampleMap(map, rows, columns) {
   const rowAt = rows.map((position) => cellAt(map.row_edges, position));
   const columnAt = columns.map((position) => cellAt(map.column_edges, position));
   rowAt.forEach((row, y) => columnAt.forEach((column, x) => {
+    if (!row || !column) return;
     const top = mix(positive[row.low], column);
     const bottom = mix(positive[row.high], column);
     weights[y * columns.length + x] = (top + (bottom - top) * row.share) / maximum;
@@ -41,8 +42,9 @@ function mix(values, { low, high, share }) {
   return values[low] + (values[high] - values[low]) * share;
 }
 
-/** Return the two cells around a position, and the second one's share. */
+/** Return the two cells around a position, and the second one's share; null outside of all cells. */
 function cellAt(edges, position) {
+  if (position < edges[0] || position > edges.at(-1)) return null;
   const last = edges.length - 2;
   const centre = (cell) => (edges[cell] + edges[cell + 1]) / 2;
   let low = 0;

@@ -193,12 +193,6 @@ function drawSpectrogram(canvas, maps, { samples, durationS }) {
   const frequencies = positions(0, edges.length - 1, height).reverse().map((at) => interpolate(edges, at));
   const plot = greyImage(context, spectrogram(samples, times, frequencies));
   const weights = sampleMaps(maps, frequencies, times);
-  times.forEach((time, x) => {
-    if (time >= spatial.column_edges[0] && time <= spatial.column_edges.at(-1)) return;
-    for (const values of weights.values()) {
-      for (let y = 0; y < height; y += 1) values[y * width + x] = 0; // the network did not hear it
-    }
-  });
   return (time, kind) => {
     context.putImageData(plot, 0, 0);
     if (weights.has(kind)) blend(context, weights.get(kind));

@@ -112,7 +112,8 @@ def test_nothing_is_drawn_as_a_page_or_noise() -> None:
 
 
 def test_backgrounds_are_layered_more_often_than_other_sounds_are_doubled() -> None:
-    """Tones of two recordings: both are in half of the backgrounds, and in a tenth of others."""
+    """Tones of two recordings: two of them, which may be one twice, are in half of the backgrounds
+    and in two fifths of others; a third of all have a background added."""
     at = np.arange(48_000) / 16_000
     tones = [
         Recording(np.sin(2 * np.pi * hertz * at).astype(np.float32), "background", str(hertz))
@@ -121,16 +122,16 @@ def test_backgrounds_are_layered_more_often_than_other_sounds_are_doubled() -> N
 
     def share(backgrounds: list[Recording]) -> float:
         both = 0
-        for seed in range(60):
+        for seed in range(150):
             samples = draw_sound(tones, backgrounds, np.random.default_rng(seed), 1.0)
             power = np.abs(np.fft.rfft(samples)) ** 2
             half = len(power) // 5  # 1600 Hz
             low, high = power[:half].sum(), power[half:].sum()
             both += min(low, high) > 0.02 * max(low, high)
-        return both / 60
+        return both / 150
 
     silence = [replace(tones[0], samples=np.zeros(48_000, np.float32))]
-    assert share(tones) > share(silence) + 0.1
+    assert share(tones) > share(silence)
 
 
 def test_coded_recordings_are_the_same_sound_with_less_at_the_top() -> None:
