@@ -411,6 +411,7 @@ def test_a_process_that_hangs_in_a_load_or_a_warm_up_is_killed(
         hanging.stop()
     engine, (pid, _) = engines[0], devices.pids
     os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: "(stopped)" in Path(f"/proc/{pid}/status").read_text())
     monkeypatch.setattr(engine, "_limit_s", 0.2)
     with pytest.raises(DeviceLost, match="does not answer: timed out"):
         engine.warm_up(1, [1])
