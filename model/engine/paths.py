@@ -37,7 +37,7 @@ TOLERANCE = 1e-4
 _COMPARED_BATCHES = 4
 
 #: Maximum number of kernels that a path compiles at its first run.
-_MAX_KERNELS = 24
+_MAX_KERNELS = 64
 
 #: Samples and rounds with which the paths of a device are timed against each other.
 _TIMING_BATCH, _TIMING_ROUNDS = 8, 5
@@ -177,9 +177,10 @@ class Paths:
         for _ in range(_MAX_KERNELS):
             try:
                 if self._device.type == "cpu":
-                    from model.fused.cpu.network import compile_kernels
+                    from model.fused.cpu.network import CPUNetwork
 
-                    compile_kernels()
+                    if isinstance(forward, CPUNetwork):
+                        forward.compile_kernels()
                 return self._difference(forward)
             except OSError as exc:
                 log.warning("a compiled kernel cannot be cached (NUMBA_CACHE_DIR): %s", exc)

@@ -1,1 +1,1 @@
-"""The fused network on a CPU: numba, Winograd and int8 kernels."""
+"""The fused network on a CPU: numba and oneDNN kernels."""

@@ -1,11 +1,10 @@
-"""Fused layers on a CPU, of one sample: spikes are float32 (or bytes) [T, C, H, W] and [T, N, C].
+"""Fused layers on a CPU, of one sample: spikes are bytes [T, C, H, W] or float32 [T, N, C].
 
 - Batch norm and the neuron's 1/tau and threshold are folded into the weights before a layer.
 - Linear maps of the same input are one matrix; spikes overwrite the currents they come from.
 - A neuron and the pooling after it are one pass (model/fused/cpu/numba_kernels.py).
+- A 3x3 convolution of spikes looks up sums of weights in tables (model/fused/cpu/lookup.py).
 - Where few neurons fire, products with zero are skipped (model/fused/cpu/sparse.py).
-- Else, with enough channels, a 3x3 convolution takes a quarter of the multiplications
-  (model/fused/cpu/winograd.py).
 - Frames of one step (direct encoding) go through the first convolution once.
 - No attention matrix is built: q (k^T v) is the same integers.
 - With `int8`, the weights that spikes are multiplied by are rounded to a byte
@@ -19,20 +18,19 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d
 
 from model.fused import folding
-from model.fused.cpu import int8_kernels, numba_kernels, sparse, winograd
-from model.fused.cpu.int8_kernels import Map
+from model.fused.cpu import int8_kernels, numba_kernels, onednn, sparse
+from model.fused.cpu.convolution import CurrentStage, SpikeStage
 from model.fused.cpu.numba_kernels import Attend
+from model.fused.cpu.onednn import Map
 from model.fused.folding import Folded, FoldedAttention
 from model.fused.network import AttentionLayer, End, LinearInput, Summary
 from model.network.attention import SpikingAttention
 from model.network.patch import Stage
 from model.network.scmrl import firing_rate
 
-#: The type of spikes between convolutions.
-SpikeType = type[np.float32] | type[np.uint8]
+ConvStage = SpikeStage | CurrentStage
 
 
 class CPULayers:
@@ -46,7 +44,12 @@ class CPULayers:
         return x.contiguous(memory_format=torch.channels_last)
 
     def stage(self, stage: Stage, *, frames: bool, pooled: bool) -> ConvStage:
-        return ConvStage(stage, frames=frames, pooled=pooled, int8=self._int8)
+        folded = folding.stage(stage)
+        if not frames and not self._int8:
+            return SpikeStage(folded, pooled=pooled)
+        conv = (onednn if frames else int8_kernels).conv3x3(folded.weight, folded.bias)
+        dtype = torch.float32 if frames else torch.uint8
+        return CurrentStage(conv, dtype, folded.decay, pooled=pooled)
 
     def tokens(self, pooled: Tensor, position: Tensor) -> Tensor:
         """Two [T, C, H, W] to their sum [T, N, C]."""
@@ -80,37 +83,6 @@ class CPULayers:
         return Summary(features, firing_rate(end.tokens, (0, -2, -1)), residual, None)
 
 
-class ConvStage:
-    """Convolution, batch norm, neuron and, where `pooled`, max-pool.
-
-    It takes `frames` as float32, or spikes: bytes with `int8`, else float32.
-    """
-
-    def __init__(self, stage: Stage, *, frames: bool, pooled: bool, int8: bool) -> None:
-        folded = folding.stage(stage)
-        weight, bias = folded.weight, folded.bias
-        if frames:
-            self._conv = _dense_conv3x3(weight, bias)
-        else:
-            self._conv = (int8_kernels.conv3x3 if int8 else _conv3x3)(weight, bias)
-        self._decay = np.float32(folded.decay)
-        self._pooled = pooled
-        self._spike_type: SpikeType = np.uint8 if int8 else np.float32
-        #: The type of its input.
-        self.dtype = torch.uint8 if int8 and not frames else torch.float32
-
-    def __call__(self, x: Tensor, steps: int) -> Tensor:
-        """[T or 1, C, H, W], channels last, to [steps, C', H', W'] alike."""
-        current = self._conv(x).permute(0, 2, 3, 1)  # [T or 1, H, W, C']
-        if not self._pooled:  # only the first stage, which is pooled, has inputs of one step
-            return _fire(current, self._decay).permute(0, 3, 1, 2).to(x.dtype)
-        values = current.contiguous().numpy()
-        _, height, width, channels = values.shape
-        spikes = np.empty((steps, (height + 1) // 2, (width + 1) // 2, channels), self._spike_type)
-        numba_kernels.fire_and_pool(values, self._decay, spikes)
-        return torch.from_numpy(spikes).permute(0, 3, 1, 2)
-
-
 class Linear:
     """Concatenated linear maps of the same input and their neurons: [T, N, C] to [T, N, C'].
 
@@ -138,42 +110,18 @@ class Attention:
         return spikes
 
 
-def _conv3x3(weight: Tensor, bias: Tensor) -> Map:
-    """Return the 3x3 convolution of spikes with padding 1, channels last: whichever kernel is the
-    fastest for their number."""
-    channels = weight.shape[1]
-    if channels < winograd.MIN_CHANNELS:
-        return _dense_conv3x3(weight, bias)
-    dense, skipping = winograd.conv3x3(weight, bias), sparse.conv3x3(weight, bias)
-    max_density = sparse.max_conv_density(channels)
-
-    def current(x: Tensor) -> Tensor:
-        is_sparse = sparse.density(x.permute(0, 2, 3, 1)) <= max_density
-        return (skipping if is_sparse else dense)(x)
-
-    return current
-
-
-def _dense_conv3x3(weight: Tensor, bias: Tensor) -> Map:
-    """Return torch's 3x3 convolution with padding 1, channels last."""
-    weight = weight.contiguous(memory_format=torch.channels_last)
-    return lambda x: conv2d(x, weight, bias, padding=1)
-
-
 def _float_linear(folded: Folded) -> Map:
-    """Return a linear map with its neurons. They add the bias, which is faster than the map."""
-    transposed, shift = folded.weight.T.contiguous(), folded.bias.numpy()
-    weights = transposed.numpy()  # [C, C']
+    """Return a linear map with its neurons."""
+    dense = onednn.linear(folded.weight, folded.bias)
+    weights, bias = folded.weight.T.contiguous().numpy(), folded.bias.numpy()  # [C, C'], [C']
     decay = np.float32(folded.decay)
 
     def fire(x: Tensor) -> Tensor:
-        if sparse.density(x) <= sparse.MAX_LINEAR_DENSITY:
-            spikes = np.empty((*x.shape[:2], len(shift)), np.float32)
-            sparse.fire_linear(x.numpy(), weights, shift, decay, spikes)
+        spikes = np.empty((*x.shape[:2], len(bias)), np.float32)
+        max_density = sparse.MAX_LINEAR_DENSITY
+        if sparse.fire_linear(x.numpy(), max_density, weights, bias, decay, spikes):
             return torch.from_numpy(spikes)
-        current = torch.matmul(x, transposed)
-        numba_kernels.fire_shifted(current.numpy(), shift, decay)
-        return current
+        return _fire(dense(x), decay)
 
     return fire
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from model.fused.cpu import sparse, winograd
-from model.fused.cpu.layers import CPULayers, Linear
+from model.fused.cpu.layers import ConvStage, CPULayers, Linear
 from model.fused.folding import Folded
 from model.fused.network import FusedNetwork, StreamFeatures
 from model.network.attention import Maps
@@ -81,6 +80,16 @@ class CPUNetwork:
         )
         return output
 
+    def compile_kernels(self) -> None:
+        """Compile the kernels between which layers choose by the number of spikes, so that no later
+        input waits for a compiler. Raises OSError where one cannot be cached on disk."""
+        for patch in self.fused.patch.values():
+            for stage in (*patch.stages, patch.position):
+                cast(ConvStage, stage).compile()
+        linear = Linear([Folded(torch.zeros(1, 4, 1), torch.zeros(1), decay=0.5)], int8=False)
+        for values in (torch.zeros(1, 1, 4), torch.ones(1, 1, 4)):
+            linear(values, 1)
+
     def _sample(self, frames: Mapping[str, Tensor], steps: int, maps: bool) -> list[StreamFeatures]:
         """Return the features of each stream of one sample, [T or 1, C, H, W] by stream."""
         tokens = {name: self.fused.patch[name](x, steps) for name, x in frames.items()}
@@ -94,19 +103,6 @@ class CPUNetwork:
                 return work(job)
 
         return self._pool.map(infer, jobs)
-
-
-def compile_kernels() -> None:
-    """Compile the kernels between which a layer chooses by the number of its spikes, so that no
-    later input waits for a compiler. Raises OSError where one cannot be cached on disk."""
-    channels = winograd.MIN_CHANNELS
-    weight, bias = torch.zeros(1, channels, 3, 3), torch.zeros(1)
-    silent = torch.zeros(1, channels, 1, 1).contiguous(memory_format=torch.channels_last)
-    for convolution in (winograd.conv3x3, sparse.conv3x3):
-        convolution(weight, bias)(silent)
-    linear = Linear([Folded(weight[:, :, 0, 0], bias, decay=0.5)], int8=False)
-    for values in (torch.zeros(1, 1, channels), torch.ones(1, 1, channels)):
-        linear(values, 1)
 
 
 def _begin_thread() -> None:

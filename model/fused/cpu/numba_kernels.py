@@ -15,6 +15,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import lru_cache, partial
+from hashlib import sha256
+from pathlib import Path
 from typing import TypeVar, cast
 
 import numpy as np
@@ -26,7 +28,7 @@ from model.arrays import Float32Array, UInt8Array
 Attend = Callable[
     [Float32Array, Float32Array, Float32Array, np.float32, np.float32, Float32Array], None
 ]
-_F = TypeVar("_F", bound=Callable[..., None])
+_F = TypeVar("_F", bound=Callable[..., object])
 
 log = logging.getLogger("scmrl.kernels")
 
@@ -35,13 +37,31 @@ _ZERO = np.float32(0.0)
 
 
 def jit(kernel: _F) -> _F:
-    """Compile a kernel at its first call, without a cache where numba finds no folder for one."""
+    """Compile a kernel at its first call, without a cache where numba finds no folder for one.
+
+    A kernel may call those of other files of its folder: it is compiled anew when any of them has
+    changed, not only its own.
+    """
     compiled = partial(njit, nogil=True, boundscheck=False, error_model="numpy")
     try:
-        return cast(_F, compiled(cache=True)(kernel))
+        cached = compiled(cache=True)(kernel)
     except RuntimeError as exc:
         log.warning("a compiled kernel cannot be cached (NUMBA_CACHE_DIR): %s", exc)
         return cast(_F, compiled()(kernel))
+    # numba has no public way to say this. Without it, only an edited file would be missed.
+    cache_file = getattr(getattr(cached, "_cache", None), "_cache_file", None)
+    if cache_file is not None:
+        cache_file._source_stamp = _digest(Path(kernel.__code__.co_filename).parent)
+    return cast(_F, cached)
+
+
+@lru_cache
+def _digest(folder: Path) -> str:
+    """Return a digest of the Python files in a folder."""
+    digest = sha256()
+    for file in sorted(folder.glob("*.py")):
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 @jit
@@ -65,66 +85,66 @@ def fire(current: Float32Array, decay: np.float32) -> None:
 
 
 @jit
-def fire_shifted(current: Float32Array, shift: Float32Array, decay: np.float32) -> None:
-    """Overwrite weighted sums [T, N, C], to which `shift` (bias, [C]) is added, by their spikes."""
-    steps, tokens, channels = current.shape
-    v = np.empty(channels, np.float32)
-    for n in range(tokens):
-        v[:] = _ZERO
-        for t in range(steps):
-            x = current[t, n]
-            for i in range(channels):
-                h = v[i] * decay + (x[i] + shift[i])
-                spike = h >= _ONE
-                x[i] = _ONE if spike else _ZERO
-                v[i] = _ZERO if spike else h
+def fire_rows(
+    current: Float32Array, decay: np.float32, first: int, height: int, column: int, pooled: bool,
+    recent: UInt8Array, fired: UInt8Array,
+) -> None:  # fmt: skip
+    """Write the spikes of currents [T or 1, rows, W, C], the rows from `first` on of `height` rows,
+    into the channels of `fired` from `column` on.
 
-
-@jit
-def fire_and_pool(
-    current: Float32Array, decay: np.float32, pooled: Float32Array | UInt8Array
-) -> None:
-    """Write the spikes of currents [T or 1, H, W, C], max-pooled (3x3, stride 2, padding 1), into
-    pooled [T, H', W', C], which may be bytes.
-
-    The maximum of spikes is their "or". Only three rows of spikes exist at a time, as bytes.
+    `fired` is [T, H, W, ...], or [T, H', W', ...] if they are `pooled` (3x3, stride 2, padding 1):
+    the maximum of spikes is their "or". `recent` [T, 3, W C] has the last three rows of spikes,
+    those of row y at y % 3, from call to call.
     """
-    steps, _, pooled_columns, channels = pooled.shape
-    is_constant = current.shape[0] == 1  # one frame, the same current at each step
-    rows, columns = current.shape[1], current.shape[2]
+    steps = fired.shape[0]
+    held, rows, columns, channels = current.shape
+    is_constant = held == 1  # one frame, the same current at each step
     length = columns * channels
     v = np.empty(length, np.float32)
-    spikes = np.zeros((steps, 3, length), np.uint8)  # row y is at y % 3
     any_of_three = np.empty(length, np.uint8)  # whether a pixel or its vertical neighbours fired
-    for row in range(rows):
+    for row in range(first, first + rows):
         v[:] = _ZERO
         for t in range(steps):
-            x = current[0 if is_constant else t, row].reshape(length)
-            out = spikes[t, row % 3]
+            x = current[0 if is_constant else t, row - first].reshape(length)
+            out = recent[t, row % 3]
             for i in range(length):
                 h = v[i] * decay + x[i]
                 spike = h >= _ONE
                 out[i] = spike
                 v[i] = _ZERO if spike else h
-        if row % 2 == 0 and row != rows - 1:
+        if not pooled:
+            for t in range(steps):
+                spikes = recent[t, row % 3].reshape(columns, channels)
+                fired[t, row, :, column : column + channels] = spikes
+            continue
+        if row % 2 == 0 and row != height - 1:
             continue  # the window's last row is the next one
         above, centre_row, below = (row + 1) % 3, (row + 2) % 3, row % 3
         if row % 2 == 0:  # the last of an odd number of rows has none below
             above, centre_row, below = (row + 2) % 3, row % 3, row % 3
         for t in range(steps):
-            first = spikes[t, above] if row > 1 else spikes[t, centre_row]
-            second, third = spikes[t, centre_row], spikes[t, below]
+            upper = recent[t, above] if row > 1 else recent[t, centre_row]
+            middle, lower = recent[t, centre_row], recent[t, below]
             for i in range(length):
-                any_of_three[i] = first[i] | second[i] | third[i]
-            line = pooled[t, row // 2]
-            for column in range(pooled_columns):
-                centre = 2 * column * channels
+                any_of_three[i] = upper[i] | middle[i] | lower[i]
+            line = fired[t, row // 2]
+            for x in range(line.shape[0]):
+                centre = 2 * x * channels
                 left = max(centre - channels, 0)
-                right = centre + channels if 2 * column + 1 < columns else centre
+                right = centre + channels if 2 * x + 1 < columns else centre
                 for c in range(channels):
-                    line[column, c] = (
+                    line[x, column + c] = (
                         any_of_three[left + c] | any_of_three[centre + c] | any_of_three[right + c]
                     )
+
+
+@jit
+def fire_all(current: Float32Array, decay: np.float32, pooled: bool, fired: UInt8Array) -> None:
+    """Write the spikes of currents [T or 1, H, W, C], as `fire_rows` does, into `fired`."""
+    _, height, width, channels = current.shape
+    recent = np.empty((fired.shape[0], 3, width * channels), np.uint8)
+    start = int(np.int64(0))  # no literal, for which numba would compile `fire_rows` anew
+    fire_rows(current, decay, start, height, start, pooled, recent, fired)
 
 
 @lru_cache

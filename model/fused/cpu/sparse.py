@@ -8,127 +8,197 @@ MAX_LINEAR_DENSITY and `max_conv_density` it is more (docs/performance.md).
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-import torch
+from llvmlite import ir
+from numba import types
 from torch import Tensor
 
-from model.arrays import Float32Array, Int32Array, Int64Array
-from model.fused.cpu.int8_kernels import Map
-from model.fused.cpu.numba_kernels import jit
+from model.arrays import Float32Array, Int32Array, UInt8Array
+from model.fused.cpu.numba_kernels import fire_rows, jit
+from model.fused.cpu.vectors import VECTOR, element_pointer, intrinsic, rows_at_a_time
 
 #: Greatest share of values that are not zero at which `fire_linear` is faster than a dense product.
-MAX_LINEAR_DENSITY = 0.3
-#: Greatest share of spikes at which `conv3x3` is faster than a dense convolution: that for many
-#: channels, and that for each channel where there are few, since finding the spikes takes longer.
-_MAX_CONV_DENSITY, _DENSITY_PER_CHANNEL = 0.2, 1 / 300
-#: Rows of weights that are added in one pass over the currents.
-_ROWS = 8
+MAX_LINEAR_DENSITY = 0.15
+#: Greatest share of spikes at which `fire` is faster than model/fused/cpu/lookup.py: that for
+#: many channels, that for each channel where there are few, since finding the spikes takes longer,
+#: and the fewest channels for which it is.
+_MAX_CONV_DENSITY, _DENSITY_PER_CHANNEL, _MIN_CHANNELS = 0.16, 1 / 400, 24
+
+#: Moves the bits of eight bytes that are 0 or 1 to the upper eight of 64, the first byte lowest.
+_GATHER_BITS = np.uint64(0x0102040810204080)
 
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
 
 
 def max_conv_density(channels: int) -> float:
-    """Return the share of spikes up to which `conv3x3` is used for input of so many channels."""
+    """Return the share of spikes up to which `fire` is used for input of so many channels."""
+    if channels < _MIN_CHANNELS:
+        return 0.0
     return min(_MAX_CONV_DENSITY, channels * _DENSITY_PER_CHANNEL)
 
 
-def density(values: Tensor) -> float:
-    """Return the share of contiguous values that are not zero, 0 to 1."""
-    count = np.zeros(1, np.int64)
-    count_nonzero(values.numpy().reshape(-1), count)
-    return int(count[0]) / values.numel()
-
-
-def conv3x3(weight: Tensor, bias: Tensor) -> Map:
-    """Return a 3x3 convolution with padding 1 of spikes (0 or 1): [T, C, H, W], channels last, to
-    [T, C', H, W]."""
-    out = len(weight)
-    # A row of C' weights for each tap and input channel, and one of zeros.
-    rows = torch.cat([weight.detach().permute(2, 3, 1, 0).flatten(0, 2), torch.zeros(1, out)])
-    weights, shift = rows.numpy(), bias.detach().numpy()
-
-    def current(x: Tensor) -> Tensor:
-        steps, channels, height, width = x.shape
-        spikes = x.permute(0, 2, 3, 1).numpy()  # [T, H, W, C]
-        indices = np.empty((steps, height, width * channels + 1), np.int32)
-        starts = np.empty((steps, height, width + 1), np.int32)
-        list_spikes(spikes, indices, starts)
-        currents = np.empty((steps, height, width, out), np.float32)
-        add_weights(indices, starts, weights, shift, currents)
-        return torch.from_numpy(currents).permute(0, 3, 1, 2)
-
-    return current
+def by_spike(weight: Tensor) -> Float32Array:
+    """Return weights [C', C, 3, 3] as a row of C' for each tap and input channel, [9 C, C']."""
+    rows: Float32Array = weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous().numpy()
+    return rows
 
 
 @jit
-def count_nonzero(values: Float32Array, count: Int64Array) -> None:
-    """Write how many of the values [n] are not zero into count [1]."""
-    total = 0
-    for i in range(len(values)):
-        total += values[i] != _ZERO
-    count[0] = total
+def is_sparse(values: Float32Array | UInt8Array, max_density: float) -> bool:
+    """Return whether at most that share of contiguous values is not zero."""
+    flat = values.reshape(-1)
+    count = 0
+    for i in range(len(flat)):
+        count += flat[i] != 0
+    return count <= max_density * len(flat)
+
+
+@intrinsic
+def _trailing_zeros(typing: Any, mask: Any) -> Any:
+    """Return the number of the lowest bit that is set, of a mask that is not zero."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.uint64(types.uint64), generate
+
+
+@intrinsic
+def _add_rows(
+    typing: Any, sums: Any, to: Any, weights: Any, length: Any, at: Any, indices: Any, start: Any,
+    stop: Any, vectors: Any,
+) -> Any:  # fmt: skip
+    """Add to sums[to:] the vectors weights[at + length * index:] of all indices[start:stop]."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        i64 = ir.IntType(64)
+        vector = ir.VectorType(ir.FloatType(), vectors.count * VECTOR)
+
+        def pointer(index: int, element: Any, pointee: Any) -> Any:
+            return element_pointer(
+                context, builder, signature.args[index], args[index], element, pointee
+            )
+
+        target = pointer(0, args[1], vector)
+        before = builder.load(target, align=4)
+        entry = builder.basic_block
+        body = builder.append_basic_block("rows")
+        end = builder.append_basic_block("rows.end")
+        builder.cbranch(builder.icmp_signed("<", args[6], args[7]), body, end)
+        builder.position_at_end(body)
+        k, total = builder.phi(i64), builder.phi(vector)
+        k.add_incoming(args[6], entry)
+        total.add_incoming(before, entry)
+        index = builder.sext(builder.load(pointer(5, k, ir.IntType(32))), i64)
+        element = builder.add(args[4], builder.mul(args[3], index))
+        added = builder.fadd(total, builder.load(pointer(2, element, vector), align=4))
+        following = builder.add(k, ir.Constant(i64, 1))
+        k.add_incoming(following, body)
+        total.add_incoming(added, body)
+        builder.cbranch(builder.icmp_signed("<", following, args[7]), body, end)
+        builder.position_at_end(end)
+        result = builder.phi(vector)
+        result.add_incoming(before, entry)
+        result.add_incoming(added, body)
+        builder.store(result, target, align=4)
+        return context.get_dummy_value()
+
+    signature = types.void(
+        sums, types.int64, weights, types.int64, types.int64, indices, types.int64, types.int64,
+        vectors,
+    )  # fmt: skip
+    return signature, generate
 
 
 @jit
-def list_spikes(spikes: Float32Array, indices: Int32Array, starts: Int32Array) -> None:
+def _list_spikes(spikes: UInt8Array, indices: Int32Array, starts: Int32Array) -> None:
     """List the spikes [T, H, W, C] of each line: x C + c into indices [T, H, W C + 1], and where
     those of each pixel start into starts [T, H, W + 1]."""
     steps, height, width, channels = spikes.shape
     for t in range(steps):
         for y in range(height):
             count = 0
-            for x in range(width):
-                starts[t, y, x] = count
-                first = x * channels
-                for c in range(channels):  # without a branch, which would be mispredicted
-                    indices[t, y, count] = first + c
-                    count += spikes[t, y, x, c] != _ZERO
+            line = spikes[t, y].reshape(-1)
+            out = indices[t, y]
+            if channels % 8:
+                for x in range(width):
+                    starts[t, y, x] = count
+                    for i in range(x * channels, (x + 1) * channels):
+                        out[count] = i
+                        count += line[i]
+            else:
+                words = line.view(np.uint64)
+                per_pixel = channels // 8
+                for x in range(width):
+                    starts[t, y, x] = count
+                    for first in range(x * per_pixel, (x + 1) * per_pixel, 8):
+                        mask = np.uint64(0)  # the spikes of up to 64 channels
+                        for k in range(first, min(first + 8, (x + 1) * per_pixel)):
+                            bits = (words[k] * _GATHER_BITS) >> np.uint64(56)
+                            mask |= bits << np.uint64(8 * (k - first))
+                        while mask != np.uint64(0):
+                            out[count] = 8 * first + np.int64(_trailing_zeros(mask))
+                            count += 1
+                            mask &= mask - np.uint64(1)
             starts[t, y, width] = count
 
 
 @jit
-def add_weights(
-    indices: Int32Array, starts: Int32Array, weights: Float32Array, bias: Float32Array,
-    currents: Float32Array,
+def fire(
+    spikes: UInt8Array, weights: Float32Array, bias: Float32Array, vectors: tuple[int, ...],
+    decay: np.float32, pooled: bool, fired: UInt8Array,
 ) -> None:  # fmt: skip
-    """Write into currents [T, H, W, C'] the bias [C'] and the sum of the rows of the weights
-    [9 C + 1, C'] that belong to the spikes around each pixel, which `list_spikes` listed."""
-    steps, height, width, out = currents.shape
-    zeros = len(weights) - 1  # the row of zeros
-    channels = zeros // 9
-    rows = np.empty(zeros + _ROWS, np.int64)
-    for t in range(steps):
-        for y in range(height):
-            for x in range(width):
-                count = 0
-                for dy in range(max(0, 1 - y), min(3, height + 1 - y)):
-                    line = y + dy - 1
-                    first = starts[t, line, max(0, x - 1)]
-                    spikes = starts[t, line, min(width, x + 2)] - first
-                    offset = (3 * dy - (x - 1)) * channels
-                    for k in range(spikes):
-                        rows[count + k] = indices[t, line, first + k] + offset
-                    count += spikes
-                for k in range(count, count + _ROWS - 1):
-                    rows[k] = zeros
-                for j in range(out):
-                    currents[t, y, x, j] = bias[j]
-                for k in range(0, count, _ROWS):
-                    a, b, c, d = rows[k], rows[k + 1], rows[k + 2], rows[k + 3]
-                    e, f, g, h = rows[k + 4], rows[k + 5], rows[k + 6], rows[k + 7]
-                    for j in range(out):
-                        currents[t, y, x, j] += (
-                            (weights[a, j] + weights[b, j]) + (weights[c, j] + weights[d, j])
-                        ) + ((weights[e, j] + weights[f, j]) + (weights[g, j] + weights[h, j]))
+    """Write the spikes of the 3x3 convolution with padding 1 of spikes [T, H, W, C], bytes 0 or 1,
+    into bytes [T, H, W, C'], or `pooled` as by `fire_rows`.
+
+    Weights are those of `by_spike`, bias is [C'], `vectors` that of `block_vectors`.
+    """
+    steps, height, width, channels = spikes.shape
+    indices = np.empty((steps, height, width * channels + 1), np.int32)
+    starts = np.empty((steps, height, width + 1), np.int32)
+    _list_spikes(spikes, indices, starts)
+    out = weights.shape[1]
+    flat = weights.reshape(-1)
+    flat_indices = indices.reshape(-1)
+    count = rows_at_a_time(steps, width, height)
+    sums = np.empty(steps * count * width * out, np.float32)
+    recent = np.zeros((steps, 3, width * out), np.uint8)
+    block = len(vectors) * VECTOR
+    column = int(np.int64(0))  # no literal, for which numba would compile `fire_rows` anew
+    for first in range(0, height, count):
+        number_of_rows = min(count, height - first)
+        size = steps * number_of_rows * width * out
+        currents = sums[:size].reshape(steps, number_of_rows, width, out)
+        for t in range(steps):
+            for y in range(first, first + number_of_rows):
+                for x in range(width):
+                    currents[t, y - first, x] = bias
+                    to = ((t * number_of_rows + y - first) * width + x) * out
+                    for dy in range(max(0, 1 - y), min(3, height + 1 - y)):
+                        line = y + dy - 1
+                        at = (t * height + line) * (width * channels + 1)
+                        start = at + starts[t, line, max(0, x - 1)]
+                        stop = at + starts[t, line, min(width, x + 2)]
+                        row = (3 * dy - (x - 1)) * channels  # of index 0
+                        for output in range(0, out, block):
+                            _add_rows(
+                                sums, to + output, flat, out, row * out + output,
+                                flat_indices, start, stop, vectors,
+                            )  # fmt: skip
+        fire_rows(currents, decay, first, height, column, pooled, recent, fired)
 
 
 @jit
 def fire_linear(
-    values: Float32Array, weights: Float32Array, bias: Float32Array, decay: np.float32,
-    spikes: Float32Array,
-) -> None:  # fmt: skip
-    """Write the spikes [T, N, C'] of the currents values [T, N, C] times weights [C, C'], plus
-    the bias [C']."""
+    values: Float32Array, max_density: float, weights: Float32Array, bias: Float32Array,
+    decay: np.float32, spikes: Float32Array,
+) -> bool:  # fmt: skip
+    """Write the spikes [T, N, C'] of the currents values [T, N, C] times weights [C, C'], plus the
+    bias [C'], if at most `max_density` of the values are not zero: return whether they are."""
+    if not is_sparse(values, max_density):
+        return False
     steps, tokens, channels = values.shape
     out = spikes.shape[2]
     indices = np.empty(channels + 4, np.int64)
@@ -158,3 +228,4 @@ def fire_linear(
                 spike = h >= _ONE
                 spikes[t, n, j] = _ONE if spike else _ZERO
                 v[j] = _ZERO if spike else h
+    return True

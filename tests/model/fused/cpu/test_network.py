@@ -150,14 +150,14 @@ def test_a_sample_fires_the_same_spikes_at_any_batch_size() -> None:
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=80)
-def test_fire_and_pool_equals_neuron_then_max_pool(
+def test_fire_all_equals_neuron_then_max_pool(
     steps: int, rows: int, columns: int, channels: int, held: bool, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
     # Multiples of 1/4 meet the threshold exactly, where >= matters.
     current = rng.integers(-4, 12, (1 if held else steps, rows, columns, channels)) / 4
-    pooled = np.empty((steps, (rows + 1) // 2, (columns + 1) // 2, channels), np.float32)
-    numba_kernels.fire_and_pool((current / 2).astype(np.float32), np.float32(0.5), pooled)
+    pooled = np.empty((steps, (rows + 1) // 2, (columns + 1) // 2, channels), np.uint8)
+    numba_kernels.fire_all((current / 2).astype(np.float32), np.float32(0.5), True, pooled)
     x = torch.from_numpy(current.astype(np.float32)).permute(0, 3, 1, 2)
     spikes = LIF()(x.expand(steps, -1, -1, -1))
     expected = max_pool2d(spikes, 3, stride=2, padding=1)
