@@ -22,7 +22,7 @@ from typing import TypeVar, cast
 import numpy as np
 from numba import njit
 
-from model.arrays import Float32Array, UInt8Array
+from model.arrays import Float32Array, UInt8Array, UInt64Array
 
 #: A kernel of q, k, v, scale, decay and the spikes it writes.
 Attend = Callable[
@@ -85,6 +85,23 @@ def fire(current: Float32Array, decay: np.float32) -> None:
 
 
 @jit
+def _pool_row(
+    row: UInt8Array | UInt64Array, columns: int, pooled: UInt8Array | UInt64Array,
+    pooled_columns: int, first: int,
+) -> None:  # fmt: skip
+    """Write into pooled [W' C'], from channel `first` on, whether each channel of a row [W C] has a
+    spike in a window of three columns, at every other one."""
+    channels, length = len(row) // columns, len(pooled) // pooled_columns
+    for x in range(pooled_columns):
+        centre = 2 * x * channels
+        left = max(centre - channels, 0)
+        right = centre + channels if 2 * x + 1 < columns else centre
+        target = x * length + first
+        for c in range(channels):
+            pooled[target + c] = row[left + c] | row[centre + c] | row[right + c]
+
+
+@jit
 def fire_rows(
     current: Float32Array, decay: np.float32, first: int, height: int, column: int, pooled: bool,
     recent: UInt8Array, fired: UInt8Array,
@@ -127,15 +144,14 @@ def fire_rows(
             middle, lower = recent[t, centre_row], recent[t, below]
             for i in range(length):
                 any_of_three[i] = upper[i] | middle[i] | lower[i]
-            line = fired[t, row // 2]
-            for x in range(line.shape[0]):
-                centre = 2 * x * channels
-                left = max(centre - channels, 0)
-                right = centre + channels if 2 * x + 1 < columns else centre
-                for c in range(channels):
-                    line[x, column + c] = (
-                        any_of_three[left + c] | any_of_three[centre + c] | any_of_three[right + c]
-                    )
+            line = fired[t, row // 2].reshape(-1)
+            if channels % 8 == 0 and fired.shape[3] % 8 == 0:
+                _pool_row(
+                    any_of_three.view(np.uint64), columns, line.view(np.uint64),
+                    fired.shape[2], column // 8,
+                )  # fmt: skip
+            else:
+                _pool_row(any_of_three, columns, line, fired.shape[2], column)
 
 
 @jit

@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba import types
 from torch import Tensor
 
-from model.arrays import Float32Array, Int32Array, UInt8Array
+from model.arrays import Float32Array, Int32Array, Int64Array, UInt8Array
 from model.fused.cpu.numba_kernels import fire_rows, jit
 from model.fused.cpu.vectors import VECTOR, element_pointer, intrinsic, rows_at_a_time
 
@@ -28,6 +28,8 @@ _MAX_CONV_DENSITY, _DENSITY_PER_CHANNEL, _MIN_CHANNELS = 0.16, 1 / 400, 24
 
 #: Moves the bits of eight bytes that are 0 or 1 to the upper eight of 64, the first byte lowest.
 _GATHER_BITS = np.uint64(0x0102040810204080)
+#: Values of a mask.
+_MASK = 64
 
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
 
@@ -190,6 +192,44 @@ def fire(
         fire_rows(currents, decay, first, height, column, pooled, recent, fired)
 
 
+@intrinsic
+def _mask_of_values(typing: Any, values: Any, at: Any) -> Any:
+    """Return a mask of which of the 64 float32 values[at:] are not zero."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        vector = ir.VectorType(ir.FloatType(), _MASK)
+        pointer = element_pointer(context, builder, values, args[0], args[1], vector)
+        zeros = ir.Constant(vector, [0.0] * _MASK)
+        are_set = builder.fcmp_unordered("!=", builder.load(pointer, align=4), zeros)
+        return builder.bitcast(are_set, ir.IntType(_MASK))
+
+    return types.uint64(values, types.int64), generate
+
+
+@jit
+def _list_values(
+    values: Float32Array, first: int, last: int, indices: Int64Array, factors: Float32Array
+) -> int:
+    """List the values [n] from `first` up to `last` that are not zero: where they are, from `first`
+    on, and the values themselves. Return their number."""
+    count = 0
+    at = first
+    while at + _MASK <= last:
+        mask = _mask_of_values(values, at)
+        while mask != np.uint64(0):
+            index = at + np.int64(_trailing_zeros(mask))
+            indices[count] = index - first
+            factors[count] = values[index]
+            count += 1
+            mask &= mask - np.uint64(1)
+        at += _MASK
+    for index in range(at, last):
+        indices[count] = index - first
+        factors[count] = values[index]
+        count += values[index] != _ZERO
+    return count
+
+
 @jit
 def fire_linear(
     values: Float32Array, max_density: float, weights: Float32Array, bias: Float32Array,
@@ -203,16 +243,14 @@ def fire_linear(
     out = spikes.shape[2]
     indices = np.empty(channels + 4, np.int64)
     factors = np.empty(channels + 4, np.float32)
+    flat = values.reshape(-1)
     current = np.empty(out, np.float32)
     v = np.empty(out, np.float32)
     for n in range(tokens):
         v[:] = _ZERO
         for t in range(steps):
-            count = 0
-            for c in range(channels):
-                indices[count] = c
-                factors[count] = values[t, n, c]
-                count += values[t, n, c] != _ZERO
+            first = (t * tokens + n) * channels
+            count = _list_values(flat, first, first + channels, indices, factors)
             for k in range(count, count + 3):  # for a number that 4 divides
                 indices[k], factors[k] = 0, _ZERO
             current[:] = bias
