@@ -21,8 +21,8 @@ from torch import Tensor
 
 from model.fused import folding
 from model.fused.cpu import int8_kernels, numba_kernels, onednn, sparse
+from model.fused.cpu.attention import attend_over_steps, attend_over_tokens
 from model.fused.cpu.convolution import CurrentStage, SpikeStage
-from model.fused.cpu.numba_kernels import Attend
 from model.fused.cpu.onednn import Map
 from model.fused.folding import Folded, FoldedAttention
 from model.fused.network import AttentionLayer, End, LinearInput, Summary
@@ -61,10 +61,7 @@ class CPULayers:
     def attention(self, attention: SpikingAttention) -> AttentionLayer:
         width = attention.query.conv.out_channels // attention.heads
         over_tokens = attention.over == "spatial"
-        kernel = (
-            numba_kernels.attend_over_tokens if over_tokens else numba_kernels.attend_over_steps
-        )
-        return Attention(kernel(width), folding.attention(attention))
+        return Attention(over_tokens, width, folding.attention(attention))
 
     def values(self, x: Tensor, steps: int) -> Tensor:
         """[T, N, C] are values already."""
@@ -100,13 +97,16 @@ class Attention:
     """Spikes of an attention's product over the tokens at each step, or over the steps at each
     token, [T, N, C]."""
 
-    def __init__(self, attend: Attend, folded: FoldedAttention) -> None:
-        self._attend = attend
+    def __init__(self, over_tokens: bool, width: int, folded: FoldedAttention) -> None:
+        self._attend = attend_over_tokens if over_tokens else attend_over_steps
+        self._head = (0,) * width
         self._scale, self._decay = np.float32(folded.scale), np.float32(folded.decay)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, steps: int) -> Tensor:
         spikes = torch.empty(q.shape)
-        self._attend(q.numpy(), k.numpy(), v.numpy(), self._scale, self._decay, spikes.numpy())
+        self._attend(
+            q.numpy(), k.numpy(), v.numpy(), self._head, self._scale, self._decay, spikes.numpy()
+        )
         return spikes
 
 

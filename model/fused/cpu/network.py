@@ -6,10 +6,10 @@ are the same in any batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
-from typing import TypeVar, cast
+from typing import ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from model.network.scmrl import SCMRL
 from model.output import Output
 from model.thread_name import show_thread_name
 
-_In = TypeVar("_In")
+_P = ParamSpec("_P")
 _Out = TypeVar("_Out")
 
 
@@ -46,39 +46,64 @@ class CPUNetwork:
         # A thread that computes a whole sample finds its tensors in its cache. The last samples
         # are split by stream, so that all threads finish at about the same time.
         split = range(max(0, batch - batch % self._threads - self._threads), batch)
-        whole = self._map(
-            lambda sample: self._sample(
-                {name: inputs[name][:, sample] for name in names}, steps, attention
-            ),
-            range(split.start),
-        )
-        jobs = [(sample, name) for sample in split for name in names]
-        tokens = dict(
-            zip(
-                jobs,
-                self._map(
-                    lambda job: self.fused.patch[job[1]](inputs[job[1]][:, job[0]], steps), jobs
-                ),
-                strict=True,
+        # The pool takes jobs in this order: a job waits only for those that others have begun.
+        whole = [
+            self._submit(self._sample, {n: inputs[n][:, sample] for n in names}, steps, attention)
+            for sample in range(split.start)
+        ]
+        tokens = {
+            (sample, name): self._submit(self.fused.patch[name], inputs[name][:, sample], steps)
+            for sample in split
+            for name in names
+        }
+        parts = [
+            self._submit(
+                self._stream, name, {n: tokens[sample, n] for n in names}, steps, attention
             )
-        )
-        parts = self._map(
-            lambda job: self.fused.stream(
-                job[1], {name: tokens[job[0], name] for name in names}, steps, attention
-            ),
-            jobs,
-        )
-        features = [*chain.from_iterable(whole), *parts]  # sample by sample, stream by stream
-        streams = {name: features[index :: len(names)] for index, name in enumerate(names)}
+            for sample in split
+            for name in names
+        ]
         # In a thread of the pool: in the caller's thread, torch would start its own threads, which
         # spin for milliseconds on cores that the next batch needs.
-        (output,) = self._map(
-            lambda batch: self.fused.read_out(
-                {name: stack_samples(samples) for name, samples in batch.items()}, attention
-            ),
-            [streams],
+        return self._submit(self._read_out, names, whole, parts, attention).result()
+
+    def _sample(self, frames: Mapping[str, Tensor], steps: int, maps: bool) -> list[StreamFeatures]:
+        """Return the features of each stream of one sample, [T or 1, C, H, W] by stream."""
+        tokens = {name: self.fused.patch[name](x, steps) for name, x in frames.items()}
+        return [self.fused.stream(name, tokens, steps, maps) for name in frames]
+
+    def _stream(
+        self, name: str, tokens: Mapping[str, Future[Tensor]], steps: int, maps: bool
+    ) -> StreamFeatures:
+        """Return the features of a stream, from the tokens of all streams of its sample."""
+        computed = {source: future.result() for source, future in tokens.items()}
+        return self.fused.stream(name, computed, steps, maps)
+
+    def _read_out(
+        self,
+        names: Sequence[str],
+        whole: Sequence[Future[list[StreamFeatures]]],
+        parts: Sequence[Future[StreamFeatures]],
+        attention: bool,
+    ) -> Output:
+        """Return the output from the features of samples, and of streams of the last samples."""
+        features = [*chain.from_iterable(job.result() for job in whole)]
+        features += [job.result() for job in parts]  # sample by sample, stream by stream
+        streams = {name: features[index :: len(names)] for index, name in enumerate(names)}
+        return self.fused.read_out(
+            {name: stack_samples(samples) for name, samples in streams.items()}, attention
         )
-        return output
+
+    def _submit(
+        self, work: Callable[_P, _Out], *args: _P.args, **kwargs: _P.kwargs
+    ) -> Future[_Out]:
+        """Run `work` in a thread of the pool."""
+
+        def infer() -> _Out:
+            with torch.inference_mode():  # the mode is a thread's own
+                return work(*args, **kwargs)
+
+        return self._pool.submit(infer)
 
     def compile_kernels(self) -> None:
         """Compile the kernels between which layers choose by the number of spikes, so that no later
@@ -89,20 +114,6 @@ class CPUNetwork:
         linear = Linear([Folded(torch.zeros(1, 4, 1), torch.zeros(1), decay=0.5)], int8=False)
         for values in (torch.zeros(1, 1, 4), torch.ones(1, 1, 4)):
             linear(values, 1)
-
-    def _sample(self, frames: Mapping[str, Tensor], steps: int, maps: bool) -> list[StreamFeatures]:
-        """Return the features of each stream of one sample, [T or 1, C, H, W] by stream."""
-        tokens = {name: self.fused.patch[name](x, steps) for name, x in frames.items()}
-        return [self.fused.stream(name, tokens, steps, maps) for name in frames]
-
-    def _map(self, work: Callable[[_In], _Out], jobs: Iterable[_In]) -> Iterator[_Out]:
-        """Start the work on each job, and yield the results in their order."""
-
-        def infer(job: _In) -> _Out:
-            with torch.inference_mode():  # the mode is a thread's own
-                return work(job)
-
-        return self._pool.map(infer, jobs)
 
 
 def _begin_thread() -> None:

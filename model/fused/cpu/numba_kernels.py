@@ -24,10 +24,6 @@ from numba import njit
 
 from model.arrays import Float32Array, UInt8Array, UInt64Array
 
-#: A kernel of q, k, v, scale, decay and the spikes it writes.
-Attend = Callable[
-    [Float32Array, Float32Array, Float32Array, np.float32, np.float32, Float32Array], None
-]
 _F = TypeVar("_F", bound=Callable[..., object])
 
 log = logging.getLogger("scmrl.kernels")
@@ -161,96 +157,3 @@ def fire_all(current: Float32Array, decay: np.float32, pooled: bool, fired: UInt
     recent = np.empty((fired.shape[0], 3, width * channels), np.uint8)
     start = int(np.int64(0))  # no literal, for which numba would compile `fire_rows` anew
     fire_rows(current, decay, start, height, start, pooled, recent, fired)
-
-
-@lru_cache
-def attend_over_steps(width: int) -> Attend:
-    """Return the kernel for heads of `width` channels, a constant in its compiled loops.
-
-    It takes q, k, v [T, N, C] (slices of longer rows), scale and decay, and writes spikes
-    [T, N, C] of scale (q k^T) v over the steps at each token. As in the published code,
-    [heads, T, d] is reshaped to [T, C] without a transpose: see `_mix_heads_and_steps` in
-    model/network/attention.py.
-    """
-
-    @jit
-    def attend(
-        q: Float32Array, k: Float32Array, v: Float32Array,
-        scale: np.float32, decay: np.float32, spikes: Float32Array,
-    ) -> None:  # fmt: skip
-        steps, tokens, channels = q.shape
-        heads = channels // width
-        current = np.empty((heads, steps, width), np.float32)
-        mixed = current.reshape(steps, channels)  # the same memory
-        potential = np.empty(channels, np.float32)
-        for n in range(tokens):
-            current[:] = _ZERO
-            for t in range(steps):
-                for head in range(heads):
-                    first = head * width
-                    queries = _ZERO
-                    for i in range(width):
-                        queries += q[t, n, first + i]
-                    if queries == _ZERO:  # most heads are silent at a step
-                        continue
-                    for s in range(steps):
-                        weight = _ZERO
-                        for i in range(width):
-                            weight += q[t, n, first + i] * k[s, n, first + i]
-                        weight *= scale
-                        for i in range(width):
-                            current[head, t, i] += weight * v[s, n, first + i]
-            potential[:] = _ZERO
-            for t in range(steps):
-                for c in range(channels):
-                    h = potential[c] * decay + mixed[t, c]
-                    spike = h >= _ONE
-                    spikes[t, n, c] = _ONE if spike else _ZERO
-                    potential[c] = _ZERO if spike else h
-
-    return attend
-
-
-@lru_cache
-def attend_over_tokens(width: int) -> Attend:
-    """Return the kernel for heads of `width` channels, a constant in its compiled loops.
-
-    It takes q [T, N, C], k and v [T, N_source, C] (slices of longer rows), scale and decay, and
-    writes spikes [T, N, C] of scale q (k^T v) over the tokens at each step: the same integers as
-    (q k^T) v, with less work.
-    """
-
-    @jit
-    def attend(
-        q: Float32Array, k: Float32Array, v: Float32Array,
-        scale: np.float32, decay: np.float32, spikes: Float32Array,
-    ) -> None:  # fmt: skip
-        steps, tokens, channels = q.shape
-        products = np.zeros((steps, channels, width), np.float32)  # k^T v of each head
-        row = np.empty(channels, np.float32)  # contiguous, which a slice is not
-        for t in range(steps):
-            for n in range(k.shape[1]):
-                for c in range(channels):
-                    row[c] = v[t, n, c]
-                for c in range(channels):
-                    if k[t, n, c] != _ZERO:
-                        first = c - c % width  # of the channel's head
-                        for i in range(width):
-                            products[t, c, i] += row[first + i]
-        potential = np.empty(channels, np.float32)
-        for n in range(tokens):
-            potential[:] = _ZERO
-            for t in range(steps):
-                row[:] = _ZERO
-                for c in range(channels):
-                    if q[t, n, c] != _ZERO:
-                        first = c - c % width
-                        for i in range(width):
-                            row[first + i] += products[t, c, i]
-                for c in range(channels):
-                    h = potential[c] * decay + row[c] * scale
-                    spike = h >= _ONE
-                    spikes[t, n, c] = _ONE if spike else _ZERO
-                    potential[c] = _ZERO if spike else h
-
-    return attend

@@ -17,7 +17,15 @@ from torch import Tensor
 
 from model.arrays import Float32Array, Int32Array, Int64Array, UInt8Array
 from model.fused.cpu.numba_kernels import fire_rows, jit
-from model.fused.cpu.vectors import VECTOR, element_pointer, intrinsic, rows_at_a_time
+from model.fused.cpu.vectors import (
+    MASK,
+    VECTOR,
+    element_pointer,
+    intrinsic,
+    lowest_bit,
+    mask_of_values,
+    rows_at_a_time,
+)
 
 #: Greatest share of values that are not zero at which `fire_linear` is faster than a dense product.
 MAX_LINEAR_DENSITY = 0.15
@@ -28,8 +36,6 @@ _MAX_CONV_DENSITY, _DENSITY_PER_CHANNEL, _MIN_CHANNELS = 0.16, 1 / 400, 24
 
 #: Moves the bits of eight bytes that are 0 or 1 to the upper eight of 64, the first byte lowest.
 _GATHER_BITS = np.uint64(0x0102040810204080)
-#: Values of a mask.
-_MASK = 64
 
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
 
@@ -55,16 +61,6 @@ def is_sparse(values: Float32Array | UInt8Array, max_density: float) -> bool:
     for i in range(len(flat)):
         count += flat[i] != 0
     return count <= max_density * len(flat)
-
-
-@intrinsic
-def _trailing_zeros(typing: Any, mask: Any) -> Any:
-    """Return the number of the lowest bit that is set, of a mask that is not zero."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
-
-    return types.uint64(types.uint64), generate
 
 
 @intrinsic
@@ -141,7 +137,7 @@ def _list_spikes(spikes: UInt8Array, indices: Int32Array, starts: Int32Array) ->
                             bits = (words[k] * _GATHER_BITS) >> np.uint64(56)
                             mask |= bits << np.uint64(8 * (k - first))
                         while mask != np.uint64(0):
-                            out[count] = 8 * first + np.int64(_trailing_zeros(mask))
+                            out[count] = 8 * first + np.int64(lowest_bit(mask))
                             count += 1
                             mask &= mask - np.uint64(1)
             starts[t, y, width] = count
@@ -192,20 +188,6 @@ def fire(
         fire_rows(currents, decay, first, height, column, pooled, recent, fired)
 
 
-@intrinsic
-def _mask_of_values(typing: Any, values: Any, at: Any) -> Any:
-    """Return a mask of which of the 64 float32 values[at:] are not zero."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        vector = ir.VectorType(ir.FloatType(), _MASK)
-        pointer = element_pointer(context, builder, values, args[0], args[1], vector)
-        zeros = ir.Constant(vector, [0.0] * _MASK)
-        are_set = builder.fcmp_unordered("!=", builder.load(pointer, align=4), zeros)
-        return builder.bitcast(are_set, ir.IntType(_MASK))
-
-    return types.uint64(values, types.int64), generate
-
-
 @jit
 def _list_values(
     values: Float32Array, first: int, last: int, indices: Int64Array, factors: Float32Array
@@ -214,15 +196,15 @@ def _list_values(
     on, and the values themselves. Return their number."""
     count = 0
     at = first
-    while at + _MASK <= last:
-        mask = _mask_of_values(values, at)
+    while at + MASK <= last:
+        mask = mask_of_values(values, at)
         while mask != np.uint64(0):
-            index = at + np.int64(_trailing_zeros(mask))
-            indices[count] = index - first
-            factors[count] = values[index]
+            place = at + np.int64(lowest_bit(mask))
+            indices[count] = place - first
+            factors[count] = values[place]
             count += 1
             mask &= mask - np.uint64(1)
-        at += _MASK
+        at += MASK
     for index in range(at, last):
         indices[count] = index - first
         factors[count] = values[index]
