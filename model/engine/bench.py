@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 #: Scale and shift of batch norms with which a random network fires as a trained one does.
 _SCALE, _SHIFT = 1.5, 0.4
+#: Seconds for which a path runs before it is timed.
+_SETTLE_S = 0.03
 #: Rounds that are not measured: they fill caches.
 _WARM_UP = 2
 
@@ -181,9 +183,7 @@ def timings(
         rounds = 0
         while rounds < _WARM_UP + 3 or time.perf_counter() < end:
             for path, engine in usable.items():
-                # Not timed: OpenMP's threads of the previous path spin for a while, which in a
-                # service, with one path, does not happen.
-                engine.run(frames, steps)
+                _settle(engine, frames, steps)
                 started = time.perf_counter()
                 engine.run(frames, steps)
                 if rounds >= _WARM_UP:
@@ -193,6 +193,15 @@ def timings(
         for path, times in seconds_of.items():
             median = statistics.median(times)
             yield Timing(path, batch, 1000 * median, batch / median, base / median, len(times))
+
+
+def _settle(engine: Engine, frames: Mapping[str, Tensor], steps: int) -> None:
+    """Run a path until the OpenMP threads of the previous one, which spin for a while after it, are
+    asleep: in a service, which has one path, they do not compete with it."""
+    end = time.perf_counter() + _SETTLE_S
+    engine.run(frames, steps)
+    while time.perf_counter() < end:
+        engine.run(frames, steps)
 
 
 def operations(case: Case) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import quopri
+import binascii
 import re
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -180,7 +181,8 @@ WRITTEN = {
     "base64 in lines": ("base64", base64.encodebytes),
     "base64 in one line": ("Base64", base64.b64encode),
     "base64 without padding": ("base64", lambda data: base64.b64encode(data).rstrip(b"=")),
-    "quoted-printable": ("quoted-printable", quopri.encodestring),
+    # As text it would write each line end as the first one, and so lose some.
+    "quoted-printable": ("quoted-printable", partial(binascii.b2a_qp, istext=False)),
     "quoted-printable, CRLF": (
         " Quoted-Printable",
         lambda data: b"".join(b"=%02X" % byte + b"=\r\n" * (byte == 10) for byte in data),
