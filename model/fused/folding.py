@@ -1,7 +1,7 @@
 """Batch norm and the neuron's 1/tau and threshold, folded into the weights before them.
 
 A folded neuron is h = decay v + x, a spike where h >= 1. What a kernel has to know of a neuron
-beyond that goes through here, to model/fused/cpu/numba_kernels.py and
+beyond that goes through here, to the kernels of model/fused/cpu/ and
 model/fused/cuda/triton_kernels.py.
 """
 

@@ -2,8 +2,8 @@
 
 No attention matrix is built: q (k^T v) is the same integers as (q k^T) v, and only rows that belong
 to spikes of k and of q are added. Spikes q, k, v are float32 [T, N, C], rows of which are
-contiguous. `head` is a tuple of as many elements as a head has channels: numba compiles a kernel
-for each length.
+contiguous. The length of the tuple `head` is the number of a head's channels
+(model/fused/cpu/vectors.py).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numba import types
 
 from model.arrays import Float32Array
 from model.fused.cpu.numba_kernels import jit
-from model.fused.cpu.vectors import MASK, element_pointer, intrinsic, lowest_bit, mask_of_values
+from model.fused.cpu.vectors import MASK, intrinsic, lowest_bit, mask_of_values, pointers
 
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
 
@@ -76,12 +76,10 @@ def _add_head(typing: Any, target: Any, to: Any, source: Any, at: Any, head: Any
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         vector = ir.VectorType(ir.FloatType(), head.count)
-        pointers = [
-            element_pointer(context, builder, kind, args[index], args[index + 1], vector)
-            for kind, index in ((target, 0), (source, 2))
-        ]
-        values = [builder.load(pointer, align=4) for pointer in pointers]
-        builder.store(builder.fadd(*values), pointers[0], align=4)
+        pointer = pointers(context, builder, signature, args)
+        sums, row = pointer(0, args[1], vector), pointer(2, args[3], vector)
+        total = builder.fadd(builder.load(sums, align=4), builder.load(row, align=4))
+        builder.store(total, sums, align=4)
         return context.get_dummy_value()
 
     return types.void(target, types.int64, source, types.int64, head), generate

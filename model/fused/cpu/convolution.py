@@ -51,18 +51,19 @@ class SpikeStage:
         one cannot be cached on disk."""
         pixel = np.zeros((1, 1, 1, self._channels), np.uint8)
         fired = np.empty((1, 1, 1, len(self._bias)), np.uint8)
-        sparse.is_sparse(pixel, self._max_density)
         self._look_up(pixel, fired)
-        self._skip(pixel, fired)
+        if self._max_density > 0:
+            sparse.is_sparse(pixel, self._max_density)
+            self._skip(pixel, fired)
 
     def _look_up(self, spikes: UInt8Array, fired: UInt8Array) -> None:
-        lookup.fire(
+        lookup.fire_convolution(
             spikes, self._by_pass, self._bias, self._vectors, self._pass_tables, self._decay,
             self._pooled, fired,
         )  # fmt: skip
 
     def _skip(self, spikes: UInt8Array, fired: UInt8Array) -> None:
-        sparse.fire(
+        sparse.fire_convolution(
             spikes, self._by_spike, self._bias, self._vectors, self._decay, self._pooled, fired
         )
 

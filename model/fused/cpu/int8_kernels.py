@@ -6,13 +6,10 @@ weights are rounded, to 127 levels per channel. Sums are exact (int32), returned
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-#: A function of tensors: spikes to currents.
-Map = Callable[[Tensor], Tensor]
+from model.fused.cpu.onednn import Map
 
 _LEVELS = 127
 

@@ -1,7 +1,7 @@
 """Fused layers on a CPU, of one sample: spikes are bytes [T, C, H, W] or float32 [T, N, C].
 
 - Batch norm and the neuron's 1/tau and threshold are folded into the weights before a layer.
-- Linear maps of the same input are one matrix; spikes overwrite the currents they come from.
+- Linear maps of the same input are one matrix.
 - A neuron and the pooling after it are one pass (model/fused/cpu/numba_kernels.py).
 - A 3x3 convolution of spikes looks up sums of weights in tables (model/fused/cpu/lookup.py).
 - Where few neurons fire, products with zero are skipped (model/fused/cpu/sparse.py).

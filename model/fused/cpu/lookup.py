@@ -22,28 +22,31 @@ from model.fused.cpu.numba_kernels import fire_rows, jit
 from model.fused.cpu.vectors import (
     VECTOR,
     block_vectors,
-    element_pointer,
     intrinsic,
+    pointers,
     rows_at_a_time,
 )
 
 #: Input channels of a table, and its rows.
 _CHANNELS, _ROWS = 4, 16
-#: Tables of a pass, most first, and most vectors of a row of all of them (32 KiB of tables, which
-#: the L1 cache holds). A row of the window has a multiple of three patterns.
+#: A pass adds a row of each of several tables to a pixel's currents, which stay in registers
+#: meanwhile: how many tables it may have (a window's row has a multiple of three patterns), and how
+#: many vectors a row of all its tables may have (then they are 32 KiB, which the L1 cache holds).
 _TABLES, _MAX_ROW = (12, 8, 6, 3), 32
 #: Most vectors of a row of the tables that are kept, in the L2 cache (576 KiB).
 _MAX_KEPT = 576
-#: Pixels whose currents stay in the L1 cache.
+#: Pixels to which a pass is added before the next one: their currents (32 KiB with 64 outputs) stay
+#: in the L1 or L2 cache.
 _TILE = 128
-#: Moves the bits of four bytes that are 0 or 1 to the upper four of 32, the first byte lowest.
-_GATHER_BITS = np.uint32(2**28 + 2**21 + 2**14 + 2**7)
+#: Moves the bits of four bytes that are 0 or 1 to bits 28 to 31, the first byte lowest (numba
+#: multiplies in 64 bits: bits 32 to 35 are 0).
+_GATHER_BITS = np.uint32(0x10204080)
 _SHIFT = np.uint32(28)
 
 
 def pass_tables(channels: int, vectors: tuple[int, ...]) -> tuple[int, ...]:
-    """Return a tuple of as many elements as a pass has tables: numba compiles a kernel for each
-    length. `vectors` is that of `block_vectors`."""
+    """Return how many tables a pass has, as the length of a tuple (model/fused/cpu/vectors.py).
+    `vectors` is that of `block_vectors`."""
     groups = -(-channels // _CHANNELS)
     most = _MAX_ROW // len(vectors)
     return (0,) * next(n for n in _TABLES if n <= most and 3 * groups % n == 0)
@@ -89,26 +92,27 @@ def _pack(spikes: UInt8Array, patterns: UInt8Array) -> None:
 def _make_table(
     typing: Any, tables: Any, to: Any, weights: Any, at: Any, vectors: Any
 ) -> Any:  # fmt: skip
-    """Write into tables[to:] the 16 sums of the four rows weights[at:], all float32 [n]."""
+    """Write into tables[to:] the 16 sums of the four rows weights[at:]; both are flat float32."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         width, i64 = vectors.count * VECTOR, ir.IntType(64)
         vector = ir.VectorType(ir.FloatType(), width)
 
-        def pointer(index: int, row: int) -> Any:
-            element = builder.add(args[index + 1], ir.Constant(i64, row * width))
-            return element_pointer(
-                context, builder, signature.args[index], args[index], element, vector
-            )
+        pointer = pointers(context, builder, signature, args)
+        _, to, _, at, _ = args
 
-        rows = [builder.load(pointer(2, k), align=4) for k in range(_CHANNELS)]
+        def row(argument: int, first: Any, number: int) -> Any:
+            element = builder.add(first, ir.Constant(i64, number * width))
+            return pointer(argument, element, vector)
+
+        rows = [builder.load(row(2, at, k), align=4) for k in range(_CHANNELS)]
         sums = [ir.Constant(vector, [0.0] * width)]
         for pattern in range(1, _ROWS):
             last = pattern.bit_length() - 1
             rest = pattern - 2**last
             sums.append(builder.fadd(sums[rest], rows[last]) if rest else rows[last])
         for pattern, total in enumerate(sums):
-            builder.store(total, pointer(0, pattern), align=4)
+            builder.store(total, row(0, to, pattern), align=4)
         return context.get_dummy_value()
 
     return types.void(tables, types.int64, weights, types.int64, vectors), generate
@@ -116,34 +120,31 @@ def _make_table(
 
 @intrinsic
 def _add_pass(
-    typing: Any, target: Any, to: Any, source: Any, at: Any, tables: Any, first: Any,
-    patterns: Any, pattern: Any, vectors: Any, pass_tables: Any,
+    typing: Any, target: Any, to: Any, source: Any, at: Any, tables: Any, first_table: Any,
+    patterns: Any, first_pattern: Any, vectors: Any, pass_tables: Any,
 ) -> Any:  # fmt: skip
-    """Write into target[to:] the sums source[at:] plus a row of each table of a pass, from
-    tables[first] on: the rows which the bytes from patterns[pattern] on name, read by eight."""
+    """Write into target[to:] the sums source[at:] plus a row of each table of a pass,
+    tables[first_table:]: the rows which the bytes patterns[first_pattern:] name, read by eight."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         width, i64 = vectors.count * VECTOR, ir.IntType(64)
         vector = ir.VectorType(ir.FloatType(), width)
 
-        def pointer(index: int, element: Any, pointee: Any) -> Any:
-            return element_pointer(
-                context, builder, signature.args[index], args[index], element, pointee
-            )
-
-        total = builder.load(pointer(2, args[3], vector), align=4)
+        pointer = pointers(context, builder, signature, args)
+        _, to, _, at, _, first_table, _, first_pattern, *_ = args
+        total = builder.load(pointer(2, at, vector), align=4)
         for k in range(pass_tables.count):
             if k % 8 == 0:
-                element = builder.add(args[7], ir.Constant(i64, k))
+                element = builder.add(first_pattern, ir.Constant(i64, k))
                 word = builder.load(pointer(6, element, i64), align=1)
             shifted = builder.lshr(word, ir.Constant(i64, k % 8 * 8))
             row = builder.and_(shifted, ir.Constant(i64, _ROWS - 1))
             element = builder.add(
-                builder.add(args[5], ir.Constant(i64, k * _ROWS * width)),
+                builder.add(first_table, ir.Constant(i64, k * _ROWS * width)),
                 builder.mul(row, ir.Constant(i64, width)),
             )
             total = builder.fadd(total, builder.load(pointer(4, element, vector), align=4))
-        builder.store(total, pointer(0, args[1], vector), align=4)
+        builder.store(total, pointer(0, to, vector), align=4)
         return context.get_dummy_value()
 
     signature = types.void(
@@ -185,8 +186,8 @@ def _add_passes(
     bias: Float32Array, vectors: tuple[int, ...], pass_tables: tuple[int, ...],
     currents: Float32Array,
 ) -> None:  # fmt: skip
-    """Add to the currents [pixels width] the rows of the tables of one pass for each of `offsets`:
-    those which the patterns name that are so far from the first one of a pixel's window.
+    """Add to the currents [pixels width] one pass for each of `offsets`. Pass i has its own tables;
+    the patterns that select their rows start at windows[pixel] + offsets[i].
 
     The currents are first set to the bias [width], unless that is empty.
     """
@@ -210,7 +211,7 @@ def _add_passes(
 
 
 @jit
-def fire(
+def fire_convolution(
     spikes: UInt8Array, weights: Float32Array, bias: Float32Array, vectors: tuple[int, ...],
     pass_tables: tuple[int, ...], decay: np.float32, pooled: bool, fired: UInt8Array,
 ) -> None:  # fmt: skip
@@ -218,7 +219,8 @@ def fire(
     into bytes [T, H, W, C'], or `pooled` as by `fire_rows`.
 
     Weights are those of `by_pass`, bias is [C'], `vectors` that of `block_vectors`. Currents exist
-    for a block of outputs and a few rows at a time, so that they stay in the cache.
+    for a block of outputs: for a few rows at a time, or for all where the tables of the block do
+    not fit the L2 cache together.
     """
     steps, height, columns, channels = spikes.shape
     blocks, _, passes, per_pass, _, width = weights.shape
@@ -231,7 +233,8 @@ def fire(
     for index in range(total):
         offsets[index] = index // passes * line + index % passes * per_pass
     kept = min(total, max(1, _MAX_KEPT * VECTOR // (per_pass * width)))  # passes
-    # Tables are made once for a block of outputs, or where they are too many, for all its pixels.
+    # Each table is made once. Where not all are kept, a part is used for all pixels before the next
+    # one overwrites it.
     rows = rows_at_a_time(steps, columns, height) if total == kept else height
     windows = np.empty(steps * rows * columns, np.int64)
     flat = weights.reshape(-1)
@@ -239,7 +242,7 @@ def fire(
     scratch = np.empty(size + len(windows) * width + 16, np.float32)
     tables = scratch[-(scratch.ctypes.data // 4) % 16 :]  # vectors do not cross cache lines
     currents = tables[size:]
-    recent = np.zeros((steps, 3, columns * width), np.uint8)
+    recent = np.empty((steps, 3, columns * width), np.uint8)
     for block in range(blocks):
         column = block * width
         for y in range(0, height, rows):

@@ -1,4 +1,5 @@
-"""Inner loops of the network for one sample on a CPU, compiled by numba (no C compiler is needed).
+"""Neurons and pooling of one sample on a CPU, and `jit`, by which numba compiles the kernels of
+this folder (no C compiler is needed).
 
 Layout is channels last: a sample's currents and spikes are [T, H, W, C] or [T, N, C], so that
 the innermost loop runs over channels. 1/tau and 1/threshold are folded into currents, which makes
@@ -6,8 +7,8 @@ the neuron h = decay v + x, a spike where h >= 1. Each kernel reads its input on
 potential of a row stays in the L1 cache over all time steps.
 
 All arrays are float32 and C-contiguous, unless stated otherwise. Compiled code is cached on disk
-where possible, until this file changes: so `decay`, which comes from model/network/neuron.py, is an
-argument and no constant.
+where possible, until a file of this folder changes: so `decay`, which comes from
+model/network/neuron.py, is an argument and no constant.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def jit(kernel: _F) -> _F:
     except RuntimeError as exc:
         log.warning("a compiled kernel cannot be cached (NUMBA_CACHE_DIR): %s", exc)
         return cast(_F, compiled()(kernel))
-    # numba has no public way to say this. Without it, only an edited file would be missed.
+    # numba has no public way to say this. In a version that lacks these attributes an edit of
+    # another file does not cause a new compilation.
     cache_file = getattr(getattr(cached, "_cache", None), "_cache_file", None)
     if cache_file is not None:
         cache_file._source_stamp = _digest(Path(kernel.__code__.co_filename).parent)
@@ -86,7 +88,10 @@ def _pool_row(
     pooled_columns: int, first: int,
 ) -> None:  # fmt: skip
     """Write into pooled [W' C'], from channel `first` on, whether each channel of a row [W C] has a
-    spike in a window of three columns, at every other one."""
+    spike in a window of three columns, at every other one.
+
+    Elements are channels, or words of eight channels: then C, C' and `first` count words.
+    """
     channels, length = len(row) // columns, len(pooled) // pooled_columns
     for x in range(pooled_columns):
         centre = 2 * x * channels

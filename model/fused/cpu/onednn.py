@@ -1,7 +1,7 @@
 """Convolutions and linear maps by oneDNN, with weights that are packed once.
 
 oneDNN compiles its kernels for the CPU at hand. torch's own calls do not always use it: a matrix
-product of float32 takes MKL, which computes with AVX2 on CPUs of other makers that have AVX-512,
+product of float32 takes MKL, which computes with AVX2 on CPUs not made by Intel that have AVX-512,
 and a convolution packs its weights anew at each call, and for one input channel takes a slow way.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.functional import conv2d
 
-#: A function of tensors: spikes to currents.
+#: A function of one tensor.
 Map = Callable[[Tensor], Tensor]
 
 #: No operation on the result.

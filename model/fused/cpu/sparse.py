@@ -20,19 +20,22 @@ from model.fused.cpu.numba_kernels import fire_rows, jit
 from model.fused.cpu.vectors import (
     MASK,
     VECTOR,
-    element_pointer,
     intrinsic,
     lowest_bit,
     mask_of_values,
+    pointers,
     rows_at_a_time,
 )
 
 #: Greatest share of values that are not zero at which `fire_linear` is faster than a dense product.
 MAX_LINEAR_DENSITY = 0.15
-#: Greatest share of spikes at which `fire` is faster than model/fused/cpu/lookup.py: that for
-#: many channels, that for each channel where there are few, since finding the spikes takes longer,
-#: and the fewest channels for which it is.
-_MAX_CONV_DENSITY, _DENSITY_PER_CHANNEL, _MIN_CHANNELS = 0.16, 1 / 400, 24
+#: Greatest share of spikes at which a convolution is faster that skips zeros than one that looks up
+#: sums, with 64 channels or more.
+_MAX_CONV_DENSITY = 0.16
+#: The same for each channel, with fewer: listing the spikes is a larger part of the time.
+_DENSITY_PER_CHANNEL = 1 / 400
+#: With fewer channels skipping is never faster.
+_MIN_CHANNELS = 24
 
 #: Moves the bits of eight bytes that are 0 or 1 to the upper eight of 64, the first byte lowest.
 _GATHER_BITS = np.uint64(0x0102040810204080)
@@ -41,7 +44,8 @@ _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
 
 
 def max_conv_density(channels: int) -> float:
-    """Return the share of spikes up to which `fire` is used for input of so many channels."""
+    """Return the share of spikes up to which `fire_convolution` is used, for input of so many
+    channels."""
     if channels < _MIN_CHANNELS:
         return 0.0
     return min(_MAX_CONV_DENSITY, channels * _DENSITY_PER_CHANNEL)
@@ -55,7 +59,7 @@ def by_spike(weight: Tensor) -> Float32Array:
 
 @jit
 def is_sparse(values: Float32Array | UInt8Array, max_density: float) -> bool:
-    """Return whether at most that share of contiguous values is not zero."""
+    """Return whether at most the share `max_density` of contiguous values is not zero."""
     flat = values.reshape(-1)
     count = 0
     for i in range(len(flat)):
@@ -65,37 +69,34 @@ def is_sparse(values: Float32Array | UInt8Array, max_density: float) -> bool:
 
 @intrinsic
 def _add_rows(
-    typing: Any, sums: Any, to: Any, weights: Any, length: Any, at: Any, indices: Any, start: Any,
+    typing: Any, sums: Any, to: Any, weights: Any, stride: Any, at: Any, indices: Any, start: Any,
     stop: Any, vectors: Any,
 ) -> Any:  # fmt: skip
-    """Add to sums[to:] the vectors weights[at + length * index:] of all indices[start:stop]."""
+    """Add to sums[to:] the vectors weights[at + stride * index:] of all indices[start:stop]."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         i64 = ir.IntType(64)
         vector = ir.VectorType(ir.FloatType(), vectors.count * VECTOR)
 
-        def pointer(index: int, element: Any, pointee: Any) -> Any:
-            return element_pointer(
-                context, builder, signature.args[index], args[index], element, pointee
-            )
-
-        target = pointer(0, args[1], vector)
+        pointer = pointers(context, builder, signature, args)
+        _, to, _, stride, at, _, start, stop, _ = args
+        target = pointer(0, to, vector)
         before = builder.load(target, align=4)
         entry = builder.basic_block
         body = builder.append_basic_block("rows")
         end = builder.append_basic_block("rows.end")
-        builder.cbranch(builder.icmp_signed("<", args[6], args[7]), body, end)
+        builder.cbranch(builder.icmp_signed("<", start, stop), body, end)
         builder.position_at_end(body)
         k, total = builder.phi(i64), builder.phi(vector)
-        k.add_incoming(args[6], entry)
+        k.add_incoming(start, entry)
         total.add_incoming(before, entry)
         index = builder.sext(builder.load(pointer(5, k, ir.IntType(32))), i64)
-        element = builder.add(args[4], builder.mul(args[3], index))
+        element = builder.add(at, builder.mul(stride, index))
         added = builder.fadd(total, builder.load(pointer(2, element, vector), align=4))
         following = builder.add(k, ir.Constant(i64, 1))
         k.add_incoming(following, body)
         total.add_incoming(added, body)
-        builder.cbranch(builder.icmp_signed("<", following, args[7]), body, end)
+        builder.cbranch(builder.icmp_signed("<", following, stop), body, end)
         builder.position_at_end(end)
         result = builder.phi(vector)
         result.add_incoming(before, entry)
@@ -112,8 +113,8 @@ def _add_rows(
 
 @jit
 def _list_spikes(spikes: UInt8Array, indices: Int32Array, starts: Int32Array) -> None:
-    """List the spikes [T, H, W, C] of each line: x C + c into indices [T, H, W C + 1], and where
-    those of each pixel start into starts [T, H, W + 1]."""
+    """List the spikes [T, H, W, C] of each line: x C + c into indices [T, H, W C], and where those
+    of each pixel start into starts [T, H, W + 1]."""
     steps, height, width, channels = spikes.shape
     for t in range(steps):
         for y in range(height):
@@ -144,7 +145,7 @@ def _list_spikes(spikes: UInt8Array, indices: Int32Array, starts: Int32Array) ->
 
 
 @jit
-def fire(
+def fire_convolution(
     spikes: UInt8Array, weights: Float32Array, bias: Float32Array, vectors: tuple[int, ...],
     decay: np.float32, pooled: bool, fired: UInt8Array,
 ) -> None:  # fmt: skip
@@ -154,7 +155,7 @@ def fire(
     Weights are those of `by_spike`, bias is [C'], `vectors` that of `block_vectors`.
     """
     steps, height, width, channels = spikes.shape
-    indices = np.empty((steps, height, width * channels + 1), np.int32)
+    indices = np.empty((steps, height, width * channels), np.int32)
     starts = np.empty((steps, height, width + 1), np.int32)
     _list_spikes(spikes, indices, starts)
     out = weights.shape[1]
@@ -162,7 +163,7 @@ def fire(
     flat_indices = indices.reshape(-1)
     count = rows_at_a_time(steps, width, height)
     sums = np.empty(steps * count * width * out, np.float32)
-    recent = np.zeros((steps, 3, width * out), np.uint8)
+    recent = np.empty((steps, 3, width * out), np.uint8)
     block = len(vectors) * VECTOR
     column = int(np.int64(0))  # no literal, for which numba would compile `fire_rows` anew
     for first in range(0, height, count):
@@ -176,10 +177,11 @@ def fire(
                     to = ((t * number_of_rows + y - first) * width + x) * out
                     for dy in range(max(0, 1 - y), min(3, height + 1 - y)):
                         line = y + dy - 1
-                        at = (t * height + line) * (width * channels + 1)
+                        at = (t * height + line) * width * channels
                         start = at + starts[t, line, max(0, x - 1)]
                         stop = at + starts[t, line, min(width, x + 2)]
-                        row = (3 * dy - (x - 1)) * channels  # of index 0
+                        # The row of the weights that belongs to index 0 of this line.
+                        row = (3 * dy - (x - 1)) * channels
                         for output in range(0, out, block):
                             _add_rows(
                                 sums, to + output, flat, out, row * out + output,
@@ -218,13 +220,15 @@ def fire_linear(
     decay: np.float32, spikes: Float32Array,
 ) -> bool:  # fmt: skip
     """Write the spikes [T, N, C'] of the currents values [T, N, C] times weights [C, C'], plus the
-    bias [C'], if at most `max_density` of the values are not zero: return whether they are."""
+    bias [C'], if at most `max_density` of the values are not zero. Return False, with nothing
+    written, if more are."""
     if not is_sparse(values, max_density):
         return False
     steps, tokens, channels = values.shape
     out = spikes.shape[2]
-    indices = np.empty(channels + 4, np.int64)
-    factors = np.empty(channels + 4, np.float32)
+    # and up to three zeros, so that 4 divides their number
+    indices = np.empty(channels + 3, np.int64)
+    factors = np.empty(channels + 3, np.float32)
     flat = values.reshape(-1)
     current = np.empty(out, np.float32)
     v = np.empty(out, np.float32)
@@ -233,7 +237,7 @@ def fire_linear(
         for t in range(steps):
             first = (t * tokens + n) * channels
             count = _list_values(flat, first, first + channels, indices, factors)
-            for k in range(count, count + 3):  # for a number that 4 divides
+            for k in range(count, count + 3):
                 indices[k], factors[k] = 0, _ZERO
             current[:] = bias
             for k in range(0, count, 4):

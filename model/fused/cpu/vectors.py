@@ -1,4 +1,4 @@
-"""What the kernels that are vector code have in common.
+"""Vector instructions for the kernels, and how much a kernel computes at a time.
 
 numba compiles their inner loops from LLVM instructions on vectors, for any CPU. Its own loops over
 arrays would check at each call whether the arrays overlap, which takes longer than to add.
@@ -15,17 +15,18 @@ from numba import types
 
 from model.fused.cpu.numba_kernels import jit
 
-#: Outputs of a vector.
+#: float32 of a vector: 64 bytes, a cache line and a register of AVX-512.
 VECTOR = 16
-#: Values of a mask.
+#: Values whose zeros one mask shows, a bit for each.
 MASK = 64
-#: Pixels, of all steps, whose currents exist at a time.
+#: Rows are computed together until they have more than this many pixels, of all steps.
 _PIXELS = 512
 
 
 def block_vectors(out: int) -> tuple[int, ...]:
-    """Return a tuple of as many elements as vectors of outputs are summed at a time, for `out`
-    outputs, a multiple of 16. numba compiles a kernel for each length of tuple."""
+    """Return how many vectors of outputs are summed at a time, as the length of a tuple: numba
+    compiles a kernel for each type of argument, and the length is part of a tuple's type. `out` is
+    a multiple of 16."""
     vectors = out // VECTOR
     return (0,) * next(n for n in (4, 2, 1) if vectors % n == 0)
 
@@ -42,12 +43,18 @@ def intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
     return cast(Callable[..., Any], numba.extending.intrinsic(function))
 
 
-def element_pointer(
-    context: Any, builder: Any, kind: Any, array: Any, element: Any, pointee: Any
-) -> Any:
-    """Return a pointer to an element of an array of that type, for an intrinsic."""
-    data = context.make_array(kind)(context, builder, value=array).data
-    return builder.bitcast(builder.gep(data, [element]), pointee.as_pointer())
+def pointers(
+    context: Any, builder: Any, signature: Any, args: Any
+) -> Callable[[int, Any, Any], Any]:
+    """Return, for an intrinsic, what makes pointers: of the index of an argument that is an array,
+    an element's index, and the type that is pointed to."""
+
+    def pointer(argument: int, element: Any, pointee: Any) -> Any:
+        array = context.make_array(signature.args[argument])
+        data = array(context, builder, value=args[argument]).data
+        return builder.bitcast(builder.gep(data, [element]), pointee.as_pointer())
+
+    return pointer
 
 
 @intrinsic
@@ -66,9 +73,9 @@ def mask_of_values(typing: Any, values: Any, at: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         vector = ir.VectorType(ir.FloatType(), MASK)
-        pointer = element_pointer(context, builder, values, args[0], args[1], vector)
+        first = pointers(context, builder, signature, args)(0, args[1], vector)
         zeros = ir.Constant(vector, [0.0] * MASK)
-        are_set = builder.fcmp_unordered("!=", builder.load(pointer, align=4), zeros)
+        are_set = builder.fcmp_unordered("!=", builder.load(first, align=4), zeros)
         return builder.bitcast(are_set, ir.IntType(MASK))
 
     return types.uint64(values, types.int64), generate
