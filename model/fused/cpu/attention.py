@@ -2,8 +2,7 @@
 
 No attention matrix is built: q (k^T v) is the same integers as (q k^T) v, and only rows that belong
 to spikes of k and of q are added. Spikes q, k, v are float32 [T, N, C], rows of which are
-contiguous. The length of the tuple `head` is the number of a head's channels
-(model/fused/cpu/vectors.py).
+contiguous. `head` is that of `head_vectors`.
 """
 
 from __future__ import annotations
@@ -19,17 +18,29 @@ from model.fused.cpu.numba_kernels import jit
 from model.fused.cpu.vectors import MASK, intrinsic, lowest_bit, mask_of_values, pointers
 
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
+#: The longest vector, as the length of a tuple. Longer ones take seconds to compile, and numba has
+#: no tuple of 1,000 elements, while a head may have 8,192 channels.
+_VECTOR = (0,) * 128
+
+#: See `head_vectors`.
+_Head = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def head_vectors(width: int) -> _Head:
+    """Return how many vectors of 128 channels a head of `width` channels has, and how many are left,
+    as the lengths of two tuples (`block_vectors`)."""
+    return (0,) * (width // len(_VECTOR)), (0,) * (width % len(_VECTOR))
 
 
 @jit
 def attend_over_tokens(
-    q: Float32Array, k: Float32Array, v: Float32Array, head: tuple[int, ...],
+    q: Float32Array, k: Float32Array, v: Float32Array, head: _Head,
     scale: np.float32, decay: np.float32, spikes: Float32Array,
 ) -> None:  # fmt: skip
     """Write the spikes [T, N, C] of scale q (k^T v) over the tokens at each step; k and v are [T,
     N_source, C]."""
     steps, tokens, channels = q.shape
-    width = len(head)
+    width = _width(head)
     products = np.zeros((steps, channels * width), np.float32)  # k^T v of each head
     for t in range(steps):
         for n in range(k.shape[1]):
@@ -46,7 +57,7 @@ def attend_over_tokens(
 
 @jit
 def attend_over_steps(
-    q: Float32Array, k: Float32Array, v: Float32Array, head: tuple[int, ...],
+    q: Float32Array, k: Float32Array, v: Float32Array, head: _Head,
     scale: np.float32, decay: np.float32, spikes: Float32Array,
 ) -> None:  # fmt: skip
     """Write the spikes [T, N, C] of scale q (k^T v) over the steps at each token.
@@ -55,7 +66,7 @@ def attend_over_steps(
     `_mix_heads_and_steps` in model/network/attention.py.
     """
     steps, tokens, channels = q.shape
-    products = np.empty(channels * len(head), np.float32)  # k^T v of each head
+    products = np.empty(channels * _width(head), np.float32)  # k^T v of each head
     sums = np.empty(steps * channels, np.float32)  # [heads, T, d], and [T, C]
     potential = np.empty(channels, np.float32)
     for n in range(tokens):
@@ -70,32 +81,46 @@ def attend_over_steps(
             _fire(sums, t * channels, scale, decay, potential, spikes[t, n])
 
 
+@jit
+def _width(head: _Head) -> int:
+    """Return the channels of a head, a constant in compiled code."""
+    return len(head[0]) * len(_VECTOR) + len(head[1])
+
+
 @intrinsic
-def _add_head(typing: Any, target: Any, to: Any, source: Any, at: Any, head: Any) -> Any:
-    """Add to target[to:] the values source[at:] of a head."""
+def _add_vector(typing: Any, target: Any, to: Any, source: Any, at: Any, vector: Any) -> Any:
+    """Add to target[to:] the values source[at:] of a vector, which may have none."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        vector = ir.VectorType(ir.FloatType(), head.count)
-        pointer = pointers(context, builder, signature, args)
-        sums, row = pointer(0, args[1], vector), pointer(2, args[3], vector)
-        total = builder.fadd(builder.load(sums, align=4), builder.load(row, align=4))
-        builder.store(total, sums, align=4)
+        if vector.count > 0:
+            pointee = ir.VectorType(ir.FloatType(), vector.count)
+            pointer = pointers(context, builder, signature, args)
+            sums, row = pointer(0, args[1], pointee), pointer(2, args[3], pointee)
+            total = builder.fadd(builder.load(sums, align=4), builder.load(row, align=4))
+            builder.store(total, sums, align=4)
         return context.get_dummy_value()
 
-    return types.void(target, types.int64, source, types.int64, head), generate
+    return types.void(target, types.int64, source, types.int64, vector), generate
 
 
 @jit
-def _add_products(
-    k: Float32Array, v: Float32Array, head: tuple[int, ...], products: Float32Array
-) -> None:
+def _add_head(target: Float32Array, to: int, source: Float32Array, at: int, head: _Head) -> None:
+    """Add to target[to:] the values source[at:] of a head."""
+    whole = len(head[0]) * len(_VECTOR)
+    for first in range(0, whole, len(_VECTOR)):
+        _add_vector(target, to + first, source, at + first, _VECTOR)
+    _add_vector(target, to + whole, source, at + whole, head[1])
+
+
+@jit
+def _add_products(k: Float32Array, v: Float32Array, head: _Head, products: Float32Array) -> None:
     """Add k^T v of each head, of one token's k and v [C], to products [C d]."""
-    width = len(head)
+    width = _width(head)
     whole = len(k) - len(k) % MASK
     for first in range(0, whole, MASK):
         mask = mask_of_values(k, first)
         while mask != np.uint64(0):
-            channel = first + np.int64(lowest_bit(mask))
+            channel = int(first + np.int64(lowest_bit(mask)))
             _add_head(products, channel * width, v, channel - channel % width, head)
             mask &= mask - np.uint64(1)
     for c in range(whole, len(k)):
@@ -105,16 +130,16 @@ def _add_products(
 
 @jit
 def _multiply(
-    q: Float32Array, products: Float32Array, head: tuple[int, ...], steps: int, step: int,
+    q: Float32Array, products: Float32Array, head: _Head, steps: int, step: int,
     sums: Float32Array,
 ) -> None:  # fmt: skip
     """Add q times products [C d] of each head, of one token's q [C], to sums [heads steps d]."""
-    width = len(head)
+    width = _width(head)
     whole = len(q) - len(q) % MASK
     for first in range(0, whole, MASK):
         mask = mask_of_values(q, first)
         while mask != np.uint64(0):
-            channel = first + np.int64(lowest_bit(mask))
+            channel = int(first + np.int64(lowest_bit(mask)))
             row = channel // width * steps + step
             _add_head(sums, row * width, products, channel * width, head)
             mask &= mask - np.uint64(1)

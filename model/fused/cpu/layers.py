@@ -21,7 +21,7 @@ from torch import Tensor
 
 from model.fused import folding
 from model.fused.cpu import int8_kernels, numba_kernels, onednn, sparse
-from model.fused.cpu.attention import attend_over_steps, attend_over_tokens
+from model.fused.cpu.attention import attend_over_steps, attend_over_tokens, head_vectors
 from model.fused.cpu.convolution import CurrentStage, SpikeStage
 from model.fused.cpu.onednn import Map
 from model.fused.folding import Folded, FoldedAttention
@@ -99,7 +99,7 @@ class Attention:
 
     def __init__(self, over_tokens: bool, width: int, folded: FoldedAttention) -> None:
         self._attend = attend_over_tokens if over_tokens else attend_over_steps
-        self._head = (0,) * width
+        self._head = head_vectors(width)
         self._scale, self._decay = np.float32(folded.scale), np.float32(folded.decay)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, steps: int) -> Tensor:
