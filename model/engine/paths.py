@@ -181,6 +181,9 @@ class Paths:
 
                     if isinstance(forward, CPUNetwork):
                         forward.compile_kernels()
+                        # Tensors of one step and one token are contiguous where others are not,
+                        # and numba compiles kernels for them.
+                        forward(zeros(self._network.config, 1), 1, False)
                 return self._difference(forward)
             except OSError as exc:
                 log.warning("a compiled kernel cannot be cached (NUMBA_CACHE_DIR): %s", exc)

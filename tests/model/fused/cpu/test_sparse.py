@@ -82,8 +82,10 @@ def test_both_kernels_give_the_plain_networks_outputs(
 
 
 def test_no_input_waits_for_a_compiler() -> None:
-    """Few spikes and many run kernels that are compiled beforehand."""
+    """Few spikes and many, one step and one token run kernels that are compiled beforehand."""
     program = """
+from dataclasses import replace
+from model.config import StreamConfig
 from model.engine.bench import CASES, inputs, network
 from model.engine.engine import Engine
 from model.fused.cpu import attention, lookup, numba_kernels, sparse, vectors
@@ -92,13 +94,19 @@ kernels = [
     kernel for module in (attention, lookup, numba_kernels, sparse, vectors)
     for kernel in vars(module).values() if hasattr(kernel, "signatures")
 ]
-case = CASES["urbansound8k_av"]
-engine = Engine(network(case), "cpu")
-assert engine.use_fastest(["fused"], case.steps)
+published = CASES["urbansound8k_av"]
+stream = StreamConfig(channels=1, size=(16, 16))
+config = published.config.model_copy(update={"streams": {"a": stream, "b": stream}})
+cases = (replace(published, config=config, held=frozenset()), published)
+engines = [Engine(network(case), "cpu") for case in cases]
+for engine in engines:
+    assert engine.use_fastest(["fused"], published.steps)
 compiled = [len(kernel.signatures) for kernel in kernels]
-frames = inputs(case, 2, seed=1)
-for scale in (0.0, 0.1, 1.0, 10.0):
-    engine.run({name: scale * x for name, x in frames.items()}, case.steps)
+for case, engine in zip(cases, engines):
+    for scale in (0.0, 0.1, 1.0, 10.0):
+        for steps in (1, case.steps):
+            frames = inputs(replace(case, steps=steps), 2, seed=1)
+            engine.run({name: scale * x for name, x in frames.items()}, steps)
 print(
     [len(kernel.signatures) for kernel in kernels] == compiled,
     all(kernel.signatures for kernel in (sparse.fire_convolution, lookup.fire_convolution)),
