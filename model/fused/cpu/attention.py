@@ -27,8 +27,8 @@ _Head = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def head_vectors(width: int) -> _Head:
-    """Return how many vectors of 128 channels a head of `width` channels has, and how many are left,
-    as the lengths of two tuples (`block_vectors`)."""
+    """Return how many vectors of 128 channels a head of `width` channels has, and how many channels
+    are left, as the lengths of two tuples (`block_vectors`)."""
     return (0,) * (width // len(_VECTOR)), (0,) * (width % len(_VECTOR))
 
 
