@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 from tests.watchdog import (  # noqa: F401 hooks
@@ -13,6 +15,10 @@ from tests.watchdog import (  # noqa: F401 hooks
     pytest_runtest_protocol,
     pytest_unconfigure,
 )
+
+# Before anything imports Triton, which reads it then: tests of the service may be collected first.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 ROOT = Path(__file__).resolve().parent.parent
 
