@@ -442,6 +442,15 @@ class Settings(BaseSettings):
         ge=0,
         le=60_000,
     )
+    max_batch_wait_under_load_ms: float = setting(
+        Topic.INFERENCE,
+        40.0,
+        "The same for a request that has waited for a decoding process, and a quarter of that wait "
+        "at most: fuller batches take less CPU",
+        "ms",
+        ge=0,
+        le=60_000,
+    )
     queue_length: int = setting(
         Topic.INFERENCE,
         128,

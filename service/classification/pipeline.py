@@ -150,9 +150,8 @@ def _steps(options: Options, backend: Backend) -> int:
 
 def _decode_stages(decoded: DecodeResult, seconds: float) -> tuple[tuple[str, float], ...]:
     """Return the stages of decoding, `seconds` together; the first is the wait for a process."""
-    wait_s = max(0.0, seconds - decoded.decode_s - decoded.preprocess_s)
     return (
-        ("decode_wait", wait_s),
+        ("decode_wait", decoded.wait_s(seconds)),
         ("decode", decoded.decode_s),
         ("preprocess", decoded.preprocess_s),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -14,6 +15,7 @@ from service.classification.options import Options
 from service.classification.pipeline import Backend, Call
 from service.classification.schemas import Classification
 from service.classification.upload_fields import InputFiles, check_files
+from service.decoding.job import DecodeRequest, DecodeResult
 from service.decoding.pool import DecoderPool
 from service.errors import Problem
 from service.inference.admission import reduce_steps
@@ -123,11 +125,17 @@ class ServedClassifier:
         return Backend(
             name=model.name,
             card=model.card,
-            decode=self.decoders.decode,
+            decode=partial(self._decode, slot),
             run=slot.run,
             limits=self._limits,
             reduce_steps=partial(self._reduce_steps, model),
         )
+
+    async def _decode(self, slot: Slot, files: InputFiles, request: DecodeRequest) -> DecodeResult:
+        started = time.perf_counter()
+        decoded = await self.decoders.decode(files, request)
+        slot.decode_wait_s = decoded.wait_s(time.perf_counter() - started)
+        return decoded
 
     def _reduce_steps(self, model: Checkpoint, steps: int) -> int:
         return reduce_steps(steps, self.settings.min_steps_under_load, model.pressure)

@@ -97,3 +97,7 @@ class DecodeResult:
     streams: dict[str, StreamInfo]
     decode_s: float
     preprocess_s: float
+
+    def wait_s(self, elapsed_s: float) -> float:
+        """Return how much of `elapsed_s`, from the request on, was the wait for a process."""
+        return max(0.0, elapsed_s - self.decode_s - self.preprocess_s)

@@ -296,6 +296,7 @@ class EngineServer:
         inputs: dict[str, tuple[int, tuple[int, ...]]],
         steps: int,
         explain: list[str],
+        decode_wait_s: float,
         id: str | None,
     ) -> Reply:
         request_id.set(id)  # of the task, for the log
@@ -306,7 +307,9 @@ class EngineServer:
             }
         except MemoryError as exc:
             raise out_of_memory() from exc
-        result = await worker.slots[slot][0].run(arrays, steps, explain)
+        held = worker.slots[slot][0]
+        held.decode_wait_s = decode_wait_s
+        result = await held.run(arrays, steps, explain)
         description, parts = pack_output(result.output)
         return Reply(
             {

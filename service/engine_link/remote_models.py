@@ -47,6 +47,7 @@ class RemoteSlot:
         self._number = number
         self._client = client
         self._blocks = blocks
+        self.decode_wait_s = 0.0
 
     async def run(
         self, inputs: Mapping[str, Float32Array], steps: int, explain: Collection[str] = ()
@@ -68,8 +69,10 @@ class RemoteSlot:
             inputs=references,
             steps=steps,
             explain=sorted(explain),
+            decode_wait_s=self.decode_wait_s,
             id=request_id.get(),
         )
+        self.decode_wait_s = 0.0
         del in_use
         output = unpack_output(reply.value["output"], bytes(reply.parts[0]))
         times = reply.value

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from model.output import ArrayOutput
 
 
+#: A request waits for others of its batch for at most this share of its wait for a process that
+#: decodes it.
+_DECODE_WAIT_SHARE = 0.25
+
+
 @dataclass(frozen=True)
 class BatchKey:
     """The properties that requests of one batch have in common.
@@ -50,11 +55,15 @@ RunNetwork: TypeAlias = Callable[
 
 @dataclass(eq=False)
 class QueuedRequest:
-    """A decoded request: `inputs` [T or 1, C, H, W] by stream, and the future of its result."""
+    """A decoded request: `inputs` [T or 1, C, H, W] by stream, and the future of its result.
+
+    `decode_wait_s`: seconds that it has waited for a decoding process.
+    """
 
     key: BatchKey
     inputs: Mapping[str, Float32Array]
     future: asyncio.Future[InferenceResult]
+    decode_wait_s: float = 0.0
     queued_at: float = field(default_factory=time.monotonic)
     id: str | None = field(default_factory=request_id.get)
 
@@ -77,16 +86,19 @@ class BatchQueue:
     """A FIFO queue of requests. A consumer takes the oldest one and others of its key, as many as
     it can run at a time.
 
-    A consumer waits for a fuller batch only while requests are being decoded, and for `max_wait_s`
-    at most; a lone request never waits. Requests are accepted while the queue is open and has a
-    consumer.
+    A consumer waits for a fuller batch only while requests are being decoded; a lone request never
+    waits. A request waits for `max_wait_s` at most. If it has waited for a decoding process, the
+    CPU is busy, fuller batches save some of its time, and answers are late anyway: then it waits
+    for up to a quarter of that time, and `max_wait_under_load_s` at most. Requests are accepted
+    while the queue is open and has a consumer.
 
     State: open with consumers -> open without consumers (`put` raises) -> closed (`put` raises,
     `take` returns an empty batch).
     """
 
-    def __init__(self, max_wait_s: float) -> None:
+    def __init__(self, max_wait_s: float, max_wait_under_load_s: float = 0.0) -> None:
         self._max_wait_s = max_wait_s
+        self._max_wait_under_load_s = max_wait_under_load_s
         self._changed = threading.Condition()  # guards the attributes below; re-entrant
         self._requests: deque[QueuedRequest] = deque()
         self._decoding = 0  # admitted requests that have not been put yet
@@ -174,7 +186,7 @@ class BatchQueue:
                     continue
                 oldest, max_batch = self._requests[0], self._consumers[consumer]
                 batch = [r for r in self._requests if r.key == oldest.key][:max_batch]
-                wait_s = oldest.queued_at + self._max_wait_s - time.monotonic()
+                wait_s = min(map(self._latest_start, batch)) - time.monotonic()
                 if len(batch) < max_batch and self._decoding and wait_s > 0:
                     self._changed.wait(wait_s)
                     continue
@@ -182,6 +194,11 @@ class BatchQueue:
                     self._requests.remove(request)
                 return batch
         return []
+
+    def _latest_start(self, request: QueuedRequest) -> float:
+        """Return until when a request waits for others, by the monotonic clock."""
+        under_load_s = min(_DECODE_WAIT_SHARE * request.decode_wait_s, self._max_wait_under_load_s)
+        return request.queued_at + max(self._max_wait_s, under_load_s)
 
     def give_back(self, batch: Sequence[QueuedRequest]) -> None:
         """Return a batch that was taken and has not been run to the front of the queue."""

@@ -33,11 +33,12 @@ JOIN_S = 2.0
 
 
 class Slot:
-    """The slot of one admitted request, from before its decoding to its answer."""
+    """The slot of one admitted request, from before its decoding to its answer: see models.Slot."""
 
     def __init__(self, queue: BatchQueue) -> None:
         self._queue = queue
         self.is_queued = False
+        self.decode_wait_s = 0.0
 
     async def run(
         self, inputs: Mapping[str, Float32Array], steps: int, explain: Collection[str] = ()
@@ -50,7 +51,9 @@ class Slot:
         """
         shapes = tuple(sorted((name, tuple(x.shape)) for name, x in inputs.items()))
         key = BatchKey(steps, frozenset(explain), shapes)
-        request = QueuedRequest(key, inputs, asyncio.get_running_loop().create_future())
+        future = asyncio.get_running_loop().create_future()
+        request = QueuedRequest(key, inputs, future, self.decode_wait_s)
+        self.decode_wait_s = 0.0  # further runs of the request wait no longer than others
         if self.is_queued:  # `put` withdraws an announcement, and that of the slot is used up
             self._queue.expect()
         self.is_queued = True
@@ -68,6 +71,7 @@ class Batcher:
     Args:
         engines: One for each device, with its maximum batch.
         max_wait_s: Longest wait of a queued request for others that are being decoded, in seconds.
+        max_wait_under_load_s: The same where requests wait for a decoding process: see BatchQueue.
         slots: Maximum requests in flight (decoding, queued or running).
         max_estimated_wait_s: Reject requests with a longer estimated wait, in seconds.
         on_fatal: Receives an error after which a device can run nothing any more.
@@ -78,12 +82,13 @@ class Batcher:
         engines: Sequence[DeviceNetwork],
         *,
         max_wait_s: float,
+        max_wait_under_load_s: float = 0.0,
         slots: int,
         max_estimated_wait_s: float = math.inf,
         on_fatal: Callable[[Exception], None] = lambda error: None,
     ) -> None:
         self.admission = Admission(slots, max_estimated_wait_s, _always_admit(engines))
-        self._queue = BatchQueue(max_wait_s)
+        self._queue = BatchQueue(max_wait_s, max_wait_under_load_s)
         self._counts = BatchCounts()
         self._supervisor = WorkerSupervisor(engines, self._queue, self._counts, on_fatal)
 

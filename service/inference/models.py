@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 
 class Slot(Protocol):
-    """The slot of one admitted request, from before its decoding to its answer."""
+    """The slot of one admitted request, from before its decoding to its answer.
+
+    `decode_wait_s`: seconds that the request has waited for a decoding process, set before the
+    first `run`. The longer, the longer that run may wait for others of its batch.
+    """
+
+    decode_wait_s: float
 
     async def run(
         self, inputs: Mapping[str, Float32Array], steps: int, explain: Collection[str] = ()

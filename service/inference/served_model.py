@@ -87,6 +87,7 @@ def load(
     batcher = Batcher(
         _place(network, settings, processes),
         max_wait_s=settings.max_batch_wait_ms / 1000,
+        max_wait_under_load_s=settings.max_batch_wait_under_load_ms / 1000,
         slots=settings.queue_length,
         max_estimated_wait_s=settings.max_wait_s,
         on_fatal=on_fatal,

@@ -50,7 +50,13 @@ class Linked:
 
     async def publish(self, engine: NumberEngine, slots: int = 100) -> ServedModel:
         engine.path = "plain"  # type: ignore[attr-defined]
-        batcher = Batcher([engine], max_wait_s=0.0, slots=slots, max_estimated_wait_s=60)  # type: ignore[list-item]
+        batcher = Batcher(
+            [engine],  # type: ignore[list-item]
+            max_wait_s=0.0,
+            max_wait_under_load_s=20.0,
+            slots=slots,
+            max_estimated_wait_s=60,
+        )
         batcher.admission.load = self.board.make_load()
         batcher.start()
         self.batchers.append(batcher)
@@ -135,6 +141,20 @@ def test_a_run_is_answered_as_in_one_process_and_its_tensors_are_not_copied(weig
         other = link.blocks[0].allocate((2, 2), "float32")
         assert not np.shares_memory(again, other)
         assert link.models.in_flight.total == 0
+
+    run(weights, test)
+
+
+def test_a_request_that_waited_for_a_decoding_process_of_a_worker_waits_for_others(
+    weights: Path,
+) -> None:
+    async def test(link: Linked) -> None:
+        await link.publish(NumberEngine())
+        first, second = (remote.registry.get(NAME) for remote in link.remote)
+        async with first.slot() as waited, second.slot():  # the second never queues
+            waited.decode_wait_s = 0.2
+            assert (await waited.run(inputs(1), 4)).queue_s > 0.04
+            assert (await waited.run(inputs(2), 4)).queue_s < 5  # of its own, it has not waited
 
     run(weights, test)
 

@@ -158,6 +158,72 @@ def test_it_waits_no_longer_than_the_setting() -> None:
         asyncio.run(scenario(batcher))
 
 
+def test_a_request_that_waited_for_a_decoding_process_waits_for_a_fuller_batch() -> None:
+    engine = NumberEngine()
+
+    async def scenario(batcher: Batcher) -> None:
+        with batcher.slot() as waited, batcher.slot() as decoding:
+            waited.decode_wait_s = 80
+            first = asyncio.create_task(waited.run(inputs(1), 4))
+            await asyncio.sleep(0.05)
+            assert not engine.runs
+            await asyncio.gather(first, decoding.run(inputs(2), 4))
+
+    with started(engine, max_wait_s=0, max_wait_under_load_s=20) as batcher:
+        asyncio.run(scenario(batcher))
+    assert [run.numbers for run in engine.runs] == [(1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("decode_wait_s", "max_wait_under_load_s"),
+    [pytest.param(0.2, 20, id="a quarter"), pytest.param(1000, 0.05, id="the setting")],
+)
+def test_it_waits_no_longer_than_a_quarter_of_that_time_and_the_setting(
+    decode_wait_s: float, max_wait_under_load_s: float
+) -> None:
+    engine = NumberEngine()
+
+    async def scenario(batcher: Batcher) -> None:
+        with batcher.slot() as slot, batcher.slot():  # the second never queues
+            slot.decode_wait_s = decode_wait_s
+            begun = time.monotonic()
+            await asyncio.wait_for(slot.run(inputs(1), 4), 10)
+            assert time.monotonic() - begun > 0.04
+
+    with started(engine, max_wait_s=0, max_wait_under_load_s=max_wait_under_load_s) as batcher:
+        asyncio.run(scenario(batcher))
+
+
+def test_a_batch_waits_no_longer_than_each_of_its_requests_may() -> None:
+    """Preprocessed tensors have not waited for a process, so clips do not delay them."""
+    engine = NumberEngine()
+
+    async def scenario(batcher: Batcher) -> None:
+        with batcher.slot() as waited, batcher.slot():
+            waited.decode_wait_s = 1000
+            first = asyncio.create_task(waited.run(inputs(1), 4))
+            await asyncio.sleep(0)
+            await asyncio.wait_for(asyncio.gather(first, ask(batcher, 2)), 10)
+
+    with started(engine, max_wait_s=0.05, max_wait_under_load_s=20) as batcher:
+        asyncio.run(scenario(batcher))
+    assert [run.numbers for run in engine.runs] == [(1, 2)]
+
+
+def test_only_the_first_run_of_a_request_waits_so_long() -> None:
+    engine = NumberEngine()
+
+    async def scenario(batcher: Batcher) -> None:
+        with batcher.slot() as slot, batcher.slot():
+            slot.decode_wait_s = 0.2
+            await slot.run(inputs(1), 4)
+            assert slot.decode_wait_s == 0
+            await asyncio.wait_for(slot.run(inputs(2), 4), 10)
+
+    with started(engine, max_wait_s=0, max_wait_under_load_s=20) as batcher:
+        asyncio.run(scenario(batcher))
+
+
 def test_when_all_slots_are_in_use_requests_are_rejected_until_one_is_free() -> None:
     engine = NumberEngine()
 
