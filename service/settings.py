@@ -274,6 +274,16 @@ class Settings(BaseSettings):
 
     # --- media limits -------------------------------------------------------------------------
 
+    max_frame_shift: float = setting(
+        Topic.MEDIA,
+        0.0,
+        "Use a key frame of a video in place of the frame at the centre of a time step's part of "
+        "the clip, where it is at most this share of the part away: it is decoded sooner",
+        "parts",
+        zero="always the frame at the centre",
+        ge=0,
+        le=0.5,
+    )
     max_duration_s: float = seconds(Topic.MEDIA, 60.0, "Maximum duration of a clip or a sound")
     max_pixels: int = setting(
         Topic.MEDIA, 33_177_600, "Maximum size of a picture, width x height", "px", ge=1, le=1 << 30

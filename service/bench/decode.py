@@ -34,12 +34,14 @@ FRAMES = 4
 
 @dataclass(frozen=True)
 class DecodeTiming:
-    """Median milliseconds over `rounds`, of the pictures alone. The four ways alternate.
+    """Median milliseconds over `rounds`, of the pictures alone. The five ways alternate.
 
     - `all_rgb_ms`: decode all frames and convert them to RGB, with one thread.
     - `all_ms`: decode all frames, with one thread.
     - `four_ms`: read the FRAMES frames that a request needs, with one thread.
     - `four_all_cores_ms`: the same with as many threads as a lone request has.
+    - `key_frames_ms`: read FRAMES key frames instead, where there is one in each part of the clip
+      (`max_frame_shift` 0.5), with one thread.
     - `same_frames`: whether those frames are equal to the ones of decoding all, bit for bit.
     """
 
@@ -49,6 +51,7 @@ class DecodeTiming:
     all_ms: float
     four_ms: float
     four_all_cores_ms: float
+    key_frames_ms: float
     same_frames: bool
     rounds: int
 
@@ -98,16 +101,16 @@ def process_timings(rounds: int) -> list[ProcessTiming]:
 def _timing(spec: ClipSpec, rounds: int) -> DecodeTiming:
     data = render_clip(spec)
     decoders: tuple[Callable[[bytes], object], ...] = (
-        _convert_all, _decode_all, _read_four, _read_four_on_all_cores,
+        _convert_all, _decode_all, _read_four, _read_four_on_all_cores, _read_key_frames,
     )  # fmt: skip
     seconds: list[list[float]] = [[] for _ in decoders]
     for _ in range(rounds + 1):  # the first fills caches
         for times, work in zip(seconds, decoders, strict=True):
             times.append(time_call(partial(work, data)))
-    all_rgb, all_frames, four, all_cores = map(median_ms, seconds)
+    all_rgb, all_frames, four, all_cores, key_frames = map(median_ms, seconds)
     return DecodeTiming(
-        spec.name, len(data) // 1024, all_rgb, all_frames, four, all_cores, _is_same(data, spec),
-        rounds,
+        spec.name, len(data) // 1024, all_rgb, all_frames, four, all_cores, key_frames,
+        _is_same(data, spec), rounds,
     )  # fmt: skip
 
 
@@ -134,8 +137,8 @@ def _decode_all(data: bytes) -> list[av.VideoFrame]:
         return [frame for frame in container.decode([video]) if isinstance(frame, av.VideoFrame)]
 
 
-def _read_four(data: bytes, threads: int = 1) -> reader.Pictures:
-    limits = reader.Limits(threads=threads)
+def _read_four(data: bytes, threads: int = 1, max_frame_shift: float = 0.0) -> reader.Pictures:
+    limits = reader.Limits(threads=threads, max_frame_shift=max_frame_shift)
     pictures = reader.read_clip(data, FRAMES, sound=False, limits=limits).pictures
     assert pictures is not None
     return pictures
@@ -143,3 +146,7 @@ def _read_four(data: bytes, threads: int = 1) -> reader.Pictures:
 
 def _read_four_on_all_cores(data: bytes) -> reader.Pictures:
     return _read_four(data, cores.available())
+
+
+def _read_key_frames(data: bytes) -> reader.Pictures:
+    return _read_four(data, max_frame_shift=0.5)

@@ -150,6 +150,7 @@ def media_limits(settings: Settings) -> Limits:
         max_inflated_bytes=settings.max_inflated_bytes,
         max_decoded_pixels=settings.max_decoded_pixels,
         max_demux_cpu_s=settings.max_demux_cpu_s,
+        max_frame_shift=settings.max_frame_shift,
         max_frames=max(settings.max_frames, settings.max_steps),  # a picture for each step
         max_channels=settings.max_channels,
         max_sample_rate=settings.max_sample_rate,

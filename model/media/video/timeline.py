@@ -40,6 +40,7 @@ class Timeline:
         self._span = span
         self.state = DecoderState()
         self._limit_s = limits.max_duration_s
+        self._max_shift = limits.max_frame_shift
         self._stamps: list[int] = []
         self._unit = Fraction(1, 1000)
         self._rate = Fraction(_DEFAULT_RATE)
@@ -108,8 +109,9 @@ class Timeline:
     def select_times(self, frames: int) -> tuple[float, list[float]]:
         """Return the time of the first frame, and of those at the centres of equal parts (s).
 
-        The parts are those of the span, or else of the whole. Raises Unusable where the span
-        begins after the last frame.
+        The parts are those of the span, or else of the whole. A key frame at most
+        `max_frame_shift` parts from a centre takes the place of another frame there. Raises
+        Unusable where the span begins after the last frame.
         """
         times = sorted({packet.time for packet in self.packets if not packet.is_discarded})
         if not times:
@@ -124,7 +126,28 @@ class Timeline:
                 )
         centres = [start + (part + 0.5) / frames * (end - start) for part in range(frames)]
         indices = [max(0, bisect_right(times, at + TIME_TOLERANCE_S) - 1) for at in centres]
-        return times[0], [times[index] for index in indices]
+        shown = [times[index] for index in indices]
+        if self._max_shift:
+            max_shift_s = self._max_shift * (end - start) / frames
+            shown = self._prefer_key_frames(shown, centres, max_shift_s)
+        return times[0], shown
+
+    def _prefer_key_frames(
+        self, shown: list[float], centres: list[float], max_shift_s: float
+    ) -> list[float]:
+        """Replace the frames shown at `centres` by the nearest key frames within `max_shift_s`."""
+        keys = {p.time for p in self.packets if p.is_key and not p.is_discarded}
+        ordered = sorted(keys)
+
+        def prefer(time: float, centre: float) -> float:
+            if time in keys:
+                return time
+            after = bisect_right(ordered, centre)
+            around = ordered[max(0, after - 1) : after + 1]
+            nearby = [k for k in around if centre - max_shift_s <= k < centre + max_shift_s]
+            return min(nearby, key=lambda key: abs(key - centre), default=time)
+
+        return [prefer(time, centre) for time, centre in zip(shown, centres, strict=True)]
 
     def _seconds(self, stamp: int) -> float:
         return to_seconds(stamp, self._unit)

@@ -49,6 +49,52 @@ def with_duration(matroska: bytes, milliseconds: float) -> bytes:
     return matroska[:at] + struct.pack(">d", milliseconds) + matroska[at + 8 :]
 
 
+# --- key frames in place of others ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shift", "expected"),
+    [(0.0, [3, 9, 15, 21]), (0.2, [3, 9, 14, 21]), (0.4, [3, 7, 14, 21]), (0.5, [0, 7, 14, 21])],
+)
+def test_a_key_frame_near_the_centre_of_a_part_is_taken(shift: float, expected: list[int]) -> None:
+    """24 frames in parts of 6, with key frames 0, 7, 14 and 21."""
+    data = clip(frames=[numbered(n) for n in range(24)], group=7, encoder={"sc_threshold": "0"})
+    pictures = pictures_of(data, 4, Limits(max_frame_shift=shift))
+    assert [number_of(picture) for picture in pictures.frames] == expected
+    assert pictures.times_s == pytest.approx([number / 10 for number in expected])
+
+
+@given(
+    st.sampled_from(["libx264", "libvpx", "libx265"]),
+    st.integers(2, 28),
+    st.integers(2, 9),
+    st.floats(0, 0.5),
+)
+@settings(max_examples=40)
+def test_frames_are_key_frames_within_the_shift_or_those_at_the_centres(
+    codec: str, group: int, count: int, shift: float
+) -> None:
+    options = {"libx264": {"sc_threshold": "0"}, "libx265": {"x265-params": "log-level=none"}}
+    frames = [numbered(n) for n in range(28)]
+    data = clip("matroska", codec, frames, group=group, encoder=options.get(codec))
+    keys = {round(float(packet.pts * packet.time_base) * 10) for packet in packets_of(data)
+            if packet.is_keyframe}  # fmt: skip
+    part = 2.8 / count
+    exact = pictures_of(data, count)
+    shifted = pictures_of(data, count, Limits(max_frame_shift=shift))
+    for number, (picture, time, before) in enumerate(
+        zip(shifted.frames, shifted.times_s, exact.times_s, strict=True)
+    ):
+        assert number_of(picture) == round(10 * time)
+        near = [key for key in keys if abs(key / 10 - (number + 0.5) * part) < shift * part - 0.01]
+        if time == before:
+            assert not near or round(10 * time) in keys
+        else:
+            assert round(10 * time) in keys
+            assert abs(time - (number + 0.5) * part) <= shift * part + 0.01
+    assert list(shifted.times_s) == sorted(shifted.times_s)
+
+
 # --- the last frame ------------------------------------------------------------------------
 
 
