@@ -455,7 +455,7 @@ class Settings(BaseSettings):
     max_batch_wait_under_load_ms: float = setting(
         Topic.INFERENCE,
         40.0,
-        "The same for a request that has waited for a decoding process, and a quarter of that wait "
+        "The same for a request that has waited for a decoding process, and an eighth of that wait "
         "at most: fuller batches take less CPU",
         "ms",
         ge=0,

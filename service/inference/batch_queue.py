@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 #: A request waits for others of its batch for at most this share of its wait for a process that
 #: decodes it.
-_DECODE_WAIT_SHARE = 0.25
+_DECODE_WAIT_SHARE = 0.125
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class BatchQueue:
     A consumer waits for a fuller batch only while requests are being decoded; a lone request never
     waits. A request waits for `max_wait_s` at most. If it has waited for a decoding process, the
     CPU is busy, fuller batches save some of its time, and answers are late anyway: then it waits
-    for up to a quarter of that time, and `max_wait_under_load_s` at most. Requests are accepted
+    for up to an eighth of that time, and `max_wait_under_load_s` at most. Requests are accepted
     while the queue is open and has a consumer.
 
     State: open with consumers -> open without consumers (`put` raises) -> closed (`put` raises,

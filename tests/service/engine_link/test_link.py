@@ -152,7 +152,7 @@ def test_a_request_that_waited_for_a_decoding_process_of_a_worker_waits_for_othe
         await link.publish(NumberEngine())
         first, second = (remote.registry.get(NAME) for remote in link.remote)
         async with first.slot() as waited, second.slot():  # the second never queues
-            waited.decode_wait_s = 0.2
+            waited.decode_wait_s = 0.4
             assert (await waited.run(inputs(1), 4)).queue_s > 0.04
             assert (await waited.run(inputs(2), 4)).queue_s < 5  # of its own, it has not waited
 
