@@ -59,9 +59,9 @@ def _detail_table(clip: Path, answer: Classification, top_k: int, bar_width: int
             escape(ranked.label),
             f"{ranked.probability:.2%}",
             *(["█" * round(bar_width * ranked.probability)] if bar_width else []),
-            *(f"{value:+.2f}" for value in contributions),
-            f"{sum(contributions):+.2f}",
-            *(f"{stream[ranked.label]:+.2f}" for stream in changes.values()),
+            *(f"{value:+z.2f}" for value in contributions),
+            f"{sum(contributions):+z.2f}",
+            *(f"{stream[ranked.label]:+z.2f}" for stream in changes.values()),
         )
     return table
 
@@ -83,7 +83,7 @@ def _summary_table(answers: Sequence[tuple[Path, Classification]]) -> Table:
         label = answer.probabilities[0].label
         terms = _changes(answer) if is_change else answer.contributions
         contributions = [
-            ("only" if is_change and not terms else f"{terms[name][label]:+.2f}")
+            ("only" if is_change and not terms else f"{terms[name][label]:+z.2f}")
             if answer.streams[name].used
             else "missing"
             for name in streams

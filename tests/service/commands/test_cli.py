@@ -24,6 +24,8 @@ from model.checkpoint import read_card
 from model.config import MAX_STEPS
 from model.training.options import TrainOptions
 from model.training.speech.held_out import HELD_OUT_SPEAKER
+from service.classification.schemas import Classification
+from service.commands import answer_table
 from service.commands.app import app
 from service.commands.train import PANELS
 from service.keys import key_file
@@ -197,6 +199,19 @@ def test_leave_one_out_is_a_column_for_each_stream(with_weights: Path) -> None:
     assert "Δ visual" in printed
     printed = scmrl("classify", SEVEN, SEVEN, "--contributions", "leave_one_out").stdout
     assert "logit of all streams - without each" in printed
+
+
+def test_a_contribution_that_rounds_to_zero_has_no_minus(
+    with_weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields = json.loads(scmrl("classify", SEVEN, "--json").stdout)
+    clip = Path(fields.pop("clip"))
+    for terms in fields["contributions"].values():
+        terms.update(dict.fromkeys(terms, -0.001))
+    answer_table.show([(clip, Classification.model_validate(fields))], top_k=1)
+    printed = capsys.readouterr().out
+    assert "+0.00" in printed
+    assert "-0.00" not in printed
 
 
 def test_several_clips_are_a_line_each(with_weights: Path) -> None:

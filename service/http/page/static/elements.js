@@ -34,9 +34,10 @@ export function percent(value) {
   return `${rounded.toFixed(isNearAnEnd ? 2 : 1)} %`;
 }
 
-/** A number with its sign. */
+/** A number with its sign; +0.00 for all that round to zero. */
 export function signed(value) {
-  return `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)}`;
+  const rounded = Math.abs(value).toFixed(2);
+  return `${value < 0 && Number(rounded) ? "−" : "+"}${rounded}`;
 }
 
 /** A button that copies a text, and says so. */
