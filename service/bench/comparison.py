@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 from service.bench import load, servers
@@ -24,27 +25,54 @@ class ServerLoads(NamedTuple):
     steady: LoadResult
 
 
+class Round(NamedTuple):
+    """Both servers under the same loads, one after the other."""
+
+    litserve: ServerLoads
+    scmrl: ServerLoads
+
+
 @dataclass(frozen=True)
 class Comparison:
     """LitServe with a path of our network, as it is fastest, and the service at the same load.
 
-    `tried`: clips/s at saturation by set-up of LitServe; `setup`: the fastest one.
+    `tried`: clips/s at saturation by set-up of LitServe; `setup`: the fastest one. `rounds`: at
+    least one.
     """
 
     name: str
     tried: dict[LitServeSetup, float]
     setup: LitServeSetup
-    litserve: ServerLoads
-    scmrl: ServerLoads
+    rounds: list[Round]
+
+    @property
+    def speedup(self) -> float:
+        """The service's peak throughput over LitServe's, median of the rounds."""
+        return median(
+            round.scmrl.peak.answered_per_s / round.litserve.peak.answered_per_s
+            for round in self.rounds
+        )
+
+    @property
+    def rate(self) -> float:
+        """The rate, in clips/s, at which latencies are compared."""
+        return COMPARED_FRACTION * self.tried[self.setup]
 
 
 def compare(
-    weights: Path, max_batch: int, device: str, path: str, forms: Sequence[bytes], seconds: float
+    weights: Path,
+    max_batch: int,
+    device: str,
+    path: str,
+    forms: Sequence[bytes],
+    seconds: float,
+    rounds: int,
 ) -> Comparison:
-    """Try LitServe's set-ups, then measure the fastest one and the service, `seconds` each load.
+    """Try LitServe's set-ups, then measure the fastest one and the service in turns, `seconds` each
+    load.
 
     `path` of our network in LitServe: "plain" or "fused". Raises RuntimeError where LitServe
-    answers no request.
+    answers no request at saturation.
     """
     name, tried = f"LitServe, {path} network", {}
     for setup in setups(cores.available()):
@@ -54,13 +82,17 @@ def compare(
     setup = max(tried, key=lambda each: tried[each])
     if not tried[setup]:
         raise RuntimeError(f"{name} answered no request: {peak.failed}")
-    rate = COMPARED_FRACTION * tried[setup]
-    with servers.run_litserve(weights, max_batch, path, setup, device) as server:
-        litserve = _measure(server, forms, rate, seconds)
+    compared = Comparison(name, tried, setup, [])
     settings = {"SCMRL_MAX_BATCH": str(max_batch), "SCMRL_DEVICE": device}
-    with servers.run_scmrl(weights, **settings) as server:
-        scmrl = _measure(server, forms, rate, seconds)
-    return Comparison(name, tried, setup, litserve, scmrl)
+    for _ in range(rounds):
+        with servers.run_litserve(weights, max_batch, path, setup, device) as server:
+            litserve = _measure(server, forms, compared.rate, seconds)
+        if not litserve.peak.answered_per_s:
+            raise RuntimeError(f"{name} answered no request: {litserve.peak.failed}")
+        with servers.run_scmrl(weights, **settings) as server:
+            scmrl = _measure(server, forms, compared.rate, seconds)
+        compared.rounds.append(Round(litserve, scmrl))
+    return compared
 
 
 def _measure(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -49,6 +51,10 @@ def service(
             "number of workers and threads with which it is fastest.",
         ),
     ] = False,
+    rounds: Annotated[
+        int,
+        typer.Option(min=1, help="Turns of LitServe and the service; medians are compared."),
+    ] = 3,
     out: Annotated[
         Path | None, typer.Option(help="Folder for service.json and service.png.")
     ] = None,
@@ -73,12 +79,12 @@ def service(
     peaks = {"scmrl": measured.peak}
     for path in ("plain", "fused") if litserve else ():
         try:
-            compared = comparison.compare(weights, max_batch, device, path, forms, seconds)
+            compared = comparison.compare(weights, max_batch, device, path, forms, seconds, rounds)
         except RuntimeError as exc:  # LitServe did not start, or answers nothing
             typer.echo(f"Error: {exc}", err=True)
             raise typer.Exit(1) from exc
         results[compared.name] = _report_comparison(console, compared)
-        peaks[compared.name] = compared.litserve.peak
+        peaks[compared.name] = compared.rounds[0].litserve.peak
     if out:
         report.write(out, "service", results, _figure(measured.steady, peaks))
 
@@ -144,23 +150,28 @@ def _report(console: Any, measured: _Measured) -> dict[str, Any]:
 def _report_comparison(console: Any, compared: Comparison) -> dict[str, Any]:
     """Print how LitServe was set up, both servers' loads and their ratio; return them for
     service.json."""
-    name, litserve, scmrl = compared.name, compared.litserve, compared.scmrl
+    name = compared.name
+    litserve = [round.litserve for round in compared.rounds]
+    scmrl = [round.scmrl for round in compared.rounds]
     tried = ", ".join(f"{rate:.1f} clips/s with {setup}" for setup, rate in compared.tried.items())
     console.print(f"{name}: {tried}")
-    _print_loads(console, f"{name}, {compared.setup}", litserve)
-    _print_loads(console, f"scmrl at the load of {name}", scmrl)
-    speedup = scmrl.peak.answered_per_s / litserve.peak.answered_per_s
+    _print_loads(console, f"{name}, {compared.setup}", list(chain(*litserve)))
+    _print_loads(console, f"scmrl at the load of {name}", list(chain(*scmrl)))
+    p99, litserve_p99 = (
+        median(loads.steady.p99_ms for loads in server) for server in (scmrl, litserve)
+    )
     console.print(
-        f"Peak throughput of scmrl: {speedup:.2f}x; at {litserve.steady.offered_per_s:.1f} "
-        f"clips/s, p99 {scmrl.steady.p99_ms:.0f} against {litserve.steady.p99_ms:.0f} ms.\n"
+        f"Peak throughput of scmrl: {compared.speedup:.2f}x; at {compared.rate:.1f} clips/s, p99 "
+        f"{p99:.0f} against {litserve_p99:.0f} ms (medians of {len(compared.rounds)}).\n"
     )
     return {
         "tried": [
             asdict(setup) | {"answered_per_s": rate} for setup, rate in compared.tried.items()
         ],
         "setup": asdict(compared.setup),
-        "litserve": [asdict(result) for result in litserve],
-        "scmrl": [asdict(result) for result in scmrl],
+        "speedup": compared.speedup,
+        "litserve": [[asdict(result) for result in loads] for loads in litserve],
+        "scmrl": [[asdict(result) for result in loads] for loads in scmrl],
     }
 
 

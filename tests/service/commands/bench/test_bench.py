@@ -200,15 +200,18 @@ def test_litserve_is_compared_with_the_setup_in_which_it_is_fastest(
     ):
         monkeypatch.setattr(load, name, replacement)
 
-    compared = comparison.compare(Path("weights"), 8, "cpu", "fused", [b""], seconds=1)
+    compared = comparison.compare(Path("weights"), 8, "cpu", "fused", [b""], seconds=1, rounds=2)
 
     assert compared.tried == rates
     assert compared.setup == LitServeSetup(2, 1)
-    assert compared.litserve.peak.answered_per_s == 8
-    assert compared.scmrl.peak.answered_per_s == 12
-    for loads in (compared.litserve, compared.scmrl):
-        assert loads.steady.offered_per_s == pytest.approx(0.7 * 8)
+    assert len(compared.rounds) == 2
+    for litserve, scmrl in compared.rounds:
+        assert litserve.peak.answered_per_s == 8
+        assert scmrl.peak.answered_per_s == 12
+        for loads in (litserve, scmrl):
+            assert loads.steady.offered_per_s == pytest.approx(0.7 * 8)
+    assert compared.speedup == 1.5
 
     rates.update(dict.fromkeys(rates, 0.0))
     with pytest.raises(RuntimeError, match="LitServe, fused network answered no request"):
-        comparison.compare(Path("weights"), 8, "cpu", "fused", [b""], seconds=1)
+        comparison.compare(Path("weights"), 8, "cpu", "fused", [b""], seconds=1, rounds=2)
