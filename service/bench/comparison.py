@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from service.bench import load, servers
+from service.bench import cpu_time, load, servers
 from service.bench.litserve_setup import LitServeSetup, setups
 from service.bench.load import LoadResult
 from service.runtime import cores
@@ -104,4 +104,5 @@ def _measure(
 
 def _measure_peak(server: servers.Server, forms: Sequence[bytes], seconds: float) -> LoadResult:
     load.warm_up(server.url, forms)
+    cpu_time.wait_until_idle(server.pid)  # ours loads and compiles its other checkpoints
     return asyncio.run(load.run_closed_loop(server.url, forms, load.SATURATING_CLIENTS, seconds))

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from model.media import reader
-from service.bench import comparison, load, preprocess, servers, streams, tensors
+from service.bench import comparison, cpu_time, load, preprocess, servers, streams, tensors
 from service.bench.clips import MIX, ClipSpec, render_clip
 from service.bench.litserve_setup import LitServeSetup, setups
 from service.bench.load import LoadResult, RequestOutcome
@@ -193,6 +193,7 @@ def test_litserve_is_compared_with_the_setup_in_which_it_is_fastest(
     monkeypatch.setattr(cores, "available", lambda: 2)
     monkeypatch.setattr(servers, "run_litserve", run_litserve)
     monkeypatch.setattr(servers, "run_scmrl", run_scmrl)
+    monkeypatch.setattr(cpu_time, "wait_until_idle", lambda pid: None)
     for name, replacement in (
         ("warm_up", lambda *arguments: None),
         ("run_closed_loop", run_closed_loop),
