@@ -90,6 +90,8 @@ def compare(
         if not litserve.peak.answered_per_s:
             raise RuntimeError(f"{name} answered no request: {litserve.peak.failed}")
         with servers.run_scmrl(weights, **settings) as server:
+            load.warm_up(server.url, forms)
+            cpu_time.wait_until_idle(server.pid)  # other checkpoints are loaded and compiled
             scmrl = _measure(server, forms, compared.rate, seconds)
         compared.rounds.append(Round(litserve, scmrl))
     return compared
@@ -104,5 +106,4 @@ def _measure(
 
 def _measure_peak(server: servers.Server, forms: Sequence[bytes], seconds: float) -> LoadResult:
     load.warm_up(server.url, forms)
-    cpu_time.wait_until_idle(server.pid)  # ours loads and compiles its other checkpoints
     return asyncio.run(load.run_closed_loop(server.url, forms, load.SATURATING_CLIENTS, seconds))
