@@ -47,11 +47,14 @@ def _torch_threads(count: int) -> Iterator[None]:
 @contextmanager
 def inference_context(device: torch.device) -> Iterator[None]:
     """Disable gradients. On CUDA, make the device the current one, which Triton launches on, and
-    cuDNN's convolutions float32: TF32 rounding adds or removes spikes where the membrane potential
-    is near the threshold."""
+    from then on cuDNN's convolutions of the process float32: TF32 rounding adds or removes spikes
+    where the membrane potential is near the threshold."""
     with torch.inference_mode():
         if device.type != "cuda":
             yield
             return
-        with torch.cuda.device(device), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        # Not torch.backends.cudnn.flags: the flag is the process's, and a thread that restores it
+        # would switch TF32 on under another one, which may be recording a graph.
+        torch.backends.cudnn.allow_tf32 = False
+        with torch.cuda.device(device):
             yield
