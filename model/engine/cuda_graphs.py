@@ -13,13 +13,15 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from model.engine.outputs import concatenate, flatten, slice_samples, unflatten
 from model.network import SCMRL, Output
+
+_T = TypeVar("_T")
 
 #: A forward pass: inputs [T or 1, B, C, H, W] by stream, T, and whether to return maps.
 Forward = Callable[[Mapping[str, Tensor], int, bool], Output]
@@ -46,6 +48,29 @@ class _Key:
     single_step: tuple[tuple[str, bool], ...]
 
 
+def _record(
+    graph: torch.cuda.CUDAGraph, pool: Any, stream: torch.cuda.Stream, work: Callable[[], _T]
+) -> _T:
+    """Record work on a stream into a graph, and return what it returns.
+
+    Raises torch.OutOfMemoryError where the work does, even if the recording then cannot be ended.
+    The thread's current stream is the one from before in any case.
+    """
+    before = torch.cuda.current_stream()
+    try:
+        # The engine of another device may allocate during the recording.
+        with torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
+            return work()
+    except Exception as exc:
+        torch.cuda.set_stream(before)  # where a recording cannot be ended, torch stays on its own
+        cause: BaseException | None = exc
+        while cause is not None:
+            if isinstance(cause, torch.OutOfMemoryError):
+                raise cause from None
+            cause = cause.__context__
+        raise
+
+
 class _Graph:
     """One recording, with the memory that it reads and writes."""
 
@@ -65,10 +90,12 @@ class _Graph:
                 forward(inputs, key.steps, key.attention)
         current.wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        # The engine of another device may allocate during the recording.
-        with torch.cuda.graph(self._graph, pool, stream, capture_error_mode="thread_local"):
-            self._output = forward(inputs, key.steps, key.attention)
-            self._flat = flatten(self._output)
+
+        def work() -> tuple[Output, Tensor]:
+            output = forward(inputs, key.steps, key.attention)
+            return output, flatten(output)
+
+        self._output, self._flat = _record(self._graph, pool, stream, work)
 
     def start(self, inputs: Mapping[str, Tensor], copies: torch.cuda.Stream) -> _Replay:
         """Start to compute inputs [T or 1, b, C, H, W] on the CPU, b at most the recorded size."""

@@ -52,11 +52,17 @@ class CUDANetwork:
         if not self._cuda_streams:
             return [work(name) for name in names]
         current = torch.cuda.current_stream()
+        started: list[torch.cuda.Stream] = []
         results = []
-        for name, stream in zip(names, self._cuda_streams, strict=False):
-            stream.wait_stream(current)
-            with torch.cuda.stream(stream):
-                results.append(work(name))
-        for stream in self._cuda_streams[: len(names)]:
-            current.wait_stream(stream)
+        try:
+            for name, stream in zip(names, self._cuda_streams, strict=False):
+                stream.wait_stream(current)
+                started.append(stream)
+                with torch.cuda.stream(stream):
+                    results.append(work(name))
+        finally:
+            # Also after an error: a recording cannot be ended while one of its streams has not
+            # joined, and would fail with another error.
+            for stream in started:
+                current.wait_stream(stream)
         return results
