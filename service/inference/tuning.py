@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from model.thread_name import show_thread_name
 from service.device_link.connection import DeviceLost
@@ -13,7 +16,15 @@ from service.inference.registry import Registry
 from service.inference.served_model import ServedModel
 from service.settings import Settings
 
+if TYPE_CHECKING:
+    import torch
+
 log = logging.getLogger("scmrl.batching")
+
+#: Measurements of a device that is lost during each.
+_ATTEMPTS = 2
+#: Longest wait for the replacement of a lost device, and between two looks, in seconds.
+_REPLACED_S, _POLL_S = 120.0, 0.5
 
 
 class Tuning:
@@ -60,18 +71,43 @@ class Tuning:
             return self._stopping.is_set() or self._registry.find(model.name) is not model
 
         with self._lock:
+            for device in dict.fromkeys(engine.device for engine in model.engines):
+                if device.type in self._kinds:
+                    self._measure_on(device, model, is_over)
+
+    def _measure_on(
+        self, device: torch.device, model: ServedModel, is_over: Callable[[], bool]
+    ) -> None:
+        """Measure on one device; where its process is lost meanwhile, once more on the next."""
+        for _ in range(_ATTEMPTS):
+            engine = self._await_engine(device, model, is_over)
+            if engine is None:
+                return
+            try:
+                if self._settings.tune_s:
+                    engine.tune(self._settings.tune_s, is_over)
+                if not self._settings.max_batch and not is_over():
+                    self._choose_max_batch(model, engine)
+            except DeviceLost as exc:
+                log.warning("measuring %s on %s was interrupted: %s", model.name, device, exc)
+            except Exception:  # of a compiler or a driver; it is served as before
+                log.exception("measuring %s on %s failed", model.name, device)
+                return
+            if not engine.is_lost:
+                return
+
+    def _await_engine(
+        self, device: torch.device, model: ServedModel, is_over: Callable[[], bool]
+    ) -> DeviceNetwork | None:
+        """Return the checkpoint's engine on a device, once a lost one has been replaced; None
+        where that takes too long, or `is_over`."""
+        end = time.monotonic() + _REPLACED_S
+        while not is_over() and time.monotonic() < end:
             for engine in model.engines:
-                if is_over() or engine.device.type not in self._kinds:
-                    continue
-                try:
-                    if self._settings.tune_s:
-                        engine.tune(self._settings.tune_s, is_over)
-                    if not self._settings.max_batch and not is_over():
-                        self._choose_max_batch(model, engine)
-                except DeviceLost as exc:
-                    log.warning("%s on %s is not measured: %s", model.name, engine.device, exc)
-                except Exception:  # of a compiler or a driver; it is served as before
-                    log.exception("measuring %s on %s failed", model.name, engine.device)
+                if engine.device == device and not engine.is_lost:
+                    return engine
+            self._stopping.wait(_POLL_S)
+        return None
 
     def _choose_max_batch(self, model: ServedModel, engine: DeviceNetwork) -> None:
         longest_s = longest_batch_s(self._settings.max_wait_s)

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
+from service.device_link.connection import DeviceLost
 from service.inference import served_model
 from service.inference.batch_choice import DEFAULT_MAX_BATCH, SIZES
+from service.inference.batching import Batcher
 from service.inference.registry import Registry
 from service.inference.served_model import ServedModel
 from service.inference.tuning import Tuning
 from service.settings import Settings
+from tests.service.engines import NumberEngine, replace_lost_workers
+from tests.service.running_server import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -80,3 +85,48 @@ def test_nothing_is_measured_for_a_stopping_service_or_an_unloaded_checkpoint(
     assert thread is not None
     thread.join(120)
     assert model.engines[0].max_batch == DEFAULT_MAX_BATCH
+
+
+class LosableEngine(NumberEngine):
+    """An engine that is lost when it is measured, if `loses`."""
+
+    def __init__(self, *, loses: bool) -> None:
+        super().__init__()
+        self._loses = loses
+        self._is_lost = False
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return torch.device("cpu")
+
+    @property
+    def is_lost(self) -> bool:
+        return self._is_lost
+
+    def batch_times(self, steps: int, sizes: Iterable[int], longest_s: float) -> dict[int, float]:
+        if self._loses:
+            self._is_lost = True
+            raise DeviceLost("its process was killed")
+        return dict.fromkeys(sizes, 0.01)
+
+    def renew(self) -> LosableEngine:
+        return LosableEngine(loses=False)
+
+
+def test_a_device_that_is_lost_while_it_is_measured_is_measured_again(
+    registry: Registry[ServedModel],
+) -> None:
+    batcher = Batcher([LosableEngine(loses=True)], max_wait_s=0, slots=1000)  # type: ignore[list-item]
+    batcher.start()
+    model = ServedModel("avdigits", registry.get("avdigits").card, batcher)
+    registry.publish(model)
+    thread = Tuning(Settings(tune_s=0), registry, threading.Event(), CPU).start(model)
+    assert thread is not None
+    wait_until(lambda: not batcher.has_all_workers)
+    replace_lost_workers(batcher)
+    thread.join(60)
+    assert not thread.is_alive()
+    (engine,) = model.engines
+    assert not engine.is_lost
+    assert engine.max_batch == max(SIZES)
+    batcher.stop()
