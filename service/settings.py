@@ -277,9 +277,10 @@ class Settings(BaseSettings):
     max_frame_shift: float = setting(
         Topic.MEDIA,
         0.0,
-        "Use a key frame of a video in place of the frame at the centre of a time step's part of "
-        "the clip, where it is at most this share of the part away: it is decoded sooner",
-        "parts",
+        "Use a key frame in place of the frame at the centre of a time step's part of the clip "
+        "(its length / T), where it is at most this share of the part away: decoding is faster, "
+        "and the pictures are other ones, which costs some checkpoints accuracy",
+        "of a part",
         zero="always the frame at the centre",
         ge=0,
         le=0.5,
@@ -447,7 +448,7 @@ class Settings(BaseSettings):
         Topic.INFERENCE,
         2.0,
         "Maximum time that a batch waits for requests that are being decoded; a lone request "
-        "does not wait",
+        "does not wait. Longer under load: `SCMRL_MAX_BATCH_WAIT_UNDER_LOAD_MS`",
         "ms",
         ge=0,
         le=60_000,
@@ -455,9 +456,11 @@ class Settings(BaseSettings):
     max_batch_wait_under_load_ms: float = setting(
         Topic.INFERENCE,
         40.0,
-        "The same for a request that has waited for a decoding process, and an eighth of that wait "
-        "at most: fuller batches take less CPU",
+        "Maximum time that a request which has waited for a decoding process waits for a fuller "
+        "batch, which takes less CPU: an eighth of that wait, at most this, and at least "
+        "`SCMRL_MAX_BATCH_WAIT_MS`",
         "ms",
+        zero="only `SCMRL_MAX_BATCH_WAIT_MS`",
         ge=0,
         le=60_000,
     )

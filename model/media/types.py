@@ -60,9 +60,9 @@ class Limits:
     - `max_decoded_pixels`: width x height x frames of a video that have to be decoded.
     - `max_demux_cpu_s`: CPU time, in seconds, for opening and demuxing a file.
     - `max_frames`: number of returned pictures.
-    - `max_frame_shift`: distance of a returned picture of a video from the centre of its part of
-      the clip, as a share of the part, 0 to 0.5. A key frame within it is returned in place of the
-      frame at the centre, as it is decoded sooner.
+    - `max_frame_shift`: largest distance of a key frame of a video from the centre of a part at
+      which it is returned in place of the frame shown there, as a share of the part, 0 to 0.5; 0:
+      never. Nothing is refused by it.
     - `max_channels`, `min_sample_rate`, `max_sample_rate` (Hz), `max_samples` (over all
       channels): of a sound.
     - `max_events`: events of a camera or cochlea.

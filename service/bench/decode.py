@@ -23,7 +23,7 @@ from service.decoding.job import DecodeRequest
 from service.decoding.pool import DecoderPool
 from service.runtime import cores
 
-#: 10 s of 720p H.264 with a key frame a second (phones), every two, and at the start alone.
+#: 10 s of 720p H.264 with a key frame each second (phones), two, and 8.3.
 LONG = tuple(
     ClipSpec(f"720p mp4, 10 s, key frame each {interval}", "mp4", "libx264", "aac", 720, 1280, 10,
              group=group)
@@ -42,7 +42,8 @@ class DecodeTiming:
     - `four_all_cores_ms`: the same with as many threads as a lone request has.
     - `key_frames_ms`: read FRAMES key frames instead, where there is one in each part of the clip
       (`max_frame_shift` 0.5), with one thread.
-    - `same_frames`: whether those frames are equal to the ones of decoding all, bit for bit.
+    - `same_frames`: whether the frames of `four_ms` and `four_all_cores_ms` are equal, bit for
+      bit, to those of decoding all.
     """
 
     clip: str

@@ -151,7 +151,7 @@ def _steps(options: Options, backend: Backend) -> int:
 def _decode_stages(decoded: DecodeResult, seconds: float) -> tuple[tuple[str, float], ...]:
     """Return the stages of decoding, `seconds` together; the first is the wait for a process."""
     return (
-        ("decode_wait", decoded.wait_s(seconds)),
+        ("decode_wait", decoded.wait_in(seconds)),
         ("decode", decoded.decode_s),
         ("preprocess", decoded.preprocess_s),
     )

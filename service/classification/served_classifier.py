@@ -134,7 +134,7 @@ class ServedClassifier:
     async def _decode(self, slot: Slot, files: InputFiles, request: DecodeRequest) -> DecodeResult:
         started = time.perf_counter()
         decoded = await self.decoders.decode(files, request)
-        slot.decode_wait_s = decoded.wait_s(time.perf_counter() - started)
+        slot.decode_wait_s = decoded.wait_in(time.perf_counter() - started)
         return decoded
 
     def _reduce_steps(self, model: Checkpoint, steps: int) -> int:

@@ -98,6 +98,7 @@ class DecodeResult:
     decode_s: float
     preprocess_s: float
 
-    def wait_s(self, elapsed_s: float) -> float:
-        """Return how much of `elapsed_s`, from the request on, was the wait for a process."""
+    def wait_in(self, elapsed_s: float) -> float:
+        """Return the seconds of `elapsed_s`, the caller's time for this decoding, in which no
+        process worked on it: the wait for a process, and the transfer of files."""
         return max(0.0, elapsed_s - self.decode_s - self.preprocess_s)

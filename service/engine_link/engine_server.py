@@ -307,9 +307,9 @@ class EngineServer:
             }
         except MemoryError as exc:
             raise out_of_memory() from exc
-        held = worker.slots[slot][0]
-        held.decode_wait_s = decode_wait_s
-        result = await held.run(arrays, steps, explain)
+        held_slot = worker.slots[slot][0]
+        held_slot.decode_wait_s = decode_wait_s
+        result = await held_slot.run(arrays, steps, explain)
         description, parts = pack_output(result.output)
         return Reply(
             {

@@ -63,16 +63,16 @@ class RemoteSlot:
             in_use.append(in_block)  # a block is reused when its array is freed
         while self._blocks.dropped:
             self._client.note("drop", block=self._blocks.dropped.popleft())
+        decode_wait_s, self.decode_wait_s = self.decode_wait_s, 0.0  # of the first run alone
         reply = await self._client.call(
             "run",
             slot=self._number,
             inputs=references,
             steps=steps,
             explain=sorted(explain),
-            decode_wait_s=self.decode_wait_s,
+            decode_wait_s=decode_wait_s,
             id=request_id.get(),
         )
-        self.decode_wait_s = 0.0
         del in_use
         output = unpack_output(reply.value["output"], bytes(reply.parts[0]))
         times = reply.value

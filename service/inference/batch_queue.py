@@ -87,10 +87,10 @@ class BatchQueue:
     it can run at a time.
 
     A consumer waits for a fuller batch only while requests are being decoded; a lone request never
-    waits. A request waits for `max_wait_s` at most. If it has waited for a decoding process, the
-    CPU is busy, fuller batches save some of its time, and answers are late anyway: then it waits
-    for up to an eighth of that time, and `max_wait_under_load_s` at most. Requests are accepted
-    while the queue is open and has a consumer.
+    waits. No request waits for longer than `max_wait_s`, in seconds, whatever the others' keys. A
+    request that has waited for a decoding process may wait longer: an eighth of that wait, at most
+    `max_wait_under_load_s`. The CPU is busy then, and fuller batches save CPU time. Requests are
+    accepted while the queue is open and has a consumer.
 
     State: open with consumers -> open without consumers (`put` raises) -> closed (`put` raises,
     `take` returns an empty batch).
@@ -186,7 +186,8 @@ class BatchQueue:
                     continue
                 oldest, max_batch = self._requests[0], self._consumers[consumer]
                 batch = [r for r in self._requests if r.key == oldest.key][:max_batch]
-                wait_s = min(map(self._latest_start, batch)) - time.monotonic()
+                # Of all requests: those of other keys wait behind this batch.
+                wait_s = min(map(self._latest_start, self._requests)) - time.monotonic()
                 if len(batch) < max_batch and self._decoding and wait_s > 0:
                     self._changed.wait(wait_s)
                     continue
@@ -196,7 +197,7 @@ class BatchQueue:
         return []
 
     def _latest_start(self, request: QueuedRequest) -> float:
-        """Return until when a request waits for others, by the monotonic clock."""
+        """Return the time.monotonic() from which a request waits for no others."""
         under_load_s = min(_DECODE_WAIT_SHARE * request.decode_wait_s, self._max_wait_under_load_s)
         return request.queued_at + max(self._max_wait_s, under_load_s)
 

@@ -71,7 +71,8 @@ class Batcher:
     Args:
         engines: One for each device, with its maximum batch.
         max_wait_s: Longest wait of a queued request for others that are being decoded, in seconds.
-        max_wait_under_load_s: The same where requests wait for a decoding process: see BatchQueue.
+        max_wait_under_load_s: Longest wait, in seconds, of a request that has waited for a decoding
+            process: see BatchQueue.
         slots: Maximum requests in flight (decoding, queued or running).
         max_estimated_wait_s: Reject requests with a longer estimated wait, in seconds.
         on_fatal: Receives an error after which a device can run nothing any more.

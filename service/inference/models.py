@@ -21,7 +21,7 @@ class Slot(Protocol):
     """The slot of one admitted request, from before its decoding to its answer.
 
     `decode_wait_s`: seconds that the request has waited for a decoding process, set before the
-    first `run`. The longer, the longer that run may wait for others of its batch.
+    first `run`. That run may wait for a fuller batch for up to an eighth of it: see BatchQueue.
     """
 
     decode_wait_s: float

@@ -41,7 +41,8 @@ def read_frames(
     frames: int,
     limits: Limits,
 ) -> tuple[Pictures | None, str | None]:
-    """Return the pictures at the centres of `frames` equal parts of the timeline.
+    """Return the pictures at the centres of `frames` equal parts of the timeline, or key frames
+    near them: see Timeline.select_times.
 
     Returns None and the problem if nothing can be decoded. `reopen` opens the stream again, with
     a decoder of its own. Raises TooLarge.

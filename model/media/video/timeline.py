@@ -109,8 +109,8 @@ class Timeline:
     def select_times(self, frames: int) -> tuple[float, list[float]]:
         """Return the time of the first frame, and of those at the centres of equal parts (s).
 
-        The parts are those of the span, or else of the whole. A key frame at most
-        `max_frame_shift` parts from a centre takes the place of another frame there. Raises
+        The parts are those of the span, or else of the whole. A key frame within
+        `Limits.max_frame_shift` parts of a centre takes the place of another frame there. Raises
         Unusable where the span begins after the last frame.
         """
         times = sorted({packet.time for packet in self.packets if not packet.is_discarded})
@@ -126,28 +126,34 @@ class Timeline:
                 )
         centres = [start + (part + 0.5) / frames * (end - start) for part in range(frames)]
         indices = [max(0, bisect_right(times, at + TIME_TOLERANCE_S) - 1) for at in centres]
-        shown = [times[index] for index in indices]
+        shown_times = [times[index] for index in indices]
         if self._max_shift:
             max_shift_s = self._max_shift * (end - start) / frames
-            shown = self._prefer_key_frames(shown, centres, max_shift_s)
-        return times[0], shown
+            shown_times = self._prefer_key_frames(shown_times, centres, max_shift_s)
+        return times[0], shown_times
 
     def _prefer_key_frames(
-        self, shown: list[float], centres: list[float], max_shift_s: float
+        self, shown_times: list[float], centres: list[float], max_shift_s: float
     ) -> list[float]:
-        """Replace the frames shown at `centres` by the nearest key frames within `max_shift_s`."""
-        keys = {p.time for p in self.packets if p.is_key and not p.is_discarded}
-        ordered = sorted(keys)
+        """Return `shown_times`, each that is not a key frame's replaced by the time of the key
+        frame nearest to its centre in [centre - max_shift_s, centre + max_shift_s), if there is
+        one (s); of two that are equally near, the earlier.
 
-        def prefer(time: float, centre: float) -> float:
-            if time in keys:
-                return time
-            after = bisect_right(ordered, centre)
-            around = ordered[max(0, after - 1) : after + 1]
-            nearby = [k for k in around if centre - max_shift_s <= k < centre + max_shift_s]
-            return min(nearby, key=lambda key: abs(key - centre), default=time)
+        The interval is half-open, and key frames that are shown at a centre are not taken for
+        another, so that no two parts get the same picture for it.
+        """
+        key_times = {p.time for p in self.packets if p.is_key and not p.is_discarded}
+        unshown = sorted(key_times.difference(shown_times))
 
-        return [prefer(time, centre) for time, centre in zip(shown, centres, strict=True)]
+        def prefer(shown_time: float, centre: float) -> float:
+            if shown_time in key_times:
+                return shown_time
+            after = bisect_right(unshown, centre)
+            around = unshown[max(0, after - 1) : after + 1]
+            near = [t for t in around if centre - max_shift_s <= t < centre + max_shift_s]
+            return min(near, key=lambda time: abs(time - centre), default=shown_time)
+
+        return list(map(prefer, shown_times, centres))
 
     def _seconds(self, stamp: int) -> float:
         return to_seconds(stamp, self._unit)

@@ -28,7 +28,8 @@ def decode(
     Rounds alternate between the ways. "all to RGB" decodes and converts every frame; "all decoded"
     decodes without conversion; "four" reads the four frames of a request with one thread, "all
     cores" with the threads of a request that runs alone. "speedup" is against each of the first
-    two. "key frames" reads key frames in their place (SCMRL_MAX_FRAME_SHIFT=0.5).
+    two. "key frames" reads, with one thread, the key frame of each quarter of the clip where it
+    has one (SCMRL_MAX_FRAME_SHIFT=0.5).
     """
     report.require_modules(*["matplotlib"] * bool(out))
     from rich.console import Console

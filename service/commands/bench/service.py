@@ -53,7 +53,11 @@ def service(
     ] = False,
     rounds: Annotated[
         int,
-        typer.Option(min=1, help="Turns of LitServe and the service; medians are compared."),
+        typer.Option(
+            min=1,
+            help="With --litserve: rounds, each LitServe and then the service; medians are "
+            "compared.",
+        ),
     ] = 3,
     out: Annotated[
         Path | None, typer.Option(help="Folder for service.json and service.png.")
@@ -76,17 +80,23 @@ def service(
     with servers.run_scmrl(weights, SCMRL_MAX_BATCH=str(max_batch), SCMRL_DEVICE=device) as server:
         measured = _measure(server, forms, seconds, overload)
     results = _report(console, measured)
-    peaks = {"scmrl": measured.peak}
+    peaks = {"scmrl": measured.peak.answered_per_s}
+    failure: RuntimeError | None = None
     for path in ("plain", "fused") if litserve else ():
         try:
             compared = comparison.compare(weights, max_batch, device, path, forms, seconds, rounds)
         except RuntimeError as exc:  # LitServe did not start, or answers nothing
-            typer.echo(f"Error: {exc}", err=True)
-            raise typer.Exit(1) from exc
+            failure = exc
+            break
         results[compared.name] = _report_comparison(console, compared)
-        peaks[compared.name] = compared.rounds[0].litserve.peak
+        peaks[compared.name] = median(
+            round.litserve.peak.answered_per_s for round in compared.rounds
+        )
     if out:
         report.write(out, "service", results, _figure(measured.steady, peaks))
+    if failure is not None:
+        typer.echo(f"Error: {failure}", err=True)
+        raise typer.Exit(1)
 
 
 @dataclass(frozen=True)
@@ -204,7 +214,7 @@ def _print_loads(console: Any, title: str, results: Sequence[LoadResult]) -> Non
 
     table = Table(title=title, title_justify="left")
     for heading in ("offered/s", "answered/s", "p50 ms", "p95 ms", "p99 ms", "failed",
-                    "mean batch", "decode", "preprocess", "queue", "inference"):  # fmt: skip
+                    "batch of a clip", "decode", "preprocess", "queue", "inference"):  # fmt: skip
         table.add_column(heading, justify="right")
     for result in results:
         count = sum(result.batch_sizes.values())
@@ -221,7 +231,7 @@ def _print_loads(console: Any, title: str, results: Sequence[LoadResult]) -> Non
     if sizes:
         longest = max(sizes.values())
         bars = (f"{size:>3} {'#' * round(40 * n / longest)} {n}" for size, n in sizes.items())
-        console.print("batch sizes at peak throughput:", *bars, sep="\n")
+        console.print("responses by batch size at peak throughput:", *bars, sep="\n")
 
 
 def _print_health(console: Any, latencies_ms: Sequence[float]) -> dict[str, float]:
@@ -247,8 +257,8 @@ def _print_overload(console: Any, result: OverloadResult) -> None:
     )
 
 
-def _figure(steady: Sequence[LoadResult], peaks: dict[str, LoadResult]) -> Figure:
-    """Plot latency over load, and the peak throughput of each server."""
+def _figure(steady: Sequence[LoadResult], peaks: Mapping[str, float]) -> Figure:
+    """Plot latency over load, and the peak throughput of each server, in clips/s."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -261,7 +271,7 @@ def _figure(steady: Sequence[LoadResult], peaks: dict[str, LoadResult]) -> Figur
     left.set_yscale("log")
     left.legend()
     names = list(peaks)
-    bars = right.bar(range(len(names)), [peaks[name].answered_per_s for name in names])
+    bars = right.bar(range(len(names)), list(peaks.values()))
     right.bar_label(bars, fmt="%.1f")
     right.set_xticks(range(len(names)), [name.replace(", ", "\n") for name in names])
     right.set_ylabel("peak throughput, clips/s")

@@ -210,15 +210,30 @@ def test_a_batch_waits_no_longer_than_each_of_its_requests_may() -> None:
     assert [run.numbers for run in engine.runs] == [(1, 2)]
 
 
+def test_requests_of_another_key_do_not_wait_behind_a_batch_that_may_wait_long() -> None:
+    engine = NumberEngine()
+
+    async def scenario(batcher: Batcher) -> None:
+        with batcher.slot() as waited, batcher.slot():
+            waited.decode_wait_s = 1000
+            first = asyncio.create_task(waited.run(inputs(1), 4))
+            await asyncio.sleep(0)
+            await asyncio.wait_for(asyncio.gather(first, ask(batcher, 2, steps=2)), 10)
+
+    with started(engine, max_wait_s=0.05, max_wait_under_load_s=20) as batcher:
+        asyncio.run(scenario(batcher))
+    assert [run.numbers for run in engine.runs] == [(1,), (2,)]
+
+
 def test_only_the_first_run_of_a_request_waits_so_long() -> None:
     engine = NumberEngine()
 
     async def scenario(batcher: Batcher) -> None:
         with batcher.slot() as slot, batcher.slot():
             slot.decode_wait_s = 0.4
-            await slot.run(inputs(1), 4)
+            assert (await slot.run(inputs(1), 4)).queue_s > 0.04
             assert slot.decode_wait_s == 0
-            await asyncio.wait_for(slot.run(inputs(2), 4), 10)
+            await slot.run(inputs(2), 4)
 
     with started(engine, max_wait_s=0, max_wait_under_load_s=20) as batcher:
         asyncio.run(scenario(batcher))

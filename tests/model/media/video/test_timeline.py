@@ -64,6 +64,15 @@ def test_a_key_frame_near_the_centre_of_a_part_is_taken(shift: float, expected: 
     assert pictures.times_s == pytest.approx([number / 10 for number in expected])
 
 
+def test_no_key_frame_is_taken_that_another_part_shows() -> None:
+    """Frames at 0, 1 and 2.4 s, the last a key frame that is held to 8 s."""
+    frames, times_ms = [numbered(3), numbered(4), numbered(20)], [0, 1000, 2400]
+    sound = tone(8, 48_000)
+    data = clip("webm", "libvpx", frames, times_ms, group=2, sound=sound, sound_codec="libopus")
+    assert numbers_of(data, 2) == [4, 20]
+    assert numbers_of(data, 2, Limits(max_frame_shift=0.5)) == [3, 20]  # 20 is nearer
+
+
 @given(
     st.sampled_from(["libx264", "libvpx", "libx265"]),
     st.integers(2, 28),
