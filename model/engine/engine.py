@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import statistics
 import sys
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
@@ -21,6 +20,7 @@ from torch import Tensor
 from model.config import MAX_STEPS, Config, EnginePath, Precision
 from model.device import resolve_device
 from model.engine.cuda_graphs import Forward
+from model.engine.device_lock import abandon_if_held, device_lock
 from model.engine.inputs import noise, zeros
 from model.engine.memory import Memory, memory
 from model.engine.outputs import concatenate, join_operations
@@ -74,7 +74,7 @@ class Engine:
             raise MemoryError(f"{self._device} lacks memory for the network's weights") from exc
         # One run at a time: each uses all cores (or the GPU) anyway, and two would need twice the
         # memory.
-        self._lock = threading.Lock()
+        self._lock = device_lock(self._network.head.bias.device)
         self._paths = Paths(self._network, self._threads, self._lock)
         self._compute: Forward = self._paths.plain
         self._path: EnginePath = "plain"
@@ -238,6 +238,7 @@ class Engine:
 
         It is run once: raise what that raises where the device still fails.
         """
+        abandon_if_held(self._network.head.bias.device, self._lock)
         successor = Engine(
             deepcopy(self._network), str(self._device), self._threads, self.max_batch
         )

@@ -46,8 +46,8 @@ _TIMING_BATCH, _TIMING_ROUNDS = 8, 5
 class Paths:
     """The paths that can run a network, which is in eval mode on its device.
 
-    On a CPU they use `threads` threads. Hold `lock` while running the network, since no run may
-    happen during the recording of a CUDA graph.
+    On a CPU they use `threads` threads. Hold `lock` while running the network, since no run on the
+    device may happen during the recording of a CUDA graph.
     """
 
     def __init__(self, network: SCMRL, threads: int, lock: threading.Lock) -> None:
