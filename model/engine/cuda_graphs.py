@@ -57,6 +57,7 @@ def _record(
     The thread's current stream is the one from before in any case.
     """
     before = torch.cuda.current_stream()
+    _clear_workspaces()
     try:
         # The engine of another device may allocate during the recording.
         with torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
@@ -69,6 +70,18 @@ def _record(
                 raise cause from None
             cause = cause.__context__
         raise
+    finally:
+        _clear_workspaces()
+
+
+def _clear_workspaces() -> None:
+    """Free cuBLAS's workspaces, of which torch has one for each stream.
+
+    Before a recording, so that it has one in its own memory; and after it, so that no other work
+    does. Else a graph would use the workspace of another one, which frees it when it is dropped.
+    """
+    if hasattr(torch._C, "_cuda_clearCublasWorkspaces"):  # not without CUDA
+        torch._C._cuda_clearCublasWorkspaces()
 
 
 class _Graph:

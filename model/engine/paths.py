@@ -109,11 +109,14 @@ class Paths:
         used = {shape: tiles.tile(shape) for shape in tiles.seen}
         tiles.measured.update(cache.read())  # those of another process
         shapes = by_importance(tiles.unfinished)
-        timer = tile_measurement.timer(self._device)
         with inference_context(self._device):
             measured = tile_measurement.measure_tiles(
-                shapes, tiles.measured, self._device, timer, self._lock, is_over
-            )
+                shapes, tiles.measured, self._device, tile_measurement.timer(self._device),
+                self._lock, is_over,
+            )  # fmt: skip
+            if self._device.type == "cuda":
+                with self._lock:  # no run may happen during a recording
+                    torch.cuda.empty_cache()
         if measured:
             tiles.measured.update(measured)
             cache.write(measured)

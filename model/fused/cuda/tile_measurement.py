@@ -133,8 +133,8 @@ def random_layer(shape: LayerShape, device: torch.device) -> tuple[Tensor, Weigh
 
 
 def timer(device: torch.device) -> Timer:
-    """Return the timer of a kind of device."""
-    return cuda_timer if device.type == "cuda" else wall_timer
+    """Return a timer for a device."""
+    return CUDATimer(device) if device.type == "cuda" else wall_timer
 
 
 def wall_timer(run: Work) -> Callable[[], float]:
@@ -148,29 +148,42 @@ def wall_timer(run: Work) -> Callable[[], float]:
     return timed
 
 
-def cuda_timer(run: Work) -> Callable[[], float]:
-    """Time launches of one recorded graph by CUDA's events, without the time of launching: a
-    `Timer` for the current CUDA device."""
-    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        # Not torch.cuda.graph, which empties torch's cache. Other threads may allocate meanwhile.
-        graph.capture_begin(capture_error_mode="thread_local")
-        try:
-            for _ in range(_LAUNCHES):
-                run()
-        finally:  # else the stream would record for ever
-            graph.capture_end()
+class CUDATimer:
+    """Times launches of one recorded graph by CUDA's events, without the time of launching.
 
-    def timed() -> float:
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        return float(start.elapsed_time(end)) / 1000
+    A `Timer` for a CUDA device, which must be the current one. All its graphs are recorded on one
+    stream and share memory. torch keeps that until the timer is dropped and its cache emptied.
+    """
 
-    return timed
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device)
+        #: Kept until the next one is recorded: torch reuses the memory of living graphs only.
+        self._last: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, run: Work) -> Callable[[], float]:
+        graph = torch.cuda.CUDAGraph()
+        pool = None if self._last is None else self._last.pool()
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            # Not torch.cuda.graph, which empties torch's cache. Other threads may allocate
+            # meanwhile.
+            graph.capture_begin(pool, capture_error_mode="thread_local")
+            try:
+                for _ in range(_LAUNCHES):
+                    run()
+            finally:  # else the stream would record for ever
+                graph.capture_end()
+        self._last = graph
+
+        def timed() -> float:
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            graph.replay()
+            end.record()
+            end.synchronize()
+            return float(start.elapsed_time(end)) / 1000
+
+        return timed
 
 
 def _agree(expected: Tensor, actual: Tensor, steps: int) -> bool:

@@ -78,3 +78,15 @@ def test_work_is_recorded_on_its_stream(monkeypatch: pytest.MonkeyPatch) -> None
     recordings = Recordings(monkeypatch, None)
     assert record(None) == "the recording's"
     assert recordings.current == "the caller's"
+
+
+def test_a_recording_shares_no_workspace_of_cublas_with_other_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    events: list[str] = []
+    clear = lambda: events.append(f"clear on {recordings.current}")  # noqa: E731
+    monkeypatch.setattr(torch._C, "_cuda_clearCublasWorkspaces", clear, raising=False)
+    recordings = Recordings(monkeypatch, None)
+    anything: Any = None
+    _record(anything, anything, anything, lambda: events.append("record"))
+    assert events == ["clear on the caller's", "record", "clear on the caller's"]
