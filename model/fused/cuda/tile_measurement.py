@@ -53,8 +53,9 @@ def measure_tiles(
     """Return the fastest tile of each layer shape, in the order of importance.
 
     The most promising candidate of each shape that `known` has not tried is measured first, then
-    the next of each, until `is_over` is true: a shape of which none was measured is left out. A
-    candidate is compiled without `lock`, and runs with it.
+    the next of each, until `is_over` is true or memory is short: a shape of which none was measured
+    is left out. A candidate is compiled without `lock`, and runs with it. Raises as `is_faster`,
+    but for a lack of memory.
     """
     measured: dict[LayerShape, Measurement] = {}
     tiles = {shape: candidates(shape) for shape in shapes}
@@ -68,7 +69,11 @@ def measure_tiles(
             if is_over():
                 return measured
             champion, challenger = best[shape].tile, of_shape[number]
-            is_better = is_faster(challenger, champion, shape, device, timer, lock)
+            try:
+                is_better = is_faster(challenger, champion, shape, device, timer, lock)
+            except (torch.OutOfMemoryError, MemoryError):
+                log.warning("measuring tiles ends: too little memory for %s", shape)
+                return measured
             best[shape] = Measurement(challenger if is_better else champion, number + 1)
             measured[shape] = best[shape]
     return measured
@@ -84,7 +89,9 @@ def is_faster(
 ) -> bool:
     """Return whether a tile gives a layer's spikes and is faster than another one.
 
-    A tile that needs more shared memory or registers than the card has is not.
+    One that cannot be compiled, or needs more shared memory or threads than the card has, is not.
+    Raises what says nothing of the tile: torch.OutOfMemoryError or MemoryError, an error of CUDA
+    (torch.AcceleratorError, or Triton's RuntimeError), and OSError of a disk.
     """
     try:
         with lock, torch.inference_mode():
@@ -100,8 +107,12 @@ def is_faster(
                 return False
             timed = [timer(partial(run, tile)) for tile in (champion, challenger)]
         return _saves_time(timed[0], timed[1], lock)
-    except Exception as exc:  # compiler, driver and allocator raise many kinds of errors
-        log.debug("tile %s is not used for %s: %r", challenger, shape, exc)
+    except (torch.OutOfMemoryError, torch.AcceleratorError, MemoryError, OSError):
+        raise
+    except Exception as exc:  # compilers raise many kinds of errors
+        if "[CUDA]" in str(exc):  # Triton's, of the driver
+            raise
+        log.warning("tile %s is not used for %s: %r", challenger, shape, exc)
         return False
 
 

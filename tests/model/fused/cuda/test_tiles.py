@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 
 pytest.importorskip("triton", reason="needs triton, which there is for Linux on x86-64")
 
+from triton.runtime.errors import OutOfResources, PTXASError
+
 from model.config import Config, StreamConfig
 from model.engine.outputs import to_cpu
 from model.engine.paths import Paths
-from model.fused.cuda import packed_spikes, tile_measurement
+from model.fused.cuda import packed_spikes
 from model.fused.cuda.network import CUDANetwork
 from model.fused.cuda.tile_cache import TileCache
 from model.fused.cuda.tile_measurement import (
@@ -215,13 +217,55 @@ def test_a_tile_that_changes_spikes_is_not_used(
     assert "changes spikes" in caplog.text
 
 
-def test_a_tile_that_cannot_run_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(run: Work) -> Callable[[], float]:
-        raise RuntimeError("out of resource: shared memory")
+def failing_at(tile: Tile, error: Exception) -> Timer:
+    """A clock for which one tile fails and no tile is faster than another."""
 
-    assert not tile_measurement.is_faster(
-        candidates(SHAPE)[1], rule(SHAPE), SHAPE, DEVICE, fails, threading.Lock()
-    )
+    def clock(run: Work) -> Callable[[], float]:
+        if run.args[-1] == tile:  # type: ignore[attr-defined]
+            raise error
+        return lambda: 1.0
+
+    return clock
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OutOfResources(300_000, 232_448, "shared memory"),
+        PTXASError("too many registers"),
+        RuntimeError("PassManager::run failed"),
+        IndexError("of a compiler"),
+    ],
+)
+def test_a_tile_that_cannot_run_counts_as_tried(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    measured = measure(failing_at(candidates(SHAPE)[1], error), 2, {})
+    assert measured == Measurement(rule(SHAPE), 3)
+    assert "is not used" in caplog.text
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("of a card"), MemoryError()])
+def test_a_lack_of_memory_ends_the_measurement_before_the_tile(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    measured = measure(failing_at(candidates(SHAPE)[2], error), 9, {})
+    assert measured == Measurement(rule(SHAPE), 2)
+    assert measure(failing_at(candidates(SHAPE)[1], error), 9, {}) is None
+    assert "too little memory" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"),
+        OSError("no space left on device"),
+    ],
+)
+def test_an_error_that_is_not_of_the_tile_is_raised(error: Exception) -> None:
+    with pytest.raises(type(error)):
+        measure(failing_at(candidates(SHAPE)[2], error), 9, {})
 
 
 def test_measured_tiles_are_kept_on_disk_for_this_card_alone(
