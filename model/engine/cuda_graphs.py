@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from model.cuda_error import is_out_of_memory
 from model.engine.outputs import concatenate, flatten, slice_samples, unflatten
 from model.network import SCMRL, Output
 
@@ -53,8 +54,8 @@ def _record(
 ) -> _T:
     """Record work on a stream into a graph, and return what it returns.
 
-    Raises torch.OutOfMemoryError where the work does, even if the recording then cannot be ended.
-    The thread's current stream is the one from before in any case.
+    Raises the error of a lack of memory where the work does, even if the recording then cannot be
+    ended. The thread's current stream is the one from before in any case.
     """
     before = torch.cuda.current_stream()
     _clear_workspaces()
@@ -66,7 +67,7 @@ def _record(
         torch.cuda.set_stream(before)  # where a recording cannot be ended, torch stays on its own
         cause: BaseException | None = exc
         while cause is not None:
-            if isinstance(cause, torch.OutOfMemoryError):
+            if is_out_of_memory(cause):
                 raise cause from None
             cause = cause.__context__
         raise

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.config import MAX_STEPS, Config, EnginePath, Precision
+from model.cuda_error import is_out_of_memory, recordings_may_fail
 from model.device import resolve_device
 from model.engine.cuda_graphs import Forward
 from model.engine.device_lock import abandon_if_held, device_lock
@@ -70,7 +71,9 @@ class Engine:
         self._threads = threads or torch.get_num_threads()
         try:
             self._network = network.to(self._device).eval()
-        except torch.OutOfMemoryError as exc:
+        except RuntimeError as exc:
+            if not is_out_of_memory(exc):
+                raise
             raise MemoryError(f"{self._device} lacks memory for the network's weights") from exc
         # One run at a time: each uses all cores (or the GPU) anyway, and two would need twice the
         # memory.
@@ -196,7 +199,9 @@ class Engine:
         if self._path == "plain":
             return False
         until = time.monotonic() + budget_s
-        if not self._paths.tune(lambda: is_stopping() or time.monotonic() >= until):
+        with recordings_may_fail():
+            has_others = self._paths.tune(lambda: is_stopping() or time.monotonic() >= until)
+        if not has_others:
             return False
         prepared = self._paths.prepare(self._prepared_from, self._steps)
         return self._path in prepared and self._switch(prepared, self._steps)
@@ -300,8 +305,11 @@ class Engine:
     def _run_unless_out_of_memory(self, run: Callable[[], _T], *, counts: bool = True) -> _T | None:
         """Return what `run` returns; None where the device is out of memory, which `counts`."""
         try:
-            return run()
-        except torch.OutOfMemoryError:
+            with recordings_may_fail():
+                return run()
+        except RuntimeError as exc:
+            if not is_out_of_memory(exc):
+                raise
             self._out_of_memory_count += counts  # its tensors are freed at the end of this block
         if self._device.type == "cuda":
             torch.cuda.empty_cache()

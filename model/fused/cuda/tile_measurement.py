@@ -16,6 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from model.cuda_error import is_out_of_memory
 from model.fused.cuda import packed_spikes
 from model.fused.cuda.packed_spikes import Weights
 from model.fused.cuda.tiles import LayerShape, Measurement, Tile, candidates
@@ -71,7 +72,9 @@ def measure_tiles(
             champion, challenger = best[shape].tile, of_shape[number]
             try:
                 is_better = is_faster(challenger, champion, shape, device, timer, lock)
-            except (torch.OutOfMemoryError, MemoryError):
+            except Exception as exc:
+                if not is_out_of_memory(exc):
+                    raise
                 log.warning("measuring tiles ends: too little memory for %s", shape)
                 return measured
             best[shape] = Measurement(challenger if is_better else champion, number + 1)

@@ -43,6 +43,7 @@ from model.fused.cuda.tiles import (
 from tests.model.fused.cpu.test_network import assert_same, plain
 from tests.model.fused.cuda.test_network import DEVICE, case
 from tests.model.networks import lively, noise
+from tests.model.test_cuda_error import cuda_error
 
 pytestmark = pytest.mark.slow
 
@@ -245,7 +246,9 @@ def test_a_tile_that_cannot_run_counts_as_tried(
     assert "is not used" in caplog.text
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("of a card"), MemoryError()])
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("of a card"), MemoryError(), cuda_error(2)]
+)
 def test_a_lack_of_memory_ends_the_measurement_before_the_tile(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -258,7 +261,7 @@ def test_a_lack_of_memory_ends_the_measurement_before_the_tile(
 @pytest.mark.parametrize(
     "error",
     [
-        torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+        cuda_error(700),
         RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"),
         OSError("no space left on device"),
     ],
