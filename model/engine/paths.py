@@ -14,7 +14,7 @@ import torch
 
 from model.config import EnginePath, Precision
 from model.engine.cuda_graphs import BATCH_SIZES, Forward, GraphedNetwork
-from model.engine.inputs import zeros
+from model.engine.inputs import hold, zeros
 from model.engine.plain import PlainNetwork, inference_context
 from model.network import SCMRL
 
@@ -32,9 +32,9 @@ PATHS: dict[str, dict[Precision, tuple[EnginePath, ...]]] = {
 _REDUCED_PRECISION: frozenset[EnginePath] = frozenset({"fused-int8", "fused-half-graphs"})
 
 #: Largest difference of a probability from the plain path's, in the median sample, at which a
-#: float32 path is still used; and batches of two samples that are compared.
+#: float32 path is still used; and batches that are compared, their samples and time steps.
 TOLERANCE = 1e-4
-_COMPARED_BATCHES = 4
+_COMPARED_BATCHES, _COMPARED_SAMPLES, _COMPARED_STEPS = 4, 2, 2
 
 #: Maximum number of kernels that a path compiles at its first run.
 _MAX_KERNELS = 64
@@ -156,8 +156,13 @@ class Paths:
 
             half = path == "fused-half-graphs"
             fused = CUDANetwork(self._network, half=half, tiles=self.cuda_tiles())
-            for batch in BATCH_SIZES:  # tiles differ by batch
-                fused(zeros(self._network.config, batch, self._device), steps, True)
+            # Kernels differ by tiles, which differ by batch, by whether frames are held, and by the
+            # type of packed spikes. What is missing is compiled while requests wait.
+            runs = [(batch, steps) for batch in BATCH_SIZES]
+            for batch, count in [*runs, (_COMPARED_SAMPLES, _COMPARED_STEPS)]:
+                held = zeros(self._network.config, batch, self._device)
+                for inputs in (held, hold(held, count)):
+                    fused(inputs, count, True)
             return GraphedNetwork(self._network, fused)
         from model.fused.cpu.network import CPUNetwork
 
@@ -203,11 +208,14 @@ class Paths:
         differences: list[float] = []
         for _ in range(_COMPARED_BATCHES):
             inputs = {
-                name: torch.rand((2, 2, s.channels, *s.size), generator=generator)
+                name: torch.rand(
+                    (_COMPARED_STEPS, _COMPARED_SAMPLES, s.channels, *s.size), generator=generator
+                )
                 for name, s in self._network.config.streams.items()
             }
             expected, actual = (
-                path(inputs, 2, True).logits.softmax(1) for path in (self.plain, forward)
+                path(inputs, _COMPARED_STEPS, True).logits.softmax(1)
+                for path in (self.plain, forward)
             )
             differences += (expected - actual).abs().amax(1).tolist()
         return statistics.median(differences)

@@ -156,7 +156,7 @@ def _store_pooled(
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["steps"])
 def fire(
     x, added, high, low, unit, shift, fired,
     pixels, height, width, channels, filters, steps, patches_h, patches_w,
@@ -251,7 +251,7 @@ def pool(x, pooled, count, height, width, channels, BLOCK: tl.constexpr):
     tl.store(pooled + index, packed, mask=index < count)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["steps"])
 def unpack(
     x, added, residual, values, count, steps, alpha,
     ADDED: tl.constexpr, RESIDUAL: tl.constexpr, BLOCK: tl.constexpr,
@@ -277,7 +277,7 @@ def unpack(
         offset += count
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["steps"])
 def complement(
     spatial, temporal, values, batch, tokens, channels, steps,
     BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -312,7 +312,7 @@ def complement(
         tl.store(values + step_offset + offset, product, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["steps"])
 def summarize(
     pooled, position, residual, spikes, head, features, rate, residual_mean, logits,
     batch, tokens, channels, classes, stride_class, stride_channel, steps, alpha,
@@ -370,7 +370,7 @@ def summarize(
         tl.store(logits + sample * classes + n, result, mask=n < classes)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["steps"])
 def attend_over_tokens(
     q, k, v, fired, targets, sources, heads, width, stride_q, stride_k, stride_v, scale, steps,
     DECAY: tl.constexpr, WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -415,7 +415,7 @@ def attend_over_tokens(
     tl.store(fired + offset_out, packed.to(fired.dtype.element_ty), mask=mask_q)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["steps"])
 def attend_over_steps(
     q, k, v, fired, count, heads, width, stride_q, stride_k, stride_v, scale, steps,
     DECAY: tl.constexpr, WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
