@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,27 @@ def test_a_part_that_hangs_or_crashes_leaves_no_process_and_keeps_what_it_printe
     assert outcome.seconds < 30
     command = Path("/proc", started.read_text(), "cmdline")
     assert not command.exists() or not command.read_bytes(), "it is alive, not a zombie"
+
+
+def test_a_part_that_takes_too_long_is_interrupted_and_its_tests_so_far_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # it starts in half a second
+    file = tmp_path / "test_two.py"
+    file.write_text("import time\ndef test_a(): pass\ndef test_b(): time.sleep(60)\n")
+    command = (
+        "-m", "pytest", "-q", "--noconftest", "--rootdir", str(tmp_path), "-p", "no:cacheprovider",
+        "--junitxml={folder}/tests.xml", str(file),
+    )  # fmt: skip
+    outcome = check.run(check.Part("tests", command, 60, check.read_tests, 60), 5.0)
+    assert (outcome.state, outcome.result["passed"]) == ("timed out", 1)
+
+
+def test_a_part_that_cannot_be_interrupted_is_killed() -> None:
+    program = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
+    outcome = check.run(replace(part("service", program), interrupt_s=0.1), 2.0)
+    assert outcome.state == "timed out"
+    assert outcome.seconds < 30
 
 
 def test_parts_for_which_no_time_is_left_are_named() -> None:
