@@ -38,5 +38,5 @@ def test_more_neurons_of_a_tower_with_the_bias_fire_at_one_time_step() -> None:
         with keep_new_towers(network, {"visual": bias}):
             pass
         inputs = {"visual": noise(CONFIG, steps=1, batch=16)["visual"]}
-        rates.append(float(network(inputs).firing_rates["visual"].mean()))
+        rates.append(float(network(inputs).firing_rates["visual"].detach().mean()))
     assert rates[1] > 2 * rates[0]
