@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
 import pytest
@@ -14,11 +15,14 @@ def test_a_run_that_ends_leaves_tf32_off_for_the_others(monkeypatch: pytest.Monk
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # and restores it afterwards
     monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
     first, second = (inference_context(torch.device("cuda", 0)) for _ in range(2))
-    with first:
-        second.__enter__()
-    assert not torch.backends.cudnn.allow_tf32, "the second one is still running"
-    second.__exit__(None, None, None)
+    # In a thread of its own: whether gradients are computed is a thread's state.
+    with ThreadPoolExecutor(1) as other:
+        with first:
+            other.submit(second.__enter__).result()
+        assert not torch.backends.cudnn.allow_tf32, "the second one is still running"
+        other.submit(second.__exit__, None, None, None).result()
     assert not torch.backends.cudnn.allow_tf32, "a run that sets it again may have begun before"
+    assert torch.is_grad_enabled()
 
 
 def test_runs_on_a_cpu_leave_the_setting_of_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
