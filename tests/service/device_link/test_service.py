@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,10 @@ class Service:
     def devices(self) -> list[int]:
         """The ids of the processes of its devices."""
         parent = self.serve.process.pid
-        tasks = Path(f"/proc/{parent}/task").iterdir()
-        children = [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+        children: list[int] = []
+        for task in Path(f"/proc/{parent}/task").iterdir():
+            with suppress(FileNotFoundError):  # the thread has ended meanwhile
+                children += map(int, (task / "children").read_text().split())
         return sorted(pid for pid in children if b"device_process" in command_of(pid))
 
     def client(self, key: str = "") -> httpx.Client:
