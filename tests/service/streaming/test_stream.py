@@ -96,6 +96,11 @@ def messages(pictures: list[tuple[int, bytes]], sound: bytes, first_ns: int) -> 
     return [data for _, data in sorted(timed)]
 
 
+def metric(service: httpx.Client, name: str) -> float:
+    lines = service.get("/metrics").text.splitlines()
+    return float(next(line for line in lines if line.startswith(name)).split()[-1])
+
+
 def wav(sound: bytes) -> bytes:
     file = io.BytesIO()
     with wave.open(file, "wb") as writer:
@@ -132,6 +137,7 @@ def test_a_streamed_clip_is_answered_as_its_upload(service: httpx.Client, clip: 
     streamed = answer["result"]
     assert streamed["prediction"]["label"] == uploaded["prediction"]["label"]
     assert streamed["contributions"] == uploaded["contributions"]
+    assert metric(service, 'scmrl_stream_windows_total{outcome="answered"}') > 0
 
 
 def test_answers_come_for_each_hop_and_a_summary_at_the_end(
@@ -232,21 +238,16 @@ def test_a_silent_session_is_closed_and_keepalive_holds_it(service: httpx.Client
 
 
 def test_sessions_are_bounded_and_counted(service: httpx.Client) -> None:
-    def metric(name: str) -> float:
-        lines = service.get("/metrics").text.splitlines()
-        return float(next(line for line in lines if line.startswith(name)).split()[-1])
-
-    wait_until(lambda: metric("scmrl_stream_sessions ") == 0)
+    wait_until(lambda: metric(service, "scmrl_stream_sessions ") == 0)
     with socket_of(service) as one, socket_of(service) as two, socket_of(service) as three:
         for socket in (one, two, three):
             start(socket)
-        assert metric("scmrl_stream_sessions ") == 3
+        assert metric(service, "scmrl_stream_sessions ") == 3
         with socket_of(service) as surplus:
             code, reason = close_of(surplus)
     assert code == 4429
     assert "3 streams are open" in reason
-    wait_until(lambda: metric("scmrl_stream_sessions ") == 0)
-    assert metric('scmrl_stream_windows_total{outcome="answered"}') > 0
+    wait_until(lambda: metric(service, "scmrl_stream_sessions ") == 0)
 
 
 @pytest.mark.parametrize(("windows", "expected"), [(0, 2 * 3), (5, 5)])
